@@ -1,0 +1,265 @@
+"""The command line. Each command parses, calls its engine, shows and saves; engines are imported inside.
+
+Nothing here imports torch before a command runs, so every ``--help`` answers at once.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+import decompose_cli
+from decompose_cli.options import Output, command
+
+if TYPE_CHECKING:
+    from decompose_cli.decomposition.study import Inputs
+    from decompose_cli.results import ResultDocument
+
+app = typer.Typer(
+    name="decompose",
+    help="Find, keep and measure the few penultimate features that each class of an image classifier uses.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # names of classes may not fit the terminal's encoding
+    app()
+
+
+def _version(shown: bool) -> None:
+    if shown:
+        typer.echo(f"decompose {decompose_cli.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+@command
+def validate(
+    inputs: Inputs,
+    out: Output,
+    indices: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--indices", "-i", metavar="FILE", help="Index file: decompose the head and compare.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Measure a classifier: with its full head and, given an index file, with a few features per class.
+
+    Example: decompose validate resnet20 -i indices.json
+    """
+    from decompose_cli import display
+    from decompose_cli.engines.validate import validate as run
+
+    path = _document_path(out, "validate", inputs)
+    document = run(inputs, indices)
+    display.show_validation(out.terminal, document)
+    _finish(out, document, path)
+
+
+@app.command("extract-indices")
+@command
+def extract_indices(
+    inputs: Inputs,
+    out: Output,
+    k: Annotated[
+        str,
+        typer.Option(
+            "-k", "--k", metavar="K[,K...]", help="Features per class; or a fraction, as 0.9, of the class's total."
+        ),
+    ] = "5",
+    method: Annotated[
+        str,
+        typer.Option("--method", metavar="frequency|mean|mass|contribution|weight", help="How features are scored."),
+    ] = "frequency",
+    layout: Annotated[
+        str,
+        typer.Option("--layout", metavar="published|document", help="Of the files: indices only, or with provenance."),
+    ] = "published",
+) -> None:
+    """Find the k penultimate features that each class uses most, over the training images.
+
+    Writes an index file for 'validate -i'. With several k, --output is a folder.
+
+    Example: decompose extract-indices resnet20 -k 5,10,20 -o indices/
+    """
+    from decompose_cli import display
+    from decompose_cli.decomposition.ranking import parse_k, parse_method
+    from decompose_cli.engines.extract_indices import extract_indices as run
+    from decompose_cli.errors import InputError
+    from decompose_cli.results import default_path
+
+    if layout not in ("published", "document"):
+        raise InputError(f"--layout {layout!r} is unknown; choose published or document.")
+    target = out.path
+    if target is None and not out.json:
+        target = default_path("extract-indices", *_model_and_dataset(inputs), suffix="")
+    document = run(
+        inputs, parse_k(k), parse_method(method), output=target, document=layout == "document", overwrite=out.overwrite
+    )
+    display.show_indices(out.terminal, document)
+    path = None
+    if target is not None:
+        path = target.with_name(f"{target.stem}.result.json") if target.is_file() else target / "result.json"
+    _finish(out, document, path)
+
+
+@app.command()
+@command
+def demo(inputs: Inputs, out: Output) -> None:
+    """See the whole idea in a minute, on a network and images that ship with decompose: no downloads.
+
+    Extracts five features per class, decomposes the head, measures what that costs, and varies k from 1 to 64.
+    """
+    from decompose_cli import display
+    from decompose_cli.engines.demo import demo as run
+    from decompose_cli.errors import InputError
+    from decompose_cli.files import check_folder_writable
+    from decompose_cli.results import default_path
+
+    folder = out.path or default_path("demo", suffix="")
+    check_folder_writable(folder)
+    if folder.exists() and any(folder.iterdir()) and not out.overwrite:
+        raise InputError(f"The folder {folder} is not empty.", hint="Add --overwrite to write into it.")
+    result = run(inputs, folder, overwrite=out.overwrite)
+    display.show_indices(out.terminal, result.extracted)
+    display.show_validation(out.terminal, result.validated)
+    display.show_curve(out.terminal, result.curve)
+    out.terminal.print(f"Written to {folder}")
+    if out.json:
+        _print_json(json_module.loads(result.curve.to_json()))
+
+
+@app.command()
+@command
+def models(out: Output) -> None:
+    """List the networks known by name, their weights and their stated accuracy."""
+    from decompose_cli import display
+    from decompose_cli.models.registry import registered_models
+
+    entries = registered_models()
+    display.show_models(out.terminal, entries)
+    if out.json:
+        _print_json([display.model_facts(entry) for entry in entries])
+
+
+@app.command()
+@command
+def layers(
+    out: Output,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for every command; its weights are not needed.")],
+    head: Annotated[
+        Optional[str], typer.Option("--head", metavar="NAME", help="Mark this one.", show_default=False)
+    ] = None,
+    input_size: Annotated[
+        Optional[str], typer.Option("--input-size", metavar="N|HxW", help="Default: the network's.", show_default=False)
+    ] = None,
+) -> None:
+    """List the modules of a network with their output shapes; marks the head and the layer for activation maps."""
+    from decompose_cli import display
+    from decompose_cli.engines.layers import list_layers
+
+    found = list_layers(model, head=head, input_size=input_size)
+    display.show_layers(out.terminal, found)
+    if out.json:
+        _print_json(asdict(found))
+
+
+@app.command()
+@command
+def datasets(
+    out: Output,
+    data_dir: Annotated[
+        Optional[Path],
+        typer.Option("--data-dir", metavar="DIR", help="Default: $DECOMPOSE_DATA, else data/.", show_default=False),
+    ] = None,
+) -> None:
+    """List the data sets: which are there, where decompose looked, and how to get the others."""
+    from decompose_cli import display
+    from decompose_cli.engines.datasets import list_datasets
+
+    found = list_datasets(data_dir)
+    display.show_datasets(out.terminal, found)
+    if out.json:
+        _print_json([asdict(status) for status in found])
+
+
+@app.command()
+@command
+def cache(
+    out: Output,
+    clear: Annotated[bool, typer.Option("--clear", help="Delete the computed features.")] = False,
+    older_than: Annotated[
+        float,
+        typer.Option(
+            "--older-than", metavar="DAYS", min=0, help="With --clear: only what is older.", show_default=False
+        ),
+    ] = 0,
+) -> None:
+    """List or clear the features that were computed before. Downloaded weights are kept beside them and never cleared."""
+    from decompose_cli import display
+    from decompose_cli.engines.cache import clear_cache, list_cache
+
+    if clear:
+        count, size = clear_cache(older_than)
+        out.terminal.print(f"Deleted {count} files, {size / 1e6:.1f} MB.")
+        if out.json:
+            _print_json({"deleted": count, "bytes": size})
+        return
+    status = list_cache()
+    display.show_cache(out.terminal, status)
+    if out.json:
+        _print_json(asdict(status))
+
+
+def _model_and_dataset(inputs: Inputs) -> tuple[str, str]:
+    from decompose_cli.models.registry import DEFAULT_MODEL
+
+    return inputs.model or DEFAULT_MODEL, inputs.dataset or "default"
+
+
+def _document_path(out: Output, name: str, inputs: Inputs) -> Path | None:
+    """Where the result document goes; a place that cannot be written is refused before any work is done."""
+    from decompose_cli.files import check_writable
+    from decompose_cli.results import default_path
+
+    if out.path is None:
+        return None if out.json else default_path(name, *_model_and_dataset(inputs))
+    check_writable(out.path, overwrite=out.overwrite)
+    return out.path
+
+
+def _finish(out: Output, document: ResultDocument[Any], path: Path | None) -> None:
+    if path is not None:
+        document.write(path)
+        out.terminal.print(f"Result written to {path}")
+    if out.json:
+        sys.stdout.write(document.to_json())
+        sys.stdout.flush()
+
+
+def _print_json(value: Any) -> None:
+    json_module.dump(value, sys.stdout, indent=2, allow_nan=False, ensure_ascii=False, default=str)
+    sys.stdout.write("\n")
+    sys.stdout.flush()

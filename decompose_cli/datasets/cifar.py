@@ -1,0 +1,189 @@
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in the layout of the published archives, as torchvision keeps them."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from decompose_cli.datasets.base import InMemoryImages, file_stamp
+from decompose_cli.datasets.places import CIFAR_FOLDERS, find_cifar
+from decompose_cli.download import download
+from decompose_cli.errors import DecomposeError, DownloadError, InputError
+from decompose_cli.files import write_error
+from decompose_cli.preprocessing import CIFAR
+from decompose_cli.progress import note, warn
+
+CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+# fmt: off
+CIFAR100_CLASSES = (
+    "apple", "aquarium_fish", "baby", "bear", "beaver", "bed", "bee", "beetle", "bicycle", "bottle", "bowl", "boy",
+    "bridge", "bus", "butterfly", "camel", "can", "castle", "caterpillar", "cattle", "chair", "chimpanzee", "clock",
+    "cloud", "cockroach", "couch", "crab", "crocodile", "cup", "dinosaur", "dolphin", "elephant", "flatfish", "forest",
+    "fox", "girl", "hamster", "house", "kangaroo", "keyboard", "lamp", "lawn_mower", "leopard", "lion", "lizard",
+    "lobster", "man", "maple_tree", "motorcycle", "mountain", "mouse", "mushroom", "oak_tree", "orange", "orchid",
+    "otter", "palm_tree", "pear", "pickup_truck", "pine_tree", "plain", "plate", "poppy", "porcupine", "possum",
+    "rabbit", "raccoon", "ray", "road", "rocket", "rose", "sea", "seal", "shark", "shrew", "skunk", "skyscraper",
+    "snail", "snake", "spider", "squirrel", "streetcar", "sunflower", "sweet_pepper", "table", "tank", "telephone",
+    "television", "tiger", "tractor", "train", "trout", "tulip", "turtle", "wardrobe", "whale", "willow_tree", "wolf",
+    "woman", "worm",
+)
+# fmt: on
+
+
+@dataclass(frozen=True)
+class _Archive:
+    """What is known of a published archive."""
+
+    name: str
+    url: str
+    md5: str
+    folder: str
+    label_key: str
+    classes: Sequence[str]
+    files: dict[str, dict[str, str]]  # split -> file -> md5
+
+
+ARCHIVES = {
+    "cifar10": _Archive(
+        name="cifar10",
+        url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        md5="c58f30108f718f92721af3b95e74349a",
+        folder=CIFAR_FOLDERS["cifar10"],
+        label_key="labels",
+        classes=CIFAR10_CLASSES,
+        files={
+            "train": {
+                "data_batch_1": "c99cafc152244af753f735de768cd75f",
+                "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
+                "data_batch_3": "54ebc095f3ab1f0389bbae665268c751",
+                "data_batch_4": "634d18415352ddfa80567beed471001a",
+                "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
+            },
+            "test": {"test_batch": "40351d587109b95175f43aff81a1287e"},
+        },
+    ),
+    "cifar100": _Archive(
+        name="cifar100",
+        url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
+        md5="eb9058c3a382ffc7106e4002c42a8d85",
+        folder=CIFAR_FOLDERS["cifar100"],
+        label_key="fine_labels",
+        classes=CIFAR100_CLASSES,
+        files={
+            "train": {"train": "16019d7e3df5f24257cddd939b257f8d"},
+            "test": {"test": "f0ef6b0ae62326f3e7ffdfab6717acfc"},
+        },
+    ),
+}
+
+
+def open_cifar(name: str, split: str, data_dir: Path, allow_download: bool) -> InMemoryImages:
+    """Open one split, fetching and unpacking the archive first if it is not there.
+
+    Raises:
+        InputError: Files that are damaged.
+        DownloadError: The archive is not there and cannot be fetched.
+    """
+    archive = ARCHIVES[name]
+    folder = find_cifar(name, data_dir) or _obtain(archive, data_dir, allow_download)
+    files = {folder / file: md5 for file, md5 in archive.files[split].items()}
+    for file in files:
+        if not file.is_file():
+            raise InputError(f"{folder} lacks the file {file.name} of {name}.", hint=_by_hand(archive, data_dir))
+    stamp = [name, file_stamp(list(files))]
+    return InMemoryImages(name, split, archive.classes, CIFAR, lambda: _read(archive, files), stamp)
+
+
+def _by_hand(archive: _Archive, data_dir: Path) -> str:
+    return (
+        f"Put {archive.url} or the folder {archive.folder} from it into {data_dir}, or say where it is with --data-dir."
+    )
+
+
+def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
+    packed = data_dir / Path(archive.url).name
+    by_hand = _by_hand(archive, data_dir)
+    if not packed.is_file():
+        if not allow_download:
+            raise DownloadError(f"{archive.name} is not in {data_dir} and downloads are off.", hint=by_hand)
+        download(archive.url, packed, digest=archive.md5, algorithm="md5", by_hand=by_hand)
+    elif _md5(packed) != archive.md5:
+        raise InputError(f"{packed} is damaged: its md5 is not the published one.", hint="Delete it to fetch it again.")
+    note(f"Unpacking {packed}")
+    target = data_dir / archive.folder
+    try:
+        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".unpacking-") as temporary, tarfile.open(packed) as tar:
+            unpacked = Path(temporary) / archive.folder
+            unpacked.mkdir()
+            # Members are copied by the names that are wanted, so nothing in an archive can lead outside the folder.
+            for file in [name for files in archive.files.values() for name in files]:
+                member = tar.extractfile(f"{archive.folder}/{file}")
+                assert member is not None
+                (unpacked / file).write_bytes(member.read())
+            unpacked.rename(target)
+    except (tarfile.TarError, KeyError, EOFError) as error:
+        raise InputError(f"{packed} is damaged and cannot be unpacked.", hint="Delete it to fetch it again.") from error
+    except OSError as error:
+        raise write_error(target, error) from error
+    return target
+
+
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+
+
+def _read(archive: _Archive, files: dict[Path, str]) -> tuple[Tensor, Tensor]:
+    parts = [_read_batch(archive, file, md5) for file, md5 in files.items()]
+    pixels = parts[0][0] if len(parts) == 1 else np.concatenate([part[0] for part in parts])
+    labels = np.concatenate([part[1] for part in parts])
+    return torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels)
+
+
+def _read_batch(archive: _Archive, file: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
+    content = file.read_bytes()
+    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+        warn(f"{file} is not the published {archive.name} file (its md5 differs); its images are used as they are.")
+    damaged = InputError(
+        f"{file} is damaged: it does not hold {archive.name} images.", hint="Delete it to fetch it anew."
+    )
+    try:
+        batch = _BatchUnpickler(io.BytesIO(content), encoding="latin1").load()
+        pixels, labels = batch["data"], np.asarray(batch[archive.label_key], dtype=np.int64)
+    except DecomposeError:
+        raise
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise damaged from error
+    fits = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == (len(labels), 3072)
+    if not fits or len(labels) == 0 or labels.min() < 0 or labels.max() >= len(archive.classes):
+        raise damaged
+    return np.ascontiguousarray(pixels), labels
+
+
+class _BatchUnpickler(pickle.Unpickler):
+    """Reads what the batch files hold (lists, strings, one array) and refuses to look up anything else."""
+
+    _ALLOWED = {
+        ("numpy.core.multiarray", "_reconstruct"),
+        ("numpy._core.multiarray", "_reconstruct"),
+        ("numpy._core.numeric", "_frombuffer"),
+        ("numpy.core.numeric", "_frombuffer"),
+        ("numpy", "ndarray"),
+        ("numpy", "dtype"),
+        ("_codecs", "encode"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise InputError(f"A CIFAR batch file is refused: reading it would execute code ({module}.{name}).")
+        return super().find_class(module, name)

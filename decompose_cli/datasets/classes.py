@@ -1,0 +1,105 @@
+"""Which class of the network a class of the data set is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from decompose_cli.errors import InputError
+
+
+@dataclass(frozen=True)
+class ClassNames:
+    """Names of a network's outputs.
+
+    Attributes:
+        names: One per output.
+        ids: Other names (WordNet ids), one per output, or None.
+        certain: Whether the weights are known to be trained on these classes; a guess may be overruled.
+    """
+
+    names: Sequence[str]
+    ids: Sequence[str] | None = None
+    certain: bool = True
+
+
+@dataclass(frozen=True)
+class ClassMap:
+    """``outputs[label]`` is the network's class number of a label of the data set; ``names`` are of the outputs."""
+
+    outputs: tuple[int, ...]
+    names: tuple[str, ...]
+    by_position: bool
+
+
+def known_class_names(dataset: str | None, *, certain: bool) -> ClassNames | None:
+    """Names of the classes of networks trained on a registered data set."""
+    from decompose_cli.datasets import cifar, digits
+    from decompose_cli.datasets.imagenet import imagenet_classes
+
+    if dataset == "cifar10":
+        return ClassNames(cifar.CIFAR10_CLASSES, certain=certain)
+    if dataset == "cifar100":
+        return ClassNames(cifar.CIFAR100_CLASSES, certain=certain)
+    if dataset == "digits":
+        return ClassNames(digits.CLASSES, certain=certain)
+    if dataset == "imagenet":
+        wnids, names = imagenet_classes()
+        return ClassNames(names, wnids, certain=certain)
+    return None
+
+
+def match_classes(
+    dataset: Sequence[str],
+    dataset_ids: Sequence[str] | None,
+    model: ClassNames | None,
+    num_classes: int,
+    *,
+    what: str,
+    present: Sequence[int] | None = None,
+) -> ClassMap:
+    """Match the classes of a data set to the outputs of a network, by name where both have names.
+
+    Args:
+        dataset: Names of the data set's classes.
+        dataset_ids: Their WordNet ids, where there are any.
+        model: Names of the network's outputs, or None if they are not known.
+        num_classes: Number of outputs.
+        what: The data set and the network, for messages.
+        present: Labels that occur; others need no match. All by default.
+
+    Raises:
+        InputError: Some names match and others do not, or there are no names to match and the numbers differ.
+    """
+    if model is not None and len(model.names) == num_classes:
+        numbers = _numbers(model)
+        rows = list(zip(dataset, dataset_ids or dataset, strict=True))
+        found = [numbers.get(_normal(identifier), numbers.get(_normal(name))) for name, identifier in rows]
+        needed = range(len(found)) if present is None else present
+        unmatched = [dataset[label] for label in needed if found[label] is None]
+        if not unmatched:
+            return ClassMap(tuple(-1 if n is None else n for n in found), tuple(model.names), by_position=False)
+        if model.certain or len(unmatched) < len(needed):
+            raise InputError(
+                f"{what}: the class {unmatched[0]!r}"
+                + (f" and {len(unmatched) - 1} more are" if len(unmatched) > 1 else " is")
+                + f" not among the network's {num_classes} classes ({', '.join(model.names[:3])}, ...).",
+                hint="Name the class folders as the network's classes, or use the data set that it was trained on.",
+            )
+    if len(dataset) != num_classes:
+        raise InputError(f"{what}: the data set has {len(dataset)} classes, but the network has {num_classes}.")
+    return ClassMap(tuple(range(num_classes)), tuple(dataset), by_position=True)
+
+
+def _normal(name: str) -> str:
+    return name.casefold().replace("_", " ").replace("-", " ").strip()
+
+
+def _numbers(model: ClassNames) -> dict[str, int]:
+    """Class numbers by name and by id; a name that several classes share (ImageNet's crane) stands for none of them."""
+    numbers: dict[str, int | None] = {}
+    for names in (model.names, model.ids or ()):
+        for number, name in enumerate(names):
+            key = _normal(name)
+            numbers[key] = None if key in numbers else number
+    return {name: number for name, number in numbers.items() if number is not None}

@@ -1,0 +1,275 @@
+"""Images in folders, one folder a class."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from decompose_cli.datasets.base import (
+    Batches,
+    ImageDataset,
+    batches_in_memory,
+    digest_of,
+    file_stamp,
+    pixel_fingerprint,
+    remembered,
+)
+from decompose_cli.errors import InputError
+from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
+from decompose_cli.progress import note, track
+
+SPLITS = ("train", "val", "test")
+_EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
+_SMALL_SIDE = 64
+_STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not fit one tensor
+
+
+class FolderImages(ImageDataset):
+    """A list of image files with labels.
+
+    Images that are all of one size, at most 64 pixels a side, are decoded once and kept in memory; others are decoded,
+    resized and cropped as they are needed, by worker processes.
+
+    Args:
+        name: As written on the command line.
+        split: Of the data set.
+        root: Folder of the split; file names in fingerprints are relative to it.
+        files: In the order in which they are read.
+        labels: Of the files, in 0..len(class_names) - 1.
+        class_names: All classes of the data set, also those of which this split has no image.
+        class_ids: See :class:`ImageDataset`.
+        preprocessing: For networks that bring none; by default CIFAR's for small images, ImageNet's for others.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        split: str,
+        root: Path,
+        files: Sequence[Path],
+        labels: Sequence[int],
+        class_names: Sequence[str],
+        class_ids: Sequence[str] | None = None,
+        preprocessing: Preprocessing | None = None,
+    ) -> None:
+        self.name = name
+        self.split = split
+        self.root = root
+        self.files = list(files)
+        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self.class_names = tuple(class_names)
+        self.class_ids = tuple(class_ids) if class_ids else None
+        self._preprocessing = preprocessing
+
+    @property
+    def preprocessing(self) -> Preprocessing:  # type: ignore[override]
+        """Constants and geometry for networks that bring none."""
+        if self._preprocessing is not None:
+            return self._preprocessing
+        width, height = self._first_size
+        if max(width, height) > _SMALL_SIDE:
+            return IMAGENET
+        side = min(width, height)
+        return Preprocessing(CIFAR.mean, CIFAR.std, resize=side, crop=(side, side))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    @cached_property
+    def _stamp(self) -> str:
+        return digest_of([file_stamp(self.files, self.root), self.labels.tolist()])
+
+    @cached_property
+    def _first_size(self) -> tuple[int, int]:
+        with open_image(self.files[0]) as image:
+            return image.size
+
+    @cached_property
+    def _pixels(self) -> Tensor | None:
+        """All images, uint8 (N, 3, H, W), if they are small and of one size."""
+        if max(self._first_size) > _SMALL_SIDE:
+            return None
+        width, height = self._first_size
+        pixels = torch.empty((len(self.files), 3, height, width), dtype=torch.uint8)
+
+        def decode(number: int) -> bool:
+            image = read_rgb(self.files[number])
+            if image.size != self._first_size:
+                return False
+            pixels[number] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+            return True
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool, track("Reading images", len(self.files)) as advance:
+            for same_size in pool.map(decode, range(len(self.files)), chunksize=64):
+                if not same_size:
+                    pool.shutdown(cancel_futures=True)
+                    return None
+                advance(1)
+        return pixels
+
+    def fingerprint(self) -> str:
+        if max(self._first_size) > _SMALL_SIDE:
+            return self._stamp
+
+        def compute() -> str:
+            return _STREAMED if self._pixels is None else pixel_fingerprint(self._pixels, self.labels)
+
+        found = remembered(["folder", str(self.root.resolve()), self._stamp], compute)
+        return self._stamp if found == _STREAMED else found
+
+    def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
+        if self._pixels is not None:
+            return batches_in_memory(self._pixels, self.labels, preprocessing, batch_size)
+        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
+            _Files(self.files, self.labels.tolist(), preprocessing), batch_size=batch_size, num_workers=workers
+        )
+        return iter(loader)
+
+
+class _Files(Dataset[tuple[Tensor, int]]):
+    """Decodes one file at a time, in a worker process."""
+
+    def __init__(self, files: Sequence[Path], labels: Sequence[int], preprocessing: Preprocessing) -> None:
+        self.files = files
+        self.labels = labels
+        self.preprocessing = preprocessing
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, int]:
+        from decompose_cli.datasets.transforms import image_to_tensor
+
+        return image_to_tensor(read_rgb(self.files[number]), self.preprocessing), self.labels[number]
+
+
+def open_image(path: Path) -> Image.Image:
+    """Open an image file, reading only its header.
+
+    Raises:
+        InputError: It is no image, or cannot be read.
+    """
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise InputError(f"The image {path} does not exist.") from None
+    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
+        raise InputError(f"{path} is not an image that can be read.") from error
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """Decode an image file to 8-bit RGB, whatever its mode.
+
+    Raises:
+        InputError: It is no image, or damaged.
+    """
+    try:
+        with open_image(path) as image:
+            if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
+                grey = np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8
+                return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"The image {path} is damaged and cannot be decoded.") from error
+
+
+def open_folder(spec: str, split: str) -> FolderImages:
+    """Open ``PATH/<split>/<class>/*`` for ``folder:PATH``.
+
+    Classes are numbered by name over all splits' training folders (over this split's, if there is no ``train``), so
+    that a class that one split lacks does not shift the others.
+
+    Raises:
+        InputError: No such folder or split, a class that the training split does not have, or no images.
+    """
+    root = _root_of(spec)
+    available = folder_splits(spec)
+    if split not in available:
+        found = ", ".join(available) or "none of them"
+        raise InputError(
+            f"{root} has no folder {split!r}; of train, val and test it has {found}.",
+            hint="The layout is PATH/train|val|test/<class>/<image>.",
+        )
+    names = _class_folders(root / ("train" if "train" in available else split))
+    return folder_images(spec, split, root / split, names)
+
+
+def folder_images(
+    name: str,
+    split: str,
+    root: Path,
+    names: Sequence[str],
+    class_names: Sequence[str] | None = None,
+    class_ids: Sequence[str] | None = None,
+) -> FolderImages:
+    """List the images below ``root``, whose class folders must be among ``names``; see :class:`FolderImages`."""
+    present = _class_folders(root)
+    numbers = {folder: number for number, folder in enumerate(names)}
+    unknown = [folder for folder in present if folder not in numbers]
+    if unknown:
+        raise InputError(
+            f"{root} has the class folder {unknown[0]!r}"
+            + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
+            + (" which the training split does not have." if class_ids is None else " which is no class of it.")
+        )
+    files: list[Path] = []
+    labels: list[int] = []
+    for folder in present:
+        images = _image_files(root / folder)
+        if not images:
+            raise InputError(f"The class folder {root / folder} has no images.")
+        files += images
+        labels += [numbers[folder]] * len(images)
+    return FolderImages(name, split, root, files, labels, class_names or names, class_ids)
+
+
+def folder_splits(spec: str) -> list[str]:
+    """Which of train, val and test are below ``folder:PATH``.
+
+    Raises:
+        InputError: There is no such folder.
+    """
+    root = _root_of(spec)
+    return [split for split in SPLITS if (root / split).is_dir()]
+
+
+def _root_of(spec: str) -> Path:
+    text = spec.removeprefix("folder:")
+    root = Path(text).expanduser()
+    if not text or not root.exists():
+        raise InputError(f"The folder {text!r} of --dataset {spec} does not exist.")
+    if not root.is_dir():
+        raise InputError(f"{root} of --dataset {spec} is a file, not a folder.")
+    return root
+
+
+def _class_folders(root: Path) -> list[str]:
+    try:
+        with os.scandir(root) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"The folder {root} cannot be read: {error.strerror or error}.") from error
+    if not names:
+        raise InputError(f"{root} has no class folders.", hint="The layout is PATH/train|val|test/<class>/<image>.")
+    return names
+
+
+def _image_files(folder: Path) -> list[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file())
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
+    images = [name for name in names if os.path.splitext(name)[1].lower() in _EXTENSIONS]
+    if len(images) < len(names):
+        note(f"{folder}: {len(names) - len(images)} files are not images by their extension and are left out.")
+    return [folder / name for name in images]

@@ -1,0 +1,1 @@
+"""The purpose of the project: index sets, rankings, penultimate features, and what is measured on them."""

@@ -1,0 +1,32 @@
+"""Where to compute."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from decompose_cli.errors import InputError
+
+
+def resolve_device(name: str) -> torch.device:
+    """``auto`` (CUDA, else Apple's MPS, else CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+
+    Raises:
+        InputError: Unknown, or not on this machine.
+    """
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name):
+        raise InputError(f"--device {name!r} is unknown; choose auto, cpu, cuda, cuda:N or mps.")
+    device = torch.device(name)
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device mps is not available on this machine.")
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            found = f"this machine has {count} CUDA device{'s' if count != 1 else ''}"
+            raise InputError(f"--device {name} is not available: {found}.")
+    return device

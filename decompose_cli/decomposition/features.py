@@ -1,0 +1,81 @@
+"""From images to penultimate features."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.errors import DecomposeError
+from decompose_cli.models.classifier import Network
+from decompose_cli.models.inference import FeatureReader
+from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.progress import track
+
+# Pixels that a CPU pushes through the network at a time. Small enough for the activations to stay in the caches, which
+# matters more than anything else: ResNet-20 at 32x32 does 4900 images/s in chunks of 32, 3900 in chunks of 128.
+_PIXELS_AT_ONCE = {"32": 32 * 32 * 32, "bf16": 64 * 32 * 32}
+_FEWEST_AT_ONCE = 4
+
+
+def extract_features(
+    network: Network,
+    dataset: ImageDataset,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device,
+    precision: str = "32",
+    batch_size: int = 256,
+    workers: int = 0,
+) -> tuple[Tensor, Tensor]:
+    """Run every image through the network once and keep what enters its head.
+
+    Args:
+        network: Left as it was found.
+        dataset: N >= 1 images.
+        preprocessing: Decides the pixels and their normalisation.
+        device: Where to compute.
+        precision: ``32`` or ``bf16``; features are float32 either way.
+        batch_size: Images read at a time.
+        workers: Processes that decode images, where the data set is not in memory.
+
+    Returns:
+        Features (N, D) and labels of the data set (N,), in the order of the data set.
+
+    Raises:
+        DecomposeError: A feature is NaN or infinite, or the device runs out of memory.
+    """
+    scale = 1 / (255 * torch.tensor(preprocessing.std)).view(3, 1, 1)
+    shift = -(torch.tensor(preprocessing.mean) / torch.tensor(preprocessing.std)).view(3, 1, 1)
+    features: list[Tensor] = []
+    labels: list[Tensor] = []
+    reader: FeatureReader | None = None
+    chunk = _chunk_size(preprocessing, device, precision, batch_size)
+    try:
+        with track(f"Features of {dataset.name} {dataset.split}", len(dataset)) as advance:
+            for images, truth in dataset.batches(preprocessing, batch_size, workers):
+                if reader is None:
+                    reader = FeatureReader(network, device, precision, images[:2] * scale + shift)
+                for part in images.split(chunk):
+                    features.append(reader(part * scale + shift))
+                labels.append(truth)
+                advance(len(truth))
+    except torch.OutOfMemoryError as error:
+        raise DecomposeError(f"{device} ran out of memory.", hint="Choose a smaller --batch-size.") from error
+    result = torch.cat(features)
+    finite = torch.isfinite(result).all(1)
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
+        first = int((~finite).nonzero()[0])
+        raise DecomposeError(
+            f"The network gives NaN or infinite features for {bad} of {len(result)} images, first for number {first} "
+            f"of {dataset.name} {dataset.split}."
+        )
+    return result, torch.cat(labels)
+
+
+def _chunk_size(preprocessing: Preprocessing, device: torch.device, precision: str, batch_size: int) -> int:
+    if device.type != "cpu":
+        return batch_size
+    height, width = preprocessing.crop
+    return max(_FEWEST_AT_ONCE, _PIXELS_AT_ONCE[precision] // (height * width))

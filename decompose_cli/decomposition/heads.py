@@ -1,0 +1,105 @@
+"""The heads that are compared: the full one, and the one that keeps a few features per class."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.errors import InputError
+from decompose_cli.models.checkpoint import Checkpoint
+from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.progress import warn
+
+
+@dataclass(frozen=True)
+class Heads:
+    """Maps from features (n, D) to logits (n, C).
+
+    Attributes:
+        original: The full head; None where a checkpoint has only a decomposed one.
+        decomposed: The decomposed head; None where no index set is known.
+    """
+
+    original: Callable[[Tensor], Tensor] | None
+    decomposed: DecomposedLinear | None
+
+
+def check_index_request(checkpoint: Checkpoint | None, index_set: IndexSet | None) -> None:
+    """Refuse, before any work, what :func:`resolve_heads` would refuse after it.
+
+    Raises:
+        InputError: An index set for a checkpoint that has its own, or none for one that lacks them.
+    """
+    if checkpoint is None:
+        return
+    if checkpoint.published_decomposition is not None and index_set is None:
+        raise InputError(
+            f"{checkpoint.source} holds a decomposed head (final_weights) without the indices that belong to it.",
+            hint="Give the index file that it was fine-tuned with, in its order, with -i.",
+        )
+    if checkpoint.has_decomposed_head and index_set is not None:
+        raise InputError(
+            f"{checkpoint.source} carries its own indices, so -i {index_set.source} cannot be used with it."
+        )
+
+
+def resolve_heads(head: HeadTensors, index_set: IndexSet | None) -> Heads:
+    """Build the heads that a checkpoint and an index set make possible.
+
+    Raises:
+        InputError: The index set does not fit the head.
+    """
+    if index_set is not None:
+        index_set = index_set.fitted_to(head.num_classes, head.num_features)
+    if head.kind == "decomposed":
+        return Heads(None, _own_decomposition(head))
+    if head.kind == "subspaces":
+        assert index_set is not None  # check_index_request has seen to it
+        return Heads(None, _published_decomposition(head, index_set))
+
+    def original(features: Tensor) -> Tensor:
+        return F.linear(features, head.weight, head.bias)
+
+    if index_set is None:
+        return Heads(original, None)
+    return Heads(original, DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes))
+
+
+def _own_decomposition(head: HeadTensors) -> DecomposedLinear:
+    assert head.indices is not None and head.mask is not None
+    rows = [row[keep].tolist() for row, keep in zip(head.indices, head.mask, strict=True)]
+    module = DecomposedLinear(rows, head.num_features)
+    module.load_state_dict({"weight": head.weight, "bias": head.bias, "indices": head.indices, "mask": head.mask})
+    return module
+
+
+def _published_decomposition(head: HeadTensors, index_set: IndexSet) -> DecomposedLinear:
+    k = head.weight.shape[1]
+    if index_set.is_ragged or index_set.largest_k != k:
+        raise InputError(
+            f"{index_set.source} has up to {index_set.largest_k} indices per class, but the weights have {k}."
+        )
+    if head.reference is not None and _order_looks_wrong(head.weight, head.reference, index_set):
+        warn(
+            f"The order of the indices in {index_set.source} does not seem to belong to these weights: in another order "
+            "they are much closer to the full head that the file also holds. The accuracy may be wrong."
+        )
+    return DecomposedLinear.from_subspaces(head.weight, head.bias, index_set.classes, head.num_features)
+
+
+def _order_looks_wrong(weight: Tensor, reference: Tensor, index_set: IndexSet) -> bool:
+    """Whether some order of each class's indices brings the weights much closer to the full head they started from.
+
+    Fine-tuning moves weights little, and the order is lost where only sets are published. The smallest possible sum of
+    absolute differences over all orders of a class is reached by sorting both sides.
+    """
+    start = reference.gather(1, torch.tensor(index_set.classes))
+    given = (weight - start).abs().sum()
+    best = (weight.sort(1).values - start.sort(1).values).abs().sum()
+    return bool(given > 2 * best + 1e-6 * start.abs().sum())

@@ -1,0 +1,170 @@
+"""Which features each class uses: one type, one reader for every layout, one writer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from decompose_cli.errors import InputError
+from decompose_cli.files import read_json, write_text
+
+FORMAT = "decompose-index-set"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class IndexSet:
+    """For each class the indices of the penultimate features that it uses; classes may use different numbers of them.
+
+    Attributes:
+        classes: One tuple of feature indices per class, in the order of the classes.
+        num_features: D, or None if unknown (published files do not say).
+        provenance: Where the set came from; free-form, written to and read from our own document.
+        source: What to call the set in messages, usually the file it was read from.
+
+    Raises:
+        InputError: On construction, if there is no class, a class has no index, an index is not a whole number, is
+            negative or not below ``num_features``, or stands twice in its class. The sentence names source, class and
+            value.
+    """
+
+    classes: tuple[tuple[int, ...], ...]
+    num_features: int | None = None
+    provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    source: str = field(default="index set", compare=False)
+
+    def __post_init__(self) -> None:
+        if not self.classes:
+            raise InputError(f"{self.source} has no classes.")
+        for number, indices in enumerate(self.classes):
+            if not indices:
+                raise InputError(f"{self.source}: class {number} has no indices; each class needs at least one.")
+            seen: set[int] = set()
+            for index in indices:
+                self._check_index(number, index, seen)
+                seen.add(index)
+
+    def _check_index(self, number: int, index: Any, seen: set[int]) -> None:
+        if isinstance(index, bool) or not isinstance(index, int):
+            raise InputError(f"{self.source}: class {number} has {_shown(index)}, which is not a whole number.")
+        if index < 0 or (self.num_features is not None and index >= self.num_features):
+            limit = "no feature" if self.num_features is None else f"not one of 0 to {self.num_features - 1}"
+            raise InputError(f"{self.source}: class {number} has the index {_shown(index)}, which is {limit}.")
+        if index in seen:
+            raise InputError(f"{self.source}: class {number} has the index {index} twice.")
+
+    @property
+    def num_classes(self) -> int:
+        """C, the number of classes."""
+        return len(self.classes)
+
+    @property
+    def largest_k(self) -> int:
+        """The number of indices of the class that has most."""
+        return max(len(indices) for indices in self.classes)
+
+    @property
+    def is_ragged(self) -> bool:
+        """Whether classes have different numbers of indices."""
+        return len({len(indices) for indices in self.classes}) > 1
+
+    def fitted_to(self, num_classes: int, num_features: int) -> IndexSet:
+        """The same set, checked against a head with C = ``num_classes`` and D = ``num_features``.
+
+        Raises:
+            InputError: It belongs to a head of another size.
+        """
+        if self.num_classes != num_classes:
+            raise InputError(f"{self.source} has {self.num_classes} classes, but the network has {num_classes}.")
+        if self.num_features not in (None, num_features):
+            raise InputError(f"{self.source} is for {self.num_features} features, but the network has {num_features}.")
+        return IndexSet(self.classes, num_features, self.provenance, self.source)
+
+    def published_layout(self) -> dict[str, list[int]]:
+        """``{"0": [7, 23, ...], ...}``, the layout of the authors' files."""
+        return {str(number): list(indices) for number, indices in enumerate(self.classes)}
+
+
+def read_index_set(path: Path) -> IndexSet:
+    """Read an index file: the published mapping, a list of lists, or our own document.
+
+    The order inside a published file carries no rank (its k = 5 file lists the least frequent first, those for k = 10
+    and 20 the most frequent), so a file is only ever used whole.
+
+    Raises:
+        InputError: The file is missing, not JSON, of another layout, or its content is invalid.
+    """
+    return index_set_from_json(read_json(path, "The index file"), str(path))
+
+
+def index_set_from_json(content: Any, source: str) -> IndexSet:
+    """Make an index set from parsed JSON of any of the three layouts; the errors are those of :func:`read_index_set`."""
+    num_features: int | None = None
+    provenance: Mapping[str, Any] = {}
+    if isinstance(content, dict) and "format" in content:
+        content, num_features, provenance = _open_document(content, source)
+    if isinstance(content, dict):
+        rows = _rows_of_mapping(content, source)
+    elif isinstance(content, list):
+        rows = content
+    else:
+        raise InputError(f"{source} holds {_shown(content)}, not a mapping of classes to indices.")
+    for number, row in enumerate(rows):
+        if not isinstance(row, list):
+            raise InputError(f"{source}: class {number} has {_shown(row)}, not a list of indices.")
+    return IndexSet(tuple(tuple(row) for row in rows), num_features, provenance, source)
+
+
+def write_index_set(path: Path, index_set: IndexSet, *, document: bool = False) -> None:
+    """Write an index file in the published layout, or as our own document with D and provenance.
+
+    Raises:
+        DecomposeError: The file cannot be written; nothing is left behind.
+    """
+    content: dict[str, Any] = index_set.published_layout()
+    if document:
+        content = {
+            "format": FORMAT,
+            "format_version": FORMAT_VERSION,
+            "num_features": index_set.num_features,
+            "provenance": dict(index_set.provenance),
+            "classes": list(content.values()),
+        }
+    write_text(path, json.dumps(content, allow_nan=False) + "\n")
+
+
+def _open_document(content: dict[str, Any], source: str) -> tuple[Any, int | None, Mapping[str, Any]]:
+    if content["format"] != FORMAT:
+        raise InputError(f"{source} is a {_shown(content['format'])} file, not an index set.")
+    if content.get("format_version") != FORMAT_VERSION:
+        version = _shown(content.get("format_version"))
+        raise InputError(f"{source} has format version {version}; this program reads version {FORMAT_VERSION}.")
+    num_features, provenance = content.get("num_features"), content.get("provenance", {})
+    if num_features is not None and (isinstance(num_features, bool) or not isinstance(num_features, int)):
+        raise InputError(f"{source}: num_features is {_shown(num_features)}, not a whole number.")
+    if num_features is not None and num_features < 1:
+        raise InputError(f"{source}: num_features is {num_features}, not at least 1.")
+    if not isinstance(provenance, dict):
+        raise InputError(f"{source}: provenance is {_shown(provenance)}, not a mapping.")
+    if not isinstance(content.get("classes"), list):
+        raise InputError(f"{source} has no list of classes.")
+    return content["classes"], num_features, provenance
+
+
+def _rows_of_mapping(content: dict[str, Any], source: str) -> Sequence[Any]:
+    expected = [str(number) for number in range(len(content))]
+    if set(content) != set(expected):
+        unexpected = sorted(set(content) - set(expected))
+        raise InputError(
+            f"{source} has {len(content)} classes, so they must be numbered 0 to {len(content) - 1}, "
+            f"but {_shown(unexpected[0])} is there."
+        )
+    return [content[number] for number in expected]
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value) if not isinstance(value, str) else repr(value)
+    return text if len(text) <= 40 else text[:37] + "..."

@@ -1,0 +1,81 @@
+"""Intervals and tests for counts of correct answers."""
+
+from __future__ import annotations
+
+import math
+
+from scipy.special import bdtr, ndtri
+
+
+def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson score interval of a proportion (E. B. Wilson 1927).
+
+    Args:
+        successes: Number of successes, 0..total.
+        total: Number of trials, at least 1.
+        confidence: Two-sided coverage aimed at.
+
+    Returns:
+        Lower and upper limit, in [0, 1].
+    """
+    z = float(ndtri(0.5 + confidence / 2))
+    share = successes / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def mcnemar_p(only_first: int, only_second: int) -> float:
+    """Exact two-sided McNemar test: are the images that one of two classifiers alone gets right evenly divided?
+
+    p = min(1, 2 P(X <= min(b, c))) for X binomial with b + c trials of probability 1/2, where b and c count the images
+    that only the first and only the second classifier gets right. Without any such image p = 1.
+    """
+    discordant = only_first + only_second
+    if discordant == 0:
+        return 1.0
+    return min(1.0, 2 * float(bdtr(min(only_first, only_second), discordant, 0.5)))
+
+
+def paired_difference_interval(
+    both: int, only_first: int, only_second: int, neither: int, confidence: float = 0.95
+) -> tuple[float, float]:
+    """Interval for the difference second minus first of two proportions measured on the same images.
+
+    R. G. Newcombe, Statistics in Medicine 17 (1998) 2635-2650, method 10: Wilson intervals of the two proportions,
+    combined with the correlation phi between them (continuity-corrected where positive). Unlike the Wald interval it
+    stays within [-1, 1] and does not collapse to a point when the two classifiers agree on every image.
+
+    Args:
+        both: Images that both classify correctly.
+        only_first: Images that only the first classifies correctly.
+        only_second: Images that only the second classifies correctly.
+        neither: The other images; there is at least one image in all.
+        confidence: Two-sided coverage aimed at.
+
+    Returns:
+        Lower and upper limit of the difference, as a share of the images.
+    """
+    total = both + only_first + only_second + neither
+    first, second = (both + only_first) / total, (both + only_second) / total
+    low1, high1 = wilson_interval(both + only_first, total, confidence)
+    low2, high2 = wilson_interval(both + only_second, total, confidence)
+    phi = _phi(both, only_first, only_second, neither, total)
+
+    def distance(a: float, b: float) -> float:
+        return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
+
+    difference = second - first
+    lower = difference - distance(second - low2, high1 - first)
+    upper = difference + distance(high2 - second, first - low1)
+    return max(-1.0, lower), min(1.0, upper)
+
+
+def _phi(both: int, only_first: int, only_second: int, neither: int, total: int) -> float:
+    margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
+    if margins == 0:
+        return 0.0
+    covariance: float = both * neither - only_first * only_second
+    if covariance > 0:
+        covariance = max(covariance - total / 2, 0.0)
+    return covariance / math.sqrt(margins)

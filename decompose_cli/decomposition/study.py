@@ -1,0 +1,263 @@
+"""What every analysis starts from: a network, a split of a data set, and the features of the one on the other."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.classes import ClassMap, ClassNames, known_class_names, match_classes
+from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
+from decompose_cli.decomposition import feature_cache
+from decompose_cli.decomposition.devices import resolve_device
+from decompose_cli.decomposition.feature_cache import FeatureBank
+from decompose_cli.decomposition.features import extract_features
+from decompose_cli.errors import InputError
+from decompose_cli.models.classifier import Classifier, open_classifier, preprocessing_of
+from decompose_cli.models.registry import DEFAULT_MODEL
+from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.progress import note, warn
+from decompose_cli.results import CacheInfo, DatasetInfo, ModelInfo, WeightsInfo
+
+PRECISIONS = ("32", "bf16")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Which network, which images, and how to compute; the options that all commands share.
+
+    Attributes:
+        model: A registered name, a torchvision classifier or ``package.module:callable``; None for the network that
+            ships with the project, or for the one that ``weights`` says it belongs to.
+        weights: A path, a URL, ``default`` or ``random``.
+        dataset: A registered name or ``folder:PATH``; None for what the network was trained on.
+        data_dir: Where data sets are kept; None for ``$DECOMPOSE_DATA``, else ``data``.
+        split: ``train``, ``val`` or ``test``; None for what the command usually looks at.
+        head: Submodule to use as the head.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: ``32`` or ``bf16``.
+        mean: Three comma-separated numbers for pixel values in [0, 1], instead of the network's.
+        std: Likewise.
+        input_size: ``224`` or ``224x224`` (height x width), in pixels; likewise ``resize`` and ``crop``.
+        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
+        batch_size: Images read at a time.
+        workers: Processes that decode images; None for one per core, at most 8.
+        seed: For everything random.
+        use_cache: Whether features are looked for in the cache and kept there.
+        allow_download: Whether the network may be used.
+    """
+
+    model: str | None = None
+    weights: str | None = None
+    dataset: str | None = None
+    data_dir: Path | None = None
+    split: str | None = None
+    head: str | None = None
+    device: str = "auto"
+    precision: str = "32"
+    mean: str | None = None
+    std: str | None = None
+    input_size: str | None = None
+    resize: str | None = None
+    crop: str | None = None
+    interpolation: str | None = None
+    batch_size: int = 256
+    workers: int | None = None
+    seed: int = 0
+    use_cache: bool = True
+    allow_download: bool = True
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(f"--precision {self.precision!r} is unknown; choose 32 or bf16.")
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size {self.batch_size} is not at least 1.")
+        if self.workers is not None and self.workers < 0:
+            raise InputError(f"--workers {self.workers} is negative.")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"--seed {self.seed} is not between 0 and 2**63 - 1.")
+
+    def as_arguments(self) -> dict[str, Any]:
+        """JSON-ready values for the result document."""
+        values = dataclasses.asdict(self)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+class Study:
+    """A network and a split of a data set, opened; the features are read from the cache or computed when needed.
+
+    Args:
+        inputs: What the user chose.
+        splits: Splits to use where the user chose none, the preferred one first.
+
+    Raises:
+        InputError: Something chosen does not exist or does not fit.
+        DownloadError: Something cannot be fetched.
+    """
+
+    def __init__(self, inputs: Inputs, splits: tuple[str, ...]) -> None:
+        self.inputs = inputs
+        self.device = resolve_device(inputs.device)
+        self.classifier = _open(inputs)
+        name = _dataset_name(inputs, self.classifier)
+        self.dataset = self._open_dataset(name, inputs.split or _default_split(name, splits))
+        self._cache_state = "off"
+
+    def _open_dataset(self, name: str, split: str) -> ImageDataset:
+        folder = self.inputs.data_dir or default_data_dir()
+        return open_dataset(name, split, folder, allow_download=self.inputs.allow_download)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """What happens to an image before the network sees it."""
+        given = self.inputs
+        base = preprocessing_of(self.classifier, self.dataset.preprocessing)
+        return base.overridden(
+            mean=given.mean,
+            std=given.std,
+            input_size=given.input_size,
+            resize=given.resize,
+            crop=given.crop,
+            interpolation=given.interpolation,
+        )
+
+    @cached_property
+    def bank(self) -> FeatureBank:
+        """Features, labels of the data set, head; from the cache if they are there."""
+        key = self._key
+        found = feature_cache.load(key) if self.inputs.use_cache else None
+        if found is not None:
+            self._cache_state = "hit"
+            return found
+        bank = self._compute()
+        if self.inputs.use_cache:
+            self._cache_state = "miss"
+            description = f"{self.classifier.name} on {self.dataset.name} {self.dataset.split}"
+            feature_cache.store(key, bank, description)
+        return bank
+
+    @property
+    def _key(self) -> dict[str, Any]:
+        return {
+            **self.classifier.identity,
+            "precision": self.inputs.precision,
+            "transform": {
+                **self.preprocessing.geometry(),
+                "mean": list(self.preprocessing.mean),
+                "std": list(self.preprocessing.std),
+            },
+            "dataset": self.dataset.fingerprint(),
+            "split": self.dataset.split,
+        }
+
+    def _compute(self) -> FeatureBank:
+        network = self.classifier.load(self.preprocessing.crop)
+        workers = min(8, os.cpu_count() or 1) if self.inputs.workers is None else self.inputs.workers
+        features, labels = extract_features(
+            network,
+            self.dataset,
+            self.preprocessing,
+            device=self.device,
+            precision=self.inputs.precision,
+            batch_size=self.inputs.batch_size,
+            workers=workers,
+        )
+        return FeatureBank(features, labels, network.tensors)
+
+    @cached_property
+    def class_map(self) -> ClassMap:
+        """Which output of the network each class of the data set is."""
+        classes = match_classes(
+            self.dataset.class_names,
+            self.dataset.class_ids,
+            self._model_classes,
+            self.bank.head.num_classes,
+            what=f"{self.dataset.name} with {self.classifier.name}",
+            present=torch.unique(self.bank.labels).tolist(),
+        )
+        if classes.by_position and self._model_classes is not None:
+            warn(
+                f"The classes of {self.dataset.name} are not named as those of {self.classifier.name}; they are taken as "
+                f"its outputs in this order: {', '.join(classes.names[:10])}{', ...' if len(classes.names) > 10 else ''}."
+            )
+        return classes
+
+    @property
+    def _model_classes(self) -> ClassNames | None:
+        metadata = self.classifier.checkpoint.metadata if self.classifier.checkpoint else None
+        if metadata is not None and metadata.class_names is not None:
+            known = known_class_names(metadata.dataset, certain=True)
+            ids = known.ids if known is not None and list(known.names) == metadata.class_names else None
+            return ClassNames(metadata.class_names, ids)
+        return known_class_names(self.classifier.entry.dataset, certain=self.classifier.uses_default_weights)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The network's class number of each image, int64 (N,)."""
+        return torch.tensor(self.class_map.outputs)[self.bank.labels]
+
+    def describe_model(self) -> ModelInfo:
+        """For the result document."""
+        head, classifier = self.bank.head, self.classifier
+        weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)
+        return ModelInfo(
+            name=classifier.name,
+            num_classes=head.num_classes,
+            num_features=head.num_features,
+            head=head.name,
+            weights=weights,
+        )
+
+    def describe_dataset(self) -> DatasetInfo:
+        """For the result document."""
+        return DatasetInfo(
+            name=self.dataset.name,
+            split=self.dataset.split,
+            images=len(self.bank.labels),
+            fingerprint=self.dataset.fingerprint(),
+            classes=list(self.class_map.names),
+            mean=list(self.preprocessing.mean),
+            std=list(self.preprocessing.std),
+            **self.preprocessing.geometry(),
+        )
+
+    def describe_cache(self) -> CacheInfo:
+        """For the result document."""
+        return CacheInfo(features=self._cache_state)  # type: ignore[arg-type]
+
+
+def _open(inputs: Inputs) -> Classifier:
+    model = inputs.model
+    if model is None and inputs.weights in (None, "default", "random"):
+        model = DEFAULT_MODEL
+        on = "" if inputs.dataset else " on its data set, digits"
+        note(f"No model was named: using {DEFAULT_MODEL}, the network that ships with decompose{on}.")
+    return open_classifier(
+        model, inputs.weights, head=inputs.head, allow_download=inputs.allow_download, seed=inputs.seed
+    )
+
+
+def _dataset_name(inputs: Inputs, classifier: Classifier) -> str:
+    metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
+    name = inputs.dataset or (metadata.dataset if metadata else None) or classifier.entry.dataset
+    if name is None:
+        raise InputError(
+            f"It is not known what {classifier.name} was trained on.", hint="Say which images to use with --dataset."
+        )
+    return name
+
+
+def _default_split(dataset: str, splits: tuple[str, ...]) -> str:
+    available = available_splits(dataset)
+    for split in splits:
+        if split in available:
+            return split
+    found = f"it has {', '.join(available)}" if available else "it has none of train, val and test"
+    raise InputError(f"{dataset} has no split {' or '.join(splits)}; {found}.", hint="Choose a split with --split.")

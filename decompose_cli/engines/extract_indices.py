@@ -1,0 +1,113 @@
+"""``extract-indices``: the features that each class uses, as index files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from decompose_cli.decomposition.index_set import IndexSet, write_index_set
+from decompose_cli.decomposition.ranking import DEFAULT_K, LabelledFeatures, Method, select
+from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.errors import InputError
+from decompose_cli.files import check_folder_writable, check_writable
+from decompose_cli.results import ResultDocument, Stopwatch, describe_environment, file_stem
+
+
+class Extracted(BaseModel):
+    """One index set: the file it is in (null if none was written) and the indices per class, most influential first."""
+
+    file: str | None
+    k: int | float
+    method: str
+    features_per_class: tuple[int, int]
+    indices: dict[str, list[int]]
+
+
+ExtractResults = dict[str, Extracted]
+"""By k, as it was written on the command line."""
+
+
+def extract_indices(
+    inputs: Inputs,
+    ks: Sequence[int | float] = (DEFAULT_K,),
+    method: Method = "frequency",
+    *,
+    output: Path | None = None,
+    document: bool = False,
+    overwrite: bool = False,
+) -> ResultDocument[ExtractResults]:
+    """Rank the penultimate features per class over a split (``train``) and keep the best.
+
+    Args:
+        inputs: Which network, which images.
+        ks: Features per class, or fractions; see :func:`decompose_cli.decomposition.ranking.select`.
+        method: How features are scored.
+        output: The index file for one k; for several a folder that gets ``<model>_<dataset>_k<k>_indices.json``; None to
+            write nothing.
+        document: Write our own layout, with D and provenance, instead of the published one.
+        overwrite: Whether files may be replaced.
+
+    Raises:
+        InputError: Something given cannot be used; nothing has been written.
+        DecomposeError: The work failed.
+    """
+    watch = Stopwatch()
+    if not ks:
+        raise InputError("No k was given.")
+    study = Study(inputs, ("train",))
+    files = _files(output, ks, study, overwrite=overwrite)
+    bank = study.bank
+    data = LabelledFeatures(
+        bank.features,
+        study.labels,
+        bank.head.weight if bank.head.kind == "dense" else None,
+        study.class_map.names,
+    )
+    sets = [select(data, method, k) for k in ks]
+    provenance = {
+        "method": method,
+        "model": study.describe_model().model_dump(),
+        "dataset": study.describe_dataset().model_dump(exclude={"classes"}),
+    }
+    for k, index_set, file in zip(ks, sets, files, strict=True):
+        if file is not None:
+            complete = IndexSet(index_set.classes, index_set.num_features, {**provenance, "k": k})
+            write_index_set(file, complete, document=document)
+    return ResultDocument(
+        command="extract-indices",
+        arguments={**inputs.as_arguments(), "k": list(ks), "method": method, "document": document},
+        model=study.describe_model(),
+        dataset=study.describe_dataset(),
+        environment=describe_environment(str(study.device), inputs.seed),
+        started_at=watch.started_at,
+        seconds=watch.seconds(),
+        cache=study.describe_cache(),
+        results={
+            str(k): Extracted(
+                file=str(file) if file else None,
+                k=k,
+                method=method,
+                features_per_class=(min(map(len, found.classes)), max(map(len, found.classes))),
+                indices=found.published_layout(),
+            )
+            for k, found, file in zip(ks, sets, files, strict=True)
+        },
+    )
+
+
+def _files(output: Path | None, ks: Sequence[int | float], study: Study, *, overwrite: bool) -> list[Path | None]:
+    if output is None:
+        return [None] * len(ks)
+    if len(ks) == 1 and not output.is_dir() and output.suffix:
+        files = [output]
+    else:
+        if output.exists() and not output.is_dir():
+            raise InputError(f"With several values of k --output is a folder, and {output} is a file.")
+        check_folder_writable(output)
+        stem = f"{file_stem(study.classifier.name)}_{file_stem(study.dataset.name)}"
+        files = [output / f"{stem}_k{k}_indices.json" for k in ks]
+    for file in files:
+        check_writable(file, overwrite=overwrite)
+    return list(files)

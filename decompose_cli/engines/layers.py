@@ -1,0 +1,76 @@
+"""``layers``: the modules of a network, its head, and the layer that class activation maps are taken from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from decompose_cli.errors import InputError
+from decompose_cli.models.classifier import open_classifier, preprocessing_of
+from decompose_cli.models.head import example_images, find_head, last_map_layer, trace_layers
+from decompose_cli.models.weights import RANDOM
+from decompose_cli.preprocessing import CIFAR, IMAGENET
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One module: its output per image, and whether it is the head or the default layer for activation maps."""
+
+    name: str
+    kind: str
+    output_shape: tuple[int, ...] | None
+    parameters: int
+    is_head: bool
+    is_cam_layer: bool
+
+
+@dataclass(frozen=True)
+class Layers:
+    """The modules of a network in the order in which they finish; ``refusal`` says why it has no head, if it has none."""
+
+    model: str
+    input_size: tuple[int, int]
+    layers: list[Layer]
+    refusal: str | None
+
+
+def list_layers(model: str, *, head: str | None = None, input_size: str | None = None, seed: int = 0) -> Layers:
+    """List the modules that a forward pass uses; no weights are needed for it.
+
+    Args:
+        model: As for every command.
+        head: Submodule to mark as the head instead of the traced one.
+        input_size: ``224`` or ``224x192``.
+        seed: For the initial weights.
+
+    Raises:
+        InputError: Unknown model, or one that cannot run on such images.
+    """
+    classifier = open_classifier(model, RANDOM, head=head, seed=seed)
+    fallback = IMAGENET if classifier.entry.dataset == "imagenet" else CIFAR
+    size = preprocessing_of(classifier, fallback).overridden(input_size=input_size).crop
+    module = classifier.entry.build(classifier.entry.num_classes).eval()
+    refusal, head_name = None, None
+    try:
+        head_name = find_head(module, size, name=head, model_name=model).name
+    except InputError as error:
+        if head is not None:
+            raise
+        refusal = error.message
+    images = example_images(size, model=module)
+    try:
+        _, calls = trace_layers(module, images)
+    except Exception:
+        raise InputError(refusal or f"{model} cannot run on images of {size[0]}x{size[1]} pixels.") from None
+    cam = last_map_layer(calls)
+    layers = [
+        Layer(
+            name=call.name,
+            kind=type(call.module).__name__,
+            output_shape=call.output_shape[1:] if call.output_shape else None,
+            parameters=sum(parameter.numel() for parameter in call.module.parameters()),
+            is_head=call.name == head_name,
+            is_cam_layer=call.name == cam,
+        )
+        for call in calls
+    ]
+    return Layers(model, size, layers, refusal)

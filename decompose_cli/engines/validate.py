@@ -1,0 +1,143 @@
+"""``validate``: how a classifier does with its full head, and with a few features per class."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from decompose_cli.decomposition.heads import check_index_request, resolve_heads
+from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.decomposition.metrics import Evaluation, compare, evaluate_head
+from decompose_cli.decomposition.statistics import wilson_interval
+from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.files import sha256_of
+from decompose_cli.results import ResultDocument, Stopwatch, describe_environment
+
+
+class ClassAccuracy(BaseModel):
+    """Images of one class."""
+
+    name: str
+    correct: int
+    total: int
+
+
+class HeadAccuracy(BaseModel):
+    """How one head does; ``top1``, its Wilson interval and ``top5`` in percent, ``loss`` the mean cross-entropy in nats.
+
+    ``confusion`` counts images by (true class, predicted class). ``top5`` is null for up to ten classes.
+    """
+
+    correct: int
+    top1: float
+    top1_ci95: tuple[float, float]
+    top5: float | None
+    loss: float
+    per_class: list[ClassAccuracy]
+    confusion: list[list[int]]
+
+
+class Difference(BaseModel):
+    """Decomposed minus original, in percentage points, image by image (see :func:`..decomposition.metrics.compare`)."""
+
+    points: float
+    ci95: tuple[float, float]
+    mcnemar_p: float
+    only_original_correct: int
+    only_decomposed_correct: int
+
+
+class IndicesInfo(BaseModel):
+    """The index set that was used; ``k`` is the smallest and largest number of features per class."""
+
+    source: str
+    sha256: str | None
+    k: tuple[int, int]
+
+
+class ValidateResults(BaseModel):
+    """``original`` is null for a decomposed checkpoint, which has no full head; ``decomposed`` where no indices are."""
+
+    total: int
+    original: HeadAccuracy | None
+    decomposed: HeadAccuracy | None
+    difference: Difference | None
+    indices: IndicesInfo | None
+
+
+def validate(inputs: Inputs, indices: Path | IndexSet | None = None) -> ResultDocument[ValidateResults]:
+    """Measure a classifier on a split (``test``, else ``val``), and its decomposition if indices are given or carried.
+
+    Args:
+        inputs: Which network, which images.
+        indices: An index file or set: the features that each class keeps.
+
+    Raises:
+        InputError: Something given cannot be used.
+        DecomposeError: The work failed.
+    """
+    watch = Stopwatch()
+    index_set = read_index_set(indices) if isinstance(indices, Path) else indices
+    study = Study(inputs, ("test", "val"))
+    check_index_request(study.classifier.checkpoint, index_set)
+    bank = study.bank
+    heads = resolve_heads(bank.head, index_set)
+    classes = bank.head.num_classes
+    original = evaluate_head(heads.original, bank.features, study.labels, classes) if heads.original else None
+    decomposed = evaluate_head(heads.decomposed, bank.features, study.labels, classes) if heads.decomposed else None
+    used = index_set
+    if heads.decomposed is not None and used is None:
+        used = IndexSet(heads.decomposed.classes(), bank.head.num_features, source=study.classifier.weights_source)
+    names = study.class_map.names
+    return ResultDocument(
+        command="validate",
+        arguments={**inputs.as_arguments(), "indices": index_set.source if index_set else None},
+        model=study.describe_model(),
+        dataset=study.describe_dataset(),
+        environment=describe_environment(str(study.device), inputs.seed),
+        started_at=watch.started_at,
+        seconds=watch.seconds(),
+        cache=study.describe_cache(),
+        results=ValidateResults(
+            total=len(bank.labels),
+            original=_accuracy(original, names) if original else None,
+            decomposed=_accuracy(decomposed, names) if decomposed else None,
+            difference=_difference(original, decomposed) if original and decomposed else None,
+            indices=_describe(used, indices) if used else None,
+        ),
+    )
+
+
+def _accuracy(evaluation: Evaluation, names: tuple[str, ...]) -> HeadAccuracy:
+    confusion = evaluation.confusion.tolist()
+    low, high = wilson_interval(evaluation.correct, evaluation.total)
+    return HeadAccuracy(
+        correct=evaluation.correct,
+        top1=100 * evaluation.correct / evaluation.total,
+        top1_ci95=(100 * low, 100 * high),
+        top5=None if evaluation.top5 is None else 100 * evaluation.top5 / evaluation.total,
+        loss=evaluation.loss,
+        per_class=[
+            ClassAccuracy(name=name, correct=confusion[number][number], total=sum(confusion[number]))
+            for number, name in enumerate(names)
+        ],
+        confusion=confusion,
+    )
+
+
+def _difference(original: Evaluation, decomposed: Evaluation) -> Difference:
+    found = compare(original, decomposed)
+    return Difference(
+        points=found.points,
+        ci95=found.ci95,
+        mcnemar_p=found.mcnemar_p,
+        only_original_correct=found.only_first,
+        only_decomposed_correct=found.only_second,
+    )
+
+
+def _describe(index_set: IndexSet, given: Path | IndexSet | None) -> IndicesInfo:
+    sizes = [len(row) for row in index_set.classes]
+    digest = sha256_of(given) if isinstance(given, Path) else None
+    return IndicesInfo(source=index_set.source, sha256=digest, k=(min(sizes), max(sizes)))

@@ -1,0 +1,33 @@
+"""Expected failures: one sentence for the person at the terminal, and the exit code that goes with it."""
+
+from __future__ import annotations
+
+
+class DecomposeError(Exception):
+    """The work failed for a reason that can be explained.
+
+    Args:
+        message: One sentence saying what is wrong and where.
+        hint: What to do next; shown on a line of its own.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class InputError(DecomposeError):
+    """Something the user gave (an option, a file, a folder) cannot be used."""
+
+    exit_code = 2
+
+
+class UnsafeFileError(InputError):
+    """A checkpoint that could only be read by executing code from it."""
+
+
+class DownloadError(DecomposeError):
+    """A file could not be fetched, or what came is not what was expected."""

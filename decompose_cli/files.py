@@ -1,0 +1,166 @@
+"""Files that are written whole or not at all, and where cached ones live."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from decompose_cli.errors import DecomposeError, InputError
+
+
+def cache_root() -> Path:
+    """``$DECOMPOSE_CACHE``, else ``$XDG_CACHE_HOME/decompose``, else ``~/.cache/decompose``."""
+    if explicit := os.environ.get("DECOMPOSE_CACHE"):
+        return Path(explicit).expanduser()
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg).expanduser() / "decompose"
+    return Path.home() / ".cache" / "decompose"
+
+
+@contextmanager
+def atomic_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``target``; it becomes ``target`` if the block succeeds and vanishes if not.
+
+    The data are flushed to the disk before the rename, so after a crash ``target`` is either the old file or the new.
+
+    Raises:
+        OSError: Whatever the file system says; nothing is left behind.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
+    os.close(descriptor)
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb+") as handle:
+            os.fsync(handle.fileno())
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
+        os.replace(temporary, target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: OSError) -> DecomposeError:
+    """The sentence for a file that could not be written: bad path (exit 2) or a disk that failed (exit 1)."""
+    if error.errno == errno.ENOSPC:
+        return DecomposeError(
+            f"No space left on the disk while writing {path}; nothing was left half-written.",
+            hint="Free some space or choose another place with --output.",
+        )
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
+        return InputError(f"Cannot write {path}: {error.strerror}.", hint="Choose another place with --output.")
+    return DecomposeError(f"Cannot write {path}: {error.strerror or error}.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        DecomposeError: The file cannot be written; nothing is left behind.
+    """
+    with _explained(path), atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_with(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file that then becomes ``path``; the errors are those of :func:`write_text`."""
+    with _explained(path), atomic_path(path) as temporary:
+        write(temporary)
+
+
+def check_writable(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output path before any work is done for it.
+
+    Raises:
+        InputError: The file is there and may not be replaced, it is a folder, or no file can be made there.
+    """
+    if path.is_dir():
+        raise InputError(f"Cannot write {path}: it is a folder.", hint="Give a file name with --output.")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists already.", hint="Add --overwrite to replace it.")
+    check_folder_writable(path.parent)
+
+
+def check_folder_writable(folder: Path) -> None:
+    """Refuse an output folder that is a file, or that can neither be written nor made.
+
+    Raises:
+        InputError: As said.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"Cannot write into {folder}: {existing} is not a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"Cannot write into {folder}: permission denied.")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(handle)
+
+
+def _digest(handle: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while chunk := handle.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_json(path: Path, what: str) -> Any:
+    """Parse a JSON file of the user's, refusing what is not plain JSON (duplicate keys, ``NaN``) with a sentence.
+
+    Raises:
+        InputError: The file is missing, unreadable, empty, not UTF-8 or not JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist.") from None
+    except IsADirectoryError:
+        raise InputError(f"{what} {path} is a folder, not a file.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{what} {path} is not a JSON text file.") from None
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
+    if not text.strip():
+        raise InputError(f"{what} {path} is empty.")
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} {path} is not valid JSON: {error}.") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated!r} stands twice")
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,245 @@
+"""Reading and writing weights: tensors and plain values only, never code.
+
+Files of other projects are read as they are found (``.th``, ``.pth``, ``.pt``, ``.safetensors``; wrapped or bare; with or
+without the ``module.`` that ``DataParallel`` adds). Files of our own describe themselves: see :class:`Metadata`.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+import re
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from decompose_cli.errors import InputError, UnsafeFileError
+from decompose_cli.files import sha256_of, write_with
+
+METADATA_KEY = "decompose"
+_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and by torch.compile
+
+
+_Finite = Annotated[float, Field(allow_inf_nan=False)]
+_Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Metadata(BaseModel):
+    """What a self-describing checkpoint says about itself.
+
+    Attributes:
+        format_version: Of this description.
+        model: Name of the network in the registry, or ``package.module:callable``.
+        num_classes: Outputs of the head.
+        class_names: In the order of the outputs.
+        dataset: What it was trained on.
+        mean: Normalisation constants, per channel.
+        std: Likewise.
+        command: How it was made.
+    """
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    format_version: int = 1
+    model: str
+    num_classes: int
+    class_names: list[str] | None = None
+    dataset: str | None = None
+    mean: Annotated[list[_Finite], Field(min_length=3, max_length=3)] | None = None
+    std: Annotated[list[_Positive], Field(min_length=3, max_length=3)] | None = None
+    command: str | None = None
+
+
+@dataclass(frozen=True)
+class PublishedDecomposition:
+    """The fine-tuned head of the authors' checkpoints: ``final_weights`` (C, k) and ``final_bias`` (C,), no indices."""
+
+    weight: Tensor
+    bias: Tensor
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The content of a weights file.
+
+    Attributes:
+        source: Path or URL as given by the user.
+        sha256: Of the file.
+        state_dict: Parameters and buffers of the network, prefixes removed.
+        metadata: Only of files that describe themselves.
+        csg: Class-specific gates (C, D) of arXiv 2007.08194, if the file has them; no part of the network's function.
+        published_decomposition: If the file is of the authors' decomposed layout.
+    """
+
+    source: str
+    sha256: str
+    state_dict: dict[str, Tensor]
+    metadata: Metadata | None = None
+    csg: Tensor | None = None
+    published_decomposition: PublishedDecomposition | None = None
+
+    @property
+    def has_decomposed_head(self) -> bool:
+        """Whether it holds a decomposed head together with its indices."""
+        return any(f"{name.removesuffix('.indices')}.mask" in self.state_dict for name in self.state_dict)
+
+
+def read_checkpoint(path: Path, source: str | None = None) -> Checkpoint:
+    """Read a weights file without executing anything in it.
+
+    Args:
+        path: The file.
+        source: What to call it in messages and results; the path by default.
+
+    Raises:
+        InputError: Missing, empty, truncated, of no known format, without tensors, or with NaN among the weights.
+        UnsafeFileError: Reading it would mean to execute code.
+    """
+    source = source or str(path)
+    if path.is_dir():
+        raise InputError(f"The weights {path} are a folder, not a file.")
+    if not path.is_file():
+        raise InputError(f"The weights file {path} does not exist.", hint="Give a path, a URL or 'default' with -w.")
+    if path.stat().st_size == 0:
+        raise InputError(f"The weights file {path} is empty.")
+    try:
+        if path.suffix == ".safetensors":
+            content, metadata = _read_safetensors(path)
+        else:
+            content, metadata = _read_torch(path)
+        digest = sha256_of(path)
+    except OSError as error:
+        raise InputError(f"The weights file {path} cannot be read: {error.strerror or error}.") from error
+    state = {_without_prefix(name): value for name, value in content.items()}
+    _refuse_nan(state, path)
+    csg = state.pop("csg", None)
+    return Checkpoint(source, digest, state, metadata, csg, _pop_published_decomposition(state, path))
+
+
+def write_checkpoint(path: Path, state_dict: dict[str, Tensor], metadata: Metadata) -> None:
+    """Write a self-describing ``.safetensors`` file, whole or not at all.
+
+    Raises:
+        DecomposeError: The file cannot be written.
+    """
+    tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    header = {METADATA_KEY: metadata.model_dump_json(exclude_none=True)}
+    write_with(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
+    try:
+        with safe_open(path, framework="pt") as handle:  # type: ignore[no-untyped-call]
+            header = handle.metadata() or {}
+            content = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
+    except SafetensorError as error:
+        raise InputError(f"The weights file {path} is damaged or not safetensors: {error}.") from error
+    return content, _parse_metadata(header.get(METADATA_KEY), path)
+
+
+def _parse_metadata(text: str | None, path: Path) -> Metadata | None:
+    if text is None:
+        return None
+    try:
+        metadata = Metadata.model_validate(json.loads(text))
+    except (ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"The description inside {path} cannot be understood: {reason}.") from error
+    if metadata.format_version != 1:
+        raise InputError(f"{path} was written by a newer version (format {metadata.format_version}); please update.")
+    return metadata
+
+
+def _numpy_scalars() -> list[Any]:
+    """The globals needed to rebuild NumPy numbers, which some checkpoints hold among their metrics; nothing else."""
+    import numpy as np
+    from numpy._core import multiarray
+
+    scalar = multiarray.scalar  # type: ignore[attr-defined]
+    return [(scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Int64DType, np.dtypes.Float64DType]
+
+
+def _read_torch(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
+    with torch.serialization.safe_globals(_numpy_scalars()):
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            raise _refusal(path, str(error)) from error
+        except (
+            RuntimeError,
+            EOFError,
+            ValueError,
+            KeyError,
+            IndexError,
+            AttributeError,
+            TypeError,
+            ImportError,
+        ) as error:
+            raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
+    return _unwrap(content, path), None
+
+
+def _refusal(path: Path, reason: str) -> InputError:
+    wanted = re.search(r"Unsupported global: GLOBAL (\S+)|getattr|function (\S+)", reason)
+    if wanted or "global" in reason.lower() or (zipfile.is_zipfile(path) and "TorchScript" in reason):
+        name = next((group for group in (wanted.groups() if wanted else ()) if group), "Python objects")
+        return UnsafeFileError(
+            f"{path} is refused: reading it would execute code ({name}), and only tensors and plain values are read.",
+            hint="Save the weights alone, with torch.save(model.state_dict(), ...) or as .safetensors.",
+        )
+    return InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.")
+
+
+def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
+    """Find the state dict: the tensors of the outermost mapping, or of the one inside a known wrapper."""
+    for wrapper in _WRAPPERS:
+        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
+            content = content[wrapper]
+            break
+    if not isinstance(content, dict):
+        raise InputError(f"{path} holds a {type(content).__name__}, not a state dict.", hint=_SAVE_STATE_DICT)
+    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
+    if not tensors:
+        raise InputError(f"{path} holds no tensors.", hint=_SAVE_STATE_DICT)
+    strays = [str(name) for name in content if name not in tensors]
+    if strays:
+        raise InputError(
+            f"{path} mixes tensors with other values ({', '.join(strays[:3])}), so what belongs to the network is unclear.",
+            hint="Put the weights under 'state_dict'.",
+        )
+    return tensors
+
+
+_SAVE_STATE_DICT = "A checkpoint is what torch.save(model.state_dict(), ...) writes, bare or under 'state_dict'."
+
+
+def _without_prefix(name: str) -> str:
+    while name.startswith(_PREFIXES):
+        name = name.split(".", 1)[1]
+    return name
+
+
+def _refuse_nan(state: dict[str, Tensor], path: Path) -> None:
+    for name, value in state.items():
+        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+            raise InputError(f"The weights in {path} are not finite: {name} contains NaN or infinity.")
+
+
+def _pop_published_decomposition(state: dict[str, Tensor], path: Path) -> PublishedDecomposition | None:
+    weight, bias = state.pop("final_weights", None), state.pop("final_bias", None)
+    if weight is None and bias is None:
+        return None
+    if weight is None or bias is None or weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        shapes = [None if value is None else tuple(value.shape) for value in (weight, bias)]
+        raise InputError(
+            f"{path}: final_weights and final_bias have shapes {shapes[0]} and {shapes[1]}, not (C, k), (C,)."
+        )
+    return PublishedDecomposition(weight.float(), bias.float())

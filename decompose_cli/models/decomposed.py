@@ -1,0 +1,83 @@
+"""The head of a decomposed network: one small subspace of the features per class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class DecomposedLinear(nn.Module):
+    """logit_c = sum_j weight[c, j] * x[indices[c, j]] + bias[c]   (arXiv 2112.07719).
+
+    A drop-in for the final ``nn.Linear(D, C)`` or 1x1 convolution. The indices are buffers, so a checkpoint of a
+    decomposed network is complete in itself. Where classes use different numbers of features, rows are padded to the
+    longest, ``mask`` marks the real entries, and padding neither contributes to a logit nor receives a gradient.
+
+    How it is computed: the transposed features (D, N) are looked up as an embedding table and summed with the weights,
+    which touches just the C*k products that the definition has. On 2 CPU cores, for N = 4096, C = 1000, D = 2048,
+    k = 50, this takes 25 ms; a dense product with the weights scattered into (C, D) takes 86 ms, a sparse CSR product
+    79 ms, gathering x into (N, C, k) 614 ms. For N = 10,000, C = 10, D = 64, k = 5: 0.5, 0.8, 1.5 and 0.9 ms.
+
+    Args:
+        indices: Per class the features it uses, each in 0..num_features - 1.
+        num_features: D.
+
+    Shapes:
+        Input (N, D), or (N, D, 1, 1) where a convolution stood; output (N, C), or (N, C, 1, 1).
+    """
+
+    indices: Tensor
+    mask: Tensor
+
+    def __init__(self, indices: Sequence[Sequence[int]], num_features: int) -> None:
+        super().__init__()
+        width = max(len(row) for row in indices)
+        # Padding repeats the class's own first index: always valid, and never a feature the class does not see.
+        padded = [list(row) + [row[0]] * (width - len(row)) for row in indices]
+        mask = [[True] * len(row) + [False] * (width - len(row)) for row in indices]
+        self.num_features = num_features
+        self.weight = nn.Parameter(torch.zeros(len(indices), width))
+        self.bias = nn.Parameter(torch.zeros(len(indices)))
+        self.register_buffer("indices", torch.tensor(padded, dtype=torch.int64))
+        self.register_buffer("mask", torch.tensor(mask))
+
+    @classmethod
+    def from_dense(cls, weight: Tensor, bias: Tensor, indices: Sequence[Sequence[int]]) -> DecomposedLinear:
+        """Keep of a full head ``weight`` (C, D), ``bias`` (C,) only what each class uses."""
+        head = cls(indices, weight.shape[1]).to(weight.device, weight.dtype)
+        with torch.no_grad():
+            head.weight.copy_(weight.gather(1, head.indices) * head.mask)
+            head.bias.copy_(bias)
+        return head
+
+    @classmethod
+    def from_subspaces(
+        cls, weight: Tensor, bias: Tensor, indices: Sequence[Sequence[int]], num_features: int
+    ) -> DecomposedLinear:
+        """Take ``weight`` (C, k) as it stands, its columns in the order of ``indices``."""
+        head = cls(indices, num_features).to(weight.device, weight.dtype)
+        with torch.no_grad():
+            head.weight.copy_(weight * head.mask)
+            head.bias.copy_(bias)
+        return head
+
+    def classes(self) -> tuple[tuple[int, ...], ...]:
+        """Per class the features it uses, without padding."""
+        rows = zip(self.indices.tolist(), self.mask.tolist(), strict=True)
+        return tuple(tuple(i for i, real in zip(row, keep, strict=True) if real) for row, keep in rows)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features to logits; see the class for shapes."""
+        if x.shape[0] == 0:
+            return x.new_zeros((0, len(self.bias), *x.shape[2:]))
+        table = x.flatten(1).t().contiguous()
+        weight = (self.weight * self.mask).to(table.dtype)
+        logits = F.embedding_bag(self.indices, table, per_sample_weights=weight, mode="sum").t() + self.bias
+        return logits.reshape(len(x), -1, *x.shape[2:])
+
+    def extra_repr(self) -> str:
+        """C, k and D, as ``print(model)`` shows them."""
+        return f"classes={len(self.bias)}, k={self.weight.shape[1]}, features={self.num_features}"

@@ -1,0 +1,75 @@
+"""Which weights file is meant: a path, a URL, or the default of the model."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from decompose_cli.download import download, is_url
+from decompose_cli.errors import DownloadError, InputError
+from decompose_cli.files import cache_root, sha256_of
+from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
+from decompose_cli.models.registry import ModelEntry, hash_in_name
+from decompose_cli.progress import warn
+
+RANDOM = "random"
+DEFAULT = "default"
+_PACKAGE = Path(__file__).parent.parent
+
+
+def shipped_weights(file: Path) -> Path:
+    """A weights file that comes with the project, in an installed package or in a source checkout."""
+    installed = _PACKAGE / "weights" / file
+    return installed if installed.exists() else _PACKAGE.parent / "weights" / file
+
+
+def read_weights(entry: ModelEntry, weights: str | None, *, allow_download: bool = True) -> Checkpoint | None:
+    """Read what ``--weights`` names for a model.
+
+    Args:
+        entry: The model.
+        weights: A path, a URL, ``default`` or None for the model's published weights, ``random`` for none at all.
+        allow_download: Whether the network may be used.
+
+    Returns:
+        The checkpoint; None for ``random``, and for a model of the user's that was given no weights.
+
+    Raises:
+        InputError: No such file or not readable, or the model has no default weights.
+        DownloadError: The file could not be fetched.
+    """
+    if weights == RANDOM:
+        return None
+    if weights in (None, DEFAULT):
+        if entry.weights is None:
+            if weights is None and ":" in entry.name:
+                return None
+            raise InputError(f"{entry.name} has no default weights; give a file or a URL with -w.")
+        if isinstance(entry.weights, Path):
+            return read_checkpoint(shipped_weights(entry.weights))
+        return _fetched(entry.weights, entry.sha256, allow_download)
+    assert weights is not None
+    if is_url(weights):
+        return _fetched(weights, hash_in_name(weights), allow_download)
+    return read_checkpoint(Path(weights).expanduser(), weights)
+
+
+def _fetched(url: str, digest: str | None, allow_download: bool) -> Checkpoint:
+    target = cached_weights_path(url)
+    by_hand = f"Download {url} by hand and give the file with -w FILE, or put it at {target}."
+    if target.is_file() and digest and not sha256_of(target).startswith(digest):
+        warn(f"The cached file {target} is damaged and is fetched again.")
+        target.unlink()
+    if not target.is_file():
+        if not allow_download:
+            raise DownloadError(f"The weights {url} are not on this machine and downloads are off.", hint=by_hand)
+        download(url, target, digest=digest, by_hand=by_hand)
+    return read_checkpoint(target, url)
+
+
+def cached_weights_path(url: str) -> Path:
+    """Where a downloaded weights file is kept: by its name, in a folder of its own unless the name holds its hash."""
+    name = Path(urlsplit(url).path).name or "weights"
+    folder = cache_root() / "weights"
+    return folder / name if hash_in_name(url) else folder / hashlib.sha256(url.encode()).hexdigest()[:16] / name

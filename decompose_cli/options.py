@@ -1,0 +1,264 @@
+"""The options that all commands share, written once.
+
+A command is a function whose first two parameters are ``inputs: Inputs`` and ``out: Output``. :func:`command` replaces
+them, for Typer, by the options that make them up, and turns expected errors into a sentence and an exit code.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from decompose_cli.console import Terminal
+from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.progress import use_reporter
+
+if TYPE_CHECKING:
+    from decompose_cli.decomposition.study import Inputs
+
+_NETWORK, _IMAGES, _COMPUTING, _OUTPUT = "Network", "Images", "Computing", "Output"
+
+
+def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
+    return typer.Option(*names, help=help, rich_help_panel=panel, show_default=more.pop("show_default", False), **more)
+
+
+# Typer evaluates these at run time, and Python 3.10's typing cannot evaluate "X | None" inside Annotated everywhere.
+_INPUTS: dict[str, tuple[Any, Any]] = {
+    "weights": (
+        Annotated[Optional[str], _option("--weights", "-w", metavar="FILE|URL|default|random", panel=_NETWORK,
+                                         help="Weights of the network. Default: the published ones, downloaded once.")],
+        None,
+    ),
+    "head": (
+        Annotated[Optional[str], _option("--head", metavar="NAME", panel=_NETWORK,
+                                         help="Submodule that is the head, if it is not to be found by tracing.")],
+        None,
+    ),
+    "dataset": (
+        Annotated[Optional[str], _option("--dataset", metavar="NAME|folder:PATH", panel=_IMAGES,
+                                         help="Images to use. Default: what the network was trained on.")],
+        None,
+    ),
+    "split": (
+        Annotated[Optional[str], _option("--split", metavar="train|val|test", panel=_IMAGES,
+                                         help="Part of the data set. Default: what this command usually looks at.")],
+        None,
+    ),
+    "data_dir": (
+        Annotated[Optional[Path], _option("--data-dir", metavar="DIR", panel=_IMAGES,
+                                          help="Where data sets are kept. Default: $DECOMPOSE_DATA, else data/.")],
+        None,
+    ),
+    "no_download": (
+        Annotated[bool, _option("--no-download", panel=_IMAGES, help="Never use the network.")],
+        False,
+    ),
+    "mean": (
+        Annotated[Optional[str], _option("--mean", metavar="R,G,B", panel=_IMAGES,
+                                         help="Normalisation for pixel values in [0, 1]. Default: the network's.")],
+        None,
+    ),
+    "std": (Annotated[Optional[str], _option("--std", metavar="R,G,B", panel=_IMAGES, help="Likewise.")], None),
+    "input_size": (
+        Annotated[Optional[str], _option("--input-size", metavar="N|HxW", panel=_IMAGES,
+                                         help="Pixels that the network takes. Default: the network's.")],
+        None,
+    ),
+    "resize": (
+        Annotated[Optional[str], _option("--resize", metavar="N|HxW", panel=_IMAGES,
+                                         help="Resize the shorter side to N, or to exactly HxW, before the crop.")],
+        None,
+    ),
+    "crop": (
+        Annotated[Optional[str], _option("--crop", metavar="N|HxW", panel=_IMAGES, help="Centre crop.")],
+        None,
+    ),
+    "interpolation": (
+        Annotated[Optional[str], _option("--interpolation", metavar="nearest|bilinear|bicubic", panel=_IMAGES,
+                                         help="Of the resize.")],
+        None,
+    ),
+    "device": (
+        Annotated[Optional[str], _option("--device", metavar="auto|cpu|cuda[:N]|mps", panel=_COMPUTING,
+                                         help="Where to compute. Default: auto.")],
+        None,
+    ),
+    "gpu": (
+        Annotated[Optional[int], _option("--gpu", metavar="N", panel=_COMPUTING, help="Short for --device cuda:N.")],
+        None,
+    ),
+    "precision": (
+        Annotated[str, _option("--precision", metavar="32|bf16", panel=_COMPUTING, show_default=True,
+                               help="Number format of the network; bf16 is about twice as fast.")],
+        "32",
+    ),
+    "batch_size": (
+        Annotated[int, _option("--batch-size", "-b", metavar="N", panel=_COMPUTING, show_default=True,
+                               help="Images read at a time.")],
+        256,
+    ),
+    "workers": (
+        Annotated[Optional[int], _option("--workers", "-j", metavar="N", panel=_COMPUTING,
+                                         help="Processes that decode images. Default: one per core, at most 8.")],
+        None,
+    ),
+    "seed": (
+        Annotated[int, _option("--seed", metavar="N", panel=_COMPUTING, show_default=True, help="For all that is random.")],
+        0,
+    ),
+    "no_cache": (
+        Annotated[bool, _option("--no-cache", panel=_COMPUTING, help="Neither use nor keep computed features.")],
+        False,
+    ),
+}  # fmt: skip
+
+_OUTPUTS: dict[str, tuple[Any, Any]] = {
+    "output": (
+        Annotated[Optional[Path], _option("--output", "-o", metavar="PATH", panel=_OUTPUT,
+                                          help="Where to write. Default: a new name in results/.")],
+        None,
+    ),
+    "overwrite": (Annotated[bool, _option("--overwrite", panel=_OUTPUT, help="Replace what --output names.")], False),
+    "json": (
+        Annotated[bool, _option("--json", panel=_OUTPUT,
+                                help="Print the result document to stdout; write nothing unless --output is given.")],
+        False,
+    ),
+    "quiet": (Annotated[bool, _option("--quiet", "-q", panel=_OUTPUT, help="Only warnings and errors on stderr.")], False),
+    "debug": (Annotated[bool, _option("--debug", panel=_OUTPUT, help="Show the traceback of an error.")], False),
+}  # fmt: skip
+
+_MODEL = (
+    Annotated[
+        Optional[str],
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A name from 'decompose models', any torchvision classifier, or package.module:callable. "
+            "Left out: resnet20-digits, which ships with decompose.",
+            show_default=False,
+        ),
+    ],
+    None,
+)
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go, and the terminal."""
+
+    terminal: Terminal
+    path: Path | None
+    overwrite: bool
+    json: bool
+
+
+def command(function: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the shared options; see the module."""
+    declared = inspect.signature(function).parameters
+    takes_inputs = "inputs" in declared
+    own = [_evaluated(p, function) for p in declared.values() if p.name not in ("inputs", "out")]
+    shared = {"model": _MODEL, **_INPUTS} if takes_inputs else {}
+    parameters = [_parameter(name, *value) for name, value in shared.items()]
+    parameters += own
+    outputs = _OUTPUTS if takes_inputs else {name: _OUTPUTS[name] for name in ("json", "quiet", "debug")}
+    parameters += [_parameter(name, *value) for name, value in outputs.items()]
+
+    @functools.wraps(function)
+    def wrapper(**values: Any) -> None:
+        out = Output(
+            Terminal(quiet=values.pop("quiet")),
+            values.pop("output", None),
+            values.pop("overwrite", False),
+            values.pop("json"),
+        )
+        given = {name: values.pop(name) for name in shared}
+        with _expected_errors(out.terminal, debug=values.pop("debug")), use_reporter(out.terminal):
+            if takes_inputs:
+                values["inputs"] = _inputs(given)
+            function(out=out, **values)
+
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return wrapper
+
+
+def _evaluated(parameter: inspect.Parameter, function: Callable[..., None]) -> inspect.Parameter:
+    """The parameter with its annotation as an object; those of ``inputs`` and ``out`` exist for type checkers only."""
+    annotation = eval(parameter.annotation, function.__globals__)
+    return parameter.replace(annotation=annotation, kind=inspect.Parameter.KEYWORD_ONLY)
+
+
+def _parameter(name: str, annotation: Any, default: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _inputs(given: dict[str, Any]) -> Inputs:
+    from decompose_cli.decomposition.study import Inputs
+
+    gpu, device = given.pop("gpu"), given.pop("device")
+    if gpu is not None and device is not None:
+        raise InputError("--gpu and --device say the same thing; give one of them.")
+    if gpu is not None and gpu < 0:
+        raise InputError(f"--gpu {gpu} is negative.")
+    device = f"cuda:{gpu}" if gpu is not None else device or "auto"
+    allow_download, use_cache = not given.pop("no_download"), not given.pop("no_cache")
+    return Inputs(device=device, allow_download=allow_download, use_cache=use_cache, **given)
+
+
+@contextmanager
+def _expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
+    """One sentence and the right exit code instead of a traceback; a traceback only with ``--debug``."""
+    try:
+        with _termination_as_interrupt():
+            yield
+    except DecomposeError as error:
+        if debug:
+            traceback.print_exc()
+        terminal.error(error)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        terminal.error(DecomposeError("Interrupted; no file was left half-written."))
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        # Whoever read stdout has closed it. What Python would still flush at exit goes nowhere.
+        sys.stdout = open("/dev/null", "w")  # noqa: SIM115, PTH123
+        raise typer.Exit(1) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        reason = str(error).strip().splitlines()
+        sentence = f"Something unforeseen went wrong: {type(error).__name__}{': ' + reason[0] if reason else ''}"
+        terminal.error(DecomposeError(sentence, hint="Add --debug to see where; please report it."))
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

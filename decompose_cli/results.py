@@ -1,0 +1,133 @@
+"""The result document: what every command writes, and how."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+import decompose_cli
+from decompose_cli.files import write_text
+
+SCHEMA_VERSION = 1
+Results = TypeVar("Results")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class WeightsInfo(_Strict):
+    """Where the weights came from and what they are."""
+
+    source: str
+    sha256: str
+
+
+class ModelInfo(_Strict):
+    """The network that was used."""
+
+    name: str
+    num_classes: int
+    num_features: int
+    head: str
+    weights: WeightsInfo
+
+
+class DatasetInfo(_Strict):
+    """The images that were used; ``classes`` are the outputs of the network."""
+
+    name: str
+    split: str
+    images: int
+    fingerprint: str
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    resize: int | list[int]
+    crop: list[int]
+    interpolation: str
+
+
+class CacheInfo(_Strict):
+    """Whether penultimate features were found in the cache, computed and stored, or the cache was off."""
+
+    features: Literal["hit", "miss", "off"]
+
+
+class ResultDocument(BaseModel, Generic[Results]):
+    """What a command found, and everything needed to find it again. Field names are stable."""
+
+    schema_version: int = SCHEMA_VERSION
+    command: str
+    arguments: dict[str, Any]
+    model: ModelInfo | None = None
+    dataset: DatasetInfo | None = None
+    environment: dict[str, Any]
+    started_at: str
+    seconds: float
+    cache: CacheInfo | None = None
+    results: Results
+
+    def to_json(self) -> str:
+        """The document as JSON text; numbers in it are finite."""
+        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the document, whole or not at all.
+
+        Raises:
+            DecomposeError: The file cannot be written.
+        """
+        write_text(path, self.to_json())
+
+
+class Stopwatch:
+    """When a command began, for its result document."""
+
+    def __init__(self) -> None:
+        self.started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Seconds since the beginning."""
+        return round(time.perf_counter() - self._start, 3)
+
+
+def describe_environment(device: str, seed: int) -> dict[str, Any]:
+    """Versions, machine and command line."""
+    import torch
+
+    return {
+        "decompose": decompose_cli.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "command_line": shlex.join(sys.argv),
+    }
+
+
+def default_path(command: str, *parts: str, suffix: str = ".json") -> Path:
+    """``results/<command>-<parts>-<UTC time>.json``, a name that is not taken yet."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    name = "-".join([command, *(file_stem(part) for part in parts), stamp])
+    path, number = Path("results") / f"{name}{suffix}", 2
+    while path.exists():
+        path, number = Path("results") / f"{name}-{number}{suffix}", number + 1
+    return path
+
+
+def file_stem(text: str) -> str:
+    """The last part of a path or dotted name, with anything unusual in a file name replaced."""
+    tail = text.rstrip("/").rsplit("/", 1)[-1].removeprefix("folder:") or "root"
+    return "".join(char if char.isalnum() or char in "._" else "_" for char in tail)[:60]
