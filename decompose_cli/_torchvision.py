@@ -46,15 +46,15 @@ def _declare_missing_operators() -> None:
     libraries = sorted(Path(spec.origin).parent.glob("_C*.so")) + sorted(Path(spec.origin).parent.glob("_C*.pyd"))
     for library in libraries:
         try:
-            torch.ops.load_library(str(library))
+            torch.ops.load_library(str(library))  # type: ignore[no-untyped-call]
         except OSError:
             continue
         return
     if hasattr(torch.ops.torchvision, "nms"):
         return
-    fragment = torch.library.Library("torchvision", "FRAGMENT")
+    fragment = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for schema in _SCHEMAS:
-        fragment.define(schema)
+        fragment.define(schema)  # type: ignore[no-untyped-call]
     _keep_alive.append(fragment)
 
 

@@ -217,7 +217,7 @@ def cache(
         ),
     ] = 0,
 ) -> None:
-    """List or clear the features that were computed before. Downloaded weights are kept beside them and never cleared."""
+    """List or clear the features that were computed before; downloaded weights are never cleared."""
     from decompose_cli import display
     from decompose_cli.engines.cache import clear_cache, list_cache
 

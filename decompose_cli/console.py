@@ -30,12 +30,14 @@ class Terminal:
         from rich.console import Console
 
         self.quiet = quiet
+        self._noted: set[str] = set()
         width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES
         self.console: Console = Console(stderr=True, highlight=False, width=width)
 
     def note(self, message: str) -> None:
-        """Say something that may be left out."""
-        if not self.quiet:
+        """Say something that may be left out, once."""
+        if not self.quiet and message not in self._noted:
+            self._noted.add(message)
             self._line(message)
 
     def warn(self, message: str) -> None:
@@ -53,10 +55,16 @@ class Terminal:
         if not self.quiet:
             self.console.print(*values, soft_wrap=all(isinstance(value, str) for value in values))
 
-    def _line(self, start: str, rest: str = "", style: str = "") -> None:
+    def title(self, text: str) -> None:
+        """Show the heading of what follows."""
+        if not self.quiet:
+            self.console.print()
+            self._line("", text, style="bold", rest_style="bold")
+
+    def _line(self, start: str, rest: str = "", style: str = "", rest_style: str = "") -> None:
         from rich.text import Text
 
-        self.console.print(Text.assemble((start, style), rest), soft_wrap=True)
+        self.console.print(Text.assemble((start, style), (rest, rest_style)), soft_wrap=True)
 
     @contextmanager
     def track(self, description: str, total: int | None, unit: str) -> Iterator[Advance]:
@@ -94,18 +102,18 @@ class Terminal:
             if time.monotonic() - state["last"] > _SECONDS_BETWEEN_LINES:
                 state["last"] = time.monotonic()
                 of = f" of {total:,}" if total else ""
-                self.note(f"{description}: {state['done']:,}{of} {unit}")
+                self._line(f"{description}: {state['done']:,}{of} {unit}")
 
         return advance
 
 
-def make_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> Any:
+def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> Any:
     """A plain table: the first ``left`` columns flush left, the others (numbers) flush right."""
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number < left else "right", overflow="fold")
     for row in rows:

@@ -51,13 +51,15 @@ def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults
     if all(head.top5 is None for _, head in heads):
         columns.pop(4)
         rows = [row[:4] + row[5:] for row in rows]
-    terminal.print(make_table("Accuracy", columns, rows))
+    terminal.title("Accuracy")
+    terminal.print(make_table(columns, rows))
     if results.difference is not None:
         found = results.difference
+        low, high = found.ci95
         terminal.print(
-            f"Decomposed minus full: {found.points:+.2f} points, 95% interval {found.ci95[0]:+.2f} to {found.ci95[1]:+.2f}; "
-            f"McNemar p = {_p_value(found.mcnemar_p)} ({found.only_original_correct} images only the full head gets "
-            f"right, {found.only_decomposed_correct} only the decomposed)"
+            f"Decomposed minus full: {found.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; McNemar p "
+            f"{_p_value(found.mcnemar_p)} ({found.only_original_correct} images only the full head gets right, "
+            f"{found.only_decomposed_correct} only the decomposed)"
         )
     _show_classes(terminal, heads)
 
@@ -76,7 +78,7 @@ def _accuracy_cells(head: HeadAccuracy, total: int) -> list[str]:
 
 
 def _p_value(p: float) -> str:
-    return "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+    return "< 0.0001" if p < 1e-4 else f"= {p:.4f}"
 
 
 def _show_classes(terminal: Terminal, heads: Sequence[tuple[str, HeadAccuracy]]) -> None:
@@ -91,7 +93,8 @@ def _show_classes(terminal: Terminal, heads: Sequence[tuple[str, HeadAccuracy]])
     for number in numbers:
         counts = [str(head.per_class[number].correct) for _, head in heads]
         rows.append([first.per_class[number].name, str(first.per_class[number].total), *counts])
-    terminal.print(make_table(title, ["Class", "Images", *(name for name, _ in heads)], rows))
+    terminal.title(title)
+    terminal.print(make_table(["Class", "Images", *(name for name, _ in heads)], rows))
 
 
 def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -> None:
@@ -106,7 +109,8 @@ def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -
             shown = ", ".join(map(str, indices[:_SHOWN_INDICES])) + (", ..." if len(indices) > _SHOWN_INDICES else "")
             rows.append([names[int(number)], shown])
         title = f"{size} features per class by {found.method}, most influential first (k = {found.k})"
-        terminal.print(make_table(title, ["Class", "Features"], rows, left=2))
+        terminal.title(title)
+        terminal.print(make_table(["Class", "Features"], rows, left=2))
         if len(found.indices) > _MOST_CLASSES:
             terminal.print(f"... and {len(found.indices) - _MOST_CLASSES} more classes")
         if found.file:
@@ -122,7 +126,8 @@ def show_curve(terminal: Terminal, document: ResultDocument[CurveResults]) -> No
             bar = "#" * round(point.top1 / 2.5)
             rows.append([str(k), f"{point.correct} of {results.total}", f"{point.top1:.2f}", bar])
     title = f"Accuracy with k features per class (full head: {results.original_correct} of {results.total})"
-    table = make_table(title, ["k", "Correct", "Top-1 %", ""], rows, left=0)
+    terminal.title(title)
+    table = make_table(["k", "Correct", "Top-1 %", ""], rows, left=0)
     table.columns[3].justify = "left"
     terminal.print(table)
 
@@ -154,7 +159,8 @@ def show_models(terminal: Terminal, entries: Sequence[ModelEntry]) -> None:
             [entry.name, entry.dataset or "", weights, entry.source, parameters, str(entry.num_features), accuracy]
         )
     columns = ["Model", "Trained on", "Weights", "Source", "Parameters", "Features", "Top-1 %"]
-    terminal.print(make_table("Models (top-1 as stated by the source)", columns, rows, left=4))
+    terminal.title("Models (top-1 as stated by the source)")
+    terminal.print(make_table(columns, rows, left=4))
     terminal.print(
         "Also: any other torchvision classifier by its name, and package.module:callable for a network of yours."
     )
@@ -169,7 +175,8 @@ def show_layers(terminal: Terminal, found: Layers) -> None:
         rows.append([layer.name, layer.kind, ", ".join(marks), shape, f"{layer.parameters:,}"])
     height, width = found.input_size
     title = f"Modules of {found.model} for images of {height}x{width} pixels"
-    terminal.print(make_table(title, ["Module", "Kind", "", "Output", "Parameters"], rows, left=3))
+    terminal.title(title)
+    terminal.print(make_table(["Module", "Kind", "", "Output", "Parameters"], rows, left=3))
     if found.refusal:
         terminal.warn(found.refusal)
 
@@ -177,7 +184,8 @@ def show_layers(terminal: Terminal, found: Layers) -> None:
 def show_datasets(terminal: Terminal, found: Sequence[DatasetStatus]) -> None:
     """Which data sets are there."""
     rows = [[s.name, str(s.num_classes), ", ".join(s.splits), s.found or "not there", s.description] for s in found]
-    terminal.print(make_table("Data sets", ["Name", "Classes", "Splits", "Where", "What"], rows, left=5))
+    terminal.title("Data sets")
+    terminal.print(make_table(["Name", "Classes", "Splits", "Where", "What"], rows, left=5))
     for status in found:
         if status.found is None:
             terminal.print(f"{status.name}: looked for {', '.join(status.looked)}; {status.how_to_get}.")
@@ -187,5 +195,6 @@ def show_datasets(terminal: Terminal, found: Sequence[DatasetStatus]) -> None:
 def show_cache(terminal: Terminal, status: CacheStatus) -> None:
     """The entries of the feature cache."""
     rows = [[entry.description, entry.made, f"{entry.size / 1e6:.2f}"] for entry in status.entries]
-    terminal.print(make_table(f"Features in {status.folder}", ["What", "Made", "MB"], rows, left=2))
+    terminal.title(f"Features in {status.folder}")
+    terminal.print(make_table(["What", "Made", "MB"], rows, left=2))
     terminal.print(f"{len(status.entries)} entries, {sum(entry.size for entry in status.entries) / 1e6:.1f} MB")

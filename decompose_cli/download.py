@@ -52,20 +52,20 @@ def download(url: str, target: Path, *, digest: str | None = None, algorithm: st
         raise DownloadError(f"Cannot download {url}: the server answered {error.code}.", hint=by_hand) from error
     except urllib.error.URLError as error:
         raise DownloadError(f"Cannot download {url}: {error.reason}.", hint=by_hand) from error
-    except (_Broken, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+    except (_BrokenOffError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
         raise DownloadError(f"The download of {url} broke off: {error}.", hint=by_hand) from error
-    except _WrongHash as error:
+    except _WrongHashError as error:
         raise DownloadError(f"What came from {url} is not the expected file: {error}.", hint=by_hand) from error
     except OSError as error:
         raise write_error(target, error) from error
     return target
 
 
-class _Broken(Exception):
+class _BrokenOffError(Exception):
     pass
 
 
-class _WrongHash(Exception):
+class _WrongHashError(Exception):
     pass
 
 
@@ -85,9 +85,9 @@ def _receive(
             received += len(chunk)
             advance(len(chunk))
         if total is not None and received != total:
-            raise _Broken(f"{received} of {total} bytes came")
+            raise _BrokenOffError(f"{received} of {total} bytes came")
         if digest and not checksum.hexdigest().startswith(digest):
-            raise _WrongHash(f"its {algorithm} starts with {checksum.hexdigest()[: len(digest)]}, not {digest}")
+            raise _WrongHashError(f"its {algorithm} starts with {checksum.hexdigest()[: len(digest)]}, not {digest}")
 
 
 def _human_size(size: int | None) -> str:

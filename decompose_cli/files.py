@@ -42,7 +42,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
-        os.replace(temporary, target)
+        temporary.replace(target)
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -13,6 +13,8 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
 
+from typing_extensions import override
+
 Advance = Callable[[int], None]
 _log = logging.getLogger("decompose_cli")
 
@@ -30,20 +32,24 @@ class Reporter(Protocol):
         """Show the progress of a loop; the value of the context is called with the number of units just done."""
 
 
-class LoggingReporter:
+class LoggingReporter(Reporter):
     """The reporter of programs that have installed none."""
 
+    @override
     def note(self, message: str) -> None:
         _log.info(message)
 
+    @override
     def warn(self, message: str) -> None:
         _log.warning(message)
 
+    @override
     def track(self, description: str, total: int | None, unit: str) -> AbstractContextManager[Advance]:
         return nullcontext(lambda _: None)
 
 
-_current: ContextVar[Reporter] = ContextVar("decompose_reporter", default=LoggingReporter())
+_default = LoggingReporter()
+_current: ContextVar[Reporter] = ContextVar("decompose_reporter", default=_default)
 
 
 @contextmanager

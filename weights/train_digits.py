@@ -19,7 +19,7 @@ from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.preprocessing import CIFAR
 
-EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, SHIFT = 30, 64, 0.1, 5e-4, 3
+EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, SHIFT = 30, 64, 0.1, 2e-3, 3
 
 
 def normalised(split: str) -> tuple[torch.Tensor, torch.Tensor]:
@@ -50,12 +50,12 @@ def main(target: Path) -> None:
         total = 0.0
         for batch in order[: len(labels) // BATCH_SIZE * BATCH_SIZE].split(BATCH_SIZE):
             inputs = shifted(images[batch], generator).to(memory_format=torch.channels_last)
-            loss = F.cross_entropy(model(inputs), labels[batch], label_smoothing=0.1)
+            loss = F.cross_entropy(model(inputs), labels[batch])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             schedule.step()
-            total += float(loss)
+            total += float(loss.detach())
         print(f"epoch {epoch + 1:2d}  loss {total / (len(labels) // BATCH_SIZE):.4f}", flush=True)
     model.eval()
     images, labels = normalised("test")

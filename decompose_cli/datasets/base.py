@@ -6,9 +6,12 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from typing_extensions import override
 
 from decompose_cli.errors import DecomposeError
 from decompose_cli.files import cache_root, write_text
@@ -82,12 +85,15 @@ class InMemoryImages(ImageDataset):
         """uint8 (N, 3, H, W) and int64 (N,)."""
         return self._read()
 
+    @override
     def __len__(self) -> int:
         return self._count if self._count is not None else len(self.pixels_and_labels[1])
 
+    @override
     def fingerprint(self) -> str:
         return remembered(["pixels", self._stamp], lambda: pixel_fingerprint(*self.pixels_and_labels))
 
+    @override
     def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
         pixels, labels = self.pixels_and_labels
         return batches_in_memory(pixels, labels, preprocessing, batch_size)
@@ -108,8 +114,8 @@ def batches_in_memory(pixels: Tensor, labels: Tensor, preprocessing: Preprocessi
 def pixel_fingerprint(pixels: Tensor, labels: Tensor) -> str:
     """SHA-256 of shape, pixels and labels."""
     digest = hashlib.sha256(repr(tuple(pixels.shape)).encode())
-    digest.update(pixels.contiguous().numpy())
-    digest.update(labels.contiguous().numpy())
+    digest.update(memoryview(pixels.contiguous().numpy()))  # type: ignore[arg-type]
+    digest.update(memoryview(labels.contiguous().numpy()))  # type: ignore[arg-type]
     return digest.hexdigest()
 
 
@@ -138,8 +144,6 @@ def remembered(key: Any, compute: Callable[[], str]) -> str:
     except (OSError, UnicodeDecodeError):
         pass
     value = compute()
-    try:
+    with suppress(DecomposeError):
         write_text(path, value + "\n")
-    except DecomposeError:
-        pass
     return value

@@ -10,11 +10,12 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from decompose_cli.datasets.base import InMemoryImages, file_stamp
 from decompose_cli.datasets.places import CIFAR_FOLDERS, find_cifar
@@ -173,16 +174,19 @@ def _read_batch(archive: _Archive, file: Path, md5: str) -> tuple[np.ndarray, np
 class _BatchUnpickler(pickle.Unpickler):
     """Reads what the batch files hold (lists, strings, one array) and refuses to look up anything else."""
 
-    _ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"),
-        ("numpy._core.multiarray", "_reconstruct"),
-        ("numpy._core.numeric", "_frombuffer"),
-        ("numpy.core.numeric", "_frombuffer"),
-        ("numpy", "ndarray"),
-        ("numpy", "dtype"),
-        ("_codecs", "encode"),
-    }
+    _ALLOWED: ClassVar = frozenset(
+        {
+            ("numpy.core.multiarray", "_reconstruct"),
+            ("numpy._core.multiarray", "_reconstruct"),
+            ("numpy._core.numeric", "_frombuffer"),
+            ("numpy.core.numeric", "_frombuffer"),
+            ("numpy", "ndarray"),
+            ("numpy", "dtype"),
+            ("_codecs", "encode"),
+        }
+    )
 
+    @override
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._ALLOWED:
             raise InputError(f"A CIFAR batch file is refused: reading it would execute code ({module}.{name}).")

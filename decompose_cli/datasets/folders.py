@@ -13,6 +13,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from typing_extensions import override
 
 from decompose_cli.datasets.base import (
     Batches,
@@ -116,6 +117,7 @@ class FolderImages(ImageDataset):
                 advance(1)
         return pixels
 
+    @override
     def fingerprint(self) -> str:
         if max(self._first_size) > _SMALL_SIDE:
             return self._stamp
@@ -126,6 +128,7 @@ class FolderImages(ImageDataset):
         found = remembered(["folder", str(self.root.resolve()), self._stamp], compute)
         return self._stamp if found == _STREAMED else found
 
+    @override
     def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
         if self._pixels is not None:
             return batches_in_memory(self._pixels, self.labels, preprocessing, batch_size)
@@ -269,7 +272,7 @@ def _image_files(folder: Path) -> list[Path]:
             names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file())
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
-    images = [name for name in names if os.path.splitext(name)[1].lower() in _EXTENSIONS]
+    images = [name for name in names if Path(name).suffix.lower() in _EXTENSIONS]
     if len(images) < len(names):
         note(f"{folder}: {len(names) - len(images)} files are not images by their extension and are left out.")
     return [folder / name for name in images]

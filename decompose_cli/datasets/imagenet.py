@@ -37,7 +37,7 @@ def open_imagenet(split: str, data_dir: Path) -> FolderImages:
         looked = ", ".join(str(place / split) for place in imagenet_places(data_dir))
         raise InputError(
             f"ImageNet is not there; looked for {looked}.",
-            hint="ImageNet has to be fetched by hand from image-net.org; the layout is imagenet/ILSVRC/{train,val}/<wnid>/.",
+            hint="Fetch it by hand from image-net.org; the layout is imagenet/ILSVRC/{train,val}/<wnid>/*.JPEG.",
         )
     wnids, names = imagenet_classes()
     folder = root / split

@@ -71,7 +71,7 @@ def load(key: Mapping[str, Any]) -> FeatureBank | None:
     if not path.is_file():
         return None
     try:
-        with safe_open(path, framework="pt") as handle:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as handle:
             header = json.loads(handle.metadata()["decompose"])
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
         if header["checksum"] != _checksum(tensors):
@@ -79,9 +79,10 @@ def load(key: Mapping[str, Any]) -> FeatureBank | None:
         head = HeadTensors(
             header["kind"],
             header["head"],
-            *(tensors[f"head.{part}"] for part in ("weight", "bias")),
+            tensors["head.weight"],
+            tensors["head.bias"],
             header["num_features"],
-            *(tensors.get(f"head.{part}") for part in ("indices", "mask", "reference")),
+            **{part: tensors.get(f"head.{part}") for part in ("indices", "mask", "reference")},
         )
         return FeatureBank(tensors["features"], tensors["labels"], head)
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
@@ -115,7 +116,8 @@ def _checksum(tensors: Mapping[str, Tensor]) -> int:
     value = 0
     for name in sorted(tensors):
         value = zlib.crc32(name.encode(), value)
-        value = zlib.crc32(memoryview(tensors[name].contiguous().flatten().view(torch.uint8).numpy()), value)
+        data = tensors[name].contiguous().flatten().view(torch.uint8).numpy()
+        value = zlib.crc32(memoryview(data), value)  # type: ignore[arg-type]
     return value
 
 
@@ -125,7 +127,7 @@ def entries() -> list[CacheEntry]:
     for path in features_folder().glob("*.safetensors"):
         try:
             status = path.stat()
-            with safe_open(path, framework="pt") as handle:  # type: ignore[no-untyped-call]
+            with safe_open(path, framework="pt") as handle:
                 description = str(json.loads(handle.metadata()["decompose"])["description"])
         except FileNotFoundError:
             continue

@@ -56,7 +56,7 @@ def extract_features(
             for images, truth in dataset.batches(preprocessing, batch_size, workers):
                 if reader is None:
                     reader = FeatureReader(network, device, precision, images[:2] * scale + shift)
-                for part in images.split(chunk):
+                for part in images.split(chunk):  # type: ignore[no-untyped-call]
                     features.append(reader(part * scale + shift))
                 labels.append(truth)
                 advance(len(truth))

@@ -72,7 +72,8 @@ def resolve_heads(head: HeadTensors, index_set: IndexSet | None) -> Heads:
 
 
 def _own_decomposition(head: HeadTensors) -> DecomposedLinear:
-    assert head.indices is not None and head.mask is not None
+    assert head.indices is not None
+    assert head.mask is not None
     rows = [row[keep].tolist() for row, keep in zip(head.indices, head.mask, strict=True)]
     module = DecomposedLinear(rows, head.num_features)
     module.load_state_dict({"weight": head.weight, "bias": head.bias, "indices": head.indices, "mask": head.mask})
@@ -87,8 +88,8 @@ def _published_decomposition(head: HeadTensors, index_set: IndexSet) -> Decompos
         )
     if head.reference is not None and _order_looks_wrong(head.weight, head.reference, index_set):
         warn(
-            f"The order of the indices in {index_set.source} does not seem to belong to these weights: in another order "
-            "they are much closer to the full head that the file also holds. The accuracy may be wrong."
+            f"The order of the indices in {index_set.source} does not seem to belong to these weights: in another "
+            "order they are much closer to the full head that the file also holds. The accuracy may be wrong."
         )
     return DecomposedLinear.from_subspaces(head.weight, head.bias, index_set.classes, head.num_features)
 

@@ -101,7 +101,7 @@ def read_index_set(path: Path) -> IndexSet:
 
 
 def index_set_from_json(content: Any, source: str) -> IndexSet:
-    """Make an index set from parsed JSON of any of the three layouts; the errors are those of :func:`read_index_set`."""
+    """Make an index set from parsed JSON of any of the three layouts; for errors see :func:`read_index_set`."""
     num_features: int | None = None
     provenance: Mapping[str, Any] = {}
     if isinstance(content, dict) and "format" in content:

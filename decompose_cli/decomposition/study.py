@@ -183,9 +183,10 @@ class Study:
             present=torch.unique(self.bank.labels).tolist(),
         )
         if classes.by_position and self._model_classes is not None:
+            shown = ", ".join(classes.names[:10]) + (", ..." if len(classes.names) > 10 else "")
             warn(
-                f"The classes of {self.dataset.name} are not named as those of {self.classifier.name}; they are taken as "
-                f"its outputs in this order: {', '.join(classes.names[:10])}{', ...' if len(classes.names) > 10 else ''}."
+                f"The classes of {self.dataset.name} are not named as those of {self.classifier.name}; they are taken "
+                f"as its outputs in this order: {shown}."
             )
         return classes
 

@@ -44,8 +44,8 @@ def extract_indices(
         inputs: Which network, which images.
         ks: Features per class, or fractions; see :func:`decompose_cli.decomposition.ranking.select`.
         method: How features are scored.
-        output: The index file for one k; for several a folder that gets ``<model>_<dataset>_k<k>_indices.json``; None to
-            write nothing.
+        output: The index file for one k; for several a folder that gets ``<model>_<dataset>_k<k>_indices.json``; None
+            to write nothing.
         document: Write our own layout, with D and provenance, instead of the published one.
         overwrite: Whether files may be replaced.
 

@@ -25,7 +25,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Layers:
-    """The modules of a network in the order in which they finish; ``refusal`` says why it has no head, if it has none."""
+    """The modules of a network in the order in which they finish; ``refusal`` says why there is no head, if so."""
 
     model: str
     input_size: tuple[int, int]

@@ -24,7 +24,7 @@ class ClassAccuracy(BaseModel):
 
 
 class HeadAccuracy(BaseModel):
-    """How one head does; ``top1``, its Wilson interval and ``top5`` in percent, ``loss`` the mean cross-entropy in nats.
+    """How one head does: ``top1``, its Wilson interval and ``top5`` in percent, ``loss`` as mean cross-entropy in nats.
 
     ``confusion`` counts images by (true class, predicted class). ``top5`` is null for up to ten classes.
     """
@@ -57,7 +57,7 @@ class IndicesInfo(BaseModel):
 
 
 class ValidateResults(BaseModel):
-    """``original`` is null for a decomposed checkpoint, which has no full head; ``decomposed`` where no indices are."""
+    """``original`` is null for a decomposed checkpoint, which has no full head, ``decomposed`` without indices."""
 
     total: int
     original: HeadAccuracy | None

@@ -1,7 +1,7 @@
 """Reading and writing weights: tensors and plain values only, never code.
 
-Files of other projects are read as they are found (``.th``, ``.pth``, ``.pt``, ``.safetensors``; wrapped or bare; with or
-without the ``module.`` that ``DataParallel`` adds). Files of our own describe themselves: see :class:`Metadata`.
+Files of other projects are read as they are found (``.th``, ``.pth``, ``.pt``, ``.safetensors``; wrapped or bare; with
+or without the ``module.`` that ``DataParallel`` adds). Files of our own describe themselves: see :class:`Metadata`.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def write_checkpoint(path: Path, state_dict: dict[str, Tensor], metadata: Metada
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
     try:
-        with safe_open(path, framework="pt") as handle:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as handle:
             header = handle.metadata() or {}
             content = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
@@ -163,7 +163,7 @@ def _numpy_scalars() -> list[Any]:
     import numpy as np
     from numpy._core import multiarray
 
-    scalar = multiarray.scalar  # type: ignore[attr-defined]
+    scalar = multiarray.scalar
     return [(scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Int64DType, np.dtypes.Float64DType]
 
 
@@ -212,7 +212,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     strays = [str(name) for name in content if name not in tensors]
     if strays:
         raise InputError(
-            f"{path} mixes tensors with other values ({', '.join(strays[:3])}), so what belongs to the network is unclear.",
+            f"{path} mixes tensors with other values ({', '.join(strays[:3])}), so its layout is unclear.",
             hint="Put the weights under 'state_dict'.",
         )
     return tensors

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 import inspect
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -204,9 +203,7 @@ def open_classifier(
     classifier = Classifier(entry, read_weights(entry, weights, allow_download=allow_download), head, seed)
     if classifier.checkpoint is not None and classifier.checkpoint.csg is not None:
         shape = "x".join(str(side) for side in classifier.checkpoint.csg.shape)
-        note(
-            f"{classifier.weights_source} also holds class-specific gates 'csg' ({shape}); the network runs without them."
-        )
+        note(f"{classifier.weights_source} also holds class-specific gates 'csg' ({shape}), which are not used here.")
     return classifier
 
 
@@ -285,7 +282,7 @@ def _load_state(
     misshaped = [name for name in expected if name in state and expected[name].shape != state[name].shape]
     if missing or unexpected or misshaped:
         raise _mismatch(classifier, expected, state, missing, unexpected, misshaped)
-    module.load_state_dict({name: value for name, value in state.items()}, strict=False)
+    module.load_state_dict(state, strict=False)
 
 
 def _mismatch(
@@ -330,7 +327,7 @@ def _user_entry(model: str) -> ModelEntry:
     module_name, _, attribute = model.partition(":")
     if not module_name or not attribute:
         raise InputError(f"{model!r} is not package.module:callable.")
-    if (here := os.getcwd()) not in sys.path:
+    if (here := str(Path.cwd())) not in sys.path:
         sys.path.insert(0, here)
     try:
         target: Any = importlib.import_module(module_name)
@@ -377,7 +374,7 @@ def _source_sha256(target: Any) -> str:
 
 
 def preprocessing_of(classifier: Classifier, fallback: Preprocessing) -> Preprocessing:
-    """The checkpoint's constants, else the model's, else the data set's; geometry of the model, else of the data set."""
+    """The checkpoint's constants, else the model's, else the data set's; the model's geometry, else the data set's."""
     base = classifier.entry.preprocessing or fallback
     metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
     if metadata is not None and metadata.mean is not None and metadata.std is not None:

@@ -57,7 +57,8 @@ def torchvision_entry(name: str) -> ModelEntry | None:
         preprocessing = _preprocessing_of(weights.transforms())
         url = weights.url
         parameters = weights.meta.get("num_params")
-        accuracy = next(iter(weights.meta.get("_metrics", {}).values()), {}).get("acc@1")
+        metrics: dict[str, dict[str, float]] = weights.meta.get("_metrics", {})
+        accuracy = metrics.get("ImageNet-1K", {}).get("acc@1")
     return ModelEntry(
         name=name,
         build=partial(build, name),
