@@ -1,0 +1,52 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(autouse=True)
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test an empty working directory, cache and data folder of its own."""
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.chdir(work)
+    monkeypatch.setenv("DECOMPOSE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("DECOMPOSE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture(scope="session")
+def reference_dir() -> Path:
+    """Published checkpoints, images and the numbers that belong to them."""
+    folder = os.environ.get("DECOMPOSE_REFERENCE_DIR")
+    if not folder:
+        pytest.skip("needs the published checkpoints and images; set DECOMPOSE_REFERENCE_DIR")
+    return Path(folder)
+
+
+@pytest.fixture
+def make_images() -> Callable[..., Path]:
+    """Write ``root/<split>/<class>/<n>.png`` with random pixels; returns ``root``."""
+
+    def make(
+        root: Path, classes: list[str], splits: tuple[str, ...] = ("train", "test"), n: int = 3, side: int = 32
+    ) -> Path:
+        random = np.random.default_rng(0)
+        for split in splits:
+            for name in classes:
+                folder = root / split / name
+                folder.mkdir(parents=True)
+                for number in range(n):
+                    pixels = random.integers(0, 256, (side, side, 3), dtype=np.uint8)
+                    Image.fromarray(pixels).save(folder / f"{number:03d}.png")
+        return root
+
+    return make
