@@ -5,7 +5,6 @@ Nothing here imports torch before a command runs, so every ``--help`` answers at
 
 from __future__ import annotations
 
-import json as json_module
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -148,7 +147,7 @@ def demo(inputs: Inputs, out: Output) -> None:
     display.show_curve(out.terminal, result.curve)
     out.terminal.print(f"Written to {folder}")
     if out.json:
-        _print_json(json_module.loads(result.curve.to_json()))
+        sys.stdout.write(result.curve.to_json())
 
 
 @app.command()
@@ -260,6 +259,7 @@ def _finish(out: Output, document: ResultDocument[Any], path: Path | None) -> No
 
 
 def _print_json(value: Any) -> None:
-    json_module.dump(value, sys.stdout, indent=2, allow_nan=False, ensure_ascii=False, default=str)
-    sys.stdout.write("\n")
+    from decompose_cli.results import readable_json
+
+    sys.stdout.write(readable_json(value) + "\n")
     sys.stdout.flush()

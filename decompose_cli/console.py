@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _SECONDS_BETWEEN_LINES = 5.0
-_WIDTH_OF_FILES = 110
+_WIDTH_OF_FILES = 130
 
 
 class Terminal:

@@ -145,7 +145,7 @@ _MODEL = (
     Annotated[
         Optional[str],
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="MODEL",
             help="A name from 'decompose models', any torchvision classifier, or package.module:callable. "
             "Left out: resnet20-digits, which ships with decompose.",
             show_default=False,

@@ -78,7 +78,7 @@ class ResultDocument(BaseModel, Generic[Results]):
 
     def to_json(self) -> str:
         """The document as JSON text; numbers in it are finite."""
-        return json.dumps(self.model_dump(mode="json"), indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+        return readable_json(self.model_dump(mode="json")) + "\n"
 
     def write(self, path: Path) -> None:
         """Write the document, whole or not at all.
@@ -87,6 +87,26 @@ class ResultDocument(BaseModel, Generic[Results]):
             DecomposeError: The file cannot be written.
         """
         write_text(path, self.to_json())
+
+
+def readable_json(value: Any, indent: str = "") -> str:
+    """JSON text with one line per field, but each list of plain values on a line of its own.
+
+    A confusion matrix of 1000 classes is then a thousand lines, not a million.
+
+    Raises:
+        ValueError: A number is NaN or infinite.
+    """
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        fields = (
+            f"{inner}{json.dumps(str(key), ensure_ascii=False)}: {readable_json(item, inner)}"
+            for key, item in value.items()
+        )
+        return "{\n" + ",\n".join(fields) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return "[\n" + ",\n".join(inner + readable_json(item, inner) for item in value) + f"\n{indent}]"
+    return json.dumps(value, allow_nan=False, ensure_ascii=False)
 
 
 class Stopwatch:

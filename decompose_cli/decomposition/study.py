@@ -139,7 +139,10 @@ class Study:
         bank = self._compute()
         if self.inputs.use_cache:
             self._cache_state = "miss"
-            description = f"{self.classifier.name} on {self.dataset.name} {self.dataset.split}"
+            description = (
+                f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "
+                f"{self.dataset.split}, {len(bank.labels):,} images, precision {self.inputs.precision}"
+            )
             feature_cache.store(key, bank, description)
         return bank
 

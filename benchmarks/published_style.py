@@ -1,0 +1,161 @@
+"""The other side of the comparison: the same jobs as research code usually does them.
+
+Images are unpickled, turned into Pillow images one by one, into tensors and normalised one by one (the steps of
+torchvision's CIFAR10, ToTensor and Normalize, written out, because importing torchvision would cost this side 2 s
+more), collated into batches of 128 by a DataLoader and put through the eager network.
+
+    python benchmarks/published_style.py validate --data DIR --weights FILE --indices FILE [--workers N]
+    python benchmarks/published_style.py extract --data DIR --weights FILE -k 5,10,20 [--workers N]
+
+Both print their answer as JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import pickle
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.261)
+BATCH_SIZE = 128
+
+
+class ToTensor:
+    """A Pillow image to float32 (3, H, W) in [0, 1]."""
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        array = np.array(image, np.uint8, copy=True)
+        tensor = torch.from_numpy(array).view(image.size[1], image.size[0], 3)
+        return tensor.permute((2, 0, 1)).contiguous().to(dtype=torch.float32).div(255)
+
+
+class Normalize:
+    """(x - mean) / std per channel."""
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        self.mean, self.std = mean, std
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        tensor = tensor.clone()
+        mean = torch.as_tensor(self.mean, dtype=tensor.dtype)
+        std = torch.as_tensor(self.std, dtype=tensor.dtype)
+        if (std == 0).any():
+            raise ValueError("std is zero")
+        return tensor.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
+
+
+class Cifar10(Dataset):
+    """One split, all in memory as (N, 32, 32, 3)."""
+
+    def __init__(self, root: Path, train: bool) -> None:
+        names = [f"data_batch_{number}" for number in range(1, 6)] if train else ["test_batch"]
+        parts, self.targets = [], []
+        for name in names:
+            with (root / "cifar-10-batches-py" / name).open("rb") as handle:
+                entry = pickle.load(handle, encoding="latin1")
+            parts.append(entry["data"])
+            self.targets.extend(entry["labels"])
+        self.data = np.vstack(parts).reshape(-1, 3, 32, 32).transpose((0, 2, 3, 1))
+        self.steps = (ToTensor(), Normalize(MEAN, STD))
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = Image.fromarray(self.data[index])
+        for step in self.steps:
+            image = step(image)
+        return image, self.targets[index]
+
+
+def load_network(weights: Path) -> nn.Module:
+    """ResNet-20 with its weights, ready to evaluate."""
+    from decompose_cli.models.cifar_resnet import CifarResNet
+
+    model = CifarResNet(20)
+    state = torch.load(weights, map_location="cpu")["state_dict"]
+    model.load_state_dict({name.removeprefix("module."): value for name, value in state.items()}, strict=False)
+    return model.eval()
+
+
+class DecomposedHead(nn.Module):
+    """One small linear layer per class, on the features that an index_select picks for it."""
+
+    def __init__(self, head: nn.Linear, indices: dict[str, list[int]]) -> None:
+        super().__init__()
+        self.indices = [torch.tensor(indices[str(number)]) for number in range(len(indices))]
+        self.weights = [head.weight[number, chosen].detach() for number, chosen in enumerate(self.indices)]
+        self.bias = head.bias.detach()
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits = [
+            torch.index_select(x, 1, chosen) @ weight for chosen, weight in zip(self.indices, self.weights, strict=True)
+        ]
+        return torch.stack(logits, 1) + self.bias
+
+
+def validate(data: Path, weights: Path, indices: Path, workers: int) -> dict[str, int]:
+    """Correct answers of the full and of the decomposed head, both from one pass over the test images."""
+    model = load_network(weights)
+    decomposed = DecomposedHead(model.linear, json.loads(indices.read_text()))
+    inputs: list[Tensor] = []
+    model.linear.register_forward_hook(lambda _, given, __: inputs.append(given[0]))
+    loader = DataLoader(Cifar10(data, train=False), batch_size=BATCH_SIZE, shuffle=False, num_workers=workers)
+    correct = {"original": 0, "decomposed": 0}
+    with torch.no_grad():
+        for images, labels in loader:
+            logits = model(images)
+            correct["original"] += int((logits.argmax(1) == labels).sum())
+            correct["decomposed"] += int((decomposed(inputs.pop()).argmax(1) == labels).sum())
+    return correct
+
+
+def extract(data: Path, weights: Path, ks: list[int], workers: int) -> dict[str, dict[str, list[int]]]:
+    """For each k a pass over the training images, counting per class which features are among an image's k largest."""
+    model = load_network(weights)
+    inputs: list[Tensor] = []
+    model.linear.register_forward_hook(lambda _, given, __: inputs.append(given[0]))
+    loader = DataLoader(Cifar10(data, train=True), batch_size=BATCH_SIZE, shuffle=False, num_workers=workers)
+    found = {}
+    for k in ks:
+        counters = [Counter[int]() for _ in range(model.linear.out_features)]
+        with torch.no_grad():
+            for images, labels in loader:
+                model(images)
+                largest = np.argsort(inputs.pop().numpy(), axis=1, kind="stable")[:, -k:]
+                for chosen, label in zip(largest.tolist(), labels.tolist(), strict=True):
+                    counters[label].update(chosen)
+        found[str(k)] = {str(label): _most_frequent(counter, k) for label, counter in enumerate(counters)}
+    return found
+
+
+def _most_frequent(counter: Counter[int], k: int) -> list[int]:
+    return sorted(counter, key=lambda index: (counter[index], index), reverse=True)[:k]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("job", choices=("validate", "extract"))
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--weights", type=Path, required=True)
+    parser.add_argument("--indices", type=Path)
+    parser.add_argument("-k", default="5")
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    if given.job == "validate":
+        print(json.dumps(validate(given.data, given.weights, given.indices, given.workers)))
+    else:
+        ks = [int(part) for part in given.k.split(",")]
+        print(json.dumps(extract(given.data, given.weights, ks, given.workers)))
+
+
+if __name__ == "__main__":
+    main()
