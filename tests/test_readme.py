@@ -1,0 +1,51 @@
+"""What the README shows is what the program prints."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from decompose_cli.cli import app
+
+ROOT = Path(__file__).parents[1]
+
+
+def lines_of(text: str) -> list[str]:
+    return [line.rstrip() for line in text.splitlines() if line.strip()]
+
+
+def test_demo_output_in_the_readme_is_real() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- demo output.*?```text\n(.*?)```", readme, flags=re.DOTALL)
+    assert block is not None
+    result = CliRunner().invoke(app, ["demo"])
+    assert result.exit_code == 0, result.stderr
+    printed = iter(lines_of(result.stderr))
+    for line in lines_of(block.group(1)):
+        assert line in printed, f"the demo does not print (in this order): {line!r}"
+
+
+def test_commands_in_the_readme_exist() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    commands = set(re.findall(r"decompose ([a-z][a-z-]+)", readme))
+    assert {"validate", "extract-indices", "layers"} <= commands
+    for name in commands - {"takes", "does"}:
+        assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0, name
+
+
+def test_shipped_weights_are_those_described() -> None:
+    digest = hashlib.sha256((ROOT / "weights" / "resnet20-digits.safetensors").read_bytes()).hexdigest()
+    assert digest in (ROOT / "weights" / "README.md").read_text(encoding="utf-8")
+    assert (ROOT / "weights" / "resnet20-digits.safetensors").stat().st_size < 1_500_000
+
+
+def test_shipped_network_is_as_accurate_as_stated() -> None:
+    import json
+
+    result = CliRunner().invoke(app, ["validate", "--json", "--quiet"])
+    found = json.loads(result.stdout)["results"]
+    assert found["total"] == 360
+    assert found["original"]["correct"] == 356
