@@ -6,6 +6,10 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+# The networks here are tiny. With one thread each, several test processes share a machine without fighting over cores:
+# OpenMP threads that wait for one another by spinning are many times slower where there are more of them than cores.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 from PIL import Image

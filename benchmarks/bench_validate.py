@@ -1,0 +1,113 @@
+"""`decompose validate resnet20 -i INDICES` on CIFAR-size images against the same job in published style, as whole processes.
+
+Both read CIFAR-10 batch files, put every image through ResNet-20 and count the correct answers of the full and of the
+decomposed head (5 of 64 features per class) in one pass. Published style: see published_style.py; it gets the number of
+DataLoader workers that is faster here. Cold: an empty cache of features; warm: the second run of the same command.
+Images and weights are random (the work is the same), or CIFAR-10 and the published ResNet-20 with
+DECOMPOSE_REFERENCE_DIR.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+import common
+
+GOALS = {"cold fp32": 2.0, "cold bf16": 2.7, "warm fp32": 3.5}
+MEMORY_GOAL = 0.5
+WORKERS = (0, 2)
+BF16_TOLERANCE = 0.01  # share of the images that rounding to eight bits may turn
+
+
+def main() -> None:
+    parser = common.speed_options(__doc__, repeats=5, images=10_000)
+    given = parser.parse_args()
+    peak = common.peak()
+    with tempfile.TemporaryDirectory() as name:
+        runs = measure(Path(name), given.images, given.repeats)
+        description = common.inputs_in(Path(name)).description
+    workers, theirs = min(((w, runs[f"published, {w} workers"]) for w in WORKERS), key=lambda item: item[1].median)
+    total = check_answers(runs, theirs)
+    torch_only = runs["import torch"]
+    lines = [
+        common.Line(f"{name}, published / ours", theirs.median / runs[name].median, goal, detail=str(runs[name]))
+        for name, goal in GOALS.items()
+    ]
+    limit = 1.5 * torch_only.median + 1
+    lines.append(
+        common.Line(
+            "warm, seconds", runs["warm fp32"].median, limit, at_least=False, detail="1.5 import torch + 1 s", unit=""
+        )
+    )
+    for name in GOALS:
+        lines.append(
+            common.Line(f"{name}, peak memory", runs[name].memory / theirs.memory, MEMORY_GOAL, at_least=False)
+        )
+    notes = [
+        f"published style, {workers} workers (the faster of {WORKERS}): {theirs}",
+        f"import torch alone: {torch_only}",
+    ]
+    for precision in ("fp32", "bf16"):
+        floor = torch_only.median + total * common.RESNET20_FLOP / 1e9 / peak.of(precision)
+        ours = runs[f"cold {precision}"].median
+        notes.append(
+            f"limit {precision}: import torch and {total * common.RESNET20_FLOP / 1e12:.2f} TFLOP at the "
+            f"{peak.of(precision):.0f} GFLOP/s of a matrix product are {floor:.2f} s; cold takes {ours / floor:.2f} times that"
+        )
+    common.report(
+        f"validate, {total:,} images of 32x32, whole process",
+        lines,
+        common.conditions(given.repeats, description),
+        notes,
+    )
+
+
+def measure(folder: Path, images: int, repeats: int) -> dict[str, common.Runs]:
+    inputs = common.make_inputs(folder, test=images)
+    arguments = ["--data", inputs.data, "--weights", inputs.weights, "--indices", inputs.indices]
+    ours = ["validate", "resnet20", "-w", inputs.weights, "--data-dir", inputs.data, "-i", inputs.indices]
+    ours += ["--dataset", "cifar10", "--json", "--no-download"]
+
+    def run_ours(precision: str, *, cold: bool) -> common.Process:
+        cache = folder / f"cache-{precision}"
+        for entry in cache.rglob("*") if cold else ():
+            if entry.is_file():
+                entry.unlink()
+        return common.run(common.decompose(*ours, "--precision", precision), DECOMPOSE_CACHE=str(cache))
+
+    jobs = {
+        f"published, {workers} workers": lambda workers=workers: common.run(
+            common.published("validate", *arguments, "--workers", str(workers))
+        )
+        for workers in WORKERS
+    }
+    jobs |= {
+        "cold fp32": lambda: run_ours("32", cold=True),
+        "warm fp32": lambda: run_ours("32", cold=False),
+        "cold bf16": lambda: run_ours("bf16", cold=True),
+        "import torch": lambda: common.run(common.python("-c", "import torch")),
+    }
+    return common.interleaved(repeats, jobs)
+
+
+def check_answers(runs: dict[str, common.Runs], theirs: common.Runs) -> int:
+    """Stop if the two sides do not agree; return the number of images."""
+    expected, total = theirs.answer, 0
+    for name in GOALS:
+        document = runs[name].answer
+        total = document["results"]["total"]
+        state = document["cache"]["features"]
+        if state != ("hit" if name.startswith("warm") else "miss"):
+            sys.exit(f"{name}: the cache says {state}")
+        tolerance = BF16_TOLERANCE * total if "bf16" in name else 0
+        for head, correct in expected.items():
+            found = document["results"][head]["correct"]
+            if abs(found - correct) > tolerance:
+                sys.exit(f"{name}: {found} images correct with the {head} head, published style {correct}")
+    return total
+
+
+if __name__ == "__main__":
+    main()
