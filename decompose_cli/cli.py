@@ -107,21 +107,43 @@ def extract_indices(
     from decompose_cli.decomposition.ranking import parse_k, parse_method
     from decompose_cli.engines.extract_indices import extract_indices as run
     from decompose_cli.errors import InputError
-    from decompose_cli.results import default_path
 
     if layout not in ("published", "document"):
         raise InputError(f"--layout {layout!r} is unknown; choose published or document.")
-    target = out.path
-    if target is None and not out.json:
-        target = default_path("extract-indices", *_model_and_dataset(inputs), suffix="")
+    ks = parse_k(k)
+    file, folder = _index_file_or_folder(out, inputs, several=len(ks) > 1)
+    result_path = _extraction_result_path(out, file, folder)
     document = run(
-        inputs, parse_k(k), parse_method(method), output=target, document=layout == "document", overwrite=out.overwrite
+        inputs,
+        ks,
+        parse_method(method),
+        output=file,
+        folder=folder,
+        document=layout == "document",
+        overwrite=out.overwrite,
     )
     display.show_indices(out.terminal, document)
-    path = None
-    if target is not None:
-        path = target.with_name(f"{target.stem}.result.json") if target.is_file() else target / "result.json"
-    _finish(out, document, path)
+    _finish(out, document, result_path)
+
+
+def _index_file_or_folder(out: Output, inputs: Inputs, *, several: bool) -> tuple[Path | None, Path | None]:
+    from decompose_cli.results import default_path
+
+    if out.path is None:
+        return None, None if out.json else default_path("extract-indices", *_model_and_dataset(inputs), suffix="")
+    if several or out.path.is_dir():
+        return None, out.path
+    return out.path, None
+
+
+def _extraction_result_path(out: Output, file: Path | None, folder: Path | None) -> Path | None:
+    """The result document goes beside the index file, or into the folder of index files."""
+    from decompose_cli.files import check_writable
+
+    path = file.with_name(f"{file.stem}.result.json") if file else folder / "result.json" if folder else None
+    if path is not None:
+        check_writable(path, overwrite=out.overwrite)
+    return path
 
 
 @app.command()
@@ -233,9 +255,12 @@ def cache(
 
 
 def _model_and_dataset(inputs: Inputs) -> tuple[str, str]:
-    from decompose_cli.models.registry import DEFAULT_MODEL
+    """For the name of a result file."""
+    from decompose_cli.models.registry import DEFAULT_MODEL, registered_models
 
-    return inputs.model or DEFAULT_MODEL, inputs.dataset or "default"
+    model = inputs.model or (Path(inputs.weights).stem if inputs.weights else DEFAULT_MODEL)
+    usual = {entry.name: entry.dataset for entry in registered_models()}.get(model)
+    return model, inputs.dataset or usual or "default"
 
 
 def _document_path(out: Output, name: str, inputs: Inputs) -> Path | None:

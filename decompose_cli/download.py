@@ -42,11 +42,12 @@ def download(url: str, target: Path, *, digest: str | None = None, algorithm: st
     if urlsplit(url).scheme not in ("http", "https"):
         raise InputError(f"{url} is not a web address that can be fetched; only http and https are.")
     request = urllib.request.Request(url, headers={"User-Agent": "decompose"})
+    note(f"Fetching {url}")
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
             length = response.headers.get("Content-Length")
             total = int(length) if length and length.isdigit() else None
-            note(f"Downloading {url} ({_human_size(total)}) to {target}")
+            note(f"Downloading {_human_size(total)} to {target}")
             _receive(response, target, total, digest, algorithm, url)
     except urllib.error.HTTPError as error:
         raise DownloadError(f"Cannot download {url}: the server answered {error.code}.", hint=by_hand) from error

@@ -150,4 +150,4 @@ def default_path(command: str, *parts: str, suffix: str = ".json") -> Path:
 def file_stem(text: str) -> str:
     """The last part of a path or dotted name, with anything unusual in a file name replaced."""
     tail = text.rstrip("/").rsplit("/", 1)[-1].removeprefix("folder:") or "root"
-    return "".join(char if char.isalnum() or char in "._" else "_" for char in tail)[:60]
+    return "".join(char if char.isalnum() or char in "._-" else "_" for char in tail)[:60]

@@ -31,6 +31,8 @@ from decompose_cli.progress import note, track
 SPLITS = ("train", "val", "test")
 _EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
 _SMALL_SIDE = 64
+_PIECE = 128
+_ERROR_NAME = f"{InputError.__module__}.{InputError.__qualname__}"
 _STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not fit one tensor
 
 
@@ -102,19 +104,24 @@ class FolderImages(ImageDataset):
         width, height = self._first_size
         pixels = torch.empty((len(self.files), 3, height, width), dtype=torch.uint8)
 
-        def decode(number: int) -> bool:
-            image = read_rgb(self.files[number])
-            if image.size != self._first_size:
-                return False
-            pixels[number] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
+        def decode(numbers: range) -> bool:
+            for number in numbers:
+                image = read_rgb(self.files[number])
+                if image.size != self._first_size:
+                    return False
+                pixels[number] = torch.from_numpy(np.array(image)).permute(2, 0, 1)
             return True
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool, track("Reading images", len(self.files)) as advance:
-            for same_size in pool.map(decode, range(len(self.files)), chunksize=64):
-                if not same_size:
-                    pool.shutdown(cancel_futures=True)
-                    return None
-                advance(1)
+        pieces = [range(i, min(i + _PIECE, len(self.files))) for i in range(0, len(self.files), _PIECE)]
+        pool = ThreadPoolExecutor(os.cpu_count())
+        try:
+            with track("Reading images", len(self.files)) as advance:
+                for piece, same_size in zip(pieces, pool.map(decode, pieces), strict=True):
+                    if not same_size:
+                        return None
+                    advance(len(piece))
+        finally:
+            pool.shutdown(cancel_futures=True)  # after Ctrl-C too, images not yet begun are left alone
         return pixels
 
     @override
@@ -135,7 +142,15 @@ class FolderImages(ImageDataset):
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             _Files(self.files, self.labels.tolist(), preprocessing), batch_size=batch_size, num_workers=workers
         )
-        return iter(loader)
+        return _without_worker_traces(iter(loader))
+
+
+def _without_worker_traces(batches: Batches) -> Batches:
+    """Raise errors of worker processes as the sentence they were; they come wrapped in the text of a traceback."""
+    try:
+        yield from batches
+    except InputError as error:
+        raise InputError(error.message.strip().splitlines()[-1].removeprefix(f"{_ERROR_NAME}: ")) from error
 
 
 class _Files(Dataset[tuple[Tensor, int]]):

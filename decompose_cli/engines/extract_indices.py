@@ -35,6 +35,7 @@ def extract_indices(
     method: Method = "frequency",
     *,
     output: Path | None = None,
+    folder: Path | None = None,
     document: bool = False,
     overwrite: bool = False,
 ) -> ResultDocument[ExtractResults]:
@@ -44,8 +45,8 @@ def extract_indices(
         inputs: Which network, which images.
         ks: Features per class, or fractions; see :func:`decompose_cli.decomposition.ranking.select`.
         method: How features are scored.
-        output: The index file for one k; for several a folder that gets ``<model>_<dataset>_k<k>_indices.json``; None
-            to write nothing.
+        output: The index file, for one k. Without it and without ``folder`` nothing is written.
+        folder: Gets ``<model>_<dataset>_k<k>_indices.json`` for each k.
         document: Write our own layout, with D and provenance, instead of the published one.
         overwrite: Whether files may be replaced.
 
@@ -57,7 +58,7 @@ def extract_indices(
     if not ks:
         raise InputError("No k was given.")
     study = Study(inputs, ("train",))
-    files = _files(output, ks, study, overwrite=overwrite)
+    files = _files(output, folder, ks, study, overwrite=overwrite)
     bank = study.bank
     data = LabelledFeatures(
         bank.features,
@@ -97,17 +98,19 @@ def extract_indices(
     )
 
 
-def _files(output: Path | None, ks: Sequence[int | float], study: Study, *, overwrite: bool) -> list[Path | None]:
-    if output is None:
+def _files(
+    output: Path | None, folder: Path | None, ks: Sequence[int | float], study: Study, *, overwrite: bool
+) -> list[Path | None]:
+    if output is not None:
+        if len(ks) > 1:
+            raise InputError(f"{len(ks)} values of k need a folder, not the file {output}.")
+        check_writable(output, overwrite=overwrite)
+        return [output]
+    if folder is None:
         return [None] * len(ks)
-    if len(ks) == 1 and not output.is_dir() and output.suffix:
-        files = [output]
-    else:
-        if output.exists() and not output.is_dir():
-            raise InputError(f"With several values of k --output is a folder, and {output} is a file.")
-        check_folder_writable(output)
-        stem = f"{file_stem(study.classifier.name)}_{file_stem(study.dataset.name)}"
-        files = [output / f"{stem}_k{k}_indices.json" for k in ks]
+    check_folder_writable(folder)
+    stem = f"{file_stem(study.classifier.name)}_{file_stem(study.dataset.name)}"
+    files = [folder / f"{stem}_k{k}_indices.json" for k in ks]
     for file in files:
         check_writable(file, overwrite=overwrite)
     return list(files)

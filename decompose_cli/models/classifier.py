@@ -104,10 +104,14 @@ class Classifier:
         if self.checkpoint is not None:
             return self.checkpoint.sha256
         digest = hashlib.sha256()
-        for name, value in self._build(self.entry.num_classes).state_dict().items():
+        for name, value in self._initial.state_dict().items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def _initial(self) -> nn.Module:
+        return self._build(self.entry.num_classes)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -138,7 +142,7 @@ class Classifier:
         return module.eval()
 
     def _load(self, input_size: Size) -> Network:
-        module = self._build(self.entry.num_classes)
+        module = self._initial
         head = find_head(module, input_size, name=self.head_name, model_name=self.name)
         if self.checkpoint is None:
             return Network(module, head, head.name, _dense_tensors(head))
