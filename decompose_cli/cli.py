@@ -189,7 +189,10 @@ def models(out: Output) -> None:
 @command
 def layers(
     out: Output,
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="As for every command; its weights are not needed.")],
+    model: Annotated[
+        Optional[str],
+        typer.Argument(metavar="MODEL", help="As for every command; its weights are not needed.", show_default=False),
+    ] = None,
     head: Annotated[
         Optional[str], typer.Option("--head", metavar="NAME", help="Mark this one.", show_default=False)
     ] = None,

@@ -237,12 +237,16 @@ class Study:
         return CacheInfo(features=self._cache_state)  # type: ignore[arg-type]
 
 
+def default_model(more: str = "") -> str:
+    """The model to use where none was named; says so."""
+    note(f"No model was named: using {DEFAULT_MODEL}, the network that ships with decompose{more}.")
+    return DEFAULT_MODEL
+
+
 def _open(inputs: Inputs) -> Classifier:
     model = inputs.model
     if model is None and inputs.weights in (None, "default", "random"):
-        model = DEFAULT_MODEL
-        on = "" if inputs.dataset else " on its data set, digits"
-        note(f"No model was named: using {DEFAULT_MODEL}, the network that ships with decompose{on}.")
+        model = default_model(" on its data set, digits" if inputs.dataset is None else "")
     return open_classifier(
         model, inputs.weights, head=inputs.head, allow_download=inputs.allow_download, seed=inputs.seed
     )

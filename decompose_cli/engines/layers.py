@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from decompose_cli.decomposition.study import default_model
 from decompose_cli.errors import InputError
 from decompose_cli.models.classifier import open_classifier, preprocessing_of
 from decompose_cli.models.head import example_images, find_head, last_map_layer, trace_layers
@@ -33,11 +34,13 @@ class Layers:
     refusal: str | None
 
 
-def list_layers(model: str, *, head: str | None = None, input_size: str | None = None, seed: int = 0) -> Layers:
+def list_layers(
+    model: str | None = None, *, head: str | None = None, input_size: str | None = None, seed: int = 0
+) -> Layers:
     """List the modules that a forward pass uses; no weights are needed for it.
 
     Args:
-        model: As for every command.
+        model: As for every command; None for the network that ships with the project.
         head: Submodule to mark as the head instead of the traced one.
         input_size: ``224`` or ``224x192``.
         seed: For the initial weights.
@@ -45,6 +48,7 @@ def list_layers(model: str, *, head: str | None = None, input_size: str | None =
     Raises:
         InputError: Unknown model, or one that cannot run on such images.
     """
+    model = model or default_model()
     classifier = open_classifier(model, RANDOM, head=head, seed=seed)
     fallback = IMAGENET if classifier.entry.dataset == "imagenet" else CIFAR
     size = preprocessing_of(classifier, fallback).overridden(input_size=input_size).crop
