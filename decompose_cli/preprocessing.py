@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -99,7 +100,7 @@ def parse_size(text: str, option: str) -> Size:
         InputError: Not one or two whole numbers between 1 and 4096.
     """
     parts = text.split("x")
-    if len(parts) not in (1, 2) or not all(part.isascii() and part.isdigit() for part in parts):
+    if len(parts) not in (1, 2) or not all(re.fullmatch(r"\d{1,9}", part, re.ASCII) for part in parts):
         raise InputError(f"{option} {text!r} is not a size; write 224 or 224x224.")
     sides = [int(part) for part in parts]
     if not all(1 <= side <= _LARGEST_SIDE for side in sides):

@@ -11,6 +11,7 @@ import json
 import time
 import zlib
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from decompose_cli.files import cache_root, write_with
 from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.progress import warn
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _HEAD_PARTS = ("weight", "bias", "indices", "mask", "reference")
 
 
@@ -74,7 +75,7 @@ def load(key: Mapping[str, Any]) -> FeatureBank | None:
         with safe_open(path, framework="pt") as handle:
             header = json.loads(handle.metadata()["decompose"])
             tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
-        if header["checksum"] != _checksum(tensors):
+        if header.pop("checksum") != _checksum(header, tensors):
             raise ValueError("checksum")
         head = HeadTensors(
             header["kind"],
@@ -85,9 +86,10 @@ def load(key: Mapping[str, Any]) -> FeatureBank | None:
             **{part: tensors.get(f"head.{part}") for part in ("indices", "mask", "reference")},
         )
         return FeatureBank(tensors["features"], tensors["labels"], head)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
         warn(f"The cached features {path} are damaged and are computed again.")
-        path.unlink(missing_ok=True)
+        with suppress(OSError):  # a cache that is shared may be read-only
+            path.unlink(missing_ok=True)
         return None
 
 
@@ -102,21 +104,22 @@ def store(key: Mapping[str, Any], bank: FeatureBank, description: str) -> None:
         "kind": bank.head.kind,
         "head": bank.head.name,
         "num_features": bank.head.num_features,
-        "checksum": _checksum(tensors),
         "description": description,
         "key": dict(key),
     }
+    header["checksum"] = _checksum(header, tensors)
     try:
         write_with(entry_path(key), lambda path: save_file(tensors, path, metadata={"decompose": json.dumps(header)}))
     except (DecomposeError, SafetensorError) as error:
         warn(f"The features could not be kept for the next time: {error}")
 
 
-def _checksum(tensors: Mapping[str, Tensor]) -> int:
-    value = 0
+def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
+    value = zlib.crc32(json.dumps(header, sort_keys=True).encode())
     for name in sorted(tensors):
-        value = zlib.crc32(name.encode(), value)
-        data = tensors[name].contiguous().flatten().view(torch.uint8).numpy()
+        tensor = tensors[name]
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        data = tensor.contiguous().flatten().view(torch.uint8).numpy()
         value = zlib.crc32(memoryview(data), value)  # type: ignore[arg-type]
     return value
 
@@ -131,7 +134,7 @@ def entries() -> list[CacheEntry]:
                 description = str(json.loads(handle.metadata()["decompose"])["description"])
         except FileNotFoundError:
             continue
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
             description = "damaged"
         found.append(CacheEntry(path, status.st_size, status.st_mtime, description))
     return sorted(found, key=lambda entry: -entry.modified)
@@ -142,8 +145,10 @@ def clear(older_than_days: float = 0) -> tuple[int, int]:
     limit = time.time() - 86400 * older_than_days
     count = freed = 0
     for path in features_folder().glob("*"):
-        status = path.stat()
-        if status.st_mtime <= limit:
-            path.unlink(missing_ok=True)
+        with suppress(OSError):  # another process may be clearing too
+            status = path.stat()
+            if status.st_mtime > limit:
+                continue
+            path.unlink()
             count, freed = count + 1, freed + status.st_size
     return count, freed

@@ -139,9 +139,9 @@ def write_index_set(path: Path, index_set: IndexSet, *, document: bool = False) 
 def _open_document(content: dict[str, Any], source: str) -> tuple[Any, int | None, Mapping[str, Any]]:
     if content["format"] != FORMAT:
         raise InputError(f"{source} is a {_shown(content['format'])} file, not an index set.")
-    if content.get("format_version") != FORMAT_VERSION:
-        version = _shown(content.get("format_version"))
-        raise InputError(f"{source} has format version {version}; this program reads version {FORMAT_VERSION}.")
+    version = content.get("format_version")
+    if isinstance(version, bool) or not isinstance(version, int) or version != FORMAT_VERSION:
+        raise InputError(f"{source} has format version {_shown(version)}; this program reads version {FORMAT_VERSION}.")
     num_features, provenance = content.get("num_features"), content.get("provenance", {})
     if num_features is not None and (isinstance(num_features, bool) or not isinstance(num_features, int)):
         raise InputError(f"{source}: num_features is {_shown(num_features)}, not a whole number.")
@@ -166,5 +166,8 @@ def _rows_of_mapping(content: dict[str, Any], source: str) -> Sequence[Any]:
 
 
 def _shown(value: Any) -> str:
-    text = json.dumps(value) if not isinstance(value, str) else repr(value)
+    try:
+        text = json.dumps(value) if not isinstance(value, str) else repr(value)
+    except RecursionError:  # nested as deeply as the parser just allows
+        text = f"a nested {type(value).__name__}"
     return text if len(text) <= 40 else text[:37] + "..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -15,7 +16,7 @@ from decompose_cli.errors import InputError
 Method = Literal["frequency", "mean", "mass", "contribution", "weight"]
 METHODS: tuple[Method, ...] = get_args(Method)
 DEFAULT_K = 5
-_ROWS_AT_ONCE = 1 << 24
+_VALUES_AT_ONCE = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -54,15 +55,12 @@ def parse_k(text: str) -> list[int | float]:
     result: list[int | float] = []
     for part in text.split(","):
         word = part.strip()
-        value: int | float | None = None
-        if word.isascii() and word.isdigit():
-            value = int(word) if int(word) >= 1 else None
-        else:
-            try:
-                value = float(word) if 0 < float(word) < 1 else None
-            except ValueError:
-                value = None
-        if value is None:
+        value: int | float = 0
+        if re.fullmatch(r"0*[1-9]\d{0,8}", word, re.ASCII):
+            value = int(word)
+        elif re.fullmatch(r"0?\.\d{1,17}|\d(\.\d{1,17})?e-\d{1,2}", word, re.ASCII) and 0 < float(word) < 1:
+            value = float(word)
+        if value == 0:
             raise InputError(f"-k {part!r} is neither a whole number of at least 1 nor a fraction between 0 and 1.")
         if value not in result:
             result.append(value)
@@ -155,7 +153,7 @@ def _class_sums(data: LabelledFeatures, *, normalised: bool) -> Tensor:
 
 
 def _blocks(features: Tensor) -> list[slice]:
-    step = max(1, _ROWS_AT_ONCE // features.shape[1])
+    step = max(1, _VALUES_AT_ONCE // features.shape[1])
     return [slice(start, start + step) for start in range(0, len(features), step)]
 
 

@@ -22,7 +22,10 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tup
     share = successes / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    return max(0.0, centre - half), min(1.0, centre + half)
+    # At the borders the limit is exact; rounding would leave it a hair beside it.
+    low = 0.0 if successes == 0 else max(0.0, centre - half)
+    high = 1.0 if successes == total else min(1.0, centre + half)
+    return low, high
 
 
 def mcnemar_p(only_first: int, only_second: int) -> float:

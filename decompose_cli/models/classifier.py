@@ -257,7 +257,8 @@ def _split_decomposed_head(state: dict[str, Tensor], head: Head, source: str) ->
         and indices.dtype == torch.int64
         and mask.dtype == torch.bool
         and bool(mask.any(1).all())
-        and bool(mask.any(0).all())
+        and bool(mask.all(1).any())
+        and not bool((mask[:, 1:] & ~mask[:, :-1]).any())  # padding is at the end
         and bool((indices >= 0).all())
         and bool((indices < head.num_features).all())
     )

@@ -27,6 +27,9 @@ class DecomposedLinear(nn.Module):
 
     Shapes:
         Input (N, D), or (N, D, 1, 1) where a convolution stood; output (N, C), or (N, C, 1, 1).
+
+    Raises:
+        ValueError: On a call with input of another shape.
     """
 
     indices: Tensor
@@ -71,6 +74,8 @@ class DecomposedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Features to logits; see the class for shapes."""
+        if x.ndim not in (2, 4) or x.shape[1] != self.num_features or x.shape[2:].numel() != 1:
+            raise ValueError(f"expected (N, {self.num_features}) features, got {tuple(x.shape)}")
         if x.shape[0] == 0:
             return x.new_zeros((0, len(self.bias), *x.shape[2:]))
         table = x.flatten(1).t().contiguous()

@@ -16,7 +16,15 @@ from safetensors.torch import save_file
 
 import decompose_cli
 from decompose_cli.decomposition import feature_cache
-from decompose_cli.decomposition.feature_cache import FeatureBank, clear, entries, entry_path, features_folder, load, store
+from decompose_cli.decomposition.feature_cache import (
+    FeatureBank,
+    clear,
+    entries,
+    entry_path,
+    features_folder,
+    load,
+    store,
+)
 from decompose_cli.models.classifier import HeadTensors
 
 KEY = {"weights": "abc", "precision": "32", "dataset": "def"}
@@ -136,7 +144,7 @@ DAMAGE = {
     "huge header": lambda content: (2**62).to_bytes(8, "little") + content[8:],
     "first tensor byte": lambda content: content[:-200] + bytes([content[-200] ^ 1]) + content[-199:],
     "last tensor byte": lambda content: content[:-1] + bytes([content[-1] ^ 128]),
-    "description not JSON": lambda content: content.replace(b"\\\"kind", b"  kind"),
+    "description not JSON": lambda content: content.replace(b'\\"kind', b"  kind"),
 }
 
 
@@ -170,7 +178,8 @@ def test_a_checksum_that_is_right_does_not_excuse_missing_tensors(caplog: pytest
     path = entry_path(KEY)
     path.parent.mkdir(parents=True)
     tensors = {"features": torch.zeros(2, 3)}
-    header = {"checksum": feature_cache._checksum(tensors), "kind": "dense", "head": "fc", "num_features": 3}
+    header: dict[str, object] = {"kind": "dense", "head": "fc", "num_features": 3}
+    header["checksum"] = feature_cache._checksum(header, tensors)
     save_file(tensors, path, metadata={"decompose": json.dumps(header)})
     assert load(KEY) is None
     assert len(caplog.messages) == 1

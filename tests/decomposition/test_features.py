@@ -111,7 +111,9 @@ def test_features_enter_the_head_and_give_the_logits(kind: str) -> None:
     std = torch.tensor(PREPROCESSING.std).view(3, 1, 1)
     with torch.no_grad():
         logits = network.module((images.pixels_and_labels[0] / 255 - mean) / std)
-    torch.testing.assert_close(F.linear(features, network.tensors.weight, network.tensors.bias), logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        F.linear(features, network.tensors.weight, network.tensors.bias), logits, rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("kind", ["resnet", "control flow"])
@@ -214,6 +216,34 @@ def test_the_network_is_left_as_it_was_found(kind: str, precision: str, failing:
         extract(network, make_images(5), precision=precision)
     assert repr(snapshot(module)) == before
     assert torch.is_grad_enabled() == grad_mode
+
+
+class Stubborn(nn.Module):
+    """Raises when it is given a bright image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3)
+        self.last = nn.Linear(3, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if float(x.max()) > 0:
+            raise ValueError("too bright")
+        return self.last(self.norm(x).mean((2, 3)))
+
+
+def test_a_network_that_raises_is_left_as_it_was_found() -> None:
+    pixels = torch.zeros(5, 3, SIDE, SIDE, dtype=torch.uint8)
+    pixels[4] = 255
+    images = InMemoryImages("toy", "val", list("abcd"), PREPROCESSING, lambda: (pixels, torch.zeros(5).long()), "s")
+    module = Stubborn()
+    tensors = HeadTensors("dense", "last", module.last.weight.detach(), module.last.bias.detach(), 3)
+    before = repr(snapshot(module))
+    with pytest.raises(ValueError, match="too bright"):
+        extract(Network(module, None, "last", tensors), images, batch_size=2)
+    assert repr(snapshot(module)) == before
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
 
 
 def test_features_do_not_depend_on_how_the_network_was_left() -> None:

@@ -201,9 +201,9 @@ def test_weight_needs_no_images() -> None:
 
 
 def test_sums_are_kept_in_double_precision() -> None:
-    """In float32 the small values would vanish beside the large one, and the order with them."""
+    """In float32 the ones would vanish beside the large value, and feature 1 would come first."""
     rows = torch.zeros(4097, 2)
-    rows[0] = 2**26
+    rows[0] = torch.tensor([2.0**26, 2.0**26 + 2048])
     rows[1:, 0] = 1
     data = LabelledFeatures(rows, torch.zeros(4097, dtype=torch.int64), None, ["a"])
     assert select(data, "mean", 1).classes == ((0,),)
@@ -220,7 +220,7 @@ def test_how_rows_are_blocked_changes_nothing(
     data = make_data(5, levels=levels)
     whole = {method: select(data, method, 4) for method in METHODS}
     counts = frequencies(data.features, data.labels, 4, 4)
-    monkeypatch.setattr(ranking, "_ROWS_AT_ONCE", at_once)
+    monkeypatch.setattr(ranking, "_VALUES_AT_ONCE", at_once)
     assert len(ranking._blocks(data.features)) == math.ceil(60 / max(1, at_once // 12))
     assert {method: select(data, method, 4) for method in METHODS} == whole
     assert torch.equal(frequencies(data.features, data.labels, 4, 4), counts)

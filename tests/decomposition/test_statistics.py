@@ -165,7 +165,7 @@ def test_paired_interval_against_published_values(
 
 @pytest.mark.parametrize("table", TABLES)
 def test_paired_interval_holds_the_difference_and_stays_within_limits(table: tuple[int, int, int, int]) -> None:
-    both, only_first, only_second, neither = table
+    _, only_first, only_second, _ = table
     low, high = paired_difference_interval(*table)
     assert -1 <= low <= (only_second - only_first) / sum(table) <= high <= 1
     assert low < high
