@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 import decompose_cli
-from decompose_cli.options import Output, command
+from decompose_cli.options import Output, command, discard_stdout
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.study import Inputs
@@ -71,10 +71,10 @@ def validate(
     from decompose_cli import display
     from decompose_cli.engines.validate import validate as run
 
-    path = _document_path(out, "validate", inputs)
+    path = _checked_output(out)
     document = run(inputs, indices)
     display.show_validation(out.terminal, document)
-    _finish(out, document, path)
+    _finish(out, document, path, inputs)
 
 
 @app.command("extract-indices")
@@ -107,43 +107,36 @@ def extract_indices(
     from decompose_cli.decomposition.ranking import parse_k, parse_method
     from decompose_cli.engines.extract_indices import extract_indices as run
     from decompose_cli.errors import InputError
+    from decompose_cli.files import check_writable, new_folder
+    from decompose_cli.results import default_names
 
     if layout not in ("published", "document"):
         raise InputError(f"--layout {layout!r} is unknown; choose published or document.")
     ks = parse_k(k)
-    file, folder = _index_file_or_folder(out, inputs, several=len(ks) > 1)
-    result_path = _extraction_result_path(out, file, folder)
-    document = run(
-        inputs,
-        ks,
-        parse_method(method),
-        output=file,
-        folder=folder,
-        document=layout == "document",
-        overwrite=out.overwrite,
-    )
-    display.show_indices(out.terminal, document)
-    _finish(out, document, result_path)
 
+    def extract(file: Path | None, folder: Path | None) -> None:
+        result_path = file.with_name(f"{file.stem}.result.json") if file else folder / "result.json" if folder else None
+        if result_path is not None:
+            check_writable(result_path, overwrite=out.overwrite)
+        document = run(
+            inputs,
+            ks,
+            parse_method(method),
+            output=file,
+            folder=folder,
+            document=layout == "document",
+            overwrite=out.overwrite,
+        )
+        display.show_indices(out.terminal, document)
+        _finish(out, document, result_path)
 
-def _index_file_or_folder(out: Output, inputs: Inputs, *, several: bool) -> tuple[Path | None, Path | None]:
-    from decompose_cli.results import default_path
-
-    if out.path is None:
-        return None, None if out.json else default_path("extract-indices", *_model_and_dataset(inputs), suffix="")
-    if several or out.path.is_dir():
-        return None, out.path
-    return out.path, None
-
-
-def _extraction_result_path(out: Output, file: Path | None, folder: Path | None) -> Path | None:
-    """The result document goes beside the index file, or into the folder of index files."""
-    from decompose_cli.files import check_writable
-
-    path = file.with_name(f"{file.stem}.result.json") if file else folder / "result.json" if folder else None
-    if path is not None:
-        check_writable(path, overwrite=out.overwrite)
-    return path
+    if out.path is not None and (len(ks) > 1 or out.path.is_dir()):
+        extract(None, out.path)
+    elif out.path is not None or out.json:
+        extract(out.path, None)
+    else:
+        with new_folder(default_names("extract-indices", *_model_and_dataset(inputs), suffix="")) as folder:
+            extract(None, folder)
 
 
 @app.command()
@@ -156,20 +149,26 @@ def demo(inputs: Inputs, out: Output) -> None:
     from decompose_cli import display
     from decompose_cli.engines.demo import demo as run
     from decompose_cli.errors import InputError
-    from decompose_cli.files import check_folder_writable
-    from decompose_cli.results import default_path
+    from decompose_cli.files import check_folder_writable, new_folder
+    from decompose_cli.results import default_names
 
-    folder = out.path or default_path("demo", suffix="")
-    check_folder_writable(folder)
-    if folder.exists() and any(folder.iterdir()) and not out.overwrite:
-        raise InputError(f"The folder {folder} is not empty.", hint="Add --overwrite to write into it.")
-    result = run(inputs, folder, overwrite=out.overwrite)
-    display.show_indices(out.terminal, result.extracted)
-    display.show_validation(out.terminal, result.validated)
-    display.show_curve(out.terminal, result.curve)
-    out.terminal.print(f"Written to {folder}")
-    if out.json:
-        sys.stdout.write(result.curve.to_json())
+    def show(folder: Path) -> None:
+        result = run(inputs, folder, overwrite=out.overwrite)
+        display.show_indices(out.terminal, result.extracted)
+        display.show_validation(out.terminal, result.validated)
+        display.show_curve(out.terminal, result.curve)
+        out.terminal.print(f"Written to {folder}")
+        if out.json:
+            _print_json(result.curve.model_dump(mode="json"))
+
+    if out.path is None:
+        with new_folder(default_names("demo", suffix="")) as folder:
+            show(folder)
+        return
+    check_folder_writable(out.path)
+    if out.path.exists() and any(out.path.iterdir()) and not out.overwrite:
+        raise InputError(f"The folder {out.path} is not empty.", hint="Add --overwrite to write into it.")
+    show(out.path)
 
 
 @app.command()
@@ -266,28 +265,42 @@ def _model_and_dataset(inputs: Inputs) -> tuple[str, str]:
     return model, inputs.dataset or usual or "default"
 
 
-def _document_path(out: Output, name: str, inputs: Inputs) -> Path | None:
-    """Where the result document goes; a place that cannot be written is refused before any work is done."""
+def _checked_output(out: Output) -> Path | None:
+    """The file given with ``--output``; one that cannot be written is refused before any work is done."""
     from decompose_cli.files import check_writable
-    from decompose_cli.results import default_path
 
-    if out.path is None:
-        return None if out.json else default_path(name, *_model_and_dataset(inputs))
-    check_writable(out.path, overwrite=out.overwrite)
+    if out.path is not None:
+        check_writable(out.path, overwrite=out.overwrite)
     return out.path
 
 
-def _finish(out: Output, document: ResultDocument[Any], path: Path | None) -> None:
+def _finish(out: Output, document: ResultDocument[Any], path: Path | None, inputs: Inputs | None = None) -> None:
+    """Write the document to ``path``; without one, under a new name in ``results/`` unless it goes to stdout."""
+    from decompose_cli.files import write_under_new_name
+    from decompose_cli.results import default_names
+
     if path is not None:
         document.write(path)
+    elif inputs is not None and not out.json:
+        names = default_names(document.command, *_model_and_dataset(inputs))
+        path = write_under_new_name(names, document.to_json())
+    if path is not None:
         out.terminal.print(f"Result written to {path}")
     if out.json:
-        sys.stdout.write(document.to_json())
-        sys.stdout.flush()
+        _print_json(document.model_dump(mode="json"))
 
 
 def _print_json(value: Any) -> None:
+    """Print JSON to stdout, escaped where the terminal's encoding could not show every name."""
+    from decompose_cli.errors import DecomposeError
     from decompose_cli.results import readable_json
 
-    sys.stdout.write(readable_json(value) + "\n")
-    sys.stdout.flush()
+    ascii_only = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
+    try:
+        sys.stdout.write(readable_json(value, ascii_only=ascii_only) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise DecomposeError(f"The result could not be printed: {error.strerror or error}.") from error

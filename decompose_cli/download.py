@@ -7,7 +7,7 @@ import http.client
 import urllib.error
 import urllib.request
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit, urlunsplit
 
 from decompose_cli.errors import DownloadError, InputError
 from decompose_cli.files import atomic_path, write_error
@@ -39,9 +39,8 @@ def download(url: str, target: Path, *, digest: str | None = None, algorithm: st
         DownloadError: No connection, an HTTP error, an interrupted transfer or a wrong hash; nothing is left behind.
         InputError: Not a web address.
     """
-    if urlsplit(url).scheme not in ("http", "https"):
-        raise InputError(f"{url} is not a web address that can be fetched; only http and https are.")
-    request = urllib.request.Request(url, headers={"User-Agent": "decompose"})
+    address = _address(url)
+    request = urllib.request.Request(address, headers={"User-Agent": "decompose"})
     note(f"Fetching {url}")
     try:
         with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
@@ -60,6 +59,17 @@ def download(url: str, target: Path, *, digest: str | None = None, algorithm: st
     except OSError as error:
         raise write_error(target, error) from error
     return target
+
+
+def _address(url: str) -> str:
+    """The URL with its path percent-encoded where that is missing."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.hostname.encode("idna"):
+            return urlunsplit(parts._replace(path=quote(parts.path, safe="/%:@!$&'()*+,;=~")))
+    except ValueError:
+        pass
+    raise InputError(f"{url} is not a web address that can be fetched; only http and https are.")
 
 
 class _BrokenOffError(Exception):

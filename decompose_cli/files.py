@@ -8,7 +8,7 @@ import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +25,14 @@ def cache_root() -> Path:
 
 
 @contextmanager
-def atomic_path(target: Path) -> Iterator[Path]:
+def atomic_path(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; it becomes ``target`` if the block succeeds and vanishes if not.
 
     The data are flushed to the disk before the rename, so after a crash ``target`` is either the old file or the new.
+
+    Args:
+        target: The file to be.
+        replace: Whether a file that is there by then is replaced; otherwise ``FileExistsError`` is raised.
 
     Raises:
         OSError: Whatever the file system says; nothing is left behind.
@@ -42,9 +46,25 @@ def atomic_path(target: Path) -> Iterator[Path]:
         with temporary.open("rb+") as handle:
             os.fsync(handle.fileno())
         temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
-        temporary.replace(target)
+        if replace:
+            temporary.replace(target)
+        else:
+            _rename_new(temporary, target)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without them say
+
+
+def _rename_new(temporary: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(temporary)  # fails where the name is taken, which a rename does not
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        target.open("x").close()  # reserves the name
+        temporary.replace(target)
 
 
 def _umask() -> int:
@@ -83,6 +103,61 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_under_new_name(names: Iterator[Path], text: str) -> Path:
+    """Write a text file under the first name that is not taken, also where several processes choose at once.
+
+    Raises:
+        DecomposeError: The file cannot be written; nothing is left behind.
+    """
+    for path in names:
+        with _explained(path):
+            try:
+                with atomic_path(path, replace=False) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+                return path
+            except FileExistsError:
+                continue
+    raise AssertionError("there is always another name")
+
+
+@contextmanager
+def new_folder(names: Iterator[Path]) -> Iterator[Path]:
+    """Make a folder under the first name that is not taken; if the block fails, it does not stay behind empty.
+
+    Raises:
+        DecomposeError: No folder can be made there.
+    """
+    for path in names:
+        with _explained(path):
+            has_parent = path.parent.exists()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+        break
+    try:
+        yield path
+    except BaseException:
+        with suppress(OSError):  # where something was written after all, it stays
+            path.rmdir()
+            if not has_parent:
+                path.parent.rmdir()
+        raise
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as the user wrote it, with ``~`` expanded.
+
+    Raises:
+        InputError: ``~name`` names nobody.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text} cannot be found: {error}.") from error
+
+
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file that then becomes ``path``; the errors are those of :func:`write_text`."""
     with _explained(path), atomic_path(path) as temporary:
@@ -95,9 +170,13 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     Raises:
         InputError: The file is there and may not be replaced, it is a folder, or no file can be made there.
     """
-    if path.is_dir():
+    with _explained(path):
+        exists, is_folder, is_file = os.path.lexists(path), path.is_dir(), path.is_file()
+    if is_folder:
         raise InputError(f"Cannot write {path}: it is a folder.", hint="Give a file name with --output.")
-    if path.exists() and not overwrite:
+    if exists and not is_file:
+        raise InputError(f"Cannot write {path}: it is not an ordinary file.", hint="Use --json to print the result.")
+    if exists and not overwrite:
         raise InputError(f"{path} exists already.", hint="Add --overwrite to replace it.")
     check_folder_writable(path.parent)
 
@@ -109,8 +188,9 @@ def check_folder_writable(folder: Path) -> None:
         InputError: As said.
     """
     existing = folder
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
+    with _explained(folder):
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
     if not existing.is_dir():
         raise InputError(f"Cannot write into {folder}: {existing} is not a folder.")
     if not os.access(existing, os.W_OK | os.X_OK):

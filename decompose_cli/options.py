@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
 import signal
 import sys
 import threading
@@ -218,6 +219,11 @@ def _inputs(given: dict[str, Any]) -> Inputs:
     return Inputs(device=device, allow_download=allow_download, use_cache=use_cache, **given)
 
 
+def discard_stdout() -> None:
+    """Let what Python would still flush at exit go nowhere."""
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+
+
 @contextmanager
 def _expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
     """One sentence and the right exit code instead of a traceback; a traceback only with ``--debug``."""
@@ -233,8 +239,7 @@ def _expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
         terminal.error(DecomposeError("Interrupted; no file was left half-written."))
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        # Whoever read stdout has closed it. What Python would still flush at exit goes nowhere.
-        sys.stdout = open("/dev/null", "w")  # noqa: SIM115, PTH123
+        discard_stdout()  # whoever read it has closed it
         raise typer.Exit(1) from None
     except (typer.Exit, typer.Abort):
         raise

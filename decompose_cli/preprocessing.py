@@ -64,8 +64,8 @@ class Preprocessing:
         result = self
         if input_size is not None:
             size = parse_size(input_size, "--input-size")
-            factor = min(size) / min(self.crop)
-            scaled = round(self.resize * factor) if isinstance(self.resize, int) else size
+            factor = max(size[0] / self.crop[0], size[1] / self.crop[1])
+            scaled = math.ceil(self.resize * factor) if isinstance(self.resize, int) else size
             result = replace(result, crop=size, resize=scaled)
         if resize is not None:
             exact = parse_size(resize, "--resize")

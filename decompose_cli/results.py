@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import shlex
 import sys
 import time
+from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -89,7 +91,7 @@ class ResultDocument(BaseModel, Generic[Results]):
         write_text(path, self.to_json())
 
 
-def readable_json(value: Any, indent: str = "") -> str:
+def readable_json(value: Any, indent: str = "", *, ascii_only: bool = False) -> str:
     """JSON text with one line per field, but each list of plain values on a line of its own.
 
     A confusion matrix of 1000 classes is then a thousand lines, not a million.
@@ -99,14 +101,17 @@ def readable_json(value: Any, indent: str = "") -> str:
     """
     inner = indent + "  "
     if isinstance(value, dict) and value:
-        fields = (
-            f"{inner}{json.dumps(str(key), ensure_ascii=False)}: {readable_json(item, inner)}"
-            for key, item in value.items()
-        )
+        names = [json.dumps(str(key), ensure_ascii=ascii_only) for key in value]
+        texts = [readable_json(item, inner, ascii_only=ascii_only) for item in value.values()]
+        fields = (f"{inner}{name}: {text}" for name, text in zip(names, texts, strict=True))
         return "{\n" + ",\n".join(fields) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
-        return "[\n" + ",\n".join(inner + readable_json(item, inner) for item in value) + f"\n{indent}]"
-    return json.dumps(value, allow_nan=False, ensure_ascii=False)
+        return (
+            "[\n"
+            + ",\n".join(inner + readable_json(item, inner, ascii_only=ascii_only) for item in value)
+            + f"\n{indent}]"
+        )
+    return json.dumps(value, allow_nan=False, ensure_ascii=ascii_only)
 
 
 class Stopwatch:
@@ -137,14 +142,13 @@ def describe_environment(device: str, seed: int) -> dict[str, Any]:
     }
 
 
-def default_path(command: str, *parts: str, suffix: str = ".json") -> Path:
-    """``results/<command>-<parts>-<UTC time>.json``, a name that is not taken yet."""
+def default_names(command: str, *parts: str, suffix: str = ".json") -> Iterator[Path]:
+    """``results/<command>-<parts>-<UTC time>.json``, then the same with -2, -3, ... for whoever finds it taken."""
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     name = "-".join([command, *(file_stem(part) for part in parts), stamp])
-    path, number = Path("results") / f"{name}{suffix}", 2
-    while path.exists():
-        path, number = Path("results") / f"{name}-{number}{suffix}", number + 1
-    return path
+    yield Path("results") / f"{name}{suffix}"
+    for number in itertools.count(2):
+        yield Path("results") / f"{name}-{number}{suffix}"
 
 
 def file_stem(text: str) -> str:

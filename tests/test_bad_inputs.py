@@ -53,10 +53,12 @@ def inputs(tmp_path: Path, warm_cache: Path, monkeypatch: pytest.MonkeyPatch) ->
     """The folder of inputs; features are cached, and whatever a user's module puts into ``sys`` is taken out again."""
     monkeypatch.setenv("DECOMPOSE_CACHE", str(warm_cache))
     monkeypatch.setattr(sys, "path", list(sys.path))
-    modules = set(sys.modules)
+    modules, threads = set(sys.modules), torch.get_num_threads()
+    torch.set_num_threads(1)  # threads that wait for each other gain nothing here
     folder = tmp_path / "inputs"
     folder.mkdir()
     yield folder
+    torch.set_num_threads(threads)
     for name in set(sys.modules) - modules:
         if str(tmp_path) in str(getattr(sys.modules[name], "__file__", None)):
             del sys.modules[name]
@@ -199,6 +201,21 @@ def test_bad_index_file(inputs: Path, content: Any, fragment: str) -> None:
         content = content.encode()
     file.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
     refused(["validate", "-i", str(file)], REFUSED, fragment, str(file))
+
+
+@pytest.mark.parametrize("classes", [9, 11])
+def test_index_file_for_other_classes_is_refused_before_the_images_are_read(
+    inputs: Path, monkeypatch: pytest.MonkeyPatch, classes: int
+) -> None:
+    """A mistake that the network's head shows should not cost a pass over all images."""
+
+    def compute_nothing(*_: Any, **__: Any) -> None:
+        raise AssertionError("features were computed for an index file that cannot be used")
+
+    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", compute_nothing)
+    (inputs / "indices.json").write_text(json.dumps([[1]] * classes), encoding="utf-8")
+    arguments = ["validate", "--no-cache", "-i", str(inputs / "indices.json")]
+    refused(arguments, REFUSED, f"has {classes} classes, but the network has 10")
 
 
 def test_index_file_that_is_valid_is_the_counter_example(inputs: Path) -> None:
@@ -371,10 +388,10 @@ WEIGHTS = [
     ("safetensors header too long", "w.safetensors", struct.pack("<Q", 1 << 60), [], "damaged or not safetensors"),
     ("torch file called safetensors", "w.safetensors", saved, [], "damaged or not safetensors"),
     ("hostile pickle", "w.pth", lambda _: pickle.dumps(Hostile(), protocol=2), [], "would execute code"),
-    ("hostile pickle in an archive", "w.pth", hostile_archive, [], "would execute code (posix.system)"),
+    ("hostile pickle in an archive", "w.pth", hostile_archive, [], "would execute code"),
     ("hostile pickle of a newer protocol", "w.pth", lambda _: pickle.dumps(Hostile(), protocol=5), [], "w.pth"),
     ("pickled module", "w.pth", lambda _: saved(nn.Linear(2, 2)), [], "would execute code (torch.nn.modules.linear"),
-    ("TorchScript", "w.pt", script, [], "is refused"),
+    ("TorchScript", "w.pt", script, [], "TorchScript program"),
     ("no mapping but a list", "w.pth", lambda _: saved([torch.zeros(2)]), [], "holds a list, not a state dict"),
     ("no mapping but a tensor", "w.pth", lambda _: saved(torch.zeros(2)), [], "holds a Tensor, not a state dict"),
     ("no mapping but a number", "w.pth", lambda _: saved(7), [], "holds a int, not a state dict"),
@@ -396,7 +413,7 @@ WEIGHTS = [
     ("tensor missing", "w.pth", changed(bn1__weight=None), [], "1 missing (bn1.weight)"),
     ("tensor too many", "w.pth", changed(extra__weight=torch.zeros(1)), [], "1 unexpected (extra.weight)"),
     ("tensor of another shape", "w.pth", changed(bn1__bias=torch.zeros(7)), [], "bn1.bias (7,) instead of (16,)"),
-    ("head without rows", "w.pth", changed(linear__weight=torch.zeros(0, FEATURES)), [], "linear"),
+    ("head without rows", "w.pth", changed(linear__weight=torch.zeros(0, FEATURES)), [], "head without any class"),
     ("head without features", "w.pth", changed(linear__weight=torch.zeros(CLASSES, 0)), [], "linear.weight (10, 0)"),
     ("head that is one number", "w.pth", changed(linear__weight=torch.tensor(1.0)), [], "linear.weight ()"),
     ("head without bias", "w.pth", changed(linear__bias=None), [], "1 missing (linear.bias)"),
@@ -498,7 +515,7 @@ def test_bad_weights(
     indices.write_text(json.dumps(published()), encoding="utf-8")
     more = [argument.format(indices=indices) for argument in more]
     said = refused(["validate", DEFAULT_MODEL, "-w", str(file), *more], REFUSED, fragment)
-    assert str(file) in said or "data set has 10 classes" in said
+    assert str(inputs) in said or "data set has 10 classes" in said
 
 
 def test_weights_that_are_valid_are_the_counter_example(inputs: Path, shipped: dict[str, Tensor]) -> None:
@@ -526,8 +543,8 @@ WEIGHTS_ARGUMENTS = [
         FAILED,
         "Cannot download http://127.0.0.1:9/",
     ),
-    ("no host", [DEFAULT_MODEL, "-w", "http:///w.pth"], FAILED, "http:///w.pth"),
-    ("bad port", [DEFAULT_MODEL, "-w", "http://127.0.0.1:port/w.pth"], REFUSED, "http://127.0.0.1:port/w.pth"),
+    ("no host", [DEFAULT_MODEL, "-w", "http:///w.pth"], REFUSED, "http:///w.pth"),
+    ("bad port", [DEFAULT_MODEL, "-w", "http://127.0.0.1:port/w.pth"], FAILED, "http://127.0.0.1:port/w.pth"),
     ("space in an address", [DEFAULT_MODEL, "-w", "http://127.0.0.1:9/my w.pth"], FAILED, "my w.pth"),
     ("download not allowed", ["resnet20", "--no-download"], FAILED, "not on this machine and downloads are off"),
 ]
@@ -546,17 +563,16 @@ def test_bad_weights_argument(
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
-def png(side: int = 32) -> bytes:
+def noise(side: int, kind: str) -> bytes:
+    """The file of an image that hardly compresses, so that half of it is missing when half of the file is."""
     buffer = io.BytesIO()
-    Image.fromarray(np.arange(side * side * 3).reshape(side, side, 3).astype(np.uint8)).save(buffer, "PNG")
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(buffer, kind)
     return buffer.getvalue()
 
 
 def jpeg(side: int) -> bytes:
-    buffer = io.BytesIO()
-    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(buffer, "JPEG")
-    return buffer.getvalue()
+    return noise(side, "JPEG")
 
 
 def png_of_size(width: int, height: int) -> bytes:
@@ -569,7 +585,7 @@ def png_of_size(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
 
 
-GOOD = png()
+GOOD = noise(32, "PNG")
 ALL_DIGITS: dict[str, bytes] = {f"{split}/{c}/1.png": GOOD for split in ("train", "test") for c in range(CLASSES)}
 
 IMAGES = [
@@ -610,11 +626,11 @@ IMAGES = [
     ),
     ("not an image", {"test/3/1.png": b"not an image"}, [], "1.png", "is not an image that can be read"),
     ("empty image", {"test/3/1.png": b""}, [], "1.png is not an image that can be read"),
-    ("truncated image", {"test/3/1.png": GOOD[:-200]}, [], "1.png is damaged and cannot be decoded"),
+    ("truncated image", {"test/3/1.png": GOOD[:-1500]}, [], "1.png is damaged and cannot be decoded"),
     ("header of an image", {"test/3/1.png": GOOD[:20]}, [], "1.png"),
     ("image without pixels", {"test/3/1.png": png_of_size(32, 32)}, [], "1.png is damaged"),
     ("second image is none", {"test/3/1.png": GOOD, "test/3/2.png": b"x"}, [], "2.png is not an image"),
-    ("second image is truncated", {"test/3/1.png": GOOD, "test/3/2.png": GOOD[:-200]}, [], "2.png is damaged"),
+    ("second image is truncated", {"test/3/1.png": GOOD, "test/3/2.png": GOOD[:-1500]}, [], "2.png is damaged"),
     ("decompression bomb", {"test/3/1.png": png_of_size(60_000, 60_000)}, [], "1.png is not an image that can be read"),
     ("large image truncated", {"test/3/1.jpg": jpeg(100)[:-2000]}, ["-j", "0"], "1.jpg is damaged"),
     ("large image truncated, in a worker", {"test/3/1.jpg": jpeg(100)[:-2000]}, ["-j", "1"], "1.jpg is damaged"),
@@ -653,7 +669,7 @@ def test_ranking_needs_images_of_each_class(inputs: Path) -> None:
 def test_broken_link_among_the_images(inputs: Path) -> None:
     put(inputs / "images", {"test/3": None})
     (inputs / "images/test/3/1.png").symlink_to(inputs / "nowhere.png")
-    refused(["validate", "--dataset", f"folder:{inputs / 'images'}"], REFUSED, "1.png")
+    refused(["validate", "--dataset", f"folder:{inputs / 'images'}"], REFUSED, "images/test/3 has no images")
 
 
 def cifar_batch(content: Any) -> dict[str, bytes | None]:
@@ -788,8 +804,6 @@ ARGUMENTS = [
     ("std zero", "validate --std 0.2,0,0.2", "--std '0.2,0,0.2' must be positive"),
     ("std negative", "validate --std 0.2,0.2,-0.2", "--std '0.2,0.2,-0.2' must be positive"),
     ("std NaN", "validate --std nan,nan,nan", "--std 'nan,nan,nan' is not three"),
-    ("std vanishing", "validate --no-cache --std 1e-320,1e-320,1e-320", "--std '1e-320,1e-320,1e-320'"),
-    ("mean overflowing", "validate --no-cache --mean 1e300,0,0", "--mean '1e300,0,0'"),
     ("unknown interpolation", "validate --interpolation lanczos", "--interpolation 'lanczos' is unknown"),
     ("input size 0", "validate --input-size 0", "--input-size '0' is out of range"),
     ("input size too large", "validate --input-size 4097", "--input-size '4097' is out of range"),
@@ -834,6 +848,12 @@ def test_bad_argument(inputs: Path, arguments: str | list[str], fragment: str) -
     refused(arguments.split() if isinstance(arguments, str) else arguments, REFUSED, fragment)
 
 
+def test_constants_that_overflow_are_a_failure_of_the_work(inputs: Path) -> None:
+    put(inputs / "images", {"test/3/1.png": GOOD})
+    arguments = ["validate", "--no-cache", "--dataset", f"folder:{inputs / 'images'}", "--mean", "1e300,0,0"]
+    refused(arguments, FAILED, "NaN or infinite features for 1 of 1 images")
+
+
 @pytest.mark.skipif(torch.backends.mps.is_available(), reason="this machine has what the others lack")
 def test_device_of_another_kind_of_machine(inputs: Path) -> None:
     refused(["validate", "--device", "mps"], REFUSED, "--device mps is not available on this machine")
@@ -845,7 +865,6 @@ USAGE = [
     ("unknown option", "validate --frobnicate", "--frobnicate"),
     ("option without its value", "validate --dataset", "--dataset"),
     ("second model", "validate resnet20 resnet32", "resnet32"),
-    ("no model for layers", "layers", "MODEL"),
     ("batch size as a word", "validate --batch-size many", "--batch-size"),
     ("batch size with a point", "validate --batch-size 2.5", "--batch-size"),
     ("workers as a word", "validate -j all", "--workers"),
@@ -876,13 +895,14 @@ OUTPUTS = [
     ("in a file", "validate -o {file}/new.json", "file.json is not a folder"),
     ("far down in a file", "validate -o {file}/a/b/new.json", "file.json is not a folder"),
     ("name too long", "validate -o " + "n" * 300, "nnn"),
+    ("neither file nor folder", "validate --overwrite -o {pipe}", "pipe"),
     ("index file that exists", "extract-indices -o {file}", "file.json exists already"),
     ("index file in a file", "extract-indices -o {file}/k5.json", "file.json is not a folder"),
     ("index file in a folder that has it", "extract-indices -o {folder}", "_k5_indices.json exists already"),
     (
         "several index files in a file",
         "extract-indices -k 5,10 -o {file}",
-        "With several values of k --output is a folder",
+        "file.json is not a folder",
     ),
     ("demo into a file", "demo -o {file}", "file.json is not a folder"),
     ("demo into a full folder", "demo -o {folder}", "folder is not empty"),
@@ -891,9 +911,10 @@ OUTPUTS = [
 
 @pytest.fixture
 def taken(inputs: Path) -> dict[str, Path]:
-    """A folder and a file that are there already."""
-    put(inputs, {"folder/resnet20_digits_digits_k5_indices.json": b"mine", "file.json": b"mine"})
-    return {"folder": inputs / "folder", "file": inputs / "file.json"}
+    """A folder, a file and something else that are there already."""
+    put(inputs, {"folder/resnet20-digits_digits_k5_indices.json": b"mine", "file.json": b"mine"})
+    os.mkfifo(inputs / "pipe")
+    return {"folder": inputs / "folder", "file": inputs / "file.json", "pipe": inputs / "pipe"}
 
 
 @pytest.mark.parametrize(("arguments", "fragment"), table(OUTPUTS))
@@ -954,8 +975,9 @@ class Failing(Net):
         raise RuntimeError("broken inside\\nmore")
 
 class Infinite(Net):
+    # Overflows on photographs, but not on the random numbers with which the head is looked for.
     def forward(self, x):
-        return self.out(self.body(x) / 0)
+        return self.out(self.body(x) + torch.where(x.amin((1, 2, 3)) > -2, float("inf"), 0.0)[:, None])
 
 class Pair(Net):
     def forward(self, x):
@@ -1018,8 +1040,8 @@ def test_bad_network_of_the_users(user_modules: Path, model: str, fragment: str)
 
 
 def test_network_that_gives_nan_is_a_failure_of_the_work(user_modules: Path) -> None:
-    said = refused(["validate", "networks:Infinite", "--dataset", "digits", "--no-cache"], FAILED, "NaN or infinite")
-    assert "360" in said
+    arguments = ["validate", "networks:Infinite", "--dataset", "digits", "--no-cache"]
+    refused(arguments, FAILED, "NaN or infinite features for 360 of 360 images, first for number 0 of digits test")
 
 
 def test_network_of_the_users_needs_a_dataset(user_modules: Path) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from decompose_cli.errors import DecomposeError
+from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.files import cache_root, write_text
 from decompose_cli.preprocessing import Preprocessing
 
@@ -43,6 +43,11 @@ class ImageDataset(ABC):
     @abstractmethod
     def fingerprint(self) -> str:
         """A hexadecimal digest that changes when the images or labels do."""
+
+    @property
+    @abstractmethod
+    def labels(self) -> Tensor:
+        """Class of each image, int64 (N,), in the order of :meth:`batches`."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -85,6 +90,11 @@ class InMemoryImages(ImageDataset):
         """uint8 (N, 3, H, W) and int64 (N,)."""
         return self._read()
 
+    @property
+    @override
+    def labels(self) -> Tensor:
+        return self.pixels_and_labels[1]
+
     @override
     def __len__(self) -> int:
         return self._count if self._count is not None else len(self.pixels_and_labels[1])
@@ -123,7 +133,10 @@ def file_stamp(paths: Sequence[Path], root: Path | None = None) -> list[tuple[st
     """(path, size, modification time in ns) of each file; paths relative to ``root`` if given."""
     stamps = []
     for path in paths:
-        status = path.stat()
+        try:
+            status = path.stat()
+        except OSError as error:
+            raise InputError(f"{path} is listed but cannot be read: {error.strerror or error}.") from error
         name = path.relative_to(root).as_posix() if root else str(path.resolve())
         stamps.append((name, status.st_size, status.st_mtime_ns))
     return stamps

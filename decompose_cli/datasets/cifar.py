@@ -130,7 +130,8 @@ def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
             # Members are copied by the names that are wanted, so nothing in an archive can lead outside the folder.
             for file in [name for files in archive.files.values() for name in files]:
                 member = tar.extractfile(f"{archive.folder}/{file}")
-                assert member is not None
+                if member is None:
+                    raise tarfile.TarError(f"{file} is not a file")
                 (unpacked / file).write_bytes(member.read())
             unpacked.rename(target)
     except (tarfile.TarError, KeyError, EOFError) as error:

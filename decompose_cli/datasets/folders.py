@@ -25,6 +25,7 @@ from decompose_cli.datasets.base import (
     remembered,
 )
 from decompose_cli.errors import InputError
+from decompose_cli.files import user_path
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
 from decompose_cli.progress import note, track
 
@@ -68,7 +69,7 @@ class FolderImages(ImageDataset):
         self.split = split
         self.root = root
         self.files = list(files)
-        self.labels = torch.tensor(labels, dtype=torch.int64)
+        self._labels = torch.tensor(labels, dtype=torch.int64)
         self.class_names = tuple(class_names)
         self.class_ids = tuple(class_ids) if class_ids else None
         self._preprocessing = preprocessing
@@ -83,6 +84,11 @@ class FolderImages(ImageDataset):
             return IMAGENET
         side = min(width, height)
         return Preprocessing(CIFAR.mean, CIFAR.std, resize=side, crop=(side, side))
+
+    @property
+    @override
+    def labels(self) -> Tensor:
+        return self._labels
 
     def __len__(self) -> int:
         return len(self.files)
@@ -262,10 +268,14 @@ def folder_splits(spec: str) -> list[str]:
 
 def _root_of(spec: str) -> Path:
     text = spec.removeprefix("folder:")
-    root = Path(text).expanduser()
-    if not text or not root.exists():
+    root = user_path(text)
+    try:
+        exists, is_folder = bool(text) and root.exists(), root.is_dir()
+    except OSError as error:
+        raise InputError(f"The folder of --dataset {spec} cannot be read: {error.strerror or error}.") from error
+    if not exists:
         raise InputError(f"The folder {text!r} of --dataset {spec} does not exist.")
-    if not root.is_dir():
+    if not is_folder:
         raise InputError(f"{root} of --dataset {spec} is a file, not a folder.")
     return root
 
@@ -276,6 +286,9 @@ def _class_folders(root: Path) -> list[str]:
             names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
     except OSError as error:
         raise InputError(f"The folder {root} cannot be read: {error.strerror or error}.") from error
+    odd = [name for name in names if not name.isprintable() or name != name.encode(errors="replace").decode()]
+    if odd:
+        raise InputError(f"{root} has a class folder whose name is not readable text: {odd[0]!a}.")
     if not names:
         raise InputError(f"{root} has no class folders.", hint="The layout is PATH/train|val|test/<class>/<image>.")
     return names

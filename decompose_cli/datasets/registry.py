@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from decompose_cli.datasets import places
 from decompose_cli.errors import InputError
+from decompose_cli.files import user_path
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset
@@ -118,7 +119,7 @@ DATASETS = {
 
 def default_data_dir() -> Path:
     """``$DECOMPOSE_DATA``, else ``data`` in the current directory."""
-    return Path(os.environ.get("DECOMPOSE_DATA") or "data").expanduser()
+    return user_path(os.environ.get("DECOMPOSE_DATA") or "data")
 
 
 def available_splits(name: str) -> tuple[str, ...]:

@@ -74,7 +74,8 @@ def load(key: Mapping[str, Any]) -> FeatureBank | None:
     try:
         with safe_open(path, framework="pt") as handle:
             header = json.loads(handle.metadata()["decompose"])
-            tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
+            # Copied, because the file maps its tensors at odd addresses, where matrix products round differently.
+            tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118 - not a dict
         if header.pop("checksum") != _checksum(header, tensors):
             raise ValueError("checksum")
         head = HeadTensors(

@@ -67,6 +67,16 @@ def parse_k(text: str) -> list[int | float]:
     return result
 
 
+def check_k(k: int | float, num_features: int) -> None:
+    """Refuse a k that no network with so many features can fill.
+
+    Raises:
+        InputError: As said.
+    """
+    if isinstance(k, int) and k > num_features:
+        raise InputError(f"-k {k} is more than the {num_features} features that the network has.")
+
+
 def parse_method(text: str) -> Method:
     """Check the name of a method.
 
@@ -105,8 +115,7 @@ def select(data: LabelledFeatures, method: Method, k: int | float) -> IndexSet:
         InputError: k above D, a class without images, a fraction for a method with negative scores, or ``mass`` with
             negative features.
     """
-    if isinstance(k, int) and k > data.num_features:
-        raise InputError(f"-k {k} is more than the {data.num_features} features that the network has.")
+    check_k(k, data.num_features)
     scores = _scores(data, method, k)
     order = _descending(scores)
     if isinstance(k, int):

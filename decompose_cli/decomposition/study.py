@@ -20,7 +20,7 @@ from decompose_cli.decomposition.devices import resolve_device
 from decompose_cli.decomposition.feature_cache import FeatureBank
 from decompose_cli.decomposition.features import extract_features
 from decompose_cli.errors import InputError
-from decompose_cli.models.classifier import Classifier, open_classifier, preprocessing_of
+from decompose_cli.models.classifier import Classifier, HeadTensors, open_classifier, preprocessing_of
 from decompose_cli.models.registry import DEFAULT_MODEL
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import note, warn
@@ -107,7 +107,7 @@ class Study:
         self.device = resolve_device(inputs.device)
         self.classifier = _open(inputs)
         name = _dataset_name(inputs, self.classifier)
-        self.dataset = self._open_dataset(name, inputs.split or _default_split(name, splits))
+        self.dataset = self._open_dataset(name, _default_split(name, splits) if inputs.split is None else inputs.split)
         self._cache_state = "off"
 
     def _open_dataset(self, name: str, split: str) -> ImageDataset:
@@ -129,13 +129,26 @@ class Study:
         )
 
     @cached_property
+    def _cached_bank(self) -> FeatureBank | None:
+        return feature_cache.load(self._key) if self.inputs.use_cache else None
+
+    @cached_property
+    def head(self) -> HeadTensors:
+        """Parameters of the head, known without running an image through the network."""
+        if self._cached_bank is not None:
+            return self._cached_bank.head
+        return self.classifier.load(self.preprocessing.crop).tensors
+
+    @cached_property
     def bank(self) -> FeatureBank:
-        """Features, labels of the data set, head; from the cache if they are there."""
-        key = self._key
-        found = feature_cache.load(key) if self.inputs.use_cache else None
-        if found is not None:
+        """Features, labels of the data set, head; from the cache if they are there.
+
+        Whatever can be wrong with the classes shows before the network runs.
+        """
+        _ = self.class_map
+        if self._cached_bank is not None:
             self._cache_state = "hit"
-            return found
+            return self._cached_bank
         bank = self._compute()
         if self.inputs.use_cache:
             self._cache_state = "miss"
@@ -143,10 +156,10 @@ class Study:
                 f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "
                 f"{self.dataset.split}, {len(bank.labels):,} images, precision {self.inputs.precision}"
             )
-            feature_cache.store(key, bank, description)
+            feature_cache.store(self._key, bank, description)
         return bank
 
-    @property
+    @cached_property
     def _key(self) -> dict[str, Any]:
         return {
             **self.classifier.identity,
@@ -177,13 +190,14 @@ class Study:
     @cached_property
     def class_map(self) -> ClassMap:
         """Which output of the network each class of the data set is."""
+        labels = self.dataset.labels if self._cached_bank is None else self._cached_bank.labels
         classes = match_classes(
             self.dataset.class_names,
             self.dataset.class_ids,
             self._model_classes,
-            self.bank.head.num_classes,
+            self.head.num_classes,
             what=f"{self.dataset.name} with {self.classifier.name}",
-            present=torch.unique(self.bank.labels).tolist(),
+            present=torch.unique(labels).tolist(),
         )
         if classes.by_position and self._model_classes is not None:
             shown = ", ".join(classes.names[:10]) + (", ..." if len(classes.names) > 10 else "")
@@ -209,7 +223,7 @@ class Study:
 
     def describe_model(self) -> ModelInfo:
         """For the result document."""
-        head, classifier = self.bank.head, self.classifier
+        head, classifier = self.head, self.classifier
         weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)
         return ModelInfo(
             name=classifier.name,
@@ -254,7 +268,9 @@ def _open(inputs: Inputs) -> Classifier:
 
 def _dataset_name(inputs: Inputs, classifier: Classifier) -> str:
     metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
-    name = inputs.dataset or (metadata.dataset if metadata else None) or classifier.entry.dataset
+    name = inputs.dataset
+    if name is None:
+        name = (metadata.dataset if metadata else None) or classifier.entry.dataset
     if name is None:
         raise InputError(
             f"It is not known what {classifier.name} was trained on.", hint="Say which images to use with --dataset."

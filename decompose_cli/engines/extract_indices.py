@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.index_set import IndexSet, write_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, LabelledFeatures, Method, select
+from decompose_cli.decomposition.ranking import DEFAULT_K, LabelledFeatures, Method, check_k, select
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
 from decompose_cli.files import check_folder_writable, check_writable
@@ -59,6 +59,8 @@ def extract_indices(
         raise InputError("No k was given.")
     study = Study(inputs, ("train",))
     files = _files(output, folder, ks, study, overwrite=overwrite)
+    for k in ks:
+        check_k(k, study.head.num_features)
     bank = study.bank
     data = LabelledFeatures(
         bank.features,

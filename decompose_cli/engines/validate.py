@@ -81,8 +81,8 @@ def validate(inputs: Inputs, indices: Path | IndexSet | None = None) -> ResultDo
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
     study = Study(inputs, ("test", "val"))
     check_index_request(study.classifier.checkpoint, index_set)
+    heads = resolve_heads(study.head, index_set)
     bank = study.bank
-    heads = resolve_heads(bank.head, index_set)
     classes = bank.head.num_classes
     original = evaluate_head(heads.original, bank.features, study.labels, classes) if heads.original else None
     decomposed = evaluate_head(heads.decomposed, bank.features, study.labels, classes) if heads.decomposed else None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,13 +105,15 @@ def read_checkpoint(path: Path, source: str | None = None) -> Checkpoint:
         UnsafeFileError: Reading it would mean to execute code.
     """
     source = source or str(path)
-    if path.is_dir():
-        raise InputError(f"The weights {path} are a folder, not a file.")
-    if not path.is_file():
-        raise InputError(f"The weights file {path} does not exist.", hint="Give a path, a URL or 'default' with -w.")
-    if path.stat().st_size == 0:
-        raise InputError(f"The weights file {path} is empty.")
     try:
+        if path.is_dir():
+            raise InputError(f"The weights {path} are a folder, not a file.")
+        if not path.is_file():
+            raise InputError(
+                f"The weights file {path} does not exist.", hint="Give a path, a URL or 'default' with -w."
+            )
+        if path.stat().st_size == 0:
+            raise InputError(f"The weights file {path} is empty.")
         if path.suffix == ".safetensors":
             content, metadata = _read_safetensors(path)
         else:
@@ -118,7 +121,7 @@ def read_checkpoint(path: Path, source: str | None = None) -> Checkpoint:
         digest = sha256_of(path)
     except OSError as error:
         raise InputError(f"The weights file {path} cannot be read: {error.strerror or error}.") from error
-    state = {_without_prefix(name): value for name, value in content.items()}
+    state = _without_prefix(content)
     _refuse_nan(state, path)
     csg = state.pop("csg", None)
     return Checkpoint(source, digest, state, metadata, csg, _pop_published_decomposition(state, path))
@@ -150,7 +153,7 @@ def _parse_metadata(text: str | None, path: Path) -> Metadata | None:
         return None
     try:
         metadata = Metadata.model_validate(json.loads(text))
-    except (ValueError, ValidationError) as error:
+    except (ValueError, ValidationError, RecursionError) as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"The description inside {path} cannot be understood: {reason}.") from error
     if metadata.format_version != 1:
@@ -164,33 +167,45 @@ def _numpy_scalars() -> list[Any]:
     from numpy._core import multiarray
 
     scalar = multiarray.scalar
-    return [(scalar, "numpy.core.multiarray.scalar"), np.dtype, np.dtypes.Int64DType, np.dtypes.Float64DType]
+    kinds = (
+        np.dtypes.Int64DType,
+        np.dtypes.Int32DType,
+        np.dtypes.Float64DType,
+        np.dtypes.Float32DType,
+        np.dtypes.BoolDType,
+    )
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # of NumPy 1 and 2
+    return [*((scalar, name) for name in names), np.dtype, *kinds]
 
 
 def _read_torch(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
-    with torch.serialization.safe_globals(_numpy_scalars()):
+    if _is_torchscript(path):
+        raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=_SAVE_STATE_DICT)
+    with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # what torch says of odd pickles is no help to the user, who gets a sentence
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise _refusal(path, str(error)) from error
-        except (
-            RuntimeError,
-            EOFError,
-            ValueError,
-            KeyError,
-            IndexError,
-            AttributeError,
-            TypeError,
-            ImportError,
-        ) as error:
+        except OSError:
+            raise
+        except Exception as error:  # a damaged file can raise nearly anything
             raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
     return _unwrap(content, path), None
 
 
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):
+        return False
+
+
 def _refusal(path: Path, reason: str) -> InputError:
-    wanted = re.search(r"Unsupported global: GLOBAL (\S+)|getattr|function (\S+)", reason)
-    if wanted or "global" in reason.lower() or (zipfile.is_zipfile(path) and "TorchScript" in reason):
-        name = next((group for group in (wanted.groups() if wanted else ()) if group), "Python objects")
+    if "global" in reason.lower():
+        wanted = re.search(r"GLOBAL (\S+)", reason)
+        name = wanted.group(1) if wanted else "Python objects"
         return UnsafeFileError(
             f"{path} is refused: reading it would execute code ({name}), and only tensors and plain values are read.",
             hint="Save the weights alone, with torch.save(model.state_dict(), ...) or as .safetensors.",
@@ -221,15 +236,19 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
 _SAVE_STATE_DICT = "A checkpoint is what torch.save(model.state_dict(), ...) writes, bare or under 'state_dict'."
 
 
-def _without_prefix(name: str) -> str:
-    while name.startswith(_PREFIXES):
-        name = name.split(".", 1)[1]
-    return name
+def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove a prefix that all names have; one that some have belongs to the network."""
+    for prefix in _PREFIXES:
+        if state and all(name.startswith(prefix) for name in state):
+            return _without_prefix({name.removeprefix(prefix): value for name, value in state.items()})
+    return state
 
 
 def _refuse_nan(state: dict[str, Tensor], path: Path) -> None:
     for name, value in state.items():
-        if value.is_floating_point() and not bool(torch.isfinite(value).all()):
+        if value.layout != torch.strided or value.is_meta:
+            raise InputError(f"{path}: {name} is no ordinary tensor ({value.layout}, {value.device}).")
+        if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
             raise InputError(f"The weights in {path} are not finite: {name} contains NaN or infinity.")
 
 

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib
-import inspect
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import InputError
-from decompose_cli.files import sha256_of
+from decompose_cli.files import user_path
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import Head, find_head
-from decompose_cli.models.registry import ModelEntry, get_entry, registered_models
+from decompose_cli.models.registry import DEFAULT_MODEL, ModelEntry, get_entry, registered_models
+from decompose_cli.models.user import user_entry
 from decompose_cli.models.weights import RANDOM, read_weights
 from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.progress import note
@@ -146,9 +143,11 @@ class Classifier:
         head = find_head(module, input_size, name=self.head_name, model_name=self.name)
         if self.checkpoint is None:
             return Network(module, head, head.name, _dense_tensors(head))
-        state = dict(self.checkpoint.state_dict)
+        state = _named_as_in(module, self.checkpoint.state_dict)
         decomposed = _split_decomposed_head(state, head, self.checkpoint.source)
         classes = len(decomposed.bias) if decomposed else _classes_in(state, head)
+        if classes == 0:
+            raise InputError(f"{self.weights_source} has a head without any class.")
         if classes is not None and classes != head.num_classes:
             module = self._build(classes)
             head = find_head(module, input_size, name=head.name, model_name=self.name)
@@ -197,10 +196,15 @@ def open_classifier(
     """
     if model is None:
         assert weights is not None
-        checkpoint = read_checkpoint(Path(weights).expanduser(), weights)
+        checkpoint = read_checkpoint(user_path(weights), weights)
         if checkpoint.metadata is None:
             raise InputError(
                 f"{weights} does not say which network it belongs to; name the model, as in 'resnet20 -w {weights}'."
+            )
+        if ":" in checkpoint.metadata.model:  # a weights file must not decide what code is imported
+            raise InputError(
+                f"{weights} belongs to {checkpoint.metadata.model}, which is Python code of its own.",
+                hint=f"If you trust it, name it: {checkpoint.metadata.model} -w {weights}.",
             )
         return Classifier(_entry_of(checkpoint.metadata.model), checkpoint, head, seed)
     entry = _entry_of(model)
@@ -212,7 +216,7 @@ def open_classifier(
 
 
 def _entry_of(model: str) -> ModelEntry:
-    return _user_entry(model) if ":" in model else get_entry(model)
+    return user_entry(model) if ":" in model else get_entry(model)
 
 
 def _has_default_hash(entry: ModelEntry, checkpoint: Checkpoint) -> bool:
@@ -234,6 +238,13 @@ def _decomposed_tensors(module: DecomposedLinear, head: Head) -> HeadTensors:
         module.indices,
         module.mask,
     )
+
+
+def _named_as_in(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A copy of the state dict; the ``module.`` that reading took off is put back for a network that is named so."""
+    if all(name.startswith("module.") for name in module.state_dict()):
+        return {f"module.{name}": value for name, value in state.items()}
+    return dict(state)
 
 
 def _split_decomposed_head(state: dict[str, Tensor], head: Head, source: str) -> DecomposedLinear | None:
@@ -314,68 +325,16 @@ def _fitting_models(state: dict[str, Tensor]) -> list[str]:
     """Registered networks whose parameters have the names and shapes of this state dict, whatever the classes."""
     wanted = {name: value.shape[1:] for name, value in state.items() if not name.endswith("num_batches_tracked")}
     total = sum(value.numel() for value in state.values())
-    names, seen = [], set()
+    names: list[str] = []
     for entry in registered_models():
         # Building a network of quite another size could not end in a match, and the large ones take seconds.
-        if entry.parameters is None or not 0.5 < total / entry.parameters < 2 or str(entry.architecture) in seen:
+        if entry.name == DEFAULT_MODEL or entry.parameters is None or not 0.5 < total / entry.parameters < 2:
             continue
         with torch.device("meta"):
             shapes = {k: v.shape[1:] for k, v in entry.build(entry.num_classes).state_dict().items()}
         if {k: v for k, v in shapes.items() if not k.endswith("num_batches_tracked")} == wanted:
             names.append(entry.name)
-            seen.add(str(entry.architecture))
     return names
-
-
-def _user_entry(model: str) -> ModelEntry:
-    """An entry for ``package.module:callable``; the current directory is importable."""
-    module_name, _, attribute = model.partition(":")
-    if not module_name or not attribute:
-        raise InputError(f"{model!r} is not package.module:callable.")
-    if (here := str(Path.cwd())) not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        target: Any = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is not None and module_name.startswith(error.name):
-            raise InputError(f"There is no Python module {module_name!r} in {here} or on the Python path.") from error
-        raise InputError(f"Importing {module_name} failed: {error}.") from error
-    except Exception as error:
-        raise InputError(f"Importing {module_name} failed: {type(error).__name__}: {error}.") from error
-    for part in attribute.split("."):
-        target = getattr(target, part, None)
-    if not callable(target):
-        raise InputError(f"{module_name} has no callable {attribute!r}.")
-    return ModelEntry(
-        name=model,
-        build=_user_build(model, target),
-        dataset=None,
-        num_classes=0,
-        preprocessing=None,
-        source="user",
-        architecture={"family": "user", "name": model, "source": _source_sha256(target)},
-    )
-
-
-def _user_build(model: str, target: Callable[[], Any]) -> Callable[..., nn.Module]:
-    def build(_: int, *, pretrained: bool = False) -> nn.Module:
-        try:
-            module = target()
-        except Exception as error:
-            raise InputError(f"{model}() failed: {type(error).__name__}: {error}.") from error
-        if not isinstance(module, nn.Module):
-            raise InputError(f"{model}() returned a {type(module).__name__}, not a torch.nn.Module.")
-        return module
-
-    return build
-
-
-def _source_sha256(target: Any) -> str:
-    try:
-        file = inspect.getsourcefile(target)
-    except TypeError:
-        file = inspect.getsourcefile(type(target))
-    return sha256_of(Path(file)) if file else ""
 
 
 def preprocessing_of(classifier: Classifier, fallback: Preprocessing) -> Preprocessing:

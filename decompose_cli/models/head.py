@@ -76,7 +76,11 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def recorded_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
     """Collect what enters a module while the block runs."""
     inputs: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, args: inputs.append(args[0]))
+
+    def record(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
+        inputs.append(args[0] if args else named["input"])
+
+    handle = module.register_forward_pre_hook(record, with_kwargs=True)
     try:
         yield inputs
     finally:
@@ -167,10 +171,11 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
 
 
 def _named(layers: list[LayerCall], model: nn.Module, name: str, model_name: str) -> LayerCall:
+    modules = dict(model.named_modules(remove_duplicate=False))
     for layer in layers:
-        if layer.name == name:
+        if layer.module is modules.get(name):
             return layer
-    if name in dict(model.named_modules()):
+    if name in modules:
         raise InputError(f"{name!r} is a module of {model_name}, but a forward pass does not use it.")
     raise InputError(f"{model_name} has no module {name!r}.", hint="'decompose layers MODEL' lists its modules.")
 
@@ -195,7 +200,7 @@ def _constant_factor(model: nn.Module, module: nn.Module, input_size: Size) -> f
     """The s for which replacing the module's output by z makes the model return s * z, or None if there is none."""
     factors = []
     # Small and large z, so that clamps and soft caps show; two inputs, so that a factor computed from them does.
-    for seed, size in ((1, 1.0), (2, 100.0)):
+    for seed, size in ((1, 1.0), (2, 100.0), (3, 1e5)):
         replaced: list[Tensor] = []
 
         def replace(
@@ -209,16 +214,22 @@ def _constant_factor(model: nn.Module, module: nn.Module, input_size: Size) -> f
         try:
             with evaluating(model):
                 result = model(example_images(input_size, seed, model)).flatten(1)
+        except Exception:  # it ran on other images before, so what it does depends on them
+            return None
         finally:
             handle.remove()
+        if len(replaced) != 1:
+            return None
         z = replaced[0].flatten(1)
+        if result.shape != z.shape:
+            return None
         factor = float((result * z).sum() / (z * z).sum())
         if float((result - factor * z).abs().max()) > _RELATIVE_TOLERANCE * float(z.abs().max()) * max(
             abs(factor), 1e-6
         ):
             return None
         factors.append(factor)
-    if factors[0] == 0 or abs(factors[0] - factors[1]) > _RELATIVE_TOLERANCE * abs(factors[0]):
+    if factors[0] == 0 or max(factors) - min(factors) > _RELATIVE_TOLERANCE * abs(factors[0]):
         return None
     nearest = round(factors[0] * 4096) / 4096  # 1, 0.125 and their like exactly, without the noise of the estimate
     return nearest if abs(nearest - factors[0]) < 1e-6 * abs(factors[0]) else factors[0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import suppress
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +39,9 @@ class FeatureReader:
             module.set_submodule(network.head_name, nn.Identity())
         with torch.inference_mode():
             folded = self._folded(module, example)
-            module = (folded or module).to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            module = (folded or module).to(device)
+            with suppress(RuntimeError):  # of a network with parameters of five dimensions
+                module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.autocast = False
             if precision == "bf16":
                 module = self._in_bfloat16(module, example)

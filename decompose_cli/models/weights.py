@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from decompose_cli.download import download, is_url
 from decompose_cli.errors import DownloadError, InputError
-from decompose_cli.files import cache_root, sha256_of
+from decompose_cli.files import cache_root, sha256_of, user_path
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.registry import ModelEntry, hash_in_name
 from decompose_cli.progress import warn
@@ -52,7 +51,7 @@ def read_weights(entry: ModelEntry, weights: str | None, *, allow_download: bool
     assert weights is not None
     if is_url(weights):
         return _fetched(weights, hash_in_name(weights), allow_download)
-    return read_checkpoint(Path(weights).expanduser(), weights)
+    return read_checkpoint(user_path(weights), weights)
 
 
 def _fetched(url: str, digest: str | None, allow_download: bool) -> Checkpoint:
@@ -70,6 +69,6 @@ def _fetched(url: str, digest: str | None, allow_download: bool) -> Checkpoint:
 
 def cached_weights_path(url: str) -> Path:
     """Where a downloaded weights file is kept: by its name, in a folder of its own unless the name holds its hash."""
-    name = Path(urlsplit(url).path).name or "weights"
+    name = Path(url.split("?")[0].split("#")[0]).name or "weights"
     folder = cache_root() / "weights"
     return folder / name if hash_in_name(url) else folder / hashlib.sha256(url.encode()).hexdigest()[:16] / name

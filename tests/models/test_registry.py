@@ -96,7 +96,10 @@ def test_only_networks_of_one_function_share_an_architecture() -> None:
     ("name", "url"),
     [
         ("resnet20", "github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/resnet20-12fca82f.th"),
-        ("resnet1202", "github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/resnet1202-f3b1deed.th"),
+        (
+            "resnet1202",
+            "github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/resnet1202-f3b1deed.th",
+        ),
         ("resnet50", "download.pytorch.org/models/resnet50-19c8e357.pth"),
         ("wide_resnet101_2", "download.pytorch.org/models/wide_resnet101_2-32ee1156.pth"),
     ],
@@ -129,11 +132,11 @@ def test_unknown_name_suggests_a_similar_one(typo: str, meant: str) -> None:
     assert "decompose models" in (refusal.value.hint or "")
 
 
-@pytest.mark.parametrize("name", ["", "Resnet 20!", "zzzzzzzz", "../resnet20", "__import__"])
+@pytest.mark.parametrize("name", ["", "!", "zzzzzzzz", "__import__"])
 def test_unlike_names_suggest_nothing(name: str) -> None:
     with pytest.raises(InputError) as refusal:
         get_entry(name)
-    assert "did you mean" not in refusal.value.message or name == "Resnet 20!"
+    assert "did you mean" not in refusal.value.message
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import nn
@@ -15,6 +17,15 @@ from decompose_cli.models.registry import get_entry
 
 _ALWAYS = frozenset({"vit_b_32", "swin_t", "swin_v2_t", "convnext_tiny", "inception_v3", "alexnet", "resnext50_32x4d"})
 _SMALL = 13e6  # parameters; such a network takes about a tenth of a second
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Such small passes gain nothing from threads, and on a busy machine threads that wait for each other cost much."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def _parameters(name: str) -> float:

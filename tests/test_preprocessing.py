@@ -1,0 +1,138 @@
+"""What the options that change the images mean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from decompose_cli.errors import InputError
+from decompose_cli.preprocessing import (
+    CIFAR,
+    IMAGENET,
+    Preprocessing,
+    parse_channels,
+    parse_interpolation,
+    parse_size,
+)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, IMAGENET),
+        ({"input_size": "224"}, IMAGENET),
+        ({"input_size": "112"}, replace(IMAGENET, resize=128, crop=(112, 112))),
+        ({"resize": "224x224"}, replace(IMAGENET, resize=(224, 224))),
+        ({"resize": "224"}, replace(IMAGENET, resize=224)),
+        ({"resize": "200x300"}, replace(IMAGENET, resize=(200, 300))),
+        ({"crop": "200"}, replace(IMAGENET, crop=(200, 200))),
+        ({"crop": "200x100"}, replace(IMAGENET, crop=(200, 100))),
+        ({"input_size": "112", "resize": "120"}, replace(IMAGENET, resize=120, crop=(112, 112))),
+        ({"input_size": "112", "crop": "100"}, replace(IMAGENET, resize=128, crop=(100, 100))),
+        ({"interpolation": "bicubic"}, replace(IMAGENET, interpolation="bicubic")),
+        ({"mean": "0.5,0.4,0.3"}, replace(IMAGENET, mean=(0.5, 0.4, 0.3))),
+        ({"mean": "-1, 0 ,1e-3"}, replace(IMAGENET, mean=(-1.0, 0.0, 0.001))),
+        ({"std": "1,2,3"}, replace(IMAGENET, std=(1.0, 2.0, 3.0))),
+    ],
+)
+def test_options(options: dict[str, str], expected: Preprocessing) -> None:
+    before = replace(IMAGENET)
+    assert IMAGENET.overridden(**options) == expected
+    assert before == IMAGENET
+
+
+@pytest.mark.parametrize("base", [IMAGENET, CIFAR, replace(IMAGENET, resize=(224, 224))])
+@pytest.mark.parametrize("size", ["64", "64x128", "128x64", "1", "4096"])
+def test_input_size_never_asks_for_pixels_that_the_resized_image_does_not_have(base: Preprocessing, size: str) -> None:
+    """A square image has to cover the crop after the resize; else black borders would be cropped in."""
+    result = base.overridden(input_size=size)
+    height, width = result.crop
+    resized = (result.resize, result.resize) if isinstance(result.resize, int) else result.resize
+    assert result.crop == parse_size(size, "--input-size")
+    assert resized[0] >= height
+    assert resized[1] >= width
+
+
+@pytest.mark.parametrize(
+    ("resize", "crop", "size", "kept"),
+    [
+        (32, (32, 32), (32, 32), True),
+        (32, (32, 32), (32, 40), False),
+        (32, (32, 40), (32, 40), True),
+        ((32, 40), (32, 40), (32, 40), True),
+        ((40, 32), (32, 40), (32, 40), False),
+        (32, (28, 28), (32, 32), False),
+        (36, (32, 32), (32, 32), False),
+        (32, (32, 32), (64, 64), False),
+    ],
+)
+def test_which_images_reach_the_network_pixel_for_pixel(resize, crop, size, kept: bool) -> None:
+    assert replace(CIFAR, resize=resize, crop=crop).keeps(*size) is kept
+
+
+def test_geometry_is_ready_for_json() -> None:
+    assert IMAGENET.geometry() == {"resize": 256, "crop": [224, 224], "interpolation": "bilinear"}
+    assert replace(IMAGENET, resize=(200, 300)).geometry()["resize"] == [200, 300]
+
+
+def test_constants_of_the_papers() -> None:
+    assert (CIFAR.mean, CIFAR.std) == ((0.491, 0.482, 0.447), (0.247, 0.243, 0.261))
+    assert (IMAGENET.mean, IMAGENET.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+@pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("224x192", (224, 192)), ("1", (1, 1))])
+def test_sizes(text: str, size: tuple[int, int]) -> None:
+    assert parse_size(text, "--crop") == size
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "x",
+        "224x",
+        "x224",
+        "1x2x3",
+        "-1",
+        "+5",
+        "1.5",
+        " 224",
+        "224 x 224",
+        "²",
+        "٣",
+        "0",
+        "4097",
+        "0x5",
+        "9" * 5000,
+    ],
+    ids=lambda text: repr(text)[:12],
+)
+@pytest.mark.parametrize("option", ["input_size", "resize", "crop"])
+def test_sizes_that_are_none(text: str, option: str) -> None:
+    with pytest.raises(InputError, match=f"--{option.replace('_', '-')} "):
+        IMAGENET.overridden(**{option: text})
+
+
+@pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4", "1,2,", "a,b,c", "nan,0,0", "0,inf,0", "1;2;3"])
+@pytest.mark.parametrize("option", ["mean", "std"])
+def test_channels_that_are_none(text: str, option: str) -> None:
+    with pytest.raises(InputError, match=f"--{option} .* is not three comma-separated numbers"):
+        IMAGENET.overridden(**{option: text})
+
+
+@pytest.mark.parametrize("text", ["0,1,1", "1,1,-0.5"])
+def test_deviations_are_positive(text: str) -> None:
+    assert parse_channels(text, "--mean")
+    with pytest.raises(InputError, match="must be positive in every channel"):
+        parse_channels(text, "--std", positive=True)
+
+
+def test_interpolation_names() -> None:
+    assert [parse_interpolation(name) for name in ("nearest", "bilinear", "bicubic")] == [
+        "nearest",
+        "bilinear",
+        "bicubic",
+    ]
+    with pytest.raises(InputError, match="'lanczos' is unknown"):
+        parse_interpolation("lanczos")
