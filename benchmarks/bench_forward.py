@@ -58,8 +58,8 @@ def main() -> None:
 
     def speed(name: str) -> str:
         gflops = given.images * flop / median[name] / 1e9
-        limit = peak.of(name)
-        return f"{given.images / median[name]:,.0f} images/s, {gflops:.0f} GFLOP/s, {gflops / limit:.0%} of a matrix product"
+        share = gflops / peak.of(name)
+        return f"{given.images / median[name]:,.0f} images/s, {gflops:.0f} GFLOP/s, {share:.0%} of a matrix product"
 
     is_reference = given.model == "resnet20"
     common.report(

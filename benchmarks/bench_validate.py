@@ -1,10 +1,11 @@
-"""`decompose validate resnet20 -i INDICES` on CIFAR-size images against the same job in published style, as whole processes.
+"""`decompose validate resnet20 -i INDICES` against the same job in published style, as whole processes.
 
-Both read CIFAR-10 batch files, put every image through ResNet-20 and count the correct answers of the full and of the
-decomposed head (5 of 64 features per class) in one pass. Published style: see published_style.py; it gets the number of
-DataLoader workers that is faster here. Cold: an empty cache of features; warm: the second run of the same command.
-Images and weights are random (the work is the same), or CIFAR-10 and the published ResNet-20 with
-DECOMPOSE_REFERENCE_DIR.
+Both read 10,000 CIFAR-size images from a CIFAR-10 batch file, put every one through ResNet-20 and count the correct
+answers of the full and of the decomposed head (5 of 64 features per class) in one pass. Published style: see
+published_style.py; its time is that with the number of DataLoader workers that is faster here. Cold: an empty cache of
+features; warm: the second run of the same command. Memory is compared twice: the peak of the largest process, and that
+of a process with its workers (published style with two of them). Images and weights are random (the work is the same),
+or CIFAR-10 and the published ResNet-20 with DECOMPOSE_REFERENCE_DIR.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ def main() -> None:
     given = parser.parse_args()
     peak = common.peak()
     with tempfile.TemporaryDirectory() as name:
-        runs = measure(Path(name), given.images, given.repeats)
+        runs, trees = measure(Path(name), given.images, given.repeats)
         description = common.inputs_in(Path(name)).description
     workers, theirs = min(((w, runs[f"published, {w} workers"]) for w in WORKERS), key=lambda item: item[1].median)
     total = check_answers(runs, theirs)
@@ -41,10 +42,7 @@ def main() -> None:
             "warm, seconds", runs["warm fp32"].median, limit, at_least=False, detail="1.5 import torch + 1 s", unit=""
         )
     )
-    for name in GOALS:
-        lines.append(
-            common.Line(f"{name}, peak memory", runs[name].memory / theirs.memory, MEMORY_GOAL, at_least=False)
-        )
+    lines += common.memory_lines(GOALS, runs, theirs, torch_only, trees, MEMORY_GOAL)
     notes = [
         f"published style, {workers} workers (the faster of {WORKERS}): {theirs}",
         f"import torch alone: {torch_only}",
@@ -54,7 +52,8 @@ def main() -> None:
         ours = runs[f"cold {precision}"].median
         notes.append(
             f"limit {precision}: import torch and {total * common.RESNET20_FLOP / 1e12:.2f} TFLOP at the "
-            f"{peak.of(precision):.0f} GFLOP/s of a matrix product are {floor:.2f} s; cold takes {ours / floor:.2f} times that"
+            f"{peak.of(precision):.0f} GFLOP/s of a matrix product are {floor:.2f} s; "
+            f"cold takes {ours / floor:.2f} times that"
         )
     common.report(
         f"validate, {total:,} images of 32x32, whole process",
@@ -64,7 +63,7 @@ def main() -> None:
     )
 
 
-def measure(folder: Path, images: int, repeats: int) -> dict[str, common.Runs]:
+def measure(folder: Path, images: int, repeats: int) -> tuple[dict[str, common.Runs], dict[str, float | None]]:
     inputs = common.make_inputs(folder, test=images)
     arguments = ["--data", inputs.data, "--weights", inputs.weights, "--indices", inputs.indices]
     ours = ["validate", "resnet20", "-w", inputs.weights, "--data-dir", inputs.data, "-i", inputs.indices]
@@ -89,7 +88,13 @@ def measure(folder: Path, images: int, repeats: int) -> dict[str, common.Runs]:
         "cold bf16": lambda: run_ours("bf16", cold=True),
         "import torch": lambda: common.run(common.python("-c", "import torch")),
     }
-    return common.interleaved(repeats, jobs)
+    runs = common.interleaved(repeats, jobs)
+    common.say("memory")
+    trees = {"published": common.tree_memory(common.published("validate", *arguments, "--workers", str(max(WORKERS))))}
+    for name, precision in (("cold fp32", "32"), ("cold bf16", "bf16")):
+        cache = str(folder / f"cache-memory-{precision}")
+        trees[name] = common.tree_memory(common.decompose(*ours, "--precision", precision), DECOMPOSE_CACHE=cache)
+    return runs, trees
 
 
 def check_answers(runs: dict[str, common.Runs], theirs: common.Runs) -> int:

@@ -22,10 +22,10 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -84,11 +84,9 @@ def run(command: Sequence[str | Path], **variables: str) -> Process:
     Raises:
         SystemExit: It failed; what it wrote to stderr is shown.
     """
-    paths = [path for path in (os.environ.get("PYTHONPATH"), str(ROOT)) if path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "NO_COLOR": "1", **variables}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start = time.perf_counter()
-        process = subprocess.Popen([str(part) for part in command], stdout=out, stderr=err, env=environment)
+        process = _start(command, variables, out, err)
         _, status, usage = os.wait4(process.pid, 0)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
@@ -98,6 +96,48 @@ def run(command: Sequence[str | Path], **variables: str) -> Process:
             sys.exit(f"{' '.join(map(str, command))}\nfailed:\n{err.read().decode(errors='replace')[-3000:]}")
         scale = 1 if sys.platform == "darwin" else 1024
         return Process(seconds, usage.ru_maxrss * scale / 1e6, out.read().decode())
+
+
+def _start(command: Sequence[str | Path], variables: Mapping[str, str], out: Any, err: Any) -> subprocess.Popen[bytes]:
+    paths = [path for path in (os.environ.get("PYTHONPATH"), str(ROOT)) if path]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "NO_COLOR": "1", **variables}
+    return subprocess.Popen([str(part) for part in command], stdout=out, stderr=err, env=environment)
+
+
+def tree_memory(command: Sequence[str | Path], **variables: str) -> float | None:
+    """Peak in MB of a command with all its worker processes, or None where the system does not tell (only Linux does).
+
+    Pages that processes share are divided among them. Sampled 20 times a second, in a run that is not timed.
+    """
+    if not Path("/proc/self/smaps_rollup").is_file():
+        return None
+    largest = 0.0
+    process = _start(command, variables, subprocess.DEVNULL, subprocess.DEVNULL)
+    while process.poll() is None:
+        largest = max(largest, sum(map(_proportional_mb, _descendants(process.pid))))
+        time.sleep(0.05)
+    if process.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))} failed")
+    return largest
+
+
+def _descendants(pid: int) -> list[int]:
+    found = [pid]
+    for number in found:
+        try:
+            tasks = list(Path(f"/proc/{number}/task").iterdir())
+            found += [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        except OSError:  # it has ended meanwhile
+            continue
+    return found
+
+
+def _proportional_mb(pid: int) -> float:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines if line.startswith("Pss:")) * 1024 / 1e6
 
 
 def interleaved(repeats: int, jobs: Mapping[str, Callable[[], Process]]) -> dict[str, Runs]:
@@ -148,14 +188,14 @@ def peak() -> Peak:
 
 
 def measure_peak() -> Peak:
-    """The best of several (1024, 1024) x (1024, 1024) products, in each precision, with torch's default threads."""
+    """The best (1024, 1024) x (1024, 1024) product of one second, in each precision, with torch's default threads."""
     import torch
 
     size, found = 1024, {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
-        best = float("inf")
-        for _ in range(20):
+        best, end = float("inf"), time.perf_counter() + 1
+        while time.perf_counter() < end:
             start = time.perf_counter()
             _ = a @ b
             best = min(best, time.perf_counter() - start)
@@ -198,6 +238,43 @@ def report(title: str, lines: Sequence[Line], conditions: Sequence[str], notes: 
         print("  " + "  ".join([*cells, row[4]]).rstrip())
     for text in notes:
         print(f"  {text}")
+
+
+def memory_lines(
+    names: Iterable[str],
+    runs: Mapping[str, Runs],
+    theirs: Runs,
+    torch_only: Runs,
+    trees: Mapping[str, float | None],
+    goal: float,
+) -> list[Line]:
+    """Peak memory against the published style: of the largest process, and with all worker processes."""
+    floor = f"import torch alone is {torch_only.memory / theirs.memory:.2f}x"
+    lines = []
+    for name in names:
+        lines.append(
+            Line(
+                f"{name}, peak memory, largest process",
+                runs[name].memory / theirs.memory,
+                goal,
+                at_least=False,
+                detail=f"{runs[name].memory:.0f} of {theirs.memory:.0f} MB; {floor}",
+            )
+        )
+    base = trees["published"]
+    for name in names:
+        mine = trees.get(name)
+        if base is not None and mine is not None:
+            lines.append(
+                Line(
+                    f"{name}, peak memory with workers",
+                    mine / base,
+                    goal,
+                    at_least=False,
+                    detail=f"{mine:.0f} of {base:.0f} MB, shared pages counted once",
+                )
+            )
+    return lines
 
 
 def conditions(repeats: int, *more: str) -> list[str]:
@@ -278,9 +355,21 @@ def write_inputs(folder: Path, test: int, train: int) -> None:
         for number, name in enumerate(files):
             part = slice(number * step, (number + 1) * step)
             with (target / name).open("wb") as handle:
-                pickle.dump({"data": pixels[part], "labels": labels[part]}, handle, protocol=2)
+                _Python2Pickler(handle, protocol=2).dump({"data": pixels[part], "labels": labels[part]})
     if not real:
         _write_network(folder)
+
+
+class _Python2Pickler(pickle._Pickler):  # the C pickler cannot be taught this
+    """Writes bytes as Python 2 wrote its strings, which is how the published files hold the pixels."""
+
+    dispatch: ClassVar = dict(pickle._Pickler.dispatch)
+
+    def _save_bytes(self, value: bytes) -> None:
+        self.write(pickle.BINSTRING + len(value).to_bytes(4, "little") + value)
+        self.memoize(value)
+
+    dispatch[bytes] = _save_bytes
 
 
 def _random_images(count: int, seed: int) -> tuple[Any, list[int]]:

@@ -153,7 +153,7 @@ def main() -> None:
     if given.job == "validate":
         print(json.dumps(validate(given.data, given.weights, given.indices, given.workers)))
     else:
-        ks = [int(part) for part in given.k.split(",")]
+        ks = [int(part) for part in given.k.split(",") if part]
         print(json.dumps(extract(given.data, given.weights, ks, given.workers)))
 
 

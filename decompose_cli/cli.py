@@ -90,11 +90,19 @@ def extract_indices(
     ] = "5",
     method: Annotated[
         str,
-        typer.Option("--method", metavar="frequency|mean|mass|contribution|weight", help="How features are scored."),
+        typer.Option(
+            "--method",
+            metavar="frequency|mean|mass|contribution|weight",
+            help="How features are scored; frequency is the published method.",
+        ),
     ] = "frequency",
     layout: Annotated[
         str,
-        typer.Option("--layout", metavar="published|document", help="Of the files: indices only, or with provenance."),
+        typer.Option(
+            "--layout",
+            metavar="published|document",
+            help="Index files with the indices only, or with D and where they come from.",
+        ),
     ] = "published",
 ) -> None:
     """Find the k penultimate features that each class uses most, over the training images.
@@ -116,8 +124,9 @@ def extract_indices(
 
     def extract(file: Path | None, folder: Path | None) -> None:
         result_path = file.with_name(f"{file.stem}.result.json") if file else folder / "result.json" if folder else None
-        if result_path is not None:
-            check_writable(result_path, overwrite=out.overwrite)
+        for path in (file, result_path):
+            if path is not None:
+                check_writable(path, overwrite=out.overwrite)
         document = run(
             inputs,
             ks,
@@ -130,6 +139,8 @@ def extract_indices(
         display.show_indices(out.terminal, document)
         _finish(out, document, result_path)
 
+    if out.path is not None and len(ks) > 1 and out.path.suffix == ".json":
+        raise InputError(f"With several values of k --output is a folder, and {out.path} is named as a file.")
     if out.path is not None and (len(ks) > 1 or out.path.is_dir()):
         extract(None, out.path)
     elif out.path is not None or out.json:
@@ -142,9 +153,10 @@ def extract_indices(
 @app.command()
 @command
 def demo(inputs: Inputs, out: Output) -> None:
-    """See the whole idea in a minute, on a network and images that ship with decompose: no downloads.
+    """See the whole idea in a minute: by default on a network and images that ship with decompose, no downloads.
 
-    Extracts five features per class, decomposes the head, measures what that costs, and varies k from 1 to 64.
+    Extracts five features per class, decomposes the head, measures what that costs, and varies k from 1 to 64. With a
+    MODEL it does the same for that network.
     """
     from decompose_cli import display
     from decompose_cli.engines.demo import demo as run
@@ -153,13 +165,18 @@ def demo(inputs: Inputs, out: Output) -> None:
     from decompose_cli.results import default_names
 
     def show(folder: Path) -> None:
-        result = run(inputs, folder, overwrite=out.overwrite)
+        result = run(inputs, folder)
         display.show_indices(out.terminal, result.extracted)
         display.show_validation(out.terminal, result.validated)
         display.show_curve(out.terminal, result.curve)
         out.terminal.print(f"Written to {folder}")
         if out.json:
-            _print_json(result.curve.model_dump(mode="json"))
+            documents: dict[str, ResultDocument[Any]] = {
+                "extract-indices": result.extracted,
+                "validate": result.validated,
+                "accuracy-by-k": result.curve,
+            }
+            _print_json({name: document.model_dump(mode="json") for name, document in documents.items()})
 
     if out.path is None:
         with new_folder(default_names("demo", suffix="")) as folder:
@@ -181,7 +198,7 @@ def models(out: Output) -> None:
     entries = registered_models()
     display.show_models(out.terminal, entries)
     if out.json:
-        _print_json([display.model_facts(entry) for entry in entries])
+        _print_json([entry.facts() for entry in entries])
 
 
 @app.command()

@@ -115,7 +115,10 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: i
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right", overflow="fold")
+        is_number = number >= left
+        table.add_column(
+            column, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number or number == 0
+        )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     return table

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 20
 _SHOWN_INDICES = 12
+_CURVE_COLUMNS = 4
 
 
 def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
@@ -118,34 +119,15 @@ def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -
 
 
 def show_curve(terminal: Terminal, document: ResultDocument[CurveResults]) -> None:
-    """Accuracy for each number of features per class, as a table with bars."""
+    """Accuracy for each number of features per class, in columns side by side."""
     results = document.results
-    rows = []
-    for k, point in results.by_k.items():
-        if k <= 10 or k % 8 == 0:
-            bar = "#" * round(point.top1 / 2.5)
-            rows.append([str(k), f"{point.correct} of {results.total}", f"{point.top1:.2f}", bar])
-    title = f"Accuracy with k features per class (full head: {results.original_correct} of {results.total})"
-    terminal.title(title)
-    table = make_table(["k", "Correct", "Top-1 %", ""], rows, left=0)
-    table.columns[3].justify = "left"
-    terminal.print(table)
-
-
-def model_facts(entry: ModelEntry) -> dict[str, Any]:
-    """What the registry knows of a network, JSON-ready."""
-    return {
-        "name": entry.name,
-        "dataset": entry.dataset,
-        "num_classes": entry.num_classes,
-        "parameters": entry.parameters,
-        "num_features": entry.num_features,
-        "accuracy": entry.accuracy,
-        "weights": str(entry.weights),
-        "sha256": entry.sha256,
-        "licence": entry.licence,
-        "source": entry.source,
-    }
+    cells = [(str(k), str(point.correct), f"{point.top1:.2f}") for k, point in results.by_k.items()]
+    height = -(-len(cells) // _CURVE_COLUMNS)
+    rows = [[text for cell in cells[row::height] for text in cell] for row in range(height)]
+    terminal.title(
+        f"Accuracy with k features per class (full head: {results.original_correct} of {results.total} correct)"
+    )
+    terminal.print(make_table(["k", "Correct", "Top-1 %"] * min(_CURVE_COLUMNS, len(cells)), rows, left=0))
 
 
 def show_models(terminal: Terminal, entries: Sequence[ModelEntry]) -> None:

@@ -51,7 +51,9 @@ def download(url: str, target: Path, *, digest: str | None = None, algorithm: st
     except urllib.error.HTTPError as error:
         raise DownloadError(f"Cannot download {url}: the server answered {error.code}.", hint=by_hand) from error
     except urllib.error.URLError as error:
-        raise DownloadError(f"Cannot download {url}: {error.reason}.", hint=by_hand) from error
+        raise DownloadError(
+            f"Cannot download {url}: no connection to {urlsplit(url).hostname} ({error.reason}).", hint=by_hand
+        ) from error
     except (_BrokenOffError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
         raise DownloadError(f"The download of {url} broke off: {error}.", hint=by_hand) from error
     except _WrongHashError as error:

@@ -19,6 +19,12 @@ class DecomposeError(Exception):
         self.hint = hint
 
 
+def first_line(error: BaseException) -> str:
+    """What an exception says, cut to its first line; its kind if it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".") if lines else type(error).__name__
+
+
 class InputError(DecomposeError):
     """Something the user gave (an option, a file, a folder) cannot be used."""
 

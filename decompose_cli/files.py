@@ -7,8 +7,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ def atomic_path(target: Path, *, replace: bool = True) -> Iterator[Path]:
         OSError: Whatever the file system says; nothing is left behind.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{target.name[:100]}.", suffix=".tmp", dir=target.parent)
+    descriptor, name = tempfile.mkstemp(prefix=".decompose-", suffix=".tmp", dir=target.parent)
     os.close(descriptor)
     temporary = Path(name)
     try:
@@ -103,6 +103,18 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def write_texts(texts: Mapping[Path, str]) -> None:
+    """Write several text files; unless all of them can be written, none appears.
+
+    Raises:
+        DecomposeError: One of the files cannot be written.
+    """
+    with ExitStack() as stack:
+        for path, text in texts.items():
+            stack.enter_context(_explained(path))
+            stack.enter_context(atomic_path(path)).write_text(text, encoding="utf-8")
+
+
 def write_under_new_name(names: Iterator[Path], text: str) -> Path:
     """Write a text file under the first name that is not taken, also where several processes choose at once.
 
@@ -144,6 +156,13 @@ def new_folder(names: Iterator[Path]) -> Iterator[Path]:
             if not has_parent:
                 path.parent.rmdir()
         raise
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def user_path(text: str | Path) -> Path:
@@ -223,7 +242,7 @@ def read_json(path: Path, what: str) -> Any:
     except IsADirectoryError:
         raise InputError(f"{what} {path} is a folder, not a file.") from None
     except UnicodeDecodeError:
-        raise InputError(f"{what} {path} is not a JSON text file.") from None
+        raise InputError(f"{what} {path} is not a JSON text file.", hint="Are -i and -w swapped?") from None
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
     if not text.strip():

@@ -40,12 +40,12 @@ def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
 _INPUTS: dict[str, tuple[Any, Any]] = {
     "weights": (
         Annotated[Optional[str], _option("--weights", "-w", metavar="FILE|URL|default|random", panel=_NETWORK,
-                                         help="Weights of the network. Default: the published ones, downloaded once.")],
+                                         help="Weights of the network. Default: the published ones, downloaded once; for package.module:callable its own.")],
         None,
     ),
     "head": (
         Annotated[Optional[str], _option("--head", metavar="NAME", panel=_NETWORK,
-                                         help="Submodule that is the head, if it is not to be found by tracing.")],
+                                         help="Submodule that is the head, where several could be.")],
         None,
     ),
     "dataset": (
@@ -55,7 +55,7 @@ _INPUTS: dict[str, tuple[Any, Any]] = {
     ),
     "split": (
         Annotated[Optional[str], _option("--split", metavar="train|val|test", panel=_IMAGES,
-                                         help="Part of the data set. Default: what this command usually looks at.")],
+                                         help="Part of the data set. Default: test, else val; to extract indices, train.")],
         None,
     ),
     "data_dir": (
@@ -69,7 +69,7 @@ _INPUTS: dict[str, tuple[Any, Any]] = {
     ),
     "mean": (
         Annotated[Optional[str], _option("--mean", metavar="R,G,B", panel=_IMAGES,
-                                         help="Normalisation for pixel values in [0, 1]. Default: the network's.")],
+                                         help="Normalisation for pixel values in [0, 1]. Default: the network's; for one of yours the data set's.")],
         None,
     ),
     "std": (Annotated[Optional[str], _option("--std", metavar="R,G,B", panel=_IMAGES, help="Likewise.")], None),
@@ -117,7 +117,7 @@ _INPUTS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "seed": (
-        Annotated[int, _option("--seed", metavar="N", panel=_COMPUTING, show_default=True, help="For all that is random.")],
+        Annotated[int, _option("--seed", metavar="N", panel=_COMPUTING, show_default=True, help="For weights, where they are random.")],
         0,
     ),
     "no_cache": (
@@ -141,6 +141,8 @@ _OUTPUTS: dict[str, tuple[Any, Any]] = {
     "quiet": (Annotated[bool, _option("--quiet", "-q", panel=_OUTPUT, help="Only warnings and errors on stderr.")], False),
     "debug": (Annotated[bool, _option("--debug", panel=_OUTPUT, help="Show the traceback of an error.")], False),
 }  # fmt: skip
+
+_JSON_ONLY = (Annotated[bool, _option("--json", panel=_OUTPUT, help="Print the same as JSON to stdout.")], False)
 
 _MODEL = (
     Annotated[
@@ -174,7 +176,7 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
     shared = {"model": _MODEL, **_INPUTS} if takes_inputs else {}
     parameters = [_parameter(name, *value) for name, value in shared.items()]
     parameters += own
-    outputs = _OUTPUTS if takes_inputs else {name: _OUTPUTS[name] for name in ("json", "quiet", "debug")}
+    outputs = _OUTPUTS if takes_inputs else {"json": _JSON_ONLY, "quiet": _OUTPUTS["quiet"], "debug": _OUTPUTS["debug"]}
     parameters += [_parameter(name, *value) for name, value in outputs.items()]
 
     @functools.wraps(function)

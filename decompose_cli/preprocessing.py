@@ -12,6 +12,7 @@ from decompose_cli.errors import InputError
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Size = tuple[int, int]
 _LARGEST_SIDE = 4096
+_LARGEST_CONSTANT = 4.0
 
 
 @dataclass(frozen=True)
@@ -120,6 +121,8 @@ def parse_channels(text: str, option: str, *, positive: bool = False) -> tuple[f
         values = []
     if len(values) != 3 or not all(math.isfinite(value) for value in values):
         raise InputError(f"{option} {text!r} is not three comma-separated numbers such as 0.491,0.482,0.447.")
+    if max(map(abs, values)) > _LARGEST_CONSTANT:
+        raise InputError(f"{option} {text!r} is not for pixel values in [0, 1]; divide numbers for 0 to 255 by 255.")
     if positive and min(values) <= 0:
         raise InputError(f"{option} {text!r} must be positive in every channel.")
     return values[0], values[1], values[2]

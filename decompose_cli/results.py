@@ -139,6 +139,7 @@ def describe_environment(device: str, seed: int) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "seed": seed,
         "command_line": shlex.join(sys.argv),
+        "working_directory": str(Path.cwd()),
     }
 
 

@@ -209,7 +209,7 @@ def test_demo_writes_its_three_steps_into_a_folder() -> None:
     result = run("demo", "-o", "out", "--json")
     names = files_below(Path("out"))
     assert {"k5_indices.json", "extract-indices.json", "validate.json", "accuracy-by-k.json"} <= set(names)
-    document = json.loads(result.stdout)
+    document = json.loads(result.stdout)["accuracy-by-k"]
     assert set(document["results"]["by_k"]) == {str(k) for k in range(1, 65)}
     validated = json.loads(Path("out/validate.json").read_text(encoding="utf-8"))
     check_validation(validated)

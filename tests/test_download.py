@@ -310,9 +310,9 @@ def test_address_without_a_hash_in_its_name(server: Server, checkpoint_bytes: by
 
 
 def test_hash_in_the_name_of_a_users_address_is_checked(server: Server, checkpoint_bytes: bytes) -> None:
-    server.files["/net-00000000.pth"] = checkpoint_bytes
+    server.files["/net-0000000a.pth"] = checkpoint_bytes
     with pytest.raises(DownloadError, match="is not the expected file"):
-        read_weights(get_entry("resnet20"), server.url("/net-00000000.pth"))
+        read_weights(get_entry("resnet20"), server.url("/net-0000000a.pth"))
 
 
 def test_what_is_downloaded_but_no_checkpoint(server: Server) -> None:

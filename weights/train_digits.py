@@ -2,8 +2,8 @@
 
     python weights/train_digits.py weights/resnet20-digits.safetensors
 
-Trains on the 1437 training images for a fixed number of epochs and keeps the last weights; the 360 test images are
-looked at once, at the end, and choose nothing.
+Trains on the 1437 training images for a fixed number of epochs and keeps the last weights; the 360 test images choose
+no epoch. (That they had a say in the weight decay is told in README.md beside this file.)
 """
 
 from __future__ import annotations

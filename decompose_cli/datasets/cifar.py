@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from decompose_cli.datasets.base import InMemoryImages, file_stamp
+from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.datasets.places import CIFAR_FOLDERS, find_cifar
 from decompose_cli.download import download
 from decompose_cli.errors import DecomposeError, DownloadError, InputError
 from decompose_cli.files import write_error
+from decompose_cli.fingerprints import file_stamp
 from decompose_cli.preprocessing import CIFAR
 from decompose_cli.progress import note, warn
 
@@ -108,7 +109,8 @@ def open_cifar(name: str, split: str, data_dir: Path, allow_download: bool) -> I
 
 def _by_hand(archive: _Archive, data_dir: Path) -> str:
     return (
-        f"Put {archive.url} or the folder {archive.folder} from it into {data_dir}, or say where it is with --data-dir."
+        f"Download {archive.url} by hand and put it, or the folder {archive.folder} from it, into "
+        f"{data_dir.resolve()}; or say where it is with --data-dir."
     )
 
 

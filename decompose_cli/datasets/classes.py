@@ -78,6 +78,7 @@ def match_classes(
         needed = range(len(found)) if present is None else present
         unmatched = [dataset[label] for label in needed if found[label] is None]
         if not unmatched:
+            _refuse_doubles(dataset, found, what)
             return ClassMap(tuple(-1 if n is None else n for n in found), tuple(model.names), by_position=False)
         if model.certain or len(unmatched) < len(needed):
             raise InputError(
@@ -89,6 +90,13 @@ def match_classes(
     if len(dataset) != num_classes:
         raise InputError(f"{what}: the data set has {len(dataset)} classes, but the network has {num_classes}.")
     return ClassMap(tuple(range(num_classes)), tuple(dataset), by_position=True)
+
+
+def _refuse_doubles(dataset: Sequence[str], found: Sequence[int | None], what: str) -> None:
+    owners: dict[int, str] = {}
+    for name, number in zip(dataset, found, strict=True):
+        if number is not None and owners.setdefault(number, name) != name:
+            raise InputError(f"{what}: {owners[number]!r} and {name!r} are both class {number} of the network.")
 
 
 def _normal(name: str) -> str:

@@ -10,14 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decompose_cli.datasets.base import InMemoryImages, file_stamp
+from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.errors import DecomposeError
+from decompose_cli.fingerprints import file_stamp
 from decompose_cli.preprocessing import CIFAR
 
 CLASSES = tuple(str(digit) for digit in range(10))
 TEST_IMAGES = 360
 TRAIN_IMAGES = 1437
 _ENLARGEMENT = 4
+_VERSION = 1  # of the split and the enlargement
 
 
 def open_digits(split: str) -> InMemoryImages:
@@ -27,7 +29,7 @@ def open_digits(split: str) -> InMemoryImages:
     is a test image, beginning with the first. 360 test images, 1437 training images.
     """
     file = _data_file()
-    stamp = [split, file_stamp([file])]
+    stamp = [_VERSION, split, file_stamp([file])]
     count = TEST_IMAGES if split == "test" else TRAIN_IMAGES
     return InMemoryImages("digits", split, CLASSES, CIFAR, lambda: _read(file, split), stamp, count)
 

@@ -15,17 +15,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from decompose_cli.datasets.base import (
-    Batches,
-    ImageDataset,
-    batches_in_memory,
-    digest_of,
-    file_stamp,
-    pixel_fingerprint,
-    remembered,
-)
+from decompose_cli.datasets.base import Batches, ImageDataset, batches_in_memory
 from decompose_cli.errors import InputError
-from decompose_cli.files import user_path
+from decompose_cli.files import cores, user_path
+from decompose_cli.fingerprints import digest_of, file_stamp, pixel_fingerprint, remembered
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
 from decompose_cli.progress import note, track
 
@@ -33,6 +26,7 @@ SPLITS = ("train", "val", "test")
 _EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
 _SMALL_SIDE = 64
 _PIECE = 128
+_MOST_BYTES = 4 << 30
 _ERROR_NAME = f"{InputError.__module__}.{InputError.__qualname__}"
 _STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not fit one tensor
 
@@ -95,7 +89,7 @@ class FolderImages(ImageDataset):
 
     @cached_property
     def _stamp(self) -> str:
-        return digest_of([file_stamp(self.files, self.root), self.labels.tolist()])
+        return digest_of([str(self.root.resolve()), file_stamp(self.files, self.root), self.labels.tolist()])
 
     @cached_property
     def _first_size(self) -> tuple[int, int]:
@@ -108,6 +102,8 @@ class FolderImages(ImageDataset):
         if max(self._first_size) > _SMALL_SIDE:
             return None
         width, height = self._first_size
+        if len(self.files) * 3 * height * width > _MOST_BYTES:
+            return None
         pixels = torch.empty((len(self.files), 3, height, width), dtype=torch.uint8)
 
         def decode(numbers: range) -> bool:
@@ -119,7 +115,7 @@ class FolderImages(ImageDataset):
             return True
 
         pieces = [range(i, min(i + _PIECE, len(self.files))) for i in range(0, len(self.files), _PIECE)]
-        pool = ThreadPoolExecutor(os.cpu_count())
+        pool = ThreadPoolExecutor(cores())
         try:
             with track("Reading images", len(self.files)) as advance:
                 for piece, same_size in zip(pieces, pool.map(decode, pieces), strict=True):
@@ -138,7 +134,7 @@ class FolderImages(ImageDataset):
         def compute() -> str:
             return _STREAMED if self._pixels is None else pixel_fingerprint(self._pixels, self.labels)
 
-        found = remembered(["folder", str(self.root.resolve()), self._stamp], compute)
+        found = remembered(["folder", self._stamp], compute)
         return self._stamp if found == _STREAMED else found
 
     @override

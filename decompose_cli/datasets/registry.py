@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -143,7 +144,13 @@ def get_dataset_entry(name: str) -> DatasetEntry:
         InputError: No such data set.
     """
     if name not in DATASETS:
-        raise InputError(f"There is no data set {name!r}.", hint=f"Known are {', '.join(DATASETS)} and folder:PATH.")
+        close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
+        hint = f"Known are {', '.join(DATASETS)} and folder:PATH."
+        if os.path.lexists(name):
+            hint = f"For a folder of images write folder:{name}."
+        elif close:
+            hint = f"Did you mean {close[0]}? {hint}"
+        raise InputError(f"There is no data set {name!r}.", hint=hint)
     return DATASETS[name]
 
 

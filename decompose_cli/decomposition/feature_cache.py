@@ -21,9 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decompose_cli.datasets.base import digest_of
 from decompose_cli.errors import DecomposeError
 from decompose_cli.files import cache_root, write_with
+from decompose_cli.fingerprints import digest_of
 from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.progress import warn
 

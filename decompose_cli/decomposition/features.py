@@ -47,31 +47,35 @@ def extract_features(
     """
     scale = 1 / (255 * torch.tensor(preprocessing.std)).view(3, 1, 1)
     shift = -(torch.tensor(preprocessing.mean) / torch.tensor(preprocessing.std)).view(3, 1, 1)
-    features: list[Tensor] = []
-    labels: list[Tensor] = []
+    count = len(dataset)
+    features, labels = torch.empty(0), torch.empty(count, dtype=torch.int64)
     reader: FeatureReader | None = None
     chunk = _chunk_size(preprocessing, device, precision, batch_size)
+    done = 0
     try:
-        with track(f"Features of {dataset.name} {dataset.split}", len(dataset)) as advance:
+        with track(f"Features of {dataset.name.rsplit('/', 1)[-1]} {dataset.split}", count) as advance:
             for images, truth in dataset.batches(preprocessing, batch_size, workers):
                 if reader is None:
                     reader = FeatureReader(network, device, precision, images[:2] * scale + shift)
+                    features = torch.empty(count, network.tensors.num_features)
+                labels[done : done + len(truth)] = truth
                 for part in images.split(chunk):  # type: ignore[no-untyped-call]
-                    features.append(reader(part * scale + shift))
-                labels.append(truth)
+                    found = reader(part * scale + shift)
+                    if not bool(torch.isfinite(found).all()):
+                        raise _not_finite(found, done, dataset)
+                    features[done : done + len(found)] = found
+                    done += len(found)
                 advance(len(truth))
     except torch.OutOfMemoryError as error:
         raise DecomposeError(f"{device} ran out of memory.", hint="Choose a smaller --batch-size.") from error
-    result = torch.cat(features)
-    finite = torch.isfinite(result).all(1)
-    if not bool(finite.all()):
-        bad = int((~finite).sum())
-        first = int((~finite).nonzero()[0])
-        raise DecomposeError(
-            f"The network gives NaN or infinite features for {bad} of {len(result)} images, first for number {first} "
-            f"of {dataset.name} {dataset.split}."
-        )
-    return result, torch.cat(labels)
+    return features, labels
+
+
+def _not_finite(found: Tensor, done: int, dataset: ImageDataset) -> DecomposeError:
+    number = done + int((~torch.isfinite(found).all(1)).nonzero()[0])
+    return DecomposeError(
+        f"The network gives NaN or infinite features for image number {number} of {dataset.name} {dataset.split}."
+    )
 
 
 def _chunk_size(preprocessing: Preprocessing, device: torch.device, precision: str, batch_size: int) -> int:

@@ -89,7 +89,7 @@ class IndexSet:
 
 
 def read_index_set(path: Path) -> IndexSet:
-    """Read an index file: the published mapping, a list of lists, or our own document.
+    """Read an index file: the published mapping, a list of lists, our own document, or an extraction's result.
 
     The order inside a published file carries no rank (its k = 5 file lists the least frequent first, those for k = 10
     and 20 the most frequent), so a file is only ever used whole.
@@ -104,7 +104,9 @@ def index_set_from_json(content: Any, source: str) -> IndexSet:
     """Make an index set from parsed JSON of any of the three layouts; for errors see :func:`read_index_set`."""
     num_features: int | None = None
     provenance: Mapping[str, Any] = {}
-    if isinstance(content, dict) and "format" in content:
+    if isinstance(content, dict) and "schema_version" in content:
+        content, provenance = _open_result(content, source)
+    elif isinstance(content, dict) and "format" in content:
         content, num_features, provenance = _open_document(content, source)
     if isinstance(content, dict):
         rows = _rows_of_mapping(content, source)
@@ -119,11 +121,16 @@ def index_set_from_json(content: Any, source: str) -> IndexSet:
 
 
 def write_index_set(path: Path, index_set: IndexSet, *, document: bool = False) -> None:
-    """Write an index file in the published layout, or as our own document with D and provenance.
+    """Write an index file; see :func:`index_set_text`.
 
     Raises:
         DecomposeError: The file cannot be written; nothing is left behind.
     """
+    write_text(path, index_set_text(index_set, document=document))
+
+
+def index_set_text(index_set: IndexSet, *, document: bool = False) -> str:
+    """The content of an index file: the published layout, or our own document with D and provenance."""
     content: dict[str, Any] = index_set.published_layout()
     if document:
         content = {
@@ -133,7 +140,24 @@ def write_index_set(path: Path, index_set: IndexSet, *, document: bool = False) 
             "provenance": dict(index_set.provenance),
             "classes": list(content.values()),
         }
-    write_text(path, json.dumps(content, allow_nan=False) + "\n")
+    return json.dumps(content, allow_nan=False) + "\n"
+
+
+def _open_result(content: dict[str, Any], source: str) -> tuple[Any, Mapping[str, Any]]:
+    """The indices in the result document of an extraction."""
+    results = content.get("results")
+    if content.get("command") != "extract-indices" or not isinstance(results, dict):
+        raise InputError(f"{source} is a result document of {_shown(content.get('command'))}, not an index file.")
+    if len(results) != 1:
+        raise InputError(
+            f"{source} is a result document with the indices for k = {', '.join(results)}.",
+            hint="Give one of the index files that were written with it.",
+        )
+    (found,) = results.values()
+    if not isinstance(found, dict) or not isinstance(found.get("indices"), dict):
+        raise InputError(f"{source} is a result document without indices.")
+    model = content.get("model")
+    return found["indices"], {"model": model} if isinstance(model, dict) else {}
 
 
 def _open_document(content: dict[str, Any], source: str) -> tuple[Any, int | None, Mapping[str, Any]]:

@@ -77,6 +77,22 @@ def check_k(k: int | float, num_features: int) -> None:
         raise InputError(f"-k {k} is more than the {num_features} features that the network has.")
 
 
+def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:
+    """Refuse images that leave a class without any.
+
+    Raises:
+        InputError: As said; names the first such classes.
+    """
+    empty = (torch.bincount(labels, minlength=len(class_names)) == 0).nonzero().flatten().tolist()
+    if empty:
+        shown = ", ".join(class_names[number] for number in empty[:3]) + (", ..." if len(empty) > 3 else "")
+        raise InputError(
+            f"There are no images in this split for {len(empty)} of the network's {len(class_names)} classes "
+            f"({shown}), so features cannot be ranked.",
+            hint="Use images of all classes, or --method weight, which needs none.",
+        )
+
+
 def parse_method(text: str) -> Method:
     """Check the name of a method.
 
@@ -128,11 +144,8 @@ def select(data: LabelledFeatures, method: Method, k: int | float) -> IndexSet:
 def _scores(data: LabelledFeatures, method: Method, k: int | float) -> Tensor:
     if method == "weight":
         return _full_weight(data, method).double()
+    check_classes(data.labels, data.class_names)
     counts = torch.bincount(data.labels, minlength=data.num_classes)
-    if bool((counts == 0).any()):
-        empty = int((counts == 0).nonzero()[0])
-        name = data.class_names[empty]
-        raise InputError(f"Class {empty} ({name}) has no images in this split, so its features cannot be ranked.")
     if method == "frequency":
         largest = k if isinstance(k, int) else min(DEFAULT_K, data.num_features)
         return frequencies(data.features, data.labels, data.num_classes, largest)
@@ -197,7 +210,10 @@ def _prefixes(
     scores: Tensor, order: Tensor, fraction: float, method: str, class_names: Sequence[str]
 ) -> list[list[int]]:
     if bool((scores < 0).any()):
-        raise InputError(f"A fraction needs scores that are not negative, and those of {method!r} are; give a number.")
+        raise InputError(
+            f"A fraction needs scores that are not negative, and those of {method!r} are; give a whole number of "
+            "features."
+        )
     rows = []
     for number, (row, indices) in enumerate(zip(scores.double(), order, strict=True)):
         total = float(row.sum())

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,12 +18,23 @@ from decompose_cli.decomposition import feature_cache
 from decompose_cli.decomposition.devices import resolve_device
 from decompose_cli.decomposition.feature_cache import FeatureBank
 from decompose_cli.decomposition.features import extract_features
+from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import InputError
+from decompose_cli.files import cores
 from decompose_cli.models.classifier import Classifier, HeadTensors, open_classifier, preprocessing_of
 from decompose_cli.models.registry import DEFAULT_MODEL
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import note, warn
-from decompose_cli.results import CacheInfo, DatasetInfo, ModelInfo, WeightsInfo
+from decompose_cli.results import (
+    CacheInfo,
+    DatasetInfo,
+    ModelInfo,
+    ResultDocument,
+    Results,
+    Stopwatch,
+    WeightsInfo,
+    describe_environment,
+)
 
 PRECISIONS = ("32", "bf16")
 
@@ -108,7 +118,7 @@ class Study:
         self.classifier = _open(inputs)
         name = _dataset_name(inputs, self.classifier)
         self.dataset = self._open_dataset(name, _default_split(name, splits) if inputs.split is None else inputs.split)
-        self._cache_state = "off"
+        self._cache_state: Literal["hit", "miss", "off"] = "off"
 
     def _open_dataset(self, name: str, split: str) -> ImageDataset:
         folder = self.inputs.data_dir or default_data_dir()
@@ -119,6 +129,13 @@ class Study:
         """What happens to an image before the network sees it."""
         given = self.inputs
         base = preprocessing_of(self.classifier, self.dataset.preprocessing)
+        metadata = self.classifier.checkpoint.metadata if self.classifier.checkpoint else None
+        is_guess = self.classifier.entry.preprocessing is None and (metadata is None or metadata.mean is None)
+        if is_guess and (given.mean is None or given.std is None):
+            warn(
+                f"It is not known how {self.classifier.name} was trained: pixels are normalised with mean "
+                f"{_listed(base.mean)} and std {_listed(base.std)}; give --mean and --std (0,0,0 and 1,1,1 for none)."
+            )
         return base.overridden(
             mean=given.mean,
             std=given.std,
@@ -154,7 +171,8 @@ class Study:
             self._cache_state = "miss"
             description = (
                 f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "
-                f"{self.dataset.split}, {len(bank.labels):,} images, precision {self.inputs.precision}"
+                f"{self.dataset.split}, {len(bank.labels):,} images, {'x'.join(map(str, self.preprocessing.crop))}, "
+                f"mean {_listed(self.preprocessing.mean)}, precision {self.inputs.precision}"
             )
             feature_cache.store(self._key, bank, description)
         return bank
@@ -171,11 +189,12 @@ class Study:
             },
             "dataset": self.dataset.fingerprint(),
             "split": self.dataset.split,
+            "device": self.device.type,
         }
 
     def _compute(self) -> FeatureBank:
         network = self.classifier.load(self.preprocessing.crop)
-        workers = min(8, os.cpu_count() or 1) if self.inputs.workers is None else self.inputs.workers
+        workers = min(8, cores()) if self.inputs.workers is None else self.inputs.workers
         features, labels = extract_features(
             network,
             self.dataset,
@@ -190,14 +209,13 @@ class Study:
     @cached_property
     def class_map(self) -> ClassMap:
         """Which output of the network each class of the data set is."""
-        labels = self.dataset.labels if self._cached_bank is None else self._cached_bank.labels
         classes = match_classes(
             self.dataset.class_names,
             self.dataset.class_ids,
             self._model_classes,
             self.head.num_classes,
             what=f"{self.dataset.name} with {self.classifier.name}",
-            present=torch.unique(labels).tolist(),
+            present=torch.unique(self._dataset_labels).tolist(),
         )
         if classes.by_position and self._model_classes is not None:
             shown = ", ".join(classes.names[:10]) + (", ..." if len(classes.names) > 10 else "")
@@ -219,7 +237,22 @@ class Study:
     @cached_property
     def labels(self) -> Tensor:
         """The network's class number of each image, int64 (N,)."""
-        return torch.tensor(self.class_map.outputs)[self.bank.labels]
+        return torch.tensor(self.class_map.outputs)[self._dataset_labels]
+
+    @property
+    def _dataset_labels(self) -> Tensor:
+        return self.dataset.labels if self._cached_bank is None else self._cached_bank.labels
+
+    def check_index_set(self, index_set: IndexSet) -> None:
+        """Warn of an index set that says it was made from other weights."""
+        model = index_set.provenance.get("model")
+        weights = model.get("weights") if isinstance(model, dict) else None
+        digest = weights.get("sha256") if isinstance(weights, dict) else None
+        if isinstance(model, dict) and isinstance(digest, str) and digest != self.classifier.weights_sha256:
+            warn(
+                f"{index_set.source} was made from other weights ({model.get('name')}, {digest[:8]}) than these "
+                f"({self.classifier.name}, {self.classifier.weights_sha256[:8]})."
+            )
 
     def describe_model(self) -> ModelInfo:
         """For the result document."""
@@ -248,7 +281,27 @@ class Study:
 
     def describe_cache(self) -> CacheInfo:
         """For the result document."""
-        return CacheInfo(features=self._cache_state)  # type: ignore[arg-type]
+        return CacheInfo(features=self._cache_state)
+
+    def document(
+        self, command: str, more_arguments: dict[str, Any], results: Results, watch: Stopwatch
+    ) -> ResultDocument[Results]:
+        """Wrap what a command found with everything needed to find it again."""
+        return ResultDocument(
+            command=command,
+            arguments={**self.inputs.as_arguments(), **more_arguments},
+            model=self.describe_model(),
+            dataset=self.describe_dataset(),
+            environment=describe_environment(str(self.device), self.inputs.seed),
+            started_at=watch.started_at,
+            seconds=watch.seconds(),
+            cache=self.describe_cache(),
+            results=results,
+        )
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)
 
 
 def default_model(more: str = "") -> str:
@@ -283,5 +336,16 @@ def _default_split(dataset: str, splits: tuple[str, ...]) -> str:
     for split in splits:
         if split in available:
             return split
-    found = f"it has {', '.join(available)}" if available else "it has none of train, val and test"
-    raise InputError(f"{dataset} has no split {' or '.join(splits)}; {found}.", hint="Choose a split with --split.")
+    if not available:
+        raise InputError(f"{dataset} has none of the folders train, val and test.", hint=_layout_hint(dataset))
+    raise InputError(
+        f"{dataset} has no split {' or '.join(splits)}; it has {', '.join(available)}.",
+        hint=f"Use --split {available[0]} if that is what you want.",
+    )
+
+
+def _layout_hint(dataset: str) -> str:
+    path = Path(dataset.removeprefix("folder:"))
+    if path.name in ("train", "val", "test"):
+        return f"Did you mean folder:{path.parent} --split {path.name}?"
+    return "The layout is PATH/train|val|test/<class>/<image>; name PATH."

@@ -8,13 +8,17 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.curves import accuracy_by_k
-from decompose_cli.decomposition.index_set import read_index_set
+from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.ranking import DEFAULT_K, LabelledFeatures
 from decompose_cli.decomposition.statistics import wilson_interval
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
 from decompose_cli.engines.validate import ValidateResults, validate
-from decompose_cli.results import ResultDocument, Stopwatch, describe_environment
+from decompose_cli.errors import InputError
+from decompose_cli.files import write_texts
+from decompose_cli.results import ResultDocument, Stopwatch
+
+_LARGEST_K = 64
 
 
 class CurvePoint(BaseModel):
@@ -44,52 +48,44 @@ class Demo:
     files: dict[str, Path]
 
 
-def demo(inputs: Inputs, folder: Path, *, overwrite: bool = False) -> Demo:
-    """Extract the five most frequent features per class, decompose, validate, and vary k over all features.
+def demo(inputs: Inputs, folder: Path) -> Demo:
+    """Extract the five most frequent features per class, decompose, validate, and vary k.
 
     Args:
         inputs: By default the shipped network on its own data set.
-        folder: Gets the index file and three result documents.
-        overwrite: Whether an index file that is there may be replaced.
+        folder: Gets the index file and three result documents, when all is done.
 
     Raises:
-        DecomposeError: The work failed.
+        InputError: The checkpoint holds a decomposed head only.
+        DecomposeError: The work failed; nothing has been written.
     """
-    indices = folder / f"k{DEFAULT_K}_indices.json"
-    extracted = extract_indices(inputs, (DEFAULT_K,), output=indices, overwrite=overwrite)
-    validated = validate(inputs, read_index_set(indices))
-    curve = _curve(inputs)
-    files = {"indices": indices}
-    for name, document in (("extract-indices", extracted), ("validate", validated), ("accuracy-by-k", curve)):
-        files[name] = folder / f"{name}.json"
-        document.write(files[name])
+    train, test = Study(inputs, ("train",)), Study(inputs, ("test", "val"))
+    if test.head.kind != "dense":
+        raise InputError(f"The demo needs a full head, and {test.classifier.weights_source} holds a decomposed one.")
+    extracted = extract_indices(inputs, (DEFAULT_K,))
+    rows = extracted.results[str(DEFAULT_K)].indices.values()
+    indices = IndexSet(tuple(map(tuple, rows)), test.head.num_features, source=f"{DEFAULT_K} most frequent features")
+    validated = validate(inputs, indices)
+    assert validated.results.original is not None
+    curve = _curve(train, test, validated.results.original.correct)
+    files = {name: folder / f"{name}.json" for name in ("extract-indices", "validate", "accuracy-by-k")}
+    texts = dict(zip(files.values(), (document.to_json() for document in (extracted, validated, curve)), strict=True))
+    files["indices"] = folder / f"k{DEFAULT_K}_indices.json"
+    extracted.results[str(DEFAULT_K)].file = str(files["indices"])
+    write_texts({**texts, files["indices"]: index_set_text(indices)})
     return Demo(extracted, validated, curve, files)
 
 
-def _curve(inputs: Inputs) -> ResultDocument[CurveResults]:
+def _curve(train: Study, test: Study, original_correct: int) -> ResultDocument[CurveResults]:
     watch = Stopwatch()
-    train, test = Study(inputs, ("train",)), Study(inputs, ("test", "val"))
-    head = test.bank.head
+    head, total = test.head, len(test.labels)
     ranked = LabelledFeatures(train.bank.features, train.labels, head.weight, train.class_map.names)
-    ks = range(1, head.num_features + 1)
-    curve = accuracy_by_k(ranked, test.bank.features, test.labels, head, ks, "frequency")
-    total = len(test.labels)
+    ks = range(1, min(head.num_features, _LARGEST_K) + 1)
     points = {}
-    for k, evaluation in curve.items():
+    for k, evaluation in accuracy_by_k(ranked, test.bank.features, test.labels, head, ks, "frequency").items():
         low, high = wilson_interval(evaluation.correct, total)
         points[k] = CurvePoint(
             correct=evaluation.correct, top1=100 * evaluation.correct / total, top1_ci95=(100 * low, 100 * high)
         )
-    return ResultDocument(
-        command="demo",
-        arguments=inputs.as_arguments(),
-        model=test.describe_model(),
-        dataset=test.describe_dataset(),
-        environment=describe_environment(str(test.device), inputs.seed),
-        started_at=watch.started_at,
-        seconds=watch.seconds(),
-        cache=test.describe_cache(),
-        results=CurveResults(
-            total=total, original_correct=points[head.num_features].correct, method="frequency", by_k=points
-        ),
-    )
+    results = CurveResults(total=total, original_correct=original_correct, method="frequency", by_k=points)
+    return test.document("demo", {}, results, watch)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from decompose_cli.decomposition.index_set import IndexSet, write_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, LabelledFeatures, Method, check_k, select
+from decompose_cli.decomposition.index_set import IndexSet, index_set_text
+from decompose_cli.decomposition.ranking import DEFAULT_K, LabelledFeatures, Method, check_classes, check_k, select
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
-from decompose_cli.files import check_folder_writable, check_writable
-from decompose_cli.results import ResultDocument, Stopwatch, describe_environment, file_stem
+from decompose_cli.files import check_folder_writable, check_writable, write_texts
+from decompose_cli.results import ResultDocument, Stopwatch, file_stem
 
 
 class Extracted(BaseModel):
@@ -61,6 +61,8 @@ def extract_indices(
     files = _files(output, folder, ks, study, overwrite=overwrite)
     for k in ks:
         check_k(k, study.head.num_features)
+    if method != "weight":
+        check_classes(study.labels, study.class_map.names)
     bank = study.bank
     data = LabelledFeatures(
         bank.features,
@@ -74,30 +76,23 @@ def extract_indices(
         "model": study.describe_model().model_dump(),
         "dataset": study.describe_dataset().model_dump(exclude={"classes"}),
     }
+    texts = {}
     for k, index_set, file in zip(ks, sets, files, strict=True):
         if file is not None:
             complete = IndexSet(index_set.classes, index_set.num_features, {**provenance, "k": k})
-            write_index_set(file, complete, document=document)
-    return ResultDocument(
-        command="extract-indices",
-        arguments={**inputs.as_arguments(), "k": list(ks), "method": method, "document": document},
-        model=study.describe_model(),
-        dataset=study.describe_dataset(),
-        environment=describe_environment(str(study.device), inputs.seed),
-        started_at=watch.started_at,
-        seconds=watch.seconds(),
-        cache=study.describe_cache(),
-        results={
-            str(k): Extracted(
-                file=str(file) if file else None,
-                k=k,
-                method=method,
-                features_per_class=(min(map(len, found.classes)), max(map(len, found.classes))),
-                indices=found.published_layout(),
-            )
-            for k, found, file in zip(ks, sets, files, strict=True)
-        },
-    )
+            texts[file] = index_set_text(complete, document=document)
+    write_texts(texts)
+    results = {
+        str(k): Extracted(
+            file=str(file) if file else None,
+            k=k,
+            method=method,
+            features_per_class=(min(map(len, found.classes)), max(map(len, found.classes))),
+            indices=found.published_layout(),
+        )
+        for k, found, file in zip(ks, sets, files, strict=True)
+    }
+    return study.document("extract-indices", {"k": list(ks), "method": method, "document": document}, results, watch)
 
 
 def _files(

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 
 from decompose_cli.decomposition.study import default_model
 from decompose_cli.errors import InputError
-from decompose_cli.models.classifier import open_classifier, preprocessing_of
+from decompose_cli.models.classifier import Classifier, find_entry, preprocessing_of
 from decompose_cli.models.head import example_images, find_head, last_map_layer, trace_layers
-from decompose_cli.models.weights import RANDOM
 from decompose_cli.preprocessing import CIFAR, IMAGENET
+
+_HINT = "It has to take 3-channel images; set their size with --input-size."
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ def list_layers(
         InputError: Unknown model, or one that cannot run on such images.
     """
     model = model or default_model()
-    classifier = open_classifier(model, RANDOM, head=head, seed=seed)
+    classifier = Classifier(find_entry(model), None, head, seed)
     fallback = IMAGENET if classifier.entry.dataset == "imagenet" else CIFAR
     size = preprocessing_of(classifier, fallback).overridden(input_size=input_size).crop
     module = classifier.entry.build(classifier.entry.num_classes).eval()
@@ -64,7 +65,9 @@ def list_layers(
     try:
         _, calls = trace_layers(module, images)
     except Exception:
-        raise InputError(refusal or f"{model} cannot run on images of {size[0]}x{size[1]} pixels.") from None
+        raise InputError(
+            refusal or f"{model} cannot run on images of {size[0]}x{size[1]} pixels.", hint=_HINT
+        ) from None
     cam = last_map_layer(calls)
     layers = [
         Layer(

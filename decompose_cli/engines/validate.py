@@ -12,7 +12,7 @@ from decompose_cli.decomposition.metrics import Evaluation, compare, evaluate_he
 from decompose_cli.decomposition.statistics import wilson_interval
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.files import sha256_of
-from decompose_cli.results import ResultDocument, Stopwatch, describe_environment
+from decompose_cli.results import ResultDocument, Stopwatch
 
 
 class ClassAccuracy(BaseModel):
@@ -82,6 +82,8 @@ def validate(inputs: Inputs, indices: Path | IndexSet | None = None) -> ResultDo
     study = Study(inputs, ("test", "val"))
     check_index_request(study.classifier.checkpoint, index_set)
     heads = resolve_heads(study.head, index_set)
+    if index_set is not None:
+        study.check_index_set(index_set)
     bank = study.bank
     classes = bank.head.num_classes
     original = evaluate_head(heads.original, bank.features, study.labels, classes) if heads.original else None
@@ -90,23 +92,14 @@ def validate(inputs: Inputs, indices: Path | IndexSet | None = None) -> ResultDo
     if heads.decomposed is not None and used is None:
         used = IndexSet(heads.decomposed.classes(), bank.head.num_features, source=study.classifier.weights_source)
     names = study.class_map.names
-    return ResultDocument(
-        command="validate",
-        arguments={**inputs.as_arguments(), "indices": index_set.source if index_set else None},
-        model=study.describe_model(),
-        dataset=study.describe_dataset(),
-        environment=describe_environment(str(study.device), inputs.seed),
-        started_at=watch.started_at,
-        seconds=watch.seconds(),
-        cache=study.describe_cache(),
-        results=ValidateResults(
-            total=len(bank.labels),
-            original=_accuracy(original, names) if original else None,
-            decomposed=_accuracy(decomposed, names) if decomposed else None,
-            difference=_difference(original, decomposed) if original and decomposed else None,
-            indices=_describe(used, indices) if used else None,
-        ),
+    results = ValidateResults(
+        total=len(bank.labels),
+        original=_accuracy(original, names) if original else None,
+        decomposed=_accuracy(decomposed, names) if decomposed else None,
+        difference=_difference(original, decomposed) if original and decomposed else None,
+        indices=_describe(used, indices) if used else None,
     )
+    return study.document("validate", {"indices": index_set.source if index_set else None}, results, watch)
 
 
 def _accuracy(evaluation: Evaluation, names: tuple[str, ...]) -> HeadAccuracy:

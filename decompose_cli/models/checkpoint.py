@@ -25,7 +25,7 @@ from decompose_cli.errors import InputError, UnsafeFileError
 from decompose_cli.files import sha256_of, write_with
 
 METADATA_KEY = "decompose"
-_WRAPPERS = ("state_dict", "model_state_dict", "model")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and by torch.compile
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,9 +17,9 @@ from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import Head, find_head
 from decompose_cli.models.registry import DEFAULT_MODEL, ModelEntry, get_entry, registered_models
 from decompose_cli.models.user import user_entry
-from decompose_cli.models.weights import RANDOM, read_weights
+from decompose_cli.models.weights import RANDOM, default_source, read_weights
 from decompose_cli.preprocessing import Preprocessing, Size
-from decompose_cli.progress import note
+from decompose_cli.progress import note, warn
 
 
 @dataclass(frozen=True)
@@ -56,10 +55,6 @@ class Network:
     head_name: str
     tensors: HeadTensors
 
-    def head_module(self) -> nn.Module:
-        """The submodule whose input are the penultimate features."""
-        return self.module.get_submodule(self.head_name)
-
 
 class Classifier:
     """A network that has been named and whose weights have been read; it is built when first needed.
@@ -77,9 +72,7 @@ class Classifier:
         self.head_name = head_name
         self.seed = seed
         self.uses_default_weights = checkpoint is not None and (
-            isinstance(entry.weights, Path)
-            or checkpoint.source == entry.weights
-            or _has_default_hash(entry, checkpoint)
+            checkpoint.source == default_source(entry) or _has_default_hash(entry, checkpoint)
         )
         self._networks: dict[Size, Network] = {}
 
@@ -133,17 +126,17 @@ class Classifier:
         return self._networks[input_size]
 
     def _build(self, num_classes: int) -> nn.Module:
-        torch.manual_seed(self.seed)
         pretrained = self.checkpoint is not None and _has_default_hash(self.entry, self.checkpoint)
-        module = self.entry.build(num_classes, pretrained=pretrained)
-        return module.eval()
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.entry.build(num_classes, pretrained=pretrained).eval()
 
     def _load(self, input_size: Size) -> Network:
-        module = self._initial
+        module = self._initial if self.checkpoint is None else self._build(self.entry.num_classes)
         head = find_head(module, input_size, name=self.head_name, model_name=self.name)
         if self.checkpoint is None:
             return Network(module, head, head.name, _dense_tensors(head))
-        state = _named_as_in(module, self.checkpoint.state_dict)
+        state = _state_for(module, self.checkpoint, self.entry)
         decomposed = _split_decomposed_head(state, head, self.checkpoint.source)
         classes = len(decomposed.bias) if decomposed else _classes_in(state, head)
         if classes == 0:
@@ -155,8 +148,10 @@ class Classifier:
             _load_state(module, state, self, without=f"{head.name}.")
             decomposed = decomposed.to(dtype=torch.float32)
             module.set_submodule(head.name, decomposed)
+            self._check_description(head.num_classes)
             return Network(module, None, head.name, _decomposed_tensors(decomposed, head))
         _load_state(module, state, self)
+        self._check_description(head.num_classes)
         published = self.checkpoint.published_decomposition
         if published is None:
             return Network(module, head, head.name, _dense_tensors(head))
@@ -175,6 +170,17 @@ class Classifier:
             reference=reference,
         )
         return Network(module, head, head.name, tensors)
+
+    def _check_description(self, num_classes: int) -> None:
+        metadata = self.checkpoint.metadata if self.checkpoint else None
+        if metadata is None:
+            return
+        counts = {metadata.num_classes, len(metadata.class_names or range(num_classes))}
+        if counts != {num_classes}:
+            raise InputError(
+                f"{self.weights_source} says that it has {max(counts - {num_classes})} classes, but its head has "
+                f"{num_classes}."
+            )
 
 
 def open_classifier(
@@ -206,16 +212,29 @@ def open_classifier(
                 f"{weights} belongs to {checkpoint.metadata.model}, which is Python code of its own.",
                 hint=f"If you trust it, name it: {checkpoint.metadata.model} -w {weights}.",
             )
-        return Classifier(_entry_of(checkpoint.metadata.model), checkpoint, head, seed)
-    entry = _entry_of(model)
+        return Classifier(find_entry(checkpoint.metadata.model), checkpoint, head, seed)
+    entry = find_entry(model)
     classifier = Classifier(entry, read_weights(entry, weights, allow_download=allow_download), head, seed)
-    if classifier.checkpoint is not None and classifier.checkpoint.csg is not None:
+    if classifier.checkpoint is None and weights == RANDOM:
+        note(f"{model} has random weights (from --seed): accuracies mean nothing.")
+    elif classifier.checkpoint is None:
+        note(
+            f"No weights were given: using those that {model} comes with, which are random unless it loads some itself."
+        )
+    if classifier.checkpoint is not None and not classifier.uses_default_weights and entry.caution is not None:
+        warn(entry.caution)
+    if classifier.checkpoint is not None and classifier.checkpoint.csg is not None and ":" not in model:
         shape = "x".join(str(side) for side in classifier.checkpoint.csg.shape)
         note(f"{classifier.weights_source} also holds class-specific gates 'csg' ({shape}), which are not used here.")
     return classifier
 
 
-def _entry_of(model: str) -> ModelEntry:
+def find_entry(model: str) -> ModelEntry:
+    """Look a network up by name, or import it as ``package.module:callable``.
+
+    Raises:
+        InputError: There is no such network.
+    """
     return user_entry(model) if ":" in model else get_entry(model)
 
 
@@ -240,11 +259,28 @@ def _decomposed_tensors(module: DecomposedLinear, head: Head) -> HeadTensors:
     )
 
 
-def _named_as_in(module: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """A copy of the state dict; the ``module.`` that reading took off is put back for a network that is named so."""
-    if all(name.startswith("module.") for name in module.state_dict()):
+def _state_for(module: nn.Module, checkpoint: Checkpoint, entry: ModelEntry) -> dict[str, Tensor]:
+    """The state dict in the names of the module: what reading took for something else is put back where it belongs."""
+    state = {
+        name: value for name, value in checkpoint.state_dict.items() if not name.startswith(entry.unread or ("\0",))
+    }
+    if len(state) < len(checkpoint.state_dict):
+        note(f"{checkpoint.source}: {', '.join(entry.unread)} are heads for training only, which are left out.")
+    names = module.state_dict()
+    if checkpoint.csg is not None and "csg" in names:
+        state["csg"] = checkpoint.csg
+    if all(name.startswith("module.") for name in names):
         return {f"module.{name}": value for name, value in state.items()}
-    return dict(state)
+    prefix = next(iter(state), "").split(".")[0] + "."
+    inner = {name.removeprefix(prefix): value for name, value in state.items()}
+    if (
+        all(name.startswith(prefix) for name in state)
+        and inner.keys() <= names.keys()
+        and not state.keys() & names.keys()
+    ):
+        note(f"{checkpoint.source}: the {prefix!r} that all names begin with was left off.")
+        return inner
+    return state
 
 
 def _split_decomposed_head(state: dict[str, Tensor], head: Head, source: str) -> DecomposedLinear | None:
@@ -313,7 +349,11 @@ def _mismatch(
     groups = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
     details = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in groups if names)
     fitting = [name for name in _fitting_models(state) if name != classifier.name]
-    hint = f"These weights fit {' or '.join(fitting)}." if fitting else "'decompose models' lists the known networks."
+    hint = "'decompose models' lists the known networks."
+    if fitting:
+        hint = f"These weights fit {' or '.join(fitting)}."
+    elif ":" in classifier.name:
+        hint = f"Is this file of the network that {classifier.name} returns?"
     return InputError(f"{classifier.weights_source} does not fit {classifier.name}: {details}.", hint=hint)
 
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, first_line
 from decompose_cli.preprocessing import Size
 
 _RELATIVE_TOLERANCE = 1e-5
@@ -149,11 +149,10 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
     try:
         logits, layers = trace_layers(model, images)
     except Exception as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         height, width = input_size
         raise InputError(
-            f"{model_name} cannot run on RGB images of {height}x{width} pixels: {reason}",
-            hint="Set the size that the network takes with --input-size.",
+            f"{model_name} cannot run on RGB images of {height}x{width} pixels: {first_line(error)}.",
+            hint="It has to take 3-channel images; set their size with --input-size.",
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
@@ -198,7 +197,7 @@ def _numel(shape: tuple[int, ...]) -> int:
 
 def _constant_factor(model: nn.Module, module: nn.Module, input_size: Size) -> float | None:
     """The s for which replacing the module's output by z makes the model return s * z, or None if there is none."""
-    factors = []
+    factors, tolerance = [], _RELATIVE_TOLERANCE
     # Small and large z, so that clamps and soft caps show; two inputs, so that a factor computed from them does.
     for seed, size in ((1, 1.0), (2, 100.0), (3, 1e5)):
         replaced: list[Tensor] = []
@@ -220,16 +219,16 @@ def _constant_factor(model: nn.Module, module: nn.Module, input_size: Size) -> f
             handle.remove()
         if len(replaced) != 1:
             return None
-        z = replaced[0].flatten(1)
+        z, result = replaced[0].flatten(1).double(), result.double()
         if result.shape != z.shape:
             return None
+        tolerance = max(_RELATIVE_TOLERANCE, 2 * torch.finfo(replaced[0].dtype).eps)
         factor = float((result * z).sum() / (z * z).sum())
-        if float((result - factor * z).abs().max()) > _RELATIVE_TOLERANCE * float(z.abs().max()) * max(
-            abs(factor), 1e-6
-        ):
+        allowed = tolerance * float(z.abs().max()) * max(abs(factor), 1e-6)
+        if float((result - factor * z).abs().max()) > allowed:
             return None
         factors.append(factor)
-    if factors[0] == 0 or max(factors) - min(factors) > _RELATIVE_TOLERANCE * abs(factors[0]):
+    if factors[0] == 0 or max(factors) - min(factors) > tolerance * abs(factors[0]):
         return None
     nearest = round(factors[0] * 4096) / 4096  # 1, 0.125 and their like exactly, without the noise of the estimate
     return nearest if abs(nearest - factors[0]) < 1e-6 * abs(factors[0]) else factors[0]
@@ -242,7 +241,8 @@ def _reproduces_logits(model: nn.Module, head: Head, images: Tensor, logits: Ten
         return False
     weight, bias = head.dense()
     ours = features.float() @ weight.t() + bias
-    return bool((ours - logits.float()).abs().max() <= 1e-4 * (1 + logits.float().abs().max()))
+    tolerance = max(1e-4, 4 * torch.finfo(logits.dtype).eps)
+    return bool((ours - logits.float()).abs().max() <= tolerance * (1 + logits.float().abs().max()))
 
 
 def _no_head(layers: list[LayerCall], logits: Tensor, name: str | None, model_name: str) -> str:

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 # These two rescale their input when (and only when) torchvision loads its own weights into them.
 _RESCALES_INPUT = ("googlenet", "inception_v3")
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
+_CAUTION = (
+    "{} is used with ImageNet's normalisation; torchvision's own weights, and what is fine-tuned from them, expect "
+    "each channel as (x - 0.5) / 0.5: then give --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5."
+)
 
 
 def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module:
@@ -28,7 +33,7 @@ def build(name: str, num_classes: int, *, pretrained: bool = False) -> nn.Module
 
     arguments: dict[str, Any] = {}
     if name in _RESCALES_INPUT:
-        arguments = {"init_weights": False, "transform_input": pretrained}
+        arguments = {"init_weights": False, "aux_logits": False, "transform_input": pretrained}
     module: nn.Module = get_model(name, weights=None, num_classes=num_classes, **arguments)
     return module
 
@@ -72,6 +77,8 @@ def torchvision_entry(name: str) -> ModelEntry | None:
         source="torchvision",
         licence="BSD-3-Clause",
         architecture={"family": "torchvision", "name": name},
+        unread=_AUXILIARY if name in _RESCALES_INPUT else (),
+        caution=_CAUTION.format(name) if name in _RESCALES_INPUT else None,
     )
 
 

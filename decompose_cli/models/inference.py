@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import copy
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
 from torch import Tensor, nn
 from torch.fx.experimental.optimization import fuse
 
+from decompose_cli.errors import InputError, first_line
 from decompose_cli.models.classifier import Network
 from decompose_cli.models.head import penultimate
 
@@ -33,7 +34,12 @@ class FeatureReader:
         self.device = device
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.head_name = network.head_name
-        module = copy.deepcopy(network.module).float().eval()
+        try:
+            module = copy.deepcopy(network.module).float().eval()
+        except Exception as error:  # locks, open files and the like
+            raise InputError(
+                f"The network cannot be copied, which is needed to leave it as it is: {first_line(error)}."
+            ) from error
         # Only what enters the head is read, and an Identity is a leaf for the symbolic tracer, whatever stood here.
         if network.head is None:
             module.set_submodule(network.head_name, nn.Identity())
@@ -71,5 +77,16 @@ class FeatureReader:
     def __call__(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) normalised float32 images to (n, D) float32 features on the CPU."""
         images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
-        with torch.inference_mode(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast):
+        with torch.inference_mode(), _full_float32(self.device), self._precision():
             return self._read(self.module, images).float().cpu()
+
+    def _precision(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+
+def _full_float32(device: torch.device) -> AbstractContextManager[object]:
+    """Keep convolutions on a GPU from rounding float32 to the ten bits of TF32, as they do by default."""
+    if device.type != "cuda":
+        return nullcontext()
+    context: AbstractContextManager[object] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return context

@@ -37,6 +37,8 @@ class ModelEntry:
         source: Who trained it.
         licence: Of the weights.
         preprocessing: What the network expects; None for a network of the user's, which takes the data set's.
+        unread: Prefixes of parameters that training used and inference never reads (auxiliary heads).
+        caution: What to say when other than the default weights are loaded.
         architecture: Identifies the function that ``build`` makes; part of the key of cached features.
     """
 
@@ -53,6 +55,23 @@ class ModelEntry:
     source: str = ""
     licence: str = ""
     architecture: dict[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    caution: str | None = None
+
+    def facts(self) -> dict[str, Any]:
+        """What is known, JSON-ready."""
+        names = (
+            "name",
+            "dataset",
+            "num_classes",
+            "parameters",
+            "num_features",
+            "accuracy",
+            "sha256",
+            "licence",
+            "source",
+        )
+        return {**{name: getattr(self, name) for name in names}, "weights": str(self.weights)}
 
 
 _REGISTRY: dict[str, ModelEntry] = {}
@@ -88,7 +107,10 @@ def get_entry(name: str) -> ModelEntry:
         entry = torchvision_entry(name)
         if entry is not None:
             return entry
-    raise InputError(f"There is no model {name!r}{_suggestion(name)}.", hint=_NAMES_HINT)
+    hint = _NAMES_HINT
+    if Path(name).suffix in (".pt", ".pth", ".th", ".safetensors"):
+        hint = f"A weights file comes after the model: MODEL -w {name}."
+    raise InputError(f"There is no model {name!r}{_suggestion(name)}.", hint=hint)
 
 
 _NAMES_HINT = (
@@ -98,14 +120,17 @@ _NAMES_HINT = (
 
 
 def _suggestion(name: str) -> str:
-    close = difflib.get_close_matches(name, _REGISTRY, n=2)
+    close = difflib.get_close_matches(name.lower(), _REGISTRY, n=2)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
 def hash_in_name(url: str) -> str | None:
-    """The leading digits of the SHA-256 in a file name such as ``resnet50-19c8e357.pth`` (torch.hub's convention)."""
+    """The leading digits of the SHA-256 in a file name such as ``resnet50-19c8e357.pth`` (torch.hub's convention).
+
+    Digits alone are rather a date or an epoch.
+    """
     match = re.search(r"-([0-9a-f]{8,64})\.[A-Za-z]+$", url.split("?")[0])
-    return match.group(1) if match else None
+    return match.group(1) if match and not match.group(1).isdigit() else None
 
 
 def _build_cifar_resnet(depth: int, num_classes: int, *, pretrained: bool = False) -> nn.Module:

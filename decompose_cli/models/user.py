@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import sys
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, first_line
 from decompose_cli.files import sha256_of
+from decompose_cli.fingerprints import digest_of
 from decompose_cli.models.registry import ModelEntry
 
 
@@ -31,13 +30,22 @@ def user_entry(model: str) -> ModelEntry:
     try:
         target: Any = importlib.import_module(module_name)
     except ModuleNotFoundError as error:
+        hint = (
+            f"Write it without .py: {module_name.removesuffix('.py')}:{attribute}."
+            if module_name.endswith(".py")
+            else None
+        )
         if error.name is not None and f"{module_name}.".startswith(f"{error.name}."):
-            raise InputError(f"There is no Python module {module_name!r} in {here} or on the Python path.") from error
-        raise InputError(f"Importing {module_name} failed: {error}.") from error
+            raise InputError(
+                f"There is no Python module {module_name!r} in {here} or on the Python path.", hint=hint
+            ) from error
+        raise InputError(f"Importing {module_name} failed: {first_line(error)}.") from error
     except (Exception, SystemExit) as error:
-        raise InputError(f"Importing {module_name} failed: {type(error).__name__}: {error}.") from error
+        raise InputError(f"Importing {module_name} failed: {type(error).__name__}: {first_line(error)}.") from error
     for part in attribute.split("."):
         target = getattr(target, part, None)
+    if isinstance(target, nn.Module):
+        raise InputError(f"{model} is a network already; name a function or class that returns one when called.")
     if not callable(target):
         raise InputError(f"{module_name} has no callable {attribute!r}.")
     return ModelEntry(
@@ -47,7 +55,7 @@ def user_entry(model: str) -> ModelEntry:
         num_classes=0,
         preprocessing=None,
         source="user",
-        architecture={"family": "user", "name": model, "source": _source_sha256(target)},
+        architecture={"family": "user", "name": model, "source": _source_sha256(module_name)},
     )
 
 
@@ -56,7 +64,7 @@ def _user_build(model: str, target: Callable[[], Any]) -> Callable[..., nn.Modul
         try:
             module = target()
         except (Exception, SystemExit) as error:
-            raise InputError(f"{model}() failed: {type(error).__name__}: {error}.") from error
+            raise InputError(f"{model}() failed: {type(error).__name__}: {first_line(error)}.") from error
         if not isinstance(module, nn.Module):
             raise InputError(f"{model}() returned a {type(module).__name__}, not a torch.nn.Module.")
         return module
@@ -64,10 +72,20 @@ def _user_build(model: str, target: Callable[[], Any]) -> Callable[..., nn.Modul
     return build
 
 
-def _source_sha256(target: Any) -> str:
-    for candidate in (target, type(target)):
-        with suppress(TypeError):  # built into Python
-            file = inspect.getsourcefile(candidate)
-            if file:
-                return sha256_of(Path(file))
-    return ""
+def _source_sha256(module_name: str) -> str:
+    """Digest of the user's Python files that the network may be made of: those of the package, and local ones.
+
+    Whatever the module imported is loaded by now. Installed packages and Python's own library are left out, so their
+    upgrades go unnoticed; edits of the user's own files do not.
+    """
+    top, here = module_name.split(".")[0], Path.cwd().resolve()
+    files: dict[str, str] = {}
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if not isinstance(file, str) or not file.endswith(".py"):
+            continue
+        path = Path(file).resolve()
+        is_local = path.is_relative_to(here) and not {"site-packages", "dist-packages"} & set(path.parts)
+        if (name.split(".")[0] == top or is_local) and path.is_file():
+            files[name] = sha256_of(path)
+    return digest_of(files)

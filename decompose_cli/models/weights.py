@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import datetime
 from pathlib import Path
 
 from decompose_cli.download import download, is_url
@@ -10,7 +11,7 @@ from decompose_cli.errors import DownloadError, InputError
 from decompose_cli.files import cache_root, sha256_of, user_path
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.registry import ModelEntry, hash_in_name
-from decompose_cli.progress import warn
+from decompose_cli.progress import note, warn
 
 RANDOM = "random"
 DEFAULT = "default"
@@ -21,6 +22,11 @@ def shipped_weights(file: Path) -> Path:
     """A weights file that comes with the project, in an installed package or in a source checkout."""
     installed = _PACKAGE / "weights" / file
     return installed if installed.exists() else _PACKAGE.parent / "weights" / file
+
+
+def default_source(entry: ModelEntry) -> str | None:
+    """Where the default weights of a model come from: a URL, or the path of a shipped file."""
+    return str(shipped_weights(entry.weights)) if isinstance(entry.weights, Path) else entry.weights
 
 
 def read_weights(entry: ModelEntry, weights: str | None, *, allow_download: bool = True) -> Checkpoint | None:
@@ -57,13 +63,17 @@ def read_weights(entry: ModelEntry, weights: str | None, *, allow_download: bool
 def _fetched(url: str, digest: str | None, allow_download: bool) -> Checkpoint:
     target = cached_weights_path(url)
     by_hand = f"Download {url} by hand and give the file with -w FILE, or put it at {target}."
-    if target.is_file() and digest and not sha256_of(target).startswith(digest):
-        warn(f"The cached file {target} is damaged and is fetched again.")
-        target.unlink()
-    if not target.is_file():
+    is_damaged = target.is_file() and digest is not None and not sha256_of(target).startswith(digest)
+    if is_damaged or not target.is_file():
         if not allow_download:
-            raise DownloadError(f"The weights {url} are not on this machine and downloads are off.", hint=by_hand)
+            state = "damaged in the cache" if is_damaged else "not on this machine"
+            raise DownloadError(f"The weights {url} are {state} and downloads are off.", hint=by_hand)
+        if is_damaged:
+            warn(f"The cached file {target} is damaged and is fetched again.")
         download(url, target, digest=digest, by_hand=by_hand)
+    elif digest is None:
+        fetched = datetime.fromtimestamp(target.stat().st_mtime).isoformat(sep=" ", timespec="minutes")
+        note(f"Using {target}, fetched from {url} on {fetched}; delete it to fetch it again.")
     return read_checkpoint(target, url)
 
 

@@ -295,7 +295,7 @@ def test_features_that_are_no_numbers_are_refused(value: float) -> None:
     tensors = HeadTensors("dense", "last", module.last.weight.detach(), module.last.bias.detach(), 3)
     with pytest.raises(DecomposeError) as caught:
         extract(Network(module, None, "last", tensors), images, batch_size=2)
-    expected = "The network gives NaN or infinite features for 2 of 7 images, first for number 2 of toy val."
+    expected = "The network gives NaN or infinite features for image number 2 of toy val."
     assert caught.value.message == expected
     assert caught.value.exit_code == 1
 

@@ -263,7 +263,9 @@ def test_a_class_without_images_is_refused(method: ranking.Method) -> None:
     data = LabelledFeatures(torch.ones(2, 3), torch.tensor([0, 2]), torch.ones(3, 3), ["cat", "dog", "frog"])
     with pytest.raises(InputError) as caught:
         select(data, method, 1)
-    assert caught.value.message == "Class 1 (dog) has no images in this split, so its features cannot be ranked."
+    assert caught.value.message == (
+        "There are no images in this split for 1 of the network's 3 classes (dog), so features cannot be ranked."
+    )
 
 
 @pytest.mark.parametrize("method", ["contribution", "weight"])
@@ -292,7 +294,9 @@ def test_mass_of_negative_features_is_refused() -> None:
 def test_a_fraction_of_negative_scores_is_refused(method: Any, rows: list[list[float]], weight: Any) -> None:
     with pytest.raises(InputError) as caught:
         select(hand_made(rows, [0], weight), method, 0.5)
-    expected = f"A fraction needs scores that are not negative, and those of '{method}' are; give a number."
+    expected = (
+        f"A fraction needs scores that are not negative, and those of '{method}' are; give a whole number of features."
+    )
     assert caught.value.message == expected
 
 

@@ -40,6 +40,11 @@ class Net(nn.Module):
 MakeImages = Callable[..., Path]
 
 
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Warnings but for the one that goes with every network whose normalisation is not known."""
+    return [message for message in caplog.messages if not message.startswith("It is not known how")]
+
+
 @pytest.fixture
 def net(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """A small network of the user's in the current directory."""
@@ -125,7 +130,7 @@ def test_first_a_miss_then_a_hit_without_a_forward_pass(
     (entry,) = feature_cache.entries()
     assert entry.description.startswith(net)
     assert f"folder:{images} test" in entry.description
-    assert caplog.messages == []
+    assert said(caplog) == []
 
 
 def test_the_features_are_looked_for_once_per_study(net: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,7 +248,7 @@ def test_a_damaged_entry_is_made_anew(net: str, images: Path, caplog: pytest.Log
     entry.path.write_bytes(entry.path.read_bytes()[:-7])
     study = open_study(net, images)
     assert state_after(study) == "miss"
-    assert caplog.messages == [f"The cached features {entry.path} are damaged and are computed again."]
+    assert said(caplog) == [f"The cached features {entry.path} are damaged and are computed again."]
     assert torch.equal(study.bank.features, expected)
     assert state_after(open_study(net, images)) == "hit"
 
@@ -257,8 +262,8 @@ def test_an_unwritable_cache_costs_only_a_warning(
     study = open_study(net, images)
     assert state_after(study) == "miss"
     assert torch.equal(study.bank.features, expected)
-    assert len(caplog.messages) == 1
-    assert "could not be kept" in caplog.messages[0]
+    assert len(said(caplog)) == 1
+    assert "could not be kept" in said(caplog)[0]
 
 
 # ---------------------------------------------------------------------------------------------------------- classes
@@ -276,7 +281,7 @@ def test_classes_are_matched_by_name(make_images: MakeImages, tmp_path: Path, ca
     assert study.bank.labels.tolist() == [0, 0, 1, 1]
     assert study.labels.tolist() == [3, 3, 9, 9]
     assert study.describe_dataset().classes == [str(digit) for digit in range(10)]
-    assert caplog.messages == []
+    assert said(caplog) == []
 
 
 CIFAR_NAMES = ["Airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "TRUCK"]
@@ -299,9 +304,9 @@ def test_foreign_names_for_weights_of_unknown_training_are_taken_by_position(
     assert study.class_map.outputs == tuple(range(10))
     assert study.labels.tolist() == list(range(10))
     assert study.describe_dataset().classes == [f"kind{number}" for number in range(10)]
-    assert len(caplog.messages) == 1
-    assert caplog.messages[0].startswith(f"The classes of folder:{images} are not named as those of resnet20; ")
-    assert "kind0, kind1" in caplog.messages[0]
+    assert len(said(caplog)) == 1
+    assert said(caplog)[0].startswith(f"The classes of folder:{images} are not named as those of resnet20; ")
+    assert "kind0, kind1" in said(caplog)[0]
 
 
 def test_a_network_without_class_names_takes_them_by_position(
@@ -310,7 +315,7 @@ def test_a_network_without_class_names_takes_them_by_position(
     study = open_study(net, images)
     assert study.class_map.by_position
     assert study.class_map.names == ("ant", "bee", "cow")
-    assert caplog.messages == []
+    assert said(caplog) == []
 
 
 @pytest.mark.parametrize(
@@ -403,7 +408,7 @@ def test_without_a_usual_split_one_has_to_be_chosen(net: str, make_images: MakeI
     with pytest.raises(InputError) as caught:
         Study(Inputs(model=net, dataset=f"folder:{images}"), ("train",))
     assert caught.value.message == f"folder:{images} has no split train; it has test."
-    assert caught.value.hint == "Choose a split with --split."
+    assert caught.value.hint == "Use --split test if that is what you want."
 
 
 def test_the_descriptions_say_what_was_used(net: str, images: Path) -> None:

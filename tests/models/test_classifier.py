@@ -38,7 +38,7 @@ def logits_from(network: Network, images: Tensor) -> Tensor:
     """The logits by the definition of a decomposed head, one class at a time, or by the full matrix."""
     tensors = network.tensors
     with evaluating(network.module):
-        features = penultimate(network.module, network.head_module(), images)
+        features = penultimate(network.module, network.module.get_submodule(network.head_name), images)
     if tensors.indices is None or tensors.mask is None:
         return features @ tensors.weight.t() + tensors.bias
     out = torch.zeros(len(features), tensors.num_classes)

@@ -148,7 +148,7 @@ def test_features_are_those_of_the_network(make: Callable[[], nn.Module], side: 
     for n, seed in ((1, 2), (3, 3), (7, 4)):
         batch = images(n, side, seed)
         with evaluating(network.module):
-            expected = penultimate(network.module, network.head_module(), batch)
+            expected = penultimate(network.module, network.module.get_submodule(network.head_name), batch)
         features = reader(batch)
         assert features.dtype == torch.float32
         assert features.shape == (n, network.tensors.num_features)
@@ -162,7 +162,7 @@ def test_bfloat16_features_are_near_those_of_the_network(make: Callable[[], nn.M
     reader = FeatureReader(network, CPU, "bf16", images(4, side))
     batch = images(5, side, 2)
     with evaluating(network.module):
-        expected = penultimate(network.module, network.head_module(), batch)
+        expected = penultimate(network.module, network.module.get_submodule(network.head_name), batch)
     features = reader(batch)
     assert features.dtype == torch.float32
     relative = float((features - expected).norm() / expected.norm())
@@ -184,7 +184,7 @@ def test_network_that_makes_float32_tensors_of_its_own_works_in_bfloat16() -> No
     network = network_of(Own().eval(), (12, 12))
     batch = images(5, 12, 2)
     with evaluating(network.module):
-        expected = penultimate(network.module, network.head_module(), batch)
+        expected = penultimate(network.module, network.module.get_submodule(network.head_name), batch)
     reader = FeatureReader(network, CPU, "bf16", images(4, 12))
     torch.testing.assert_close(reader(batch), expected, rtol=0.05, atol=0.02)
 
