@@ -1,11 +1,11 @@
-"""`decompose validate resnet20 -i INDICES` against the same job in published style, as whole processes.
+"""`decompose validate resnet20 -i INDICES` on CIFAR-size images against the same job in published style, as processes.
 
-Both read 10,000 CIFAR-size images from a CIFAR-10 batch file, put every one through ResNet-20 and count the correct
-answers of the full and of the decomposed head (5 of 64 features per class) in one pass. Published style: see
-published_style.py; its time is that with the number of DataLoader workers that is faster here. Cold: an empty cache of
-features; warm: the second run of the same command. Memory is compared twice: the peak of the largest process, and that
-of a process with its workers (published style with two of them). Images and weights are random (the work is the same),
-or CIFAR-10 and the published ResNet-20 with DECOMPOSE_REFERENCE_DIR.
+Both read 10,000 CIFAR-size images from a CIFAR-10 batch file (with --folder: from PNG files in class folders), put
+every one through ResNet-20 and count the correct answers of the full and of the decomposed head (5 of 64 features per
+class) in one pass. Published style: see published_style.py; its time is that with the number of DataLoader workers that
+is faster here. Cold: an empty cache of features; warm: the second run of the same command. Memory is compared twice:
+the peak of the largest process, and that of a process with its workers (published style with two of them). Images and
+weights are random (the work is the same), or CIFAR-10 and the published ResNet-20 with DECOMPOSE_REFERENCE_DIR.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ BF16_TOLERANCE = 0.01  # share of the images that rounding to eight bits may tur
 
 def main() -> None:
     parser = common.speed_options(__doc__, repeats=5, images=10_000)
+    parser.add_argument("--folder", action="store_true", help="PNG files in class folders instead of a batch file")
     given = parser.parse_args()
     peak = common.peak()
     with tempfile.TemporaryDirectory() as name:
-        runs, trees = measure(Path(name), given.images, given.repeats)
-        description = common.inputs_in(Path(name)).description
+        runs, trees = measure(Path(name), given.images, given.repeats, folder=given.folder)
+        description = common.inputs_in(Path(name)).description + (", as PNG files" if given.folder else "")
     workers, theirs = min(((w, runs[f"published, {w} workers"]) for w in WORKERS), key=lambda item: item[1].median)
     total = check_answers(runs, theirs)
     torch_only = runs["import torch"]
@@ -63,14 +64,18 @@ def main() -> None:
     )
 
 
-def measure(folder: Path, images: int, repeats: int) -> tuple[dict[str, common.Runs], dict[str, float | None]]:
-    inputs = common.make_inputs(folder, test=images)
+def measure(
+    place: Path, images: int, repeats: int, *, folder: bool
+) -> tuple[dict[str, common.Runs], dict[str, float | None]]:
+    inputs = common.make_inputs(place, test=images)
+    if folder:
+        common.run(common.python(Path(__file__).resolve(), "--write-folder", place))
     arguments = ["--data", inputs.data, "--weights", inputs.weights, "--indices", inputs.indices]
     ours = ["validate", "resnet20", "-w", inputs.weights, "--data-dir", inputs.data, "-i", inputs.indices]
-    ours += ["--dataset", "cifar10", "--json", "--no-download"]
+    ours += ["--dataset", f"folder:{place / 'folder'}" if folder else "cifar10", "--json", "--no-download"]
 
     def run_ours(precision: str, *, cold: bool) -> common.Process:
-        cache = folder / f"cache-{precision}"
+        cache = place / f"cache-{precision}"
         for entry in cache.rglob("*") if cold else ():
             if entry.is_file():
                 entry.unlink()
@@ -92,9 +97,24 @@ def measure(folder: Path, images: int, repeats: int) -> tuple[dict[str, common.R
     common.say("memory")
     trees = {"published": common.tree_memory(common.published("validate", *arguments, "--workers", str(max(WORKERS))))}
     for name, precision in (("cold fp32", "32"), ("cold bf16", "bf16")):
-        cache = str(folder / f"cache-memory-{precision}")
+        cache = str(place / f"cache-memory-{precision}")
         trees[name] = common.tree_memory(common.decompose(*ours, "--precision", precision), DECOMPOSE_CACHE=cache)
     return runs, trees
+
+
+def write_folder(place: Path) -> None:
+    """The images of the batch file as PNG files in one folder per class."""
+    import pickle
+
+    from PIL import Image
+
+    names = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+    with (place / "cifar-10-batches-py" / "test_batch").open("rb") as handle:
+        batch = pickle.load(handle, encoding="latin1")
+    for number, (row, label) in enumerate(zip(batch["data"], batch["labels"], strict=True)):
+        file = place / "folder" / "test" / names[label] / f"{number:05d}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(row.reshape(3, 32, 32).transpose(1, 2, 0)).save(file)
 
 
 def check_answers(runs: dict[str, common.Runs], theirs: common.Runs) -> int:
@@ -115,4 +135,7 @@ def check_answers(runs: dict[str, common.Runs], theirs: common.Runs) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--write-folder"]:  # in a process of its own, whose memory is not charged to those measured
+        write_folder(Path(sys.argv[2]))
+    else:
+        main()

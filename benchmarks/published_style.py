@@ -1,8 +1,8 @@
 """The other side of the comparison: the same jobs as research code usually does them.
 
-Images are unpickled, turned into Pillow images one by one, into tensors and normalised one by one (the steps of
-torchvision's CIFAR10, ToTensor and Normalize, written out, because importing torchvision would cost this side 2 s
-more), collated into batches of 128 by a DataLoader and put through the eager network.
+Images are opened by Pillow, or unpickled and turned into Pillow images (as torchvision's CIFAR10 does, but for its
+check of md5 sums, which no made-up images pass), one by one turned into tensors and normalised by torchvision's
+transforms, collated into batches of 128 by a DataLoader and put through the eager network.
 
     python benchmarks/published_style.py validate --data DIR --weights FILE --indices FILE [--workers N]
     python benchmarks/published_style.py extract --data DIR --weights FILE -k 5,10,20 [--workers N]
@@ -24,32 +24,12 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+import decompose_cli  # noqa: F401 - lets torchvision be imported beside a CPU-only torch, and does nothing else
+
+from torchvision import transforms  # isort: skip
+
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.261)
 BATCH_SIZE = 128
-
-
-class ToTensor:
-    """A Pillow image to float32 (3, H, W) in [0, 1]."""
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        array = np.array(image, np.uint8, copy=True)
-        tensor = torch.from_numpy(array).view(image.size[1], image.size[0], 3)
-        return tensor.permute((2, 0, 1)).contiguous().to(dtype=torch.float32).div(255)
-
-
-class Normalize:
-    """(x - mean) / std per channel."""
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
-        self.mean, self.std = mean, std
-
-    def __call__(self, tensor: Tensor) -> Tensor:
-        tensor = tensor.clone()
-        mean = torch.as_tensor(self.mean, dtype=tensor.dtype)
-        std = torch.as_tensor(self.std, dtype=tensor.dtype)
-        if (std == 0).any():
-            raise ValueError("std is zero")
-        return tensor.sub_(mean.view(-1, 1, 1)).div_(std.view(-1, 1, 1))
 
 
 class Cifar10(Dataset):
@@ -64,16 +44,30 @@ class Cifar10(Dataset):
             parts.append(entry["data"])
             self.targets.extend(entry["labels"])
         self.data = np.vstack(parts).reshape(-1, 3, 32, 32).transpose((0, 2, 3, 1))
-        self.steps = (ToTensor(), Normalize(MEAN, STD))
+        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
 
     def __len__(self) -> int:
         return len(self.data)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = Image.fromarray(self.data[index])
-        for step in self.steps:
-            image = step(image)
-        return image, self.targets[index]
+        return self.transform(Image.fromarray(self.data[index])), self.targets[index]
+
+
+class ImageFolder(Dataset):
+    """Image files in one folder per class, opened one by one."""
+
+    def __init__(self, root: Path) -> None:
+        names = sorted(path.name for path in root.iterdir())
+        self.files = [(file, names.index(name)) for name in names for file in sorted((root / name).iterdir())]
+        self.transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        file, label = self.files[index]
+        with Image.open(file) as image:
+            return self.transform(image.convert("RGB")), label
 
 
 def load_network(weights: Path) -> nn.Module:
@@ -108,7 +102,8 @@ def validate(data: Path, weights: Path, indices: Path, workers: int) -> dict[str
     decomposed = DecomposedHead(model.linear, json.loads(indices.read_text()))
     inputs: list[Tensor] = []
     model.linear.register_forward_hook(lambda _, given, __: inputs.append(given[0]))
-    loader = DataLoader(Cifar10(data, train=False), batch_size=BATCH_SIZE, shuffle=False, num_workers=workers)
+    images = ImageFolder(data / "folder" / "test") if (data / "folder").is_dir() else Cifar10(data, train=False)
+    loader = DataLoader(images, batch_size=BATCH_SIZE, shuffle=False, num_workers=workers)
     correct = {"original": 0, "decomposed": 0}
     with torch.no_grad():
         for images, labels in loader:

@@ -5,6 +5,7 @@ Nothing here imports torch before a command runs, so every ``--help`` answers at
 
 from __future__ import annotations
 
+import gc
 import sys
 from dataclasses import asdict
 from pathlib import Path
@@ -34,7 +35,10 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of classes may not fit the terminal's encoding
-    app()
+    try:
+        app()
+    finally:
+        gc.freeze()  # else the collector walks through all of torch once more at exit, for a quarter of a second
 
 
 def _version(shown: bool) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import pickle
 import tarfile
 import tempfile
@@ -144,25 +143,41 @@ def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
 
 
 def _md5(path: Path) -> str:
-    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
+    digest = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as handle:
+        while chunk := handle.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _read(archive: _Archive, files: dict[Path, str]) -> tuple[Tensor, Tensor]:
-    parts = [_read_batch(archive, file, md5) for file, md5 in files.items()]
-    pixels = parts[0][0] if len(parts) == 1 else np.concatenate([part[0] for part in parts])
-    labels = np.concatenate([part[1] for part in parts])
-    return torch.from_numpy(pixels).view(-1, 3, 32, 32), torch.from_numpy(labels)
+    pixels = np.empty((0, 3072), dtype=np.uint8)
+    labels: list[np.ndarray] = []
+    rows = 0
+    for file, md5 in files.items():
+        batch, truth = _read_batch(archive, file, md5)
+        if rows + len(batch) > len(pixels):  # room for all files at once, if they are as long as the first
+            room = np.empty((max(rows + len(batch), len(files) * len(batch)), 3072), dtype=np.uint8)
+            room[:rows] = pixels[:rows]
+            pixels = room if len(files) > 1 else batch
+        if pixels is not batch:
+            pixels[rows : rows + len(batch)] = batch
+        rows += len(batch)
+        labels.append(truth)
+    return torch.from_numpy(pixels[:rows]).view(-1, 3, 32, 32), torch.from_numpy(np.concatenate(labels))
 
 
 def _read_batch(archive: _Archive, file: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
-    content = file.read_bytes()
-    if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
+    if _md5(file) != md5:
         warn(f"{file} is not the published {archive.name} file (its md5 differs); its images are used as they are.")
     damaged = InputError(
         f"{file} is damaged: it does not hold {archive.name} images.", hint="Delete it to fetch it anew."
     )
     try:
-        batch = _BatchUnpickler(io.BytesIO(content), encoding="latin1").load()
+        with file.open("rb") as handle:
+            # As bytes, the pixels that Python 2 wrote as a string need not be decoded and encoded again.
+            batch = _BatchUnpickler(handle, encoding="bytes").load()
+        batch = {name.decode() if isinstance(name, bytes) else name: value for name, value in batch.items()}
         pixels, labels = batch["data"], np.asarray(batch[archive.label_key], dtype=np.int64)
     except DecomposeError:
         raise
