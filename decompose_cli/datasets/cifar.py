@@ -7,6 +7,7 @@ import pickle
 import tarfile
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -168,16 +169,17 @@ def _read(archive: _Archive, files: dict[Path, str]) -> tuple[Tensor, Tensor]:
 
 
 def _read_batch(archive: _Archive, file: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
-    if _md5(file) != md5:
-        warn(f"{file} is not the published {archive.name} file (its md5 differs); its images are used as they are.")
     damaged = InputError(
         f"{file} is damaged: it does not hold {archive.name} images.", hint="Delete it to fetch it anew."
     )
     try:
-        with file.open("rb") as handle:
+        with ThreadPoolExecutor(1) as beside, file.open("rb") as handle:
+            digest = beside.submit(_md5, file)
             # As bytes, the pixels that Python 2 wrote as a string need not be decoded and encoded again.
             batch = _BatchUnpickler(handle, encoding="bytes").load()
         batch = {name.decode() if isinstance(name, bytes) else name: value for name, value in batch.items()}
+        if digest.result() != md5:
+            warn(f"{file} is not the published {archive.name} file (its md5 differs); its images are used as they are.")
         pixels, labels = batch["data"], np.asarray(batch[archive.label_key], dtype=np.int64)
     except DecomposeError:
         raise

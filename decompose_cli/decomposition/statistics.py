@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-
-from scipy.special import bdtr, ndtri
+from statistics import NormalDist
 
 
 def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -18,7 +17,7 @@ def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tup
     Returns:
         Lower and upper limit, in [0, 1].
     """
-    z = float(ndtri(0.5 + confidence / 2))
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
     share = successes / total
     centre = (share + z * z / (2 * total)) / (1 + z * z / total)
     half = z / (1 + z * z / total) * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
@@ -37,7 +36,13 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     discordant = only_first + only_second
     if discordant == 0:
         return 1.0
-    return min(1.0, 2 * float(bdtr(min(only_first, only_second), discordant, 0.5)))
+    # In whole numbers, which is exact and needs no library whose import would take longer than the sum.
+    term = tail = 1
+    for successes in range(min(only_first, only_second)):
+        term = term * (discordant - successes) // (successes + 1)
+        tail += term
+    p: float = 2 * tail / 2**discordant
+    return min(1.0, p)
 
 
 def paired_difference_interval(
