@@ -49,3 +49,11 @@ def test_shipped_network_is_as_accurate_as_stated() -> None:
     found = json.loads(result.stdout)["results"]
     assert found["total"] == 360
     assert found["original"]["correct"] == 356
+
+
+def test_benchmark_table_is_what_the_scripts_printed() -> None:
+    table = re.findall(r"^\| .+x .*\|$", (ROOT / "benchmarks" / "README.md").read_text(), flags=re.MULTILINE)
+    printed = (ROOT / "benchmarks" / "results.txt").read_text()
+    figures = [figure for row in table for figure in re.findall(r"\d+\.\d+x", row)]
+    assert len(figures) >= 14
+    assert [figure for figure in figures if figure not in printed] == []
