@@ -1,8 +1,8 @@
 """`decompose extract-indices -k 5,10,20,30,40,50` against a pass over the images per k, as whole processes, cold cache.
 
 Both read 50,000 CIFAR-size images from CIFAR-10 batch files and count, per class, which penultimate features of
-ResNet-20 are among each image's k largest. Published style: see published_style.py; it gets the number of DataLoader
-workers that is faster here. Unless --full is given, it runs for ONE k, and what that takes beyond a run for no k at all
+ResNet-20 are among each image's k largest. Published style: see published_style.py; with one DataLoader worker per
+core, as published. Unless --full is given, it runs for ONE k, and what that takes beyond a run for no k at all
 (imports, reading) is multiplied by the number of k. Images and weights are random (the work is the same), or CIFAR-10
 and the published ResNet-20 with DECOMPOSE_REFERENCE_DIR.
 """
@@ -19,7 +19,7 @@ import common
 KS = (5, 10, 20, 30, 40, 50)
 GOALS = {"fp32": 8.5, "bf16": 14.0}
 MEMORY_GOAL = 0.5
-WORKERS = (0, 2)
+WORKERS = min(12, common.cores())
 # Share of the indices that must be the same: where two features are nearly as frequent, rounding decides.
 SHARED = {"fp32": 0.99, "bf16": 0.95}
 
@@ -30,7 +30,7 @@ def main() -> None:
     given = parser.parse_args()
     peak = common.peak()
     with tempfile.TemporaryDirectory() as name:
-        runs, workers, trees = measure(Path(name), given.images, given.repeats, given.full)
+        runs, trees = measure(Path(name), given.images, given.repeats, given.full)
         description = common.inputs_in(Path(name)).description
     theirs, torch_only = runs["published"], runs["import torch"]
     for precision, least in SHARED.items():
@@ -41,10 +41,10 @@ def main() -> None:
         common.Line(f"{name}, published / ours", seconds / runs[name].median, goal, detail=str(runs[name]))
         for name, goal in GOALS.items()
     ]
-    lines += common.memory_lines(GOALS, runs, theirs, torch_only, trees, MEMORY_GOAL)
+    lines += common.memory_lines(GOALS, runs, theirs, trees, MEMORY_GOAL)
     what = "every k run" if given.full else f"one k of {len(KS)} run ({theirs}), the rest extrapolated"
     notes = [
-        f"published style, {workers} workers (the faster of {WORKERS}): {seconds:.1f} s; {what}",
+        f"published style, {WORKERS} workers: {seconds:.1f} s; {what}",
         f"import torch alone: {torch_only}",
     ]
     flop = given.images * common.RESNET20_FLOP
@@ -64,9 +64,9 @@ def main() -> None:
 
 def measure(
     folder: Path, images: int, repeats: int, full: bool
-) -> tuple[dict[str, common.Runs], int, dict[str, float | None]]:
-    """Timed runs, the number of workers of the published style, and the peak memory of untimed runs."""
-    inputs = common.make_inputs(folder, train=images)
+) -> tuple[dict[str, common.Runs], dict[str, float | None]]:
+    """Timed runs, and the peak memory of untimed runs with all their processes."""
+    inputs = common.make_inputs(folder, test=images // 5, train=images)
     ks = ",".join(map(str, KS))
     arguments = ["extract", "--data", inputs.data, "--weights", inputs.weights]
     ours = ["extract-indices", "resnet20", "-w", inputs.weights, "--data-dir", inputs.data, "--dataset", "cifar10"]
@@ -79,13 +79,8 @@ def measure(
     def run_published(workers: int, k: str) -> common.Process:
         return common.run(common.published(*arguments, "-k", k, "--workers", str(workers)))
 
-    trial = {count: common.Runs() for count in WORKERS}
-    for count, result in trial.items():
-        common.say(f"trying {count} workers")
-        result.add(run_published(count, str(KS[0])))
-    workers = min(trial, key=lambda count: trial[count].median)
     jobs = {
-        "published": lambda: run_published(workers, ks if full else str(KS[0])),
+        "published": lambda: run_published(WORKERS, ks if full else str(KS[0])),
         "published, no pass": lambda: run_published(0, ""),
         "fp32": lambda: run_ours("32"),
         "bf16": lambda: run_ours("bf16"),
@@ -93,11 +88,11 @@ def measure(
     }
     runs = common.interleaved(repeats, jobs)
     common.say("memory")
-    trees = {"published": common.tree_memory(common.published(*arguments, "-k", "5", "--workers", str(max(WORKERS))))}
+    trees = {"published": common.tree_memory(common.published(*arguments, "-k", "5", "--workers", str(WORKERS)))}
     for name, precision in (("fp32", "32"), ("bf16", "bf16")):
         cache = str(folder / f"cache-memory-{precision}")
         trees[name] = common.tree_memory(common.decompose(*ours, "--precision", precision), DECOMPOSE_CACHE=cache)
-    return runs, workers, trees
+    return runs, trees
 
 
 def check_indices(theirs: common.Runs, ours: common.Runs, least: float, name: str) -> None:

@@ -244,51 +244,38 @@ def memory_lines(
     names: Iterable[str],
     runs: Mapping[str, Runs],
     theirs: Runs,
-    torch_only: Runs,
     trees: Mapping[str, float | None],
     goal: float,
 ) -> list[Line]:
-    """Peak memory against the published style: of the largest process, and with all worker processes."""
-    floor = f"import torch alone is {torch_only.memory / theirs.memory:.2f}x"
+    """Peak memory against the published style, of all processes of the job; beside it that of the largest process."""
     lines = []
-    for name in names:
-        lines.append(
-            Line(
-                f"{name}, peak memory, largest process",
-                runs[name].memory / theirs.memory,
-                goal,
-                at_least=False,
-                detail=f"{runs[name].memory:.0f} of {theirs.memory:.0f} MB; {floor}",
-            )
-        )
     base = trees["published"]
     for name in names:
+        largest = f"{runs[name].memory:.0f} of {theirs.memory:.0f} MB, {runs[name].memory / theirs.memory:.2f}x"
         mine = trees.get(name)
-        if base is not None and mine is not None:
-            lines.append(
-                Line(
-                    f"{name}, peak memory with workers",
-                    mine / base,
-                    goal,
-                    at_least=False,
-                    detail=f"{mine:.0f} of {base:.0f} MB, shared pages counted once",
-                )
-            )
+        if base is None or mine is None:  # only Linux tells
+            value, detail = runs[name].memory / theirs.memory, f"{largest}, largest process"
+        else:
+            value, detail = mine / base, f"{mine:.0f} of {base:.0f} MB; largest process {largest}"
+        lines.append(Line(f"{name}, peak memory", value, goal, at_least=False, detail=detail))
     return lines
 
 
 def conditions(repeats: int, *more: str) -> list[str]:
     """Machine, versions, how often; the load says whether anything else was running."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("torch", "numpy", "typer"))
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     load = f", load average {os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else ""
-    machine = f"{processor()}, {cores} cores{load}"
+    machine = f"{processor()}, {cores()} cores{load}"
     return [
         machine,
         f"Python {platform.python_version()}, {versions}",
         f"median of {repeats} interleaved runs (smallest to largest in brackets)",
         *more,
     ]
+
+
+def cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processor() -> str:

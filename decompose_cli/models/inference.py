@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import copy
+import operator
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
+from torch.nn import functional
 
 from decompose_cli.errors import InputError, first_line
 from decompose_cli.models.classifier import Network
@@ -19,9 +21,9 @@ _TOLERANCE = 1e-3
 class FeatureReader:
     """Maps images to penultimate features with a copy of a network that is fit for nothing else.
 
-    Batch norms are folded into the convolutions before them (a change of about 1e-5 in the logits), memory is laid out
-    channels-last, and on request the copy computes in bfloat16. Where the network cannot be traced symbolically, or the
-    folded copy disagrees with the original, it is used as it stands.
+    Batch norms are folded into the convolutions before them (a change of about 1e-5 in the logits), ReLUs and additions
+    work in place, memory is laid out channels-last, and on request the copy computes in bfloat16. Where the network
+    cannot be traced symbolically, or the folded copy disagrees with the original, it is used as it stands.
 
     Args:
         network: Left as it was found.
@@ -55,7 +57,7 @@ class FeatureReader:
 
     def _folded(self, module: nn.Module, example: Tensor) -> nn.Module | None:
         try:
-            folded = fuse(module)
+            folded = _overwriting(fuse(module))
             expected = self._read(module, example)
             difference = (self._read(folded, example) - expected).abs().max()
         except Exception:  # the tracer gives up on control flow in many ways; the original network still works
@@ -82,6 +84,38 @@ class FeatureReader:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+
+def _overwriting(module: nn.Module) -> nn.Module:
+    """Let ReLUs and additions overwrite the output of a layer that nothing else reads: less memory, fewer cache misses.
+
+    Only convolutions, linear layers and what has been rewritten so before are taken as makers of memory of their own;
+    others may return a view of what they were given.
+    """
+    if not isinstance(module, fx.GraphModule):
+        return module
+    layers = dict(module.named_modules())
+    own: set[fx.Node] = set()
+    for node in module.graph.nodes:
+        layer = layers.get(str(node.target)) if node.op == "call_module" else None
+        source = node.args[0] if node.args and isinstance(node.args[0], fx.Node) else None
+        may_overwrite = source in own and len(source.users) == 1
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            own.add(node)
+        elif isinstance(layer, nn.ReLU) or node.target is functional.relu:
+            # A module may stand in several places, so its calls are rewritten, each for itself.
+            node.op, node.target, node.args, node.kwargs = (
+                "call_function",
+                functional.relu,
+                (source or node.kwargs["input"],),
+                {"inplace": may_overwrite},
+            )
+            own.add(node)
+        elif node.target in (operator.add, operator.iadd, torch.add) and not node.kwargs:
+            node.target = operator.iadd if may_overwrite else operator.add
+            own.add(node)
+    module.recompile()
+    return module
 
 
 def _full_float32(device: torch.device) -> AbstractContextManager[object]:

@@ -221,3 +221,39 @@ def test_decomposed_head_gives_the_same_features() -> None:
     features = FeatureReader(Network(model, None, "linear", tensors), CPU, "32", images(2, 32))(batch)
     torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
     assert isinstance(model.linear, DecomposedLinear)
+
+
+class Rereader(nn.Module):
+    """Reads values again after a ReLU or an addition has used them, which working in place must not change."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(3, 8, 3, padding=1)
+        self.second = nn.Conv2d(8, 8, 3, padding=1)
+        self.relu = nn.ReLU()
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = self.first(x)
+        b = self.relu(a)
+        c = self.second(b) + a
+        view = b.view(b.shape)
+        d = F.relu(view) + b
+        e = self.relu(torch.add(c, d)) + c
+        return self.head((e + e + a).mean((2, 3)))
+
+
+def test_working_in_place_spares_what_is_read_again() -> None:
+    network = network_of(Rereader().eval(), (8, 8))
+    x = images(3, 8)
+    with torch.no_grad():
+        expected = penultimate(network.module, network.module.get_submodule("head"), x)
+    reader = FeatureReader(network, CPU, "32", x[:2])
+    assert isinstance(reader.module, torch.fx.GraphModule)
+    torch.testing.assert_close(reader(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_residual_network_works_in_place() -> None:
+    code = FeatureReader(network_of(with_statistics(CifarResNet(20)), (32, 32)), CPU, "32", images(2, 32)).module.code
+    assert code.count("inplace = True") == 19
+    assert code.count("operator_iadd") == 9 or code.count("+=") == 9
