@@ -2,32 +2,130 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
+import torch
 from torch import Tensor
 
-from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
-from decompose_cli.decomposition.ranking import LabelledFeatures, Method, select
+from decompose_cli.decomposition.metrics import Predictions, predict
+from decompose_cli.decomposition.ranking import (
+    LabelledFeatures,
+    Method,
+    check_classes,
+    check_k,
+    descending,
+    feature_blocks,
+    leading_features,
+    scores,
+)
 from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
 
+_LOGITS_AT_ONCE = 1 << 23
+# Logits that are summed one feature at a time differ by rounding from those of DecomposedLinear. Where the largest two
+# are nearer than this share of the largest magnitude, the image is done again with DecomposedLinear itself.
+_NEAR_TIE = 1e-4
+
 
 def accuracy_by_k(
-    ranked: LabelledFeatures, features: Tensor, labels: Tensor, head: HeadTensors, ks: Sequence[int], method: Method
-) -> dict[int, Evaluation]:
-    """Evaluate the decomposed head for several numbers of features per class.
+    ranked: LabelledFeatures,
+    features: Tensor,
+    labels: Tensor,
+    head: HeadTensors,
+    ks: Sequence[int],
+    method: Method,
+    advance: Callable[[int], None] = lambda _: None,
+) -> dict[int, Predictions]:
+    """Evaluate the decomposed head for several numbers of features per class, exactly as one by one.
+
+    The sets of ``frequency`` for different k need not contain each other; all of them come from one descending order of
+    each image's features. The other rankings are nested, so the predictions for all k come from adding one feature per
+    class to the logits at a time.
 
     Args:
         ranked: Features of training images, from which the indices are chosen.
         features: Of the images to evaluate on, (N, D).
         labels: The network's class number of each of them, (N,).
         head: The full head.
-        ks: Numbers of features, 1..D.
+        ks: Numbers of features, 1..D, ascending.
         method: How features are ranked.
+        advance: Told of each finished k.
+
+    Raises:
+        InputError: As for :func:`decompose_cli.decomposition.ranking.select`.
     """
-    result = {}
     for k in ks:
-        chosen = select(ranked, method, k)
-        decomposed = DecomposedLinear.from_dense(head.weight, head.bias, chosen.classes)
-        result[k] = evaluate_head(decomposed, features, labels, head.num_classes)
+        check_k(k, head.num_features)
+    if method == "frequency":
+        result = {}
+        for k, order in zip(ks, frequency_orders(ranked, ks), strict=True):
+            chosen = DecomposedLinear.from_dense(head.weight, head.bias, order.tolist())
+            result[k] = predict(chosen, features, labels, head.num_classes)
+            advance(1)
+        return result
+    order = descending(scores(ranked, method, max(ks)))
+    predictions = nested_predictions(features, head, order, ks)
+    advance(len(ks))
+    return {k: Predictions(found, labels) for k, found in predictions.items()}
+
+
+def frequency_orders(ranked: LabelledFeatures, ks: Sequence[int]) -> Iterator[Tensor]:
+    """For each of the ascending ks the k most frequent features of each class, most frequent first: int64 (C, k).
+
+    The same as ``select(ranked, "frequency", k)`` for each k: the counts for k are those for k - 1 and the k-th largest
+    feature of each image.
+    """
+    check_classes(ranked.labels, ranked.class_names)
+    most, width = max(ks), ranked.num_features
+    leading = [
+        leading_features(ranked.features[rows], most).to(torch.int32) for rows in feature_blocks(ranked.features)
+    ]
+    positions = torch.cat(leading)
+    counts = torch.zeros(ranked.num_classes * width, dtype=torch.int64)
+    done = 0
+    for k in ks:
+        for rank in range(done, k):
+            counts += torch.bincount(ranked.labels * width + positions[:, rank], minlength=len(counts))
+        done = k
+        yield descending(counts.view(-1, width))[:, :k]
+
+
+def nested_predictions(features: Tensor, head: HeadTensors, order: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
+    """Predictions, int64 (N,), of the heads that keep the first k features of each class's order, for all ks.
+
+    Args:
+        features: (N, D).
+        head: The full head.
+        order: Per class the features by rank, int64 (C, at least max(ks)).
+        ks: Ascending numbers of features.
+    """
+    weight = head.weight.gather(1, order[:, : max(ks)])
+    exact = {
+        k: DecomposedLinear.from_subspaces(weight[:, :k], head.bias, order[:, :k].tolist(), head.num_features)
+        for k in ks
+    }
+    result = {k: torch.empty(len(features), dtype=torch.int64) for k in ks}
+    step = max(1, _LOGITS_AT_ONCE // head.num_classes)
+    with torch.inference_mode():
+        for start in range(0, len(features), step):
+            rows = slice(start, start + step)
+            block = features[rows].t().contiguous()
+            logits = head.bias[:, None].repeat(1, block.shape[1])  # (C, n)
+            for rank in range(max(ks)):
+                logits.addcmul_(block[order[:, rank]], weight[:, rank, None])
+                if rank + 1 in exact:
+                    found = _resolved(logits, features[rows], exact[rank + 1])
+                    result[rank + 1][rows] = found
     return result
+
+
+def _resolved(logits: Tensor, features: Tensor, head: DecomposedLinear) -> Tensor:
+    """The largest logit of each image (columns of ``logits``), with near ties settled by the head itself."""
+    predicted = logits.argmax(0)
+    if len(logits) == 1:
+        return predicted
+    largest, second = logits.topk(2, dim=0).values
+    near = largest - second <= _NEAR_TIE * logits.abs().amax(0).clamp(min=1e-30)
+    if bool(near.any()):
+        predicted[near] = head(features[near]).argmax(1)
+    return predicted

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
@@ -45,31 +48,58 @@ def extract_features(
     Raises:
         DecomposeError: A feature is NaN or infinite, or the device runs out of memory.
     """
-    scale = 1 / (255 * torch.tensor(preprocessing.std)).view(3, 1, 1)
-    shift = -(torch.tensor(preprocessing.mean) / torch.tensor(preprocessing.std)).view(3, 1, 1)
     count = len(dataset)
     features, labels = torch.empty(0), torch.empty(count, dtype=torch.int64)
     reader: FeatureReader | None = None
+    done = 0
+    batches = normalised_batches(
+        dataset, preprocessing, device=device, precision=precision, batch_size=batch_size, workers=workers
+    )
+    with device_memory(device), track(f"Features of {short_name(dataset)}", count) as advance:
+        for images, truth in batches:
+            if reader is None:
+                reader = FeatureReader(network, device, precision, images[:2])
+                features = torch.empty(count, network.tensors.num_features)
+            found = reader(images)
+            if not bool(torch.isfinite(found).all()):
+                raise _not_finite(found, done, dataset)
+            features[done : done + len(found)], labels[done : done + len(found)] = found, truth
+            done += len(found)
+            advance(len(truth))
+    return features, labels
+
+
+def short_name(dataset: ImageDataset) -> str:
+    """What to call a split while it is worked on."""
+    return f"{dataset.name.rsplit('/', 1)[-1]} {dataset.split}"
+
+
+def normalised_batches(
+    dataset: ImageDataset,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device,
+    precision: str,
+    batch_size: int,
+    workers: int,
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised float32 images on the CPU with their labels, in portions that suit the device; see above."""
+    scale = 1 / (255 * torch.tensor(preprocessing.std)).view(3, 1, 1)
+    shift = -(torch.tensor(preprocessing.mean) / torch.tensor(preprocessing.std)).view(3, 1, 1)
     _keep_freed_memory()
     chunk = _chunk_size(preprocessing, device, precision, batch_size)
-    done = 0
+    for images, truth in dataset.batches(preprocessing, batch_size, workers):
+        for start in range(0, len(truth), chunk):
+            yield images[start : start + chunk] * scale + shift, truth[start : start + chunk]
+
+
+@contextmanager
+def device_memory(device: torch.device) -> Iterator[None]:
+    """Turn exhausted device memory into a sentence."""
     try:
-        with track(f"Features of {dataset.name.rsplit('/', 1)[-1]} {dataset.split}", count) as advance:
-            for images, truth in dataset.batches(preprocessing, batch_size, workers):
-                if reader is None:
-                    reader = FeatureReader(network, device, precision, images[:2] * scale + shift)
-                    features = torch.empty(count, network.tensors.num_features)
-                labels[done : done + len(truth)] = truth
-                for part in images.split(chunk):  # type: ignore[no-untyped-call]
-                    found = reader(part * scale + shift)
-                    if not bool(torch.isfinite(found).all()):
-                        raise _not_finite(found, done, dataset)
-                    features[done : done + len(found)] = found
-                    done += len(found)
-                advance(len(truth))
+        yield
     except torch.OutOfMemoryError as error:
         raise DecomposeError(f"{device} ran out of memory.", hint="Choose a smaller --batch-size.") from error
-    return features, labels
 
 
 def _not_finite(found: Tensor, done: int, dataset: ImageDataset) -> DecomposeError:

@@ -16,22 +16,16 @@ _MIN_CLASSES_FOR_TOP5 = 11
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """How a head does on a set of images.
+class Predictions:
+    """What a head says of a set of images.
 
     Attributes:
         predictions: Class number per image, int64 (N,); the lowest number among equal logits.
         labels: True class per image, int64 (N,).
-        confusion: Images by (true class, predicted class), int64 (C, C).
-        top5: Images whose true class is among the five largest logits; None for up to ten classes.
-        loss: Mean cross-entropy in nats.
     """
 
     predictions: Tensor
     labels: Tensor
-    confusion: Tensor
-    top5: int | None
-    loss: float
 
     @property
     def is_correct(self) -> Tensor:
@@ -47,6 +41,29 @@ class Evaluation:
     def total(self) -> int:
         """Number of images."""
         return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Evaluation(Predictions):
+    """How a head does on a set of images.
+
+    Attributes:
+        confusion: Images by (true class, predicted class), int64 (C, C).
+        top5: Images whose true class is among the five largest logits; None for up to ten classes.
+        loss: Mean cross-entropy in nats.
+    """
+
+    confusion: Tensor
+    top5: int | None
+    loss: float
+
+
+def predict(head: Callable[[Tensor], Tensor], features: Tensor, labels: Tensor, num_classes: int) -> Predictions:
+    """Apply a head to features and keep the largest logit of each image; for arguments see :func:`evaluate_head`."""
+    step = max(1, _LOGITS_AT_ONCE // num_classes)
+    with torch.inference_mode():
+        found = [head(features[start : start + step]).argmax(1) for start in range(0, len(labels), step)]
+    return Predictions(torch.cat(found), labels)
 
 
 def evaluate_head(head: Callable[[Tensor], Tensor], features: Tensor, labels: Tensor, num_classes: int) -> Evaluation:
@@ -97,7 +114,7 @@ class PairedDifference:
     only_second: int
 
 
-def compare(first: Evaluation, second: Evaluation) -> PairedDifference:
+def compare(first: Predictions, second: Predictions) -> PairedDifference:
     """Compare two classifiers image by image."""
     a, b = first.is_correct, second.is_correct
     both, only_a, only_b = int((a & b).sum()), int((a & ~b).sum()), int((b & ~a).sum())

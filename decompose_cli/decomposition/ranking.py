@@ -1,4 +1,4 @@
-"""Which features a class uses: five ways to score them, and the choice of the best k."""
+"""Which features a class uses: six ways to score them, and the choice of the best k."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from torch import Tensor
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import InputError
 
-Method = Literal["frequency", "mean", "mass", "contribution", "weight"]
+Method = Literal["frequency", "mean", "mass", "contribution", "weight", "csg"]
 METHODS: tuple[Method, ...] = get_args(Method)
+NEED_NO_IMAGES: tuple[Method, ...] = ("weight", "csg")
+Order = Literal["highest", "lowest"]
+ORDERS: tuple[Order, ...] = get_args(Order)
 DEFAULT_K = 5
 _VALUES_AT_ONCE = 1 << 24
 
@@ -28,12 +31,16 @@ class LabelledFeatures:
         labels: int64 (N,), in 0..C-1.
         weight: Of the full head, (C, D), for the methods that use it.
         class_names: C names, for messages.
+        gates: Class-specific gates (C, D), for the method ``csg``.
+        order: Whether ``csg`` takes the highest gates or the lowest.
     """
 
     features: Tensor
     labels: Tensor
     weight: Tensor | None
     class_names: Sequence[str]
+    gates: Tensor | None = None
+    order: Order = "highest"
 
     @property
     def num_classes(self) -> int:
@@ -105,6 +112,18 @@ def parse_method(text: str) -> Method:
     raise InputError(f"--method {text!r} is unknown; choose {', '.join(METHODS)}.")
 
 
+def parse_order(text: str) -> Order:
+    """Check the name of an order.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    for order in ORDERS:
+        if text == order:
+            return order
+    raise InputError(f"--order {text!r} is unknown; choose highest or lowest.")
+
+
 def select(data: LabelledFeatures, method: Method, k: int | float) -> IndexSet:
     """The features that each class uses most, most influential first.
 
@@ -116,6 +135,8 @@ def select(data: LabelledFeatures, method: Method, k: int | float) -> IndexSet:
     - ``mass``: mean of x_j / sum_i x_i (an image whose features are all zero contributes zero).
     - ``contribution``: mean of w_cj x_j, with the weight w of the full head.
     - ``weight``: w_cj.
+    - ``csg``: the gate g_cj of a network trained with class-specific gates (arXiv 2007.08194), or -g_cj for the order
+      ``lowest``, which is what the publication of ``frequency`` took for its comparison.
 
     Among equal scores, and among equal features of an image, the higher index comes first, as in the published code.
 
@@ -132,18 +153,25 @@ def select(data: LabelledFeatures, method: Method, k: int | float) -> IndexSet:
             negative features.
     """
     check_k(k, data.num_features)
-    scores = _scores(data, method, k)
-    order = _descending(scores)
+    ranks = scores(data, method, k)
+    order = descending(ranks)
     if isinstance(k, int):
         rows = order[:, :k].tolist()
     else:
-        rows = _prefixes(scores, order, k, method, data.class_names)
+        rows = _prefixes(ranks, order, k, method, data.class_names)
     return IndexSet(tuple(tuple(row) for row in rows), data.num_features, source=f"{method}, k={k}")
 
 
-def _scores(data: LabelledFeatures, method: Method, k: int | float) -> Tensor:
+def scores(data: LabelledFeatures, method: Method, k: int | float) -> Tensor:
+    """How much each class uses each feature by this method, (C, D); ``k`` matters for ``frequency`` only.
+
+    Raises:
+        InputError: As for :func:`select`.
+    """
     if method == "weight":
         return _full_weight(data, method).double()
+    if method == "csg":
+        return _gates(data)
     check_classes(data.labels, data.class_names)
     counts = torch.bincount(data.labels, minlength=data.num_classes)
     if method == "frequency":
@@ -162,10 +190,26 @@ def _full_weight(data: LabelledFeatures, method: str) -> Tensor:
     return data.weight
 
 
+def _gates(data: LabelledFeatures) -> Tensor:
+    """The gates as scores, from high to low."""
+    expected = (data.num_classes, data.num_features)
+    if data.gates is None:
+        raise InputError(
+            "The method 'csg' needs class-specific gates, a matrix 'csg' in the weights file; there is none."
+        )
+    if tuple(data.gates.shape) != expected:
+        raise InputError(
+            f"The gates 'csg' in the weights file have the shape {tuple(data.gates.shape)}, but the network has "
+            f"{expected[0]} classes and {expected[1]} features."
+        )
+    gates = data.gates.double()
+    return -gates if data.order == "lowest" else gates
+
+
 def _class_sums(data: LabelledFeatures, *, normalised: bool) -> Tensor:
     """Sum of the features over the images of each class, in float64: (C, D)."""
     sums = torch.zeros(data.num_classes, data.num_features, dtype=torch.float64)
-    for rows in _blocks(data.features):
+    for rows in feature_blocks(data.features):
         block = data.features[rows].double()
         if normalised:
             total = block.sum(1, keepdim=True)
@@ -174,7 +218,8 @@ def _class_sums(data: LabelledFeatures, *, normalised: bool) -> Tensor:
     return sums
 
 
-def _blocks(features: Tensor) -> list[slice]:
+def feature_blocks(features: Tensor) -> list[slice]:
+    """Rows to work on together, so that temporary tensors stay small."""
     step = max(1, _VALUES_AT_ONCE // features.shape[1])
     return [slice(start, start + step) for start in range(0, len(features), step)]
 
@@ -183,7 +228,7 @@ def frequencies(features: Tensor, labels: Tensor, num_classes: int, k: int) -> T
     """For each class and feature the number of images of the class with the feature among their k largest: (C, D)."""
     num_features = features.shape[1]
     counts = torch.zeros(num_classes * num_features, dtype=torch.int64)
-    for rows in _blocks(features):
+    for rows in feature_blocks(features):
         largest = largest_features(features[rows], k)
         keys = labels[rows][:, None] * num_features + largest
         counts += torch.bincount(keys.flatten(), minlength=len(counts))
@@ -196,14 +241,24 @@ def largest_features(features: Tensor, k: int) -> Tensor:
     # topk leaves open which of several equal values it takes, so rows with a tie across the boundary are done again.
     tied = (features >= values[:, -1:]).sum(1) > k
     if bool(tied.any()):
-        chosen[tied] = _descending(features[tied])[:, :k]
+        chosen[tied] = descending(features[tied])[:, :k]
     return chosen
 
 
-def _descending(values: Tensor) -> Tensor:
-    """Column numbers by descending value, the higher number among equals, row by row."""
+def descending(values: Tensor) -> Tensor:
+    """Column numbers by descending value, the higher number among equals, row by row: int64, like ``values``."""
     reversed_order = values.flip(1).argsort(dim=1, descending=True, stable=True)
     return values.shape[1] - 1 - reversed_order
+
+
+def leading_features(features: Tensor, k: int) -> Tensor:
+    """Indices of each row's k largest features in descending order, the higher index among equals: int64 (N, k)."""
+    values, chosen = features.topk(min(k + 1, features.shape[1]), sorted=True)
+    tied = (values[:, 1:] == values[:, :-1]).any(1)
+    chosen = chosen[:, :k]
+    if bool(tied.any()):
+        chosen[tied] = descending(features[tied])[:, :k]
+    return chosen
 
 
 def _prefixes(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from statistics import NormalDist
+from collections.abc import Sequence
+from statistics import NormalDist, fmean, stdev
 
 
 def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -87,3 +88,25 @@ def _phi(both: int, only_first: int, only_second: int, neither: int, total: int)
     if covariance > 0:
         covariance = max(covariance - total / 2, 0.0)
     return covariance / math.sqrt(margins)
+
+
+def mean_interval(
+    values: Sequence[float], confidence: float = 0.95
+) -> tuple[float, float | None, tuple[float, float] | None]:
+    """Mean of independent values, its standard error s / sqrt(n), and Student's t interval of the mean.
+
+    Args:
+        values: At least one.
+        confidence: Two-sided coverage aimed at.
+
+    Returns:
+        Mean, standard error and (lower, upper) limit; the last two are None for a single value.
+    """
+    mean = fmean(values)
+    if len(values) < 2:
+        return mean, None, None
+    from scipy.special import stdtrit
+
+    error = stdev(values, mean) / math.sqrt(len(values))
+    half = float(stdtrit(len(values) - 1, 0.5 + confidence / 2)) * error
+    return mean, error, (mean - half, mean + half)

@@ -1,0 +1,239 @@
+"""Do the features of a class matter: put noise on them, or on all the others, and see what the full head still says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from decompose_cli.decomposition.statistics import mean_interval
+
+Noise = Literal["gaussian", "matched", "zero", "mean", "permute"]
+NOISES: tuple[Noise, ...] = get_args(Noise)
+DETERMINISTIC: tuple[Noise, ...] = ("zero", "mean")
+_VALUES_AT_ONCE = 1 << 24  # 64 MB of float32, for the largest of a handful of temporary tensors
+# Random numbers are drawn in blocks of whole rows. A multiple of 16 rows, because torch makes normal numbers in groups
+# of 16, and with whole groups the numbers do not depend on how large the blocks are.
+_ROW_GROUP = 16
+
+
+@dataclass(frozen=True)
+class ClassEssentiality:
+    """One class: how many of its images the full head still assigns to it.
+
+    Attributes:
+        images: n, number of images of the class.
+        clean: Images assigned to the class without noise.
+        at_features: Per repeat the images assigned with noise on the class's own features, int64 (repeats,).
+        elsewhere: Per repeat the same with noise on all other features, int64 (repeats,).
+        image_scores: Per image the share of repeats in which it is kept with noise elsewhere minus the share in which
+            it is kept with noise on the features, float64 (n,), in [-1, 1].
+        control_scores: Mean of the image scores for each random set of features, float64 (controls,).
+    """
+
+    images: int
+    clean: int
+    at_features: Tensor
+    elsewhere: Tensor
+    image_scores: Tensor
+    control_scores: Tensor
+
+    @property
+    def score(self) -> float:
+        """Essentiality: accuracy kept with noise elsewhere minus accuracy kept with noise on the features."""
+        return float(self.image_scores.mean())
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean of a count over the repeats, its standard error, and the 95% interval of the mean (Student's t).
+
+    Error and interval are None for a single repeat of random noise, and zero where the noise is not random.
+    """
+
+    mean: float
+    se: float | None
+    ci95: tuple[float, float] | None
+
+
+def summarize(counts: Tensor, *, random: bool = True) -> Summary:
+    """Summarise counts (repeats,), float or integer."""
+    if not random:
+        value = float(counts[0])
+        return Summary(value, 0.0, (value, value))
+    return Summary(*mean_interval(counts.double().tolist()))
+
+
+def permutation_p(observed: float, controls: Sequence[float]) -> float | None:
+    """(1 + number of controls at least as large as what was observed) / (1 + number of controls); None without any.
+
+    Equal within 1e-9 counts as equal: scores are sums of the same few fractions in different orders.
+    """
+    if not controls:
+        return None
+    return (1 + sum(value >= observed - 1e-9 for value in controls)) / (1 + len(controls))
+
+
+def essentiality(
+    features: Tensor,
+    labels: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    classes: Sequence[Sequence[int]],
+    *,
+    noise: Noise = "gaussian",
+    repeats: int = 30,
+    controls: int = 100,
+    seed: int = 0,
+    values_at_once: int = _VALUES_AT_ONCE,
+    advance: Callable[[int], None] = lambda _: None,
+) -> dict[int, ClassEssentiality]:
+    """Put noise on the features of each class and on all its others, image by image of the class.
+
+    With x the features of an image of class c, z noise of the same length, S the features of the class and W, b the
+    full head, the two noisy vectors are z on S and x elsewhere, and x on S and z elsewhere. Their logits are
+
+        W x + b + P    and    W z + b - P,    where P = W[:, S] (z - x)[S],
+
+    so one product of |S| columns serves both, and a random set of the same size costs the same again. The two use
+    disjoint parts of z, so they are as independent as with the two draws of the published code (arXiv 2112.07719). An
+    image counts if the largest logit, the first among equals, is that of c.
+
+    Noise, per repeat, image and feature:
+
+    - ``gaussian``: standard normal, whatever the features look like (as published).
+    - ``matched``: normal with the mean and standard deviation that the feature has over all the images given.
+    - ``zero``: 0.
+    - ``mean``: the mean that the feature has over all the images given.
+    - ``permute``: the features of another image of the class, all taken from the same one; images trade places by a
+      random permutation, so one may meet itself (always, if it is alone in its class).
+
+    Args:
+        features: (N, D) float32.
+        labels: int64 (N,), in 0..C-1. Classes without images are left out of the result.
+        weight: (C, D) of the full head.
+        bias: (C,).
+        classes: Per class the indices of its features.
+        noise: One of the above. ``zero`` and ``mean`` are not random, so one repeat is computed.
+        repeats: Draws of the noise, at least 1.
+        controls: Random feature sets per class, of the size that the class's own has; they meet the same noise.
+        seed: For noise and random sets; each class has generators of its own.
+        values_at_once: Upper limit of the elements of a temporary tensor.
+        advance: Told of each finished class.
+
+    Returns:
+        By class number, ascending. Work is in matrix products; what is held beside the features is bounded by a few
+        times ``values_at_once`` elements, one (controls + 1, k, C) and one (n, D) tensor.
+    """
+    mean = features.mean(0, dtype=torch.float64).float()
+    std = features.std(0, correction=0) if noise == "matched" else mean
+    repeats = 1 if noise in DETERMINISTIC else repeats
+    result = {}
+    order = torch.argsort(labels, stable=True)
+    ends = torch.bincount(labels, minlength=len(weight)).cumsum(0).tolist()
+    with torch.inference_mode():
+        for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+            if end > start:
+                own = features[order[start:end]]
+                drawer = _Drawer(noise, mean, std, own, _generator(seed, number, 0))
+                sets = _sets(classes[number], features.shape[1], controls, _generator(seed, number, 1))
+                result[number] = _one_class(number, own, weight, bias, sets, drawer, repeats, values_at_once)
+            advance(1)
+    return result
+
+
+def _generator(seed: int, number: int, purpose: int) -> torch.Generator:
+    """A stream of its own for each class and purpose."""
+    mixed = torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(seed)).item()
+    return torch.Generator().manual_seed((int(mixed) + 2 * number + purpose) % 2**63)
+
+
+def _sets(own: Sequence[int], num_features: int, controls: int, generator: torch.Generator) -> Tensor:
+    """The class's own features, then random ones, each row without repetition: (1 + controls, k)."""
+    random = torch.rand(controls, num_features, generator=generator).argsort(1)[:, : len(own)]
+    return torch.cat([torch.tensor([list(own)]), random])
+
+
+class _Drawer:
+    """Noise for the images of one class, in blocks of rows; the rows of a repeat come in order."""
+
+    def __init__(self, noise: Noise, mean: Tensor, std: Tensor, own: Tensor, generator: torch.Generator) -> None:
+        self.noise, self.mean, self.std, self.own, self.generator = noise, mean, std, own, generator
+        self.order = torch.arange(len(own))
+
+    def start(self) -> None:
+        """Begin a repeat."""
+        if self.noise == "permute":
+            self.order = torch.randperm(len(self.own), generator=self.generator)
+
+    def rows(self, rows: slice) -> Tensor:
+        """Noise for these images, (n, D)."""
+        shape = self.own[rows].shape
+        if self.noise == "permute":
+            return self.own[self.order[rows]]
+        if self.noise == "zero":
+            return torch.zeros(shape)
+        if self.noise == "mean":
+            return self.mean.expand(shape)
+        # Whole groups of rows are drawn, so that a block at the end draws as it would in the middle.
+        full = -(-shape[0] // _ROW_GROUP) * _ROW_GROUP
+        drawn = torch.randn(full, shape[1], generator=self.generator)[: shape[0]]
+        return drawn * self.std + self.mean if self.noise == "matched" else drawn
+
+
+def _one_class(
+    number: int,
+    own: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    sets: Tensor,
+    drawer: _Drawer,
+    repeats: int,
+    values_at_once: int,
+) -> ClassEssentiality:
+    images, (amount, k), classes = len(own), sets.shape, len(weight)
+    transposed = weight.t().contiguous()
+    # So many rows that neither noise (rows, D) nor logits of one set (rows, C) pass the limit; then so many sets.
+    rows_at_once = max(_ROW_GROUP, values_at_once // max(own.shape[1], classes) // _ROW_GROUP * _ROW_GROUP)
+    blocks = [slice(start, start + rows_at_once) for start in range(0, images, rows_at_once)]
+    sets_at_once = max(1, values_at_once // (min(rows_at_once, images) * max(classes, k)))
+    some_sets = [slice(start, start + sets_at_once) for start in range(0, amount, sets_at_once)]
+    columns = [transposed[sets[some].flatten()].view(-1, k, classes) for some in some_sets]
+    clean = [own[rows] @ transposed + bias for rows in blocks]
+    at_features, elsewhere = torch.zeros(repeats, dtype=torch.int64), torch.zeros(repeats, dtype=torch.int64)
+    image_scores, scores = torch.zeros(images, dtype=torch.int64), torch.zeros(amount, dtype=torch.int64)
+    for repeat in range(repeats):
+        drawer.start()
+        for rows, base in zip(blocks, clean, strict=True):
+            drawn = drawer.rows(rows)
+            noisy = drawn @ transposed + bias
+            change = (drawn - own[rows]).t().contiguous()
+            for position, (some, part) in enumerate(zip(some_sets, columns, strict=True)):
+                picked = change[sets[some].flatten()].view(-1, k, change.shape[1])
+                product = picked.transpose(1, 2) @ part
+                kept_at = (base + product).argmax(2) == number
+                kept_else = (noisy - product).argmax(2) == number
+                scores[some] += kept_else.sum(1) - kept_at.sum(1)
+                if position == 0:
+                    at_features[repeat] += kept_at[0].sum()
+                    elsewhere[repeat] += kept_else[0].sum()
+                    image_scores[rows] += kept_else[0].long() - kept_at[0].long()
+    correct = sum(int((base.argmax(1) == number).sum()) for base in clean)
+    return ClassEssentiality(
+        images,
+        correct,
+        at_features,
+        elsewhere,
+        image_scores.double() / repeats,
+        scores[1:].double() / (repeats * images),
+    )
+
+
+def overall_controls(classes: dict[int, ClassEssentiality]) -> list[float]:
+    """Score over the images of all classes for each control, the n-th random set of every class taken together."""
+    total = sum(found.images for found in classes.values())
+    weighted = [found.control_scores * found.images for found in classes.values()]
+    return (torch.stack(weighted).sum(0) / total).tolist() if weighted else []

@@ -1,0 +1,114 @@
+"""How much the feature sets of the classes overlap: mutual information, Jaccard index, features used by several."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What the sets of C classes over D features have in common; entry (a, b) of a matrix is about classes a and b.
+
+    Attributes:
+        information: Mutual information of the membership vectors in nats, float64 (C, C).
+        normalized: The same divided by the mean of the two entropies, in [0, 1]; as scikit-learn has it, 1 where both
+            entropies are zero and 0 where the mutual information is.
+        jaccard: Size of the intersection by size of the union, in [0, 1].
+        classes_per_feature: By how many classes each feature is used, int64 (D,).
+    """
+
+    information: Tensor
+    normalized: Tensor
+    jaccard: Tensor
+    classes_per_feature: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean mutual information over all ordered pairs of classes, a class with itself included, as published."""
+        return float(self.information.mean())
+
+    @property
+    def off_diagonal_mean(self) -> float | None:
+        """The same over pairs of different classes; None for a single class."""
+        return mean_off_diagonal(self.information)
+
+    @property
+    def unused(self) -> int:
+        """Features that no class uses."""
+        return int((self.classes_per_feature == 0).sum())
+
+    @property
+    def exclusive(self) -> int:
+        """Features that exactly one class uses."""
+        return int((self.classes_per_feature == 1).sum())
+
+    @property
+    def shared(self) -> int:
+        """Features that two or more classes use."""
+        return int((self.classes_per_feature > 1).sum())
+
+
+def membership(classes: Sequence[Sequence[int]], num_features: int) -> Tensor:
+    """Which features each class uses, bool (C, D)."""
+    rows = torch.zeros(len(classes), num_features, dtype=torch.bool)
+    for row, indices in zip(rows, classes, strict=True):
+        row[list(indices)] = True
+    return rows
+
+
+def overlap(classes: Sequence[Sequence[int]], num_features: int) -> Overlap:
+    """Compare the sets of all pairs of classes.
+
+    For the membership vectors a and b (0 or 1 for each of D features), with n_uv the number of features where a is u
+    and b is v, n_u. and n_.v their sums:
+
+        I(a, b) = sum over u, v of n_uv / D * log(D n_uv / (n_u. n_.v))    (terms with n_uv = 0 are zero)
+
+    which is scikit-learn's ``mutual_info_score(a, b)``, computed for all pairs at once from one matrix product.
+
+    Args:
+        classes: Per class the indices it uses, each once, in 0..D-1.
+        num_features: D.
+    """
+    used = membership(classes, num_features).double()
+    size = used.sum(1)  # whole numbers below 2**53: exact
+    both = used @ used.T
+    only_row, only_column = size[:, None] - both, size - both
+    neither = num_features - both - only_row - only_column
+    rest = num_features - size
+    cells = (
+        (both, size[:, None] * size),
+        (only_row, size[:, None] * rest),
+        (only_column, rest[:, None] * size),
+        (neither, rest[:, None] * rest),
+    )
+    information = torch.zeros_like(both)
+    for count, product in cells:
+        information += _term(count, product, num_features)
+    information.clamp_(min=0)  # independent sets give zero but for rounding
+    entropy = -(_plogp(size / num_features) + _plogp(rest / num_features))
+    normalizer = (entropy[:, None] + entropy) / 2
+    normalized = torch.where(normalizer > 0, information / normalizer.clamp(min=1e-300), 1.0).clamp(max=1)
+    union = size[:, None] + size - both
+    return Overlap(information, normalized, both / union, used.sum(0).long())
+
+
+def _term(count: Tensor, product: Tensor, num_features: int) -> Tensor:
+    ratio = torch.where(count > 0, num_features * count / product.clamp(min=1), 1.0)
+    return count / num_features * ratio.log()
+
+
+def _plogp(p: Tensor) -> Tensor:
+    return torch.xlogy(p, p)
+
+
+def mean_off_diagonal(matrix: Tensor) -> float | None:
+    """Mean over pairs of different classes; None for a single class."""
+    classes = len(matrix)
+    if classes == 1:
+        return None
+    return float((matrix.sum() - matrix.diagonal().sum()) / (classes * (classes - 1)))

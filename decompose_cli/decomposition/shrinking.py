@@ -1,0 +1,159 @@
+"""The smallest index set that costs no more than a given loss of accuracy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decompose_cli.decomposition.metrics import Predictions, predict
+from decompose_cli.decomposition.statistics import paired_difference_interval
+from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.decomposed import DecomposedLinear
+
+_ONE_SIDED = 0.90  # a two-sided interval with this coverage has a one-sided 95% bound at either end
+
+
+def loss_bound(full: Tensor, decomposed: Tensor) -> float:
+    """One-sided 95% upper bound of the accuracy lost by the second head, in percentage points.
+
+    The lower end of Newcombe's paired interval with 90% coverage, sign changed.
+
+    Args:
+        full: Which images the first head gets right, bool (N,).
+        decomposed: The same for the second.
+    """
+    both, only_full = int((full & decomposed).sum()), int((full & ~decomposed).sum())
+    only_decomposed = int((decomposed & ~full).sum())
+    neither = len(full) - both - only_full - only_decomposed
+    low, _ = paired_difference_interval(both, only_full, only_decomposed, neither, _ONE_SIDED)
+    return -100 * low
+
+
+def smallest_k(full: Predictions, by_k: dict[int, Predictions], max_drop: float) -> int | None:
+    """The smallest number of features, common to all classes, whose bound of the loss is within ``max_drop`` points."""
+    for k in sorted(by_k):
+        if loss_bound(full.is_correct, by_k[k].is_correct) <= max_drop:
+            return k
+    return None
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """Per class what is left of its features, best first, and the predictions of that head."""
+
+    classes: tuple[tuple[int, ...], ...]
+    predictions: Predictions
+
+
+def shrink(
+    features: Tensor,
+    full: Predictions,
+    head: HeadTensors,
+    classes: Sequence[Sequence[int]],
+    max_drop: float,
+    advance: Callable[[int], None] = lambda _: None,
+) -> Shrunk:
+    """Drop features one by one while the bound of the loss stays within ``max_drop`` points.
+
+    Each step takes the last-ranked feature of one class, the one after whose removal most images are right (the lower
+    class number among equals); every class keeps one. It stops when that step would break the bound.
+
+    Removing a feature changes one column of the logits. The outcome for all candidates follows from each image's two
+    largest logits; after a step only images in which the changed column is, or was, among these two can turn out
+    otherwise, so only those are looked at again.
+
+    Args:
+        features: (N, D), of the images to choose on.
+        full: What the full head says of them.
+        head: The full head.
+        classes: Per class its features, best first.
+        max_drop: In percentage points.
+        advance: Told of each removed feature.
+    """
+    rows = [list(row) for row in classes]
+    search = _Search(features, full.labels, head, rows)
+    while (candidate := search.best()) is not None:
+        if loss_bound(full.is_correct, search.correct_without(candidate)) > max_drop:
+            break
+        search.drop(candidate)
+        advance(1)
+    kept = tuple(map(tuple, rows))
+    final = DecomposedLinear.from_dense(head.weight, head.bias, kept)
+    return Shrunk(kept, predict(final, features, full.labels, head.num_classes))
+
+
+class _Search:
+    """Logits of the current sets and, for each class, the number of images right without its last feature."""
+
+    def __init__(self, features: Tensor, labels: Tensor, head: HeadTensors, rows: list[list[int]]) -> None:
+        self.features, self.labels, self.head, self.rows = features, labels, head, rows
+        with torch.no_grad():
+            self.logits = DecomposedLinear.from_dense(head.weight, head.bias, rows)(features).contiguous()
+        everything = torch.arange(len(features))
+        self.top = torch.empty(len(features), 2, dtype=torch.int64)  # classes of each image's two largest logits
+        self._rank(everything)
+        self.counts = self._correct(everything).sum(0)
+
+    def best(self) -> int | None:
+        """The class whose last feature costs least; None if every class is down to one."""
+        allowed = torch.tensor([len(row) > 1 for row in self.rows])
+        if not bool(allowed.any()):
+            return None
+        return int(torch.where(allowed, self.counts, -1).argmax())
+
+    def correct_without(self, number: int) -> Tensor:
+        """Which images are right when the class has lost its last feature, bool (N,)."""
+        rival = torch.where(self.top[:, 0] == number, self.top[:, 1], self.top[:, 0])
+        outcome = _winner(self._column(number), torch.tensor(number), self._strength(self.logits, rival), rival)
+        return torch.eq(outcome, self.labels)
+
+    def drop(self, number: int) -> None:
+        """Remove the last feature of the class."""
+        column = self._column(number)
+        second = self.logits.gather(1, self.top[:, 1:])[:, 0]
+        affected = ((self.top == number).any(1) | (column >= second)).nonzero()[:, 0]
+        self.counts -= self._correct(affected).sum(0)
+        self.logits[:, number] = column
+        self.rows[number].pop()
+        self._rank(affected)
+        self.counts += self._correct(affected).sum(0)
+        # The class's own next candidate is another feature, which matters for the other images too.
+        self.counts[number] = self.correct_without(number).sum()
+
+    def _column(self, number: int) -> Tensor:
+        """The class's logits without its last feature, (N,)."""
+        feature = self.rows[number][-1]
+        return torch.sub(self.logits[:, number], self.features[:, feature] * self.head.weight[number, feature])
+
+    def _rank(self, images: Tensor) -> None:
+        logits = self.logits[images]
+        first = logits.argmax(1)
+        self.top[images, 0] = first
+        self.top[images, 1] = logits.scatter(1, first[:, None], -torch.inf).argmax(1)
+
+    def _correct(self, images: Tensor) -> Tensor:
+        """For these images and each class: right, if that class had lost its last feature? bool (n, C)."""
+        logits, top = self.logits[images], self.top[images]
+        last = torch.tensor([row[-1] for row in self.rows])
+        weight = self.head.weight.gather(1, last[:, None])[:, 0]
+        numbers = torch.arange(logits.shape[1])
+        # The strongest of the other classes, for each candidate: the first, or the second where the first changes.
+        rival = torch.where(numbers == top[:, :1], top[:, 1:], top[:, :1])
+        changed = logits - self.features[images][:, last] * weight
+        outcome = _winner(changed, numbers, self._strength(logits, rival), rival)
+        return torch.eq(outcome, self.labels[images][:, None])
+
+    @staticmethod
+    def _strength(logits: Tensor, rival: Tensor) -> Tensor:
+        if logits.shape[1] == 1:
+            return torch.full(rival.shape, -torch.inf)
+        return logits.gather(1, rival.view(len(rival), -1)).view(rival.shape)
+
+
+def _winner(value: Tensor, number: Tensor, strength: Tensor, rival: Tensor) -> Tensor:
+    """The class with the larger logit, the lower one among equals."""
+    wins = (value > strength) | ((value == strength) & (number < rival))
+    return torch.where(wins, number, rival)
