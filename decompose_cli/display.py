@@ -59,7 +59,7 @@ def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults
         low, high = found.ci95
         terminal.print(
             f"Decomposed minus full: {found.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; McNemar p "
-            f"{_p_value(found.mcnemar_p)} ({found.only_original_correct} images only the full head gets right, "
+            f"{p_value(found.mcnemar_p)} ({found.only_original_correct} images only the full head gets right, "
             f"{found.only_decomposed_correct} only the decomposed)"
         )
     _show_classes(terminal, heads)
@@ -78,7 +78,8 @@ def _accuracy_cells(head: HeadAccuracy, total: int) -> list[str]:
     return [f"{head.correct:,} of {total:,}", f"{head.top1:.2f}", f"{low:.2f} to {high:.2f}", top5, f"{head.loss:.4f}"]
 
 
-def _p_value(p: float) -> str:
+def p_value(p: float) -> str:
+    """With its sign, as "= 0.0123"."""
     return "< 0.0001" if p < 1e-4 else f"= {p:.4f}"
 
 

@@ -158,6 +158,9 @@ _MODEL = (
 )
 
 
+ORDER = Annotated[str, typer.Option("--order", metavar="highest|lowest", help="Which class-specific gates csg takes.")]
+
+
 @dataclass(frozen=True)
 class Output:
     """Where results go, and the terminal."""

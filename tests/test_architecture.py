@@ -23,7 +23,7 @@ FLOORS = (
     {"models", "norms", "datasets"},
     {"decomposition", "training", "reporting"},
     {"engines"},
-    {"cli", "options", "console", "display", "__main__"},
+    {"cli", "commands", "options", "console", "display", "display_studies", "__main__"},
 )
 SIDEWAYS_FREELY = (FLOORS[1], FLOORS[5])
 SIDEWAYS = {("models", "norms")}

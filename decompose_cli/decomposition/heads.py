@@ -62,13 +62,19 @@ def resolve_heads(head: HeadTensors, index_set: IndexSet | None) -> Heads:
     if head.kind == "subspaces":
         assert index_set is not None  # check_index_request has seen to it
         return Heads(None, _published_decomposition(head, index_set))
+    original = full_head(head)
+    if index_set is None:
+        return Heads(original, None)
+    return Heads(original, DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes))
+
+
+def full_head(head: HeadTensors) -> Callable[[Tensor], Tensor]:
+    """The map from features (n, D) to logits (n, C) of a head of the kind ``dense``."""
 
     def original(features: Tensor) -> Tensor:
         return F.linear(features, head.weight, head.bias)
 
-    if index_set is None:
-        return Heads(original, None)
-    return Heads(original, DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes))
+    return original
 
 
 def _own_decomposition(head: HeadTensors) -> DecomposedLinear:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from decompose_cli.errors import InputError
-from decompose_cli.files import read_json, write_text
+from decompose_cli.files import read_json, user_path, write_text
+from decompose_cli.results import file_stem
 
 FORMAT = "decompose-index-set"
 FORMAT_VERSION = 1
@@ -67,6 +68,18 @@ class IndexSet:
         return max(len(indices) for indices in self.classes)
 
     @property
+    def sizes(self) -> tuple[int, int]:
+        """The smallest and the largest number of indices of a class."""
+        counts = [len(indices) for indices in self.classes]
+        return min(counts), max(counts)
+
+    @property
+    def k_label(self) -> str:
+        """The number of indices per class as text: ``5``, or ``2-7`` where classes differ."""
+        low, high = self.sizes
+        return str(low) if low == high else f"{low}-{high}"
+
+    @property
     def is_ragged(self) -> bool:
         """Whether classes have different numbers of indices."""
         return len({len(indices) for indices in self.classes}) > 1
@@ -105,7 +118,7 @@ def index_set_from_json(content: Any, source: str) -> IndexSet:
     num_features: int | None = None
     provenance: Mapping[str, Any] = {}
     if isinstance(content, dict) and "schema_version" in content:
-        content, provenance = _open_result(content, source)
+        content, num_features, provenance = _open_result(content, source)
     elif isinstance(content, dict) and "format" in content:
         content, num_features, provenance = _open_document(content, source)
     if isinstance(content, dict):
@@ -118,6 +131,20 @@ def index_set_from_json(content: Any, source: str) -> IndexSet:
         if not isinstance(row, list):
             raise InputError(f"{source}: class {number} has {_shown(row)}, not a list of indices.")
     return IndexSet(tuple(tuple(row) for row in rows), num_features, provenance, source)
+
+
+def split_name(text: str, what: str) -> tuple[str, str]:
+    """Read ``NAME=FILE``; without a name, or where the whole text is a file, the name is the file's stem.
+
+    Raises:
+        InputError: The name or the file is empty.
+    """
+    name, sign, rest = text.partition("=")
+    if not sign or "/" in name or user_path(text).exists():
+        name, rest = file_stem(user_path(text).stem), text
+    if not name.strip() or not rest.strip():
+        raise InputError(f"{what} {text!r} is not NAME=FILE.")
+    return name.strip(), rest
 
 
 def write_index_set(path: Path, index_set: IndexSet, *, document: bool = False) -> None:
@@ -143,7 +170,7 @@ def index_set_text(index_set: IndexSet, *, document: bool = False) -> str:
     return json.dumps(content, allow_nan=False) + "\n"
 
 
-def _open_result(content: dict[str, Any], source: str) -> tuple[Any, Mapping[str, Any]]:
+def _open_result(content: dict[str, Any], source: str) -> tuple[Any, int | None, Mapping[str, Any]]:
     """The indices in the result document of an extraction."""
     results = content.get("results")
     if content.get("command") != "extract-indices" or not isinstance(results, dict):
@@ -157,7 +184,9 @@ def _open_result(content: dict[str, Any], source: str) -> tuple[Any, Mapping[str
     if not isinstance(found, dict) or not isinstance(found.get("indices"), dict):
         raise InputError(f"{source} is a result document without indices.")
     model = content.get("model")
-    return found["indices"], {"model": model} if isinstance(model, dict) else {}
+    if not isinstance(model, dict):
+        return found["indices"], None, {}
+    return found["indices"], _stated_features(model.get("num_features"), source), {"model": model}
 
 
 def _open_document(content: dict[str, Any], source: str) -> tuple[Any, int | None, Mapping[str, Any]]:
@@ -166,16 +195,22 @@ def _open_document(content: dict[str, Any], source: str) -> tuple[Any, int | Non
     version = content.get("format_version")
     if isinstance(version, bool) or not isinstance(version, int) or version != FORMAT_VERSION:
         raise InputError(f"{source} has format version {_shown(version)}; this program reads version {FORMAT_VERSION}.")
-    num_features, provenance = content.get("num_features"), content.get("provenance", {})
-    if num_features is not None and (isinstance(num_features, bool) or not isinstance(num_features, int)):
-        raise InputError(f"{source}: num_features is {_shown(num_features)}, not a whole number.")
-    if num_features is not None and num_features < 1:
-        raise InputError(f"{source}: num_features is {num_features}, not at least 1.")
+    num_features, provenance = _stated_features(content.get("num_features"), source), content.get("provenance", {})
     if not isinstance(provenance, dict):
         raise InputError(f"{source}: provenance is {_shown(provenance)}, not a mapping.")
     if not isinstance(content.get("classes"), list):
         raise InputError(f"{source} has no list of classes.")
     return content["classes"], num_features, provenance
+
+
+def _stated_features(value: Any, source: str) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise InputError(f"{source}: num_features is {_shown(value)}, not a whole number.")
+    if value < 1:
+        raise InputError(f"{source}: num_features is {value}, not at least 1.")
+    return value
 
 
 def _rows_of_mapping(content: dict[str, Any], source: str) -> Sequence[Any]:

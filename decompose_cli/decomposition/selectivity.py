@@ -81,8 +81,8 @@ class SelectivityCounter:
         """
         if activations.ndim not in (2, 4):
             raise InputError(
-                f"The layer {self.name!r} yields values of shape {tuple(activations.shape[1:])}, neither maps (filters, "
-                "height, width) nor one value per filter."
+                f"The layer {self.name!r} yields values of shape {tuple(activations.shape[1:])}, neither maps "
+                "(filters, height, width) nor one value per filter."
             )
         values = activations.float().flatten(2).mean(2) if activations.ndim == 4 else activations.float()
         if not bool(torch.isfinite(values).all()):

@@ -19,6 +19,7 @@ from decompose_cli.decomposition.devices import resolve_device
 from decompose_cli.decomposition.feature_cache import FeatureBank
 from decompose_cli.decomposition.features import extract_features
 from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.decomposition.ranking import LabelledFeatures, Order
 from decompose_cli.errors import InputError
 from decompose_cli.files import cores
 from decompose_cli.models.classifier import Classifier, HeadTensors, open_classifier, preprocessing_of
@@ -106,16 +107,17 @@ class Study:
     Args:
         inputs: What the user chose.
         splits: Splits to use where the user chose none, the preferred one first.
+        classifier: The network, where it is open already.
 
     Raises:
         InputError: Something chosen does not exist or does not fit.
         DownloadError: Something cannot be fetched.
     """
 
-    def __init__(self, inputs: Inputs, splits: tuple[str, ...]) -> None:
+    def __init__(self, inputs: Inputs, splits: tuple[str, ...], classifier: Classifier | None = None) -> None:
         self.inputs = inputs
         self.device = resolve_device(inputs.device)
-        self.classifier = _open(inputs)
+        self.classifier = classifier or _open(inputs)
         name = _dataset_name(inputs, self.classifier)
         self.dataset = self._open_dataset(name, _default_split(name, splits) if inputs.split is None else inputs.split)
         self._cache_state: Literal["hit", "miss", "off"] = "off"
@@ -192,9 +194,13 @@ class Study:
             "device": self.device.type,
         }
 
+    @property
+    def workers(self) -> int:
+        """Processes that decode images."""
+        return min(8, cores()) if self.inputs.workers is None else self.inputs.workers
+
     def _compute(self) -> FeatureBank:
         network = self.classifier.load(self.preprocessing.crop)
-        workers = min(8, cores()) if self.inputs.workers is None else self.inputs.workers
         features, labels = extract_features(
             network,
             self.dataset,
@@ -202,7 +208,7 @@ class Study:
             device=self.device,
             precision=self.inputs.precision,
             batch_size=self.inputs.batch_size,
-            workers=workers,
+            workers=self.workers,
         )
         return FeatureBank(features, labels, network.tensors)
 
@@ -243,6 +249,39 @@ class Study:
     def _dataset_labels(self) -> Tensor:
         return self.dataset.labels if self._cached_bank is None else self._cached_bank.labels
 
+    def on_training_split(self) -> Study:
+        """The same network on the split that features are ranked on.
+
+        Raises:
+            InputError: The data set has no training images.
+        """
+        inputs = dataclasses.replace(self.inputs, split=None, dataset=self.dataset.name)
+        return Study(inputs, ("train",), self.classifier)
+
+    def labelled(self, order: Order = "highest") -> LabelledFeatures:
+        """Features, labels, weight and gates, to rank features by."""
+        head, checkpoint = self.bank.head, self.classifier.checkpoint
+        return LabelledFeatures(
+            self.bank.features,
+            self.labels,
+            head.weight if head.kind == "dense" else None,
+            self.class_map.names,
+            checkpoint.csg if checkpoint else None,
+            order,
+        )
+
+    def require_full_head(self, what: str) -> None:
+        """Refuse a checkpoint that holds a decomposed head only.
+
+        Raises:
+            InputError: As said.
+        """
+        if self.head.kind != "dense":
+            raise InputError(
+                f"{what} needs the full head, which {self.classifier.weights_source} no longer has: its head is "
+                "decomposed."
+            )
+
     def check_index_set(self, index_set: IndexSet) -> None:
         """Warn of an index set that says it was made from other weights."""
         model = index_set.provenance.get("model")
@@ -271,7 +310,7 @@ class Study:
         return DatasetInfo(
             name=self.dataset.name,
             split=self.dataset.split,
-            images=len(self.bank.labels),
+            images=len(self.dataset),
             fingerprint=self.dataset.fingerprint(),
             classes=list(self.class_map.names),
             mean=list(self.preprocessing.mean),

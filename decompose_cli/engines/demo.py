@@ -9,12 +9,11 @@ from pydantic import BaseModel
 
 from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
-from decompose_cli.decomposition.ranking import DEFAULT_K, LabelledFeatures
+from decompose_cli.decomposition.ranking import DEFAULT_K
 from decompose_cli.decomposition.statistics import wilson_interval
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
 from decompose_cli.engines.validate import ValidateResults, validate
-from decompose_cli.errors import InputError
 from decompose_cli.files import write_texts
 from decompose_cli.results import ResultDocument, Stopwatch
 
@@ -59,9 +58,9 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
         InputError: The checkpoint holds a decomposed head only.
         DecomposeError: The work failed; nothing has been written.
     """
-    train, test = Study(inputs, ("train",)), Study(inputs, ("test", "val"))
-    if test.head.kind != "dense":
-        raise InputError(f"The demo needs a full head, and {test.classifier.weights_source} holds a decomposed one.")
+    test = Study(inputs, ("test", "val"))
+    train = test.on_training_split()
+    test.require_full_head("The demo")
     extracted = extract_indices(inputs, (DEFAULT_K,))
     rows = extracted.results[str(DEFAULT_K)].indices.values()
     indices = IndexSet(tuple(map(tuple, rows)), test.head.num_features, source=f"{DEFAULT_K} most frequent features")
@@ -79,7 +78,7 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
 def _curve(train: Study, test: Study, original_correct: int) -> ResultDocument[CurveResults]:
     watch = Stopwatch()
     head, total = test.head, len(test.labels)
-    ranked = LabelledFeatures(train.bank.features, train.labels, head.weight, train.class_map.names)
+    ranked = train.labelled()
     ks = range(1, min(head.num_features, _LARGEST_K) + 1)
     points = {}
     for k, evaluation in accuracy_by_k(ranked, test.bank.features, test.labels, head, ks, "frequency").items():

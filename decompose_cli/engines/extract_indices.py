@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
-from decompose_cli.decomposition.ranking import DEFAULT_K, LabelledFeatures, Method, check_classes, check_k, select
+from decompose_cli.decomposition.ranking import DEFAULT_K, NEED_NO_IMAGES, Method, Order, check_classes, check_k, select
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
 from decompose_cli.files import check_folder_writable, check_writable, write_texts
@@ -34,6 +34,7 @@ def extract_indices(
     ks: Sequence[int | float] = (DEFAULT_K,),
     method: Method = "frequency",
     *,
+    order: Order = "highest",
     output: Path | None = None,
     folder: Path | None = None,
     document: bool = False,
@@ -45,6 +46,7 @@ def extract_indices(
         inputs: Which network, which images.
         ks: Features per class, or fractions; see :func:`decompose_cli.decomposition.ranking.select`.
         method: How features are scored.
+        order: Which gates the method ``csg`` takes.
         output: The index file, for one k. Without it and without ``folder`` nothing is written.
         folder: Gets ``<model>_<dataset>_k<k>_indices.json`` for each k.
         document: Write our own layout, with D and provenance, instead of the published one.
@@ -61,18 +63,13 @@ def extract_indices(
     files = _files(output, folder, ks, study, overwrite=overwrite)
     for k in ks:
         check_k(k, study.head.num_features)
-    if method != "weight":
+    if method not in NEED_NO_IMAGES:
         check_classes(study.labels, study.class_map.names)
-    bank = study.bank
-    data = LabelledFeatures(
-        bank.features,
-        study.labels,
-        bank.head.weight if bank.head.kind == "dense" else None,
-        study.class_map.names,
-    )
+    data = study.labelled(order)
     sets = [select(data, method, k) for k in ks]
     provenance = {
         "method": method,
+        **({"order": order} if method == "csg" else {}),
         "model": study.describe_model().model_dump(),
         "dataset": study.describe_dataset().model_dump(exclude={"classes"}),
     }
@@ -92,7 +89,9 @@ def extract_indices(
         )
         for k, found, file in zip(ks, sets, files, strict=True)
     }
-    return study.document("extract-indices", {"k": list(ks), "method": method, "document": document}, results, watch)
+    return study.document(
+        "extract-indices", {"k": list(ks), "method": method, "order": order, "document": document}, results, watch
+    )
 
 
 def _files(

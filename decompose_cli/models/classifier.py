@@ -18,7 +18,7 @@ from decompose_cli.models.head import Head, find_head
 from decompose_cli.models.registry import DEFAULT_MODEL, ModelEntry, get_entry, registered_models
 from decompose_cli.models.user import user_entry
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
-from decompose_cli.preprocessing import Preprocessing, Size
+from decompose_cli.preprocessing import IMAGENET, Preprocessing, Size
 from decompose_cli.progress import note, warn
 
 
@@ -224,8 +224,7 @@ def open_classifier(
     if classifier.checkpoint is not None and not classifier.uses_default_weights and entry.caution is not None:
         warn(entry.caution)
     if classifier.checkpoint is not None and classifier.checkpoint.csg is not None and ":" not in model:
-        shape = "x".join(str(side) for side in classifier.checkpoint.csg.shape)
-        note(f"{classifier.weights_source} also holds class-specific gates 'csg' ({shape}), which are not used here.")
+        note(f"{classifier.weights_source} also holds class-specific gates, which --method csg ranks features by.")
     return classifier
 
 
@@ -385,3 +384,16 @@ def preprocessing_of(classifier: Classifier, fallback: Preprocessing) -> Preproc
         (m0, m1, m2), (s0, s1, s2) = metadata.mean, metadata.std
         return Preprocessing((m0, m1, m2), (s0, s1, s2), base.resize, base.crop, base.interpolation)
     return base
+
+
+def num_features_of(model: str) -> int:
+    """D of a network by its name, without its weights.
+
+    Raises:
+        InputError: Unknown, or without a head.
+    """
+    entry = find_entry(model)
+    if entry.num_features is not None:
+        return entry.num_features
+    classifier = Classifier(entry, None, None, seed=0)
+    return classifier.load((entry.preprocessing or IMAGENET).crop).tensors.num_features

@@ -1,0 +1,150 @@
+"""Find the features that classes use, decompose, measure."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from decompose_cli.commands.saving import checked_output, finish, model_and_dataset, print_json
+from decompose_cli.options import ORDER, Output, command
+
+if TYPE_CHECKING:
+    from decompose_cli.decomposition.study import Inputs
+    from decompose_cli.results import ResultDocument
+
+
+@command
+def validate(
+    inputs: Inputs,
+    out: Output,
+    indices: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--indices", "-i", metavar="FILE", help="Index file: decompose the head and compare.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Measure a classifier: with its full head and, given an index file, with a few features per class.
+
+    Example: decompose validate resnet20 -i indices.json
+    """
+    from decompose_cli import display
+    from decompose_cli.engines.validate import validate as run
+
+    path = checked_output(out)
+    document = run(inputs, indices)
+    display.show_validation(out.terminal, document)
+    finish(out, document, path, inputs)
+
+
+@command
+def extract_indices(
+    inputs: Inputs,
+    out: Output,
+    k: Annotated[
+        str,
+        typer.Option(
+            "-k", "--k", metavar="K[,K...]", help="Features per class; or a fraction, as 0.9, of the class's total."
+        ),
+    ] = "5",
+    method: Annotated[
+        str,
+        typer.Option(
+            "--method",
+            metavar="frequency|mean|mass|contribution|weight|csg",
+            help="How features are scored; frequency is the published method, csg takes the gates in the weights file.",
+        ),
+    ] = "frequency",
+    order: ORDER = "highest",
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--layout",
+            metavar="published|document",
+            help="Index files with the indices only, or with D and where they come from.",
+        ),
+    ] = "published",
+) -> None:
+    """Find the k penultimate features that each class uses most, over the training images.
+
+    Writes an index file for 'validate -i'. With several k, --output is a folder.
+
+    Example: decompose extract-indices resnet20 -k 5,10,20 -o indices/
+    """
+    from decompose_cli import display
+    from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
+    from decompose_cli.engines.extract_indices import extract_indices as run
+    from decompose_cli.errors import InputError
+    from decompose_cli.files import check_writable, new_folder
+    from decompose_cli.results import default_names
+
+    if layout not in ("published", "document"):
+        raise InputError(f"--layout {layout!r} is unknown; choose published or document.")
+    ks = parse_k(k)
+
+    def extract(file: Path | None, folder: Path | None) -> None:
+        result_path = file.with_name(f"{file.stem}.result.json") if file else folder / "result.json" if folder else None
+        for path in (file, result_path):
+            if path is not None:
+                check_writable(path, overwrite=out.overwrite)
+        document = run(
+            inputs,
+            ks,
+            parse_method(method),
+            order=parse_order(order),
+            output=file,
+            folder=folder,
+            document=layout == "document",
+            overwrite=out.overwrite,
+        )
+        display.show_indices(out.terminal, document)
+        finish(out, document, result_path)
+
+    if out.path is not None and len(ks) > 1 and out.path.suffix == ".json":
+        raise InputError(f"With several values of k --output is a folder, and {out.path} is named as a file.")
+    if out.path is not None and (len(ks) > 1 or out.path.is_dir()):
+        extract(None, out.path)
+    elif out.path is not None or out.json:
+        extract(out.path, None)
+    else:
+        with new_folder(default_names("extract-indices", *model_and_dataset(inputs), suffix="")) as folder:
+            extract(None, folder)
+
+
+@command
+def demo(inputs: Inputs, out: Output) -> None:
+    """See the whole idea in a minute: by default on a network and images that ship with decompose, no downloads.
+
+    Extracts five features per class, decomposes the head, measures what that costs, and varies k from 1 to 64. With a
+    MODEL it does the same for that network.
+    """
+    from decompose_cli import display
+    from decompose_cli.engines.demo import demo as run
+    from decompose_cli.errors import InputError
+    from decompose_cli.files import check_folder_writable, new_folder
+    from decompose_cli.results import default_names
+
+    def show(folder: Path) -> None:
+        result = run(inputs, folder)
+        display.show_indices(out.terminal, result.extracted)
+        display.show_validation(out.terminal, result.validated)
+        display.show_curve(out.terminal, result.curve)
+        out.terminal.print(f"Written to {folder}")
+        if out.json:
+            documents: dict[str, ResultDocument[Any]] = {
+                "extract-indices": result.extracted,
+                "validate": result.validated,
+                "accuracy-by-k": result.curve,
+            }
+            print_json({name: document.model_dump(mode="json") for name, document in documents.items()})
+
+    if out.path is None:
+        with new_folder(default_names("demo", suffix="")) as folder:
+            show(folder)
+        return
+    check_folder_writable(out.path)
+    if out.path.exists() and any(out.path.iterdir()) and not out.overwrite:
+        raise InputError(f"The folder {out.path} is not empty.", hint="Add --overwrite to write into it.")
+    show(out.path)

@@ -1,0 +1,87 @@
+"""Where results go."""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decompose_cli.options import Output, discard_stdout
+
+if TYPE_CHECKING:
+    from decompose_cli.decomposition.study import Inputs
+    from decompose_cli.results import ResultDocument
+
+
+def model_and_dataset(inputs: Inputs) -> tuple[str, str]:
+    """For the name of a result file."""
+    from decompose_cli.models.registry import DEFAULT_MODEL, registered_models
+
+    model = inputs.model or (Path(inputs.weights).stem if inputs.weights else DEFAULT_MODEL)
+    usual = {entry.name: entry.dataset for entry in registered_models()}.get(model)
+    return model, inputs.dataset or usual or "default"
+
+
+def checked_output(out: Output) -> Path | None:
+    """The file given with ``--output``; one that cannot be written is refused before any work is done."""
+    from decompose_cli.files import check_writable
+
+    if out.path is not None:
+        check_writable(out.path, overwrite=out.overwrite)
+    return out.path
+
+
+def finish(
+    out: Output,
+    document: ResultDocument[Any],
+    path: Path | None,
+    inputs: Inputs | None = None,
+    names: Iterator[Path] | None = None,
+) -> None:
+    """Write the document to ``path``, or under a name that is not taken, unless it goes to stdout only.
+
+    Args:
+        out: What the user chose.
+        document: The result.
+        path: Where to write it, if that is settled.
+        inputs: Without a path: what makes the usual name in ``results/``.
+        names: Without a path: other names to try.
+    """
+    from decompose_cli.files import write_under_new_name
+    from decompose_cli.results import default_names
+
+    if names is None and inputs is not None:
+        names = default_names(document.command, *model_and_dataset(inputs))
+    if path is not None:
+        document.write(path)
+    elif names is not None and not out.json:
+        path = write_under_new_name(names, document.to_json())
+    if path is not None:
+        out.terminal.print(f"Result written to {path}")
+    if out.json:
+        print_json(document.model_dump(mode="json"))
+
+
+def numbered(stem: str) -> Iterator[Path]:
+    """``stem.json``, then ``stem-2.json``, ... for whoever finds it taken."""
+    yield Path(f"{stem}.json")
+    for number in itertools.count(2):
+        yield Path(f"{stem}-{number}.json")
+
+
+def print_json(value: Any) -> None:
+    """Print JSON to stdout, escaped where the terminal's encoding could not show every name."""
+    from decompose_cli.errors import DecomposeError
+    from decompose_cli.results import readable_json
+
+    ascii_only = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
+    try:
+        sys.stdout.write(readable_json(value, ascii_only=ascii_only) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise DecomposeError(f"The result could not be printed: {error.strerror or error}.") from error

@@ -1,0 +1,313 @@
+"""``essential``: what noise on a class's features does to it, and what noise on all the others does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from decompose_cli.decomposition.essentiality import (
+    DETERMINISTIC,
+    NOISES,
+    ClassEssentiality,
+    Noise,
+    essentiality,
+    overall_controls,
+    permutation_p,
+    summarize,
+)
+from decompose_cli.decomposition.gates import read_gates
+from decompose_cli.decomposition.heads import check_index_request
+from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.decomposition.ranking import DEFAULT_K, Order, check_k, select
+from decompose_cli.decomposition.statistics import mean_interval
+from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.errors import InputError
+from decompose_cli.files import user_path
+from decompose_cli.progress import track, warn
+from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo
+
+OURS, CSG = "ours", "csg"
+_RESERVED = ("repeats", "noise", "controls", "summary")
+
+Interval = tuple[float, float] | None
+
+
+class Kept(BaseModel):
+    """What is still assigned to its class, per class or for all.
+
+    ``images``: number of images. ``clean``: assigned to their class without noise. ``noise_at_inf`` and
+    ``noise_at_noninf``: the same with noise on the class's features and on all others, averaged over the repeats, with
+    standard error and 95% interval over the repeats (null for one repeat). ``essentiality``: the second minus the first
+    in percentage points, with its 95% interval over the images (null for one image). ``control_mean``: mean
+    essentiality of random feature sets of the same size; ``p``: (1 + sets with at least as much) / (1 + sets); both
+    null without such sets.
+    """
+
+    images: int
+    clean: int
+    noise_at_inf: float
+    noise_at_inf_se: float | None
+    noise_at_inf_ci95: Interval
+    noise_at_noninf: float
+    noise_at_noninf_se: float | None
+    noise_at_noninf_ci95: Interval
+    essentiality: float
+    essentiality_ci95: Interval
+    control_mean: float | None
+    p: float | None
+
+
+class MethodSummary(Kept):
+    """All classes of one method together, the weights, and the features."""
+
+    weights: WeightsInfo
+    indices: str
+    features_per_class: tuple[int, int]
+
+
+class EssentialResults(BaseModel):
+    """By method, then by class number; classes without images are left out."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, dict[str, Kept]]
+
+    repeats: int
+    noise: str
+    controls: int
+    summary: dict[str, MethodSummary]
+
+    def by_class(self, method: str) -> dict[str, Kept]:
+        """What was found for one method, by class number."""
+        return self.__pydantic_extra__[method]
+
+
+@dataclass(frozen=True)
+class NamedMethod:
+    """A network and a feature set to look at: weights, and an index file or None for the most frequent features."""
+
+    name: str
+    weights: str
+    indices: Path | None
+
+
+def parse_method(text: str) -> NamedMethod:
+    """Read ``NAME=WEIGHTS`` or ``NAME=WEIGHTS,INDICES``.
+
+    Raises:
+        InputError: Another form, or a name that the result document uses for something else.
+    """
+    name, sign, rest = text.partition("=")
+    weights, comma, indices = rest.rpartition(",") if rest.endswith(".json") else (rest, "", "")
+    if not sign or not name.strip() or not weights.strip() or (comma and not indices.strip()):
+        raise InputError(f"--method {text!r} is not NAME=WEIGHTS or NAME=WEIGHTS,INDICES.")
+    return NamedMethod(name.strip(), weights.strip(), user_path(indices.strip()) if indices else None)
+
+
+def parse_noise(text: str) -> Noise:
+    """Check the name of a noise.
+
+    Raises:
+        InputError: The name is unknown.
+    """
+    for noise in NOISES:
+        if text == noise:
+            return noise
+    raise InputError(f"--noise {text!r} is unknown; choose {', '.join(NOISES)}.")
+
+
+def essential(
+    inputs: Inputs,
+    indices: Path | IndexSet | None = None,
+    *,
+    csg: str | None = None,
+    methods: Sequence[NamedMethod] = (),
+    k: int | float | None = None,
+    order: Order = "highest",
+    noise: Noise = "gaussian",
+    repeats: int = 30,
+    controls: int = 100,
+) -> ResultDocument[EssentialResults]:
+    """Count, for each class, the images still assigned to it under noise, for one or several networks.
+
+    Args:
+        inputs: The network that is called ``ours``, and the images (``test``, else ``val``).
+        indices: Its features per class; by default the most frequent ones over the training images.
+        csg: A checkpoint with class-specific gates: that network with the features of its gates, as ``csg``.
+        methods: Further networks of the same architecture.
+        k: Features per class that are ranked here; by default 5, for ``csg`` as many as ``ours`` has.
+        order: Which gates are taken.
+        noise: See :func:`decompose_cli.decomposition.essentiality.essentiality`.
+        repeats: Draws of the noise.
+        controls: Random feature sets to compare with.
+
+    Raises:
+        InputError: Something given cannot be used.
+        DecomposeError: The work failed.
+    """
+    watch = Stopwatch()
+    if repeats < 1:
+        raise InputError(f"--repeats {repeats} is not at least 1.")
+    if controls < 0:
+        raise InputError(f"--controls {controls} is negative.")
+    _check_names([OURS, *([CSG] if csg is not None else []), *(method.name for method in methods)])
+    study = Study(inputs, ("test", "val"))
+    own = _Subject.of(OURS, study, read_index_set(indices) if isinstance(indices, Path) else indices, k)
+    subjects = [own]
+    if csg is not None:
+        gates = read_gates(user_path(csg))
+        size = k if k is not None else own.index_set().largest_k
+        check_k(size, gates.num_features)
+        subjects.append(_Subject.of(CSG, _sibling(study, csg), gates.index_set(size, order), k))
+    for method in methods:
+        given = read_index_set(method.indices) if method.indices else None
+        subjects.append(_Subject.of(method.name, _sibling(study, method.weights), given, k))
+    _warn_of_empty_classes(study)
+    measured = {subject.name: subject.measured(noise, repeats, controls, inputs.seed) for subject in subjects}
+    results = EssentialResults.model_validate(
+        {
+            "repeats": 1 if noise in DETERMINISTIC else repeats,
+            "noise": noise,
+            "controls": controls,
+            "summary": {name: summary for name, (_, summary) in measured.items()},
+            **{name: per_class for name, (per_class, _) in measured.items()},
+        }
+    )
+    arguments: dict[str, Any] = {
+        "indices": own.index_set().source,
+        "csg": csg,
+        "method": [f"{m.name}={m.weights}{f',{m.indices}' if m.indices else ''}" for m in methods],
+        "k": k,
+        "order": order,
+        "noise": noise,
+        "repeats": repeats,
+        "controls": controls,
+    }
+    return study.document("essential", arguments, results, watch)
+
+
+def _check_names(names: list[str]) -> None:
+    for number, name in enumerate(names):
+        if name in _RESERVED:
+            raise InputError(f"A method cannot be named {name!r}: the result uses that name for something else.")
+        if name in names[:number]:
+            raise InputError(f"Two methods are named {name!r}.")
+
+
+def _sibling(study: Study, weights: str) -> Study:
+    """The same architecture on the same images with other weights."""
+    inputs = dataclasses.replace(
+        study.inputs,
+        model=study.classifier.name,
+        weights=weights,
+        dataset=study.dataset.name,
+        split=study.dataset.split,
+    )
+    return Study(inputs, (study.dataset.split,))
+
+
+def _warn_of_empty_classes(study: Study) -> None:
+    counts = torch.bincount(study.labels, minlength=study.head.num_classes)
+    empty = (counts == 0).nonzero()[:, 0].tolist()
+    if empty:
+        names = ", ".join(study.class_map.names[number] for number in empty[:3]) + (", ..." if len(empty) > 3 else "")
+        warn(
+            f"{study.dataset.name} {study.dataset.split} has no images of {len(empty)} of the {len(counts)} classes "
+            f"({names}); they are left out."
+        )
+
+
+@dataclass
+class _Subject:
+    """A network with the features to put noise on."""
+
+    name: str
+    study: Study
+    given: IndexSet | None
+    k: int | float
+
+    @classmethod
+    def of(cls, name: str, study: Study, given: IndexSet | None, k: int | float | None) -> _Subject:
+        """Refuses what cannot work before any image is looked at."""
+        check_index_request(study.classifier.checkpoint, given)
+        study.require_full_head("essential")
+        if given is not None:
+            given = given.fitted_to(study.head.num_classes, study.head.num_features)
+            study.check_index_set(given)
+        subject = cls(name, study, given, DEFAULT_K if k is None else k)
+        check_k(subject.k, study.head.num_features)
+        return subject
+
+    def index_set(self) -> IndexSet:
+        """What was given, else the most frequent features over the training images."""
+        if self.given is None:
+            self.given = select(self.study.on_training_split().labelled(), "frequency", self.k)
+        return self.given
+
+    def measured(self, noise: Noise, repeats: int, controls: int, seed: int) -> tuple[dict[str, Kept], MethodSummary]:
+        index_set, head = self.index_set(), self.study.head
+        with track(f"Noise on {self.name}", head.num_classes, unit="classes") as advance:
+            found = essentiality(
+                self.study.bank.features,
+                self.study.labels,
+                head.weight,
+                head.bias,
+                index_set.classes,
+                noise=noise,
+                repeats=repeats,
+                controls=controls,
+                seed=seed,
+                advance=advance,
+            )
+        is_random = noise not in DETERMINISTIC
+        total = _total(found)
+        summary = MethodSummary(
+            **_kept(total, overall_controls(found), is_random=is_random).model_dump(),
+            weights=self.study.describe_model().weights,
+            indices=index_set.source,
+            features_per_class=index_set.sizes,
+        )
+        return (
+            {
+                str(number): _kept(one, one.control_scores.tolist(), is_random=is_random)
+                for number, one in found.items()
+            },
+            summary,
+        )
+
+
+def _total(found: dict[int, ClassEssentiality]) -> ClassEssentiality:
+    """All images of all classes as one; the controls of the classes are put together elsewhere."""
+    parts = list(found.values())
+    return ClassEssentiality(
+        sum(part.images for part in parts),
+        sum(part.clean for part in parts),
+        torch.stack([part.at_features for part in parts]).sum(0),
+        torch.stack([part.elsewhere for part in parts]).sum(0),
+        torch.cat([part.image_scores for part in parts]),
+        torch.empty(0),
+    )
+
+
+def _kept(found: ClassEssentiality, controls: list[float], *, is_random: bool) -> Kept:
+    at, elsewhere = summarize(found.at_features, random=is_random), summarize(found.elsewhere, random=is_random)
+    score, _, interval = mean_interval(found.image_scores.tolist())
+    return Kept(
+        images=found.images,
+        clean=found.clean,
+        noise_at_inf=at.mean,
+        noise_at_inf_se=at.se,
+        noise_at_inf_ci95=at.ci95,
+        noise_at_noninf=elsewhere.mean,
+        noise_at_noninf_se=elsewhere.se,
+        noise_at_noninf_ci95=elsewhere.ci95,
+        essentiality=100 * score,
+        essentiality_ci95=None if interval is None else (100 * interval[0], 100 * interval[1]),
+        control_mean=100 * sum(controls) / len(controls) if controls else None,
+        p=permutation_p(score, controls),
+    )

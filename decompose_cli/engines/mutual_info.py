@@ -1,0 +1,187 @@
+"""``mutual-info``: how much the feature sets of the classes overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from decompose_cli.decomposition.gates import Gates, default_ks, read_gates
+from decompose_cli.decomposition.index_set import IndexSet, read_index_set, split_name
+from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, overlap
+from decompose_cli.decomposition.ranking import Method, Order, check_k, select
+from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.errors import InputError
+from decompose_cli.files import user_path
+from decompose_cli.models.classifier import num_features_of
+from decompose_cli.results import ResultDocument, Stopwatch, describe_environment
+
+OURS, CSG = "ours", "csg"
+_DIGITS = 6  # of the entries of matrices; a thousand classes make a million of them
+
+
+class SetOverlap(BaseModel):
+    """One index set; see :class:`decompose_cli.decomposition.overlap.Overlap`.
+
+    ``mean`` is over all ordered pairs of classes, a class with itself included, as published; the other means are over
+    pairs of different classes, null for a single class. Mutual information is in nats. ``unused``, ``exclusive`` and
+    ``shared`` count features used by no class, by one, by more. Entries of matrices are rounded to six digits.
+    """
+
+    source: str
+    num_features: int
+    features_per_class: tuple[int, int]
+    mean: float
+    off_diagonal_mean: float | None
+    normalized_mean: float | None
+    jaccard_mean: float | None
+    unused: int
+    exclusive: int
+    shared: int
+    matrix: list[list[float]]
+    normalized_matrix: list[list[float]]
+    jaccard_matrix: list[list[float]]
+
+
+class MutualInfoResults(BaseModel):
+    """By name of the set and number of features per class (``2-7`` where classes differ)."""
+
+    sets: dict[str, dict[str, SetOverlap]]
+
+
+def mutual_info(
+    inputs: Inputs,
+    files: Sequence[str] = (),
+    *,
+    csg: str | None = None,
+    ks: Sequence[int | float] | None = None,
+    method: Method = "frequency",
+    order: Order = "highest",
+    num_features: int | None = None,
+) -> ResultDocument[MutualInfoResults]:
+    """Compare the feature sets of the classes, in index files, in a checkpoint with gates, or ranked here.
+
+    Args:
+        inputs: The network whose features are ranked, if there are no files or a model is named besides gates; with
+            files a named model only says how many features there are.
+        files: ``NAME=FILE`` or ``FILE``; each is used whole.
+        csg: A checkpoint with class-specific gates.
+        ks: Features per class of the sets ranked here; by default the sizes of the other sets, else 5, 10 and 20.
+        method: How features are ranked.
+        order: Which gates are taken.
+        num_features: D, for files that do not say.
+
+    Raises:
+        InputError: Something given cannot be used.
+        DecomposeError: The work failed.
+    """
+    watch = Stopwatch()
+    if num_features is not None and num_features < 1:
+        raise InputError(f"--num-features {num_features} is not at least 1.")
+    gates = read_gates(user_path(csg)) if csg is not None else None
+    named = [_read(text) for text in files]
+    study = None
+    if not files and (gates is None or inputs.model is not None or inputs.weights is not None):
+        study = Study(inputs, ("train",))
+        named += _ranked(study, ks, method, order)
+    width = _Width(num_features, gates, inputs.model if files else None)
+    named = [(name, width.applied(found)) for name, found in named]
+    if gates is not None:
+        for k in ks or default_ks([found for _, found in named], gates.num_features):
+            check_k(k, gates.num_features)
+            named.append((CSG, gates.index_set(k, order)))
+    sets: dict[str, dict[str, SetOverlap]] = {}
+    for name, found in named:
+        by_k = sets.setdefault(name, {})
+        if found.k_label in by_k:
+            raise InputError(
+                f"Two index sets are named {name!r} and have k = {found.k_label}: {by_k[found.k_label].source} and "
+                f"{found.source}.",
+                hint="Name them apart with -i NAME=FILE.",
+            )
+        by_k[found.k_label] = _describe(found)
+    arguments = {
+        "indices": list(files),
+        "csg": csg,
+        "k": list(ks) if ks else None,
+        "method": method,
+        "order": order,
+        "num_features": num_features,
+    }
+    results = MutualInfoResults(sets=sets)
+    if study is not None:
+        return study.document("mutual-info", arguments, results, watch)
+    return ResultDocument(
+        command="mutual-info",
+        arguments={**inputs.as_arguments(), **arguments},
+        environment=describe_environment("cpu", inputs.seed),
+        started_at=watch.started_at,
+        seconds=watch.seconds(),
+        results=results,
+    )
+
+
+def _read(text: str) -> tuple[str, IndexSet]:
+    name, file = split_name(text, "-i")
+    return name, read_index_set(Path(user_path(file)))
+
+
+def _ranked(study: Study, ks: Sequence[int | float] | None, method: Method, order: Order) -> list[tuple[str, IndexSet]]:
+    chosen = list(ks or default_ks([], study.head.num_features))
+    for k in chosen:
+        check_k(k, study.head.num_features)
+    data = study.labelled(order)
+    return [(OURS, select(data, method, k)) for k in chosen]
+
+
+class _Width:
+    """D for index sets that do not say it."""
+
+    def __init__(self, given: int | None, gates: Gates | None, model: str | None) -> None:
+        self.given, self.gates, self.model = given, gates, model
+
+    def applied(self, index_set: IndexSet) -> IndexSet:
+        own = index_set.num_features
+        if own is not None:
+            if self.given not in (None, own):
+                raise InputError(f"{index_set.source} is for {own} features, which --num-features {self.given} denies.")
+            return index_set
+        width = self.given
+        if width is None and self.model is not None:
+            width = num_features_of(self.model)
+        if width is None and self.gates is not None:
+            width = self.gates.num_features
+        if width is None:
+            raise InputError(
+                f"{index_set.source} does not say how many features there are to choose from.",
+                hint="Name the MODEL it belongs to, or give --num-features.",
+            )
+        return IndexSet(index_set.classes, width, index_set.provenance, index_set.source)
+
+
+def _describe(index_set: IndexSet) -> SetOverlap:
+    assert index_set.num_features is not None
+    found = overlap(index_set.classes, index_set.num_features)
+    return SetOverlap(
+        source=index_set.source,
+        num_features=index_set.num_features,
+        features_per_class=index_set.sizes,
+        mean=found.mean,
+        off_diagonal_mean=found.off_diagonal_mean,
+        normalized_mean=mean_off_diagonal(found.normalized),
+        jaccard_mean=mean_off_diagonal(found.jaccard),
+        unused=found.unused,
+        exclusive=found.exclusive,
+        shared=found.shared,
+        **_matrices(found),
+    )
+
+
+def _matrices(found: Overlap) -> dict[str, list[list[float]]]:
+    named = {
+        "matrix": found.information,
+        "normalized_matrix": found.normalized,
+        "jaccard_matrix": found.jaccard,
+    }
+    return {name: matrix.round(decimals=_DIGITS).tolist() for name, matrix in named.items()}

@@ -1,0 +1,162 @@
+"""``selectivity``: how few filters of each layer respond to an image, and how much they prefer one class."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from decompose_cli.decomposition.features import device_memory, normalised_batches, short_name
+from decompose_cli.decomposition.index_set import split_name
+from decompose_cli.decomposition.selectivity import LayerSelectivity, measure_selectivity, selectable_layers
+from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.errors import InputError
+from decompose_cli.models.head import evaluating, example_images, trace_layers
+from decompose_cli.progress import track
+from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo
+
+ALL = "all"
+
+
+class ClassSelectivity(BaseModel):
+    """One class in one layer: its images, those no filter responds to, and Psi from the mean and the median of n."""
+
+    name: str
+    images: int
+    silent: int
+    psi_mean: float
+    psi_median: float
+
+
+class Layer(BaseModel):
+    """One layer; the means are over the classes that have images (see :mod:`..decomposition.selectivity`)."""
+
+    filters: int
+    psi_mean: float
+    psi_median: float
+    class_selectivity: float | None
+    per_class: dict[str, ClassSelectivity]
+
+
+class Compared(BaseModel):
+    """The same layers of the same architecture with other weights."""
+
+    weights: WeightsInfo
+    layers: dict[str, Layer]
+
+
+class SelectivityResults(BaseModel):
+    """By layer, in the order of the network; ``compared`` by the name given to other weights."""
+
+    fraction: float
+    layers: dict[str, Layer]
+    compared: dict[str, Compared]
+
+
+def selectivity(
+    inputs: Inputs,
+    *,
+    layers: Sequence[str] = (ALL,),
+    fraction: float = 0.5,
+    compare: Sequence[str] = (),
+) -> ResultDocument[SelectivityResults]:
+    """Measure layers of a network on a split (``train``) in one pass, and of the same network with other weights.
+
+    Args:
+        inputs: The network and the images.
+        layers: Submodules, ``stem``, or ``all``: the stem and every residual unit.
+        fraction: Share of the activation, strictly between 0 and 1.
+        compare: ``NAME=WEIGHTS``, each measured likewise.
+
+    Raises:
+        InputError: Something given cannot be used.
+        DecomposeError: The work failed.
+    """
+    watch = Stopwatch()
+    if not 0 < fraction < 1:
+        raise InputError(f"--fraction {fraction} is not between 0 and 1.")
+    if not layers:
+        raise InputError("No layer was given.")
+    named = [split_name(text, "--compare") for text in compare]
+    for number, (name, _) in enumerate(named):
+        if name in [other for other, _ in named[:number]]:
+            raise InputError(f"Two checkpoints are named {name!r}.", hint="Name them apart: --compare NAME=WEIGHTS.")
+    study = Study(inputs, ("train",))
+    others = {
+        name: Study(dataclasses.replace(inputs, model=study.classifier.name, weights=weights), ("train",))
+        for name, weights in named
+    }
+    for other in others.values():
+        other.classifier.load(other.preprocessing.crop)  # what does not fit is refused before the work
+    results = SelectivityResults(fraction=fraction, layers=_measured(study, layers, fraction), compared={})
+    for name, other in others.items():
+        results.compared[name] = Compared(
+            weights=other.describe_model().weights, layers=_measured(other, layers, fraction)
+        )
+    arguments = {"layers": list(layers), "fraction": fraction, "compare": list(compare)}
+    return study.document("selectivity", arguments, results, watch)
+
+
+def _measured(study: Study, layers: Sequence[str], fraction: float) -> dict[str, Layer]:
+    inputs = study.inputs
+    module = study.classifier.load(study.preprocessing.crop).module
+    _, calls = trace_layers(module, example_images(study.preprocessing.crop, model=module))
+    names = list(dict.fromkeys(layers))
+    if ALL in names:
+        names = selectable_layers(module, calls)
+        if not names:
+            raise InputError(
+                f"{study.classifier.name} has neither residual units nor ReLU modules to look at.",
+                hint="Name layers with --layers; 'decompose layers' lists them.",
+            )
+    batches = normalised_batches(
+        study.dataset,
+        study.preprocessing,
+        device=study.device,
+        precision=inputs.precision,
+        batch_size=inputs.batch_size,
+        workers=study.workers,
+    )
+    module = module.to(study.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    with (
+        device_memory(study.device),
+        evaluating(module),
+        torch.autocast(study.device.type, torch.bfloat16, enabled=inputs.precision == "bf16"),
+        track(f"Layers on {short_name(study.dataset)}", len(study.dataset)) as advance,
+    ):
+        found = measure_selectivity(
+            module, _labelled(batches, study), names, calls, study.head.num_classes, fraction, advance
+        )
+    return {name: _describe(layer, study.class_map.names) for name, layer in found.items()}
+
+
+def _labelled(batches: Iterable[tuple[Tensor, Tensor]], study: Study) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images on the device, with the network's class numbers instead of the data set's."""
+    done = 0
+    for images, truth in batches:
+        yield images.to(study.device, memory_format=torch.channels_last), study.labels[done : done + len(truth)]
+        done += len(truth)
+
+
+def _describe(found: LayerSelectivity, names: Sequence[str]) -> Layer:
+    present = (found.images > 0).nonzero()[:, 0].tolist()
+    psi_mean, psi_median = found.psi_mean[present], found.psi_median[present]
+    return Layer(
+        filters=found.num_filters,
+        psi_mean=float(psi_mean.mean()),
+        psi_median=float(psi_median.mean()),
+        class_selectivity=found.class_selectivity,
+        per_class={
+            str(number): ClassSelectivity(
+                name=names[number],
+                images=int(found.images[number]),
+                silent=int(found.silent[number]),
+                psi_mean=float(found.psi_mean[number]),
+                psi_median=float(found.psi_median[number]),
+            )
+            for number in present
+        },
+    )

@@ -1,0 +1,300 @@
+"""``sweep``: accuracy for every number of features per class, and the smallest index set within a given loss."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from decompose_cli.decomposition.curves import accuracy_by_k
+from decompose_cli.decomposition.heads import full_head
+from decompose_cli.decomposition.index_set import IndexSet, index_set_text, read_index_set, split_name
+from decompose_cli.decomposition.metrics import Predictions, compare, predict
+from decompose_cli.decomposition.ranking import METHODS, Method, Order, check_k, parse_method, select
+from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
+from decompose_cli.decomposition.statistics import wilson_interval
+from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.errors import InputError
+from decompose_cli.files import user_path, write_texts
+from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.progress import note, track
+from decompose_cli.reporting.plots import Curve, accuracy_curves
+from decompose_cli.results import ResultDocument, Stopwatch
+
+_USUAL_LARGEST_K = 64
+
+
+class Point(BaseModel):
+    """Images that one head gets right; ``top1`` and its Wilson interval in percent."""
+
+    correct: int
+    top1: float
+    top1_ci95: tuple[float, float]
+
+
+class Loss(BaseModel):
+    """What the chosen head costs on one split, image by image against the full head.
+
+    ``points``: its accuracy minus the full head's, in percentage points, with 95% interval and McNemar's p;
+    ``loss_bound95``: one-sided 95% upper bound of the accuracy lost; ``common_correct``: with the common k.
+    """
+
+    split: str
+    total: int
+    full_correct: int
+    common_correct: int
+    correct: int
+    points: float
+    ci95: tuple[float, float]
+    mcnemar_p: float
+    loss_bound95: float
+
+
+class Candidate(BaseModel):
+    """The smallest common k of one method within the loss, and the features of all classes together after shrinking."""
+
+    k: int
+    features: int
+
+
+class Chosen(BaseModel):
+    """The smallest index set within ``max_drop`` points, chosen on one split and reported on the other.
+
+    ``candidates``: by method; null where no k stays within the loss. ``file``: null if none was written.
+    """
+
+    max_drop: float
+    method: str
+    k: int
+    features: int
+    features_per_class: tuple[int, int]
+    file: str | None
+    indices: dict[str, list[int]]
+    chosen_on: Loss
+    reported_on: Loss
+    candidates: dict[str, Candidate | None]
+
+
+class SweepResults(BaseModel):
+    """``curves``: by method or name of an index file, then by k. ``chosen``: null if not asked for, or out of reach."""
+
+    total: int
+    original: Point
+    curves: dict[str, dict[str, Point]]
+    chosen: Chosen | None
+    plot: str | None
+
+
+def parse_ks(text: str) -> list[int]:
+    """Read ``1-64`` or ``1,2,5-10``: ascending whole numbers, each once.
+
+    Raises:
+        InputError: Another form, or a number below 1.
+    """
+    found: set[int] = set()
+    for part in text.split(","):
+        low, sign, high = part.strip().partition("-")
+        ends = [low, high] if sign else [low]
+        if not all(end.isascii() and end.isdigit() and len(end) <= 9 for end in ends):
+            raise InputError(f"--ks {part.strip()!r} is neither a whole number nor a range such as 1-64.")
+        first, last = int(ends[0]), int(ends[-1])
+        if first < 1 or last < first or last - first > 1_000_000:
+            raise InputError(f"--ks {part.strip()!r} is not a range of numbers from 1 upwards.")
+        found |= set(range(first, last + 1))
+    return sorted(found)
+
+
+def parse_methods(text: str) -> list[Method]:
+    """Read method names separated by commas, each once.
+
+    Raises:
+        InputError: A name is unknown.
+    """
+    return list(dict.fromkeys(parse_method(part.strip()) for part in text.split(",")))
+
+
+def sweep(
+    inputs: Inputs,
+    *,
+    methods: Sequence[Method] | None = None,
+    ks: Sequence[int] | None = None,
+    files: Sequence[str] = (),
+    order: Order = "highest",
+    max_drop: float | None = None,
+    folder: Path | None = None,
+) -> ResultDocument[SweepResults]:
+    """Evaluate decomposed heads of many sizes from one set of features, on a split (``test``, else ``val``).
+
+    Args:
+        inputs: The network and the images; features are ranked over the training images.
+        methods: Rankings; by default all that fit the network.
+        ks: Ascending numbers of features per class; by default 1 to 64, or as far as D goes.
+        files: ``NAME=FILE`` or ``FILE``: index files, each used whole.
+        order: Which gates the method ``csg`` takes.
+        max_drop: Look for the smallest index set that costs no more than so many percentage points.
+        folder: Gets ``curve.png`` and, with ``max_drop``, ``indices.json``.
+
+    Raises:
+        InputError: Something given cannot be used; nothing has been written.
+        DecomposeError: The work failed.
+    """
+    watch = Stopwatch()
+    if max_drop is not None and not 0 <= max_drop < 100:
+        raise InputError(f"--max-drop {max_drop} is not between 0 and 100 points.")
+    points = [_read(text) for text in files]
+    study = Study(inputs, ("test", "val"))
+    study.require_full_head("sweep")
+    head = study.head
+    points = [(name, found.fitted_to(head.num_classes, head.num_features)) for name, found in points]
+    sizes = list(ks) if ks else list(range(1, min(head.num_features, _USUAL_LARGEST_K) + 1))
+    for k in sizes:
+        check_k(k, head.num_features)
+    train = study.on_training_split()
+    if max_drop is not None and study.dataset.split == train.dataset.split:
+        raise InputError(
+            "--max-drop chooses on the training images, so it cannot be reported on them.", hint="Use another --split."
+        )
+    ranked = train.labelled(order)
+    chosen_methods = list(methods) if methods else _fitting(study, bool((ranked.features < 0).any()))
+    bank, classes = study.bank, head.num_classes
+    original = predict(full_head(head), bank.features, study.labels, classes)
+    search = _Search(train, study, order, max_drop) if max_drop is not None else None
+    curves: dict[str, dict[str, Point]] = {}
+    with track("Numbers of features", len(chosen_methods) * len(sizes), unit="heads") as advance:
+        for method in chosen_methods:
+            found = accuracy_by_k(ranked, bank.features, study.labels, head, sizes, method, advance)
+            curves[method] = {str(k): _point(predictions) for k, predictions in found.items()}
+    for name, index_set in points:
+        study.check_index_set(index_set)
+        decomposed = DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes)
+        curve = curves.setdefault(name, {})
+        if index_set.k_label in curve:
+            raise InputError(
+                f"There are two curves {name!r} with a point at k = {index_set.k_label}.",
+                hint="Name them apart with -i NAME=FILE.",
+            )
+        curve[index_set.k_label] = _point(predict(decomposed, bank.features, study.labels, classes))
+    chosen = search.smallest(chosen_methods, sizes, original) if search else None
+    results = SweepResults(total=len(study.labels), original=_point(original), curves=curves, chosen=chosen, plot=None)
+    if folder is not None:
+        _write(folder, results, study)
+    arguments = {
+        "methods": list(chosen_methods),
+        "ks": sizes,
+        "indices": list(files),
+        "order": order,
+        "max_drop": max_drop,
+    }
+    return study.document("sweep", arguments, results, watch)
+
+
+def _read(text: str) -> tuple[str, IndexSet]:
+    name, file = split_name(text, "-i")
+    return name, read_index_set(user_path(file))
+
+
+def _fitting(study: Study, has_negative: bool) -> list[Method]:
+    """The methods that can rank this network's features."""
+    checkpoint = study.classifier.checkpoint
+    left_out = {"csg"} if checkpoint is None or checkpoint.csg is None else set()
+    if has_negative:
+        note("The method 'mass' is left out: the network has negative features.")
+        left_out.add("mass")
+    return [method for method in METHODS if method not in left_out]
+
+
+def _point(found: Predictions) -> Point:
+    low, high = wilson_interval(found.correct, found.total)
+    return Point(correct=found.correct, top1=100 * found.correct / found.total, top1_ci95=(100 * low, 100 * high))
+
+
+@dataclass
+class _Search:
+    """The smallest index set: chosen on the training images, reported on the others."""
+
+    train: Study
+    test: Study
+    order: Order
+    max_drop: float
+
+    def smallest(self, methods: Sequence[Method], ks: Sequence[int], reported: Predictions) -> Chosen | None:
+        """The set with the fewest features over all methods; the first method among equals."""
+        head, features, labels = self.train.head, self.train.bank.features, self.train.labels
+        full = predict(full_head(head), features, labels, head.num_classes)
+        ranked = self.train.labelled(self.order)
+        candidates: dict[str, Candidate | None] = {}
+        best: tuple[int, Method, int, tuple[tuple[int, ...], ...]] | None = None
+        for method in methods:
+            k = smallest_k(full, accuracy_by_k(ranked, features, labels, head, ks, method), self.max_drop)
+            candidates[method] = None
+            if k is None:
+                continue
+            common = select(ranked, method, k).classes
+            with track(f"Shrinking {method}", (k - 1) * head.num_classes, unit="features") as advance:
+                kept = shrink(features, full, head, common, self.max_drop, advance).classes
+            size = sum(map(len, kept))
+            candidates[method] = Candidate(k=k, features=size)
+            if best is None or size < best[0]:
+                best = (size, method, k, kept)
+        if best is None:
+            note(f"No k of those tried stays within {self.max_drop:g} points of the full head.")
+            return None
+        size, method, k, kept = best
+        common = select(ranked, method, k).classes
+        index_set = IndexSet(kept, head.num_features, source=f"{method}, within {self.max_drop:g} points")
+        return Chosen(
+            max_drop=self.max_drop,
+            method=method,
+            k=k,
+            features=size,
+            features_per_class=index_set.sizes,
+            file=None,
+            indices=index_set.published_layout(),
+            chosen_on=self._loss(self.train, full, common, kept),
+            reported_on=self._loss(self.test, reported, common, kept),
+            candidates=candidates,
+        )
+
+    @staticmethod
+    def _loss(study: Study, full: Predictions, common: Sequence[Sequence[int]], kept: Sequence[Sequence[int]]) -> Loss:
+        head, features, labels = study.head, study.bank.features, study.labels
+        with_common, with_kept = (
+            predict(DecomposedLinear.from_dense(head.weight, head.bias, rows), features, labels, head.num_classes)
+            for rows in (common, kept)
+        )
+        difference = compare(full, with_kept)
+        return Loss(
+            split=study.dataset.split,
+            total=full.total,
+            full_correct=full.correct,
+            common_correct=with_common.correct,
+            correct=with_kept.correct,
+            points=difference.points,
+            ci95=difference.ci95,
+            mcnemar_p=difference.mcnemar_p,
+            loss_bound95=loss_bound(full.is_correct, with_kept.is_correct),
+        )
+
+
+def _write(folder: Path, results: SweepResults, study: Study) -> None:
+    if results.chosen is not None:
+        file = folder / "indices.json"
+        rows = tuple(map(tuple, results.chosen.indices.values()))
+        write_texts({file: index_set_text(IndexSet(rows, study.head.num_features))})
+        results.chosen.file = str(file)
+    results.plot = str(folder / "curve.png")
+    accuracy_curves(
+        folder / "curve.png",
+        f"{study.classifier.name} on {study.dataset.name} {study.dataset.split}",
+        {name: _curve(points) for name, points in results.curves.items()},
+        results.original.top1,
+    )
+
+
+def _curve(points: dict[str, Point]) -> Curve:
+    """A range of sizes is drawn at its upper end."""
+    ks = [int(k.rpartition("-")[2]) for k in points]
+    values = list(points.values())
+    return Curve(ks, [p.top1 for p in values], [p.top1_ci95[0] for p in values], [p.top1_ci95[1] for p in values])
