@@ -11,8 +11,10 @@ where the published code makes one for each.
 
     python benchmarks/published_style.py validate --data DIR --weights FILE --indices FILE [--workers N]
     python benchmarks/published_style.py extract --data DIR --weights FILE -k 5,10,20 [--workers N]
+    python benchmarks/published_style.py sweep --data DIR --weights FILE -k 5,10,20 [--workers N]
+    python benchmarks/published_style.py essential --data DIR --weights FILE --weights FILE --indices FILE ...
 
-Both print their answer as JSON.
+All print their answer as JSON.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 import decompose_cli  # noqa: F401 - lets torchvision be imported beside a CPU-only torch, and does nothing else
 
@@ -157,20 +159,70 @@ def _most_frequent(features: np.ndarray, k: int) -> list[int]:
     return counts.argsort(kind="stable")[::-1][:k].tolist()
 
 
+def sweep(data: Path, weights: Path, ks: list[int], workers: int) -> dict[str, int]:
+    """For each k a pass over the test images with the decomposed head; the indices are the largest weights."""
+    model = load_network(weights)
+    full = model.linear
+    _, images = load_data(data)
+    correct = {}
+    for k in ks:
+        chosen = full.weight.argsort(dim=1, descending=True, stable=True)[:, :k].tolist()
+        model.linear = DecomposedHead(full, {str(number): row for number, row in enumerate(chosen)})
+        loader = DataLoader(images, batch_size=BATCH_SIZE, shuffle=False, num_workers=workers)
+        with torch.no_grad():
+            correct[str(k)] = sum(int((model(images).argmax(1) == labels).sum()) for images, labels in loader)
+    return correct
+
+
+def essential(data: Path, weights: list[Path], indices: list[Path], workers: int) -> list[dict[str, list[int]]]:
+    """Noise on the features of each class and on all others, once: a pass over the images of each class, by eights.
+
+    As in ``validate_essential_nature`` (commit 388d87a): a DataLoader per class, batches of 8.
+    """
+    _, images = load_data(data)
+    found = []
+    for file, index_file in zip(weights, indices, strict=True):
+        model = load_network(file)
+        head = model.linear
+        model.linear = nn.Identity()
+        chosen = json.loads(index_file.read_text())
+        result = {}
+        for label in range(head.out_features):
+            members = [number for number, target in enumerate(images.targets) if target == label]
+            loader = DataLoader(Subset(images, members), batch_size=8, shuffle=False, num_workers=workers)
+            own = torch.tensor(chosen[str(label)])
+            rest = torch.tensor(sorted(set(range(head.in_features)) - set(own.tolist())))
+            counts = [0, 0]
+            with torch.no_grad():
+                for batch, _ in loader:
+                    features = model(batch)
+                    for number, replaced in enumerate((own, rest)):
+                        noisy = features.clone()
+                        noisy[:, replaced] = torch.randn(len(features), len(replaced))
+                        counts[number] += int((head(noisy).argmax(1) == label).sum())
+            result[str(label)] = counts
+        found.append(result)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("job", choices=("validate", "extract"))
+    parser.add_argument("job", choices=("validate", "extract", "sweep", "essential"))
     parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--weights", type=Path, required=True)
-    parser.add_argument("--indices", type=Path)
+    parser.add_argument("--weights", type=Path, required=True, action="append")
+    parser.add_argument("--indices", type=Path, action="append", default=[])
     parser.add_argument("-k", default="5")
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    if given.job == "validate":
-        print(json.dumps(validate(given.data, given.weights, given.indices, given.workers)))
-    else:
-        ks = [int(part) for part in given.k.split(",") if part]
-        print(json.dumps(extract(given.data, given.weights, ks, given.workers)))
+    ks = [int(part) for part in given.k.split(",") if part]
+    first = given.weights[0]
+    jobs = {
+        "validate": lambda: validate(given.data, first, given.indices[0], given.workers),
+        "extract": lambda: extract(given.data, first, ks, given.workers),
+        "sweep": lambda: sweep(given.data, first, ks, given.workers),
+        "essential": lambda: essential(given.data, given.weights, given.indices, given.workers),
+    }
+    print(json.dumps(jobs[given.job]()))
 
 
 if __name__ == "__main__":

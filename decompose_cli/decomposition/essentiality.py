@@ -10,11 +10,13 @@ import torch
 from torch import Tensor
 
 from decompose_cli.decomposition.statistics import mean_interval
+from decompose_cli.fingerprints import digest_of
 
 Noise = Literal["gaussian", "matched", "zero", "mean", "permute"]
 NOISES: tuple[Noise, ...] = get_args(Noise)
 DETERMINISTIC: tuple[Noise, ...] = ("zero", "mean")
 _VALUES_AT_ONCE = 1 << 24  # 64 MB of float32, for the largest of a handful of temporary tensors
+_VALUES_IN_CACHE = 1 << 18
 # Random numbers are drawn in blocks of whole rows. A multiple of 16 rows, because torch makes normal numbers in groups
 # of 16, and with whole groups the numbers do not depend on how large the blocks are.
 _ROW_GROUP = 16
@@ -126,7 +128,7 @@ def essentiality(
 
     Returns:
         By class number, ascending. Work is in matrix products; what is held beside the features is bounded by a few
-        times ``values_at_once`` elements, one (controls + 1, k, C) and one (n, D) tensor.
+        times ``values_at_once`` elements, one (n, D) and one (n, C) tensor.
     """
     mean = features.mean(0, dtype=torch.float64).float()
     std = features.std(0, correction=0) if noise == "matched" else mean
@@ -147,13 +149,13 @@ def essentiality(
 
 def _generator(seed: int, number: int, purpose: int) -> torch.Generator:
     """A stream of its own for each class and purpose."""
-    mixed = torch.randint(2**62, (1,), generator=torch.Generator().manual_seed(seed)).item()
-    return torch.Generator().manual_seed((int(mixed) + 2 * number + purpose) % 2**63)
+    # Mixed first, because torch looks at the lowest 32 bits of a seed only.
+    return torch.Generator().manual_seed(int(digest_of([seed, number, purpose])[:8], 16))
 
 
 def _sets(own: Sequence[int], num_features: int, controls: int, generator: torch.Generator) -> Tensor:
     """The class's own features, then random ones, each row without repetition: (1 + controls, k)."""
-    random = torch.rand(controls, num_features, generator=generator).argsort(1)[:, : len(own)]
+    random = torch.rand(controls, num_features, generator=generator).topk(len(own)).indices
     return torch.cat([torch.tensor([list(own)]), random])
 
 
@@ -195,33 +197,42 @@ def _one_class(
     values_at_once: int,
 ) -> ClassEssentiality:
     images, (amount, k), classes = len(own), sets.shape, len(weight)
-    transposed = weight.t().contiguous()
-    # So many rows that neither noise (rows, D) nor logits of one set (rows, C) pass the limit; then so many sets.
+    # Images are the last dimension throughout, so that everything but the products runs along rows of memory.
+    # So many images that neither noise (rows, D) nor logits of one set (C, rows) pass the limit; then so many sets that
+    # their logits stay in the cache of a core.
     rows_at_once = max(_ROW_GROUP, values_at_once // max(own.shape[1], classes) // _ROW_GROUP * _ROW_GROUP)
     blocks = [slice(start, start + rows_at_once) for start in range(0, images, rows_at_once)]
-    sets_at_once = max(1, values_at_once // (min(rows_at_once, images) * max(classes, k)))
+    is_random = drawer.noise not in DETERMINISTIC
+    width = max(classes, k if is_random else own.shape[1])
+    sets_at_once = max(1, min(values_at_once, _VALUES_IN_CACHE) // (min(rows_at_once, images) * width))
     some_sets = [slice(start, start + sets_at_once) for start in range(0, amount, sets_at_once)]
-    columns = [transposed[sets[some].flatten()].view(-1, k, classes) for some in some_sets]
-    clean = [own[rows] @ transposed + bias for rows in blocks]
+    by_feature = weight.t().contiguous()
+    clean = [weight @ own[rows].t() + bias[:, None] for rows in blocks]
     at_features, elsewhere = torch.zeros(repeats, dtype=torch.int64), torch.zeros(repeats, dtype=torch.int64)
     image_scores, scores = torch.zeros(images, dtype=torch.int64), torch.zeros(amount, dtype=torch.int64)
     for repeat in range(repeats):
         drawer.start()
         for rows, base in zip(blocks, clean, strict=True):
-            drawn = drawer.rows(rows)
-            noisy = drawn @ transposed + bias
-            change = (drawn - own[rows]).t().contiguous()
-            for position, (some, part) in enumerate(zip(some_sets, columns, strict=True)):
-                picked = change[sets[some].flatten()].view(-1, k, change.shape[1])
-                product = picked.transpose(1, 2) @ part
-                kept_at = (base + product).argmax(2) == number
-                kept_else = (noisy - product).argmax(2) == number
+            drawn, given = drawer.rows(rows).t().contiguous(), own[rows].t().contiguous()
+            noisy, change = weight @ drawn + bias[:, None], drawn - given
+            for position, some in enumerate(some_sets):
+                if is_random:
+                    chosen = sets[some].flatten()
+                    columns = by_feature[chosen].view(-1, k, classes).transpose(1, 2)
+                    product = columns @ change[chosen].view(-1, k, change.shape[1])
+                    at, other = base + product, noisy - product
+                else:  # rare enough to do at length: differences would leave rounding where nothing is left
+                    replaced = torch.zeros(len(sets[some]), len(given), 1, dtype=torch.bool)
+                    replaced[:, :, 0].scatter_(1, sets[some], value=True)
+                    at = weight @ torch.where(replaced, drawn, given) + bias[:, None]
+                    other = weight @ torch.where(replaced, given, drawn) + bias[:, None]
+                kept_at, kept_else = _is_largest(at, number), _is_largest(other, number)
                 scores[some] += kept_else.sum(1) - kept_at.sum(1)
                 if position == 0:
                     at_features[repeat] += kept_at[0].sum()
                     elsewhere[repeat] += kept_else[0].sum()
                     image_scores[rows] += kept_else[0].long() - kept_at[0].long()
-    correct = sum(int((base.argmax(1) == number).sum()) for base in clean)
+    correct = sum(int(_is_largest(base[None], number).sum()) for base in clean)
     return ClassEssentiality(
         images,
         correct,
@@ -230,6 +241,17 @@ def _one_class(
         image_scores.double() / repeats,
         scores[1:].double() / (repeats * images),
     )
+
+
+def _is_largest(logits: Tensor, number: int) -> Tensor:
+    """Whether the class has the largest logit, the first among equals: (sets, C, n) to bool (sets, n)."""
+    own = logits[:, number]
+    kept = torch.ones_like(own, dtype=torch.bool)
+    if number > 0:
+        kept &= own > logits[:, :number].amax(1)
+    if number + 1 < logits.shape[1]:
+        kept &= own >= logits[:, number + 1 :].amax(1)
+    return kept
 
 
 def overall_controls(classes: dict[int, ClassEssentiality]) -> list[float]:

@@ -153,6 +153,8 @@ def select(data: LabelledFeatures, method: Method, k: int | float) -> IndexSet:
             negative features.
     """
     check_k(k, data.num_features)
+    if method == "csg" and data.order == "lowest" and isinstance(k, float):
+        raise InputError("There is no fraction of the lowest gates; give a whole number of features.")
     ranks = scores(data, method, k)
     order = descending(ranks)
     if isinstance(k, int):

@@ -168,14 +168,19 @@ def selectable_layers(module: nn.Module, calls: Sequence[LayerCall]) -> list[str
         if name and isinstance(parent, nn.Sequential) and composite and not inside:
             units.append(name)
     yields_maps = {call.name for call in calls if call.output_shape is not None and len(call.output_shape) == 4}
-    units = [name for name in units if name in yields_maps]
     finished = [call.name for call in calls]
+    units = sorted((name for name in units if name in yields_maps), key=finished.index)
     relus = [call.name for call in calls if isinstance(call.module, nn.ReLU) and call.calls == 1]
     if not units:
         return relus
-    before = finished[: min(finished.index(name) for name in units)]
+    before = finished[: finished.index(units[0])]
     stems = [name for name in relus if name in before and not name.startswith(f"{units[0]}.")]
-    return [stems[-1] if stems else STEM, *units]
+    return [stems[-1] if stems else _stem_name(module), *units]
+
+
+def _stem_name(module: nn.Module) -> str:
+    """What to call the input of the first unit: ``stem``, unless a submodule has that name."""
+    return STEM if STEM not in dict(module.named_modules()) else f"{STEM} output"
 
 
 def measure_selectivity(
@@ -202,6 +207,7 @@ def measure_selectivity(
         InputError: There is no such layer, or it cannot be measured (negative outputs, another shape, used twice).
         DecomposeError: NaN or infinity.
     """
+    names = list(dict.fromkeys(names))
     counters = {name: SelectivityCounter(name, num_classes, fraction) for name in names}
     labels = torch.empty(0)
 
@@ -225,10 +231,10 @@ def _listen(
 ) -> RemovableHandle:
     used = {call.name: call.calls for call in calls}
     parts = dict(module.named_modules())
-    if name == STEM and name not in parts:
+    if name == _stem_name(module):
         layers = selectable_layers(module, calls)
-        if layers[:1] == [STEM]:
-            stem: RemovableHandle = parts[layers[1]].register_forward_pre_hook(lambda _, args: receive(STEM, args[0]))
+        if layers[:1] == [name]:
+            stem: RemovableHandle = parts[layers[1]].register_forward_pre_hook(lambda _, args: receive(name, args[0]))
             return stem
     if name not in used:
         raise InputError(f"There is no layer {name!r} in this network.", hint="'decompose layers MODEL' lists them.")

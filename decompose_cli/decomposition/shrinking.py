@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from decompose_cli.decomposition.metrics import Predictions, predict
@@ -86,13 +87,18 @@ def shrink(
 
 
 class _Search:
-    """Logits of the current sets and, for each class, the number of images right without its last feature."""
+    """Logits of the current sets and, for each class, the number of images right without its last feature.
+
+    Logits are summed from the features that are kept, never by taking one away again, so that no rounding is left
+    behind and ties fall as they do in the head itself.
+    """
 
     def __init__(self, features: Tensor, labels: Tensor, head: HeadTensors, rows: list[list[int]]) -> None:
-        self.features, self.labels, self.head, self.rows = features, labels, head, rows
-        with torch.no_grad():
-            self.logits = DecomposedLinear.from_dense(head.weight, head.bias, rows)(features).contiguous()
-        everything = torch.arange(len(features))
+        self.labels, self.head, self.rows = labels, head, rows
+        self.table = features.t().contiguous()
+        everything, classes = torch.arange(len(features)), range(head.num_classes)
+        self.logits = torch.stack([self._logits(number, rows[number]) for number in classes], 1)
+        self.without_last = torch.stack([self._logits(number, rows[number][:-1]) for number in classes], 1)
         self.top = torch.empty(len(features), 2, dtype=torch.int64)  # classes of each image's two largest logits
         self._rank(everything)
         self.counts = self._correct(everything).sum(0)
@@ -107,26 +113,30 @@ class _Search:
     def correct_without(self, number: int) -> Tensor:
         """Which images are right when the class has lost its last feature, bool (N,)."""
         rival = torch.where(self.top[:, 0] == number, self.top[:, 1], self.top[:, 0])
-        outcome = _winner(self._column(number), torch.tensor(number), self._strength(self.logits, rival), rival)
-        return torch.eq(outcome, self.labels)
+        strength = _strength(self.logits, rival[:, None])[:, 0]
+        return torch.eq(_winner(self.without_last[:, number], torch.tensor(number), strength, rival), self.labels)
 
     def drop(self, number: int) -> None:
         """Remove the last feature of the class."""
-        column = self._column(number)
+        column = self.without_last[:, number].clone()
         second = self.logits.gather(1, self.top[:, 1:])[:, 0]
         affected = ((self.top == number).any(1) | (column >= second)).nonzero()[:, 0]
         self.counts -= self._correct(affected).sum(0)
-        self.logits[:, number] = column
         self.rows[number].pop()
+        self.logits[:, number] = column
+        self.without_last[:, number] = self._logits(number, self.rows[number][:-1])
         self._rank(affected)
         self.counts += self._correct(affected).sum(0)
         # The class's own next candidate is another feature, which matters for the other images too.
         self.counts[number] = self.correct_without(number).sum()
 
-    def _column(self, number: int) -> Tensor:
-        """The class's logits without its last feature, (N,)."""
-        feature = self.rows[number][-1]
-        return torch.sub(self.logits[:, number], self.features[:, feature] * self.head.weight[number, feature])
+    def _logits(self, number: int, row: list[int]) -> Tensor:
+        """The logit of one class with these features, (N,), summed as DecomposedLinear does."""
+        if not row:
+            return self.head.bias[number].expand(self.table.shape[1])
+        weight = self.head.weight[number, row][None]
+        summed = F.embedding_bag(torch.tensor([row]), self.table, per_sample_weights=weight, mode="sum")
+        return summed[0] + self.head.bias[number]
 
     def _rank(self, images: Tensor) -> None:
         logits = self.logits[images]
@@ -137,20 +147,16 @@ class _Search:
     def _correct(self, images: Tensor) -> Tensor:
         """For these images and each class: right, if that class had lost its last feature? bool (n, C)."""
         logits, top = self.logits[images], self.top[images]
-        last = torch.tensor([row[-1] for row in self.rows])
-        weight = self.head.weight.gather(1, last[:, None])[:, 0]
         numbers = torch.arange(logits.shape[1])
         # The strongest of the other classes, for each candidate: the first, or the second where the first changes.
         rival = torch.where(numbers == top[:, :1], top[:, 1:], top[:, :1])
-        changed = logits - self.features[images][:, last] * weight
-        outcome = _winner(changed, numbers, self._strength(logits, rival), rival)
+        outcome = _winner(self.without_last[images], numbers, _strength(logits, rival), rival)
         return torch.eq(outcome, self.labels[images][:, None])
 
-    @staticmethod
-    def _strength(logits: Tensor, rival: Tensor) -> Tensor:
-        if logits.shape[1] == 1:
-            return torch.full(rival.shape, -torch.inf)
-        return logits.gather(1, rival.view(len(rival), -1)).view(rival.shape)
+
+def _strength(logits: Tensor, rival: Tensor) -> Tensor:
+    """The logits of the rivals, (n, m); with a single class there is none."""
+    return logits.gather(1, rival) if logits.shape[1] > 1 else torch.full_like(logits, -torch.inf)
 
 
 def _winner(value: Tensor, number: Tensor, strength: Tensor, rival: Tensor) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -11,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decompose_cli.datasets.base import InMemoryImages
-from decompose_cli.decomposition.features import extract_features
+from decompose_cli.datasets.base import Batches, InMemoryImages
+from decompose_cli.decomposition.features import extract_features, normalised_batches
 from decompose_cli.errors import DecomposeError
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.classifier import HeadTensors, Network
@@ -167,6 +168,87 @@ def test_a_decomposed_network_has_the_same_features() -> None:
     features, _ = extract(decomposed, images)
     torch.testing.assert_close(features, expected)
     assert isinstance(module.get_submodule("linear"), DecomposedLinear)
+
+
+# ------------------------------------------------------------------------------------------------ images in portions
+
+
+def portions(
+    images: InMemoryImages, preprocessing: Preprocessing = PREPROCESSING, **options: object
+) -> list[tuple[Tensor, Tensor]]:
+    given = {"device": CPU, "precision": "32", "batch_size": 256, "workers": 0, **options}
+    return list(normalised_batches(images, preprocessing, **given))  # type: ignore[arg-type]
+
+
+def test_normalised_images_are_those_of_the_formula() -> None:
+    """(pixel / 255 - mean) / std, pixel by pixel."""
+    images = make_images(4, side=5)
+    pixels, labels = images.pixels_and_labels
+    preprocessing = Preprocessing(PREPROCESSING.mean, PREPROCESSING.std, resize=5, crop=(5, 5))
+    found = portions(images, preprocessing)
+    assert len(found) == 1
+    normalised, truth = found[0]
+    assert normalised.dtype == torch.float32
+    assert normalised.shape == (4, 3, 5, 5)
+    assert normalised.device == CPU
+    for image, channel, row, column in itertools.product(range(4), range(3), range(5), range(5)):
+        value = int(pixels[image, channel, row, column]) / 255
+        expected = (value - PREPROCESSING.mean[channel]) / PREPROCESSING.std[channel]
+        assert float(normalised[image, channel, row, column]) == pytest.approx(expected, abs=1e-6)
+    assert torch.equal(truth, labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7, 24, 70, 1000])
+def test_portions_hold_all_images_and_labels_in_order(batch_size: int) -> None:
+    images = make_images()
+    pixels, labels = images.pixels_and_labels
+    found = portions(images, batch_size=batch_size)
+    assert all(len(part) == len(truth) > 0 for part, truth in found)
+    assert torch.equal(torch.cat([truth for _, truth in found]), labels)
+    mean = torch.tensor(PREPROCESSING.mean, dtype=torch.float64).view(3, 1, 1)
+    std = torch.tensor(PREPROCESSING.std, dtype=torch.float64).view(3, 1, 1)
+    expected = (pixels.double() / 255 - mean) / std
+    torch.testing.assert_close(torch.cat([part for part, _ in found]).double(), expected, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("side", "options", "sizes"),
+    [
+        (32, {}, [48, 48, 4]),  # so many pixels of 32x32 images at a time
+        (32, {"precision": "bf16"}, [96, 4]),
+        (32, {"batch_size": 60}, [48, 12, 40]),  # of what was read at a time
+        (32, {"batch_size": 30}, [30, 30, 30, 10]),
+        (64, {}, [12] * 8 + [4]),
+        (64, {"precision": "bf16"}, [24] * 4 + [4]),
+        (256, {"batch_size": 10}, [4, 4, 2] * 10),  # never less than four because of pixels
+        (256, {"batch_size": 3}, [3] * 33 + [1]),
+        (32, {"device": torch.device("cuda")}, [100]),  # other devices have memory for whole batches
+        (64, {"device": torch.device("mps"), "batch_size": 60}, [60, 40]),
+    ],
+)
+def test_size_of_portions(side: int, options: dict[str, object], sizes: list[int]) -> None:
+    """The size that the network sees decides; to be quick, the images of this data set are tiny all the same."""
+    pixels, labels = torch.zeros(100, 3, 2, 2, dtype=torch.uint8), torch.arange(100)
+    preprocessing = Preprocessing(PREPROCESSING.mean, PREPROCESSING.std, resize=side, crop=(side, side))
+
+    class Small(InMemoryImages):
+        def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
+            for start in range(0, 100, batch_size):
+                yield pixels[start : start + batch_size], labels[start : start + batch_size]
+
+    small = Small("toy", "test", list("abcd"), preprocessing, lambda: (pixels, labels), "small")
+    found = portions(small, preprocessing, **options)
+    assert [len(part) for part, _ in found] == sizes
+    assert [len(truth) for _, truth in found] == sizes
+    assert torch.cat([truth for _, truth in found]).tolist() == list(range(100))
+
+
+def test_portions_show_the_network_the_resized_centre() -> None:
+    large = make_images(5, side=SIDE + 4)
+    preprocessing = Preprocessing(PREPROCESSING.mean, PREPROCESSING.std, resize=SIDE + 4, crop=(SIDE, SIDE))
+    pixels, labels = large.pixels_and_labels
+    cut = InMemoryImages("toy", "test", list("abcd"), PREPROCESSING, lambda: (pixels[:, :, 2:-2, 2:-2], labels), "cut")
+    assert torch.equal(portions(large, preprocessing)[0][0], portions(cut)[0][0])
 
 
 # ------------------------------------------------------------------------------------------- left as it was found

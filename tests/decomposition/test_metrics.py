@@ -13,7 +13,7 @@ from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_sco
 from torch import Tensor
 
 from decompose_cli.decomposition import metrics
-from decompose_cli.decomposition.metrics import Evaluation, compare, evaluate_head
+from decompose_cli.decomposition.metrics import Evaluation, Predictions, compare, evaluate_head, predict
 from decompose_cli.decomposition.statistics import paired_difference_interval
 
 
@@ -117,6 +117,68 @@ def test_no_gradient_is_recorded() -> None:
     assert seen == [False]
 
 
+# ---------------------------------------------------------------------------------------------------------- predict
+
+
+@pytest.mark.parametrize("num_classes", [1, 2, 5, 40])
+def test_predictions_against_scikit_learn_and_the_full_evaluation(num_classes: int) -> None:
+    head, features, labels = make_case(num_classes)
+    found = predict(head, features, labels, num_classes)
+    predicted = head(features).detach().double().numpy().argmax(1)
+    assert found.predictions.tolist() == predicted.tolist()
+    assert found.predictions.dtype == torch.int64
+    assert found.labels is labels
+    assert found.total == 300
+    assert found.correct == round(300 * accuracy_score(labels.numpy(), predicted))
+    assert found.is_correct.dtype == torch.bool
+    assert found.is_correct.tolist() == [a == b for a, b in zip(predicted.tolist(), labels.tolist(), strict=True)]
+    evaluation = evaluate_head(head, features, labels, num_classes)
+    assert isinstance(evaluation, Predictions)
+    assert torch.equal(evaluation.predictions, found.predictions)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64, 299, 300, 1000])
+def test_predictions_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
+    head, features, labels = make_case(5)
+    whole = predict(head, features, labels, 5)
+    monkeypatch.setattr(metrics, "_LOGITS_AT_ONCE", rows * 5)
+    sizes = []
+
+    def counting(block: Tensor) -> Tensor:
+        sizes.append(len(block))
+        return head(block)
+
+    assert torch.equal(predict(counting, features, labels, 5).predictions, whole.predictions)
+    assert sizes == [rows] * (300 // rows) + [300 % rows] * (300 % rows > 0)
+    monkeypatch.setattr(metrics, "_LOGITS_AT_ONCE", 4)  # fewer than one image has
+    assert torch.equal(predict(head, features, labels, 5).predictions, whole.predictions)
+
+
+def test_the_lowest_class_among_equal_logits_is_predicted() -> None:
+    logits = torch.tensor([[1.0, 3, 3], [2, 2, 2], [0, 1, 1]])
+    found = predict(lambda x: x, logits, torch.tensor([1, 0, 2]), 3)
+    assert found.predictions.tolist() == [1, 0, 1]
+    assert (found.correct, found.total) == (2, 3)
+
+
+def test_predicting_records_no_gradient() -> None:
+    head, features, labels = make_case(3)
+    seen = []
+    found = predict(lambda x: (seen.append(torch.is_grad_enabled()), head(x))[1], features, labels, 3)
+    assert seen == [False]
+    assert torch.is_grad_enabled()
+    assert not found.predictions.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("predictions", "labels", "correct"), [([0, 1, 2], [0, 1, 2], 3), ([1, 2, 0], [0, 1, 2], 0), ([1], [1], 1)]
+)
+def test_right_answers_are_counted(predictions: list[int], labels: list[int], correct: int) -> None:
+    found = Predictions(torch.tensor(predictions), torch.tensor(labels))
+    assert (found.correct, found.total) == (correct, len(labels))
+    assert type(found.correct) is int
+
+
 # ---------------------------------------------------------------------------------------------------------- compare
 
 
@@ -156,3 +218,9 @@ def test_two_wrong_answers_need_not_be_the_same_one() -> None:
     second = Evaluation(torch.tensor([2, 0, 0, 0]), labels, confusion, None, 0.0)
     assert compare(first, second).points == 0
     assert (compare(first, second).only_first, compare(first, second).only_second) == (0, 0)
+
+
+def test_bare_predictions_are_compared_like_full_evaluations() -> None:
+    first, second = outcome("1111100000"), outcome("1110011100")
+    bare = [Predictions(evaluation.predictions, evaluation.labels) for evaluation in (first, second)]
+    assert compare(bare[0], bare[1]) == compare(first, second)

@@ -12,11 +12,15 @@ from torch import Tensor
 from decompose_cli.decomposition import ranking
 from decompose_cli.decomposition.ranking import (
     METHODS,
+    NEED_NO_IMAGES,
+    ORDERS,
     LabelledFeatures,
     frequencies,
     largest_features,
+    leading_features,
     parse_k,
     parse_method,
+    parse_order,
     select,
 )
 from decompose_cli.errors import InputError
@@ -30,7 +34,8 @@ def make_data(seed: int = 0, n: int = 60, d: int = 12, c: int = 4, levels: int |
     else:
         features = torch.randint(0, levels, (n, d), generator=generator) / 4
     labels = torch.cat([torch.arange(c), torch.randint(0, c, (n - c,), generator=generator)])
-    return LabelledFeatures(features, labels, torch.randn(c, d, generator=generator), [f"c{i}" for i in range(c)])
+    weight, gates = torch.randn(c, d, generator=generator), torch.rand(c, d, generator=generator)
+    return LabelledFeatures(features, labels, weight, [f"c{i}" for i in range(c)], gates)
 
 
 def hand_made(rows: list[list[float]], labels: list[int], weight: list[list[float]] | None = None) -> LabelledFeatures:
@@ -70,6 +75,10 @@ def twin_scores(data: LabelledFeatures, method: str, k: int | float) -> list[lis
             score = [weight[number][j] * score[j] for j in range(d)]
         if method == "weight":
             score = list(weight[number])
+        if method == "csg":
+            assert data.gates is not None
+            sign = -1 if data.order == "lowest" else 1
+            score = [sign * gate for gate in data.gates.double()[number].tolist()]
         scores.append(score)
     return scores
 
@@ -195,9 +204,11 @@ def test_frequency_with_a_fraction_counts_at_most_all_features() -> None:
     assert select(make_data(d=3), "frequency", 0.5).classes == twin_select(make_data(d=3), "frequency", 0.5)
 
 
-def test_weight_needs_no_images() -> None:
-    data = LabelledFeatures(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), torch.eye(3)[:2], ["a", "b"])
-    assert select(data, "weight", 1).classes == ((0,), (1,))
+@pytest.mark.parametrize("method", NEED_NO_IMAGES)
+def test_some_methods_need_no_images(method: ranking.Method) -> None:
+    eye = torch.eye(3)[:2]
+    data = LabelledFeatures(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), eye, ["a", "b"], eye)
+    assert select(data, method, 1).classes == ((0,), (1,))
 
 
 def test_sums_are_kept_in_double_precision() -> None:
@@ -221,7 +232,7 @@ def test_how_rows_are_blocked_changes_nothing(
     whole = {method: select(data, method, 4) for method in METHODS}
     counts = frequencies(data.features, data.labels, 4, 4)
     monkeypatch.setattr(ranking, "_VALUES_AT_ONCE", at_once)
-    assert len(ranking._blocks(data.features)) == math.ceil(60 / max(1, at_once // 12))
+    assert len(ranking.feature_blocks(data.features)) == math.ceil(60 / max(1, at_once // 12))
     assert {method: select(data, method, 4) for method in METHODS} == whole
     assert torch.equal(frequencies(data.features, data.labels, 4, 4), counts)
 
@@ -242,11 +253,130 @@ def test_largest_features_against_sorting(k: int) -> None:
 
 def test_inputs_are_left_as_they_were() -> None:
     data = make_data(4)
-    before = data.features.clone(), data.labels.clone()
+    assert data.gates is not None
+    before = data.features.clone(), data.labels.clone(), data.gates.clone()
     for method in METHODS:
         select(data, method, 3)
+    assert torch.equal(data.gates, before[2])
     assert torch.equal(data.features, before[0])
     assert torch.equal(data.labels, before[1])
+
+
+@pytest.mark.parametrize("levels", [1, 2, 3, 50])
+@pytest.mark.parametrize("k", [1, 2, 3, 6, 7])
+def test_leading_features_against_sorting(k: int, levels: int) -> None:
+    """Unlike the largest features, the leading ones are in order, so ties among them count as well."""
+    features = make_data(8, n=200, d=7, levels=levels).features
+    found = leading_features(features, k)
+    assert found.dtype == torch.int64
+    expected = [sorted(range(7), key=lambda j, row=row: (-row[j], -j))[:k] for row in features.tolist()]
+    assert found.tolist() == expected
+
+
+def test_leading_features_of_negative_and_signed_zero_values() -> None:
+    rows = torch.tensor([[-2.0, -1.0, -2.0, -3.0], [0.0, -0.0, 0.0, -1.0], [1.0, 2.0, 3.0, 4.0]])
+    assert leading_features(rows, 3).tolist() == [[1, 2, 0], [2, 1, 0], [3, 2, 1]]
+
+
+def test_the_first_of_the_leading_features_do_not_depend_on_how_many_are_asked_for() -> None:
+    features = make_data(9, n=100, levels=3).features
+    whole = leading_features(features, 12)
+    for k in range(1, 12):
+        assert torch.equal(leading_features(features, k), whole[:, :k])
+
+
+# ------------------------------------------------------------------------------------------------------------- gates
+
+
+def gated(gates: Any, order: ranking.Order = "highest", classes: int = 2) -> LabelledFeatures:
+    """Features that speak for the highest index throughout, so that only the gates can say otherwise."""
+    features = torch.arange(1.0, 5).repeat(classes, 1)
+    return LabelledFeatures(
+        features, torch.arange(classes), None, [f"c{i}" for i in range(classes)], torch.tensor(gates), order
+    )
+
+
+def test_gates_are_ranked_from_the_highest_unless_told_otherwise() -> None:
+    gates = [[0.1, 0.9, 0.0, 0.5], [1.0, 0.2, 0.3, 0.25]]
+    assert select(gated(gates), "csg", 3).classes == ((1, 3, 0), (0, 2, 3))
+    assert select(gated(gates, "lowest"), "csg", 3).classes == ((2, 0, 3), (1, 3, 2))
+    bare = LabelledFeatures(torch.ones(1, 4), torch.tensor([0]), None, ["a"], torch.tensor(gates[:1]))
+    assert select(bare, "csg", 1).classes == ((1,),)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_equal_gates_go_to_the_higher_index_in_either_order(order: ranking.Order) -> None:
+    assert select(gated([[0.5, 0.5, 0.5, 0.5]], order, 1), "csg", 4).classes == ((3, 2, 1, 0),)
+    expected = {"highest": (3, 1, 2, 0), "lowest": (2, 0, 3, 1)}[order]
+    assert select(gated([[0.0, 1.0, 0.0, 1.0]], order, 1), "csg", 4).classes == (expected,)
+
+
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("k", [1, 4, 12])
+def test_gates_against_the_twin(k: int, order: ranking.Order) -> None:
+    for seed in range(4):
+        generator = torch.Generator().manual_seed(seed)
+        gates = torch.randint(-3, 4, (4, 12), generator=generator) / 4
+        data = make_data(seed)
+        data = LabelledFeatures(data.features, data.labels, data.weight, data.class_names, gates, order)
+        assert select(data, "csg", k).classes == twin_select(data, "csg", k)
+        assert select(data, "weight", k).classes == twin_select(data, "weight", k)  # the order is about gates alone
+        assert select(data, "frequency", k).classes == twin_select(data, "frequency", k)
+
+
+def test_gates_that_differ_in_double_precision_only_are_told_apart() -> None:
+    gates = torch.tensor([[0.5 + 1e-12, 0.5, 0.5 - 1e-12, 0.5 - 2e-12]], dtype=torch.float64)
+    data = LabelledFeatures(torch.ones(1, 4), torch.tensor([0]), None, ["a"], gates)
+    assert select(data, "csg", 4).classes == ((0, 1, 2, 3),)
+
+
+def test_a_fraction_of_the_gates() -> None:
+    gates = [[0.0, 0.5, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]]
+    assert select(gated(gates), "csg", 0.5).classes == ((1,), (0,))
+    assert select(gated(gates), "csg", 0.75).classes == ((1, 3), (0,))
+    assert select(gated(gates), "csg", 0.76).classes == ((1, 3, 2), (0,))
+
+
+def test_a_fraction_of_the_lowest_gates_is_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        select(gated([[0.0, 0.5, 0.25, 0.25], [1.0, 0.0, 0.0, 0.0]], "lowest"), "csg", 0.5)
+    assert caught.value.message == "There is no fraction of the lowest gates; give a whole number of features."
+
+
+def test_missing_gates_are_refused() -> None:
+    with pytest.raises(InputError) as caught:
+        select(hand_made([[1, 2]], [0], [[1.0, 2.0]]), "csg", 1)
+    assert caught.value.message == (
+        "The method 'csg' needs class-specific gates, a matrix 'csg' in the weights file; there is none."
+    )
+
+
+@pytest.mark.parametrize("shape", [(2, 3), (3, 4), (4, 2), (4,), (2, 4, 1)])
+def test_gates_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        select(gated(torch.zeros(shape).tolist()), "csg", 1)
+    assert caught.value.message == (
+        f"The gates 'csg' in the weights file have the shape {shape}, but the network has 2 classes and 4 features."
+    )
+
+
+@pytest.mark.parametrize("method", [method for method in METHODS if method != "csg"])
+def test_the_other_methods_do_not_look_at_gates(method: ranking.Method) -> None:
+    data = make_data(6)
+    odd = LabelledFeatures(data.features, data.labels, data.weight, data.class_names, torch.zeros(1, 1), "lowest")
+    assert select(odd, method, 4).classes == twin_select(data, method, 4)
+
+
+@pytest.mark.parametrize("order", ["highest", "lowest"])
+def test_orders_are_known_by_name(order: str) -> None:
+    assert parse_order(order) == order
+
+
+@pytest.mark.parametrize("text", ["", "Highest", "lowest ", "low", "ascending"])
+def test_an_order_that_is_refused(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_order(text)
+    assert caught.value.message == f"--order {text!r} is unknown; choose highest or lowest."
 
 
 # --------------------------------------------------------------------------------------------------------- refusals
@@ -375,5 +505,5 @@ def test_methods_are_known_by_name(method: str) -> None:
 def test_a_method_that_is_refused(text: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_method(text)
-    expected = f"--method {text!r} is unknown; choose frequency, mean, mass, contribution, weight."
+    expected = f"--method {text!r} is unknown; choose frequency, mean, mass, contribution, weight, csg."
     assert caught.value.message == expected

@@ -8,9 +8,15 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, sem
+from scipy.stats import t as student
 
-from decompose_cli.decomposition.statistics import mcnemar_p, paired_difference_interval, wilson_interval
+from decompose_cli.decomposition.statistics import (
+    mcnemar_p,
+    mean_interval,
+    paired_difference_interval,
+    wilson_interval,
+)
 
 # ----------------------------------------------------------------------------------------------------------- Wilson
 
@@ -204,3 +210,67 @@ def test_paired_interval_covers_about_as_often_as_it_says(shares: tuple[float, .
     limits = [paired_difference_interval(*table) for table in tables]
     covered = sum(low <= truth <= high for low, high in limits) / len(tables)
     assert 0.935 < covered < 0.98
+
+
+# ------------------------------------------------------------------------------------------------------ Student's t
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.99])
+@pytest.mark.parametrize("n", [2, 3, 5, 30, 1000])
+def test_mean_interval_against_scipy(n: int, confidence: float) -> None:
+    values = np.random.default_rng(n).normal(3, 2, n).tolist()
+    mean, error, limits = mean_interval(values, confidence)
+    assert mean == pytest.approx(math.fsum(values) / n, rel=1e-14)
+    assert error == pytest.approx(float(sem(values)), rel=1e-12)
+    assert limits == pytest.approx(student.interval(confidence, n - 1, loc=mean, scale=sem(values)), rel=1e-10)
+
+
+def test_mean_interval_has_95_percent_unless_told_otherwise() -> None:
+    values = [1.0, 4.0, 2.0, 7.0]
+    assert mean_interval(values) == mean_interval(values, 0.95)
+    assert mean_interval(values) != mean_interval(values, 0.9)
+
+
+def test_mean_interval_on_paper() -> None:
+    """Two values a, b: mean (a + b) / 2, error |a - b| / 2, and t with one degree of freedom is tan(pi * 0.475)."""
+    mean, error, limits = mean_interval([1, 4])
+    assert (mean, error) == pytest.approx((2.5, 1.5), rel=1e-15)
+    half = 1.5 * math.tan(math.pi * 0.475)
+    assert limits == pytest.approx((2.5 - half, 2.5 + half), rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.5, 1e300, 7])
+def test_a_single_value_has_a_mean_but_no_error(value: float) -> None:
+    assert mean_interval([value]) == (value, None, None)
+
+
+@pytest.mark.parametrize("n", [2, 30])
+def test_equal_values_have_an_interval_without_width(n: int) -> None:
+    assert mean_interval([0.1] * n) == (0.1, 0.0, (0.1, 0.1))
+
+
+def test_a_small_spread_on_a_large_mean_is_not_lost() -> None:
+    mean, error, limits = mean_interval([1e9 + 1, 1e9 + 2, 1e9 + 3])
+    assert mean == 1e9 + 2
+    assert error == pytest.approx(1 / math.sqrt(3), rel=1e-12)
+    assert limits is not None
+    assert limits[0] < mean < limits[1]
+
+
+def test_the_order_of_the_values_does_not_matter() -> None:
+    values = np.random.default_rng(0).normal(size=50).tolist()
+    assert mean_interval(values) == mean_interval(sorted(values))
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95])
+@pytest.mark.parametrize("n", [2, 5, 30])
+def test_mean_interval_covers_as_often_as_it_says(n: int, confidence: float) -> None:
+    repeats = 4000
+    samples = np.random.default_rng(n).normal(5, 3, (repeats, n)).tolist()
+    covered = 0
+    for values in samples:
+        limits = mean_interval(values, confidence)[2]
+        assert limits is not None
+        covered += limits[0] <= 5 <= limits[1]
+    deviation = math.sqrt(confidence * (1 - confidence) / repeats)
+    assert abs(covered / repeats - confidence) < 4 * deviation
