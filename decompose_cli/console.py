@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _SECONDS_BETWEEN_LINES = 5.0
 _WIDTH_OF_FILES = 130
+_WIDEST = 1000
 
 
 class Terminal:
@@ -41,8 +42,10 @@ class Terminal:
             self._line(message)
 
     def warn(self, message: str) -> None:
-        """Say something that must not be missed."""
-        self._line("Warning: ", message, style="yellow")
+        """Say something that must not be missed, once."""
+        if message not in self._noted:
+            self._noted.add(message)
+            self._line("Warning: ", message, style="yellow")
 
     def error(self, error: DecomposeError) -> None:
         """Show an expected error: its sentence, and what to do next."""
@@ -52,8 +55,19 @@ class Terminal:
 
     def print(self, *values: Any) -> None:
         """Show text or tables."""
-        if not self.quiet:
-            self.console.print(*values, soft_wrap=all(isinstance(value, str) for value in values))
+        if self.quiet:
+            return
+        if all(isinstance(value, str) for value in values):
+            self.console.print(*values, soft_wrap=True)
+            return
+        for value in values:
+            # A table whose numbers need more than the terminal has keeps its width: lines break, but nothing is lost.
+            options = self.console.options.update(max_width=_WIDEST)
+            needed = self.console.measure(value, options=options).minimum
+            if needed <= self.console.width:
+                self.console.print(value)
+            else:
+                type(self.console)(stderr=True, highlight=False, width=needed).print(value)
 
     def title(self, text: str) -> None:
         """Show the heading of what follows."""
@@ -110,14 +124,21 @@ class Terminal:
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> Any:
     """A plain table: the first ``left`` columns flush left, the others (numbers) flush right."""
     from rich.box import SIMPLE_HEAD
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         is_number = number >= left
+        no_wrap = is_number or number == 0
+        texts = [line for text in (column, *(row[number] for row in rows)) for line in text.splitlines()]
         table.add_column(
-            column, justify="right" if is_number else "left", overflow="fold", no_wrap=is_number or number == 0
+            Text(column),
+            justify="right" if is_number else "left",
+            overflow="fold",
+            no_wrap=no_wrap,
+            min_width=max(map(cell_len, texts), default=1) if no_wrap else None,
         )
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))

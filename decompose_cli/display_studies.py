@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 20
 _MOST_KS = 24
+_COMPARED = {"psi_mean": "Psi (mean)", "psi_median": "Psi (median)", "class_selectivity": "Class selectivity"}
+
+
+def label(name: str, order: str) -> str:
+    """What to call a set where people read it: whether csg is the highest gates or the lowest changes everything."""
+    return f"csg ({order} gates)" if name == "csg" else name
 
 
 def show_overlap(terminal: Terminal, document: ResultDocument[MutualInfoResults]) -> None:
@@ -24,14 +30,17 @@ def show_overlap(terminal: Terminal, document: ResultDocument[MutualInfoResults]
     show_setting(terminal, document)
     sets = document.results.sets
     ks = list(dict.fromkeys(k for by_k in sets.values() for k in by_k))
-    terminal.title("Mutual information of the classes' feature sets, in nats (mean over all pairs, as published)")
-    rows = [[k, *(f"{sets[name][k].mean:.8f}" if k in sets[name] else "" for name in sets)] for k in ks]
-    terminal.print(make_table(["k", *sets], rows))
-    terminal.title("Overlap between different classes")
-    columns = ["Set", "k", "Mutual information", "Normalized", "Jaccard", "Features unused", "of one class", "of more"]
-    terminal.print(
-        make_table(columns, [_overlap_row(name, k, sets[name][k]) for name in sets for k in sets[name]], left=2)
+    names = {name: label(name, document.arguments["order"]) for name in sets}
+    terminal.title(
+        "Mutual information of the classes' feature sets, in nats: mean over all pairs, as published, which includes "
+        "each class with itself"
     )
+    rows = [[k, *(f"{sets[name][k].mean:.8f}" if k in sets[name] else "" for name in sets)] for k in ks]
+    terminal.print(make_table(["k", *names.values()], rows))
+    terminal.title("Overlap between different classes, and how many classes use a feature")
+    columns = ["Set", "k", "Mutual information", "Normalized", "Jaccard", "None", "One", "Several"]
+    rows = [_overlap_row(names[name], k, found) for name, by_k in sets.items() for k, found in by_k.items()]
+    terminal.print(make_table(columns, rows, left=2))
 
 
 def _overlap_row(name: str, k: str, found: SetOverlap) -> list[str]:
@@ -52,17 +61,30 @@ def show_essentiality(terminal: Terminal, document: ResultDocument[EssentialResu
     results = document.results
     times = f", {results.repeats} draws" if results.repeats > 1 else ""
     terminal.title(f"Images still assigned to their class, in percent ({results.noise} noise{times})")
-    columns = ["Method", "k", "No noise", "Noise on its features", "Noise on all others", "Difference", "95% interval"]
-    columns += ["Random sets", "p"]
+    columns = ["Method", "k", "No\nnoise", "Noise on\nfeatures", "Noise on\nothers", "Differ-\nence", "95% interval"]
+    columns += ["Random\nsets", "p"]
     rows = []
     for name, found in results.summary.items():
         low, high = found.features_per_class
-        rows.append([name, f"{low}" if low == high else f"{low}-{high}", *_kept_cells(found)])
+        rows.append(
+            [
+                label(name, document.arguments["order"]),
+                f"{low}" if low == high else f"{low}-{high}",
+                *_kept_cells(found),
+            ]
+        )
     terminal.print(make_table(columns, rows))
     terminal.print(
-        "Difference: noise elsewhere minus noise on the features, in points; the larger, the more the class rests on "
-        f"its features. Random sets: the same for {results.controls} random sets of the same size."
+        "Difference: noise on all other features minus noise on the class's own, in points; the larger, the more the "
+        "class rests on its features. ±: standard error over the draws."
     )
+    if results.controls:
+        terminal.print(
+            f"Random sets: the mean difference of {results.controls} random sets of the same size. p: how often they "
+            f"reach the difference of the features, at least {1 / (1 + results.controls):.3g} with so many sets."
+        )
+    for name, found in results.summary.items():
+        terminal.print(f"{name}: features from {found.indices}; weights {found.weights.source}")
     for name in results.summary:
         by_class = results.by_class(name)
         shown = list(by_class)
@@ -101,6 +123,9 @@ def show_selectivity(terminal: Terminal, document: ResultDocument[SelectivityRes
     terminal.title(
         f"Selectivity of the layers (share of filters not needed for {results.fraction:g} of the activation)"
     )
+    terminal.print(
+        "Psi: large if few filters respond to an image. Class selectivity: large if a filter prefers a class."
+    )
     columns = ["Layer", "Filters", "Psi (mean)", "Psi (median)", "Class selectivity"]
     rows = [[name, str(layer.filters), *_layer_cells(layer)] for name, layer in results.layers.items()]
     layers = list(results.layers.values())
@@ -112,15 +137,19 @@ def show_selectivity(terminal: Terminal, document: ResultDocument[SelectivityRes
             terminal.print(f"{name}: no filter responds to {count} images; they count as needing none.")
     if not results.compared:
         return
-    terminal.title("Psi (mean) compared")
-    rows = [[name, *(f"{part[name].psi_mean:.5f}" for part in _compared(results))] for name in results.layers]
-    averages = [sum(layer.psi_mean for layer in part.values()) / len(part) for part in _compared(results)]
-    rows.append(["mean", *(f"{value:.5f}" for value in averages)])
+    for field, title in _COMPARED.items():
+        _show_compared(terminal, results, field, title)
+
+
+def _show_compared(terminal: Terminal, results: SelectivityResults, field: str, title: str) -> None:
+    parts = [results.layers, *(found.layers for found in results.compared.values())]
+    values = {name: [getattr(part[name], field) for part in parts] for name in results.layers}
+    known = [row for row in values.values() if None not in row]
+    if len(known) > 1:
+        values["mean"] = [sum(column) / len(known) for column in zip(*known, strict=True)]
+    rows = [[name, *("" if value is None else f"{value:.5f}" for value in row)] for name, row in values.items()]
+    terminal.title(f"{title}, compared")
     terminal.print(make_table(["Layer", "this", *results.compared], rows))
-
-
-def _compared(results: SelectivityResults) -> list[dict[str, Layer]]:
-    return [results.layers, *(found.layers for found in results.compared.values())]
 
 
 def _layer_cells(layer: Layer) -> list[str]:
@@ -149,10 +178,12 @@ def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> No
     )
     methods = {name: results.curves[name] for name in document.arguments["methods"]}
     ks = list(dict.fromkeys(k for points in methods.values() for k in points))
-    shown = ks if len(ks) <= _MOST_KS else [k for k in ks if _is_round(int(k), len(ks))]
+    shown = ks if len(ks) <= _MOST_KS else [k for k in ks if k == ks[-1] or _is_round(int(k), len(ks))]
     terminal.print(
         make_table(
-            ["k", *methods], [[k, *(str(points[k].correct) for points in methods.values())] for k in shown], left=0
+            ["k", *(label(name, document.arguments["order"]) for name in methods)],
+            [[k, *(str(points[k].correct) for points in methods.values())] for k in shown],
+            left=0,
         )
     )
     if len(shown) < len(ks):
@@ -181,8 +212,9 @@ def _is_round(k: int, count: int) -> bool:
 def _show_chosen(terminal: Terminal, chosen: Chosen) -> None:
     low, high = chosen.features_per_class
     terminal.title(
-        f"Smallest index set within {chosen.max_drop:g} points: {chosen.features} features in all, {low} to {high} per "
-        f"class ({chosen.method}, from a common k of {chosen.k})"
+        f"Smallest index set found: {chosen.features} features in all, {low} to {high} per class ({chosen.method}, "
+        f"from a common k of {chosen.k}), which loses with 95% confidence at most {chosen.max_drop:g} points on "
+        f"{chosen.chosen_on.split}"
     )
     columns = [
         "Split",
@@ -193,10 +225,12 @@ def _show_chosen(terminal: Terminal, chosen: Chosen) -> None:
         "Points",
         "95% interval",
         "Loss at most",
-        "p",
+        "McNemar p",
     ]
     rows = [_loss_row(chosen.chosen_on, "chosen on"), _loss_row(chosen.reported_on, "reported on")]
     terminal.print(make_table(columns, rows))
+    found = [f"{name} {'none' if one is None else one.features}" for name, one in chosen.candidates.items()]
+    terminal.print(f"Features in all by method: {', '.join(found)}")
     if chosen.file is not None:
         terminal.print(f"Indices written to {chosen.file}")
 

@@ -177,6 +177,19 @@ def user_path(text: str | Path) -> Path:
         raise InputError(f"{text} cannot be found: {error}.") from error
 
 
+def given_file(text: str, option: str) -> Path:
+    """The path of a file on this machine that an option names.
+
+    Raises:
+        InputError: It is empty, or a URL.
+    """
+    if not text.strip():
+        raise InputError(f"{option} names no file.")
+    if "://" in text:
+        raise InputError(f"{option} takes a file on this machine, not a URL.")
+    return user_path(text)
+
+
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file that then becomes ``path``; the errors are those of :func:`write_text`."""
     with _explained(path), atomic_path(path) as temporary:

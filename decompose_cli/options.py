@@ -55,7 +55,7 @@ _INPUTS: dict[str, tuple[Any, Any]] = {
     ),
     "split": (
         Annotated[Optional[str], _option("--split", metavar="train|val|test", panel=_IMAGES,
-                                         help="Part of the data set. Default: test, else val; to extract indices, train.")],
+                                         help="Part of the data set. Default: test, else val; to extract indices, rank features or measure layers, train.")],
         None,
     ),
     "data_dir": (
@@ -117,7 +117,7 @@ _INPUTS: dict[str, tuple[Any, Any]] = {
         None,
     ),
     "seed": (
-        Annotated[int, _option("--seed", metavar="N", panel=_COMPUTING, show_default=True, help="For weights, where they are random.")],
+        Annotated[int, _option("--seed", metavar="N", panel=_COMPUTING, show_default=True, help="For everything random: noise, random sets, random weights.")],
         0,
     ),
     "no_cache": (
@@ -158,7 +158,14 @@ _MODEL = (
 )
 
 
-ORDER = Annotated[str, typer.Option("--order", metavar="highest|lowest", help="Which class-specific gates csg takes.")]
+ORDER = Annotated[
+    str,
+    typer.Option(
+        "--order",
+        metavar="highest|lowest",
+        help="Which gates csg takes. The publication took the lowest, of features that a class does not use.",
+    ),
+]
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,13 @@ def essential(
     ] = None,
     k: Annotated[
         Optional[str],
-        typer.Option("-k", "--k", metavar="K", help="Features per class ranked here. Default: 5.", show_default=False),
+        typer.Option(
+            "-k",
+            "--k",
+            metavar="K",
+            help="Features per class ranked here, or a fraction. Default: 5.",
+            show_default=False,
+        ),
     ] = None,
     order: ORDER = "highest",
     noise: Annotated[
@@ -218,7 +224,7 @@ def sweep(
         typer.Option(
             "--max-drop",
             metavar="POINTS",
-            help="Choose, on the training images, the smallest index set that loses at most so much accuracy.",
+            help="Look for the smallest index set that loses, on the training images and with 95% confidence, no more.",
             show_default=False,
         ),
     ] = None,
@@ -247,6 +253,8 @@ def sweep(
             folder=folder,
         )
         display.show_sweep(out.terminal, document)
+        if folder is not None and document.results.chosen is None:
+            (folder / "indices.json").unlink(missing_ok=True)  # of the sweep that is overwritten
         finish(out, document, folder / "result.json" if folder else None)
 
     if out.path is not None:

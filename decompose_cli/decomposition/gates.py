@@ -51,7 +51,9 @@ def read_gates(path: Path) -> Gates:
     matrix = checkpoint.csg
     if matrix is None:
         raise InputError(f"{path} holds no class-specific gates: there is no matrix 'csg' in it.")
-    if matrix.ndim != 2 or 0 in matrix.shape or not matrix.is_floating_point():
+    if not matrix.is_floating_point():
+        raise InputError(f"{path}: 'csg' holds {str(matrix.dtype).removeprefix('torch.')}, not floating-point gates.")
+    if matrix.ndim != 2 or 0 in matrix.shape:
         raise InputError(f"{path}: 'csg' has the shape {tuple(matrix.shape)}, not (classes, features).")
     return Gates(matrix.float(), str(path), checkpoint.sha256)
 

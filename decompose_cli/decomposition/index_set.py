@@ -133,7 +133,7 @@ def index_set_from_json(content: Any, source: str) -> IndexSet:
     return IndexSet(tuple(tuple(row) for row in rows), num_features, provenance, source)
 
 
-def split_name(text: str, what: str) -> tuple[str, str]:
+def split_name(text: str, option: str, what: str = "FILE") -> tuple[str, str]:
     """Read ``NAME=FILE``; without a name, or where the whole text is a file, the name is the file's stem.
 
     Raises:
@@ -143,7 +143,7 @@ def split_name(text: str, what: str) -> tuple[str, str]:
     if not sign or "/" in name or user_path(text).exists():
         name, rest = file_stem(user_path(text).stem), text
     if not name.strip() or not rest.strip():
-        raise InputError(f"{what} {text!r} is not NAME=FILE.")
+        raise InputError(f"{option} {text!r} is neither {what} nor NAME={what}.")
     return name.strip(), rest
 
 

@@ -74,14 +74,14 @@ def parse_k(text: str) -> list[int | float]:
     return result
 
 
-def check_k(k: int | float, num_features: int) -> None:
+def check_k(k: int | float, num_features: int, option: str = "-k") -> None:
     """Refuse a k that no network with so many features can fill.
 
     Raises:
         InputError: As said.
     """
     if isinstance(k, int) and k > num_features:
-        raise InputError(f"-k {k} is more than the {num_features} features that the network has.")
+        raise InputError(f"{option} {k} is more than the {num_features} features that the network has.")
 
 
 def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:
@@ -96,11 +96,11 @@ def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:
         raise InputError(
             f"There are no images in this split for {len(empty)} of the network's {len(class_names)} classes "
             f"({shown}), so features cannot be ranked.",
-            hint="Use images of all classes, or --method weight, which needs none.",
+            hint="Use images of all classes; 'extract-indices --method weight' needs none.",
         )
 
 
-def parse_method(text: str) -> Method:
+def parse_method(text: str, option: str = "--method") -> Method:
     """Check the name of a method.
 
     Raises:
@@ -109,7 +109,7 @@ def parse_method(text: str) -> Method:
     for method in METHODS:
         if text == method:
             return method
-    raise InputError(f"--method {text!r} is unknown; choose {', '.join(METHODS)}.")
+    raise InputError(f"{option} {text!r} is unknown; choose {', '.join(METHODS)}.")
 
 
 def parse_order(text: str) -> Order:
@@ -122,6 +122,16 @@ def parse_order(text: str) -> Order:
         if text == order:
             return order
     raise InputError(f"--order {text!r} is unknown; choose highest or lowest.")
+
+
+def check_order(order: Order, *, uses_gates: bool) -> None:
+    """Refuse an order that nothing follows.
+
+    Raises:
+        InputError: As said.
+    """
+    if order != "highest" and not uses_gates:
+        raise InputError(f"--order {order} has no effect: no gates (csg) are used.")
 
 
 def select(data: LabelledFeatures, method: Method, k: int | float) -> IndexSet:
@@ -192,19 +202,25 @@ def _full_weight(data: LabelledFeatures, method: str) -> Tensor:
     return data.weight
 
 
+def check_gates(gates: Tensor | None, num_classes: int, num_features: int, source: str = "the weights file") -> Tensor:
+    """Refuse gates that are not there or belong to another network.
+
+    Raises:
+        InputError: As said.
+    """
+    if gates is None:
+        raise InputError(f"The method 'csg' needs class-specific gates, a matrix 'csg' in {source}; there is none.")
+    if tuple(gates.shape) != (num_classes, num_features):
+        raise InputError(
+            f"The gates 'csg' in {source} have the shape {tuple(gates.shape)}, but the network has {num_classes} "
+            f"classes and {num_features} features."
+        )
+    return gates
+
+
 def _gates(data: LabelledFeatures) -> Tensor:
     """The gates as scores, from high to low."""
-    expected = (data.num_classes, data.num_features)
-    if data.gates is None:
-        raise InputError(
-            "The method 'csg' needs class-specific gates, a matrix 'csg' in the weights file; there is none."
-        )
-    if tuple(data.gates.shape) != expected:
-        raise InputError(
-            f"The gates 'csg' in the weights file have the shape {tuple(data.gates.shape)}, but the network has "
-            f"{expected[0]} classes and {expected[1]} features."
-        )
-    gates = data.gates.double()
+    gates = check_gates(data.gates, data.num_classes, data.num_features).double()
     return -gates if data.order == "lowest" else gates
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -19,7 +19,15 @@ from decompose_cli.decomposition.devices import resolve_device
 from decompose_cli.decomposition.feature_cache import FeatureBank
 from decompose_cli.decomposition.features import extract_features
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.decomposition.ranking import LabelledFeatures, Order
+from decompose_cli.decomposition.inputs import Inputs as Inputs
+from decompose_cli.decomposition.ranking import (
+    NEED_NO_IMAGES,
+    LabelledFeatures,
+    Method,
+    Order,
+    check_classes,
+    check_gates,
+)
 from decompose_cli.errors import InputError
 from decompose_cli.files import cores
 from decompose_cli.models.classifier import Classifier, HeadTensors, open_classifier, preprocessing_of
@@ -36,69 +44,6 @@ from decompose_cli.results import (
     WeightsInfo,
     describe_environment,
 )
-
-PRECISIONS = ("32", "bf16")
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """Which network, which images, and how to compute; the options that all commands share.
-
-    Attributes:
-        model: A registered name, a torchvision classifier or ``package.module:callable``; None for the network that
-            ships with the project, or for the one that ``weights`` says it belongs to.
-        weights: A path, a URL, ``default`` or ``random``.
-        dataset: A registered name or ``folder:PATH``; None for what the network was trained on.
-        data_dir: Where data sets are kept; None for ``$DECOMPOSE_DATA``, else ``data``.
-        split: ``train``, ``val`` or ``test``; None for what the command usually looks at.
-        head: Submodule to use as the head.
-        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        precision: ``32`` or ``bf16``.
-        mean: Three comma-separated numbers for pixel values in [0, 1], instead of the network's.
-        std: Likewise.
-        input_size: ``224`` or ``224x224`` (height x width), in pixels; likewise ``resize`` and ``crop``.
-        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
-        batch_size: Images read at a time.
-        workers: Processes that decode images; None for one per core, at most 8.
-        seed: For everything random.
-        use_cache: Whether features are looked for in the cache and kept there.
-        allow_download: Whether the network may be used.
-    """
-
-    model: str | None = None
-    weights: str | None = None
-    dataset: str | None = None
-    data_dir: Path | None = None
-    split: str | None = None
-    head: str | None = None
-    device: str = "auto"
-    precision: str = "32"
-    mean: str | None = None
-    std: str | None = None
-    input_size: str | None = None
-    resize: str | None = None
-    crop: str | None = None
-    interpolation: str | None = None
-    batch_size: int = 256
-    workers: int | None = None
-    seed: int = 0
-    use_cache: bool = True
-    allow_download: bool = True
-
-    def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise InputError(f"--precision {self.precision!r} is unknown; choose 32 or bf16.")
-        if self.batch_size < 1:
-            raise InputError(f"--batch-size {self.batch_size} is not at least 1.")
-        if self.workers is not None and self.workers < 0:
-            raise InputError(f"--workers {self.workers} is negative.")
-        if not 0 <= self.seed < 2**63:
-            raise InputError(f"--seed {self.seed} is not between 0 and 2**63 - 1.")
-
-    def as_arguments(self) -> dict[str, Any]:
-        """JSON-ready values for the result document."""
-        values = dataclasses.asdict(self)
-        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 class Study:
@@ -255,20 +200,42 @@ class Study:
         Raises:
             InputError: The data set has no training images.
         """
-        inputs = dataclasses.replace(self.inputs, split=None, dataset=self.dataset.name)
+        name = self.dataset.name
+        if "train" not in available_splits(name):
+            raise InputError(
+                f"Features are ranked over training images, and {name} has none.",
+                hint="Add a folder 'train' with images, or look at index files made elsewhere with -i.",
+            )
+        inputs = dataclasses.replace(self.inputs, split=None, dataset=name)
         return Study(inputs, ("train",), self.classifier)
 
-    def labelled(self, order: Order = "highest") -> LabelledFeatures:
-        """Features, labels, weight and gates, to rank features by."""
-        head, checkpoint = self.bank.head, self.classifier.checkpoint
-        return LabelledFeatures(
-            self.bank.features,
-            self.labels,
-            head.weight if head.kind == "dense" else None,
-            self.class_map.names,
-            checkpoint.csg if checkpoint else None,
-            order,
-        )
+    def labelled(self, methods: Iterable[Method], order: Order = "highest") -> LabelledFeatures:
+        """What these methods rank features by; images are looked at only if one of them needs any.
+
+        Raises:
+            InputError: Gates are needed that are not there or do not fit.
+        """
+        head, checkpoint = self.head, self.classifier.checkpoint
+        gates = checkpoint.csg if checkpoint else None
+        if "csg" in methods:
+            check_gates(gates, head.num_classes, head.num_features, self.classifier.weights_source)
+        weight = head.weight if head.kind == "dense" else None
+        names = self.class_map.names
+        if set(methods) <= set(NEED_NO_IMAGES):
+            features, labels = torch.zeros(0, head.num_features), torch.zeros(0, dtype=torch.int64)
+        else:
+            check_classes(self.labels, names)
+            features, labels = self.bank.features, self.labels
+        return LabelledFeatures(features, labels, weight, names, gates, order)
+
+    def warn_of_empty_classes(self) -> None:
+        """Say which classes have no images, for an analysis that leaves them out."""
+        names = self.class_map.names
+        empty = (torch.bincount(self.labels, minlength=len(names)) == 0).nonzero()[:, 0].tolist()
+        if empty:
+            shown = ", ".join(names[number] for number in empty[:3]) + (", ..." if len(empty) > 3 else "")
+            what = f"{self.dataset.name} {self.dataset.split}"
+            warn(f"{what} has no images of {len(empty)} of the {len(names)} classes ({shown}); they are left out.")
 
     def require_full_head(self, what: str) -> None:
         """Refuse a checkpoint that holds a decomposed head only.

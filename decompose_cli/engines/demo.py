@@ -78,7 +78,7 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
 def _curve(train: Study, test: Study, original_correct: int) -> ResultDocument[CurveResults]:
     watch = Stopwatch()
     head, total = test.head, len(test.labels)
-    ranked = train.labelled()
+    ranked = train.labelled(["frequency"])
     ks = range(1, min(head.num_features, _LARGEST_K) + 1)
     points = {}
     for k, evaluation in accuracy_by_k(ranked, test.bank.features, test.labels, head, ks, "frequency").items():

@@ -24,11 +24,11 @@ from decompose_cli.decomposition.essentiality import (
 from decompose_cli.decomposition.gates import read_gates
 from decompose_cli.decomposition.heads import check_index_request
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, Order, check_k, select
+from decompose_cli.decomposition.ranking import DEFAULT_K, Order, check_gates, check_k, check_order, select
 from decompose_cli.decomposition.statistics import mean_interval
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
-from decompose_cli.files import user_path
+from decompose_cli.files import given_file, user_path
 from decompose_cli.progress import track, warn
 from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo
 
@@ -103,7 +103,9 @@ def parse_method(text: str) -> NamedMethod:
         InputError: Another form, or a name that the result document uses for something else.
     """
     name, sign, rest = text.partition("=")
-    weights, comma, indices = rest.rpartition(",") if rest.endswith(".json") else (rest, "", "")
+    weights, comma, indices = rest.rpartition(",")
+    if not comma or user_path(rest).exists():
+        weights, comma, indices = rest, "", ""
     if not sign or not name.strip() or not weights.strip() or (comma and not indices.strip()):
         raise InputError(f"--method {text!r} is not NAME=WEIGHTS or NAME=WEIGHTS,INDICES.")
     return NamedMethod(name.strip(), weights.strip(), user_path(indices.strip()) if indices else None)
@@ -155,19 +157,25 @@ def essential(
         raise InputError(f"--repeats {repeats} is not at least 1.")
     if controls < 0:
         raise InputError(f"--controls {controls} is negative.")
-    _check_names([OURS, *([CSG] if csg is not None else []), *(method.name for method in methods)])
+    _check_names([OURS, CSG, *(method.name for method in methods)])
+    check_order(order, uses_gates=csg is not None)
+    if k is not None and indices is not None and csg is None and all(method.indices for method in methods):
+        raise InputError(f"-k {k} has no effect: every feature set is given as a file, which is used whole.")
     study = Study(inputs, ("test", "val"))
     own = _Subject.of(OURS, study, read_index_set(indices) if isinstance(indices, Path) else indices, k)
     subjects = [own]
     if csg is not None:
-        gates = read_gates(user_path(csg))
+        gates = read_gates(given_file(csg, "--csg"))
+        check_gates(gates.matrix, study.head.num_classes, study.head.num_features, gates.source)
         size = k if k is not None else own.index_set().largest_k
         check_k(size, gates.num_features)
         subjects.append(_Subject.of(CSG, _sibling(study, csg), gates.index_set(size, order), k))
     for method in methods:
         given = read_index_set(method.indices) if method.indices else None
         subjects.append(_Subject.of(method.name, _sibling(study, method.weights), given, k))
-    _warn_of_empty_classes(study)
+    study.warn_of_empty_classes()
+    if len({subject.index_set().sizes for subject in subjects}) > 1:
+        warn("The networks have different numbers of features per class, so their figures are hard to compare.")
     measured = {subject.name: subject.measured(noise, repeats, controls, inputs.seed) for subject in subjects}
     results = EssentialResults.model_validate(
         {
@@ -195,6 +203,11 @@ def _check_names(names: list[str]) -> None:
     for number, name in enumerate(names):
         if name in _RESERVED:
             raise InputError(f"A method cannot be named {name!r}: the result uses that name for something else.")
+        if name in names[:number] and name in (OURS, CSG):
+            what = "MODEL and -w" if name == OURS else "--csg"
+            raise InputError(
+                f"--method cannot be named {name!r}, which is the network of {what}.", hint="Choose another name."
+            )
         if name in names[:number]:
             raise InputError(f"Two methods are named {name!r}.")
 
@@ -211,17 +224,6 @@ def _sibling(study: Study, weights: str) -> Study:
     return Study(inputs, (study.dataset.split,))
 
 
-def _warn_of_empty_classes(study: Study) -> None:
-    counts = torch.bincount(study.labels, minlength=study.head.num_classes)
-    empty = (counts == 0).nonzero()[:, 0].tolist()
-    if empty:
-        names = ", ".join(study.class_map.names[number] for number in empty[:3]) + (", ..." if len(empty) > 3 else "")
-        warn(
-            f"{study.dataset.name} {study.dataset.split} has no images of {len(empty)} of the {len(counts)} classes "
-            f"({names}); they are left out."
-        )
-
-
 @dataclass
 class _Subject:
     """A network with the features to put noise on."""
@@ -234,8 +236,8 @@ class _Subject:
     @classmethod
     def of(cls, name: str, study: Study, given: IndexSet | None, k: int | float | None) -> _Subject:
         """Refuses what cannot work before any image is looked at."""
-        check_index_request(study.classifier.checkpoint, given)
         study.require_full_head("essential")
+        check_index_request(study.classifier.checkpoint, given)
         if given is not None:
             given = given.fitted_to(study.head.num_classes, study.head.num_features)
             study.check_index_set(given)
@@ -246,7 +248,7 @@ class _Subject:
     def index_set(self) -> IndexSet:
         """What was given, else the most frequent features over the training images."""
         if self.given is None:
-            self.given = select(self.study.on_training_split().labelled(), "frequency", self.k)
+            self.given = select(self.study.on_training_split().labelled(["frequency"]), "frequency", self.k)
         return self.given
 
     def measured(self, noise: Noise, repeats: int, controls: int, seed: int) -> tuple[dict[str, Kept], MethodSummary]:

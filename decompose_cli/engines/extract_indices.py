@@ -8,7 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
-from decompose_cli.decomposition.ranking import DEFAULT_K, NEED_NO_IMAGES, Method, Order, check_classes, check_k, select
+from decompose_cli.decomposition.ranking import DEFAULT_K, Method, Order, check_k, check_order, select
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
 from decompose_cli.files import check_folder_writable, check_writable, write_texts
@@ -59,13 +59,12 @@ def extract_indices(
     watch = Stopwatch()
     if not ks:
         raise InputError("No k was given.")
+    check_order(order, uses_gates=method == "csg")
     study = Study(inputs, ("train",))
     files = _files(output, folder, ks, study, overwrite=overwrite)
     for k in ks:
         check_k(k, study.head.num_features)
-    if method not in NEED_NO_IMAGES:
-        check_classes(study.labels, study.class_map.names)
-    data = study.labelled(order)
+    data = study.labelled([method], order)
     sets = [select(data, method, k) for k in ks]
     provenance = {
         "method": method,

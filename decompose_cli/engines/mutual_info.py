@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.gates import Gates, default_ks, read_gates
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, split_name
 from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, overlap
-from decompose_cli.decomposition.ranking import Method, Order, check_k, select
+from decompose_cli.decomposition.ranking import Method, Order, check_k, check_order, select
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
-from decompose_cli.files import user_path
+from decompose_cli.files import given_file
 from decompose_cli.models.classifier import num_features_of
+from decompose_cli.progress import warn
 from decompose_cli.results import ResultDocument, Stopwatch, describe_environment
 
 OURS, CSG = "ours", "csg"
+_MOST_FEATURES = 1_000_000
 _DIGITS = 6  # of the entries of matrices; a thousand classes make a million of them
 
 
@@ -77,9 +78,16 @@ def mutual_info(
         DecomposeError: The work failed.
     """
     watch = Stopwatch()
-    if num_features is not None and num_features < 1:
-        raise InputError(f"--num-features {num_features} is not at least 1.")
-    gates = read_gates(user_path(csg)) if csg is not None else None
+    if num_features is not None and not 1 <= num_features <= _MOST_FEATURES:
+        raise InputError(f"--num-features {num_features} is not between 1 and {_MOST_FEATURES:,}.")
+    if num_features is not None and not files:
+        raise InputError("--num-features is for index files, and there is none; give one with -i.")
+    check_order(order, uses_gates=csg is not None or (method == "csg" and not files))
+    if files and (inputs.weights is not None or inputs.dataset is not None):
+        raise InputError(
+            "With -i a MODEL is only asked how many features it has; --weights and --dataset have no effect."
+        )
+    gates = read_gates(given_file(csg, "--csg")) if csg is not None else None
     named = [_read(text) for text in files]
     study = None
     if not files and (gates is None or inputs.model is not None or inputs.weights is not None):
@@ -91,6 +99,8 @@ def mutual_info(
         for k in ks or default_ks([found for _, found in named], gates.num_features):
             check_k(k, gates.num_features)
             named.append((CSG, gates.index_set(k, order)))
+    if len({(found.num_classes, found.num_features) for _, found in named}) > 1:
+        warn("These index sets are of networks with different numbers of classes or features.")
     sets: dict[str, dict[str, SetOverlap]] = {}
     for name, found in named:
         by_k = sets.setdefault(name, {})
@@ -124,34 +134,32 @@ def mutual_info(
 
 def _read(text: str) -> tuple[str, IndexSet]:
     name, file = split_name(text, "-i")
-    return name, read_index_set(Path(user_path(file)))
+    return name, read_index_set(given_file(file, "-i"))
 
 
 def _ranked(study: Study, ks: Sequence[int | float] | None, method: Method, order: Order) -> list[tuple[str, IndexSet]]:
     chosen = list(ks or default_ks([], study.head.num_features))
     for k in chosen:
         check_k(k, study.head.num_features)
-    data = study.labelled(order)
+    data = study.labelled([method], order)
     return [(OURS, select(data, method, k)) for k in chosen]
 
 
 class _Width:
-    """D for index sets that do not say it."""
+    """D for index sets that do not say it; what is known of it from several sides has to agree."""
 
     def __init__(self, given: int | None, gates: Gates | None, model: str | None) -> None:
         self.given, self.gates, self.model = given, gates, model
+        self.of_model = num_features_of(model) if model is not None else None
+        if given is not None and self.of_model not in (None, given):
+            raise InputError(f"--num-features {given} contradicts {model}, which has {self.of_model}.")
 
     def applied(self, index_set: IndexSet) -> IndexSet:
         own = index_set.num_features
-        if own is not None:
-            if self.given not in (None, own):
-                raise InputError(f"{index_set.source} is for {own} features, which --num-features {self.given} denies.")
-            return index_set
-        width = self.given
-        if width is None and self.model is not None:
-            width = num_features_of(self.model)
-        if width is None and self.gates is not None:
-            width = self.gates.num_features
+        for width, what in ((self.given, "--num-features is"), (self.of_model, f"{self.model} has")):
+            if own is not None and width not in (None, own):
+                raise InputError(f"{index_set.source} is for {own} features, but {what} {width}.")
+        width = own or self.given or self.of_model or (self.gates.num_features if self.gates else None)
         if width is None:
             raise InputError(
                 f"{index_set.source} does not say how many features there are to choose from.",

@@ -18,7 +18,7 @@ from decompose_cli.models.head import evaluating, example_images, trace_layers
 from decompose_cli.progress import track
 from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo
 
-ALL = "all"
+ALL, THIS = "all", "this"
 
 
 class ClassSelectivity(BaseModel):
@@ -79,16 +79,19 @@ def selectivity(
     if not 0 < fraction < 1:
         raise InputError(f"--fraction {fraction} is not between 0 and 1.")
     if not layers:
-        raise InputError("No layer was given.")
-    named = [split_name(text, "--compare") for text in compare]
+        raise InputError("--layers names no layer; give all, or names from 'decompose layers'.")
+    named = [split_name(text, "--compare", "WEIGHTS") for text in compare]
     for number, (name, _) in enumerate(named):
         if name in [other for other, _ in named[:number]]:
             raise InputError(f"Two checkpoints are named {name!r}.", hint="Name them apart: --compare NAME=WEIGHTS.")
+    if any(name == THIS for name, _ in named):
+        raise InputError(f"--compare cannot name {THIS!r}: that is the network itself.")
     study = Study(inputs, ("train",))
     others = {
         name: Study(dataclasses.replace(inputs, model=study.classifier.name, weights=weights), ("train",))
         for name, weights in named
     }
+    study.warn_of_empty_classes()
     for other in others.values():
         other.classifier.load(other.preprocessing.crop)  # what does not fit is refused before the work
     results = SelectivityResults(fraction=fraction, layers=_measured(study, layers, fraction), compared={})
@@ -104,10 +107,11 @@ def _measured(study: Study, layers: Sequence[str], fraction: float) -> dict[str,
     inputs = study.inputs
     module = study.classifier.load(study.preprocessing.crop).module
     _, calls = trace_layers(module, example_images(study.preprocessing.crop, model=module))
-    names = list(dict.fromkeys(layers))
+    names = list(layers)
     if ALL in names:
-        names = selectable_layers(module, calls)
-        if not names:
+        usual = selectable_layers(module, calls)
+        names = [*usual, *(name for name in names if name != ALL)]
+        if not usual:
             raise InputError(
                 f"{study.classifier.name} has neither residual units nor ReLU modules to look at.",
                 hint="Name layers with --layers; 'decompose layers' lists them.",

@@ -9,21 +9,23 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.curves import accuracy_by_k
+from decompose_cli.decomposition.features import short_name
 from decompose_cli.decomposition.heads import full_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text, read_index_set, split_name
 from decompose_cli.decomposition.metrics import Predictions, compare, predict
-from decompose_cli.decomposition.ranking import METHODS, Method, Order, check_k, parse_method, select
+from decompose_cli.decomposition.ranking import METHODS, Method, Order, check_k, check_order, parse_method, select
 from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
 from decompose_cli.decomposition.statistics import wilson_interval
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
-from decompose_cli.files import user_path, write_texts
+from decompose_cli.files import given_file, write_texts
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.progress import note, track
 from decompose_cli.reporting.plots import Curve, accuracy_curves
 from decompose_cli.results import ResultDocument, Stopwatch
 
 _USUAL_LARGEST_K = 64
+_MOST_DIGITS = 6
 
 
 class Point(BaseModel):
@@ -97,11 +99,14 @@ def parse_ks(text: str) -> list[int]:
     for part in text.split(","):
         low, sign, high = part.strip().partition("-")
         ends = [low, high] if sign else [low]
-        if not all(end.isascii() and end.isdigit() and len(end) <= 9 for end in ends):
+        if not all(end.isascii() and end.isdigit() for end in ends):
             raise InputError(f"--ks {part.strip()!r} is neither a whole number nor a range such as 1-64.")
+        if max(map(len, ends)) > _MOST_DIGITS:
+            raise InputError(f"--ks {part.strip()} is more than any network has features.")
         first, last = int(ends[0]), int(ends[-1])
-        if first < 1 or last < first or last - first > 1_000_000:
-            raise InputError(f"--ks {part.strip()!r} is not a range of numbers from 1 upwards.")
+        if first < 1 or last < first:
+            what = "starts below 1" if first < 1 else "ends before it starts"
+            raise InputError(f"--ks {part.strip()!r} {what}.")
         found |= set(range(first, last + 1))
     return sorted(found)
 
@@ -112,7 +117,7 @@ def parse_methods(text: str) -> list[Method]:
     Raises:
         InputError: A name is unknown.
     """
-    return list(dict.fromkeys(parse_method(part.strip()) for part in text.split(",")))
+    return list(dict.fromkeys(parse_method(part.strip(), "--methods") for part in text.split(",")))
 
 
 def sweep(
@@ -143,21 +148,25 @@ def sweep(
     watch = Stopwatch()
     if max_drop is not None and not 0 <= max_drop < 100:
         raise InputError(f"--max-drop {max_drop} is not between 0 and 100 points.")
-    points = [_read(text) for text in files]
+    points = _read(files)
+    check_order(order, uses_gates=methods is None or "csg" in methods)
     study = Study(inputs, ("test", "val"))
     study.require_full_head("sweep")
     head = study.head
     points = [(name, found.fitted_to(head.num_classes, head.num_features)) for name, found in points]
     sizes = list(ks) if ks else list(range(1, min(head.num_features, _USUAL_LARGEST_K) + 1))
     for k in sizes:
-        check_k(k, head.num_features)
+        check_k(k, head.num_features, "--ks")
     train = study.on_training_split()
     if max_drop is not None and study.dataset.split == train.dataset.split:
         raise InputError(
             "--max-drop chooses on the training images, so it cannot be reported on them.", hint="Use another --split."
         )
-    ranked = train.labelled(order)
-    chosen_methods = list(methods) if methods else _fitting(study, bool((ranked.features < 0).any()))
+    if methods:
+        chosen_methods, ranked = list(methods), train.labelled(methods, order)
+    else:
+        ranked = train.labelled(["frequency"], order)
+        chosen_methods = _fitting(study, bool((ranked.features < 0).any()))
     bank, classes = study.bank, head.num_classes
     original = predict(full_head(head), bank.features, study.labels, classes)
     search = _Search(train, study, order, max_drop) if max_drop is not None else None
@@ -169,17 +178,13 @@ def sweep(
     for name, index_set in points:
         study.check_index_set(index_set)
         decomposed = DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes)
-        curve = curves.setdefault(name, {})
-        if index_set.k_label in curve:
-            raise InputError(
-                f"There are two curves {name!r} with a point at k = {index_set.k_label}.",
-                hint="Name them apart with -i NAME=FILE.",
-            )
-        curve[index_set.k_label] = _point(predict(decomposed, bank.features, study.labels, classes))
+        curves.setdefault(name, {})[index_set.k_label] = _point(
+            predict(decomposed, bank.features, study.labels, classes)
+        )
     chosen = search.smallest(chosen_methods, sizes, original) if search else None
     results = SweepResults(total=len(study.labels), original=_point(original), curves=curves, chosen=chosen, plot=None)
     if folder is not None:
-        _write(folder, results, study)
+        _write(folder, results, study, order)
     arguments = {
         "methods": list(chosen_methods),
         "ks": sizes,
@@ -190,9 +195,23 @@ def sweep(
     return study.document("sweep", arguments, results, watch)
 
 
-def _read(text: str) -> tuple[str, IndexSet]:
-    name, file = split_name(text, "-i")
-    return name, read_index_set(user_path(file))
+def _read(files: Sequence[str]) -> list[tuple[str, IndexSet]]:
+    found: list[tuple[str, IndexSet]] = []
+    for text in files:
+        name, file = split_name(text, "-i")
+        if name in METHODS:
+            raise InputError(
+                f"-i {text}: {name!r} is the name of a ranking, and its curve is another.",
+                hint="Use -i OTHER_NAME=FILE.",
+            )
+        index_set = read_index_set(given_file(file, "-i"))
+        if (name, index_set.k_label) in [(other, known.k_label) for other, known in found]:
+            raise InputError(
+                f"There are two curves {name!r} with a point at k = {index_set.k_label}.",
+                hint="Name them apart with -i NAME=FILE.",
+            )
+        found.append((name, index_set))
+    return found
 
 
 def _fitting(study: Study, has_negative: bool) -> list[Method]:
@@ -223,7 +242,7 @@ class _Search:
         """The set with the fewest features over all methods; the first method among equals."""
         head, features, labels = self.train.head, self.train.bank.features, self.train.labels
         full = predict(full_head(head), features, labels, head.num_classes)
-        ranked = self.train.labelled(self.order)
+        ranked = self.train.labelled(methods, self.order)
         candidates: dict[str, Candidate | None] = {}
         best: tuple[int, Method, int, tuple[tuple[int, ...], ...]] | None = None
         for method in methods:
@@ -239,7 +258,10 @@ class _Search:
             if best is None or size < best[0]:
                 best = (size, method, k, kept)
         if best is None:
-            note(f"No k of those tried stays within {self.max_drop:g} points of the full head.")
+            note(
+                f"No set was chosen: for no k of those tried is the loss shown (with 95% confidence) to stay within "
+                f"{self.max_drop:g} points. Allow more with --max-drop, or try more with --ks."
+            )
             return None
         size, method, k, kept = best
         common = select(ranked, method, k).classes
@@ -278,7 +300,7 @@ class _Search:
         )
 
 
-def _write(folder: Path, results: SweepResults, study: Study) -> None:
+def _write(folder: Path, results: SweepResults, study: Study, order: Order) -> None:
     if results.chosen is not None:
         file = folder / "indices.json"
         rows = tuple(map(tuple, results.chosen.indices.values()))
@@ -287,14 +309,19 @@ def _write(folder: Path, results: SweepResults, study: Study) -> None:
     results.plot = str(folder / "curve.png")
     accuracy_curves(
         folder / "curve.png",
-        f"{study.classifier.name} on {study.dataset.name} {study.dataset.split}",
-        {name: _curve(points) for name, points in results.curves.items()},
+        f"{study.classifier.name} on {short_name(study.dataset)}",
+        {
+            (f"csg ({order} gates)" if name == "csg" else name): _curve(points, name in METHODS)
+            for name, points in results.curves.items()
+        },
         results.original.top1,
     )
 
 
-def _curve(points: dict[str, Point]) -> Curve:
+def _curve(points: dict[str, Point], is_line: bool) -> Curve:
     """A range of sizes is drawn at its upper end."""
-    ks = [int(k.rpartition("-")[2]) for k in points]
-    values = list(points.values())
-    return Curve(ks, [p.top1 for p in values], [p.top1_ci95[0] for p in values], [p.top1_ci95[1] for p in values])
+    by_k = sorted(((int(k.rpartition("-")[2]), point) for k, point in points.items()), key=lambda pair: pair[0])
+    ks, values = [k for k, _ in by_k], [point for _, point in by_k]
+    return Curve(
+        ks, [p.top1 for p in values], [p.top1_ci95[0] for p in values], [p.top1_ci95[1] for p in values], is_line
+    )

@@ -110,7 +110,8 @@ def read_checkpoint(path: Path, source: str | None = None) -> Checkpoint:
             raise InputError(f"The weights {path} are a folder, not a file.")
         if not path.is_file():
             raise InputError(
-                f"The weights file {path} does not exist.", hint="Give a path, a URL or 'default' with -w."
+                f"The weights file {path} does not exist.",
+                hint="Is the path right? 'default' stands for the published weights, and a URL is fetched.",
             )
         if path.stat().st_size == 0:
             raise InputError(f"The weights file {path} is empty.")

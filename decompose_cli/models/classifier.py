@@ -224,7 +224,9 @@ def open_classifier(
     if classifier.checkpoint is not None and not classifier.uses_default_weights and entry.caution is not None:
         warn(entry.caution)
     if classifier.checkpoint is not None and classifier.checkpoint.csg is not None and ":" not in model:
-        note(f"{classifier.weights_source} also holds class-specific gates, which --method csg ranks features by.")
+        note(
+            f"{classifier.weights_source} also holds class-specific gates (see --csg and extract-indices --method csg)."
+        )
     return classifier
 
 

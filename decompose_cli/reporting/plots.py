@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from decompose_cli.files import write_with
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
 
 # Told apart with any colour vision: hues of Okabe & Ito (2008), and a marker for each.
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
@@ -15,12 +20,13 @@ _MARKERS = "os^Dv<>"
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy in percent and its interval for ascending numbers of features."""
+    """Accuracy in percent and its interval for ascending numbers of features; joined by a line, or points."""
 
     ks: Sequence[int]
     top1: Sequence[float]
     low: Sequence[float]
     high: Sequence[float]
+    is_line: bool = True
 
 
 def accuracy_curves(path: Path, title: str, curves: Mapping[str, Curve], full_top1: float) -> None:
@@ -29,7 +35,7 @@ def accuracy_curves(path: Path, title: str, curves: Mapping[str, Curve], full_to
     Args:
         path: The PNG file.
         title: Shown as it is; dollar signs are no mathematics.
-        curves: By name; one with a single point is drawn as a point.
+        curves: By name; lines have a band, points have bars.
         full_top1: Accuracy of the full head in percent.
 
     Raises:
@@ -42,26 +48,34 @@ def accuracy_curves(path: Path, title: str, curves: Mapping[str, Curve], full_to
     figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for number, (name, curve) in enumerate(curves.items()):
+    handles: list[Artist] = []
+    for number, curve in enumerate(curves.values()):
         colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
-        label = name.replace("$", r"\$")
-        is_line = len(curve.ks) > 3
-        if is_line:
-            axes.plot(curve.ks, curve.top1, color=colour, marker=marker, markersize=3, linewidth=1.5, label=label)
+        if curve.is_line:
+            handles += axes.plot(curve.ks, curve.top1, color=colour, marker=marker, markersize=3, linewidth=1.5)
             axes.fill_between(curve.ks, curve.low, curve.high, color=colour, alpha=0.12, linewidth=0)
         else:
             errors = [
                 [value - low for value, low in zip(curve.top1, curve.low, strict=True)],
                 [high - value for value, high in zip(curve.top1, curve.high, strict=True)],
             ]
-            axes.errorbar(
-                curve.ks, curve.top1, yerr=errors, color=colour, marker=marker, markersize=7, linestyle="", label=label
+            point = axes.errorbar(
+                curve.ks, curve.top1, yerr=errors, color=colour, marker=marker, markersize=7, linestyle=""
             )
-    axes.axhline(full_top1, color="0.35", linestyle="--", linewidth=1, label="full head")
+            handles.append(point[0])
+    handles.append(axes.axhline(full_top1, color="0.35", linestyle="--", linewidth=1))
     axes.set_xlabel("features per class (k)")
     axes.set_ylabel("top-1 accuracy (%), with 95% interval")
-    axes.set_title(title.replace("$", r"\$"))
+    axes.set_title(_plain(title))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, alpha=0.25)
-    axes.legend(frameon=False)
-    write_with(path, lambda temporary: figure.savefig(temporary, format="png"))
+    # Handles and texts side by side: labels of the curves themselves would be left out where they begin with "_".
+    axes.legend(handles, [_plain(name) for name in (*curves, "full head")], frameon=False)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks are drawn as boxes
+        write_with(path, lambda temporary: figure.savefig(temporary, format="png"))
+
+
+def _plain(text: str) -> str:
+    """Without mathematics."""
+    return text.replace("$", r"\$")

@@ -1,0 +1,73 @@
+"""What the user chose: the options that all commands share."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decompose_cli.errors import InputError
+
+PRECISIONS = ("32", "bf16")
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Which network, which images, and how to compute; the options that all commands share.
+
+    Attributes:
+        model: A registered name, a torchvision classifier or ``package.module:callable``; None for the network that
+            ships with the project, or for the one that ``weights`` says it belongs to.
+        weights: A path, a URL, ``default`` or ``random``.
+        dataset: A registered name or ``folder:PATH``; None for what the network was trained on.
+        data_dir: Where data sets are kept; None for ``$DECOMPOSE_DATA``, else ``data``.
+        split: ``train``, ``val`` or ``test``; None for what the command usually looks at.
+        head: Submodule to use as the head.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: ``32`` or ``bf16``.
+        mean: Three comma-separated numbers for pixel values in [0, 1], instead of the network's.
+        std: Likewise.
+        input_size: ``224`` or ``224x224`` (height x width), in pixels; likewise ``resize`` and ``crop``.
+        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
+        batch_size: Images read at a time.
+        workers: Processes that decode images; None for one per core, at most 8.
+        seed: For everything random.
+        use_cache: Whether features are looked for in the cache and kept there.
+        allow_download: Whether the network may be used.
+    """
+
+    model: str | None = None
+    weights: str | None = None
+    dataset: str | None = None
+    data_dir: Path | None = None
+    split: str | None = None
+    head: str | None = None
+    device: str = "auto"
+    precision: str = "32"
+    mean: str | None = None
+    std: str | None = None
+    input_size: str | None = None
+    resize: str | None = None
+    crop: str | None = None
+    interpolation: str | None = None
+    batch_size: int = 256
+    workers: int | None = None
+    seed: int = 0
+    use_cache: bool = True
+    allow_download: bool = True
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise InputError(f"--precision {self.precision!r} is unknown; choose 32 or bf16.")
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size {self.batch_size} is not at least 1.")
+        if self.workers is not None and self.workers < 0:
+            raise InputError(f"--workers {self.workers} is negative.")
+        if not 0 <= self.seed < 2**63:
+            raise InputError(f"--seed {self.seed} is not between 0 and 2**63 - 1.")
+
+    def as_arguments(self) -> dict[str, Any]:
+        """JSON-ready values for the result document."""
+        values = dataclasses.asdict(self)
+        return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
