@@ -120,11 +120,10 @@ def show_selectivity(terminal: Terminal, document: ResultDocument[SelectivityRes
     """A row per layer; with several checkpoints a column for each."""
     show_setting(terminal, document)
     results = document.results
-    terminal.title(
-        f"Selectivity of the layers (share of filters not needed for {results.fraction:g} of the activation)"
-    )
+    terminal.title("Selectivity of the layers")
     terminal.print(
-        "Psi: large if few filters respond to an image. Class selectivity: large if a filter prefers a class."
+        f"Psi = 1 - n/D, n of D filters holding less than {results.fraction:g} of an image's activation: large if few "
+        "filters respond. Class selectivity: large if a filter prefers a class."
     )
     columns = ["Layer", "Filters", "Psi (mean)", "Psi (median)", "Class selectivity"]
     rows = [[name, str(layer.filters), *_layer_cells(layer)] for name, layer in results.layers.items()]

@@ -83,7 +83,7 @@ def test_demo_of_a_decomposed_checkpoint_is_refused_before_anything_is_written()
     torch.save(state, "net.pth")
     result = run("demo", "resnet20", "-w", "net.pth", "--dataset", "digits")
     assert result.exit_code == 2
-    assert "The demo needs a full head" in result.stderr
+    assert "The demo needs the full head, which net.pth no longer has: its head is decomposed" in result.stderr
     assert not Path("results").exists()
 
 

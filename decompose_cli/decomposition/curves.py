@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -24,7 +25,7 @@ from decompose_cli.models.decomposed import DecomposedLinear
 _LOGITS_AT_ONCE = 1 << 23
 # Logits that are summed one feature at a time differ by rounding from those of DecomposedLinear. Where the largest two
 # are nearer than this share of the largest magnitude on the way, the image is done again with DecomposedLinear itself.
-_NEAR_TIE = 1e-4
+_NEAR_TIE = 5e-4
 _ENOUGH_IMAGES = 16
 
 
@@ -105,10 +106,14 @@ def nested_predictions(features: Tensor, head: HeadTensors, order: Tensor, ks: S
         ks: Ascending numbers of features.
     """
     weight = head.weight.gather(1, order[:, : max(ks)])
-    exact = {
-        k: DecomposedLinear.from_subspaces(weight[:, :k], head.bias, order[:, :k].tolist(), head.num_features)
-        for k in ks
-    }
+    heads: dict[int, DecomposedLinear] = {}  # built where a near tie needs them
+
+    def exact(k: int, some: Tensor) -> Tensor:
+        if k not in heads:
+            rows = order[:, :k].tolist()
+            heads[k] = DecomposedLinear.from_subspaces(weight[:, :k], head.bias, rows, head.num_features)
+        return torch.argmax(heads[k](some), 1)
+
     result = {k: torch.empty(len(features), dtype=torch.int64) for k in ks}
     step = max(1, _LOGITS_AT_ONCE // head.num_classes)
     with torch.inference_mode():
@@ -120,13 +125,13 @@ def nested_predictions(features: Tensor, head: HeadTensors, order: Tensor, ks: S
             for rank in range(max(ks)):
                 logits.addcmul_(block[order[:, rank]], weight[:, rank, None])
                 magnitude = torch.maximum(magnitude, logits.abs().amax(0))
-                if rank + 1 in exact:
-                    found = _resolved(logits, magnitude, features[rows], exact[rank + 1])
+                if rank + 1 in result:
+                    found = _resolved(logits, magnitude, features[rows], partial(exact, rank + 1))
                     result[rank + 1][rows] = found
     return result
 
 
-def _resolved(logits: Tensor, magnitude: Tensor, features: Tensor, head: DecomposedLinear) -> Tensor:
+def _resolved(logits: Tensor, magnitude: Tensor, features: Tensor, exact: Callable[[Tensor], Tensor]) -> Tensor:
     """The largest logit of each image (columns of ``logits``), with near ties settled by the head itself."""
     predicted = logits.argmax(0)
     if len(logits) == 1:
@@ -136,5 +141,5 @@ def _resolved(logits: Tensor, magnitude: Tensor, features: Tensor, head: Decompo
     if len(near) > 0:
         # The head rounds a handful of images differently from many, because of how processors take them in groups.
         enough = near.repeat(-(-_ENOUGH_IMAGES // len(near)))
-        predicted[near] = head(features[enough]).argmax(1)[: len(near)]
+        predicted[near] = exact(features[enough])[: len(near)]
     return predicted

@@ -134,6 +134,7 @@ def essentiality(
     std = features.std(0, correction=0) if noise == "matched" else mean
     repeats = 1 if noise in DETERMINISTIC else repeats
     result = {}
+    by_feature = weight.t().contiguous()  # once: large blocks that come and go between small ones fragment the heap
     order = torch.argsort(labels, stable=True)
     ends = torch.bincount(labels, minlength=len(weight)).cumsum(0).tolist()
     with torch.inference_mode():
@@ -142,7 +143,9 @@ def essentiality(
                 own = features[order[start:end]]
                 drawer = _Drawer(noise, mean, std, own, _generator(seed, number, 0))
                 sets = _sets(classes[number], features.shape[1], controls, _generator(seed, number, 1))
-                result[number] = _one_class(number, own, weight, bias, sets, drawer, repeats, values_at_once)
+                result[number] = _one_class(
+                    number, own, (weight, by_feature, bias), sets, drawer, repeats, values_at_once
+                )
             advance(1)
     return result
 
@@ -189,13 +192,13 @@ class _Drawer:
 def _one_class(
     number: int,
     own: Tensor,
-    weight: Tensor,
-    bias: Tensor,
+    head: tuple[Tensor, Tensor, Tensor],
     sets: Tensor,
     drawer: _Drawer,
     repeats: int,
     values_at_once: int,
 ) -> ClassEssentiality:
+    weight, by_feature, bias = head
     images, (amount, k), classes = len(own), sets.shape, len(weight)
     # Images are the last dimension throughout, so that everything but the products runs along rows of memory.
     # So many images that neither noise (rows, D) nor logits of one set (C, rows) pass the limit; then so many sets that
@@ -204,9 +207,9 @@ def _one_class(
     blocks = [slice(start, start + rows_at_once) for start in range(0, images, rows_at_once)]
     is_random = drawer.noise not in DETERMINISTIC
     width = max(classes, k if is_random else own.shape[1])
-    sets_at_once = max(1, min(values_at_once, _VALUES_IN_CACHE) // (min(rows_at_once, images) * width))
+    largest = max(min(rows_at_once, images) * width, k * classes)  # of the tensors of one set
+    sets_at_once = max(1, min(values_at_once, _VALUES_IN_CACHE) // largest)
     some_sets = [slice(start, start + sets_at_once) for start in range(0, amount, sets_at_once)]
-    by_feature = weight.t().contiguous()
     clean = [weight @ own[rows].t() + bias[:, None] for rows in blocks]
     at_features, elsewhere = torch.zeros(repeats, dtype=torch.int64), torch.zeros(repeats, dtype=torch.int64)
     image_scores, scores = torch.zeros(images, dtype=torch.int64), torch.zeros(amount, dtype=torch.int64)

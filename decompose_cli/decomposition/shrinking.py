@@ -14,6 +14,7 @@ from decompose_cli.decomposition.statistics import paired_difference_interval
 from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
 
+_VALUES_AT_ONCE = 1 << 22
 _ONE_SIDED = 0.90  # a two-sided interval with this coverage has a one-sided 95% bound at either end
 
 
@@ -89,6 +90,8 @@ def shrink(
 class _Search:
     """Logits of the current sets and, for each class, the number of images right without its last feature.
 
+    Holds two (N, C) tensors and the features once more.
+
     Logits are summed from the features that are kept, never by taking one away again, so that no rounding is left
     behind and ties fall as they do in the head itself.
     """
@@ -97,11 +100,12 @@ class _Search:
         self.labels, self.head, self.rows = labels, head, rows
         self.table = features.t().contiguous()
         everything, classes = torch.arange(len(features)), range(head.num_classes)
+        self.block = max(1, _VALUES_AT_ONCE // head.num_classes)
         self.logits = torch.stack([self._logits(number, rows[number]) for number in classes], 1)
         self.without_last = torch.stack([self._logits(number, rows[number][:-1]) for number in classes], 1)
         self.top = torch.empty(len(features), 2, dtype=torch.int64)  # classes of each image's two largest logits
         self._rank(everything)
-        self.counts = self._correct(everything).sum(0)
+        self.counts = self._count(everything)
 
     def best(self) -> int | None:
         """The class whose last feature costs least; None if every class is down to one."""
@@ -121,12 +125,12 @@ class _Search:
         column = self.without_last[:, number].clone()
         second = self.logits.gather(1, self.top[:, 1:])[:, 0]
         affected = ((self.top == number).any(1) | (column >= second)).nonzero()[:, 0]
-        self.counts -= self._correct(affected).sum(0)
+        self.counts -= self._count(affected)
         self.rows[number].pop()
         self.logits[:, number] = column
         self.without_last[:, number] = self._logits(number, self.rows[number][:-1])
         self._rank(affected)
-        self.counts += self._correct(affected).sum(0)
+        self.counts += self._count(affected)
         # The class's own next candidate is another feature, which matters for the other images too.
         self.counts[number] = self.correct_without(number).sum()
 
@@ -139,10 +143,18 @@ class _Search:
         return summed[0] + self.head.bias[number]
 
     def _rank(self, images: Tensor) -> None:
-        logits = self.logits[images]
-        first = logits.argmax(1)
-        self.top[images, 0] = first
-        self.top[images, 1] = logits.scatter(1, first[:, None], -torch.inf).argmax(1)
+        for some in images.split(self.block):  # type: ignore[no-untyped-call]
+            logits = self.logits[some]
+            first = logits.argmax(1)
+            self.top[some, 0] = first
+            self.top[some, 1] = logits.scatter(1, first[:, None], -torch.inf).argmax(1)
+
+    def _count(self, images: Tensor) -> Tensor:
+        """For each class the number of these images that are right without its last feature, int64 (C,)."""
+        counts = torch.zeros(self.head.num_classes, dtype=torch.int64)
+        for some in images.split(self.block):  # type: ignore[no-untyped-call]
+            counts += self._correct(some).sum(0)
+        return counts
 
     def _correct(self, images: Tensor) -> Tensor:
         """For these images and each class: right, if that class had lost its last feature? bool (n, C)."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -285,14 +285,28 @@ class Study:
             **self.preprocessing.geometry(),
         )
 
-    def describe_cache(self) -> CacheInfo:
-        """For the result document."""
-        return CacheInfo(features=self._cache_state)
+    def describe_cache(self, others: Sequence[Study] = ()) -> CacheInfo:
+        """For the result document: a hit only if nothing had to be computed, here or for the other studies."""
+        states = [study._cache_state for study in (self, *others) if "bank" in study.__dict__] or [self._cache_state]
+        return CacheInfo(features="off" if "off" in states else "miss" if "miss" in states else "hit")
 
     def document(
-        self, command: str, more_arguments: dict[str, Any], results: Results, watch: Stopwatch
+        self,
+        command: str,
+        more_arguments: dict[str, Any],
+        results: Results,
+        watch: Stopwatch,
+        others: Sequence[Study] = (),
     ) -> ResultDocument[Results]:
-        """Wrap what a command found with everything needed to find it again."""
+        """Wrap what a command found with everything needed to find it again.
+
+        Args:
+            command: Its name.
+            more_arguments: Beside the inputs.
+            results: What it found.
+            watch: When it began.
+            others: Further networks or splits whose features were used.
+        """
         return ResultDocument(
             command=command,
             arguments={**self.inputs.as_arguments(), **more_arguments},
@@ -301,7 +315,7 @@ class Study:
             environment=describe_environment(str(self.device), self.inputs.seed),
             started_at=watch.started_at,
             seconds=watch.seconds(),
-            cache=self.describe_cache(),
+            cache=self.describe_cache(others),
             results=results,
         )
 

@@ -28,7 +28,7 @@ from decompose_cli.decomposition.ranking import DEFAULT_K, Order, check_gates, c
 from decompose_cli.decomposition.statistics import mean_interval
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
-from decompose_cli.files import given_file, user_path
+from decompose_cli.files import given_file, sha256_of, user_path
 from decompose_cli.progress import track, warn
 from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo
 
@@ -43,7 +43,8 @@ class Kept(BaseModel):
 
     ``images``: number of images. ``clean``: assigned to their class without noise. ``noise_at_inf`` and
     ``noise_at_noninf``: the same with noise on the class's features and on all others, averaged over the repeats, with
-    standard error and 95% interval over the repeats (null for one repeat). ``essentiality``: the second minus the first
+    standard error and 95% interval over the repeats, which is about the noise and not about other images (null for one
+    repeat). ``essentiality``: the second minus the first
     in percentage points, with its 95% interval over the images (null for one image). ``control_mean``: mean
     essentiality of random feature sets of the same size; ``p``: (1 + sets with at least as much) / (1 + sets); both
     null without such sets.
@@ -64,11 +65,13 @@ class Kept(BaseModel):
 
 
 class MethodSummary(Kept):
-    """All classes of one method together, the weights, and the features."""
+    """All classes of one method together; the weights, where the features come from, and what they are."""
 
     weights: WeightsInfo
     indices: str
+    indices_sha256: str | None
     features_per_class: tuple[int, int]
+    features: dict[str, list[int]]
 
 
 class EssentialResults(BaseModel):
@@ -162,17 +165,16 @@ def essential(
     if k is not None and indices is not None and csg is None and all(method.indices for method in methods):
         raise InputError(f"-k {k} has no effect: every feature set is given as a file, which is used whole.")
     study = Study(inputs, ("test", "val"))
-    own = _Subject.of(OURS, study, read_index_set(indices) if isinstance(indices, Path) else indices, k)
+    own = _Subject.of(OURS, study, indices, k)
     subjects = [own]
     if csg is not None:
         gates = read_gates(given_file(csg, "--csg"))
         check_gates(gates.matrix, study.head.num_classes, study.head.num_features, gates.source)
-        size = k if k is not None else own.index_set().largest_k
+        size = k if k is not None else own.given.largest_k if own.given is not None else DEFAULT_K
         check_k(size, gates.num_features)
         subjects.append(_Subject.of(CSG, _sibling(study, csg), gates.index_set(size, order), k))
     for method in methods:
-        given = read_index_set(method.indices) if method.indices else None
-        subjects.append(_Subject.of(method.name, _sibling(study, method.weights), given, k))
+        subjects.append(_Subject.of(method.name, _sibling(study, method.weights), method.indices, k))
     study.warn_of_empty_classes()
     if len({subject.index_set().sizes for subject in subjects}) > 1:
         warn("The networks have different numbers of features per class, so their figures are hard to compare.")
@@ -196,7 +198,8 @@ def essential(
         "repeats": repeats,
         "controls": controls,
     }
-    return study.document("essential", arguments, results, watch)
+    others = [other for subject in subjects for other in (subject.study, subject.ranked_on) if other is not None]
+    return study.document("essential", arguments, results, watch, others)
 
 
 def _check_names(names: list[str]) -> None:
@@ -232,23 +235,30 @@ class _Subject:
     study: Study
     given: IndexSet | None
     k: int | float
+    sha256: str | None = None
+    ranked_on: Study | None = None
 
     @classmethod
-    def of(cls, name: str, study: Study, given: IndexSet | None, k: int | float | None) -> _Subject:
+    def of(cls, name: str, study: Study, given: Path | IndexSet | None, k: int | float | None) -> _Subject:
         """Refuses what cannot work before any image is looked at."""
+        digest = None
+        if isinstance(given, Path):
+            digest = sha256_of(given) if given.is_file() else None
+            given = read_index_set(given)
         study.require_full_head("essential")
         check_index_request(study.classifier.checkpoint, given)
         if given is not None:
             given = given.fitted_to(study.head.num_classes, study.head.num_features)
             study.check_index_set(given)
-        subject = cls(name, study, given, DEFAULT_K if k is None else k)
+        subject = cls(name, study, given, DEFAULT_K if k is None else k, digest)
         check_k(subject.k, study.head.num_features)
         return subject
 
     def index_set(self) -> IndexSet:
         """What was given, else the most frequent features over the training images."""
         if self.given is None:
-            self.given = select(self.study.on_training_split().labelled(["frequency"]), "frequency", self.k)
+            self.ranked_on = self.study.on_training_split()
+            self.given = select(self.ranked_on.labelled(["frequency"]), "frequency", self.k)
         return self.given
 
     def measured(self, noise: Noise, repeats: int, controls: int, seed: int) -> tuple[dict[str, Kept], MethodSummary]:
@@ -272,7 +282,9 @@ class _Subject:
             **_kept(total, overall_controls(found), is_random=is_random).model_dump(),
             weights=self.study.describe_model().weights,
             indices=index_set.source,
+            indices_sha256=self.sha256,
             features_per_class=index_set.sizes,
+            features=index_set.published_layout(),
         )
         return (
             {
@@ -309,7 +321,7 @@ def _kept(found: ClassEssentiality, controls: list[float], *, is_random: bool) -
         noise_at_noninf_se=elsewhere.se,
         noise_at_noninf_ci95=elsewhere.ci95,
         essentiality=100 * score,
-        essentiality_ci95=None if interval is None else (100 * interval[0], 100 * interval[1]),
+        essentiality_ci95=None if interval is None else (max(-100, 100 * interval[0]), min(100, 100 * interval[1])),
         control_mean=100 * sum(controls) / len(controls) if controls else None,
         p=permutation_p(score, controls),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pydantic import BaseModel
 
@@ -12,7 +14,7 @@ from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, over
 from decompose_cli.decomposition.ranking import Method, Order, check_k, check_order, select
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
-from decompose_cli.files import given_file
+from decompose_cli.files import given_file, sha256_of
 from decompose_cli.models.classifier import num_features_of
 from decompose_cli.progress import warn
 from decompose_cli.results import ResultDocument, Stopwatch, describe_environment
@@ -31,6 +33,7 @@ class SetOverlap(BaseModel):
     """
 
     source: str
+    sha256: str | None
     num_features: int
     features_per_class: tuple[int, int]
     mean: float
@@ -89,28 +92,30 @@ def mutual_info(
         )
     gates = read_gates(given_file(csg, "--csg")) if csg is not None else None
     named = [_read(text) for text in files]
+    if csg is not None and CSG in [found.name for found in named]:
+        raise InputError(f"An index file cannot be named {CSG!r} beside --csg, whose sets have that name.")
     study = None
     if not files and (gates is None or inputs.model is not None or inputs.weights is not None):
         study = Study(inputs, ("train",))
         named += _ranked(study, ks, method, order)
     width = _Width(num_features, gates, inputs.model if files else None)
-    named = [(name, width.applied(found)) for name, found in named]
+    named = [dataclasses.replace(found, index_set=width.applied(found.index_set)) for found in named]
     if gates is not None:
-        for k in ks or default_ks([found for _, found in named], gates.num_features):
+        for k in ks or default_ks([found.index_set for found in named], gates.num_features):
             check_k(k, gates.num_features)
-            named.append((CSG, gates.index_set(k, order)))
-    if len({(found.num_classes, found.num_features) for _, found in named}) > 1:
+            named.append(_Named(CSG, str(k), gates.index_set(k, order), gates.sha256))
+    if len({(found.index_set.num_classes, found.index_set.num_features) for found in named}) > 1:
         warn("These index sets are of networks with different numbers of classes or features.")
     sets: dict[str, dict[str, SetOverlap]] = {}
-    for name, found in named:
-        by_k = sets.setdefault(name, {})
-        if found.k_label in by_k:
+    for found in named:
+        by_k = sets.setdefault(found.name, {})
+        if found.k in by_k:
             raise InputError(
-                f"Two index sets are named {name!r} and have k = {found.k_label}: {by_k[found.k_label].source} and "
-                f"{found.source}.",
+                f"Two index sets are named {found.name!r} and have k = {found.k}: {by_k[found.k].source} and "
+                f"{found.index_set.source}.",
                 hint="Name them apart with -i NAME=FILE.",
             )
-        by_k[found.k_label] = _describe(found)
+        by_k[found.k] = _describe(found)
     arguments = {
         "indices": list(files),
         "csg": csg,
@@ -132,17 +137,29 @@ def mutual_info(
     )
 
 
-def _read(text: str) -> tuple[str, IndexSet]:
+@dataclass(frozen=True)
+class _Named:
+    """An index set, the name and k it is shown under, and the hash of the file it comes from."""
+
+    name: str
+    k: str
+    index_set: IndexSet
+    sha256: str | None = None
+
+
+def _read(text: str) -> _Named:
     name, file = split_name(text, "-i")
-    return name, read_index_set(given_file(file, "-i"))
+    path = given_file(file, "-i")
+    index_set = read_index_set(path)
+    return _Named(name, index_set.k_label, index_set, sha256_of(path))
 
 
-def _ranked(study: Study, ks: Sequence[int | float] | None, method: Method, order: Order) -> list[tuple[str, IndexSet]]:
+def _ranked(study: Study, ks: Sequence[int | float] | None, method: Method, order: Order) -> list[_Named]:
     chosen = list(ks or default_ks([], study.head.num_features))
     for k in chosen:
         check_k(k, study.head.num_features)
     data = study.labelled([method], order)
-    return [(OURS, select(data, method, k)) for k in chosen]
+    return [_Named(OURS, str(k), select(data, method, k)) for k in chosen]
 
 
 class _Width:
@@ -168,11 +185,13 @@ class _Width:
         return IndexSet(index_set.classes, width, index_set.provenance, index_set.source)
 
 
-def _describe(index_set: IndexSet) -> SetOverlap:
+def _describe(named: _Named) -> SetOverlap:
+    index_set = named.index_set
     assert index_set.num_features is not None
     found = overlap(index_set.classes, index_set.num_features)
     return SetOverlap(
         source=index_set.source,
+        sha256=named.sha256,
         num_features=index_set.num_features,
         features_per_class=index_set.sizes,
         mean=found.mean,

@@ -13,7 +13,16 @@ from decompose_cli.decomposition.features import short_name
 from decompose_cli.decomposition.heads import full_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text, read_index_set, split_name
 from decompose_cli.decomposition.metrics import Predictions, compare, predict
-from decompose_cli.decomposition.ranking import METHODS, Method, Order, check_k, check_order, parse_method, select
+from decompose_cli.decomposition.ranking import (
+    METHODS,
+    NEED_NO_IMAGES,
+    Method,
+    Order,
+    check_k,
+    check_order,
+    parse_method,
+    select,
+)
 from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
 from decompose_cli.decomposition.statistics import wilson_interval
 from decompose_cli.decomposition.study import Inputs, Study
@@ -149,7 +158,6 @@ def sweep(
     if max_drop is not None and not 0 <= max_drop < 100:
         raise InputError(f"--max-drop {max_drop} is not between 0 and 100 points.")
     points = _read(files)
-    check_order(order, uses_gates=methods is None or "csg" in methods)
     study = Study(inputs, ("test", "val"))
     study.require_full_head("sweep")
     head = study.head
@@ -157,7 +165,8 @@ def sweep(
     sizes = list(ks) if ks else list(range(1, min(head.num_features, _USUAL_LARGEST_K) + 1))
     for k in sizes:
         check_k(k, head.num_features, "--ks")
-    train = study.on_training_split()
+    needs_training = max_drop is not None or not methods or not set(methods) <= set(NEED_NO_IMAGES)
+    train = study.on_training_split() if needs_training else study
     if max_drop is not None and study.dataset.split == train.dataset.split:
         raise InputError(
             "--max-drop chooses on the training images, so it cannot be reported on them.", hint="Use another --split."
@@ -167,6 +176,7 @@ def sweep(
     else:
         ranked = train.labelled(["frequency"], order)
         chosen_methods = _fitting(study, bool((ranked.features < 0).any()))
+    check_order(order, uses_gates="csg" in chosen_methods)
     bank, classes = study.bank, head.num_classes
     original = predict(full_head(head), bank.features, study.labels, classes)
     search = _Search(train, study, order, max_drop) if max_drop is not None else None
@@ -192,7 +202,7 @@ def sweep(
         "order": order,
         "max_drop": max_drop,
     }
-    return study.document("sweep", arguments, results, watch)
+    return study.document("sweep", arguments, results, watch, [train])
 
 
 def _read(files: Sequence[str]) -> list[tuple[str, IndexSet]]:
@@ -304,7 +314,13 @@ def _write(folder: Path, results: SweepResults, study: Study, order: Order) -> N
     if results.chosen is not None:
         file = folder / "indices.json"
         rows = tuple(map(tuple, results.chosen.indices.values()))
-        write_texts({file: index_set_text(IndexSet(rows, study.head.num_features))})
+        provenance = {
+            "model": study.describe_model().model_dump(),
+            "method": results.chosen.method,
+            "max_drop": results.chosen.max_drop,
+            "chosen_on": results.chosen.chosen_on.split,
+        }
+        write_texts({file: index_set_text(IndexSet(rows, study.head.num_features, provenance), document=True)})
         results.chosen.file = str(file)
     results.plot = str(folder / "curve.png")
     accuracy_curves(

@@ -389,13 +389,9 @@ def preprocessing_of(classifier: Classifier, fallback: Preprocessing) -> Preproc
 
 
 def num_features_of(model: str) -> int:
-    """D of a network by its name, without its weights.
-
-    Raises:
-        InputError: Unknown, or without a head.
-    """
+    """D of a network by its name, without its weights; raises InputError if it is unknown or has no head."""
     entry = find_entry(model)
     if entry.num_features is not None:
         return entry.num_features
-    classifier = Classifier(entry, None, None, seed=0)
-    return classifier.load((entry.preprocessing or IMAGENET).crop).tensors.num_features
+    size = (entry.preprocessing or IMAGENET).crop
+    return Classifier(entry, None, None, seed=0).load(size).tensors.num_features

@@ -51,15 +51,19 @@ def test_a_checkpoint_without_gates_is_refused_by_name() -> None:
     assert str(path) in caught.value.message
 
 
-@pytest.mark.parametrize(
-    "matrix", [torch.rand(4), torch.rand(2, 4, 1), torch.rand(0, 4), torch.rand(2, 0), torch.ones(2, 4).long()]
-)
+@pytest.mark.parametrize("matrix", [torch.rand(4), torch.rand(2, 4, 1), torch.rand(0, 4), torch.rand(2, 0)])
 def test_gates_that_are_no_matrix_of_numbers_are_refused(matrix: Tensor) -> None:
     path = save(matrix)
     with pytest.raises(InputError) as caught:
         read_gates(path)
     assert str(tuple(matrix.shape)) in caught.value.message
     assert str(path) in caught.value.message
+
+
+def test_gates_that_are_whole_numbers_are_refused() -> None:
+    path = save(torch.ones(2, 4).long())
+    with pytest.raises(InputError, match="'csg' holds int64, not floating-point gates"):
+        read_gates(path)
 
 
 def test_a_file_that_is_not_there_is_refused() -> None:

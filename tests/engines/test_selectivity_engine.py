@@ -1,0 +1,340 @@
+"""Selectivity of the layers of whole networks, against hooks and plain loops in double precision."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import statistics
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.engines.selectivity import Layer, SelectivityResults, selectivity
+from decompose_cli.errors import InputError
+from decompose_cli.results import ResultDocument
+
+NET = """
+import torch
+from torch import nn
+
+CALLS = []
+
+class Unit(nn.Module):
+    def __init__(self, width):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1, bias=False)
+
+    def forward(self, x):
+        return (x + self.conv(x)).relu()
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 16, 3, bias=False)
+        self.relu = nn.ReLU()
+        self.body = nn.Sequential(Unit(16), Unit(16))
+        self.fc = nn.Linear(16, 3)
+
+    def forward(self, x):
+        CALLS.append(len(x))
+        return self.fc(self.body(self.relu(self.conv(x))).mean((2, 3)))
+"""
+LAYERS = ["relu", "body.0", "body.1"]
+NAMES = ["ant", "bee", "cow"]
+
+
+@pytest.fixture
+def net(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A small network of the user's in the current directory, without any bias before the head."""
+    Path("selectivity_net.py").write_text(NET, encoding="utf-8")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield "selectivity_net:Net"
+    sys.modules.pop("selectivity_net", None)
+
+
+@pytest.fixture
+def inputs(net: str, tmp_path: Path, make_images: Callable[..., Path]) -> Inputs:
+    """The small network on a few random images."""
+    root = make_images(tmp_path / "images", NAMES, n=5, side=12)
+    random = np.random.default_rng(1)
+    for file in sorted(root.rglob("*.png")):  # of different colours, so that filters respond differently
+        pixels = random.random((4, 4, 3)) * random.random(3) ** 2
+        Image.fromarray((255 * pixels).astype(np.uint8)).resize((12, 12)).save(file)
+    return Inputs(model=net, dataset=f"folder:{root}", workers=0, mean="0,0,0", std="1,1,1", seed=4)
+
+
+def folder_of(inputs: Inputs) -> Path:
+    return Path(str(inputs.dataset).removeprefix("folder:"))
+
+
+def activations(inputs: Inputs, split: str = "train") -> dict[str, list[list[list[float]]]]:
+    """By layer and class the spatially averaged activations of each image."""
+    torch.manual_seed(inputs.seed)
+    module: nn.Module = sys.modules["selectivity_net"].Net().double().eval()
+    found: dict[str, list[list[list[float]]]] = {name: [] for name in LAYERS}
+    for name in NAMES:
+        files = sorted((folder_of(inputs) / split / name).glob("*.png"))
+        if not files:
+            continue
+        pixels = np.stack([np.array(Image.open(file)) for file in files])
+        x = torch.from_numpy(pixels / 255).permute(0, 3, 1, 2)
+        with torch.no_grad():
+            for layer, part in ((LAYERS[0], nn.Sequential(module.conv, module.relu)), *zip(LAYERS[1:], module.body)):  # type: ignore[arg-type]  # noqa: B905
+                x = part(x)
+                found[layer].append(x.mean((2, 3)).tolist())
+    return found
+
+
+def needed(values: list[float], fraction: float) -> int:
+    """How many leading filters have a cumulative share that is still below the fraction."""
+    total, reached, count = sum(values), 0.0, 0
+    for value in sorted(values, reverse=True):
+        reached += value
+        if total == 0 or reached / total >= fraction:
+            break
+        count += 1
+    return count
+
+
+def check(
+    layer: Layer, by_class: list[list[list[float]]], fraction: float, numbers: tuple[int, ...] = (0, 1, 2)
+) -> None:
+    filters = len(by_class[0][0])
+    counts = [[needed(values, fraction) for values in images] for images in by_class]
+    assert layer.filters == filters
+    assert list(layer.per_class) == [str(number) for number in numbers]
+    means, medians = [], []
+    for number, ns in zip(numbers, counts, strict=True):
+        found = layer.per_class[str(number)]
+        means.append((filters - statistics.fmean(ns)) / filters)
+        medians.append((filters - statistics.median(ns)) / filters)
+        assert (found.name, found.images) == (NAMES[number], len(ns))
+        assert found.psi_mean == pytest.approx(means[-1], abs=1e-12)
+        assert found.psi_median == pytest.approx(medians[-1], abs=1e-12)
+    assert layer.psi_mean == pytest.approx(statistics.fmean(means), abs=1e-12)
+    assert layer.psi_median == pytest.approx(statistics.fmean(medians), abs=1e-12)
+    indices = []
+    for j in range(filters):
+        mu = sorted(statistics.fmean(values[j] for values in images) for images in by_class)
+        rest = statistics.fmean(mu[:-1])
+        indices.append((mu[-1] - rest) / (mu[-1] + rest + 1e-7))
+    assert layer.class_selectivity == pytest.approx(statistics.fmean(indices), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
+def test_every_layer_against_plain_loops(inputs: Inputs, fraction: float) -> None:
+    results = selectivity(inputs, fraction=fraction).results
+    assert results.fraction == fraction
+    assert list(results.layers) == LAYERS
+    by_layer = activations(inputs)
+    for name, layer in results.layers.items():
+        check(layer, by_layer[name], fraction)
+    assert len({layer.psi_mean for layer in results.layers.values()}) > 1
+
+
+def test_the_split_is_the_users(inputs: Inputs) -> None:
+    document = selectivity(dataclasses.replace(inputs, split="test"), layers=["body.1"])
+    assert document.dataset is not None
+    assert document.dataset.split == "test"
+    check(document.results.layers["body.1"], activations(inputs, "test")["body.1"], 0.5)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 64])
+def test_all_layers_come_from_one_pass_over_the_images(inputs: Inputs, batch_size: int) -> None:
+    whole = selectivity(inputs).results
+    calls = sys.modules["selectivity_net"].CALLS
+    before = len(calls)
+    results = selectivity(dataclasses.replace(inputs, batch_size=batch_size)).results
+    # Besides the images there are a few passes over examples that find the layers; those are of two images at most.
+    sizes = [size for size in calls[before:] if batch_size <= 2 or size > 2]
+    assert sum(sizes) <= 15 + 2 * 6
+    assert batch_size == 1 or sum(sizes) == 15 - (15 % batch_size if 15 % batch_size <= 2 else 0)
+    for name, layer in results.layers.items():
+        assert layer.per_class == whole.layers[name].per_class
+        assert layer.class_selectivity == pytest.approx(whole.layers[name].class_selectivity, abs=1e-5)
+
+
+def test_layers_can_be_chosen_and_each_is_measured_once(inputs: Inputs) -> None:
+    everything = selectivity(inputs).results.layers
+    chosen = selectivity(inputs, layers=["body.1", "relu", "body.1"]).results.layers
+    assert list(chosen) == ["body.1", "relu"]
+    assert chosen == {name: everything[name] for name in chosen}
+
+
+def test_images_that_no_filter_responds_to_are_counted_as_needing_none(inputs: Inputs) -> None:
+    for number in range(2):
+        Image.new("RGB", (12, 12)).save(folder_of(inputs) / "train" / "bee" / f"black{number}.png")
+    layer = selectivity(inputs, layers=["relu"]).results.layers["relu"]
+    assert [found.silent for found in layer.per_class.values()] == [0, 2, 0]
+    assert layer.per_class["1"].images == 7
+    check(layer, activations(inputs)["relu"], 0.5)
+
+
+def test_classes_without_images_are_left_out(inputs: Inputs) -> None:
+    shutil.rmtree(folder_of(inputs) / "test" / "bee")
+    layer = selectivity(dataclasses.replace(inputs, split="test"), layers=["body.0"]).results.layers["body.0"]
+    check(layer, activations(inputs, "test")["body.0"], 0.5, (0, 2))
+
+
+def test_images_of_a_single_class_say_nothing_about_preferring_it(inputs: Inputs) -> None:
+    for name in ("bee", "cow"):
+        shutil.rmtree(folder_of(inputs) / "test" / name)
+    layer = selectivity(dataclasses.replace(inputs, split="test"), layers=["relu"]).results.layers["relu"]
+    assert layer.class_selectivity is None
+    assert list(layer.per_class) == ["0"]
+
+
+def test_the_same_command_gives_the_same_result(inputs: Inputs) -> None:
+    assert selectivity(inputs).results == selectivity(inputs).results
+
+
+def test_the_shipped_network_is_measured_at_its_stem_and_every_unit() -> None:
+    document = selectivity(Inputs())
+    assert document.model is not None
+    assert document.dataset is not None
+    assert document.model.name == "resnet20-digits"
+    assert (document.dataset.name, document.dataset.split, document.dataset.images) == ("digits", "train", 1437)
+    layers = document.results.layers
+    assert list(layers) == ["stem", *(f"layer{stage}.{unit}" for stage in (1, 2, 3) for unit in (0, 1, 2))]
+    assert [layer.filters for layer in layers.values()] == [16] * 4 + [32] * 3 + [64] * 3
+    # The last unit, averaged over its area, is what the features are.
+    study = Study(Inputs(), ("train",))
+    features = study.bank.features.double()
+    counts = torch.tensor([needed(row, 0.5) for row in features.tolist()], dtype=torch.float64)
+    psi = [float(1 - counts[study.labels == number].mean() / 64) for number in range(10)]
+    assert layers["layer3.2"].psi_mean == pytest.approx(statistics.fmean(psi), abs=1e-4)
+    means = torch.stack([features[study.labels == number].mean(0) for number in range(10)]).sort(0).values
+    rest = means[:-1].mean(0)
+    index = float(((means[-1] - rest) / (means[-1] + rest + 1e-7)).mean())
+    assert layers["layer3.2"].class_selectivity == pytest.approx(index, abs=1e-5)
+
+
+# --------------------------------------------------------------------------------------------------------- comparison
+
+
+def save_weights(seed: int, name: str) -> str:
+    torch.manual_seed(seed)
+    torch.save(sys.modules["selectivity_net"].Net().state_dict(), name)
+    return name
+
+
+def test_other_weights_are_measured_as_they_would_be_alone(inputs: Inputs) -> None:
+    plain = selectivity(inputs).results
+    same, other = save_weights(4, "same.pth"), save_weights(5, "other.pth")
+    results = selectivity(inputs, compare=[f"mine={same}", other]).results
+    assert list(results.compared) == ["mine", "other"]
+    assert results.layers == plain.layers
+    assert results.compared["mine"].layers == plain.layers
+    alone = selectivity(dataclasses.replace(inputs, weights=other))
+    assert alone.model is not None
+    assert results.compared["other"].layers == alone.results.layers
+    assert results.compared["other"].weights == alone.model.weights
+    assert alone.results.layers != plain.layers
+
+
+def test_two_comparisons_of_the_same_name_are_refused(inputs: Inputs) -> None:
+    with pytest.raises(InputError, match="Two checkpoints are named 'a'"):
+        selectivity(inputs, compare=["a=1.pth", "a=2.pth"])
+
+
+@pytest.mark.parametrize("kind", ["missing", "another network"])
+def test_weights_that_do_not_fit_are_refused_before_any_image_is_looked_at(
+    inputs: Inputs, kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("images were looked at")
+
+    if kind == "another network":
+        torch.save({"fc.weight": torch.ones(2, 2)}, "bad.pth")
+    monkeypatch.setattr("decompose_cli.engines.selectivity.measure_selectivity", fail)
+    with pytest.raises(InputError, match=r"bad\.pth"):
+        selectivity(inputs, compare=["a=bad.pth"])
+
+
+# ----------------------------------------------------------------------------------------------------------- document
+
+
+def test_the_document_survives_json(inputs: Inputs) -> None:
+    selectivity(inputs)
+    document = selectivity(inputs, compare=[f"a={save_weights(5, 'w.pth')}"], fraction=0.3)
+    content = json.loads(document.to_json())
+    assert ResultDocument[SelectivityResults].model_validate(content) == document
+    assert content["command"] == "selectivity"
+    assert {name: content["arguments"][name] for name in ("layers", "fraction", "compare")} == {
+        "layers": ["all"],
+        "fraction": 0.3,
+        "compare": ["a=w.pth"],
+    }
+    assert list(content["results"]["layers"]) == LAYERS
+    for layer in content["results"]["layers"].values():
+        assert {"psi_mean", "psi_median", "class_selectivity", "per_class"} <= set(layer)
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1.5, float("nan")])
+def test_fractions_that_are_none_are_refused(inputs: Inputs, fraction: float) -> None:
+    with pytest.raises(InputError, match=r"--fraction .* is not between 0 and 1"):
+        selectivity(inputs, fraction=fraction)
+
+
+@pytest.mark.parametrize(
+    ("layers", "sentence"),
+    [
+        ([], "--layers names no layer; give all, or names from"),
+        (["layer9"], "no layer 'layer9'"),
+        (["conv"], "'conv' has negative outputs"),
+        (["fc"], "'fc' has negative outputs"),
+        (["relu", "body.0.conv"], r"'body\.0\.conv' has negative outputs"),
+    ],
+)
+def test_layers_that_cannot_be_measured_are_refused_by_name(inputs: Inputs, layers: list[str], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        selectivity(inputs, layers=layers)
+
+
+def test_a_network_without_units_is_refused_with_a_way_out(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    Path("selectivity_bare.py").write_text(
+        "from torch import nn\n\n"
+        "def make():\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))\n",
+        encoding="utf-8",
+    )
+    try:
+        with pytest.raises(InputError, match="neither residual units nor ReLU") as caught:
+            selectivity(dataclasses.replace(inputs, model="selectivity_bare:make"))
+    finally:
+        sys.modules.pop("selectivity_bare", None)
+    assert "--layers" in str(caught.value.hint)
+
+
+# ---------------------------------------------------------------------------------------------------------- published
+
+
+def test_published_weights_give_the_published_numbers(reference_dir: Path) -> None:
+    inputs: Any = Inputs(
+        model="resnet20",
+        weights=str(reference_dir / "weights" / "resnet20-12fca82f.th"),
+        dataset=f"folder:{reference_dir / 'data' / 'cifar10-lossless'}",
+        split="train",
+    )
+    layer = selectivity(inputs, layers=["layer3.2"]).results.layers["layer3.2"]
+    assert layer.psi_mean == pytest.approx(0.80704, abs=1e-4)
+    assert layer.psi_median == pytest.approx(0.809375, abs=1e-4)
+    assert layer.class_selectivity == pytest.approx(0.46227, abs=1e-4)

@@ -1,0 +1,472 @@
+"""Accuracy for every number of features, against one evaluation at a time; the smallest set within a loss."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor
+
+from decompose_cli.decomposition.index_set import IndexSet, read_index_set, write_index_set
+from decompose_cli.decomposition.ranking import METHODS, select
+from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.engines.sweep import Chosen, SweepResults, parse_ks, parse_methods, sweep
+from decompose_cli.engines.validate import validate
+from decompose_cli.errors import InputError
+from decompose_cli.models.checkpoint import read_checkpoint
+from decompose_cli.models.registry import DEFAULT_MODEL
+from decompose_cli.results import ResultDocument
+
+WITHOUT_GATES = [method for method in METHODS if method != "csg"]
+
+
+@pytest.fixture(scope="module")
+def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of the shipped network on both splits of the digits."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DECOMPOSE_CACHE", str(folder))
+        for split in ("train", "test"):
+            _ = Study(Inputs(), (split,)).bank
+    return folder
+
+
+@pytest.fixture
+def warm(warm_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of the shipped network are in the cache; what a test adds to it stays there for that test only."""
+    shutil.copytree(warm_cache, tmp_path / "warm")
+    monkeypatch.setenv("DECOMPOSE_CACHE", str(tmp_path / "warm"))
+
+
+@pytest.fixture
+def no_forward_pass(warm: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_forward_passes(monkeypatch)
+
+
+def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a forward pass was made")
+
+    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", fail)
+
+
+def write_weights_with_gates(gates: Tensor, name: str = "gates.pth") -> str:
+    shipped = read_checkpoint(Path(Study(Inputs(), ("test",)).classifier.weights_source))
+    torch.save({**shipped.state_dict, "csg": gates}, name)
+    return name
+
+
+def write(name: str, classes: Sequence[Sequence[int]]) -> str:
+    write_index_set(Path(name), IndexSet(tuple(map(tuple, classes)), 64))
+    return name
+
+
+def validated(index_set: IndexSet, inputs: Inputs | None = None) -> int:
+    """What ``validate -i`` says of a set."""
+    decomposed = validate(inputs or Inputs(), index_set).results.decomposed
+    assert decomposed is not None
+    return decomposed.correct
+
+
+def wilson(successes: int, total: int) -> tuple[float, float]:
+    """In percent."""
+    z, p = 1.959963984540054, successes / total
+    centre, root = p + z * z / (2 * total), z * math.sqrt(p * (1 - p) / total + (z / (2 * total)) ** 2)
+    low, high = (100 * (centre - root) / (1 + z * z / total), 100 * (centre + root) / (1 + z * z / total))
+    return low, high
+
+
+# ------------------------------------------------------------------------------------------------------------- curves
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+@pytest.mark.parametrize("method", WITHOUT_GATES)
+def test_each_point_is_what_validate_says_of_the_same_set(method: Any) -> None:
+    ks = [1, 2, 3, 7, 20, 63, 64]
+    curves = sweep(Inputs(), methods=[method], ks=ks).results.curves
+    assert {name: list(points) for name, points in curves.items()} == {method: [str(k) for k in ks]}
+    ranked = Study(Inputs(), ("train",)).labelled([method])
+    expected = {str(k): validated(select(ranked, method, k)) for k in ks}
+    assert {k: point.correct for k, point in curves[method].items()} == expected
+    assert len(set(expected.values())) > 2, "the case can tell the ks apart"
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize("order", ["highest", "lowest"])
+def test_gates_in_the_weights_are_a_method_too(order: Any) -> None:
+    inputs = Inputs(
+        model=DEFAULT_MODEL,
+        weights=write_weights_with_gates(torch.rand(10, 64, generator=torch.Generator().manual_seed(0))),
+    )
+    results = sweep(inputs, ks=[2, 30], order=order).results
+    assert list(results.curves) == list(METHODS)
+    ranked = Study(inputs, ("train",)).labelled(["csg"], order)
+    expected = {str(k): validated(select(ranked, "csg", k), inputs) for k in (2, 30)}
+    assert {k: point.correct for k, point in results.curves["csg"].items()} == expected
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_without_options_every_fitting_method_is_tried_from_1_to_64() -> None:
+    document = sweep(Inputs())
+    results = document.results
+    assert list(results.curves) == WITHOUT_GATES
+    assert all(list(points) == [str(k) for k in range(1, 65)] for points in results.curves.values())
+    assert document.dataset is not None
+    assert (document.dataset.name, document.dataset.split) == ("digits", "test")
+    original = validate(Inputs()).results.original
+    assert original is not None
+    assert (results.original.correct, results.total) == (original.correct, 360)
+    assert {points["64"].correct for points in results.curves.values()} == {original.correct}
+    assert (results.chosen, results.plot) == (None, None)
+    for point in [results.original, *results.curves["mean"].values()]:
+        assert point.top1 == pytest.approx(100 * point.correct / 360)
+        assert point.top1_ci95 == pytest.approx(wilson(point.correct, 360))
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_index_files_are_points_at_their_own_k() -> None:
+    even = [[(7 * c + 5 * j) % 64 for j in range(4)] for c in range(10)]
+    ragged = [row[: 1 + c % 4] for c, row in enumerate(even)]
+    files = [f"mine={write('1.json', even)}", f"mine={write('2.json', ragged)}", write("plain.json", even[::-1])]
+    results = sweep(Inputs(), methods=["weight"], ks=[1, 2], files=files).results
+    assert {name: list(points) for name, points in results.curves.items()} == {
+        "weight": ["1", "2"],
+        "mine": ["4", "1-4"],
+        "plain": ["4"],
+    }
+    for name, k, file in (("mine", "4", "1.json"), ("mine", "1-4", "2.json"), ("plain", "4", "plain.json")):
+        assert results.curves[name][k].correct == validated(read_index_set(Path(file)))
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_two_points_of_the_same_name_and_k_are_refused() -> None:
+    files = [f"mine={write('1.json', [[1]] * 10)}", f"mine={write('2.json', [[2]] * 10)}"]
+    with pytest.raises(InputError, match="'mine' with a point at k = 1"):
+        sweep(Inputs(), methods=["weight"], ks=[1], files=files)
+    with pytest.raises(InputError, match=r"-i weight=1\.json: 'weight' is the name of a ranking") as caught:
+        sweep(Inputs(), methods=["mean"], ks=[2], files=["weight=1.json"])
+    assert "-i OTHER_NAME=FILE" in str(caught.value.hint)
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_the_split_is_the_users_and_features_are_ranked_on_the_training_images() -> None:
+    inputs = Inputs(split="train")
+    results = sweep(inputs, methods=["mean"], ks=[3]).results
+    expected = validated(select(Study(Inputs(), ("train",)).labelled(["mean"]), "mean", 3), inputs)
+    assert (results.total, results.curves["mean"]["3"].correct) == (1437, expected)
+
+
+def test_first_a_miss_then_a_hit_for_whatever_sizes_and_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = sweep(Inputs(), ks=[1, 2])
+    forbid_forward_passes(monkeypatch)
+    second = sweep(Inputs(), ks=[1, 2])
+    assert first.cache is not None
+    assert second.cache is not None
+    assert (first.cache.features, second.cache.features) == ("miss", "hit")
+    assert first.results == second.results
+    sweep(Inputs(), methods=["weight", "frequency"], ks=[5, 64], max_drop=5)
+    with pytest.raises(AssertionError, match="a forward pass was made"):
+        sweep(Inputs(use_cache=False), ks=[1])
+
+
+# ------------------------------------------------------------------------------------------------- the smallest set
+
+
+def bound(full: Tensor, other: Tensor) -> float:
+    """One-sided 95% upper bound of the loss in points: Newcombe's tenth method, written out."""
+    n, z = len(full), 1.6448536269514722
+    a, b = int((full & other).sum()), int((full & ~other).sum())
+    c, d = int((other & ~full).sum()), int((~full & ~other).sum())
+
+    def limits(successes: int) -> tuple[float, float]:
+        p = successes / n
+        root = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+        return (p + z * z / (2 * n) - root) / (1 + z * z / n), (p + z * z / (2 * n) + root) / (1 + z * z / n)
+
+    product = (a + b) * (c + d) * (a + c) * (b + d)
+    over = a * d - b * c
+    phi = 0.0 if product == 0 else (max(over - n / 2, 0) if over > 0 else over) / math.sqrt(product)
+    p1, p2 = (a + b) / n, (a + c) / n
+    up, down = limits(a + b)[1] - p1, p2 - limits(a + c)[0]
+    return 100 * (p1 - p2 + math.sqrt(down**2 - 2 * phi * down * up + up**2))
+
+
+def correct(classes: Sequence[Sequence[int]], split: str) -> tuple[Tensor, Tensor]:
+    """Which images the full head and the decomposed one get right, in double precision."""
+    study = Study(Inputs(), (split,))
+    features, head = study.bank.features.double(), study.head
+    weight = torch.zeros(10, 64, dtype=torch.float64)
+    for number, row in enumerate(classes):
+        weight[number, list(row)] = head.weight[number, list(row)].double()
+    full, kept = (features @ w.T + head.bias.double() for w in (head.weight.double(), weight))
+    return full.argmax(1) == study.labels, kept.argmax(1) == study.labels
+
+
+def chosen_by(max_drop: float, methods: Any = ("frequency", "weight"), **more: Any) -> Chosen:
+    found = sweep(Inputs(), methods=methods, ks=list(range(1, 21)), max_drop=max_drop, **more).results.chosen
+    assert found is not None
+    return found
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+@pytest.mark.parametrize("max_drop", [1.0, 3.0])
+def test_the_set_is_chosen_on_the_training_images_and_reported_on_the_test_images(max_drop: float) -> None:
+    chosen = chosen_by(max_drop)
+    rows = list(chosen.indices.values())
+    assert list(chosen.indices) == [str(c) for c in range(10)]
+    assert chosen.features == sum(map(len, rows))
+    assert chosen.features_per_class == (min(map(len, rows)), max(map(len, rows)))
+    ranked = Study(Inputs(), ("train",)).labelled([chosen.method])  # type: ignore[list-item]
+    common = select(ranked, chosen.method, chosen.k).classes  # type: ignore[arg-type]
+    for loss, split, total in ((chosen.chosen_on, "train", 1437), (chosen.reported_on, "test", 360)):
+        full, kept = correct(rows, split)
+        assert (loss.split, loss.total) == (split, total)
+        assert (loss.full_correct, loss.correct) == (int(full.sum()), int(kept.sum()))
+        assert loss.common_correct == int(correct(common, split)[1].sum())
+        assert loss.points == pytest.approx(100 * (int(kept.sum()) - int(full.sum())) / total)
+        assert loss.ci95[0] <= loss.points <= loss.ci95[1]
+        assert loss.loss_bound95 == pytest.approx(bound(full, kept))
+        assert 0 <= loss.mcnemar_p <= 1
+    assert chosen.chosen_on.loss_bound95 <= max_drop
+    assert chosen.max_drop == max_drop
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_the_common_k_is_the_smallest_whose_bound_holds_on_the_training_images() -> None:
+    chosen = chosen_by(1.0)
+    ranked = Study(Inputs(), ("train",)).labelled(["frequency", "weight"])
+    for method, candidate in chosen.candidates.items():
+        bounds = [bound(*correct(select(ranked, method, k).classes, "train")) for k in range(1, 21)]  # type: ignore[arg-type]
+        fitting = [k for k, value in enumerate(bounds, start=1) if value <= 1.0]
+        assert candidate is not None
+        assert candidate.k == fitting[0]
+        assert candidate.features <= 10 * candidate.k
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_classes_keep_their_best_features_and_the_next_removal_would_cost_too_much() -> None:
+    chosen = chosen_by(1.0)
+    rows = list(chosen.indices.values())
+    ranked = Study(Inputs(), ("train",)).labelled([chosen.method])  # type: ignore[list-item]
+    common = select(ranked, chosen.method, chosen.k).classes  # type: ignore[arg-type]
+    assert all(tuple(row) == full[: len(row)] and row for row, full in zip(rows, common, strict=True))
+    assert chosen.features < 10 * chosen.k, "something was dropped"
+    outcomes = []
+    for number, row in enumerate(rows):
+        if len(row) > 1:
+            less = [kept[:-1] if other == number else kept for other, kept in enumerate(rows)]
+            full, kept = correct(less, "train")
+            outcomes.append((int(kept.sum()), bound(full, kept)))
+    assert outcomes, "some class has more than one feature"
+    best = max(right for right, _ in outcomes)
+    assert min(value for right, value in outcomes if right == best) > 1.0
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+@pytest.mark.parametrize("max_drop", [1.0, 20.0])
+def test_the_method_with_the_fewest_features_wins_and_the_first_among_equals(max_drop: float) -> None:
+    candidates = chosen_by(max_drop, WITHOUT_GATES).candidates
+    assert list(candidates) == WITHOUT_GATES
+    fewest = min(found.features for found in candidates.values() if found)
+    first = next(method for method, found in candidates.items() if found and found.features == fewest)
+    assert chosen_by(max_drop, WITHOUT_GATES).method == first
+    backwards = chosen_by(max_drop, WITHOUT_GATES[::-1])
+    assert backwards.method == [m for m, found in candidates.items() if found and found.features == fewest][-1]
+    assert backwards.features == fewest
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_the_written_set_is_ready_for_validate() -> None:
+    chosen = chosen_by(2.0, folder=Path("out"))
+    assert chosen.file == "out/indices.json"
+    assert sorted(path.name for path in Path("out").iterdir()) == ["curve.png", "indices.json"]
+    content = json.loads(Path("out/indices.json").read_text(encoding="utf-8"))
+    assert content["classes"] == list(chosen.indices.values())
+    assert content["num_features"] == 64
+    assert content["provenance"]["method"] == chosen.method
+    for split, loss in (("test", chosen.reported_on), ("train", chosen.chosen_on)):
+        found = validate(Inputs(split=split), Path("out/indices.json")).results
+        assert found.original is not None
+        assert found.decomposed is not None
+        assert found.difference is not None
+        assert (found.original.correct, found.decomposed.correct) == (loss.full_correct, loss.correct)
+        assert found.difference.points == pytest.approx(loss.points)
+        assert found.difference.ci95 == pytest.approx(loss.ci95)
+        assert found.difference.mcnemar_p == pytest.approx(loss.mcnemar_p)
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_a_folder_gets_the_curve_and_without_a_choice_no_set() -> None:
+    results = sweep(Inputs(), methods=["weight"], ks=[1, 2], folder=Path("out")).results
+    assert results.plot == "out/curve.png"
+    assert [path.name for path in Path("out").iterdir()] == ["curve.png"]
+    with Image.open("out/curve.png") as picture:
+        assert picture.format == "PNG"
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_a_loss_that_nothing_stays_within_chooses_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, "decompose_cli"):
+        results = sweep(Inputs(), methods=["mean"], ks=[1, 2], max_drop=0.01, folder=Path("out")).results
+    assert results.chosen is None
+    assert [path.name for path in Path("out").iterdir()] == ["curve.png"]
+    assert any("within 0.01 points" in message for message in caplog.messages)
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_a_method_out_of_reach_is_no_candidate() -> None:
+    # With one feature per class the mean costs more than the weight; the limit lies between the two.
+    data = Study(Inputs(), ("train",)).labelled(["mean", "weight"])
+    costs = {m: bound(*correct(select(data, m, 1).classes, "train")) for m in ("mean", "weight")}  # type: ignore[arg-type]
+    assert costs["weight"] < costs["mean"]
+    limit = (costs["weight"] + costs["mean"]) / 2
+    chosen = sweep(Inputs(), methods=["mean", "weight"], ks=[1], max_drop=limit).results.chosen
+    assert chosen is not None
+    assert chosen.candidates["mean"] is None
+    assert (chosen.method, chosen.k, chosen.features) == ("weight", 1, 10)
+
+
+def test_choosing_on_the_split_that_is_reported_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    forbid_forward_passes(monkeypatch)
+    with pytest.raises(InputError, match="chooses on the training images") as caught:
+        sweep(Inputs(split="train"), max_drop=0.5, folder=Path("out"))
+    assert "--split" in str(caught.value.hint)
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.parametrize("max_drop", [-0.1, 100.0, math.nan, math.inf])
+def test_losses_that_make_no_sense_are_refused(max_drop: float) -> None:
+    with pytest.raises(InputError, match=r"--max-drop .* is not between 0 and 100"):
+        sweep(Inputs(), max_drop=max_drop)
+
+
+# ----------------------------------------------------------------------------------------------------------- document
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_the_document_survives_json() -> None:
+    document = sweep(Inputs(), methods=["weight"], ks=[1, 2, 3], max_drop=5, folder=Path("out"))
+    content = json.loads(document.to_json())
+    assert ResultDocument[SweepResults].model_validate(content) == document
+    assert content["command"] == "sweep"
+    assert {"total", "original", "curves", "chosen"} <= set(content["results"])
+    assert content["results"]["curves"]["weight"]["2"]["correct"] == 356
+    assert content["results"]["chosen"]["indices"].keys() == {str(c) for c in range(10)}
+    arguments = {name: content["arguments"][name] for name in ("methods", "ks", "order", "max_drop")}
+    assert arguments == {"methods": ["weight"], "ks": [1, 2, 3], "order": "highest", "max_drop": 5}
+
+
+# ------------------------------------------------------------------------------------------------------------ bad input
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("5", [5]), ("1-4", [1, 2, 3, 4]), ("7,1-3, 2 ,5-5", [1, 2, 3, 5, 7]), ("10,9", [9, 10])],
+)
+def test_sizes_are_read(text: str, expected: list[int]) -> None:
+    assert parse_ks(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "0-3", "3-1", "-3", "3-", "1-2-3", "1.5", "a", "1,,2", "²", "1-99999999", "9999999999", "+1"]
+)
+def test_sizes_of_another_form_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="--ks"):
+        parse_ks(text)
+
+
+def test_methods_are_read_each_once() -> None:
+    assert parse_methods("weight, frequency,weight") == ["weight", "frequency"]
+    with pytest.raises(InputError, match="--methods 'best' is unknown"):
+        parse_methods("weight,best")
+
+
+def test_more_features_than_the_network_has_is_refused_before_any_image_is_looked_at(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    forbid_forward_passes(monkeypatch)
+    with pytest.raises(InputError, match="--ks 65 is more than the 64 features"):
+        sweep(Inputs(), ks=[1, 65])
+
+
+@pytest.mark.parametrize(
+    ("classes", "sentence"), [([[1]] * 9, "9 classes, but the network has 10"), ([[64]] * 10, "the index 64")]
+)
+def test_index_files_that_do_not_fit_are_refused_before_any_image_is_looked_at(
+    classes: list[list[int]], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forbid_forward_passes(monkeypatch)
+    write_index_set(Path("i.json"), IndexSet(tuple(map(tuple, classes))))
+    with pytest.raises(InputError, match=sentence):
+        sweep(Inputs(), files=["i.json"])
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_gates_that_are_not_there_are_refused() -> None:
+    with pytest.raises(InputError, match="'csg'"):
+        sweep(Inputs(), methods=["csg"], ks=[1])
+
+
+NET = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.fc = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.fc(self.stem(x).tanh().mean((2, 3)))
+"""
+
+
+@pytest.fixture
+def net(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A small network of the user's with negative features, in the current directory."""
+    Path("sweep_net.py").write_text(NET, encoding="utf-8")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    yield "sweep_net:Net"
+    sys.modules.pop("sweep_net", None)
+
+
+def test_few_and_negative_features_leave_out_what_does_not_fit(
+    net: str, tmp_path: Path, make_images: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    root = make_images(tmp_path / "images", ["a", "b", "c"], n=4, side=12)
+    inputs = Inputs(model=net, dataset=f"folder:{root}", workers=0)
+    with caplog.at_level(logging.INFO, "decompose_cli"):
+        results = sweep(inputs).results
+    assert list(results.curves) == ["frequency", "mean", "contribution", "weight"]
+    assert all(list(points) == [str(k) for k in range(1, 9)] for points in results.curves.values())
+    assert any("'mass' is left out" in message for message in caplog.messages)
+    with pytest.raises(InputError, match="'mass'"):
+        sweep(inputs, methods=["mass"])
+
+
+# ---------------------------------------------------------------------------------------------------------- published
+
+
+def test_published_files_give_the_published_counts(reference_dir: Path) -> None:
+    weights = reference_dir / "weights"
+    inputs = Inputs(
+        model="resnet20",
+        weights=str(weights / "resnet20-12fca82f.th"),
+        dataset=f"folder:{reference_dir / 'data' / 'cifar10-lossless'}",
+        split="test",
+    )
+    files = [f"published={weights / f'resnet20_cifar-10{stem}_indices.json'}" for stem in ("", "_10_10", "_20_20")]
+    results = sweep(inputs, methods=["weight"], ks=[64], files=files).results
+    assert {k: point.correct for k, point in results.curves["published"].items()} == {"5": 883, "10": 910, "20": 918}
+    assert results.original.correct == results.curves["weight"]["64"].correct == 915

@@ -1,0 +1,225 @@
+"""Plots: files that are whole or not there, with the names as they are."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.backends.backend_agg import RendererAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.reporting.plots import Curve, accuracy_curves
+
+LINE = Curve([1, 2, 3, 4, 5], [50.0, 60, 70, 80, 85], [45.0, 55, 65, 75, 80], [55.0, 65, 75, 85, 90])
+POINT = Curve([5], [70.0], [66.0], [73.0], is_line=False)
+
+
+def draw(path: Path = Path("curve.png"), curves: dict[str, Curve] | None = None, title: str = "net on data") -> None:
+    accuracy_curves(path, title, {"frequency": LINE, "file": POINT} if curves is None else curves, 91.5)
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+    """Texts as they reach the canvas, each with whether it is set as mathematics."""
+    texts: list[tuple[str, Any]] = []
+    original = RendererAgg.draw_text
+
+    def draw_text(self: Any, gc: Any, x: float, y: float, s: str, *more: Any, **named: Any) -> None:
+        texts.append((s, named.get("ismath", more[2] if len(more) > 2 else False)))
+        original(self, gc, x, y, s, *more, **named)
+
+    monkeypatch.setattr(RendererAgg, "draw_text", draw_text)
+    return texts
+
+
+def legend_of(axes: Any) -> dict[str, Any]:
+    """What each entry of the legend stands for: the artist drawn in it, by the text beside it."""
+    legend = axes.get_legend()
+    texts = [text.get_text() for text in legend.get_texts()]
+    return dict(zip(texts, legend.legend_handles, strict=True))
+
+
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
+    """Figures as they are when they are saved."""
+    found: list[Figure] = []
+    original = Figure.savefig
+
+    def savefig(self: Figure, *arguments: Any, **named: Any) -> None:
+        found.append(self)
+        original(self, *arguments, **named)
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    return found
+
+
+def test_the_file_is_a_picture_with_several_colours_and_stands_alone() -> None:
+    draw()
+    with Image.open("curve.png") as picture:
+        picture.load()
+        assert picture.format == "PNG"
+        assert min(picture.size) >= 500
+        colours = picture.convert("RGB").getcolors(1 << 24)
+    assert colours is not None
+    assert {(0, 0x72, 0xB2), (0xE6, 0x9F, 0)} <= {colour for _, colour in colours}
+    assert [path.name for path in Path.cwd().iterdir()] == ["curve.png"]
+
+
+def test_folders_on_the_way_are_made() -> None:
+    draw(Path("a/b/curve.png"))
+    assert Path("a/b/curve.png").is_file()
+
+
+def test_the_same_curves_give_the_same_bytes() -> None:
+    draw(Path("one.png"))
+    draw(Path("two.png"))
+    assert Path("one.png").read_bytes() == Path("two.png").read_bytes()
+
+
+def test_a_line_and_a_point_show_their_numbers_and_intervals(figures: list[Figure]) -> None:
+    draw()
+    (axes,) = figures[0].axes
+    line, mark, full = axes.get_lines()
+    assert [list(values) for values in line.get_data()] == [[1, 2, 3, 4, 5], [50, 60, 70, 80, 85]]
+    assert line.get_linestyle() == "-"
+    assert set(full.get_ydata()) == {91.5}
+    assert full.get_linestyle() == "--"
+    band = axes.collections[0].get_paths()[0].vertices
+    assert {(1.0, 45.0), (1.0, 55.0), (5.0, 80.0), (5.0, 90.0)} <= {tuple(vertex) for vertex in band}
+    (point,) = axes.containers
+    assert point[0] is mark
+    assert [list(values) for values in point[0].get_data()] == [[5], [70]]
+    (bar,) = point[2][0].get_segments()
+    assert bar.tolist() == [[5, 66], [5, 73]]
+    legend = legend_of(axes)
+    assert list(legend) == ["frequency", "file", "full head"]
+    for shown, drawn_line in zip(legend.values(), (line, mark, full), strict=True):
+        for look in ("get_color", "get_marker", "get_linestyle"):
+            assert getattr(shown, look)() == getattr(drawn_line, look)()
+
+
+def first_of_line(count: int, *, is_line: bool) -> Curve:
+    return Curve(LINE.ks[:count], LINE.top1[:count], LINE.low[:count], LINE.high[:count], is_line)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5])
+def test_points_are_not_joined(figures: list[Figure], count: int) -> None:
+    draw(curves={"points": first_of_line(count, is_line=False)})
+    (axes,) = figures[0].axes
+    (points,) = axes.containers
+    assert points[0].get_linestyle() == "None"
+    assert list(points[0].get_xdata()) == list(LINE.ks[:count])
+    assert not axes.collections[1:], "bars, no band"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_line_is_one_however_short(figures: list[Figure], count: int) -> None:
+    draw(curves={"line": first_of_line(count, is_line=True)})
+    (axes,) = figures[0].axes
+    assert not axes.containers
+    line, _ = axes.get_lines()
+    assert line.get_linestyle() == "-"
+    assert list(line.get_xdata()) == list(LINE.ks[:count])
+    assert len(axes.collections) == 1
+
+
+def test_every_curve_is_named_and_told_apart(figures: list[Figure], drawn: list[tuple[str, Any]]) -> None:
+    names = [f"curve {number}" for number in range(7)]
+    draw(curves=dict.fromkeys(names, LINE))
+    (axes,) = figures[0].axes
+    lines = axes.get_lines()[:7]
+    assert len({line.get_color() for line in lines}) == 7
+    assert len({line.get_marker() for line in lines}) == 7
+    legend = legend_of(axes)
+    assert list(legend) == [*names, "full head"]
+    for name, line in zip(names, lines, strict=True):
+        assert (legend[name].get_color(), legend[name].get_marker()) == (line.get_color(), line.get_marker())
+    assert {*names, "full head"} <= {text for text, _ in drawn}
+
+
+def test_there_may_be_more_curves_than_colours(drawn: list[tuple[str, Any]]) -> None:
+    names = [f"curve {number}" for number in range(20)]
+    draw(curves=dict.fromkeys(names, LINE))
+    assert set(names) <= {text for text, _ in drawn}
+
+
+ODD = [
+    "$k$",
+    "a$b",
+    "$5 and $10",
+    r"$\frac{1}",
+    r"a\$b",
+    r"\alpha",
+    "<b>bold</b>",
+    "a & b < c",
+    "100%",
+    "žába",
+    "a_b^c",
+]
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_names_are_drawn_as_text_and_never_as_mathematics(name: str, drawn: list[tuple[str, Any]]) -> None:
+    draw(curves={name: LINE, f"point {name}": POINT}, title=f"net on {name}")
+    shown = dict(drawn)
+    for text in (name, f"point {name}", f"net on {name}"):
+        assert text in shown
+        assert shown[text] is False
+
+
+def test_a_picture_that_is_there_is_replaced() -> None:
+    Path("curve.png").write_text("mine", encoding="utf-8")
+    draw()
+    with Image.open("curve.png") as picture:
+        assert picture.format == "PNG"
+
+
+def test_an_interrupted_write_keeps_the_old_picture_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("curve.png").write_text("mine", encoding="utf-8")
+
+    def savefig(_: Figure, path: Path, **__: Any) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    with pytest.raises(DecomposeError, match=r"No space left on the disk while writing curve\.png"):
+        draw()
+    assert Path("curve.png").read_text(encoding="utf-8") == "mine"
+    assert [path.name for path in Path.cwd().iterdir()] == ["curve.png"]
+
+
+def test_a_folder_that_is_a_file_is_refused_and_left_alone() -> None:
+    Path("taken").write_text("mine", encoding="utf-8")
+    with pytest.raises(DecomposeError, match=r"taken/curve\.png"):
+        draw(Path("taken/curve.png"))
+    assert [path.name for path in Path.cwd().iterdir()] == ["taken"]
+    assert Path("taken").read_text(encoding="utf-8") == "mine"
+
+
+def test_a_folder_that_may_not_be_written_is_refused_and_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    monkeypatch.setattr("tempfile.mkstemp", refuse)
+    with pytest.raises(InputError, match=r"Cannot write curve\.png: Permission denied"):
+        draw()
+    assert not list(Path.cwd().iterdir())
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_without_write_permission_stays_empty() -> None:
+    folder = Path("locked")
+    folder.mkdir(mode=0o500)
+    with pytest.raises(InputError, match=r"Cannot write locked/curve\.png"):
+        draw(folder / "curve.png")
+    assert not list(folder.iterdir())
+
+
+def test_names_with_a_leading_underscore_are_in_the_legend(drawn: list[tuple[str, Any]]) -> None:
+    draw(curves={"_line": LINE, "_point": POINT})
+    assert {"_line", "_point"} <= {text for text, _ in drawn}
