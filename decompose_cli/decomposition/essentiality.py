@@ -130,8 +130,9 @@ def essentiality(
         By class number, ascending. Work is in matrix products; what is held beside the features is bounded by a few
         times ``values_at_once`` elements, one (n, D) and one (n, C) tensor.
     """
-    mean = features.mean(0, dtype=torch.float64).float()
-    std = features.std(0, correction=0) if noise == "matched" else mean
+    mean = std = torch.empty(0)
+    if noise in ("matched", "mean"):
+        mean, std = features.mean(0, dtype=torch.float64).float(), features.std(0, correction=0)
     repeats = 1 if noise in DETERMINISTIC else repeats
     result = {}
     by_feature = weight.t().contiguous()  # once: large blocks that come and go between small ones fragment the heap
