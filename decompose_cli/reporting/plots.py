@@ -49,11 +49,12 @@ def accuracy_curves(path: Path, title: str, curves: Mapping[str, Curve], full_to
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     handles: list[Artist] = []
+    alpha = 0.12 if sum(curve.is_line for curve in curves.values()) <= 2 else 0.06  # many bands are a grey mass
     for number, curve in enumerate(curves.values()):
         colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
         if curve.is_line:
             handles += axes.plot(curve.ks, curve.top1, color=colour, marker=marker, markersize=3, linewidth=1.5)
-            axes.fill_between(curve.ks, curve.low, curve.high, color=colour, alpha=0.12, linewidth=0)
+            axes.fill_between(curve.ks, curve.low, curve.high, color=colour, alpha=alpha, linewidth=0)
         else:
             errors = [
                 [value - low for value, low in zip(curve.top1, curve.low, strict=True)],
