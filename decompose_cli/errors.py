@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+Choice = TypeVar("Choice", bound=str)
+
 
 class DecomposeError(Exception):
     """The work failed for a reason that can be explained.
@@ -37,3 +41,15 @@ class UnsafeFileError(InputError):
 
 class DownloadError(DecomposeError):
     """A file could not be fetched, or what came is not what was expected."""
+
+
+def one_of(text: str, choices: tuple[Choice, ...], option: str) -> Choice:
+    """Check a word against those that an option takes.
+
+    Raises:
+        InputError: It is none of them.
+    """
+    for choice in choices:
+        if text == choice:
+            return choice
+    raise InputError(f"{option} {text!r} is unknown; choose {', '.join(choices)}.")

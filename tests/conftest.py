@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -25,6 +26,36 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECOMPOSE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture(scope="session")
+def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A feature cache that holds the shipped network's features of both splits of the digits."""
+    from decompose_cli.decomposition.study import Inputs, Study
+
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DECOMPOSE_CACHE", str(folder))
+        for split in ("train", "test"):
+            _ = Study(Inputs(), (split,)).bank
+    return folder
+
+
+@pytest.fixture
+def warm(isolated: None, warm_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of the shipped network are in the cache; what a test adds to it stays there for that test only."""
+    shutil.copytree(warm_cache, tmp_path / "warm")
+    monkeypatch.setenv("DECOMPOSE_CACHE", str(tmp_path / "warm"))
+
+
+@pytest.fixture
+def no_forward_pass(warm: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Features of the shipped network are in the cache, and computing any others fails the test."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise AssertionError("a forward pass was made")
+
+    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", fail)
 
 
 @pytest.fixture(scope="session")

@@ -37,17 +37,6 @@ CLASSES, FEATURES = 10, 64
 TMP_LEFTOVERS = ("*.tmp", "*.part", ".unpacking-*")
 
 
-@pytest.fixture(scope="session")
-def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature cache that holds the shipped network's features of both splits of the digits."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DECOMPOSE_CACHE", str(folder))
-        for command in ("validate", "extract-indices"):
-            assert CliRunner().invoke(app, [command, "--json", "-q"]).exit_code == 0
-    return folder
-
-
 @pytest.fixture
 def inputs(tmp_path: Path, warm_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The folder of inputs; features are cached, and whatever a user's module puts into ``sys`` is taken out again."""

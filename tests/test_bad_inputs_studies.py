@@ -26,7 +26,7 @@ from decompose_cli.cli import app
 from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 from decompose_cli.models.weights import shipped_weights
 
-inputs, warm_cache = base.inputs, base.warm_cache  # fixtures
+inputs = base.inputs  # a fixture
 
 NETWORKS = (
     base.NETWORKS
@@ -534,7 +534,7 @@ ARGUMENTS: Rows = [
     ("sweep: order of no gates", "sweep --methods weight --ks 1 --order lowest", "--order lowest has no effect"),
     ("mutual-info: weights beside a file", "mutual-info -i {m}/document.json -w {m}/plain.pth", "--weights and --data"),
     ("mutual-info: images beside a file", "mutual-info {images}/one_each -i {m}/document.json", "have no effect"),
-    ("essential: unknown order", "essential --order upwards", "--order 'upwards' is unknown; choose highest or lowest"),
+    ("essential: unknown order", "essential --order upwards", "--order 'upwards' is unknown; choose highest, lowest"),
     ("mutual-info: unknown order", "mutual-info --order upwards", "--order 'upwards' is unknown"),
     ("sweep: unknown order", "sweep --order upwards", "--order 'upwards' is unknown"),
     ("extract-indices: unknown order", "extract-indices --order upwards", "--order 'upwards' is unknown"),

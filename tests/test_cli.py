@@ -43,23 +43,6 @@ DOCUMENT_FIELDS = {
 }
 
 
-@pytest.fixture(scope="session")
-def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature cache that holds the shipped network's features of both splits of the digits."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DECOMPOSE_CACHE", str(folder))
-        for command in ("validate", "extract-indices"):
-            assert CliRunner().invoke(app, [command, "--json", "-q"]).exit_code == 0
-    return folder
-
-
-@pytest.fixture
-def warm(warm_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features of the shipped network are in the cache."""
-    monkeypatch.setenv("DECOMPOSE_CACHE", str(warm_cache))
-
-
 def run(*arguments: str, code: int = 0) -> Result:
     result = CliRunner().invoke(app, list(arguments))
     assert result.exit_code == code, result.output

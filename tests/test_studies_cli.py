@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,22 +33,7 @@ BRIEF = {
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "safetensors", "matplotlib")
 
 
-@pytest.fixture(scope="module")
-def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features of the shipped network on both splits of the digits."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DECOMPOSE_CACHE", str(folder))
-        for split in ("train", "test"):
-            _ = Study(Inputs(), (split,)).bank
-    return folder
-
-
-@pytest.fixture(autouse=True)
-def warm(isolated: None, warm_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features of the shipped network are in the cache; what a test adds to it stays there for that test only."""
-    shutil.copytree(warm_cache, tmp_path / "warm")
-    monkeypatch.setenv("DECOMPOSE_CACHE", str(tmp_path / "warm"))
+pytestmark = pytest.mark.usefixtures("warm")
 
 
 def run(*arguments: str, code: int = 0) -> Result:

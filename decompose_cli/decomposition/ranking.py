@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, one_of
 
 Method = Literal["frequency", "mean", "mass", "contribution", "weight", "csg"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -106,10 +106,7 @@ def parse_method(text: str, option: str = "--method") -> Method:
     Raises:
         InputError: The name is unknown.
     """
-    for method in METHODS:
-        if text == method:
-            return method
-    raise InputError(f"{option} {text!r} is unknown; choose {', '.join(METHODS)}.")
+    return one_of(text, METHODS, option)
 
 
 def parse_order(text: str) -> Order:
@@ -118,10 +115,7 @@ def parse_order(text: str) -> Order:
     Raises:
         InputError: The name is unknown.
     """
-    for order in ORDERS:
-        if text == order:
-            return order
-    raise InputError(f"--order {text!r} is unknown; choose highest or lowest.")
+    return one_of(text, ORDERS, "--order")
 
 
 def check_order(order: Order, *, uses_gates: bool) -> None:

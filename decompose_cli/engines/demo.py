@@ -10,22 +10,14 @@ from pydantic import BaseModel
 from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.ranking import DEFAULT_K
-from decompose_cli.decomposition.statistics import wilson_interval
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
+from decompose_cli.engines.sweep import Point, point_of
 from decompose_cli.engines.validate import ValidateResults, validate
 from decompose_cli.files import write_texts
 from decompose_cli.results import ResultDocument, Stopwatch
 
 _LARGEST_K = 64
-
-
-class CurvePoint(BaseModel):
-    """Accuracy of the decomposed head with k features per class; ``top1`` and its Wilson interval in percent."""
-
-    correct: int
-    top1: float
-    top1_ci95: tuple[float, float]
 
 
 class CurveResults(BaseModel):
@@ -34,7 +26,7 @@ class CurveResults(BaseModel):
     total: int
     original_correct: int
     method: str
-    by_k: dict[int, CurvePoint]
+    by_k: dict[int, Point]
 
 
 @dataclass(frozen=True)
@@ -82,9 +74,6 @@ def _curve(train: Study, test: Study, original_correct: int) -> ResultDocument[C
     ks = range(1, min(head.num_features, _LARGEST_K) + 1)
     points = {}
     for k, evaluation in accuracy_by_k(ranked, test.bank.features, test.labels, head, ks, "frequency").items():
-        low, high = wilson_interval(evaluation.correct, total)
-        points[k] = CurvePoint(
-            correct=evaluation.correct, top1=100 * evaluation.correct / total, top1_ci95=(100 * low, 100 * high)
-        )
+        points[k] = point_of(evaluation)
     results = CurveResults(total=total, original_correct=original_correct, method="frequency", by_k=points)
     return test.document("demo", {}, results, watch)

@@ -27,7 +27,7 @@ from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.ranking import DEFAULT_K, Order, check_gates, check_k, check_order, select
 from decompose_cli.decomposition.statistics import mean_interval
 from decompose_cli.decomposition.study import Inputs, Study
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, one_of
 from decompose_cli.files import given_file, sha256_of, user_path
 from decompose_cli.progress import track, warn
 from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo
@@ -120,10 +120,7 @@ def parse_noise(text: str) -> Noise:
     Raises:
         InputError: The name is unknown.
     """
-    for noise in NOISES:
-        if text == noise:
-            return noise
-    raise InputError(f"--noise {text!r} is unknown; choose {', '.join(NOISES)}.")
+    return one_of(text, NOISES, "--noise")
 
 
 def essential(

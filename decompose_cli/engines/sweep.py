@@ -184,15 +184,17 @@ def sweep(
     with track("Numbers of features", len(chosen_methods) * len(sizes), unit="heads") as advance:
         for method in chosen_methods:
             found = accuracy_by_k(ranked, bank.features, study.labels, head, sizes, method, advance)
-            curves[method] = {str(k): _point(predictions) for k, predictions in found.items()}
+            curves[method] = {str(k): point_of(predictions) for k, predictions in found.items()}
     for name, index_set in points:
         study.check_index_set(index_set)
         decomposed = DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes)
-        curves.setdefault(name, {})[index_set.k_label] = _point(
+        curves.setdefault(name, {})[index_set.k_label] = point_of(
             predict(decomposed, bank.features, study.labels, classes)
         )
     chosen = search.smallest(chosen_methods, sizes, original) if search else None
-    results = SweepResults(total=len(study.labels), original=_point(original), curves=curves, chosen=chosen, plot=None)
+    results = SweepResults(
+        total=len(study.labels), original=point_of(original), curves=curves, chosen=chosen, plot=None
+    )
     if folder is not None:
         _write(folder, results, study, order)
     arguments = {
@@ -234,7 +236,8 @@ def _fitting(study: Study, has_negative: bool) -> list[Method]:
     return [method for method in METHODS if method not in left_out]
 
 
-def _point(found: Predictions) -> Point:
+def point_of(found: Predictions) -> Point:
+    """Count, accuracy and its interval."""
     low, high = wilson_interval(found.correct, found.total)
     return Point(correct=found.correct, top1=100 * found.correct / found.total, top1_ci95=(100 * low, 100 * high))
 

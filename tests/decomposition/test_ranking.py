@@ -376,7 +376,7 @@ def test_orders_are_known_by_name(order: str) -> None:
 def test_an_order_that_is_refused(text: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_order(text)
-    assert caught.value.message == f"--order {text!r} is unknown; choose highest or lowest."
+    assert caught.value.message == f"--order {text!r} is unknown; choose highest, lowest."
 
 
 # --------------------------------------------------------------------------------------------------------- refusals

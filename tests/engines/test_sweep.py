@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,29 +26,6 @@ from decompose_cli.models.registry import DEFAULT_MODEL
 from decompose_cli.results import ResultDocument
 
 WITHOUT_GATES = [method for method in METHODS if method != "csg"]
-
-
-@pytest.fixture(scope="module")
-def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features of the shipped network on both splits of the digits."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DECOMPOSE_CACHE", str(folder))
-        for split in ("train", "test"):
-            _ = Study(Inputs(), (split,)).bank
-    return folder
-
-
-@pytest.fixture
-def warm(warm_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features of the shipped network are in the cache; what a test adds to it stays there for that test only."""
-    shutil.copytree(warm_cache, tmp_path / "warm")
-    monkeypatch.setenv("DECOMPOSE_CACHE", str(tmp_path / "warm"))
-
-
-@pytest.fixture
-def no_forward_pass(warm: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    forbid_forward_passes(monkeypatch)
 
 
 def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -31,25 +31,6 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def one_cache_for_all(isolated: None, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features of the same network on the same images are computed once for all tests here."""
-    monkeypatch.setenv("DECOMPOSE_CACHE", str(shared_cache))
-
-
-@pytest.fixture(scope="module")
-def published(reference_dir: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(
-        (reference_dir / "reference" / "published-code-on-shared-data.json").read_text()
-    )
-    return content
-
-
 def run(reference_dir: Path, *arguments: str) -> dict[str, Any]:
     images = reference_dir / "data" / "cifar10-lossless"
     result = CliRunner().invoke(app, [*arguments, "--dataset", f"folder:{images}", "--json", "--quiet"])

@@ -28,25 +28,6 @@ Run = Callable[..., Any]
 Study = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture(scope="module")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(autouse=True)
-def one_cache_for_all(isolated: None, shared_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features of the same network on the same images are computed once for all tests here."""
-    monkeypatch.setenv("DECOMPOSE_CACHE", str(shared_cache))
-
-
-@pytest.fixture(scope="module")
-def published(reference_dir: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(
-        (reference_dir / "reference" / "published-code-on-shared-data.json").read_text()
-    )
-    return content
-
-
 @pytest.fixture
 def run(reference_dir: Path) -> Run:
     """Run a command line; ``{w}`` in it is the folder of the published checkpoints and index files."""
