@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -37,21 +37,35 @@ def atomic_path(target: Path, *, replace: bool = True) -> Iterator[Path]:
     Raises:
         OSError: Whatever the file system says; nothing is left behind.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=".decompose-", suffix=".tmp", dir=target.parent)
-    os.close(descriptor)
-    temporary = Path(name)
+    with _made(target.parent):
+        descriptor, name = tempfile.mkstemp(prefix=".decompose-", suffix=".tmp", dir=target.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
+            if replace:
+                temporary.replace(target)
+            else:
+                _rename_new(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; if the block fails, those that were made and are empty are removed again."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
     try:
-        yield temporary
-        with temporary.open("rb+") as handle:
-            os.fsync(handle.fileno())
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
-        if replace:
-            temporary.replace(target)
-        else:
-            _rename_new(temporary, target)
-    finally:
-        temporary.unlink(missing_ok=True)
+        yield
+    except BaseException:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+        raise
 
 
 _NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without them say
@@ -103,16 +117,35 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_texts(texts: Mapping[Path, str]) -> None:
-    """Write several text files; unless all of them can be written, none appears.
+def write_files(contents: Mapping[Path, str | bytes]) -> None:
+    """Write several files, text or bytes; unless all of them can be written, none appears.
+
+    All are on the disk, under temporary names, before the first replaces a file that is there.
 
     Raises:
         DecomposeError: One of the files cannot be written.
     """
     with ExitStack() as stack:
-        for path, text in texts.items():
+        stack.enter_context(_removed_on_failure([path for path in contents if not os.path.lexists(path)]))
+        for path, content in contents.items():
             stack.enter_context(_explained(path))
-            stack.enter_context(atomic_path(path)).write_text(text, encoding="utf-8")
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with stack.enter_context(atomic_path(path)).open("wb") as handle:
+                handle.write(content.encode() if isinstance(content, str) else content)
+                handle.flush()
+                os.fsync(handle.fileno())  # some disks say only now that they are full
+
+
+@contextmanager
+def _removed_on_failure(paths: Sequence[Path]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            with suppress(OSError):
+                path.unlink()
+        raise
 
 
 def write_under_new_name(names: Iterator[Path], text: str) -> Path:

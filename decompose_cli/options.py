@@ -200,7 +200,8 @@ def command(function: Callable[..., None]) -> Callable[..., None]:
         given = {name: values.pop(name) for name in shared}
         with _expected_errors(out.terminal, debug=values.pop("debug")), use_reporter(out.terminal):
             if takes_inputs:
-                values["inputs"] = _inputs(given)
+                with _interrupts_held_back():
+                    values["inputs"] = _inputs(given)
             function(out=out, **values)
 
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -262,6 +263,31 @@ def _expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
         sentence = f"Something unforeseen went wrong: {type(error).__name__}{': ' + reason[0] if reason else ''}"
         terminal.error(DecomposeError(sentence, hint="Add --debug to see where; please report it."))
         raise typer.Exit(1) from error
+
+
+@contextmanager
+def _interrupts_held_back() -> Iterator[None]:
+    """Interrupt only when the block is over: raised while torch is imported, interrupts are lost in it or break it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+
+    def remember(number: int, _: FrameType | None) -> None:
+        arrived.append(number)
+
+    # What is ignored (an interrupt of the terminal, by jobs in the background) stays ignored.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    for number in handlers:
+        signal.signal(number, remember)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if arrived:
+            raise KeyboardInterrupt
 
 
 @contextmanager

@@ -49,13 +49,19 @@ def warm(isolated: None, warm_cache: Path, tmp_path: Path, monkeypatch: pytest.M
 
 
 @pytest.fixture
-def no_forward_pass(warm: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Features of the shipped network are in the cache, and computing any others fails the test."""
+def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, it makes computing features fail from then on; those in the cache can still be read."""
 
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a forward pass was made")
 
-    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", fail)
+    return lambda: monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", fail)
+
+
+@pytest.fixture
+def no_forward_pass(warm: None, forbid_forward_passes: Callable[[], None]) -> None:
+    """Features of the shipped network are in the cache, and computing any others fails the test."""
+    forbid_forward_passes()
 
 
 @pytest.fixture(scope="session")

@@ -194,14 +194,10 @@ def test_bad_index_file(inputs: Path, content: Any, fragment: str) -> None:
 
 @pytest.mark.parametrize("classes", [9, 11])
 def test_index_file_for_other_classes_is_refused_before_the_images_are_read(
-    inputs: Path, monkeypatch: pytest.MonkeyPatch, classes: int
+    inputs: Path, forbid_forward_passes: Callable[[], None], classes: int
 ) -> None:
     """A mistake that the network's head shows should not cost a pass over all images."""
-
-    def compute_nothing(*_: Any, **__: Any) -> None:
-        raise AssertionError("features were computed for an index file that cannot be used")
-
-    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", compute_nothing)
+    forbid_forward_passes()
     (inputs / "indices.json").write_text(json.dumps([[1]] * classes), encoding="utf-8")
     arguments = ["validate", "--no-cache", "-i", str(inputs / "indices.json")]
     refused(arguments, REFUSED, f"has {classes} classes, but the network has 10")

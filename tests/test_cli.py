@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone, tzinfo
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typer.main import get_command
 from typer.testing import CliRunner, Result
 
 import decompose_cli
-from decompose_cli import results
+from decompose_cli import options, results
 from decompose_cli.cli import app
 from decompose_cli.decomposition.index_set import read_index_set
 from decompose_cli.models.registry import registered_models
@@ -68,13 +68,6 @@ def program(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]
     command = [sys.executable, "-m", "decompose_cli", *arguments]
     options = {"capture_output": True, "env": environment(), **options}
     return subprocess.run(command, text=True, timeout=100, check=False, **options)
-
-
-def refuse_to_compute(monkeypatch: pytest.MonkeyPatch) -> None:
-    def compute(*_: Any, **__: Any) -> None:
-        raise AssertionError("a forward pass was made")
-
-    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", compute)
 
 
 # --- happy paths ------------------------------------------------------------------------------------------------------
@@ -354,9 +347,9 @@ def test_same_command_twice_gives_the_same_bytes(arguments: tuple[str, ...]) -> 
     assert result_bytes() == result_bytes()
 
 
-def test_second_run_makes_no_forward_pass_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_second_run_makes_no_forward_pass_and_says_so(forbid_forward_passes: Callable[[], None]) -> None:
     first = json.loads(run("validate", "--json").stdout)
-    refuse_to_compute(monkeypatch)
+    forbid_forward_passes()
     again = run("validate", "--json")
     second = json.loads(again.stdout)
     assert (first["cache"]["features"], second["cache"]["features"]) == ("miss", "hit")
@@ -368,8 +361,10 @@ def test_second_run_makes_no_forward_pass_and_says_so(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.usefixtures("warm")
-def test_indices_that_are_tried_one_after_the_other_share_the_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_to_compute(monkeypatch)
+def test_indices_that_are_tried_one_after_the_other_share_the_features(
+    forbid_forward_passes: Callable[[], None],
+) -> None:
+    forbid_forward_passes()
     run("extract-indices", "-k", "3,4", "-o", "out")
     for k in (3, 4):
         run("validate", "-i", f"out/resnet20-digits_digits_k{k}_indices.json")
@@ -430,8 +425,10 @@ def test_debug_shows_the_traceback_of_an_expected_error() -> None:
 
 
 @pytest.mark.usefixtures("warm")
-def test_a_mistake_of_ours_is_one_sentence_and_a_traceback_with_debug(monkeypatch: pytest.MonkeyPatch) -> None:
-    refuse_to_compute(monkeypatch)
+def test_a_mistake_of_ours_is_one_sentence_and_a_traceback_with_debug(
+    forbid_forward_passes: Callable[[], None],
+) -> None:
+    forbid_forward_passes()
     result = run("validate", "--no-cache", code=1)
     assert len(errors_in(result.stderr)) == 1
     assert "--debug" in result.stderr
@@ -462,7 +459,22 @@ class Net(nn.Module):
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, here and in processes started here, also where the tests run as a job in the background.
+
+    Shells start such jobs with SIGINT ignored, and Python, as all that it starts, then goes on ignoring it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@SIGNALS
 def test_interruption_gives_130_and_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     started, code = tmp_path / "started", tmp_path / "code"
     code.mkdir()
@@ -489,6 +501,50 @@ def test_interruption_gives_130_and_leaves_nothing(number: signal.Signals, tmp_p
     assert not files_below(Path.cwd())
     assert not files_below(tmp_path / "cache" / "features")
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+@pytest.fixture
+def signalled(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
+    """Called with a signal, it has that arrive while torch is imported; returns what was done afterwards."""
+
+    def prepare(number: int) -> list[str]:
+        done: list[str] = []
+        real = options._inputs
+
+        def inputs(given: dict[str, Any]) -> Any:
+            os.kill(os.getpid(), number)
+            done.append("imported")
+            return real(given)
+
+        def run_nothing(*_: Any) -> None:
+            done.append("run")
+
+        monkeypatch.setattr(options, "_inputs", inputs)
+        monkeypatch.setattr("decompose_cli.engines.validate.validate", run_nothing)
+        return done
+
+    return prepare
+
+
+@pytest.mark.usefixtures("ctrl_c")
+@SIGNALS
+def test_interruption_waits_until_torch_is_imported(
+    number: signal.Signals, signalled: Callable[[int], list[str]]
+) -> None:
+    """Raised in there it is lost, or torch is left half imported."""
+    done = signalled(number)
+    handlers = [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)]
+    assert errors_in(run("validate", code=130).stderr) == ["Error: Interrupted; no file was left half-written."]
+    assert done == ["imported"]
+    assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
+
+
+@pytest.mark.usefixtures("ctrl_c")
+def test_a_job_in_the_background_ignores_what_interrupts_the_terminal(signalled: Callable[[int], list[str]]) -> None:
+    done = signalled(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    CliRunner().invoke(app, ["validate"])
+    assert done == ["imported", "run"]
 
 
 def raising(error: BaseException) -> Callable[..., None]:

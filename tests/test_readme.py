@@ -57,3 +57,11 @@ def test_benchmark_table_is_what_the_scripts_printed() -> None:
     figures = [figure for row in table for figure in re.findall(r"\d+\.\d+x", row)]
     assert len(figures) >= 14
     assert [figure for figure in figures if figure not in printed] == []
+
+
+def test_speeds_beside_the_benchmark_table_are_those_printed() -> None:
+    readme = (ROOT / "benchmarks" / "README.md").read_text()
+    printed = (ROOT / "benchmarks" / "results.txt").read_text()
+    speeds = re.findall(r"[\d,.]+ (?:images/s|GFLOP/s)", " ".join(readme.split()))
+    assert len(speeds) >= 5
+    assert [speed for speed in speeds if speed not in printed] == []

@@ -17,8 +17,7 @@ from typer.testing import CliRunner, Result
 from decompose_cli.cli import app
 from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.folders import open_folder
-from decompose_cli.errors import DecomposeError, InputError
-from decompose_cli.files import write_texts
+from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.classifier import open_classifier
@@ -172,15 +171,6 @@ def test_long_names_in_other_scripts_can_be_written() -> None:
     assert result.exit_code == 0, result.stderr
 
 
-def test_several_texts_are_written_all_or_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    Path("blocked").write_text("")
-    with pytest.raises(DecomposeError):
-        write_texts({Path("a"): "1", Path("b"): "2", Path("blocked/c"): "3"})
-    assert sorted(path.name for path in Path.cwd().iterdir()) == ["blocked"]
-    write_texts({Path("a"): "1", Path("b"): "2"})
-    assert (Path("a").read_text(), Path("b").read_text()) == ("1", "2")
-
-
 def test_an_index_set_of_other_weights_is_pointed_out() -> None:
     assert run("extract-indices", "--layout", "document", "-o", "own.json").exit_code == 0
     assert "was made from other weights" not in run("validate", "-i", "own.json").stderr
@@ -238,10 +228,10 @@ def test_a_common_prefix_of_all_names_is_left_off() -> None:
 
 
 def test_classes_without_images_are_named_before_the_network_runs(
-    make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+    make_images: MakeImages, forbid_forward_passes: Callable[[], None]
 ) -> None:
     images = make_images(Path("images"), ["3", "4"])
-    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", lambda *_, **__: pytest.fail("it ran"))
+    forbid_forward_passes()
     result = run("extract-indices", "--dataset", f"folder:{images}")
     assert result.exit_code == 2
     assert "no images in this split for 8 of the network's 10 classes (0, 1, 2, ...)" in result.stderr

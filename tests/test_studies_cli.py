@@ -119,11 +119,8 @@ def test_the_same_command_twice_gives_the_same_bytes(command: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["mutual-info", "essential", "sweep"])
-def test_features_from_the_cache_need_no_forward_pass(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def compute(*_: Any, **__: Any) -> None:
-        raise AssertionError("a forward pass was made")
-
-    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", compute)
+def test_features_from_the_cache_need_no_forward_pass(command: str, forbid_forward_passes: Callable[[], None]) -> None:
+    forbid_forward_passes()
     result = brief(command, "--json")
     assert json.loads(result.stdout)["cache"]["features"] == "hit"
     assert "from the cache, no forward pass" in result.stderr
@@ -467,6 +464,9 @@ def test_gates_are_compared_by_name(tmp_path: Path) -> None:
         (("mutual-info", "--order", "lowest"), "--order lowest has no effect"),
         (("mutual-info", "--csg", "none.pth"), "none.pth"),
         (("essential", "-k", "5,10"), "one k at a time"),
+        (("mutual-info", "-i", "i.json", "--num-features", "8", "-k", "2"), "-k and --method have no effect"),
+        (("mutual-info", "-i", "i.json", "--num-features", "8", "--method", "mean"), "-k and --method have no effect"),
+        (("mutual-info", "--csg", "gates.pth", "--dataset", "digits"), "--dataset have no effect"),
         (("essential", "--noise", "loud"), "'loud' is unknown"),
         (("essential", "--repeats", "0"), "--repeats 0"),
         (("essential", "--method", "a"), "NAME=WEIGHTS"),

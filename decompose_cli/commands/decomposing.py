@@ -35,8 +35,7 @@ def validate(
 
     path = checked_output(out)
     document = run(inputs, indices)
-    display.show_validation(out.terminal, document)
-    finish(out, document, path, inputs)
+    finish(out, document, path, inputs, show=lambda: display.show_validation(out.terminal, document))
 
 
 @command
@@ -99,8 +98,7 @@ def extract_indices(
             document=layout == "document",
             overwrite=out.overwrite,
         )
-        display.show_indices(out.terminal, document)
-        finish(out, document, result_path)
+        finish(out, document, result_path, show=lambda: display.show_indices(out.terminal, document))
 
     if out.path is not None and len(ks) > 1 and out.path.suffix == ".json":
         raise InputError(f"With several values of k --output is a folder, and {out.path} is named as a file.")

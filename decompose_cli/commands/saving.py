@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,12 @@ def finish(
     path: Path | None,
     inputs: Inputs | None = None,
     names: Iterator[Path] | None = None,
+    *,
+    show: Callable[[], None],
 ) -> None:
-    """Write the document to ``path``, or under a name that is not taken, unless it goes to stdout only.
+    """Write the document to ``path``, or under a name that is not taken, unless it goes to stdout only; then show it.
+
+    In this order, so that a terminal that goes away costs no result.
 
     Args:
         out: What the user chose.
@@ -48,6 +52,7 @@ def finish(
         path: Where to write it, if that is settled.
         inputs: Without a path: what makes the usual name in ``results/``.
         names: Without a path: other names to try.
+        show: Prints the tables.
     """
     from decompose_cli.files import write_under_new_name
     from decompose_cli.results import default_names
@@ -58,10 +63,18 @@ def finish(
         document.write(path)
     elif names is not None and not out.json:
         path = write_under_new_name(names, document.to_json())
-    if path is not None:
-        out.terminal.print(f"Result written to {path}")
-    if out.json:
-        print_json(document.model_dump(mode="json"))
+    present(out, document, path, show)
+
+
+def present(out: Output, document: ResultDocument[Any], path: Path | None, show: Callable[[], None]) -> None:
+    """Show the tables, say where the document is, and print it if asked to, also where nothing can be shown."""
+    try:
+        show()
+        if path is not None:
+            out.terminal.print(f"Result written to {path}")
+    finally:
+        if out.json:
+            print_json(document.model_dump(mode="json"))
 
 
 def numbered(stem: str) -> Iterator[Path]:

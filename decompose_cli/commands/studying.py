@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from decompose_cli.commands.saving import checked_output, finish, model_and_dataset, numbered
+from decompose_cli.commands.saving import checked_output, finish, model_and_dataset, numbered, present
 from decompose_cli.options import ORDER, Output, command
 
 if TYPE_CHECKING:
@@ -86,9 +86,8 @@ def mutual_info(
         order=parse_order(order),
         num_features=num_features,
     )
-    display.show_overlap(out.terminal, document)
     names = default_names("mutual-info", *(model_and_dataset(inputs) if document.model else ("index-files",)))
-    finish(out, document, path, names=names)
+    finish(out, document, path, names=names, show=lambda: display.show_overlap(out.terminal, document))
 
 
 @command
@@ -159,8 +158,8 @@ def essential(
         repeats=repeats,
         controls=controls,
     )
-    display.show_essentiality(out.terminal, document)
-    finish(out, document, path, names=numbered("results_essential_features"))
+    names = numbered("results_essential_features")
+    finish(out, document, path, names=names, show=lambda: display.show_essentiality(out.terminal, document))
 
 
 @command
@@ -194,8 +193,7 @@ def selectivity(
     path = checked_output(out)
     names = [name.strip() for name in layers.split(",") if name.strip()]
     document = run(inputs, layers=names, fraction=fraction, compare=compare or [])
-    display.show_selectivity(out.terminal, document)
-    finish(out, document, path, inputs)
+    finish(out, document, path, inputs, show=lambda: display.show_selectivity(out.terminal, document))
 
 
 @command
@@ -252,10 +250,8 @@ def sweep(
             max_drop=max_drop,
             folder=folder,
         )
-        display.show_sweep(out.terminal, document)
-        if folder is not None and document.results.chosen is None:
-            (folder / "indices.json").unlink(missing_ok=True)  # of the sweep that is overwritten
-        finish(out, document, folder / "result.json" if folder else None)
+        path = folder / "result.json" if folder is not None else None  # the engine has written it, with the curve
+        present(out, document, path, show=lambda: display.show_sweep(out.terminal, document))
 
     if out.path is not None:
         check_folder_writable(out.path)

@@ -14,7 +14,7 @@ from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
 from decompose_cli.engines.sweep import Point, point_of
 from decompose_cli.engines.validate import ValidateResults, validate
-from decompose_cli.files import write_texts
+from decompose_cli.files import write_files
 from decompose_cli.results import ResultDocument, Stopwatch
 
 _LARGEST_K = 64
@@ -63,7 +63,7 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
     texts = dict(zip(files.values(), (document.to_json() for document in (extracted, validated, curve)), strict=True))
     files["indices"] = folder / f"k{DEFAULT_K}_indices.json"
     extracted.results[str(DEFAULT_K)].file = str(files["indices"])
-    write_texts({**texts, files["indices"]: index_set_text(indices)})
+    write_files({**texts, files["indices"]: index_set_text(indices)})
     return Demo(extracted, validated, curve, files)
 
 

@@ -44,10 +44,9 @@ class Kept(BaseModel):
     ``images``: number of images. ``clean``: assigned to their class without noise. ``noise_at_inf`` and
     ``noise_at_noninf``: the same with noise on the class's features and on all others, averaged over the repeats, with
     standard error and 95% interval over the repeats, which is about the noise and not about other images (null for one
-    repeat). ``essentiality``: the second minus the first
-    in percentage points, with its 95% interval over the images (null for one image). ``control_mean``: mean
-    essentiality of random feature sets of the same size; ``p``: (1 + sets with at least as much) / (1 + sets); both
-    null without such sets.
+    repeat). ``essentiality``: the second minus the first in percentage points, with its 95% interval over the images
+    (null for one image). ``control_mean``: mean essentiality of random feature sets of the same size; ``p``: (1 + sets
+    with at least as much) / (1 + sets); both null without such sets.
     """
 
     images: int

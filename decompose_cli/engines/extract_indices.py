@@ -11,7 +11,7 @@ from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.ranking import DEFAULT_K, Method, Order, check_k, check_order, select
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
-from decompose_cli.files import check_folder_writable, check_writable, write_texts
+from decompose_cli.files import check_folder_writable, check_writable, write_files
 from decompose_cli.results import ResultDocument, Stopwatch, file_stem
 
 
@@ -77,7 +77,7 @@ def extract_indices(
         if file is not None:
             complete = IndexSet(index_set.classes, index_set.num_features, {**provenance, "k": k})
             texts[file] = index_set_text(complete, document=document)
-    write_texts(texts)
+    write_files(texts)
     results = {
         str(k): Extracted(
             file=str(file) if file else None,

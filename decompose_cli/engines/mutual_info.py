@@ -90,12 +90,20 @@ def mutual_info(
         raise InputError(
             "With -i a MODEL is only asked how many features it has; --weights and --dataset have no effect."
         )
+    if files and csg is None and (ks or method != "frequency"):
+        raise InputError("-k and --method have no effect: every feature set is given as a file, which is used whole.")
+    uses_network = not files and (csg is None or inputs.model is not None or inputs.weights is not None)
+    if not uses_network and (method != "frequency" or inputs.dataset is not None):
+        raise InputError(
+            "--method and --dataset have no effect: gates are ranked by their values and need no images.",
+            hint=None if files else "Name a MODEL to rank its features too.",
+        )
     gates = read_gates(given_file(csg, "--csg")) if csg is not None else None
     named = [_read(text) for text in files]
     if csg is not None and CSG in [found.name for found in named]:
         raise InputError(f"An index file cannot be named {CSG!r} beside --csg, whose sets have that name.")
     study = None
-    if not files and (gates is None or inputs.model is not None or inputs.weights is not None):
+    if uses_network:
         study = Study(inputs, ("train",))
         named += _ranked(study, ks, method, order)
     width = _Width(num_features, gates, inputs.model if files else None)

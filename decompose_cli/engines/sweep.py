@@ -27,7 +27,7 @@ from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
 from decompose_cli.decomposition.statistics import wilson_interval
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
-from decompose_cli.files import given_file, write_texts
+from decompose_cli.files import given_file, write_files
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.progress import note, track
 from decompose_cli.reporting.plots import Curve, accuracy_curves
@@ -148,7 +148,7 @@ def sweep(
         files: ``NAME=FILE`` or ``FILE``: index files, each used whole.
         order: Which gates the method ``csg`` takes.
         max_drop: Look for the smallest index set that costs no more than so many percentage points.
-        folder: Gets ``curve.png`` and, with ``max_drop``, ``indices.json``.
+        folder: Gets ``result.json``, ``curve.png`` and, with ``max_drop``, ``indices.json``, all or none.
 
     Raises:
         InputError: Something given cannot be used; nothing has been written.
@@ -195,8 +195,6 @@ def sweep(
     results = SweepResults(
         total=len(study.labels), original=point_of(original), curves=curves, chosen=chosen, plot=None
     )
-    if folder is not None:
-        _write(folder, results, study, order)
     arguments = {
         "methods": list(chosen_methods),
         "ks": sizes,
@@ -204,7 +202,13 @@ def sweep(
         "order": order,
         "max_drop": max_drop,
     }
-    return study.document("sweep", arguments, results, watch, [train])
+    contents = _drawn(folder, results, study, order) if folder is not None else {}
+    document = study.document("sweep", arguments, results, watch, [train])
+    if folder is not None:
+        write_files({**contents, folder / "result.json": document.to_json()})
+        if chosen is None:
+            (folder / "indices.json").unlink(missing_ok=True)  # of an earlier sweep, which this one replaces
+    return document
 
 
 def _read(files: Sequence[str]) -> list[tuple[str, IndexSet]]:
@@ -313,9 +317,10 @@ class _Search:
         )
 
 
-def _write(folder: Path, results: SweepResults, study: Study, order: Order) -> None:
+def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> dict[Path, str | bytes]:
+    """The files beside the result, which is told their names."""
+    contents: dict[Path, str | bytes] = {}
     if results.chosen is not None:
-        file = folder / "indices.json"
         rows = tuple(map(tuple, results.chosen.indices.values()))
         provenance = {
             "model": study.describe_model().model_dump(),
@@ -323,18 +328,17 @@ def _write(folder: Path, results: SweepResults, study: Study, order: Order) -> N
             "max_drop": results.chosen.max_drop,
             "chosen_on": results.chosen.chosen_on.split,
         }
-        write_texts({file: index_set_text(IndexSet(rows, study.head.num_features, provenance), document=True)})
-        results.chosen.file = str(file)
+        index_set = IndexSet(rows, study.head.num_features, provenance)
+        results.chosen.file = str(folder / "indices.json")
+        contents[folder / "indices.json"] = index_set_text(index_set, document=True)
+    curves = {
+        (f"csg ({order} gates)" if name == "csg" else name): _curve(points, name in METHODS)
+        for name, points in results.curves.items()
+    }
+    title = f"{study.classifier.name} on {short_name(study.dataset)}"
     results.plot = str(folder / "curve.png")
-    accuracy_curves(
-        folder / "curve.png",
-        f"{study.classifier.name} on {short_name(study.dataset)}",
-        {
-            (f"csg ({order} gates)" if name == "csg" else name): _curve(points, name in METHODS)
-            for name, points in results.curves.items()
-        },
-        results.original.top1,
-    )
+    contents[folder / "curve.png"] = accuracy_curves(title, curves, results.original.top1)
+    return contents
 
 
 def _curve(points: dict[str, Point], is_line: bool) -> Curve:

@@ -1,14 +1,12 @@
-"""Plots as PNG files."""
+"""Plots, as the bytes of PNG files."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from io import BytesIO
 from typing import TYPE_CHECKING
-
-from decompose_cli.files import write_with
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -29,17 +27,16 @@ class Curve:
     is_line: bool = True
 
 
-def accuracy_curves(path: Path, title: str, curves: Mapping[str, Curve], full_top1: float) -> None:
+def accuracy_curves(title: str, curves: Mapping[str, Curve], full_top1: float) -> bytes:
     """Draw accuracy against the number of features per class, with intervals, and the full head as a line.
 
     Args:
-        path: The PNG file.
         title: Shown as it is; dollar signs are no mathematics.
         curves: By name; lines have a band, points have bars.
         full_top1: Accuracy of the full head in percent.
 
-    Raises:
-        DecomposeError: The file cannot be written.
+    Returns:
+        A PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -72,9 +69,11 @@ def accuracy_curves(path: Path, title: str, curves: Mapping[str, Curve], full_to
     axes.grid(visible=True, alpha=0.25)
     # Handles and texts side by side: labels of the curves themselves would be left out where they begin with "_".
     axes.legend(handles, [_plain(name) for name in (*curves, "full head")], frameon=False)
+    target = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks are drawn as boxes
-        write_with(path, lambda temporary: figure.savefig(temporary, format="png"))
+        figure.savefig(target, format="png")
+    return target.getvalue()
 
 
 def _plain(text: str) -> str:

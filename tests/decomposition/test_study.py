@@ -17,7 +17,6 @@ import torch
 from PIL import Image
 
 from decompose_cli.decomposition import feature_cache
-from decompose_cli.decomposition import study as study_module
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
 from decompose_cli.models.classifier import Classifier
@@ -72,12 +71,18 @@ def state_after(study: Study) -> str:
     return study.describe_cache().features
 
 
-def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise AssertionError("a forward pass, or preparations for one")
+@pytest.fixture
+def forbid_any_work(forbid_forward_passes: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Called, it makes a forward pass fail from then on, and loading a network too."""
 
-    monkeypatch.setattr(study_module, "extract_features", fail)
-    monkeypatch.setattr(Classifier, "load", fail)
+    def fail(*_: object) -> None:
+        raise AssertionError("a network was loaded")
+
+    def forbid() -> None:
+        forbid_forward_passes()
+        monkeypatch.setattr(Classifier, "load", fail)
+
+    return forbid
 
 
 # --------------------------------------------------------------------------------------------------------- features
@@ -115,11 +120,11 @@ def test_batch_size_changes_nothing(net: str, images: Path, batch_size: int) -> 
 
 
 def test_first_a_miss_then_a_hit_without_a_forward_pass(
-    net: str, images: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    net: str, images: Path, forbid_any_work: Callable[[], None], caplog: pytest.LogCaptureFixture
 ) -> None:
     first = open_study(net, images)
     assert state_after(first) == "miss"
-    forbid_forward_passes(monkeypatch)
+    forbid_any_work()
     second = open_study(net, images)
     assert state_after(second) == "hit"
     assert torch.equal(second.bank.features, first.bank.features)
@@ -133,10 +138,12 @@ def test_first_a_miss_then_a_hit_without_a_forward_pass(
     assert said(caplog) == []
 
 
-def test_the_features_are_looked_for_once_per_study(net: str, images: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_features_are_looked_for_once_per_study(
+    net: str, images: Path, forbid_any_work: Callable[[], None]
+) -> None:
     study = open_study(net, images)
     bank = study.bank
-    forbid_forward_passes(monkeypatch)
+    forbid_any_work()
     assert study.bank is bank
     assert study.describe_cache().features == "miss"
 

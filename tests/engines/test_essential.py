@@ -36,13 +36,6 @@ from decompose_cli.results import ResultDocument
 FEW = {"repeats": 3, "controls": 2}
 
 
-def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise AssertionError("a forward pass was made")
-
-    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", fail)
-
-
 def shipped_weights() -> dict[str, Tensor]:
     return read_checkpoint(Path(Study(Inputs(), ("test",)).classifier.weights_source)).state_dict
 
@@ -311,9 +304,9 @@ def test_further_networks_stand_beside_ours_as_they_would_alone() -> None:
 # --------------------------------------------------------------------------------------------------------- once, again
 
 
-def test_first_a_miss_then_a_hit_with_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_a_miss_then_a_hit_with_the_same_results(forbid_forward_passes: Callable[[], None]) -> None:
     first = essential(Inputs(), **FEW)
-    forbid_forward_passes(monkeypatch)
+    forbid_forward_passes()
     second = essential(Inputs(), **FEW)
     assert first.cache is not None
     assert second.cache is not None
@@ -432,9 +425,9 @@ def test_names_that_stand_twice_are_refused() -> None:
     ],
 )
 def test_what_cannot_work_is_refused_before_any_image_is_looked_at(
-    options: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+    options: dict[str, Any], sentence: str, forbid_forward_passes: Callable[[], None]
 ) -> None:
-    forbid_forward_passes(monkeypatch)
+    forbid_forward_passes()
     with pytest.raises(InputError, match=sentence):
         essential(Inputs(), **options)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,30 +22,6 @@ from decompose_cli.results import ResultDocument
 
 EVEN = ((0, 1, 2), (2, 3, 4), (5, 0, 2), (7, 8, 9))
 RAGGED = ((0, 1, 2, 3), (2, 3), (5,), (0, 1, 2, 3))
-
-
-@pytest.fixture(scope="module")
-def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Features of the shipped network on its training images."""
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DECOMPOSE_CACHE", str(folder))
-        _ = Study(Inputs(), ("train",)).bank
-    return folder
-
-
-@pytest.fixture
-def warm(warm_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No forward pass is needed, and none is made."""
-    monkeypatch.setenv("DECOMPOSE_CACHE", str(warm_cache))
-    forbid_forward_passes(monkeypatch)
-
-
-def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise AssertionError("a forward pass was made")
-
-    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", fail)
 
 
 def write(name: str, classes: Sequence[Sequence[int]], num_features: int | None = None) -> str:
@@ -148,9 +124,9 @@ def test_how_many_features_there_are_is_said_by_the_file() -> None:
 
 
 def test_how_many_features_there_are_is_said_by_the_network_without_its_weights(
-    monkeypatch: pytest.MonkeyPatch,
+    forbid_forward_passes: Callable[[], None],
 ) -> None:
-    forbid_forward_passes(monkeypatch)
+    forbid_forward_passes()
     sets = mutual_info(Inputs(model="resnet56"), [write("x.json", EVEN)]).results.sets
     check(sets["x"]["3"], EVEN, 64)
     assert mutual_info(Inputs(model="resnet50"), ["x.json"]).results.sets["x"]["3"].num_features == 2048
@@ -189,6 +165,41 @@ def test_a_network_that_the_file_or_the_number_denies_is_refused() -> None:
 def test_what_files_have_no_use_for_is_refused(inputs: Inputs) -> None:
     with pytest.raises(InputError, match="--weights and --dataset have no effect"):
         mutual_info(inputs, [write("x.json", EVEN, 64)])
+
+
+@pytest.mark.parametrize("options", [{"ks": [3]}, {"method": "mean"}, {"ks": [3], "method": "csg"}])
+def test_sizes_and_methods_are_refused_where_all_sets_are_files(options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match="-k and --method have no effect: every feature set is given as a file"):
+        mutual_info(Inputs(), [write("x.json", EVEN, 17)], **options)
+
+
+@pytest.mark.parametrize("with_files", [True, False])
+@pytest.mark.parametrize("method", ["mean", "csg"])
+def test_a_method_is_refused_where_only_gates_are_ranked(with_files: bool, method: Any) -> None:
+    files = [write("x.json", EVEN, 17)] if with_files else []
+    with pytest.raises(InputError, match="--method and --dataset have no effect: gates are ranked") as caught:
+        mutual_info(Inputs(), files, csg=write_gates(torch.rand(4, 17)), method=method)
+    assert ("MODEL" in str(caught.value.hint)) is not with_files
+
+
+def test_images_are_refused_where_only_gates_are_ranked(forbid_forward_passes: Callable[[], None]) -> None:
+    forbid_forward_passes()
+    with pytest.raises(InputError, match=r"--dataset have no effect: .* need no images") as caught:
+        mutual_info(Inputs(dataset="digits"), csg=write_gates(torch.rand(10, 64)))
+    assert "MODEL" in str(caught.value.hint)
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+@pytest.mark.parametrize("named", [{"model": "resnet20-digits"}, {"weights": "default"}])
+def test_images_and_methods_are_for_a_network_beside_gates(named: dict[str, str]) -> None:
+    gates = write_gates(torch.rand(10, 64))
+    sets = mutual_info(Inputs(dataset="digits", **named), csg=gates, ks=[3], method="mean").results.sets  # type: ignore[arg-type]
+    assert {name: list(by_k) for name, by_k in sets.items()} == {"ours": ["3"], "csg": ["3"]}
+
+
+def test_sizes_are_for_gates_beside_files() -> None:
+    sets = mutual_info(Inputs(), [write("x.json", EVEN)], csg=write_gates(torch.rand(4, 12)), ks=[2, 7]).results.sets
+    assert {name: list(by_k) for name, by_k in sets.items()} == {"x": ["3"], "csg": ["2", "7"]}
 
 
 def test_an_order_without_gates_is_refused() -> None:
@@ -257,7 +268,7 @@ def test_a_checkpoint_without_gates_is_refused() -> None:
 # -------------------------------------------------------------------------------------------------------- ranked here
 
 
-@pytest.mark.usefixtures("warm")
+@pytest.mark.usefixtures("no_forward_pass")
 def test_without_files_the_shipped_network_is_ranked_on_its_training_images() -> None:
     document = mutual_info(Inputs())
     assert document.model is not None
@@ -273,7 +284,7 @@ def test_without_files_the_shipped_network_is_ranked_on_its_training_images() ->
         check(found, select(data, "frequency", int(k)).classes, 64)
 
 
-@pytest.mark.usefixtures("warm")
+@pytest.mark.usefixtures("no_forward_pass")
 @pytest.mark.parametrize("method", [method for method in METHODS if method != "csg"])
 def test_every_method_and_size_comes_from_the_same_features(method: Any) -> None:
     document = mutual_info(Inputs(), ks=[3, 64], method=method)
@@ -285,22 +296,22 @@ def test_every_method_and_size_comes_from_the_same_features(method: Any) -> None
     assert (whole.mean, whole.jaccard_mean, whole.shared) == (0, 1, 64)
 
 
-@pytest.mark.usefixtures("warm")
+@pytest.mark.usefixtures("no_forward_pass")
 def test_a_named_network_is_compared_with_gates_at_the_same_sizes() -> None:
     gates = write_gates(torch.rand(10, 64))
     sets = mutual_info(Inputs(model="resnet20-digits"), csg=gates).results.sets
     assert {name: list(by_k) for name, by_k in sets.items()} == {"ours": ["5", "10", "20"], "csg": ["5", "10", "20"]}
 
 
-@pytest.mark.usefixtures("warm")
+@pytest.mark.usefixtures("no_forward_pass")
 def test_more_features_than_the_network_has_is_refused() -> None:
     with pytest.raises(InputError, match="-k 65 is more than the 64 features"):
         mutual_info(Inputs(), ks=[65])
 
 
-def test_first_a_miss_then_a_hit_with_the_same_results(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_a_miss_then_a_hit_with_the_same_results(forbid_forward_passes: Callable[[], None]) -> None:
     first = mutual_info(Inputs())
-    forbid_forward_passes(monkeypatch)
+    forbid_forward_passes()
     second = mutual_info(Inputs())
     assert first.cache is not None
     assert second.cache is not None
@@ -313,7 +324,7 @@ def test_first_a_miss_then_a_hit_with_the_same_results(monkeypatch: pytest.Monke
 # ----------------------------------------------------------------------------------------------------------- document
 
 
-@pytest.mark.usefixtures("warm")
+@pytest.mark.usefixtures("no_forward_pass")
 @pytest.mark.parametrize("with_files", [True, False])
 def test_the_document_survives_json(with_files: bool) -> None:
     files = [write("x.json", RAGGED, 12)] if with_files else []

@@ -28,13 +28,6 @@ from decompose_cli.results import ResultDocument
 WITHOUT_GATES = [method for method in METHODS if method != "csg"]
 
 
-def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise AssertionError("a forward pass was made")
-
-    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", fail)
-
-
 def write_weights_with_gates(gates: Tensor, name: str = "gates.pth") -> str:
     shipped = read_checkpoint(Path(Study(Inputs(), ("test",)).classifier.weights_source))
     torch.save({**shipped.state_dict, "csg": gates}, name)
@@ -44,6 +37,10 @@ def write_weights_with_gates(gates: Tensor, name: str = "gates.pth") -> str:
 def write(name: str, classes: Sequence[Sequence[int]]) -> str:
     write_index_set(Path(name), IndexSet(tuple(map(tuple, classes)), 64))
     return name
+
+
+def files_below() -> list[str]:
+    return sorted(str(path) for path in Path().rglob("*") if path.is_file())
 
 
 def validated(index_set: IndexSet, inputs: Inputs | None = None) -> int:
@@ -142,9 +139,9 @@ def test_the_split_is_the_users_and_features_are_ranked_on_the_training_images()
     assert (results.total, results.curves["mean"]["3"].correct) == (1437, expected)
 
 
-def test_first_a_miss_then_a_hit_for_whatever_sizes_and_methods(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_a_miss_then_a_hit_for_whatever_sizes_and_methods(forbid_forward_passes: Callable[[], None]) -> None:
     first = sweep(Inputs(), ks=[1, 2])
-    forbid_forward_passes(monkeypatch)
+    forbid_forward_passes()
     second = sweep(Inputs(), ks=[1, 2])
     assert first.cache is not None
     assert second.cache is not None
@@ -265,7 +262,7 @@ def test_the_method_with_the_fewest_features_wins_and_the_first_among_equals(max
 def test_the_written_set_is_ready_for_validate() -> None:
     chosen = chosen_by(2.0, folder=Path("out"))
     assert chosen.file == "out/indices.json"
-    assert sorted(path.name for path in Path("out").iterdir()) == ["curve.png", "indices.json"]
+    assert files_below() == ["out/curve.png", "out/indices.json", "out/result.json"]
     content = json.loads(Path("out/indices.json").read_text(encoding="utf-8"))
     assert content["classes"] == list(chosen.indices.values())
     assert content["num_features"] == 64
@@ -282,12 +279,38 @@ def test_the_written_set_is_ready_for_validate() -> None:
 
 
 @pytest.mark.usefixtures("no_forward_pass")
-def test_a_folder_gets_the_curve_and_without_a_choice_no_set() -> None:
-    results = sweep(Inputs(), methods=["weight"], ks=[1, 2], folder=Path("out")).results
-    assert results.plot == "out/curve.png"
-    assert [path.name for path in Path("out").iterdir()] == ["curve.png"]
+def test_a_folder_gets_the_result_and_the_curve_and_without_a_choice_no_set() -> None:
+    document = sweep(Inputs(), methods=["weight"], ks=[1, 2], folder=Path("out"))
+    assert document.results.plot == "out/curve.png"
+    assert files_below() == ["out/curve.png", "out/result.json"]
+    assert Path("out/result.json").read_text(encoding="utf-8") == document.to_json()
     with Image.open("out/curve.png") as picture:
         assert picture.format == "PNG"
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+@pytest.mark.parametrize("name", ["result.json", "curve.png", "indices.json"])
+def test_a_folder_gets_nothing_unless_it_gets_every_file(name: str) -> None:
+    Path("out", name).mkdir(parents=True)
+    with pytest.raises(InputError, match=rf"Cannot write out/{name}: Is a directory"):
+        chosen_by(5.0, folder=Path("out"))
+    assert [path.name for path in Path("out").iterdir()] == [name]
+    assert not files_below()
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_a_picture_that_cannot_be_drawn_keeps_what_is_in_the_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen_by(5.0, folder=Path("out"))
+    before = {name: Path(name).read_bytes() for name in files_below()}
+
+    def savefig(*_: Any, **__: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
+    with pytest.raises(MemoryError):
+        sweep(Inputs(), methods=["weight"], ks=[1], folder=Path("out"))
+    assert {name: Path(name).read_bytes() for name in files_below()} == before
+    assert len(before) == 3
 
 
 @pytest.mark.usefixtures("no_forward_pass")
@@ -295,7 +318,7 @@ def test_a_loss_that_nothing_stays_within_chooses_nothing_and_says_so(caplog: py
     with caplog.at_level(logging.INFO, "decompose_cli"):
         results = sweep(Inputs(), methods=["mean"], ks=[1, 2], max_drop=0.01, folder=Path("out")).results
     assert results.chosen is None
-    assert [path.name for path in Path("out").iterdir()] == ["curve.png"]
+    assert files_below() == ["out/curve.png", "out/result.json"]
     assert any("within 0.01 points" in message for message in caplog.messages)
 
 
@@ -312,8 +335,8 @@ def test_a_method_out_of_reach_is_no_candidate() -> None:
     assert (chosen.method, chosen.k, chosen.features) == ("weight", 1, 10)
 
 
-def test_choosing_on_the_split_that_is_reported_on_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    forbid_forward_passes(monkeypatch)
+def test_choosing_on_the_split_that_is_reported_on_is_refused(forbid_forward_passes: Callable[[], None]) -> None:
+    forbid_forward_passes()
     with pytest.raises(InputError, match="chooses on the training images") as caught:
         sweep(Inputs(split="train"), max_drop=0.5, folder=Path("out"))
     assert "--split" in str(caught.value.hint)
@@ -368,9 +391,9 @@ def test_methods_are_read_each_once() -> None:
 
 
 def test_more_features_than_the_network_has_is_refused_before_any_image_is_looked_at(
-    monkeypatch: pytest.MonkeyPatch,
+    forbid_forward_passes: Callable[[], None],
 ) -> None:
-    forbid_forward_passes(monkeypatch)
+    forbid_forward_passes()
     with pytest.raises(InputError, match="--ks 65 is more than the 64 features"):
         sweep(Inputs(), ks=[1, 65])
 
@@ -379,9 +402,9 @@ def test_more_features_than_the_network_has_is_refused_before_any_image_is_looke
     ("classes", "sentence"), [([[1]] * 9, "9 classes, but the network has 10"), ([[64]] * 10, "the index 64")]
 )
 def test_index_files_that_do_not_fit_are_refused_before_any_image_is_looked_at(
-    classes: list[list[int]], sentence: str, monkeypatch: pytest.MonkeyPatch
+    classes: list[list[int]], sentence: str, forbid_forward_passes: Callable[[], None]
 ) -> None:
-    forbid_forward_passes(monkeypatch)
+    forbid_forward_passes()
     write_index_set(Path("i.json"), IndexSet(tuple(map(tuple, classes))))
     with pytest.raises(InputError, match=sentence):
         sweep(Inputs(), files=["i.json"])

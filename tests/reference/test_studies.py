@@ -21,6 +21,7 @@ INDEX_FILES = {
     "20": "resnet20_cifar-10_20_20_indices.json",
 }
 LOWEST_GATES = "resnet20_cifar-10_csg_indices.json"
+README = Path(__file__).parents[2] / "README.md"
 REPEATS = 30
 NOISES = ("noise_at_inf", "noise_at_noninf")  # on the class's features, on all others
 
@@ -203,10 +204,24 @@ def test_lowest_gates_are_those_of_the_published_file(reference_dir: Path, study
 # --- selectivity ------------------------------------------------------------------------------------------------------
 
 
-def test_selectivity_of_the_last_unit_is_that_of_the_later_repository(study: Study) -> None:
-    document = study("selectivity", ORIGINAL, "--layers", "layer3.2", "--fraction", "0.5")
-    assert (document["dataset"]["split"], document["dataset"]["images"]) == ("train", 4000)
-    layer = document["results"]["layers"]["layer3.2"]
+@pytest.fixture(scope="module")
+def computed() -> dict[str, Any]:
+    """What takes seconds and is looked at by more than one test."""
+    return {}
+
+
+@pytest.fixture
+def last_unit(study: Study, computed: dict[str, Any]) -> dict[str, Any]:
+    """Selectivity of ``layer3.2`` on the first 4000 training images."""
+    if not computed:
+        document = study("selectivity", ORIGINAL, "--layers", "layer3.2", "--fraction", "0.5")
+        assert (document["dataset"]["split"], document["dataset"]["images"]) == ("train", 4000)
+        computed.update(document["results"]["layers"]["layer3.2"])
+    return computed
+
+
+def test_selectivity_of_the_last_unit_is_that_of_the_later_repository(last_unit: dict[str, Any]) -> None:
+    layer = last_unit
     assert layer["psi_mean"] == pytest.approx(0.80704, rel=0, abs=1e-4)
     assert layer["psi_median"] == pytest.approx(0.809375, rel=0, abs=1e-4)
     assert layer["class_selectivity"] == pytest.approx(0.46227, rel=0, abs=1e-4)
@@ -224,20 +239,73 @@ def test_sweep_has_a_point_for_each_published_index_file(study: Study, published
     assert document["results"]["original"]["correct"] == published["validate"][ORIGINAL]["correct"] == 915
 
 
+# --- README -----------------------------------------------------------------------------------------------------------
+
+
+class Row:
+    """A row of the README's table of other figures."""
+
+    def __init__(self, start: str) -> None:
+        table = README.read_text(encoding="utf-8").split("| other figures | published code | decompose |\n")[1]
+        (line,) = [line for line in table.split("\n\n")[0].splitlines() if line.startswith(f"| {start}")]
+        self.published, self.ours = line.strip("|").split("|")[1:]
+
+    def check(self, published: list[float], ours: list[float], form: str) -> None:
+        """Our figures are in the README's last cell, or within what it says of the published ones."""
+        assert self.published.strip() in ("", form.format(*published))
+        if agreement := re.fullmatch(r" the same to (1e-\d) ", self.ours):
+            assert ours == pytest.approx(published, rel=0, abs=float(agreement[1]))
+        else:
+            assert self.ours.strip() == form.format(*ours)
+
+
+@pytest.mark.parametrize(("row", "name"), [("published indices, k", "ours"), ("lowest gates (as published), k", "csg")])
+def test_mutual_information_in_the_readme(
+    overlap: dict[str, dict[str, dict[str, Any]]], published: dict[str, Any], row: str, name: str
+) -> None:
+    expected, found = published["mutual_info"][name], overlap[name]
+    Row(f"mutual information, {row} = 5, 10, 20 |").check(
+        [expected[k] for k in INDEX_FILES], [found[k]["mean"] for k in INDEX_FILES], "{:.4f}, {:.4f}, {:.4f}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("row", "name", "order"),
+    [
+        ("kept with Gaussian noise on the five features / on all others, ResNet-20 |", "ours", "lowest"),
+        ("the same, network with gates, lowest gates (as published) |", "csg", "lowest"),
+        ("the same, highest gates |", "csg", "highest"),
+    ],
+)
+def test_images_kept_in_the_readme(study: Study, published: dict[str, Any], row: str, name: str, order: str) -> None:
+    reference = published["essential_30_seeds"][name].values()  # of the lowest gates
+    theirs = [sum(found[f"{noise}_mean"] for found in reference) / 10 for noise in NOISES]
+    results = essential(study, "--order", order)
+    Row(row).check(theirs, [kept(results, name, noise) for noise in NOISES], "{:.1f}% / {:.1f}%")
+
+
+def test_selectivity_in_the_readme(last_unit: dict[str, Any]) -> None:
+    later_repository = [0.80704, 0.80938, 0.46227]
+    found = [last_unit[field] for field in ("psi_mean", "psi_median", "class_selectivity")]
+    Row("selectivity of `layer3.2`").check(later_repository, found, "{:.5f}, {:.5f}, {:.5f}")
+
+
+def test_every_row_of_the_readme_is_looked_at() -> None:
+    table = README.read_text(encoding="utf-8").split("| other figures |")[1].split("\n\n")[0]
+    assert len(table.splitlines()) == 2 + 6
+
+
 # --- one forward pass -------------------------------------------------------------------------------------------------
 
 
 def test_studies_of_the_same_network_and_images_share_one_forward_pass(
-    study: Study, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    study: Study, forbid_forward_passes: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The first command runs the images through the network; whatever is asked afterwards reads its features."""
     monkeypatch.setenv("DECOMPOSE_CACHE", str(tmp_path / "fresh"))
     files = ["-i", f"{{w}}/{INDEX_FILES['5']}"]
     assert study("validate", ORIGINAL, *files, "--split", "test")["cache"]["features"] == "miss"
 
-    def compute_nothing(*_: Any, **__: Any) -> None:
-        raise AssertionError("features were computed again")
-
-    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", compute_nothing)
+    forbid_forward_passes()
     for more in (["--noise", "zero"], ["--repeats", "3", "--seed", "1"], ["--noise", "permute", "--controls", "3"]):
         assert study("essential", ORIGINAL, *files, *more)["cache"]["features"] == "hit"
