@@ -49,7 +49,7 @@ def main() -> None:
     }
     # The eager network first: what ours does to the memory allocator lasts for the process, and would speed it up too.
     seconds = timed({"eager": eager}, given.repeats)
-    feature_loop._keep_freed_memory()
+    feature_loop.keep_freed_memory()
     check(sides)
     seconds |= timed({name: sides[name] for name in PRECISIONS}, given.repeats)
     seconds |= timed({"eager, our allocator setting": eager}, given.repeats)

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 import decompose_cli
-from decompose_cli.commands import decomposing, listing, studying
+from decompose_cli.commands import decomposing, listing, studying, training
 
 app = typer.Typer(
     name="decompose",
@@ -60,6 +60,9 @@ for _name, _function in {
     "essential": studying.essential,
     "mutual-info": studying.mutual_info,
     "selectivity": studying.selectivity,
+    "finetune": training.finetune,
+    "train": training.train,
+    "lr-find": training.lr_find,
     "demo": decomposing.demo,
     "models": listing.models,
     "layers": listing.layers,

@@ -10,12 +10,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.errors import DecomposeError
-from decompose_cli.progress import Advance
+from decompose_cli.progress import Advance, EpochTable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
 
 _SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_ROWS = 30.0
+_NARROWEST_CELL = 7
 _WIDTH_OF_FILES = 130
 _WIDEST = 1000
 
@@ -30,7 +33,9 @@ class Terminal:
     def __init__(self, *, quiet: bool = False) -> None:
         from rich.console import Console
 
-        self.quiet = quiet
+        # Of the processes of a distributed run the first one talks.
+        self._is_silent = not is_first_process()
+        self.quiet = quiet or self._is_silent
         self._noted: set[str] = set()
         width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES
         self.console: Console = Console(stderr=True, highlight=False, width=width)
@@ -78,6 +83,8 @@ class Terminal:
     def _line(self, start: str, rest: str = "", style: str = "", rest_style: str = "") -> None:
         from rich.text import Text
 
+        if self._is_silent:
+            return
         self.console.print(Text.assemble((start, style), (rest, rest_style)), soft_wrap=True)
 
     @contextmanager
@@ -108,6 +115,19 @@ class Terminal:
             task = progress.add_task(description, total=total)
             yield lambda done: progress.advance(task, done)
 
+    @contextmanager
+    def table(self, columns: Sequence[str]) -> Iterator[EpochTable]:
+        """A table that grows: with a row that changes under it on a terminal, elsewhere one plain line a row."""
+        if self.quiet:
+            yield _HiddenRows()
+        elif self.console.is_terminal:
+            from rich.live import Live
+
+            with Live(console=self.console, transient=True, refresh_per_second=4) as live:
+                yield _Rows(self.console, columns, live)
+        else:
+            yield _Rows(self.console, columns, None)
+
     def _lines(self, description: str, total: int | None, unit: str) -> Advance:
         state = {"done": 0, "last": time.monotonic()}
 
@@ -119,6 +139,55 @@ class Terminal:
                 self._line(f"{description}: {state['done']:,}{of} {unit}")
 
         return advance
+
+
+def is_first_process() -> bool:
+    """Whether this process was started alone, or is the first of those that a launcher has started."""
+    return all(os.environ.get(name, "0") in ("0", "") for name in ("RANK", "LOCAL_RANK"))
+
+
+class _HiddenRows:
+    seconds_between_updates = float("inf")
+
+    def update(self, cells: Sequence[str]) -> None:
+        pass
+
+    def add(self, cells: Sequence[str]) -> None:
+        pass
+
+
+class _Rows:
+    """Rows of fixed width, so that each can be printed before the next is known."""
+
+    def __init__(self, console: Console, columns: Sequence[str], live: Live | None) -> None:
+        self._console, self._columns, self._live = console, columns, live
+        self.seconds_between_updates = 0.25 if live else _SECONDS_BETWEEN_ROWS
+        self._print([*columns], style="bold")
+        self._print(["─" * self._width(column) for column in columns], style="dim")
+
+    @staticmethod
+    def _width(column: str) -> int:
+        return max(len(column), _NARROWEST_CELL)
+
+    def _row(self, cells: Sequence[str], style: str = "") -> Any:
+        from rich.text import Text
+
+        padded = (cell.rjust(self._width(column)) for cell, column in zip(cells, self._columns, strict=True))
+        return Text("  ".join(padded).rstrip(), style=style, no_wrap=True)
+
+    def _print(self, cells: Sequence[str], style: str = "") -> None:
+        self._console.print(self._row(cells, style), soft_wrap=True)
+
+    def update(self, cells: Sequence[str]) -> None:
+        if self._live is None:
+            self._print(cells)
+        else:
+            self._live.update(self._row(cells, "dim"))
+
+    def add(self, cells: Sequence[str]) -> None:
+        self._print(cells)
+        if self._live is not None:
+            self._live.update("")
 
 
 def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> Any:

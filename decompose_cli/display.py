@@ -135,7 +135,7 @@ def show_models(terminal: Terminal, entries: Sequence[ModelEntry]) -> None:
     """The registry as a table."""
     rows = []
     for entry in entries:
-        weights = entry.weights.name if isinstance(entry.weights, Path) else str(entry.weights).rsplit("/", 1)[-1]
+        weights = entry.weights.name if isinstance(entry.weights, Path) else str(entry.weights or "").rsplit("/", 1)[-1]
         parameters = "" if entry.parameters is None else f"{entry.parameters:,}"
         accuracy = "" if entry.accuracy is None else f"{entry.accuracy:.2f}"
         rows.append(

@@ -39,6 +39,12 @@ class UnsafeFileError(InputError):
     """A checkpoint that could only be read by executing code from it."""
 
 
+class StoppedError(DecomposeError):
+    """A signal came, and what had been done by then is saved."""
+
+    exit_code = 130
+
+
 class DownloadError(DecomposeError):
     """A file could not be fetched, or what came is not what was expected."""
 

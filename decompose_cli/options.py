@@ -1,7 +1,8 @@
 """The options that all commands share, written once.
 
-A command is a function whose first two parameters are ``inputs: Inputs`` and ``out: Output``. :func:`command` replaces
-them, for Typer, by the options that make them up, and turns expected errors into a sentence and an exit code.
+A command is a function whose first two parameters are ``inputs: Inputs`` and ``out: Output``; one that trains has
+``tuning: Tuning`` too. :func:`command` replaces them, for Typer, by the options that make them up, and turns expected
+errors into a sentence and an exit code.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,123 +29,125 @@ from decompose_cli.progress import use_reporter
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.study import Inputs
+    from decompose_cli.options_training import Tuning
 
-_NETWORK, _IMAGES, _COMPUTING, _OUTPUT = "Network", "Images", "Computing", "Output"
+NETWORK, IMAGES, COMPUTING, OUTPUT = "Network", "Images", "Computing", "Output"
 
 
-def _option(*names: str, help: str, panel: str, **more: Any) -> Any:
+def option(*names: str, help: str, panel: str, **more: Any) -> Any:
+    """An option for Typer, in a panel of the help."""
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=more.pop("show_default", False), **more)
 
 
 # Typer evaluates these at run time, and Python 3.10's typing cannot evaluate "X | None" inside Annotated everywhere.
 _INPUTS: dict[str, tuple[Any, Any]] = {
     "weights": (
-        Annotated[Optional[str], _option("--weights", "-w", metavar="FILE|URL|default|random", panel=_NETWORK,
+        Annotated[Optional[str], option("--weights", "-w", metavar="FILE|URL|default|random", panel=NETWORK,
                                          help="Weights of the network. Default: the published ones, downloaded once; for package.module:callable its own.")],
         None,
     ),
     "head": (
-        Annotated[Optional[str], _option("--head", metavar="NAME", panel=_NETWORK,
+        Annotated[Optional[str], option("--head", metavar="NAME", panel=NETWORK,
                                          help="Submodule that is the head, where several could be.")],
         None,
     ),
     "dataset": (
-        Annotated[Optional[str], _option("--dataset", metavar="NAME|folder:PATH", panel=_IMAGES,
+        Annotated[Optional[str], option("--dataset", metavar="NAME|folder:PATH", panel=IMAGES,
                                          help="Images to use. Default: what the network was trained on.")],
         None,
     ),
     "split": (
-        Annotated[Optional[str], _option("--split", metavar="train|val|test", panel=_IMAGES,
+        Annotated[Optional[str], option("--split", metavar="train|val|test", panel=IMAGES,
                                          help="Part of the data set. Default: test, else val; to extract indices, rank features or measure layers, train.")],
         None,
     ),
     "data_dir": (
-        Annotated[Optional[Path], _option("--data-dir", metavar="DIR", panel=_IMAGES,
+        Annotated[Optional[Path], option("--data-dir", metavar="DIR", panel=IMAGES,
                                           help="Where data sets are kept. Default: $DECOMPOSE_DATA, else data/.")],
         None,
     ),
     "no_download": (
-        Annotated[bool, _option("--no-download", panel=_IMAGES, help="Never use the network.")],
+        Annotated[bool, option("--no-download", panel=IMAGES, help="Never use the network.")],
         False,
     ),
     "mean": (
-        Annotated[Optional[str], _option("--mean", metavar="R,G,B", panel=_IMAGES,
+        Annotated[Optional[str], option("--mean", metavar="R,G,B", panel=IMAGES,
                                          help="Normalisation for pixel values in [0, 1]. Default: the network's; for one of yours the data set's.")],
         None,
     ),
-    "std": (Annotated[Optional[str], _option("--std", metavar="R,G,B", panel=_IMAGES, help="Likewise.")], None),
+    "std": (Annotated[Optional[str], option("--std", metavar="R,G,B", panel=IMAGES, help="Likewise.")], None),
     "input_size": (
-        Annotated[Optional[str], _option("--input-size", metavar="N|HxW", panel=_IMAGES,
+        Annotated[Optional[str], option("--input-size", metavar="N|HxW", panel=IMAGES,
                                          help="Pixels that the network takes. Default: the network's.")],
         None,
     ),
     "resize": (
-        Annotated[Optional[str], _option("--resize", metavar="N|HxW", panel=_IMAGES,
+        Annotated[Optional[str], option("--resize", metavar="N|HxW", panel=IMAGES,
                                          help="Resize the shorter side to N, or to exactly HxW, before the crop.")],
         None,
     ),
     "crop": (
-        Annotated[Optional[str], _option("--crop", metavar="N|HxW", panel=_IMAGES, help="Centre crop.")],
+        Annotated[Optional[str], option("--crop", metavar="N|HxW", panel=IMAGES, help="Centre crop.")],
         None,
     ),
     "interpolation": (
-        Annotated[Optional[str], _option("--interpolation", metavar="nearest|bilinear|bicubic", panel=_IMAGES,
+        Annotated[Optional[str], option("--interpolation", metavar="nearest|bilinear|bicubic", panel=IMAGES,
                                          help="Of the resize.")],
         None,
     ),
     "device": (
-        Annotated[Optional[str], _option("--device", metavar="auto|cpu|cuda[:N]|mps", panel=_COMPUTING,
+        Annotated[Optional[str], option("--device", metavar="auto|cpu|cuda[:N]|mps", panel=COMPUTING,
                                          help="Where to compute. Default: auto.")],
         None,
     ),
     "gpu": (
-        Annotated[Optional[int], _option("--gpu", metavar="N", panel=_COMPUTING, help="Short for --device cuda:N.")],
+        Annotated[Optional[int], option("--gpu", metavar="N", panel=COMPUTING, help="Short for --device cuda:N.")],
         None,
     ),
     "precision": (
-        Annotated[str, _option("--precision", metavar="32|bf16", panel=_COMPUTING, show_default=True,
+        Annotated[str, option("--precision", metavar="32|bf16", panel=COMPUTING, show_default=True,
                                help="Number format of the network; bf16 is about twice as fast.")],
         "32",
     ),
     "batch_size": (
-        Annotated[int, _option("--batch-size", "-b", metavar="N", panel=_COMPUTING, show_default=True,
+        Annotated[int, option("--batch-size", "-b", metavar="N", panel=COMPUTING, show_default=True,
                                help="Images read at a time.")],
         256,
     ),
     "workers": (
-        Annotated[Optional[int], _option("--workers", "-j", metavar="N", panel=_COMPUTING,
+        Annotated[Optional[int], option("--workers", "-j", metavar="N", panel=COMPUTING,
                                          help="Processes that decode images. Default: one per core, at most 8.")],
         None,
     ),
     "seed": (
-        Annotated[int, _option("--seed", metavar="N", panel=_COMPUTING, show_default=True, help="For everything random: noise, random sets, random weights.")],
+        Annotated[int, option("--seed", metavar="N", panel=COMPUTING, show_default=True, help="For everything random: noise, random sets, random weights.")],
         0,
     ),
     "no_cache": (
-        Annotated[bool, _option("--no-cache", panel=_COMPUTING, help="Neither use nor keep computed features.")],
+        Annotated[bool, option("--no-cache", panel=COMPUTING, help="Neither use nor keep computed features.")],
         False,
     ),
 }  # fmt: skip
 
 _OUTPUTS: dict[str, tuple[Any, Any]] = {
     "output": (
-        Annotated[Optional[Path], _option("--output", "-o", metavar="PATH", panel=_OUTPUT,
+        Annotated[Optional[Path], option("--output", "-o", metavar="PATH", panel=OUTPUT,
                                           help="Where to write. Default: a new name in results/.")],
         None,
     ),
-    "overwrite": (Annotated[bool, _option("--overwrite", panel=_OUTPUT, help="Replace what --output names.")], False),
+    "overwrite": (Annotated[bool, option("--overwrite", panel=OUTPUT, help="Replace what --output names.")], False),
     "json": (
-        Annotated[bool, _option("--json", panel=_OUTPUT,
+        Annotated[bool, option("--json", panel=OUTPUT,
                                 help="Print the result document to stdout; write nothing unless --output is given.")],
         False,
     ),
-    "quiet": (Annotated[bool, _option("--quiet", "-q", panel=_OUTPUT, help="Only warnings and errors on stderr.")], False),
-    "debug": (Annotated[bool, _option("--debug", panel=_OUTPUT, help="Show the traceback of an error.")], False),
+    "quiet": (Annotated[bool, option("--quiet", "-q", panel=OUTPUT, help="Only warnings and errors on stderr.")], False),
+    "debug": (Annotated[bool, option("--debug", panel=OUTPUT, help="Show the traceback of an error.")], False),
 }  # fmt: skip
 
-_JSON_ONLY = (Annotated[bool, _option("--json", panel=_OUTPUT, help="Print the same as JSON to stdout.")], False)
+_JSON_ONLY = (Annotated[bool, option("--json", panel=OUTPUT, help="Print the same as JSON to stdout.")], False)
 
-_MODEL = (
+MODEL = (
     Annotated[
         Optional[str],
         typer.Argument(
@@ -178,35 +181,64 @@ class Output:
     json: bool
 
 
-def command(function: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the shared options; see the module."""
+def command(
+    function: Callable[..., None], *, without: Sequence[str] = (), replaced: Mapping[str, tuple[Any, Any]] | None = None
+) -> Callable[..., None]:
+    """Give a command the shared options; see the module.
+
+    Args:
+        function: The command.
+        without: Names of shared options that it has no use for.
+        replaced: Shared options that mean something else there.
+    """
     declared = inspect.signature(function).parameters
-    takes_inputs = "inputs" in declared
-    own = [_evaluated(p, function) for p in declared.values() if p.name not in ("inputs", "out")]
-    shared = {"model": _MODEL, **_INPUTS} if takes_inputs else {}
+    takes_inputs, trains = "inputs" in declared, "tuning" in declared
+    own = [_evaluated(p, function) for p in declared.values() if p.name not in ("inputs", "out", "tuning")]
+    tuned = _training_options() if trains else {}
+    shared = {name: value for name, value in _INPUTS.items() if name not in tuned} if takes_inputs else {}
+    shared = {name: value for name, value in shared.items() if name not in without}
+    if takes_inputs:
+        shared = {"model": MODEL, **shared}
+    shared |= {name: value for name, value in (replaced or {}).items() if name in shared}
+    outputs = _OUTPUTS if takes_inputs else {"json": _JSON_ONLY, "quiet": _OUTPUTS["quiet"], "debug": _OUTPUTS["debug"]}
+    outputs = {name: value for name, value in outputs.items() if name not in tuned}
     parameters = [_parameter(name, *value) for name, value in shared.items()]
     parameters += own
-    outputs = _OUTPUTS if takes_inputs else {"json": _JSON_ONLY, "quiet": _OUTPUTS["quiet"], "debug": _OUTPUTS["debug"]}
-    parameters += [_parameter(name, *value) for name, value in outputs.items()]
+    parameters += [_parameter(name, *value) for name, value in {**tuned, **outputs}.items()]
 
     @functools.wraps(function)
     def wrapper(**values: Any) -> None:
+        tuning = {name: values.pop(name) for name in tuned}
         out = Output(
             Terminal(quiet=values.pop("quiet")),
-            values.pop("output", None),
+            tuning.pop("output", None) if trains else values.pop("output", None),
             values.pop("overwrite", False),
-            values.pop("json"),
+            tuning.pop("json") if trains else values.pop("json"),
         )
         given = {name: values.pop(name) for name in shared}
         with _expected_errors(out.terminal, debug=values.pop("debug")), use_reporter(out.terminal):
             if takes_inputs:
                 with _interrupts_held_back():
                     values["inputs"] = _inputs(given)
+            if trains:
+                values["tuning"] = _tuning(tuning)
             function(out=out, **values)
 
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return wrapper
+
+
+def _training_options() -> dict[str, tuple[Any, Any]]:
+    from decompose_cli.options_training import TRAINING
+
+    return TRAINING
+
+
+def _tuning(given: dict[str, Any]) -> Tuning:
+    from decompose_cli.options_training import make_tuning
+
+    return make_tuning(given)
 
 
 def _evaluated(parameter: inspect.Parameter, function: Callable[..., None]) -> inspect.Parameter:
@@ -228,7 +260,7 @@ def _inputs(given: dict[str, Any]) -> Inputs:
     if gpu is not None and gpu < 0:
         raise InputError(f"--gpu {gpu} is negative.")
     device = f"cuda:{gpu}" if gpu is not None else device or "auto"
-    allow_download, use_cache = not given.pop("no_download"), not given.pop("no_cache")
+    allow_download, use_cache = not given.pop("no_download"), not given.pop("no_cache", False)
     return Inputs(device=device, allow_download=allow_download, use_cache=use_cache, **given)
 
 

@@ -8,7 +8,7 @@ module (so a notebook sees warnings, and announcements where logging is configur
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
@@ -17,6 +17,22 @@ from typing_extensions import override
 
 Advance = Callable[[int], None]
 _log = logging.getLogger("decompose_cli")
+
+
+class EpochTable(Protocol):
+    """A table that grows by a row at a time.
+
+    Attributes:
+        seconds_between_updates: How often it is worth calling :meth:`update`.
+    """
+
+    seconds_between_updates: float
+
+    def update(self, cells: Sequence[str]) -> None:
+        """Show what the row that is under way looks like by now."""
+
+    def add(self, cells: Sequence[str]) -> None:
+        """Add a row that is complete."""
 
 
 class Reporter(Protocol):
@@ -30,6 +46,9 @@ class Reporter(Protocol):
 
     def track(self, description: str, total: int | None, unit: str) -> AbstractContextManager[Advance]:
         """Show the progress of a loop; the value of the context is called with the number of units just done."""
+
+    def table(self, columns: Sequence[str]) -> AbstractContextManager[EpochTable]:
+        """Show a table that grows."""
 
 
 class LoggingReporter(Reporter):
@@ -46,6 +65,25 @@ class LoggingReporter(Reporter):
     @override
     def track(self, description: str, total: int | None, unit: str) -> AbstractContextManager[Advance]:
         return nullcontext(lambda _: None)
+
+    @override
+    def table(self, columns: Sequence[str]) -> AbstractContextManager[EpochTable]:
+        return nullcontext(_LoggedTable(columns))
+
+
+class _LoggedTable(EpochTable):
+    seconds_between_updates = float("inf")
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = columns
+
+    @override
+    def update(self, cells: Sequence[str]) -> None:
+        pass
+
+    @override
+    def add(self, cells: Sequence[str]) -> None:
+        _log.info(", ".join(f"{name} {cell}" for name, cell in zip(self._columns, cells, strict=True) if cell))
 
 
 _default = LoggingReporter()
@@ -75,3 +113,8 @@ def warn(message: str) -> None:
 def track(description: str, total: int | None = None, unit: str = "images") -> AbstractContextManager[Advance]:
     """Follow a loop through the reporter in force."""
     return _current.get().track(description, total, unit)
+
+
+def growing_table(columns: Sequence[str]) -> AbstractContextManager[EpochTable]:
+    """Show a table that grows by a row at a time through the reporter in force."""
+    return _current.get().table(columns)

@@ -23,10 +23,20 @@ FLOORS = (
     {"models", "norms", "datasets"},
     {"decomposition", "training", "reporting"},
     {"engines"},
-    {"cli", "commands", "options", "console", "display", "display_studies", "__main__"},
+    {
+        "cli",
+        "commands",
+        "options",
+        "console",
+        "options_training",
+        "display",
+        "display_studies",
+        "display_training",
+        "__main__",
+    },
 )
 SIDEWAYS_FREELY = (FLOORS[1], FLOORS[5])
-SIDEWAYS = {("models", "norms")}
+SIDEWAYS = {("models", "norms"), ("training", "decomposition")}
 MAY_IMPORT_CLI = {"__main__"}
 MAY_IMPORT_ENGINES = {"demo"}
 

@@ -13,6 +13,7 @@ from decompose_cli.fingerprints import pixel_fingerprint, remembered
 from decompose_cli.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 Batches = Iterator[tuple["Tensor", "Tensor"]]
@@ -51,6 +52,18 @@ class ImageDataset(ABC):
     @abstractmethod
     def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
         """Yield ``(images, labels)`` in a fixed order: uint8 (n, 3, H, W) after resize and crop, int64 (n,)."""
+
+    @abstractmethod
+    def in_memory(self) -> Tensor | None:
+        """All images as stored, uint8 (N, 3, H, W), if they are kept in memory; else None. Not to be written to."""
+
+    @abstractmethod
+    def image(self, index: int) -> Image:
+        """One image as stored, RGB.
+
+        Raises:
+            InputError: It cannot be read.
+        """
 
 
 class InMemoryImages(ImageDataset):
@@ -102,6 +115,16 @@ class InMemoryImages(ImageDataset):
     def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
         pixels, labels = self.pixels_and_labels
         return batches_in_memory(pixels, labels, preprocessing, batch_size)
+
+    @override
+    def in_memory(self) -> Tensor:
+        return self.pixels_and_labels[0]
+
+    @override
+    def image(self, index: int) -> Image:
+        from PIL import Image
+
+        return Image.fromarray(self.pixels_and_labels[0][index].permute(1, 2, 0).numpy())
 
 
 def batches_in_memory(pixels: Tensor, labels: Tensor, preprocessing: Preprocessing, batch_size: int) -> Batches:

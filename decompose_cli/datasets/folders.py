@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ _EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm"
 _SMALL_SIDE = 64
 _MOST_BYTES = 4 << 30
 _ERROR_NAME = f"{InputError.__module__}.{InputError.__qualname__}"
+_Batch = TypeVar("_Batch")
 _STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not fit one tensor
 
 
@@ -131,10 +133,18 @@ class FolderImages(ImageDataset):
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
             _Files(self.files, self.labels.tolist(), preprocessing), batch_size=batch_size, num_workers=workers
         )
-        return _without_worker_traces(iter(loader))
+        return without_worker_traces(iter(loader))
+
+    @override
+    def in_memory(self) -> Tensor | None:
+        return self._pixels
+
+    @override
+    def image(self, index: int) -> Image.Image:
+        return read_rgb(self.files[index])
 
 
-def _without_worker_traces(batches: Batches) -> Batches:
+def without_worker_traces(batches: Iterator[_Batch]) -> Iterator[_Batch]:
     """Raise errors of worker processes as the sentence they were; they come wrapped in the text of a traceback."""
     try:
         yield from batches

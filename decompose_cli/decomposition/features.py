@@ -86,7 +86,7 @@ def normalised_batches(
     """Normalised float32 images on the CPU with their labels, in portions that suit the device; see above."""
     scale = 1 / (255 * torch.tensor(preprocessing.std)).view(3, 1, 1)
     shift = -(torch.tensor(preprocessing.mean) / torch.tensor(preprocessing.std)).view(3, 1, 1)
-    _keep_freed_memory()
+    keep_freed_memory()
     chunk = _chunk_size(preprocessing, device, precision, batch_size)
     for images, truth in dataset.batches(preprocessing, batch_size, workers):
         for start in range(0, len(truth), chunk):
@@ -109,7 +109,7 @@ def _not_finite(found: Tensor, done: int, dataset: ImageDataset) -> DecomposeErr
     )
 
 
-def _keep_freed_memory() -> None:
+def keep_freed_memory() -> None:
     """Make glibc's allocator reuse the memory of activations instead of returning it to the system after each layer.
 
     Blocks above a threshold (128 kB at first) are mapped and unmapped one by one, which costs ResNet-20 half its speed

@@ -12,7 +12,7 @@ from torch import Tensor
 from decompose_cli.decomposition.statistics import mcnemar_p, paired_difference_interval
 
 _LOGITS_AT_ONCE = 1 << 24  # 64 MB of float32
-_MIN_CLASSES_FOR_TOP5 = 11
+MIN_CLASSES_FOR_TOP5 = 11
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def evaluate_head(head: Callable[[Tensor], Tensor], features: Tensor, labels: Te
             logits, truth = head(features[start : start + step]), labels[start : start + step]
             predictions.append(logits.argmax(1))
             loss += float(F.cross_entropy(logits.double(), truth, reduction="sum"))
-            if num_classes >= _MIN_CLASSES_FOR_TOP5:
+            if num_classes >= MIN_CLASSES_FOR_TOP5:
                 top5 += int((logits.topk(5).indices == truth[:, None]).any(1).sum())
     predicted = torch.cat(predictions)
     confusion = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
@@ -90,7 +90,7 @@ def evaluate_head(head: Callable[[Tensor], Tensor], features: Tensor, labels: Te
         predicted,
         labels,
         confusion.view(num_classes, num_classes),
-        top5 if num_classes >= _MIN_CLASSES_FOR_TOP5 else None,
+        top5 if num_classes >= MIN_CLASSES_FOR_TOP5 else None,
         loss / len(labels),
     )
 

@@ -8,11 +8,11 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.curves import accuracy_by_k
+from decompose_cli.decomposition.figures import Point, point_of
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.ranking import DEFAULT_K
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
-from decompose_cli.engines.sweep import Point, point_of
 from decompose_cli.engines.validate import ValidateResults, validate
 from decompose_cli.files import write_files
 from decompose_cli.results import ResultDocument, Stopwatch

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.features import short_name
+from decompose_cli.decomposition.figures import Point, point_of
 from decompose_cli.decomposition.heads import full_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text, read_index_set, split_name
 from decompose_cli.decomposition.metrics import Predictions, compare, predict
@@ -24,7 +25,6 @@ from decompose_cli.decomposition.ranking import (
     select,
 )
 from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
-from decompose_cli.decomposition.statistics import wilson_interval
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
 from decompose_cli.files import given_file, write_files
@@ -35,14 +35,6 @@ from decompose_cli.results import ResultDocument, Stopwatch
 
 _USUAL_LARGEST_K = 64
 _MOST_DIGITS = 6
-
-
-class Point(BaseModel):
-    """Images that one head gets right; ``top1`` and its Wilson interval in percent."""
-
-    correct: int
-    top1: float
-    top1_ci95: tuple[float, float]
 
 
 class Loss(BaseModel):
@@ -238,12 +230,6 @@ def _fitting(study: Study, has_negative: bool) -> list[Method]:
         note("The method 'mass' is left out: the network has negative features.")
         left_out.add("mass")
     return [method for method in METHODS if method not in left_out]
-
-
-def point_of(found: Predictions) -> Point:
-    """Count, accuracy and its interval."""
-    low, high = wilson_interval(found.correct, found.total)
-    return Point(correct=found.correct, top1=100 * found.correct / found.total, top1_ci95=(100 * low, 100 * high))
 
 
 @dataclass

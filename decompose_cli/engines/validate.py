@@ -6,9 +6,10 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from decompose_cli.decomposition.figures import Difference, difference_of
 from decompose_cli.decomposition.heads import check_index_request, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.metrics import Evaluation, compare, evaluate_head
+from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.statistics import wilson_interval
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.files import sha256_of
@@ -36,16 +37,6 @@ class HeadAccuracy(BaseModel):
     loss: float
     per_class: list[ClassAccuracy]
     confusion: list[list[int]]
-
-
-class Difference(BaseModel):
-    """Decomposed minus original, in percentage points, image by image (see :func:`..decomposition.metrics.compare`)."""
-
-    points: float
-    ci95: tuple[float, float]
-    mcnemar_p: float
-    only_original_correct: int
-    only_decomposed_correct: int
 
 
 class IndicesInfo(BaseModel):
@@ -96,7 +87,7 @@ def validate(inputs: Inputs, indices: Path | IndexSet | None = None) -> ResultDo
         total=len(bank.labels),
         original=_accuracy(original, names) if original else None,
         decomposed=_accuracy(decomposed, names) if decomposed else None,
-        difference=_difference(original, decomposed) if original and decomposed else None,
+        difference=difference_of(original, decomposed) if original and decomposed else None,
         indices=_describe(used, indices) if used else None,
     )
     return study.document("validate", {"indices": index_set.source if index_set else None}, results, watch)
@@ -116,17 +107,6 @@ def _accuracy(evaluation: Evaluation, names: tuple[str, ...]) -> HeadAccuracy:
             for number, name in enumerate(names)
         ],
         confusion=confusion,
-    )
-
-
-def _difference(original: Evaluation, decomposed: Evaluation) -> Difference:
-    found = compare(original, decomposed)
-    return Difference(
-        points=found.points,
-        ci95=found.ci95,
-        mcnemar_p=found.mcnemar_p,
-        only_original_correct=found.only_first,
-        only_decomposed_correct=found.only_second,
     )
 
 

@@ -1,7 +1,8 @@
 """Reading and writing weights: tensors and plain values only, never code.
 
 Files of other projects are read as they are found (``.th``, ``.pth``, ``.pt``, ``.safetensors``; wrapped or bare; with
-or without the ``module.`` that ``DataParallel`` adds). Files of our own describe themselves: see :class:`Metadata`.
+or without the ``module.`` that ``DataParallel`` adds). Files of our own describe themselves (see :class:`Metadata`): in
+the header of a ``.safetensors`` file, or under ``decompose`` beside the ``state_dict`` of a ``.pt`` file.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ class Metadata(BaseModel):
         format_version: Of this description.
         model: Name of the network in the registry, or ``package.module:callable``.
         num_classes: Outputs of the head.
+        model_options: What was chosen of the network's options, other than the defaults; None if nothing was.
         class_names: In the order of the outputs.
         dataset: What it was trained on.
         mean: Normalisation constants, per channel.
@@ -52,6 +54,7 @@ class Metadata(BaseModel):
     format_version: int = 1
     model: str
     num_classes: int
+    model_options: dict[str, str] | None = None
     class_names: list[str] | None = None
     dataset: str | None = None
     mean: Annotated[list[_Finite], Field(min_length=3, max_length=3)] | None = None
@@ -146,13 +149,13 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
             content = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise InputError(f"The weights file {path} is damaged or not safetensors: {error}.") from error
-    return content, _parse_metadata(header.get(METADATA_KEY), path)
+    return content, _parse_metadata(header[METADATA_KEY], path) if METADATA_KEY in header else None
 
 
-def _parse_metadata(text: str | None, path: Path) -> Metadata | None:
-    if text is None:
-        return None
+def _parse_metadata(text: Any, path: Path) -> Metadata:
     try:
+        if not isinstance(text, str):
+            raise ValueError(f"a {type(text).__name__} instead of text")
         metadata = Metadata.model_validate(json.loads(text))
     except (ValueError, ValidationError, RecursionError) as error:
         reason = str(error).splitlines()[0]
@@ -192,7 +195,15 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
             raise
         except Exception as error:  # a damaged file can raise nearly anything
             raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
-    return _unwrap(content, path), None
+    metadata = _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
+    return _unwrap(content, path), metadata
+
+
+def _describes_itself(content: Any) -> bool:
+    """Whether it is of our layout: a description, a state dict, and perhaps what it takes to go on training."""
+    if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
+        return False
+    return METADATA_KEY in content
 
 
 def _is_torchscript(path: Path) -> bool:

@@ -1,74 +1,129 @@
-"""ResNets for 32x32 images with parameter-free shortcuts (He et al., arXiv 1512.03385, section 4.2).
+"""ResNets for 32x32 images: plain (He et al., arXiv 1512.03385, section 4.2) and pre-activation (arXiv 1603.05027).
 
-Parameter names are those of https://github.com/akamaster/pytorch_resnet_cifar10 (BSD-2), so its checkpoints load.
+Parameter names of the plain ones with identity shortcuts are those of
+https://github.com/akamaster/pytorch_resnet_cifar10 (BSD-2), so its checkpoints load.
 """
 
 from __future__ import annotations
+
+from functools import partial
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from decompose_cli.models.blocks import (
+    BasicBlock,
+    Bottleneck,
+    Norm,
+    PreActBasicBlock,
+    PreActBottleneck,
+    Shortcut,
+    conv3x3,
+    initialise,
+    stage,
+)
 
-class BasicBlock(nn.Module):
-    """relu(bn(conv(relu(bn(conv(x))))) + shortcut(x)), with the option-A shortcut of the paper.
-
-    Where the number of channels grows, the shortcut takes every second pixel and pads the missing channels with zeros,
-    half of them before and half after the existing ones.
-    """
-
-    def __init__(self, in_channels: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(in_channels, channels, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(channels)
-        self.stride = stride
-        self.padding = (channels - in_channels) // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) to (N, channels, H / stride, W / stride)."""
-        out = F.relu(self.bn1(self.conv1(x)))
-        out = self.bn2(self.conv2(out))
-        if self.stride != 1 or self.padding:
-            x = F.pad(x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0, self.padding, self.padding))
-        return F.relu(out + x)
+Block = Literal["basic", "bottleneck"]
+_CHANNELS = (16, 32, 64)
+_LAYERS_PER_BLOCK = {"basic": 2, "bottleneck": 3}
 
 
 class CifarResNet(nn.Module):
-    """A ResNet of depth 6n + 2: a 3x3 stem, three stages of n blocks with 16, 32, 64 channels, average pool, linear.
+    """A 3x3 stem, three stages of n blocks with 16, 32, 64 channels, average pool, linear.
 
     Args:
-        depth: 6n + 2 for a whole n >= 1 (20, 32, 44, 56, 110, 1202 in the paper).
-        num_classes: Outputs of the last layer ``linear``.
+        depth: 6n + 2 for basic blocks (20, 32, 44, 56, 110, 1202 in the paper), 9n + 2 for bottlenecks (164), n >= 1.
+        num_classes: Outputs of the last layer.
+        shortcut: ``identity`` (option A of the paper, no parameters; the last layer is called ``linear``) or
+            ``projection`` (option B; the last layer is called ``fc``), as in :class:`.blocks.ResidualBlock`.
+        block: ``basic`` or ``bottleneck``, whose output is 4 times as wide.
+        norm_layer: Makes a normalisation layer from its number of channels.
 
     Raises:
-        ValueError: The depth is not 6n + 2.
+        ValueError: The depth is none of these, or bottlenecks are asked for with identity shortcuts.
     """
 
-    def __init__(self, depth: int, num_classes: int = 10) -> None:
+    def __init__(
+        self,
+        depth: int,
+        num_classes: int = 10,
+        *,
+        shortcut: Shortcut = "identity",
+        block: Block = "basic",
+        norm_layer: Norm = nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
-        if depth < 8 or depth % 6 != 2:
-            raise ValueError(f"depth {depth} is not 6n + 2")
-        blocks = (depth - 2) // 6
-        self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(16)
-        self.layer1 = _stage(16, 16, blocks, stride=1)
-        self.layer2 = _stage(16, 32, blocks, stride=2)
-        self.layer3 = _stage(32, 64, blocks, stride=2)
-        self.linear = nn.Linear(64, num_classes)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.Linear):
-                nn.init.kaiming_normal_(module.weight)
+        blocks = _blocks_per_stage(depth, block)
+        if shortcut not in ("identity", "projection") or (shortcut == "identity" and block == "bottleneck"):
+            raise ValueError(f"{block} blocks cannot have {shortcut!r} shortcuts")
+        kind = BasicBlock if block == "basic" else Bottleneck
+        make = partial(kind, shortcut=shortcut, norm_layer=norm_layer)
+        first, second, third = _CHANNELS
+        wide = kind.expansion
+        self.conv1 = conv3x3(3, first)
+        self.bn1 = norm_layer(first)
+        self.layer1 = stage(make, first, first, wide, blocks, stride=1)
+        self.layer2 = stage(make, first * wide, second, wide, blocks, stride=2)
+        self.layer3 = stage(make, second * wide, third, wide, blocks, stride=2)
+        self.head_name = "linear" if shortcut == "identity" else "fc"
+        self.add_module(self.head_name, nn.Linear(third * wide, num_classes))
+        initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) images to (N, num_classes) logits."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
-        logits: Tensor = self.linear(torch.flatten(F.adaptive_avg_pool2d(out, 1), 1))
+        logits: Tensor = self.get_submodule(self.head_name)(_pooled(out))
         return logits
 
 
-def _stage(in_channels: int, channels: int, blocks: int, stride: int) -> nn.Sequential:
-    first = BasicBlock(in_channels, channels, stride)
-    return nn.Sequential(first, *(BasicBlock(channels, channels, 1) for _ in range(blocks - 1)))
+class PreActCifarResNet(nn.Module):
+    """A 3x3 stem, three stages of n pre-activation blocks, bn-relu, average pool, linear ``fc``.
+
+    Args:
+        depth: 6n + 2 for basic blocks (20, 110), 9n + 2 for bottlenecks (164), n >= 1.
+        num_classes: Outputs of ``fc``.
+        block: ``basic`` or ``bottleneck``, whose output is 4 times as wide.
+        norm_layer: Makes a normalisation layer from its number of channels.
+
+    Raises:
+        ValueError: The depth is none of these.
+    """
+
+    def __init__(
+        self, depth: int, num_classes: int = 10, *, block: Block = "basic", norm_layer: Norm = nn.BatchNorm2d
+    ) -> None:
+        super().__init__()
+        blocks = _blocks_per_stage(depth, block)
+        kind = PreActBasicBlock if block == "basic" else PreActBottleneck
+        make = partial(kind, norm_layer=norm_layer)
+        first, second, third = _CHANNELS
+        wide = kind.expansion
+        self.conv1 = conv3x3(3, first)
+        self.layer1 = stage(make, first, first, wide, blocks, stride=1)
+        self.layer2 = stage(make, first * wide, second, wide, blocks, stride=2)
+        self.layer3 = stage(make, second * wide, third, wide, blocks, stride=2)
+        self.bn = norm_layer(third * wide)
+        self.fc = nn.Linear(third * wide, num_classes)
+        initialise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) images to (N, num_classes) logits."""
+        out = self.layer3(self.layer2(self.layer1(self.conv1(x))))
+        logits: Tensor = self.fc(_pooled(F.relu(self.bn(out))))
+        return logits
+
+
+def _blocks_per_stage(depth: int, block: Block) -> int:
+    if block not in _LAYERS_PER_BLOCK:
+        raise ValueError(f"block {block!r} is neither basic nor bottleneck")
+    step = 3 * _LAYERS_PER_BLOCK[block]
+    if depth < step + 2 or depth % step != 2:
+        raise ValueError(f"depth {depth} is not {step}n + 2")
+    return (depth - 2) // step
+
+
+def _pooled(maps: Tensor) -> Tensor:
+    return torch.flatten(F.adaptive_avg_pool2d(maps, 1), 1)

@@ -14,8 +14,9 @@ from decompose_cli.errors import InputError
 from decompose_cli.files import user_path
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.fitting import classes_in, load_state, split_decomposed_head, state_for
 from decompose_cli.models.head import Head, find_head
-from decompose_cli.models.registry import DEFAULT_MODEL, ModelEntry, get_entry, registered_models
+from decompose_cli.models.registry import ModelEntry, get_entry
 from decompose_cli.models.user import user_entry
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
 from decompose_cli.preprocessing import IMAGENET, Preprocessing, Size
@@ -60,7 +61,7 @@ class Classifier:
     """A network that has been named and whose weights have been read; it is built when first needed.
 
     Attributes:
-        entry: What the registry knows.
+        entry: What the registry knows, with the options that the weights were trained with.
         checkpoint: The weights, or None where the network's own initial ones are used.
         head_name: The head the user asked for, or None.
         uses_default_weights: Whether these are the weights the registry names.
@@ -136,21 +137,21 @@ class Classifier:
         head = find_head(module, input_size, name=self.head_name, model_name=self.name)
         if self.checkpoint is None:
             return Network(module, head, head.name, _dense_tensors(head))
-        state = _state_for(module, self.checkpoint, self.entry)
-        decomposed = _split_decomposed_head(state, head, self.checkpoint.source)
-        classes = len(decomposed.bias) if decomposed else _classes_in(state, head)
+        state = state_for(module, self.checkpoint, self.entry)
+        decomposed = split_decomposed_head(state, head, self.checkpoint.source)
+        classes = len(decomposed.bias) if decomposed else classes_in(state, head)
         if classes == 0:
             raise InputError(f"{self.weights_source} has a head without any class.")
         if classes is not None and classes != head.num_classes:
             module = self._build(classes)
             head = find_head(module, input_size, name=head.name, model_name=self.name)
         if decomposed is not None:
-            _load_state(module, state, self, without=f"{head.name}.")
+            load_state(module, state, self.weights_source, self.name, without=f"{head.name}.")
             decomposed = decomposed.to(dtype=torch.float32)
             module.set_submodule(head.name, decomposed)
             self._check_description(head.num_classes)
             return Network(module, None, head.name, _decomposed_tensors(decomposed, head))
-        _load_state(module, state, self)
+        load_state(module, state, self.weights_source, self.name)
         self._check_description(head.num_classes)
         published = self.checkpoint.published_decomposition
         if published is None:
@@ -186,7 +187,7 @@ class Classifier:
 def open_classifier(
     model: str | None, weights: str | None, *, head: str | None = None, allow_download: bool = True, seed: int = 0
 ) -> Classifier:
-    """Name a network and read its weights.
+    """Name a network and read its weights; options of the network are taken from the weights.
 
     Args:
         model: A registered name, a torchvision classifier, ``package.module:callable``, or None if the weights file
@@ -212,9 +213,10 @@ def open_classifier(
                 f"{weights} belongs to {checkpoint.metadata.model}, which is Python code of its own.",
                 hint=f"If you trust it, name it: {checkpoint.metadata.model} -w {weights}.",
             )
-        return Classifier(find_entry(checkpoint.metadata.model), checkpoint, head, seed)
+        return Classifier(_as_trained(find_entry(checkpoint.metadata.model), checkpoint), checkpoint, head, seed)
     entry = find_entry(model)
-    classifier = Classifier(entry, read_weights(entry, weights, allow_download=allow_download), head, seed)
+    found = read_weights(entry, weights, allow_download=allow_download)
+    classifier = Classifier(entry if found is None else _as_trained(entry, found), found, head, seed)
     if classifier.checkpoint is None and weights == RANDOM:
         note(f"{model} has random weights (from --seed): accuracies mean nothing.")
     elif classifier.checkpoint is None:
@@ -228,6 +230,23 @@ def open_classifier(
             f"{classifier.weights_source} also holds class-specific gates (see --csg and extract-indices --method csg)."
         )
     return classifier
+
+
+def _as_trained(entry: ModelEntry, checkpoint: Checkpoint) -> ModelEntry:
+    """The entry with the options that the weights say, or show by their names, they were trained with."""
+    metadata = checkpoint.metadata
+    if metadata is not None and metadata.model == entry.name:
+        try:
+            return entry.configured(**(metadata.model_options or {}))
+        except InputError as error:
+            raise InputError(
+                f"The description inside {checkpoint.source} does not fit: {error.message}", hint=error.hint
+            ) from error
+    options = entry.recognise(checkpoint.state_dict) if entry.recognise is not None else {}
+    if options:
+        shown = ", ".join(f"{name} {value!r}" for name, value in options.items())
+        note(f"By the names in {checkpoint.source}, it is of {entry.name} with {shown}; it is loaded as that.")
+    return entry.configured(**options)
 
 
 def find_entry(model: str) -> ModelEntry:
@@ -258,124 +277,6 @@ def _decomposed_tensors(module: DecomposedLinear, head: Head) -> HeadTensors:
         module.indices,
         module.mask,
     )
-
-
-def _state_for(module: nn.Module, checkpoint: Checkpoint, entry: ModelEntry) -> dict[str, Tensor]:
-    """The state dict in the names of the module: what reading took for something else is put back where it belongs."""
-    state = {
-        name: value for name, value in checkpoint.state_dict.items() if not name.startswith(entry.unread or ("\0",))
-    }
-    if len(state) < len(checkpoint.state_dict):
-        note(f"{checkpoint.source}: {', '.join(entry.unread)} are heads for training only, which are left out.")
-    names = module.state_dict()
-    if checkpoint.csg is not None and "csg" in names:
-        state["csg"] = checkpoint.csg
-    if all(name.startswith("module.") for name in names):
-        return {f"module.{name}": value for name, value in state.items()}
-    prefix = next(iter(state), "").split(".")[0] + "."
-    inner = {name.removeprefix(prefix): value for name, value in state.items()}
-    if (
-        all(name.startswith(prefix) for name in state)
-        and inner.keys() <= names.keys()
-        and not state.keys() & names.keys()
-    ):
-        note(f"{checkpoint.source}: the {prefix!r} that all names begin with was left off.")
-        return inner
-    return state
-
-
-def _split_decomposed_head(state: dict[str, Tensor], head: Head, source: str) -> DecomposedLinear | None:
-    """Take a decomposed head (``weight``, ``bias``, ``indices``, ``mask``) out of a state dict, if it has one."""
-    prefixes = [name.removesuffix(".indices") for name in state if name.endswith(".indices")]
-    prefixes = [prefix for prefix in prefixes if f"{prefix}.mask" in state]
-    if not prefixes:
-        return None
-    if prefixes != [head.name]:
-        raise InputError(
-            f"{source} has a decomposed head {prefixes[0]!r}, but the head of this network is {head.name!r}."
-        )
-    parts = {part: state.pop(f"{head.name}.{part}", None) for part in ("weight", "bias", "indices", "mask")}
-    weight, bias, indices, mask = parts["weight"], parts["bias"], parts["indices"], parts["mask"]
-    if weight is None or bias is None or indices is None or mask is None:
-        raise InputError(f"{source}: the decomposed head lacks its weight, bias, indices or mask.")
-    fits = (
-        weight.ndim == 2
-        and weight.shape == indices.shape == mask.shape
-        and bias.shape == weight.shape[:1]
-        and indices.dtype == torch.int64
-        and mask.dtype == torch.bool
-        and bool(mask.any(1).all())
-        and bool(mask.all(1).any())
-        and not bool((mask[:, 1:] & ~mask[:, :-1]).any())  # padding is at the end
-        and bool((indices >= 0).all())
-        and bool((indices < head.num_features).all())
-    )
-    if not fits:
-        raise InputError(f"{source}: the parts of the decomposed head do not fit each other or the network.")
-    rows = [[int(i) for i in row[keep]] for row, keep in zip(indices, mask, strict=True)]
-    module = DecomposedLinear(rows, head.num_features)
-    module.load_state_dict({"weight": weight, "bias": bias, "indices": indices, "mask": mask})
-    return module
-
-
-def _classes_in(state: dict[str, Tensor], head: Head) -> int | None:
-    weight = state.get(f"{head.name}.weight")
-    return len(weight) if weight is not None and weight.ndim >= 1 else None
-
-
-def _load_state(
-    module: nn.Module, state: dict[str, Tensor], classifier: Classifier, without: str | None = None
-) -> None:
-    """Copy a state dict into the module; every key has to match, but for counters that inference never reads."""
-    expected = {
-        name: value for name, value in module.state_dict().items() if without is None or not name.startswith(without)
-    }
-    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
-    unexpected = [name for name in state if name not in expected]
-    misshaped = [name for name in expected if name in state and expected[name].shape != state[name].shape]
-    if missing or unexpected or misshaped:
-        raise _mismatch(classifier, expected, state, missing, unexpected, misshaped)
-    module.load_state_dict(state, strict=False)
-
-
-def _mismatch(
-    classifier: Classifier,
-    expected: dict[str, Tensor],
-    state: dict[str, Tensor],
-    missing: list[str],
-    unexpected: list[str],
-    misshaped: list[str],
-) -> InputError:
-    shapes = [f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}" for name in misshaped]
-    groups = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-    details = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in groups if names)
-    fitting = [name for name in _fitting_models(state) if name != classifier.name]
-    hint = "'decompose models' lists the known networks."
-    if fitting:
-        hint = f"These weights fit {' or '.join(fitting)}."
-    elif ":" in classifier.name:
-        hint = f"Is this file of the network that {classifier.name} returns?"
-    return InputError(f"{classifier.weights_source} does not fit {classifier.name}: {details}.", hint=hint)
-
-
-def _some(names: list[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
-
-
-def _fitting_models(state: dict[str, Tensor]) -> list[str]:
-    """Registered networks whose parameters have the names and shapes of this state dict, whatever the classes."""
-    wanted = {name: value.shape[1:] for name, value in state.items() if not name.endswith("num_batches_tracked")}
-    total = sum(value.numel() for value in state.values())
-    names: list[str] = []
-    for entry in registered_models():
-        # Building a network of quite another size could not end in a match, and the large ones take seconds.
-        if entry.name == DEFAULT_MODEL or entry.parameters is None or not 0.5 < total / entry.parameters < 2:
-            continue
-        with torch.device("meta"):
-            shapes = {k: v.shape[1:] for k, v in entry.build(entry.num_classes).state_dict().items()}
-        if {k: v for k, v in shapes.items() if not k.endswith("num_batches_tracked")} == wanted:
-            names.append(entry.name)
-    return names
 
 
 def preprocessing_of(classifier: Classifier, fallback: Preprocessing) -> Preprocessing:

@@ -19,7 +19,13 @@ class DecomposedLinear(nn.Module):
     How it is computed: the transposed features (D, N) are looked up as an embedding table and summed with the weights,
     which touches just the C*k products that the definition has. On 2 CPU cores, for N = 4096, C = 1000, D = 2048,
     k = 50, this takes 25 ms; a dense product with the weights scattered into (C, D) takes 86 ms, a sparse CSR product
-    79 ms, gathering x into (N, C, k) 614 ms. For N = 10,000, C = 10, D = 64, k = 5: 0.5, 0.8, 1.5 and 0.9 ms.
+    79 ms, gathering x into (N, C, k) 614 ms. For N = 10,000, C = 10, D = 64, k = 5: 0.5, 0.8, 1.5 and 0.9 ms. Forward
+    and backward, as in training with N = 64: 3.1 ms against 5.5 (dense) and 19.6 ms (gathered) for the large sizes, and
+    0.08 against 0.05 and 0.06 ms for the small ones, where the rest of the network takes tens of milliseconds. Graphs
+    that are exported get the gathered form, made of operators that every runtime has.
+
+    Features and weights of different precision meet in the higher one. So with autocast, which leaves the lookup as it
+    is, features in bfloat16 give float32 logits, and float32 sums over the batch in the gradient of the weights.
 
     Args:
         indices: Per class the features it uses, each in 0..num_features - 1.
@@ -76,13 +82,25 @@ class DecomposedLinear(nn.Module):
         """Features to logits; see the class for shapes."""
         if x.ndim not in (2, 4) or x.shape[1] != self.num_features or x.shape[2:].numel() != 1:
             raise ValueError(f"expected (N, {self.num_features}) features, got {tuple(x.shape)}")
+        if _is_exporting():
+            # Nothing here may turn the number of images into a constant of the graph.
+            gathered = x.flatten(1).index_select(1, self.indices.flatten()).reshape(-1, *self.indices.shape)
+            logits = (gathered * (self.weight * self.mask)).sum(-1) + self.bias
+            return logits[..., None, None] if x.ndim == 4 else logits
         if x.shape[0] == 0:
             return x.new_zeros((0, len(self.bias), *x.shape[2:]))
-        table = x.flatten(1).t().contiguous()
-        weight = (self.weight * self.mask).to(table.dtype)
+        dtype = torch.promote_types(x.dtype, self.weight.dtype)
+        table = x.flatten(1).t().to(dtype).contiguous()
+        weight = (self.weight * self.mask).to(dtype)
         logits = F.embedding_bag(self.indices, table, per_sample_weights=weight, mode="sum").t() + self.bias
         return logits.reshape(len(x), -1, *x.shape[2:])
 
     def extra_repr(self) -> str:
         """C, k and D, as ``print(model)`` shows them."""
         return f"classes={len(self.bias)}, k={self.weight.shape[1]}, features={self.num_features}"
+
+
+def _is_exporting() -> bool:
+    """Whether a graph is being recorded that is going to run elsewhere."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or torch.compiler.is_exporting() or torch.onnx.is_in_onnx_export()

@@ -4,75 +4,20 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from bisect import bisect
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from decompose_cli.errors import InputError
-from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
+from decompose_cli.models import small_networks
+from decompose_cli.models.entry import OUR_LICENCE, OURS, ModelEntry, hash_in_name
+from decompose_cli.preprocessing import IMAGENET
 
-if TYPE_CHECKING:
-    from torch import nn
+__all__ = ["DEFAULT_MODEL", "ModelEntry", "get_entry", "hash_in_name", "register", "registered_models"]
 
 DEFAULT_MODEL = "resnet20-digits"
-
-
-@dataclass(frozen=True)
-class ModelEntry:
-    """A network and where its published weights are.
-
-    Attributes:
-        name: As written on the command line.
-        build: Takes the number of classes and ``pretrained`` (whether the default weights will be loaded, which a few
-            torchvision networks need to know), returns the untrained module.
-        dataset: What it was trained on, the default of ``--dataset``; None if unknown.
-        num_classes: Of the default weights.
-        parameters: Number of trainable parameters with that many classes.
-        num_features: D, the size of the input of the head.
-        weights: URL of the default weights, or the path of a file that ships with the package; None if there are none.
-        sha256: Leading hexadecimal digits of the file's hash (at least 8), if known.
-        accuracy: Top-1 accuracy in percent stated by ``source`` for the default weights.
-        source: Who trained it.
-        licence: Of the weights.
-        preprocessing: What the network expects; None for a network of the user's, which takes the data set's.
-        unread: Prefixes of parameters that training used and inference never reads (auxiliary heads).
-        caution: What to say when other than the default weights are loaded.
-        architecture: Identifies the function that ``build`` makes; part of the key of cached features.
-    """
-
-    name: str
-    build: Callable[..., nn.Module]
-    dataset: str | None
-    num_classes: int
-    preprocessing: Preprocessing | None
-    parameters: int | None = None
-    num_features: int | None = None
-    weights: str | Path | None = None
-    sha256: str | None = None
-    accuracy: float | None = None
-    source: str = ""
-    licence: str = ""
-    architecture: dict[str, Any] = field(default_factory=dict)
-    unread: tuple[str, ...] = ()
-    caution: str | None = None
-
-    def facts(self) -> dict[str, Any]:
-        """What is known, JSON-ready."""
-        names = (
-            "name",
-            "dataset",
-            "num_classes",
-            "parameters",
-            "num_features",
-            "accuracy",
-            "sha256",
-            "licence",
-            "source",
-        )
-        return {**{name: getattr(self, name) for name in names}, "weights": str(self.weights)}
-
+_DEEPEST = 1202  # in the paper; deeper ones could hardly be trained
 
 _REGISTRY: dict[str, ModelEntry] = {}
 
@@ -94,13 +39,16 @@ def registered_models() -> tuple[ModelEntry, ...]:
 
 
 def get_entry(name: str) -> ModelEntry:
-    """Find a network by name: a registered one or any torchvision classifier.
+    """Find a network by name: a registered one, a CIFAR ResNet of any depth, or any torchvision classifier.
 
     Raises:
         InputError: No such network; the sentence names similar ones.
     """
     if name in _REGISTRY:
         return _REGISTRY[name]
+    # Before torchvision, which takes a second to import: of such names it has none but the registered ones.
+    if match := re.fullmatch(r"(pre)?resnet([1-9]\d{0,8})", name, re.ASCII):
+        return _cifar_resnet_of_depth(match.group(1) or "", int(match.group(2)))
     if re.fullmatch(r"[a-z][a-z0-9_]*", name):
         from decompose_cli.models.imagenet import torchvision_entry
 
@@ -124,36 +72,18 @@ def _suggestion(name: str) -> str:
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
-def hash_in_name(url: str) -> str | None:
-    """The leading digits of the SHA-256 in a file name such as ``resnet50-19c8e357.pth`` (torch.hub's convention).
-
-    Digits alone are rather a date or an epoch.
-    """
-    match = re.search(r"-([0-9a-f]{8,64})\.[A-Za-z]+$", url.split("?")[0])
-    return match.group(1) if match and not match.group(1).isdigit() else None
-
-
-def _build_cifar_resnet(depth: int, num_classes: int, *, pretrained: bool = False) -> nn.Module:
-    from decompose_cli.models.cifar_resnet import CifarResNet
-
-    return CifarResNet(depth, num_classes)
-
-
-def _cifar_resnet(depth: int, parameters: int, file: str, accuracy: float) -> ModelEntry:
-    return ModelEntry(
-        name=f"resnet{depth}",
-        build=partial(_build_cifar_resnet, depth),
-        dataset="cifar10",
-        num_classes=10,
-        preprocessing=CIFAR,
-        parameters=parameters,
-        num_features=64,
-        weights=f"https://github.com/akamaster/pytorch_resnet_cifar10/raw/master/pretrained_models/{file}",
-        sha256=hash_in_name(file),
-        accuracy=accuracy,
-        source="akamaster/pytorch_resnet_cifar10",
-        licence="BSD-2-Clause",
-        architecture={"family": "cifar_resnet", "depth": depth},
+def _cifar_resnet_of_depth(prefix: str, depth: int) -> ModelEntry:
+    """A CIFAR ResNet that is not registered (torchvision's ``resnet50`` and the like are, so those are taken)."""
+    if depth % 6 == 2 and 8 <= depth <= _DEEPEST:
+        return small_networks.untrained_cifar_resnet(depth) if prefix == "" else small_networks.preact_resnet(depth)
+    known = {int(n.removeprefix(f"{prefix}resnet")) for n in _REGISTRY if re.fullmatch(rf"{prefix}resnet\d+", n)}
+    depths = sorted(known.union(range(8, _DEEPEST + 1, 6)))
+    nearest = [depths[: bisect(depths, depth)][-1:], depths[bisect(depths, depth) :][:1]]
+    names = " or ".join(f"{prefix}resnet{near}" for found in nearest for near in found)
+    raise InputError(
+        f"There is no model '{prefix}resnet{depth}': such networks have 6n + 2 layers, {_DEEPEST} at most (did you "
+        f"mean {names}?).",
+        hint=_NAMES_HINT,
     )
 
 
@@ -177,30 +107,31 @@ def _torchvision_resnet(name: str, parameters: int, num_features: int, file: str
     )
 
 
-register(
-    ModelEntry(
+_resnet20 = small_networks.cifar_resnet(20, 269_722, "resnet20-12fca82f.th", 91.73)
+for _entry in (
+    replace(
+        _resnet20,
         name=DEFAULT_MODEL,
-        build=partial(_build_cifar_resnet, 20),
         dataset="digits",
-        num_classes=10,
-        preprocessing=CIFAR,
-        parameters=269_722,
-        num_features=64,
         weights=Path("resnet20-digits.safetensors"),
         sha256="9b4bf3f0",
         accuracy=98.89,
-        source="this project",
-        licence="MIT",
-        architecture={"family": "cifar_resnet", "depth": 20},
-    )
-)
-for _entry in (
-    _cifar_resnet(20, 269_722, "resnet20-12fca82f.th", 91.73),
-    _cifar_resnet(32, 464_154, "resnet32-d509ac18.th", 92.63),
-    _cifar_resnet(44, 658_586, "resnet44-014dd654.th", 93.10),
-    _cifar_resnet(56, 853_018, "resnet56-4bfd9763.th", 93.39),
-    _cifar_resnet(110, 1_727_962, "resnet110-1d1ed7c2.th", 93.68),
-    _cifar_resnet(1202, 19_421_274, "resnet1202-f3b1deed.th", 93.82),
+        source=OURS,
+        licence=OUR_LICENCE,
+    ),
+    _resnet20,
+    small_networks.cifar_resnet(32, 464_154, "resnet32-d509ac18.th", 92.63),
+    small_networks.cifar_resnet(44, 658_586, "resnet44-014dd654.th", 93.10),
+    small_networks.cifar_resnet(56, 853_018, "resnet56-4bfd9763.th", 93.39),
+    small_networks.cifar_resnet(110, 1_727_962, "resnet110-1d1ed7c2.th", 93.68),
+    small_networks.cifar_resnet(1202, 19_421_274, "resnet1202-f3b1deed.th", 93.82),
+    small_networks.bottleneck_resnet(164, 1_704_154),
+    small_networks.preact_resnet(20, 272_282),
+    small_networks.preact_resnet(110, 1_730_522),
+    small_networks.preact_resnet(164, 1_703_258, block="bottleneck"),
+    small_networks.custom_resnet(6_573_130),
+    small_networks.resnet_32x32(18, 11_173_962, (2, 2, 2, 2)),
+    small_networks.resnet_32x32(34, 21_282_122, (3, 4, 6, 3)),
     _torchvision_resnet("resnet18", 11_689_512, 512, "resnet18-5c106cde.pth", 69.758),
     _torchvision_resnet("resnet34", 21_797_672, 512, "resnet34-333f7ec4.pth", 73.314),
     _torchvision_resnet("resnet50", 25_557_032, 2048, "resnet50-19c8e357.pth", 76.130),

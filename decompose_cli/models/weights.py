@@ -50,7 +50,10 @@ def read_weights(entry: ModelEntry, weights: str | None, *, allow_download: bool
         if entry.weights is None:
             if weights is None and ":" in entry.name:
                 return None
-            raise InputError(f"{entry.name} has no default weights; give a file or a URL with -w.")
+            raise InputError(
+                f"{entry.name} has no default weights; give a file or a URL with -w.",
+                hint=f"Or train one with 'decompose train {entry.name}'.",
+            )
         if isinstance(entry.weights, Path):
             return read_checkpoint(shipped_weights(entry.weights))
         return _fetched(entry.weights, entry.sha256, allow_download)

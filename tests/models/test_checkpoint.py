@@ -131,6 +131,86 @@ def test_description_of_a_newer_format() -> None:
         read_checkpoint(Path("net.safetensors"))
 
 
+TRAINING = {
+    "epoch": 3,
+    "best": None,
+    "optimizer": {
+        "state": {0: {"momentum": torch.tensor([float("nan")])}},
+        "param_groups": [{"lr": 0.1, "betas": (0.9, 1)}],
+    },
+    "rng": torch.get_rng_state(),
+    "a.weight": torch.ones(1),
+}
+
+
+def save_described(text: Any, name: str = "net.pt", **parts: Any) -> Path:
+    return save({"decompose": text, "state_dict": weights(), **parts}, name)
+
+
+@pytest.mark.parametrize("training", [{}, {"training": TRAINING}], ids=["alone", "with what training needs"])
+@pytest.mark.parametrize("name", ["net.pt", "net.pth"])
+def test_described_torch_file_comes_back_as_it_was_written(training: dict[str, Any], name: str) -> None:
+    metadata = Metadata(
+        model="resnet20", num_classes=2, model_options={"shortcut": "projection"}, class_names=["a", "ö"]
+    )
+    checkpoint = read_checkpoint(save_described(metadata.model_dump_json(exclude_none=True), name, **training))
+    assert checkpoint.metadata == metadata
+    assert_is_weights(checkpoint.state_dict)
+
+
+def test_described_torch_file_with_prefixes_gates_and_a_decomposed_head() -> None:
+    head = {"linear.indices": torch.zeros(2, 1, dtype=torch.int64), "linear.mask": torch.ones(2, 1, dtype=torch.bool)}
+    state = {f"module.{name}": value for name, value in {**weights(), **head, "csg": torch.rand(2, 3)}.items()}
+    text = Metadata(model="resnet20", num_classes=2).model_dump_json()
+    checkpoint = read_checkpoint(save_described(text, state_dict=state, training=TRAINING))
+    assert list(checkpoint.state_dict) == [*weights(), *head]
+    assert checkpoint.has_decomposed_head
+    assert checkpoint.csg is not None
+    assert checkpoint.metadata is not None
+
+
+def test_only_the_weights_of_a_described_torch_file_have_to_be_finite() -> None:
+    text = Metadata(model="resnet20", num_classes=2).model_dump_json()
+    state = {**weights(), "linear.bias": torch.tensor([0.0, float("nan")])}
+    read_checkpoint(save_described(text, training={"loss": torch.tensor(float("nan"))}))
+    with pytest.raises(InputError, match=r"not finite: linear\.bias"):
+        read_checkpoint(save_described(text, state_dict=state))
+
+
+@pytest.mark.parametrize(
+    "text", ["not json", "[]", "{}", '{"model": "resnet20"}', "[" * 100_000, None, 3, {"model": "m"}]
+)
+def test_description_in_a_torch_file_that_cannot_be_understood(text: Any) -> None:
+    with pytest.raises(InputError, match=r"The description inside net\.pt cannot be understood") as refusal:
+        read_checkpoint(save_described(text))
+    assert len(refusal.value.message) < 200
+
+
+def test_description_in_a_torch_file_of_a_newer_format() -> None:
+    text = json.dumps({"format_version": 2, "model": "resnet20", "num_classes": 10})
+    with pytest.raises(InputError, match="newer version"):
+        read_checkpoint(save_described(text))
+
+
+@pytest.mark.parametrize("options", ["projection", ["projection"], {"shortcut": 1}, {"shortcut": None}])
+def test_options_in_a_description_are_words(options: Any) -> None:
+    text = json.dumps({"model": "resnet20", "num_classes": 10, "model_options": options})
+    with pytest.raises(InputError, match="cannot be understood"):
+        read_checkpoint(save_described(text))
+
+
+def test_a_parameter_may_be_called_as_the_description_is() -> None:
+    checkpoint = read_checkpoint(save({"decompose": torch.ones(1), "other": torch.zeros(1)}))
+    assert (list(checkpoint.state_dict), checkpoint.metadata) == (["decompose", "other"], None)
+
+
+def test_code_beside_a_description_is_refused_and_not_executed() -> None:
+    text = Metadata(model="resnet20", num_classes=2).model_dump_json()
+    with pytest.raises(UnsafeFileError, match="execute code"):
+        read_checkpoint(save_described(text, training={"scheduler": Hostile()}))
+    assert not Path("executed").exists()
+
+
 class Hostile:
     """Leaves a file behind when it is unpickled."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import io
+import warnings
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -180,6 +182,81 @@ def test_gradients(classes: tuple[tuple[int, ...], ...]) -> None:
 def test_gradients_through_maps_of_one_pixel() -> None:
     head = make_head(RAGGED)
     assert torch.autograd.gradcheck(head, (features(3)[:, :, None, None].requires_grad_(),))
+
+
+# -------------------------------------------------------------------------------------- mixed precision and exporting
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_autocast_gives_float32_logits_and_gradients(dtype: torch.dtype) -> None:
+    """Only the features are rounded: what autocast gives is what float32 gives for the rounded ones."""
+    x = features(64, torch.float32).to(dtype)
+    results = []
+    for enabled in (True, False):
+        head = make_head(RAGGED, torch.float32)
+        given = (x if enabled else x.float()).clone().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            logits = head(given)
+            loss = logits.square().mean()
+        loss.backward()
+        assert head.weight.grad is not None
+        assert head.bias.grad is not None
+        assert given.grad is not None
+        assert logits.dtype == head.weight.grad.dtype == head.bias.grad.dtype == torch.float32
+        assert given.grad.dtype == given.dtype
+        results.append((logits, head.weight.grad, head.bias.grad, given.grad.float()))
+    for mixed, full in zip(results[0][:3], results[1][:3], strict=True):
+        torch.testing.assert_close(mixed, full)
+    rounding = {"rtol": 2**-8, "atol": 1e-6} if dtype == torch.bfloat16 else {}
+    torch.testing.assert_close(results[0][3], results[1][3], **rounding)
+
+
+def test_features_and_weights_meet_in_the_higher_precision() -> None:
+    for weights, given in ((torch.float64, torch.float32), (torch.float32, torch.float64)):
+        assert make_head(RAGGED, weights)(features(dtype=given)).dtype == torch.float64
+
+
+def recorded(head: DecomposedLinear, example: Tensor, how: str) -> Callable[[Tensor], Tensor]:
+    if how == "export":
+        shapes = ({0: torch.export.Dim.DYNAMIC},)
+        return torch.export.export(head, (example,), dynamic_shapes=shapes).module()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.jit.trace(head, (example,), check_trace=False)  # type: ignore[no-any-return, no-untyped-call]
+
+
+@pytest.mark.parametrize("classes", ALL_SETS, ids=SET_NAMES)
+@pytest.mark.parametrize("tail", [(), (1, 1)], ids=["linear", "convolution"])
+@pytest.mark.parametrize("how", ["export", "trace"])
+def test_a_recorded_graph_computes_the_same_for_any_batch(
+    how: str, tail: tuple[int, ...], classes: tuple[tuple[int, ...], ...]
+) -> None:
+    head = make_head(classes)
+    graph = recorded(head, features(3).reshape(3, D, *tail), how)
+    for n in (1, 2, 3, 70):
+        x = features(n).reshape(n, D, *tail)
+        assert graph(x).shape == (n, len(classes), *tail)
+        torch.testing.assert_close(graph(x), head(x), rtol=1e-12, atol=1e-12)
+
+
+def test_an_exported_graph_has_only_operators_that_runtimes_know() -> None:
+    program = torch.export.export(make_head(RAGGED), (features(3),), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},))
+    assert "index_select" in program.graph_module.code
+    assert "embedding_bag" not in program.graph_module.code
+
+
+def test_padding_does_not_contribute_to_an_exported_graph() -> None:
+    head = make_head(RAGGED)
+    before = head(features())
+    with torch.no_grad():
+        head.weight[~head.mask] = 1e6
+    torch.testing.assert_close(recorded(head, features(3), "export")(features()), before)
+
+
+def test_compiling_does_not_break_the_graph() -> None:
+    head = make_head(RAGGED)
+    compiled = torch.compile(head, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(features()), head(features()))
 
 
 # ----------------------------------------------------------------------------------------------------------- shapes

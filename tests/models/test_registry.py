@@ -66,7 +66,9 @@ def test_every_entry_has_its_facts(entry: ModelEntry) -> None:
     assert entry.source
     assert entry.licence
     assert entry.architecture
-    if isinstance(entry.weights, Path):
+    if entry.weights is None:
+        assert (entry.sha256, entry.accuracy) == (None, None)
+    elif isinstance(entry.weights, Path):
         assert shipped_weights(entry.weights).is_file()
     else:
         assert str(entry.weights).startswith("https://")
@@ -81,6 +83,8 @@ def test_the_networks_of_the_papers_are_registered() -> None:
     names = [entry.name for entry in ENTRIES]
     wanted = [f"resnet{depth}" for depth in (*_RESNETS, 18, 34, 50, 101, 152)]
     wanted += ["resnext50_32x4d", "resnext101_32x8d", "wide_resnet50_2", "wide_resnet101_2", DEFAULT_MODEL]
+    wanted += ["resnet164", "preresnet20", "preresnet110", "preresnet164", "custom_resnet"]
+    wanted += ["resnet18_32x32", "resnet34_32x32"]
     assert sorted(names) == sorted(wanted)
 
 

@@ -1,0 +1,227 @@
+"""Train networks."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+
+from decompose_cli.commands.saving import model_and_dataset, print_json
+from decompose_cli.console import is_first_process
+from decompose_cli.options import ORDER, Output
+from decompose_cli.options_training import Tuning, finetune_command, rate_command, train_command
+
+if TYPE_CHECKING:
+    from decompose_cli.decomposition.study import Inputs
+    from decompose_cli.results import ResultDocument
+    from decompose_cli.training.session import Request
+
+
+@finetune_command
+def finetune(
+    inputs: Inputs,
+    out: Output,
+    tuning: Tuning,
+    indices: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--indices", "-i", metavar="FILE", help="Index file. Default: rank features first.", show_default=False
+        ),
+    ] = None,
+    k: Annotated[
+        Optional[str],
+        typer.Option(
+            "-k", "--k", metavar="K", help="Without -i: features per class, 5 by default.", show_default=False
+        ),
+    ] = None,
+    method: Annotated[
+        Optional[str],
+        typer.Option(
+            "--method",
+            metavar="frequency|mean|mass|contribution|weight|csg",
+            help="Without -i: how features are scored, by frequency by default.",
+            show_default=False,
+        ),
+    ] = None,
+    order: ORDER = "highest",
+    only: Annotated[
+        Optional[str],
+        typer.Option(
+            "--only", metavar="all|head|head+last-block", help="What is trained. Default: all.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Decompose a network and train it further, to restore its accuracy.
+
+    The checkpoints in the run folder carry their indices: 'decompose validate -w RUN/last.pt' needs no index file.
+
+    Example: decompose finetune resnet20 -i indices.json --lr 0.0001 --epochs 5
+    """
+    from decompose_cli import display_training as display
+    from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
+    from decompose_cli.engines.finetune import TRAINED, Decomposition
+    from decompose_cli.engines.finetune import finetune as run
+    from decompose_cli.errors import InputError, one_of
+
+    decomposition = None
+    if k is not None or method is not None or order != "highest":
+        ks = parse_k(k or "5")
+        if len(ks) != 1:
+            raise InputError(f"-k {k} is not one number of features per class.")
+        decomposition = Decomposition(ks[0], parse_method(method or "frequency"), parse_order(order))
+    document = run(
+        _request(inputs, out, tuning, "finetune"),
+        indices=indices,
+        decomposition=decomposition,
+        only=one_of(only, TRAINED, "--only") if only is not None else None,
+    )
+    _finish(out, document, lambda: display.show_finetuning(out.terminal, document))
+
+
+@train_command
+def train(
+    inputs: Inputs,
+    out: Output,
+    tuning: Tuning,
+    recipe: Annotated[
+        Optional[str],
+        typer.Option(
+            "--recipe",
+            metavar="NAME",
+            help="cifar-resnet, he2015, online-norm, custom-resnet, imagenet or digits. Default: what suits the "
+            "network.",
+            show_default=False,
+        ),
+    ] = None,
+    shortcut: Annotated[
+        Optional[str],
+        typer.Option(
+            "--shortcut", metavar="identity|projection", help="Of CIFAR ResNets. Default: identity.", show_default=False
+        ),
+    ] = None,
+) -> None:
+    """Train a network from scratch, or from --weights.
+
+    Writes a run folder: last.pt, best.pt where images are held out, logs, result.json. An interrupted run goes on with
+    --resume RUN as if it had not been interrupted.
+
+    Example: decompose train resnet20 --dataset cifar10 --epochs 30
+    """
+    from decompose_cli import display_training as display
+    from decompose_cli.engines.train import train as run
+
+    document = run(
+        _request(inputs, out, tuning, "train"),
+        recipe=recipe,
+        model_options={"shortcut": shortcut} if shortcut is not None else {},
+    )
+    _finish(out, document, lambda: display.show_training(out.terminal, document))
+
+
+@rate_command
+def lr_find(
+    inputs: Inputs,
+    out: Output,
+    recipe: Annotated[
+        Optional[str],
+        typer.Option("--recipe", metavar="NAME", help="As for 'train'.", show_default=False),
+    ] = None,
+    shortcut: Annotated[
+        Optional[str],
+        typer.Option("--shortcut", metavar="identity|projection", help="As for 'train'.", show_default=False),
+    ] = None,
+    lowest: Annotated[float, typer.Option("--lowest", metavar="RATE", help="First rate.")] = 1e-6,
+    highest: Annotated[float, typer.Option("--highest", metavar="RATE", help="Last rate.")] = 10.0,
+    steps: Annotated[int, typer.Option("--steps", metavar="N", help="Steps from the one to the other.")] = 100,
+    settings: Annotated[
+        Optional[list[str]],
+        typer.Option(
+            "--set",
+            metavar="NAME=VALUE",
+            help="A setting of the recipe, as optimizer=adam; repeat.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Look for a learning rate: train for a few steps, each at a higher rate, and see where the loss falls fastest.
+
+    Writes result.json and curve.png into a folder: --output, or a new one in results/.
+
+    Example: decompose lr-find resnet20 --dataset cifar10 --set batch_size=64
+    """
+    from decompose_cli import display_training as display
+    from decompose_cli.engines.lr_find import lr_find as run
+    from decompose_cli.files import check_folder_writable, check_writable, new_folder
+    from decompose_cli.results import default_names
+    from decompose_cli.training.settings import parse_settings
+
+    def go(folder: Path | None) -> None:
+        document = run(
+            inputs,
+            overrides=parse_settings(settings or []),
+            recipe=recipe,
+            model_options={"shortcut": shortcut} if shortcut is not None else {},
+            lowest=lowest,
+            highest=highest,
+            steps=steps,
+            folder=folder,
+        )
+        display.show_rates(out.terminal, document)
+        if folder is not None:
+            out.terminal.print(f"Written to {folder}: curve.png, result.json")
+        if out.json:
+            print_json(document.model_dump(mode="json"))
+
+    if out.path is not None:
+        check_folder_writable(out.path)
+        for name in ("result.json", "curve.png"):
+            check_writable(out.path / name, overwrite=out.overwrite)
+        go(out.path)
+    elif out.json:
+        go(None)
+    else:
+        with new_folder(default_names("lr-find", *model_and_dataset(inputs), suffix="")) as folder:
+            go(folder)
+
+
+def _request(inputs: Inputs, out: Output, tuning: Tuning, name: str) -> Request:
+    from decompose_cli.training.devices import Machines
+    from decompose_cli.training.export import check_export
+    from decompose_cli.training.session import Request
+
+    return Request(
+        inputs=inputs,
+        overrides=tuning.overrides,
+        folder=out.path,
+        names=partial(_names, name, tuning.run_name),
+        resume=tuning.resume,
+        overwrite=out.overwrite,
+        machines=Machines(**tuning.machines),
+        runs=tuning.runs,
+        final_test=tuning.final_test,
+        checkpoint_every=tuning.checkpoint_every,
+        export=[check_export(kind) for kind in tuning.export],
+    )
+
+
+def _names(command: str, run_name: str | None, model: str, dataset: str) -> Iterator[Path]:
+    """``runs/<run-name>``, then the same with -2, -3, ... for whoever finds it taken."""
+    from decompose_cli.results import file_stem
+
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    usual = "-".join([command, file_stem(model), file_stem(dataset), stamp])
+    name = file_stem(run_name) if run_name else usual
+    yield Path("runs") / name
+    for number in itertools.count(2):
+        yield Path("runs") / f"{name}-{number}"
+
+
+def _finish(out: Output, document: ResultDocument[Any], show: Callable[[], None]) -> None:
+    show()
+    if out.json and is_first_process():
+        print_json(document.model_dump(mode="json"))

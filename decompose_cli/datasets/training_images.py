@@ -1,0 +1,141 @@
+"""Training images as the network sees them, in whatever batches they are asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from decompose_cli.datasets.augment import Augmentation, ImageTransform
+from decompose_cli.datasets.base import ImageDataset, batches_in_memory
+from decompose_cli.datasets.crops import Normaliser, PixelTable, cut_out, draw_crops
+from decompose_cli.datasets.folders import without_worker_traces
+from decompose_cli.preprocessing import Preprocessing
+
+_MOST_BYTES = 4 << 30
+_RESIZED_AT_ONCE = 512
+
+
+class TrainingImages:
+    """Augmented, normalised images of a data set.
+
+    The pixels of an image are a function of (seed, epoch, index): neither the batches, nor the number of workers, nor
+    what was asked for before has a part in them, and nothing is drawn from a global random generator.
+
+    Small images in memory that are augmented by ``none`` or ``crop-flip`` are kept as bytes on the device and made in
+    whole batches. Others are decoded and transformed one by one, by worker processes.
+
+    Args:
+        dataset: N images.
+        preprocessing: Decides size and normalisation.
+        augmentation: What is done at random.
+        seed: Of all that is random.
+        device: Where the batches are wanted.
+        workers: Processes that decode images, where they do not come in whole batches; 0 for none.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        preprocessing: Preprocessing,
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        device: torch.device,
+        workers: int,
+    ) -> None:
+        self.dataset = dataset
+        self.preprocessing = preprocessing
+        self.augmentation = augmentation
+        self.seed = seed
+        self.device = device
+        self.workers = workers
+        self._normalise = Normaliser(preprocessing, device)
+
+    def batches(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the images of each tensor of indices, in order.
+
+        Args:
+            epoch: Another epoch, another augmentation.
+            batches: int64 (n,) each, in 0..N-1 and in any order; n may be 0.
+
+        Yields:
+            float32 (n, 3, H, W) in the memory format channels_last, on the device.
+
+        Raises:
+            InputError: An image cannot be read.
+        """
+        if not batches:
+            return
+        # One draw and one transfer for all batches: for 64 images, a call costs more than what it computes.
+        indices = torch.cat(list(batches)).to(self.device)
+        crops = None
+        if self.augmentation.kind == "crop-flip":
+            crops = draw_crops(self.augmentation, self.seed, epoch, indices)
+        decoded = self._decoded(epoch, batches) if self._table is None else None
+        start = 0
+        for batch in batches:
+            part = slice(start, start + len(batch))
+            start += len(batch)
+            if decoded is None:
+                assert self._table is not None
+                table, numbers = self._table, indices[part]
+            else:
+                table = self._tabled([next(decoded)] if len(batch) else [], len(batch))
+                numbers = torch.arange(len(batch), device=self.device)
+            if crops is None:
+                pixels = table.whole(numbers)
+            else:
+                pixels = table.cropped(numbers, crops[part], self.augmentation.padding, self.augmentation.padding_mode)
+            images = self._normalise(pixels)
+            if self.augmentation.cutout and self.augmentation.kind != "none":
+                cut_out(images, indices[part], self.augmentation.cutout, self.seed, epoch)
+            yield images
+
+    @cached_property
+    def _table(self) -> PixelTable | None:
+        """The images on the device, after resize and crop, if they are made in whole batches."""
+        if not self.augmentation.whole_batches:
+            return None
+        pixels = self.dataset.in_memory()
+        height, width = self.preprocessing.crop
+        if pixels is None or len(pixels) * 3 * height * width > _MOST_BYTES:
+            return None
+        parts = batches_in_memory(pixels, torch.empty(len(pixels)), self.preprocessing, _RESIZED_AT_ONCE)
+        return self._tabled((images for images, _ in parts), len(pixels))
+
+    def _tabled(self, parts: Iterable[Tensor], count: int) -> PixelTable:
+        return PixelTable(parts, count, self.preprocessing.crop, self.device)
+
+    def _decoded(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
+        """The uint8 pixels (n, 3, H, W) of each batch that is not empty, before what is done to whole batches."""
+        images = _Images(self.dataset, ImageTransform(self.augmentation, self.preprocessing), self.seed, epoch)
+        loader: DataLoader[Tensor] = DataLoader(
+            images,
+            batch_sampler=[batch.tolist() for batch in batches if len(batch)],
+            num_workers=self.workers,
+            pin_memory=self.device.type == "cuda",
+            generator=torch.Generator(),  # otherwise it draws a seed for its workers from the global one
+        )
+        return without_worker_traces(iter(loader))
+
+
+class _Images(Dataset[Tensor]):
+    """Reads and transforms one image at a time, in a worker process."""
+
+    def __init__(self, dataset: ImageDataset, transform: ImageTransform, seed: int, epoch: int) -> None:
+        # A data set in memory may not survive the way to a worker that is not forked; its pixels do.
+        self.pixels = dataset.in_memory()
+        self.dataset = dataset if self.pixels is None else None
+        self.transform = transform
+        self.seed = seed
+        self.epoch = epoch
+
+    def __getitem__(self, index: int) -> Tensor:
+        if self.dataset is not None:
+            return self.transform(self.dataset.image(index), self.seed, self.epoch, index)
+        assert self.pixels is not None
+        return self.transform(self.pixels[index], self.seed, self.epoch, index)

@@ -1,0 +1,103 @@
+"""Results of training as tables for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decompose_cli.console import Terminal, make_table
+from decompose_cli.display import p_value
+
+if TYPE_CHECKING:
+    from decompose_cli.engines.finetune import FinetuneResults
+    from decompose_cli.engines.lr_find import LrFindResults
+    from decompose_cli.results import ResultDocument
+    from decompose_cli.training.records import Score
+    from decompose_cli.training.session import RunResults, Spread
+
+
+def show_training(terminal: Terminal, document: ResultDocument[Any]) -> None:
+    """What came of one run, or of several."""
+    results = document.results
+    runs: list[RunResults] = getattr(results, "runs", None) or [results]
+    rows = [row for run in runs for row in _measured_rows(run, seeds=len(runs) > 1)]
+    terminal.title("Result")
+    terminal.print(make_table(["Weights", "Images", "Correct", "Top-1 %", "Loss"], rows, left=2))
+    _show_spread(terminal, getattr(results, "summary", []))
+    _show_files(terminal, runs)
+
+
+def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
+    """Accuracy of the original, of its decomposition before and after, and what the difference means."""
+    results = document.results
+    runs: list[FinetuneResults] = getattr(results, "runs", None) or [results]
+    terminal.title("Result")
+    first = runs[0]
+    rows = [_row("full head, original", first.original)] if first.original is not None else []
+    rows.append(_row("decomposed, before", first.before))
+    for run in runs:
+        which = f", seed {run.seed}" if len(runs) > 1 else ""
+        epoch = (run.best or run.last).epoch
+        rows.append(_row(f"decomposed, after {epoch} epoch{'s' if epoch > 1 else ''}{which}", run.after))
+    terminal.print(make_table(["Network", "Images", "Correct", "Top-1 %", "Loss"], rows, left=2))
+    for run in runs:
+        found = run.difference
+        if found is not None:
+            low, high = found.ci95
+            verdict = "no significant difference" if found.mcnemar_p >= 0.05 else "a significant difference"
+            terminal.print(
+                f"After minus original: {found.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; McNemar p "
+                f"{p_value(found.mcnemar_p)}: {verdict} at the 5% level"
+            )
+    _show_spread(terminal, getattr(results, "summary", []))
+    _show_files(terminal, runs)
+
+
+def show_rates(terminal: Terminal, document: ResultDocument[LrFindResults]) -> None:
+    """The suggestion of a range test."""
+    found = document.results
+    terminal.title(f"Learning rate: {found.lr:.2g}")
+    first, last = found.rates[0], found.rates[-1]
+    end = "where the loss diverged" if found.diverged else "without divergence"
+    terminal.print(
+        f"Where the loss falls fastest, among {len(found.rates)} rates from {first:.2g} to {last:.2g}, {end}."
+    )
+    terminal.print(f"A tenth of the rate with the lowest loss: {found.minimum_tenth:.2g}")
+    if found.still_falling:
+        terminal.warn("The loss was still falling at the highest rate; a range that goes further would tell more.")
+
+
+def _measured_rows(run: RunResults, *, seeds: bool) -> list[list[str]]:
+    rows = []
+    for name, found in (("last", run.last), ("best", run.best)):
+        for score in (found.val, found.test) if found is not None else ():
+            if found is not None and score is not None:
+                seed = f", seed {run.seed}" if seeds else ""
+                rows.append(_row(f"{name} (epoch {found.epoch}){seed}", score))
+    if not rows:  # neither held-out nor test images
+        rows.append(_row(f"last (epoch {run.last.epoch})", run.epochs[-1].train))
+    return rows
+
+
+def _row(name: str, score: Score) -> list[str]:
+    split = "val (held out)" if score.split == "val" else score.split
+    return [name, split, f"{score.correct:,} of {score.images:,}", f"{score.top1:.2f}", f"{score.loss:.4f}"]
+
+
+def _show_spread(terminal: Terminal, summary: Sequence[Spread]) -> None:
+    for found in summary:
+        terminal.print(
+            f"{found.what}: median {found.median:.2f}, min {found.min:.2f}, max {found.max:.2f}, mean "
+            f"{found.mean:.2f}, std {found.std:.2f} ({len(found.values)} runs)"
+        )
+
+
+def _show_files(terminal: Terminal, runs: Sequence[RunResults]) -> None:
+    for run in runs:
+        names = ", ".join(path.rsplit("/", 1)[-1] for path in run.checkpoints.values())
+        terminal.print(f"Written to {Path(run.checkpoints['last']).parent}: {names}, log.csv, result.json")
+        for kind, difference in run.export_errors.items():
+            terminal.print(f"The {kind} file agrees with the network to {difference:.1e}")
+    last = runs[-1].checkpoints
+    terminal.print(f"Use it: decompose validate -w {last.get('best', last['last'])}")

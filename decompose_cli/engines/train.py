@@ -1,0 +1,143 @@
+"""``train``: a network from scratch, or from given weights."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from decompose_cli.decomposition.study import Inputs
+from decompose_cli.errors import DecomposeError
+from decompose_cli.files import sha256_of
+from decompose_cli.models.head import find_head
+from decompose_cli.results import (
+    DatasetInfo,
+    ModelInfo,
+    ResultDocument,
+    Stopwatch,
+    WeightsInfo,
+    describe_environment,
+)
+from decompose_cli.training.devices import on_first
+from decompose_cli.training.learner import Learner, announce, configure, initial_network, make_job, open_learner
+from decompose_cli.training.run_folder import RunFolder
+from decompose_cli.training.session import (
+    Request,
+    RunResults,
+    Session,
+    Spread,
+    check_same,
+    opened,
+    repeated,
+    spread,
+    train_job,
+)
+from decompose_cli.training.settings import Settings
+
+
+class RepeatedResults(BaseModel):
+    """The same training with several seeds."""
+
+    runs: list[RunResults]
+    summary: list[Spread]
+
+
+def train(
+    request: Request, *, recipe: str | None = None, model_options: Mapping[str, str] | None = None
+) -> ResultDocument[Any]:
+    """Train a network; its checkpoints, logs and result are in the run folder.
+
+    Args:
+        request: What to train, on what, and where.
+        recipe: Preset of the settings; by default the one that suits network and images.
+        model_options: Options of the network, such as its shortcuts.
+
+    Returns:
+        A document with :class:`RunResults`, or :class:`RepeatedResults` where several runs were asked for.
+
+    Raises:
+        InputError: Something given cannot be used; nothing has been changed.
+        StoppedError: A signal came; the run can be resumed.
+        DecomposeError: The work failed; the last checkpoint is still there.
+    """
+    watch = Stopwatch()
+    choices: dict[str, Any] = {}
+    if recipe is not None:
+        choices["recipe"] = recipe
+    if model_options:
+        choices["model_options"] = dict(model_options)
+    request = dataclasses.replace(request, choices={**choices, **request.choices})
+
+    def settle(inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
+        return configure(inputs, request.overrides, recipe, model_options or {})
+
+    with opened("train", request, settle) as session:
+        config = session.config
+        found = open_learner(session.inputs, config["model_options"] or {}, session.settings.seed)
+        check_same(session, training_images=found.train.fingerprint())
+        announce(config, found, session.settings)
+
+        def run(folder: RunFolder, settings: Settings) -> RunResults:
+            return train_job(session, folder, settings, make_job(config, found, settings))[0]
+
+        def document(results: Any) -> ResultDocument[Any]:
+            return _document(session, found, results, watch)
+
+        def write(path: Path, results: RunResults) -> None:
+            document(results).write(path)
+
+        runs = repeated(session, run, RunResults, write)
+        results = runs[0] if len(runs) == 1 else RepeatedResults(runs=runs, summary=_summary(runs))
+        whole = on_first(session.fabric, lambda: document(results))
+        on_first(session.fabric, lambda: whole.write(session.folder.result))
+    return whole
+
+
+def _summary(runs: list[RunResults]) -> list[Spread]:
+    found = []
+    for which in ("last", "best"):
+        for split in ("val", "test"):
+            scores = [score for run in runs if (score := getattr(getattr(run, which), split, None)) is not None]
+            if len(scores) == len(runs):
+                found.append(spread(f"{which} {scores[0].split} top1", [score.top1 for score in scores]))
+    return found
+
+
+def _document(session: Session, found: Learner, results: Any, watch: Stopwatch) -> ResultDocument[Any]:
+    first = results.runs[0] if isinstance(results, RepeatedResults) else results
+    source = first.checkpoints.get("best", first.checkpoints["last"])
+    try:
+        network = initial_network(found.classifier.entry, len(found.class_names), session.settings.seed)
+        head = find_head(network, found.preprocessing.crop, name=None, model_name=found.classifier.name)
+        num_features, name = head.num_features, head.name
+    except DecomposeError:  # a network without a head that could be decomposed can still be trained
+        num_features, name = 0, ""
+    preprocessing = found.preprocessing
+    return ResultDocument(
+        command="train",
+        arguments=dict(session.config),
+        model=ModelInfo(
+            name=found.classifier.name,
+            num_classes=len(found.class_names),
+            num_features=num_features,
+            head=name,
+            weights=WeightsInfo(source=source, sha256=sha256_of(Path(source))),
+        ),
+        dataset=DatasetInfo(
+            name=found.train.name,
+            split="train",
+            images=len(found.train),
+            fingerprint=found.train.fingerprint(),
+            classes=list(found.class_names),
+            mean=list(preprocessing.mean),
+            std=list(preprocessing.std),
+            **preprocessing.geometry(),
+        ),
+        environment=describe_environment(str(session.fabric.device), session.settings.seed),
+        started_at=watch.started_at,
+        seconds=watch.seconds(),
+        results=results,
+    )

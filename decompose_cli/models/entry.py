@@ -1,0 +1,140 @@
+"""What is known of a network by its name. Nothing here imports torch until a network is built."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decompose_cli.errors import InputError
+from decompose_cli.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    from torch import nn
+
+OURS, OUR_LICENCE = "this project", "MIT"
+_SHOWN_NAMES = 4
+
+
+@dataclass(frozen=True)
+class ModelEntry:
+    """A network and where its published weights are.
+
+    Attributes:
+        name: As written on the command line.
+        build: Takes the number of classes and ``pretrained`` (whether the default weights will be loaded, which a few
+            torchvision networks need to know), returns the untrained module.
+        dataset: What it was trained on, the default of ``--dataset``; None if unknown.
+        num_classes: Of the default weights.
+        parameters: Number of trainable parameters with that many classes.
+        num_features: D, the size of the input of the head.
+        weights: URL of the default weights, or the path of a file that ships with the package; None if there are none.
+        sha256: Leading hexadecimal digits of the file's hash (at least 8), if known.
+        accuracy: Top-1 accuracy in percent stated by ``source`` for the default weights.
+        source: Who trained it.
+        licence: Of the weights.
+        preprocessing: What the network expects; None for a network of the user's, which takes the data set's.
+        unread: Prefixes of parameters that training used and inference never reads (auxiliary heads).
+        caution: What to say when other than the default weights are loaded.
+        architecture: Identifies the function that ``build`` makes; part of the key of cached features.
+        options: What may be chosen about the network: keyword arguments of ``build`` and their values, default first.
+        chosen: Those of the options that are not at their default.
+        recognise: Takes the names in a state dict and returns the options, other than defaults, that they show.
+    """
+
+    name: str
+    build: Callable[..., nn.Module]
+    dataset: str | None
+    num_classes: int
+    preprocessing: Preprocessing | None
+    parameters: int | None = None
+    num_features: int | None = None
+    weights: str | Path | None = None
+    sha256: str | None = None
+    accuracy: float | None = None
+    source: str = ""
+    licence: str = ""
+    architecture: dict[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
+    caution: str | None = None
+    options: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    chosen: dict[str, str] = field(default_factory=dict)
+    recognise: Callable[[Collection[str]], dict[str, str]] | None = None
+
+    def configured(self, /, **options: str) -> ModelEntry:
+        """This network with options chosen, as in ``configured(shortcut="projection")``; itself where nothing changes.
+
+        Other options make another network, to which neither the default weights nor their accuracy belong. Names of
+        options that are not at their default are in ``architecture``, so features of the two are cached apart.
+
+        Raises:
+            InputError: The network has no such option, or the option no such value.
+        """
+        for name, value in options.items():
+            if name not in self.options:
+                raise _no_such_option(self, name)
+            if value not in self.options[name]:
+                choices = ", ".join(self.options[name])
+                raise InputError(f"{_flag(name)} {value!r} is not known to {self.name}; choose {choices}.")
+        wanted = {**self.chosen, **options}
+        chosen = {name: value for name, value in wanted.items() if value != self.options[name][0]}
+        if chosen == self.chosen:
+            return self
+        common = {name: value for name, value in self.architecture.items() if name not in self.options}
+        return replace(
+            self,
+            build=partial(self.build, **options),
+            architecture={**common, **chosen},
+            chosen=chosen,
+            weights=None,
+            sha256=None,
+            parameters=None,
+            accuracy=None,
+            source=OURS,
+            licence=OUR_LICENCE,
+            caution=None,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What is known, JSON-ready."""
+        names = (
+            "name",
+            "dataset",
+            "num_classes",
+            "parameters",
+            "num_features",
+            "accuracy",
+            "sha256",
+            "licence",
+            "source",
+        )
+        weights = None if self.weights is None else str(self.weights)
+        options = {name: list(values) for name, values in self.options.items()}
+        return {**{name: getattr(self, name) for name in names}, "weights": weights, "options": options}
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
+
+
+def _no_such_option(entry: ModelEntry, option: str) -> InputError:
+    from decompose_cli.models.registry import DEFAULT_MODEL, registered_models
+
+    having = [e.name for e in registered_models() if option in e.options and e.name != DEFAULT_MODEL]
+    if having:
+        shown = ", ".join(having[:_SHOWN_NAMES]) + (" and others" if len(having) > _SHOWN_NAMES else "")
+        return InputError(f"{entry.name} has no {_flag(option)} option; networks with it: {shown}.")
+    own = ", ".join(map(_flag, entry.options)) or "none"
+    return InputError(f"{entry.name} has no {_flag(option)} option; its options: {own}.")
+
+
+def hash_in_name(url: str) -> str | None:
+    """The leading digits of the SHA-256 in a file name such as ``resnet50-19c8e357.pth`` (torch.hub's convention).
+
+    Digits alone are rather a date or an epoch.
+    """
+    match = re.search(r"-([0-9a-f]{8,64})\.[A-Za-z]+$", url.split("?")[0])
+    return match.group(1) if match and not match.group(1).isdigit() else None

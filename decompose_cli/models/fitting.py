@@ -1,0 +1,149 @@
+"""Fitting the weights of a file to a network: every key is accounted for, and what cannot fit is said in a sentence."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from decompose_cli.errors import InputError
+from decompose_cli.models.checkpoint import Checkpoint
+from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.head import Head
+from decompose_cli.models.registry import DEFAULT_MODEL, ModelEntry, registered_models
+from decompose_cli.progress import note
+
+
+def state_for(module: nn.Module, checkpoint: Checkpoint, entry: ModelEntry) -> dict[str, Tensor]:
+    """The state dict in the names of the module: what reading took for something else is put back where it belongs."""
+    state = {
+        name: value for name, value in checkpoint.state_dict.items() if not name.startswith(entry.unread or ("\0",))
+    }
+    if len(state) < len(checkpoint.state_dict):
+        note(f"{checkpoint.source}: {', '.join(entry.unread)} are heads for training only, which are left out.")
+    names = module.state_dict()
+    if checkpoint.csg is not None and "csg" in names:
+        state["csg"] = checkpoint.csg
+    if all(name.startswith("module.") for name in names):
+        return {f"module.{name}": value for name, value in state.items()}
+    prefix = next(iter(state), "").split(".")[0] + "."
+    inner = {name.removeprefix(prefix): value for name, value in state.items()}
+    if (
+        all(name.startswith(prefix) for name in state)
+        and inner.keys() <= names.keys()
+        and not state.keys() & names.keys()
+    ):
+        note(f"{checkpoint.source}: the {prefix!r} that all names begin with was left off.")
+        return inner
+    return state
+
+
+def split_decomposed_head(state: dict[str, Tensor], head: Head, source: str) -> DecomposedLinear | None:
+    """Take a decomposed head (``weight``, ``bias``, ``indices``, ``mask``) out of a state dict, if it has one.
+
+    Raises:
+        InputError: Its parts do not fit each other or the network.
+    """
+    prefixes = [name.removesuffix(".indices") for name in state if name.endswith(".indices")]
+    prefixes = [prefix for prefix in prefixes if f"{prefix}.mask" in state]
+    if not prefixes:
+        return None
+    if prefixes != [head.name]:
+        raise InputError(
+            f"{source} has a decomposed head {prefixes[0]!r}, but the head of this network is {head.name!r}."
+        )
+    parts = {part: state.pop(f"{head.name}.{part}", None) for part in ("weight", "bias", "indices", "mask")}
+    weight, bias, indices, mask = parts["weight"], parts["bias"], parts["indices"], parts["mask"]
+    if weight is None or bias is None or indices is None or mask is None:
+        raise InputError(f"{source}: the decomposed head lacks its weight, bias, indices or mask.")
+    fits = (
+        weight.ndim == 2
+        and weight.shape == indices.shape == mask.shape
+        and bias.shape == weight.shape[:1]
+        and indices.dtype == torch.int64
+        and mask.dtype == torch.bool
+        and bool(mask.any(1).all())
+        and bool(mask.all(1).any())
+        and not bool((mask[:, 1:] & ~mask[:, :-1]).any())  # padding is at the end
+        and bool((indices >= 0).all())
+        and bool((indices < head.num_features).all())
+    )
+    if not fits:
+        raise InputError(f"{source}: the parts of the decomposed head do not fit each other or the network.")
+    rows = [[int(i) for i in row[keep]] for row, keep in zip(indices, mask, strict=True)]
+    module = DecomposedLinear(rows, head.num_features)
+    module.load_state_dict({"weight": weight, "bias": bias, "indices": indices, "mask": mask})
+    return module
+
+
+def classes_in(state: dict[str, Tensor], head: Head) -> int | None:
+    """The number of classes that the head of a state dict has, if it has one."""
+    weight = state.get(f"{head.name}.weight")
+    return len(weight) if weight is not None and weight.ndim >= 1 else None
+
+
+def load_state(
+    module: nn.Module, state: dict[str, Tensor], source: str, model: str, without: str | None = None
+) -> None:
+    """Copy a state dict into the module; every key has to match, but for counters that inference never reads.
+
+    Args:
+        module: Of the network.
+        state: From :func:`state_for`.
+        source: Where the weights are from, for messages.
+        model: Name of the network, for messages.
+        without: Prefix of parameters of the module that are not to be found in the state dict.
+
+    Raises:
+        InputError: Something is missing, not expected or of another shape; the hint names networks that would fit.
+    """
+    expected = {
+        name: value for name, value in module.state_dict().items() if without is None or not name.startswith(without)
+    }
+    missing = [name for name in expected if name not in state and not name.endswith("num_batches_tracked")]
+    unexpected = [name for name in state if name not in expected]
+    misshaped = [name for name in expected if name in state and expected[name].shape != state[name].shape]
+    if missing or unexpected or misshaped:
+        raise _mismatch(source, model, expected, state, missing, unexpected, misshaped)
+    module.load_state_dict(state, strict=False)
+
+
+def _mismatch(
+    source: str,
+    model: str,
+    expected: dict[str, Tensor],
+    state: dict[str, Tensor],
+    missing: list[str],
+    unexpected: list[str],
+    misshaped: list[str],
+) -> InputError:
+    shapes = [f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}" for name in misshaped]
+    groups = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
+    details = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in groups if names)
+    fitting = [name for name in _fitting_models(state) if name != model]
+    hint = "'decompose models' lists the known networks."
+    if fitting:
+        hint = f"These weights fit {' or '.join(fitting)}."
+    elif ":" in model:
+        hint = f"Is this file of the network that {model} returns?"
+    return InputError(f"{source} does not fit {model}: {details}.", hint=hint)
+
+
+def _some(names: list[str], limit: int = 3) -> str:
+    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+
+
+def _fitting_models(state: dict[str, Tensor]) -> list[str]:
+    """Registered networks whose parameters have the names and shapes of this state dict, whatever the classes."""
+    wanted = {name: value.shape[1:] for name, value in state.items() if not name.endswith("num_batches_tracked")}
+    total = sum(value.numel() for value in state.values())
+    names: list[str] = []
+    for entry in registered_models():
+        # Building a network of quite another size could not end in a match, and the large ones take seconds.
+        if entry.name == DEFAULT_MODEL or entry.parameters is None or not 0.5 < total / entry.parameters < 2:
+            continue
+        as_trained = entry if entry.recognise is None else entry.configured(**entry.recognise(state))
+        with torch.device("meta"):
+            shapes = {k: v.shape[1:] for k, v in as_trained.build(entry.num_classes).state_dict().items()}
+        if {k: v for k, v in shapes.items() if not k.endswith("num_batches_tracked")} == wanted:
+            names.append(entry.name)
+    return names

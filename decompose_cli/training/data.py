@@ -1,0 +1,103 @@
+"""The images of a run: what is trained on, what is held out, what is tested on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.classes import ClassNames, match_classes
+from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
+from decompose_cli.datasets.sampling import hold_out
+from decompose_cli.datasets.subset import subset
+from decompose_cli.decomposition.inputs import Inputs
+from decompose_cli.errors import InputError
+from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.training.evaluate import LabelledImages
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Images with the network's class numbers.
+
+    Attributes:
+        train: All training images.
+        labels: The network's class number of each, int64 (N,).
+        indices: Those that are trained on, int64.
+        val: Those that are held out, or None.
+        test: Images that are neither, or None.
+        class_names: Of the network's outputs.
+        preprocessing: As of evaluation.
+    """
+
+    train: ImageDataset
+    labels: Tensor
+    indices: Tensor
+    val: LabelledImages | None
+    test: LabelledImages | None
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+
+
+def open_splits(inputs: Inputs, name: str) -> tuple[ImageDataset, ImageDataset | None]:
+    """The training images of a data set and, if it has any, its test images (``test``, else ``val``).
+
+    Raises:
+        InputError: No such data set, or one without training images.
+        DownloadError: It is not there and cannot be fetched.
+    """
+    if inputs.split is not None:
+        raise InputError("--split has no effect here: training images are trained on, test images measured.")
+    folder = inputs.data_dir or default_data_dir()
+    splits = available_splits(name)
+    if "train" not in splits:
+        raise InputError(
+            f"{name} has no training images.", hint="They belong into its folder 'train', one folder a class."
+        )
+    train = open_dataset(name, "train", folder, allow_download=inputs.allow_download)
+    others = [split for split in splits if split != "train"]
+    test = open_dataset(name, others[0], folder, allow_download=inputs.allow_download) if others else None
+    return train, test
+
+
+def labels_by_name(train: ImageDataset, test: ImageDataset) -> Tensor:
+    """The class number among those of the training images for each test image, matched by name; int64 (N,).
+
+    Raises:
+        InputError: A test class that is not trained on.
+    """
+    matched = match_classes(
+        test.class_names,
+        test.class_ids,
+        ClassNames(train.class_names, train.class_ids),
+        len(train.class_names),
+        what=f"{test.name} {test.split} with {train.split}",
+        present=torch.unique(test.labels).tolist(),
+    )
+    return torch.tensor(matched.outputs)[test.labels]
+
+
+def divide(
+    train: ImageDataset,
+    labels: Tensor,
+    test: LabelledImages | None,
+    class_names: tuple[str, ...],
+    preprocessing: Preprocessing,
+    *,
+    val_split: float,
+    seed: int,
+) -> TrainingData:
+    """Hold out a share of the training images, the same of every class.
+
+    Raises:
+        InputError: The share leaves nothing to hold out or to train on.
+    """
+    indices, val = torch.arange(len(labels)), None
+    if val_split > 0:
+        indices, held_out = hold_out(labels, val_split, seed)
+        if len(held_out) == 0 or len(indices) == 0:
+            raise InputError(f"--val-split {val_split} of {len(labels)} training images is no usable number of images.")
+        val = LabelledImages("val", subset(train, held_out), labels[held_out], preprocessing)
+    return TrainingData(train, labels, indices, val, test, class_names, preprocessing)

@@ -1,0 +1,97 @@
+"""Measuring a network between epochs: always in float32, evaluation mode, every image once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.sampling import share
+from decompose_cli.datasets.subset import subset
+from decompose_cli.decomposition.features import device_memory, normalised_batches
+from decompose_cli.decomposition.metrics import MIN_CLASSES_FOR_TOP5, Evaluation, evaluate_head
+from decompose_cli.models.head import evaluating
+from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.training.devices import sum_over_processes
+from decompose_cli.training.records import Score
+
+
+@dataclass(frozen=True)
+class LabelledImages:
+    """Images with the network's class numbers.
+
+    Attributes:
+        split: What to call them: ``train``, ``val``, ``test``.
+        dataset: N images.
+        labels: int64 (N,).
+        preprocessing: As of evaluation.
+    """
+
+    split: str
+    dataset: ImageDataset
+    labels: Tensor
+    preprocessing: Preprocessing
+
+
+def evaluate(
+    module: nn.Module, images: LabelledImages, *, num_classes: int, device: torch.device, workers: int = 0
+) -> Evaluation:
+    """Logits of every image, in the order of the data set, and what they amount to.
+
+    Args:
+        module: On the device; left as it was found.
+        images: N >= 1.
+        num_classes: C.
+        device: Where the network is.
+        workers: Processes that decode images.
+    """
+    logits = []
+    batches = normalised_batches(
+        images.dataset, images.preprocessing, device=device, precision="32", batch_size=256, workers=workers
+    )
+    with evaluating(module), torch.inference_mode(), device_memory(device):
+        for batch, _ in batches:
+            found = module(batch.to(device, memory_format=torch.channels_last))
+            logits.append(found.float().cpu().flatten(1))
+    return evaluate_head(lambda part: part, torch.cat(logits), images.labels, num_classes)
+
+
+def score_of(evaluation: Evaluation, split: str) -> Score:
+    """An evaluation as it is written down."""
+    total = evaluation.total
+    return Score(
+        split=split,
+        images=total,
+        correct=evaluation.correct,
+        top1=100 * evaluation.correct / total,
+        top5=None if evaluation.top5 is None else 100 * evaluation.top5 / total,
+        loss=evaluation.loss,
+    )
+
+
+def score_over_processes(
+    fabric: Fabric, module: nn.Module, images: LabelledImages, *, num_classes: int, workers: int
+) -> Score:
+    """How a network does, each process measuring its share of the images; no image counts twice."""
+    if fabric.world_size == 1:
+        found = evaluate(module, images, num_classes=num_classes, device=fabric.device, workers=workers)
+        return score_of(found, images.split)
+    own = share(torch.arange(len(images.labels)), fabric.global_rank, fabric.world_size)
+    counts = torch.zeros(4, dtype=torch.float64)
+    if len(own):
+        part = LabelledImages(images.split, subset(images.dataset, own), images.labels[own], images.preprocessing)
+        found = evaluate(module, part, num_classes=num_classes, device=fabric.device, workers=workers)
+        top5 = 0 if found.top5 is None else found.top5
+        counts = torch.tensor((found.correct, top5, found.loss * found.total, found.total), dtype=torch.float64)
+    correct, total5, loss, total = sum_over_processes(fabric, counts.to(fabric.device)).tolist()
+    return Score(
+        split=images.split,
+        images=int(total),
+        correct=int(correct),
+        top1=100 * correct / total,
+        top5=100 * total5 / total if num_classes >= MIN_CLASSES_FOR_TOP5 else None,
+        loss=loss / total,
+    )

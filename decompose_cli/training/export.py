@@ -1,0 +1,193 @@
+"""Files of a classifier for use elsewhere: ONNX, TorchScript, or a checkpoint of our own."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from decompose_cli.errors import DecomposeError, InputError, first_line, one_of
+from decompose_cli.files import write_with
+from decompose_cli.models.checkpoint import METADATA_KEY, Metadata, write_checkpoint
+
+Kind = Literal["onnx", "safetensors", "torchscript"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+TOLERANCE = 1e-4
+_PACKAGES: dict[Kind, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
+_CHATTY = ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")  # loggers that report progress
+
+_Run = Callable[[Tensor], Tensor]
+
+
+def check_export(kind: str) -> Kind:
+    """Refuse a kind of file that cannot be written here, before any work is done for it.
+
+    Raises:
+        InputError: No such kind, or a package that it needs is missing.
+    """
+    chosen = one_of(kind, KINDS, "--export")
+    for package in _PACKAGES.get(chosen, ()):
+        try:
+            with _quiet():
+                importlib.import_module(package)
+        except ImportError as error:
+            raise InputError(
+                f"Export to {chosen} needs the package {package}, which cannot be imported ({first_line(error)}).",
+                hint='Install what export needs: pip install "decompose-cli[export]".',
+            ) from error
+    return chosen
+
+
+def export_network(
+    module: nn.Module, input_size: tuple[int, int], path: Path, kind: Kind, metadata: Metadata
+) -> float | None:
+    """Write a classifier, in evaluation mode and float32, to one file, whole or not at all.
+
+    - ``onnx``: from ``torch.export``; input ``images`` (batch, 3, H, W), output ``logits`` (batch, C), any batch size.
+    - ``torchscript``: a trace, for any batch size. PyTorch has deprecated TorchScript; choose ONNX where you can.
+    - ``safetensors``: the state dict without the counters of batch norms, which inference never reads. This is the
+      only kind that ``--weights`` reads: the others are programs.
+
+    All carry the metadata: ONNX among the model's properties, TorchScript as the extra file ``decompose.json``.
+
+    Args:
+        module: Maps normalised images (N, 3, H, W) to logits (N, C). It is left as it was found: a copy is exported.
+        input_size: (H, W); programs take images of this size.
+        path: The file; one that is there is replaced.
+        kind: See above; :func:`check_export` says whether it can be had.
+        metadata: What the file says about itself.
+
+    Returns:
+        For programs, how far the logits of what was written are from those of the network on random images, in batches
+        of three and of one: the larger of ``max |a - b| / max |a|``. None for ``safetensors``.
+
+    Raises:
+        InputError: As :func:`check_export`.
+        DecomposeError: The network cannot be exported, the difference exceeds 1e-4, or the file cannot be written. No
+            file is left behind, and one that was there stays.
+
+    Example:
+        >>> export_network(model, (32, 32), Path("resnet20.onnx"), check_export("onnx"), Metadata(...))
+        1.2e-06
+    """
+    check_export(kind)
+    if kind == "safetensors":
+        write_checkpoint(path, _weights(module), metadata)
+        return None
+    generator = torch.Generator().manual_seed(0)
+    # Two images to trace with, as exporters take a batch of one for a constant.
+    example, three, one = (torch.randn(n, 3, *input_size, generator=generator) for n in (2, 3, 1))
+    with torch.no_grad(), _quiet(), torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
+        network = _plain_copy(module)
+        try:
+            expected = [network(images) for images in (three, one)]
+            if not all(isinstance(logits, Tensor) and logits.ndim == 2 for logits in expected):
+                raise TypeError("it does not return logits of the shape (N, C)")
+            data, run = (_to_onnx if kind == "onnx" else _to_torchscript)(network, example, metadata)
+            results = [run(images) for images in (three, one)]
+        except Exception as error:  # an exporter, and the user's code in it, can raise nearly anything
+            raise DecomposeError(
+                f"The network cannot be exported to {kind}: {first_line(error)}.",
+                hint="Export to safetensors works for every network.",
+            ) from error
+    differences = [_relative_difference(a, b) for a, b in zip(expected, results, strict=True)]
+    if not all(difference <= TOLERANCE for difference in differences):  # also for NaN, which max would overlook
+        raise DecomposeError(
+            f"The {kind} export computes something else than the network: logits differ by "
+            f"{' and '.join(f'{difference:.1e}' for difference in differences)} of the largest (three images, one "
+            f"image), where {TOLERANCE:.0e} is allowed; {path} was not written.",
+            hint="Does the network branch on its input, draw random numbers, or give NaN?",
+        )
+    write_with(path, lambda temporary: temporary.write_bytes(data))
+    return max(differences)
+
+
+def _weights(module: nn.Module) -> dict[str, Tensor]:
+    state = {name: value for name, value in module.state_dict().items() if not name.endswith("num_batches_tracked")}
+    for name, value in state.items():
+        if not isinstance(value, Tensor):
+            raise DecomposeError(f"The network cannot be exported to safetensors: {name} is not a tensor.")
+    return {name: value.detach().cpu().clone() for name, value in state.items()}  # weights may share memory
+
+
+def _plain_copy(module: nn.Module) -> nn.Module:
+    try:
+        network = copy.deepcopy(module)
+    except Exception as error:  # locks, open files and the like
+        raise DecomposeError(
+            f"The network cannot be copied, which export needs to leave it as it is: {first_line(error)}."
+        ) from error
+    network = network.requires_grad_(False).to("cpu", torch.float32).eval()
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.contiguous()
+    return network
+
+
+def _to_onnx(network: nn.Module, example: Tensor, metadata: Metadata) -> tuple[bytes, _Run]:
+    program = torch.onnx.export(
+        network,
+        (example,),
+        input_names=["images"],
+        output_names=["logits"],
+        dynamic_shapes=({0: "batch"},),  # Dim.DYNAMIC with a name that is shown
+        dynamo=True,
+        external_data=False,
+        verbose=False,
+    )
+    assert program is not None
+    proto = program.model_proto
+    for part in (proto.graph, *proto.functions):
+        for node in part.node:
+            del node.metadata_props[:]  # where in the source it comes from: names of files on this machine
+    proto.metadata_props.add(key=METADATA_KEY, value=metadata.model_dump_json(exclude_none=True))
+    data: bytes = proto.SerializeToString()
+    runtime: Any = importlib.import_module("onnxruntime")
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    session = runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    return data, lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0])
+
+
+def _to_torchscript(network: nn.Module, example: Tensor, metadata: Metadata) -> tuple[bytes, _Run]:
+    # The tracer's own check would repeat the example; ours takes other images and batch sizes.
+    traced = torch.jit.trace(network, (example,), check_trace=False)  # type: ignore[no-untyped-call]
+    buffer = io.BytesIO()
+    description = metadata.model_dump_json(exclude_none=True)
+    torch.jit.save(traced, buffer, _extra_files={f"{METADATA_KEY}.json": description})
+    buffer.seek(0)
+    loaded: _Run = torch.jit.load(buffer)  # type: ignore[no-untyped-call]
+    return buffer.getvalue(), loaded
+
+
+def _relative_difference(expected: Tensor, result: Tensor) -> float:
+    """``max |a - b| / max |a|``; 0 where both are nothing but zeros, and NaN for logits of other shapes."""
+    if result.shape != expected.shape:
+        return float("nan")
+    largest = (expected - result).abs().max().item()
+    return 0.0 if largest == 0 else largest / (expected.abs().max().item() or float("nan"))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what exporters warn of, and log, from the terminal: the comparison of logits says whether it matters."""
+    loggers = [logging.getLogger(name) for name in _CHATTY]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,398 @@
+"""The loop: for everything that learns here."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from decompose_cli.datasets.mixing import mix
+from decompose_cli.datasets.sampling import epoch_order, share
+from decompose_cli.datasets.training_images import TrainingImages
+from decompose_cli.decomposition.features import device_memory, keep_freed_memory
+from decompose_cli.errors import DecomposeError, InputError, StoppedError
+from decompose_cli.files import write_error
+from decompose_cli.models.checkpoint import Metadata
+from decompose_cli.progress import EpochTable
+from decompose_cli.training.devices import on_first, sum_over_processes
+from decompose_cli.training.evaluate import LabelledImages, score_over_processes
+from decompose_cli.training.interruption import StopRequest
+from decompose_cli.training.optimizers import Part, make_optimizer, summed_cross_entropy
+from decompose_cli.training.records import EpochRecord, Score, TensorBoardLog, write_csv
+from decompose_cli.training.run_folder import RunFolder, write_state
+from decompose_cli.training.schedules import make_schedule
+from decompose_cli.training.settings import Settings
+from decompose_cli.training.states import State, full_state, load_full_state, random_states, restore_random_states
+from decompose_cli.training.table import epoch_cells, running_cells
+
+STEPS_BETWEEN_CHECKS = 16
+"""Several processes agree so often whether one of them has to stop; a GPU is asked so often for its loss."""
+
+
+class Trainer:
+    """Trains a network, and writes down how, so that a run that was stopped anywhere goes on as if it had not been.
+
+    What happens in a step is decided by the settings, the epoch, the step and the weights alone: the order of images
+    and their augmentation are functions of (seed, epoch, image), so they do not depend on the number of processes. The
+    loss of a step is the mean over its images, wherever they are.
+
+    Args:
+        fabric: Launched.
+        module: The network, with initial weights; changed in place.
+        settings: How to train.
+        images: Training images.
+        indices: Those of them to train on, int64.
+        labels: The network's class number of every training image, int64.
+        num_classes: C.
+        folder: Where the run is kept.
+        metadata: What the network is, for its checkpoints.
+        val: Held-out images that choose the best epoch.
+        test: Images that are measured after each epoch, for information.
+        checkpoint_every: Also save after so many steps within an epoch.
+        frozen: Modules that stay in evaluation mode.
+        loss: Of an output and its targets, summed over the images; cross-entropy by default.
+        logits: The class scores (N, C) in an output; the output itself by default.
+    """
+
+    def __init__(
+        self,
+        fabric: Fabric,
+        module: nn.Module,
+        settings: Settings,
+        images: TrainingImages,
+        indices: Tensor,
+        labels: Tensor,
+        *,
+        num_classes: int,
+        folder: RunFolder,
+        metadata: Metadata,
+        val: LabelledImages | None = None,
+        test: LabelledImages | None = None,
+        checkpoint_every: int | None = None,
+        frozen: Sequence[nn.Module] = (),
+        loss: Callable[[Any, Tensor], Tensor] | None = None,
+        logits: Callable[[Any], Tensor] = lambda output: output,
+    ) -> None:
+        self.fabric, self.module, self.settings = fabric, module, settings
+        self.images, self.indices, self.labels, self.num_classes = images, indices, labels, num_classes
+        self.folder, self.metadata = folder, metadata
+        self.val, self.test = val, test
+        self.checkpoint_every = checkpoint_every
+        self.frozen = frozen
+        self.loss = loss or summed_cross_entropy(settings.label_smoothing)
+        self.logits = logits
+        self.state = State()
+        self.steps_per_epoch = settings.steps_per_epoch(len(indices))
+        self.total_steps = settings.total_steps(len(indices))
+        self.total_epochs = settings.total_epochs(len(indices))
+        keep_freed_memory()
+        with suppress(RuntimeError):  # of a network with parameters of five dimensions
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if settings.sync_bn:
+            if fabric.device.type != "cuda":
+                raise InputError("--sync-bn needs CUDA devices.")
+            module = self.module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+        fabric.to_device(module)
+        self.ema = self._averaged() if settings.ema_decay is not None else None
+        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        optimizer = make_optimizer(settings, trainable)
+        schedule = make_schedule(
+            optimizer, settings, steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps
+        )
+        self.parts = [Part(optimizer, schedule)]
+        compiled: Any = torch.compile(module) if settings.compile else module
+        self.model, *wrapped = fabric.setup(compiled, *(part.optimizer for part in self.parts))
+        self.steppers = wrapped
+        self._rate = float(schedule.get_last_lr()[0])  # of the last step
+        self._made = "epoch 1, step 0"
+        self._tally = torch.zeros(3, dtype=self._sum_type, device=fabric.device)
+        self._is_bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
+        torch.manual_seed(settings.seed + fabric.global_rank)  # for dropout and the like
+
+    def run(self, table: EpochTable) -> State:
+        """Train to the end.
+
+        Raises:
+            StoppedError: A signal came; everything up to the last step is saved.
+            DecomposeError: The loss is not finite, the disk or the device is full; what was saved last is still there.
+        """
+        first = self.fabric.is_global_zero
+        board: TensorBoardLog | None = None
+        begun_at = self.state.global_step
+        if first and self.state.records:  # a kill may have come between a checkpoint and its line in the log
+            write_csv(self.folder.log, self.state.records)
+        with StopRequest() as stop, device_memory(self.fabric.device):
+            while self.state.global_step < self.total_steps or self.state.step > 0:
+                self._train_epoch(stop, table)
+                record = self._measure()
+                self._check_stop(stop, table)
+                self._finish_epoch(record)
+                if first:
+                    write_csv(self.folder.log, self.state.records)
+                    try:
+                        board = board or TensorBoardLog(self.folder.tensorboard, begun_at)
+                        board.add(record)
+                    except OSError as error:
+                        raise write_error(self.folder.tensorboard, error) from error
+                    table.add(epoch_cells(record, self.total_epochs, self._left(record.images_per_second)))
+        if board is not None:
+            board.close()
+        return self.state
+
+    def _train_epoch(self, stop: StopRequest, table: EpochTable) -> None:
+        state = self.state
+        last_step = min(self.steps_per_epoch, state.step + self.total_steps - state.global_step)
+        self.learning_mode()
+        if self.fabric.is_global_zero:  # has what was counted before an interruption
+            self._tally += torch.tensor(state.tally, dtype=self._sum_type, device=self.fabric.device)
+        state.tally = [0.0, 0.0, 0.0]
+        started = shown = time.perf_counter()
+        done = 0
+        before = state.seconds
+        for batches in self.steps(state.epoch, state.step, last_step):
+            self.step(batches)
+            done += self.settings.images_per_step
+            state.seconds = before + time.perf_counter() - started
+            is_time = self.checkpoint_every is not None and state.step % self.checkpoint_every == 0
+            self._check_stop(stop, table, saves=is_time and state.step < last_step)
+            if self.fabric.is_global_zero and time.perf_counter() - shown > table.seconds_between_updates:
+                shown = time.perf_counter()
+                speed = done / (shown - started)
+                table.update(
+                    running_cells(
+                        state.epoch + 1, self.total_epochs, self._rate, self._tally.tolist(), speed, self._left(speed)
+                    )
+                )
+
+    def learning_mode(self) -> None:
+        """Training mode, but for what is frozen."""
+        self.model.train()
+        for module in self.frozen:
+            module.eval()
+
+    def steps(self, epoch: int, first: int, last: int) -> Iterator[list[tuple[Tensor, Tensor, float]]]:
+        """For each step its batches: this process's images, their targets, and the weight of their summed loss."""
+        settings, fabric = self.settings, self.fabric
+        order = epoch_order(self.indices, settings.seed, epoch)
+        size = settings.images_per_step
+        groups = [order[step * size : (step + 1) * size] for step in range(first, last)]
+        batches = [list(torch.split(group, settings.batch_size)) for group in groups]
+        flat = list(itertools.chain(*batches))
+        own = [share(batch, fabric.global_rank, fabric.world_size) for batch in flat]
+        # Mixing pairs images, so every process makes the whole batch and keeps its share. Without mixing it makes its
+        # share; one without any still has to take part in the step, with an image that counts nothing.
+        mixes = settings.mix != "none"
+        made = flat if mixes else [part if len(part) else batch[:1] for part, batch in zip(own, flat, strict=True)]
+        ready = zip(own, made, self.images.batches(epoch, made), strict=True)
+        for number, group in enumerate(groups):
+            step = []
+            for part in range(len(batches[number])):
+                kept, indices, images = next(ready)
+                targets = self.labels[indices].to(fabric.device)
+                if mixes:
+                    key = (settings.seed, epoch, first + number, part)
+                    images, targets = mix(
+                        settings.mix, images, targets, self.num_classes, *key, strength=settings.mix_beta
+                    )
+                    images, targets = (
+                        share(whole, fabric.global_rank, fabric.world_size) if len(kept) else whole[:1]
+                        for whole in (images, targets)
+                    )
+                step.append((images, targets, fabric.world_size / len(group) if len(kept) else 0.0))
+            yield step
+
+    def step(self, batches: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
+        """One step of the optimizers; returns the mean loss of this process's images, times their share."""
+        mean = torch.zeros((), device=self.fabric.device)
+        several = self.fabric.world_size > 1
+        for number, (images, targets, weight) in enumerate(batches):
+            is_last = number == len(batches) - 1
+            with self.fabric.no_backward_sync(self.model, enabled=not is_last) if several else nullcontext():
+                output = self.model(images)
+                loss = self.loss(output, targets)
+                self.fabric.backward(loss * weight)
+            with torch.no_grad():
+                mean += loss * weight
+                if weight:
+                    truth = targets if targets.ndim == 1 else targets.argmax(1)
+                    correct = (self.logits(output).argmax(1) == truth).sum()
+                    counts = torch.stack([loss.detach().to(self._sum_type), correct, correct.new_tensor(len(truth))])
+                    self._tally += counts
+                self._is_bad |= ~torch.isfinite(loss)
+        self._rate = float(self.parts[0].schedule.get_last_lr()[0])
+        self._made = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
+        for part, stepper in zip(self.parts, self.steppers, strict=True):
+            if self.settings.clip_norm is not None:
+                self.fabric.clip_gradients(
+                    self.model, stepper, max_norm=self.settings.clip_norm, error_if_nonfinite=False
+                )
+            stepper.step()
+            stepper.zero_grad(set_to_none=True)
+            part.schedule.step()
+        if self.ema is not None:
+            self.ema.update_parameters(self.module)
+        self.state.step += 1
+        self.state.global_step += 1
+        return mean
+
+    def _check_stop(self, stop: StopRequest, table: EpochTable, *, saves: bool = False) -> None:
+        """Stop on a signal or a loss that is not finite, and save if it is time; all processes do the same."""
+        state, fabric = self.state, self.fabric
+        is_due = saves or state.step % STEPS_BETWEEN_CHECKS == 0 or state.step == self.steps_per_epoch
+        if fabric.world_size > 1:
+            if not is_due and state.global_step < self.total_steps:
+                return
+            found = torch.stack([torch.tensor(stop.is_set, device=fabric.device), self._is_bad]).float()
+            wants_stop, is_bad = (value > 0 for value in sum_over_processes(fabric, found).tolist())
+        else:
+            wants_stop = stop.is_set
+            looks = fabric.device.type == "cpu" or is_due or wants_stop
+            is_bad = looks and bool(self._is_bad)
+        if is_bad:
+            raise self._bad_loss()
+        if wants_stop or saves:
+            self._save(self.folder.last)
+        if wants_stop:
+            raise StoppedError(
+                f"Interrupted in epoch {state.epoch + 1} after step {state.step} of {self.steps_per_epoch}; everything "
+                "up to there is saved.",
+                hint=f"Go on with --resume {self.folder.path}.",
+            )
+
+    def _bad_loss(self) -> DecomposeError:
+        saved = "the last checkpoint is still there" if self.folder.last.is_file() else "nothing was saved yet"
+        return DecomposeError(
+            f"The loss is NaN or infinite in {self._made}, at a learning rate of {self._rate:g}; {saved}.",
+            hint="Try a smaller --lr or --clip-norm 1; 'decompose lr-find' looks for a rate that works.",
+        )
+
+    @property
+    def _sum_type(self) -> torch.dtype:
+        return torch.float32 if self.fabric.device.type == "mps" else torch.float64  # mps has no float64
+
+    @property
+    def measured(self) -> nn.Module:
+        """The network whose accuracy counts: the averaged one, if weights are averaged."""
+        if self.ema is not None:
+            return self.ema.module
+        return self.model if self._is_sharded else self.module
+
+    @property
+    def _is_sharded(self) -> bool:
+        return "fsdp" in type(self.fabric.strategy).__name__.lower()
+
+    def _averaged(self) -> AveragedModel:
+        return AveragedModel(self.module, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay or 0.0))  # type: ignore[no-untyped-call]
+
+    def _measure(self) -> EpochRecord:
+        state = self.state
+        total, correct, images = sum_over_processes(self.fabric, self._tally).tolist()
+        train = Score(
+            split="train", images=int(images), correct=int(correct), top1=100 * correct / images, loss=total / images
+        )
+        if self.fabric.world_size > 1 and not self._is_sharded:
+            for buffer in self.measured.buffers():  # statistics of batch norm are those of the first process
+                torch.distributed.broadcast(buffer, 0)
+        return EpochRecord(
+            epoch=state.epoch + 1,
+            steps=state.global_step,
+            lr=self._rate,
+            train=train,
+            val=self.score(self.val) if self.val is not None else None,
+            test=self.score(self.test) if self.test is not None else None,
+            seconds=round(state.seconds, 3),
+            images_per_second=round(images / state.seconds, 1) if state.seconds else 0.0,
+        )
+
+    def score(self, images: LabelledImages) -> Score:
+        """How the network does now.
+
+        Raises:
+            DecomposeError: Its loss is not finite.
+        """
+        found = score_over_processes(
+            self.fabric, self.measured, images, num_classes=self.num_classes, workers=self.images.workers
+        )
+        if not math.isfinite(found.loss):
+            raise self._bad_loss()
+        return found
+
+    def _finish_epoch(self, record: EpochRecord) -> None:
+        """Count the epoch. The best checkpoint is written before the last: a kill between them costs nothing."""
+        state = self.state
+        state.records.append(record)
+        state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0
+        self._tally.zero_()
+        if record.val is not None and (
+            state.best is None or record.val.correct > (state.best.val or record.val).correct
+        ):
+            state.best = record
+            self._save(self.folder.best)
+        self._save(self.folder.last)
+
+    def _save(self, path: Path) -> None:
+        state, fabric = self.state, self.fabric
+        tally = sum_over_processes(fabric, self._tally).tolist()
+        weights, optimizers = full_state(self.model, self.module, [p.optimizer for p in self.parts], self._is_sharded)
+        randoms = random_states(fabric)
+        training = {
+            "epoch": state.epoch,
+            "step": state.step,
+            "global_step": state.global_step,
+            "tally": tally,
+            "seconds": state.seconds,
+            "records": [record.model_dump() for record in state.records],
+            "best": state.best.model_dump() if state.best else None,
+            "optimizers": optimizers,
+            "schedules": [part.schedule.state_dict() for part in self.parts],
+            "scaler": fabric.strategy.precision.state_dict(),
+            "random": randoms,
+        }
+        measured = weights
+        if self.ema is not None:
+            measured = self.ema.module.state_dict()
+            training |= {"weights": weights, "averaged": self.ema.n_averaged}
+
+        def write() -> None:
+            if not all(bool(torch.isfinite(value).all()) for value in measured.values() if value.is_floating_point()):
+                raise self._bad_loss()
+            write_state(path, self.metadata, measured, training)
+
+        on_first(fabric, write)
+
+    def load(self, saved: dict[str, Any]) -> None:
+        """Go on from what :func:`decompose_cli.training.run_folder.read_state` has read."""
+        weights = saved.get("weights", saved["state_dict"])
+        load_full_state(
+            self.model, self.module, [p.optimizer for p in self.parts], weights, saved["optimizers"], self._is_sharded
+        )
+        if self.ema is not None:
+            self.ema.module.load_state_dict(saved["state_dict"])
+            self.ema.n_averaged.copy_(saved["averaged"])
+        for part, schedule in zip(self.parts, saved["schedules"], strict=True):
+            part.schedule.load_state_dict(schedule)
+        self.fabric.strategy.precision.load_state_dict(saved["scaler"])
+        restore_random_states(self.fabric, saved["random"])
+        records = [EpochRecord.model_validate(record) for record in saved["records"]]
+        self.state = State(
+            saved["epoch"],
+            saved["step"],
+            saved["global_step"],
+            saved["tally"],
+            saved["seconds"],
+            records,
+            EpochRecord.model_validate(saved["best"]) if saved["best"] else None,
+        )
+
+    def _left(self, images_per_second: float) -> float:
+        steps = self.total_steps - self.state.global_step
+        return steps * self.settings.images_per_step / images_per_second if images_per_second else 0.0

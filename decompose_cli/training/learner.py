@@ -1,0 +1,206 @@
+"""A network from scratch, or from given weights, and the images that it is to learn from."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.errors import InputError, first_line
+from decompose_cli.models.checkpoint import Metadata
+from decompose_cli.models.classifier import Classifier, find_entry, open_classifier, preprocessing_of
+from decompose_cli.models.entry import ModelEntry
+from decompose_cli.models.head import evaluating
+from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.progress import note
+from decompose_cli.training.data import divide, labels_by_name, open_splits
+from decompose_cli.training.evaluate import LabelledImages
+from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, default_recipe, resolve
+from decompose_cli.training.session import Job, shown_command
+from decompose_cli.training.settings import Settings
+
+DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network and the images that it learns from.
+
+    Attributes:
+        classifier: With the weights to start from, if any.
+        train: Training images.
+        test: Others, or None.
+        labels: The network's class number of each training image, int64.
+        class_names: Of the network's outputs.
+        preprocessing: As of evaluation.
+    """
+
+    classifier: Classifier
+    train: ImageDataset
+    test: LabelledImages | None
+    labels: torch.Tensor
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+
+
+def configure(
+    inputs: Inputs, overrides: Mapping[str, Any], recipe: str | None, model_options: Mapping[str, str]
+) -> tuple[Inputs, Settings, dict[str, Any]]:
+    """Settle what is left open: network, images, recipe.
+
+    Args:
+        inputs: What was given.
+        overrides: Settings that were given.
+        recipe: Preset of the settings; None for the one that suits network and images.
+        model_options: Options of the network.
+
+    Returns:
+        Complete inputs, settings, and what else decides what is trained, by name.
+
+    Raises:
+        InputError: Something given cannot be used.
+    """
+    model, dataset = inputs.model, inputs.dataset
+    if model is None and inputs.weights is None:
+        model, dataset = DEFAULT_NETWORK, dataset or DEFAULT_DATASET
+        note(f"No model was named: training {model} on {dataset}.")
+    if inputs.weights is not None:
+        classifier = open_classifier(model, inputs.weights, allow_download=inputs.allow_download, seed=0)
+        if model_options:
+            raise InputError("Options of the network come with its weights; leave --shortcut out.")
+        model, entry = classifier.name, classifier.entry
+    else:
+        assert model is not None
+        entry = find_entry(model).configured(**model_options)
+    dataset = dataset or entry.dataset
+    if dataset is None:
+        raise InputError(f"It is not known which images {model} is for.", hint="Say which with --dataset.")
+    if inputs.head is not None:
+        raise InputError("--head has no effect here: the whole network is trained.")
+    train, _ = open_splits(inputs, dataset)
+    is_large = max(_seen(inputs, entry, train).crop) > LARGEST_SMALL_SIDE
+    chosen = recipe or default_recipe(model, dataset, large_images=is_large)
+    depth = entry.architecture.get("depth")
+    settings = resolve(chosen, overrides, large_images=is_large, depth=depth)
+    filled = dataclasses.replace(inputs, model=model, dataset=dataset)
+    return (
+        filled,
+        settings,
+        {
+            "recipe": chosen,
+            "model_options": dict(entry.chosen) or None,
+            "training_images": train.fingerprint(),
+        },
+    )
+
+
+def open_learner(inputs: Inputs, model_options: Mapping[str, str], seed: int) -> Learner:
+    """Open network and images.
+
+    Raises:
+        InputError: Something is not there, cannot be read or does not fit.
+        DownloadError: Something cannot be fetched.
+    """
+    assert inputs.dataset is not None
+    if inputs.weights is not None:
+        study = Study(dataclasses.replace(inputs, seed=seed), ("train",))
+        _, test = open_splits(inputs, inputs.dataset)
+        held = None
+        if test is not None:
+            other = Study(dataclasses.replace(inputs, split=test.split), (test.split,), study.classifier)
+            held = LabelledImages(test.split, other.dataset, other.labels, study.preprocessing)
+        names = study.class_map.names
+        return Learner(study.classifier, study.dataset, held, study.labels, names, study.preprocessing)
+    assert inputs.model is not None
+    train, test = open_splits(inputs, inputs.dataset)
+    entry = dataclasses.replace(
+        find_entry(inputs.model).configured(**model_options), num_classes=len(train.class_names)
+    )
+    classifier = Classifier(entry, None, None, seed)
+    preprocessing = _seen(inputs, entry, train)
+    held = None if test is None else LabelledImages(test.split, test, labels_by_name(train, test), preprocessing)
+    return Learner(classifier, train, held, train.labels, train.class_names, preprocessing)
+
+
+def _seen(inputs: Inputs, entry: ModelEntry, train: ImageDataset) -> Preprocessing:
+    """What a network that is trained from scratch sees of an image."""
+    return preprocessing_of(Classifier(entry, None, None, 0), train.preprocessing).overridden(
+        mean=inputs.mean,
+        std=inputs.std,
+        input_size=inputs.input_size,
+        resize=inputs.resize,
+        crop=inputs.crop,
+        interpolation=inputs.interpolation,
+    )
+
+
+def make_job(config: Mapping[str, Any], found: Learner, settings: Settings) -> Job:
+    """The network with its initial weights, and the division of the images.
+
+    Raises:
+        InputError: The network does not take such images, or has not an output for every class.
+    """
+    data = divide(
+        found.train,
+        found.labels,
+        found.test,
+        found.class_names,
+        found.preprocessing,
+        val_split=settings.val_split,
+        seed=settings.seed,
+    )
+    entry = found.classifier.entry
+    if found.classifier.checkpoint is None:
+        module = initial_network(entry, len(found.class_names), settings.seed)
+    else:
+        module = copy.deepcopy(found.classifier.load(found.preprocessing.crop).module)
+    _check_outputs(module, entry, found)
+    metadata = Metadata(
+        model=entry.name,
+        num_classes=len(found.class_names),
+        class_names=list(found.class_names),
+        dataset=config["dataset"],
+        mean=list(found.preprocessing.mean),
+        std=list(found.preprocessing.std),
+        model_options=config["model_options"],
+        command=shown_command(config, settings.seed),
+    )
+    return Job(module, metadata, data)
+
+
+def initial_network(entry: ModelEntry, num_classes: int, seed: int) -> nn.Module:
+    """A network with random weights that are a function of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return entry.build(num_classes)
+
+
+def _check_outputs(module: nn.Module, entry: ModelEntry, found: Learner) -> None:
+    """Whether the network takes images of this size and has an output for every class."""
+    try:
+        with evaluating(module):
+            output = module(torch.zeros(2, 3, *found.preprocessing.crop))
+        shape = tuple(output.shape)
+    except Exception as error:
+        size = "x".join(map(str, found.preprocessing.crop))
+        raise InputError(f"{entry.name} does not work on images of {size} pixels: {first_line(error)}.") from error
+    if shape != (2, len(found.class_names)):
+        raise InputError(
+            f"{entry.name} makes of 2 images an output of shape {shape}, but {found.train.name} has "
+            f"{len(found.class_names)} classes."
+        )
+
+
+def announce(config: Mapping[str, Any], found: Learner, settings: Settings) -> None:
+    """Say how and on what is trained."""
+    test = f"; {len(found.test.labels):,} {found.test.split} images" if found.test is not None else ""
+    kept = f", a share of {settings.val_split:g} held out for validation" if settings.val_split else ""
+    note(f"Recipe {config['recipe']} ({RECIPES[config['recipe']].source}): {settings.shown()}")
+    note(f"{found.classifier.name} on {found.train.name}: {len(found.labels):,} training images{kept}{test}")

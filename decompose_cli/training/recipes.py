@@ -1,0 +1,178 @@
+"""Presets: what published trainings used, by name; every value can be overridden."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from decompose_cli.errors import one_of
+from decompose_cli.training.settings import Settings, make_settings
+
+_SMALL_IMAGES = {"augment": "crop-flip", "padding": 4, "flip": True}
+_LARGE_IMAGES = {"augment": "resized-crop", "flip": True}
+LARGEST_SMALL_SIDE = 64
+"""In pixels: what networks see that are trained as on CIFAR."""
+_DEEP = 110
+"""Depth from which a CIFAR ResNet begins with a small rate (arXiv 1512.03385, section 4.2)."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A preset.
+
+    Attributes:
+        source: Where the values are from.
+        values: Settings, for small images where the source has both.
+        imagenet: What differs for ImageNet.
+    """
+
+    source: str
+    values: Mapping[str, Any]
+    imagenet: Mapping[str, Any] | None = None
+
+
+RECIPES: dict[str, Recipe] = {
+    "cifar-resnet": Recipe(
+        "akamaster/pytorch_resnet_cifar10",
+        {
+            **_SMALL_IMAGES,
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "batch_size": 128,
+            "epochs": 200,
+            "schedule": "steps",
+            "milestones": (100, 150),
+            "val_split": 0.1,
+        },
+    ),
+    "he2015": Recipe(
+        "arXiv 1512.03385, section 4.2",
+        {
+            **_SMALL_IMAGES,
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "batch_size": 128,
+            "iterations": 64_000,
+            "schedule": "steps",
+            "milestones": (32_000, 48_000),
+            "val_split": 0.1,
+        },
+    ),
+    "online-norm": Recipe(
+        "arXiv 1905.05894 and its code",
+        {
+            **_SMALL_IMAGES,
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 2e-4,
+            "batch_size": 128,
+            "epochs": 250,
+            "schedule": "steps",
+            "milestones": (100, 150, 200),
+            "val_split": 0.1,
+        },
+        {**_LARGE_IMAGES, "weight_decay": 1e-4, "batch_size": 256, "epochs": 90, "milestones": (30, 60, 80, 90)},
+    ),
+    "custom-resnet": Recipe(
+        "the one-cycle CIFAR-10 training of the custom ResNet",
+        {
+            **_SMALL_IMAGES,
+            "lr": 0.45,
+            "momentum": 0.95,
+            "weight_decay": 5e-4,
+            "batch_size": 512,
+            "epochs": 24,
+            "schedule": "one-cycle",
+            "rise": 7 / 24,
+            "start_divisor": 10.0,
+            "end_divisor": 400.0,
+            "anneal": "linear",
+            "cycle_momentum": (0.85, 0.95),
+            "label_smoothing": 0.1,
+            "cutout": 8,
+            "precision": "bf16",
+            "val_split": 0.1,
+        },
+    ),
+    "imagenet": Recipe(
+        "torchvision's reference for ResNets",
+        {
+            **_LARGE_IMAGES,
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "batch_size": 256,
+            "epochs": 90,
+            "schedule": "steps",
+            "milestones": (30, 60),
+            "val_split": 0.02,
+        },
+    ),
+    "digits": Recipe(
+        "this project: the network that ships with it",
+        {
+            "lr": 0.1,
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 2e-3,
+            "batch_size": 64,
+            "epochs": 30,
+            "drop_last": True,
+            "schedule": "one-cycle",
+            "augment": "crop-flip",
+            "padding": 3,
+            "padding_mode": "border",
+            "flip": False,
+        },
+    ),
+    "finetune": Recipe(
+        "arXiv 2112.07719 and its code",
+        {
+            **_SMALL_IMAGES,
+            "optimizer": "adam",
+            "lr": 2e-4,
+            "weight_decay": 0.0,
+            "batch_size": 64,
+            "epochs": 10,
+            "schedule": "constant",
+        },
+        {"augment": "affine", "lr": 1e-6},
+    ),
+}
+
+
+def default_recipe(model: str, dataset: str, *, large_images: bool) -> str:
+    """The recipe to use where none was named."""
+    if dataset == "digits":
+        return "digits"
+    if model == "custom_resnet":
+        return "custom-resnet"
+    return "imagenet" if large_images else "cifar-resnet"
+
+
+def resolve(
+    recipe: str, overrides: Mapping[str, Any], *, large_images: bool = False, depth: int | None = None
+) -> Settings:
+    """The settings of a recipe with some values replaced.
+
+    Args:
+        recipe: Name of a preset.
+        overrides: By the name of the setting.
+        large_images: Whether images are as in ImageNet.
+        depth: Of a CIFAR ResNet; deep ones begin with an epoch at a rate of 0.01.
+
+    Raises:
+        InputError: No such recipe, or values that cannot be used.
+    """
+    preset = RECIPES[one_of(recipe, tuple(RECIPES), "--recipe")]
+    values = {**preset.values, **((preset.imagenet or {}) if large_images else {})}
+    if recipe in ("cifar-resnet", "he2015", "online-norm") and depth is not None and depth >= _DEEP:
+        values |= {"warmup_epochs": 1, "warmup_lr": 0.01}
+    if overrides.get("epochs") is not None:
+        values.pop("iterations", None)
+    if overrides.get("iterations") is not None:
+        values.pop("epochs", None)
+    return make_settings({**values, **overrides})

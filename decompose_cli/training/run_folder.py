@@ -1,0 +1,225 @@
+"""The folder of a run: its configuration, its checkpoints, its result; and what may be done to it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock, Timeout
+from torch import Tensor
+
+from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.files import check_folder_writable, read_json, write_error, write_text, write_with
+from decompose_cli.models.checkpoint import METADATA_KEY, Metadata
+from decompose_cli.results import readable_json
+
+CONFIG = "config.json"
+LAST = "last.pt"
+BEST = "best.pt"
+RESULT = "result.json"
+LOG = "log.csv"
+TENSORBOARD = "tensorboard"
+_LOCK = ".lock"
+_TRAINING = "training"
+_FORMAT = 1
+
+
+class RunFolder:
+    """A folder that holds one run.
+
+    Args:
+        path: The folder; it need not be there yet.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / CONFIG
+        self.last = path / LAST
+        self.best = path / BEST
+        self.result = path / RESULT
+        self.log = path / LOG
+        self.tensorboard = path / TENSORBOARD
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has come to its end."""
+        return self.result.is_file()
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes out while the block runs; the lock of a process that was killed is gone with it.
+
+        Raises:
+            InputError: Another process is at work there.
+            DecomposeError: The folder cannot be written.
+        """
+        check_folder_writable(self.path)
+        lock = FileLock(self.path / _LOCK)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise InputError(
+                f"Another run is writing into {self.path}.", hint="Wait for it, or choose another --output."
+            ) from None
+        except OSError as error:
+            raise write_error(self.path, error) from error
+        try:
+            for leftover in self.path.glob(".decompose-*.tmp"):  # of a process that was killed while it wrote
+                leftover.unlink(missing_ok=True)
+            yield
+        finally:
+            lock.release()
+            with suppress(OSError):
+                (self.path / _LOCK).unlink(missing_ok=True)
+                self.path.rmdir()  # only if nothing was written
+
+    def begin(self, config: Mapping[str, Any], *, overwrite: bool) -> None:
+        """Write the configuration of a new run.
+
+        Raises:
+            InputError: There is a run already.
+            DecomposeError: The folder cannot be written.
+        """
+        present = [path for path in (self.config, self.last, self.best, self.result, self.log) if path.exists()]
+        if present and not overwrite:
+            raise InputError(
+                f"{self.path} holds a run already.",
+                hint=f"Go on with --resume {self.path}, choose another --output, or add --overwrite to start anew.",
+            )
+        if present:
+            self._clear()
+        write_text(self.config, readable_json(config) + "\n")
+
+    def _clear(self) -> None:
+        """Remove what a run writes, here and in the folders of its seeds, and nothing else."""
+        for folder in (*(RunFolder(path) for path in self.path.glob("seed-*") if path.is_dir()), self):
+            events = list(folder.tensorboard.glob("events.out.*"))
+            exported = list(folder.path.glob("model.*"))
+            for path in (folder.config, folder.last, folder.best, folder.result, folder.log, *exported, *events):
+                path.unlink(missing_ok=True)
+            for path in (folder.tensorboard, folder.path) if folder is not self else (folder.tensorboard,):
+                with suppress(OSError):  # the user has put something there
+                    path.rmdir()
+
+    def read_config(self) -> dict[str, Any]:
+        """The configuration of the run that is there.
+
+        Raises:
+            InputError: There is none, or it cannot be read.
+        """
+        config = read_json(self.config, "The configuration of the run")
+        kinds: dict[str, type] = {
+            "command": str,
+            "model": str,
+            "dataset": str,
+            "recipe": str,
+            "settings": dict,
+            "overrides": dict,
+        }
+        kinds |= {"runs": int, "final_test": bool, "export": list}
+        if not isinstance(config, dict) or any(not isinstance(config.get(n), kind) for n, kind in kinds.items()):
+            raise InputError(f"{self.config} is not the configuration of a run.")
+        return config
+
+
+def find_run(path: Path) -> RunFolder:
+    """The run that ``--resume`` names: its folder, or a checkpoint in it.
+
+    Raises:
+        InputError: There is no run to go on with; the sentence says what to do instead.
+    """
+    if path.is_dir():
+        folder = RunFolder(path)
+    elif path.is_file():
+        folder = RunFolder(path.parent)
+        if path.name not in (LAST, BEST) or not folder.config.is_file():
+            raise InputError(
+                f"{path} is not a checkpoint of a run of decompose, so it cannot be resumed.",
+                hint=f"To start from its weights, give them with --weights {path}.",
+            )
+    else:
+        raise InputError(f"There is no run {path}.", hint="--resume takes the folder of a run.")
+    if not folder.config.is_file():
+        raise InputError(
+            f"{path} holds no run of decompose ({CONFIG} is missing).", hint="--resume takes the folder of a run."
+        )
+    if path.name == BEST and path.is_file() and folder.last.is_file():
+        best, last = (read_state(file)["global_step"] for file in (path, folder.last))
+        if best != last:
+            raise InputError(
+                f"{folder.path} has gone on since {BEST} (step {last}, not {best}).",
+                hint=f"Go on with --resume {folder.path}, or start a new run from it with --weights {path}.",
+            )
+    if folder.is_finished:
+        raise InputError(
+            f"The run in {folder.path} is finished; {RESULT} is its result.",
+            hint=f"To train further, start a new run from its weights: --weights {folder.last}.",
+        )
+    return folder
+
+
+def write_state(path: Path, metadata: Metadata, weights: Mapping[str, Tensor], training: Mapping[str, Any]) -> None:
+    """Write a checkpoint that describes itself, whole or not at all.
+
+    Args:
+        path: The file.
+        metadata: What the network is.
+        weights: What it computes with.
+        training: Tensors and plain values with which the run can go on.
+
+    Raises:
+        DecomposeError: The file cannot be written; an older one is still there.
+    """
+    content = {
+        METADATA_KEY: metadata.model_dump_json(exclude_none=True),
+        "state_dict": dict(weights),
+        _TRAINING: {"format_version": _FORMAT, **training},
+    }
+
+    def save(temporary: Path) -> None:
+        try:
+            torch.save(content, temporary)
+        except RuntimeError as error:  # torch's archive writer says of a full disk that a position is unexpected
+            raise DecomposeError(
+                f"{path} could not be written; is the disk full? What was saved before is still there.",
+                hint="Free some space and go on with --resume.",
+            ) from error
+
+    write_with(path, save)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What a run needs to go on, with ``state_dict`` beside it; nothing in the file is executed.
+
+    Raises:
+        InputError: The file is missing, damaged, or no checkpoint of a run.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        training = content[_TRAINING]
+        version = training["format_version"]
+    except FileNotFoundError:
+        raise InputError(f"The checkpoint {path} does not exist.") from None
+    except Exception as error:  # a damaged file can raise nearly anything
+        raise InputError(f"{path} is damaged, or no checkpoint of a run.") from error
+    if version != _FORMAT:
+        raise InputError(f"{path} was written by another version (format {version}).")
+    return {**training, "state_dict": content["state_dict"]}
+
+
+def changed(before: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+    """What was asked for now and is otherwise in the run, as ``lr 0.1, now 0.2``."""
+
+    def plain(value: Any) -> Any:
+        return json.loads(json.dumps(value, default=str))
+
+    return [
+        f"{name.replace('_', '-')} {plain(before.get(name))}, now {plain(value)}"
+        for name, value in given.items()
+        if plain(before.get(name)) != plain(value)
+    ]

@@ -1,0 +1,385 @@
+"""A run from its first line to its result: folder, configuration, processes, one or several seeds."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lightning_fabric import Fabric
+from pydantic import BaseModel
+from torch import nn
+
+from decompose_cli.datasets.training_images import TrainingImages
+from decompose_cli.decomposition.inputs import Inputs
+from decompose_cli.errors import InputError
+from decompose_cli.files import check_folder_writable, cores, read_json, write_error
+from decompose_cli.models.checkpoint import Metadata
+from decompose_cli.progress import growing_table, note
+from decompose_cli.training.data import TrainingData
+from decompose_cli.training.devices import Machines, on_first, start
+from decompose_cli.training.export import Kind, check_export, export_network
+from decompose_cli.training.fit import Trainer
+from decompose_cli.training.records import EpochRecord, Score
+from decompose_cli.training.run_folder import RunFolder, changed, find_run, read_state
+from decompose_cli.training.settings import Settings, make_settings
+from decompose_cli.training.table import COLUMNS
+
+EXPORT_SUFFIX = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".torchscript.pt"}
+_FROM_INPUTS = ("model", "weights", "head", "dataset", "mean", "std", "input_size", "resize", "crop", "interpolation")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asked for, beside the network and the images.
+
+    Attributes:
+        inputs: Network, images, device.
+        overrides: Settings that were given, by name.
+        choices: Whatever else decides what is trained, by name; part of the configuration.
+        folder: The run folder of a new run.
+        names: Without ``folder``: makes of model and dataset where a new run may be, the first that is not there yet.
+        resume: The folder of a run to go on with, or a checkpoint in it.
+        overwrite: Whether a run that is in the folder may be replaced.
+        machines: How many processes.
+        runs: Seeds, one after the other; None for one.
+        final_test: Measure the test images in the end where images are held out.
+        checkpoint_every: Also save after so many steps.
+        export: Other formats to write the network in.
+    """
+
+    inputs: Inputs
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    folder: Path | None = None
+    names: Callable[[str, str], Iterator[Path]] | None = None
+    resume: Path | None = None
+    overwrite: bool = False
+    machines: Machines = field(default_factory=Machines)
+    runs: int | None = None
+    final_test: bool = False
+    checkpoint_every: int | None = None
+    export: Sequence[Kind] = ()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train on one division of the images.
+
+    Attributes:
+        module: With the weights from which training starts.
+        metadata: What it is, for its checkpoints.
+        data: Images and labels.
+        frozen: Modules that stay in evaluation mode.
+    """
+
+    module: nn.Module
+    metadata: Metadata
+    data: TrainingData
+    frozen: Sequence[nn.Module] = ()
+
+
+Results = TypeVar("Results", bound="RunResults")
+
+
+class Measured(BaseModel):
+    """The network after an epoch: what the images say that it was chosen on, and those that it never saw."""
+
+    epoch: int
+    val: Score | None
+    test: Score | None
+
+
+class RunResults(BaseModel):
+    """``best``: after the epoch with most held-out images correct; null where none are held out.
+
+    ``checkpoints``: files, by ``last``, ``best`` and the formats that were exported. ``export_errors``: largest
+    relative difference of logits between the exported program and the network.
+    """
+
+    seed: int
+    epochs: list[EpochRecord]
+    last: Measured
+    best: Measured | None
+    checkpoints: dict[str, str]
+    export_errors: dict[str, float] = {}
+
+
+class Spread(BaseModel):
+    """Of one number over several runs; ``std`` is the sample standard deviation."""
+
+    what: str
+    values: list[float]
+    median: float
+    min: float
+    max: float
+    mean: float
+    std: float
+
+
+@dataclass(frozen=True)
+class Session:
+    """A run that has been opened.
+
+    Attributes:
+        fabric: Its processes.
+        folder: Where it is kept.
+        inputs: What was asked for, or was when the run was begun.
+        config: Everything that decides what is trained.
+        settings: The part of it that says how.
+    """
+
+    fabric: Fabric
+    folder: RunFolder
+    inputs: Inputs
+    config: Mapping[str, Any]
+    settings: Settings
+    request: Request
+
+    @property
+    def workers(self) -> int:
+        """Processes that decode images."""
+        return min(8, cores()) if self.inputs.workers is None else self.inputs.workers
+
+
+@contextmanager
+def opened(
+    command: str, request: Request, configure: Callable[[Inputs], tuple[Inputs, Settings, Mapping[str, Any]]]
+) -> Iterator[Session]:
+    """Settle the configuration, start the processes and claim the folder.
+
+    Args:
+        command: Its name.
+        request: What was asked for.
+        configure: Makes of the inputs of a new run: complete inputs, settings, further choices.
+
+    Raises:
+        InputError: Something cannot be used, or is not as it was when the run began; nothing has been changed.
+    """
+    if request.checkpoint_every is not None and request.checkpoint_every < 1:
+        raise InputError(f"--checkpoint-every {request.checkpoint_every} is not at least 1.")
+    if request.runs is not None and request.runs < 1:
+        raise InputError(f"--runs {request.runs} is not at least 1.")
+    for kind in request.export:
+        check_export(kind)
+    folder: RunFolder | None
+    if request.resume is not None:
+        if request.folder is not None:
+            raise InputError("--output and --resume both name a run folder; a resumed run stays where it is.")
+        folder = find_run(request.resume)
+        config = folder.read_config()
+        inputs = _resumed(command, request, config)
+        settings = make_settings(config["settings"])
+    else:
+        folder = None
+        inputs, settings, choices = configure(request.inputs)
+        config = {
+            "command": command,
+            **{name: getattr(inputs, name) for name in _FROM_INPUTS},
+            **choices,
+            "overrides": dict(request.overrides),
+            "runs": request.runs or 1,
+            "final_test": request.final_test,
+            "export": list(request.export),
+            "settings": settings.model_dump(mode="json"),
+        }
+    fabric = start(inputs.device, request.machines, settings.precision)
+    with ExitStack() as stack:
+
+        def claim() -> Path:
+            claimed = folder or RunFolder(_new_folder(request, inputs))
+            stack.enter_context(claimed.locked())
+            if folder is None:
+                claimed.begin(config, overwrite=request.overwrite)
+            return claimed.path
+
+        # The first process settles the name, which may hold the time.
+        yield Session(fabric, RunFolder(on_first(fabric, claim)), inputs, config, settings, request)
+
+
+def _new_folder(request: Request, inputs: Inputs) -> Path:
+    if request.folder is not None:
+        return request.folder
+    assert request.names is not None
+    for path in request.names(inputs.model or "", inputs.dataset or ""):
+        check_folder_writable(path)
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise write_error(path, error) from error
+        return path
+    raise AssertionError("there is always another name")
+
+
+def _resumed(command: str, request: Request, config: Mapping[str, Any]) -> Inputs:
+    if config["command"] != command:
+        raise InputError(
+            f"{request.resume} is a run of '{config['command']}', not of '{command}'.",
+            hint=f"Go on with: decompose {config['command']} --resume {request.resume}",
+        )
+    plain = Inputs()
+    given = {
+        name: value
+        for name in _FROM_INPUTS
+        if (value := getattr(request.inputs, name)) is not None and value != getattr(plain, name)
+    }
+    given |= {**request.choices, **request.overrides}
+    given |= {} if request.runs is None else {"runs": request.runs}
+    differences = changed({**config, **config["settings"]}, given)
+    if differences:
+        raise InputError(
+            f"The run in {request.resume} was begun otherwise: {'; '.join(differences)}.",
+            hint="Leave these options out to go on with it, or start a new run with --output.",
+        )
+    return dataclasses.replace(request.inputs, **{name: config[name] for name in _FROM_INPUTS})
+
+
+def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job) -> tuple[RunResults, nn.Module]:
+    """Train one network, or go on with it, and measure it in the end.
+
+    Returns:
+        What came of it, and the network as it is after the last epoch.
+
+    Raises:
+        StoppedError: A signal came; the run can be resumed.
+        DecomposeError: See :meth:`decompose_cli.training.fit.Trainer.run`.
+    """
+    fabric, data = session.fabric, job.data
+    images = TrainingImages(
+        data.train,
+        data.preprocessing,
+        settings.augmentation,
+        seed=settings.seed,
+        device=fabric.device,
+        workers=session.workers,
+    )
+    trainer = Trainer(
+        fabric,
+        job.module,
+        settings,
+        images,
+        data.indices,
+        data.labels,
+        num_classes=len(data.class_names),
+        folder=folder,
+        metadata=job.metadata,
+        val=data.val,
+        test=data.test if data.val is None else None,
+        checkpoint_every=session.request.checkpoint_every,
+        frozen=job.frozen,
+    )
+    if folder.last.is_file():
+        trainer.load(read_state(folder.last))
+        note(f"Going on after {trainer.state.global_step:,} of {trainer.total_steps:,} steps.")
+    with growing_table(COLUMNS) as table:
+        state = trainer.run(table)
+    last = state.records[-1]
+    final_test = data.test if session.config["final_test"] or session.request.final_test else None
+    results = RunResults(
+        seed=settings.seed,
+        epochs=state.records,
+        last=Measured(
+            epoch=last.epoch, val=last.val, test=trainer.score(final_test) if final_test is not None else last.test
+        ),
+        best=None,
+        checkpoints={"last": str(folder.last)},
+    )
+    if state.best is not None:
+        results.best = Measured(epoch=state.best.epoch, val=state.best.val, test=None)
+        results.checkpoints["best"] = str(folder.best)
+        if final_test is not None or _exports(session):
+            kept = {name: value.clone() for name, value in trainer.measured.state_dict().items()}
+            trainer.measured.load_state_dict(read_state(folder.best)["state_dict"])
+            results.best.test = trainer.score(final_test) if final_test is not None else None
+            on_first(fabric, lambda: _export(session, folder, trainer.measured, job, results))
+            trainer.measured.load_state_dict(kept)
+    else:
+        on_first(fabric, lambda: _export(session, folder, trainer.measured, job, results))
+    return results, trainer.measured
+
+
+def repeated(
+    session: Session, train: Callable[[RunFolder, Settings], Results], kind: type[Results], write: Callable[..., None]
+) -> list[Results]:
+    """One run, or one for each of several seeds in a folder of its own; those that are finished are read.
+
+    Args:
+        session: The run as a whole.
+        train: Trains with one seed.
+        kind: What it returns.
+        write: Writes the result of one seed of several into its folder.
+    """
+    runs = session.config["runs"]
+    if runs == 1:
+        return [train(session.folder, session.settings)]
+    found = []
+    for number in range(runs):
+        settings = session.settings.model_copy(update={"seed": session.settings.seed + number})
+        folder = RunFolder(session.folder.path / f"seed-{settings.seed}")
+        note(f"Run {number + 1} of {runs}, seed {settings.seed}: {folder.path}")
+        if folder.is_finished:
+            results = kind.model_validate(read_json(folder.result, "The result")["results"])
+        else:
+            results = train(folder, settings)
+            on_first(session.fabric, partial(write, folder.result, results))
+        found.append(results)
+    return found
+
+
+def check_same(session: Session, **now: str) -> None:
+    """Refuse to go on with a run whose weights or images have been replaced since.
+
+    Raises:
+        InputError: One of the digests is not that of the configuration.
+    """
+    for name, digest in now.items():
+        if session.config.get(name) != digest:
+            raise InputError(
+                f"The {name.replace('_', ' ')} are not what they were when the run in {session.folder.path} began.",
+                hint="Put them back, or start a new run with --output.",
+            )
+
+
+def shown_command(config: Mapping[str, Any], seed: int) -> str:
+    """The command that trains such a network, wherever it is run: part of what a checkpoint says of itself."""
+    words = ["decompose", config["command"], config["model"], "--dataset", config["dataset"]]
+    words += ["--recipe", config["recipe"], "--seed", str(seed)]
+    for name, value in config["overrides"].items():
+        if name != "seed":
+            words += ["--set", f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"]
+    return shlex.join(words)
+
+
+def _exports(session: Session) -> Sequence[Kind]:
+    return session.request.export or session.config["export"]
+
+
+def _export(session: Session, folder: RunFolder, module: nn.Module, job: Job, results: RunResults) -> None:
+    for kind in _exports(session):
+        path = folder.path / f"model{EXPORT_SUFFIX[kind]}"
+        difference = export_network(module, job.data.preprocessing.crop, path, kind, job.metadata)
+        results.checkpoints[kind] = str(path)
+        if difference is not None:
+            results.export_errors[kind] = difference
+
+
+def spread(what: str, values: Sequence[float]) -> Spread:
+    """Median, range, mean and standard deviation of at least two numbers."""
+    return Spread(
+        what=what,
+        values=list(values),
+        median=statistics.median(values),
+        min=min(values),
+        max=max(values),
+        mean=statistics.fmean(values),
+        std=statistics.stdev(values),
+    )

@@ -1,0 +1,114 @@
+"""What a run is made of between two steps, as plain values, also where it is spread over several processes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from decompose_cli.training.records import EpochRecord
+
+
+@dataclass
+class State:
+    """Where a run is: ``step`` steps into epoch ``epoch``, counted from 0.
+
+    ``tally`` holds, for the images of this epoch so far: sum of losses, correct answers, images.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    global_step: int = 0
+    tally: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    seconds: float = 0.0
+    records: list[EpochRecord] = field(default_factory=list)
+    best: EpochRecord | None = None
+
+
+def full_state(
+    model: nn.Module, module: nn.Module, optimizers: Sequence[Optimizer], is_sharded: bool
+) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+    """State dict of the network, and of each optimizer.
+
+    Args:
+        model: The network as it is called.
+        module: The network that it wraps.
+        optimizers: As made for its parameters.
+        is_sharded: Whether parameters are spread over processes; then all of them have to call this.
+    """
+    if not is_sharded:
+        return dict(module.state_dict()), [optimizer.state_dict() for optimizer in optimizers]
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        get_model_state_dict,
+        get_optimizer_state_dict,
+    )
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    inner = _inner(model)
+    weights: dict[str, Any] = get_model_state_dict(inner, options=options)
+    return (
+        weights,
+        [get_optimizer_state_dict(inner, optimizer, options=options) for optimizer in optimizers],
+    )
+
+
+def load_full_state(
+    model: nn.Module,
+    module: nn.Module,
+    optimizers: Sequence[Optimizer],
+    weights: Mapping[str, Tensor],
+    states: Sequence[dict[str, Any]],
+    is_sharded: bool,
+) -> None:
+    """Put back what :func:`full_state` returned."""
+    if not is_sharded:
+        module.load_state_dict(weights)
+        for optimizer, state in zip(optimizers, states, strict=True):
+            optimizer.load_state_dict(state)
+        return
+    from torch.distributed.checkpoint.state_dict import (
+        StateDictOptions,
+        set_model_state_dict,
+        set_optimizer_state_dict,
+    )
+
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
+    inner = _inner(model)
+    set_model_state_dict(inner, dict(weights), options=options)
+    for optimizer, state in zip(optimizers, states, strict=True):
+        set_optimizer_state_dict(inner, optimizer, state, options=options)
+
+
+def _inner(model: nn.Module) -> nn.Module:
+    """The sharded module inside Fabric's wrapper."""
+    inner = getattr(model, "_forward_module", model)
+    assert isinstance(inner, nn.Module)
+    return inner
+
+
+def random_states(fabric: Fabric) -> list[dict[str, Tensor]]:
+    """States of torch's generators, of each process; all of them have to call this."""
+    own = {"cpu": torch.get_rng_state()}
+    if fabric.device.type == "cuda":
+        own["cuda"] = torch.cuda.get_rng_state(fabric.device)
+    if fabric.world_size == 1:
+        return [own]
+    gathered: list[Any] = [None] * fabric.world_size
+    torch.distributed.all_gather_object(gathered, own)
+    return gathered
+
+
+def restore_random_states(fabric: Fabric, states: list[dict[str, Tensor]]) -> None:
+    """Put back what :func:`random_states` returned."""
+    if fabric.global_rank >= len(states):  # more processes than before
+        return
+    own = states[fabric.global_rank]
+    torch.set_rng_state(own["cpu"])
+    if "cuda" in own and fabric.device.type == "cuda":
+        torch.cuda.set_rng_state(own["cuda"], fabric.device)

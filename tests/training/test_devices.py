@@ -1,0 +1,72 @@
+"""How many processes, and what is said where that cannot be."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+
+from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.training.devices import Machines, on_first, start, sum_over_processes
+
+TORCHRUN = {
+    "TORCHELASTIC_RUN_ID": "1",
+    "WORLD_SIZE": "4",
+    "LOCAL_WORLD_SIZE": "2",
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "1",
+}
+
+REFUSED: list[tuple[dict[str, Any], str, str]] = [
+    ({"devices": 0}, "32", "--devices 0 is not at least 1"),
+    ({"num_nodes": 0}, "32", "--num-nodes 0 is not at least 1"),
+    ({"num_nodes": 2}, "32", "--num-nodes 2 needs to know the other machines"),
+    ({"strategy": "deepspeed"}, "32", "--strategy 'deepspeed' is unknown; choose ddp, fsdp"),
+    ({"strategy": "fsdp"}, "32", "--strategy fsdp needs CUDA devices; on cpu"),
+    ({}, "16", "--precision 16 needs a GPU; on a CPU use --precision bf16"),
+]
+
+
+@pytest.mark.parametrize(("machines", "precision", "fragment"), REFUSED)
+def test_what_this_machine_cannot_do_is_refused(
+    monkeypatch: pytest.MonkeyPatch, machines: dict[str, Any], precision: str, fragment: str
+) -> None:
+    monkeypatch.delenv("MASTER_ADDR", raising=False)
+    with pytest.raises(InputError) as caught:
+        start("cpu", Machines(**machines), precision)
+    assert fragment in caught.value.message
+
+
+@pytest.mark.parametrize("machines", [{"devices": 4}, {"num_nodes": 1}, {"devices": 1, "num_nodes": 4}])
+def test_what_contradicts_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, machines: dict[str, Any]) -> None:
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="torchrun started 2 processes on each of 2 machines, which is not --devices"):
+        start("cpu", Machines(**machines), "32")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is one")
+def test_a_gpu_that_is_not_there() -> None:
+    with pytest.raises(InputError, match="cuda"):
+        start("cuda", Machines(), "32")
+
+
+def test_one_process_needs_no_communication() -> None:
+    fabric = start("cpu", Machines(), "32")
+    assert (fabric.world_size, fabric.is_global_zero) == (1, True)
+    assert fabric.device == torch.device("cpu")
+    assert on_first(fabric, lambda: 3) == 3
+    values = torch.ones(2)
+    assert sum_over_processes(fabric, values) is values
+    with pytest.raises(DecomposeError, match="no"):
+        on_first(fabric, lambda: (_ for _ in ()).throw(DecomposeError("no")))
+
+
+def test_what_a_library_has_to_say_of_precision_is_not_for_the_terminal(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        start("cpu", Machines(), "bf16")
+    assert caplog.messages == []

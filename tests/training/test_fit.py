@@ -1,0 +1,630 @@
+"""The loop against a twin in float64 that is written out, and what it keeps of a run."""
+
+from __future__ import annotations
+
+import csv
+import errno
+import math
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from decompose_cli.datasets.base import InMemoryImages
+from decompose_cli.datasets.mixing import mix
+from decompose_cli.datasets.sampling import epoch_order
+from decompose_cli.datasets.training_images import TrainingImages
+from decompose_cli.errors import DecomposeError
+from decompose_cli.models.checkpoint import Metadata, read_checkpoint
+from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.training import fit, run_folder
+from decompose_cli.training.devices import Machines, start
+from decompose_cli.training.evaluate import LabelledImages
+from decompose_cli.training.fit import Trainer
+from decompose_cli.training.run_folder import RunFolder, read_state
+from decompose_cli.training.settings import Settings, make_settings
+
+CLASSES, SIDE = 3, 2
+INPUTS = 3 * SIDE * SIDE
+SEEN = Preprocessing((0.0, 0.0, 0.0), (1.0, 1.0, 1.0), SIDE, (SIDE, SIDE))
+
+
+class Rows:
+    """Tables that remember what they are told."""
+
+    seconds_between_updates = 0.0
+
+    def __init__(self) -> None:
+        self.updates: list[list[str]] = []
+        self.rows: list[list[str]] = []
+
+    def update(self, cells: Sequence[str]) -> None:
+        self.updates.append(list(cells))
+
+    def add(self, cells: Sequence[str]) -> None:
+        self.rows.append(list(cells))
+
+
+def images_of(count: int, labels: Tensor | None = None) -> InMemoryImages:
+    generator = torch.Generator().manual_seed(3)
+    pixels = torch.randint(0, 256, (count, 3, SIDE, SIDE), dtype=torch.uint8, generator=generator)
+    labels = torch.arange(count) % CLASSES if labels is None else labels
+    return InMemoryImages("toy", "train", list("abc"), SEEN, lambda: (pixels, labels), f"{count} {labels.tolist()}")
+
+
+def linear() -> nn.Module:
+    """Weights that can be written on paper: 0.01, 0.02, ... and biases -0.1, 0, 0.1."""
+    layer = nn.Linear(INPUTS, CLASSES)
+    with torch.no_grad():
+        layer.weight.copy_(torch.arange(1, CLASSES * INPUTS + 1).view(CLASSES, INPUTS) / 100)
+        layer.bias.copy_(torch.tensor([-0.1, 0.0, 0.1]))
+    return nn.Sequential(nn.Flatten(), layer)
+
+
+def trainer_of(module: nn.Module, settings: Settings, count: int = 10, folder: str = "run", **more: Any) -> Trainer:
+    data = images_of(count)
+    fabric = start("cpu", Machines(devices=1), settings.precision)
+    images = TrainingImages(
+        data, SEEN, settings.augmentation, seed=settings.seed, device=torch.device("cpu"), workers=0
+    )
+    metadata = Metadata(model="resnet8", num_classes=CLASSES)
+    more = {"num_classes": CLASSES, "folder": RunFolder(Path(folder)), "metadata": metadata, **more}
+    return Trainer(fabric, module, settings, images, more.pop("indices", torch.arange(count)), data.labels, **more)
+
+
+def settings_of(**values: Any) -> Settings:
+    values = values if "iterations" in values else {"epochs": 3, **values}
+    return make_settings({"augment": "none", "batch_size": 4, "lr": 0.5, "weight_decay": 0.0, **values})
+
+
+class Twin:
+    """Softmax regression in float64: gradients and optimizers as their papers write them."""
+
+    def __init__(self, settings: Settings, count: int = 10) -> None:
+        self.settings = settings
+        data = images_of(count)
+        self.x = data.pixels_and_labels[0].flatten(1).double() / 255
+        self.raw = data.pixels_and_labels[0].float() / 255
+        self.labels = data.labels
+        layer = linear()[1]
+        assert isinstance(layer, nn.Linear)
+        self.weights = [layer.weight.detach().double(), layer.bias.detach().double()]
+        self.first = [torch.zeros_like(value) for value in self.weights]
+        self.second = [torch.zeros_like(value) for value in self.weights]
+        self.average: list[Tensor] = []
+        self.made = 0
+        self.tallies: list[tuple[float, int, int]] = []
+
+    def run(self) -> None:
+        s = self.settings
+        count, done = len(self.labels), 0
+        total = s.total_steps(count)
+        epoch = 0
+        while done < total:
+            order = epoch_order(torch.arange(count), s.seed, epoch)
+            loss, correct, images = 0.0, 0, 0
+            groups = [order[at : at + s.images_per_step] for at in range(0, count, s.images_per_step)]
+            if s.drop_last:
+                groups = [group for group in groups if len(group) == s.images_per_step]
+            for number, group in enumerate(groups[: total - done]):
+                found = self.step(group, epoch, number)
+                loss, correct, images = loss + found[0], correct + found[1], images + len(group)
+                done += 1
+            self.tallies.append((loss, correct, images))
+            epoch += 1
+
+    def step(self, group: Tensor, epoch: int, number: int) -> tuple[float, int]:
+        s = self.settings
+        pixels, targets = [], []
+        for part, batch in enumerate(torch.split(group, s.batch_size)):
+            images, labels = self.raw[batch], self.labels[batch]
+            if s.mix == "none":
+                soft = torch.eye(CLASSES)[labels]
+            else:
+                images, soft = mix(s.mix, images, labels, CLASSES, s.seed, epoch, number, part)
+            pixels.append(images.flatten(1).double())
+            targets.append(soft.double())
+        x, t = torch.cat(pixels), torch.cat(targets)
+        truth = t.argmax(1)
+        t = (1 - s.label_smoothing) * t + s.label_smoothing / CLASSES
+        weight, bias = self.weights
+        scores = x @ weight.T + bias
+        exponentials = (scores - scores.amax(1, keepdim=True)).exp()
+        shares = exponentials / exponentials.sum(1, keepdim=True)
+        loss = -(t * shares.log()).sum()
+        slope = (shares - t) / len(group)
+        self.update([slope.T @ x, slope.sum(0)])
+        return float(loss), int((scores.argmax(1) == truth).sum())
+
+    def update(self, gradients: list[Tensor]) -> None:
+        s = self.settings
+        if s.clip_norm is not None:
+            norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
+            gradients = [g * min(1.0, s.clip_norm / (norm + 1e-6)) for g in gradients]
+        self.made += 1
+        for number, gradient in enumerate(gradients):
+            weight = self.weights[number]
+            if s.optimizer == "adamw":
+                weight = weight * (1 - s.lr * s.weight_decay)
+            else:
+                gradient = gradient + s.weight_decay * weight
+            if s.optimizer == "sgd":
+                speed = gradient if self.made == 1 else s.momentum * self.first[number] + gradient
+                self.first[number] = speed
+                move = gradient + s.momentum * speed if s.nesterov else speed
+            else:
+                self.first[number] = 0.9 * self.first[number] + 0.1 * gradient
+                self.second[number] = 0.999 * self.second[number] + 0.001 * gradient**2
+                first = self.first[number] / (1 - 0.9**self.made)
+                second = self.second[number] / (1 - 0.999**self.made)
+                move = first / (second.sqrt() + 1e-8)
+            self.weights[number] = weight - s.lr * move
+        if s.ema_decay is not None:
+            d = s.ema_decay
+            self.average = (
+                [d * a + (1 - d) * w for a, w in zip(self.average, self.weights, strict=True)]
+                if self.average
+                else [w.clone() for w in self.weights]
+            )
+
+
+CASES: list[dict[str, Any]] = [
+    {"momentum": 0.0},
+    {"momentum": 0.9},
+    {"momentum": 0.9, "nesterov": True, "weight_decay": 0.01},
+    {"momentum": 0.5, "label_smoothing": 0.1},
+    {"momentum": 0.0, "clip_norm": 0.05},
+    {"optimizer": "adam", "lr": 0.01, "weight_decay": 0.02},
+    {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.3},
+    {"accumulate": 2, "batch_size": 3},  # 10 images: 6, then 3 + 1
+    {"accumulate": 4, "batch_size": 4},  # 4 + 4 + 2 in one step
+    {"drop_last": True},
+    {"drop_last": True, "accumulate": 2, "batch_size": 2},
+    {"ema_decay": 0.8},
+    {"iterations": 7, "seed": 5},
+    {"mix": "ricap", "label_smoothing": 0.1},
+    {"mix": "mixup", "accumulate": 2, "batch_size": 3},
+]
+
+
+@pytest.mark.parametrize("values", CASES, ids=[" ".join(map(str, case.items())) for case in CASES])
+def test_weights_and_counts_are_those_of_the_twin(values: dict[str, Any]) -> None:
+    settings = settings_of(**values)
+    module = linear()
+    twin = Twin(settings)
+    before = [value.clone() for value in twin.weights]
+    twin.run()
+    trainer = trainer_of(module, settings)
+    records = trainer.run(Rows()).records
+    saved = read_state(Path("run/last.pt"))
+    expected = twin.average if settings.ema_decay is not None else twin.weights
+    for name, (value, start_value) in {
+        "1.weight": (expected[0], before[0]),
+        "1.bias": (expected[1], before[1]),
+    }.items():
+        # Rates of Adam are divided by gradients that may be small, so rounding shows more.
+        tolerance = 1e-4 if settings.optimizer != "sgd" else 2e-6
+        torch.testing.assert_close(saved["state_dict"][name].double(), value, rtol=tolerance, atol=tolerance)
+        assert not torch.allclose(value, start_value, atol=1e-3), "the case moves the weights"
+    live = module.state_dict()
+    torch.testing.assert_close(live["1.weight"].double(), twin.weights[0], rtol=1e-4, atol=1e-4)
+    assert len(records) == len(twin.tallies)
+    for record, (loss, correct, images) in zip(records, twin.tallies, strict=True):
+        assert (record.train.images, record.train.correct) == (images, correct)
+        assert record.train.loss == pytest.approx(loss / images, rel=1e-5)
+        assert record.train.top1 == pytest.approx(100 * correct / images)
+
+
+def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
+    ends = []
+    for number, values in enumerate(({"batch_size": 10}, {"batch_size": 3, "accumulate": 4})):
+        module = linear()
+        trainer_of(module, settings_of(**values), folder=f"run{number}").run(Rows())
+        ends.append(module.state_dict())
+    for name in ends[0]:
+        torch.testing.assert_close(ends[0][name], ends[1][name], rtol=1e-6, atol=1e-7)
+
+
+def test_only_the_given_images_are_trained_on() -> None:
+    module = linear()
+    trainer = trainer_of(module, settings_of(), indices=torch.tensor([1, 4, 7]))
+    seen: list[int] = []
+    batches = trainer.images.batches
+
+    def spied(epoch: int, parts: Sequence[Tensor]) -> Any:
+        seen.extend(int(index) for part in parts for index in part)
+        return batches(epoch, parts)
+
+    trainer.images.batches = spied  # type: ignore[method-assign]
+    records = trainer.run(Rows()).records
+    assert sorted(seen) == sorted([1, 4, 7] * 3)
+    assert [record.train.images for record in records] == [3, 3, 3]
+
+
+def test_labels_are_those_that_were_handed_in_not_the_data_sets() -> None:
+    """Classes of a data set are matched by name, so its own numbers may be others."""
+    seen: list[Tensor] = []
+
+    def loss(output: Tensor, targets: Tensor) -> Tensor:
+        seen.append(targets)
+        return output.sum() * 0
+
+    trainer = trainer_of(linear(), settings_of(epochs=1), loss=loss)
+    trainer.labels = torch.full((10,), 2)
+    trainer.run(Rows())
+    assert set(torch.cat(seen).tolist()) == {2}
+
+
+def test_an_own_loss_and_scores_inside_an_output() -> None:
+    """What gates and several heads will need."""
+
+    class Two(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = linear()
+
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+            found = self.inner(x)
+            return found, found * 2
+
+    values: list[float] = []
+
+    def loss(output: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
+        found = (output[1] ** 2).sum()
+        values.append(float(found.detach()))
+        return found
+
+    settings = settings_of(epochs=1, momentum=0.0, lr=0.001)
+    record = trainer_of(Two(), settings, loss=loss, logits=lambda output: output[0]).run(Rows()).records[0]
+    assert record.train.loss == pytest.approx(sum(values) / 10)
+
+
+# ---------------------------------------------------------------------------------------------------------- choosing
+
+
+class Scripted(nn.Module):
+    """Says of every image that it is of the class whose number is the steps made so far, minus one."""
+
+    counted: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.register_buffer("counted", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            self.counted += 1
+        number = int(self.counted) - 1
+        return torch.eye(CLASSES)[[max(number, 0)] * len(x)] + 0 * self.weight
+
+
+def labelled(split: str, labels: Sequence[int]) -> LabelledImages:
+    chosen = torch.tensor(labels)
+    return LabelledImages(split, images_of(len(labels), chosen), chosen, SEEN)
+
+
+def test_best_is_chosen_on_held_out_images_and_never_on_the_test_split() -> None:
+    val = labelled("val", [0] + [1] * 3 + [2] * 2)  # epochs are right on 1, 3, 2 of 6
+    test = labelled("test", [0] * 4 + [1] * 1 + [2] * 2)  # and on 4, 1, 2 of 7
+    state = trainer_of(Scripted(), settings_of(batch_size=10), val=val, test=test).run(Rows())
+    assert [record.val.correct for record in state.records if record.val] == [1, 3, 2]
+    assert [record.test.correct for record in state.records if record.test] == [4, 1, 2]
+    assert state.best is not None
+    assert state.best.epoch == 2
+    assert read_state(Path("run/best.pt"))["state_dict"]["counted"] == 2
+    assert read_state(Path("run/last.pt"))["state_dict"]["counted"] == 3
+    assert read_checkpoint(Path("run/best.pt")).state_dict["counted"] == 2
+
+
+def test_of_equals_the_earlier_epoch_is_kept() -> None:
+    val = labelled("val", [0, 1, 1, 2, 2])
+    state = trainer_of(Scripted(), settings_of(batch_size=10), val=val).run(Rows())
+    assert [record.val.correct for record in state.records if record.val] == [1, 2, 2]
+    assert state.best is not None
+    assert state.best.epoch == 2
+    assert read_state(Path("run/best.pt"))["state_dict"]["counted"] == 2
+
+
+def test_without_held_out_images_nothing_is_chosen() -> None:
+    state = trainer_of(Scripted(), settings_of(batch_size=10), test=labelled("test", [0, 1])).run(Rows())
+    assert state.best is None
+    assert not Path("run/best.pt").exists()
+    assert [record.val for record in state.records] == [None] * 3
+
+
+def test_the_averaged_weights_are_measured_and_kept() -> None:
+    settings = settings_of(ema_decay=0.9)
+    module = linear()
+    val = labelled("val", [0, 1, 2] * 4)
+    trainer = trainer_of(module, settings, val=val)
+    record = trainer.run(Rows()).records[-1]
+    averaged = linear()
+    averaged.load_state_dict(read_state(Path("run/last.pt"))["state_dict"])
+    x = val.dataset.in_memory()
+    assert x is not None
+    logits = averaged(x.float() / 255)
+    assert record.val is not None
+    assert record.val.loss == pytest.approx(float(nn.functional.cross_entropy(logits, val.labels)), rel=1e-5)
+    live = module(x.float() / 255)
+    assert record.val.loss != pytest.approx(float(nn.functional.cross_entropy(live, val.labels)), rel=1e-3)
+
+
+# -------------------------------------------------------------------------------------------------------- bad losses
+
+
+class Poisoned(nn.Module):
+    """Returns NaN, or infinity, from a forward pass of training on."""
+
+    def __init__(self, after: int, value: float) -> None:
+        super().__init__()
+        self.inner, self.after, self.value, self.calls = linear(), after, value, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.inner(x)
+        if self.training:
+            self.calls += 1
+            if self.calls > self.after:
+                return found * self.value
+        return found
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_where(value: float) -> None:
+    trainer = trainer_of(Poisoned(4, value), settings_of(lr=0.025))  # three steps an epoch
+    with pytest.raises(DecomposeError) as caught:
+        trainer.run(Rows())
+    assert caught.value.exit_code == 1
+    said = caught.value.message
+    assert "NaN or infinite in epoch 2, step 2, at a learning rate of 0.025" in said
+    assert "the last checkpoint is still there" in said
+    saved = read_state(Path("run/last.pt"))
+    assert (saved["epoch"], saved["step"]) == (1, 0)
+    assert all(bool(torch.isfinite(value).all()) for value in saved["state_dict"].values())
+
+
+def test_a_bad_first_epoch_leaves_no_checkpoint() -> None:
+    with pytest.raises(DecomposeError, match=r"epoch 1, step 1, .*; nothing was saved yet"):
+        trainer_of(Poisoned(0, float("nan")), settings_of()).run(Rows())
+    assert not Path("run/last.pt").exists()
+
+
+def test_the_rate_of_the_sentence_is_that_of_the_step_that_failed() -> None:
+    settings = settings_of(iterations=9, schedule="steps", milestones=(2,), lr=0.5)
+    with pytest.raises(DecomposeError, match=r"step 3, at a learning rate of 0\.05"):
+        trainer_of(Poisoned(2, float("nan")), settings).run(Rows())
+
+
+def test_weights_that_the_last_step_of_an_epoch_has_ruined_are_not_saved() -> None:
+    """The loss is looked at before the step; what the step makes of the weights shows only afterwards."""
+
+    class Exploding(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.eye(CLASSES)[[0] * len(x)] * self.weight * (1e30 if self.training else 1.0)
+
+    with pytest.raises(DecomposeError, match="NaN or infinite in epoch 1"):
+        trainer_of(Exploding(), settings_of(epochs=1, lr=1e30, batch_size=10)).run(Rows())
+    assert not Path("run/last.pt").exists()
+
+
+def test_a_network_whose_held_out_loss_is_not_finite_is_not_saved() -> None:
+    class Blind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = linear()
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.inner(x)
+            return found if self.training else found * float("nan")
+
+    with pytest.raises(DecomposeError, match="NaN or infinite in epoch 1"):
+        trainer_of(Blind(), settings_of(), val=labelled("val", [0, 1, 2])).run(Rows())
+    assert not Path("run/last.pt").exists()
+    assert not Path("run/best.pt").exists()
+
+
+# ----------------------------------------------------------------------------------------------------- interruptions
+
+
+def dropping() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(INPUTS, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, CLASSES))
+
+
+class KilledError(BaseException):
+    """Nothing in the program may catch it."""
+
+
+def killed_after(steps: int) -> Callable[[Any, Tensor], Tensor]:
+    calls = 0
+
+    def loss(output: Tensor, targets: Tensor) -> Tensor:
+        nonlocal calls
+        calls += 1
+        if calls > steps:
+            raise KilledError
+        return nn.functional.cross_entropy(output, targets, reduction="sum")
+
+    return loss
+
+
+def tensors_of(value: Any) -> Any:
+    """Without what the clock decides."""
+    if isinstance(value, dict):
+        return {k: tensors_of(v) for k, v in value.items() if k not in ("seconds", "images_per_second")}
+    if isinstance(value, list | tuple):
+        return [tensors_of(v) for v in value]
+    return value.tolist() if isinstance(value, Tensor) else value
+
+
+@pytest.mark.parametrize(
+    "values", [{}, {"ema_decay": 0.7, "mix": "ricap"}, {"optimizer": "adam", "schedule": "cosine"}]
+)
+def test_stopped_after_any_step_a_run_ends_as_one_that_was_not(values: dict[str, Any]) -> None:
+    settings = settings_of(lr=0.05, accumulate=1, **values)
+    val = labelled("val", [0, 1, 2, 2])
+    trainer_of(dropping(), settings, folder="whole", val=val, loss=killed_after(99), checkpoint_every=1).run(Rows())
+    whole = {name: tensors_of(read_state(Path("whole") / name)) for name in ("last.pt", "best.pt")}
+    log = [row["train_loss"] for row in csv.DictReader(Path("whole/log.csv").read_text().splitlines())]
+    for steps in range(1, 9):
+        folder = f"run{steps}"
+        with pytest.raises(KilledError):
+            trainer_of(dropping(), settings, folder=folder, val=val, loss=killed_after(steps), checkpoint_every=1).run(
+                Rows()
+            )
+        again = trainer_of(dropping(), settings, folder=folder, val=val, loss=killed_after(99), checkpoint_every=1)
+        saved = read_state(Path(folder) / "last.pt")
+        assert saved["global_step"] == steps
+        again.load(saved)
+        again.run(Rows())
+        assert {name: tensors_of(read_state(Path(folder) / name)) for name in whole} == whole, steps
+        assert [row["train_loss"] for row in csv.DictReader((Path(folder) / "log.csv").open())] == log, steps
+
+
+def test_what_a_kill_after_the_checkpoint_has_cost_the_log_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The checkpoint of the last epoch is there, its row in the log is not."""
+    made = 0
+
+    def stopped(path: Path, records: Any) -> None:
+        nonlocal made
+        made += 1
+        if made == 3:
+            raise KilledError
+        write_csv(path, records)
+
+    write_csv = fit.write_csv
+    monkeypatch.setattr(fit, "write_csv", stopped)
+    with pytest.raises(KilledError):
+        trainer_of(linear(), settings_of()).run(Rows())
+    monkeypatch.setattr(fit, "write_csv", write_csv)
+    again = trainer_of(linear(), settings_of())
+    again.load(read_state(Path("run/last.pt")))
+    again.run(Rows())
+    assert [row["epoch"] for row in csv.DictReader(Path("run/log.csv").read_text().splitlines())] == ["1", "2", "3"]
+
+
+# ---------------------------------------------------------------------------------------------------------- full disk
+
+
+def no_space(*_: Any, **__: Any) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def archive_writer_gives_up(*_: Any, **__: Any) -> None:
+    raise RuntimeError("[enforce fail at inline_container.cc:668] . unexpected pos 64 vs 0")
+
+
+@pytest.mark.parametrize("where", ["torch.save", "torch.save, archive", "os.fsync", "os.replace"])
+def test_a_disk_that_is_full_costs_nothing_that_was_saved(monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    module = linear()
+    settings = settings_of()
+    trainer_of(module, settings_of(epochs=1)).run(Rows())
+    before = Path("run/last.pt").read_bytes()
+    with monkeypatch.context() as patch:
+        if where == "os.fsync":
+            patch.setattr(os, "fsync", no_space)
+        elif where == "os.replace":
+            patch.setattr(Path, "replace", no_space)
+        else:
+            broken = no_space if where == "torch.save" else archive_writer_gives_up
+            patch.setattr(run_folder.torch, "save", broken)
+        with pytest.raises(DecomposeError) as caught:
+            trainer_of(linear(), settings).run(Rows())
+    assert caught.value.exit_code == 1
+    assert "run/last.pt" in caught.value.message
+    assert "space" in caught.value.message or "disk" in caught.value.message
+    assert Path("run/last.pt").read_bytes() == before
+    assert read_state(Path("run/last.pt"))["global_step"] == 3
+    assert not list(Path("run").glob(".decompose-*"))
+
+
+@pytest.mark.parametrize("what", ["write_csv", "TensorBoardLog"])
+def test_a_disk_that_is_full_while_the_log_is_written_is_a_sentence(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
+    if what == "write_csv":
+        monkeypatch.setattr("decompose_cli.files.os.fsync", no_space)
+        monkeypatch.setattr(fit, "write_state", lambda *_: None)
+    else:
+        monkeypatch.setattr(fit.TensorBoardLog, "add", no_space)
+    with pytest.raises(DecomposeError, match="space"):
+        trainer_of(linear(), settings_of()).run(Rows())
+
+
+# -------------------------------------------------------------------------------------------------------------- rows
+
+
+def test_the_table_gets_a_row_an_epoch_and_updates_in_between() -> None:
+    rows = Rows()
+    trainer = trainer_of(linear(), settings_of(), val=labelled("val", [0, 1, 2]))
+    records = trainer.run(rows).records
+    assert [row[0] for row in rows.rows] == ["1/3", "2/3", "3/3"]
+    for row, record in zip(rows.rows, records, strict=True):
+        assert record.val is not None
+        assert row[2:6] == [
+            f"{record.train.loss:.4f}",
+            f"{record.train.top1:.2f}",
+            f"{record.val.loss:.4f}",
+            f"{record.val.top1:.2f}",
+        ]
+    assert len(rows.updates) == 9
+    assert [row[0] for row in rows.updates] == ["1/3"] * 3 + ["2/3"] * 3 + ["3/3"] * 3
+    assert rows.rows[-1][-1] == "0:00"
+
+
+def test_the_clock_counts_no_image_twice() -> None:
+    record = trainer_of(linear(), settings_of(epochs=1)).run(Rows()).records[0]
+    assert record.steps == 3
+    assert record.seconds >= 0
+    assert record.train.images == 10
+    assert record.images_per_second == pytest.approx(10 / record.seconds, rel=0.5) or record.seconds < 0.01
+
+
+# ------------------------------------------------------------------------------------------------------------- modes
+
+
+def test_frozen_modules_learn_nothing_and_count_nothing() -> None:
+    torch.manual_seed(0)
+    module = nn.Sequential(
+        nn.Flatten(), nn.Linear(INPUTS, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, CLASSES)
+    )
+    for name in ("1", "2"):
+        for parameter in module.get_submodule(name).parameters():
+            parameter.requires_grad_(False)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    frozen = [module[1], module[2], module[3]]
+    trainer_of(module, settings_of(weight_decay=0.1), frozen=frozen).run(Rows())
+    after = module.state_dict()
+    for name, value in before.items():
+        assert torch.equal(value, after[name]) is not name.startswith("4."), name
+
+
+def test_bf16_computes_in_it_and_keeps_weights_and_accuracies_in_float32() -> None:
+    kinds: set[torch.dtype] = set()
+
+    class Spy(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = linear()
+
+        def forward(self, x: Tensor) -> Tensor:
+            found: Tensor = self.inner(x)
+            kinds.add(found.dtype)
+            if not self.training:
+                assert found.dtype == torch.float32
+            return found
+
+    module = Spy()
+    state = trainer_of(module, settings_of(precision="bf16"), val=labelled("val", [0, 1, 2])).run(Rows())
+    assert torch.bfloat16 in kinds
+    assert {value.dtype for value in module.state_dict().values()} == {torch.float32}
+    twin = Twin(settings_of())
+    twin.run()
+    assert state.records[-1].train.loss == pytest.approx(twin.tallies[-1][0] / 10, rel=0.05)
+    assert state.records[-1].train.loss != pytest.approx(twin.tallies[-1][0] / 10, rel=1e-7)

@@ -1,0 +1,109 @@
+"""Several processes train what one trains."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+NETWORK = """
+from torch import nn
+
+
+def net():
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.GroupNorm(2, 8), nn.ReLU(),
+        nn.Conv2d(8, 16, 3, stride=2, padding=1), nn.GroupNorm(4, 16), nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 3),
+    )
+"""
+
+
+@pytest.fixture
+def images(make_images: Callable[..., Path]) -> str:
+    """67 training images a class: no batch size divides them all."""
+    Path("grouped.py").write_text(NETWORK)
+    return f"folder:{make_images(Path('images'), ['a', 'b', 'c'], n=67, side=8)}"
+
+
+def run(*arguments: str, launcher: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    alone = ("RANK", "LOCAL_RANK", "WORLD_SIZE")
+    environment = {name: value for name, value in os.environ.items() if name not in alone}
+    command = [sys.executable, *launcher, "-m", "decompose_cli", "train", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment)
+
+
+def trained(folder: str, *arguments: str, launcher: tuple[str, ...] = ()) -> tuple[dict[str, torch.Tensor], Any]:
+    done = run(*arguments, "-o", folder, "--device", "cpu", launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    weights = torch.load(Path(folder) / "last.pt", weights_only=True)["state_dict"]
+    return weights, json.loads((Path(folder) / "result.json").read_text())["results"]
+
+
+def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    for name, value in first.items():
+        torch.testing.assert_close(value, second[name], rtol=1e-6, atol=1e-6, msg=lambda text, n=name: f"{n}: {text}")
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_steps_of_one(images: str) -> None:
+    # One step at rate 1 without momentum: what weights lose is the gradient.
+    options = ("grouped:net", "--dataset", images, "--iterations", "1", "-b", "64", "--lr", "1", "--momentum", "0")
+    options += ("--weight-decay", "0", "--schedule", "constant", "--val-split", "0")
+    one, _ = trained("one", *options)
+    two, _ = trained("two", *options, "--devices", "2")
+    assert_close(one, two)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mix", ["none", "ricap"])
+def test_two_processes_see_each_image_once_and_measure_what_one_measures(images: str, mix: str) -> None:
+    options = ("grouped:net", "--dataset", images, "--epochs", "2", "-b", "32", "--lr", "0.01", "--val-split", "0.1")
+    options += ("--mix", mix, "--final-test", "--accumulate", "2")
+    one, first = trained("one", *options)
+    two, second = trained("two", *options, "--devices", "2")
+    assert_close(one, two)
+    for a, b in zip(first["epochs"], second["epochs"], strict=True):
+        assert a["train"]["images"] == b["train"]["images"] == 181
+        assert a["val"]["images"] == b["val"]["images"] == 20
+        for split in ("train", "val"):
+            assert a[split]["correct"] == b[split]["correct"]
+            assert a[split]["loss"] == pytest.approx(b[split]["loss"], rel=1e-6)
+    assert first["last"]["test"]["correct"] == second["last"]["test"]["correct"]
+    assert sorted(path.name for path in Path("two").iterdir()) == sorted(path.name for path in Path("one").iterdir())
+
+
+@pytest.mark.slow
+def test_a_last_batch_smaller_than_the_number_of_processes_is_trained_on(images: str) -> None:
+    options = ("grouped:net", "--dataset", images, "--epochs", "1", "-b", "50", "--lr", "0.01", "--val-split", "0")
+    one, first = trained("one", *options)  # 201 images: the last batch is a single one
+    two, second = trained("two", *options, "--devices", "2")
+    assert_close(one, two)
+    assert first["epochs"][0]["train"]["images"] == second["epochs"][0]["train"]["images"] == 201
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.slow
+def test_torchrun_is_noticed_and_what_contradicts_it_refused(images: str) -> None:
+    options = ("grouped:net", "--dataset", images, "--iterations", "2", "-b", "64", "--val-split", "0")
+    torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port())
+    one, _ = trained("one", *options)
+    two, _ = trained("two", *options, launcher=torchrun)
+    assert_close(one, two)
+    refused = run(*options, "-o", "three", "--devices", "1", launcher=torchrun)
+    assert refused.returncode != 0
+    assert "torchrun started 2 processes" in refused.stderr
+    assert not Path("three").exists()

@@ -1,0 +1,123 @@
+"""A run that was stopped and resumed ends as one that never was."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+TIMING = ("seconds", "images_per_second")
+
+
+def start(*arguments: str | Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "decompose_cli", "train", *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def finish(*arguments: str | Path) -> None:
+    process = start(*arguments)
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+
+
+def without_timing(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: without_timing(item) for name, item in value.items() if name not in TIMING}
+    return [without_timing(item) for item in value] if isinstance(value, list) else value
+
+
+def end_of(folder: Path) -> tuple[dict[str, Any], Any]:
+    """All tensors of the last checkpoint, and everything in the result that is no time and no path."""
+    saved = torch.load(folder / "last.pt", weights_only=True)
+    results = json.loads((folder / "result.json").read_text())["results"]
+    return saved, without_timing({name: results[name] for name in ("epochs", "last", "best")})
+
+
+def assert_same(first: Any, second: Any, where: str = "") -> None:
+    if isinstance(first, torch.Tensor):
+        assert torch.equal(first, second), where
+    elif isinstance(first, dict):
+        assert first.keys() == second.keys(), where
+        for name in first:
+            if name not in TIMING:
+                assert_same(first[name], second[name], f"{where}.{name}")
+    elif isinstance(first, list | tuple):
+        assert len(first) == len(second), where
+        for number, (a, b) in enumerate(zip(first, second, strict=True)):
+            assert_same(a, b, f"{where}[{number}]")
+    else:
+        assert first == second, where
+
+
+def assert_same_end(folder: Path, other: Path) -> None:
+    for a, b in zip(end_of(folder), end_of(other), strict=True):
+        assert_same(a, b)
+
+
+OPTIONS = ("resnet8", "--dataset", "digits", "--epochs", "3", "--val-split", "0.1", "--mix", "ricap", "-b", "32")
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_moments_change_nothing() -> None:
+    options = (*OPTIONS, "--ema-decay", "0.9", "--checkpoint-every", "5", "-q")
+    before = time.monotonic()
+    finish(*options, "-o", "whole")
+    usual = time.monotonic() - before
+    generator = random.Random(0)
+    kills = 0
+    arguments: tuple[str, ...] = (*options, "-o", "killed")
+    while kills < 10:
+        process = start(*arguments)
+        try:
+            process.wait(generator.uniform(0.1, usual))
+        except subprocess.TimeoutExpired:
+            process.kill()
+        process.communicate()
+        if process.returncode == 0:  # it was quicker than the clock: another run, with the remaining kills
+            assert_same_end(Path("whole"), Path("killed"))
+            for path in sorted(Path("killed").rglob("*"), reverse=True):
+                path.rmdir() if path.is_dir() else path.unlink()
+            Path("killed").rmdir()
+            arguments = (*options, "-o", "killed")
+            continue
+        assert process.returncode == -signal.SIGKILL
+        kills += 1
+        if Path("killed/config.json").is_file():
+            arguments = ("--resume", "killed", "--checkpoint-every", "5", "-q")
+    finish(*arguments)
+    assert_same_end(Path("whole"), Path("killed"))
+    leftovers = [path.name for path in Path("killed").iterdir()]
+    assert sorted(leftovers) == ["best.pt", "config.json", "last.pt", "log.csv", "result.json", "tensorboard"]
+
+
+@pytest.fixture
+def tiny(make_images: Callable[..., Path]) -> str:
+    """A folder of few images: an epoch takes a moment, many take long enough to be interrupted."""
+    return f"folder:{make_images(Path('tiny'), ['a', 'b', 'c'], n=20, side=8)}"
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_exits_with_130(number: signal.Signals, tiny: str) -> None:
+    options = ("resnet8", "--dataset", tiny, "--input-size", "8", "-b", "16", "--epochs", "40", "--val-split", "0.2")
+    finish(*options, "-o", "whole", "-q")
+    process = start(*options, "-o", "stopped")
+    while not Path("stopped/last.pt").is_file():
+        time.sleep(0.01)
+        assert process.poll() is None, process.communicate()[1]
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Interrupted in epoch" in errors
+    assert "--resume stopped" in errors
+    assert not Path("stopped/result.json").exists()
+    finish("--resume", "stopped", "-q")
+    assert_same_end(Path("whole"), Path("stopped"))
