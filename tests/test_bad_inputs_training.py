@@ -386,9 +386,9 @@ def test_every_field_of_a_configuration_is_needed_and_looked_at() -> None:
 
 @pytest.mark.usefixtures("inputs")
 def test_a_rate_that_is_far_too_high() -> None:
+    schedule = ["--schedule", "steps", "--milestones", "1", "--lr", "0.01", "--set", "gamma=1e30"]
     said = refused(
-        [*TRAIN, "-o", "run", "-b", "6", "--epochs", "2", "--schedule", "steps", "--milestones", "1", "--lr", "0.01"]
-        + ["--set", "gamma=1e30"],
+        [*TRAIN, "-o", "run", "-b", "6", "--epochs", "2", *schedule],
         FAILED,
         "NaN or infinite in epoch 2, step 2, at a learning rate of 1e+28; the last checkpoint is still there",
         keeps=False,

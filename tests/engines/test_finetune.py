@@ -141,11 +141,9 @@ def test_the_difference_is_that_of_the_predictions_image_by_image(inputs: Inputs
 
 
 def test_ranking_first_is_extracting_and_giving_indices(inputs: Inputs) -> None:
-    done = CliRunner().invoke(
-        app,
-        ["extract-indices", "-w", str(inputs.weights), "--dataset", str(inputs.dataset), "--input-size", "8"]
-        + ["-k", "4", "--method", "mean", "-o", "indices.json", "-q", "-j", "0"],
-    )
+    network = ["-w", str(inputs.weights), "--dataset", str(inputs.dataset), "--input-size", "8"]
+    ranking = ["-k", "4", "--method", "mean", "-o", "indices.json", "-q", "-j", "0"]
+    done = CliRunner().invoke(app, ["extract-indices", *network, *ranking])
     assert done.exit_code == 0, done.stderr
     tuned(inputs, "ranked", decomposition=Decomposition(4, "mean"))
     tuned(inputs, "given", indices=Path("indices.json"))
