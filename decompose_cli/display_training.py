@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from decompose_cli.engines.finetune import FinetuneResults
     from decompose_cli.engines.lr_find import LrFindResults
     from decompose_cli.results import ResultDocument
+    from decompose_cli.training.outcome import RunResults, Spread
     from decompose_cli.training.records import Score
-    from decompose_cli.training.session import RunResults, Spread
 
 
 def show_training(terminal: Terminal, document: ResultDocument[Any]) -> None:

@@ -11,7 +11,7 @@ from decompose_cli.errors import InputError
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Size = tuple[int, int]
-_LARGEST_SIDE = 4096
+LARGEST_SIDE = 4096
 _LARGEST_CONSTANT = 4.0
 
 
@@ -43,6 +43,10 @@ class Preprocessing:
         """The part that decides which pixels the network sees, as JSON-ready values."""
         resize = self.resize if isinstance(self.resize, int) else list(self.resize)
         return {"resize": resize, "crop": list(self.crop), "interpolation": self.interpolation}
+
+    def described(self) -> dict[str, Any]:
+        """All of it, as JSON-ready values."""
+        return {"mean": list(self.mean), "std": list(self.std), **self.geometry()}
 
     def overridden(
         self,
@@ -104,8 +108,8 @@ def parse_size(text: str, option: str) -> Size:
     if len(parts) not in (1, 2) or not all(re.fullmatch(r"\d{1,9}", part, re.ASCII) for part in parts):
         raise InputError(f"{option} {text!r} is not a size; write 224 or 224x224.")
     sides = [int(part) for part in parts]
-    if not all(1 <= side <= _LARGEST_SIDE for side in sides):
-        raise InputError(f"{option} {text!r} is out of range; sides go from 1 to {_LARGEST_SIDE} pixels.")
+    if not all(1 <= side <= LARGEST_SIDE for side in sides):
+        raise InputError(f"{option} {text!r} is out of range; sides go from 1 to {LARGEST_SIDE} pixels.")
     return sides[0], sides[-1]
 
 

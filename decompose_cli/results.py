@@ -154,5 +154,5 @@ def default_names(command: str, *parts: str, suffix: str = ".json") -> Iterator[
 
 def file_stem(text: str) -> str:
     """The last part of a path or dotted name, with anything unusual in a file name replaced."""
-    tail = text.rstrip("/").rsplit("/", 1)[-1].removeprefix("folder:") or "root"
+    tail = text.rstrip("/").rsplit("/", 1)[-1].removeprefix("folder:").lstrip(".") or "root"
     return "".join(char if char.isalnum() or char in "._-" else "_" for char in tail)[:60]

@@ -174,7 +174,7 @@ def lr_find(
         display.show_rates(out.terminal, document)
         if folder is not None:
             out.terminal.print(f"Written to {folder}: curve.png, result.json")
-        if out.json:
+        if out.json and is_first_process():
             print_json(document.model_dump(mode="json"))
 
     if out.path is not None:

@@ -25,29 +25,32 @@ from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import trace_layers
 from decompose_cli.progress import note
 from decompose_cli.results import ResultDocument, Stopwatch
-from decompose_cli.training.data import divide
+from decompose_cli.training.config import RunConfig, shown_command
+from decompose_cli.training.data import check_trainable, divide
 from decompose_cli.training.devices import on_first
 from decompose_cli.training.evaluate import LabelledImages, evaluate, score_of
+from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
 from decompose_cli.training.records import Score
 from decompose_cli.training.run_folder import RunFolder, read_state
-from decompose_cli.training.session import (
-    Job,
-    Request,
-    RunResults,
-    Session,
-    Spread,
-    check_same,
-    opened,
-    repeated,
-    shown_command,
-    spread,
-    train_job,
-)
+from decompose_cli.training.session import Job, Request, Session, check_same, opened, repeated, train_job
 from decompose_cli.training.settings import Settings
 
 Trained = Literal["all", "head", "head+last-block"]
 TRAINED: tuple[Trained, ...] = ("all", "head", "head+last-block")
+
+
+class FinetuneConfig(RunConfig):
+    """``indices``: in the published layout, with the file they came from; else ``ranking``: how they were found.
+
+    ``only``: what is trained. ``starting_weights``: SHA-256 of the original network's.
+    """
+
+    indices: dict[str, list[int]] | None
+    indices_source: str | None
+    ranking: dict[str, Any] | None
+    only: Trained
+    starting_weights: str
 
 
 class FinetuneResults(RunResults):
@@ -138,7 +141,7 @@ def finetune(
     def configure(inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
         return _configure(inputs, request, index_set, decomposition, only)
 
-    with opened("finetune", request, configure) as session:
+    with opened("finetune", request, configure, FinetuneConfig) as session:
         config = session.config
         note(f"Recipe {config['recipe']} ({RECIPES['finetune'].source}): {session.settings.shown()}")
         found = _open(session, index_set)
@@ -172,12 +175,18 @@ def _configure(
         raise InputError("--split has no effect here: training images are trained on, test images measured.")
     study = Study(inputs, ("test", "val"))
     checkpoint = study.classifier.checkpoint
-    if checkpoint is not None and not checkpoint.has_decomposed_head and index_set is None:
-        check_index_request(checkpoint, index_set)
+    own = checkpoint is not None and checkpoint.has_decomposed_head
+    if own and decomposition is not None:
+        raise InputError(
+            f"{study.classifier.weights_source} is decomposed already, so there is nothing to rank: leave -k, --method "
+            "and --order out."
+        )
+    check_index_request(checkpoint, index_set)
     settings = resolve("finetune", request.overrides, large_images=max(study.preprocessing.crop) > LARGEST_SMALL_SIDE)
     weights = inputs.weights
     filled = dataclasses.replace(inputs, model=study.classifier.name, dataset=study.dataset.name, weights=weights)
-    ranking = None if index_set is not None else dataclasses.asdict(decomposition or Decomposition())
+    check_trainable(study.dataset.name)
+    ranking = None if own or index_set is not None else dataclasses.asdict(decomposition or Decomposition())
     return (
         filled,
         settings,
@@ -262,8 +271,7 @@ def _run(session: Session, found: _Opened, folder: RunFolder, settings: Settings
         num_classes=len(names),
         class_names=list(names),
         dataset=config["dataset"],
-        mean=list(test.preprocessing.mean),
-        std=list(test.preprocessing.std),
+        **test.preprocessing.described(),
         model_options=dict(entry.chosen) or None,
         command=shown_command(config, settings.seed),
     )

@@ -84,7 +84,7 @@ def lr_find(
     fabric = start(inputs.device, Machines(devices=1), settings.precision)
     found = open_learner(filled, config["model_options"] or {}, settings.seed)
     announce(config, found, settings)
-    asked = {"command": "lr-find", "model": filled.model, "dataset": filled.dataset, "overrides": overrides}
+    asked = {**dataclasses.asdict(filled), "command": "train", "overrides": overrides}
     job = make_job({**config, **asked}, found, settings)
     workers = min(8, cores()) if inputs.workers is None else inputs.workers
     images = TrainingImages(

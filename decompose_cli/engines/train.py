@@ -22,19 +22,18 @@ from decompose_cli.results import (
     describe_environment,
 )
 from decompose_cli.training.devices import on_first
-from decompose_cli.training.learner import Learner, announce, configure, initial_network, make_job, open_learner
-from decompose_cli.training.run_folder import RunFolder
-from decompose_cli.training.session import (
-    Request,
-    RunResults,
-    Session,
-    Spread,
-    check_same,
-    opened,
-    repeated,
-    spread,
-    train_job,
+from decompose_cli.training.learner import (
+    Learner,
+    TrainConfig,
+    announce,
+    configure,
+    initial_network,
+    make_job,
+    open_learner,
 )
+from decompose_cli.training.outcome import RunResults, Spread, spread
+from decompose_cli.training.run_folder import RunFolder
+from decompose_cli.training.session import Request, Session, check_same, opened, repeated, train_job
 from decompose_cli.training.settings import Settings
 
 
@@ -67,14 +66,12 @@ def train(
     choices: dict[str, Any] = {}
     if recipe is not None:
         choices["recipe"] = recipe
-    if model_options:
-        choices["model_options"] = dict(model_options)
-    request = dataclasses.replace(request, choices={**choices, **request.choices})
+    request = dataclasses.replace(request, choices={**choices, **(model_options or {}), **request.choices})
 
     def settle(inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
         return configure(inputs, request.overrides, recipe, model_options or {})
 
-    with opened("train", request, settle) as session:
+    with opened("train", request, settle, TrainConfig) as session:
         config = session.config
         found = open_learner(session.inputs, config["model_options"] or {}, session.settings.seed)
         check_same(session, training_images=found.train.fingerprint())

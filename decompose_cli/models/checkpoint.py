@@ -24,6 +24,7 @@ from torch import Tensor
 
 from decompose_cli.errors import InputError, UnsafeFileError
 from decompose_cli.files import sha256_of, write_with
+from decompose_cli.preprocessing import LARGEST_SIDE, Interpolation
 
 METADATA_KEY = "decompose"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -32,6 +33,8 @@ _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and by torch.comp
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+_Sides = Annotated[list[_Side], Field(min_length=2, max_length=2)]
 
 
 class Metadata(BaseModel):
@@ -46,6 +49,9 @@ class Metadata(BaseModel):
         dataset: What it was trained on.
         mean: Normalisation constants, per channel.
         std: Likewise.
+        resize: As of :class:`decompose_cli.preprocessing.Preprocessing`; all of these three or none.
+        crop: Likewise.
+        interpolation: Likewise.
         command: How it was made.
     """
 
@@ -59,6 +65,9 @@ class Metadata(BaseModel):
     dataset: str | None = None
     mean: Annotated[list[_Finite], Field(min_length=3, max_length=3)] | None = None
     std: Annotated[list[_Positive], Field(min_length=3, max_length=3)] | None = None
+    resize: _Side | _Sides | None = None
+    crop: _Sides | None = None
+    interpolation: Interpolation | None = None
     command: str | None = None
 
 

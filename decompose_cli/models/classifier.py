@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -280,12 +280,18 @@ def _decomposed_tensors(module: DecomposedLinear, head: Head) -> HeadTensors:
 
 
 def preprocessing_of(classifier: Classifier, fallback: Preprocessing) -> Preprocessing:
-    """The checkpoint's constants, else the model's, else the data set's; the model's geometry, else the data set's."""
+    """Constants and geometry: the checkpoint's, else the model's, else the data set's."""
     base = classifier.entry.preprocessing or fallback
     metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
-    if metadata is not None and metadata.mean is not None and metadata.std is not None:
+    if metadata is None:
+        return base
+    if metadata.mean is not None and metadata.std is not None:
         (m0, m1, m2), (s0, s1, s2) = metadata.mean, metadata.std
-        return Preprocessing((m0, m1, m2), (s0, s1, s2), base.resize, base.crop, base.interpolation)
+        base = replace(base, mean=(m0, m1, m2), std=(s0, s1, s2))
+    if metadata.resize is not None and metadata.crop is not None and metadata.interpolation is not None:
+        resize = metadata.resize if isinstance(metadata.resize, int) else (metadata.resize[0], metadata.resize[1])
+        height, width = metadata.crop
+        base = replace(base, resize=resize, crop=(height, width), interpolation=metadata.interpolation)
     return base
 
 

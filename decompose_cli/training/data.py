@@ -41,6 +41,18 @@ class TrainingData:
     preprocessing: Preprocessing
 
 
+def check_trainable(name: str) -> None:
+    """Refuse a data set without training images.
+
+    Raises:
+        InputError: It has none.
+    """
+    if "train" not in available_splits(name):
+        raise InputError(
+            f"{name} has no training images.", hint="They belong into its folder 'train', one folder a class."
+        )
+
+
 def open_splits(inputs: Inputs, name: str) -> tuple[ImageDataset, ImageDataset | None]:
     """The training images of a data set and, if it has any, its test images (``test``, else ``val``).
 
@@ -51,11 +63,8 @@ def open_splits(inputs: Inputs, name: str) -> tuple[ImageDataset, ImageDataset |
     if inputs.split is not None:
         raise InputError("--split has no effect here: training images are trained on, test images measured.")
     folder = inputs.data_dir or default_data_dir()
+    check_trainable(name)
     splits = available_splits(name)
-    if "train" not in splits:
-        raise InputError(
-            f"{name} has no training images.", hint="They belong into its folder 'train', one folder a class."
-        )
     train = open_dataset(name, "train", folder, allow_download=inputs.allow_download)
     others = [split for split in splits if split != "train"]
     test = open_dataset(name, others[0], folder, allow_download=inputs.allow_download) if others else None

@@ -20,13 +20,20 @@ from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.head import evaluating
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import note
+from decompose_cli.training.config import RunConfig, shown_command
 from decompose_cli.training.data import divide, labels_by_name, open_splits
 from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, default_recipe, resolve
-from decompose_cli.training.session import Job, shown_command
+from decompose_cli.training.session import Job
 from decompose_cli.training.settings import Settings
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
+
+
+class TrainConfig(RunConfig):
+    """``model_options``: what was chosen of the network's options, other than the defaults."""
+
+    model_options: dict[str, str] | None
 
 
 @dataclass(frozen=True)
@@ -167,8 +174,7 @@ def make_job(config: Mapping[str, Any], found: Learner, settings: Settings) -> J
         num_classes=len(found.class_names),
         class_names=list(found.class_names),
         dataset=config["dataset"],
-        mean=list(found.preprocessing.mean),
-        std=list(found.preprocessing.std),
+        **found.preprocessing.described(),
         model_options=config["model_options"],
         command=shown_command(config, settings.seed),
     )

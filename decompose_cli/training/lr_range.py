@@ -108,15 +108,15 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
     """
     if len(rates) != len(losses):
         raise ValueError(f"{len(rates)} rates and {len(losses)} losses")
-    if len(losses) < FEWEST:
-        raise InputError(f"{len(losses)} losses are too few to suggest a learning rate; {FEWEST} are needed.")
     end = _divergence(losses, factor=4)
+    if end is None and len(losses) < FEWEST:
+        raise InputError(f"{len(losses)} losses are too few to suggest a learning rate; {FEWEST} are needed.")
     losses = losses if end is None else losses[:end]
     if len(losses) < FEWEST:
         raise DecomposeError(
             f"The loss diverged after {len(losses)} steps, at a learning rate of {rates[len(losses)]:.2g}, too "
             "soon to suggest one.",
-            hint="Begin the range at a lower rate.",
+            hint="Begin the range at a lower rate (--lowest), or take more steps (--steps).",
         )
     beta = max(0.5, 1 - (1 - BETA) * 100 / len(losses))
     # A twentieth of the losses is dropped, as the first steps from random weights fall at any rate, and one more passes

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from decompose_cli.errors import DecomposeError, InputError
-from decompose_cli.files import check_folder_writable, read_json, write_error, write_text, write_with
+from decompose_cli.files import check_folder_writable, write_error, write_text, write_with
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata
 from decompose_cli.results import readable_json
 
@@ -78,22 +78,31 @@ class RunFolder:
                 (self.path / _LOCK).unlink(missing_ok=True)
                 self.path.rmdir()  # only if nothing was written
 
-    def begin(self, config: Mapping[str, Any], *, overwrite: bool) -> None:
-        """Write the configuration of a new run.
+    def check_free(self) -> None:
+        """Refuse a folder that holds a run.
 
         Raises:
             InputError: There is a run already.
-            DecomposeError: The folder cannot be written.
         """
-        present = [path for path in (self.config, self.last, self.best, self.result, self.log) if path.exists()]
-        if present and not overwrite:
+        if self._holds_a_run:
             raise InputError(
                 f"{self.path} holds a run already.",
                 hint=f"Go on with --resume {self.path}, choose another --output, or add --overwrite to start anew.",
             )
-        if present:
+
+    def begin(self, config: Mapping[str, Any]) -> None:
+        """Write the configuration of a new run, in place of whatever run is there.
+
+        Raises:
+            DecomposeError: The folder cannot be written.
+        """
+        if self._holds_a_run:
             self._clear()
         write_text(self.config, readable_json(config) + "\n")
+
+    @property
+    def _holds_a_run(self) -> bool:
+        return any(path.exists() for path in (self.config, self.last, self.best, self.result, self.log))
 
     def _clear(self) -> None:
         """Remove what a run writes, here and in the folders of its seeds, and nothing else."""
@@ -105,26 +114,6 @@ class RunFolder:
             for path in (folder.tensorboard, folder.path) if folder is not self else (folder.tensorboard,):
                 with suppress(OSError):  # the user has put something there
                     path.rmdir()
-
-    def read_config(self) -> dict[str, Any]:
-        """The configuration of the run that is there.
-
-        Raises:
-            InputError: There is none, or it cannot be read.
-        """
-        config = read_json(self.config, "The configuration of the run")
-        kinds: dict[str, type] = {
-            "command": str,
-            "model": str,
-            "dataset": str,
-            "recipe": str,
-            "settings": dict,
-            "overrides": dict,
-        }
-        kinds |= {"runs": int, "final_test": bool, "export": list}
-        if not isinstance(config, dict) or any(not isinstance(config.get(n), kind) for n, kind in kinds.items()):
-            raise InputError(f"{self.config} is not the configuration of a run.")
-        return config
 
 
 def find_run(path: Path) -> RunFolder:

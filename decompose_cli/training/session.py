@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -13,26 +11,28 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lightning_fabric import Fabric
-from pydantic import BaseModel
+from pydantic import ValidationError
 from torch import nn
 
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.decomposition.inputs import Inputs
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, first_line
 from decompose_cli.files import check_folder_writable, cores, read_json, write_error
 from decompose_cli.models.checkpoint import Metadata
+from decompose_cli.models.classifier import find_entry
 from decompose_cli.progress import growing_table, note
+from decompose_cli.training.config import FROM_INPUTS, RunConfig, read_config
 from decompose_cli.training.data import TrainingData
 from decompose_cli.training.devices import Machines, on_first, start
 from decompose_cli.training.export import Kind, check_export, export_network
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.records import EpochRecord, Score
+from decompose_cli.training.outcome import Measured, RunResults
 from decompose_cli.training.run_folder import RunFolder, changed, find_run, read_state
 from decompose_cli.training.settings import Settings, make_settings
 from decompose_cli.training.table import COLUMNS
 
+Results = TypeVar("Results", bound=RunResults)
 EXPORT_SUFFIX = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".torchscript.pt"}
-_FROM_INPUTS = ("model", "weights", "head", "dataset", "mean", "std", "input_size", "resize", "crop", "interpolation")
 
 
 @dataclass(frozen=True)
@@ -85,45 +85,7 @@ class Job:
     frozen: Sequence[nn.Module] = ()
 
 
-Results = TypeVar("Results", bound="RunResults")
-
-
-class Measured(BaseModel):
-    """The network after an epoch: what the images say that it was chosen on, and those that it never saw."""
-
-    epoch: int
-    val: Score | None
-    test: Score | None
-
-
-class RunResults(BaseModel):
-    """``best``: after the epoch with most held-out images correct; null where none are held out.
-
-    ``checkpoints``: files, by ``last``, ``best`` and the formats that were exported. ``export_errors``: largest
-    relative difference of logits between the exported program and the network.
-    """
-
-    seed: int
-    epochs: list[EpochRecord]
-    last: Measured
-    best: Measured | None
-    checkpoints: dict[str, str]
-    export_errors: dict[str, float] = {}
-
-
-class Spread(BaseModel):
-    """Of one number over several runs; ``std`` is the sample standard deviation."""
-
-    what: str
-    values: list[float]
-    median: float
-    min: float
-    max: float
-    mean: float
-    std: float
-
-
-@dataclass(frozen=True)
+@dataclass
 class Session:
     """A run that has been opened.
 
@@ -133,6 +95,8 @@ class Session:
         inputs: What was asked for, or was when the run was begun.
         config: Everything that decides what is trained.
         settings: The part of it that says how.
+        request: What was asked for.
+        is_begun: Whether the folder holds this run; until then it holds what it held before.
     """
 
     fabric: Fabric
@@ -141,6 +105,17 @@ class Session:
     config: Mapping[str, Any]
     settings: Settings
     request: Request
+    is_begun: bool
+
+    def begin(self) -> None:
+        """Everything has been checked: from here on the folder is this run's.
+
+        Raises:
+            DecomposeError: It cannot be written.
+        """
+        if not self.is_begun:
+            on_first(self.fabric, lambda: self.folder.begin(self.config))
+            self.is_begun = True
 
     @property
     def workers(self) -> int:
@@ -150,14 +125,18 @@ class Session:
 
 @contextmanager
 def opened(
-    command: str, request: Request, configure: Callable[[Inputs], tuple[Inputs, Settings, Mapping[str, Any]]]
+    command: str,
+    request: Request,
+    configure: Callable[[Inputs], tuple[Inputs, Settings, Mapping[str, Any]]],
+    kind: type[RunConfig],
 ) -> Iterator[Session]:
-    """Settle the configuration, start the processes and claim the folder.
+    """Settle the configuration, start the processes and lock the folder; :meth:`Session.begin` is what changes it.
 
     Args:
         command: Its name.
         request: What was asked for.
         configure: Makes of the inputs of a new run: complete inputs, settings, further choices.
+        kind: What the configuration of this command holds.
 
     Raises:
         InputError: Something cannot be used, or is not as it was when the run began; nothing has been changed.
@@ -166,28 +145,30 @@ def opened(
         raise InputError(f"--checkpoint-every {request.checkpoint_every} is not at least 1.")
     if request.runs is not None and request.runs < 1:
         raise InputError(f"--runs {request.runs} is not at least 1.")
-    for kind in request.export:
-        check_export(kind)
+    for wanted in request.export:
+        check_export(wanted)
     folder: RunFolder | None
     if request.resume is not None:
         if request.folder is not None:
             raise InputError("--output and --resume both name a run folder; a resumed run stays where it is.")
         folder = find_run(request.resume)
-        config = folder.read_config()
-        inputs = _resumed(command, request, config)
+        _check_command(command, request.resume, read_config(folder.config)["command"])
+        config = read_config(folder.config, kind)
+        inputs = _resumed(request, config)
         settings = make_settings(config["settings"])
     else:
         folder = None
         inputs, settings, choices = configure(request.inputs)
         config = {
             "command": command,
-            **{name: getattr(inputs, name) for name in _FROM_INPUTS},
+            **{name: getattr(inputs, name) for name in FROM_INPUTS},
             **choices,
             "overrides": dict(request.overrides),
             "runs": request.runs or 1,
             "final_test": request.final_test,
             "export": list(request.export),
             "settings": settings.model_dump(mode="json"),
+            "data_dir": None if inputs.data_dir is None else str(inputs.data_dir),
         }
     fabric = start(inputs.device, request.machines, settings.precision)
     with ExitStack() as stack:
@@ -195,12 +176,13 @@ def opened(
         def claim() -> Path:
             claimed = folder or RunFolder(_new_folder(request, inputs))
             stack.enter_context(claimed.locked())
-            if folder is None:
-                claimed.begin(config, overwrite=request.overwrite)
+            if folder is None and not request.overwrite:
+                claimed.check_free()
             return claimed.path
 
         # The first process settles the name, which may hold the time.
-        yield Session(fabric, RunFolder(on_first(fabric, claim)), inputs, config, settings, request)
+        claimed = RunFolder(on_first(fabric, claim))
+        yield Session(fabric, claimed, inputs, config, settings, request, is_begun=folder is not None)
 
 
 def _new_folder(request: Request, inputs: Inputs) -> Path:
@@ -220,27 +202,35 @@ def _new_folder(request: Request, inputs: Inputs) -> Path:
     raise AssertionError("there is always another name")
 
 
-def _resumed(command: str, request: Request, config: Mapping[str, Any]) -> Inputs:
-    if config["command"] != command:
+def _check_command(command: str, resumed: Path, of_run: str) -> None:
+    if of_run != command:
         raise InputError(
-            f"{request.resume} is a run of '{config['command']}', not of '{command}'.",
-            hint=f"Go on with: decompose {config['command']} --resume {request.resume}",
+            f"{resumed} is a run of '{of_run}', not of '{command}'.",
+            hint=f"Go on with: decompose {of_run} --resume {resumed}",
         )
+
+
+def _resumed(request: Request, config: Mapping[str, Any]) -> Inputs:
     plain = Inputs()
     given = {
         name: value
-        for name in _FROM_INPUTS
+        for name in FROM_INPUTS
         if (value := getattr(request.inputs, name)) is not None and value != getattr(plain, name)
     }
-    given |= {**request.choices, **request.overrides}
+    # As settings, so that the same value written in another way is the same.
+    settings = make_settings({**config["settings"], **request.overrides}).model_dump(mode="json")
+    given |= {**request.choices, **{name: settings[name] for name in request.overrides}}
     given |= {} if request.runs is None else {"runs": request.runs}
-    differences = changed({**config, **config["settings"]}, given)
+    defaults = {name: values[0] for name, values in find_entry(config["model"]).options.items()}
+    before = {**config, **config["settings"], **defaults, **(config.get("model_options") or {})}
+    differences = changed(before, given)
     if differences:
         raise InputError(
             f"The run in {request.resume} was begun otherwise: {'; '.join(differences)}.",
             hint="Leave these options out to go on with it, or start a new run with --output.",
         )
-    return dataclasses.replace(request.inputs, **{name: config[name] for name in _FROM_INPUTS})
+    data_dir = request.inputs.data_dir or (Path(config["data_dir"]) if config.get("data_dir") else None)
+    return dataclasses.replace(request.inputs, data_dir=data_dir, **{name: config[name] for name in FROM_INPUTS})
 
 
 def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job) -> tuple[RunResults, nn.Module]:
@@ -277,8 +267,15 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
         checkpoint_every=session.request.checkpoint_every,
         frozen=job.frozen,
     )
+    session.begin()
     if folder.last.is_file():
-        trainer.load(read_state(folder.last))
+        try:
+            trainer.load(read_state(folder.last))
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise InputError(
+                f"{folder.last} is damaged, or belongs to another run: {first_line(error)}.",
+                hint="Start a new run with --output.",
+            ) from error
         note(f"Going on after {trainer.state.global_step:,} of {trainer.total_steps:,} steps.")
     with growing_table(COLUMNS) as table:
         state = trainer.run(table)
@@ -326,13 +323,23 @@ def repeated(
         settings = session.settings.model_copy(update={"seed": session.settings.seed + number})
         folder = RunFolder(session.folder.path / f"seed-{settings.seed}")
         note(f"Run {number + 1} of {runs}, seed {settings.seed}: {folder.path}")
-        if folder.is_finished:
-            results = kind.model_validate(read_json(folder.result, "The result")["results"])
+        if session.is_begun and folder.is_finished:
+            results = _read_results(folder.result, kind)
         else:
             results = train(folder, settings)
             on_first(session.fabric, partial(write, folder.result, results))
         found.append(results)
     return found
+
+
+def _read_results(path: Path, kind: type[Results]) -> Results:
+    content = read_json(path, "The result")
+    try:
+        return kind.model_validate(content["results"])
+    except (ValidationError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not the result of a run.", hint="Remove it to train with this seed again."
+        ) from error
 
 
 def check_same(session: Session, **now: str) -> None:
@@ -349,16 +356,6 @@ def check_same(session: Session, **now: str) -> None:
             )
 
 
-def shown_command(config: Mapping[str, Any], seed: int) -> str:
-    """The command that trains such a network, wherever it is run: part of what a checkpoint says of itself."""
-    words = ["decompose", config["command"], config["model"], "--dataset", config["dataset"]]
-    words += ["--recipe", config["recipe"], "--seed", str(seed)]
-    for name, value in config["overrides"].items():
-        if name != "seed":
-            words += ["--set", f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"]
-    return shlex.join(words)
-
-
 def _exports(session: Session) -> Sequence[Kind]:
     return session.request.export or session.config["export"]
 
@@ -370,16 +367,3 @@ def _export(session: Session, folder: RunFolder, module: nn.Module, job: Job, re
         results.checkpoints[kind] = str(path)
         if difference is not None:
             results.export_errors[kind] = difference
-
-
-def spread(what: str, values: Sequence[float]) -> Spread:
-    """Median, range, mean and standard deviation of at least two numbers."""
-    return Spread(
-        what=what,
-        values=list(values),
-        median=statistics.median(values),
-        min=min(values),
-        max=max(values),
-        mean=statistics.fmean(values),
-        std=statistics.stdev(values),
-    )

@@ -17,6 +17,10 @@ _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=1, le=10**9)]
 
+_ONLY_SET = {"nesterov", "gamma", "warmup_epochs", "warmup_lr", "rise", "start_divisor", "end_divisor", "anneal"}
+_ONLY_SET |= {"cycle_momentum", "padding", "padding_mode", "flip", "mix_beta", "drop_last"}
+"""Settings without a command-line option of their own."""
+
 
 class Settings(BaseModel):
     """Hyper-parameters of one training run.
@@ -128,7 +132,7 @@ class Settings(BaseModel):
         steps = images // self.images_per_step if self.drop_last else math.ceil(images / self.images_per_step)
         if steps == 0:
             raise InputError(
-                f"--batch-size {self.batch_size} with --drop-last leaves none of the {images:,} training images."
+                f"--batch-size {self.batch_size} with drop_last leaves none of the {images:,} training images."
             )
         return steps
 
@@ -185,7 +189,8 @@ def _sentence(error: ValidationError) -> str:
     name = str(first["loc"][0])
     if first["type"] == "extra_forbidden":
         return f"There is no setting {name!r}; known are {', '.join(Settings.model_fields)}."
-    return f"--{name.replace('_', '-')} {first['input']!s}: {reason}."
+    reason = "a value is missing" if first["type"] == "missing" else reason
+    return f"{'' if name in _ONLY_SET else '--'}{name.replace('_', '-')} {first['input']!s}: {reason}."
 
 
 def parse_settings(texts: list[str]) -> dict[str, Any]:

@@ -22,9 +22,11 @@ from decompose_cli.engines.validate import validate
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.results import ResultDocument
-from decompose_cli.training import data, session
+from decompose_cli.training import data
+from decompose_cli.training.config import FROM_INPUTS, shown_command
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.session import Request, RunResults, shown_command, spread
+from decompose_cli.training.outcome import RunResults, spread
+from decompose_cli.training.session import Request
 
 CLASSES = ["a", "b", "c"]
 SEEN = Inputs(model="resnet8", input_size="8", workers=0, device="cpu")
@@ -159,7 +161,7 @@ def test_a_checkpoint_says_what_it_is(images: str) -> None:
     assert metadata.dataset == images
     assert metadata.mean is not None
     assert metadata.command is not None
-    assert metadata.command.startswith(f"decompose train resnet8 --dataset {images} --recipe cifar-resnet --seed 0")
+    assert metadata.command.startswith(f"decompose train resnet8 --dataset {images} --input-size 8 --recipe")
     assert "--set lr=0.05" in metadata.command
 
 
@@ -551,7 +553,7 @@ def test_the_shown_command_quotes_what_a_shell_would_take_apart() -> None:
         "model_options": None,
         "overrides": {"milestones": [1, 2], "lr": 0.5, "seed": 9},
     }
-    config |= {name: None for name in session._FROM_INPUTS if name not in config}
+    config |= {name: None for name in FROM_INPUTS if name not in config}
     assert shown_command(config, 3) == (
         "decompose train resnet8 --dataset 'folder:my images' --recipe he2015 --seed 3"
         " --set milestones=1,2 --set lr=0.5"

@@ -15,6 +15,7 @@ import torch
 
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.models.checkpoint import Metadata, read_checkpoint
+from decompose_cli.training.config import read_config
 from decompose_cli.training.run_folder import RunFolder, changed, find_run, read_state, write_state
 
 METADATA = Metadata(model="resnet8", num_classes=2)
@@ -28,6 +29,8 @@ CONFIG = {
     "runs": 1,
     "final_test": False,
     "export": [],
+    "training_images": "0" * 64,
+    **dict.fromkeys(("weights", "head", "mean", "std", "input_size", "resize", "crop", "interpolation", "data_dir")),
 }
 
 
@@ -38,7 +41,8 @@ def saved(path: Path, step: int = 1) -> None:
 @pytest.fixture
 def begun() -> RunFolder:
     folder = RunFolder(Path("run"))
-    folder.begin(CONFIG, overwrite=False)
+    folder.check_free()
+    folder.begin(CONFIG)
     saved(folder.last, 2)
     return folder
 
@@ -114,7 +118,7 @@ def test_a_run_that_is_there_is_not_replaced_unasked(name: str) -> None:
     Path("run").mkdir()
     (Path("run") / name).write_text("x")
     with pytest.raises(InputError, match="run holds a run already") as caught:
-        RunFolder(Path("run")).begin(CONFIG, overwrite=False)
+        RunFolder(Path("run")).check_free()
     hint = caught.value.hint or ""
     assert all(word in hint for word in ("--resume run", "--output", "--overwrite"))
     assert (Path("run") / name).read_text() == "x"
@@ -132,8 +136,8 @@ def test_overwriting_leaves_nothing_of_the_old_run_and_all_that_is_the_users(beg
     for name in (*old, "notes.txt"):
         (begun.path / name).parent.mkdir(exist_ok=True)
         (begun.path / name).write_text("old")
-    begun.begin({**CONFIG, "new": 1}, overwrite=True)
-    assert begun.read_config()["new"] == 1
+    begun.begin({**CONFIG, "new": 1})
+    assert read_config(begun.config)["new"] == 1
     assert (begun.path / "notes.txt").read_text() == "old"
     assert not begun.last.exists()
     assert [name for name in old if (begun.path / name).exists()] == []
@@ -156,7 +160,7 @@ def test_a_damaged_configuration_is_refused(text: str, fragment: str) -> None:
     Path("run").mkdir()
     Path("run/config.json").write_text(text)
     with pytest.raises(InputError, match=fragment):
-        RunFolder(Path("run")).read_config()
+        read_config(RunFolder(Path("run")).config)
 
 
 # ----------------------------------------------------------------------------------------------------------- find_run

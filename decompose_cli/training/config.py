@@ -1,0 +1,88 @@
+"""The configuration of a run: everything that decides what is trained, as it is kept in the run folder."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from decompose_cli.errors import InputError
+from decompose_cli.files import read_json
+from decompose_cli.training.export import Kind
+
+FROM_INPUTS = ("model", "weights", "head", "dataset", "mean", "std", "input_size", "resize", "crop", "interpolation")
+_SHOWN = tuple(name for name in FROM_INPUTS if name != "model")
+
+
+class RunConfig(BaseModel):
+    """What every run is made of; commands add what only they know.
+
+    Attributes:
+        command: Its name.
+        model: And the further fields up to ``data_dir``: as of :class:`decompose_cli.decomposition.inputs.Inputs`.
+        recipe: Preset of the settings.
+        overrides: Settings that were given, by name.
+        runs: Seeds, one after the other.
+        final_test: Whether the test images are measured in the end where images are held out.
+        export: Formats that the network is written in.
+        settings: As of :class:`decompose_cli.training.settings.Settings`.
+        training_images: Their fingerprint.
+    """
+
+    model_config = ConfigDict(extra="allow", strict=True)
+
+    command: str
+    model: str
+    weights: str | None
+    head: str | None
+    dataset: str
+    mean: str | None
+    std: str | None
+    input_size: str | None
+    resize: str | None
+    crop: str | None
+    interpolation: str | None
+    data_dir: str | None
+    recipe: str
+    overrides: dict[str, Any]
+    runs: Annotated[int, Field(ge=1)]
+    final_test: bool
+    export: list[Kind]
+    settings: dict[str, Any]
+    training_images: str
+
+
+def read_config(path: Path, kind: type[RunConfig] = RunConfig) -> dict[str, Any]:
+    """The configuration of a run.
+
+    Raises:
+        InputError: There is none, it cannot be read, or a field is missing or of the wrong kind.
+    """
+    content = read_json(path, "The configuration of the run")
+    try:
+        return kind.model_validate(content).model_dump()
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        reason = f"{where}: {first['msg']}" if where else str(first["msg"])
+        raise InputError(f"{path} is not the configuration of a run ({reason}).") from error
+
+
+def shown_command(config: Mapping[str, Any], seed: int) -> str:
+    """The command that trains such a network, wherever it is run: part of what a checkpoint says of itself."""
+    named = {name: config[name] for name in _SHOWN if config[name] is not None}
+    if config["command"] == "train":
+        named |= {"recipe": config["recipe"], **(config["model_options"] or {})}
+    else:
+        named |= {"indices": config["indices_source"], **(config["ranking"] or {}), "only": config["only"]}
+    words = ["decompose", config["command"], config["model"]]
+    for name, value in {**named, "seed": seed}.items():
+        if value is not None:
+            words += [f"--{name.replace('_', '-')}", str(value)]
+    for name, value in config["overrides"].items():
+        if name != "seed":
+            words += ["--set", f"{name}={','.join(map(str, value)) if isinstance(value, list | tuple) else value}"]
+    return shlex.join(words)

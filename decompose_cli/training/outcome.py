@@ -1,0 +1,58 @@
+"""What comes of a run, and of several with different seeds."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+
+from pydantic import BaseModel
+
+from decompose_cli.training.records import EpochRecord, Score
+
+
+class Measured(BaseModel):
+    """The network after an epoch: what the images say that it was chosen on, and those that it never saw."""
+
+    epoch: int
+    val: Score | None
+    test: Score | None
+
+
+class RunResults(BaseModel):
+    """``best``: after the epoch with most held-out images correct; null where none are held out.
+
+    ``checkpoints``: files, by ``last``, ``best`` and the formats that were exported. ``export_errors``: largest
+    relative difference of logits between the exported program and the network.
+    """
+
+    seed: int
+    epochs: list[EpochRecord]
+    last: Measured
+    best: Measured | None
+    checkpoints: dict[str, str]
+    export_errors: dict[str, float] = {}
+
+
+class Spread(BaseModel):
+    """Of one number over several runs; ``std`` is the sample standard deviation."""
+
+    what: str
+    values: list[float]
+    median: float
+    min: float
+    max: float
+    mean: float
+    std: float
+
+
+def spread(what: str, values: Sequence[float]) -> Spread:
+    """Median, range, mean and standard deviation of at least two numbers."""
+    return Spread(
+        what=what,
+        values=list(values),
+        median=statistics.median(values),
+        min=min(values),
+        max=max(values),
+        mean=statistics.fmean(values),
+        std=statistics.stdev(values),
+    )
