@@ -9,7 +9,7 @@ demo: .venv/.installed
 	$(BIN)/decompose demo
 
 test: .venv/.installed-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto
 
 slow: .venv/.installed-dev
 	$(BIN)/python -m pytest -m slow

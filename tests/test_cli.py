@@ -28,6 +28,13 @@ from decompose_cli.models.registry import registered_models
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 RUNNING = ["validate", "extract-indices", "demo"]  # those that run a network
 LISTING = {"models": [], "layers": ["resnet20"], "datasets": [], "cache": []}
+# What keeps training short.
+ARGUMENTS = {
+    **LISTING,
+    "train": ["resnet8", "--dataset", "digits", "--iterations", "1"],
+    "finetune": ["--iterations", "1"],
+    "lr-find": ["resnet8", "--dataset", "digits", "--steps", "40", "--lowest", "1e-3", "--set", "batch_size=32"],
+}
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "safetensors", "matplotlib")
 DOCUMENT_FIELDS = {
     "schema_version",
@@ -239,7 +246,7 @@ def test_cache_lists_and_clears(tmp_path: Path) -> None:
 @pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_json_is_alone_on_stdout_and_writes_nothing(command: str) -> None:
-    result = run(command, *LISTING.get(command, []), "--json")
+    result = run(command, *ARGUMENTS.get(command, []), "--json")
     json.loads(result.stdout)
     if command not in ("demo", "finetune", "train"):  # their point is the files
         assert not files_below(Path.cwd())
@@ -249,7 +256,7 @@ def test_json_is_alone_on_stdout_and_writes_nothing(command: str) -> None:
 @pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("command", COMMANDS)
 def test_quiet_leaves_nothing_but_the_json(command: str) -> None:
-    result = run(command, *LISTING.get(command, []), "--json", "--quiet")
+    result = run(command, *ARGUMENTS.get(command, []), "--json", "--quiet")
     assert result.stderr == ""
     json.loads(result.stdout)
 
@@ -687,8 +694,8 @@ def test_output_to_a_file_has_no_escape_codes(command: str, monkeypatch: pytest.
     for variable in ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE"):
         monkeypatch.delenv(variable, raising=False)
     monkeypatch.setenv("TERM", "xterm-256color")
-    assert "\x1b" not in run(command, *LISTING.get(command, [])).output
-    assert "\x1b" not in run(command, *LISTING.get(command, []), "--json").output
+    assert "\x1b" not in run(command, *ARGUMENTS.get(command, [])).output
+    assert "\x1b" not in run(command, *ARGUMENTS.get(command, []), "--json").output
 
 
 def test_error_to_a_file_has_no_escape_codes(monkeypatch: pytest.MonkeyPatch) -> None:
