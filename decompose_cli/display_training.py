@@ -96,7 +96,7 @@ def _show_spread(terminal: Terminal, summary: Sequence[Spread]) -> None:
 def _show_files(terminal: Terminal, runs: Sequence[RunResults]) -> None:
     for run in runs:
         names = ", ".join(path.rsplit("/", 1)[-1] for path in run.checkpoints.values())
-        terminal.print(f"Written to {Path(run.checkpoints['last']).parent}: {names}, log.csv, result.json")
+        terminal.print(f"Written to {Path(run.checkpoints['last']).parent}: {names}, log.csv, curve.png, result.json")
         for kind, difference in run.export_errors.items():
             terminal.print(f"The {kind} file agrees with the network to {difference:.1e}")
     last = runs[-1].checkpoints

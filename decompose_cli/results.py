@@ -34,12 +34,13 @@ class WeightsInfo(_Strict):
 
 
 class ModelInfo(_Strict):
-    """The network that was used."""
+    """The network that was used; ``options``: what was chosen about it, other than the defaults."""
 
     name: str
     num_classes: int
     num_features: int
     head: str
+    options: dict[str, str] = {}
     weights: WeightsInfo
 
 

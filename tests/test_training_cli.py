@@ -107,7 +107,7 @@ def test_train_shows_recipe_epochs_and_result() -> None:
             f"{found['val']['top1']:.2f}",
             f"{found['val']['loss']:.4f}",
         ]
-    assert "Written to run: last.pt, best.pt, log.csv, result.json" in said
+    assert "Written to run: last.pt, best.pt, log.csv, curve.png, result.json" in said
     assert "\x1b" not in said
 
 

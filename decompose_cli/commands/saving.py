@@ -17,10 +17,14 @@ if TYPE_CHECKING:
 
 def model_and_dataset(inputs: Inputs) -> tuple[str, str]:
     """For the name of a result file."""
-    from decompose_cli.models.registry import DEFAULT_MODEL, registered_models
+    from decompose_cli.errors import InputError
+    from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 
     model = inputs.model or (Path(inputs.weights).stem if inputs.weights else DEFAULT_MODEL)
-    usual = {entry.name: entry.dataset for entry in registered_models()}.get(model)
+    try:
+        usual = get_entry(model).dataset
+    except InputError:  # a network of the user's, or a file
+        usual = None
     return model, inputs.dataset or usual or "default"
 
 

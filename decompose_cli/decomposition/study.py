@@ -269,6 +269,7 @@ class Study:
             num_classes=head.num_classes,
             num_features=head.num_features,
             head=head.name,
+            options=dict(classifier.entry.chosen),
             weights=weights,
         )
 

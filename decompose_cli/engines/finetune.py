@@ -20,10 +20,12 @@ from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.ranking import DEFAULT_K, Method, Order, check_k, check_order, select
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError, first_line
+from decompose_cli.files import write_files
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import trace_layers
 from decompose_cli.progress import note
+from decompose_cli.reporting.training_plots import training_curves
 from decompose_cli.results import ResultDocument, Stopwatch
 from decompose_cli.training.config import RunConfig, shown_command
 from decompose_cli.training.data import check_trainable, divide
@@ -31,7 +33,7 @@ from decompose_cli.training.devices import on_first
 from decompose_cli.training.evaluate import LabelledImages, evaluate, score_of
 from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
-from decompose_cli.training.records import Score
+from decompose_cli.training.records import Score, curves
 from decompose_cli.training.run_folder import RunFolder, read_state
 from decompose_cli.training.session import Job, Request, Session, check_same, opened, repeated, train_job
 from decompose_cli.training.settings import Settings
@@ -287,6 +289,8 @@ def _run(session: Session, found: _Opened, folder: RunFolder, settings: Settings
         note(f"Full head: {found.original.correct:,} of {found.original.total:,} {split} images correct.")
     note(f"Decomposed, before fine-tuning: {before.correct:,} of {before.total:,}.")
     results, network = train_job(session, folder, settings, Job(module, metadata, data, frozen))
+    title = f"{entry.name} on {train.dataset.name}, decomposed, seed {settings.seed}"
+    on_first(session.fabric, lambda: write_files({folder.curve: training_curves(title, **curves(results.epochs))}))
     if results.best is not None:
         network = copy.deepcopy(network)
         network.load_state_dict(read_state(folder.best)["state_dict"])

@@ -11,8 +11,9 @@ from pydantic import BaseModel
 
 from decompose_cli.decomposition.study import Inputs
 from decompose_cli.errors import DecomposeError
-from decompose_cli.files import sha256_of
+from decompose_cli.files import sha256_of, write_files
 from decompose_cli.models.head import find_head
+from decompose_cli.reporting.training_plots import training_curves
 from decompose_cli.results import (
     DatasetInfo,
     ModelInfo,
@@ -32,6 +33,7 @@ from decompose_cli.training.learner import (
     open_learner,
 )
 from decompose_cli.training.outcome import RunResults, Spread, spread
+from decompose_cli.training.records import curves
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.session import Request, Session, check_same, opened, repeated, train_job
 from decompose_cli.training.settings import Settings
@@ -78,7 +80,12 @@ def train(
         announce(config, found, session.settings)
 
         def run(folder: RunFolder, settings: Settings) -> RunResults:
-            return train_job(session, folder, settings, make_job(config, found, settings))[0]
+            results, _ = train_job(session, folder, settings, make_job(config, found, settings))
+            title = f"{found.classifier.name} on {found.train.name}, seed {settings.seed}"
+            on_first(
+                session.fabric, lambda: write_files({folder.curve: training_curves(title, **curves(results.epochs))})
+            )
+            return results
 
         def document(results: Any) -> ResultDocument[Any]:
             return _document(session, found, results, watch)
@@ -121,6 +128,7 @@ def _document(session: Session, found: Learner, results: Any, watch: Stopwatch) 
             num_classes=len(found.class_names),
             num_features=num_features,
             head=name,
+            options=dict(found.classifier.entry.chosen),
             weights=WeightsInfo(source=source, sha256=sha256_of(Path(source))),
         ),
         dataset=DatasetInfo(

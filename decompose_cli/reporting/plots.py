@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from io import BytesIO
 from typing import TYPE_CHECKING
+
+from decompose_cli.reporting.look import look, new_figure, plain, png
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
-
-# Told apart with any colour vision: hues of Okabe & Ito (2008), and a marker for each.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-_MARKERS = "os^Dv<>"
 
 
 @dataclass(frozen=True)
@@ -38,17 +34,14 @@ def accuracy_curves(title: str, curves: Mapping[str, Curve], full_top1: float) -
     Returns:
         A PNG file.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    figure = Figure(figsize=(8, 5), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5)
     axes = figure.add_subplot()
     handles: list[Artist] = []
     alpha = 0.12 if sum(curve.is_line for curve in curves.values()) <= 2 else 0.06  # many bands are a grey mass
     for number, curve in enumerate(curves.values()):
-        colour, marker = _COLOURS[number % len(_COLOURS)], _MARKERS[number % len(_MARKERS)]
+        colour, marker = look(number).values()
         if curve.is_line:
             handles += axes.plot(curve.ks, curve.top1, color=colour, marker=marker, markersize=3, linewidth=1.5)
             axes.fill_between(curve.ks, curve.low, curve.high, color=colour, alpha=alpha, linewidth=0)
@@ -64,18 +57,9 @@ def accuracy_curves(title: str, curves: Mapping[str, Curve], full_top1: float) -
     handles.append(axes.axhline(full_top1, color="0.35", linestyle="--", linewidth=1))
     axes.set_xlabel("features per class (k)")
     axes.set_ylabel("top-1 accuracy (%), with 95% interval")
-    axes.set_title(_plain(title))
+    axes.set_title(plain(title))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, alpha=0.25)
     # Handles and texts side by side: labels of the curves themselves would be left out where they begin with "_".
-    axes.legend(handles, [_plain(name) for name in (*curves, "full head")], frameon=False)
-    target = BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks are drawn as boxes
-        figure.savefig(target, format="png")
-    return target.getvalue()
-
-
-def _plain(text: str) -> str:
-    """Without mathematics."""
-    return text.replace("$", r"\$")
+    axes.legend(handles, [plain(name) for name in (*curves, "full head")], frameon=False)
+    return png(figure)

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Mapping, Sequence
-from io import BytesIO
 from typing import TYPE_CHECKING
+
+from decompose_cli.reporting.look import GREY, MARKED, look, new_figure, plain, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# Told apart with any colour vision: hues of Okabe & Ito (2008), and a marker for each.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-_MARKERS = "os^Dv<>"
-_SUGGESTED = "#D55E00"
-_GREY = "0.45"
 _MOST_MARKED = 30  # more markers than that hide the line they are on
 
 
@@ -37,22 +31,22 @@ def lr_curve(
     Returns:
         A PNG file.
     """
-    figure = _figure(5)
+    figure = new_figure(5)
     axes = figure.add_subplot()
     single = [loss if math.isfinite(loss) else math.nan for loss in losses]
     average = [loss if math.isfinite(loss) else math.nan for loss in smoothed]
-    axes.plot(rates, single, color=_GREY, marker=".", markersize=5, linestyle="", alpha=0.7, label="single batches")
-    axes.plot(rates, average, color=_COLOURS[0], linewidth=2, label="their moving average, which trails")
+    axes.plot(rates, single, color=GREY, marker=".", markersize=5, linestyle="", alpha=0.7, label="single batches")
+    axes.plot(rates, average, color=look(0)["color"], linewidth=2, label="their moving average, which trails")
     _limit_to_descent(axes, single, average)
     if suggestion is not None:
-        axes.axvline(suggestion, color=_SUGGESTED, linestyle="--", linewidth=1.5, label=f"suggested: {suggestion:.2g}")
+        axes.axvline(suggestion, color=MARKED, linestyle="--", linewidth=1.5, label=f"suggested: {suggestion:.2g}")
     axes.set_xscale("log")
     axes.set_xlabel("learning rate")
     axes.set_ylabel("training loss")
-    axes.set_title(_plain(title))
+    axes.set_title(plain(title))
     axes.grid(visible=True, alpha=0.25)
     axes.legend(frameon=False)
-    return _png(figure)
+    return png(figure)
 
 
 def training_curves(
@@ -76,25 +70,23 @@ def training_curves(
     """
     from matplotlib.ticker import MaxNLocator
 
-    figure = _figure(7.5)
+    figure = new_figure(7.5)
     upper, middle, lower = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 3, 1)})
     names = list(dict.fromkeys((*losses, *top1)))
     for axes, curves in ((upper, losses), (middle, top1)):
         handles = []
         for name, values in curves.items():
-            number = names.index(name)
-            look = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
-            handles += _plot(axes, epochs, values, **look)
+            handles += _plot(axes, epochs, values, **look(names.index(name)))
         axes.grid(visible=True, alpha=0.25)
         # Handles and texts side by side: labels of the curves themselves would be left out where they begin with "_".
         if handles:
-            axes.legend(handles, [_plain(name) for name in curves], frameon=False)
-    _plot(lower, epochs, lr, color=_GREY, marker="o")
+            axes.legend(handles, [plain(name) for name in curves], frameon=False)
+    _plot(lower, epochs, lr, color=GREY, marker="o")
     positive = [rate for rate in lr if rate > 0]
     if positive and max(positive) >= 10 * min(positive):
         lower.set_yscale("log", nonpositive="mask")  # steps by tenths are all seen, and a rate of zero is left out
     lower.grid(visible=True, alpha=0.25)
-    upper.set_title(_plain(title))
+    upper.set_title(plain(title))
     upper.set_ylabel("loss")
     middle.set_ylabel("top-1 accuracy (%)")
     lower.set_ylabel("learning rate")
@@ -104,7 +96,7 @@ def training_curves(
     if len(epochs) == 1:
         lower.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     figure.align_ylabels()
-    return _png(figure)
+    return png(figure)
 
 
 def _plot(axes: Axes, epochs: Sequence[int], values: Sequence[float | None], color: str, marker: str) -> list[object]:
@@ -125,26 +117,3 @@ def _limit_to_descent(axes: Axes, losses: Sequence[float], smoothed: Sequence[fl
     low = min([low, *(loss for loss in losses if math.isfinite(loss))])
     margin = (high - low) or abs(high) or 1.0
     axes.set_ylim(low - 0.05 * margin, high + 0.35 * margin)
-
-
-def _figure(height: float) -> Figure:
-    """An empty figure of the width that all plots have, in inches."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, height), dpi=150, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _png(figure: Figure) -> bytes:
-    target = BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks are drawn as boxes
-        figure.savefig(target, format="png")
-    return target.getvalue()
-
-
-def _plain(text: str) -> str:
-    """Without mathematics."""
-    return text.replace("$", r"\$")

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import os
+import socket
+import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -53,6 +57,19 @@ class EpochRecord(BaseModel):
         return {**row, "seconds": self.seconds, "images_per_second": self.images_per_second}
 
 
+def curves(records: Sequence[EpochRecord]) -> dict[str, Any]:
+    """What :func:`decompose_cli.reporting.training_plots.training_curves` draws of a run, without the title."""
+    texts = {"train": "training images", "val": "held-out images", "test": "test images"}
+    scores = {text: [getattr(record, name) for record in records] for name, text in texts.items()}
+    measured = {text: values for text, values in scores.items() if any(score is not None for score in values)}
+    return {
+        "epochs": [record.epoch for record in records],
+        "losses": {text: [score and score.loss for score in values] for text, values in measured.items()},
+        "top1": {text: [score and score.top1 for score in values] for text, values in measured.items()},
+        "lr": [record.lr for record in records],
+    }
+
+
 def write_csv(path: Path, records: Sequence[EpochRecord]) -> None:
     """All epochs as a CSV file, whole or not at all; what an interrupted run wrote is replaced.
 
@@ -68,21 +85,47 @@ def write_csv(path: Path, records: Sequence[EpochRecord]) -> None:
 
 
 class TensorBoardLog:
-    """Scalars of each epoch, over steps, in the run folder."""
+    """Scalars of each epoch, over steps, in the run folder.
+
+    Written by TensorBoard's own record writer, but not by its event writer: that is a thread, and where its disk is
+    full it ends in a traceback and is never heard of again.
+
+    Args:
+        folder: Gets a file of its own for each time that the run goes on.
+        first_step: From which it goes on; later values of earlier files are hidden.
+
+    Raises:
+        OSError: The file cannot be written; so do the methods.
+    """
 
     def __init__(self, folder: Path, first_step: int) -> None:
-        from torch.utils.tensorboard import SummaryWriter
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.summary.writer.record_writer import RecordWriter
 
-        # What an interrupted run wrote beyond the point from which it goes on is hidden.
-        self._writer = SummaryWriter(str(folder), purge_step=first_step + 1)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / name).open("xb")
+        self._records = RecordWriter(self._file)
+        self._write(Event(file_version="brain.Event:2"))
+        self._write(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, record: EpochRecord) -> None:
         """Write one epoch."""
-        for name, value in record.flat().items():
-            if isinstance(value, float):
-                self._writer.add_scalar(name.replace("_", "/", 1), value, record.steps)
-        self._writer.flush()
+        from tensorboard.compat.proto.event_pb2 import Event
+        from tensorboard.compat.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=name.replace("_", "/", 1), simple_value=value)
+            for name, value in record.flat().items()
+            if isinstance(value, float)
+        ]
+        self._write(Event(step=record.steps, summary=Summary(value=values)))
 
     def close(self) -> None:
         """Let go of the file."""
-        self._writer.close()
+        self._file.close()
+
+    def _write(self, event: Any) -> None:
+        event.wall_time = time.time()
+        self._records.write(event.SerializeToString())
+        self._records.flush()

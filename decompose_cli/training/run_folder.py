@@ -22,6 +22,7 @@ LAST = "last.pt"
 BEST = "best.pt"
 RESULT = "result.json"
 LOG = "log.csv"
+CURVE = "curve.png"
 TENSORBOARD = "tensorboard"
 _LOCK = ".lock"
 _TRAINING = "training"
@@ -42,6 +43,7 @@ class RunFolder:
         self.best = path / BEST
         self.result = path / RESULT
         self.log = path / LOG
+        self.curve = path / CURVE
         self.tensorboard = path / TENSORBOARD
 
     @property
@@ -109,7 +111,8 @@ class RunFolder:
         for folder in (*(RunFolder(path) for path in self.path.glob("seed-*") if path.is_dir()), self):
             events = list(folder.tensorboard.glob("events.out.*"))
             exported = list(folder.path.glob("model.*"))
-            for path in (folder.config, folder.last, folder.best, folder.result, folder.log, *exported, *events):
+            own = (folder.config, folder.last, folder.best, folder.result, folder.log, folder.curve)
+            for path in (*own, *exported, *events):
                 path.unlink(missing_ok=True)
             for path in (folder.tensorboard, folder.path) if folder is not self else (folder.tensorboard,):
                 with suppress(OSError):  # the user has put something there

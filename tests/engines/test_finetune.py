@@ -164,6 +164,7 @@ def test_the_document_and_the_folder(inputs: Inputs) -> None:
     document = finetune(Request(inputs, SHORT, folder=Path("tuned")), indices=rows_of())
     assert sorted(path.name for path in Path("tuned").iterdir()) == [
         "config.json",
+        "curve.png",
         "last.pt",
         "log.csv",
         "result.json",

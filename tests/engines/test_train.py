@@ -82,7 +82,7 @@ def cut_off(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
 def test_a_run_folder_holds_all_that_the_run_was(images: str) -> None:
     document = train(request_of(images))
     names = sorted(path.name for path in Path("run").iterdir())
-    assert names == ["best.pt", "config.json", "last.pt", "log.csv", "result.json", "tensorboard"]
+    assert names == ["best.pt", "config.json", "curve.png", "last.pt", "log.csv", "result.json", "tensorboard"]
     written = json.loads(Path("run/result.json").read_text())
     assert written == json.loads(document.to_json())
     assert ResultDocument[RunResults].model_validate(written).results == document.results

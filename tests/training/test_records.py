@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import csv
+import threading
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from decompose_cli.training.records import EpochRecord, Score, TensorBoardLog, write_csv
+from decompose_cli.reporting.training_plots import training_curves
+from decompose_cli.training.records import EpochRecord, Score, TensorBoardLog, curves, write_csv
 from decompose_cli.training.table import COLUMNS, clock, epoch_cells, running_cells
 
 
@@ -37,6 +39,19 @@ def test_csv_holds_all_epochs_and_empty_cells_where_nothing_was_measured() -> No
     assert [row["test_loss"] for row in rows] == ["", "0.2", ""]
     assert [float(row["lr"]) for row in rows] == [0.1, 0.05, 0.1 / 3]
     assert [{name: str(value) for name, value in r.flat().items()} for r in records] == rows
+
+
+def test_curves_are_those_of_the_images_that_were_measured() -> None:
+    found = curves([record(1), record(2, test=True), record(3, val=False)])
+    assert (found["epochs"], found["lr"]) == ([1, 2, 3], [0.1, 0.05, 0.1 / 3])
+    assert found["losses"] == {
+        "training images": [1 / 3] * 3,
+        "held-out images": [0.25, 0.25, None],
+        "test images": [None, 0.2, None],
+    }
+    assert found["top1"]["held-out images"] == [50.0, 50.0, None]
+    assert set(curves([record(1)])["top1"]) == {"training images", "held-out images"}
+    assert training_curves("a run", **found).startswith(b"\x89PNG")
 
 
 def test_csv_of_an_interrupted_run_is_replaced_whole() -> None:
@@ -70,6 +85,20 @@ def test_tensorboard_hides_what_is_done_again_after_an_interruption() -> None:
     found = EventAccumulator("tb")
     found.Reload()
     assert [event.step for event in found.Scalars("lr")] == [10, 20]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
+def test_a_full_disk_under_tensorboard_is_an_error_of_the_one_who_writes(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = threading.active_count()
+    board = TensorBoardLog(Path("tb"), 0)
+    assert threading.active_count() == before
+    full = Path("/dev/full").open("wb")  # noqa: SIM115
+    board._records._writer = full
+    with pytest.raises(OSError, match="No space left"):
+        board.add(record())
+    monkeypatch.setattr(board, "_file", full)
+    with pytest.raises(OSError, match="No space left"):
+        full.close()
 
 
 def test_cells_are_in_the_order_of_the_columns() -> None:

@@ -96,7 +96,15 @@ def test_ten_kills_at_random_moments_change_nothing() -> None:
     finish(*arguments)
     assert_same_end(Path("whole"), Path("killed"))
     leftovers = [path.name for path in Path("killed").iterdir()]
-    assert sorted(leftovers) == ["best.pt", "config.json", "last.pt", "log.csv", "result.json", "tensorboard"]
+    assert sorted(leftovers) == [
+        "best.pt",
+        "config.json",
+        "curve.png",
+        "last.pt",
+        "log.csv",
+        "result.json",
+        "tensorboard",
+    ]
 
 
 @pytest.fixture
