@@ -82,9 +82,8 @@ def train(
         def run(folder: RunFolder, settings: Settings) -> RunResults:
             results, _ = train_job(session, folder, settings, make_job(config, found, settings))
             title = f"{found.classifier.name} on {found.train.name}, seed {settings.seed}"
-            on_first(
-                session.fabric, lambda: write_files({folder.curve: training_curves(title, **curves(results.epochs))})
-            )
+            drawn = training_curves(title, **curves(results.epochs))
+            on_first(session.fabric, lambda: write_files({folder.curve: drawn}))
             return results
 
         def document(results: Any) -> ResultDocument[Any]:
