@@ -176,7 +176,7 @@ def test_an_index_set_of_other_weights_is_pointed_out() -> None:
     assert "was made from other weights" not in run("validate", "-i", "own.json").stderr
     torch.save(CifarResNet(20).state_dict(), "net.pth")
     other = run("validate", "resnet20", "-w", "net.pth", "--dataset", "digits", "-i", "own.json")
-    assert "own.json was made from other weights (resnet20-digits, 9b4bf3f0)" in other.stderr
+    assert "own.json was made from other weights (resnet20-digits, 3f915981)" in other.stderr
 
 
 def test_the_result_of_an_extraction_is_an_index_file() -> None:

@@ -359,7 +359,7 @@ def test_the_document_survives_json() -> None:
     assert ResultDocument[SweepResults].model_validate(content) == document
     assert content["command"] == "sweep"
     assert {"total", "original", "curves", "chosen"} <= set(content["results"])
-    assert content["results"]["curves"]["weight"]["2"]["correct"] == 356
+    assert content["results"]["curves"]["weight"]["2"]["correct"] == 337
     assert content["results"]["chosen"]["indices"].keys() == {str(c) for c in range(10)}
     arguments = {name: content["arguments"][name] for name in ("methods", "ks", "order", "max_drop")}
     assert arguments == {"methods": ["weight"], "ks": [1, 2, 3], "order": "highest", "max_drop": 5}
