@@ -46,9 +46,10 @@ def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
         if found is not None:
             low, high = found.ci95
             verdict = "no significant difference" if found.mcnemar_p >= 0.05 else "a significant difference"
+            seed = f", seed {run.seed}" if len(runs) > 1 else ""
             terminal.print(
-                f"After minus original: {found.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; McNemar p "
-                f"{p_value(found.mcnemar_p)}: {verdict} at the 5% level"
+                f"After minus original{seed}: {found.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; "
+                f"McNemar p {p_value(found.mcnemar_p)}: {verdict} at the 5% level"
             )
     _show_spread(terminal, getattr(results, "summary", []))
     _show_files(terminal, runs)
@@ -64,8 +65,13 @@ def show_rates(terminal: Terminal, document: ResultDocument[LrFindResults]) -> N
         f"Where the loss falls fastest, among {len(found.rates)} rates from {first:.2g} to {last:.2g}, {end}."
     )
     terminal.print(f"A tenth of the rate with the lowest loss: {found.minimum_tenth:.2g}")
+    if found.worse_than_guessing:
+        terminal.print(
+            "At that rate the loss is still higher than that of guessing: it falls from the initial weights to chance. "
+            f"Look at the curve, and try higher rates, such as {found.minimum_tenth:.2g}."
+        )
     if found.still_falling:
-        terminal.warn("The loss was still falling at the highest rate; a range that goes further would tell more.")
+        terminal.print("The loss was still falling at the highest rate; a range that goes further would tell more.")
 
 
 def _measured_rows(run: RunResults, *, seeds: bool) -> list[list[str]]:
@@ -81,8 +87,7 @@ def _measured_rows(run: RunResults, *, seeds: bool) -> list[list[str]]:
 
 
 def _row(name: str, score: Score) -> list[str]:
-    split = "val (held out)" if score.split == "val" else score.split
-    return [name, split, f"{score.correct:,} of {score.images:,}", f"{score.top1:.2f}", f"{score.loss:.4f}"]
+    return [name, score.split, f"{score.correct:,} of {score.images:,}", f"{score.top1:.2f}", f"{score.loss:.4f}"]
 
 
 def _show_spread(terminal: Terminal, summary: Sequence[Spread]) -> None:
@@ -99,5 +104,7 @@ def _show_files(terminal: Terminal, runs: Sequence[RunResults]) -> None:
         terminal.print(f"Written to {Path(run.checkpoints['last']).parent}: {names}, log.csv, curve.png, result.json")
         for kind, difference in run.export_errors.items():
             terminal.print(f"The {kind} file agrees with the network to {difference:.1e}")
+    if len(runs) > 1:
+        terminal.print(f"All runs: {Path(runs[0].checkpoints['last']).parent.parent}/result.json")
     last = runs[-1].checkpoints
     terminal.print(f"Use it: decompose validate -w {last.get('best', last['last'])}")

@@ -54,7 +54,7 @@ TRAINING: dict[str, tuple[Any, Any]] = {
                                              help="For initial weights, order, augmentation, held-out images. Default: 0.")], None),
     "devices": (Annotated[Optional[int], option("--devices", metavar="N", panel=COMPUTING, help="Processes, each with a device; default 1, or what torchrun started.")], None),
     "num_nodes": (Annotated[Optional[int], option("--num-nodes", metavar="N", panel=COMPUTING, help="Machines; torchrun says this itself.")], None),
-    "strategy": (Annotated[Optional[str], option("--strategy", metavar="ddp|fsdp", panel=COMPUTING, help="How processes share the work.")], None),
+    "strategy": (Annotated[Optional[str], option("--strategy", metavar="ddp|fsdp", panel=COMPUTING, help="How processes share the work; fsdp has not been tested yet.")], None),
     "sync_bn": (Annotated[Optional[bool], option("--sync-bn/--no-sync-bn", panel=COMPUTING,
                                                  help="Batch norm over the images of all processes (CUDA).")], None),
     "output": (Annotated[Optional[Path], option("--output", "-o", metavar="DIR", panel=OUTPUT,

@@ -102,7 +102,7 @@ def test_train_shows_recipe_epochs_and_result() -> None:
     for name, found in (("last", last), ("best", best)):
         row = row_of(said, f"{name} (epoch {found['epoch']})")
         assert row[1:] == [
-            "val (held out)",
+            "held-out",
             f"{found['val']['correct']} of 6",
             f"{found['val']['top1']:.2f}",
             f"{found['val']['loss']:.4f}",

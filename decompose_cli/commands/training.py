@@ -93,8 +93,8 @@ def train(
         typer.Option(
             "--recipe",
             metavar="NAME",
-            help="cifar-resnet, he2015, online-norm, custom-resnet, imagenet or digits. Default: what suits the "
-            "network.",
+            help="cifar-resnet, he2015, online-norm, custom-resnet, imagenet, digits or finetune. Default: what suits "
+            "the network.",
             show_default=False,
         ),
     ] = None,
@@ -110,7 +110,7 @@ def train(
     Writes a run folder: last.pt, best.pt where images are held out, logs, result.json. An interrupted run goes on with
     --resume RUN as if it had not been interrupted.
 
-    Example: decompose train resnet20 --dataset cifar10 --epochs 30
+    Example: decompose train resnet20 --dataset cifar10 --epochs 30 --milestones 15,22
     """
     from decompose_cli import display_training as display
     from decompose_cli.engines.train import train as run
@@ -190,10 +190,15 @@ def lr_find(
 
 
 def _request(inputs: Inputs, out: Output, tuning: Tuning, name: str) -> Request:
+    from decompose_cli.errors import InputError
     from decompose_cli.training.devices import Machines
     from decompose_cli.training.export import check_export
     from decompose_cli.training.session import Request
 
+    if tuning.run_name is not None and (out.path or tuning.resume) is not None:
+        raise InputError("--run-name names a folder in runs/; with --output or --resume there is a folder already.")
+    if out.overwrite and tuning.resume is not None:
+        raise InputError("--overwrite would remove the run that --resume goes on with; leave one of them out.")
     return Request(
         inputs=inputs,
         overrides=tuning.overrides,

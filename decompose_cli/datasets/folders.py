@@ -131,7 +131,10 @@ class FolderImages(ImageDataset):
         if self._pixels is not None:
             return batches_in_memory(self._pixels, self.labels, preprocessing, batch_size)
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            _Files(self.files, self.labels.tolist(), preprocessing), batch_size=batch_size, num_workers=workers
+            _Files(self.files, self.labels.tolist(), preprocessing),
+            batch_size=batch_size,
+            num_workers=workers,
+            generator=torch.Generator(),  # otherwise it draws a seed for its workers from the global one
         )
         return without_worker_traces(iter(loader))
 

@@ -19,7 +19,7 @@ from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.ranking import DEFAULT_K, Method, Order, check_k, check_order, select
 from decompose_cli.decomposition.study import Inputs, Study
-from decompose_cli.errors import InputError, first_line
+from decompose_cli.errors import InputError
 from decompose_cli.files import write_files
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.decomposed import DecomposedLinear
@@ -31,11 +31,13 @@ from decompose_cli.training.config import RunConfig, shown_command
 from decompose_cli.training.data import check_trainable, divide
 from decompose_cli.training.devices import on_first
 from decompose_cli.training.evaluate import LabelledImages, evaluate, score_of
+from decompose_cli.training.learner import copied
 from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
 from decompose_cli.training.records import Score, curves
 from decompose_cli.training.run_folder import RunFolder, read_state
-from decompose_cli.training.session import Job, Request, Session, check_same, opened, repeated, train_job
+from decompose_cli.training.seeds import repeated
+from decompose_cli.training.session import Job, Request, Session, check_same, opened, train_job
 from decompose_cli.training.settings import Settings
 
 Trained = Literal["all", "head", "head+last-block"]
@@ -235,10 +237,7 @@ def _open(session: Session, given: IndexSet | None) -> _Opened:
     if heads.original is not None:
         original = evaluate_head(heads.original, test.bank.features, test.labels, classes)
     network = test.classifier.load(test.preprocessing.crop)
-    try:
-        module = copy.deepcopy(network.module).float()
-    except Exception as error:  # locks, open files and the like
-        raise InputError(f"The network cannot be copied, so it cannot be trained: {first_line(error)}.") from error
+    module = copied(network.module)
     if network.head is not None:
         # A constant factor after the head is still in the network, so it has to come out of the weights.
         scale, folded = network.head.scale, heads.decomposed

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import tempfile
+from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,10 +19,17 @@ from decompose_cli.errors import InputError
 from decompose_cli.files import cores, write_files
 from decompose_cli.progress import track
 from decompose_cli.reporting.training_plots import lr_curve
-from decompose_cli.results import ResultDocument, Stopwatch, describe_environment
+from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo, describe_environment
 from decompose_cli.training.devices import Machines, start
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.learner import announce, configure, make_job, open_learner
+from decompose_cli.training.learner import (
+    announce,
+    configure,
+    describe_images,
+    describe_network,
+    make_job,
+    open_learner,
+)
 from decompose_cli.training.lr_range import diverged, ramp, smooth, suggest
 from decompose_cli.training.run_folder import RunFolder
 
@@ -31,13 +40,15 @@ class LrFindResults(BaseModel):
     """``lr``: the suggestion, where the averaged loss falls most steeply over log(rate).
 
     ``minimum_tenth``: a tenth of the rate with the lowest loss. ``still_falling``: whether that is at the end of the
-    range. ``diverged``: whether the test stopped there. ``plot``: null if none was written.
+    range. ``diverged``: whether the test stopped there. ``worse_than_guessing``: whether the loss at the suggested rate
+    is above log(C), so that it falls from the initial weights to chance there. ``plot``: null if none was written.
     """
 
     lr: float
     minimum_tenth: float
     still_falling: bool
     diverged: bool
+    worse_than_guessing: bool
     rates: list[float]
     losses: list[float]
     smoothed: list[float]
@@ -115,20 +126,24 @@ def lr_find(
                 advance(1)
                 if diverged(losses):
                     break
-    rates = rates[: len(losses)]
-    suggestion = suggest(rates, losses)
-    smoothed = smooth(losses)
+    has_diverged = diverged(losses)
+    suggestion = suggest(rates[: len(losses)], losses)
+    losses = list(itertools.takewhile(math.isfinite, losses))
+    rates, smoothed = rates[: len(losses)], smooth(losses)
     plot = folder / "curve.png" if folder is not None else None
     results = LrFindResults(
         lr=suggestion.rate,
         minimum_tenth=suggestion.minimum_tenth,
         still_falling=suggestion.still_falling,
-        diverged=len(losses) < steps,
+        diverged=has_diverged,
+        worse_than_guessing=smoothed[bisect(rates, suggestion.rate) - 1] > math.log(len(found.class_names)),
         rates=rates,
         losses=losses,
         smoothed=smoothed,
         plot=str(plot) if plot is not None else None,
     )
+    classifier = found.classifier
+    weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)
     document = ResultDocument(
         command="lr-find",
         arguments={
@@ -140,6 +155,8 @@ def lr_find(
             "highest": highest,
             "steps": steps,
         },
+        model=describe_network(found, settings.seed, weights),
+        dataset=describe_images(found),
         environment=describe_environment(str(fabric.device), settings.seed),
         started_at=watch.started_at,
         seconds=watch.seconds(),

@@ -10,13 +10,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.study import Inputs
-from decompose_cli.errors import DecomposeError
 from decompose_cli.files import sha256_of, write_files
-from decompose_cli.models.head import find_head
 from decompose_cli.reporting.training_plots import training_curves
 from decompose_cli.results import (
-    DatasetInfo,
-    ModelInfo,
     ResultDocument,
     Stopwatch,
     WeightsInfo,
@@ -28,14 +24,16 @@ from decompose_cli.training.learner import (
     TrainConfig,
     announce,
     configure,
-    initial_network,
+    describe_images,
+    describe_network,
     make_job,
     open_learner,
 )
 from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.records import curves
 from decompose_cli.training.run_folder import RunFolder
-from decompose_cli.training.session import Request, Session, check_same, opened, repeated, train_job
+from decompose_cli.training.seeds import repeated
+from decompose_cli.training.session import Request, Session, check_same, opened, train_job
 from decompose_cli.training.settings import Settings
 
 
@@ -76,7 +74,8 @@ def train(
     with opened("train", request, settle, TrainConfig) as session:
         config = session.config
         found = open_learner(session.inputs, config["model_options"] or {}, session.settings.seed)
-        check_same(session, training_images=found.train.fingerprint())
+        weights = found.classifier.weights_sha256 if session.inputs.weights is not None else None
+        check_same(session, training_images=found.train.fingerprint(), starting_weights=weights)
         announce(config, found, session.settings)
 
         def run(folder: RunFolder, settings: Settings) -> RunResults:
@@ -112,34 +111,12 @@ def _summary(runs: list[RunResults]) -> list[Spread]:
 def _document(session: Session, found: Learner, results: Any, watch: Stopwatch) -> ResultDocument[Any]:
     first = results.runs[0] if isinstance(results, RepeatedResults) else results
     source = first.checkpoints.get("best", first.checkpoints["last"])
-    try:
-        network = initial_network(found.classifier.entry, len(found.class_names), session.settings.seed)
-        head = find_head(network, found.preprocessing.crop, name=None, model_name=found.classifier.name)
-        num_features, name = head.num_features, head.name
-    except DecomposeError:  # a network without a head that could be decomposed can still be trained
-        num_features, name = 0, ""
-    preprocessing = found.preprocessing
+    weights = WeightsInfo(source=source, sha256=sha256_of(Path(source)))
     return ResultDocument(
         command="train",
         arguments=dict(session.config),
-        model=ModelInfo(
-            name=found.classifier.name,
-            num_classes=len(found.class_names),
-            num_features=num_features,
-            head=name,
-            options=dict(found.classifier.entry.chosen),
-            weights=WeightsInfo(source=source, sha256=sha256_of(Path(source))),
-        ),
-        dataset=DatasetInfo(
-            name=found.train.name,
-            split="train",
-            images=len(found.train),
-            fingerprint=found.train.fingerprint(),
-            classes=list(found.class_names),
-            mean=list(preprocessing.mean),
-            std=list(preprocessing.std),
-            **preprocessing.geometry(),
-        ),
+        model=describe_network(found, session.settings.seed, weights),
+        dataset=describe_images(found),
         environment=describe_environment(str(session.fabric.device), session.settings.seed),
         started_at=watch.started_at,
         seconds=watch.seconds(),

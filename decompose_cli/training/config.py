@@ -30,6 +30,8 @@ class RunConfig(BaseModel):
         export: Formats that the network is written in.
         settings: As of :class:`decompose_cli.training.settings.Settings`.
         training_images: Their fingerprint.
+        checkpoint_every: Steps after which the run is saved within an epoch.
+        processes: How many there were when it began.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -53,6 +55,8 @@ class RunConfig(BaseModel):
     export: list[Kind]
     settings: dict[str, Any]
     training_images: str
+    checkpoint_every: int | None
+    processes: int
 
 
 def read_config(path: Path, kind: type[RunConfig] = RunConfig) -> dict[str, Any]:

@@ -17,6 +17,9 @@ from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.training.evaluate import LabelledImages
 
+HELD_OUT = "held-out"
+"""What the split is called that is held out of the training images; data sets have a ``val`` of their own."""
+
 
 @dataclass(frozen=True)
 class TrainingData:
@@ -108,5 +111,5 @@ def divide(
         indices, held_out = hold_out(labels, val_split, seed)
         if len(held_out) == 0 or len(indices) == 0:
             raise InputError(f"--val-split {val_split} of {len(labels)} training images is no usable number of images.")
-        val = LabelledImages("val", subset(train, held_out), labels[held_out], preprocessing)
+        val = LabelledImages(HELD_OUT, subset(train, held_out), labels[held_out], preprocessing)
     return TrainingData(train, labels, indices, val, test, class_names, preprocessing)

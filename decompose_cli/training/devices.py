@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 
 from decompose_cli.decomposition.devices import resolve_device
-from decompose_cli.errors import DecomposeError, InputError, one_of
+from decompose_cli.errors import DecomposeError, InputError, first_line, one_of
 
 STRATEGIES = ("ddp", "fsdp")
 Value = TypeVar("Value")
@@ -108,6 +108,9 @@ def on_first(fabric: Fabric, work: Callable[[], Value]) -> Value:
             outcome[0] = work()
         except DecomposeError as error:
             outcome[1] = error
+        except Exception as error:  # the others must not wait for what will not come
+            fabric.broadcast([None, DecomposeError(f"The first process failed: {first_line(error)}.")])
+            raise
     result, failure = fabric.broadcast(outcome)
     if failure is not None:
         raise failure

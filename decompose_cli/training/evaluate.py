@@ -73,10 +73,13 @@ def score_of(evaluation: Evaluation, split: str) -> Score:
 
 
 def score_over_processes(
-    fabric: Fabric, module: nn.Module, images: LabelledImages, *, num_classes: int, workers: int
+    fabric: Fabric, module: nn.Module, images: LabelledImages, num_classes: int, workers: int, *, is_sharded: bool
 ) -> Score:
-    """How a network does, each process measuring its share of the images; no image counts twice."""
-    if fabric.world_size == 1:
+    """How a network does, each process measuring its share of the images; no image counts twice.
+
+    Of a sharded network all processes have to make every forward pass together, so each measures all images.
+    """
+    if fabric.world_size == 1 or is_sharded:
         found = evaluate(module, images, num_classes=num_classes, device=fabric.device, workers=workers)
         return score_of(found, images.split)
     own = share(torch.arange(len(images.labels)), fabric.global_rank, fabric.world_size)

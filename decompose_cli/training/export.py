@@ -20,6 +20,7 @@ from decompose_cli.files import write_with
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata, write_checkpoint
 
 Kind = Literal["onnx", "safetensors", "torchscript"]
+SUFFIXES: dict[Kind, str] = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".torchscript.pt"}
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TOLERANCE = 1e-4
 _PACKAGES: dict[Kind, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}

@@ -59,6 +59,8 @@ class Trainer:
         test: Images that are measured after each epoch, for information.
         checkpoint_every: Also save after so many steps within an epoch.
         frozen: Modules that stay in evaluation mode.
+        parts: Makes of the network settings of optimizer and schedule, with the parameters that are trained by them;
+            by default all by ``settings``.
         loss: Of an output and its targets, summed over the images; cross-entropy by default.
         logits: The class scores (N, C) in an output; the output itself by default.
     """
@@ -79,6 +81,7 @@ class Trainer:
         test: LabelledImages | None = None,
         checkpoint_every: int | None = None,
         frozen: Sequence[nn.Module] = (),
+        parts: Callable[[nn.Module], Sequence[tuple[Settings, Sequence[nn.Parameter]]]] | None = None,
         loss: Callable[[Any, Tensor], Tensor] | None = None,
         logits: Callable[[Any], Tensor] = lambda output: output,
     ) -> None:
@@ -100,23 +103,26 @@ class Trainer:
         if settings.sync_bn:
             if fabric.device.type != "cuda":
                 raise InputError("--sync-bn needs CUDA devices.")
+            names = [name for name, child in module.named_modules() if any(child is other for other in frozen)]
             module = self.module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+            self.frozen = [module.get_submodule(name) for name in names]  # conversion makes other modules
         fabric.to_device(module)
         self.ema = self._averaged() if settings.ema_decay is not None else None
         trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        optimizer = make_optimizer(settings, trainable)
-        schedule = make_schedule(
-            optimizer, settings, steps_per_epoch=self.steps_per_epoch, total_steps=self.total_steps
-        )
-        self.parts = [Part(optimizer, schedule)]
+        shares = parts(module) if parts is not None else [(settings, trainable)]
+        self.parts = [self._part(*given) for given in shares]
         compiled: Any = torch.compile(module) if settings.compile else module
         self.model, *wrapped = fabric.setup(compiled, *(part.optimizer for part in self.parts))
         self.steppers = wrapped
-        self._rate = float(schedule.get_last_lr()[0])  # of the last step
-        self._made = "epoch 1, step 0"
+        self._board: TensorBoardLog | None = None
         self._tally = torch.zeros(3, dtype=self._sum_type, device=fabric.device)
         self._is_bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
         torch.manual_seed(settings.seed + fabric.global_rank)  # for dropout and the like
+
+    def _part(self, settings: Settings, parameters: Sequence[nn.Parameter]) -> Part:
+        optimizer = make_optimizer(settings, parameters)
+        counts = {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
+        return Part(optimizer, make_schedule(optimizer, settings, **counts))
 
     def run(self, table: EpochTable) -> State:
         """Train to the end.
@@ -125,28 +131,33 @@ class Trainer:
             StoppedError: A signal came; everything up to the last step is saved.
             DecomposeError: The loss is not finite, the disk or the device is full; what was saved last is still there.
         """
-        first = self.fabric.is_global_zero
-        board: TensorBoardLog | None = None
-        begun_at = self.state.global_step
-        if first and self.state.records:  # a kill may have come between a checkpoint and its line in the log
-            write_csv(self.folder.log, self.state.records)
+        if self.state.records:
+            on_first(self.fabric, self._write_log)
         with StopRequest() as stop, device_memory(self.fabric.device):
             while self.state.global_step < self.total_steps or self.state.step > 0:
                 self._train_epoch(stop, table)
                 record = self._measure()
                 self._check_stop(stop, table)
                 self._finish_epoch(record)
-                if first:
-                    write_csv(self.folder.log, self.state.records)
-                    try:
-                        board = board or TensorBoardLog(self.folder.tensorboard, begun_at)
-                        board.add(record)
-                    except OSError as error:
-                        raise write_error(self.folder.tensorboard, error) from error
-                    table.add(epoch_cells(record, self.total_epochs, self._left(record.images_per_second)))
-        if board is not None:
-            board.close()
+                on_first(self.fabric, self._write_log)
+                table.add(epoch_cells(record, self.total_epochs, self._left(record.images_per_second)))
+        if self._board is not None:
+            self._board.close()
         return self.state
+
+    def _write_log(self) -> None:
+        """All epochs; after an interruption anew, as a kill may have come between a checkpoint and the log."""
+        records = self.state.records
+        write_csv(self.folder.log, records)
+        try:
+            if self._board is None:
+                self._board, new = TensorBoardLog(self.folder.tensorboard), records
+            else:
+                new = records[-1:]
+            for record in new:
+                self._board.add(record)
+        except OSError as error:
+            raise write_error(self.folder.tensorboard, error) from error
 
     def _train_epoch(self, stop: StopRequest, table: EpochTable) -> None:
         state = self.state
@@ -155,21 +166,22 @@ class Trainer:
         if self.fabric.is_global_zero:  # has what was counted before an interruption
             self._tally += torch.tensor(state.tally, dtype=self._sum_type, device=self.fabric.device)
         state.tally = [0.0, 0.0, 0.0]
-        started = shown = time.perf_counter()
+        shown = time.perf_counter()
         done = 0
-        before = state.seconds
+        begun = shown
+        self._started = begun - state.seconds
         for batches in self.steps(state.epoch, state.step, last_step):
             self.step(batches)
             done += self.settings.images_per_step
-            state.seconds = before + time.perf_counter() - started
+            state.seconds = time.perf_counter() - self._started
             is_time = self.checkpoint_every is not None and state.step % self.checkpoint_every == 0
             self._check_stop(stop, table, saves=is_time and state.step < last_step)
             if self.fabric.is_global_zero and time.perf_counter() - shown > table.seconds_between_updates:
                 shown = time.perf_counter()
-                speed = done / (shown - started)
+                speed = done / (shown - begun)
                 table.update(
                     running_cells(
-                        state.epoch + 1, self.total_epochs, self._rate, self._tally.tolist(), speed, self._left(speed)
+                        state.epoch + 1, self.total_epochs, state.rate, self._tally.tolist(), speed, self._left(speed)
                     )
                 )
 
@@ -228,8 +240,8 @@ class Trainer:
                     counts = torch.stack([loss.detach().to(self._sum_type), correct, correct.new_tensor(len(truth))])
                     self._tally += counts
                 self._is_bad |= ~torch.isfinite(loss)
-        self._rate = float(self.parts[0].schedule.get_last_lr()[0])
-        self._made = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
+        self.state.rate = float(self.parts[0].schedule.get_last_lr()[0])
+        self.state.made = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
         for part, stepper in zip(self.parts, self.steppers, strict=True):
             if self.settings.clip_norm is not None:
                 self.fabric.clip_gradients(
@@ -268,10 +280,13 @@ class Trainer:
                 hint=f"Go on with --resume {self.folder.path}.",
             )
 
-    def _bad_loss(self) -> DecomposeError:
+    def _bad_loss(self, split: str | None = None) -> DecomposeError:
         saved = "the last checkpoint is still there" if self.folder.last.is_file() else "nothing was saved yet"
+        state, is_exact = self.state, self.fabric.device.type == "cpu" and self.fabric.world_size == 1
+        where = "" if is_exact else f"the last {STEPS_BETWEEN_CHECKS} steps up to "
+        of_what = "The loss" if split is None else f"The loss of the {split} images"
         return DecomposeError(
-            f"The loss is NaN or infinite in {self._made}, at a learning rate of {self._rate:g}; {saved}.",
+            f"{of_what} is NaN or infinite in {where}{state.made}, at a learning rate of {state.rate:g}; {saved}.",
             hint="Try a smaller --lr or --clip-norm 1; 'decompose lr-find' looks for a rate that works.",
         )
 
@@ -296,6 +311,7 @@ class Trainer:
     def _measure(self) -> EpochRecord:
         state = self.state
         total, correct, images = sum_over_processes(self.fabric, self._tally).tolist()
+        state.seconds = time.perf_counter() - self._started  # now that all steps are known to be done
         train = Score(
             split="train", images=int(images), correct=int(correct), top1=100 * correct / images, loss=total / images
         )
@@ -305,7 +321,7 @@ class Trainer:
         return EpochRecord(
             epoch=state.epoch + 1,
             steps=state.global_step,
-            lr=self._rate,
+            lr=state.rate,
             train=train,
             val=self.score(self.val) if self.val is not None else None,
             test=self.score(self.test) if self.test is not None else None,
@@ -319,11 +335,12 @@ class Trainer:
         Raises:
             DecomposeError: Its loss is not finite.
         """
+        workers = self.images.workers
         found = score_over_processes(
-            self.fabric, self.measured, images, num_classes=self.num_classes, workers=self.images.workers
+            self.fabric, self.measured, images, self.num_classes, workers, is_sharded=self._is_sharded
         )
         if not math.isfinite(found.loss):
-            raise self._bad_loss()
+            raise self._bad_loss(found.split)
         return found
 
     def _finish_epoch(self, record: EpochRecord) -> None:
@@ -341,17 +358,11 @@ class Trainer:
 
     def _save(self, path: Path) -> None:
         state, fabric = self.state, self.fabric
-        tally = sum_over_processes(fabric, self._tally).tolist()
+        state.tally = sum_over_processes(fabric, self._tally).tolist()
         weights, optimizers = full_state(self.model, self.module, [p.optimizer for p in self.parts], self._is_sharded)
         randoms = random_states(fabric)
         training = {
-            "epoch": state.epoch,
-            "step": state.step,
-            "global_step": state.global_step,
-            "tally": tally,
-            "seconds": state.seconds,
-            "records": [record.model_dump() for record in state.records],
-            "best": state.best.model_dump() if state.best else None,
+            **state.content(),
             "optimizers": optimizers,
             "schedules": [part.schedule.state_dict() for part in self.parts],
             "scaler": fabric.strategy.precision.state_dict(),
@@ -382,16 +393,7 @@ class Trainer:
             part.schedule.load_state_dict(schedule)
         self.fabric.strategy.precision.load_state_dict(saved["scaler"])
         restore_random_states(self.fabric, saved["random"])
-        records = [EpochRecord.model_validate(record) for record in saved["records"]]
-        self.state = State(
-            saved["epoch"],
-            saved["step"],
-            saved["global_step"],
-            saved["tally"],
-            saved["seconds"],
-            records,
-            EpochRecord.model_validate(saved["best"]) if saved["best"] else None,
-        )
+        self.state = State.read(saved)
 
     def _left(self, images_per_second: float) -> float:
         steps = self.total_steps - self.state.global_step

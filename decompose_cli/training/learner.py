@@ -13,13 +13,14 @@ from torch import nn
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.decomposition.study import Inputs, Study
-from decompose_cli.errors import InputError, first_line
+from decompose_cli.errors import DecomposeError, InputError, first_line
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier, preprocessing_of
 from decompose_cli.models.entry import ModelEntry
-from decompose_cli.models.head import evaluating
+from decompose_cli.models.head import evaluating, find_head
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import note
+from decompose_cli.results import DatasetInfo, ModelInfo, WeightsInfo
 from decompose_cli.training.config import RunConfig, shown_command
 from decompose_cli.training.data import divide, labels_by_name, open_splits
 from decompose_cli.training.evaluate import LabelledImages
@@ -31,9 +32,13 @@ DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
 
 
 class TrainConfig(RunConfig):
-    """``model_options``: what was chosen of the network's options, other than the defaults."""
+    """``model_options``: what was chosen of the network's options, other than the defaults.
+
+    ``starting_weights``: SHA-256 of the weights to start from; null where they are random.
+    """
 
     model_options: dict[str, str] | None
+    starting_weights: str | None
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,10 @@ def configure(
         classifier = open_classifier(model, inputs.weights, allow_download=inputs.allow_download, seed=0)
         if model_options:
             raise InputError("Options of the network come with its weights; leave --shortcut out.")
-        model, entry = classifier.name, classifier.entry
+        model, entry, started = classifier.name, classifier.entry, classifier.weights_sha256
     else:
         assert model is not None
-        entry = find_entry(model).configured(**model_options)
+        entry, started = find_entry(model).configured(**model_options), None
     dataset = dataset or entry.dataset
     if dataset is None:
         raise InputError(f"It is not known which images {model} is for.", hint="Say which with --dataset.")
@@ -104,6 +109,7 @@ def configure(
             "recipe": chosen,
             "model_options": dict(entry.chosen) or None,
             "training_images": train.fingerprint(),
+            "starting_weights": started,
         },
     )
 
@@ -167,7 +173,7 @@ def make_job(config: Mapping[str, Any], found: Learner, settings: Settings) -> J
     if found.classifier.checkpoint is None:
         module = initial_network(entry, len(found.class_names), settings.seed)
     else:
-        module = copy.deepcopy(found.classifier.load(found.preprocessing.crop).module)
+        module = copied(found.classifier.load(found.preprocessing.crop).module)
     _check_outputs(module, entry, found)
     metadata = Metadata(
         model=entry.name,
@@ -188,6 +194,18 @@ def initial_network(entry: ModelEntry, num_classes: int, seed: int) -> nn.Module
         return entry.build(num_classes)
 
 
+def copied(module: nn.Module) -> nn.Module:
+    """A copy that can be trained.
+
+    Raises:
+        InputError: The network cannot be copied.
+    """
+    try:
+        return copy.deepcopy(module).float()
+    except Exception as error:  # locks, open files and the like
+        raise InputError(f"The network cannot be copied, so it cannot be trained: {first_line(error)}.") from error
+
+
 def _check_outputs(module: nn.Module, entry: ModelEntry, found: Learner) -> None:
     """Whether the network takes images of this size and has an output for every class."""
     try:
@@ -204,9 +222,43 @@ def _check_outputs(module: nn.Module, entry: ModelEntry, found: Learner) -> None
         )
 
 
+def describe_network(found: Learner, seed: int, weights: WeightsInfo) -> ModelInfo:
+    """For the result document; a network without a head that could be decomposed can still be trained."""
+    try:
+        network = initial_network(found.classifier.entry, len(found.class_names), seed)
+        head = find_head(network, found.preprocessing.crop, name=None, model_name=found.classifier.name)
+        num_features, name = head.num_features, head.name
+    except DecomposeError:
+        num_features, name = 0, ""
+    return ModelInfo(
+        name=found.classifier.name,
+        num_classes=len(found.class_names),
+        num_features=num_features,
+        head=name,
+        options=dict(found.classifier.entry.chosen),
+        weights=weights,
+    )
+
+
+def describe_images(found: Learner) -> DatasetInfo:
+    """For the result document: the training images."""
+    return DatasetInfo(
+        name=found.train.name,
+        split="train",
+        images=len(found.train),
+        fingerprint=found.train.fingerprint(),
+        classes=list(found.class_names),
+        **found.preprocessing.described(),
+    )
+
+
 def announce(config: Mapping[str, Any], found: Learner, settings: Settings) -> None:
     """Say how and on what is trained."""
     test = f"; {len(found.test.labels):,} {found.test.split} images" if found.test is not None else ""
     kept = f", a share of {settings.val_split:g} held out for validation" if settings.val_split else ""
     note(f"Recipe {config['recipe']} ({RECIPES[config['recipe']].source}): {settings.shown()}")
+    first, end = min(settings.milestones, default=0), settings.iterations or settings.epochs or 0
+    if settings.schedule == "steps" and first >= end:
+        unit = "step" if settings.iterations else "epoch"
+        note(f"The rate stays as it is: the first milestone, {unit} {first}, is not before the end.")
     note(f"{found.classifier.name} on {found.train.name}: {len(found.labels):,} training images{kept}{test}")

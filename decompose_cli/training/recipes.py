@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from decompose_cli.errors import one_of
+from decompose_cli.errors import InputError, one_of
 from decompose_cli.training.settings import Settings, make_settings
 
 _SMALL_IMAGES = {"augment": "crop-flip", "padding": 4, "flip": True}
@@ -169,10 +169,14 @@ def resolve(
     """
     preset = RECIPES[one_of(recipe, tuple(RECIPES), "--recipe")]
     values = {**preset.values, **((preset.imagenet or {}) if large_images else {})}
-    if recipe in ("cifar-resnet", "he2015", "online-norm") and depth is not None and depth >= _DEEP:
+    schedule = overrides.get("schedule", values["schedule"])
+    if recipe in ("cifar-resnet", "he2015") and depth is not None and depth >= _DEEP and schedule == "steps":
         values |= {"warmup_epochs": 1, "warmup_lr": 0.01}
-    if overrides.get("epochs") is not None:
-        values.pop("iterations", None)
-    if overrides.get("iterations") is not None:
-        values.pop("epochs", None)
+    for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
+        is_other = overrides.get(given) is not None and values.pop(other, None) is not None
+        if is_other and schedule == "steps" and "milestones" not in overrides:
+            raise InputError(
+                f"The milestones of recipe {recipe} are {other}; with --{given} they have to be {given} too.",
+                hint="Give --milestones as well, or another --schedule.",
+            )
     return make_settings({**values, **overrides})

@@ -91,14 +91,13 @@ class TensorBoardLog:
     full it ends in a traceback and is never heard of again.
 
     Args:
-        folder: Gets a file of its own for each time that the run goes on.
-        first_step: From which it goes on; later values of earlier files are hidden.
+        folder: Gets a file of its own for each time that the run goes on, which hides the earlier ones.
 
     Raises:
         OSError: The file cannot be written; so do the methods.
     """
 
-    def __init__(self, folder: Path, first_step: int) -> None:
+    def __init__(self, folder: Path) -> None:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.summary.writer.record_writer import RecordWriter
 
@@ -107,7 +106,7 @@ class TensorBoardLog:
         self._file = (folder / name).open("xb")
         self._records = RecordWriter(self._file)
         self._write(Event(file_version="brain.Event:2"))
-        self._write(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
+        self._write(Event(step=1, session_log=SessionLog(status=SessionLog.START)))
 
     def add(self, record: EpochRecord) -> None:
         """Write one epoch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -13,9 +14,10 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from decompose_cli.errors import DecomposeError, InputError
-from decompose_cli.files import check_folder_writable, write_error, write_text, write_with
+from decompose_cli.files import check_folder_writable, read_json, write_error, write_text, write_with
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata
 from decompose_cli.results import readable_json
+from decompose_cli.training.export import KINDS, SUFFIXES, Kind
 
 CONFIG = "config.json"
 LAST = "last.pt"
@@ -27,6 +29,8 @@ TENSORBOARD = "tensorboard"
 _LOCK = ".lock"
 _TRAINING = "training"
 _FORMAT = 1
+_LONG = 200
+_SEED = re.compile(r"seed-\d+")
 
 
 class RunFolder:
@@ -45,6 +49,10 @@ class RunFolder:
         self.log = path / LOG
         self.curve = path / CURVE
         self.tensorboard = path / TENSORBOARD
+
+    def exported(self, kind: Kind) -> Path:
+        """The file that the network is exported to."""
+        return self.path / f"model{SUFFIXES[kind]}"
 
     @property
     def is_finished(self) -> bool:
@@ -71,22 +79,30 @@ class RunFolder:
         except OSError as error:
             raise write_error(self.path, error) from error
         try:
-            for leftover in self.path.glob(".decompose-*.tmp"):  # of a process that was killed while it wrote
-                leftover.unlink(missing_ok=True)
+            for folder in (self, *self._seeds()):  # what a process left that was killed while it wrote
+                for leftover in folder.path.glob(".decompose-*.tmp"):
+                    leftover.unlink(missing_ok=True)
             yield
         finally:
+            with suppress(OSError):  # before the release: whoever waits for this file notices that it is gone
+                (self.path / _LOCK).unlink(missing_ok=True)
             lock.release()
             with suppress(OSError):
-                (self.path / _LOCK).unlink(missing_ok=True)
                 self.path.rmdir()  # only if nothing was written
 
-    def check_free(self) -> None:
-        """Refuse a folder that holds a run.
+    def check_free(self, *, overwrite: bool) -> None:
+        """Refuse a folder that holds a run, or one that cannot be overwritten because it holds something else.
 
         Raises:
-            InputError: There is a run already.
+            InputError: There is a run already, or files of the names that a run uses.
         """
-        if self._holds_a_run:
+        present = [path.name for path in self._main_files if path.exists()]
+        if present and overwrite and not self._has_a_configuration():
+            raise InputError(
+                f"{self.path} holds {', '.join(present)}, but no run of decompose, so it is not overwritten.",
+                hint="Remove the files, or choose another --output.",
+            )
+        if present and not overwrite:
             raise InputError(
                 f"{self.path} holds a run already.",
                 hint=f"Go on with --resume {self.path}, choose another --output, or add --overwrite to start anew.",
@@ -98,21 +114,43 @@ class RunFolder:
         Raises:
             DecomposeError: The folder cannot be written.
         """
-        if self._holds_a_run:
+        if any(path.exists() for path in self._main_files):
             self._clear()
         write_text(self.config, readable_json(config) + "\n")
 
+    def check_unfinished(self) -> None:
+        """Refuse to go on with a run that has come to its end.
+
+        Raises:
+            InputError: It has.
+        """
+        if self.is_finished:
+            raise InputError(
+                f"The run in {self.path} is finished; {RESULT} is its result.",
+                hint=f"To train further, start a new run from its weights: --weights {self.last}.",
+            )
+
+    def _has_a_configuration(self) -> bool:
+        """Whether there is one, of whatever version."""
+        try:
+            content = read_json(self.config, "The configuration of the run")
+        except InputError:
+            return False
+        return isinstance(content, dict) and {"command", "recipe", "settings"} <= content.keys()
+
     @property
-    def _holds_a_run(self) -> bool:
-        return any(path.exists() for path in (self.config, self.last, self.best, self.result, self.log))
+    def _main_files(self) -> tuple[Path, ...]:
+        return self.config, self.last, self.best, self.result, self.log
+
+    def _seeds(self) -> list[RunFolder]:
+        return [RunFolder(path) for path in self.path.glob("seed-*") if _SEED.fullmatch(path.name) and path.is_dir()]
 
     def _clear(self) -> None:
         """Remove what a run writes, here and in the folders of its seeds, and nothing else."""
-        for folder in (*(RunFolder(path) for path in self.path.glob("seed-*") if path.is_dir()), self):
+        for folder in (*self._seeds(), self):
             events = list(folder.tensorboard.glob("events.out.*"))
-            exported = list(folder.path.glob("model.*"))
-            own = (folder.config, folder.last, folder.best, folder.result, folder.log, folder.curve)
-            for path in (*own, *exported, *events):
+            exported = [folder.exported(kind) for kind in KINDS]
+            for path in (*folder._main_files, folder.curve, *exported, *events):
                 path.unlink(missing_ok=True)
             for path in (folder.tensorboard, folder.path) if folder is not self else (folder.tensorboard,):
                 with suppress(OSError):  # the user has put something there
@@ -126,9 +164,9 @@ def find_run(path: Path) -> RunFolder:
         InputError: There is no run to go on with; the sentence says what to do instead.
     """
     if path.is_dir():
-        folder = RunFolder(path)
+        folder = _whole(RunFolder(path))
     elif path.is_file():
-        folder = RunFolder(path.parent)
+        folder = _whole(RunFolder(path.parent))
         if path.name not in (LAST, BEST) or not folder.config.is_file():
             raise InputError(
                 f"{path} is not a checkpoint of a run of decompose, so it cannot be resumed.",
@@ -142,17 +180,20 @@ def find_run(path: Path) -> RunFolder:
         )
     if path.name == BEST and path.is_file() and folder.last.is_file():
         best, last = (read_state(file)["global_step"] for file in (path, folder.last))
-        if best != last:
+        if best < last:  # the other way round, a kill came between them, and the epoch is done again
             raise InputError(
                 f"{folder.path} has gone on since {BEST} (step {last}, not {best}).",
                 hint=f"Go on with --resume {folder.path}, or start a new run from it with --weights {path}.",
             )
-    if folder.is_finished:
-        raise InputError(
-            f"The run in {folder.path} is finished; {RESULT} is its result.",
-            hint=f"To train further, start a new run from its weights: --weights {folder.last}.",
-        )
+    folder.check_unfinished()
     return folder
+
+
+def _whole(folder: RunFolder) -> RunFolder:
+    """Of the folder of one seed the run that it is a part of."""
+    parent = RunFolder(folder.path.absolute().parent)
+    is_part = _SEED.fullmatch(folder.path.absolute().name) and not folder.config.is_file() and parent.config.is_file()
+    return RunFolder(folder.path.parent if folder.path.name else parent.path) if is_part else folder
 
 
 def write_state(path: Path, metadata: Metadata, weights: Mapping[str, Tensor], training: Mapping[str, Any]) -> None:
@@ -210,8 +251,12 @@ def changed(before: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
     def plain(value: Any) -> Any:
         return json.loads(json.dumps(value, default=str))
 
+    def shown(name: str, old: Any, new: Any) -> str:
+        texts = f"{name.replace('_', '-')} {old}", f"now {new}"
+        return ", ".join(texts) if max(map(len, texts)) < _LONG else f"other {name.replace('_', '-')}"
+
     return [
-        f"{name.replace('_', '-')} {plain(before.get(name))}, now {plain(value)}"
+        shown(name, plain(before.get(name)), plain(value))
         for name, value in given.items()
         if plain(before.get(name)) != plain(value)
     ]

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import torch
 from lightning_fabric import Fabric
-from pydantic import ValidationError
 from torch import nn
 
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.errors import InputError, first_line
-from decompose_cli.files import check_folder_writable, cores, read_json, write_error
+from decompose_cli.files import check_folder_writable, cores, write_error
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.progress import growing_table, note
@@ -30,9 +32,6 @@ from decompose_cli.training.outcome import Measured, RunResults
 from decompose_cli.training.run_folder import RunFolder, changed, find_run, read_state
 from decompose_cli.training.settings import Settings, make_settings
 from decompose_cli.training.table import COLUMNS
-
-Results = TypeVar("Results", bound=RunResults)
-EXPORT_SUFFIX = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".torchscript.pt"}
 
 
 @dataclass(frozen=True)
@@ -169,15 +168,21 @@ def opened(
             "export": list(request.export),
             "settings": settings.model_dump(mode="json"),
             "data_dir": None if inputs.data_dir is None else str(inputs.data_dir),
+            "checkpoint_every": request.checkpoint_every,
         }
+    if request.machines.strategy == "fsdp" and settings.ema_decay is not None:
+        raise InputError("--ema-decay does not go together with --strategy fsdp.")
     fabric = start(inputs.device, request.machines, settings.precision)
+    config = {"processes": fabric.world_size, **config}
     with ExitStack() as stack:
 
         def claim() -> Path:
             claimed = folder or RunFolder(_new_folder(request, inputs))
             stack.enter_context(claimed.locked())
-            if folder is None and not request.overwrite:
-                claimed.check_free()
+            if folder is None:
+                claimed.check_free(overwrite=request.overwrite)
+            else:
+                claimed.check_unfinished()  # it may have come to its end since it was found
             return claimed.path
 
         # The first process settles the name, which may hold the time.
@@ -218,7 +223,10 @@ def _resumed(request: Request, config: Mapping[str, Any]) -> Inputs:
         if (value := getattr(request.inputs, name)) is not None and value != getattr(plain, name)
     }
     # As settings, so that the same value written in another way is the same.
-    settings = make_settings({**config["settings"], **request.overrides}).model_dump(mode="json")
+    base = dict(config["settings"])
+    for name, other in (("epochs", "iterations"), ("iterations", "epochs")):
+        base |= {other: None} if request.overrides.get(name) is not None else {}
+    settings = make_settings({**base, **request.overrides}).model_dump(mode="json")
     given |= {**request.choices, **{name: settings[name] for name in request.overrides}}
     given |= {} if request.runs is None else {"runs": request.runs}
     defaults = {name: values[0] for name, values in find_entry(config["model"]).options.items()}
@@ -252,6 +260,8 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
         device=fabric.device,
         workers=session.workers,
     )
+    if not session.is_begun:
+        _try_export(session, job)
     trainer = Trainer(
         fabric,
         job.module,
@@ -264,9 +274,10 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
         metadata=job.metadata,
         val=data.val,
         test=data.test if data.val is None else None,
-        checkpoint_every=session.request.checkpoint_every,
+        checkpoint_every=session.request.checkpoint_every or session.config["checkpoint_every"],
         frozen=job.frozen,
     )
+    _check_smallest_batch(trainer, job)
     session.begin()
     if folder.last.is_file():
         try:
@@ -304,45 +315,35 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
     return results, trainer.measured
 
 
-def repeated(
-    session: Session, train: Callable[[RunFolder, Settings], Results], kind: type[Results], write: Callable[..., None]
-) -> list[Results]:
-    """One run, or one for each of several seeds in a folder of its own; those that are finished are read.
-
-    Args:
-        session: The run as a whole.
-        train: Trains with one seed.
-        kind: What it returns.
-        write: Writes the result of one seed of several into its folder.
-    """
-    runs = session.config["runs"]
-    if runs == 1:
-        return [train(session.folder, session.settings)]
-    found = []
-    for number in range(runs):
-        settings = session.settings.model_copy(update={"seed": session.settings.seed + number})
-        folder = RunFolder(session.folder.path / f"seed-{settings.seed}")
-        note(f"Run {number + 1} of {runs}, seed {settings.seed}: {folder.path}")
-        if session.is_begun and folder.is_finished:
-            results = _read_results(folder.result, kind)
-        else:
-            results = train(folder, settings)
-            on_first(session.fabric, partial(write, folder.result, results))
-        found.append(results)
-    return found
-
-
-def _read_results(path: Path, kind: type[Results]) -> Results:
-    content = read_json(path, "The result")
+def _check_smallest_batch(trainer: Trainer, job: Job) -> None:
+    """Batch norm on maps of one pixel cannot learn from one image alone, which a last batch may be."""
+    settings, fabric = trainer.settings, trainer.fabric
+    in_last_step = 0 if settings.drop_last else len(job.data.indices) % settings.images_per_step
+    smallest = in_last_step % settings.batch_size or settings.batch_size
+    if min(smallest, settings.batch_size) >= 2 * fabric.world_size:
+        return
+    image = torch.zeros(1, 3, *job.data.preprocessing.crop, device=fabric.device)
     try:
-        return kind.model_validate(content["results"])
-    except (ValidationError, KeyError, TypeError) as error:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            copy.deepcopy(job.module).train()(image)
+    except ValueError as error:
         raise InputError(
-            f"{path} is not the result of a run.", hint="Remove it to train with this seed again."
+            f"A batch, or a process's share of one, will be a single image, from which this network cannot learn: "
+            f"{first_line(error)}.",
+            hint="Choose another --batch-size, or leave the last batch out with --set drop_last=true.",
         ) from error
 
 
-def check_same(session: Session, **now: str) -> None:
+def _try_export(session: Session, job: Job) -> None:
+    """Find out before training whether the network can be exported."""
+    with tempfile.TemporaryDirectory() as folder:
+        for kind in _exports(session):
+            path = RunFolder(Path(folder)).exported(kind)
+            size = job.data.preprocessing.crop
+            on_first(session.fabric, partial(export_network, copy.deepcopy(job.module), size, path, kind, job.metadata))
+
+
+def check_same(session: Session, **now: str | None) -> None:
     """Refuse to go on with a run whose weights or images have been replaced since.
 
     Raises:
@@ -362,7 +363,7 @@ def _exports(session: Session) -> Sequence[Kind]:
 
 def _export(session: Session, folder: RunFolder, module: nn.Module, job: Job, results: RunResults) -> None:
     for kind in _exports(session):
-        path = folder.path / f"model{EXPORT_SUFFIX[kind]}"
+        path = folder.exported(kind)
         difference = export_network(module, job.data.preprocessing.crop, path, kind, job.metadata)
         results.checkpoints[kind] = str(path)
         if difference is not None:

@@ -109,6 +109,8 @@ class Settings(BaseModel):
             raise ValueError("milestones must rise")
         if self.warmup_epochs and self.warmup_lr is None:
             raise ValueError("warmup_epochs needs warmup_lr")
+        if self.cutout and self.augment == "none":
+            raise ValueError("cutout needs augment crop-flip, resized-crop or affine")
         if self.nesterov and self.momentum == 0:
             raise ValueError("nesterov needs momentum")
         return self

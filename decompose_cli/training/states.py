@@ -13,12 +13,15 @@ from torch.optim import Optimizer
 
 from decompose_cli.training.records import EpochRecord
 
+_PLAIN = ("epoch", "step", "global_step", "tally", "seconds", "rate", "made")
+
 
 @dataclass
 class State:
     """Where a run is: ``step`` steps into epoch ``epoch``, counted from 0.
 
-    ``tally`` holds, for the images of this epoch so far: sum of losses, correct answers, images.
+    ``tally`` holds, for the images of this epoch so far: sum of losses, correct answers, images. ``rate`` and
+    ``made``: of the last step that was made, its learning rate and where it was.
     """
 
     epoch: int = 0
@@ -28,6 +31,23 @@ class State:
     seconds: float = 0.0
     records: list[EpochRecord] = field(default_factory=list)
     best: EpochRecord | None = None
+    rate: float = 0.0
+    made: str = "epoch 1, step 0"
+
+    def content(self) -> dict[str, Any]:
+        """As plain values, for a checkpoint."""
+        plain = {name: getattr(self, name) for name in _PLAIN}
+        best = self.best.model_dump() if self.best else None
+        return {**plain, "records": [record.model_dump() for record in self.records], "best": best}
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> State:
+        """What :meth:`content` made."""
+        return cls(
+            **{name: content[name] for name in _PLAIN},
+            records=[EpochRecord.model_validate(record) for record in content["records"]],
+            best=EpochRecord.model_validate(content["best"]) if content["best"] else None,
+        )
 
 
 def full_state(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,32 @@ def test_the_first_loss_is_that_of_the_untrained_network(inputs: Inputs) -> None
         mean, std = (torch.tensor(v).view(3, 1, 1) for v in (entry.mean, entry.std))
     loss = F.cross_entropy(network((pixels[batch].float() / 255 - mean) / std), dataset.labels[batch])
     assert found.losses[0] == pytest.approx(float(loss.detach()), rel=1e-5)
+
+
+@pytest.mark.parametrize(("shift", "expected"), [(0.0, False), (9.0, True)])
+def test_a_fall_to_chance_is_told_apart(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch, shift: float, expected: bool
+) -> None:
+    """Losses that fall from ln 2 or from far above it, the more the higher the rate."""
+    rates = ramp(1e-4, 1.0, 40)
+    losses = [shift + math.log(2) * (1 - 0.9 * t / 40) for t in range(40)]
+    monkeypatch.setattr("decompose_cli.engines.lr_find._losses", lambda trainer, rates: iter(losses))
+    found = lr_find(inputs, overrides=SETTINGS, lowest=1e-4, highest=1.0, steps=40).results
+    assert found.rates == rates
+    assert found.worse_than_guessing is expected
+
+
+def test_a_loss_that_is_no_number_ends_the_test_and_is_not_written(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = [2.0 - 0.05 * t for t in range(30)] + [math.nan]
+    monkeypatch.setattr("decompose_cli.engines.lr_find._losses", lambda trainer, rates: iter(losses))
+    document = lr_find(inputs, overrides=SETTINGS, lowest=1e-4, highest=1.0, steps=40, folder=Path("found"))
+    assert document.results.diverged
+    assert document.results.losses == losses[:30]
+    assert len(document.results.rates) == len(document.results.smoothed) == 30
+    written = json.loads(Path("found/result.json").read_text())
+    assert (written["model"]["name"], written["dataset"]["images"]) == ("resnet8", 20)
 
 
 def test_it_stops_where_the_loss_diverges(inputs: Inputs) -> None:

@@ -137,9 +137,9 @@ def test_which_images_are_measured_when(
     if results.best is not None:
         assert measured(results.best) == in_the_end
     for found in (results.last, *results.epochs):
-        for split, count in (("val", 9), ("test", 24)):
+        for split, name, count in (("val", "held-out", 9), ("test", "test", 24)):
             score = getattr(found, split)
-            assert score is None or (score.split, score.images) == (split, count)
+            assert score is None or (score.split, score.images) == (name, count)
     assert [record.train.images for record in results.epochs] == [36 - round(36 * share)] * 2
 
 
@@ -204,6 +204,16 @@ def test_safetensors_are_the_best_weights_and_need_no_model_name(images: str) ->
     assert validated("run/model.safetensors", images).original.correct == results.best.test.correct
 
 
+def test_what_cannot_be_exported_is_known_before_training(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def cannot(*_: Any) -> None:
+        raise DecomposeError("The network cannot be exported.")
+
+    monkeypatch.setattr("decompose_cli.training.session.export_network", cannot)
+    with pytest.raises(DecomposeError, match="cannot be exported"):
+        trained(images, export=["safetensors"])
+    assert not Path("run").exists()
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "torchscript"])
 def test_programs_agree_with_the_network(images: str, kind: Any) -> None:
@@ -256,9 +266,9 @@ def test_seeds_one_after_the_other(images: str) -> None:
     alone = trained(images, "alone", {"seed": 1}, final_test=True)
     assert without_clock(alone) == without_clock(results.runs[1])
     assert [found.what for found in results.summary] == [
-        "last val top1",
+        "last held-out top1",
         "last test top1",
-        "best val top1",
+        "best held-out top1",
         "best test top1",
     ]
     for found in results.summary:
@@ -292,6 +302,17 @@ def test_several_seeds_stopped_anywhere_and_resumed_are_those_of_a_run_that_was_
         done = train(Request(dataclasses.replace(SEEN, model=None, input_size=None), resume=Path(folder))).results
         assert [without_clock(run) for run in done.runs] == [without_clock(run) for run in whole.runs], after
         assert done.summary == whole.summary
+
+
+def test_several_seeds_in_a_folder_that_was_moved(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        cut_off(patch, 3)
+        with pytest.raises(StoppedHereError):
+            train(request_of(images, runs=2))
+    Path("run").rename("moved")
+    done = resumed("moved/seed-1")
+    assert [run.checkpoints["last"] for run in done.runs] == ["moved/seed-0/last.pt", "moved/seed-1/last.pt"]
+    assert Path("moved/result.json").is_file()
 
 
 def test_seeds_that_were_overwritten_are_trained_anew(images: str) -> None:
@@ -369,6 +390,42 @@ def test_a_changed_configuration_is_named_and_refused(stopped: str, given: dict[
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
+def test_changed_starting_weights_are_noticed(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained(images, "first")
+    inputs = dataclasses.replace(SEEN, weights="first/last.pt")
+    with monkeypatch.context() as patch:
+        cut_off(patch, 0)
+        with pytest.raises(StoppedHereError):
+            train(request_of(images, inputs=inputs))
+    trained(images, "first", {"seed": 1}, overwrite=True)
+    with pytest.raises(InputError, match="The starting weights are not what they were"):
+        resumed()
+
+
+def test_how_often_to_save_is_remembered(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        cut_off(patch, 1)
+        with pytest.raises(StoppedHereError):
+            train(request_of(images, checkpoint_every=3))
+    saved = saved_steps(monkeypatch)
+    resumed()
+    assert saved == [7, 8]
+
+
+def saved_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """At which steps ``last.pt`` is written from now on."""
+    saved: list[int] = []
+    original = Trainer._save
+
+    def spied(self: Trainer, path: Path) -> None:
+        if path.name == "last.pt":
+            saved.append(self.state.global_step)
+        original(self, path)
+
+    monkeypatch.setattr(Trainer, "_save", spied)
+    return saved
+
+
 def test_changed_training_images_are_noticed(stopped: str) -> None:
     Image.new("RGB", (8, 8), "red").save("images/train/a/000.png")
     with pytest.raises(InputError, match="The training images are not what they were when the run in run began"):
@@ -427,6 +484,10 @@ def large():
     return nn.Sequential(nn.Conv2d(3, 4, 9), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
 
 
+def pixel():
+    return nn.Sequential(nn.Conv2d(3, 4, 8), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(4, 3))
+
+
 def strange():
     class Strange(nn.Module):
         def forward(self, x):
@@ -452,6 +513,11 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
     # found only when the images or the network are looked at
     ("nothing held out", {"overrides": {"val_split": 0.001}}, "--val-split 0.001"),
     ("all held out", {"overrides": {"val_split": 0.99}}, "[Hh]olding out|--val-split"),
+    (
+        "one image alone",
+        {"inputs": Inputs(model="mynets:pixel", input_size="8", workers=0), "overrides": {"batch_size": 26}},
+        "single image",
+    ),
     ("no full batch", {"overrides": {"batch_size": 99, "drop_last": True}}, "--batch-size 99"),
     ("small images", {"inputs": Inputs(model="mynets:large", input_size="8", workers=0)}, "8x8 pixels"),
 ]
@@ -561,15 +627,7 @@ def test_the_shown_command_quotes_what_a_shell_would_take_apart() -> None:
 
 
 def test_checkpoint_every_saves_within_an_epoch(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved: list[int] = []
-    original = Trainer._save
-
-    def spied(self: Trainer, path: Path) -> None:
-        if path.name == "last.pt":
-            saved.append(self.state.global_step)
-        original(self, path)
-
-    monkeypatch.setattr(Trainer, "_save", spied)
+    saved = saved_steps(monkeypatch)
     trained(images, checkpoint_every=3)  # 27 images in batches of 8: four steps an epoch
     assert saved == [3, 4, 7, 8]
     with pytest.raises(InputError, match="--checkpoint-every 0 is not at least 1"):

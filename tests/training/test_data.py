@@ -77,7 +77,7 @@ def test_the_same_share_of_every_class_is_held_out(make_images: Make) -> None:
     train, _ = open_splits(Inputs(), f"folder:{root}")
     found = divide(train, train.labels, None, train.class_names, CIFAR, val_split=0.2, seed=0)
     assert found.val is not None
-    assert found.val.split == "val"
+    assert found.val.split == "held-out"
     assert Counter(found.val.labels.tolist()) == {0: 2, 1: 2, 2: 2}
     assert Counter(train.labels[found.indices].tolist()) == {0: 8, 1: 8, 2: 8}
     held = found.val.dataset.in_memory()

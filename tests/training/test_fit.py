@@ -6,6 +6,7 @@ import csv
 import errno
 import math
 import os
+import signal
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.datasets.mixing import mix
 from decompose_cli.datasets.sampling import epoch_order
 from decompose_cli.datasets.training_images import TrainingImages
-from decompose_cli.errors import DecomposeError
+from decompose_cli.errors import DecomposeError, StoppedError
 from decompose_cli.models.checkpoint import Metadata, read_checkpoint
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.training import fit, run_folder
@@ -487,6 +488,67 @@ def test_stopped_after_any_step_a_run_ends_as_one_that_was_not(values: dict[str,
         again.run(Rows())
         assert {name: tensors_of(read_state(Path(folder) / name)) for name in whole} == whole, steps
         assert [row["train_loss"] for row in csv.DictReader((Path(folder) / "log.csv").open())] == log, steps
+
+
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_stopped_while_the_network_is_measured(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
+    """The steps of the epoch are done and its record is not."""
+    settings, val = settings_of(schedule="steps", milestones=(1, 2)), labelled("val", [0, 1, 2, 2])
+    trainer_of(dropping(), settings, folder="whole", val=val).run(Rows())
+    calls = 0
+
+    def interrupted(self: fit.Trainer, images: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == epoch:
+            os.kill(os.getpid(), signal.SIGINT)
+        return score(self, images)
+
+    score = fit.Trainer.score
+    monkeypatch.setattr(fit.Trainer, "score", interrupted)
+    with pytest.raises(StoppedError):
+        trainer_of(dropping(), settings, val=val).run(Rows())
+    again = trainer_of(dropping(), settings, val=val)
+    again.load(read_state(Path("run/last.pt")))
+    again.run(Rows())
+    states = [tensors_of(read_state(Path(name) / "last.pt")) for name in ("whole", "run")]
+    assert states[0] == states[1]
+    assert [record["lr"] for record in states[1]["records"]] == pytest.approx([0.5, 0.05, 0.005])
+
+
+def two_parts(module: nn.Module) -> list[tuple[Settings, list[nn.Parameter]]]:
+    first, last = module[1], module[4]  # type: ignore[index]
+    gentle = settings_of(optimizer="adam", lr=0.01, schedule="cosine")
+    return [(settings_of(lr=0.2, momentum=0.5), list(first.parameters())), (gentle, list(last.parameters()))]
+
+
+def test_parts_have_optimizers_and_schedules_of_their_own() -> None:
+    """Each part learns as if the other were trained by something else; what is in none stays."""
+    settings = settings_of(lr=0.2, momentum=0.5)
+    module = dropping()
+    norm = {name: value.clone() for name, value in module[2].named_parameters()}  # type: ignore[index]
+    trainer = trainer_of(module, settings, parts=two_parts)
+    trainer.run(Rows())
+    kinds = [type(part.optimizer).__name__ for part in trainer.parts]
+    assert kinds == ["SGD", "Adam"]
+    assert trainer.parts[0].schedule.get_last_lr() == [0.2]
+    assert trainer.parts[1].schedule.get_last_lr()[0] == pytest.approx(0.0, abs=1e-9)
+    assert all(torch.equal(value, norm[name]) for name, value in module[2].named_parameters())  # type: ignore[index]
+    sgd_alone = dropping()
+    trainer_of(sgd_alone, settings, folder="alone", parts=lambda m: two_parts(m)[:1]).run(Rows())
+    assert torch.equal(sgd_alone[4].weight, dropping()[4].weight)  # type: ignore[index, arg-type]
+    assert not torch.equal(module[4].weight, dropping()[4].weight)  # type: ignore[index, arg-type]
+
+
+def test_parts_go_on_as_if_they_had_not_been_stopped() -> None:
+    settings = settings_of()
+    trainer_of(dropping(), settings, folder="whole", parts=two_parts).run(Rows())
+    with pytest.raises(KilledError):
+        trainer_of(dropping(), settings, parts=two_parts, loss=killed_after(5), checkpoint_every=1).run(Rows())
+    again = trainer_of(dropping(), settings, parts=two_parts)
+    again.load(read_state(Path("run/last.pt")))
+    again.run(Rows())
+    assert tensors_of(read_state(Path("run/last.pt"))) == tensors_of(read_state(Path("whole/last.pt")))
 
 
 def test_what_a_kill_after_the_checkpoint_has_cost_the_log_is_made_up_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -56,7 +56,21 @@ def assert_close(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]
 @pytest.mark.slow
 def test_two_processes_make_the_steps_of_one(images: str) -> None:
     # One step at rate 1 without momentum: what weights lose is the gradient.
-    options = ("grouped:net", "--dataset", images, "--iterations", "1", "-b", "64", "--lr", "1", "--momentum", "0")
+    options = (
+        "grouped:net",
+        "--dataset",
+        images,
+        "--iterations",
+        "1",
+        "--schedule",
+        "constant",
+        "-b",
+        "64",
+        "--lr",
+        "1",
+        "--momentum",
+        "0",
+    )
     options += ("--weight-decay", "0", "--schedule", "constant", "--val-split", "0")
     one, _ = trained("one", *options)
     two, _ = trained("two", *options, "--devices", "2")
@@ -98,7 +112,19 @@ def free_port() -> str:
 
 @pytest.mark.slow
 def test_torchrun_is_noticed_and_what_contradicts_it_refused(images: str) -> None:
-    options = ("grouped:net", "--dataset", images, "--iterations", "2", "-b", "64", "--val-split", "0")
+    options = (
+        "grouped:net",
+        "--dataset",
+        images,
+        "--iterations",
+        "2",
+        "--schedule",
+        "constant",
+        "-b",
+        "64",
+        "--val-split",
+        "0",
+    )
     torchrun = ("-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", free_port())
     one, _ = trained("one", *options)
     two, _ = trained("two", *options, launcher=torchrun)

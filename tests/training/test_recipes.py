@@ -192,14 +192,14 @@ def test_of_cifars_training_images_45_000_are_left() -> None:
     assert settings.total_epochs(45_000) == 182, "64,000 steps of 128 images"
 
 
-@pytest.mark.parametrize("name", ["cifar-resnet", "he2015", "online-norm"])
+@pytest.mark.parametrize("name", ["cifar-resnet", "he2015"])
 @pytest.mark.parametrize(("depth", "warms_up"), [(None, False), (20, False), (104, False), (110, True), (164, True)])
 def test_deep_networks_begin_with_one_epoch_at_a_small_rate(name: str, depth: int | None, warms_up: bool) -> None:
     settings = resolve(name, {}, depth=depth)
     assert (settings.warmup_epochs, settings.warmup_lr) == ((1, 0.01) if warms_up else (0, None))
 
 
-@pytest.mark.parametrize("name", ["custom-resnet", "finetune", "digits"])
+@pytest.mark.parametrize("name", ["custom-resnet", "finetune", "digits", "online-norm"])
 def test_other_recipes_do_not_warm_up(name: str) -> None:
     assert resolve(name, {}, depth=110).warmup_epochs == 0
 
@@ -212,11 +212,25 @@ def test_what_is_given_wins() -> None:
 
 
 def test_epochs_and_iterations_replace_each_other() -> None:
-    assert (resolve("he2015", {"epochs": 3}).epochs, resolve("he2015", {"epochs": 3}).iterations) == (3, None)
-    found = resolve("cifar-resnet", {"iterations": 7})
+    found = resolve("he2015", {"epochs": 3, "milestones": (1, 2)})
+    assert (found.epochs, found.iterations, found.milestones) == (3, None, (1, 2))
+    found = resolve("cifar-resnet", {"iterations": 7, "schedule": "cosine"})
     assert (found.epochs, found.iterations) == (None, 7)
     with pytest.raises(InputError, match="either epochs or iterations"):
-        resolve("he2015", {"epochs": 3, "iterations": 7})
+        resolve("he2015", {"epochs": 3, "iterations": 7, "milestones": (1, 2)})
+
+
+@pytest.mark.parametrize(("recipe", "given"), [("cifar-resnet", {"iterations": 64000}), ("he2015", {"epochs": 200})])
+def test_milestones_are_not_taken_for_others(recipe: str, given: dict[str, Any]) -> None:
+    """100 epochs are no 100 steps."""
+    with pytest.raises(InputError, match="milestones"):
+        resolve(recipe, given)
+    assert resolve("digits", {"iterations": 5}).iterations == 5, "recipes without milestones have no such trouble"
+
+
+def test_a_warm_up_belongs_to_the_schedule_with_steps() -> None:
+    assert resolve("cifar-resnet", {}, depth=110).warmup_epochs == 1
+    assert resolve("cifar-resnet", {"schedule": "one-cycle"}, depth=110).warmup_epochs == 0
 
 
 def test_unknown_recipe_names_those_that_exist() -> None:

@@ -62,7 +62,7 @@ def test_csv_of_an_interrupted_run_is_replaced_whole() -> None:
 
 
 def test_tensorboard_has_the_scalars_over_steps() -> None:
-    board = TensorBoardLog(Path("tb"), 0)
+    board = TensorBoardLog(Path("tb"))
     for epoch in (1, 2):
         board.add(record(epoch))
     board.close()
@@ -75,12 +75,13 @@ def test_tensorboard_has_the_scalars_over_steps() -> None:
 
 
 def test_tensorboard_hides_what_is_done_again_after_an_interruption() -> None:
-    first = TensorBoardLog(Path("tb"), 0)
+    first = TensorBoardLog(Path("tb"))
     for epoch in (1, 2):
         first.add(record(epoch))
     first.close()
-    again = TensorBoardLog(Path("tb"), 10)
-    again.add(record(2))
+    again = TensorBoardLog(Path("tb"))
+    for epoch in (1, 2):
+        again.add(record(epoch))
     again.close()
     found = EventAccumulator("tb")
     found.Reload()
@@ -90,7 +91,7 @@ def test_tensorboard_hides_what_is_done_again_after_an_interruption() -> None:
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a file that is always full")
 def test_a_full_disk_under_tensorboard_is_an_error_of_the_one_who_writes(monkeypatch: pytest.MonkeyPatch) -> None:
     before = threading.active_count()
-    board = TensorBoardLog(Path("tb"), 0)
+    board = TensorBoardLog(Path("tb"))
     assert threading.active_count() == before
     full = Path("/dev/full").open("wb")  # noqa: SIM115
     board._records._writer = full

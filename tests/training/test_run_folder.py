@@ -29,6 +29,8 @@ CONFIG = {
     "runs": 1,
     "final_test": False,
     "export": [],
+    "checkpoint_every": None,
+    "processes": 1,
     "training_images": "0" * 64,
     **dict.fromkeys(("weights", "head", "mean", "std", "input_size", "resize", "crop", "interpolation", "data_dir")),
 }
@@ -41,7 +43,7 @@ def saved(path: Path, step: int = 1) -> None:
 @pytest.fixture
 def begun() -> RunFolder:
     folder = RunFolder(Path("run"))
-    folder.check_free()
+    folder.check_free(overwrite=False)
     folder.begin(CONFIG)
     saved(folder.last, 2)
     return folder
@@ -118,7 +120,7 @@ def test_a_run_that_is_there_is_not_replaced_unasked(name: str) -> None:
     Path("run").mkdir()
     (Path("run") / name).write_text("x")
     with pytest.raises(InputError, match="run holds a run already") as caught:
-        RunFolder(Path("run")).check_free()
+        RunFolder(Path("run")).check_free(overwrite=False)
     hint = caught.value.hint or ""
     assert all(word in hint for word in ("--resume run", "--output", "--overwrite"))
     assert (Path("run") / name).read_text() == "x"
@@ -141,6 +143,50 @@ def test_overwriting_leaves_nothing_of_the_old_run_and_all_that_is_the_users(beg
     assert (begun.path / "notes.txt").read_text() == "old"
     assert not begun.last.exists()
     assert [name for name in old if (begun.path / name).exists()] == []
+
+
+def test_overwriting_takes_nothing_that_looks_a_little_like_a_runs(begun: RunFolder) -> None:
+    for name in ("model.py", "model.onnx.md", "seed-notes/result.json", "seed-1x/last.pt", "tensorboard/notes.txt"):
+        (begun.path / name).parent.mkdir(exist_ok=True)
+        (begun.path / name).write_text("mine")
+    kept = {
+        path: path.read_bytes() for path in begun.path.rglob("*") if path.is_file() and path.read_bytes() == b"mine"
+    }
+    (begun.path / "model.torchscript.pt").write_text("old")
+    begun.check_free(overwrite=True)
+    begun.begin(CONFIG)
+    assert len(kept) == 5
+    assert {path: path.read_bytes() for path in kept} == kept
+    assert not (begun.path / "model.torchscript.pt").exists()
+
+
+@pytest.mark.parametrize("text", ['{"name": "an npm package"}', "not json", None])
+def test_what_is_no_run_is_not_overwritten(text: str | None) -> None:
+    Path("mine").mkdir()
+    if text is not None:
+        Path("mine/config.json").write_text(text)
+    Path("mine/result.json").write_text("{}")
+    with pytest.raises(InputError, match=r"result.json, but no run of decompose"):
+        RunFolder(Path("mine")).check_free(overwrite=True)
+
+
+@pytest.mark.parametrize("named", ["run/seed-1", "run/seed-1/last.pt"])
+def test_of_one_seed_the_whole_run_is_found(begun: RunFolder, named: str) -> None:
+    (begun.path / "seed-1").mkdir()
+    saved(begun.path / "seed-1/last.pt")
+    assert find_run(Path(named)).path == begun.path
+
+
+def test_a_best_checkpoint_ahead_of_the_last_is_gone_on_from_the_last(begun: RunFolder) -> None:
+    saved(begun.best, 3)
+    assert find_run(begun.best).path == begun.path
+
+
+def test_what_a_killed_process_left_in_the_folder_of_a_seed_is_removed(begun: RunFolder) -> None:
+    (begun.path / "seed-1").mkdir()
+    (begun.path / "seed-1/.decompose-x.tmp").write_text("half")
+    with begun.locked():
+        assert not list(begun.path.rglob(".decompose-*"))
 
 
 @pytest.mark.parametrize(

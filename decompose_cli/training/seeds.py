@@ -1,0 +1,62 @@
+"""The same training with several seeds, one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from decompose_cli.errors import InputError
+from decompose_cli.files import read_json
+from decompose_cli.progress import note
+from decompose_cli.training.devices import on_first
+from decompose_cli.training.outcome import RunResults
+from decompose_cli.training.run_folder import RunFolder
+from decompose_cli.training.session import Session
+from decompose_cli.training.settings import Settings
+
+Results = TypeVar("Results", bound=RunResults)
+
+
+def repeated(
+    session: Session, train: Callable[[RunFolder, Settings], Results], kind: type[Results], write: Callable[..., None]
+) -> list[Results]:
+    """One run, or one for each of several seeds in a folder of its own; those that are finished are read.
+
+    Args:
+        session: The run as a whole.
+        train: Trains with one seed.
+        kind: What it returns.
+        write: Writes the result of one seed of several into its folder.
+    """
+    runs = session.config["runs"]
+    if runs == 1:
+        return [train(session.folder, session.settings)]
+    found = []
+    for number in range(runs):
+        settings = session.settings.model_copy(update={"seed": session.settings.seed + number})
+        folder = RunFolder(session.folder.path / f"seed-{settings.seed}")
+        note(f"Run {number + 1} of {runs}, seed {settings.seed}: {folder.path}")
+        if session.is_begun and folder.is_finished:
+            results = _read_results(folder.result, kind)
+        else:
+            results = train(folder, settings)
+            on_first(session.fabric, partial(write, folder.result, results))
+        found.append(results)
+    return found
+
+
+def _read_results(path: Path, kind: type[Results]) -> Results:
+    content = read_json(path, "The result")
+    try:
+        found = kind.model_validate(content["results"])
+    except (ValidationError, KeyError, TypeError) as error:
+        raise InputError(
+            f"{path} is not the result of a run.", hint="Remove it to train with this seed again."
+        ) from error
+    # The folder may have been moved since.
+    found.checkpoints = {name: str(path.parent / Path(file).name) for name, file in found.checkpoints.items()}
+    return found
