@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from decompose_cli.engines.finetune import FinetuneResults
     from decompose_cli.engines.lr_find import LrFindResults
     from decompose_cli.results import ResultDocument
-    from decompose_cli.training.outcome import RunResults, Spread
+    from decompose_cli.training.outcome import Measured, RunResults, Spread
     from decompose_cli.training.records import Score
 
 
@@ -21,11 +21,11 @@ def show_training(terminal: Terminal, document: ResultDocument[Any]) -> None:
     """What came of one run, or of several."""
     results = document.results
     runs: list[RunResults] = getattr(results, "runs", None) or [results]
-    rows = [row for run in runs for row in _measured_rows(run, seeds=len(runs) > 1)]
+    rows = [row for run in runs for row in _measured_rows(document, run, seeds=len(runs) > 1)]
     terminal.title("Result")
     terminal.print(make_table(["Weights", "Images", "Correct", "Top-1 %", "Loss"], rows, left=2))
     _show_spread(terminal, getattr(results, "summary", []))
-    _show_files(terminal, runs)
+    _show_files(terminal, document, runs)
 
 
 def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
@@ -38,8 +38,9 @@ def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
     rows.append(_row("decomposed, before", first.before))
     for run in runs:
         which = f", seed {run.seed}" if len(runs) > 1 else ""
-        epoch = (run.best or run.last).epoch
-        rows.append(_row(f"decomposed, after {epoch} epoch{'s' if epoch > 1 else ''}{which}", run.after))
+        chosen = run.best or run.last
+        name = f"decomposed, {'best' if run.best else 'last'} ({_when(document, run, chosen)}){which}"
+        rows += [_row(name, score) for score in (chosen.val, run.after) if score is not None]
     terminal.print(make_table(["Network", "Images", "Correct", "Top-1 %", "Loss"], rows, left=2))
     for run in runs:
         found = run.difference
@@ -52,7 +53,7 @@ def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
                 f"McNemar p {p_value(found.mcnemar_p)}: {verdict} at the 5% level"
             )
     _show_spread(terminal, getattr(results, "summary", []))
-    _show_files(terminal, runs)
+    _show_files(terminal, document, runs)
 
 
 def show_rates(terminal: Terminal, document: ResultDocument[LrFindResults]) -> None:
@@ -64,25 +65,35 @@ def show_rates(terminal: Terminal, document: ResultDocument[LrFindResults]) -> N
     terminal.print(
         f"Where the loss falls fastest, among {len(found.rates)} rates from {first:.2g} to {last:.2g}, {end}."
     )
-    terminal.print(f"A tenth of the rate with the lowest loss: {found.minimum_tenth:.2g}")
+    terminal.print(
+        f"A tenth of the rate with the lowest averaged loss, less the steps that the average trails: "
+        f"{found.minimum_tenth:.2g}"
+    )
     if found.worse_than_guessing:
         terminal.print(
             "At that rate the loss is still higher than that of guessing: it falls from the initial weights to chance. "
-            f"Look at the curve, and try higher rates, such as {found.minimum_tenth:.2g}."
+            f"Look at the curve, and try higher rates, up to where it is lowest, {10 * found.minimum_tenth:.2g}."
         )
     if found.still_falling:
         terminal.print("The loss was still falling at the highest rate; a range that goes further would tell more.")
 
 
-def _measured_rows(run: RunResults, *, seeds: bool) -> list[list[str]]:
+def _when(document: ResultDocument[Any], run: RunResults, found: Measured) -> str:
+    """After how much training: epochs, or steps where these were asked for."""
+    if document.arguments["settings"]["iterations"] is None:
+        return f"epoch {found.epoch}"
+    return f"step {next(record.steps for record in run.epochs if record.epoch == found.epoch):,}"
+
+
+def _measured_rows(document: ResultDocument[Any], run: RunResults, *, seeds: bool) -> list[list[str]]:
     rows = []
     for name, found in (("last", run.last), ("best", run.best)):
         for score in (found.val, found.test) if found is not None else ():
             if found is not None and score is not None:
                 seed = f", seed {run.seed}" if seeds else ""
-                rows.append(_row(f"{name} (epoch {found.epoch}){seed}", score))
+                rows.append(_row(f"{name} ({_when(document, run, found)}){seed}", score))
     if not rows:  # neither held-out nor test images
-        rows.append(_row(f"last (epoch {run.last.epoch})", run.epochs[-1].train))
+        rows.append(_row(f"last ({_when(document, run, run.last)})", run.epochs[-1].train))
     return rows
 
 
@@ -98,7 +109,7 @@ def _show_spread(terminal: Terminal, summary: Sequence[Spread]) -> None:
         )
 
 
-def _show_files(terminal: Terminal, runs: Sequence[RunResults]) -> None:
+def _show_files(terminal: Terminal, document: ResultDocument[Any], runs: Sequence[RunResults]) -> None:
     for run in runs:
         names = ", ".join(path.rsplit("/", 1)[-1] for path in run.checkpoints.values())
         terminal.print(f"Written to {Path(run.checkpoints['last']).parent}: {names}, log.csv, curve.png, result.json")
@@ -106,5 +117,8 @@ def _show_files(terminal: Terminal, runs: Sequence[RunResults]) -> None:
             terminal.print(f"The {kind} file agrees with the network to {difference:.1e}")
     if len(runs) > 1:
         terminal.print(f"All runs: {Path(runs[0].checkpoints['last']).parent.parent}/result.json")
-    last = runs[-1].checkpoints
-    terminal.print(f"Use it: decompose validate -w {last.get('best', last['last'])}")
+    files = runs[0].checkpoints
+    model = document.arguments["model"]
+    named = f"{model} " if ":" in model else ""  # Python code of the user's is run only where it is named
+    what = "Use it" if len(runs) == 1 else "Use one of them"
+    terminal.print(f"{what}: decompose validate {named}-w {files.get('best', files['last'])}")

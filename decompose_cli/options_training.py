@@ -34,7 +34,7 @@ TRAINING: dict[str, tuple[Any, Any]] = {
                                                    help="Epochs after which schedule 'steps' drops the rate tenfold.")], None),
     "label_smoothing": (Annotated[Optional[float], option("--label-smoothing", metavar="ALPHA", panel=_TRAINING,
                                                           help="Share of the target spread over all classes.")], None),
-    "clip_norm": (Annotated[Optional[float], option("--clip-norm", metavar="NORM", panel=_TRAINING, help="Largest norm of the gradients.")], None),
+    "clip_norm": (Annotated[Optional[float], option("--clip-norm", metavar="NORM", panel=_TRAINING, help="Scale gradients down to this norm where theirs is larger. Default: none.")], None),
     "ema_decay": (Annotated[Optional[float], option("--ema-decay", metavar="D", panel=_TRAINING,
                                                     help="Average weights over steps, e.g. 0.999; the average is measured and kept.")], None),
     "augment": (Annotated[Optional[str], option("--augment", metavar="crop-flip|resized-crop|affine|none", panel=_TRAINING,
@@ -44,9 +44,9 @@ TRAINING: dict[str, tuple[Any, Any]] = {
     "set": (Annotated[Optional[list[str]], option("--set", metavar="NAME=VALUE", panel=_TRAINING,
                                                   help="Any other setting of the recipe, as it is shown when training starts; repeat as needed.")], None),
     "val_split": (Annotated[Optional[float], option("--val-split", metavar="SHARE", panel=IMAGES,
-                                                    help="Training images held out to choose the best epoch; 0 for none.")], None),
+                                                    help="Training images held out to choose the best epoch, 0 for none. Default: the recipe's, mostly 0.1.")], None),
     "final_test": (Annotated[bool, option("--final-test", panel=IMAGES,
-                                          help="Measure the test images in the end where images are held out; else after every epoch.")], False),
+                                          help="Where images are held out: measure the test images once, in the end. Otherwise they are measured after every epoch anyway.")], False),
     "precision": (Annotated[Optional[str], option("--precision", metavar="32|bf16|16", panel=COMPUTING,
                                                   help="Of training, with loss scaling for 16. Accuracies are measured in float32.")], None),
     "compile": (Annotated[Optional[bool], option("--compile/--no-compile", panel=COMPUTING, help="Use torch.compile.")], None),
@@ -64,11 +64,11 @@ TRAINING: dict[str, tuple[Any, Any]] = {
                                                  help="Default: command, network, images and time.")], None),
     "resume": (Annotated[Optional[Path], option("--resume", metavar="RUN", panel=_RUN,
                                                 help="Go on with an interrupted run: its folder; all else is remembered.")], None),
-    "runs": (Annotated[Optional[int], option("--runs", metavar="N", panel=_RUN, help="Seeds, one after the other.")], None),
+    "runs": (Annotated[Optional[int], option("--runs", metavar="N", panel=_RUN, help="Train N times, with seeds S, S + 1, ... from --seed S.")], None),
     "checkpoint_every": (Annotated[Optional[int], option("--checkpoint-every", metavar="STEPS", panel=_RUN,
                                                          help="Also save within an epoch.")], None),
     "export": (Annotated[Optional[str], option("--export", metavar="onnx,safetensors,torchscript", panel=_RUN,
-                                               help="Also write the network in these formats.")], None),
+                                               help="Also write the network for other programs; decompose itself reads safetensors only.")], None),
 }  # fmt: skip
 
 _FROM_SCRATCH: dict[str, tuple[Any, Any]] = {
@@ -80,7 +80,7 @@ _FROM_SCRATCH: dict[str, tuple[Any, Any]] = {
 
 # Training looks at all splits, and the features change with every step.
 _NOT_FOR_TRAINING = ("split", "no_cache")
-finetune_command = functools.partial(command, without=_NOT_FOR_TRAINING)
+finetune_command = functools.partial(command, without=(*_NOT_FOR_TRAINING, "final_test"))  # it measures them anyway
 train_command = functools.partial(command, without=(*_NOT_FOR_TRAINING, "head"), replaced=_FROM_SCRATCH)
 rate_command = functools.partial(  # the recipe says the rest
     command, without=(*_NOT_FOR_TRAINING, "head", "batch_size", "precision"), replaced=_FROM_SCRATCH
@@ -123,7 +123,7 @@ def make_tuning(given: dict[str, Any]) -> Tuning:
         overrides={**named, **more},
         machines={name: given[name] for name in _MACHINES},
         export=[kind.strip() for kind in (given["export"] or "").split(",") if kind.strip()],
-        **{name: given[name] for name in _RUN_OPTIONS},
+        **{name: given.get(name, False) for name in _RUN_OPTIONS},
     )
 
 

@@ -123,6 +123,32 @@ def test_the_command_that_is_recommended_gives_the_accuracy_that_is_shown() -> N
 
 
 @pytest.mark.usefixtures("images")
+def test_the_recommended_command_names_a_network_of_the_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "from torch import nn\n\ndef net(): return nn.Sequential(nn.Flatten(), nn.Linear(192, 3))\n"
+    Path("toynet.py").write_text(code)
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    options = ("--dataset", "folder:images", "--input-size", "8", "-j", "0", "--epochs", "1", "--val-split", "0")
+    said = run("train", "toynet:net", *options, "-o", "run").stderr
+    (line,) = [line for line in said.splitlines() if line.startswith("Use it: decompose ")]
+    run(*line.removeprefix("Use it: decompose ").split(), "-q", "-j", "0", "--no-cache")
+
+
+@pytest.mark.usefixtures("images")
+def test_training_goes_on_with_the_images_that_the_weights_have_learned_from() -> None:
+    run(*TRAIN, "-o", "run", "-q")
+    run("train", "-w", "run/last.pt", "-o", "more", "-q", "-j", "0", "--epochs", "1", "-b", "8")
+    assert content("more/result.json")["dataset"]["name"] == "folder:images"
+
+
+@pytest.mark.usefixtures("images")
+def test_steps_are_not_called_epochs() -> None:
+    given = ("--dataset", "folder:images", "--input-size", "8", "-j", "0", "--schedule", "constant", "--val-split", "0")
+    said = run("train", "resnet8", *given, "-o", "run", "--iterations", "1").stderr
+    assert "last (step 1)" in said
+    assert "last (epoch" not in said
+
+
+@pytest.mark.usefixtures("images")
 def test_json_goes_to_stdout_and_the_folder_is_written_all_the_same() -> None:
     result = run(*TRAIN, "-o", "run", "--json")
     assert json.loads(result.stdout) == content("run/result.json")
@@ -279,7 +305,7 @@ def test_finetune_shows_before_after_and_what_the_difference_means(learned: str)
     rows = (
         ("full head, original", "original"),
         ("decomposed, before", "before"),
-        ("decomposed, after 2 epochs", "after"),
+        ("decomposed, last (epoch 2)", "after"),
     )
     for row, name in rows:
         found = results[name]
@@ -333,7 +359,7 @@ def test_lr_find_suggests_and_writes() -> None:
     said = run(*RATES, "--steps", "60", "-o", "found").stderr
     found = content("found/result.json")["results"]
     assert f"Learning rate: {found['lr']:.2g}" in said
-    assert f"A tenth of the rate with the lowest loss: {found['minimum_tenth']:.2g}" in said
+    assert f"less the steps that the average trails: {found['minimum_tenth']:.2g}" in said
     assert "Written to found: curve.png, result.json" in said
     run(*RATES, "--steps", "60", "-o", "found", "-q", code=2)
     run(*RATES, "--steps", "60", "-o", "found", "-q", "--overwrite")

@@ -20,12 +20,18 @@ def model_and_dataset(inputs: Inputs) -> tuple[str, str]:
     from decompose_cli.errors import InputError
     from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 
-    model = inputs.model or (Path(inputs.weights).stem if inputs.weights else DEFAULT_MODEL)
+    model = inputs.model or (_stem(inputs.weights) if inputs.weights else DEFAULT_MODEL)
     try:
         usual = get_entry(model).dataset
     except InputError:  # a network of the user's, or a file
         usual = None
     return model, inputs.dataset or usual or "default"
+
+
+def _stem(weights: str) -> str:
+    """Of the checkpoint of a run, its folder and which one it is."""
+    path = Path(weights)
+    return f"{path.absolute().parent.name}-{path.stem}" if path.stem in ("last", "best") else path.stem
 
 
 def checked_output(out: Output) -> Path | None:

@@ -52,7 +52,10 @@ def finetune(
     only: Annotated[
         Optional[str],
         typer.Option(
-            "--only", metavar="all|head|head+last-block", help="What is trained. Default: all.", show_default=False
+            "--only",
+            metavar="all|head|head+last-block",
+            help="What is trained; of the rest, statistics of batch norm stay too. Default: all.",
+            show_default=False,
         ),
     ] = None,
 ) -> None:

@@ -186,7 +186,8 @@ def _configure(
             "and --order out."
         )
     check_index_request(checkpoint, index_set)
-    settings = resolve("finetune", request.overrides, large_images=max(study.preprocessing.crop) > LARGEST_SMALL_SIDE)
+    is_large = max(study.preprocessing.crop) > LARGEST_SMALL_SIDE
+    settings = resolve("finetune", request.overrides, large_images=is_large, dataset=study.dataset.name)
     weights = inputs.weights
     filled = dataclasses.replace(inputs, model=study.classifier.name, dataset=study.dataset.name, weights=weights)
     check_trainable(study.dataset.name)

@@ -88,10 +88,12 @@ def configure(
         if model_options:
             raise InputError("Options of the network come with its weights; leave --shortcut out.")
         model, entry, started = classifier.name, classifier.entry, classifier.weights_sha256
+        metadata = classifier.checkpoint.metadata if classifier.checkpoint is not None else None
+        learned_on = metadata.dataset if metadata is not None else None
     else:
         assert model is not None
-        entry, started = find_entry(model).configured(**model_options), None
-    dataset = dataset or entry.dataset
+        entry, started, learned_on = find_entry(model).configured(**model_options), None, None
+    dataset = dataset or learned_on or entry.dataset
     if dataset is None:
         raise InputError(f"It is not known which images {model} is for.", hint="Say which with --dataset.")
     if inputs.head is not None:
@@ -100,7 +102,7 @@ def configure(
     is_large = max(_seen(inputs, entry, train).crop) > LARGEST_SMALL_SIDE
     chosen = recipe or default_recipe(model, dataset, large_images=is_large)
     depth = entry.architecture.get("depth")
-    settings = resolve(chosen, overrides, large_images=is_large, depth=depth)
+    settings = resolve(chosen, overrides, large_images=is_large, depth=depth, dataset=dataset)
     filled = dataclasses.replace(inputs, model=model, dataset=dataset)
     return (
         filled,

@@ -10,6 +10,8 @@ from decompose_cli.errors import InputError, one_of
 from decompose_cli.training.settings import Settings, make_settings
 
 _SMALL_IMAGES = {"augment": "crop-flip", "padding": 4, "flip": True}
+_UPRIGHT = {"padding": 3, "padding_mode": "border", "flip": False}
+"""For digits, which fill their frame and mean something else, or nothing, in a mirror."""
 _LARGE_IMAGES = {"augment": "resized-crop", "flip": True}
 LARGEST_SMALL_SIDE = 64
 """In pixels: what networks see that are trained as on CIFAR."""
@@ -123,9 +125,7 @@ RECIPES: dict[str, Recipe] = {
             "drop_last": True,
             "schedule": "one-cycle",
             "augment": "crop-flip",
-            "padding": 3,
-            "padding_mode": "border",
-            "flip": False,
+            **_UPRIGHT,
         },
     ),
     "finetune": Recipe(
@@ -154,7 +154,12 @@ def default_recipe(model: str, dataset: str, *, large_images: bool) -> str:
 
 
 def resolve(
-    recipe: str, overrides: Mapping[str, Any], *, large_images: bool = False, depth: int | None = None
+    recipe: str,
+    overrides: Mapping[str, Any],
+    *,
+    large_images: bool = False,
+    depth: int | None = None,
+    dataset: str | None = None,
 ) -> Settings:
     """The settings of a recipe with some values replaced.
 
@@ -163,6 +168,7 @@ def resolve(
         overrides: By the name of the setting.
         large_images: Whether images are as in ImageNet.
         depth: Of a CIFAR ResNet; deep ones begin with an epoch at a rate of 0.01.
+        dataset: Its name; digits are not mirrored.
 
     Raises:
         InputError: No such recipe, or values that cannot be used.
@@ -172,6 +178,8 @@ def resolve(
     schedule = overrides.get("schedule", values["schedule"])
     if recipe in ("cifar-resnet", "he2015") and depth is not None and depth >= _DEEP and schedule == "steps":
         values |= {"warmup_epochs": 1, "warmup_lr": 0.01}
+    if dataset == "digits" and values.get("augment") == "crop-flip":
+        values |= _UPRIGHT
     for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
         is_other = overrides.get(given) is not None and values.pop(other, None) is not None
         if is_other and schedule == "steps" and "milestones" not in overrides:
@@ -179,4 +187,9 @@ def resolve(
                 f"The milestones of recipe {recipe} are {other}; with --{given} they have to be {given} too.",
                 hint="Give --milestones as well, or another --schedule.",
             )
-    return make_settings({**values, **overrides})
+    settings = make_settings({**values, **overrides})
+    if "milestones" in overrides and settings.schedule != "steps":
+        raise InputError(f"--milestones have no effect with schedule {settings.schedule}; add --schedule steps.")
+    if "momentum" in overrides and settings.optimizer != "sgd":
+        raise InputError(f"--momentum has no effect with {settings.optimizer}; it is of --optimizer sgd.")
+    return settings

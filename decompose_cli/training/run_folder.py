@@ -108,6 +108,11 @@ class RunFolder:
                 hint=f"Go on with --resume {self.path}, choose another --output, or add --overwrite to start anew.",
             )
 
+    def discard(self) -> None:
+        """Remove a run of which there is no checkpoint yet, so that the folder is free again."""
+        if not any(folder.last.is_file() for folder in (self, *self._seeds())):
+            self._clear()
+
     def begin(self, config: Mapping[str, Any]) -> None:
         """Write the configuration of a new run, in place of whatever run is there.
 
@@ -125,9 +130,10 @@ class RunFolder:
             InputError: It has.
         """
         if self.is_finished:
+            newest = next((folder.last for folder in (self, *self._seeds()) if folder.last.is_file()), self.last)
             raise InputError(
                 f"The run in {self.path} is finished; {RESULT} is its result.",
-                hint=f"To train further, start a new run from its weights: --weights {self.last}.",
+                hint=f"To train further, start a new run from its weights: --weights {newest}.",
             )
 
     def _has_a_configuration(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -205,9 +206,14 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
     for text in texts:
         name, sign, value = text.partition("=")
         name = name.strip().replace("-", "_")
-        if not sign or name not in Settings.model_fields:
-            known = ", ".join(Settings.model_fields)
-            raise InputError(f"--set {text!r} is not NAME=VALUE with one of the settings {known}.")
+        if not sign or not name:
+            raise InputError(f"--set {text!r} is not NAME=VALUE.")
+        if name not in Settings.model_fields:
+            close = get_close_matches(name, Settings.model_fields, n=1)
+            guess = f" (did you mean {close[0]}?)" if close else ""
+            raise InputError(
+                f"There is no setting {name!r}{guess}.", hint=f"Known are {', '.join(Settings.model_fields)}."
+            )
         if name in values:
             raise InputError(f"--set gives {name} twice.")
         values[name] = _value(name, value.strip())

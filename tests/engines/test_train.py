@@ -543,6 +543,13 @@ def test_what_cannot_be_used_does_not_cost_the_run_that_was_to_be_overwritten(
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
+def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_free(images: str) -> None:
+    with pytest.raises(DecomposeError, match="nothing was saved yet"):
+        trained(images, overrides={"lr": 1e30})
+    assert not Path("run").exists()
+    trained(images)
+
+
 def test_a_rate_that_is_far_too_high_says_where_it_failed(images: str) -> None:
     settings = {"schedule": "steps", "milestones": (1,), "gamma": 1e30}
     with pytest.raises(DecomposeError, match=r"epoch 2, step 2, at a learning rate of 5e\+28; the last checkpoint"):

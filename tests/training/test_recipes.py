@@ -228,6 +228,14 @@ def test_milestones_are_not_taken_for_others(recipe: str, given: dict[str, Any])
     assert resolve("digits", {"iterations": 5}).iterations == 5, "recipes without milestones have no such trouble"
 
 
+@pytest.mark.parametrize("name", ["digits", "finetune", "cifar-resnet"])
+def test_digits_are_not_mirrored(name: str) -> None:
+    found = resolve(name, {}, dataset="digits")
+    assert (found.augment, found.flip, found.padding, found.padding_mode) == ("crop-flip", False, 3, "border")
+    assert resolve(name, {"flip": True}, dataset="digits").flip
+    assert resolve("finetune", {}, dataset="cifar10").flip
+
+
 def test_a_warm_up_belongs_to_the_schedule_with_steps() -> None:
     assert resolve("cifar-resnet", {}, depth=110).warmup_epochs == 1
     assert resolve("cifar-resnet", {"schedule": "one-cycle"}, depth=110).warmup_epochs == 0

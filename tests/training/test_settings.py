@@ -74,10 +74,18 @@ def test_texts_are_read_as_what_they_stand_for() -> None:
     )
 
 
-@pytest.mark.parametrize("text", ["lr", "=3", "speed=3", "", "LR=1"])
+@pytest.mark.parametrize("text", ["lr", "=3", ""])
 def test_other_texts_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="is not NAME=VALUE with one of the settings optimizer, lr"):
+    with pytest.raises(InputError, match="is not NAME=VALUE"):
         parse_settings([text])
+
+
+def test_an_unknown_setting_is_named_with_one_like_it() -> None:
+    with pytest.raises(InputError, match=r"There is no setting 'momntum' \(did you mean momentum\?\)") as caught:
+        parse_settings(["momntum=0.5"])
+    assert "Known are optimizer, lr" in (caught.value.hint or "")
+    with pytest.raises(InputError, match=r"There is no setting 'LR'"):
+        parse_settings(["LR=1"])
 
 
 def test_one_setting_given_twice_is_refused() -> None:
