@@ -1,0 +1,154 @@
+"""Online normalisation against batch norm and against a plain loop over the samples, forward and backward.
+
+Random maps; gradients are ready. The loop does the same in the same order, sample by sample, with torch's operations;
+both sides have to give the same gradients and statistics, or the script stops. Also: a whole training step of ResNet-20
+with either.
+
+    python benchmarks/bench_norms.py [--repeats N]
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import common
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decompose_cli.decomposition.features import keep_freed_memory
+from decompose_cli.models.cifar_resnet import CifarResNet
+from decompose_cli.norms.factory import Norm, convert_norm
+from decompose_cli.norms.online import OnlineNorm2d
+
+SHAPES = {(128, 16, 32, 32): 2.0, (128, 32, 16, 16): 2.0, (128, 64, 8, 8): 2.5, (64, 64, 56, 56): 2.0}
+LOOP_GOAL = 2.2
+STEP_BATCH = 128
+
+
+class Loop:
+    """The equations of the paper, one sample after the other."""
+
+    def __init__(self, channels: int) -> None:
+        layer = OnlineNorm2d(channels)
+        self.a, self.b, self.eps, self.clamp = layer.alpha_fwd, layer.alpha_bkw, layer.eps, layer.clamp_val
+        self.m, self.s = torch.zeros(channels), torch.ones(channels)
+        self.u, self.v = torch.zeros(channels), torch.zeros(channels)
+
+    def __call__(self, x: Tensor, gradient: Tensor) -> Tensor:
+        """The gradient by x of weight 1 and bias 0, with activation clamping."""
+        ys, roots = [], []
+        for sample in x:
+            root = (self.s + self.eps).rsqrt()
+            ys.append((sample - self.m[:, None, None]) * root[:, None, None])
+            roots.append(root)
+            variance, mean = torch.var_mean(sample, (1, 2), correction=0)
+            self.s = self.a * self.s + (1 - self.a) * (variance + self.a * (mean - self.m) ** 2)
+            self.m = self.a * self.m + (1 - self.a) * mean
+        torch.stack([y.clamp(-self.clamp, self.clamp) for y in ys])
+        found = []
+        for y, root, one in zip(ys, roots, gradient, strict=True):
+            g = torch.where(y.abs() < self.clamp, one, 0) - ((1 - self.b) * self.v)[:, None, None] * y
+            self.v = self.v + (g * y).mean((1, 2))
+            d = g * root[:, None, None] - ((1 - self.b) * self.u)[:, None, None]
+            self.u = self.u + d.mean((1, 2))
+            found.append(d)
+        return torch.stack(found)
+
+
+def main() -> None:
+    given = common.speed_options(__doc__, repeats=15, images=STEP_BATCH).parse_args()
+    keep_freed_memory()
+    lines = []
+    for layout in (torch.contiguous_format, torch.channels_last):
+        for shape, goal in SHAPES.items():
+            seconds = of_layers(shape, layout, given.repeats)
+            name = f"{shape}{', channels last' if layout == torch.channels_last else ''}"
+            detail = f"{1e3 * seconds['online']:.1f} ms, batch norm {1e3 * seconds['batch']:.1f} ms"
+            ratio = seconds["online"] / seconds["batch"]
+            lines.append(common.Line(f"{name}: online / batch norm", ratio, goal, at_least=False, detail=detail))
+            detail = f"loop {1e3 * seconds['loop']:.0f} ms"
+            ratio = seconds["loop"] / seconds["online"]
+            lines.append(common.Line(f"{name}: loop / online", ratio, LOOP_GOAL, detail=detail))
+    steps = of_steps(given.repeats)
+    note = (
+        f"training step of ResNet-20, batch {STEP_BATCH}: online / batch norm {steps['online'] / steps['batch']:.2f}x, "
+        f"{STEP_BATCH / steps['online']:,.0f} against {STEP_BATCH / steps['batch']:,.0f} images/s"
+    )
+    common.report(
+        "online normalisation (affine, activation clamping), forward and backward",
+        lines,
+        common.conditions(given.repeats, "random maps, float32"),
+        [note],
+    )
+
+
+def of_layers(shape: tuple[int, ...], layout: torch.memory_format, repeats: int) -> dict[str, float]:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(shape, generator=generator).contiguous(memory_format=layout)
+    gradient = torch.randn(shape, generator=generator).contiguous(memory_format=layout)
+    layers: dict[str, nn.Module] = {"batch": nn.BatchNorm2d(shape[1]), "online": OnlineNorm2d(shape[1])}
+    check(OnlineNorm2d(shape[1]), x, gradient)
+    loop = Loop(shape[1])
+    sides: dict[str, Callable[[], object]] = {
+        name: lambda layer=layer: passes(layer, x, gradient) for name, layer in layers.items()
+    }
+    sides["loop"] = lambda: loop(x, gradient)
+    return timed(sides, repeats)
+
+
+def passes(layer: nn.Module, x: Tensor, gradient: Tensor) -> Tensor:
+    seen = x.detach().requires_grad_()
+    layer(seen).backward(gradient)
+    assert seen.grad is not None
+    return seen.grad
+
+
+def check(layer: OnlineNorm2d, x: Tensor, gradient: Tensor) -> None:
+    loop = Loop(x.shape[1])
+    for _ in range(2):
+        ours, theirs = passes(layer, x, gradient), loop(x, gradient)
+        same = torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4) and torch.allclose(layer.norm.v, loop.v, atol=1e-3)
+        if not same:
+            sys.exit(f"the gradients differ by {float((ours - theirs).abs().max())}")
+
+
+def of_steps(repeats: int) -> dict[str, float]:
+    torch.manual_seed(0)
+    images = torch.randn(STEP_BATCH, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(10, (STEP_BATCH,))
+    sides: dict[str, Callable[[], object]] = {}
+    for mode in ("batch", "online"):
+        network = convert_norm(CifarResNet(20), Norm(mode), (32, 32)).to(memory_format=torch.channels_last)
+        sides[mode] = step_of(network, images, labels)
+    return timed(sides, repeats)
+
+
+def step_of(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], object]:
+    optimizer = torch.optim.SGD(network.parameters(), 0.01, 0.9, fused=True)
+
+    def step() -> None:
+        F.cross_entropy(network(images), labels).backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return step
+
+
+def timed(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median seconds of each side, one after the other in turns."""
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for number in range(repeats + 2):
+        for name, side in sides.items():
+            start = time.perf_counter()
+            side()
+            if number >= 2:
+                seconds[name].append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+if __name__ == "__main__":
+    main()

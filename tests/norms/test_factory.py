@@ -1,0 +1,122 @@
+"""Networks with other normalisation layers than they were written with."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from decompose_cli.errors import InputError
+from decompose_cli.models.cifar_resnet import CifarResNet
+from decompose_cli.norms.factory import NORM_MODES, MapNorm, Norm, NormMode, convert_norm
+from decompose_cli.norms.online import OnlineNorm2d
+
+KINDS: dict[NormMode, type[nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": nn.GroupNorm,
+    "layer": MapNorm,
+    "instance": nn.InstanceNorm2d,
+    "online": OnlineNorm2d,
+    "none": nn.Identity,
+}
+
+
+def network(seed: int = 0) -> CifarResNet:
+    torch.manual_seed(seed)
+    return CifarResNet(8)
+
+
+@pytest.mark.parametrize("mode", NORM_MODES)
+def test_every_batch_norm_is_replaced_and_the_rest_is_as_it_was(mode: NormMode) -> None:
+    before = network()
+    names = [name for name, module in before.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    after = convert_norm(copy.deepcopy(before), Norm(mode), (32, 32))
+    assert len(names) == 7
+    assert all(type(after.get_submodule(name)) is KINDS[mode] for name in names)
+    kept = {n: p for n, p in before.named_parameters() if not any(n.startswith(f"{name}.") for name in names)}
+    found = dict(after.named_parameters())
+    assert all(torch.equal(parameter, found[name]) for name, parameter in kept.items())
+    assert after(torch.randn(4, 3, 32, 32)).shape == (4, 10)
+    assert after.training
+
+
+@pytest.mark.parametrize("mode", NORM_MODES)
+def test_gradients_reach_every_parameter(mode: NormMode) -> None:
+    model = convert_norm(network(), Norm(mode), (32, 32))
+    model(torch.randn(4, 3, 32, 32)).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_layer_norm_is_over_channels_and_positions_with_weights_for_each() -> None:
+    model = convert_norm(network(), Norm("layer"), (32, 32))
+    sizes = [tuple(m.normalized_shape) for m in model.modules() if isinstance(m, MapNorm)]
+    assert sizes == [(16, 32, 32)] * 3 + [(32, 16, 16)] * 2 + [(64, 8, 8)] * 2
+    layer = MapNorm(3, (2, 4))
+    x = torch.randn(5, 3, 2, 4)
+    flat = x.flatten(1)
+    expected = (flat - flat.mean(1, keepdim=True)) / (flat.var(1, correction=0, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(layer(x).flatten(1), expected)
+    assert layer.weight.shape == layer.bias.shape == (3, 2, 4)
+
+
+def test_another_size_than_layer_norm_was_made_for_is_a_sentence() -> None:
+    model = convert_norm(network(), Norm("layer"), (32, 32))
+    with pytest.raises(InputError, match=r"A layer norm for maps of 16x32x32 .* cannot take 16x40x40"):
+        model(torch.randn(1, 3, 40, 40))
+
+
+def test_options_reach_the_layers() -> None:
+    online = Norm("online", alpha_fwd=0.5, alpha_bkw=0.25, ecm="ls").layer(4)
+    assert isinstance(online, OnlineNorm2d)
+    assert (online.alpha_fwd, online.alpha_bkw, online.ecm) == (0.5, 0.25, "ls")
+    group = Norm("group", num_groups=2).layer(4)
+    assert isinstance(group, nn.GroupNorm)
+    assert group.num_groups == 2
+    instance = Norm("instance").layer(4)
+    assert isinstance(instance, nn.InstanceNorm2d)
+    assert instance.affine
+
+
+def test_training_and_evaluation_mode_are_kept() -> None:
+    model = network().eval()
+    model.layer1.train()
+    convert_norm(model, Norm("layer"), (32, 32))
+    assert not model.bn1.training
+    assert model.layer1[0].bn1.training
+
+
+@pytest.mark.parametrize(
+    ("options", "fragment"),
+    [
+        ({"mode": "spectral"}, "--norm-mode 'spectral' is unknown; choose batch, group"),
+        ({"alpha_fwd": 1.0}, "--afwd 1.0 is not between 0 and 1"),
+        ({"alpha_bkw": 0.0}, "--abkw 0.0 is not between 0 and 1"),
+        ({"alpha_fwd": float("nan")}, "--afwd nan"),
+        ({"num_groups": 0}, "--gn-num-groups 0"),
+        ({"ecm": "both"}, "--ecm 'both' is unknown; choose ac, ls"),
+    ],
+)
+def test_bad_options_are_a_sentence(options: dict[str, Any], fragment: str) -> None:
+    with pytest.raises(InputError, match=fragment):
+        Norm(**options)
+
+
+def test_groups_that_do_not_divide_the_channels_change_nothing() -> None:
+    model = network()
+    with pytest.raises(InputError, match="--gn-num-groups 5 does not divide the 16 channels"):
+        convert_norm(model, Norm("group", num_groups=5), (32, 32))
+    assert isinstance(model.bn1, nn.BatchNorm2d)
+
+
+def test_a_network_without_batch_norm() -> None:
+    with pytest.raises(InputError, match="has no batch norm"):
+        convert_norm(nn.Sequential(nn.Flatten(), nn.Linear(12, 2)), Norm("online"), (2, 2))
+
+
+def test_images_that_the_network_does_not_take() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 9), nn.BatchNorm2d(4))
+    with pytest.raises(InputError, match="does not take images of 4x4 pixels"):
+        convert_norm(model, Norm("layer"), (4, 4))
