@@ -26,6 +26,7 @@ sums that the recurrences need, and once more to make the result; between the tw
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
@@ -37,6 +38,8 @@ from decompose_cli.norms.recurrences import decayed, scanned
 
 ErrorCompensation = Literal["ac", "ls", "none"]
 COMPENSATIONS: tuple[ErrorCompensation, ...] = get_args(ErrorCompensation)
+_MOST_AT_ONCE = 1 << 20
+"""Numbers; longer batches are taken in parts, so that what one pass has read is still in the cache for the next."""
 
 
 class Statistics(nn.Module):
@@ -186,67 +189,107 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: _OnlineNorm) -> Tensor:
-        state = layer.norm
-        dtype = torch.promote_types(x.dtype, state.m.dtype)
+        ctx.layer, ctx.dtype = layer, torch.promote_types(x.dtype, layer.norm.m.dtype)
         ctx.is_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        along = 1 if ctx.is_last else 2
-        pixels = _flat(x, ctx.is_last).to(dtype)
-        means = pixels.mean(along)
-        centred = pixels - means.unsqueeze(along)
-        variances = centred.square().mean(along)
-        ms = decayed(state.m, (1 - layer.alpha_fwd) * means, layer.alpha_fwd)
-        offsets = means - ms[:-1]
-        new = (1 - layer.alpha_fwd) * (variances + layer.alpha_fwd * offsets.square())
-        variances_before = decayed(state.var, new, layer.alpha_fwd)
-        _check(ms[-1], variances_before[-1], "input")
-        inverse = (variances_before[:-1] + layer.eps).rsqrt()
-        ones = torch.ones((), dtype=dtype, device=x.device)
-        w = ones if weight is None else weight.to(dtype)
-        c = 0 * ones if bias is None else bias.to(dtype)
-        # Per sample and channel: mean of y, of y^2, and so of z^2.
-        y_mean, y_square = offsets * inverse, inverse.square() * (variances + offsets.square())
-        scale, shift = w * inverse, w * y_mean + c
-        if layer.ecm == "ls":
-            z_square = w.square() * y_square + 2 * w * c * y_mean + c.square()
-            root = (z_square.mean(1, keepdim=True) + layer.ls_eps).rsqrt()
-        else:
-            root = torch.ones_like(inverse[:, :1])
-        out = centred.mul_((scale * root).unsqueeze(along)).add_((shift * root).unsqueeze(along))
-        if layer.ecm == "ac":
-            out = nn.functional.hardtanh_(out, -layer.clamp_val, layer.clamp_val)
+        result = torch.empty_like(x) if ctx.is_last else torch.empty_like(x, memory_format=torch.contiguous_format)
+        out, m, s = _flat(result, ctx.is_last), layer.norm.m, layer.norm.var
+        parts = []
+        for pixels, target in zip(*_in_parts(_flat(x, ctx.is_last), out), strict=True):
+            (m, s), kept = _forward(pixels, target, m, s, *_affine(weight, bias, ctx), ctx)
+            parts.append(kept)
+        _check(m, s, "input")
         with torch.no_grad():
-            state.m.copy_(ms[-1])
-            state.var.copy_(variances_before[-1])
-        result = _unflat(out, x, ctx.is_last).to(x.dtype)
-        ctx.save_for_backward(
-            x, weight, bias, ms[:-1], inverse, y_mean, y_square, root, result if layer.ecm == "ac" else None
-        )
-        ctx.layer = layer
+            layer.norm.m.copy_(m)
+            layer.norm.var.copy_(s)
+        clamped = result if layer.ecm == "ac" else None
+        ctx.save_for_backward(x, weight, bias, clamped, *map(torch.cat, zip(*parts, strict=True)))
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, clamped, *kept = ctx.saved_tensors
+        state, is_last = ctx.layer.norm, ctx.is_last
+        found = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        pixels, deltas = _flat(x, is_last), _flat(gradient, is_last)
+        target = pixels if found is None else _flat(found, is_last)
+        clamped = pixels if clamped is None else _flat(clamped, is_last)
+        u, v = state.u, state.v
+        by_weight = by_bias = torch.zeros_like(u)
         with torch.autocast(gradient.device.type, enabled=False):
-            return _backward(ctx, gradient)
+            w, c = _affine(weight, bias, ctx)
+            for arrays in zip(*_in_parts(pixels, deltas, target, clamped, *kept), strict=True):
+                (u, v), sums = _backward(*arrays, u=u, v=v, w=w, c=c, ctx=ctx)
+                by_weight, by_bias = by_weight + sums[0], by_bias + sums[1]
+        _check(u, v, "gradient")
+        with torch.no_grad():
+            state.u.copy_(u)
+            state.v.copy_(v)
+        count = x.shape[2:].numel()
+        of_weight = None if weight is None else (by_weight * count).to(weight.dtype)
+        return found, of_weight, None if bias is None else (by_bias * count).to(bias.dtype), None
 
 
-def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    """The control process; see the module."""
-    x, weight, bias, m, inverse, y_mean, y_square, root, result = ctx.saved_tensors
-    layer: _OnlineNorm = ctx.layer
-    state, along = layer.norm, 1 if ctx.is_last else 2
-    delta = _flat(gradient, ctx.is_last).to(m.dtype)
-    if result is not None:  # the clamp lets nothing through where it holds
-        kept = _flat(result, ctx.is_last).to(m.dtype)
+def _forward(
+    pixels: Tensor, target: Tensor, m: Tensor, s: Tensor, w: Tensor, c: Tensor, ctx: Any
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
+    """Normalise some samples into ``target``: the statistics after them, and what backward needs, each (n, C)."""
+    layer, along = ctx.layer, 1 if ctx.is_last else 2
+    pixels = pixels.to(ctx.dtype)
+    means = pixels.mean(along)
+    # Made where it is wanted, if it can be: what is in the cache is not written to memory in between.
+    is_direct = target.dtype == ctx.dtype
+    centred = torch.sub(pixels, means.unsqueeze(along), out=target) if is_direct else pixels - means.unsqueeze(along)
+    variances = centred.square().mean(along)
+    ms = decayed(m, (1 - layer.alpha_fwd) * means, layer.alpha_fwd)
+    offsets = means - ms[:-1]
+    new = (1 - layer.alpha_fwd) * (variances + layer.alpha_fwd * offsets.square())
+    spreads = decayed(s, new, layer.alpha_fwd)
+    inverse = (spreads[:-1] + layer.eps).rsqrt()
+    # Per sample and channel: mean of y, of y^2, and so of z^2.
+    y_mean, y_square = offsets * inverse, inverse.square() * (variances + offsets.square())
+    root = torch.ones_like(inverse[:, :1])
+    if layer.ecm == "ls":
+        z_square = w.square() * y_square + 2 * w * c * y_mean + c.square()
+        root = (z_square.mean(1, keepdim=True) + layer.ls_eps).rsqrt()
+    scale, shift = (w * inverse * root).unsqueeze(along), ((w * y_mean + c) * root).unsqueeze(along)
+    # One pass where the kernel is vectorised for it, two where it is not.
+    out = torch.addcmul(shift, centred, scale, out=centred) if ctx.is_last else centred.mul_(scale).add_(shift)
+    if layer.ecm == "ac":
+        out = nn.functional.hardtanh_(out, -layer.clamp_val, layer.clamp_val)
+    if not is_direct:
+        target.copy_(out)
+    return (ms[-1], spreads[-1]), (ms[:-1], inverse, y_mean, y_square, root)
+
+
+def _backward(
+    pixels: Tensor,
+    delta: Tensor,
+    target: Tensor,
+    clamped: Tensor,
+    m: Tensor,
+    inverse: Tensor,
+    y_mean: Tensor,
+    y_square: Tensor,
+    root: Tensor,
+    *,
+    u: Tensor,
+    v: Tensor,
+    w: Tensor,
+    c: Tensor,
+    ctx: Any,
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The control process over some samples, the gradient into ``target``: u and v after them, and the sums over them
+    of the means by weight and bias.
+    """
+    layer, along = ctx.layer, 1 if ctx.is_last else 2
+    delta = delta.to(ctx.dtype)
+    if layer.ecm == "ac":  # the clamp lets nothing through where it holds
+        kept = clamped.to(ctx.dtype)
         delta = torch.ops.aten.hardtanh_backward(delta, kept, -layer.clamp_val, layer.clamp_val)
-    away = _flat(x, ctx.is_last).to(m.dtype) - m.unsqueeze(along)
-    count = x.shape[2:].numel()
+    away = pixels.to(ctx.dtype) - m.unsqueeze(along)
     delta_mean = delta.mean(along)
     delta_y = (delta * away).mean(along) * inverse
-    ones = torch.ones((), dtype=m.dtype, device=m.device)
-    w = ones if weight is None else weight.to(m.dtype)
-    c = 0 * ones if bias is None else bias.to(m.dtype)
     # The gradient by z is A delta - B z, with A and B one number for each sample.
     a, b = root, torch.zeros_like(root)
     if layer.ecm == "ls":
@@ -254,27 +297,32 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
     z_mean, z_y = w * y_mean + c, w * y_square + c * y_mean
     by_bias, by_weight = a * delta_mean - b * z_mean, a * delta_y - b * z_y
     rest = 1 - layer.alpha_bkw
-    v = scanned(state.v, 1 - rest * y_square, w * by_weight)
-    g_mean = w * by_bias - rest * v[:-1] * y_mean
-    u = decayed(state.u, inverse * g_mean, layer.alpha_bkw)
-    _check(u[-1], v[-1], "gradient")
-    found: Tensor | None = None
+    vs = scanned(v, 1 - rest * y_square, w * by_weight)
+    g_mean = w * by_bias - rest * vs[:-1] * y_mean
+    us = decayed(u, inverse * g_mean, layer.alpha_bkw)
     if ctx.needs_input_grad[0]:
         # d = (w (A delta - B (w y + c)) - (1 - b) v y) / sqrt(s + eps) - (1 - b) u, with y = away / sqrt(s + eps)
-        by_away = -(w * w * b + rest * v[:-1]) * inverse.square()
-        constant = -w * b * c * inverse - rest * u[:-1]
-        found = away.mul_(by_away.unsqueeze(along)).add_(constant.unsqueeze(along))
-        found = found.addcmul_(delta, (w * a * inverse).unsqueeze(along))
-        found = _unflat(found, x, ctx.is_last).to(x.dtype)
-    with torch.no_grad():
-        state.u.copy_(u[-1])
-        state.v.copy_(v[-1])
-    by = [None, None]
-    if weight is not None:
-        by[0] = (by_weight.sum(0) * count).to(weight.dtype)
-    if bias is not None:
-        by[1] = (by_bias.sum(0) * count).to(bias.dtype)
-    return found, by[0], by[1], None
+        by_away = (-(w * w * b + rest * vs[:-1]) * inverse.square()).unsqueeze(along)
+        constant = (-w * b * c * inverse - rest * us[:-1]).unsqueeze(along)
+        by_delta = (w * a * inverse).unsqueeze(along)
+        if ctx.is_last:
+            found = torch.addcmul(constant, away, by_away, out=away).addcmul_(delta, by_delta)
+        else:
+            found = away.mul_(by_away).add_(constant).addcmul_(delta, by_delta)
+        target.copy_(found)
+    return (us[-1], vs[-1]), (by_weight.sum(0), by_bias.sum(0))
+
+
+def _affine(weight: Tensor | None, bias: Tensor | None, ctx: Any) -> tuple[Tensor, Tensor]:
+    """Weight and bias, one and zero where there are none."""
+    one = torch.ones((), dtype=ctx.dtype, device=ctx.layer.norm.m.device)
+    return one if weight is None else weight.to(ctx.dtype), 0 * one if bias is None else bias.to(ctx.dtype)
+
+
+def _in_parts(first: Tensor, *others: Tensor) -> list[Sequence[Tensor]]:
+    """All cut into the same runs of samples, as long as a cache holds: the recurrences go on from one to the next."""
+    size = max(1, _MOST_AT_ONCE // max(1, first[0].numel()))
+    return [torch.split(tensor, size) for tensor in (first, *others)]
 
 
 def _flat(x: Tensor, is_last: bool) -> Tensor:
@@ -282,13 +330,6 @@ def _flat(x: Tensor, is_last: bool) -> Tensor:
     if is_last:
         return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1, 2)
     return x.reshape(len(x), x.shape[1], -1)
-
-
-def _unflat(cells: Tensor, like: Tensor, is_last: bool) -> Tensor:
-    if is_last:
-        n, c, h, w = like.shape
-        return cells.view(n, h, w, c).permute(0, 3, 1, 2)
-    return cells.view(like.shape)
 
 
 def _check(first: Tensor, second: Tensor, what: str) -> None:

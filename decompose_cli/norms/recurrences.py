@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
@@ -17,10 +19,17 @@ def decayed(start: Tensor, values: Tensor, decay: float) -> Tensor:
     Returns:
         (N + 1, C): s_0 to s_N.
     """
-    times = torch.arange(len(values) + 1, device=values.device, dtype=values.dtype)
-    ages = times[:, None] - times[None, 1:]
-    powers = torch.where(ages >= 0, decay ** ages.clamp_min(0), 0)
-    return (decay ** times[:, None]) * start + powers @ values
+    powers = _powers(len(values), decay, values.dtype, values.device)
+    return powers @ torch.cat([start[None], values])
+
+
+@lru_cache(maxsize=16)  # batches are of few lengths, and a power takes longer than the product
+def _powers(count: int, decay: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(N + 1, N + 1): decay^(t - i) for i <= t, else 0."""
+    with torch.inference_mode(mode=False):  # whoever comes first decides what kind of tensor it is
+        times = torch.arange(count + 1, device=device, dtype=dtype)
+        ages = times[:, None] - times
+        return torch.where(ages >= 0, decay ** ages.clamp_min(0), 0)
 
 
 def scanned(start: Tensor, factors: Tensor, values: Tensor) -> Tensor:
