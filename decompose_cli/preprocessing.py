@@ -102,7 +102,7 @@ def parse_size(text: str, option: str) -> Size:
     """Read ``224`` or ``224x192`` (height x width) in pixels.
 
     Raises:
-        InputError: Not one or two whole numbers between 1 and 4096.
+        InputError: Not one or two whole numbers between 1 and 4096, or a single pixel, which torch cannot resize to.
     """
     parts = text.split("x")
     if len(parts) not in (1, 2) or not all(re.fullmatch(r"\d{1,9}", part, re.ASCII) for part in parts):
@@ -110,6 +110,8 @@ def parse_size(text: str, option: str) -> Size:
     sides = [int(part) for part in parts]
     if not all(1 <= side <= LARGEST_SIDE for side in sides):
         raise InputError(f"{option} {text!r} is out of range; sides go from 1 to {LARGEST_SIDE} pixels.")
+    if max(sides) == 1:
+        raise InputError(f"{option} {text!r} is a single pixel, which is no image.")
     return sides[0], sides[-1]
 
 

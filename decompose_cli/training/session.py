@@ -18,7 +18,7 @@ from torch import nn
 
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.decomposition.inputs import Inputs
-from decompose_cli.errors import DecomposeError, InputError, first_line
+from decompose_cli.errors import InputError, first_line
 from decompose_cli.files import check_folder_writable, cores, write_error
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import find_entry
@@ -190,7 +190,7 @@ def opened(
         session = Session(fabric, claimed, inputs, config, settings, request, is_begun=folder is not None)
         try:
             yield session
-        except DecomposeError:
+        except Exception:
             if session.is_begun and folder is None and fabric.is_global_zero:
                 claimed.discard()
             raise

@@ -550,6 +550,17 @@ def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_free(ima
     trained(images)
 
 
+def test_so_does_one_that_fails_unforeseen(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("an assertion inside a library")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_train_epoch", broken)
+        with pytest.raises(RuntimeError, match="inside a library"):
+            train(request_of(images))
+    assert not Path("run").exists()
+
+
 def test_a_rate_that_is_far_too_high_says_where_it_failed(images: str) -> None:
     settings = {"schedule": "steps", "milestones": (1,), "gamma": 1e30}
     with pytest.raises(DecomposeError, match=r"epoch 2, step 2, at a learning rate of 5e\+28; the last checkpoint"):
