@@ -43,7 +43,7 @@ def test_options(options: dict[str, str], expected: Preprocessing) -> None:
 
 
 @pytest.mark.parametrize("base", [IMAGENET, CIFAR, replace(IMAGENET, resize=(224, 224))])
-@pytest.mark.parametrize("size", ["64", "64x128", "128x64", "1", "4096"])
+@pytest.mark.parametrize("size", ["64", "64x128", "128x64", "2x1", "4096"])
 def test_input_size_never_asks_for_pixels_that_the_resized_image_does_not_have(base: Preprocessing, size: str) -> None:
     """A square image has to cover the crop after the resize; else black borders would be cropped in."""
     result = base.overridden(input_size=size)
@@ -81,7 +81,7 @@ def test_constants_of_the_papers() -> None:
     assert (IMAGENET.mean, IMAGENET.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
-@pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("224x192", (224, 192)), ("1", (1, 1))])
+@pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("224x192", (224, 192)), ("2x1", (2, 1))])
 def test_sizes(text: str, size: tuple[int, int]) -> None:
     assert parse_size(text, "--crop") == size
 
@@ -104,6 +104,8 @@ def test_sizes(text: str, size: tuple[int, int]) -> None:
         "0",
         "4097",
         "0x5",
+        "1",
+        "1x1",
         "9" * 5000,
     ],
     ids=lambda text: repr(text)[:12],
