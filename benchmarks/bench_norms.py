@@ -21,7 +21,8 @@ from torch import Tensor, nn
 
 from decompose_cli.decomposition.features import keep_freed_memory
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.norms.factory import Norm, convert_norm
+from decompose_cli.norms.factory import convert_norm
+from decompose_cli.norms.modes import Norm
 from decompose_cli.norms.online import OnlineNorm2d
 
 SHAPES = {(128, 16, 32, 32): 2.0, (128, 32, 16, 16): 2.0, (128, 64, 8, 8): 2.5, (64, 64, 56, 56): 2.0}

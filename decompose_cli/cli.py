@@ -6,15 +6,41 @@ Nothing here imports torch before a command runs, so every ``--help`` answers at
 from __future__ import annotations
 
 import gc
+import re
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import decompose_cli
 from decompose_cli.commands import decomposing, listing, studying, training
 
+_LISTS = ("--milestones", "--lr-milestones")
+
+
+def joined_integers(arguments: Sequence[str], options: Sequence[str] = _LISTS) -> list[str]:
+    """``--lr-milestones 100 150 200``, as other programs read it, made into ``--lr-milestones 100,150,200``."""
+    joined: list[str] = []
+    is_open = False
+    for argument in arguments:
+        is_integer = re.fullmatch(r"\d+", argument, re.ASCII) is not None
+        if is_open and is_integer and joined[-1] not in options:
+            joined[-1] += f",{argument}"
+        else:
+            is_open = argument in options or (is_open and is_integer)
+            joined.append(argument)
+    return joined
+
+
+class _Program(TyperGroup):
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, joined_integers(args))
+
+
 app = typer.Typer(
+    cls=_Program,
     name="decompose",
     help="Find, keep and measure the few penultimate features that each class of an image classifier uses.",
     no_args_is_help=True,

@@ -39,6 +39,10 @@ class UnsafeFileError(InputError):
     """A checkpoint that could only be read by executing code from it."""
 
 
+class NotFiniteError(DecomposeError):
+    """Numbers that are to be learned from are NaN or infinite."""
+
+
 class StoppedError(DecomposeError):
     """A signal came, and what had been done by then is saved."""
 

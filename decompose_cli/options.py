@@ -1,7 +1,7 @@
 """The options that all commands share, written once.
 
-A command is a function whose first two parameters are ``inputs: Inputs`` and ``out: Output``; one that trains has
-``tuning: Tuning`` too. :func:`command` replaces them, for Typer, by the options that make them up, and turns expected
+A command is a function whose first two parameters are ``inputs: Inputs`` and ``out: Output``; one that trains may have
+``tuning: Tuning`` and ``options: dict[str, str]``, of the network, too. :func:`command` replaces them, for Typer, by the options that make them up, and turns expected
 errors into a sentence and an exit code.
 """
 
@@ -193,8 +193,10 @@ def command(
     """
     declared = inspect.signature(function).parameters
     takes_inputs, trains = "inputs" in declared, "tuning" in declared
-    own = [_evaluated(p, function) for p in declared.values() if p.name not in ("inputs", "out", "tuning")]
-    tuned = _training_options() if trains else {}
+    bundled = ("inputs", "out", "tuning", "options")
+    own = [_evaluated(p, function) for p in declared.values() if p.name not in bundled]
+    tuned = {name: value for name, value in _training_options().items() if trains and name not in without}
+    chosen = _network_options() if "options" in declared else {}
     shared = {name: value for name, value in _INPUTS.items() if name not in tuned} if takes_inputs else {}
     shared = {name: value for name, value in shared.items() if name not in without}
     if takes_inputs:
@@ -202,7 +204,7 @@ def command(
     shared |= {name: value for name, value in (replaced or {}).items() if name in shared}
     outputs = _OUTPUTS if takes_inputs else {"json": _JSON_ONLY, "quiet": _OUTPUTS["quiet"], "debug": _OUTPUTS["debug"]}
     outputs = {name: value for name, value in outputs.items() if name not in tuned}
-    parameters = [_parameter(name, *value) for name, value in shared.items()]
+    parameters = [_parameter(name, *value) for name, value in {**shared, **chosen}.items()]
     parameters += own
     parameters += [_parameter(name, *value) for name, value in {**tuned, **outputs}.items()]
 
@@ -222,6 +224,9 @@ def command(
                     values["inputs"] = _inputs(given)
             if trains:
                 values["tuning"] = _tuning(tuning)
+            if chosen:
+                given = {name: values.pop(name) for name in chosen}
+                values["options"] = {name: str(value) for name, value in given.items() if value is not None}
             function(out=out, **values)
 
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -233,6 +238,12 @@ def _training_options() -> dict[str, tuple[Any, Any]]:
     from decompose_cli.options_training import TRAINING
 
     return TRAINING
+
+
+def _network_options() -> dict[str, tuple[Any, Any]]:
+    from decompose_cli.options_training import NETWORK_OPTIONS
+
+    return NETWORK_OPTIONS
 
 
 def _tuning(given: dict[str, Any]) -> Tuning:

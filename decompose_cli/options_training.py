@@ -18,7 +18,7 @@ _TRAINING, _RUN = "Training", "Run"
 TRAINING: dict[str, tuple[Any, Any]] = {
     "optimizer": (Annotated[Optional[str], option("--optimizer", metavar="sgd|adam|adamw", panel=_TRAINING,
                                                    help="Default: the recipe's; so for all that follow.")], None),
-    "lr": (Annotated[Optional[float], option("--lr", metavar="RATE", panel=_TRAINING,
+    "lr": (Annotated[Optional[float], option("--lr", "--learning-rate", metavar="RATE", panel=_TRAINING,
                                              help="Learning rate for the mean loss of a step; of one-cycle the peak.")], None),
     "epochs": (Annotated[Optional[int], option("--epochs", metavar="N", panel=_TRAINING, help="Passes over the training images.")], None),
     "iterations": (Annotated[Optional[int], option("--iterations", metavar="N", panel=_TRAINING,
@@ -26,12 +26,16 @@ TRAINING: dict[str, tuple[Any, Any]] = {
     "batch_size": (Annotated[Optional[int], option("--batch-size", "-b", metavar="N", panel=_TRAINING,
                                                    help="Images per batch, of all processes together.")], None),
     "accumulate": (Annotated[Optional[int], option("--accumulate", metavar="N", panel=_TRAINING, help="Batches per step.")], None),
-    "weight_decay": (Annotated[Optional[float], option("--weight-decay", metavar="L2", panel=_TRAINING, help="On all parameters.")], None),
+    "weight_decay": (Annotated[Optional[float], option("--weight-decay", "--wd", metavar="L2", panel=_TRAINING, help="On all parameters.")], None),
     "momentum": (Annotated[Optional[float], option("--momentum", metavar="M", panel=_TRAINING, help="Of sgd.")], None),
     "schedule": (Annotated[Optional[str], option("--schedule", metavar="constant|steps|cosine|one-cycle", panel=_TRAINING,
                                                  help="Of the learning rate.")], None),
-    "milestones": (Annotated[Optional[str], option("--milestones", metavar="N[,N...]", panel=_TRAINING,
-                                                   help="Epochs after which schedule 'steps' drops the rate tenfold.")], None),
+    "milestones": (Annotated[Optional[str], option("--milestones", "--lr-milestones", metavar="N[,N...]", panel=_TRAINING,
+                                                   help="Epochs after which schedule 'steps' drops the rate.")], None),
+    "gamma": (Annotated[Optional[float], option("--lr-multiplier", "--gamma", metavar="FACTOR", panel=_TRAINING,
+                                                help="What the rate is multiplied by at a milestone.")], None),
+    "start_epoch": (Annotated[Optional[int], option("--start-epoch", metavar="N", panel=_TRAINING,
+                                                    help="Epochs that --weights have been trained for: schedule and numbering begin there.")], None),
     "label_smoothing": (Annotated[Optional[float], option("--label-smoothing", metavar="ALPHA", panel=_TRAINING,
                                                           help="Share of the target spread over all classes.")], None),
     "clip_norm": (Annotated[Optional[float], option("--clip-norm", metavar="NORM", panel=_TRAINING, help="Scale gradients down to this norm where theirs is larger. Default: none.")], None),
@@ -57,7 +61,7 @@ TRAINING: dict[str, tuple[Any, Any]] = {
     "strategy": (Annotated[Optional[str], option("--strategy", metavar="ddp|fsdp", panel=COMPUTING, help="How processes share the work; fsdp has not been tested yet.")], None),
     "sync_bn": (Annotated[Optional[bool], option("--sync-bn/--no-sync-bn", panel=COMPUTING,
                                                  help="Batch norm over the images of all processes (CUDA).")], None),
-    "output": (Annotated[Optional[Path], option("--output", "-o", metavar="DIR", panel=OUTPUT,
+    "output": (Annotated[Optional[Path], option("--output", "-o", "--model-dir", metavar="DIR", panel=OUTPUT,
                                                 help="Run folder. Default: runs/<run-name>.")], None),
     "json": (Annotated[bool, option("--json", panel=OUTPUT, help="Also print the result document to stdout.")], False),
     "run_name": (Annotated[Optional[str], option("--run-name", metavar="NAME", panel=OUTPUT,
@@ -67,8 +71,25 @@ TRAINING: dict[str, tuple[Any, Any]] = {
     "runs": (Annotated[Optional[int], option("--runs", metavar="N", panel=_RUN, help="Train N times, with seeds S, S + 1, ... from --seed S.")], None),
     "checkpoint_every": (Annotated[Optional[int], option("--checkpoint-every", metavar="STEPS", panel=_RUN,
                                                          help="Also save within an epoch.")], None),
+    "print_freq": (Annotated[Optional[int], option("--print-freq", "-p", metavar="STEPS", panel=OUTPUT,
+                                                   help="Also print a line after every so many steps.")], None),
     "export": (Annotated[Optional[str], option("--export", metavar="onnx,safetensors,torchscript", panel=_RUN,
                                                help="Also write the network for other programs; decompose itself reads safetensors only.")], None),
+}  # fmt: skip
+
+NETWORK_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "shortcut": (Annotated[Optional[str], option("--shortcut", metavar="identity|projection", panel=NETWORK,
+                                                 help="Of CIFAR ResNets. Default: identity.")], None),
+    "norm_mode": (Annotated[Optional[str], option("--norm-mode", metavar="batch|group|layer|instance|online|none", panel=NETWORK,
+                                                  help="Normalisation in place of batch norm. Where it is given the recipe is online-norm, unless --recipe says otherwise.")], None),
+    "afwd": (Annotated[Optional[float], option("--afwd", "--decay-factor-forward", metavar="DECAY", panel=NETWORK,
+                                               help="Of online norm: forward decay. Default: 1023/1024; for cifar100 511/512, for ImageNet 0.999.")], None),
+    "abkw": (Annotated[Optional[float], option("--abkw", "--decay-factor-backward", metavar="DECAY", panel=NETWORK,
+                                               help="Of online norm: backward decay. Default: 127/128; for cifar100 15/16, for ImageNet 0.99.")], None),
+    "ecm": (Annotated[Optional[str], option("--ecm", metavar="ls|ac|none", panel=NETWORK,
+                                            help="Of online norm: error compensation, by layer scaling (default), activation clamping, or none.")], None),
+    "gn_num_groups": (Annotated[Optional[int], option("--gn-num-groups", metavar="N", panel=NETWORK,
+                                                      help="Of group norm. Default: 8, for large images 32.")], None),
 }  # fmt: skip
 
 _FROM_SCRATCH: dict[str, tuple[Any, Any]] = {
@@ -87,7 +108,7 @@ rate_command = functools.partial(  # the recipe says the rest
 )
 
 _MACHINES = ("devices", "num_nodes", "strategy")
-_RUN_OPTIONS = ("run_name", "resume", "runs", "checkpoint_every", "final_test")
+_RUN_OPTIONS = ("run_name", "resume", "runs", "checkpoint_every", "final_test", "print_freq")
 
 
 @dataclass(frozen=True)
@@ -100,6 +121,7 @@ class Tuning:
     resume: Path | None
     runs: int | None
     checkpoint_every: int | None
+    print_freq: int | None
     final_test: bool
     export: Sequence[str]
 

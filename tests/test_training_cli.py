@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from decompose_cli.cli import app
+from decompose_cli.cli import app, joined_integers
+from decompose_cli.norms.modes import NORM_MODES
 from decompose_cli.training import fit
 from decompose_cli.training.table import COLUMNS
 
@@ -234,6 +235,124 @@ def test_options_and_set_reach_the_settings() -> None:
     }
     settings = content("run/config.json")["settings"]
     assert {name: settings[name] for name in expected} == expected
+
+
+# ------------------------------------------------------------------------------------------------------ other norms
+
+NORMED = ("resnet8", "--dataset", "folder:images", "--input-size", "8", "-j", "0", "-b", "8", "--device", "cpu", "-q")
+
+
+@pytest.mark.usefixtures("images")
+def test_the_published_commands_of_online_normalisation() -> None:
+    run("train", *NORMED, *("--norm-mode", "online", "--afwd", "0.9990234375", "--abkw", "0.9921875", "--epochs", "2"),
+        *("--model-dir", "run", "--lr-milestones", "1", "150", "200", "--lr-multiplier", "0.2", "--wd", "0.0003"),
+        *("--learning-rate", "0.02", "--seed", "3", "--ecm", "ac", "--shortcut", "projection"))  # fmt: skip
+    config = content("run/config.json")
+    assert config["recipe"] == "online-norm"
+    assert config["model_options"] == {
+        "shortcut": "projection",
+        "norm_mode": "online",
+        "afwd": "0.9990234375",
+        "abkw": "0.9921875",
+        "ecm": "ac",
+    }
+    expected = {"milestones": [1, 150, 200], "gamma": 0.2, "weight_decay": 0.0003, "lr": 0.02, "seed": 3, "epochs": 2}
+    assert {name: config["settings"][name] for name in expected} == expected
+    assert [record["lr"] for record in content("run/result.json")["results"]["epochs"]] == [0.02, 0.004]
+    assert content("run/result.json")["model"]["options"] == config["model_options"]
+    other = ("--decay-factor-forward", "0.5", "--decay-factor-backward", "0.25")
+    run("train", *NORMED, "--norm-mode", "online", *other, "--epochs", "1", "-o", "other", "--recipe", "cifar-resnet")
+    config = content("other/config.json")
+    assert config["recipe"] == "cifar-resnet"
+    assert config["model_options"] == {"norm_mode": "online", "afwd": "0.5", "abkw": "0.25", "ecm": "ls"}
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("mode", NORM_MODES)
+def test_a_network_with_any_norm_is_trained_measured_decomposed_and_finetuned(mode: str) -> None:
+    # A network without any normalisation needs a gentle rate.
+    options = ("--norm-mode", mode, "--epochs", "2", "--lr", "0.01", "--final-test", "-o", "run")
+    said = run("train", *NORMED[:-1], *options).stderr
+    assert "Recipe online-norm (arXiv 1905.05894 and its code)" in said
+    assert (f"resnet8 with norm mode {mode}" in said) == (mode != "batch")
+    test = content("run/result.json")["results"]["last"]["test"]
+    data = ("-j", "0", "--device", "cpu", "-q")
+    run("validate", "-w", "run/last.pt", *data, "-o", "v.json")
+    assert content("v.json")["results"]["original"]["correct"] == test["correct"]
+    run("extract-indices", "-w", "run/last.pt", "-k", "4", *data, "-o", "i.json")
+    run("validate", "-w", "run/last.pt", "-i", "i.json", *data, "-o", "d.json")
+    run("finetune", "-w", "run/last.pt", "-i", "i.json", "--epochs", "1", *data, "-o", "tuned")
+    tuned = content("tuned/result.json")["results"]
+    assert tuned["original"]["correct"] == test["correct"]
+    assert tuned["before"]["correct"] == content("d.json")["results"]["decomposed"]["correct"]
+    run("validate", "-w", "tuned/last.pt", *data, "-o", "t.json")
+    assert content("t.json")["results"]["decomposed"]["correct"] == tuned["after"]["correct"]
+
+
+@pytest.mark.usefixtures("images")
+def test_weights_with_a_norm_are_trained_further_with_it(cut_off: Callable[..., None]) -> None:
+    run("train", *NORMED, "--norm-mode", "online", "--afwd", "0.9", "--epochs", "2", "-o", "first")
+    again = ("train", *NORMED[1:], "-w", "first/last.pt", "--epochs", "3", "--start-epoch", "2", "-o")
+    run(*again, "second")
+    assert content("second/config.json")["model_options"]["afwd"] == "0.9"
+    assert [record["epoch"] for record in content("second/result.json")["results"]["epochs"]] == [3]
+    run(*again, "third", "--norm-mode", "online", "--abkw", "0.5")
+    options = content("third/config.json")["model_options"]
+    assert options == {"norm_mode": "online", "afwd": "0.9", "abkw": "0.5", "ecm": "ls"}
+    cut_off("train", *NORMED, "--norm-mode", "online", "--afwd", "0.9", "--epochs", "2", "-o", "cut")
+    same = ("--norm-mode", "online", "--afwd", "0.90")
+    refused = run("train", "--resume", "cut", "--norm-mode", "group", code=2)
+    assert "was begun otherwise: norm-mode online, now group" in refused.stderr
+    refused = run("train", "--resume", "cut", "--afwd", "0.5", code=2)
+    assert "was begun otherwise: afwd 0.9, now 0.5" in refused.stderr
+    run("train", "--resume", "cut", *same, "-q")
+    first, second = (content(f"{name}/result.json")["results"]["epochs"] for name in ("first", "cut"))
+    assert [record["train"] for record in first] == [record["train"] for record in second]
+
+
+@pytest.mark.usefixtures("images")
+def test_evaluate_is_what_validate_says_and_trains_nothing() -> None:
+    run("train", *NORMED, "--norm-mode", "online", "--epochs", "1", "--final-test", "-o", "run")
+    expected = content("run/result.json")["results"]["last"]["test"]["correct"]
+    data = ("--dataset", "folder:images", "-j", "0", "--device", "cpu")
+    for number, options in enumerate((("-w", "run/last.pt"), ("--resume", "run"), ("--resume", "run/last.pt"))):
+        said = run("train", "resnet8", "--evaluate", *options, *data, "--norm-mode", "online", "-o", f"out{number}")
+        assert f"{expected} of 15" in said.stderr
+        assert content(f"out{number}/evaluation.json")["results"]["original"]["correct"] == expected
+        assert names_in(f"out{number}") == ["evaluation.json"]
+    assert run("train", "-e", "-w", "run/last.pt", *data, "--json", "-q").stdout.startswith("{")
+
+
+def test_pretrained_are_the_default_weights() -> None:
+    said = run("train", "resnet20-digits", "--pretrained", "--evaluate", "-o", "out").stderr
+    assert "358 of 360" in said
+
+
+@pytest.mark.usefixtures("images")
+def test_lines_between_epochs_are_printed_if_asked_for() -> None:
+    said = run(*TRAIN, "-o", "run", "-p", "2").stderr  # 24 images in batches of 8, a tenth of them held out
+    assert len(re.findall(r"^\s*1/2 ", said, re.MULTILINE)) == len(re.findall(r"^\s*2/2 ", said, re.MULTILINE)) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "joined"),
+    [
+        ("train --lr-milestones 100 150 200", "train --lr-milestones 100,150,200"),
+        ("train --milestones 100 150 -b 64", "train --milestones 100,150 -b 64"),
+        ("train --lr-milestones 100", "train --lr-milestones 100"),
+        ("train --lr-milestones 100,150 resnet20", "train --lr-milestones 100,150 resnet20"),
+        ("train --lr-milestones 1 2 resnet20 3", "train --lr-milestones 1,2 resnet20 3"),
+        ("train --lr-milestones", "train --lr-milestones"),
+        ("train --lr-milestones --epochs 3 4", "train --lr-milestones --epochs 3 4"),
+        ("train --epochs 3 4", "train --epochs 3 4"),
+        ("train --lr-milestones -1 2", "train --lr-milestones -1 2"),
+        ("train --lr-milestones 1 2 --milestones 3 4", "train --lr-milestones 1,2 --milestones 3,4"),
+        ("train --lr-milestones 1 ٢", "train --lr-milestones 1 ٢"),
+        ("", ""),
+    ],
+)
+def test_integers_after_a_list_option_are_joined(arguments: str, joined: str) -> None:
+    assert joined_integers(arguments.split()) == joined.split()
 
 
 @pytest.mark.usefixtures("images")

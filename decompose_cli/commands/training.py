@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from decompose_cli.commands.saving import model_and_dataset, print_json
+from decompose_cli.commands.saving import finish, model_and_dataset, print_json
 from decompose_cli.console import is_first_process
 from decompose_cli.options import ORDER, Output
 from decompose_cli.options_training import Tuning, finetune_command, rate_command, train_command
@@ -91,6 +92,7 @@ def train(
     inputs: Inputs,
     out: Output,
     tuning: Tuning,
+    options: dict[str, str],
     recipe: Annotated[
         Optional[str],
         typer.Option(
@@ -101,12 +103,10 @@ def train(
             show_default=False,
         ),
     ] = None,
-    shortcut: Annotated[
-        Optional[str],
-        typer.Option(
-            "--shortcut", metavar="identity|projection", help="Of CIFAR ResNets. Default: identity.", show_default=False
-        ),
-    ] = None,
+    evaluate: Annotated[
+        bool, typer.Option("--evaluate", "-e", help="Train nothing: measure --weights, as 'validate' does.")
+    ] = False,
+    pretrained: Annotated[bool, typer.Option("--pretrained", help="Short for --weights default.")] = False,
 ) -> None:
     """Train a network from scratch, or from --weights.
 
@@ -118,10 +118,14 @@ def train(
     from decompose_cli import display_training as display
     from decompose_cli.engines.train import train as run
 
+    inputs = _starting_weights(inputs, pretrained=pretrained)
+    if evaluate:
+        _evaluate(inputs, out, tuning, options)
+        return
     document = run(
         _request(inputs, out, tuning, "train"),
         recipe=recipe,
-        model_options={"shortcut": shortcut} if shortcut is not None else {},
+        model_options=options,
     )
     _finish(out, document, lambda: display.show_training(out.terminal, document))
 
@@ -130,13 +134,10 @@ def train(
 def lr_find(
     inputs: Inputs,
     out: Output,
+    options: dict[str, str],
     recipe: Annotated[
         Optional[str],
         typer.Option("--recipe", metavar="NAME", help="As for 'train'.", show_default=False),
-    ] = None,
-    shortcut: Annotated[
-        Optional[str],
-        typer.Option("--shortcut", metavar="identity|projection", help="As for 'train'.", show_default=False),
     ] = None,
     lowest: Annotated[float, typer.Option("--lowest", metavar="RATE", help="First rate.")] = 1e-6,
     highest: Annotated[float, typer.Option("--highest", metavar="RATE", help="Last rate.")] = 10.0,
@@ -168,7 +169,7 @@ def lr_find(
             inputs,
             overrides=parse_settings(settings or []),
             recipe=recipe,
-            model_options={"shortcut": shortcut} if shortcut is not None else {},
+            model_options=options,
             lowest=lowest,
             highest=highest,
             steps=steps,
@@ -213,8 +214,43 @@ def _request(inputs: Inputs, out: Output, tuning: Tuning, name: str) -> Request:
         runs=tuning.runs,
         final_test=tuning.final_test,
         checkpoint_every=tuning.checkpoint_every,
+        print_freq=tuning.print_freq,
         export=[check_export(kind) for kind in tuning.export],
     )
+
+
+def _starting_weights(inputs: Inputs, *, pretrained: bool) -> Inputs:
+    from decompose_cli.errors import InputError
+
+    if not pretrained:
+        return inputs
+    if inputs.weights is not None:
+        raise InputError("--pretrained means --weights default; give one of them.")
+    return dataclasses.replace(inputs, weights="default")
+
+
+def _evaluate(inputs: Inputs, out: Output, tuning: Tuning, options: dict[str, str]) -> None:
+    """``train --evaluate``: what 'validate' says of the weights that training would begin with."""
+    from decompose_cli import display
+    from decompose_cli.engines.validate import validate as run
+    from decompose_cli.errors import InputError
+    from decompose_cli.files import check_writable
+
+    if tuning.resume is not None:
+        checkpoint = tuning.resume / "last.pt" if tuning.resume.is_dir() else tuning.resume
+        inputs = dataclasses.replace(inputs, weights=str(checkpoint))
+    if inputs.weights is None:
+        raise InputError("--evaluate needs a network that has been trained: --weights, --pretrained or --resume RUN.")
+    path = out.path / "evaluation.json" if out.path is not None else None
+    if path is not None:
+        check_writable(path, overwrite=out.overwrite)
+    document = run(inputs)
+    assert document.model is not None
+    trained = {"norm_mode": "batch", **document.model.options}
+    for name, value in options.items():
+        if trained.get(name, value) != value:
+            raise InputError(f"The weights were trained with --{name.replace('_', '-')} {trained[name]}, not {value}.")
+    finish(out, document, path, inputs, show=lambda: display.show_validation(out.terminal, document))
 
 
 def _names(command: str, run_name: str | None, model: str, dataset: str) -> Iterator[Path]:

@@ -53,7 +53,7 @@ def list_layers(
     classifier = Classifier(find_entry(model), None, head, seed)
     fallback = IMAGENET if classifier.entry.dataset == "imagenet" else CIFAR
     size = preprocessing_of(classifier, fallback).overridden(input_size=input_size).crop
-    module = classifier.entry.build(classifier.entry.num_classes).eval()
+    module = classifier.entry.make(classifier.entry.num_classes, size).eval()
     refusal, head_name = None, None
     try:
         head_name = find_head(module, size, name=head, model_name=model).name

@@ -102,7 +102,7 @@ class Classifier:
 
     @cached_property
     def _initial(self) -> nn.Module:
-        return self._build(self.entry.num_classes)
+        return self._build(self.entry.num_classes, (self.entry.preprocessing or IMAGENET).crop)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -126,14 +126,14 @@ class Classifier:
             self._networks[input_size] = self._load(input_size)
         return self._networks[input_size]
 
-    def _build(self, num_classes: int) -> nn.Module:
+    def _build(self, num_classes: int, input_size: Size) -> nn.Module:
         pretrained = self.checkpoint is not None and _has_default_hash(self.entry, self.checkpoint)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return self.entry.build(num_classes, pretrained=pretrained).eval()
+            return self.entry.make(num_classes, input_size, pretrained=pretrained).eval()
 
     def _load(self, input_size: Size) -> Network:
-        module = self._initial if self.checkpoint is None else self._build(self.entry.num_classes)
+        module = self._initial if self.checkpoint is None else self._build(self.entry.num_classes, input_size)
         head = find_head(module, input_size, name=self.head_name, model_name=self.name)
         if self.checkpoint is None:
             return Network(module, head, head.name, _dense_tensors(head))
@@ -143,7 +143,7 @@ class Classifier:
         if classes == 0:
             raise InputError(f"{self.weights_source} has a head without any class.")
         if classes is not None and classes != head.num_classes:
-            module = self._build(classes)
+            module = self._build(classes, input_size)
             head = find_head(module, input_size, name=head.name, model_name=self.name)
         if decomposed is not None:
             load_state(module, state, self.weights_source, self.name, without=f"{head.name}.")
@@ -242,7 +242,7 @@ def _as_trained(entry: ModelEntry, checkpoint: Checkpoint) -> ModelEntry:
             raise InputError(
                 f"The description inside {checkpoint.source} does not fit: {error.message}", hint=error.hint
             ) from error
-    options = entry.recognise(checkpoint.state_dict) if entry.recognise is not None else {}
+    options = entry.shown_by(checkpoint.state_dict)
     if options:
         shown = ", ".join(f"{name} {value!r}" for name, value in options.items())
         note(f"By the names in {checkpoint.source}, it is of {entry.name} with {shown}; it is loaded as that.")

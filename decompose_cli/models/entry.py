@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.errors import InputError
-from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.norms.modes import NORM_OPTIONS, Norm, shown_norm
+from decompose_cli.preprocessing import Preprocessing, Size
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +42,8 @@ class ModelEntry:
         caution: What to say when other than the default weights are loaded.
         architecture: Identifies the function that ``build`` makes; part of the key of cached features.
         options: What may be chosen about the network: keyword arguments of ``build`` and their values, default first.
-        chosen: Those of the options that are not at their default.
+        norm: Which normalisation it has; every network of ours and of others is written with batch norm.
+        chosen: Those of the options that are not at their default, with those of the normalisation.
         recognise: Takes the names in a state dict and returns the options, other than defaults, that they show.
     """
 
@@ -61,33 +63,61 @@ class ModelEntry:
     unread: tuple[str, ...] = ()
     caution: str | None = None
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    norm: Norm = field(default_factory=Norm)
     chosen: dict[str, str] = field(default_factory=dict)
     recognise: Callable[[Collection[str]], dict[str, str]] | None = None
+
+    def make(self, num_classes: int, input_size: Size, *, pretrained: bool = False) -> nn.Module:
+        """The untrained network, with its normalisation.
+
+        Args:
+            num_classes: Outputs of the head.
+            input_size: (height, width) of the images, on which the weights of layer norm depend.
+            pretrained: Whether the default weights will be loaded.
+
+        Raises:
+            InputError: The network cannot have this normalisation.
+        """
+        module = self.build(num_classes, pretrained=pretrained)
+        if self.norm.mode == "batch":
+            return module
+        from decompose_cli.norms.factory import convert_norm
+
+        return convert_norm(module, self.norm, input_size)
 
     def configured(self, /, **options: str) -> ModelEntry:
         """This network with options chosen, as in ``configured(shortcut="projection")``; itself where nothing changes.
 
-        Other options make another network, to which neither the default weights nor their accuracy belong. Names of
-        options that are not at their default are in ``architecture``, so features of the two are cached apart.
+        Options of the normalisation (``norm_mode``, ``afwd``, ...) are for every network, others for some. Other
+        options make another network, to which neither the default weights nor their accuracy belong. Names of options
+        that are not at their default are in ``architecture``, so features of the two are cached apart.
 
         Raises:
             InputError: The network has no such option, or the option no such value.
         """
-        for name, value in options.items():
+        of_norm = {name: value for name, value in options.items() if name in NORM_OPTIONS}
+        own = {name: value for name, value in options.items() if name not in of_norm}
+        for name, value in own.items():
             if name not in self.options:
                 raise _no_such_option(self, name)
             if value not in self.options[name]:
                 choices = ", ".join(self.options[name])
                 raise InputError(f"{_flag(name)} {value!r} is not known to {self.name}; choose {choices}.")
-        wanted = {**self.chosen, **options}
-        chosen = {name: value for name, value in wanted.items() if value != self.options[name][0]}
+        norm = Norm.parse({**self.norm.options(), **of_norm} if self._keeps_norm(of_norm) else of_norm)
+        wanted = {**{name: value for name, value in self.chosen.items() if name not in NORM_OPTIONS}, **own}
+        chosen = {name: value for name, value in wanted.items() if value != self.options[name][0]} | norm.options()
         if chosen == self.chosen:
             return self
-        common = {name: value for name, value in self.architecture.items() if name not in self.options}
+        common = {
+            name: value
+            for name, value in self.architecture.items()
+            if name not in self.options and name not in NORM_OPTIONS
+        }
         return replace(
             self,
-            build=partial(self.build, **options),
+            build=partial(self.build, **own) if own else self.build,
             architecture={**common, **chosen},
+            norm=norm,
             chosen=chosen,
             weights=None,
             sha256=None,
@@ -97,6 +127,15 @@ class ModelEntry:
             licence=OUR_LICENCE,
             caution=None,
         )
+
+    def shown_by(self, names: Collection[str]) -> dict[str, str]:
+        """The options, other than defaults, that the names in a state dict show it was trained with."""
+        own = self.recognise(names) if self.recognise is not None else {}
+        return own if ":" in self.name else own | shown_norm(names)  # code of the user's has what it has
+
+    def _keeps_norm(self, options: dict[str, str]) -> bool:
+        """Whether such options change details of the normalisation, not which it is."""
+        return options.get("norm_mode", self.norm.mode) == self.norm.mode
 
     def facts(self) -> dict[str, Any]:
         """What is known, JSON-ready."""

@@ -10,6 +10,7 @@ from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import Head
 from decompose_cli.models.registry import DEFAULT_MODEL, ModelEntry, registered_models
+from decompose_cli.preprocessing import IMAGENET
 from decompose_cli.progress import note
 
 
@@ -123,6 +124,8 @@ def _mismatch(
     hint = "'decompose models' lists the known networks."
     if fitting:
         hint = f"These weights fit {' or '.join(fitting)}."
+    elif misshaped and len(misshaped) == sum(state[name].dim() == 3 for name in misshaped) and not missing + unexpected:
+        hint = "Layer norm has weights for each pixel: images have to be of the size that the network was trained on."
     elif ":" in model:
         hint = f"Is this file of the network that {model} returns?"
     return InputError(f"{source} does not fit {model}: {details}.", hint=hint)
@@ -141,9 +144,10 @@ def _fitting_models(state: dict[str, Tensor]) -> list[str]:
         # Building a network of quite another size could not end in a match, and the large ones take seconds.
         if entry.name == DEFAULT_MODEL or entry.parameters is None or not 0.5 < total / entry.parameters < 2:
             continue
-        as_trained = entry if entry.recognise is None else entry.configured(**entry.recognise(state))
+        as_trained = entry.configured(**entry.shown_by(state))
         with torch.device("meta"):
-            shapes = {k: v.shape[1:] for k, v in as_trained.build(entry.num_classes).state_dict().items()}
+            module = as_trained.make(entry.num_classes, (entry.preprocessing or IMAGENET).crop)
+        shapes = {k: v.shape[1:] for k, v in module.state_dict().items()}
         if {k: v for k, v in shapes.items() if not k.endswith("num_batches_tracked")} == wanted:
             names.append(entry.name)
     return names

@@ -3,79 +3,47 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from decompose_cli.errors import InputError, first_line, one_of
-from decompose_cli.norms.online import COMPENSATIONS, ErrorCompensation, OnlineNorm2d
-
-NormMode = Literal["batch", "group", "layer", "instance", "online", "none"]
-NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)
+from decompose_cli.errors import InputError, first_line
+from decompose_cli.norms.modes import Norm
+from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 
 
-@dataclass(frozen=True)
-class Norm:
-    """Which normalisation.
+def make_layer(norm: Norm, channels: int, size: tuple[int, ...] | None = None, *, dimensions: int = 2) -> nn.Module:
+    """A normalisation layer.
 
-    Attributes:
-        mode: ``batch``, ``group``, ``layer`` (over channels and positions, each with a weight and a bias of its own),
-            ``instance`` (with weight and bias), ``online`` or ``none``.
-        num_groups: Of ``group``.
-        alpha_fwd: Of ``online``.
-        alpha_bkw: Of ``online``.
-        ecm: Of ``online``.
+    Args:
+        norm: Which.
+        channels: C.
+        size: Of the maps: height and width, or nothing of features without positions. ``layer`` needs it.
+        dimensions: Of the maps: 2, or 1 for what :class:`torch.nn.BatchNorm1d` takes.
 
     Raises:
-        InputError: A value that is unknown or out of range.
+        InputError: The groups do not divide the channels, or there are no positions to normalise over.
+        ValueError: ``layer`` without a size.
     """
-
-    mode: NormMode = "batch"
-    num_groups: int = 8
-    alpha_fwd: float = 0.999
-    alpha_bkw: float = 0.99
-    ecm: ErrorCompensation = "ac"
-
-    def __post_init__(self) -> None:
-        one_of(self.mode, NORM_MODES, "--norm-mode")
-        one_of(self.ecm, COMPENSATIONS, "--ecm")
-        for name, value in (("--afwd", self.alpha_fwd), ("--abkw", self.alpha_bkw)):
-            if not 0 < value < 1:
-                raise InputError(f"{name} {value} is not between 0 and 1.")
-        if self.num_groups < 1:
-            raise InputError(f"--gn-num-groups {self.num_groups} is not at least 1.")
-
-    def layer(self, channels: int, size: tuple[int, int] | None = None) -> nn.Module:
-        """A layer for so many channels.
-
-        Args:
-            channels: C.
-            size: Height and width of the maps, which ``layer`` needs.
-
-        Raises:
-            InputError: The groups do not divide the channels.
-            ValueError: ``layer`` without a size.
-        """
-        if self.mode == "batch":
-            return nn.BatchNorm2d(channels)
-        if self.mode == "group":
-            if channels % self.num_groups:
-                raise InputError(
-                    f"--gn-num-groups {self.num_groups} does not divide the {channels} channels of a layer."
-                )
-            return nn.GroupNorm(self.num_groups, channels)
-        if self.mode == "instance":
-            return nn.InstanceNorm2d(channels, affine=True)
-        if self.mode == "online":
-            return OnlineNorm2d(channels, self.alpha_fwd, self.alpha_bkw, ecm=self.ecm)
-        if self.mode == "layer":
-            if size is None:
-                raise ValueError("layer norm over (C, H, W) needs the size of the maps")
-            return MapNorm(channels, size)
-        return nn.Identity()
+    if norm.mode == "batch":
+        return nn.BatchNorm2d(channels) if dimensions == 2 else nn.BatchNorm1d(channels)
+    if norm.mode == "group":
+        if channels % norm.num_groups:
+            raise InputError(f"--gn-num-groups {norm.num_groups} does not divide the {channels} channels of a layer.")
+        return nn.GroupNorm(norm.num_groups, channels)
+    if norm.mode == "instance":
+        if dimensions == 1:
+            raise InputError("Instance norm is over positions, and a layer of the network has none.")
+        return nn.InstanceNorm2d(channels, affine=True)
+    if norm.mode == "online":
+        kind = OnlineNorm2d if dimensions == 2 else OnlineNorm1d
+        return kind(channels, norm.alpha_fwd, norm.alpha_bkw, ecm=norm.ecm)
+    if norm.mode == "layer":
+        if size is None:
+            raise ValueError("layer norm over (C, H, W) needs the size of the maps")
+        return MapNorm(channels, size)
+    return nn.Identity()
 
 
 class MapNorm(nn.LayerNorm):
@@ -89,7 +57,7 @@ class MapNorm(nn.LayerNorm):
         InputError: An input of another size.
     """
 
-    def __init__(self, channels: int, size: tuple[int, int]) -> None:
+    def __init__(self, channels: int, size: tuple[int, ...]) -> None:
         super().__init__([channels, *size])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -122,28 +90,34 @@ def convert_norm(model: nn.Module, norm: Norm, input_size: tuple[int, int]) -> n
         raise InputError("The network has no batch norm that another normalisation could replace.")
     if norm.mode == "batch":
         return model
+    device = next(model.parameters()).device
     sizes = _map_sizes(model, found, input_size) if norm.mode == "layer" else {}
-    layers = {name: norm.layer(module.num_features, sizes.get(name)) for name, module in found.items()}
+    layers = {
+        name: make_layer(
+            norm, module.num_features, sizes.get(name), dimensions=1 if isinstance(module, nn.BatchNorm1d) else 2
+        )
+        for name, module in found.items()
+    }
     for name, layer in layers.items():
-        model.set_submodule(name, layer.train(found[name].training))
+        model.set_submodule(name, layer.to(device).train(found[name].training))
     return model
 
 
 def _map_sizes(
     model: nn.Module, layers: Mapping[str, nn.Module], input_size: tuple[int, int]
-) -> dict[str, tuple[int, int]]:
+) -> dict[str, tuple[int, ...]]:
     """Height and width of what each layer is given."""
-    sizes: dict[str, tuple[int, int]] = {}
+    sizes: dict[str, tuple[int, ...]] = {}
 
     def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
         def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-            sizes[name] = (inputs[0].shape[2], inputs[0].shape[3])
+            sizes[name] = tuple(inputs[0].shape[2:])
 
         return note
 
+    device = next(model.parameters()).device
     hooks = [module.register_forward_pre_hook(noting(name)) for name, module in layers.items()]
     modes = {module: module.training for module in model.modules()}
-    device = next(model.parameters()).device
     try:
         with torch.no_grad():
             model.eval()(torch.zeros(1, 3, *input_size, device=device))

@@ -27,17 +27,16 @@ sums that the recurrences need, and once more to make the result; between the tw
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from decompose_cli.errors import DecomposeError
+from decompose_cli.errors import NotFiniteError
+from decompose_cli.norms.modes import COMPENSATIONS, ErrorCompensation
 from decompose_cli.norms.recurrences import decayed, scanned
 
-ErrorCompensation = Literal["ac", "ls", "none"]
-COMPENSATIONS: tuple[ErrorCompensation, ...] = get_args(ErrorCompensation)
 _MOST_AT_ONCE = 1 << 20
 """Numbers; longer batches are taken in parts, so that what one pass has read is still in the cache for the next."""
 
@@ -115,8 +114,6 @@ class _OnlineNorm(nn.Module):
         shown = f"{self.num_features}, alpha_fwd={self.alpha_fwd}, alpha_bkw={self.alpha_bkw}, eps={self.eps}"
         return f"{shown}, affine={self.affine}, ecm={self.ecm}"
 
-    # Its state changes in forward and in backward, which a compiler has to leave where they are.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
     def forward(self, x: Tensor) -> Tensor:
         """Normalise (N, C, ...); in training mode the statistics take the samples in, one after the other."""
         if x.dim() not in self.dimensions or x.shape[1] != self.num_features:
@@ -126,10 +123,14 @@ class _OnlineNorm(nn.Module):
             raise ValueError(f"input of shape {tuple(x.shape)} has no positions")
         if x.shape[0] == 0:
             return x
+        found: Tensor = self._learning(x) if self.training else self._frozen(x)
+        return found
+
+    # Its state changes in forward and in backward, which a compiler has to leave where they are.
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def _learning(self, x: Tensor) -> Tensor:
         with torch.autocast(x.device.type, enabled=False):  # the recurrences are a matrix product
-            if self.training:
-                return _Normalise.apply(x, self.weight, self.bias, self)  # type: ignore[no-any-return, no-untyped-call]
-            return self._frozen(x)
+            return _Normalise.apply(x, self.weight, self.bias, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def _frozen(self, x: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, self.norm.m.dtype))
@@ -174,7 +175,7 @@ class OnlineNorm2d(_OnlineNorm):
 
     Raises:
         ValueError: An argument out of range, an input of another shape, or one without positions.
-        DecomposeError: Values that are NaN or infinite; the statistics are as they were before.
+        NotFiniteError: Values that are NaN or infinite, on a CPU; the statistics are as they were before.
     """
 
     dimensions = (4,)
@@ -197,34 +198,27 @@ class _Normalise(torch.autograd.Function):
         for pixels, target in zip(*_in_parts(_flat(x, ctx.is_last), out), strict=True):
             (m, s), kept = _forward(pixels, target, m, s, *_affine(weight, bias, ctx), ctx)
             parts.append(kept)
-        _check(m, s, "input")
-        with torch.no_grad():
-            layer.norm.m.copy_(m)
-            layer.norm.var.copy_(s)
-        clamped = result if layer.ecm == "ac" else None
-        ctx.save_for_backward(x, weight, bias, clamped, *map(torch.cat, zip(*parts, strict=True)))
+        _take_in("input", (layer.norm.m, m), (layer.norm.var, s))
+        # Not the result, which a ReLU in place may overwrite, as it may that of a batch norm.
+        ctx.save_for_backward(x, weight, bias, *map(torch.cat, zip(*parts, strict=True)))
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, bias, clamped, *kept = ctx.saved_tensors
+        x, weight, bias, *kept = ctx.saved_tensors
         state, is_last = ctx.layer.norm, ctx.is_last
         found = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         pixels, deltas = _flat(x, is_last), _flat(gradient, is_last)
         target = pixels if found is None else _flat(found, is_last)
-        clamped = pixels if clamped is None else _flat(clamped, is_last)
         u, v = state.u, state.v
         by_weight = by_bias = torch.zeros_like(u)
         with torch.autocast(gradient.device.type, enabled=False):
             w, c = _affine(weight, bias, ctx)
-            for arrays in zip(*_in_parts(pixels, deltas, target, clamped, *kept), strict=True):
+            for arrays in zip(*_in_parts(pixels, deltas, target, *kept), strict=True):
                 (u, v), sums = _backward(*arrays, u=u, v=v, w=w, c=c, ctx=ctx)
                 by_weight, by_bias = by_weight + sums[0], by_bias + sums[1]
-        _check(u, v, "gradient")
-        with torch.no_grad():
-            state.u.copy_(u)
-            state.v.copy_(v)
+        _take_in("gradient", (state.u, u), (state.v, v))
         count = x.shape[2:].numel()
         of_weight = None if weight is None else (by_weight * count).to(weight.dtype)
         return found, of_weight, None if bias is None else (by_bias * count).to(bias.dtype), None
@@ -266,7 +260,6 @@ def _backward(
     pixels: Tensor,
     delta: Tensor,
     target: Tensor,
-    clamped: Tensor,
     m: Tensor,
     inverse: Tensor,
     y_mean: Tensor,
@@ -284,10 +277,10 @@ def _backward(
     """
     layer, along = ctx.layer, 1 if ctx.is_last else 2
     delta = delta.to(ctx.dtype)
-    if layer.ecm == "ac":  # the clamp lets nothing through where it holds
-        kept = clamped.to(ctx.dtype)
-        delta = torch.ops.aten.hardtanh_backward(delta, kept, -layer.clamp_val, layer.clamp_val)
     away = pixels.to(ctx.dtype) - m.unsqueeze(along)
+    if layer.ecm == "ac":  # the clamp lets nothing through where it holds
+        z = torch.addcmul(c.expand_as(m).unsqueeze(along), away, (w * inverse).unsqueeze(along))
+        delta = torch.ops.aten.hardtanh_backward(delta, z, -layer.clamp_val, layer.clamp_val)
     delta_mean = delta.mean(along)
     delta_y = (delta * away).mean(along) * inverse
     # The gradient by z is A delta - B z, with A and B one number for each sample.
@@ -332,10 +325,14 @@ def _flat(x: Tensor, is_last: bool) -> Tensor:
     return x.reshape(len(x), x.shape[1], -1)
 
 
-def _check(first: Tensor, second: Tensor, what: str) -> None:
-    """Refuse what is not finite before any statistics are changed; a GPU is not waited for, there the loss shows it."""
-    if first.device.type == "cpu" and not bool((first + second).isfinite().all()):
-        raise DecomposeError(
+@torch.no_grad()
+def _take_in(what: str, *pairs: tuple[Tensor, Tensor]) -> None:
+    """Replace statistics by new ones, unless these are not finite. A GPU is not waited for: there the loss shows it."""
+    is_fine = torch.stack([new for _, new in pairs]).isfinite().all()
+    if is_fine.device.type == "cpu" and not bool(is_fine):
+        raise NotFiniteError(
             f"The {what} of an online normalisation is NaN, infinite or too large; its statistics are unchanged.",
             hint="Try a smaller learning rate, or decay factors nearer to 1.",
         )
+    for old, new in pairs:
+        old.copy_(new if is_fine.device.type == "cpu" else torch.where(is_fine, new, old))

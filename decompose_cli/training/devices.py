@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies.ddp import DDPStrategy
 
 from decompose_cli.decomposition.devices import resolve_device
 from decompose_cli.errors import DecomposeError, InputError, first_line, one_of
@@ -64,7 +65,8 @@ def start(device: str, machines: Machines, precision: str) -> Fabric:
             accelerator={"cpu": "cpu", "cuda": "cuda", "mps": "mps"}[first.type],
             devices=[first.index or 0] if first.type == "cuda" and not several else count,
             num_nodes=nodes,
-            strategy=strategy or ("ddp" if several else "auto"),
+            # Buffers stay as they are in each process: statistics are those of the images that it has seen.
+            strategy=strategy if strategy == "fsdp" else DDPStrategy(broadcast_buffers=False) if several else "auto",
             precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision],  # type: ignore[arg-type]
         )
         fabric.launch()

@@ -19,15 +19,14 @@ from decompose_cli.datasets.mixing import mix
 from decompose_cli.datasets.sampling import epoch_order, share
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.decomposition.features import device_memory, keep_freed_memory
-from decompose_cli.errors import DecomposeError, InputError, StoppedError
-from decompose_cli.files import write_error
+from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, StoppedError
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.progress import EpochTable
 from decompose_cli.training.devices import on_first, sum_over_processes
 from decompose_cli.training.evaluate import LabelledImages, score_over_processes
 from decompose_cli.training.interruption import StopRequest
 from decompose_cli.training.optimizers import Part, make_optimizer, summed_cross_entropy
-from decompose_cli.training.records import EpochRecord, Score, TensorBoardLog, write_csv
+from decompose_cli.training.records import EpochRecord, RunLog, Score
 from decompose_cli.training.run_folder import RunFolder, write_state
 from decompose_cli.training.schedules import make_schedule
 from decompose_cli.training.settings import Settings
@@ -58,6 +57,7 @@ class Trainer:
         val: Held-out images that choose the best epoch.
         test: Images that are measured after each epoch, for information.
         checkpoint_every: Also save after so many steps within an epoch.
+        print_freq: Also add a row to the table after so many steps within an epoch.
         frozen: Modules that stay in evaluation mode.
         parts: Makes of the network settings of optimizer and schedule, with the parameters that are trained by them;
             by default all by ``settings``.
@@ -80,6 +80,7 @@ class Trainer:
         val: LabelledImages | None = None,
         test: LabelledImages | None = None,
         checkpoint_every: int | None = None,
+        print_freq: int | None = None,
         frozen: Sequence[nn.Module] = (),
         parts: Callable[[nn.Module], Sequence[tuple[Settings, Sequence[nn.Parameter]]]] | None = None,
         loss: Callable[[Any, Tensor], Tensor] | None = None,
@@ -89,12 +90,12 @@ class Trainer:
         self.images, self.indices, self.labels, self.num_classes = images, indices, labels, num_classes
         self.folder, self.metadata = folder, metadata
         self.val, self.test = val, test
-        self.checkpoint_every = checkpoint_every
+        self.checkpoint_every, self.print_freq = checkpoint_every, print_freq
         self.frozen = frozen
         self.loss = loss or summed_cross_entropy(settings.label_smoothing)
         self.logits = logits
-        self.state = State()
         self.steps_per_epoch = settings.steps_per_epoch(len(indices))
+        self.state = State(epoch=settings.start_epoch, global_step=settings.start_epoch * self.steps_per_epoch)
         self.total_steps = settings.total_steps(len(indices))
         self.total_epochs = settings.total_epochs(len(indices))
         keep_freed_memory()
@@ -114,7 +115,7 @@ class Trainer:
         compiled: Any = torch.compile(module) if settings.compile else module
         self.model, *wrapped = fabric.setup(compiled, *(part.optimizer for part in self.parts))
         self.steppers = wrapped
-        self._board: TensorBoardLog | None = None
+        self._log = RunLog(folder.log, folder.tensorboard)
         self._tally = torch.zeros(3, dtype=self._sum_type, device=fabric.device)
         self._is_bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
         torch.manual_seed(settings.seed + fabric.global_rank)  # for dropout and the like
@@ -122,7 +123,7 @@ class Trainer:
     def _part(self, settings: Settings, parameters: Sequence[nn.Parameter]) -> Part:
         optimizer = make_optimizer(settings, parameters)
         counts = {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
-        return Part(optimizer, make_schedule(optimizer, settings, **counts))
+        return Part(optimizer, make_schedule(optimizer, settings, first_step=self.state.global_step, **counts))
 
     def run(self, table: EpochTable) -> State:
         """Train to the end.
@@ -132,32 +133,17 @@ class Trainer:
             DecomposeError: The loss is not finite, the disk or the device is full; what was saved last is still there.
         """
         if self.state.records:
-            on_first(self.fabric, self._write_log)
+            on_first(self.fabric, lambda: self._log.write(self.state.records))
         with StopRequest() as stop, device_memory(self.fabric.device):
             while self.state.global_step < self.total_steps or self.state.step > 0:
                 self._train_epoch(stop, table)
                 record = self._measure()
                 self._check_stop(stop, table)
                 self._finish_epoch(record)
-                on_first(self.fabric, self._write_log)
+                on_first(self.fabric, lambda: self._log.write(self.state.records))
                 table.add(epoch_cells(record, self.total_epochs, self._left(record.images_per_second)))
-        if self._board is not None:
-            self._board.close()
+        self._log.close()
         return self.state
-
-    def _write_log(self) -> None:
-        """All epochs; after an interruption anew, as a kill may have come between a checkpoint and the log."""
-        records = self.state.records
-        write_csv(self.folder.log, records)
-        try:
-            if self._board is None:
-                self._board, new = TensorBoardLog(self.folder.tensorboard), records
-            else:
-                new = records[-1:]
-            for record in new:
-                self._board.add(record)
-        except OSError as error:
-            raise write_error(self.folder.tensorboard, error) from error
 
     def _train_epoch(self, stop: StopRequest, table: EpochTable) -> None:
         state = self.state
@@ -176,14 +162,14 @@ class Trainer:
             state.seconds = time.perf_counter() - self._started
             is_time = self.checkpoint_every is not None and state.step % self.checkpoint_every == 0
             self._check_stop(stop, table, saves=is_time and state.step < last_step)
-            if self.fabric.is_global_zero and time.perf_counter() - shown > table.seconds_between_updates:
+            is_row = self.print_freq is not None and state.step % self.print_freq == 0
+            is_update = is_row or time.perf_counter() - shown > table.seconds_between_updates
+            if self.fabric.is_global_zero and is_update:
                 shown = time.perf_counter()
                 speed = done / (shown - begun)
-                table.update(
-                    running_cells(
-                        state.epoch + 1, self.total_epochs, state.rate, self._tally.tolist(), speed, self._left(speed)
-                    )
-                )
+                where = state.epoch + 1, self.total_epochs, state.rate
+                cells = running_cells(*where, self._tally.tolist(), speed, self._left(speed))
+                (table.add if is_row else table.update)(cells)
 
     def learning_mode(self) -> None:
         """Training mode, but for what is frozen."""
@@ -226,12 +212,17 @@ class Trainer:
         """One step of the optimizers; returns the mean loss of this process's images, times their share."""
         mean = torch.zeros((), device=self.fabric.device)
         several = self.fabric.world_size > 1
+        self.state.rate = float(self.parts[0].schedule.get_last_lr()[0])
+        self.state.made = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
         for number, (images, targets, weight) in enumerate(batches):
             is_last = number == len(batches) - 1
             with self.fabric.no_backward_sync(self.model, enabled=not is_last) if several else nullcontext():
-                output = self.model(images)
-                loss = self.loss(output, targets)
-                self.fabric.backward(loss * weight)
+                try:
+                    output = self.model(images)
+                    loss = self.loss(output, targets)
+                    self.fabric.backward(loss * weight)
+                except NotFiniteError as error:
+                    raise self._diverged(f"{error.message.rstrip('.')}, in ") from error
             with torch.no_grad():
                 mean += loss * weight
                 if weight:
@@ -240,8 +231,6 @@ class Trainer:
                     counts = torch.stack([loss.detach().to(self._sum_type), correct, correct.new_tensor(len(truth))])
                     self._tally += counts
                 self._is_bad |= ~torch.isfinite(loss)
-        self.state.rate = float(self.parts[0].schedule.get_last_lr()[0])
-        self.state.made = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
         for part, stepper in zip(self.parts, self.steppers, strict=True):
             if self.settings.clip_norm is not None:
                 self.fabric.clip_gradients(
@@ -281,12 +270,15 @@ class Trainer:
             )
 
     def _bad_loss(self, split: str | None = None) -> DecomposeError:
-        saved = "the last checkpoint is still there" if self.folder.last.is_file() else "nothing was saved yet"
-        state, is_exact = self.state, self.fabric.device.type == "cpu" and self.fabric.world_size == 1
+        is_exact = self.fabric.device.type == "cpu" and self.fabric.world_size == 1
         where = "" if is_exact else f"the last {STEPS_BETWEEN_CHECKS} steps up to "
         of_what = "The loss" if split is None else f"The loss of the {split} images"
+        return self._diverged(f"{of_what} is NaN or infinite in {where}")
+
+    def _diverged(self, what: str) -> DecomposeError:
+        saved = "the last checkpoint is still there" if self.folder.last.is_file() else "nothing was saved yet"
         return DecomposeError(
-            f"{of_what} is NaN or infinite in {where}{state.made}, at a learning rate of {state.rate:g}; {saved}.",
+            f"{what}{self.state.made}, at a learning rate of {self.state.rate:g}; {saved}.",
             hint="Try a smaller --lr or --clip-norm 1; 'decompose lr-find' looks for a rate that works.",
         )
 

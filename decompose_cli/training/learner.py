@@ -18,13 +18,13 @@ from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier, preprocessing_of
 from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.head import evaluating, find_head
-from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.progress import note
 from decompose_cli.results import DatasetInfo, ModelInfo, WeightsInfo
 from decompose_cli.training.config import RunConfig, shown_command
 from decompose_cli.training.data import divide, labels_by_name, open_splits
 from decompose_cli.training.evaluate import LabelledImages
-from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, default_recipe, resolve
+from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, complete_norm, default_recipe, resolve
 from decompose_cli.training.session import Job
 from decompose_cli.training.settings import Settings
 
@@ -83,24 +83,31 @@ def configure(
     if model is None and inputs.weights is None:
         model, dataset = DEFAULT_NETWORK, dataset or DEFAULT_DATASET
         note(f"No model was named: training {model} on {dataset}.")
+    checkpoint, started = None, None
+    if overrides.get("start_epoch") and inputs.weights is None:
+        raise InputError("--start-epoch says how long --weights have been trained; without weights it means nothing.")
     if inputs.weights is not None:
         classifier = open_classifier(model, inputs.weights, allow_download=inputs.allow_download, seed=0)
-        if model_options:
-            raise InputError("Options of the network come with its weights; leave --shortcut out.")
         model, entry, started = classifier.name, classifier.entry, classifier.weights_sha256
-        metadata = classifier.checkpoint.metadata if classifier.checkpoint is not None else None
-        learned_on = metadata.dataset if metadata is not None else None
+        checkpoint = classifier.checkpoint
     else:
         assert model is not None
-        entry, started, learned_on = find_entry(model).configured(**model_options), None, None
-    dataset = dataset or learned_on or entry.dataset
+        entry = find_entry(model)
+    described = checkpoint.metadata if checkpoint is not None else None
+    dataset = dataset or (described.dataset if described is not None else None) or entry.dataset
     if dataset is None:
         raise InputError(f"It is not known which images {model} is for.", hint="Say which with --dataset.")
     if inputs.head is not None:
         raise InputError("--head has no effect here: the whole network is trained.")
     train, _ = open_splits(inputs, dataset)
     is_large = max(_seen(inputs, entry, train).crop) > LARGEST_SMALL_SIDE
-    chosen = recipe or default_recipe(model, dataset, large_images=is_large)
+    options = dict(model_options)
+    if described is None:  # nothing says how its normalisation was made
+        options = complete_norm({"norm_mode": entry.norm.mode, **options}, dataset, large_images=is_large)
+    if checkpoint is not None:
+        _check_options(entry, options)
+    entry = entry.configured(**options)
+    chosen = recipe or default_recipe(model, dataset, large_images=is_large, options=model_options)
     depth = entry.architecture.get("depth")
     settings = resolve(chosen, overrides, large_images=is_large, depth=depth, dataset=dataset)
     filled = dataclasses.replace(inputs, model=model, dataset=dataset)
@@ -116,6 +123,17 @@ def configure(
     )
 
 
+def _check_options(entry: ModelEntry, options: Mapping[str, str]) -> None:
+    """Whether weights of ``entry`` can be used with such options; how online normalisation averages may be changed."""
+    after = entry.configured(**options).chosen
+    for name, value in options.items():
+        if name not in ("afwd", "abkw", "ecm") and after.get(name) != entry.chosen.get(name):
+            raise InputError(
+                f"--{name.replace('_', '-')} {value} is not what the weights were trained with.",
+                hint="Options of the network come with its weights; leave out these, or --weights.",
+            )
+
+
 def open_learner(inputs: Inputs, model_options: Mapping[str, str], seed: int) -> Learner:
     """Open network and images.
 
@@ -125,7 +143,11 @@ def open_learner(inputs: Inputs, model_options: Mapping[str, str], seed: int) ->
     """
     assert inputs.dataset is not None
     if inputs.weights is not None:
-        study = Study(dataclasses.replace(inputs, seed=seed), ("train",))
+        opened = open_classifier(inputs.model, inputs.weights, allow_download=inputs.allow_download, seed=seed)
+        entry = opened.entry.configured(**model_options)
+        study = Study(
+            dataclasses.replace(inputs, seed=seed), ("train",), Classifier(entry, opened.checkpoint, None, seed)
+        )
         _, test = open_splits(inputs, inputs.dataset)
         held = None
         if test is not None:
@@ -135,11 +157,10 @@ def open_learner(inputs: Inputs, model_options: Mapping[str, str], seed: int) ->
         return Learner(study.classifier, study.dataset, held, study.labels, names, study.preprocessing)
     assert inputs.model is not None
     train, test = open_splits(inputs, inputs.dataset)
-    entry = dataclasses.replace(
-        find_entry(inputs.model).configured(**model_options), num_classes=len(train.class_names)
-    )
-    classifier = Classifier(entry, None, None, seed)
+    entry = find_entry(inputs.model).configured(**model_options)
     preprocessing = _seen(inputs, entry, train)
+    entry = dataclasses.replace(entry, num_classes=len(train.class_names), preprocessing=preprocessing)
+    classifier = Classifier(entry, None, None, seed)
     held = None if test is None else LabelledImages(test.split, test, labels_by_name(train, test), preprocessing)
     return Learner(classifier, train, held, train.labels, train.class_names, preprocessing)
 
@@ -173,7 +194,7 @@ def make_job(config: Mapping[str, Any], found: Learner, settings: Settings) -> J
     )
     entry = found.classifier.entry
     if found.classifier.checkpoint is None:
-        module = initial_network(entry, len(found.class_names), settings.seed)
+        module = initial_network(entry, len(found.class_names), found.preprocessing.crop, settings.seed)
     else:
         module = copied(found.classifier.load(found.preprocessing.crop).module)
     _check_outputs(module, entry, found)
@@ -189,11 +210,11 @@ def make_job(config: Mapping[str, Any], found: Learner, settings: Settings) -> J
     return Job(module, metadata, data)
 
 
-def initial_network(entry: ModelEntry, num_classes: int, seed: int) -> nn.Module:
+def initial_network(entry: ModelEntry, num_classes: int, input_size: Size, seed: int) -> nn.Module:
     """A network with random weights that are a function of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return entry.build(num_classes)
+        return entry.make(num_classes, input_size)
 
 
 def copied(module: nn.Module) -> nn.Module:
@@ -227,8 +248,9 @@ def _check_outputs(module: nn.Module, entry: ModelEntry, found: Learner) -> None
 def describe_network(found: Learner, seed: int, weights: WeightsInfo) -> ModelInfo:
     """For the result document; a network without a head that could be decomposed can still be trained."""
     try:
-        network = initial_network(found.classifier.entry, len(found.class_names), seed)
-        head = find_head(network, found.preprocessing.crop, name=None, model_name=found.classifier.name)
+        size = found.preprocessing.crop
+        network = initial_network(found.classifier.entry, len(found.class_names), size, seed)
+        head = find_head(network, size, name=None, model_name=found.classifier.name)
         num_features, name = head.num_features, head.name
     except DecomposeError:
         num_features, name = 0, ""
@@ -263,4 +285,6 @@ def announce(config: Mapping[str, Any], found: Learner, settings: Settings) -> N
     if settings.schedule == "steps" and first >= end:
         unit = "step" if settings.iterations else "epoch"
         note(f"The rate stays as it is: the first milestone, {unit} {first}, is not before the end.")
-    note(f"{found.classifier.name} on {found.train.name}: {len(found.labels):,} training images{kept}{test}")
+    options = [f"{name.replace('_', ' ')} {value}" for name, value in found.classifier.entry.chosen.items()]
+    name = f"{found.classifier.name} with {', '.join(options)}" if options else found.classifier.name
+    note(f"{name} on {found.train.name}: {len(found.labels):,} training images{kept}{test}")

@@ -144,8 +144,31 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def default_recipe(model: str, dataset: str, *, large_images: bool) -> str:
-    """The recipe to use where none was named."""
+_DECAYS = {"cifar10": (1023 / 1024, 127 / 128), "cifar100": (511 / 512, 15 / 16), "imagenet": (0.999, 0.99)}
+"""Forward and backward decay of online normalisation for each sample, by data set (code of arXiv 1905.05894)."""
+_SELECTING_ONLINE_NORM = ("norm_mode", "afwd", "abkw", "ecm")
+
+
+def complete_norm(options: Mapping[str, str], dataset: str, *, large_images: bool) -> dict[str, str]:
+    """Options of a network, with what the publication took for such images where a detail of the norm was left open.
+
+    Args:
+        options: As given.
+        dataset: Its name; others are taken as CIFAR-10 or ImageNet, by the size of the images.
+        large_images: Whether images are as in ImageNet.
+    """
+    forward, backward = _DECAYS.get(dataset, _DECAYS["imagenet" if large_images else "cifar10"])
+    details = {
+        "group": {"gn_num_groups": "32" if large_images else "8"},
+        "online": {"afwd": str(forward), "abkw": str(backward), "ecm": "ls"},
+    }
+    return {**details.get(options.get("norm_mode", ""), {}), **options}
+
+
+def default_recipe(model: str, dataset: str, *, large_images: bool, options: Mapping[str, str]) -> str:
+    """The recipe to use where none was named; ``options`` are those of the network that were given."""
+    if any(name in options for name in _SELECTING_ONLINE_NORM):
+        return "online-norm"
     if dataset == "digits":
         return "digits"
     if model == "custom_resnet":

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from decompose_cli.files import write_text
+from decompose_cli.files import write_error, write_text
 
 
 class Score(BaseModel):
@@ -82,6 +82,41 @@ def write_csv(path: Path, records: Sequence[EpochRecord]) -> None:
     writer.writeheader()
     writer.writerows(rows)
     write_text(path, target.getvalue())
+
+
+class RunLog:
+    """The CSV file and the TensorBoard folder of a run.
+
+    Args:
+        path: Of the CSV file.
+        tensorboard: Folder.
+    """
+
+    def __init__(self, path: Path, tensorboard: Path) -> None:
+        self._path, self._folder = path, tensorboard
+        self._board: TensorBoardLog | None = None
+
+    def write(self, records: Sequence[EpochRecord]) -> None:
+        """All epochs; first anew, as a kill may have come between a checkpoint and the log.
+
+        Raises:
+            DecomposeError: They cannot be written.
+        """
+        write_csv(self._path, records)
+        try:
+            if self._board is None:
+                self._board, new = TensorBoardLog(self._folder), records
+            else:
+                new = records[-1:]
+            for record in new:
+                self._board.add(record)
+        except OSError as error:
+            raise write_error(self._folder, error) from error
+
+    def close(self) -> None:
+        """Let go of the files."""
+        if self._board is not None:
+            self._board.close()
 
 
 class TensorBoardLog:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 
 from torch.optim import Optimizer
@@ -11,7 +12,9 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from decompose_cli.training.settings import Settings
 
 
-def make_schedule(optimizer: Optimizer, settings: Settings, *, steps_per_epoch: int, total_steps: int) -> LRScheduler:
+def make_schedule(
+    optimizer: Optimizer, settings: Settings, *, steps_per_epoch: int, total_steps: int, first_step: int = 0
+) -> LRScheduler:
     """A schedule that is to be stepped after every step of the optimizer.
 
     Args:
@@ -19,7 +22,19 @@ def make_schedule(optimizer: Optimizer, settings: Settings, *, steps_per_epoch: 
         settings: Which schedule.
         steps_per_epoch: Steps in a pass over the training images.
         total_steps: Steps of the whole run.
+        first_step: Steps that count as made already.
     """
+    schedule = _from_the_beginning(optimizer, settings, steps_per_epoch, total_steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no step has been made before
+        for _ in range(first_step):
+            schedule.step()
+    return schedule
+
+
+def _from_the_beginning(
+    optimizer: Optimizer, settings: Settings, steps_per_epoch: int, total_steps: int
+) -> LRScheduler:
     if settings.schedule == "one-cycle":
         low, high = settings.cycle_momentum or (settings.momentum, settings.momentum)
         return OneCycleLR(

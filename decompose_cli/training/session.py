@@ -22,7 +22,8 @@ from decompose_cli.errors import InputError, first_line
 from decompose_cli.files import check_folder_writable, cores, write_error
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import find_entry
-from decompose_cli.progress import growing_table, note
+from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
+from decompose_cli.progress import growing_table, note, warn
 from decompose_cli.training.config import FROM_INPUTS, RunConfig, read_config
 from decompose_cli.training.data import TrainingData
 from decompose_cli.training.devices import Machines, on_first, start
@@ -50,6 +51,7 @@ class Request:
         runs: Seeds, one after the other; None for one.
         final_test: Measure the test images in the end where images are held out.
         checkpoint_every: Also save after so many steps.
+        print_freq: Also print a line after so many steps.
         export: Other formats to write the network in.
     """
 
@@ -64,6 +66,7 @@ class Request:
     runs: int | None = None
     final_test: bool = False
     checkpoint_every: int | None = None
+    print_freq: int | None = None
     export: Sequence[Kind] = ()
 
 
@@ -140,10 +143,9 @@ def opened(
     Raises:
         InputError: Something cannot be used, or is not as it was when the run began; nothing has been changed.
     """
-    if request.checkpoint_every is not None and request.checkpoint_every < 1:
-        raise InputError(f"--checkpoint-every {request.checkpoint_every} is not at least 1.")
-    if request.runs is not None and request.runs < 1:
-        raise InputError(f"--runs {request.runs} is not at least 1.")
+    for name in ("checkpoint_every", "print_freq", "runs"):
+        if (count := getattr(request, name)) is not None and count < 1:
+            raise InputError(f"--{name.replace('_', '-')} {count} is not at least 1.")
     for wanted in request.export:
         check_export(wanted)
     folder: RunFolder | None
@@ -236,6 +238,7 @@ def _resumed(request: Request, config: Mapping[str, Any]) -> Inputs:
     given |= {**request.choices, **{name: settings[name] for name in request.overrides}}
     given |= {} if request.runs is None else {"runs": request.runs}
     defaults = {name: values[0] for name, values in find_entry(config["model"]).options.items()}
+    defaults["norm_mode"] = "batch"
     before = {**config, **config["settings"], **defaults, **(config.get("model_options") or {})}
     differences = changed(before, given)
     if differences:
@@ -281,9 +284,17 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
         val=data.val,
         test=data.test if data.val is None else None,
         checkpoint_every=session.request.checkpoint_every or session.config["checkpoint_every"],
+        print_freq=session.request.print_freq,
         frozen=job.frozen,
     )
     _check_smallest_batch(trainer, job)
+    if fabric.world_size > 1 and any(
+        isinstance(module, OnlineNorm1d | OnlineNorm2d) for module in job.module.modules()
+    ):
+        warn(
+            f"Online normalisation with {fabric.world_size} processes is not the algorithm of the paper: each process "
+            "has statistics of the images that it sees, and checkpoints hold those of the first."
+        )
     session.begin()
     if folder.last.is_file():
         try:

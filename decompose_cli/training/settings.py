@@ -18,7 +18,7 @@ _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Share = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=1, le=10**9)]
 
-_ONLY_SET = {"nesterov", "gamma", "warmup_epochs", "warmup_lr", "rise", "start_divisor", "end_divisor", "anneal"}
+_ONLY_SET = {"nesterov", "warmup_epochs", "warmup_lr", "rise", "start_divisor", "end_divisor", "anneal"}
 _ONLY_SET |= {"cycle_momentum", "padding", "padding_mode", "flip", "mix_beta", "drop_last"}
 """Settings without a command-line option of their own."""
 
@@ -36,9 +36,10 @@ class Settings(BaseModel):
         accumulate: Batches per step; gradients are those of the mean over all their images.
         epochs: Passes over the training images. Either this or ``iterations``.
         iterations: Steps.
+        start_epoch: Epochs that count as done already: only schedule and numbering begin later.
         schedule: ``constant``, ``steps`` (times ``gamma`` at each milestone), ``cosine`` to zero, or ``one-cycle``.
         milestones: Epochs after which the rate drops; steps where ``iterations`` is set.
-        gamma: Factor at a milestone.
+        gamma: What the rate is multiplied by at a milestone.
         warmup_epochs: Epochs at ``warmup_lr`` in the beginning.
         warmup_lr: See above.
         rise: Of ``one-cycle``: the share of all steps in which the rate rises.
@@ -75,6 +76,7 @@ class Settings(BaseModel):
     accumulate: _Count = 1
     epochs: _Count | None = None
     iterations: _Count | None = None
+    start_epoch: Annotated[int, Field(ge=0, le=10**9)] = 0
     schedule: Literal["constant", "steps", "cosine", "one-cycle"] = "constant"
     milestones: tuple[_Count, ...] = ()
     gamma: _Positive = 0.1
@@ -106,6 +108,8 @@ class Settings(BaseModel):
     def _fits_together(self) -> Self:
         if (self.epochs is None) == (self.iterations is None):
             raise ValueError("give either epochs or iterations")
+        if self.epochs is not None and self.start_epoch >= self.epochs:
+            raise ValueError("start_epoch must be less than epochs")
         if list(self.milestones) != sorted(set(self.milestones)):
             raise ValueError("milestones must rise")
         if self.warmup_epochs and self.warmup_lr is None:

@@ -62,7 +62,7 @@ def test_each_step_is_made_at_its_rate_and_its_loss_recorded(inputs: Inputs, mon
 def test_the_first_loss_is_that_of_the_untrained_network(inputs: Inputs) -> None:
     found = lr_find(inputs, overrides=SETTINGS, lowest=1e-4, highest=0.1, steps=40).results
     dataset = open_dataset(str(inputs.dataset), "train", Path(), allow_download=False)
-    network = initial_network(get_entry("resnet8"), 2, 0).train()
+    network = initial_network(get_entry("resnet8"), 2, (32, 32), 0).train()
     batch = epoch_order(torch.arange(20), 0, 0)[:8]
     pixels = dataset.in_memory()
     assert pixels is not None

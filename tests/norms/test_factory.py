@@ -11,8 +11,9 @@ from torch import nn
 
 from decompose_cli.errors import InputError
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.norms.factory import NORM_MODES, MapNorm, Norm, NormMode, convert_norm
-from decompose_cli.norms.online import OnlineNorm2d
+from decompose_cli.norms.factory import MapNorm, convert_norm, make_layer
+from decompose_cli.norms.modes import NORM_MODES, Norm, NormMode
+from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 
 KINDS: dict[NormMode, type[nn.Module]] = {
     "batch": nn.BatchNorm2d,
@@ -69,13 +70,13 @@ def test_another_size_than_layer_norm_was_made_for_is_a_sentence() -> None:
 
 
 def test_options_reach_the_layers() -> None:
-    online = Norm("online", alpha_fwd=0.5, alpha_bkw=0.25, ecm="ls").layer(4)
+    online = make_layer(Norm("online", alpha_fwd=0.5, alpha_bkw=0.25, ecm="ls"), 4)
     assert isinstance(online, OnlineNorm2d)
     assert (online.alpha_fwd, online.alpha_bkw, online.ecm) == (0.5, 0.25, "ls")
-    group = Norm("group", num_groups=2).layer(4)
+    group = make_layer(Norm("group", num_groups=2), 4)
     assert isinstance(group, nn.GroupNorm)
     assert group.num_groups == 2
-    instance = Norm("instance").layer(4)
+    instance = make_layer(Norm("instance"), 4)
     assert isinstance(instance, nn.InstanceNorm2d)
     assert instance.affine
 
@@ -120,3 +121,41 @@ def test_images_that_the_network_does_not_take() -> None:
     model = nn.Sequential(nn.Conv2d(3, 4, 9), nn.BatchNorm2d(4))
     with pytest.raises(InputError, match="does not take images of 4x4 pixels"):
         convert_norm(model, Norm("layer"), (4, 4))
+
+
+def test_batch_norm_of_features_becomes_a_layer_of_features() -> None:
+    def mlp() -> nn.Sequential:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(12, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+
+    kinds = {"online": OnlineNorm1d, "layer": MapNorm, "group": nn.GroupNorm, "none": nn.Identity}
+    for mode, kind in kinds.items():
+        network = convert_norm(mlp(), Norm(mode), (2, 2))  # type: ignore[arg-type]
+        assert type(network[2]) is kind  # type: ignore[index]
+        assert network(torch.randn(5, 3, 2, 2)).shape == (5, 2)
+    with pytest.raises(InputError, match="Instance norm is over positions"):
+        convert_norm(mlp(), Norm("instance"), (2, 2))
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "densenet121", "mobilenet_v3_small"])
+def test_networks_of_torchvision(name: str) -> None:
+    """For those that take a norm layer, the same as handing it in."""
+    import torchvision
+
+    torch.manual_seed(0)
+    network = getattr(torchvision.models, name)(num_classes=4)
+    convert_norm(network, Norm("online"), (64, 64))
+    network(torch.randn(2, 3, 64, 64)).sum().backward()
+    if not name.startswith("res"):
+        return
+    torch.manual_seed(0)
+    expected = getattr(torchvision.models, name)(num_classes=4, norm_layer=OnlineNorm2d).state_dict()
+    torch.manual_seed(0)
+    found = convert_norm(getattr(torchvision.models, name)(num_classes=4), Norm("online"), (64, 64)).state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+
+
+def test_a_network_on_a_device_gets_its_layers_there() -> None:
+    network = convert_norm(CifarResNet(8).to("meta"), Norm("layer"), (32, 32))
+    assert all(tensor.is_meta for tensor in network.state_dict().values())

@@ -259,6 +259,37 @@ def test_autocast_keeps_the_type_and_computes_in_float32() -> None:
     np.testing.assert_allclose(found["output"].double().numpy(), expected["output"], rtol=1e-2, atol=1e-2)
 
 
+def stacked() -> nn.Sequential:
+    torch.manual_seed(0)
+    layers = (nn.Conv2d(3, 6, 3), OnlineNorm2d(6, 0.9, 0.8, ecm="ls"), nn.ReLU(), nn.Conv2d(6, 4, 3), OnlineNorm2d(4))
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(64, 3))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_a_compiled_network_computes_what_it_computes_otherwise(training: bool) -> None:
+    plain = stacked().train(training)
+    other = copy.deepcopy(plain)
+    compiled = torch.compile(other, backend="aot_eager")
+    for step in range(3):
+        x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(step))
+        outputs = [network(x) for network in (plain, compiled)]
+        for output in outputs:
+            output.square().sum().backward()
+        torch.testing.assert_close(outputs[1], outputs[0], rtol=1e-6, atol=1e-6)
+    for (name, one), two in zip(plain.named_parameters(), other.parameters(), strict=True):
+        assert one.grad is not None, name
+        torch.testing.assert_close(two.grad, one.grad, rtol=1e-5, atol=1e-5)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-6, atol=1e-6)
+
+
+def test_compiled_for_evaluation_it_is_one_graph() -> None:
+    network = stacked().eval()
+    x = torch.randn(4, 3, 8, 8)
+    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(compiled(x), network(x))
+
+
 def test_layout_of_the_input_is_kept() -> None:
     x = samples((4, 5, 3, 2), 0)[0].contiguous(memory_format=torch.channels_last)
     assert layer_of(4)(x).is_contiguous(memory_format=torch.channels_last)

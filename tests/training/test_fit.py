@@ -21,8 +21,9 @@ from decompose_cli.datasets.sampling import epoch_order
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.errors import DecomposeError, StoppedError
 from decompose_cli.models.checkpoint import Metadata, read_checkpoint
+from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 from decompose_cli.preprocessing import Preprocessing
-from decompose_cli.training import fit, run_folder
+from decompose_cli.training import fit, records, run_folder
 from decompose_cli.training.devices import Machines, start
 from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.fit import Trainer
@@ -400,6 +401,31 @@ def test_the_rate_of_the_sentence_is_that_of_the_step_that_failed() -> None:
         trainer_of(Poisoned(2, float("nan")), settings).run(Rows())
 
 
+@pytest.mark.parametrize("what", ["input", "gradient"])
+def test_what_online_normalisation_cannot_take_in_stops_the_run_and_says_where(what: str) -> None:
+    class Spoilt(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm, self.rest, self.calls = OnlineNorm2d(3), linear(), 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            bad = float("nan") if self.calls == 5 else 1.0
+            out = self.norm(x * bad if what == "input" else x)
+            if what == "gradient" and bad != 1.0:
+                out.register_hook(lambda gradient: gradient * bad)
+            found: Tensor = self.rest(out)
+            return found
+
+    with pytest.raises(DecomposeError) as caught:
+        trainer_of(Spoilt(), settings_of(lr=0.25)).run(Rows())
+    assert caught.value.message == (
+        f"The {what} of an online normalisation is NaN, infinite or too large; its statistics are unchanged, in "
+        "epoch 2, step 2, at a learning rate of 0.25; the last checkpoint is still there."
+    )
+    assert read_state(Path("run/last.pt"))["global_step"] == 3
+
+
 def test_weights_that_the_last_step_of_an_epoch_has_ruined_are_not_saved() -> None:
     """The loss is looked at before the step; what the step makes of the weights shows only afterwards."""
 
@@ -490,6 +516,27 @@ def test_stopped_after_any_step_a_run_ends_as_one_that_was_not(values: dict[str,
         assert [row["train_loss"] for row in csv.DictReader((Path(folder) / "log.csv").open())] == log, steps
 
 
+def normalised() -> nn.Module:
+    torch.manual_seed(0)
+    first = (nn.Conv2d(3, 4, 1), OnlineNorm2d(4, 0.9, 0.8, ecm="ls"), nn.ReLU(), nn.Flatten())
+    return nn.Sequential(*first, nn.Linear(4 * SIDE * SIDE, CLASSES), OnlineNorm1d(CLASSES))
+
+
+def test_the_statistics_of_online_normalisation_are_part_of_the_state() -> None:
+    settings = settings_of(lr=0.05)
+    trainer_of(normalised(), settings, folder="whole").run(Rows())
+    whole = tensors_of(read_state(Path("whole/last.pt")))
+    assert {"1.norm.m", "1.norm.var", "1.norm.u", "1.norm.v"} <= set(whole["state_dict"])
+    for steps in range(1, 9):
+        folder = f"run{steps}"
+        with pytest.raises(KilledError):
+            trainer_of(normalised(), settings, folder=folder, loss=killed_after(steps), checkpoint_every=1).run(Rows())
+        again = trainer_of(normalised(), settings, folder=folder)
+        again.load(read_state(Path(folder) / "last.pt"))
+        again.run(Rows())
+        assert tensors_of(read_state(Path(folder) / "last.pt")) == whole, steps
+
+
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_stopped_while_the_network_is_measured(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """The steps of the epoch are done and its record is not."""
@@ -555,18 +602,18 @@ def test_what_a_kill_after_the_checkpoint_has_cost_the_log_is_made_up_for(monkey
     """The checkpoint of the last epoch is there, its row in the log is not."""
     made = 0
 
-    def stopped(path: Path, records: Any) -> None:
+    def stopped(path: Path, rows: Any) -> None:
         nonlocal made
         made += 1
         if made == 3:
             raise KilledError
-        write_csv(path, records)
+        write_csv(path, rows)
 
-    write_csv = fit.write_csv
-    monkeypatch.setattr(fit, "write_csv", stopped)
+    write_csv = records.write_csv
+    monkeypatch.setattr(records, "write_csv", stopped)
     with pytest.raises(KilledError):
         trainer_of(linear(), settings_of()).run(Rows())
-    monkeypatch.setattr(fit, "write_csv", write_csv)
+    monkeypatch.setattr(records, "write_csv", write_csv)
     again = trainer_of(linear(), settings_of())
     again.load(read_state(Path("run/last.pt")))
     again.run(Rows())
@@ -614,7 +661,7 @@ def test_a_disk_that_is_full_while_the_log_is_written_is_a_sentence(monkeypatch:
         monkeypatch.setattr("decompose_cli.files.os.fsync", no_space)
         monkeypatch.setattr(fit, "write_state", lambda *_: None)
     else:
-        monkeypatch.setattr(fit.TensorBoardLog, "add", no_space)
+        monkeypatch.setattr(records.TensorBoardLog, "add", no_space)
     with pytest.raises(DecomposeError, match="space"):
         trainer_of(linear(), settings_of()).run(Rows())
 
@@ -638,6 +685,32 @@ def test_the_table_gets_a_row_an_epoch_and_updates_in_between() -> None:
     assert len(rows.updates) == 9
     assert [row[0] for row in rows.updates] == ["1/3"] * 3 + ["2/3"] * 3 + ["3/3"] * 3
     assert rows.rows[-1][-1] == "0:00"
+
+
+def test_rows_in_between_are_kept_if_asked_for() -> None:
+    rows = Rows()
+    trainer_of(linear(), settings_of(epochs=2), print_freq=2).run(rows)
+    assert [row[0] for row in rows.rows] == ["1/2", "1/2", "2/2", "2/2"]
+    assert rows.rows[0][2] != rows.rows[1][2]
+    assert len(rows.updates) == 4
+
+
+def test_a_later_start_shifts_numbers_schedule_and_order() -> None:
+    values: dict[str, Any] = {"epochs": 4, "schedule": "steps", "milestones": (1, 3)}
+    whole = trainer_of(linear(), settings_of(**values), folder="whole").run(Rows())
+    half = trainer_of(linear(), settings_of(**{**values, "epochs": 1}), folder="half")
+    half.run(Rows())
+    rest = trainer_of(half.module, settings_of(**values, start_epoch=1)).run(Rows())
+    assert [record.epoch for record in rest.records] == [2, 3, 4]
+    assert [record.steps for record in rest.records] == [6, 9, 12]
+    assert [record.lr for record in rest.records] == pytest.approx([0.05, 0.05, 0.005])
+    # The network is the same only as long as momentum, which begins anew, plays no part.
+    values["momentum"] = 0.0
+    whole = trainer_of(linear(), settings_of(**values), folder="whole").run(Rows())
+    half = trainer_of(linear(), settings_of(**{**values, "epochs": 1}), folder="half")
+    half.run(Rows())
+    rest = trainer_of(half.module, settings_of(**values, start_epoch=1)).run(Rows())
+    assert [record.train for record in rest.records] == [record.train for record in whole.records[1:]]
 
 
 def test_the_clock_counts_no_image_twice() -> None:

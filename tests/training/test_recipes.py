@@ -11,7 +11,7 @@ from decompose_cli.datasets.registry import open_dataset
 from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.errors import InputError
 from decompose_cli.training.learner import configure
-from decompose_cli.training.recipes import RECIPES, default_recipe, resolve
+from decompose_cli.training.recipes import RECIPES, complete_norm, default_recipe, resolve
 
 SMALL = {"augment": "crop-flip", "padding": 4, "padding_mode": "zeros", "flip": True}
 SGD = {"optimizer": "sgd", "nesterov": False, "accumulate": 1, "clip_norm": None, "ema_decay": None, "mix": "none"}
@@ -247,17 +247,50 @@ def test_unknown_recipe_names_those_that_exist() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "dataset", "large_images", "expected"),
+    ("model", "dataset", "large_images", "options", "expected"),
     [
-        ("resnet20", "cifar10", False, "cifar-resnet"),
-        ("custom_resnet", "cifar10", False, "custom-resnet"),
-        ("resnet50", "imagenet", True, "imagenet"),
-        ("resnet20", "digits", False, "digits"),
-        ("custom_resnet", "digits", False, "digits"),
+        ("resnet20", "cifar10", False, {}, "cifar-resnet"),
+        ("custom_resnet", "cifar10", False, {}, "custom-resnet"),
+        ("resnet50", "imagenet", True, {}, "imagenet"),
+        ("resnet20", "digits", False, {}, "digits"),
+        ("custom_resnet", "digits", False, {}, "digits"),
+        ("resnet20", "cifar10", False, {"shortcut": "projection"}, "cifar-resnet"),
+        ("resnet20", "cifar10", False, {"norm_mode": "batch"}, "online-norm"),
+        ("custom_resnet", "digits", False, {"norm_mode": "group"}, "online-norm"),
+        ("resnet50", "imagenet", True, {"afwd": "0.9"}, "online-norm"),
+        ("resnet50", "imagenet", True, {"abkw": "0.9"}, "online-norm"),
+        ("resnet50", "imagenet", True, {"ecm": "ac"}, "online-norm"),
     ],
 )
-def test_default_recipe(model: str, dataset: str, large_images: bool, expected: str) -> None:
-    assert default_recipe(model, dataset, large_images=large_images) == expected
+def test_default_recipe(model: str, dataset: str, large_images: bool, options: dict[str, str], expected: str) -> None:
+    assert default_recipe(model, dataset, large_images=large_images, options=options) == expected
+
+
+@pytest.mark.parametrize(
+    ("options", "dataset", "large_images", "expected"),
+    [
+        ({}, "cifar10", False, {}),
+        ({"norm_mode": "layer"}, "cifar10", False, {}),
+        ({"norm_mode": "group"}, "cifar10", False, {"gn_num_groups": "8"}),
+        ({"norm_mode": "group"}, "imagenet", True, {"gn_num_groups": "32"}),
+        ({"norm_mode": "group", "gn_num_groups": "4"}, "imagenet", True, {"gn_num_groups": "4"}),
+        ({"norm_mode": "online"}, "cifar10", False, {"afwd": "0.9990234375", "abkw": "0.9921875", "ecm": "ls"}),
+        ({"norm_mode": "online"}, "cifar100", False, {"afwd": "0.998046875", "abkw": "0.9375", "ecm": "ls"}),
+        ({"norm_mode": "online"}, "imagenet", True, {"afwd": "0.999", "abkw": "0.99", "ecm": "ls"}),
+        ({"norm_mode": "online"}, "digits", False, {"afwd": "0.9990234375", "abkw": "0.9921875", "ecm": "ls"}),
+        ({"norm_mode": "online"}, "folder:x", True, {"afwd": "0.999", "abkw": "0.99", "ecm": "ls"}),
+        (
+            {"norm_mode": "online", "abkw": "0.5", "ecm": "ac"},
+            "x",
+            False,
+            {"afwd": "0.9990234375", "abkw": "0.5", "ecm": "ac"},
+        ),
+    ],
+)
+def test_published_details_of_norms(
+    options: dict[str, str], dataset: str, large_images: bool, expected: dict[str, str]
+) -> None:
+    assert complete_norm(options, dataset, large_images=large_images) == {**options, **expected}
 
 
 @pytest.mark.parametrize(

@@ -177,3 +177,14 @@ def test_rates_after_a_restart_are_those_of_a_run_without() -> None:
                 made.step()
             saved = (optimizer.state_dict(), made.state_dict())
         assert found == whole, schedule
+
+
+@pytest.mark.parametrize("values", [case[1] for case in CASES] + [{"epochs": 5, "schedule": "one-cycle"}])
+def test_begun_later_it_is_where_it_would_have_been(values: dict[str, Any]) -> None:
+    settings = make_settings(values)
+    whole = walked(settings, 3)
+    optimizer = make_optimizer(settings, [nn.Parameter(torch.zeros(1))])
+    total = settings.total_steps(3 * settings.images_per_step)
+    schedule = make_schedule(optimizer, settings, steps_per_epoch=3, total_steps=total, first_step=6)
+    assert schedule.get_last_lr()[0] == pytest.approx(whole[6][0], rel=1e-12)
+    assert schedule.last_epoch == 6

@@ -1,0 +1,106 @@
+"""Which normalisation a network has, as plain data; torch is not needed to say it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from decompose_cli.errors import InputError, one_of
+
+NormMode = Literal["batch", "group", "layer", "instance", "online", "none"]
+NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)
+ErrorCompensation = Literal["ac", "ls", "none"]
+COMPENSATIONS: tuple[ErrorCompensation, ...] = get_args(ErrorCompensation)
+
+_OPTIONS_OF: dict[str, tuple[str, ...]] = {"group": ("gn_num_groups",), "online": ("afwd", "abkw", "ecm")}
+NORM_OPTIONS = ("norm_mode", *(name for names in _OPTIONS_OF.values() for name in names))
+"""Under these names it is an option of every network."""
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Which normalisation.
+
+    Attributes:
+        mode: ``batch``, ``group``, ``layer`` (over channels and positions, each with a weight and a bias of its own),
+            ``instance`` (with weight and bias), ``online`` or ``none``.
+        num_groups: Of ``group``.
+        alpha_fwd: Of ``online``.
+        alpha_bkw: Of ``online``.
+        ecm: Of ``online``.
+
+    Raises:
+        InputError: A value that is unknown or out of range.
+    """
+
+    mode: NormMode = "batch"
+    num_groups: int = 8
+    alpha_fwd: float = 0.999
+    alpha_bkw: float = 0.99
+    ecm: ErrorCompensation = "ac"
+
+    def __post_init__(self) -> None:
+        one_of(self.mode, NORM_MODES, "--norm-mode")
+        one_of(self.ecm, COMPENSATIONS, "--ecm")
+        for name, value in (("--afwd", self.alpha_fwd), ("--abkw", self.alpha_bkw)):
+            if not 0 < value < 1:
+                raise InputError(f"{name} {value} is not between 0 and 1.")
+        if self.num_groups < 1:
+            raise InputError(f"--gn-num-groups {self.num_groups} is not at least 1.")
+
+    @classmethod
+    def parse(cls, options: Mapping[str, str]) -> Norm:
+        """What options of these names say, others being at their defaults.
+
+        Raises:
+            InputError: A value that is unknown, not a number or out of range, or an option of another mode.
+        """
+        mode = one_of(options.get("norm_mode", "batch"), NORM_MODES, "--norm-mode")
+        for owner, names in _OPTIONS_OF.items():
+            for name in names:
+                if name in options and mode != owner:
+                    raise InputError(
+                        f"--{name.replace('_', '-')} has no effect with {_described(mode)}; it is of --norm-mode "
+                        f"{owner}."
+                    )
+        plain = cls(mode)
+        return cls(
+            mode,
+            int(_number(options, "gn_num_groups", plain.num_groups, whole=True)),
+            _number(options, "afwd", plain.alpha_fwd),
+            _number(options, "abkw", plain.alpha_bkw),
+            one_of(options.get("ecm", plain.ecm), COMPENSATIONS, "--ecm"),
+        )
+
+    def options(self) -> dict[str, str]:
+        """As options, of its mode only; none for batch norm, which networks have by themselves."""
+        values = {
+            "gn_num_groups": self.num_groups,
+            "afwd": self.alpha_fwd,
+            "abkw": self.alpha_bkw,
+            "ecm": self.ecm,
+        }
+        own = {name: str(values[name]) for name in _OPTIONS_OF.get(self.mode, ())}
+        return {} if self.mode == "batch" else {"norm_mode": self.mode, **own}
+
+
+def shown_norm(names: Collection[str]) -> dict[str, str]:
+    """The options that the names in a state dict show: online normalisation has state that no other has.
+
+    Which error compensation was used is not in the weights; it is ``ls`` on the published command line.
+    """
+    return {"norm_mode": "online", "ecm": "ls"} if any(name.endswith(".norm.m") for name in names) else {}
+
+
+def _described(mode: NormMode) -> str:
+    return "no normalisation" if mode == "none" else f"{mode} norm"
+
+
+def _number(options: Mapping[str, str], name: str, default: float, *, whole: bool = False) -> float:
+    if name not in options:
+        return default
+    try:
+        return int(options[name]) if whole else float(options[name])
+    except ValueError as error:
+        raise InputError(f"--{name.replace('_', '-')} {options[name]!r} is not a number.") from error
