@@ -1,18 +1,21 @@
 """Online normalisation against batch norm and against a plain loop over the samples, forward and backward.
 
 Random maps; gradients are ready. The loop does the same in the same order, sample by sample, with torch's operations;
-both sides have to give the same gradients and statistics, or the script stops. Also: a whole training step of ResNet-20
-with either.
+both sides have to give the same gradients and statistics, or the script stops. Also: the same layer compiled with
+torch.compile (which needs a C++ compiler) against batch norm as it is, and a whole training step of ResNet-20 with
+either.
 
     python benchmarks/bench_norms.py [--repeats N]
 """
 
 from __future__ import annotations
 
+import copy
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from typing import Any
 
 import common
 import torch
@@ -27,6 +30,7 @@ from decompose_cli.norms.online import OnlineNorm2d
 
 SHAPES = {(128, 16, 32, 32): 2.0, (128, 32, 16, 16): 2.0, (128, 64, 8, 8): 2.5, (64, 64, 56, 56): 2.0}
 LOOP_GOAL = 2.2
+COMPILED_GOAL = 1.5
 STEP_BATCH = 128
 
 
@@ -72,18 +76,24 @@ def main() -> None:
             ratio = seconds["online"] / seconds["batch"]
             lines.append(common.Line(f"{name}: online / batch norm", ratio, goal, at_least=False, detail=detail))
             detail = f"loop {1e3 * seconds['loop']:.0f} ms"
+            ratio = seconds["compiled"] / seconds["batch"]
+            name_compiled = f"{name}: compiled / batch norm"
+            detail_compiled = f"{1e3 * seconds['compiled']:.1f} ms"
+            lines.append(common.Line(name_compiled, ratio, COMPILED_GOAL, at_least=False, detail=detail_compiled))
             ratio = seconds["loop"] / seconds["online"]
             lines.append(common.Line(f"{name}: loop / online", ratio, LOOP_GOAL, detail=detail))
     steps = of_steps(given.repeats)
-    note = (
-        f"training step of ResNet-20, batch {STEP_BATCH}: online / batch norm {steps['online'] / steps['batch']:.2f}x, "
-        f"{STEP_BATCH / steps['online']:,.0f} against {STEP_BATCH / steps['batch']:,.0f} images/s"
-    )
+    notes = [
+        f"training step of ResNet-20, batch {STEP_BATCH}{how}: online / batch norm "
+        f"{steps[online] / steps[batch]:.2f}x, "
+        f"{STEP_BATCH / steps[online]:,.0f} against {STEP_BATCH / steps[batch]:,.0f} images/s"
+        for how, online, batch in (("", "online", "batch"), (", both compiled", "online, compiled", "batch, compiled"))
+    ]
     common.report(
         "online normalisation (affine, activation clamping), forward and backward",
         lines,
         common.conditions(given.repeats, "random maps, float32"),
-        [note],
+        notes,
     )
 
 
@@ -92,7 +102,10 @@ def of_layers(shape: tuple[int, ...], layout: torch.memory_format, repeats: int)
     x = torch.randn(shape, generator=generator).contiguous(memory_format=layout)
     gradient = torch.randn(shape, generator=generator).contiguous(memory_format=layout)
     layers: dict[str, nn.Module] = {"batch": nn.BatchNorm2d(shape[1]), "online": OnlineNorm2d(shape[1])}
-    check(OnlineNorm2d(shape[1]), x, gradient)
+    for how in (lambda layer: layer, torch.compile):
+        layer = OnlineNorm2d(shape[1])
+        check(layer, how(layer), x, gradient)
+    layers["compiled"] = torch.compile(OnlineNorm2d(shape[1]))  # type: ignore[assignment]
     loop = Loop(shape[1])
     sides: dict[str, Callable[[], object]] = {
         name: lambda layer=layer: passes(layer, x, gradient) for name, layer in layers.items()
@@ -108,10 +121,10 @@ def passes(layer: nn.Module, x: Tensor, gradient: Tensor) -> Tensor:
     return seen.grad
 
 
-def check(layer: OnlineNorm2d, x: Tensor, gradient: Tensor) -> None:
+def check(layer: OnlineNorm2d, called: Any, x: Tensor, gradient: Tensor) -> None:
     loop = Loop(x.shape[1])
     for _ in range(2):
-        ours, theirs = passes(layer, x, gradient), loop(x, gradient)
+        ours, theirs = passes(called, x, gradient), loop(x, gradient)
         same = torch.allclose(ours, theirs, rtol=1e-3, atol=1e-4) and torch.allclose(layer.norm.v, loop.v, atol=1e-3)
         if not same:
             sys.exit(f"the gradients differ by {float((ours - theirs).abs().max())}")
@@ -124,6 +137,7 @@ def of_steps(repeats: int) -> dict[str, float]:
     sides: dict[str, Callable[[], object]] = {}
     for mode in ("batch", "online"):
         network = convert_norm(CifarResNet(20), Norm(mode), (32, 32)).to(memory_format=torch.channels_last)
+        sides[f"{mode}, compiled"] = step_of(torch.compile(copy.deepcopy(network)), images, labels)  # type: ignore[arg-type]
         sides[mode] = step_of(network, images, labels)
     return timed(sides, repeats)
 

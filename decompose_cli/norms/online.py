@@ -26,7 +26,8 @@ sums that the recurrences need, and once more to make the result; between the tw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -123,14 +124,11 @@ class _OnlineNorm(nn.Module):
             raise ValueError(f"input of shape {tuple(x.shape)} has no positions")
         if x.shape[0] == 0:
             return x
-        found: Tensor = self._learning(x) if self.training else self._frozen(x)
+        if not self.training:
+            return self._frozen(x)
+        with _full_precision(x):
+            found: Tensor = _Normalise.apply(x, self.weight, self.bias, self)  # type: ignore[no-untyped-call]
         return found
-
-    # Its state changes in forward and in backward, which a compiler has to leave where they are.
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
-    def _learning(self, x: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, enabled=False):  # the recurrences are a matrix product
-            return _Normalise.apply(x, self.weight, self.bias, self)  # type: ignore[no-any-return, no-untyped-call]
 
     def _frozen(self, x: Tensor) -> Tensor:
         wide = x.to(torch.promote_types(x.dtype, self.norm.m.dtype))
@@ -194,13 +192,15 @@ class _Normalise(torch.autograd.Function):
         ctx.is_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         result = torch.empty_like(x) if ctx.is_last else torch.empty_like(x, memory_format=torch.contiguous_format)
         out, m, s = _flat(result, ctx.is_last), layer.norm.m, layer.norm.var
+        affine = _affine(weight, bias, ctx)
         parts = []
-        for pixels, target in zip(*_in_parts(_flat(x, ctx.is_last), out), strict=True):
-            (m, s), kept = _forward(pixels, target, m, s, *_affine(weight, bias, ctx), ctx)
+        for pixels, target in _in_parts(_flat(x, ctx.is_last), out):
+            (m, s), kept = _forward(pixels, target, m, s, *affine, ctx)
             parts.append(kept)
         _take_in("input", (layer.norm.m, m), (layer.norm.var, s))
+        kept = parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
         # Not the result, which a ReLU in place may overwrite, as it may that of a batch norm.
-        ctx.save_for_backward(x, weight, bias, *map(torch.cat, zip(*parts, strict=True)))
+        ctx.save_for_backward(x, weight, bias, *kept)
         return result
 
     @staticmethod
@@ -208,52 +208,62 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, *kept = ctx.saved_tensors
         state, is_last = ctx.layer.norm, ctx.is_last
-        found = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        pixels, deltas = _flat(x, is_last), _flat(gradient, is_last)
-        target = pixels if found is None else _flat(found, is_last)
+        found = torch.empty_like(x)
         u, v = state.u, state.v
-        by_weight = by_bias = torch.zeros_like(u)
-        with torch.autocast(gradient.device.type, enabled=False):
-            w, c = _affine(weight, bias, ctx)
-            for arrays in zip(*_in_parts(pixels, deltas, target, *kept), strict=True):
-                (u, v), sums = _backward(*arrays, u=u, v=v, w=w, c=c, ctx=ctx)
-                by_weight, by_bias = by_weight + sums[0], by_bias + sums[1]
+        by_weight = by_bias = None
+        with _full_precision(x):
+            affine = _affine(weight, bias, ctx)
+            arrays = (_flat(x, is_last), _flat(gradient, is_last), _flat(found, is_last), *kept)
+            for part in _in_parts(*arrays):
+                (u, v), sums = _backward(*part, u=u, v=v, affine=affine, ctx=ctx)
+                by_weight = sums[0] if by_weight is None else by_weight + sums[0]
+                by_bias = sums[1] if by_bias is None else by_bias + sums[1]
+        assert by_weight is not None
+        assert by_bias is not None
         _take_in("gradient", (state.u, u), (state.v, v))
         count = x.shape[2:].numel()
-        of_weight = None if weight is None else (by_weight * count).to(weight.dtype)
-        return found, of_weight, None if bias is None else (by_bias * count).to(bias.dtype), None
+        return (
+            found,
+            None if weight is None else (by_weight * count).to(weight.dtype),
+            None if bias is None else (by_bias * count).to(bias.dtype),
+            None,
+        )
 
 
 def _forward(
-    pixels: Tensor, target: Tensor, m: Tensor, s: Tensor, w: Tensor, c: Tensor, ctx: Any
+    pixels: Tensor, target: Tensor, m: Tensor, s: Tensor, w: Tensor | None, c: Tensor | None, ctx: Any
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
     """Normalise some samples into ``target``: the statistics after them, and what backward needs, each (n, C)."""
     layer, along = ctx.layer, 1 if ctx.is_last else 2
     pixels = pixels.to(ctx.dtype)
+    decay = layer.alpha_fwd
     means = pixels.mean(along)
     # Made where it is wanted, if it can be: what is in the cache is not written to memory in between.
     is_direct = target.dtype == ctx.dtype
     centred = torch.sub(pixels, means.unsqueeze(along), out=target) if is_direct else pixels - means.unsqueeze(along)
-    variances = centred.square().mean(along)
-    ms = decayed(m, (1 - layer.alpha_fwd) * means, layer.alpha_fwd)
+    variances = _mean_square(centred, along)
+    ms = decayed(m, means, decay, 1 - decay)
     offsets = means - ms[:-1]
-    new = (1 - layer.alpha_fwd) * (variances + layer.alpha_fwd * offsets.square())
-    spreads = decayed(s, new, layer.alpha_fwd)
-    inverse = (spreads[:-1] + layer.eps).rsqrt()
-    # Per sample and channel: mean of y, of y^2, and so of z^2.
-    y_mean, y_square = offsets * inverse, inverse.square() * (variances + offsets.square())
-    root = torch.ones_like(inverse[:, :1])
+    spreads = decayed(s, torch.addcmul(variances, offsets, offsets, value=decay), decay, 1 - decay)
+    inverse = (spreads[:-1] + layer.eps).rsqrt_()
+    # z = scale (centred + offset) + c has the mean ``shift`` and the variance scale^2 variance.
+    scale = inverse if w is None else w * inverse
+    shift = scale * offsets if c is None else torch.addcmul(c, scale, offsets)
+    kept: tuple[Tensor, ...] = (ms[:-1], inverse, offsets, variances)
     if layer.ecm == "ls":
-        z_square = w.square() * y_square + 2 * w * c * y_mean + c.square()
-        root = (z_square.mean(1, keepdim=True) + layer.ls_eps).rsqrt()
-    scale, shift = (w * inverse * root).unsqueeze(along), ((w * y_mean + c) * root).unsqueeze(along)
+        z_square = torch.addcmul(shift.square(), scale.square(), variances)
+        root = z_square.mean(1, keepdim=True).add_(layer.ls_eps).rsqrt_()
+        kept, scale, shift = (*kept, root), scale * root, shift * root
     # One pass where the kernel is vectorised for it, two where it is not.
-    out = torch.addcmul(shift, centred, scale, out=centred) if ctx.is_last else centred.mul_(scale).add_(shift)
+    if ctx.is_last:
+        out = torch.addcmul(shift.unsqueeze(along), centred, scale.unsqueeze(along), out=centred)
+    else:
+        out = centred.mul_(scale.unsqueeze(along)).add_(shift.unsqueeze(along))
     if layer.ecm == "ac":
         out = nn.functional.hardtanh_(out, -layer.clamp_val, layer.clamp_val)
     if not is_direct:
         target.copy_(out)
-    return (ms[-1], spreads[-1]), (ms[:-1], inverse, y_mean, y_square, root)
+    return (ms[-1], spreads[-1]), kept
 
 
 def _backward(
@@ -262,60 +272,86 @@ def _backward(
     target: Tensor,
     m: Tensor,
     inverse: Tensor,
-    y_mean: Tensor,
-    y_square: Tensor,
-    root: Tensor,
-    *,
+    offsets: Tensor,
+    variances: Tensor,
+    *roots: Tensor,
     u: Tensor,
     v: Tensor,
-    w: Tensor,
-    c: Tensor,
+    affine: tuple[Tensor | None, Tensor | None],
     ctx: Any,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """The control process over some samples, the gradient into ``target``: u and v after them, and the sums over them
     of the means by weight and bias.
     """
     layer, along = ctx.layer, 1 if ctx.is_last else 2
-    delta = delta.to(ctx.dtype)
-    away = pixels.to(ctx.dtype) - m.unsqueeze(along)
+    (w, c), is_direct, rest = affine, target.dtype == ctx.dtype, 1 - layer.alpha_bkw
+    scale = inverse if w is None else w * inverse
+    delta, away = delta.to(ctx.dtype), pixels.to(ctx.dtype) - m.unsqueeze(along)
     if layer.ecm == "ac":  # the clamp lets nothing through where it holds
-        z = torch.addcmul(c.expand_as(m).unsqueeze(along), away, (w * inverse).unsqueeze(along))
-        delta = torch.ops.aten.hardtanh_backward(delta, z, -layer.clamp_val, layer.clamp_val)
-    delta_mean = delta.mean(along)
-    delta_y = (delta * away).mean(along) * inverse
-    # The gradient by z is A delta - B z, with A and B one number for each sample.
-    a, b = root, torch.zeros_like(root)
-    if layer.ecm == "ls":
-        b = (w * delta_y + c * delta_mean).mean(1, keepdim=True) * root**3
-    z_mean, z_y = w * y_mean + c, w * y_square + c * y_mean
-    by_bias, by_weight = a * delta_mean - b * z_mean, a * delta_y - b * z_y
-    rest = 1 - layer.alpha_bkw
-    vs = scanned(v, 1 - rest * y_square, w * by_weight)
-    g_mean = w * by_bias - rest * vs[:-1] * y_mean
-    us = decayed(u, inverse * g_mean, layer.alpha_bkw)
-    if ctx.needs_input_grad[0]:
-        # d = (w (A delta - B (w y + c)) - (1 - b) v y) / sqrt(s + eps) - (1 - b) u, with y = away / sqrt(s + eps)
-        by_away = (-(w * w * b + rest * vs[:-1]) * inverse.square()).unsqueeze(along)
-        constant = (-w * b * c * inverse - rest * us[:-1]).unsqueeze(along)
-        by_delta = (w * a * inverse).unsqueeze(along)
-        if ctx.is_last:
-            found = torch.addcmul(constant, away, by_away, out=away).addcmul_(delta, by_delta)
-        else:
-            found = away.mul_(by_away).add_(constant).addcmul_(delta, by_delta)
-        target.copy_(found)
+        zero = scale.new_zeros(()) if c is None else c
+        z = torch.addcmul(zero.expand_as(scale).unsqueeze(along), away, scale.unsqueeze(along))
+        limit = layer.clamp_val
+        delta = torch.ops.aten.hardtanh_backward.grad_input(delta, z, -limit, limit, grad_input=z)
+    by_bias = delta.mean(along)
+    products = torch.mul(delta, away, out=target) if is_direct else delta * away
+    by_weight = products.mean(along) * inverse
+    y_mean, square = offsets * inverse, inverse.square()
+    y_square = torch.addcmul(variances, offsets, offsets).mul_(square)
+    root, by_z = None, None
+    if roots:  # of layer scaling: the gradient by z is root delta - by_z z, with one number of each for a sample
+        root = roots[0]
+        sums = by_weight if w is None else w * by_weight
+        sums = sums if c is None else torch.addcmul(sums, c, by_bias)
+        by_z = sums.mean(1, keepdim=True) * root**3
+        z_mean = y_mean if w is None else w * y_mean
+        z_y = y_square if w is None else w * y_square
+        if c is not None:
+            z_mean, z_y = z_mean + c, torch.addcmul(z_y, c, y_mean)
+        by_bias, by_weight = root * by_bias - by_z * z_mean, root * by_weight - by_z * z_y
+    by_y, by_mean = (by_weight, by_bias) if w is None else (w * by_weight, w * by_bias)
+    vs = scanned(v, 1 - rest * y_square, by_y)
+    held = rest * vs[:-1]
+    us = decayed(u, torch.addcmul(by_mean, held, y_mean, value=-1).mul_(inverse), layer.alpha_bkw)
+    # d = (w (root delta - by_z (w y + c)) - (1 - b) v y) / sqrt(s + eps) - (1 - b) u, with y = away / sqrt(s + eps)
+    constant, by_delta = -rest * us[:-1], scale
+    if root is not None and by_z is not None:
+        held = held + (by_z if w is None else w * w * by_z)
+        constant = constant if c is None else torch.addcmul(constant, by_z * c, scale, value=-1)
+        by_delta = scale * root
+    by_away = torch.mul(held, square).neg_()
+    if ctx.is_last:
+        found = torch.addcmul(constant.unsqueeze(along), away, by_away.unsqueeze(along), out=away)
+    else:
+        found = away.mul_(by_away.unsqueeze(along)).add_(constant.unsqueeze(along))
+    if is_direct:
+        torch.addcmul(found, delta, by_delta.unsqueeze(along), out=target)
+    else:
+        target.copy_(found.addcmul_(delta, by_delta.unsqueeze(along)))
     return (us[-1], vs[-1]), (by_weight.sum(0), by_bias.sum(0))
 
 
-def _affine(weight: Tensor | None, bias: Tensor | None, ctx: Any) -> tuple[Tensor, Tensor]:
-    """Weight and bias, one and zero where there are none."""
-    one = torch.ones((), dtype=ctx.dtype, device=ctx.layer.norm.m.device)
-    return one if weight is None else weight.to(ctx.dtype), 0 * one if bias is None else bias.to(ctx.dtype)
+def _mean_square(values: Tensor, along: int) -> Tensor:
+    """Over positions; the norm of a vector is made in one pass where its numbers lie side by side."""
+    if along == values.dim() - 1:
+        norms: Tensor = torch.linalg.vector_norm(values, dim=along)
+        return norms.square_().div_(values.shape[along])
+    return values.square().mean(along)
 
 
-def _in_parts(first: Tensor, *others: Tensor) -> list[Sequence[Tensor]]:
-    """All cut into the same runs of samples, as long as a cache holds: the recurrences go on from one to the next."""
+def _affine(weight: Tensor | None, bias: Tensor | None, ctx: Any) -> tuple[Tensor | None, Tensor | None]:
+    """Weight and bias, in the type that is computed in."""
+    return None if weight is None else weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype)
+
+
+def _in_parts(first: Tensor, *others: Tensor) -> Iterable[Sequence[Tensor]]:
+    """All cut into the same runs of samples, as long as a cache holds: the recurrences go on from one to the next.
+
+    A compiler joins the passes itself, and would write the code of each run out.
+    """
     size = max(1, _MOST_AT_ONCE // max(1, first[0].numel()))
-    return [torch.split(tensor, size) for tensor in (first, *others)]
+    if size >= len(first) or torch.compiler.is_compiling():
+        return [(first, *others)]
+    return zip(*(torch.split(tensor, size) for tensor in (first, *others)), strict=True)
 
 
 def _flat(x: Tensor, is_last: bool) -> Tensor:
@@ -325,14 +361,25 @@ def _flat(x: Tensor, is_last: bool) -> Tensor:
     return x.reshape(len(x), x.shape[1], -1)
 
 
+def _full_precision(x: Tensor) -> AbstractContextManager[object]:
+    """Without autocast, which would make the recurrences, matrix products, inexact; it takes a while to switch off."""
+    if not torch.is_autocast_enabled(x.device.type):
+        return nullcontext()
+    return torch.autocast(x.device.type, enabled=False)
+
+
 @torch.no_grad()
 def _take_in(what: str, *pairs: tuple[Tensor, Tensor]) -> None:
-    """Replace statistics by new ones, unless these are not finite. A GPU is not waited for: there the loss shows it."""
-    is_fine = torch.stack([new for _, new in pairs]).isfinite().all()
-    if is_fine.device.type == "cpu" and not bool(is_fine):
+    """Replace statistics by new ones, unless these are not finite.
+
+    A GPU is not waited for, and compiled code not interrupted: there the loss shows it.
+    """
+    is_fine = torch.stack([new for _, new in pairs]).sum().isfinite()
+    looks = is_fine.device.type == "cpu" and not torch.compiler.is_compiling()
+    if looks and not is_fine:
         raise NotFiniteError(
             f"The {what} of an online normalisation is NaN, infinite or too large; its statistics are unchanged.",
             hint="Try a smaller learning rate, or decay factors nearer to 1.",
         )
     for old, new in pairs:
-        old.copy_(new if is_fine.device.type == "cpu" else torch.where(is_fine, new, old))
+        old.copy_(new if looks else torch.where(is_fine, new, old))

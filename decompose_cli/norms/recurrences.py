@@ -8,35 +8,47 @@ import torch
 from torch import Tensor
 
 
-def decayed(start: Tensor, values: Tensor, decay: float) -> Tensor:
-    """Solve ``s_t = decay * s_{t-1} + values_t``, ``s_0 = start``, as a product with a triangular matrix.
+def decayed(start: Tensor, values: Tensor, decay: float, gain: float = 1.0) -> Tensor:
+    """Solve ``s_t = decay * s_{t-1} + gain * values_t``, ``s_0 = start``, as a product with a triangular matrix.
 
     Args:
         start: (C,).
         values: (N, C).
         decay: In [0, 1].
+        gain: Any number.
 
     Returns:
         (N + 1, C): s_0 to s_N.
     """
-    powers = _powers(len(values), decay, values.dtype, values.device)
+    make = _powers if torch.compiler.is_compiling() else _kept_powers
+    powers = make(len(values), decay, gain, values.dtype, values.device)
     return powers @ torch.cat([start[None], values])
 
 
+def _powers(count: int, decay: float, gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(N + 1, N + 1): decay^(t - i) for i <= t, else 0; times the gain for i > 0."""
+    times = torch.arange(count + 1, device=device, dtype=dtype)
+    ages = times[:, None] - times
+    powers = torch.where(ages >= 0, decay ** ages.clamp_min(0), 0)
+    return torch.cat([powers[:, :1], gain * powers[:, 1:]], 1)
+
+
 @lru_cache(maxsize=16)  # batches are of few lengths, and a power takes longer than the product
-def _powers(count: int, decay: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(N + 1, N + 1): decay^(t - i) for i <= t, else 0."""
+def _kept_powers(count: int, decay: float, gain: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     with torch.inference_mode(mode=False):  # whoever comes first decides what kind of tensor it is
-        times = torch.arange(count + 1, device=device, dtype=dtype)
-        ages = times[:, None] - times
-        return torch.where(ages >= 0, decay ** ages.clamp_min(0), 0)
+        return _powers(count, decay, gain, dtype, device)
+
+
+_SMALLEST_PRODUCT = 1e-2
+"""Dividing by it costs two digits."""
 
 
 def scanned(start: Tensor, factors: Tensor, values: Tensor) -> Tensor:
-    """Solve ``s_t = factors_t * s_{t-1} + values_t``, ``s_0 = start``, in log2(N) steps.
+    """Solve ``s_t = factors_t * s_{t-1} + values_t``, ``s_0 = start``.
 
-    The maps ``s -> f s + w`` are composed by doubling (Hillis and Steele 1986). Nothing is divided by products of
-    factors, so these may be zero or negative.
+    With p_t the product of the factors up to t, s_t = p_t (s_0 + sum_i w_i / p_i), where no product is small. Where one
+    is, or is negative, or it cannot be known without waiting for a GPU, the maps ``s -> f s + w`` are composed by
+    doubling (Hillis and Steele 1986), in log2(N) steps and without a division.
 
     Args:
         start: (C,).
@@ -46,6 +58,11 @@ def scanned(start: Tensor, factors: Tensor, values: Tensor) -> Tensor:
     Returns:
         (N + 1, C): s_0 to s_N.
     """
+    if factors.device.type == "cpu" and not torch.compiler.is_compiling():
+        products = factors.cumprod(0)
+        smallest, largest = torch.aminmax(products)
+        if smallest > _SMALLEST_PRODUCT and largest < 1 / _SMALLEST_PRODUCT:
+            return torch.cat([start[None], products * (start + (values / products).cumsum(0))])
     stride = 1
     while stride < len(values):
         values = torch.cat([values[:stride], values[stride:] + factors[stride:] * values[:-stride]])

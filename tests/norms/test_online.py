@@ -269,7 +269,7 @@ def stacked() -> nn.Sequential:
 def test_a_compiled_network_computes_what_it_computes_otherwise(training: bool) -> None:
     plain = stacked().train(training)
     other = copy.deepcopy(plain)
-    compiled = torch.compile(other, backend="aot_eager")
+    compiled = torch.compile(other, backend="aot_eager", fullgraph=True)
     for step in range(3):
         x = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(step))
         outputs = [network(x) for network in (plain, compiled)]
@@ -281,13 +281,6 @@ def test_a_compiled_network_computes_what_it_computes_otherwise(training: bool) 
         torch.testing.assert_close(two.grad, one.grad, rtol=1e-5, atol=1e-5)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(other.state_dict()[name], value, rtol=1e-6, atol=1e-6)
-
-
-def test_compiled_for_evaluation_it_is_one_graph() -> None:
-    network = stacked().eval()
-    x = torch.randn(4, 3, 8, 8)
-    compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
-    torch.testing.assert_close(compiled(x), network(x))
 
 
 def test_layout_of_the_input_is_kept() -> None:
@@ -339,6 +332,24 @@ def test_what_is_not_finite_leaves_the_statistics_as_they_were(value: float, whe
     (x if where == "input" else gradient)[2, 1, 0, 0] = value
     with pytest.raises(DecomposeError, match=f"The {where} of an online normalisation is NaN, infinite"):
         ours(layer, x, gradient)
+    kept = STATES if where == "input" else ("u", "v")
+    assert all(torch.equal(before[name], getattr(layer.norm, name)) for name in kept)
+
+
+@pytest.mark.parametrize("where", ["input", "gradient"])
+def test_compiled_code_keeps_the_statistics_too(where: str) -> None:
+    """It does not stop to look, as on a GPU; what is not finite is seen in the loss."""
+    torch.manual_seed(0)
+    layer = OnlineNorm2d(3)
+    compiled = torch.compile(layer, backend="aot_eager", fullgraph=True)
+    compiled(torch.randn(4, 3, 5, 5)).square().sum().backward()
+    before = copy.deepcopy(layer.norm.state_dict())
+    x, gradient = torch.randn(4, 3, 5, 5, requires_grad=True), torch.randn(4, 3, 5, 5)
+    with torch.no_grad():
+        (x if where == "input" else gradient)[2, 1, 0, 0] = math.nan
+    out = compiled(x)
+    assert bool(out.isnan().any()) is (where == "input")
+    out.backward(gradient)
     kept = STATES if where == "input" else ("u", "v")
     assert all(torch.equal(before[name], getattr(layer.norm, name)) for name in kept)
 

@@ -26,6 +26,28 @@ def test_scan_is_the_loop(count: int) -> None:
     torch.testing.assert_close(scanned(start, factors, values), looped(start, factors, values), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.parametrize("low", [0.999, 0.97, 0.9, 0.5, -0.5])
+@pytest.mark.parametrize("count", [1, 2, 64, 200])
+def test_scan_is_the_loop_for_factors_of_any_size(count: int, low: float) -> None:
+    """Products of those near 1 are divided by; of the others they are too small, or negative."""
+    generator = torch.Generator().manual_seed(count)
+    factors = low + (1.001 - low) * torch.rand(count, 5, generator=generator).double()
+    start, values = torch.randn(5, generator=generator).double(), torch.randn(count, 5, generator=generator).double()
+    expected = looped(start, factors, values)
+    torch.testing.assert_close(scanned(start, factors, values), expected, rtol=1e-12, atol=1e-12)
+    narrow = scanned(start.float(), factors.float(), values.float())
+    torch.testing.assert_close(
+        narrow.double(), looped(start.float(), factors.float(), values.float()).double(), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("factors", [[0.9, float("nan"), 0.9], [0.9, float("inf"), 0.9]])
+def test_what_is_not_finite_stays_so(factors: list[float]) -> None:
+    found = scanned(torch.ones(1), torch.tensor(factors)[:, None], torch.ones(3, 1))
+    assert found[:2].isfinite().all()
+    assert not found[2:].isfinite().any()
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.999, 1.0])
 @pytest.mark.parametrize("count", [1, 2, 64, 200])
 def test_decay_is_the_loop(count: int, decay: float) -> None:
