@@ -363,7 +363,7 @@ def _flat(x: Tensor, is_last: bool) -> Tensor:
 
 def _full_precision(x: Tensor) -> AbstractContextManager[object]:
     """Without autocast, which would make the recurrences, matrix products, inexact; it takes a while to switch off."""
-    if not torch.is_autocast_enabled(x.device.type):
+    if x.is_meta or not torch.is_autocast_enabled(x.device.type):
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
 

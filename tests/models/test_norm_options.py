@@ -45,6 +45,21 @@ def test_a_norm_is_an_option_of_every_network() -> None:
         assert nn.BatchNorm2d not in kinds
 
 
+@pytest.mark.parametrize("mode", NORM_MODES)
+@pytest.mark.parametrize(
+    "name",
+    [*(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)), "resnext50_32x4d", "resnext101_32x8d", "resnet14"],
+)
+def test_the_published_networks_have_every_norm(name: str, mode: str) -> None:
+    size = SIZE if name == "resnet14" else (224, 224)
+    groups = {"gn_num_groups": "8" if name == "resnet14" else "32"} if mode == "group" else {}
+    with torch.device("meta"):
+        entry = get_entry(name)
+        module = entry.configured(norm_mode=mode, **groups).make(entry.num_classes, size)
+        assert module(torch.zeros(2, 3, *size)).shape == (2, entry.num_classes)
+    assert any(isinstance(child, nn.BatchNorm2d) for child in module.modules()) is (mode == "batch")
+
+
 def test_it_goes_together_with_other_options() -> None:
     both = get_entry("resnet20").configured(shortcut="projection", norm_mode="group", gn_num_groups="4")
     assert both.chosen == {"shortcut": "projection", "norm_mode": "group", "gn_num_groups": "4"}

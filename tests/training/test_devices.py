@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 
 from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.training import devices
 from decompose_cli.training.devices import Machines, on_first, start, sum_over_processes
 
 TORCHRUN = {
@@ -70,3 +72,19 @@ def test_what_a_library_has_to_say_of_precision_is_not_for_the_terminal(caplog: 
     with caplog.at_level(logging.INFO):
         start("cpu", Machines(), "bf16")
     assert caplog.messages == []
+
+
+def test_several_processes_leave_each_others_statistics_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[dict[str, Any]] = []
+
+    class Recorded(Fabric):
+        def __init__(self, **options: Any) -> None:
+            made.append(options)
+            super().__init__(**{**options, "devices": 1, "strategy": "auto"})
+
+    monkeypatch.setattr(devices, "Fabric", Recorded)
+    start("cpu", Machines(devices=2), "32")
+    assert made[0]["devices"] == 2
+    assert made[0]["strategy"]._ddp_kwargs == {"broadcast_buffers": False}
+    start("cpu", Machines(devices=1), "32")
+    assert made[1]["strategy"] == "auto"

@@ -104,6 +104,32 @@ def test_a_last_batch_smaller_than_the_number_of_processes_is_trained_on(images:
     assert first["epochs"][0]["train"]["images"] == second["epochs"][0]["train"]["images"] == 201
 
 
+@pytest.mark.slow
+def test_online_normalisation_in_two_processes_is_said_to_be_another_algorithm(images: str) -> None:
+    options = (
+        "resnet8",
+        "--dataset",
+        images,
+        "--input-size",
+        "8",
+        "--norm-mode",
+        "online",
+        "--epochs",
+        "1",
+        "-b",
+        "32",
+    )
+    done = run(*options, "-o", "two", "--devices", "2", "--device", "cpu", "--lr", "0.01")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("with 2 processes is not the algorithm of the paper") == 1
+    weights = torch.load(Path("two/last.pt"), weights_only=True)["state_dict"]
+    for name in ("bn1.norm.m", "bn1.norm.var", "bn1.norm.u", "bn1.norm.v"):
+        assert weights[name].isfinite().all()
+    assert not torch.equal(weights["bn1.norm.var"], torch.ones(16))
+    alone = run(*options, "-b", "32", "-o", "one", "--device", "cpu", "--lr", "0.01")
+    assert "algorithm of the paper" not in alone.stderr
+
+
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
