@@ -26,7 +26,7 @@ sums that the recurrences need, and once more to make the result; between the tw
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -40,6 +40,8 @@ from decompose_cli.norms.recurrences import decayed, scanned
 
 _MOST_AT_ONCE = 1 << 20
 """Numbers; longer batches are taken in parts, so that what one pass has read is still in the cache for the next."""
+_MOST_SAMPLES = 512
+"""Likewise, as the matrix that solves a recurrence has the square of it."""
 
 
 class Statistics(nn.Module):
@@ -63,6 +65,16 @@ class Statistics(nn.Module):
         self.register_buffer("var", torch.ones(num_features))
         self.register_buffer("u", torch.zeros(num_features))
         self.register_buffer("v", torch.zeros(num_features))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Statistics:
+        """Wherever the network goes, but not to half precision, in which averages of a thousand samples get lost."""
+
+        def kept(tensor: Tensor) -> Tensor:
+            moved = fn(tensor)
+            return tensor.to(moved.device) if moved.dtype in (torch.float16, torch.bfloat16) else moved
+
+        super()._apply(kept, recurse)  # type: ignore[no-untyped-call]
+        return self
 
 
 class _OnlineNorm(nn.Module):
@@ -120,18 +132,18 @@ class _OnlineNorm(nn.Module):
         if x.dim() not in self.dimensions or x.shape[1] != self.num_features:
             wanted = " or ".join(f"{number}-dimensional" for number in self.dimensions)
             raise ValueError(f"input of shape {tuple(x.shape)} is not {wanted} with {self.num_features} channels")
-        if x.dim() > 2 and x[0:1, 0:1].numel() == 0 and x.shape[0] > 0:
+        if x.shape[2:].numel() == 0:
             raise ValueError(f"input of shape {tuple(x.shape)} has no positions")
-        if x.shape[0] == 0:
-            return x
-        if not self.training:
+        if not x.is_floating_point():
+            raise ValueError(f"input of type {x.dtype} is not floating-point")
+        if not self.training or x.shape[0] == 0:
             return self._frozen(x)
         with _full_precision(x):
             found: Tensor = _Normalise.apply(x, self.weight, self.bias, self)  # type: ignore[no-untyped-call]
         return found
 
     def _frozen(self, x: Tensor) -> Tensor:
-        wide = x.to(torch.promote_types(x.dtype, self.norm.m.dtype))
+        wide = x.to(_wide_type(x, self))
         shape = (1, -1, *([1] * (x.dim() - 2)))
         scale = (self.norm.var + self.eps).rsqrt()
         scale = scale if self.weight is None else scale * self.weight
@@ -155,6 +167,9 @@ class OnlineNorm2d(_OnlineNorm):
 
     It is exact for any batch size, one included: how a stream of samples is cut into batches makes no difference. In
     evaluation mode the statistics are frozen. Samples are normalised in float32 at least, whatever autocast is used.
+
+    Samples are taken in by every forward pass in training mode, also by one that activation checkpointing repeats, and
+    u and v change with every backward pass, in the order of these.
 
     With several processes each keeps statistics of its own share of the samples, which is not the algorithm of the
     paper; what is saved are those of the first process.
@@ -188,10 +203,10 @@ class _Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: _OnlineNorm) -> Tensor:
-        ctx.layer, ctx.dtype = layer, torch.promote_types(x.dtype, layer.norm.m.dtype)
+        ctx.layer, ctx.dtype = layer, _wide_type(x, layer)
         ctx.is_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-        result = torch.empty_like(x) if ctx.is_last else torch.empty_like(x, memory_format=torch.contiguous_format)
-        out, m, s = _flat(result, ctx.is_last), layer.norm.m, layer.norm.var
+        result = _empty(x, ctx.is_last)
+        out, m, s = _flat(result, ctx.is_last), layer.norm.m.to(ctx.dtype), layer.norm.var.to(ctx.dtype)
         affine = _affine(weight, bias, ctx)
         parts = []
         for pixels, target in _in_parts(_flat(x, ctx.is_last), out):
@@ -208,18 +223,16 @@ class _Normalise(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, bias, *kept = ctx.saved_tensors
         state, is_last = ctx.layer.norm, ctx.is_last
-        found = torch.empty_like(x)
-        u, v = state.u, state.v
-        by_weight = by_bias = None
+        found = _empty(x, is_last)
+        u, v = state.u.to(ctx.dtype), state.v.to(ctx.dtype)
+        totals = []
         with _full_precision(x):
             affine = _affine(weight, bias, ctx)
             arrays = (_flat(x, is_last), _flat(gradient, is_last), _flat(found, is_last), *kept)
             for part in _in_parts(*arrays):
                 (u, v), sums = _backward(*part, u=u, v=v, affine=affine, ctx=ctx)
-                by_weight = sums[0] if by_weight is None else by_weight + sums[0]
-                by_bias = sums[1] if by_bias is None else by_bias + sums[1]
-        assert by_weight is not None
-        assert by_bias is not None
+                totals.append(sums)
+        by_weight, by_bias = (sum(column[1:], column[0]) for column in zip(*totals, strict=True))
         _take_in("gradient", (state.u, u), (state.v, v))
         count = x.shape[2:].numel()
         return (
@@ -343,15 +356,26 @@ def _affine(weight: Tensor | None, bias: Tensor | None, ctx: Any) -> tuple[Tenso
     return None if weight is None else weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype)
 
 
+def _wide_type(x: Tensor, layer: _OnlineNorm) -> torch.dtype:
+    """What is computed in: float32 at least."""
+    return torch.promote_types(torch.promote_types(x.dtype, layer.norm.m.dtype), torch.float32)
+
+
 def _in_parts(first: Tensor, *others: Tensor) -> Iterable[Sequence[Tensor]]:
     """All cut into the same runs of samples, as long as a cache holds: the recurrences go on from one to the next.
 
-    A compiler joins the passes itself, and would write the code of each run out.
+    A compiler joins the passes itself, and writes the code of each run out.
     """
-    size = max(1, _MOST_AT_ONCE // max(1, first[0].numel()))
-    if size >= len(first) or torch.compiler.is_compiling():
+    fitting = _MOST_SAMPLES if torch.compiler.is_compiling() else _MOST_AT_ONCE // first[0].numel()
+    size = max(1, min(fitting, _MOST_SAMPLES))
+    if size >= len(first):
         return [(first, *others)]
     return zip(*(torch.split(tensor, size) for tensor in (first, *others)), strict=True)
+
+
+def _empty(x: Tensor, is_last: bool) -> Tensor:
+    """Memory for a result, so laid out that :func:`_flat` is a view of it."""
+    return torch.empty_like(x, memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 def _flat(x: Tensor, is_last: bool) -> Tensor:
@@ -372,10 +396,11 @@ def _full_precision(x: Tensor) -> AbstractContextManager[object]:
 def _take_in(what: str, *pairs: tuple[Tensor, Tensor]) -> None:
     """Replace statistics by new ones, unless these are not finite.
 
-    A GPU is not waited for, and compiled code not interrupted: there the loss shows it.
+    A GPU is not waited for, compiled code not interrupted, and of several processes none stops alone: there the loss
+    shows it.
     """
     is_fine = torch.stack([new for _, new in pairs]).sum().isfinite()
-    looks = is_fine.device.type == "cpu" and not torch.compiler.is_compiling()
+    looks = is_fine.device.type == "cpu" and not torch.compiler.is_compiling() and not _is_one_of_several()
     if looks and not is_fine:
         raise NotFiniteError(
             f"The {what} of an online normalisation is NaN, infinite or too large; its statistics are unchanged.",
@@ -383,3 +408,7 @@ def _take_in(what: str, *pairs: tuple[Tensor, Tensor]) -> None:
         )
     for old, new in pairs:
         old.copy_(new if looks else torch.where(is_fine, new, old))
+
+
+def _is_one_of_several() -> bool:
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
