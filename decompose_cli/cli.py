@@ -23,14 +23,16 @@ _LISTS = ("--milestones", "--lr-milestones")
 def joined_integers(arguments: Sequence[str], options: Sequence[str] = _LISTS) -> list[str]:
     """``--lr-milestones 100 150 200``, as other programs read it, made into ``--lr-milestones 100,150,200``."""
     joined: list[str] = []
-    is_open = False
+    is_list = wants_first = False
     for argument in arguments:
-        is_integer = re.fullmatch(r"\d+", argument, re.ASCII) is not None
-        if is_open and is_integer and joined[-1] not in options:
+        is_value = re.fullmatch(r"\d+(,\d+)*", argument, re.ASCII) is not None
+        if is_list and is_value:
             joined[-1] += f",{argument}"
-        else:
-            is_open = argument in options or (is_open and is_integer)
-            joined.append(argument)
+            continue
+        name, sign, _ = argument.partition("=")
+        is_list = (wants_first and is_value) or (name in options and bool(sign))
+        wants_first = argument in options
+        joined.append(argument)
     return joined
 
 

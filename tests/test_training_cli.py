@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from typer.testing import CliRunner, Result
 
 from decompose_cli.cli import app, joined_integers
@@ -299,6 +300,8 @@ def test_weights_with_a_norm_are_trained_further_with_it(cut_off: Callable[..., 
     run(*again, "third", "--norm-mode", "online", "--abkw", "0.5")
     options = content("third/config.json")["model_options"]
     assert options == {"norm_mode": "online", "afwd": "0.9", "abkw": "0.5", "ecm": "ls"}
+    weights = [torch.load(f"{name}/last.pt", weights_only=True)["state_dict"] for name in ("second", "third")]
+    assert not torch.equal(weights[0]["conv1.weight"], weights[1]["conv1.weight"]), "the other decay was used"
     cut_off("train", *NORMED, "--norm-mode", "online", "--afwd", "0.9", "--epochs", "2", "-o", "cut")
     same = ("--norm-mode", "online", "--afwd", "0.90")
     refused = run("train", "--resume", "cut", "--norm-mode", "group", code=2)
@@ -323,9 +326,38 @@ def test_evaluate_is_what_validate_says_and_trains_nothing() -> None:
     assert run("train", "-e", "-w", "run/last.pt", *data, "--json", "-q").stdout.startswith("{")
 
 
+@pytest.mark.usefixtures("images")
+def test_weights_that_do_not_say_their_error_compensation_can_be_told() -> None:
+    run("train", *NORMED, "--norm-mode", "online", "--ecm", "ac", "--epochs", "1", "--final-test", "-o", "run")
+    expected = content("run/result.json")["results"]["last"]["test"]
+    torch.save(torch.load("run/last.pt", weights_only=True)["state_dict"], "foreign.pth")
+    data = ("resnet8", "--dataset", "folder:images", "--input-size", "8", "-j", "0", "--device", "cpu", "-q", "-e")
+    losses = {}
+    for ecm in ("ac", "ls"):
+        run("train", *data, "-w", "foreign.pth", "--norm-mode", "online", "--ecm", ecm, "-o", ecm)
+        losses[ecm] = content(f"{ecm}/evaluation.json")["results"]["original"]["loss"]
+    assert losses["ac"] == pytest.approx(expected["loss"], rel=1e-4)
+    assert losses["ls"] != pytest.approx(expected["loss"], rel=1e-2)
+
+
+@pytest.mark.usefixtures("images")
+def test_the_publications_shortcuts_are_recommended_where_they_matter() -> None:
+    options = ("--dataset", "folder:images", "--input-size", "8", "-j", "0", "--device", "cpu", "--iterations", "1")
+    advice = "--shortcut projection"
+    assert advice in run("train", "resnet8", *options, "--norm-mode", "online", "--schedule", "constant").stderr
+    for more in (("--norm-mode", "online", advice.split()[0], "projection"), ("--norm-mode", "group")):
+        assert advice not in run("train", "resnet8", *options, *more, "--schedule", "constant").stderr
+    assert advice not in run("train", "preresnet8", *options, "--norm-mode", "online", "--schedule", "constant").stderr
+
+
+def test_finetune_measures_the_test_images_anyway() -> None:
+    assert "--final-test" not in run("finetune", "--help").stdout
+    assert "--final-test" in run("train", "--help").stdout
+
+
 def test_pretrained_are_the_default_weights() -> None:
-    said = run("train", "resnet20-digits", "--pretrained", "--evaluate", "-o", "out").stderr
-    assert "358 of 360" in said
+    for model in ((), ("resnet20-digits",)):
+        assert "358 of 360" in run("train", *model, "--pretrained", "--evaluate").stderr
 
 
 @pytest.mark.usefixtures("images")
@@ -341,6 +373,10 @@ def test_lines_between_epochs_are_printed_if_asked_for() -> None:
         ("train --milestones 100 150 -b 64", "train --milestones 100,150 -b 64"),
         ("train --lr-milestones 100", "train --lr-milestones 100"),
         ("train --lr-milestones 100,150 resnet20", "train --lr-milestones 100,150 resnet20"),
+        ("train --lr-milestones 100,150 200 300,400", "train --lr-milestones 100,150,200,300,400"),
+        ("train --lr-milestones=100 150 200 -b 3", "train --lr-milestones=100,150,200 -b 3"),
+        ("train --epochs=100 150", "train --epochs=100 150"),
+        ("train --milestones=1 --lr-milestones 2", "train --milestones=1 --lr-milestones 2"),
         ("train --lr-milestones 1 2 resnet20 3", "train --lr-milestones 1,2 resnet20 3"),
         ("train --lr-milestones", "train --lr-milestones"),
         ("train --lr-milestones --epochs 3 4", "train --lr-milestones --epochs 3 4"),

@@ -120,7 +120,7 @@ def train(
 
     inputs = _starting_weights(inputs, pretrained=pretrained)
     if evaluate:
-        _evaluate(inputs, out, tuning, options)
+        _evaluate(inputs, out, tuning, options, recipe)
         return
     document = run(
         _request(inputs, out, tuning, "train"),
@@ -229,27 +229,38 @@ def _starting_weights(inputs: Inputs, *, pretrained: bool) -> Inputs:
     return dataclasses.replace(inputs, weights="default")
 
 
-def _evaluate(inputs: Inputs, out: Output, tuning: Tuning, options: dict[str, str]) -> None:
+def _evaluate(inputs: Inputs, out: Output, tuning: Tuning, options: dict[str, str], recipe: str | None) -> None:
     """``train --evaluate``: what 'validate' says of the weights that training would begin with."""
     from decompose_cli import display
     from decompose_cli.engines.validate import validate as run
     from decompose_cli.errors import InputError
     from decompose_cli.files import check_writable
+    from decompose_cli.training.learner import open_weights
 
+    of_run = {
+        name for name in ("run_name", "runs", "checkpoint_every", "final_test", "export") if getattr(tuning, name)
+    }
+    useless = sorted((set(tuning.overrides) | of_run) - {"batch_size", "seed"}) + (["recipe"] if recipe else [])
+    if useless:
+        raise InputError(f"--evaluate trains nothing: leave {useless[0].replace('_', '-')} out.")
     if tuning.resume is not None:
+        if inputs.weights is not None:
+            raise InputError("With --evaluate, --resume and --weights both say which weights; give one of them.")
         checkpoint = tuning.resume / "last.pt" if tuning.resume.is_dir() else tuning.resume
+        if not checkpoint.is_file():
+            raise InputError(
+                f"There is no checkpoint {checkpoint}.",
+                hint="--resume takes the folder of a run, or of one seed of several, or a checkpoint.",
+            )
         inputs = dataclasses.replace(inputs, weights=str(checkpoint))
     if inputs.weights is None:
         raise InputError("--evaluate needs a network that has been trained: --weights, --pretrained or --resume RUN.")
     path = out.path / "evaluation.json" if out.path is not None else None
     if path is not None:
         check_writable(path, overwrite=out.overwrite)
-    document = run(inputs)
-    assert document.model is not None
-    trained = {"norm_mode": "batch", **document.model.options}
-    for name, value in options.items():
-        if trained.get(name, value) != value:
-            raise InputError(f"The weights were trained with --{name.replace('_', '-')} {trained[name]}, not {value}.")
+    known = {name: tuning.overrides[name] for name in ("batch_size", "seed") if name in tuning.overrides}
+    inputs = dataclasses.replace(inputs, **known)
+    document = run(inputs, classifier=open_weights(inputs, options, inputs.seed))
     finish(out, document, path, inputs, show=lambda: display.show_validation(out.terminal, document))
 
 

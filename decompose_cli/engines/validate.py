@@ -13,6 +13,7 @@ from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.statistics import wilson_interval
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.files import sha256_of
+from decompose_cli.models.classifier import Classifier
 from decompose_cli.results import ResultDocument, Stopwatch
 
 
@@ -57,12 +58,15 @@ class ValidateResults(BaseModel):
     indices: IndicesInfo | None
 
 
-def validate(inputs: Inputs, indices: Path | IndexSet | None = None) -> ResultDocument[ValidateResults]:
+def validate(
+    inputs: Inputs, indices: Path | IndexSet | None = None, *, classifier: Classifier | None = None
+) -> ResultDocument[ValidateResults]:
     """Measure a classifier on a split (``test``, else ``val``), and its decomposition if indices are given or carried.
 
     Args:
         inputs: Which network, which images.
         indices: An index file or set: the features that each class keeps.
+        classifier: The network, where it is open already.
 
     Raises:
         InputError: Something given cannot be used.
@@ -70,7 +74,7 @@ def validate(inputs: Inputs, indices: Path | IndexSet | None = None) -> ResultDo
     """
     watch = Stopwatch()
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
-    study = Study(inputs, ("test", "val"))
+    study = Study(inputs, ("test", "val"), classifier)
     check_index_request(study.classifier.checkpoint, index_set)
     heads = resolve_heads(study.head, index_set)
     if index_set is not None:

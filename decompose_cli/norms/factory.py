@@ -33,9 +33,11 @@ def make_layer(norm: Norm, channels: int, size: tuple[int, ...] | None = None, *
             raise InputError(f"--gn-num-groups {norm.num_groups} does not divide the {channels} channels of a layer.")
         return nn.GroupNorm(norm.num_groups, channels)
     if norm.mode == "instance":
-        if dimensions == 1:
+        if dimensions == 2:
+            return nn.InstanceNorm2d(channels, affine=True)
+        if not size:
             raise InputError("Instance norm is over positions, and a layer of the network has none.")
-        return nn.InstanceNorm2d(channels, affine=True)
+        return nn.InstanceNorm1d(channels, affine=True)
     if norm.mode == "online":
         kind = OnlineNorm2d if dimensions == 2 else OnlineNorm1d
         return kind(channels, norm.alpha_fwd, norm.alpha_bkw, ecm=norm.ecm)
@@ -75,7 +77,7 @@ def convert_norm(model: nn.Module, norm: Norm, input_size: tuple[int, int]) -> n
     """Put another normalisation in place of every batch norm of a network.
 
     Args:
-        model: Changed in place. Weights of the new layers are as new.
+        model: Changed in place. The new layers are as new, with the usual epsilon and with weight and bias.
         norm: Which.
         input_size: (height, width) of the images, from which the sizes of the maps are found.
 
@@ -85,26 +87,37 @@ def convert_norm(model: nn.Module, norm: Norm, input_size: tuple[int, int]) -> n
     Raises:
         InputError: The network has no batch norm, does not take such images, or its channels have no such groups.
     """
-    found = {str(name): module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
-    if not found:
+    found = {
+        str(name): module
+        for name, module in model.named_modules(remove_duplicate=False)
+        if isinstance(module, _BatchNorm)
+    }
+    if not found or "" in found:
         raise InputError("The network has no batch norm that another normalisation could replace.")
     if norm.mode == "batch":
         return model
-    device = next(model.parameters()).device
-    sizes = _map_sizes(model, found, input_size) if norm.mode == "layer" else {}
-    layers = {
-        name: make_layer(
-            norm, module.num_features, sizes.get(name), dimensions=1 if isinstance(module, nn.BatchNorm1d) else 2
-        )
-        for name, module in found.items()
-    }
-    for name, layer in layers.items():
-        model.set_submodule(name, layer.to(device).train(found[name].training))
+    dimensions = {name: _DIMENSIONS.get(type(module), 0) for name, module in found.items()}
+    if 0 in dimensions.values():
+        kind = next(type(found[name]).__name__ for name, number in dimensions.items() if not number)
+        raise InputError(f"The network has a {kind}, which no other normalisation here can replace.")
+    like = next(model.parameters())
+    is_sized = norm.mode == "layer" or (norm.mode == "instance" and 1 in dimensions.values())
+    sizes = _map_sizes(model, found, input_size, like) if is_sized else {}
+    made: dict[nn.Module, nn.Module] = {}
+    for name, module in found.items():  # one that stands in several places is still one
+        if module not in made:
+            layer = make_layer(norm, module.num_features, sizes.get(name), dimensions=dimensions[name])
+            made[module] = layer.to(like.device, like.dtype).train(module.training)
+    for name, module in found.items():
+        model.set_submodule(name, made[module])
     return model
 
 
+_DIMENSIONS: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2, nn.SyncBatchNorm: 2}
+
+
 def _map_sizes(
-    model: nn.Module, layers: Mapping[str, nn.Module], input_size: tuple[int, int]
+    model: nn.Module, layers: Mapping[str, nn.Module], input_size: tuple[int, int], like: Tensor
 ) -> dict[str, tuple[int, ...]]:
     """Height and width of what each layer is given."""
     sizes: dict[str, tuple[int, ...]] = {}
@@ -115,12 +128,11 @@ def _map_sizes(
 
         return note
 
-    device = next(model.parameters()).device
     hooks = [module.register_forward_pre_hook(noting(name)) for name, module in layers.items()]
     modes = {module: module.training for module in model.modules()}
     try:
         with torch.no_grad():
-            model.eval()(torch.zeros(1, 3, *input_size, device=device))
+            model.eval()(like.new_zeros(1, 3, *input_size))
     except Exception as error:
         shown = "x".join(map(str, input_size))
         raise InputError(f"The network does not take images of {shown} pixels: {first_line(error)}.") from error

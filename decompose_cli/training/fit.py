@@ -95,7 +95,7 @@ class Trainer:
         self.loss = loss or summed_cross_entropy(settings.label_smoothing)
         self.logits = logits
         self.steps_per_epoch = settings.steps_per_epoch(len(indices))
-        self.state = State(epoch=settings.start_epoch, global_step=settings.start_epoch * self.steps_per_epoch)
+        self.state = State(epoch=settings.start_epoch, global_step=settings.first_step(len(indices)))
         self.total_steps = settings.total_steps(len(indices))
         self.total_epochs = settings.total_epochs(len(indices))
         keep_freed_memory()

@@ -18,6 +18,8 @@ from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier, preprocessing_of
 from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.head import evaluating, find_head
+from decompose_cli.models.registry import DEFAULT_MODEL
+from decompose_cli.models.weights import DEFAULT, RANDOM
 from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.progress import note
 from decompose_cli.results import DatasetInfo, ModelInfo, WeightsInfo
@@ -87,7 +89,7 @@ def configure(
     if overrides.get("start_epoch") and inputs.weights is None:
         raise InputError("--start-epoch says how long --weights have been trained; without weights it means nothing.")
     if inputs.weights is not None:
-        classifier = open_classifier(model, inputs.weights, allow_download=inputs.allow_download, seed=0)
+        classifier = open_weights(inputs, model_options, 0)
         model, entry, started = classifier.name, classifier.entry, classifier.weights_sha256
         checkpoint = classifier.checkpoint
     else:
@@ -104,8 +106,6 @@ def configure(
     options = dict(model_options)
     if described is None:  # nothing says how its normalisation was made
         options = complete_norm({"norm_mode": entry.norm.mode, **options}, dataset, large_images=is_large)
-    if checkpoint is not None:
-        _check_options(entry, options)
     entry = entry.configured(**options)
     chosen = recipe or default_recipe(model, dataset, large_images=is_large, options=model_options)
     depth = entry.architecture.get("depth")
@@ -123,15 +123,32 @@ def configure(
     )
 
 
-def _check_options(entry: ModelEntry, options: Mapping[str, str]) -> None:
-    """Whether weights of ``entry`` can be used with such options; how online normalisation averages may be changed."""
-    after = entry.configured(**options).chosen
-    for name, value in options.items():
-        if name not in ("afwd", "abkw", "ecm") and after.get(name) != entry.chosen.get(name):
+def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) -> Classifier:
+    """The network of given weights.
+
+    Args:
+        inputs: Which weights.
+        model_options: Options of the network: those that the weights were trained with. Only the decays of online
+            normalisation may be others, and its error compensation, where the weights do not say it.
+        seed: For what is random.
+
+    Raises:
+        InputError: The weights cannot be read, or were trained with other options.
+    """
+    is_named = inputs.model is not None or inputs.weights not in (None, DEFAULT, RANDOM)
+    model = inputs.model if is_named else DEFAULT_MODEL
+    found = open_classifier(model, inputs.weights, head=inputs.head, allow_download=inputs.allow_download, seed=seed)
+    after = found.entry.configured(**model_options)
+    is_said = found.checkpoint is not None and found.checkpoint.metadata is not None
+    free = ("afwd", "abkw") if is_said else ("afwd", "abkw", "ecm")
+    for name, value in model_options.items():
+        is_other = name not in free and after.chosen.get(name) != found.entry.chosen.get(name)
+        if is_other and found.checkpoint is not None:
             raise InputError(
                 f"--{name.replace('_', '-')} {value} is not what the weights were trained with.",
                 hint="Options of the network come with its weights; leave out these, or --weights.",
             )
+    return Classifier(after, found.checkpoint, inputs.head, seed)
 
 
 def open_learner(inputs: Inputs, model_options: Mapping[str, str], seed: int) -> Learner:
@@ -143,11 +160,7 @@ def open_learner(inputs: Inputs, model_options: Mapping[str, str], seed: int) ->
     """
     assert inputs.dataset is not None
     if inputs.weights is not None:
-        opened = open_classifier(inputs.model, inputs.weights, allow_download=inputs.allow_download, seed=seed)
-        entry = opened.entry.configured(**model_options)
-        study = Study(
-            dataclasses.replace(inputs, seed=seed), ("train",), Classifier(entry, opened.checkpoint, None, seed)
-        )
+        study = Study(dataclasses.replace(inputs, seed=seed), ("train",), open_weights(inputs, model_options, seed))
         _, test = open_splits(inputs, inputs.dataset)
         held = None
         if test is not None:
@@ -285,6 +298,13 @@ def announce(config: Mapping[str, Any], found: Learner, settings: Settings) -> N
     if settings.schedule == "steps" and first >= end:
         unit = "step" if settings.iterations else "epoch"
         note(f"The rate stays as it is: the first milestone, {unit} {first}, is not before the end.")
-    options = [f"{name.replace('_', ' ')} {value}" for name, value in found.classifier.entry.chosen.items()]
+    entry = found.classifier.entry
+    shortcuts = entry.options.get("shortcut", ())
+    if entry.norm.mode == "online" and "shortcut" not in entry.chosen and shortcuts[:1] == ("identity",):
+        note(
+            "The publication's networks have projection shortcuts (--shortcut projection); with identity shortcuts "
+            "online normalisation needs a smaller rate."
+        )
+    options = [f"{name.replace('_', ' ')} {value}" for name, value in entry.chosen.items()]
     name = f"{found.classifier.name} with {', '.join(options)}" if options else found.classifier.name
     note(f"{name} on {found.train.name}: {len(found.labels):,} training images{kept}{test}")

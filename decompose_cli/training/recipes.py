@@ -211,8 +211,9 @@ def resolve(
                 hint="Give --milestones as well, or another --schedule.",
             )
     settings = make_settings({**values, **overrides})
-    if "milestones" in overrides and settings.schedule != "steps":
-        raise InputError(f"--milestones have no effect with schedule {settings.schedule}; add --schedule steps.")
+    for name, flag in (("milestones", "--milestones"), ("gamma", "--lr-multiplier")):
+        if name in overrides and settings.schedule != "steps":
+            raise InputError(f"{flag} has no effect with schedule {settings.schedule}; add --schedule steps.")
     if "momentum" in overrides and settings.optimizer != "sgd":
         raise InputError(f"--momentum has no effect with {settings.optimizer}; it is of --optimizer sgd.")
     return settings

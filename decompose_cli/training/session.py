@@ -288,13 +288,7 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
         frozen=job.frozen,
     )
     _check_smallest_batch(trainer, job)
-    if fabric.world_size > 1 and any(
-        isinstance(module, OnlineNorm1d | OnlineNorm2d) for module in job.module.modules()
-    ):
-        warn(
-            f"Online normalisation with {fabric.world_size} processes is not the algorithm of the paper: each process "
-            "has statistics of the images that it sees, and checkpoints hold those of the first."
-        )
+    _check_online_norm(trainer, job)
     session.begin()
     if folder.last.is_file():
         try:
@@ -349,6 +343,19 @@ def _check_smallest_batch(trainer: Trainer, job: Job) -> None:
             f"{first_line(error)}.",
             hint="Choose another --batch-size, or leave the last batch out with --set drop_last=true.",
         ) from error
+
+
+def _check_online_norm(trainer: Trainer, job: Job) -> None:
+    """It averages what one process sees, and keeps what it has seen of gradients, which a scaled loss would scale."""
+    if not any(isinstance(module, OnlineNorm1d | OnlineNorm2d) for module in job.module.modules()):
+        return
+    if trainer.settings.precision == "16":
+        raise InputError("--precision 16 scales the loss, which online normalisation cannot take; use bf16.")
+    if trainer.fabric.world_size > 1:
+        warn(
+            f"Online normalisation with {trainer.fabric.world_size} processes is not the algorithm of the paper: each "
+            "process has statistics of the images that it sees, and checkpoints hold those of the first."
+        )
 
 
 def _try_export(session: Session, job: Job) -> None:

@@ -150,6 +150,19 @@ class Settings(BaseModel):
         assert self.epochs is not None
         return self.epochs * self.steps_per_epoch(images)
 
+    def first_step(self, images: int) -> int:
+        """Steps that count as made already.
+
+        Raises:
+            InputError: They are all there are.
+        """
+        made = self.start_epoch * self.steps_per_epoch(images)
+        if made >= self.total_steps(images):
+            raise InputError(
+                f"--start-epoch {self.start_epoch} is step {made:,}, and there are {self.total_steps(images):,} in all."
+            )
+        return made
+
     def total_epochs(self, images: int) -> int:
         """Passes over the training images, the last one perhaps in part."""
         return math.ceil(self.total_steps(images) / self.steps_per_epoch(images))

@@ -137,6 +137,48 @@ def test_batch_norm_of_features_becomes_a_layer_of_features() -> None:
         convert_norm(mlp(), Norm("instance"), (2, 2))
 
 
+def test_batch_norm_over_sequences() -> None:
+    class Sequences(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.norm = nn.Conv1d(3, 4, 3), nn.BatchNorm1d(4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            found: torch.Tensor = self.norm(self.conv(x.flatten(2)))
+            return found
+
+    for mode, kind in (("instance", nn.InstanceNorm1d), ("online", OnlineNorm1d), ("layer", MapNorm)):
+        network = convert_norm(Sequences(), Norm(mode), (4, 4))  # type: ignore[arg-type]
+        assert type(network.norm) is kind
+        assert network(torch.randn(2, 3, 4, 4)).shape == (2, 4, 14)
+
+
+@pytest.mark.parametrize("mode", NORM_MODES[1:])
+def test_numbers_of_the_network_are_those_of_its_layers(mode: NormMode) -> None:
+    network = convert_norm(CifarResNet(8).double(), Norm(mode), (32, 32))
+    assert network(torch.randn(2, 3, 32, 32).double()).dtype == torch.float64
+    assert {value.dtype for value in network.state_dict().values()} == {torch.float64}
+
+
+def test_a_layer_that_stands_in_several_places_still_does() -> None:
+    norm = nn.BatchNorm2d(3)
+    network = convert_norm(nn.Sequential(norm, nn.Conv2d(3, 3, 1), norm), Norm("online"), (4, 4))
+    assert network[0] is network[2]  # type: ignore[index]
+    assert isinstance(network[0], OnlineNorm2d)  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("network", "fragment"),
+    [
+        (nn.BatchNorm2d(3), "no batch norm that another"),
+        (nn.Sequential(nn.BatchNorm3d(3), nn.Conv3d(3, 2, 1)), "has a BatchNorm3d, which no other"),
+    ],
+)
+def test_what_cannot_be_replaced(network: nn.Module, fragment: str) -> None:
+    with pytest.raises(InputError, match=fragment):
+        convert_norm(network, Norm("online"), (4, 4))
+
+
 @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d", "densenet121", "mobilenet_v3_small"])
 def test_networks_of_torchvision(name: str) -> None:
     """For those that take a norm layer, the same as handing it in."""

@@ -192,16 +192,19 @@ def test_published_numbers(
             assert np.abs(found[ours_name].numpy() - values[name]).max() <= 1e-6 * largest, (name, step)
 
 
-def test_large_means_cost_no_precision() -> None:
-    layer = layer_of(4, torch.float32, affine=False, ecm="none", alpha_fwd=0.9)
-    twin = Twin(layer)
-    x, gradient = samples((32, 5, 6, 6), 0)
-    x = x + 1000
-    for _ in range(4):
-        expected = twin.step(x.numpy(), gradient.numpy())
-        found = ours(layer, x.float(), gradient.float())
-    np.testing.assert_allclose(found["output"].numpy(), expected["output"], rtol=0, atol=3e-4)
-    np.testing.assert_allclose(found["var"].numpy(), expected["var"], rtol=1e-3)
+@pytest.mark.parametrize(("mean", "deviation"), [(0, 1), (100, 1), (1000, 0.1), (10_000, 1)])
+@pytest.mark.parametrize("alpha", [0.9, 0.999])
+def test_large_means_cost_no_precision_but_that_of_the_input(mean: float, deviation: float, alpha: float) -> None:
+    """In units of the deviation, the means have the spacing of float32 there, and little more is lost."""
+    torch.manual_seed(0)
+    single, double = OnlineNorm2d(3, alpha), OnlineNorm2d(3, alpha).double()
+    for _ in range(20):
+        x = mean + deviation * torch.randn(64, 3, 8, 8)
+        single(x)
+        double(x.double())
+    spacing = 1.2e-7 * max(mean, deviation) / deviation
+    assert float((single.norm.m - double.norm.m).abs().max()) / deviation < 2 * spacing
+    torch.testing.assert_close(single.norm.var.double(), double.norm.var, rtol=1e-6 + spacing, atol=0)
 
 
 # ------------------------------------------------------------------------------------------------- as other layers are
@@ -288,6 +291,47 @@ def test_layout_of_the_input_is_kept() -> None:
     assert layer_of(4)(x).is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize("ecm", ECMS)
+@pytest.mark.parametrize("order", [(0, 1, 3, 2), (3, 2, 1, 0), (1, 0, 2, 3), (0, 2, 3, 1)])
+def test_maps_that_lie_in_memory_in_any_order(ecm: ErrorCompensation, order: tuple[int, ...]) -> None:
+    x, gradient = samples((4, 5, 3, 2), 0)
+    expected = ours(layer_of(4, ecm=ecm), x, gradient)
+    back = [order.index(number) for number in range(4)]
+    turned = x.permute(order).contiguous().permute(back)
+    assert turned.stride() != x.stride()
+    for one in (turned, torch.cat([x, x], 3)[..., :2]):
+        found = ours(layer_of(4, ecm=ecm), one, gradient)
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-12, atol=1e-12)
+
+
+def test_a_layer_for_features_takes_many_samples_at_once() -> None:
+    x, gradient = samples((1500, 5), 0)
+    layer, twin = layer_of(2), Twin(layer_of(2))
+    expected = twin.step(x.numpy(), gradient.numpy())
+    for name, value in ours(layer, x, gradient).items():
+        np.testing.assert_allclose(value.numpy(), expected[name], rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_network_in_half_precision_keeps_its_statistics(dtype: torch.dtype) -> None:
+    half, whole = OnlineNorm2d(5).to(dtype), OnlineNorm2d(5)
+    assert {name: value.dtype for name, value in half.state_dict().items() if "norm" not in name} == {
+        "weight": dtype,
+        "bias": dtype,
+    }
+    for number in range(10):
+        x = (3 + 2 * samples((64, 5, 4, 4), number)[0]).to(dtype)
+        out = half(x)
+        expected = whole(x.float())
+        assert out.dtype == dtype
+        torch.testing.assert_close(out.float(), expected, rtol=1e-2, atol=1e-2)
+    for name in ("m", "var"):
+        torch.testing.assert_close(getattr(half.norm, name), getattr(whole.norm, name))
+    assert half.norm.m.dtype == torch.float32
+    assert half.double().norm.m.dtype == torch.float64
+
+
 def test_a_gradient_in_another_layout() -> None:
     x, gradient = samples((4, 5, 3, 2), 0)
     expected = ours(layer_of(4), x, gradient)
@@ -315,7 +359,10 @@ def test_a_network_of_it_learns() -> None:
 
 def test_nothing_is_normalised_of_an_empty_batch() -> None:
     layer = layer_of(4)
-    assert layer(torch.zeros(0, 5, 3, 3, dtype=torch.float64)).shape == (0, 5, 3, 3)
+    out = layer(torch.zeros(0, 5, 3, 3, dtype=torch.float64))
+    assert out.shape == (0, 5, 3, 3)
+    out.sum().backward()
+    assert all(torch.equal(parameter.grad, torch.zeros(5).double()) for parameter in layer.parameters())
     assert all(torch.equal(getattr(layer.norm, n), getattr(layer_of(4).norm, n)) for n in STATES)
 
 
@@ -358,6 +405,11 @@ def test_compiled_code_keeps_the_statistics_too(where: str) -> None:
 def test_a_wrong_shape_is_named(shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match="is not 4-dimensional with 5 channels"):
         layer_of(4)(torch.zeros(shape, dtype=torch.float64))
+
+
+def test_whole_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"input of type torch\.int64 is not floating-point"):
+        OnlineNorm2d(3)(torch.zeros(1, 3, 2, 2, dtype=torch.int64))
 
 
 def test_no_positions() -> None:
