@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import itertools
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -13,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.datasets.base import Batches, InMemoryImages
-from decompose_cli.decomposition.features import extract_features, normalised_batches
+from decompose_cli.decomposition.features import extract_features, keep_freed_memory, normalised_batches
 from decompose_cli.errors import DecomposeError
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.classifier import HeadTensors, Network
@@ -418,3 +421,38 @@ def test_progress_adds_up_to_the_images() -> None:
         extract(make_network(), make_images(), batch_size=32)
     assert reporter.started == [("Features of toy test", 70)]
     assert reporter.steps == [32, 32, 6]
+
+
+FAULTS = """
+import resource, torch
+from decompose_cli.decomposition.features import keep_freed_memory
+
+{call}
+
+def once():
+    blocks = [torch.ones(2 << 20) for _ in range(20)]
+
+once()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+once()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about glibc's allocator")
+def test_freed_memory_is_used_again_without_asking_the_system_for_it() -> None:
+    faults = {}
+    for call in ("pass", "keep_freed_memory()"):
+        command = [sys.executable, "-c", FAULTS.format(call=call)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+        faults[call] = int(done.stdout)
+    assert faults["keep_freed_memory()"] < faults["pass"] / 10
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_another_c_library_is_left_alone(monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
+    def missing(_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("decompose_cli.decomposition.features.ctypes.CDLL", missing)
+    keep_freed_memory()

@@ -67,8 +67,9 @@ OPTIONS = ("resnet8", "--dataset", "digits", "--epochs", "3", "--val-split", "0.
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_change_nothing() -> None:
-    options = (*OPTIONS, "--ema-decay", "0.9", "--checkpoint-every", "5", "-q")
+@pytest.mark.parametrize("more", [("--ema-decay", "0.9"), ("--norm-mode", "online", "--lr", "0.02")])
+def test_ten_kills_at_random_moments_change_nothing(more: tuple[str, ...]) -> None:
+    options = (*OPTIONS, *more, "--checkpoint-every", "5", "-q")
     before = time.monotonic()
     finish(*options, "-o", "whole")
     usual = time.monotonic() - before
