@@ -34,8 +34,10 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
         "miss": "computed, and kept for the next time",
         "off": "computed, not kept",
     }
+    chosen = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in model.options.items())
+    name = f"{model.name} with {chosen}" if chosen else model.name
     terminal.print(
-        f"Network   {model.name}: {model.num_features} features into {model.head!r}, {model.num_classes} classes",
+        f"Network   {name}: {model.num_features} features into {model.head!r}, {model.num_classes} classes",
         f"\nWeights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
         f"\nImages    {dataset.name}, {dataset.split}: {dataset.images:,}, mean {triple[0]}, std {triple[1]}",
         f"\nFeatures  {states[cache.features]}",

@@ -225,8 +225,7 @@ def command(
             if trains:
                 values["tuning"] = _tuning(tuning)
             if chosen:
-                given = {name: values.pop(name) for name in chosen}
-                values["options"] = {name: str(value) for name, value in given.items() if value is not None}
+                values["options"] = _options({name: values.pop(name) for name in chosen})
             function(out=out, **values)
 
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -244,6 +243,12 @@ def _network_options() -> dict[str, tuple[Any, Any]]:
     from decompose_cli.options_training import NETWORK_OPTIONS
 
     return NETWORK_OPTIONS
+
+
+def _options(given: dict[str, Any]) -> dict[str, str]:
+    from decompose_cli.options_training import make_options
+
+    return make_options(given)
 
 
 def _tuning(given: dict[str, Any]) -> Tuning:

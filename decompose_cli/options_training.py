@@ -31,7 +31,7 @@ TRAINING: dict[str, tuple[Any, Any]] = {
     "schedule": (Annotated[Optional[str], option("--schedule", metavar="constant|steps|cosine|one-cycle", panel=_TRAINING,
                                                  help="Of the learning rate.")], None),
     "milestones": (Annotated[Optional[str], option("--milestones", "--lr-milestones", metavar="N[,N...]", panel=_TRAINING,
-                                                   help="Epochs after which schedule 'steps' drops the rate.")], None),
+                                                   help="Epochs after which schedule 'steps' drops the rate, also --lr-milestones N [N...].")], None),
     "gamma": (Annotated[Optional[float], option("--lr-multiplier", "--gamma", metavar="FACTOR", panel=_TRAINING,
                                                 help="What the rate is multiplied by at a milestone.")], None),
     "start_epoch": (Annotated[Optional[int], option("--start-epoch", metavar="N", panel=_TRAINING,
@@ -80,17 +80,30 @@ TRAINING: dict[str, tuple[Any, Any]] = {
 NETWORK_OPTIONS: dict[str, tuple[Any, Any]] = {
     "shortcut": (Annotated[Optional[str], option("--shortcut", metavar="identity|projection", panel=NETWORK,
                                                  help="Of CIFAR ResNets. Default: identity.")], None),
-    "norm_mode": (Annotated[Optional[str], option("--norm-mode", metavar="batch|group|layer|instance|online|none", panel=NETWORK,
-                                                  help="Normalisation in place of batch norm. Where it is given the recipe is online-norm, unless --recipe says otherwise.")], None),
-    "afwd": (Annotated[Optional[float], option("--afwd", "--decay-factor-forward", metavar="DECAY", panel=NETWORK,
-                                               help="Of online norm: forward decay. Default: 1023/1024; for cifar100 511/512, for ImageNet 0.999.")], None),
-    "abkw": (Annotated[Optional[float], option("--abkw", "--decay-factor-backward", metavar="DECAY", panel=NETWORK,
-                                               help="Of online norm: backward decay. Default: 127/128; for cifar100 15/16, for ImageNet 0.99.")], None),
+    "norm_mode": (Annotated[Optional[str], option("--norm-mode", metavar="MODE", panel=NETWORK,
+                                                  help="batch, group, layer, instance, online or none, in place of batch norm. Where it is given the recipe is online-norm, unless --recipe says otherwise.")], None),
+    "afwd": (Annotated[Optional[str], option("--afwd", "--decay-factor-forward", metavar="DECAY", panel=NETWORK,
+                                               help="Of online norm: forward decay, also --decay-factor-forward. Default: 1023/1024; for cifar100 511/512, for ImageNet 0.999.")], None),
+    "abkw": (Annotated[Optional[str], option("--abkw", "--decay-factor-backward", metavar="DECAY", panel=NETWORK,
+                                               help="Of online norm: backward decay, also --decay-factor-backward. Default: 127/128; for cifar100 15/16, for ImageNet 0.99.")], None),
     "ecm": (Annotated[Optional[str], option("--ecm", metavar="ls|ac|none", panel=NETWORK,
                                             help="Of online norm: error compensation, by layer scaling (default), activation clamping, or none.")], None),
     "gn_num_groups": (Annotated[Optional[int], option("--gn-num-groups", metavar="N", panel=NETWORK,
                                                       help="Of group norm. Default: 8, for large images 32.")], None),
 }  # fmt: skip
+
+
+def make_options(given: dict[str, Any]) -> dict[str, str]:
+    """Options of the network that were given, as text.
+
+    Raises:
+        InputError: A decay is no number.
+    """
+    from decompose_cli.norms.modes import read_decay
+
+    named = {name: str(value) for name, value in given.items() if value is not None}
+    return {name: read_decay(text, f"--{name}") if name in ("afwd", "abkw") else text for name, text in named.items()}
+
 
 _FROM_SCRATCH: dict[str, tuple[Any, Any]] = {
     "model": (Annotated[Optional[str], typer.Argument(metavar="MODEL", show_default=False,

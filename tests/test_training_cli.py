@@ -245,7 +245,7 @@ NORMED = ("resnet8", "--dataset", "folder:images", "--input-size", "8", "-j", "0
 
 @pytest.mark.usefixtures("images")
 def test_the_published_commands_of_online_normalisation() -> None:
-    run("train", *NORMED, *("--norm-mode", "online", "--afwd", "0.9990234375", "--abkw", "0.9921875", "--epochs", "2"),
+    run("train", *NORMED, *("--norm-mode", "online", "--afwd", "0.9990234375", "--abkw", "127/128", "--epochs", "2"),
         *("--model-dir", "run", "--lr-milestones", "1", "150", "200", "--lr-multiplier", "0.2", "--wd", "0.0003"),
         *("--learning-rate", "0.02", "--seed", "3", "--ecm", "ac", "--shortcut", "projection"))  # fmt: skip
     config = content("run/config.json")
@@ -341,6 +341,46 @@ def test_weights_that_do_not_say_their_error_compensation_can_be_told() -> None:
 
 
 @pytest.mark.usefixtures("images")
+@pytest.mark.parametrize("mode", ["group", "layer", "instance", "none"])
+def test_weights_that_do_not_say_their_norm_can_be_told(mode: str) -> None:
+    options = ("--norm-mode", mode, "--lr", "0.01")
+    run("train", *NORMED, *options, "--epochs", "1", "--final-test", "-o", "run")
+    expected = content("run/result.json")["results"]["last"]["test"]["correct"]
+    torch.save(torch.load("run/last.pt", weights_only=True)["state_dict"], "foreign.pth")
+    data = (
+        "resnet8",
+        "--dataset",
+        "folder:images",
+        "--input-size",
+        "8",
+        "-j",
+        "0",
+        "--device",
+        "cpu",
+        "-w",
+        "foreign.pth",
+    )
+    run("train", *data, "-q", "-e", "--norm-mode", mode, "-o", "e")
+    assert content("e/evaluation.json")["results"]["original"]["correct"] == expected
+    run("train", *data, "-q", "--epochs", "1", *options, "-o", "more")
+    assert content("more/config.json")["model_options"]["norm_mode"] == mode
+    if mode in ("group", "instance"):
+        refused = run("validate", *data, code=2).stderr
+        assert "say so: 'decompose train resnet8 --evaluate -w foreign.pth --norm-mode MODE'" in refused
+
+
+@pytest.mark.usefixtures("images")
+def test_going_on_with_online_normalisation_is_by_its_recipe_and_measured_with_caution() -> None:
+    run("train", *NORMED, "--norm-mode", "online", "--epochs", "1", "-o", "run")
+    said = run("train", *NORMED[1:-1], "-w", "run/last.pt", "--epochs", "1", "-o", "more").stderr
+    assert "Recipe online-norm" in said
+    assert "The weights may have been trained on the images that are held out now" in said
+    assert "--shortcut projection" not in said
+    said = run("validate", "-w", "run/last.pt", "-j", "0").stderr
+    assert "resnet8 with norm mode online, afwd 0.9990234375, abkw 0.9921875, ecm ls: 64 features" in said
+
+
+@pytest.mark.usefixtures("images")
 def test_the_publications_shortcuts_are_recommended_where_they_matter() -> None:
     options = ("--dataset", "folder:images", "--input-size", "8", "-j", "0", "--device", "cpu", "--iterations", "1")
     advice = "--shortcut projection"
@@ -363,7 +403,7 @@ def test_pretrained_are_the_default_weights() -> None:
 @pytest.mark.usefixtures("images")
 def test_lines_between_epochs_are_printed_if_asked_for() -> None:
     said = run(*TRAIN, "-o", "run", "-p", "2").stderr  # 24 images in batches of 8, a tenth of them held out
-    assert len(re.findall(r"^\s*1/2 ", said, re.MULTILINE)) == len(re.findall(r"^\s*2/2 ", said, re.MULTILINE)) == 2
+    assert re.findall(r"^ *(\S+/2) ", said, re.MULTILINE) == ["0.67/2", "1/2", "1.67/2", "2/2"]
 
 
 @pytest.mark.parametrize(

@@ -242,7 +242,8 @@ def _evaluate(inputs: Inputs, out: Output, tuning: Tuning, options: dict[str, st
     }
     useless = sorted((set(tuning.overrides) | of_run) - {"batch_size", "seed"}) + (["recipe"] if recipe else [])
     if useless:
-        raise InputError(f"--evaluate trains nothing: leave {useless[0].replace('_', '-')} out.")
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
+        raise InputError(f"--evaluate trains nothing: leave out {flags}.")
     if tuning.resume is not None:
         if inputs.weights is not None:
             raise InputError("With --evaluate, --resume and --weights both say which weights; give one of them.")

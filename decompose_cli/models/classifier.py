@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -185,7 +186,13 @@ class Classifier:
 
 
 def open_classifier(
-    model: str | None, weights: str | None, *, head: str | None = None, allow_download: bool = True, seed: int = 0
+    model: str | None,
+    weights: str | None,
+    *,
+    head: str | None = None,
+    allow_download: bool = True,
+    seed: int = 0,
+    options: Mapping[str, str] | None = None,
 ) -> Classifier:
     """Name a network and read its weights; options of the network are taken from the weights.
 
@@ -196,9 +203,10 @@ def open_classifier(
         head: Submodule to use as the head, where tracing does not settle it.
         allow_download: Whether the network may be used.
         seed: For initial weights, where there are no others.
+        options: Options of the network. Where the weights say theirs, only decays of online normalisation may differ.
 
     Raises:
-        InputError: Unknown model, or weights that cannot be read.
+        InputError: Unknown model, or weights that cannot be read, or that were trained with other options.
         DownloadError: Weights that cannot be fetched.
     """
     if model is None:
@@ -213,10 +221,12 @@ def open_classifier(
                 f"{weights} belongs to {checkpoint.metadata.model}, which is Python code of its own.",
                 hint=f"If you trust it, name it: {checkpoint.metadata.model} -w {weights}.",
             )
-        return Classifier(_as_trained(find_entry(checkpoint.metadata.model), checkpoint), checkpoint, head, seed)
+        entry = _as_trained(find_entry(checkpoint.metadata.model), checkpoint, options or {})
+        return Classifier(entry, checkpoint, head, seed)
     entry = find_entry(model)
     found = read_weights(entry, weights, allow_download=allow_download)
-    classifier = Classifier(entry if found is None else _as_trained(entry, found), found, head, seed)
+    configured = _as_trained(entry, found, options or {}) if found is not None else entry.configured(**(options or {}))
+    classifier = Classifier(configured, found, head, seed)
     if classifier.checkpoint is None and weights == RANDOM:
         note(f"{model} has random weights (from --seed): accuracies mean nothing.")
     elif classifier.checkpoint is None:
@@ -232,21 +242,44 @@ def open_classifier(
     return classifier
 
 
-def _as_trained(entry: ModelEntry, checkpoint: Checkpoint) -> ModelEntry:
-    """The entry with the options that the weights say, or show by their names, they were trained with."""
+def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, str]) -> ModelEntry:
+    """The entry with the options that the weights say they were trained with; else those that are given or shown."""
     metadata = checkpoint.metadata
     if metadata is not None and metadata.model == entry.name:
         try:
-            return entry.configured(**(metadata.model_options or {}))
+            trained = entry.configured(**(metadata.model_options or {}))
         except InputError as error:
             raise InputError(
                 f"The description inside {checkpoint.source} does not fit: {error.message}", hint=error.hint
             ) from error
-    options = entry.shown_by(checkpoint.state_dict)
-    if options:
-        shown = ", ".join(f"{name} {value!r}" for name, value in options.items())
-        note(f"By the names in {checkpoint.source}, it is of {entry.name} with {shown}; it is loaded as that.")
-    return entry.configured(**options)
+        return _checked(trained, given, may_differ=("afwd", "abkw"))
+    if _has_default_hash(entry, checkpoint):
+        return _checked(entry, given)
+    shown = {name: value for name, value in entry.shown_by(checkpoint.state_dict).items() if name not in given}
+    if shown:
+        text = ", ".join(f"{name} {value!r}" for name, value in shown.items())
+        note(f"By the names in {checkpoint.source}, it is of {entry.name} with {text}; it is loaded as that.")
+    if "ecm" in shown:
+        warn(
+            f"{checkpoint.source} does not say which error compensation it was made with; {shown['ecm']} is assumed, "
+            "as the published commands do; 'train --evaluate --norm-mode online --ecm ...' takes another."
+        )
+    return entry.configured(**shown, **given)
+
+
+def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collection[str] = ()) -> ModelEntry:
+    """The entry of some weights with options that do not contradict them."""
+    configured = entry.configured(**given)
+    defaults = {"norm_mode": "batch", **{name: values[0] for name, values in entry.options.items()}}
+    for name, value in given.items():
+        trained = entry.chosen.get(name, defaults.get(name))
+        if name not in may_differ and configured.chosen.get(name, defaults.get(name)) != trained:
+            flag = f"--{name.replace('_', '-')}"
+            raise InputError(
+                f"The weights were trained with {flag} {trained}, not {value}.",
+                hint=f"Leave {flag} out, or --weights to train from scratch.",
+            )
+    return configured
 
 
 def find_entry(model: str) -> ModelEntry:

@@ -126,6 +126,9 @@ def _mismatch(
         hint = f"These weights fit {' or '.join(fitting)}."
     elif misshaped and len(misshaped) == sum(state[name].dim() == 3 for name in misshaped) and not missing + unexpected:
         hint = "Layer norm has weights for each pixel: images have to be of the size that the network was trained on."
+    elif missing and not unexpected + misshaped and all("bn" in name or "norm" in name for name in missing):
+        command = f"train {model} --evaluate -w {source} --norm-mode MODE"
+        hint = f"If it was trained with another normalisation than batch norm, say so: 'decompose {command}'."
     elif ":" in model:
         hint = f"Is this file of the network that {model} returns?"
     return InputError(f"{source} does not fit {model}: {details}.", hint=hint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import torch
@@ -100,6 +101,14 @@ def convert_norm(model: nn.Module, norm: Norm, input_size: tuple[int, int]) -> n
     if 0 in dimensions.values():
         kind = next(type(found[name]).__name__ for name, number in dimensions.items() if not number)
         raise InputError(f"The network has a {kind}, which no other normalisation here can replace.")
+    common = math.gcd(*(module.num_features for module in found.values()))
+    if norm.mode == "group" and common % norm.num_groups:
+        channels = next(m.num_features for m in found.values() if m.num_features % norm.num_groups)
+        fitting = [number for number in range(1, common + 1) if common % number == 0]
+        raise InputError(
+            f"--gn-num-groups {norm.num_groups} does not divide the {channels} channels of a layer.",
+            hint=f"What divides those of all layers: {', '.join(map(str, fitting))}.",
+        )
     like = next(model.parameters())
     is_sized = norm.mode == "layer" or (norm.mode == "instance" and 1 in dimensions.values())
     sizes = _map_sizes(model, found, input_size, like) if is_sized else {}

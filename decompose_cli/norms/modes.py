@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Literal, get_args
 
 from decompose_cli.errors import InputError, one_of
@@ -95,6 +96,18 @@ def shown_norm(names: Collection[str]) -> dict[str, str]:
 
 def _described(mode: NormMode) -> str:
     return "no normalisation" if mode == "none" else f"{mode} norm"
+
+
+def read_decay(text: str, option: str) -> str:
+    """A number such as ``0.999`` or ``1023/1024``, as text that says it exactly.
+
+    Raises:
+        InputError: It is none.
+    """
+    try:
+        return str(float(Fraction(text)) if "/" in text else float(text))
+    except (ValueError, ZeroDivisionError, OverflowError) as error:
+        raise InputError(f"{option} {text!r} is not a number such as 0.999 or 1023/1024.") from error
 
 
 def _number(options: Mapping[str, str], name: str, default: float, *, whole: bool = False) -> float:

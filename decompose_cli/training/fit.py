@@ -167,7 +167,7 @@ class Trainer:
             if self.fabric.is_global_zero and is_update:
                 shown = time.perf_counter()
                 speed = done / (shown - begun)
-                where = state.epoch + 1, self.total_epochs, state.rate
+                where = state.epoch + state.step / self.steps_per_epoch, self.total_epochs, state.rate
                 cells = running_cells(*where, self._tally.tolist(), speed, self._left(speed))
                 (table.add if is_row else table.update)(cells)
 

@@ -107,7 +107,9 @@ def configure(
     if described is None:  # nothing says how its normalisation was made
         options = complete_norm({"norm_mode": entry.norm.mode, **options}, dataset, large_images=is_large)
     entry = entry.configured(**options)
-    chosen = recipe or default_recipe(model, dataset, large_images=is_large, options=model_options)
+    chosen = recipe or default_recipe(
+        model, dataset, large_images=is_large, options={**entry.norm.options(), **model_options}
+    )
     depth = entry.architecture.get("depth")
     settings = resolve(chosen, overrides, large_images=is_large, depth=depth, dataset=dataset)
     filled = dataclasses.replace(inputs, model=model, dataset=dataset)
@@ -124,31 +126,16 @@ def configure(
 
 
 def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) -> Classifier:
-    """The network of given weights.
-
-    Args:
-        inputs: Which weights.
-        model_options: Options of the network: those that the weights were trained with. Only the decays of online
-            normalisation may be others, and its error compensation, where the weights do not say it.
-        seed: For what is random.
-
-    Raises:
-        InputError: The weights cannot be read, or were trained with other options.
-    """
+    """The network of given weights; see :func:`decompose_cli.models.classifier.open_classifier`."""
     is_named = inputs.model is not None or inputs.weights not in (None, DEFAULT, RANDOM)
-    model = inputs.model if is_named else DEFAULT_MODEL
-    found = open_classifier(model, inputs.weights, head=inputs.head, allow_download=inputs.allow_download, seed=seed)
-    after = found.entry.configured(**model_options)
-    is_said = found.checkpoint is not None and found.checkpoint.metadata is not None
-    free = ("afwd", "abkw") if is_said else ("afwd", "abkw", "ecm")
-    for name, value in model_options.items():
-        is_other = name not in free and after.chosen.get(name) != found.entry.chosen.get(name)
-        if is_other and found.checkpoint is not None:
-            raise InputError(
-                f"--{name.replace('_', '-')} {value} is not what the weights were trained with.",
-                hint="Options of the network come with its weights; leave out these, or --weights.",
-            )
-    return Classifier(after, found.checkpoint, inputs.head, seed)
+    return open_classifier(
+        inputs.model if is_named else DEFAULT_MODEL,
+        inputs.weights,
+        head=inputs.head,
+        allow_download=inputs.allow_download,
+        seed=seed,
+        options=model_options,
+    )
 
 
 def open_learner(inputs: Inputs, model_options: Mapping[str, str], seed: int) -> Learner:
@@ -294,16 +281,19 @@ def announce(config: Mapping[str, Any], found: Learner, settings: Settings) -> N
     test = f"; {len(found.test.labels):,} {found.test.split} images" if found.test is not None else ""
     kept = f", a share of {settings.val_split:g} held out for validation" if settings.val_split else ""
     note(f"Recipe {config['recipe']} ({RECIPES[config['recipe']].source}): {settings.shown()}")
+    is_chosen = found.classifier.checkpoint is None  # of given weights nothing can be chosen any more
+    if not is_chosen and settings.val_split:
+        note("The weights may have been trained on the images that are held out now; their accuracy would say little.")
     first, end = min(settings.milestones, default=0), settings.iterations or settings.epochs or 0
     if settings.schedule == "steps" and first >= end:
         unit = "step" if settings.iterations else "epoch"
         note(f"The rate stays as it is: the first milestone, {unit} {first}, is not before the end.")
     entry = found.classifier.entry
-    shortcuts = entry.options.get("shortcut", ())
-    if entry.norm.mode == "online" and "shortcut" not in entry.chosen and shortcuts[:1] == ("identity",):
+    has_identity = "shortcut" not in entry.chosen and entry.options.get("shortcut", ())[:1] == ("identity",)
+    if is_chosen and entry.norm.mode == "online" and has_identity:
         note(
-            "The publication's networks have projection shortcuts (--shortcut projection); with identity shortcuts "
-            "online normalisation needs a smaller rate."
+            "The networks of the published online normalisation have projection shortcuts (--shortcut projection); "
+            "with identity shortcuts a smaller rate is needed, such as --lr 0.03."
         )
     options = [f"{name.replace('_', ' ')} {value}" for name, value in entry.chosen.items()]
     name = f"{found.classifier.name} with {', '.join(options)}" if options else found.classifier.name

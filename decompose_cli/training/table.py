@@ -7,11 +7,11 @@ from decompose_cli.training.records import EpochRecord
 COLUMNS = ("Epoch", "Rate", "Loss", "Train %", "Val loss", "Val %", "Test %", "Images/s", "Left")
 
 
-def running_cells(epoch: int, epochs: int, lr: float, tally: list[float], speed: float, left: float) -> list[str]:
+def running_cells(done: float, epochs: int, lr: float, tally: list[float], speed: float, left: float) -> list[str]:
     """The row of an epoch that is under way.
 
     Args:
-        epoch: From 1.
+        done: Epochs, the one under way in part.
         epochs: In all.
         lr: Of the last step.
         tally: Sum of losses, correct answers, images.
@@ -19,7 +19,7 @@ def running_cells(epoch: int, epochs: int, lr: float, tally: list[float], speed:
         left: Seconds to the end of the run.
     """
     total, correct, images = tally
-    cells = [f"{epoch}/{epochs}", f"{lr:.3g}"]
+    cells = [f"{done:.2f}/{epochs}", f"{lr:.3g}"]
     cells += [f"{total / images:.4f}", f"{100 * correct / images:.2f}"] if images else ["", ""]
     return [*cells, "", "", "", f"{speed:,.0f}", clock(left)]
 

@@ -107,8 +107,9 @@ def test_bad_options_are_a_sentence(options: dict[str, Any], fragment: str) -> N
 
 def test_groups_that_do_not_divide_the_channels_change_nothing() -> None:
     model = network()
-    with pytest.raises(InputError, match="--gn-num-groups 5 does not divide the 16 channels"):
+    with pytest.raises(InputError, match="--gn-num-groups 5 does not divide the 16 channels") as refusal:
         convert_norm(model, Norm("group", num_groups=5), (32, 32))
+    assert refusal.value.hint == "What divides those of all layers: 1, 2, 4, 8, 16."
     assert isinstance(model.bn1, nn.BatchNorm2d)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from decompose_cli.errors import InputError
-from decompose_cli.norms.modes import NORM_MODES, NORM_OPTIONS, Norm, NormMode, shown_norm
+from decompose_cli.norms.modes import NORM_MODES, NORM_OPTIONS, Norm, NormMode, read_decay, shown_norm
 
 ONLINE = {"norm_mode": "online", "afwd": "0.9990234375", "abkw": "0.9921875", "ecm": "ls"}
 
@@ -65,6 +65,19 @@ def test_bad_options_are_a_sentence(options: dict[str, str], sentence: str) -> N
         Norm.parse(options)
     assert refusal.value.message.startswith(sentence)
     assert refusal.value.message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("text", "number"), [("0.999", "0.999"), ("1023/1024", "0.9990234375"), ("15/16", "0.9375"), (".5", "0.5")]
+)
+def test_a_decay_may_be_a_fraction(text: str, number: str) -> None:
+    assert read_decay(text, "--afwd") == number
+
+
+@pytest.mark.parametrize("text", ["", "most", "1/0", "1/2/3", "1 2", "1,5"])
+def test_a_decay_that_is_no_number(text: str) -> None:
+    with pytest.raises(InputError, match=r"is not a number such as 0\.999 or 1023"):
+        read_decay(text, "--afwd")
 
 
 @pytest.mark.parametrize(

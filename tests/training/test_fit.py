@@ -683,14 +683,14 @@ def test_the_table_gets_a_row_an_epoch_and_updates_in_between() -> None:
             f"{record.val.top1:.2f}",
         ]
     assert len(rows.updates) == 9
-    assert [row[0] for row in rows.updates] == ["1/3"] * 3 + ["2/3"] * 3 + ["3/3"] * 3
+    assert [row[0] for row in rows.updates] == [f"{step / 3:.2f}/3" for step in range(1, 10)]
     assert rows.rows[-1][-1] == "0:00"
 
 
 def test_rows_in_between_are_kept_if_asked_for() -> None:
     rows = Rows()
     trainer_of(linear(), settings_of(epochs=2), print_freq=2).run(rows)
-    assert [row[0] for row in rows.rows] == ["1/2", "1/2", "2/2", "2/2"]
+    assert [row[0] for row in rows.rows] == ["0.67/2", "1/2", "1.67/2", "2/2"]
     assert rows.rows[0][2] != rows.rows[1][2]
     assert len(rows.updates) == 4
 

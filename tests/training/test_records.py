@@ -120,8 +120,8 @@ def test_cells_are_in_the_order_of_the_columns() -> None:
 
 
 def test_cells_of_an_epoch_that_is_under_way() -> None:
-    cells = dict(zip(COLUMNS, running_cells(2, 9, 0.025, [30.0, 5.0, 20.0], 4321.9, 3725), strict=True))
-    assert (cells["Epoch"], cells["Rate"], cells["Loss"], cells["Train %"]) == ("2/9", "0.025", "1.5000", "25.00")
+    cells = dict(zip(COLUMNS, running_cells(1.5, 9, 0.025, [30.0, 5.0, 20.0], 4321.9, 3725), strict=True))
+    assert (cells["Epoch"], cells["Rate"], cells["Loss"], cells["Train %"]) == ("1.50/9", "0.025", "1.5000", "25.00")
     assert (cells["Images/s"], cells["Left"]) == ("4,322", "1:02:05")
     before_the_first = dict(zip(COLUMNS, running_cells(1, 9, 0.1, [0.0, 0.0, 0.0], 0.0, 0.0), strict=True))
     assert (before_the_first["Loss"], before_the_first["Train %"]) == ("", "")
