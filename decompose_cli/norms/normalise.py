@@ -28,6 +28,7 @@ class Normalise(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: Any) -> Tensor:
+        """The samples in ``x`` normalised; the statistics of the layer take them in."""
         ctx.layer, ctx.dtype = layer, wide_type(x, layer)
         ctx.is_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         result = _empty(x, ctx.is_last)
@@ -46,6 +47,7 @@ class Normalise(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        """Gradients by x, weight and bias; the control process takes the gradient in."""
         x, weight, bias, *kept = ctx.saved_tensors
         state, is_last = ctx.layer.norm, ctx.is_last
         found = _empty(x, is_last)
