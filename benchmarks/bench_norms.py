@@ -66,7 +66,7 @@ class Loop:
 
 def main() -> None:
     given = common.speed_options(__doc__, repeats=15, images=STEP_BATCH).parse_args()
-    keep_freed_memory()
+    keep_freed_memory(at_most=2**31 - 1)
     lines = []
     for layout in (torch.contiguous_format, torch.channels_last):
         for shape, goal in SHAPES.items():

@@ -113,19 +113,22 @@ def _not_finite(found: Tensor, done: int, dataset: ImageDataset) -> DecomposeErr
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(*, at_most: int = 62 << 20) -> None:
     """Make glibc's allocator reuse the memory of activations instead of returning it to the system after each layer.
 
     Blocks above a threshold (128 kB at first) are mapped and unmapped one by one, which costs ResNet-20 half its speed
-    on a CPU; 32 MB is as far as the threshold goes. What is free at the end of the heap is returned too, when there is
-    twice as much of it: after every training step, for an eighth of its time. Elsewhere this does nothing.
+    on a CPU; 32 MB is as far as the threshold goes. What is free at the end of the heap is returned too, once it is
+    enough: in training after every step, for an eighth of its time. Elsewhere than with glibc this does nothing.
+
+    Args:
+        at_most: Bytes at the end of the heap that are kept, below 2^31.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, another system
         return
-    mallopt(_M_MMAP_THRESHOLD, 32 << 20)
-    mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+    mallopt(_M_MMAP_THRESHOLD, 31 << 20)
+    mallopt(_M_TRIM_THRESHOLD, at_most)
 
 
 def _chunk_size(preprocessing: Preprocessing, device: torch.device, precision: str, batch_size: int) -> int:

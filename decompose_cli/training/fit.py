@@ -98,7 +98,7 @@ class Trainer:
         self.state = State(epoch=settings.start_epoch, global_step=settings.first_step(len(indices)))
         self.total_steps = settings.total_steps(len(indices))
         self.total_epochs = settings.total_epochs(len(indices))
-        keep_freed_memory()
+        keep_freed_memory(at_most=2**31 - 1)  # a whole step's activations
         with suppress(RuntimeError):  # of a network with parameters of five dimensions
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.sync_bn:

@@ -427,7 +427,7 @@ FAULTS = """
 import resource, torch
 from decompose_cli.decomposition.features import keep_freed_memory
 
-{call}
+keep_freed_memory(at_most=2**31 - 1)
 
 def once():
     blocks = [torch.ones(2 << 20) for _ in range(20)]
@@ -442,12 +442,9 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="it is about glibc's allocator")
 def test_freed_memory_is_used_again_without_asking_the_system_for_it() -> None:
-    faults = {}
-    for call in ("pass", "keep_freed_memory()"):
-        command = [sys.executable, "-c", FAULTS.format(call=call)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-        faults[call] = int(done.stdout)
-    assert faults["keep_freed_memory()"] < faults["pass"] / 10
+    command = [sys.executable, "-c", FAULTS]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert int(done.stdout) < 4096, "of the 40,960 pages of the blocks hardly one has to be asked for again"
 
 
 @pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
