@@ -7,6 +7,7 @@ the header of a ``.safetensors`` file, or under ``decompose`` beside the ``state
 
 from __future__ import annotations
 
+import errno
 import json
 import pickle
 import re
@@ -200,9 +201,9 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise _refusal(path, str(error)) from error
-        except OSError:
-            raise
         except Exception as error:  # a damaged file can raise nearly anything
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a jump to before its beginning
+                raise
             raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
     metadata = _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
     return _unwrap(content, path), metadata

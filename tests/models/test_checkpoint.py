@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from decompose_cli.errors import DecomposeError, InputError, UnsafeFileError
 from decompose_cli.files import sha256_of
 from decompose_cli.models.checkpoint import Metadata, read_checkpoint, write_checkpoint
+from decompose_cli.models.cifar_resnet import CifarResNet
 
 
 def weights() -> dict[str, Tensor]:
@@ -460,3 +461,11 @@ def test_published_files(reference_dir: Path, file: str, has_gates: bool, is_pub
     assert (checkpoint.csg is not None) == has_gates
     assert (checkpoint.published_decomposition is not None) == is_published
     assert checkpoint.state_dict["conv1.weight"].shape == (16, 3, 3, 3)
+
+
+@pytest.mark.parametrize("size", [100, 5000, 100_000])
+def test_any_beginning_of_a_file_is_called_damaged(size: int) -> None:
+    torch.save({"state_dict": CifarResNet(20).state_dict(), "training": {"epoch": 1}}, "whole.pt")
+    Path("part.pt").write_bytes(Path("whole.pt").read_bytes()[:size])
+    with pytest.raises(InputError, match=r"part\.pt is damaged or truncated"):
+        read_checkpoint(Path("part.pt"))
