@@ -26,7 +26,7 @@ from decompose_cli.models.blocks import (
 )
 
 Block = Literal["basic", "bottleneck"]
-_CHANNELS = (16, 32, 64)
+CHANNELS = (16, 32, 64)
 _LAYERS_PER_BLOCK = {"basic": 2, "bottleneck": 3}
 
 
@@ -55,12 +55,12 @@ class CifarResNet(nn.Module):
         norm_layer: Norm = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
-        blocks = _blocks_per_stage(depth, block)
+        blocks = blocks_per_stage(depth, block)
         if shortcut not in ("identity", "projection") or (shortcut == "identity" and block == "bottleneck"):
             raise ValueError(f"{block} blocks cannot have {shortcut!r} shortcuts")
         kind = BasicBlock if block == "basic" else Bottleneck
         make = partial(kind, shortcut=shortcut, norm_layer=norm_layer)
-        first, second, third = _CHANNELS
+        first, second, third = CHANNELS
         wide = kind.expansion
         self.conv1 = conv3x3(3, first)
         self.bn1 = norm_layer(first)
@@ -75,7 +75,7 @@ class CifarResNet(nn.Module):
         """(N, 3, H, W) images to (N, num_classes) logits."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.layer3(self.layer2(self.layer1(out)))
-        logits: Tensor = self.get_submodule(self.head_name)(_pooled(out))
+        logits: Tensor = self.get_submodule(self.head_name)(pooled(out))
         return logits
 
 
@@ -96,10 +96,10 @@ class PreActCifarResNet(nn.Module):
         self, depth: int, num_classes: int = 10, *, block: Block = "basic", norm_layer: Norm = nn.BatchNorm2d
     ) -> None:
         super().__init__()
-        blocks = _blocks_per_stage(depth, block)
+        blocks = blocks_per_stage(depth, block)
         kind = PreActBasicBlock if block == "basic" else PreActBottleneck
         make = partial(kind, norm_layer=norm_layer)
-        first, second, third = _CHANNELS
+        first, second, third = CHANNELS
         wide = kind.expansion
         self.conv1 = conv3x3(3, first)
         self.layer1 = stage(make, first, first, wide, blocks, stride=1)
@@ -112,11 +112,11 @@ class PreActCifarResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) images to (N, num_classes) logits."""
         out = self.layer3(self.layer2(self.layer1(self.conv1(x))))
-        logits: Tensor = self.fc(_pooled(F.relu(self.bn(out))))
+        logits: Tensor = self.fc(pooled(F.relu(self.bn(out))))
         return logits
 
 
-def _blocks_per_stage(depth: int, block: Block) -> int:
+def blocks_per_stage(depth: int, block: Block) -> int:
     if block not in _LAYERS_PER_BLOCK:
         raise ValueError(f"block {block!r} is neither basic nor bottleneck")
     step = 3 * _LAYERS_PER_BLOCK[block]
@@ -125,5 +125,5 @@ def _blocks_per_stage(depth: int, block: Block) -> int:
     return (depth - 2) // step
 
 
-def _pooled(maps: Tensor) -> Tensor:
+def pooled(maps: Tensor) -> Tensor:
     return torch.flatten(F.adaptive_avg_pool2d(maps, 1), 1)

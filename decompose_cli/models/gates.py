@@ -1,0 +1,200 @@
+"""Soft gates: how much of the later of two outputs of a network an image gets, and how much of the earlier.
+
+(Garg et al., Memorisation and Generalisation in Deep CNNs Using Soft Gating Mechanisms, and the experiments around it.)
+Every gate is a small module with one interface: it returns a :class:`Reading`. Block-level gates read o1 or o2, the
+outputs of the first and of the last unit of a stage, (N, D, H, W); layer-level ones, in :mod:`.gated_blocks`, what
+enters a residual unit.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+GateMap = Literal["stretched", "plain", "original"]
+GATE_MAPS: tuple[GateMap, ...] = get_args(GateMap)
+GateLoss = Literal["cross-entropy", "bce"]
+_ROUNDED_LOG = {10: 2.3026, 100: 4.6052}
+"""The original's logarithms of the number of classes."""
+LAYER_BIAS = -6.0
+"""Of layer-level gates at first: nearly closed (arXiv 1603.05027)."""
+
+
+class Reading(NamedTuple):
+    """What a gate says of each image of a batch.
+
+    Attributes:
+        g: Weight of the later output, in (0, 1); 1 - g is that of the earlier. (N,), of layer-level gates (N, D or 1, H,
+            W).
+        logits: Of the gate's own classifier (N, C), with gradients for its parameters only; None if it has none.
+        entropy: Of that classifier's prediction (N,), in nats.
+        penalty: What is added to the loss, before its weight, (N,); None if nothing is.
+    """
+
+    g: Tensor
+    logits: Tensor | None = None
+    entropy: Tensor | None = None
+    penalty: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class GateKind:
+    """What is known of a gate by its name.
+
+    Attributes:
+        name: As written on the command line.
+        level: ``block`` or ``layer``.
+        has_classifier: Whether it is trained by cross-entropy, with an optimizer of its own.
+        reads_first: Whether it reads o1 alone, so that the units after that can be skipped.
+        penalty: Default weight of its penalty; None if it has none.
+        gate_map: Default, of gates by entropy; None of others.
+        is_two_way: Whether it is the softmax of two outputs.
+    """
+
+    name: str
+    level: Literal["block", "layer"]
+    has_classifier: bool = False
+    reads_first: bool = False
+    penalty: float | None = None
+    gate_map: GateMap | None = None
+    is_two_way: bool = False
+
+
+GATES = {
+    kind.name: kind
+    for kind in (
+        GateKind("entropy-classifier", "block", has_classifier=True, gate_map="stretched"),
+        GateKind("entropy-classifier-b3b2", "block", has_classifier=True, reads_first=True, gate_map="plain"),
+        GateKind("entropy", "block", reads_first=True, gate_map="plain"),
+        GateKind("l2", "block", reads_first=True, penalty=0.5),
+        GateKind("softmax", "block", reads_first=True, penalty=0.1, is_two_way=True),
+        GateKind("exclusive", "layer", penalty=0.0),
+        GateKind("shortcut", "layer", penalty=0.0),
+        GateKind("exclusive-element-1x1", "layer", penalty=0.01, is_two_way=True),
+        GateKind("exclusive-tube-1x1", "layer", penalty=0.01, is_two_way=True),
+        GateKind("exclusive-tube-3x3", "layer", penalty=0.01, is_two_way=True),
+    )
+}
+
+
+def entropy_of(logits: Tensor) -> Tensor:
+    """Of the softmax of (N, C): (N,), in nats."""
+    logs = F.log_softmax(logits, dim=1)
+    return -(logs.exp() * logs).sum(1)
+
+
+def from_entropy(entropy: Tensor, num_classes: int, gate_map: GateMap) -> Tensor:
+    """g of an entropy H between 0 and log C, both (N,).
+
+    ``plain``: sigmoid(H - log(C) / 2). ``stretched``: sigmoid((8 / 2.3) (log 10 / log C) (H - log(C) / 2)), from 0.018 to
+    0.982 whatever C. ``original``: sigmoid((H - B + 1.15) 8 / 2.3 - 4), with B = 2.3026 / 2 for 10 classes and 4.6052 / 2
+    for 100, as the original's checkpoints were trained.
+    """
+    half = math.log(num_classes) / 2
+    if gate_map == "plain":
+        return torch.sigmoid(entropy - half)
+    if gate_map == "stretched":
+        return torch.sigmoid((8 / 2.3) * (math.log(10) / (2 * half)) * (entropy - half))
+    return torch.sigmoid((entropy - _ROUNDED_LOG.get(num_classes, 2 * half) / 2 + 1.15) * 8 / 2.3 - 4)
+
+
+class _TwoLinear(nn.Sequential):
+    """Two linear layers, and no non-linearity between them: parameters are called ``0`` and ``1``, as in the original."""
+
+    def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
+        super().__init__(nn.Linear(inputs, hidden), nn.Linear(hidden, outputs))
+
+    def scores(self, x: Tensor, *, held: bool = False) -> Tensor:
+        """(N, inputs) to (N, outputs); ``held``: no gradients for the parameters."""
+        for layer in self:
+            assert isinstance(layer, nn.Linear)
+            weight, bias = (layer.weight.detach(), layer.bias.detach()) if held else (layer.weight, layer.bias)
+            x = F.linear(x, weight, bias)
+        return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+class EntropyClassifierGate(_TwoLinear):
+    """g from the entropy of a classifier on pooled maps, which is trained by its own cross-entropy alone.
+
+    What is classified gets gradients through g, the classifier none; through its logits it is the other way round.
+
+    Args:
+        channels: D.
+        hidden: Width between the two layers.
+        num_classes: C, at least 2.
+        gate_map: See :func:`from_entropy`.
+    """
+
+    def __init__(self, channels: int, hidden: int, num_classes: int, gate_map: GateMap) -> None:
+        super().__init__(channels, hidden, num_classes)
+        self.num_classes, self.gate_map = num_classes, gate_map
+
+    def forward(self, maps: Tensor) -> Reading:
+        """(N, D, H, W)."""
+        pooled = F.adaptive_avg_pool2d(maps, 1).flatten(1)
+        entropy = entropy_of(self.scores(pooled, held=True))
+        logits = self.scores(pooled.detach())
+        return Reading(from_entropy(entropy, self.num_classes, self.gate_map), logits, entropy)
+
+
+class EntropyGate(_TwoLinear):
+    """g from the entropy of two layers on the flattened maps, trained like the rest of the network.
+
+    Args:
+        inputs: D H W.
+        num_classes: C, at least 2.
+        gate_map: See :func:`from_entropy`.
+    """
+
+    def __init__(self, inputs: int, num_classes: int, gate_map: GateMap) -> None:
+        super().__init__(inputs, 512, num_classes)
+        self.num_classes, self.gate_map = num_classes, gate_map
+
+    def forward(self, maps: Tensor) -> Reading:
+        """(N, D, H, W)."""
+        entropy = entropy_of(self.scores(maps.flatten(1)))
+        return Reading(from_entropy(entropy, self.num_classes, self.gate_map), entropy=entropy)
+
+
+class SigmoidGate(_TwoLinear):
+    """g = sigmoid of two layers on the flattened maps; the penalty g^2 closes it where the later units are of no use.
+
+    Args:
+        inputs: D H W.
+    """
+
+    def __init__(self, inputs: int) -> None:
+        super().__init__(inputs, 512, 1)
+
+    def forward(self, maps: Tensor) -> Reading:
+        """(N, D, H, W)."""
+        g = torch.sigmoid(self.scores(maps.flatten(1)))[:, 0]
+        return Reading(g, penalty=g.square())
+
+
+class SoftmaxGate(_TwoLinear):
+    """The softmax of two outputs weighs o1 and o2; the penalty is the gate's cross-entropy towards o1.
+
+    Args:
+        inputs: D H W.
+        loss: ``cross-entropy``, or ``bce``: each output by itself, the first towards 1 and the second towards 0.
+    """
+
+    def __init__(self, inputs: int, loss: GateLoss = "cross-entropy") -> None:
+        super().__init__(inputs, 512, 2)
+        self.loss = loss
+
+    def forward(self, maps: Tensor) -> Reading:
+        """(N, D, H, W)."""
+        scores = self.scores(maps.flatten(1))
+        if self.loss == "bce":
+            target = torch.tensor([1.0, 0.0], device=scores.device, dtype=scores.dtype).expand_as(scores)
+            penalty = F.binary_cross_entropy_with_logits(scores, target, reduction="none").mean(1)
+        else:
+            penalty = -F.log_softmax(scores, dim=1)[:, 0]
+        return Reading(F.softmax(scores, dim=1)[:, 1], penalty=penalty)
