@@ -117,6 +117,11 @@ class PreActCifarResNet(nn.Module):
 
 
 def blocks_per_stage(depth: int, block: Block) -> int:
+    """n of a depth 6n + 2, or 9n + 2 with bottlenecks.
+
+    Raises:
+        ValueError: The depth is none of these.
+    """
     if block not in _LAYERS_PER_BLOCK:
         raise ValueError(f"block {block!r} is neither basic nor bottleneck")
     step = 3 * _LAYERS_PER_BLOCK[block]
@@ -126,4 +131,5 @@ def blocks_per_stage(depth: int, block: Block) -> int:
 
 
 def pooled(maps: Tensor) -> Tensor:
+    """The mean over positions: (N, D, H, W) to (N, D)."""
     return torch.flatten(F.adaptive_avg_pool2d(maps, 1), 1)

@@ -150,9 +150,9 @@ def _mixed(
 
 
 class _GatedUnit(ResidualBlock):
-    """A residual unit with a gate on what enters it, ``gate_layer``.
+    """A residual unit with a gate on what enters it, ``gate_layer`` (He et al., arXiv 1603.05027).
 
-    ``exclusive``: relu(g F(x) + (1 - g) shortcut(x)); ``shortcut``: relu(F(x) + (1 - g) shortcut(x)) (arXiv 1603.05027).
+    ``exclusive...``: relu(g F(x) + (1 - g) shortcut(x)); ``shortcut``: relu(F(x) + (1 - g) shortcut(x)).
     """
 
     gate: str

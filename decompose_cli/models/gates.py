@@ -29,8 +29,8 @@ class Reading(NamedTuple):
     """What a gate says of each image of a batch.
 
     Attributes:
-        g: Weight of the later output, in (0, 1); 1 - g is that of the earlier. (N,), of layer-level gates (N, D or 1, H,
-            W).
+        g: Weight of the later output, in (0, 1); 1 - g is that of the earlier. (N,), or (N, D or 1, H, W) of layer-level
+            gates.
         logits: Of the gate's own classifier (N, C), with gradients for its parameters only; None if it has none.
         entropy: Of that classifier's prediction (N,), in nats.
         penalty: What is added to the loss, before its weight, (N,); None if nothing is.
@@ -91,9 +91,9 @@ def entropy_of(logits: Tensor) -> Tensor:
 def from_entropy(entropy: Tensor, num_classes: int, gate_map: GateMap) -> Tensor:
     """g of an entropy H between 0 and log C, both (N,).
 
-    ``plain``: sigmoid(H - log(C) / 2). ``stretched``: sigmoid((8 / 2.3) (log 10 / log C) (H - log(C) / 2)), from 0.018 to
-    0.982 whatever C. ``original``: sigmoid((H - B + 1.15) 8 / 2.3 - 4), with B = 2.3026 / 2 for 10 classes and 4.6052 / 2
-    for 100, as the original's checkpoints were trained.
+    ``plain``: sigmoid(H - log(C) / 2). ``stretched``: sigmoid((8 / 2.3) (log 10 / log C) (H - log(C) / 2)), from 0.018
+    to 0.982 whatever C. ``original``: sigmoid((H - B + 1.15) 8 / 2.3 - 4), with B = 2.3026 / 2 for 10 classes and
+    4.6052 / 2 for 100, as the original's checkpoints were trained.
     """
     half = math.log(num_classes) / 2
     if gate_map == "plain":
@@ -104,7 +104,7 @@ def from_entropy(entropy: Tensor, num_classes: int, gate_map: GateMap) -> Tensor
 
 
 class _TwoLinear(nn.Sequential):
-    """Two linear layers, and no non-linearity between them: parameters are called ``0`` and ``1``, as in the original."""
+    """Two linear layers, and no non-linearity between them: called ``0`` and ``1``, as in the original."""
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__(nn.Linear(inputs, hidden), nn.Linear(hidden, outputs))
