@@ -137,5 +137,8 @@ def parse_channels(text: str, option: str, *, positive: bool = False) -> tuple[f
 CIFAR = Preprocessing(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.261), resize=32, crop=(32, 32))
 """CIFAR networks, constants as in the code of arXiv 2112.07719; used on whatever dataset such a network meets."""
 
+CIFAR_OF_GATES = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), resize=32, crop=(32, 32))
+"""As the published networks with soft gates were trained."""
+
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=256, crop=(224, 224))
 """ImageNet networks, as torchvision evaluates them."""

@@ -264,7 +264,15 @@ def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, s
             f"{checkpoint.source} does not say which error compensation it was made with; {shown['ecm']} is assumed, "
             "as the published commands do; 'train --evaluate --norm-mode online --ecm ...' takes another."
         )
-    return entry.configured(**shown, **given)
+    configured = entry.configured(**shown, **given)
+    if "gate" in shown and entry.of_published_gates is not None:
+        configured = replace(configured, preprocessing=entry.of_published_gates)
+    if shown.get("gate") == "exclusive":
+        warn(
+            f"{checkpoint.source} does not say whether its gates are exclusive ones or of the shortcut, which have the "
+            "same weights; exclusive is assumed. 'train-gate --evaluate --gate shortcut' takes the other."
+        )
+    return configured
 
 
 def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collection[str] = ()) -> ModelEntry:

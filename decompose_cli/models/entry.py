@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,11 @@ from decompose_cli.norms.modes import NORM_OPTIONS, Norm, shown_norm
 from decompose_cli.preprocessing import Preprocessing, Size
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 OURS, OUR_LICENCE = "this project", "MIT"
+ANY = "..."
+"""Among the values of an option: others too, which ``settle`` checks."""
 _SHOWN_NAMES = 4
 
 
@@ -44,7 +46,11 @@ class ModelEntry:
         options: What may be chosen about the network: keyword arguments of ``build`` and their values, default first.
         norm: Which normalisation it has; every network of ours and of others is written with batch norm.
         chosen: Those of the options that are not at their default, with those of the normalisation.
-        recognise: Takes the names in a state dict and returns the options, other than defaults, that they show.
+        settle: Takes the options that were given and returns those to build with, without any that are at their
+            default; raises InputError where they do not go together. Without it each is for itself.
+        recognise: Takes a state dict and returns the options, other than defaults, that it shows.
+        of_published_gates: What published networks with gates expect, whose weights say nothing of it.
+        depends_on_size: Whether ``build`` takes ``input_size``, (height, width).
     """
 
     name: str
@@ -65,7 +71,10 @@ class ModelEntry:
     options: dict[str, tuple[str, ...]] = field(default_factory=dict)
     norm: Norm = field(default_factory=Norm)
     chosen: dict[str, str] = field(default_factory=dict)
-    recognise: Callable[[Collection[str]], dict[str, str]] | None = None
+    settle: Callable[[Mapping[str, str]], dict[str, str]] | None = None
+    recognise: Callable[[Mapping[str, Tensor]], dict[str, str]] | None = None
+    of_published_gates: Preprocessing | None = None
+    depends_on_size: bool = False
 
     def make(self, num_classes: int, input_size: Size, *, pretrained: bool = False) -> nn.Module:
         """The untrained network, with its normalisation.
@@ -78,7 +87,8 @@ class ModelEntry:
         Raises:
             InputError: The network cannot have this normalisation.
         """
-        module = self.build(num_classes, pretrained=pretrained)
+        sized = {"input_size": input_size} if self.depends_on_size else {}
+        module = self.build(num_classes, pretrained=pretrained, **sized)
         if self.norm.mode == "batch":
             return module
         from decompose_cli.norms.factory import convert_norm
@@ -100,38 +110,43 @@ class ModelEntry:
         for name, value in own.items():
             if name not in self.options:
                 raise _no_such_option(self, name)
-            if value not in self.options[name]:
+            if value not in self.options[name] and ANY not in self.options[name]:
                 choices = ", ".join(self.options[name])
                 raise InputError(f"{_flag(name)} {value!r} is not known to {self.name}; choose {choices}.")
         norm = Norm.parse({**self.norm.options(), **of_norm} if self._keeps_norm(of_norm) else of_norm)
         wanted = {**{name: value for name, value in self.chosen.items() if name not in NORM_OPTIONS}, **own}
-        chosen = {name: value for name, value in wanted.items() if value != self.options[name][0]} | norm.options()
+        if self.settle is not None:
+            settled = self.settle(wanted)
+        else:
+            settled = {name: value for name, value in wanted.items() if value != self.options[name][0]}
+        chosen = settled | norm.options()
         if chosen == self.chosen:
             return self
         common = {
             name: value
             for name, value in self.architecture.items()
-            if name not in self.options and name not in NORM_OPTIONS
+            if name not in self.chosen and name not in NORM_OPTIONS
         }
         return replace(
             self,
-            build=partial(self.build, **own) if own else self.build,
+            build=partial(self.build, **{**own, **settled}) if {**own, **settled} else self.build,
             architecture={**common, **chosen},
             norm=norm,
             chosen=chosen,
             weights=None,
             sha256=None,
             parameters=None,
+            num_features=None if "block" in settled else self.num_features,
             accuracy=None,
             source=OURS,
             licence=OUR_LICENCE,
             caution=None,
         )
 
-    def shown_by(self, names: Collection[str]) -> dict[str, str]:
-        """The options, other than defaults, that the names in a state dict show it was trained with."""
-        own = self.recognise(names) if self.recognise is not None else {}
-        return own if ":" in self.name else own | shown_norm(names)  # code of the user's has what it has
+    def shown_by(self, state: Mapping[str, Tensor]) -> dict[str, str]:
+        """The options, other than defaults, that a state dict shows it was trained with."""
+        own = self.recognise(state) if self.recognise is not None else {}
+        return own if ":" in self.name else own | shown_norm(state.keys())  # code of the user's has what it has
 
     def _keeps_norm(self, options: dict[str, str]) -> bool:
         """Whether such options change details of the normalisation, not which it is."""

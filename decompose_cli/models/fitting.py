@@ -147,7 +147,10 @@ def _fitting_models(state: dict[str, Tensor]) -> list[str]:
         # Building a network of quite another size could not end in a match, and the large ones take seconds.
         if entry.name == DEFAULT_MODEL or entry.parameters is None or not 0.5 < total / entry.parameters < 2:
             continue
-        as_trained = entry.configured(**entry.shown_by(state))
+        try:
+            as_trained = entry.configured(**entry.shown_by(state))
+        except InputError:  # it has no bottlenecks, say
+            continue
         with torch.device("meta"):
             module = as_trained.make(entry.num_classes, (entry.preprocessing or IMAGENET).crop)
         shapes = {k: v.shape[1:] for k, v in module.state_dict().items()}

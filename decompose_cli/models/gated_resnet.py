@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -12,13 +12,11 @@ from torch import Tensor, nn
 
 from decompose_cli.models.blocks import BasicBlock, Bottleneck, ResidualBlock, conv3x3, initialise, stage
 from decompose_cli.models.cifar_resnet import CHANNELS, Block, blocks_per_stage, pooled
+from decompose_cli.models.gate_kinds import GATES, GateLoss, GateMap
 from decompose_cli.models.gates import (
-    GATES,
     LAYER_BIAS,
     EntropyClassifierGate,
     EntropyGate,
-    GateLoss,
-    GateMap,
     Reading,
     SigmoidGate,
     SoftmaxGate,
@@ -38,12 +36,21 @@ class Gated(NamedTuple):
 
 
 class GatedNetwork(nn.Module):
-    """A network with gates: logits in evaluation mode, :class:`Gated` in training mode."""
+    """A network with gates: logits in evaluation mode, :class:`Gated` in training mode.
+
+    Attributes:
+        gate_name: In :data:`.gate_kinds.GATES`.
+    """
 
     head_name = "fc"
+    gate_name: str
 
     def read(self, x: Tensor) -> Gated:
         """(N, 3, H, W) images to logits and what the gates say."""
+        raise NotImplementedError
+
+    def gates(self) -> list[nn.Module]:
+        """The modules of the gates, in the order in which an image meets them."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor | Gated:
@@ -116,21 +123,36 @@ class StageGatedResNet(GatedNetwork):
         self.fc = nn.Linear(third * wide, num_classes)
         initialise(self)
 
-    def read(self, x: Tensor) -> Gated:
-        """(N, 3, H, W) images to logits and what the gates say."""
+    def read(self, x: Tensor, skip_below: float | None = None) -> Gated:
+        """(N, 3, H, W) images to logits and what the gates say.
+
+        Args:
+            x: Images.
+            skip_below: Images with g below this leave a gated stage with o1. Where the gate reads o1, the later units
+                are not run for them.
+        """
         x = self.layer1(F.relu(self.bn1(self.conv1(x))))
-        if self.gate_name == "entropy-classifier-b3b2":
-            x, first = _mixed(x, self.o21, self.layer2, self.o22, self.g_layer_b2, reads_first=True)
-            x, second = _mixed(x, self.o31, self.layer3, self.o32, self.g_layer_b3, reads_first=True)
-            return Gated(self.fc(pooled(x)), (first, second))
-        x = self.layer2(x)
-        x, reading = _mixed(x, self.o1, self.layer3, self.o2, self.g_layer, reads_first=self.reads_first)
-        return Gated(self.fc(pooled(x)), (reading,))
+        stages = self._gated_stages()
+        if len(stages) == 1:
+            x = self.layer2(x)
+        readings = []
+        for parts in stages:
+            x, reading = _mixed(x, *parts, reads_first=self.reads_first, skip_below=skip_below)
+            readings.append(reading)
+        return Gated(self.fc(pooled(x)), tuple(readings))
 
     def gates(self) -> list[nn.Module]:
-        """The modules of the gates."""
-        names = ("g_layer_b2", "g_layer_b3") if self.gate_name == "entropy-classifier-b3b2" else ("g_layer",)
-        return [self.get_submodule(name) for name in names]
+        """The modules of the gates, in the order in which an image meets them."""
+        return [gate for _, _, _, gate in self._gated_stages()]
+
+    def _gated_stages(self) -> list[tuple[nn.Module, nn.Module, nn.Module, nn.Module]]:
+        """First unit, middle units, last unit, gate."""
+        if self.gate_name == "entropy-classifier-b3b2":
+            return [
+                (self.o21, self.layer2, self.o22, self.g_layer_b2),
+                (self.o31, self.layer3, self.o32, self.g_layer_b3),
+            ]
+        return [(self.o1, self.layer3, self.o2, self.g_layer)]
 
 
 def _split(units: nn.Sequential) -> tuple[nn.Module, nn.Sequential, nn.Module]:
@@ -140,13 +162,35 @@ def _split(units: nn.Sequential) -> tuple[nn.Module, nn.Sequential, nn.Module]:
 
 
 def _mixed(
-    x: Tensor, first: nn.Module, middle: nn.Module, last: nn.Module, gate: nn.Module, *, reads_first: bool
+    x: Tensor,
+    first: nn.Module,
+    middle: nn.Module,
+    last: nn.Module,
+    gate: nn.Module,
+    *,
+    reads_first: bool,
+    skip_below: float | None = None,
 ) -> tuple[Tensor, Reading]:
+    """g o2 + (1 - g) o1, or o1 alone, and what the gate says."""
     o1 = first(x)
+    if skip_below is not None and reads_first:
+        reading: Reading = gate(o1)
+        kept = (reading.g >= skip_below).nonzero()[:, 0]
+        if len(kept) == 0:
+            return o1, reading
+        part = o1[kept]
+        return o1.index_copy(0, kept, _mixture(reading.g[kept], last(middle(part)), part)), reading
     o2 = last(middle(o1))
-    reading: Reading = gate(o1 if reads_first else o2)
-    g = reading.g.to(o2.dtype)[:, None, None, None]
-    return g * o2 + (1 - g) * o1, reading
+    reading = gate(o1 if reads_first else o2)
+    mixed = _mixture(reading.g, o2, o1)
+    if skip_below is not None:
+        mixed = torch.where((reading.g < skip_below)[:, None, None, None], o1, mixed)
+    return mixed, reading
+
+
+def _mixture(g: Tensor, later: Tensor, earlier: Tensor) -> Tensor:
+    g = g.to(later.dtype)[:, None, None, None]
+    return g * later + (1 - g) * earlier
 
 
 class _GatedUnit(ResidualBlock):
@@ -253,3 +297,55 @@ class UnitGatedResNet(GatedNetwork):
             x, reading = unit.read(x)
             readings.append(reading)
         return Gated(self.fc(pooled(x)), tuple(readings))
+
+    def gates(self) -> list[nn.Module]:
+        """The modules of the gates, in the order in which an image meets them."""
+        return [unit.gate_layer for unit in self._units()]
+
+
+def from_plain(state: Mapping[str, Tensor], gated: GatedNetwork) -> dict[str, Tensor]:
+    """The weights of a plain network under the names that they have in a gated one of the same depth and blocks.
+
+    Of a gated stage unit 0 is the first, unit n - 1 the last, and unit i of the others is i - 1 of the middle.
+
+    Args:
+        state: Of a :class:`.cifar_resnet.CifarResNet` with projection shortcuts.
+        gated: The gated network, for its gate.
+
+    Returns:
+        All weights but those of the gates.
+    """
+    if GATES[gated.gate_name].level == "layer":
+        return dict(state)
+    is_double = gated.gate_name == "entropy-classifier-b3b2"
+    ends = {"layer2": ("o21", "o22"), "layer3": ("o31", "o32")} if is_double else {"layer3": ("o1", "o2")}
+    last = max(int(name.split(".")[1]) for name in state if name.startswith("layer3."))
+
+    def renamed(name: str) -> str:
+        stage_name, *rest = name.split(".")
+        if stage_name not in ends:
+            return name
+        number = int(rest[0])
+        within = {0: ends[stage_name][0], last: ends[stage_name][1]}.get(number, f"{stage_name}.{number - 1}")
+        return ".".join([within, *rest[1:]])
+
+    return {renamed(name): value for name, value in state.items()}
+
+
+def gate_shown_by(state: Mapping[str, Tensor]) -> str | None:
+    """The gate of a network with such weights, None without one; ``exclusive`` for ``shortcut``, which has the same."""
+    if "g_layer_b3.0.weight" in state:
+        return "entropy-classifier-b3b2"
+    if "g_layer.0.weight" in state and "g_layer.1.weight" in state and "fc.weight" in state:
+        inputs, outputs = state["g_layer.0.weight"].shape[-1], len(state["g_layer.1.weight"])
+        classes, features = state["fc.weight"].shape[0], state["fc.weight"].shape[-1]
+        if outputs == classes:  # of two classes "softmax" would look like "entropy"
+            return "entropy-classifier" if inputs == features else "entropy"
+        return "l2" if outputs == 1 else "softmax"
+    weight = state.get("layer1.0.gate_layer.weight")
+    if weight is None or weight.ndim != 4:
+        return None
+    channels = len(state["layer1.0.bn3.weight" if "layer1.0.bn3.weight" in state else "layer1.0.bn2.weight"])
+    if len(weight) == 2:
+        return f"exclusive-tube-{weight.shape[-1]}x{weight.shape[-1]}"
+    return "exclusive-element-1x1" if len(weight) == 2 * channels else "exclusive"

@@ -2,23 +2,21 @@
 
 (Garg et al., Memorisation and Generalisation in Deep CNNs Using Soft Gating Mechanisms, and the experiments around it.)
 Every gate is a small module with one interface: it returns a :class:`Reading`. Block-level gates read o1 or o2, the
-outputs of the first and of the last unit of a stage, (N, D, H, W); layer-level ones, in :mod:`.gated_blocks`, what
+outputs of the first and of the last unit of a stage, (N, D, H, W); layer-level ones, in :mod:`.gated_resnet`, what
 enters a residual unit.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-GateMap = Literal["stretched", "plain", "original"]
-GATE_MAPS: tuple[GateMap, ...] = get_args(GateMap)
-GateLoss = Literal["cross-entropy", "bce"]
+from decompose_cli.models.gate_kinds import GateLoss, GateMap
+
 _ROUNDED_LOG = {10: 2.3026, 100: 4.6052}
 """The original's logarithms of the number of classes."""
 LAYER_BIAS = -6.0
@@ -29,8 +27,7 @@ class Reading(NamedTuple):
     """What a gate says of each image of a batch.
 
     Attributes:
-        g: Weight of the later output, in (0, 1); 1 - g is that of the earlier. (N,), or (N, D or 1, H, W) of layer-level
-            gates.
+        g: Weight of the later output, in (0, 1); 1 - g is that of the earlier. (N,), or (N, D or 1, H, W) in a unit.
         logits: Of the gate's own classifier (N, C), with gradients for its parameters only; None if it has none.
         entropy: Of that classifier's prediction (N,), in nats.
         penalty: What is added to the loss, before its weight, (N,); None if nothing is.
@@ -40,46 +37,6 @@ class Reading(NamedTuple):
     logits: Tensor | None = None
     entropy: Tensor | None = None
     penalty: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class GateKind:
-    """What is known of a gate by its name.
-
-    Attributes:
-        name: As written on the command line.
-        level: ``block`` or ``layer``.
-        has_classifier: Whether it is trained by cross-entropy, with an optimizer of its own.
-        reads_first: Whether it reads o1 alone, so that the units after that can be skipped.
-        penalty: Default weight of its penalty; None if it has none.
-        gate_map: Default, of gates by entropy; None of others.
-        is_two_way: Whether it is the softmax of two outputs.
-    """
-
-    name: str
-    level: Literal["block", "layer"]
-    has_classifier: bool = False
-    reads_first: bool = False
-    penalty: float | None = None
-    gate_map: GateMap | None = None
-    is_two_way: bool = False
-
-
-GATES = {
-    kind.name: kind
-    for kind in (
-        GateKind("entropy-classifier", "block", has_classifier=True, gate_map="stretched"),
-        GateKind("entropy-classifier-b3b2", "block", has_classifier=True, reads_first=True, gate_map="plain"),
-        GateKind("entropy", "block", reads_first=True, gate_map="plain"),
-        GateKind("l2", "block", reads_first=True, penalty=0.5),
-        GateKind("softmax", "block", reads_first=True, penalty=0.1, is_two_way=True),
-        GateKind("exclusive", "layer", penalty=0.0),
-        GateKind("shortcut", "layer", penalty=0.0),
-        GateKind("exclusive-element-1x1", "layer", penalty=0.01, is_two_way=True),
-        GateKind("exclusive-tube-1x1", "layer", penalty=0.01, is_two_way=True),
-        GateKind("exclusive-tube-3x3", "layer", penalty=0.01, is_two_way=True),
-    )
-}
 
 
 def entropy_of(logits: Tensor) -> Tensor:

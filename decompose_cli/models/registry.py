@@ -76,12 +76,15 @@ def _cifar_resnet_of_depth(prefix: str, depth: int) -> ModelEntry:
     """A CIFAR ResNet that is not registered (torchvision's ``resnet50`` and the like are, so those are taken)."""
     if depth % 6 == 2 and 8 <= depth <= _DEEPEST:
         return small_networks.untrained_cifar_resnet(depth) if prefix == "" else small_networks.preact_resnet(depth)
+    if prefix == "" and depth % 9 == 2 and 11 <= depth <= _DEEPEST:
+        return small_networks.bottleneck_resnet(depth)
     known = {int(n.removeprefix(f"{prefix}resnet")) for n in _REGISTRY if re.fullmatch(rf"{prefix}resnet\d+", n)}
     depths = sorted(known.union(range(8, _DEEPEST + 1, 6)))
     nearest = [depths[: bisect(depths, depth)][-1:], depths[bisect(depths, depth) :][:1]]
     names = " or ".join(f"{prefix}resnet{near}" for found in nearest for near in found)
+    layers = "6n + 2 layers" if prefix else "6n + 2 layers, with bottlenecks 9n + 2"
     raise InputError(
-        f"There is no model '{prefix}resnet{depth}': such networks have 6n + 2 layers, {_DEEPEST} at most (did you "
+        f"There is no model '{prefix}resnet{depth}': such networks have {layers}, {_DEEPEST} at most (did you "
         f"mean {names}?).",
         hint=_NAMES_HINT,
     )

@@ -2,16 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.models.entry import OUR_LICENCE, OURS, ModelEntry, hash_in_name
-from decompose_cli.preprocessing import CIFAR
+from decompose_cli.errors import InputError
+from decompose_cli.models.entry import ANY, OUR_LICENCE, OURS, ModelEntry, hash_in_name
+from decompose_cli.models.gate_kinds import (
+    GATE_DETAILS,
+    GATE_LOSSES,
+    GATE_MAPS,
+    GATES,
+    NO_GATE,
+    ORIGINAL_SCALE,
+    GateLoss,
+    GateMap,
+    settle_gate,
+)
+from decompose_cli.preprocessing import CIFAR, CIFAR_OF_GATES, Size
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from decompose_cli.models.blocks import Shortcut
     from decompose_cli.models.cifar_resnet import Block
@@ -19,6 +31,14 @@ if TYPE_CHECKING:
 Options = dict[str, tuple[str, ...]]
 _SHORTCUTS: Options = {"shortcut": ("identity", "projection")}
 _ONLY_PROJECTION: Options = {"shortcut": ("projection",)}
+_GATED: Options = {
+    "gate": (NO_GATE, *GATES),
+    "gate_map": GATE_MAPS,
+    "gate_loss": GATE_LOSSES,
+    "gate_scale": ("1.0", ANY),
+}
+_UNITS_OF = {"basic": 6, "bottleneck": 9}
+"""A depth is this times n, plus 2."""
 
 
 def _build_cifar_resnet(
@@ -27,11 +47,54 @@ def _build_cifar_resnet(
     *,
     block: Block = "basic",
     shortcut: Shortcut = "identity",
+    gate: str = NO_GATE,
+    gate_map: GateMap | None = None,
+    gate_loss: GateLoss = "cross-entropy",
+    gate_scale: str = "1",
+    input_size: Size = (32, 32),
     pretrained: bool = False,
 ) -> nn.Module:
-    from decompose_cli.models.cifar_resnet import CifarResNet
+    if gate == NO_GATE:
+        from decompose_cli.models.cifar_resnet import CifarResNet
 
-    return CifarResNet(depth, num_classes, shortcut=shortcut, block=block)
+        return CifarResNet(depth, num_classes, shortcut=shortcut, block=block)
+    from decompose_cli.models.gated_resnet import StageGatedResNet, UnitGatedResNet
+
+    if num_classes < 2:
+        raise InputError(f"A gate needs at least 2 classes to choose between, and there is {num_classes}.")
+    if GATES[gate].level == "layer":
+        return UnitGatedResNet(depth, num_classes, gate=gate, block=block, gate_scale=float(gate_scale))
+    if depth < 2 * _UNITS_OF[block] + 2:
+        raise InputError(f"resnet{depth} has stages of one unit, and gate {gate} needs a first and a last one.")
+    return StageGatedResNet(
+        depth,
+        num_classes,
+        gate=gate,
+        block=block,
+        gate_map=gate_map,
+        gate_loss=gate_loss,
+        input_size=input_size,
+    )
+
+
+def _settle_cifar_resnet(depth: int, usual: str, options: Mapping[str, str]) -> dict[str, str]:
+    """Gates and bottlenecks come with projection shortcuts; what is at its default is left out."""
+    wanted = dict(options)
+    block = wanted.get("block", usual)
+    if depth % _UNITS_OF[block] != 2:
+        raise InputError(f"Depth {depth} is not {_UNITS_OF[block]}n + 2, as --block {block} has it.")
+    gate = settle_gate({name: wanted[name] for name in ("gate", *GATE_DETAILS) if name in wanted})
+    needs_projection = bool(gate) or block == "bottleneck"
+    if needs_projection and wanted.get("shortcut") == "identity":
+        what = "Gated networks" if gate else "Bottlenecks"
+        raise InputError(f"{what} have projection shortcuts; leave --shortcut identity out.")
+    default = "identity" if usual == "basic" else "projection"
+    shortcut = wanted.get("shortcut", "projection" if needs_projection else default)
+    return {
+        **({} if block == usual else {"block": block}),
+        **({} if shortcut == default else {"shortcut": shortcut}),
+        **gate,
+    }
 
 
 def _build_preact_resnet(
@@ -54,11 +117,28 @@ def _build_resnet_32x32(blocks: tuple[int, ...], num_classes: int, *, pretrained
     return ResNet32x32(blocks, num_classes)
 
 
-def _recognise_shortcut(names: Collection[str]) -> dict[str, str]:
-    """Projections have parameters called ``downsample``; identity shortcuts have none at all."""
-    # A fourth stage is that of another kind of network, and nothing is to be said of its shortcuts.
-    is_projection = any(".downsample." in name for name in names) and not any("layer4." in name for name in names)
-    return {"shortcut": "projection"} if is_projection else {}
+def _recognise_cifar_resnet(usual: str, state: Mapping[str, Tensor]) -> dict[str, str]:
+    """Projections have parameters called ``downsample``, identity shortcuts none at all; gates have names of their own.
+
+    What no weight tells is as the code did it that published such networks.
+    """
+    from decompose_cli.models.gated_resnet import gate_shown_by
+
+    if any("layer4." in name for name in state):  # another kind of network: nothing is to be said of its shortcuts
+        return {}
+    gate = gate_shown_by(state)
+    shown: dict[str, str] = {}
+    if "layer1.0.conv3.weight" in state and usual != "bottleneck":
+        shown["block"] = "bottleneck"
+    if gate is not None:
+        shown["gate"] = gate
+        if gate == "entropy-classifier":
+            shown["gate_map"] = "original"
+        if GATES[gate].is_two_way and GATES[gate].level == "layer":
+            shown["gate_scale"] = ORIGINAL_SCALE
+    elif usual != "bottleneck" and any(".downsample." in name for name in state):
+        shown["shortcut"] = "projection"
+    return shown
 
 
 def cifar_resnet(depth: int, parameters: int, file: str, accuracy: float) -> ModelEntry:
@@ -78,14 +158,28 @@ def untrained_cifar_resnet(depth: int) -> ModelEntry:
     """As :func:`cifar_resnet`, of any depth 6n + 2 and without weights."""
     architecture = {"family": "cifar_resnet", "depth": depth}
     entry = _untrained(f"resnet{depth}", partial(_build_cifar_resnet, depth), None, 64, architecture)
-    return replace(entry, options=_SHORTCUTS, recognise=_recognise_shortcut)
+    return _with_options(entry, depth, "basic", _SHORTCUTS)
 
 
-def bottleneck_resnet(depth: int, parameters: int) -> ModelEntry:
+def bottleneck_resnet(depth: int, parameters: int | None = None) -> ModelEntry:
     """A plain CIFAR ResNet of bottlenecks, depth 9n + 2."""
     build = partial(_build_cifar_resnet, depth, block="bottleneck", shortcut="projection")
     architecture = {"family": "cifar_resnet", "depth": depth, "block": "bottleneck"}
-    return replace(_untrained(f"resnet{depth}", build, parameters, 256, architecture), options=_ONLY_PROJECTION)
+    entry = _untrained(f"resnet{depth}", build, parameters, 256, architecture)
+    return _with_options(entry, depth, "bottleneck", _ONLY_PROJECTION)
+
+
+def _with_options(entry: ModelEntry, depth: int, usual: Block, shortcuts: Options) -> ModelEntry:
+    other: Block = "bottleneck" if usual == "basic" else "basic"
+    blocks: Options = {"block": (usual, other) if depth % _UNITS_OF[other] == 2 else (usual,)}
+    return replace(
+        entry,
+        options={**shortcuts, **blocks, **_GATED},
+        settle=partial(_settle_cifar_resnet, depth, usual),
+        recognise=partial(_recognise_cifar_resnet, usual),
+        of_published_gates=CIFAR_OF_GATES,
+        depends_on_size=True,
+    )
 
 
 def preact_resnet(depth: int, parameters: int | None = None, *, block: Block = "basic") -> ModelEntry:

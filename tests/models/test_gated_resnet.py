@@ -10,8 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import Gated, StageGatedResNet, UnitGatedResNet
-from decompose_cli.models.gates import GATES, from_entropy
+from decompose_cli.models.gates import from_entropy
 
 BLOCK_LEVEL = [name for name, kind in GATES.items() if kind.level == "block"]
 LAYER_LEVEL = [name for name, kind in GATES.items() if kind.level == "layer"]

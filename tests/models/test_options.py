@@ -85,7 +85,7 @@ def test_network_without_the_option_is_refused_with_those_that_have_it(name: str
     assert refusal.value.message.endswith(" and others.")
 
 
-@pytest.mark.parametrize(("name", "own"), [("resnet20", "--shortcut"), ("resnet50", "none")])
+@pytest.mark.parametrize(("name", "own"), [("preresnet20", "--shortcut"), ("resnet50", "none")])
 def test_option_of_no_network_is_refused_with_those_there_are(name: str, own: str) -> None:
     with pytest.raises(InputError) as refusal:
         get_entry(name).configured(some_thing="x")
@@ -95,14 +95,23 @@ def test_option_of_no_network_is_refused_with_those_there_are(name: str, own: st
 @pytest.mark.parametrize("entry", [entry for entry in registered_models() if entry.options], ids=lambda e: e.name)
 def test_every_registered_option_can_be_built(entry) -> None:
     for name, values in entry.options.items():
+        gate = {"gate_loss": "softmax", "gate_map": "entropy", "gate_scale": "exclusive-tube-3x3"}.get(name)
         for value in values:
             with torch.device("meta"):
-                model = entry.configured(**{name: value}).build(5)
-            assert entry.num_features == next(reversed(list(model.children()))).in_features
+                chosen = entry.configured(
+                    **{name: "2" if value == "..." else value}, **({"gate": gate} if gate else {})
+                )
+                model = chosen.build(5)
+            in_features = next(reversed(list(model.children()))).in_features
+            assert in_features == (chosen.num_features or {64: 256, 256: 64}[entry.num_features])
 
 
 def test_facts_list_the_options() -> None:
-    assert get_entry("resnet20").facts()["options"] == {"shortcut": ["identity", "projection"]}
+    options = get_entry("resnet20").facts()["options"]
+    assert options["shortcut"] == ["identity", "projection"]
+    assert options["block"] == ["basic", "bottleneck"]
+    assert list(options) == ["shortcut", "block", "gate", "gate_map", "gate_loss", "gate_scale"]
+    assert get_entry("resnet44").facts()["options"]["block"] == ["basic"]
     assert get_entry("resnet50").facts()["options"] == {}
 
 
