@@ -15,9 +15,9 @@ import typer
 from typer.core import TyperGroup
 
 import decompose_cli
-from decompose_cli.commands import decomposing, listing, studying, training
+from decompose_cli.commands import decomposing, gating, listing, studying, training
 
-_LISTS = ("--milestones", "--lr-milestones")
+_LISTS = ("--milestones", "--lr-milestones", "--schedule")
 
 
 def joined_integers(arguments: Sequence[str], options: Sequence[str] = _LISTS) -> list[str]:
@@ -90,6 +90,7 @@ for _name, _function in {
     "selectivity": studying.selectivity,
     "finetune": training.finetune,
     "train": training.train,
+    "train-gate": gating.train_gate,
     "lr-find": training.lr_find,
     "demo": decomposing.demo,
     "models": listing.models,

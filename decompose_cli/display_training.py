@@ -12,7 +12,9 @@ from decompose_cli.display import p_value
 if TYPE_CHECKING:
     from decompose_cli.engines.finetune import FinetuneResults
     from decompose_cli.engines.lr_find import LrFindResults
+    from decompose_cli.engines.train_gate import GateResults
     from decompose_cli.results import ResultDocument
+    from decompose_cli.training.gate_report import GateReport, MeanGate
     from decompose_cli.training.outcome import Measured, RunResults, Spread
     from decompose_cli.training.records import Score
 
@@ -54,6 +56,69 @@ def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
             )
     _show_spread(terminal, getattr(results, "summary", []))
     _show_files(terminal, document, runs)
+
+
+def show_gate_training(terminal: Terminal, document: ResultDocument[Any]) -> None:
+    """Accuracy and gates of one run, or of several."""
+    results = document.results
+    runs: list[GateResults] = getattr(results, "runs", None) or [results]
+    rows = [row for run in runs for row in _measured_rows(document, run, seeds=len(runs) > 1)]
+    terminal.title("Result")
+    terminal.print(make_table(["Weights", "Images", "Correct", "Top-1 %", "Loss"], rows, left=2))
+    for run in runs:
+        which = f", seed {run.seed}" if len(runs) > 1 else ""
+        show_gates(terminal, run.gates, f" of the {'best' if run.best else 'last'} weights{which}")
+    _show_spread(terminal, getattr(results, "summary", []))
+    noisy = ["label_noise.csv"] if runs[0].gates.changed_and_unchanged is not None else []
+    more = ["g_values.csv", "g_distribution.png", "g_extremes.png", *noisy]
+    _show_files(terminal, document, runs, more)
+
+
+def show_gates(terminal: Terminal, report: GateReport, whose: str = "") -> None:
+    """What the gates say of each split, and what follows."""
+    rows = []
+    for found in report.splits:
+        both = found.right_and_wrong
+        cells = [_with_interval(both.first), _with_interval(both.second)] if both else ["", ""]
+        counted = f"{found.correct:,} of {found.images:,}"
+        rows.append([found.split, counted, f"{found.top1:.2f}", _with_interval(found.g), *cells])
+    terminal.title(f"Gates{whose}")
+    columns = ["Images", "Correct", "Top-1 %", "Mean g [95%]", "g where right", "g where wrong"]
+    terminal.print(make_table(columns, rows, left=1))
+    last = report.splits[-1]
+    if last.by_gate:
+        terminal.print(f"Mean g by gate, {last.split} images: {' '.join(f'{g:.3f}' for g in last.by_gate)}")
+    noise = report.changed_and_unchanged
+    if noise is not None:
+        interval = f", 95% interval {noise.ci95[0]:+.4f} to {noise.ci95[1]:+.4f}" if noise.ci95 else ""
+        terminal.print(
+            f"Wrong labels: mean g {_with_interval(noise.first)} of {noise.first.images:,} training images, of the "
+            f"other {noise.second.images:,} {_with_interval(noise.second)}; "
+            f"difference {noise.difference:+.4f}{interval}"
+        )
+    skipping = report.skipping
+    if skipping is not None:
+        shares = " and ".join(f"{100 * share:.1f}%" for share in skipping.skipped)
+        terminal.print(
+            f"Skipping where g < {skipping.below:g}: {shares} of the {skipping.split} images; {skipping.correct:,} of "
+            f"{skipping.images:,} correct ({skipping.top1:.2f}%), without skipping {skipping.full_correct:,} "
+            f"({skipping.full_top1:.2f}%)"
+        )
+        if skipping.images_per_second is None or skipping.full_images_per_second is None:
+            terminal.print(
+                "This gate reads the output of the last unit, which has been computed by then: skipping saves nothing."
+            )
+        else:
+            ratio = skipping.images_per_second / skipping.full_images_per_second
+            terminal.print(
+                f"Speed: {skipping.images_per_second:,.0f} images/s, without skipping "
+                f"{skipping.full_images_per_second:,.0f} ({ratio:.2f}x)"
+            )
+
+
+def _with_interval(mean: MeanGate) -> str:
+    # An interval that reaches below 0 is one of Student's, and no g is there.
+    return f"{mean.g:.3f}" + (f" [{max(mean.ci95[0], 0):.3f}, {min(mean.ci95[1], 1):.3f}]" if mean.ci95 else "")
 
 
 def show_rates(terminal: Terminal, document: ResultDocument[LrFindResults]) -> None:
@@ -109,10 +174,13 @@ def _show_spread(terminal: Terminal, summary: Sequence[Spread]) -> None:
         )
 
 
-def _show_files(terminal: Terminal, document: ResultDocument[Any], runs: Sequence[RunResults]) -> None:
+def _show_files(
+    terminal: Terminal, document: ResultDocument[Any], runs: Sequence[RunResults], more: Sequence[str] = ()
+) -> None:
     for run in runs:
-        names = ", ".join(path.rsplit("/", 1)[-1] for path in run.checkpoints.values())
-        terminal.print(f"Written to {Path(run.checkpoints['last']).parent}: {names}, log.csv, curve.png, result.json")
+        weights = [path.rsplit("/", 1)[-1] for path in run.checkpoints.values()]
+        names = ", ".join([*weights, "log.csv", "curve.png", *more, "result.json"])
+        terminal.print(f"Written to {Path(run.checkpoints['last']).parent}: {names}")
         for kind, difference in run.export_errors.items():
             terminal.print(f"The {kind} file agrees with the network to {difference:.1e}")
     if len(runs) > 1:

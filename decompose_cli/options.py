@@ -1,8 +1,8 @@
 """The options that all commands share, written once.
 
 A command is a function whose first two parameters are ``inputs: Inputs`` and ``out: Output``; one that trains may have
-``tuning: Tuning`` and ``options: dict[str, str]``, of the network, too. :func:`command` replaces them, for Typer, by the options that make them up, and turns expected
-errors into a sentence and an exit code.
+``tuning: Tuning`` and ``options: dict[str, str]``, of the network, too. :func:`command` replaces them, for Typer, by the
+options that make them up, and turns expected errors into a sentence and an exit code.
 """
 
 from __future__ import annotations
@@ -196,6 +196,7 @@ def command(
     bundled = ("inputs", "out", "tuning", "options")
     own = [_evaluated(p, function) for p in declared.values() if p.name not in bundled]
     tuned = {name: value for name, value in _training_options().items() if trains and name not in without}
+    tuned |= {name: value for name, value in (replaced or {}).items() if name in tuned}
     chosen = _network_options() if "options" in declared else {}
     shared = {name: value for name, value in _INPUTS.items() if name not in tuned} if takes_inputs else {}
     shared = {name: value for name, value in shared.items() if name not in without}

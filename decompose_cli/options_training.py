@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +29,8 @@ TRAINING: dict[str, tuple[Any, Any]] = {
     "accumulate": (Annotated[Optional[int], option("--accumulate", metavar="N", panel=_TRAINING, help="Batches per step.")], None),
     "weight_decay": (Annotated[Optional[float], option("--weight-decay", "--wd", metavar="L2", panel=_TRAINING, help="On all parameters.")], None),
     "momentum": (Annotated[Optional[float], option("--momentum", metavar="M", panel=_TRAINING, help="Of sgd.")], None),
-    "schedule": (Annotated[Optional[str], option("--schedule", metavar="constant|steps|cosine|one-cycle", panel=_TRAINING,
-                                                 help="Of the learning rate.")], None),
+    "schedule": (Annotated[Optional[str], option("--schedule", metavar="constant|steps|cosine|one-cycle|N[,N...]", panel=_TRAINING,
+                                                 help="Of the learning rate; numbers are steps at these --milestones.")], None),
     "milestones": (Annotated[Optional[str], option("--milestones", "--lr-milestones", metavar="N[,N...]", panel=_TRAINING,
                                                    help="Epochs after which schedule 'steps' drops the rate, also --lr-milestones N [N...].")], None),
     "gamma": (Annotated[Optional[float], option("--lr-multiplier", "--gamma", metavar="FACTOR", panel=_TRAINING,
@@ -80,6 +81,8 @@ TRAINING: dict[str, tuple[Any, Any]] = {
 NETWORK_OPTIONS: dict[str, tuple[Any, Any]] = {
     "shortcut": (Annotated[Optional[str], option("--shortcut", metavar="identity|projection", panel=NETWORK,
                                                  help="Of CIFAR ResNets. Default: identity.")], None),
+    "block": (Annotated[Optional[str], option("--block", metavar="basic|bottleneck", panel=NETWORK,
+                                              help="Of CIFAR ResNets whose depth allows both, 6n + 2 and 9n + 2. Default: basic; of resnet164 bottleneck.")], None),
     "norm_mode": (Annotated[Optional[str], option("--norm-mode", metavar="MODE", panel=NETWORK,
                                                   help="batch, group, layer, instance, online or none, in place of batch norm. Where it is given the recipe is online-norm, unless --recipe says otherwise.")], None),
     "afwd": (Annotated[Optional[str], option("--afwd", "--decay-factor-forward", metavar="DECAY", panel=NETWORK,
@@ -120,6 +123,16 @@ rate_command = functools.partial(  # the recipe says the rest
     command, without=(*_NOT_FOR_TRAINING, "head", "batch_size", "precision"), replaced=_FROM_SCRATCH
 )
 
+_GATED_NETWORK: dict[str, tuple[Any, Any]] = {
+    "model": (Annotated[Optional[str], typer.Argument(metavar="MODEL", show_default=False,
+                                                      help="A CIFAR ResNet such as resnet20. Left out: resnet of --depth, by default 110; without --dataset too: resnet20, on the digits that come with decompose.")], None),
+    "weights": (Annotated[Optional[str], option("--weights", "-w", "--test_checkpoint", metavar="FILE|URL", panel=NETWORK,
+                                                help="Weights with gates to go on from, or to measure with --evaluate. Default: none.")], None),
+    "run_name": (Annotated[Optional[str], option("--run-name", "--mod_name_suffix", metavar="NAME", panel=OUTPUT,
+                                                 help="Default: command, network, images and time.")], None),
+}  # fmt: skip
+gate_command = functools.partial(command, without=(*_NOT_FOR_TRAINING, "head", "final_test"), replaced=_GATED_NETWORK)
+
 _MACHINES = ("devices", "num_nodes", "strategy")
 _RUN_OPTIONS = ("run_name", "resume", "runs", "checkpoint_every", "final_test", "print_freq")
 
@@ -148,6 +161,10 @@ def make_tuning(given: dict[str, Any]) -> Tuning:
     from decompose_cli.training.settings import parse_settings
 
     named = {name: value for name, value in given.items() if name in _SETTINGS and value is not None}
+    if re.fullmatch(r"[\d\s,]+", str(named.get("schedule", ""))):  # as in other programs
+        if "milestones" in named:
+            raise InputError("--schedule and --milestones both give milestones; leave one of them out.")
+        named |= {"milestones": named["schedule"], "schedule": "steps"}
     if "milestones" in named:
         named["milestones"] = tuple(part.strip() for part in named["milestones"].split(",") if part.strip())
     more = parse_settings(given["set"] or [])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
@@ -79,12 +79,12 @@ def finetune(
             raise InputError(f"-k {k} is not one number of features per class.")
         decomposition = Decomposition(ks[0], parse_method(method or "frequency"), parse_order(order))
     document = run(
-        _request(inputs, out, tuning, "finetune"),
+        make_request(inputs, out, tuning, "finetune"),
         indices=indices,
         decomposition=decomposition,
         only=one_of(only, TRAINED, "--only") if only is not None else None,
     )
-    _finish(out, document, lambda: display.show_finetuning(out.terminal, document))
+    finish_run(out, document, lambda: display.show_finetuning(out.terminal, document))
 
 
 @train_command
@@ -123,11 +123,11 @@ def train(
         _evaluate(inputs, out, tuning, options, recipe)
         return
     document = run(
-        _request(inputs, out, tuning, "train"),
+        make_request(inputs, out, tuning, "train"),
         recipe=recipe,
         model_options=options,
     )
-    _finish(out, document, lambda: display.show_training(out.terminal, document))
+    finish_run(out, document, lambda: display.show_training(out.terminal, document))
 
 
 @rate_command
@@ -193,7 +193,8 @@ def lr_find(
             go(folder)
 
 
-def _request(inputs: Inputs, out: Output, tuning: Tuning, name: str) -> Request:
+def make_request(inputs: Inputs, out: Output, tuning: Tuning, name: str) -> Request:
+    """What the options of a training command ask for."""
     from decompose_cli.errors import InputError
     from decompose_cli.training.devices import Machines
     from decompose_cli.training.export import check_export
@@ -233,14 +234,25 @@ def _evaluate(inputs: Inputs, out: Output, tuning: Tuning, options: dict[str, st
     """``train --evaluate``: what 'validate' says of the weights that training would begin with."""
     from decompose_cli import display
     from decompose_cli.engines.validate import validate as run
-    from decompose_cli.errors import InputError
     from decompose_cli.files import check_writable
     from decompose_cli.training.learner import open_weights
+
+    inputs = weights_to_evaluate(inputs, tuning, ["recipe"] if recipe else [])
+    path = out.path / "evaluation.json" if out.path is not None else None
+    if path is not None:
+        check_writable(path, overwrite=out.overwrite)
+    document = run(inputs, classifier=open_weights(inputs, options, inputs.seed))
+    finish(out, document, path, inputs, show=lambda: display.show_validation(out.terminal, document))
+
+
+def weights_to_evaluate(inputs: Inputs, tuning: Tuning, more: Sequence[str]) -> Inputs:
+    """What ``--evaluate`` looks at; ``more`` are options that were given and mean nothing there."""
+    from decompose_cli.errors import InputError
 
     of_run = {
         name for name in ("run_name", "runs", "checkpoint_every", "final_test", "export") if getattr(tuning, name)
     }
-    useless = sorted((set(tuning.overrides) | of_run) - {"batch_size", "seed"}) + (["recipe"] if recipe else [])
+    useless = sorted((set(tuning.overrides) | of_run) - {"batch_size", "seed"}) + list(more)
     if useless:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
         raise InputError(f"--evaluate trains nothing: leave out {flags}.")
@@ -256,13 +268,8 @@ def _evaluate(inputs: Inputs, out: Output, tuning: Tuning, options: dict[str, st
         inputs = dataclasses.replace(inputs, weights=str(checkpoint))
     if inputs.weights is None:
         raise InputError("--evaluate needs a network that has been trained: --weights, --pretrained or --resume RUN.")
-    path = out.path / "evaluation.json" if out.path is not None else None
-    if path is not None:
-        check_writable(path, overwrite=out.overwrite)
     known = {name: tuning.overrides[name] for name in ("batch_size", "seed") if name in tuning.overrides}
-    inputs = dataclasses.replace(inputs, **known)
-    document = run(inputs, classifier=open_weights(inputs, options, inputs.seed))
-    finish(out, document, path, inputs, show=lambda: display.show_validation(out.terminal, document))
+    return dataclasses.replace(inputs, **known)
 
 
 def _names(command: str, run_name: str | None, model: str, dataset: str) -> Iterator[Path]:
@@ -277,7 +284,8 @@ def _names(command: str, run_name: str | None, model: str, dataset: str) -> Iter
         yield Path("runs") / f"{name}-{number}"
 
 
-def _finish(out: Output, document: ResultDocument[Any], show: Callable[[], None]) -> None:
+def finish_run(out: Output, document: ResultDocument[Any], show: Callable[[], None]) -> None:
+    """Show what came of a run; its files are in its folder."""
     show()
     if out.json and is_first_process():
         print_json(document.model_dump(mode="json"))

@@ -35,6 +35,7 @@ class Stream(IntEnum):
     CUTOUT_COLUMN = 6
     IMAGE = 7
     MIXING = 8
+    LABEL_NOISE = 9
 
 
 def random_integers(seed: int, epoch: int, indices: Tensor, stream: int, high: int) -> Tensor:

@@ -90,6 +90,37 @@ def _phi(both: int, only_first: int, only_second: int, neither: int, total: int)
     return covariance / math.sqrt(margins)
 
 
+def mean_difference_interval(
+    first: Sequence[float], second: Sequence[float], confidence: float = 0.95
+) -> tuple[float, tuple[float, float] | None]:
+    """Difference first minus second of the means of independent values, and Welch's interval of it (Welch 1947).
+
+    (m1 - m2) -+ t sqrt(e1 + e2) with e = s^2 / n and Satterthwaite's (e1 + e2)^2 / (e1^2/(n1 - 1) + e2^2/(n2 - 1))
+    degrees of freedom.
+
+    Args:
+        first: At least one value.
+        second: At least one value.
+        confidence: Two-sided coverage aimed at.
+
+    Returns:
+        The difference, and its (lower, upper) limit; None where a single value is on either side.
+    """
+    difference = fmean(first) - fmean(second)
+    if min(len(first), len(second)) < 2:
+        return difference, None
+    from scipy.special import stdtrit
+
+    errors = [stdev(values) ** 2 / len(values) for values in (first, second)]
+    if sum(errors) == 0:
+        return difference, (difference, difference)
+    freedom = sum(errors) ** 2 / sum(
+        error**2 / (len(values) - 1) for error, values in zip(errors, (first, second), strict=True)
+    )
+    half = float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(sum(errors))
+    return difference, (difference - half, difference + half)
+
+
 def mean_interval(
     values: Sequence[float], confidence: float = 0.95
 ) -> tuple[float, float | None, tuple[float, float] | None]:

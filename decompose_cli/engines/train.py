@@ -7,41 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
-
 from decompose_cli.decomposition.study import Inputs
-from decompose_cli.files import sha256_of, write_files
+from decompose_cli.files import write_files
 from decompose_cli.reporting.training_plots import training_curves
-from decompose_cli.results import (
-    ResultDocument,
-    Stopwatch,
-    WeightsInfo,
-    describe_environment,
-)
+from decompose_cli.results import ResultDocument, Stopwatch
 from decompose_cli.training.devices import on_first
 from decompose_cli.training.learner import (
-    Learner,
     TrainConfig,
     announce,
     configure,
-    describe_images,
-    describe_network,
     make_job,
     open_learner,
+    training_document,
 )
-from decompose_cli.training.outcome import RunResults, Spread, spread
+from decompose_cli.training.outcome import RepeatedResults, RunResults, all_results
 from decompose_cli.training.records import curves
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.seeds import repeated
-from decompose_cli.training.session import Request, Session, check_same, opened, train_job
+from decompose_cli.training.session import Request, check_same, opened, train_job
 from decompose_cli.training.settings import Settings
-
-
-class RepeatedResults(BaseModel):
-    """The same training with several seeds."""
-
-    runs: list[RunResults]
-    summary: list[Spread]
 
 
 def train(
@@ -85,40 +69,13 @@ def train(
             on_first(session.fabric, lambda: write_files({folder.curve: drawn}))
             return results
 
-        def document(results: Any) -> ResultDocument[Any]:
-            return _document(session, found, results, watch)
+        def document(results: RunResults | RepeatedResults) -> ResultDocument[Any]:
+            return training_document(session, found, results, watch)
 
         def write(path: Path, results: RunResults) -> None:
             document(results).write(path)
 
         runs = repeated(session, run, RunResults, write)
-        results = runs[0] if len(runs) == 1 else RepeatedResults(runs=runs, summary=_summary(runs))
-        whole = on_first(session.fabric, lambda: document(results))
+        whole = on_first(session.fabric, lambda: document(all_results(runs)))
         on_first(session.fabric, lambda: whole.write(session.folder.result))
     return whole
-
-
-def _summary(runs: list[RunResults]) -> list[Spread]:
-    found = []
-    for which in ("last", "best"):
-        for split in ("val", "test"):
-            scores = [score for run in runs if (score := getattr(getattr(run, which), split, None)) is not None]
-            if len(scores) == len(runs):
-                found.append(spread(f"{which} {scores[0].split} top1", [score.top1 for score in scores]))
-    return found
-
-
-def _document(session: Session, found: Learner, results: Any, watch: Stopwatch) -> ResultDocument[Any]:
-    first = results.runs[0] if isinstance(results, RepeatedResults) else results
-    source = first.checkpoints.get("best", first.checkpoints["last"])
-    weights = WeightsInfo(source=source, sha256=sha256_of(Path(source)))
-    return ResultDocument(
-        command="train",
-        arguments=dict(session.config),
-        model=describe_network(found, session.settings.seed, weights),
-        dataset=describe_images(found),
-        environment=describe_environment(str(session.fabric.device), session.settings.seed),
-        started_at=watch.started_at,
-        seconds=watch.seconds(),
-        results=results,
-    )

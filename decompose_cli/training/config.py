@@ -14,6 +14,8 @@ from decompose_cli.files import read_json
 from decompose_cli.training.export import Kind
 
 FROM_INPUTS = ("model", "weights", "head", "dataset", "mean", "std", "input_size", "resize", "crop", "interpolation")
+GATE_CHOICES = ("lr_gate", "gate_schedule", "gate_iters", "lambda", "init", "baseline", "label_noise")
+"""What decides how gates are trained and studied, beside the options of the network."""
 _SHOWN = tuple(name for name in FROM_INPUTS if name != "model")
 
 
@@ -78,8 +80,9 @@ def read_config(path: Path, kind: type[RunConfig] = RunConfig) -> dict[str, Any]
 def shown_command(config: Mapping[str, Any], seed: int) -> str:
     """The command that trains such a network, wherever it is run: part of what a checkpoint says of itself."""
     named = {name: config[name] for name in _SHOWN if config[name] is not None}
-    if config["command"] == "train":
+    if config["command"] in ("train", "train-gate"):
         named |= {"recipe": config["recipe"], **(config["model_options"] or {})}
+        named |= {name: config[name] for name in GATE_CHOICES if config.get(name) is not None}
     else:
         named |= {"indices": config["indices_source"], **(config["ranking"] or {}), "only": config["only"]}
     words = ["decompose", config["command"], config["model"]]

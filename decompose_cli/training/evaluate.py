@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +17,8 @@ from decompose_cli.decomposition.metrics import MIN_CLASSES_FOR_TOP5, Evaluation
 from decompose_cli.models.head import evaluating
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.training.devices import sum_over_processes
-from decompose_cli.training.records import Score
+from decompose_cli.training.objective import Objective
+from decompose_cli.training.records import GateScore, Score
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,37 @@ def evaluate(
         device: Where the network is.
         workers: Processes that decode images.
     """
-    logits = []
+    return measure(module, images, Objective(), num_classes=num_classes, device=device, workers=workers)[0]
+
+
+def measure(
+    module: nn.Module,
+    images: LabelledImages,
+    objective: Objective,
+    *,
+    num_classes: int,
+    device: torch.device,
+    workers: int = 0,
+) -> tuple[Evaluation, Tensor]:
+    """As :func:`evaluate`, and what the objective counts, summed over the images: float64 (counted,)."""
+    logits: list[Tensor] = []
+    counts = torch.zeros(objective.counted, dtype=torch.float64)
     batches = normalised_batches(
         images.dataset, images.preprocessing, device=device, precision="32", batch_size=256, workers=workers
     )
     with evaluating(module), torch.inference_mode(), device_memory(device):
         for batch, _ in batches:
-            found = module(batch.to(device, memory_format=torch.channels_last))
-            logits.append(found.float().cpu().flatten(1))
-    return evaluate_head(lambda part: part, torch.cat(logits), images.labels, num_classes)
+            found = objective.read(module, batch.to(device, memory_format=torch.channels_last))
+            scores = objective.logits(found)
+            if objective.counted:
+                start = sum(len(part) for part in logits)
+                classes = images.labels[start : start + len(scores)].to(device)
+                counts += objective.counts(found, classes).cpu().double()
+            logits.append(scores.float().cpu().flatten(1))
+    return evaluate_head(lambda part: part, torch.cat(logits), images.labels, num_classes), counts
 
 
-def score_of(evaluation: Evaluation, split: str) -> Score:
+def score_of(evaluation: Evaluation, split: str, gates: Sequence[GateScore] = ()) -> Score:
     """An evaluation as it is written down."""
     total = evaluation.total
     return Score(
@@ -69,27 +90,36 @@ def score_of(evaluation: Evaluation, split: str) -> Score:
         top1=100 * evaluation.correct / total,
         top5=None if evaluation.top5 is None else 100 * evaluation.top5 / total,
         loss=evaluation.loss,
+        gates=list(gates),
     )
 
 
 def score_over_processes(
-    fabric: Fabric, module: nn.Module, images: LabelledImages, num_classes: int, workers: int, *, is_sharded: bool
+    fabric: Fabric,
+    module: nn.Module,
+    images: LabelledImages,
+    num_classes: int,
+    workers: int,
+    *,
+    is_sharded: bool,
+    objective: Objective,
 ) -> Score:
     """How a network does, each process measuring its share of the images; no image counts twice.
 
     Of a sharded network all processes have to make every forward pass together, so each measures all images.
     """
     if fabric.world_size == 1 or is_sharded:
-        found = evaluate(module, images, num_classes=num_classes, device=fabric.device, workers=workers)
-        return score_of(found, images.split)
+        found, sums = measure(module, images, objective, num_classes=num_classes, device=fabric.device, workers=workers)
+        return score_of(found, images.split, objective.gate_scores(sums.tolist(), found.total))
     own = share(torch.arange(len(images.labels)), fabric.global_rank, fabric.world_size)
-    counts = torch.zeros(4, dtype=torch.float64)
+    counts = torch.zeros(4 + objective.counted, dtype=torch.float64)
     if len(own):
         part = LabelledImages(images.split, subset(images.dataset, own), images.labels[own], images.preprocessing)
-        found = evaluate(module, part, num_classes=num_classes, device=fabric.device, workers=workers)
+        found, sums = measure(module, part, objective, num_classes=num_classes, device=fabric.device, workers=workers)
         top5 = 0 if found.top5 is None else found.top5
-        counts = torch.tensor((found.correct, top5, found.loss * found.total, found.total), dtype=torch.float64)
-    correct, total5, loss, total = sum_over_processes(fabric, counts.to(fabric.device)).tolist()
+        usual = torch.tensor((found.correct, top5, found.loss * found.total, found.total), dtype=torch.float64)
+        counts = torch.cat([usual, sums])
+    correct, total5, loss, total, *more = sum_over_processes(fabric, counts.to(fabric.device)).tolist()
     return Score(
         split=images.split,
         images=int(total),
@@ -97,4 +127,5 @@ def score_over_processes(
         top1=100 * correct / total,
         top5=100 * total5 / total if num_classes >= MIN_CLASSES_FOR_TOP5 else None,
         loss=loss / total,
+        gates=objective.gate_scores(more, int(total)),
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from decompose_cli.progress import EpochTable
 from decompose_cli.training.devices import on_first, sum_over_processes
 from decompose_cli.training.evaluate import LabelledImages, score_over_processes
 from decompose_cli.training.interruption import StopRequest
-from decompose_cli.training.optimizers import Part, make_optimizer, summed_cross_entropy
+from decompose_cli.training.objective import Objective, Share
+from decompose_cli.training.optimizers import Part, make_optimizer
 from decompose_cli.training.records import EpochRecord, RunLog, Score
 from decompose_cli.training.run_folder import RunFolder, write_state
 from decompose_cli.training.schedules import make_schedule
@@ -59,10 +60,7 @@ class Trainer:
         checkpoint_every: Also save after so many steps within an epoch.
         print_freq: Also add a row to the table after so many steps within an epoch.
         frozen: Modules that stay in evaluation mode.
-        parts: Makes of the network settings of optimizer and schedule, with the parameters that are trained by them;
-            by default all by ``settings``.
-        loss: Of an output and its targets, summed over the images; cross-entropy by default.
-        logits: The class scores (N, C) in an output; the output itself by default.
+        objective: What is minimised, and by which optimizers; the cross-entropy of the output by default.
     """
 
     def __init__(
@@ -82,9 +80,7 @@ class Trainer:
         checkpoint_every: int | None = None,
         print_freq: int | None = None,
         frozen: Sequence[nn.Module] = (),
-        parts: Callable[[nn.Module], Sequence[tuple[Settings, Sequence[nn.Parameter]]]] | None = None,
-        loss: Callable[[Any, Tensor], Tensor] | None = None,
-        logits: Callable[[Any], Tensor] = lambda output: output,
+        objective: Objective | None = None,
     ) -> None:
         self.fabric, self.module, self.settings = fabric, module, settings
         self.images, self.indices, self.labels, self.num_classes = images, indices, labels, num_classes
@@ -92,8 +88,7 @@ class Trainer:
         self.val, self.test = val, test
         self.checkpoint_every, self.print_freq = checkpoint_every, print_freq
         self.frozen = frozen
-        self.loss = loss or summed_cross_entropy(settings.label_smoothing)
-        self.logits = logits
+        self.objective = objective or Objective(settings.label_smoothing)
         self.steps_per_epoch = settings.steps_per_epoch(len(indices))
         self.state = State(epoch=settings.start_epoch, global_step=settings.first_step(len(indices)))
         self.total_steps = settings.total_steps(len(indices))
@@ -109,21 +104,20 @@ class Trainer:
             self.frozen = [module.get_submodule(name) for name in names]  # conversion makes other modules
         fabric.to_device(module)
         self.ema = self._averaged() if settings.ema_decay is not None else None
-        trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        shares = parts(module) if parts is not None else [(settings, trainable)]
-        self.parts = [self._part(*given) for given in shares]
+        self.parts = [self._part(part) for part in self.objective.shares(module, settings, self.steps_per_epoch)]
         compiled: Any = torch.compile(module) if settings.compile else module
         self.model, *wrapped = fabric.setup(compiled, *(part.optimizer for part in self.parts))
         self.steppers = wrapped
         self._log = RunLog(folder.log, folder.tensorboard)
-        self._tally = torch.zeros(3, dtype=self._sum_type, device=fabric.device)
+        self._tally = torch.zeros(3 + self.objective.counted, dtype=self._sum_type, device=fabric.device)
         self._is_bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
         torch.manual_seed(settings.seed + fabric.global_rank)  # for dropout and the like
 
-    def _part(self, settings: Settings, parameters: Sequence[nn.Parameter]) -> Part:
-        optimizer = make_optimizer(settings, parameters)
+    def _part(self, part: Share) -> Part:
+        optimizer = make_optimizer(part.settings, part.parameters)
         counts = {"steps_per_epoch": self.steps_per_epoch, "total_steps": self.total_steps}
-        return Part(optimizer, make_schedule(optimizer, settings, first_step=self.state.global_step, **counts))
+        schedule = make_schedule(optimizer, part.settings, first_step=self.state.global_step, **counts)
+        return Part(optimizer, schedule, part.every)
 
     def run(self, table: EpochTable) -> State:
         """Train to the end.
@@ -149,9 +143,9 @@ class Trainer:
         state = self.state
         last_step = min(self.steps_per_epoch, state.step + self.total_steps - state.global_step)
         self.learning_mode()
-        if self.fabric.is_global_zero:  # has what was counted before an interruption
+        if self.fabric.is_global_zero and state.tally:  # has what was counted before an interruption
             self._tally += torch.tensor(state.tally, dtype=self._sum_type, device=self.fabric.device)
-        state.tally = [0.0, 0.0, 0.0]
+        state.tally = []
         shown = time.perf_counter()
         done = 0
         begun = shown
@@ -168,7 +162,9 @@ class Trainer:
                 shown = time.perf_counter()
                 speed = done / (shown - begun)
                 where = state.epoch + state.step / self.steps_per_epoch, self.total_epochs, state.rate
-                cells = running_cells(*where, self._tally.tolist(), speed, self._left(speed))
+                cells = running_cells(
+                    *where, self._tally.tolist(), speed, self._left(speed), more=len(self.objective.columns)
+                )
                 (table.add if is_row else table.update)(cells)
 
     def learning_mode(self) -> None:
@@ -219,26 +215,27 @@ class Trainer:
             with self.fabric.no_backward_sync(self.model, enabled=not is_last) if several else nullcontext():
                 try:
                     output = self.model(images)
-                    loss = self.loss(output, targets)
-                    self.fabric.backward(loss * weight)
+                    total, loss = self.objective.losses(output, targets)
+                    self.fabric.backward(total * weight)
                 except NotFiniteError as error:
                     raise self._diverged(f"{error.message.rstrip('.')}, in ") from error
             with torch.no_grad():
                 mean += loss * weight
                 if weight:
                     truth = targets if targets.ndim == 1 else targets.argmax(1)
-                    correct = (self.logits(output).argmax(1) == truth).sum()
-                    counts = torch.stack([loss.detach().to(self._sum_type), correct, correct.new_tensor(len(truth))])
-                    self._tally += counts
-                self._is_bad |= ~torch.isfinite(loss)
+                    correct = (self.objective.logits(output).argmax(1) == truth).sum()
+                    usual = torch.stack([loss.detach().to(self._sum_type), correct, correct.new_tensor(len(truth))])
+                    self._tally += torch.cat([usual, self.objective.counts(output, truth).to(usual)])
+                self._is_bad |= ~torch.isfinite(total)
         for part, stepper in zip(self.parts, self.steppers, strict=True):
-            if self.settings.clip_norm is not None:
-                self.fabric.clip_gradients(
-                    self.model, stepper, max_norm=self.settings.clip_norm, error_if_nonfinite=False
-                )
-            stepper.step()
+            if (self.state.global_step + 1) % part.every == 0:
+                if self.settings.clip_norm is not None:
+                    self.fabric.clip_gradients(
+                        self.model, stepper, max_norm=self.settings.clip_norm, error_if_nonfinite=False
+                    )
+                stepper.step()
             stepper.zero_grad(set_to_none=True)
-            part.schedule.step()
+            part.step_schedule()
         if self.ema is not None:
             self.ema.update_parameters(self.module)
         self.state.step += 1
@@ -302,10 +299,15 @@ class Trainer:
 
     def _measure(self) -> EpochRecord:
         state = self.state
-        total, correct, images = sum_over_processes(self.fabric, self._tally).tolist()
+        total, correct, images, *counts = sum_over_processes(self.fabric, self._tally).tolist()
         state.seconds = time.perf_counter() - self._started  # now that all steps are known to be done
         train = Score(
-            split="train", images=int(images), correct=int(correct), top1=100 * correct / images, loss=total / images
+            split="train",
+            images=int(images),
+            correct=int(correct),
+            top1=100 * correct / images,
+            loss=total / images,
+            gates=self.objective.gate_scores(counts, int(images)),
         )
         if self.fabric.world_size > 1 and not self._is_sharded:
             for buffer in self.measured.buffers():  # statistics of batch norm are those of the first process
@@ -327,9 +329,14 @@ class Trainer:
         Raises:
             DecomposeError: Its loss is not finite.
         """
-        workers = self.images.workers
         found = score_over_processes(
-            self.fabric, self.measured, images, self.num_classes, workers, is_sharded=self._is_sharded
+            self.fabric,
+            self.measured,
+            images,
+            self.num_classes,
+            self.images.workers,
+            is_sharded=self._is_sharded,
+            objective=self.objective,
         )
         if not math.isfinite(found.loss):
             raise self._bad_loss(found.split)

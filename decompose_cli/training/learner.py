@@ -6,6 +6,7 @@ import copy
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import DecomposeError, InputError, first_line
+from decompose_cli.files import sha256_of
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier, preprocessing_of
 from decompose_cli.models.entry import ModelEntry
@@ -22,12 +24,20 @@ from decompose_cli.models.registry import DEFAULT_MODEL
 from decompose_cli.models.weights import DEFAULT, RANDOM
 from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.progress import note
-from decompose_cli.results import DatasetInfo, ModelInfo, WeightsInfo
+from decompose_cli.results import (
+    DatasetInfo,
+    ModelInfo,
+    ResultDocument,
+    Stopwatch,
+    WeightsInfo,
+    describe_environment,
+)
 from decompose_cli.training.config import RunConfig, shown_command
 from decompose_cli.training.data import divide, labels_by_name, open_splits
 from decompose_cli.training.evaluate import LabelledImages
+from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, complete_norm, default_recipe, resolve
-from decompose_cli.training.session import Job
+from decompose_cli.training.session import Job, Session
 from decompose_cli.training.settings import Settings
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
@@ -107,9 +117,7 @@ def configure(
     if described is None:  # nothing says how its normalisation was made
         options = complete_norm({"norm_mode": entry.norm.mode, **options}, dataset, large_images=is_large)
     entry = entry.configured(**options)
-    chosen = recipe or default_recipe(
-        model, dataset, large_images=is_large, options={**entry.norm.options(), **model_options}
-    )
+    chosen = recipe or default_recipe(model, dataset, large_images=is_large, options={**entry.chosen, **model_options})
     depth = entry.architecture.get("depth")
     settings = resolve(chosen, overrides, large_images=is_large, depth=depth, dataset=dataset)
     filled = dataclasses.replace(inputs, model=model, dataset=dataset)
@@ -273,6 +281,25 @@ def describe_images(found: Learner) -> DatasetInfo:
         fingerprint=found.train.fingerprint(),
         classes=list(found.class_names),
         **found.preprocessing.described(),
+    )
+
+
+def training_document(
+    session: Session, found: Learner, results: RunResults | RepeatedResults, watch: Stopwatch
+) -> ResultDocument[Any]:
+    """What is written down of a training, with where everything came from."""
+    first = results.runs[0] if isinstance(results, RepeatedResults) else results
+    source = first.checkpoints.get("best", first.checkpoints["last"])
+    weights = WeightsInfo(source=source, sha256=sha256_of(Path(source)))
+    return ResultDocument(
+        command=session.config["command"],
+        arguments=dict(session.config),
+        model=describe_network(found, session.settings.seed, weights),
+        dataset=describe_images(found),
+        environment=describe_environment(str(session.fabric.device), session.settings.seed),
+        started_at=watch.started_at,
+        seconds=watch.seconds(),
+        results=results,
     )
 
 

@@ -1,13 +1,12 @@
-"""Optimizers and losses."""
+"""Optimizers."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -16,10 +15,20 @@ from decompose_cli.training.settings import Settings
 
 @dataclass(frozen=True)
 class Part:
-    """Parameters with an optimizer and a schedule of their own."""
+    """Parameters with an optimizer and a schedule of their own, stepped in every n-th step of the run."""
 
     optimizer: Optimizer
     schedule: LRScheduler
+    every: int = 1
+
+    def step_schedule(self) -> None:
+        """Go on by a step of the run, whether or not the optimizer made one."""
+        if self.every == 1:
+            self.schedule.step()
+            return
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that the optimizer has not made a step yet
+            self.schedule.step()
 
 
 def make_optimizer(settings: Settings, parameters: Sequence[nn.Parameter]) -> Optimizer:
@@ -38,12 +47,3 @@ def make_optimizer(settings: Settings, parameters: Sequence[nn.Parameter]) -> Op
         )
     kind = AdamW if settings.optimizer == "adamw" else Adam
     return kind(parameters, settings.lr, weight_decay=settings.weight_decay, fused=fused)
-
-
-def summed_cross_entropy(label_smoothing: float) -> Callable[[Any, Tensor], Tensor]:
-    """Cross-entropy in nats, summed over the images, of logits (N, C) with class numbers (N,) or shares (N, C)."""
-
-    def loss(output: Any, targets: Tensor) -> Tensor:
-        return F.cross_entropy(output.float(), targets, reduction="sum", label_smoothing=label_smoothing)
-
-    return loss

@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 
-from pydantic import BaseModel
+from pydantic import BaseModel, SerializeAsAny
 
 from decompose_cli.training.records import EpochRecord, Score
 
@@ -45,6 +45,13 @@ class Spread(BaseModel):
     std: float
 
 
+class RepeatedResults(BaseModel):
+    """The same training with several seeds."""
+
+    runs: Sequence[SerializeAsAny[RunResults]]
+    summary: list[Spread]
+
+
 def spread(what: str, values: Sequence[float]) -> Spread:
     """Median, range, mean and standard deviation of at least two numbers."""
     return Spread(
@@ -56,3 +63,16 @@ def spread(what: str, values: Sequence[float]) -> Spread:
         mean=statistics.fmean(values),
         std=statistics.stdev(values),
     )
+
+
+def all_results(runs: Sequence[RunResults]) -> RunResults | RepeatedResults:
+    """Of one run, or of several with the spread of their accuracies."""
+    if len(runs) == 1:
+        return runs[0]
+    found = []
+    for which in ("last", "best"):
+        for split in ("val", "test"):
+            scores = [score for run in runs if (score := getattr(getattr(run, which), split, None)) is not None]
+            if len(scores) == len(runs):
+                found.append(spread(f"{which} {scores[0].split} top1", [score.top1 for score in scores]))
+    return RepeatedResults(runs=runs, summary=found)

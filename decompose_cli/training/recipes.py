@@ -99,6 +99,20 @@ RECIPES: dict[str, Recipe] = {
             "val_split": 0.1,
         },
     ),
+    "soft-gates": Recipe(
+        "the published training of soft gates",
+        {
+            **_SMALL_IMAGES,
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "batch_size": 128,
+            "epochs": 333,
+            "schedule": "steps",
+            "milestones": (133, 200),
+            "val_split": 0.1,
+        },
+    ),
     "imagenet": Recipe(
         "torchvision's reference for ResNets",
         {
@@ -171,6 +185,8 @@ def default_recipe(model: str, dataset: str, *, large_images: bool, options: Map
         return "online-norm"
     if dataset == "digits":
         return "digits"
+    if "gate" in options:
+        return "soft-gates"
     if model == "custom_resnet":
         return "custom-resnet"
     return "imagenet" if large_images else "cifar-resnet"
@@ -199,7 +215,12 @@ def resolve(
     preset = RECIPES[one_of(recipe, tuple(RECIPES), "--recipe")]
     values = {**preset.values, **((preset.imagenet or {}) if large_images else {})}
     schedule = overrides.get("schedule", values["schedule"])
-    if recipe in ("cifar-resnet", "he2015") and depth is not None and depth >= _DEEP and schedule == "steps":
+    if (
+        recipe in ("cifar-resnet", "he2015", "soft-gates")
+        and depth is not None
+        and depth >= _DEEP
+        and schedule == "steps"
+    ):
         values |= {"warmup_epochs": 1, "warmup_lr": 0.01}
     if dataset == "digits" and values.get("augment") == "crop-flip":
         values |= _UPRIGHT

@@ -15,6 +15,26 @@ from pydantic import BaseModel
 
 from decompose_cli.files import write_error, write_text
 
+GATE_BINS = 20
+"""Of histograms of g, of equal width from 0 to 1."""
+
+
+class GateScore(BaseModel):
+    """What a gate says of a set of images, or all gates of single units together.
+
+    ``loss``: mean cross-entropy of its own classifier, in nats, or mean penalty; null if it has neither. ``correct``,
+    ``top1`` (percent): of its classifier, null without one. ``g``: mean weight of the later output, ``units`` by unit.
+    ``histogram``: images by g, or images and units.
+    """
+
+    name: str
+    loss: float | None
+    correct: int | None
+    top1: float | None
+    g: float
+    units: list[float] = []
+    histogram: list[int]
+
 
 class Score(BaseModel):
     """How a network does on a set of images: ``top1`` and ``top5`` in percent, ``loss`` as mean cross-entropy in nats.
@@ -29,6 +49,7 @@ class Score(BaseModel):
     top1: float
     top5: float | None = None
     loss: float
+    gates: list[GateScore] = []
 
 
 class EpochRecord(BaseModel):
@@ -54,6 +75,10 @@ class EpochRecord(BaseModel):
             score: Score | None = getattr(self, name)
             for value in ("loss", "top1", "correct", "images"):
                 row[f"{name}_{value}"] = "" if score is None else getattr(score, value)
+            for number, gate in enumerate(self.train.gates):  # which all splits have
+                for value in ("loss", "top1", "g"):
+                    found = None if score is None else getattr(score.gates[number], value)
+                    row[f"{name}_{gate.name}_{value}"] = "" if found is None else found
         return {**row, "seconds": self.seconds, "images_per_second": self.images_per_second}
 
 
@@ -153,6 +178,10 @@ class TensorBoardLog:
             for name, value in record.flat().items()
             if isinstance(value, float)
         ]
+        for split in ("train", "val", "test"):
+            score: Score | None = getattr(record, split)
+            for gate in score.gates if score is not None else ():
+                values.append(Summary.Value(tag=f"{split}/{gate.name}_g", histo=_histogram(gate.histogram)))
         self._write(Event(step=record.steps, summary=Summary(value=values)))
 
     def close(self) -> None:
@@ -163,3 +192,20 @@ class TensorBoardLog:
         event.wall_time = time.time()
         self._records.write(event.SerializeToString())
         self._records.flush()
+
+
+def _histogram(counts: Sequence[int]) -> Any:
+    """Counts of g in bins of equal width from 0 to 1; sums are those of the middles of the bins."""
+    from tensorboard.compat.proto.summary_pb2 import HistogramProto
+
+    width = 1 / len(counts)
+    middles = [(number + 0.5) * width for number in range(len(counts))]
+    return HistogramProto(
+        min=0.0,
+        max=1.0,
+        num=sum(counts),
+        sum=sum(count * middle for count, middle in zip(counts, middles, strict=True)),
+        sum_squares=sum(count * middle**2 for count, middle in zip(counts, middles, strict=True)),
+        bucket_limit=[(number + 1) * width for number in range(len(counts))],
+        bucket=counts,
+    )

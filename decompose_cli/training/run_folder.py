@@ -26,6 +26,7 @@ RESULT = "result.json"
 LOG = "log.csv"
 CURVE = "curve.png"
 TENSORBOARD = "tensorboard"
+GATES, GATE_PLOT, EXTREMES, LABEL_NOISE = "g_values.csv", "g_distribution.png", "g_extremes.png", "label_noise.csv"
 _LOCK = ".lock"
 _TRAINING = "training"
 _FORMAT = 1
@@ -49,6 +50,11 @@ class RunFolder:
         self.log = path / LOG
         self.curve = path / CURVE
         self.tensorboard = path / TENSORBOARD
+
+    @property
+    def of_gates(self) -> tuple[Path, ...]:
+        """What is written of soft gates: g of each image, two plots, and the labels that were made wrong."""
+        return tuple(self.path / name for name in (GATES, GATE_PLOT, EXTREMES, LABEL_NOISE))
 
     def exported(self, kind: Kind) -> Path:
         """The file that the network is exported to."""
@@ -156,7 +162,7 @@ class RunFolder:
         for folder in (*self._seeds(), self):
             events = list(folder.tensorboard.glob("events.out.*"))
             exported = [folder.exported(kind) for kind in KINDS]
-            for path in (*folder._main_files, folder.curve, *exported, *events):
+            for path in (*folder._main_files, folder.curve, *folder.of_gates, *exported, *events):
                 path.unlink(missing_ok=True)
             for path in (folder.tensorboard, folder.path) if folder is not self else (folder.tensorboard,):
                 with suppress(OSError):  # the user has put something there

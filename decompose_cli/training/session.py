@@ -29,10 +29,11 @@ from decompose_cli.training.data import TrainingData
 from decompose_cli.training.devices import Machines, on_first, start
 from decompose_cli.training.export import Kind, check_export, export_network
 from decompose_cli.training.fit import Trainer
+from decompose_cli.training.objective import Objective
 from decompose_cli.training.outcome import Measured, RunResults
 from decompose_cli.training.run_folder import RunFolder, changed, find_run, read_state
 from decompose_cli.training.settings import Settings, make_settings
-from decompose_cli.training.table import COLUMNS
+from decompose_cli.training.table import columns
 
 
 @dataclass(frozen=True)
@@ -79,12 +80,14 @@ class Job:
         metadata: What it is, for its checkpoints.
         data: Images and labels.
         frozen: Modules that stay in evaluation mode.
+        objective: What is minimised; cross-entropy by default.
     """
 
     module: nn.Module
     metadata: Metadata
     data: TrainingData
     frozen: Sequence[nn.Module] = ()
+    objective: Objective | None = None
 
 
 @dataclass
@@ -286,6 +289,7 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
         checkpoint_every=session.request.checkpoint_every or session.config["checkpoint_every"],
         print_freq=session.request.print_freq,
         frozen=job.frozen,
+        objective=job.objective,
     )
     _check_smallest_batch(trainer, job)
     _check_online_norm(trainer, job)
@@ -299,7 +303,7 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
                 hint="Start a new run with --output.",
             ) from error
         note(f"Going on after {trainer.state.global_step:,} of {trainer.total_steps:,} steps.")
-    with growing_table(COLUMNS) as table:
+    with growing_table(columns(trainer.objective.columns)) as table:
         state = trainer.run(table)
     last = state.records[-1]
     final_test = data.test if session.config["final_test"] or session.request.final_test else None

@@ -20,14 +20,15 @@ _PLAIN = ("epoch", "step", "global_step", "tally", "seconds", "rate", "made")
 class State:
     """Where a run is: ``step`` steps into epoch ``epoch``, counted from 0.
 
-    ``tally`` holds, for the images of this epoch so far: sum of losses, correct answers, images. ``rate`` and
-    ``made``: of the last step that was made, its learning rate and where it was.
+    ``tally`` holds, for the images of this epoch so far: sum of losses, correct answers, images, and what the objective
+    counts; nothing before the first. ``rate`` and ``made``: of the last step that was made, its learning rate and where
+    it was.
     """
 
     epoch: int = 0
     step: int = 0
     global_step: int = 0
-    tally: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    tally: list[float] = field(default_factory=list)
     seconds: float = 0.0
     records: list[EpochRecord] = field(default_factory=list)
     best: EpochRecord | None = None

@@ -27,6 +27,7 @@ from decompose_cli.training import fit, records, run_folder
 from decompose_cli.training.devices import Machines, start
 from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.fit import Trainer
+from decompose_cli.training.objective import Objective, Share
 from decompose_cli.training.run_folder import RunFolder, read_state
 from decompose_cli.training.settings import Settings, make_settings
 
@@ -67,6 +68,26 @@ def linear() -> nn.Module:
     return nn.Sequential(nn.Flatten(), layer)
 
 
+class Hooks(Objective):
+    """An objective made of functions: of an output and its targets, of an output, of the network."""
+
+    def __init__(self, loss: Any = None, logits: Any = None, parts: Any = None) -> None:
+        super().__init__()
+        self.loss, self.inner, self.parts = loss, logits, parts
+
+    def losses(self, output: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+        found = self.loss(output, targets) if self.loss else super().losses(output, targets)[0]
+        return found, found
+
+    def logits(self, output: Any) -> Tensor:
+        return self.inner(output) if self.inner else output
+
+    def shares(self, module: nn.Module, settings: Settings, steps_per_epoch: int) -> list[Share]:
+        if self.parts is None:
+            return super().shares(module, settings, steps_per_epoch)
+        return [Share(*part) for part in self.parts(module)]
+
+
 def trainer_of(module: nn.Module, settings: Settings, count: int = 10, folder: str = "run", **more: Any) -> Trainer:
     data = images_of(count)
     fabric = start("cpu", Machines(devices=1), settings.precision)
@@ -74,6 +95,9 @@ def trainer_of(module: nn.Module, settings: Settings, count: int = 10, folder: s
         data, SEEN, settings.augmentation, seed=settings.seed, device=torch.device("cpu"), workers=0
     )
     metadata = Metadata(model="resnet8", num_classes=CLASSES)
+    hooks = {name: more.pop(name) for name in ("loss", "logits", "parts") if name in more}
+    if hooks:
+        more["objective"] = Hooks(**hooks)
     more = {"num_classes": CLASSES, "folder": RunFolder(Path(folder)), "metadata": metadata, **more}
     return Trainer(fabric, module, settings, images, more.pop("indices", torch.arange(count)), data.labels, **more)
 

@@ -1,0 +1,46 @@
+"""Labels made wrong on purpose, to see what a network does with images that can only be memorised."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from decompose_cli.datasets.counter_random import Stream, random_integers
+from decompose_cli.errors import InputError
+
+_MANY = 1 << 62
+
+
+def randomise_labels(
+    labels: Tensor, indices: Tensor, share: float, num_classes: int, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Give a share of the images another label, each of the other classes with the same probability.
+
+    ``round(share n)`` of the n images at ``indices`` are changed, none to its own class. Which ones and to what is a
+    function of the arguments for all versions of torch.
+
+    Args:
+        labels: int64 (N,), from 0 to C - 1.
+        indices: int64 (n,), the images that may be changed.
+        share: In (0, 1].
+        num_classes: C.
+        seed: Decides which images, and their labels.
+
+    Returns:
+        All labels (N,), and the sorted indices of the changed ones.
+
+    Raises:
+        InputError: The share is out of range, changes nothing, or there is no other class.
+    """
+    if not 0 < share <= 1:
+        raise InputError(f"--label-noise {share} is not a share of the images above 0 and up to 1.")
+    if num_classes < 2:
+        raise InputError("--label-noise needs at least two classes.")
+    count = round(share * len(indices))
+    if count == 0:
+        raise InputError(f"--label-noise {share} of {len(indices)} training images is no image.")
+    keys = random_integers(seed, 0, indices, Stream.LABEL_NOISE, _MANY)
+    changed = indices[keys.argsort(stable=True)[:count]].sort().values
+    step = 1 + random_integers(seed, 1, changed, Stream.LABEL_NOISE, num_classes - 1)
+    found = labels.clone()
+    found[changed] = (labels[changed] + step) % num_classes
+    return found, changed

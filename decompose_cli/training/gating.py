@@ -1,0 +1,210 @@
+"""Training networks with soft gates: what each part of them learns from, and what is counted of the gates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decompose_cli.errors import InputError
+from decompose_cli.models.gate_kinds import GATES
+from decompose_cli.models.gated_resnet import Gated, GatedNetwork
+from decompose_cli.models.gates import Reading
+from decompose_cli.training.objective import Objective, Share
+from decompose_cli.training.records import GATE_BINS, GateScore
+from decompose_cli.training.settings import Settings
+from decompose_cli.training.table import gate_columns
+
+GateSchedule = Literal["constant", "step50"]
+GATE_SCHEDULES: tuple[GateSchedule, ...] = ("constant", "step50")
+LR_GATE = 0.01
+_PERIOD = 50
+"""Epochs after which ``step50`` divides the rate by ten."""
+
+
+@dataclass(frozen=True)
+class GateTraining:
+    """How gates are trained.
+
+    Attributes:
+        gate: Name in :data:`.models.gate_kinds.GATES`.
+        lr_gate: Learning rate of the gate's own classifier.
+        schedule: Of that rate. ``step50``: times 0.1 as the 50th, 100th, ... epoch begins, as in the original.
+        every: The backbone is changed in every n-th step, the gate in each.
+        penalty: lambda, the weight of the penalty in the loss.
+
+    Raises:
+        InputError: A value that is out of range, or that the gate has no use for.
+    """
+
+    gate: str
+    lr_gate: float | None = None
+    schedule: GateSchedule | None = None
+    every: int | None = None
+    penalty: float | None = None
+
+    def __post_init__(self) -> None:
+        kind = GATES[self.gate]
+        own = {"--lr-gate": self.lr_gate, "--gate-schedule": self.schedule, "--gate-iters": self.every}
+        for flag, value in own.items():
+            if value is not None and not kind.has_classifier:
+                having = ", ".join(other.name for other in GATES.values() if other.has_classifier)
+                raise InputError(
+                    f"{flag} has no effect with gate {self.gate}; it is of gates with a classifier: {having}."
+                )
+        if self.penalty is not None and kind.penalty is None:
+            having = ", ".join(other.name for other in GATES.values() if other.penalty is not None)
+            raise InputError(f"--lambda has no effect with gate {self.gate}; it is of gates with a penalty: {having}.")
+        if self.lr_gate is not None and not 0 < self.lr_gate < float("inf"):
+            raise InputError(f"--lr-gate {self.lr_gate} is not a positive number.")
+        if self.every is not None and self.every < 1:
+            raise InputError(f"--gate-iters {self.every} is not at least 1.")
+        if self.penalty is not None and not 0 <= self.penalty < float("inf"):
+            raise InputError(f"--lambda {self.penalty} is not a number from 0 upwards.")
+
+    def complete(self) -> dict[str, Any]:
+        """What applies to the gate, with the defaults, JSON-ready."""
+        kind = GATES[self.gate]
+        own = {
+            "lr_gate": LR_GATE if self.lr_gate is None else self.lr_gate,
+            "gate_schedule": self.schedule or GATE_SCHEDULES[0],
+            "gate_iters": self.every or 1,
+        }
+        nothing = dict.fromkeys(own)
+        weight = kind.penalty if self.penalty is None else self.penalty
+        return {**(own if kind.has_classifier else nothing), "lambda": weight}
+
+
+class GateObjective(Objective):
+    """Cross-entropy, plus lambda times the mean penalty of the gates; gates with a classifier learn from its own loss.
+
+    Of one forward and one backward pass: the loss is the sum of the cross-entropies of the network and of each gate's
+    classifier, and in these the gates hold back what is not theirs (see :class:`.models.gates.EntropyClassifierGate`).
+
+    Args:
+        label_smoothing: Of the network's cross-entropy; that of gates is never smoothed.
+        network: What is trained, or what it was copied from.
+        config: As :meth:`GateTraining.complete` has it.
+    """
+
+    def __init__(self, label_smoothing: float, network: GatedNetwork, config: dict[str, Any]) -> None:
+        super().__init__(label_smoothing)
+        self.kind = GATES[network.gate_name]
+        self.config = config
+        self.units = len(network.gates())
+        double = self.kind.level == "block" and self.units > 1
+        self.names = ["gate_b2", "gate_b3"] if double else ["gate"]
+        self.columns = gate_columns(self.names, classify=self.kind.has_classifier)
+        # Of each gate: loss, correct, then g of each unit, then the histogram.
+        self._means = self.units // len(self.names)
+        self.counted = len(self.names) * (2 + self._means + GATE_BINS)
+
+    def shares(self, module: nn.Module, settings: Settings, steps_per_epoch: int) -> list[Share]:
+        """All alike, or the backbone and each gate with a classifier for itself."""
+        if not self.kind.has_classifier:
+            return super().shares(module, settings, steps_per_epoch)
+        assert isinstance(module, GatedNetwork)
+        of_gates = [list(gate.parameters()) for gate in module.gates()]
+        inside = {id(parameter) for parameters in of_gates for parameter in parameters}
+        backbone = [parameter for parameter in module.parameters() if id(parameter) not in inside]
+        own = gate_settings(settings, self.config, steps_per_epoch)
+        return [Share(settings, backbone, self.config["gate_iters"]), *(Share(own, given) for given in of_gates)]
+
+    def read(self, module: nn.Module, images: Tensor) -> Gated:
+        """Logits and readings."""
+        assert isinstance(module, GatedNetwork)
+        return module.read(images)
+
+    def logits(self, output: Gated) -> Tensor:
+        """Of the network."""
+        return output.logits
+
+    def losses(self, output: Gated, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """The sum of all losses, and the network's cross-entropy."""
+        shown, _ = super().losses(output, targets)
+        total = shown
+        weight = self.config["lambda"]
+        if weight:
+            total = total + weight * _penalty(output.readings).sum()
+        for reading in output.readings:
+            if reading.logits is not None:
+                total = total + F.cross_entropy(reading.logits, targets, reduction="sum")
+        return total, shown
+
+    def counts(self, output: Gated, classes: Tensor) -> Tensor:
+        """Of each gate: summed loss, correct answers, summed g of each unit, histogram of g."""
+        readings = output.readings
+        groups = [[reading] for reading in readings] if len(self.names) > 1 else [list(readings)]
+        found: list[Tensor] = []
+        with torch.no_grad():
+            for group in groups:
+                loss = correct = torch.zeros((), device=classes.device)
+                logits = group[0].logits
+                if logits is not None:
+                    loss = F.cross_entropy(logits, classes, reduction="sum")
+                    correct = (logits.argmax(1) == classes).sum()
+                elif self.kind.penalty is not None:
+                    loss = _penalty(group).sum()
+                g = image_gates(group)
+                bins = torch.histc(g, GATE_BINS, 0, 1)
+                found += [loss.float()[None], correct.float()[None], g.sum(0), bins]
+        return torch.cat(found)
+
+    def gate_scores(self, counts: Sequence[float], images: int) -> list[GateScore]:
+        """What :meth:`counts` amounts to, one for each gate, or for all units together."""
+        scores = []
+        for number, name in enumerate(self.names):
+            length = self.counted // len(self.names)
+            loss, correct, *rest = counts[number * length : (number + 1) * length]
+            means = [value / images for value in rest[: self._means]]
+            classifies = self.kind.has_classifier
+            scores.append(
+                GateScore(
+                    name=name,
+                    loss=loss / images if classifies or self.kind.penalty is not None else None,
+                    correct=int(correct) if classifies else None,
+                    top1=100 * correct / images if classifies else None,
+                    g=sum(means) / len(means),
+                    units=means if self.kind.level == "layer" else [],
+                    histogram=[int(value) for value in rest[self._means :]],
+                )
+            )
+        return scores
+
+
+def image_gates(readings: Iterable[Reading]) -> Tensor:
+    """g of each image and gate, (N, gates) float32; of gates in single units the mean over channels and positions."""
+    return torch.stack(
+        [
+            reading.g.detach().float().flatten(1).mean(1) if reading.g.ndim > 1 else reading.g.detach().float()
+            for reading in readings
+        ],
+        1,
+    )
+
+
+def _penalty(readings: Sequence[Reading]) -> Tensor:
+    """The mean over the gates, (N,)."""
+    return torch.stack([reading.penalty for reading in readings if reading.penalty is not None]).mean(0)
+
+
+def gate_settings(settings: Settings, config: dict[str, Any], steps_per_epoch: int) -> Settings:
+    """Of the optimizer of a gate's classifier: SGD, momentum and weight decay as the backbone, a rate of its own."""
+    changed: dict[str, Any] = {
+        "optimizer": "sgd",
+        "lr": config["lr_gate"],
+        "schedule": "constant",
+        "milestones": (),
+        "warmup_epochs": 0,
+        "warmup_lr": None,
+    }
+    if config["gate_schedule"] == "step50":
+        unit = 1 if settings.iterations is None else steps_per_epoch
+        end = settings.epochs or -(-(settings.iterations or 0) // steps_per_epoch)
+        drops = tuple(epoch * unit for epoch in range(_PERIOD - 1, end, _PERIOD))
+        changed |= {"schedule": "steps", "milestones": drops, "gamma": 0.1}
+    return settings.model_copy(update=changed)

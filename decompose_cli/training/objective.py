@@ -1,0 +1,83 @@
+"""What a step minimises, by which optimizers, and what is counted on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decompose_cli.training.records import GateScore
+from decompose_cli.training.settings import Settings
+
+
+@dataclass(frozen=True)
+class Share:
+    """Parameters that are trained alike.
+
+    Attributes:
+        settings: Of their optimizer and its schedule.
+        parameters: At least one.
+        every: They are changed in every n-th step; their gradients of the others are discarded.
+    """
+
+    settings: Settings
+    parameters: Sequence[nn.Parameter]
+    every: int = 1
+
+
+class Objective:
+    """Cross-entropy of the logits, all parameters trained alike; what else can be trained is a subclass.
+
+    Args:
+        label_smoothing: alpha: the target is 1 - alpha for the class, plus alpha / C for each of the C classes.
+    """
+
+    counted = 0
+    """Length of :meth:`counts`."""
+    columns: tuple[str, ...] = ()
+    """Of the table that grows by a row an epoch, beside the usual ones."""
+
+    def __init__(self, label_smoothing: float = 0.0) -> None:
+        self.label_smoothing = label_smoothing
+
+    def shares(self, module: nn.Module, settings: Settings, steps_per_epoch: int) -> list[Share]:
+        """The parameters by how they are trained; the learning rate of the first is the one that is shown."""
+        return [Share(settings, [parameter for parameter in module.parameters() if parameter.requires_grad])]
+
+    def read(self, module: nn.Module, images: Tensor) -> Any:
+        """The output of the network in evaluation mode, as detailed as in training."""
+        return module(images)
+
+    def logits(self, output: Any) -> Tensor:
+        """The class scores (N, C) in an output."""
+        found: Tensor = output
+        return found
+
+    def losses(self, output: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """What is minimised, and the cross-entropy that is shown; in nats, summed over the images.
+
+        Args:
+            output: Of the network in training mode.
+            targets: Class numbers (N,) or shares (N, C).
+        """
+        loss = F.cross_entropy(
+            self.logits(output).float(), targets, reduction="sum", label_smoothing=self.label_smoothing
+        )
+        return loss, loss
+
+    def counts(self, output: Any, classes: Tensor) -> Tensor:
+        """Further sums over the images, (counted,).
+
+        Args:
+            output: Of the network.
+            classes: Class numbers (N,).
+        """
+        return torch.zeros(0, device=classes.device)
+
+    def gate_scores(self, counts: Sequence[float], images: int) -> list[GateScore]:
+        """What sums of :meth:`counts` over so many images amount to."""
+        return []
