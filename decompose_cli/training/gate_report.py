@@ -72,7 +72,9 @@ class GateContrast(BaseModel):
 
 
 class GateSplit(BaseModel):
-    """One set of images; ``by_gate``: mean g of each gate, if there are several. ``right_and_wrong``: images that the network gets right, and
+    """One set of images.
+
+    ``by_gate``: mean g of each gate, if there are several. ``right_and_wrong``: images that the network gets right, and
     others, if there are both.
     """
 
