@@ -33,6 +33,7 @@ ARGUMENTS = {
     **LISTING,
     "train": ["resnet8", "--dataset", "digits", "--iterations", "1"],
     "finetune": ["--iterations", "1"],
+    "train-gate": ["resnet8", "--gate", "exclusive", "--dataset", "digits", "--iterations", "1"],
     "lr-find": ["resnet8", "--dataset", "digits", "--steps", "40", "--lowest", "1e-3", "--set", "batch_size=32"],
 }
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "safetensors", "matplotlib")
@@ -248,7 +249,7 @@ def test_cache_lists_and_clears(tmp_path: Path) -> None:
 def test_json_is_alone_on_stdout_and_writes_nothing(command: str) -> None:
     result = run(command, *ARGUMENTS.get(command, []), "--json")
     json.loads(result.stdout)
-    if command not in ("demo", "finetune", "train"):  # their point is the files
+    if command not in ("demo", "finetune", "train", "train-gate"):  # their point is the files
         assert not files_below(Path.cwd())
     assert result.stderr, "people still see their tables"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -167,6 +167,34 @@ class RunFolder:
             for path in (folder.tensorboard, folder.path) if folder is not self else (folder.tensorboard,):
                 with suppress(OSError):  # the user has put something there
                     path.rmdir()
+
+
+@contextmanager
+def new_run(names: Iterable[Path]) -> Iterator[RunFolder]:
+    """The first folder of these that is not there yet; what is still empty at the end of the block is removed again.
+
+    Raises:
+        DecomposeError: It cannot be made.
+    """
+    for path in names:
+        check_folder_writable(path)
+        has_parent = path.parent.exists()
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.mkdir()
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise write_error(path, error) from error
+        break
+    try:
+        yield RunFolder(path)
+    finally:
+        with suppress(OSError):
+            path.rmdir()
+        if not has_parent:
+            with suppress(OSError):
+                path.parent.rmdir()
 
 
 def find_run(path: Path) -> RunFolder:

@@ -19,7 +19,7 @@ from torch import nn
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.errors import InputError, first_line
-from decompose_cli.files import check_folder_writable, cores, write_error
+from decompose_cli.files import cores
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
@@ -31,7 +31,7 @@ from decompose_cli.training.export import Kind, check_export, export_network
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.objective import Objective
 from decompose_cli.training.outcome import Measured, RunResults
-from decompose_cli.training.run_folder import RunFolder, changed, find_run, read_state
+from decompose_cli.training.run_folder import RunFolder, changed, find_run, new_run, read_state
 from decompose_cli.training.settings import Settings, make_settings
 from decompose_cli.training.table import columns
 
@@ -182,7 +182,12 @@ def opened(
     with ExitStack() as stack:
 
         def claim() -> Path:
-            claimed = folder or RunFolder(_new_folder(request, inputs))
+            claimed = folder
+            if claimed is None and request.folder is not None:
+                claimed = RunFolder(request.folder)
+            elif claimed is None:
+                assert request.names is not None
+                claimed = stack.enter_context(new_run(request.names(inputs.model or "", inputs.dataset or "")))
             stack.enter_context(claimed.locked())
             if folder is None:
                 claimed.check_free(overwrite=request.overwrite)
@@ -199,23 +204,6 @@ def opened(
             if session.is_begun and folder is None and fabric.is_global_zero:
                 claimed.discard()
             raise
-
-
-def _new_folder(request: Request, inputs: Inputs) -> Path:
-    if request.folder is not None:
-        return request.folder
-    assert request.names is not None
-    for path in request.names(inputs.model or "", inputs.dataset or ""):
-        check_folder_writable(path)
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir()
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise write_error(path, error) from error
-        return path
-    raise AssertionError("there is always another name")
 
 
 def _check_command(command: str, resumed: Path, of_run: str) -> None:
