@@ -193,7 +193,8 @@ def train_gate(
         label_noise=label_noise,
         skip_below=skip_below,
     )
-    inputs = resolve_network(inputs, depth)
+    if tuning.resume is None or depth is not None:  # a run remembers its network
+        inputs = resolve_network(inputs, depth)
     if evaluate:
         of_training = {name for name in gating.given() if name != "skip_below"} | ({"recipe"} if recipe else set())
         _evaluate(weights_to_evaluate(inputs, tuning, sorted(of_training)), out, named, skip_below)

@@ -23,6 +23,8 @@ from decompose_cli.errors import InputError
 from decompose_cli.files import write_files
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.gate_kinds import GATES
+from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.models.head import trace_layers
 from decompose_cli.progress import note
 from decompose_cli.reporting.training_plots import training_curves
@@ -310,6 +312,7 @@ def _run(session: Session, found: _Opened, folder: RunFolder, settings: Settings
 def _freeze(module: nn.Module, head_name: str, only: Trained, size: tuple[int, int]) -> list[nn.Module]:
     """Leave only a part to be trained; returns what has to stay in evaluation mode, so that no statistics move."""
     if only == "all":
+        _hold_classifiers_of_gates(module)
         return []
     kept = {head_name}
     if only == "head+last-block":
@@ -324,6 +327,15 @@ def _freeze(module: nn.Module, head_name: str, only: Trained, size: tuple[int, i
             parameter.requires_grad_(True)
     inside = {id(child) for part in trained for child in part.modules()}
     return [child for child in module.modules() if id(child) not in inside and not list(child.children())]
+
+
+def _hold_classifiers_of_gates(module: nn.Module) -> None:
+    """They learn from a loss of their own, which is that of ``train-gate``; here they stay as they are."""
+    if not isinstance(module, GatedNetwork) or not GATES[module.gate_name].has_classifier:
+        return
+    for gate in module.gates():
+        gate.requires_grad_(False)
+    note("The classifiers of the gates stay as they are.")
 
 
 def _last_block(module: nn.Module, head_name: str, size: tuple[int, int]) -> str:

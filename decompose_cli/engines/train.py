@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from decompose_cli.decomposition.study import Inputs
+from decompose_cli.errors import InputError
 from decompose_cli.files import write_files
 from decompose_cli.reporting.training_plots import training_curves
 from decompose_cli.results import ResultDocument, Stopwatch
@@ -53,7 +54,10 @@ def train(
     request = dataclasses.replace(request, choices={**choices, **(model_options or {}), **request.choices})
 
     def settle(inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
-        return configure(inputs, request.overrides, recipe, model_options or {})
+        inputs, settings, choices = configure(inputs, request.overrides, recipe, model_options or {})
+        if "gate" in (choices["model_options"] or {}):
+            raise InputError("This network has gates, which it is 'decompose train-gate' that trains.")
+        return inputs, settings, choices
 
     with opened("train", request, settle, TrainConfig) as session:
         config = session.config
@@ -64,7 +68,7 @@ def train(
 
         def run(folder: RunFolder, settings: Settings) -> RunResults:
             results, _ = train_job(session, folder, settings, make_job(config, found, settings))
-            title = f"{found.classifier.name} on {found.train.name}, seed {settings.seed}"
+            title = f"{found.classifier.name} on {found.train.name.rsplit('/', 1)[-1]}, seed {settings.seed}"
             drawn = training_curves(title, **curves(results.epochs))
             on_first(session.fabric, lambda: write_files({folder.curve: drawn}))
             return results

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from decompose_cli.decomposition.devices import resolve_device
 from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.errors import InputError
-from decompose_cli.files import write_files, write_text
-from decompose_cli.models.classifier import find_entry
+from decompose_cli.files import cores, write_files, write_text
+from decompose_cli.models.classifier import Classifier, find_entry
 from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.progress import note
@@ -39,6 +39,7 @@ from decompose_cli.training.gating import GateObjective, GateSchedule, GateTrain
 from decompose_cli.training.learner import (
     DEFAULT_DATASET,
     DEFAULT_NETWORK,
+    Learner,
     TrainConfig,
     announce,
     configure,
@@ -140,6 +141,8 @@ def train_gate(
     """
     watch = Stopwatch()
     options = dict(model_options or {})
+    if request.resume is None:
+        request = _with_defaults(request)
     choices: dict[str, Any] = {} if recipe is None else {"recipe": recipe}
     request = dataclasses.replace(
         request, choices={**choices, **options, **gating.given(), **request.choices}, final_test=True
@@ -147,14 +150,23 @@ def train_gate(
     if request.machines.strategy == "fsdp":
         raise InputError("--strategy fsdp does not go together with gates, which are read between epochs; use ddp.")
 
+    baseline: Classifier | None = None
+
     def settle(inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
-        return _configure(inputs, request.overrides, recipe, options, gating)
+        nonlocal baseline
+        filled, settings, more = _configure(inputs, request.overrides, recipe, options, gating)
+        if gating.baseline is not None:
+            assert filled.model is not None
+            baseline = open_baseline(gating.baseline, find_entry(filled.model).configured(**more["model_options"]))
+            more["baseline_weights"] = baseline.weights_sha256
+        return filled, settings, more
 
     with opened("train-gate", request, settle, TrainGateConfig) as session:
         config = session.config
         found = open_learner(session.inputs, config["model_options"] or {}, session.settings.seed)
         started = found.classifier.weights_sha256 if session.inputs.weights is not None else None
-        baseline = open_baseline(config["baseline"], found.classifier.entry) if config["baseline"] else None
+        if baseline is None and config["baseline"] is not None:  # of a run that goes on
+            baseline = open_baseline(config["baseline"], found.classifier.entry)
         check_same(
             session,
             training_images=found.train.fingerprint(),
@@ -172,7 +184,7 @@ def train_gate(
             objective = GateObjective(settings.label_smoothing, network, dict(config))
             job = dataclasses.replace(job, data=data, objective=objective)
             results, trained = train_job(session, folder, settings, job)
-            title = f"{found.classifier.name} with gate {network.gate_name} on {found.train.name}, seed {settings.seed}"
+            title = f"{_title(found, network.gate_name)}, seed {settings.seed}"
 
             def finish() -> GateReport:
                 best = copy.deepcopy(trained) if results.best is not None else trained
@@ -234,24 +246,23 @@ def evaluate_gates(
         raise InputError(f"{classifier.weights_source} is of {classifier.name} without a gate.")
     check_skipping(gate, skip_below)
     inputs = dataclasses.replace(inputs, model=classifier.name, dataset=dataset)
-    found = open_learner(inputs, dict(model_options or {}), inputs.seed)
+    found = open_learner(inputs, dict(model_options or {}), inputs.seed, classifier)
     network = _gated(found.classifier.load(found.preprocessing.crop).module, classifier.name)
     images = found.test or LabelledImages("train", found.train, found.labels, found.preprocessing)
     device = resolve_device(inputs.device)
-    title = f"{classifier.name} with gate {gate} on {found.train.name} {images.split}"
     report, readings = study(
         copy.deepcopy(network).to(device),
         [(images, torch.arange(len(images.labels)))],
         skip_below=skip_below,
         device=device,
-        workers=inputs.workers or 0,
+        workers=min(8, cores()) if inputs.workers is None else inputs.workers,
     )
     if folder is not None:
-        _write(folder, readings, gate, found.class_names, title)
+        _write(folder, readings, gate, found.class_names, _title(found, gate))
     weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)
     return ResultDocument(
         command="train-gate",
-        arguments={**dataclasses.asdict(inputs), "evaluate": True, "skip_below": skip_below},
+        arguments={**inputs.as_arguments(), "evaluate": True, "skip_below": skip_below},
         model=describe_network(found, inputs.seed, weights),
         dataset=describe_images(found),
         environment=describe_environment(str(device), inputs.seed),
@@ -273,7 +284,7 @@ def resolve_network(inputs: Inputs, depth: int | None) -> Inputs:
             what = f"a depth of {known}" if known is not None else "no --depth"
             raise InputError(f"{inputs.model} has {what}, not {depth}; leave one of them out.")
         return inputs
-    if depth is None and (inputs.weights is not None or inputs.dataset is None):
+    if depth is None and (inputs.weights is not None or inputs.dataset in (None, DEFAULT_DATASET)):
         return inputs
     name = f"resnet{depth or PUBLISHED_DEPTH}"
     if depth is not None and find_entry(name).architecture.get("family") != "cifar_resnet":
@@ -281,16 +292,25 @@ def resolve_network(inputs: Inputs, depth: int | None) -> Inputs:
     return dataclasses.replace(inputs, model=name)
 
 
+def _with_defaults(request: Request) -> Request:
+    """Without a network, and perhaps without images: a first look at what comes with decompose."""
+    inputs = request.inputs
+    if inputs.model is not None or inputs.weights is not None:
+        return request
+    is_first_look = inputs.dataset is None
+    inputs = dataclasses.replace(inputs, model=DEFAULT_NETWORK, dataset=inputs.dataset or DEFAULT_DATASET)
+    note(f"No model was named: training {inputs.model} on {inputs.dataset}.")
+    overrides = dict(request.overrides)
+    if is_first_look and overrides.get("epochs") is None and overrides.get("iterations") is None:
+        note(f"For a first look it is trained for {_DEFAULT_EPOCHS} epochs; --epochs says otherwise.")
+        overrides["epochs"] = _DEFAULT_EPOCHS
+    return dataclasses.replace(request, inputs=inputs, overrides=overrides)
+
+
 def _configure(
     inputs: Inputs, overrides: Mapping[str, Any], recipe: str | None, options: Mapping[str, str], gating: Gating
 ) -> tuple[Inputs, Settings, dict[str, Any]]:
-    overrides, options = dict(overrides), dict(options)
-    if inputs.model is None and inputs.weights is None:
-        inputs = dataclasses.replace(inputs, model=DEFAULT_NETWORK, dataset=inputs.dataset or DEFAULT_DATASET)
-        note(f"Neither a model nor images were named: training {inputs.model} on {inputs.dataset}.")
-        if overrides.get("epochs") is None and overrides.get("iterations") is None:
-            note(f"For a first look it is trained for {_DEFAULT_EPOCHS} epochs; --epochs says otherwise.")
-            overrides["epochs"] = _DEFAULT_EPOCHS
+    options = dict(options)
     if inputs.weights is None:
         options.setdefault("gate", next(iter(GATES)))
     elif gating.baseline is not None:
@@ -315,18 +335,19 @@ def _configure(
             if init == "baseline"
             else "--init scratch does not go together with --baseline."
         )
-    assert filled.model is not None
-    sha256 = None
-    if gating.baseline is not None:
-        sha256 = open_baseline(gating.baseline, find_entry(filled.model).configured(**chosen)).weights_sha256
     own = {
         "init": init,
         "baseline": gating.baseline,
-        "baseline_weights": sha256,
+        "baseline_weights": None,
         "label_noise": gating.label_noise,
         "skip_below": gating.skip_below,
     }
     return filled, settings, {**choices, **training, **own}
+
+
+def _title(found: Learner, gate: str) -> str:
+    """Of plots; a folder by its own name alone."""
+    return f"{found.classifier.name} with gate {gate} on {found.train.name.rsplit('/', 1)[-1]}"
 
 
 def _gated(module: nn.Module, name: str) -> GatedNetwork:

@@ -146,8 +146,16 @@ def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) ->
     )
 
 
-def open_learner(inputs: Inputs, model_options: Mapping[str, str], seed: int) -> Learner:
+def open_learner(
+    inputs: Inputs, model_options: Mapping[str, str], seed: int, classifier: Classifier | None = None
+) -> Learner:
     """Open network and images.
+
+    Args:
+        inputs: Complete.
+        model_options: Options of the network.
+        seed: For random weights.
+        classifier: The network, if it has been opened already.
 
     Raises:
         InputError: Something is not there, cannot be read or does not fit.
@@ -155,7 +163,8 @@ def open_learner(inputs: Inputs, model_options: Mapping[str, str], seed: int) ->
     """
     assert inputs.dataset is not None
     if inputs.weights is not None:
-        study = Study(dataclasses.replace(inputs, seed=seed), ("train",), open_weights(inputs, model_options, seed))
+        classifier = classifier or open_weights(inputs, model_options, seed)
+        study = Study(dataclasses.replace(inputs, seed=seed), ("train",), classifier)
         _, test = open_splits(inputs, inputs.dataset)
         held = None
         if test is not None:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from decompose_cli.models.gated_resnet import Gated
 from decompose_cli.training.records import GateScore
 from decompose_cli.training.settings import Settings
 
@@ -54,7 +55,7 @@ class Objective:
 
     def logits(self, output: Any) -> Tensor:
         """The class scores (N, C) in an output."""
-        found: Tensor = output
+        found: Tensor = output.logits if isinstance(output, Gated) else output
         return found
 
     def losses(self, output: Any, targets: Tensor) -> tuple[Tensor, Tensor]:

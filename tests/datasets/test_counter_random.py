@@ -89,6 +89,7 @@ def test_numbers_that_are_known() -> None:
         "CUTOUT_COLUMN": 6,
         "IMAGE": 7,
         "MIXING": 8,
+        "LABEL_NOISE": 9,
     }
 
 

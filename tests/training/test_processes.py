@@ -159,3 +159,30 @@ def test_torchrun_is_noticed_and_what_contradicts_it_refused(images: str) -> Non
     assert refused.returncode != 0
     assert "torchrun started 2 processes" in refused.stderr
     assert not Path("three").exists()
+
+
+@pytest.mark.slow
+def test_two_processes_count_the_gates_of_all_images(images: str) -> None:
+    """Batch norm makes their steps others than those of one process; what is counted and measured is not."""
+    options = ("resnet14", "--gate", "entropy-classifier-b3b2", "--gate-iters", "2", "--dataset", images)
+    more = ("--input-size", "8", "-j", "0", "--epochs", "2", "-b", "32", "--val-split", "0.2", "--label-noise", "0.1")
+    command = [sys.executable, "-m", "decompose_cli", "train-gate", *options, *more, "--device", "cpu"]
+    done = subprocess.run(
+        [*command, "--devices", "2", "-o", "two"], capture_output=True, text=True, timeout=280, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Label noise:") == 1
+    results = json.loads(Path("two/result.json").read_text())["results"]
+    for record in results["epochs"]:
+        for split, count in (("train", 161), ("val", 40)):
+            assert record[split]["images"] == count
+            assert [sum(gate["histogram"]) for gate in record[split]["gates"]] == [count, count]
+    splits = {split["split"]: split for split in results["gates"]["splits"]}
+    assert splits["held-out"]["correct"] == results["best"]["val"]["correct"]
+    assert splits["held-out"]["g"]["g"] == pytest.approx(
+        sum(gate["g"] for gate in results["epochs"][results["best"]["epoch"] - 1]["val"]["gates"]) / 2, rel=1e-5
+    )
+    assert splits["test"]["correct"] == results["best"]["test"]["correct"]
+    again = subprocess.run([*command, "--devices", "2", "--resume", "two"], capture_output=True, text=True, check=False)
+    assert again.returncode == 2
+    assert "is finished" in again.stderr

@@ -88,6 +88,22 @@ PUBLISHED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         },
     ),
     (
+        "soft-gates",
+        {},
+        {
+            **PLAIN,
+            **SMALL,
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "batch_size": 128,
+            "epochs": 333,
+            "schedule": "steps",
+            "milestones": (133, 200),
+            "gamma": 0.1,
+        },
+    ),
+    (
         "custom-resnet",
         {},
         {
