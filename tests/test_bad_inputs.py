@@ -758,7 +758,7 @@ DIGITS = "9" * 5000  # more than Python turns into a number
 ARGUMENTS = [
     # name, command line, part of the sentence
     ("a single pixel", "validate --input-size 1", "--input-size '1' is a single pixel"),
-    ("unknown model", "validate resnet21", "6n + 2 layers, with bottlenecks 9n + 2, 1202 at most (did you mean resnet20 or resnet26?)"),
+    ("unknown model", "validate resnet21", "bottlenecks 9n + 2, 1202 at most (did you mean resnet20 or resnet26?)"),
     ("model in capitals", "validate ResNet20", "no model 'ResNet20'"),
     ("model without a name", ["validate", ""], "no model ''"),
     ("model that is no classifier", "validate fcn_resnet50", "no model 'fcn_resnet50'"),
