@@ -15,6 +15,7 @@ import torch
 from decompose_cli.decomposition.index_set import read_index_set
 from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.engines.extract_indices import extract_indices
+from decompose_cli.engines.finetune import Decomposition, finetune
 from decompose_cli.engines.train import train
 from decompose_cli.engines.train_gate import GateResults, Gating, evaluate_gates, resolve_network, train_gate
 from decompose_cli.engines.validate import validate
@@ -113,6 +114,26 @@ def test_features_of_a_gated_network_can_be_ranked(images: str) -> None:
     written = read_index_set(next(Path("indices").glob("*_indices.json")))
     assert {len(row) for row in written.classes} == {5}
     assert found.model.num_features == 64
+
+
+@pytest.mark.parametrize("gate", ["entropy-classifier", "softmax"])
+def test_a_gated_network_is_decomposed_and_finetuned(images: str, gate: str) -> None:
+    trained(images, gate=gate, overrides={"epochs": 1})
+    inputs = dataclasses.replace(SEEN, model=None, weights="run/last.pt", dataset=images)
+    request = Request(inputs, {"epochs": 1, "batch_size": 8, "lr": 0.01}, folder=Path("tuned"))
+    found = finetune(request, decomposition=Decomposition(5, "frequency")).results
+    before, after = (read_checkpoint(Path(name, "last.pt")).state_dict for name in ("run", "tuned"))
+    changed = {name for name, value in before.items() if name in after and name != "fc.weight" and value.ndim}
+    changed = {name for name in changed if not torch.equal(before[name], after[name])}
+    assert "o1.conv1.weight" in changed
+    assert ("g_layer.0.weight" in changed) is (gate == "softmax"), "the classifier of a gate has a loss of its own"
+    again = validate(
+        Inputs(weights="tuned/last.pt", dataset=images, input_size="8", workers=0, use_cache=False)
+    ).results
+    assert again.decomposed.correct == found.after.correct
+    with pytest.raises(InputError, match="This network has gates, which it is 'decompose train-gate' that trains"):
+        train(Request(inputs, SMALL, folder=Path("never")))
+    assert not Path("never").exists()
 
 
 def test_without_held_out_images_the_last_weights_are_measured(images: str) -> None:
