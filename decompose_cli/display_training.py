@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from decompose_cli.engines.lr_find import LrFindResults
     from decompose_cli.engines.train_gate import GateResults
     from decompose_cli.results import ResultDocument
-    from decompose_cli.training.gate_report import GateReport, MeanGate
+    from decompose_cli.training.gate_report import GateContrast, GateReport, MeanGate, Skipping
     from decompose_cli.training.outcome import Measured, RunResults, Spread
     from decompose_cli.training.records import Score
 
@@ -60,6 +60,8 @@ def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
 
 def show_gate_training(terminal: Terminal, document: ResultDocument[Any]) -> None:
     """Accuracy and gates of one run, or of several."""
+    from decompose_cli.training.run_folder import EXTREMES, G_VALUES, GATE_PLOT, LABEL_NOISE, NOISE_PLOT
+
     results = document.results
     runs: list[GateResults] = getattr(results, "runs", None) or [results]
     rows = [row for run in runs for row in _measured_rows(document, run, seeds=len(runs) > 1)]
@@ -69,9 +71,8 @@ def show_gate_training(terminal: Terminal, document: ResultDocument[Any]) -> Non
         which = f", seed {run.seed}" if len(runs) > 1 else ""
         show_gates(terminal, run.gates, f" of the {'best' if run.best else 'last'} weights{which}")
     _show_spread(terminal, getattr(results, "summary", []))
-    noisy = ["label_noise.csv"] if runs[0].gates.changed_and_unchanged is not None else []
-    more = ["g_values.csv", "g_distribution.png", "g_extremes.png", *noisy]
-    _show_files(terminal, document, runs, more)
+    noisy = [LABEL_NOISE, NOISE_PLOT] if document.arguments["label_noise"] is not None else []
+    _show_files(terminal, document, runs, [G_VALUES, GATE_PLOT, EXTREMES, *noisy])
 
 
 def show_gates(terminal: Terminal, report: GateReport, whose: str = "") -> None:
@@ -79,46 +80,78 @@ def show_gates(terminal: Terminal, report: GateReport, whose: str = "") -> None:
     rows = []
     for found in report.splits:
         both = found.right_and_wrong
-        cells = [_with_interval(both.first), _with_interval(both.second)] if both else ["", ""]
+        cells = [_g(both.first.g), _g(both.second.g), _difference(both)] if both else ["", "", ""]
         counted = f"{found.correct:,} of {found.images:,}"
         rows.append([found.split, counted, f"{found.top1:.2f}", _with_interval(found.g), *cells])
     terminal.title(f"Gates{whose}")
-    columns = ["Images", "Correct", "Top-1 %", "Mean g [95%]", "g where right", "g where wrong"]
+    columns = ["Images", "Correct", "Top-1 %", "Mean g [95%]", "Right", "Wrong", "Right minus wrong [95%]"]
     terminal.print(make_table(columns, rows, left=1))
     last = report.splits[-1]
     if last.by_gate:
-        terminal.print(f"Mean g by gate, {last.split} images: {' '.join(f'{g:.3f}' for g in last.by_gate)}")
-    noise = report.changed_and_unchanged
+        terminal.print(f"Mean g by gate, {last.split} images: {' '.join(_g(g) for g in last.by_gate)}")
+    low, high = last.range
+    if high - low < _HARDLY_DIFFERENT:
+        terminal.print(
+            f"g is nearly the same for all {last.split} images, {low:.4g} to {high:.4g}: this gate does not tell them "
+            "apart."
+        )
+    noise = report.label_noise
     if noise is not None:
-        interval = f", 95% interval {noise.ci95[0]:+.4f} to {noise.ci95[1]:+.4f}" if noise.ci95 else ""
         terminal.print(
-            f"Wrong labels: mean g {_with_interval(noise.first)} of {noise.first.images:,} training images, of the "
-            f"other {noise.second.images:,} {_with_interval(noise.second)}; "
-            f"difference {noise.difference:+.4f}{interval}"
+            f"Label noise: mean g {_with_interval(noise.first)} of {noise.first.images:,} training images with wrong "
+            f"labels, {_with_interval(noise.second)} of the other {noise.second.images:,}; "
+            f"difference {_difference(noise)}"
         )
-    skipping = report.skipping
-    if skipping is not None:
-        shares = " and ".join(f"{100 * share:.1f}%" for share in skipping.skipped)
         terminal.print(
-            f"Skipping where g < {skipping.below:g}: {shares} of the {skipping.split} images; {skipping.correct:,} of "
-            f"{skipping.images:,} correct ({skipping.top1:.2f}%), without skipping {skipping.full_correct:,} "
-            f"({skipping.full_top1:.2f}%)"
+            f"Of the {noise.first.images:,} the network gives {noise.given:,} their wrong label and {noise.original:,} "
+            f"the original one. By original labels {noise.correct:,} of "
+            f"{noise.first.images + noise.second.images:,} training images are correct; the table counts by the labels "
+            "that it was told."
         )
-        if skipping.images_per_second is None or skipping.full_images_per_second is None:
-            terminal.print(
-                "This gate reads the output of the last unit, which has been computed by then: skipping saves nothing."
-            )
-        else:
-            ratio = skipping.images_per_second / skipping.full_images_per_second
-            terminal.print(
-                f"Speed: {skipping.images_per_second:,.0f} images/s, without skipping "
-                f"{skipping.full_images_per_second:,.0f} ({ratio:.2f}x)"
-            )
+    if report.skipping is not None:
+        _show_skipping(terminal, report.skipping)
+
+
+def _show_skipping(terminal: Terminal, found: Skipping) -> None:
+    names = [""] if len(found.skipped) == 1 else [" in stage 2", " in stage 3"]
+    shares = " and ".join(f"{100 * share:.1f}%{name}" for share, name in zip(found.skipped, names, strict=True))
+    terminal.print(
+        f"Skipping where g < {found.below:g}: {shares} of the {found.split} images; {found.correct:,} of "
+        f"{found.images:,} correct ({found.top1:.2f}%), without skipping {found.full_correct:,} "
+        f"({found.full_top1:.2f}%)"
+    )
+    if found.images_per_second is None or found.full_images_per_second is None:
+        terminal.print(
+            "This gate reads the output of the last unit, which has been computed by then: skipping saves nothing."
+        )
+        return
+    ratio = found.images_per_second / found.full_images_per_second
+    terminal.print(
+        f"Speed: {found.images_per_second:,.0f} images/s, without skipping {found.full_images_per_second:,.0f} "
+        f"({ratio:.2f}x)" + (": to sort the images costs more than it saves here." if ratio < 1 else "")
+    )
+
+
+_HARDLY_DIFFERENT = 0.01
+
+
+def _g(value: float) -> str:
+    """Three digits after the point, and what is left of small ones."""
+    return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
 
 
 def _with_interval(mean: MeanGate) -> str:
     # An interval that reaches below 0 is one of Student's, and no g is there.
-    return f"{mean.g:.3f}" + (f" [{max(mean.ci95[0], 0):.3f}, {min(mean.ci95[1], 1):.3f}]" if mean.ci95 else "")
+    return _g(mean.g) + (f" [{_g(max(mean.ci95[0], 0))}, {_g(min(mean.ci95[1], 1))}]" if mean.ci95 else "")
+
+
+def _difference(found: GateContrast) -> str:
+    interval = f" [{_signed(found.ci95[0])}, {_signed(found.ci95[1])}]" if found.ci95 else ""
+    return _signed(found.difference) + interval
+
+
+def _signed(value: float) -> str:
+    return f"{value if abs(value) >= 0.0005 else 0.0:+.3f}"
 
 
 def show_rates(terminal: Terminal, document: ResultDocument[LrFindResults]) -> None:

@@ -78,11 +78,22 @@ TRAINING: dict[str, tuple[Any, Any]] = {
                                                help="Also write the network for other programs; decompose itself reads safetensors only.")], None),
 }  # fmt: skip
 
+BLOCK = Annotated[
+    Optional[str],
+    option(
+        "--block",
+        "--block-name",
+        metavar="basic|bottleneck",
+        panel=NETWORK,
+        help="Residual units of CIFAR ResNets, where the depth allows both: 6n + 2 and 9n + 2. Default: basic if it is "
+        "6n + 2; of resnet164 bottleneck.",
+    ),
+]
+
 NETWORK_OPTIONS: dict[str, tuple[Any, Any]] = {
     "shortcut": (Annotated[Optional[str], option("--shortcut", metavar="identity|projection", panel=NETWORK,
                                                  help="Of CIFAR ResNets. Default: identity.")], None),
-    "block": (Annotated[Optional[str], option("--block", metavar="basic|bottleneck", panel=NETWORK,
-                                              help="Of CIFAR ResNets whose depth allows both, 6n + 2 and 9n + 2. Default: basic; of resnet164 bottleneck.")], None),
+    "block": (BLOCK, None),
     "norm_mode": (Annotated[Optional[str], option("--norm-mode", metavar="MODE", panel=NETWORK,
                                                   help="batch, group, layer, instance, online or none, in place of batch norm. Where it is given the recipe is online-norm, unless --recipe says otherwise.")], None),
     "afwd": (Annotated[Optional[str], option("--afwd", "--decay-factor-forward", metavar="DECAY", panel=NETWORK,
@@ -96,6 +107,18 @@ NETWORK_OPTIONS: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 
 
+def read_block(text: str) -> str:
+    """The kind of residual unit; ``BasicBlock`` and ``Bottleneck``, as other programs write it, are understood.
+
+    Raises:
+        InputError: It is none.
+    """
+    known = {"basic": "basic", "basicblock": "basic", "bottleneck": "bottleneck"}
+    if text.lower() not in known:
+        raise InputError(f"--block {text!r} is unknown; choose basic, bottleneck.")
+    return known[text.lower()]
+
+
 def make_options(given: dict[str, Any]) -> dict[str, str]:
     """Options of the network that were given, as text.
 
@@ -105,6 +128,8 @@ def make_options(given: dict[str, Any]) -> dict[str, str]:
     from decompose_cli.norms.modes import read_decay
 
     named = {name: str(value) for name, value in given.items() if value is not None}
+    if "block" in named:
+        named["block"] = read_block(named["block"])
     return {name: read_decay(text, f"--{name}") if name in ("afwd", "abkw") else text for name, text in named.items()}
 
 
@@ -125,7 +150,7 @@ rate_command = functools.partial(  # the recipe says the rest
 
 _GATED_NETWORK: dict[str, tuple[Any, Any]] = {
     "model": (Annotated[Optional[str], typer.Argument(metavar="MODEL", show_default=False,
-                                                      help="A CIFAR ResNet such as resnet20. Left out: resnet of --depth, by default 110; without --dataset too: resnet20, on the digits that come with decompose.")], None),
+                                                      help="A CIFAR ResNet such as resnet20. Left out: resnet of --depth, by default 110; on digits, the default of --dataset, resnet20.")], None),
     "weights": (Annotated[Optional[str], option("--weights", "-w", "--test_checkpoint", metavar="FILE|URL", panel=NETWORK,
                                                 help="Weights with gates to go on from, or to measure with --evaluate. Default: none.")], None),
     "run_name": (Annotated[Optional[str], option("--run-name", "--mod_name_suffix", metavar="NAME", panel=OUTPUT,
@@ -161,7 +186,7 @@ def make_tuning(given: dict[str, Any]) -> Tuning:
     from decompose_cli.training.settings import parse_settings
 
     named = {name: value for name, value in given.items() if name in _SETTINGS and value is not None}
-    if re.fullmatch(r"[\d\s,]+", str(named.get("schedule", ""))):  # as in other programs
+    if re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", str(named.get("schedule", ""))):  # as in other programs
         if "milestones" in named:
             raise InputError("--schedule and --milestones both give milestones; leave one of them out.")
         named |= {"milestones": named["schedule"], "schedule": "steps"}

@@ -13,6 +13,7 @@ import torch
 from typer.testing import CliRunner
 
 from decompose_cli.cli import app, joined_integers
+from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.registry import get_entry
 
 REFUSED = 2
@@ -62,7 +63,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["--lambda", "0.5"], "--lambda has no effect with gate entropy-classifier; it is of gates with a penalty: l2, "),
     (["--gate", "l2", "--lambda", "nan"], "--lambda nan is not a number from 0 upwards."),
     (["--lr-gate", "-1"], "--lr-gate -1.0 is not a positive number."),
-    (["--gate", "gate"], "--gate 'gate' is not known to resnet14; choose none, entropy-classifier, "),
+    (["--gate", "gate"], "--gate 'gate' is unknown; choose entropy-classifier, "),
     (["--gate-map", "flat"], "--gate-map 'flat' is not known to resnet14; choose stretched, plain, original."),
     (["--gate-schedule", "2"], "--gate-schedule '2' is unknown; choose constant, step50."),
     (["--scratch", "2"], "--scratch 2 is neither 0 nor 1."),
@@ -73,13 +74,20 @@ WRONG: list[tuple[list[str], str]] = [
     (["--block", "bottleneck"], "--block 'bottleneck' is not known to resnet14; choose basic."),
     (["--skip-below", "0"], "--skip-below 0.0 is not above 0 and up to 1, where g is."),
     (["--gate", "shortcut", "--skip-below", "0.5"], "--skip-below has no effect with gate shortcut: "),
-    (["--label-noise", "2"], "--label-noise 2.0 is not a share of the images above 0 and up to 1."),
+    (["--label-noise", "2"], "--label-noise 2.0 is not a share of the images between 0 and 1."),
     (["--schedule", "100,200", "--milestones", "3"], "--schedule and --milestones both give milestones; leave one"),
     (
         ["--strategy", "fsdp"],
         "--strategy fsdp does not go together with gates, which are read between epochs; use ddp.",
     ),
-    (["-e"], "--evaluate needs a network that has been trained: "),
+    (["-e"], "--evaluate needs a network that has been trained: --weights or --resume RUN."),
+    (["-e", "-w", "x.pt", "-p", "2"], "--evaluate trains nothing: leave out --print-freq."),
+    (["-e", "-w", "x.pt", "--devices", "2"], "--evaluate trains nothing: leave out --devices."),
+    (["--split", "train"], "--split is of --evaluate; training looks at all splits."),
+    (["--block-name", "Wide"], "--block 'Wide' is unknown; choose basic, bottleneck."),
+    (["--baseline", "random"], "--baseline random is no file or URL of weights"),
+    (["--gate-iters", "100000"], "--gate-iters 100000 is more than the 333 steps of the run, so the backbone would"),
+    (["--schedule", ","], "--schedule ,: "),
     (["-e", "-w", "x.pt", "--gate-iters", "2"], "--evaluate trains nothing: leave out --gate-iters."),
     (["--recipe", "gates"], "--recipe 'gates'"),
 ]
@@ -94,6 +102,19 @@ def test_one_class_is_refused(make_images: Callable[..., Path]) -> None:
     make_images(Path("one"), ["a"], ("train", "test"), n=6, side=8)
     arguments = ["train-gate", "resnet14", "--dataset", "folder:one", "--input-size", "8", "-j", "0", "-b", "4"]
     assert refused(*arguments).startswith("A gate needs at least 2 classes to choose between, and there is 1.")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["vgg11", "--depth", "20"], "vgg11 is no CIFAR ResNet, to which --depth belongs; leave one of them out."),
+        (["resnet50"], "resnet50 has no --gate option; networks with it: resnet20, "),
+        (["--depth", "21"], "There is no model 'resnet21'"),
+        (["preresnet20"], "preresnet20 has no --gate option"),
+    ],
+)
+def test_networks_without_gates(arguments: list[str], sentence: str) -> None:
+    assert refused("train-gate", *arguments, "--dataset", "digits").startswith(sentence)
 
 
 def test_stages_of_one_unit_are_refused() -> None:
@@ -157,6 +178,53 @@ def test_evaluation_without_a_gate_is_refused() -> None:
     torch.save(get_entry("resnet14").configured(shortcut="projection").make(3, (8, 8)).state_dict(), "plain.pt")
     assert refused(*GATE, "-e", "-w", "plain.pt") == "plain.pt is of resnet14 without a gate."
     assert refused(*GATE, "-w", "plain.pt").startswith("plain.pt has no gate.")
+
+
+def test_the_gate_that_is_named_has_the_constants_of_published_weights() -> None:
+    """Exclusive gates and those of the shortcut look alike, so the second has to be named; nothing else changes."""
+    torch.manual_seed(0)
+    module = get_entry("resnet14").configured(gate="shortcut").make(3, (32, 32))
+    torch.save({f"module.{name}": value for name, value in module.state_dict().items()}, "original.pth")
+    images = ["resnet14", "--dataset", "folder:images", "--input-size", "8", "-j", "0"]
+    done("train-gate", *images, "-e", "--gate", "shortcut", "-w", "original.pth", "-o", "seen")
+    document = json.loads(Path("seen/result.json").read_text())
+    assert (document["dataset"]["mean"], document["dataset"]["std"]) == (
+        [0.4914, 0.4822, 0.4465],
+        [0.2023, 0.1994, 0.201],
+    )
+    assert (document["dataset"]["split"], document["dataset"]["images"]) == ("test", 24)
+    assert document["model"]["options"]["gate"] == "shortcut"
+    done("train-gate", *images, "-w", "original.pth", "--gate", "shortcut", "--epochs", "1", "-b", "16", "-o", "run")
+    metadata = read_checkpoint(Path("run/last.pt")).metadata
+    assert metadata is not None
+    assert metadata.mean == [0.4914, 0.4822, 0.4465]
+    assert refused("train-gate", *images, "-e", "--gate", "l2", "-w", "original.pth") == (
+        "The weights in original.pth are of gate exclusive, not l2."
+    )
+
+
+def test_a_run_goes_on_with_its_options_however_they_are_written() -> None:
+    scale = ["--gate", "exclusive-tube-1x1", "--gate-scale", "1e-4"]
+    done(*GATE, *scale, "--epochs", "1", "-b", "16", "-o", "run", "-q")
+    Path("run/result.json").unlink()
+    assert refused("train-gate", "--resume", "run", "--gate-scale", "1").startswith(
+        "The run in run was begun otherwise: gate-scale 0.0001, now 1.0."
+    )
+    done("train-gate", "--resume", "run", "--gate-scale", "0.0001", "--gate", "exclusive-tube-1x1", "--block", "basic")
+
+
+def test_training_images_are_evaluated_in_batches_of_any_size() -> None:
+    done(*GATE, "--epochs", "1", "-b", "16", "--val-split", "0", "-o", "run", "-q")
+    for name, more in (("a", []), ("b", ["-b", "7"])):
+        done(*GATE, "-e", "--resume", "run", "--split", "train", "-o", name, *more)
+    first, second = (list(csv.DictReader(Path(f"{name}/g_values.csv").read_text().splitlines())) for name in "ab")
+    assert [row["prediction"] for row in first] == [row["prediction"] for row in second]
+    assert len(first) == 36
+    assert {row["split"] for row in first} == {"train"}
+    files = [row["file"] for row in first]
+    assert all(Path("images/train", file).is_file() or Path("images", file).is_file() for file in files)
+    assert [CLASSES.index(Path(file).parent.name) for file in files] == [int(row["label"]) for row in first]
+    assert refused(*GATE, "-e", "--resume", "run", "--split", "val").startswith("folder:images has no split 'val' here")
 
 
 def test_evaluation_prints_the_same_as_it_writes() -> None:

@@ -9,7 +9,7 @@ from decompose_cli.commands.saving import model_and_dataset, print_json
 from decompose_cli.commands.training import finish_run, make_request, weights_to_evaluate
 from decompose_cli.console import is_first_process
 from decompose_cli.options import NETWORK, Output, option
-from decompose_cli.options_training import Tuning, gate_command
+from decompose_cli.options_training import BLOCK, Tuning, gate_command, read_block
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.study import Inputs
@@ -37,16 +37,7 @@ def train_gate(
         Optional[int],
         option("--depth", metavar="N", panel=NETWORK, help="6n + 2, with bottlenecks 9n + 2, in place of MODEL."),
     ] = None,
-    block: Annotated[
-        Optional[str],
-        option(
-            "--block",
-            "--block-name",
-            metavar="basic|bottleneck",
-            panel=NETWORK,
-            help="Residual units. Default: basic; of resnet164 bottleneck.",
-        ),
-    ] = None,
+    block: BLOCK = None,
     gate_map: Annotated[
         Optional[str],
         option(
@@ -155,6 +146,15 @@ def train_gate(
             "--recipe", metavar="NAME", panel=_GATES, help="As for 'train'. Default: soft-gates; for digits, digits."
         ),
     ] = None,
+    split: Annotated[
+        Optional[str],
+        option(
+            "--split",
+            metavar="train|test|val",
+            panel=_GATES,
+            help="With --evaluate: which images. Default: test or val.",
+        ),
+    ] = None,
     evaluate: Annotated[
         bool,
         option("--evaluate", "-e", panel=_GATES, help="Train nothing: measure accuracy and gates of --weights."),
@@ -168,14 +168,15 @@ def train_gate(
     Example: decompose train-gate resnet20 --dataset cifar10 --gate entropy-classifier --epochs 30 --schedule 15,22
     """
     from decompose_cli import display_training as display
-    from decompose_cli.engines.train_gate import STARTS, Gating, resolve_network
     from decompose_cli.engines.train_gate import train_gate as run
-    from decompose_cli.errors import one_of
+    from decompose_cli.errors import InputError, one_of
+    from decompose_cli.models.gate_kinds import GATES
+    from decompose_cli.training.gate_config import STARTS, Gating, resolve_network
     from decompose_cli.training.gating import GATE_SCHEDULES
 
     options = {
-        "gate": gate,
-        "block": {"basicblock": "basic"}.get(block.lower(), block.lower()) if block is not None else None,
+        "gate": one_of(gate, tuple(GATES), "--gate") if gate is not None else None,
+        "block": read_block(block) if block is not None else None,
         "gate_map": gate_map,
         "gate_loss": gate_loss,
         "gate_scale": gate_scale,
@@ -197,8 +198,11 @@ def train_gate(
         inputs = resolve_network(inputs, depth)
     if evaluate:
         of_training = {name for name in gating.given() if name != "skip_below"} | ({"recipe"} if recipe else set())
-        _evaluate(weights_to_evaluate(inputs, tuning, sorted(of_training)), out, named, skip_below)
+        inputs = weights_to_evaluate(inputs, tuning, sorted(of_training), "--weights or --resume RUN")
+        _evaluate(inputs, out, named, skip_below, split)
         return
+    if split is not None:
+        raise InputError("--split is of --evaluate; training looks at all splits.")
     document = run(make_request(inputs, out, tuning, "train-gate"), gating=gating, recipe=recipe, model_options=named)
     finish_run(out, document, lambda: display.show_gate_training(out.terminal, document))
 
@@ -215,31 +219,35 @@ def _start(init: str | None, scratch: int | None) -> str | None:
     return "scratch" if scratch else "baseline"
 
 
-def _evaluate(inputs: Inputs, out: Output, options: dict[str, str], skip_below: float | None) -> None:
+def _evaluate(
+    inputs: Inputs, out: Output, options: dict[str, str], skip_below: float | None, split: str | None
+) -> None:
     """``train-gate --evaluate``: accuracy and gates of weights, in a folder as of a run."""
     from decompose_cli import display_training as display
+    from decompose_cli.display import show_setting
     from decompose_cli.engines.train_gate import evaluate_gates
     from decompose_cli.files import check_folder_writable, check_writable, new_folder
     from decompose_cli.results import default_names
-    from decompose_cli.training.run_folder import EXTREMES, GATE_PLOT, GATES, RESULT
+    from decompose_cli.training.run_folder import EXTREMES, G_VALUES, GATE_PLOT, RESULT
 
     def go(folder: Path | None) -> None:
-        document: Any = evaluate_gates(inputs, model_options=options, skip_below=skip_below, folder=folder)
+        document: Any = evaluate_gates(inputs, model_options=options, skip_below=skip_below, split=split, folder=folder)
         if folder is not None:
             document.write(folder / RESULT)
+        show_setting(out.terminal, document)
         display.show_gates(out.terminal, document.results.gates)
         if folder is not None:
-            out.terminal.print(f"Written to {folder}: {RESULT}, {GATES}, {GATE_PLOT}, {EXTREMES}")
+            out.terminal.print(f"Written to {folder}: {RESULT}, {G_VALUES}, {GATE_PLOT}, {EXTREMES}")
         if out.json and is_first_process():
             print_json(document.model_dump(mode="json"))
 
     if out.path is not None:
         check_folder_writable(out.path)
-        for name in (RESULT, GATES, GATE_PLOT, EXTREMES):
+        for name in (RESULT, G_VALUES, GATE_PLOT, EXTREMES):
             check_writable(out.path / name, overwrite=out.overwrite)
         go(out.path)
     elif out.json:
         go(None)
     else:
-        with new_folder(default_names("gates", *model_and_dataset(inputs), suffix="")) as folder:
+        with new_folder(default_names("train-gate", *model_and_dataset(inputs), suffix="")) as folder:
             go(folder)

@@ -245,13 +245,25 @@ def _evaluate(inputs: Inputs, out: Output, tuning: Tuning, options: dict[str, st
     finish(out, document, path, inputs, show=lambda: display.show_validation(out.terminal, document))
 
 
-def weights_to_evaluate(inputs: Inputs, tuning: Tuning, more: Sequence[str]) -> Inputs:
-    """What ``--evaluate`` looks at; ``more`` are options that were given and mean nothing there."""
+def weights_to_evaluate(
+    inputs: Inputs, tuning: Tuning, more: Sequence[str], sources: str = "--weights, --pretrained or --resume RUN"
+) -> Inputs:
+    """What ``--evaluate`` looks at.
+
+    Args:
+        inputs: What was given.
+        tuning: Likewise.
+        more: Names of further options that were given and mean nothing there.
+        sources: The options that say which weights.
+    """
     from decompose_cli.errors import InputError
 
     of_run = {
-        name for name in ("run_name", "runs", "checkpoint_every", "final_test", "export") if getattr(tuning, name)
+        name
+        for name in ("run_name", "runs", "checkpoint_every", "final_test", "export", "print_freq")
+        if getattr(tuning, name)
     }
+    of_run |= {name for name, value in tuning.machines.items() if value is not None}
     useless = sorted((set(tuning.overrides) | of_run) - {"batch_size", "seed"}) + list(more)
     if useless:
         flags = ", ".join(f"--{name.replace('_', '-')}" for name in useless)
@@ -267,7 +279,7 @@ def weights_to_evaluate(inputs: Inputs, tuning: Tuning, more: Sequence[str]) -> 
             )
         inputs = dataclasses.replace(inputs, weights=str(checkpoint))
     if inputs.weights is None:
-        raise InputError("--evaluate needs a network that has been trained: --weights, --pretrained or --resume RUN.")
+        raise InputError(f"--evaluate needs a network that has been trained: {sources}.")
     known = {name: tuning.overrides[name] for name in ("batch_size", "seed") if name in tuning.overrides}
     return dataclasses.replace(inputs, **known)
 

@@ -10,6 +10,16 @@ from decompose_cli.errors import InputError
 _MANY = 1 << 62
 
 
+def check_share(share: float) -> None:
+    """Refuse what is no share.
+
+    Raises:
+        InputError: It is not between 0 and 1.
+    """
+    if not 0 < share < 1:
+        raise InputError(f"--label-noise {share} is not a share of the images between 0 and 1.")
+
+
 def randomise_labels(
     labels: Tensor, indices: Tensor, share: float, num_classes: int, seed: int
 ) -> tuple[Tensor, Tensor]:
@@ -21,7 +31,7 @@ def randomise_labels(
     Args:
         labels: int64 (N,), from 0 to C - 1.
         indices: int64 (n,), the images that may be changed.
-        share: In (0, 1].
+        share: Between 0 and 1.
         num_classes: C.
         seed: Decides which images, and their labels.
 
@@ -31,13 +41,14 @@ def randomise_labels(
     Raises:
         InputError: The share is out of range, changes nothing, or there is no other class.
     """
-    if not 0 < share <= 1:
-        raise InputError(f"--label-noise {share} is not a share of the images above 0 and up to 1.")
+    check_share(share)
     if num_classes < 2:
         raise InputError("--label-noise needs at least two classes.")
     count = round(share * len(indices))
     if count == 0:
         raise InputError(f"--label-noise {share} of {len(indices)} training images is no image.")
+    if count == len(indices):
+        raise InputError(f"--label-noise {share} leaves none of {len(indices)} training images its label.")
     keys = random_integers(seed, 0, indices, Stream.LABEL_NOISE, _MANY)
     changed = indices[keys.argsort(stable=True)[:count]].sort().values
     step = 1 + random_integers(seed, 1, changed, Stream.LABEL_NOISE, num_classes - 1)

@@ -331,7 +331,11 @@ def _freeze(module: nn.Module, head_name: str, only: Trained, size: tuple[int, i
 
 def _hold_classifiers_of_gates(module: nn.Module) -> None:
     """They learn from a loss of their own, which is that of ``train-gate``; here they stay as they are."""
-    if not isinstance(module, GatedNetwork) or not GATES[module.gate_name].has_classifier:
+    if not isinstance(module, GatedNetwork):
+        return
+    if GATES[module.gate_name].penalty:
+        note("The penalty of the gates, which keeps g small, is no part of the loss here.")
+    if not GATES[module.gate_name].has_classifier:
         return
     for gate in module.gates():
         gate.requires_grad_(False)

@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
+from torch import nn
 
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.decomposition.study import Inputs
 from decompose_cli.errors import InputError
 from decompose_cli.files import cores, write_files
+from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.progress import track
 from decompose_cli.reporting.training_plots import lr_curve
 from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo, describe_environment
 from decompose_cli.training.devices import Machines, start
 from decompose_cli.training.fit import Trainer
+from decompose_cli.training.gating import GateObjective, GateTraining
 from decompose_cli.training.learner import (
     announce,
     configure,
@@ -31,7 +34,9 @@ from decompose_cli.training.learner import (
     open_learner,
 )
 from decompose_cli.training.lr_range import diverged, ramp, smooth, suggest
+from decompose_cli.training.objective import Objective
 from decompose_cli.training.run_folder import RunFolder
+from decompose_cli.training.settings import Settings
 
 DEFAULT_LOWEST, DEFAULT_HIGHEST, DEFAULT_STEPS = 1e-6, 10.0, 100
 
@@ -118,6 +123,7 @@ def lr_find(
             num_classes=len(found.class_names),
             folder=RunFolder(Path(nowhere)),
             metadata=job.metadata,
+            objective=_objective(job.module, settings),
         )
         losses: list[float] = []
         with track("Rates", steps, "steps") as advance:
@@ -175,10 +181,16 @@ def _losses(trainer: Trainer, rates: Sequence[float]) -> Iterator[float]:
     done = 0
     for epoch in itertools.count():
         for batches in trainer.steps(epoch, 0, min(trainer.steps_per_epoch, len(rates) - done)):
-            for part in trainer.parts:
-                for group in part.optimizer.param_groups:
-                    group["lr"] = rates[done]
+            for group in trainer.parts[0].optimizer.param_groups:  # classifiers of gates keep their own
+                group["lr"] = rates[done]
             yield float(trainer.step(batches))
             done += 1
             if done == len(rates):
                 return
+
+
+def _objective(module: nn.Module, settings: Settings) -> Objective | None:
+    """Of a network with gates: their losses too, as ``train-gate`` weighs them by default."""
+    if not isinstance(module, GatedNetwork):
+        return None
+    return GateObjective(settings.label_smoothing, module, GateTraining(module.gate_name).complete())

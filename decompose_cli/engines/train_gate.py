@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.folders import FolderImages
 from decompose_cli.decomposition.devices import resolve_device
 from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.errors import InputError
@@ -24,8 +25,10 @@ from decompose_cli.progress import note
 from decompose_cli.reporting.gate_plots import SHOWN, extremes, gate_distribution
 from decompose_cli.reporting.training_plots import training_curves
 from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo, describe_environment
+from decompose_cli.training.data import HELD_OUT
 from decompose_cli.training.devices import on_first
 from decompose_cli.training.evaluate import LabelledImages
+from decompose_cli.training.gate_config import Gating, TrainGateConfig, configure_gates, with_defaults
 from decompose_cli.training.gate_report import (
     GateReadings,
     GateReport,
@@ -35,14 +38,10 @@ from decompose_cli.training.gate_report import (
     study,
 )
 from decompose_cli.training.gate_start import begin_with, open_baseline, with_label_noise, write_label_noise
-from decompose_cli.training.gating import GateObjective, GateSchedule, GateTraining
+from decompose_cli.training.gating import GateObjective
 from decompose_cli.training.learner import (
-    DEFAULT_DATASET,
-    DEFAULT_NETWORK,
     Learner,
-    TrainConfig,
     announce,
-    configure,
     describe_images,
     describe_network,
     make_job,
@@ -52,60 +51,18 @@ from decompose_cli.training.learner import (
 )
 from decompose_cli.training.outcome import RepeatedResults, RunResults, all_results
 from decompose_cli.training.records import curves
-from decompose_cli.training.run_folder import EXTREMES, GATE_PLOT, LABEL_NOISE, RunFolder, read_state
-from decompose_cli.training.run_folder import GATES as G_VALUES
+from decompose_cli.training.run_folder import (
+    EXTREMES,
+    G_VALUES,
+    GATE_PLOT,
+    LABEL_NOISE,
+    NOISE_PLOT,
+    RunFolder,
+    read_state,
+)
 from decompose_cli.training.seeds import repeated
 from decompose_cli.training.session import Request, check_same, opened, train_job
 from decompose_cli.training.settings import Settings
-
-PUBLISHED_DEPTH = 110
-_DEFAULT_EPOCHS = 3
-Start = Literal["scratch", "baseline"]
-STARTS: tuple[Start, ...] = ("scratch", "baseline")
-
-
-class TrainGateConfig(TrainConfig):
-    """``lambda`` (a word of Python's) is kept beside these; null is what does not apply to the gate."""
-
-    lr_gate: float | None
-    gate_schedule: GateSchedule | None
-    gate_iters: int | None
-    init: Start
-    baseline: str | None
-    baseline_weights: str | None
-    label_noise: float | None
-    skip_below: float | None
-
-
-@dataclass(frozen=True)
-class Gating:
-    """What the user said of the gate, beside the options of the network.
-
-    Attributes:
-        lr_gate: As of :class:`decompose_cli.training.gating.GateTraining`, and the next three.
-        schedule: See there.
-        every: See there.
-        penalty: See there.
-        init: ``scratch``, or ``baseline``; None for what ``baseline`` says.
-        baseline: Weights of a plain network to begin with, a file or URL.
-        label_noise: Share of the training images that get another label.
-        skip_below: In the end, leave gated stages with o1 where g is below this.
-    """
-
-    lr_gate: float | None = None
-    schedule: GateSchedule | None = None
-    every: int | None = None
-    penalty: float | None = None
-    init: Start | None = None
-    baseline: str | None = None
-    label_noise: float | None = None
-    skip_below: float | None = None
-
-    def given(self) -> dict[str, Any]:
-        """What was said, under the names of the configuration."""
-        names = {"schedule": "gate_schedule", "every": "gate_iters", "penalty": "lambda"}
-        values = {names.get(name, name): value for name, value in dataclasses.asdict(self).items()}
-        return {name: value for name, value in values.items() if value is not None}
 
 
 class GateResults(RunResults):
@@ -142,7 +99,7 @@ def train_gate(
     watch = Stopwatch()
     options = dict(model_options or {})
     if request.resume is None:
-        request = _with_defaults(request)
+        request = with_defaults(request)
     choices: dict[str, Any] = {} if recipe is None else {"recipe": recipe}
     request = dataclasses.replace(
         request, choices={**choices, **options, **gating.given(), **request.choices}, final_test=True
@@ -154,7 +111,7 @@ def train_gate(
 
     def settle(inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
         nonlocal baseline
-        filled, settings, more = _configure(inputs, request.overrides, recipe, options, gating)
+        filled, settings, more = configure_gates(inputs, request.overrides, recipe, options, gating)
         if gating.baseline is not None:
             assert filled.model is not None
             baseline = open_baseline(gating.baseline, find_entry(filled.model).configured(**more["model_options"]))
@@ -173,7 +130,11 @@ def train_gate(
             starting_weights=started,
             baseline_weights=None if baseline is None else baseline.weights_sha256,
         )
+        with torch.device("meta"):  # what the gate cannot do is said before anything else
+            found.classifier.entry.make(len(found.class_names), found.preprocessing.crop)
         announce(config, found, session.settings)
+        if baseline is not None:
+            note(f"The backbone begins with the weights of {config['baseline']}, the gate at random.")
 
         def run(folder: RunFolder, settings: Settings) -> GateResults:
             job = make_job(config, found, settings)
@@ -190,18 +151,20 @@ def train_gate(
                 best = copy.deepcopy(trained) if results.best is not None else trained
                 if results.best is not None:
                     best.load_state_dict(read_state(folder.best)["state_dict"])
+                original = found.labels if changed is not None else None
                 report, readings = study(
                     _gated(best, found.classifier.name),
                     splits_of(data),
                     changed=changed,
+                    original_labels=original,
                     skip_below=config["skip_below"],
                     device=session.fabric.device,
                     workers=session.workers,
                 )
-                original = found.labels if changed is not None else None
-                _write(folder.path, readings, network.gate_name, data.class_names, title, original)
+                _write(folder.path, readings, network.gate_name, found, title, changed)
                 if changed is not None:
-                    write_label_noise(folder.path / LABEL_NOISE, changed, found.labels, data.labels, data.class_names)
+                    names, files = data.class_names, _files(found.train)
+                    write_label_noise(folder.path / LABEL_NOISE, changed, found.labels, data.labels, names, files)
                 write_files({folder.curve: training_curves(title, **curves(results.epochs))})
                 return report
 
@@ -214,7 +177,7 @@ def train_gate(
             document(results).write(path)
 
         runs = repeated(session, run, GateResults, write)
-        whole = on_first(session.fabric, lambda: document(all_results(runs)))
+        whole = on_first(session.fabric, lambda: document(all_results(runs, _figures(runs))))
         on_first(session.fabric, lambda: whole.write(session.folder.result))
     return whole
 
@@ -224,14 +187,16 @@ def evaluate_gates(
     *,
     model_options: Mapping[str, str] | None = None,
     skip_below: float | None = None,
+    split: str | None = None,
     folder: Path | None = None,
 ) -> ResultDocument[GateEvaluation]:
-    """Measure the gates of given weights, on test images where there are any, else on training images.
+    """Measure the gates of given weights.
 
     Args:
         inputs: With weights.
         model_options: ``gate`` and its details, ``block``, where the weights do not say them.
         skip_below: Leave gated stages with o1 where g is below this.
+        split: ``train``, or that of the test images, which are the default where there are any.
         folder: Where g of every image and two plots are written.
 
     Raises:
@@ -248,7 +213,12 @@ def evaluate_gates(
     inputs = dataclasses.replace(inputs, model=classifier.name, dataset=dataset)
     found = open_learner(inputs, dict(model_options or {}), inputs.seed, classifier)
     network = _gated(found.classifier.load(found.preprocessing.crop).module, classifier.name)
-    images = found.test or LabelledImages("train", found.train, found.labels, found.preprocessing)
+    images = LabelledImages("train", found.train, found.labels, found.preprocessing)
+    if split in (None, *([] if found.test is None else [found.test.split])):
+        images = found.test or images
+    elif split != images.split:
+        choices = ", ".join([*([] if found.test is None else [found.test.split]), images.split])
+        raise InputError(f"{found.train.name} has no split {split!r} here; choose {choices}.")
     device = resolve_device(inputs.device)
     report, readings = study(
         copy.deepcopy(network).to(device),
@@ -256,93 +226,27 @@ def evaluate_gates(
         skip_below=skip_below,
         device=device,
         workers=min(8, cores()) if inputs.workers is None else inputs.workers,
+        batch_size=inputs.batch_size,
     )
     if folder is not None:
-        _write(folder, readings, gate, found.class_names, _title(found, gate))
+        _write(folder, readings, gate, found, _title(found, gate))
     weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)
     return ResultDocument(
         command="train-gate",
         arguments={**inputs.as_arguments(), "evaluate": True, "skip_below": skip_below},
         model=describe_network(found, inputs.seed, weights),
-        dataset=describe_images(found),
+        dataset=describe_images(found).model_copy(
+            update={
+                "split": images.split,
+                "images": len(images.labels),
+                "fingerprint": images.dataset.fingerprint(),
+            }
+        ),
         environment=describe_environment(str(device), inputs.seed),
         started_at=watch.started_at,
         seconds=watch.seconds(),
         results=GateEvaluation(gates=report),
     )
-
-
-def resolve_network(inputs: Inputs, depth: int | None) -> Inputs:
-    """The network that ``MODEL``, ``--depth`` and the data set name together.
-
-    Raises:
-        InputError: They contradict each other, or there is no such network.
-    """
-    if inputs.model is not None:
-        known = find_entry(inputs.model).architecture.get("depth")
-        if depth is not None and depth != known:
-            what = f"a depth of {known}" if known is not None else "no --depth"
-            raise InputError(f"{inputs.model} has {what}, not {depth}; leave one of them out.")
-        return inputs
-    if depth is None and (inputs.weights is not None or inputs.dataset in (None, DEFAULT_DATASET)):
-        return inputs
-    name = f"resnet{depth or PUBLISHED_DEPTH}"
-    if depth is not None and find_entry(name).architecture.get("family") != "cifar_resnet":
-        raise InputError(f"There is no gated network of depth {depth}: {name} is the one of torchvision.")
-    return dataclasses.replace(inputs, model=name)
-
-
-def _with_defaults(request: Request) -> Request:
-    """Without a network, and perhaps without images: a first look at what comes with decompose."""
-    inputs = request.inputs
-    if inputs.model is not None or inputs.weights is not None:
-        return request
-    is_first_look = inputs.dataset is None
-    inputs = dataclasses.replace(inputs, model=DEFAULT_NETWORK, dataset=inputs.dataset or DEFAULT_DATASET)
-    note(f"No model was named: training {inputs.model} on {inputs.dataset}.")
-    overrides = dict(request.overrides)
-    if is_first_look and overrides.get("epochs") is None and overrides.get("iterations") is None:
-        note(f"For a first look it is trained for {_DEFAULT_EPOCHS} epochs; --epochs says otherwise.")
-        overrides["epochs"] = _DEFAULT_EPOCHS
-    return dataclasses.replace(request, inputs=inputs, overrides=overrides)
-
-
-def _configure(
-    inputs: Inputs, overrides: Mapping[str, Any], recipe: str | None, options: Mapping[str, str], gating: Gating
-) -> tuple[Inputs, Settings, dict[str, Any]]:
-    options = dict(options)
-    if inputs.weights is None:
-        options.setdefault("gate", next(iter(GATES)))
-    elif gating.baseline is not None:
-        raise InputError("--baseline and --weights both say what to begin with; give one of them.")
-    if options.get("gate") == NO_GATE:
-        raise InputError("Without a gate it is 'decompose train' that trains a network.")
-    filled, settings, choices = configure(inputs, overrides, recipe, options)
-    chosen = choices["model_options"] or {}
-    gate = chosen.get("gate", NO_GATE)
-    if gate == NO_GATE:
-        raise InputError(
-            f"{inputs.weights} has no gate.", hint="To begin with a plain network, give it with --baseline."
-        )
-    training = GateTraining(gate, gating.lr_gate, gating.schedule, gating.every, gating.penalty).complete()
-    check_skipping(gate, gating.skip_below)
-    if GATES[gate].has_classifier and settings.precision == "16":
-        raise InputError("--precision 16 scales the loss for one optimizer, and this gate has its own; use bf16.")
-    init = gating.init or ("scratch" if gating.baseline is None else "baseline")
-    if (init == "baseline") != (gating.baseline is not None):
-        raise InputError(
-            "--init baseline needs --baseline CHECKPOINT."
-            if init == "baseline"
-            else "--init scratch does not go together with --baseline."
-        )
-    own = {
-        "init": init,
-        "baseline": gating.baseline,
-        "baseline_weights": None,
-        "label_noise": gating.label_noise,
-        "skip_below": gating.skip_below,
-    }
-    return filled, settings, {**choices, **training, **own}
 
 
 def _title(found: Learner, gate: str) -> str:
@@ -356,17 +260,44 @@ def _gated(module: nn.Module, name: str) -> GatedNetwork:
     return module
 
 
+def _files(dataset: ImageDataset) -> list[str] | None:
+    """Of each image, if they are files: its path in the folder of the data set."""
+    if not isinstance(dataset, FolderImages):
+        return None
+    return [
+        str(file.relative_to(dataset.root)) if file.is_relative_to(dataset.root) else str(file)
+        for file in dataset.files
+    ]
+
+
+def _figures(runs: Sequence[GateResults]) -> dict[str, list[float | None]]:
+    """What is told of the gates of several seeds together: of the last split, and of training images."""
+    last = [run.gates.splits[-1] for run in runs]
+    noises = [run.gates.label_noise for run in runs]
+    return {
+        f"{last[0].split} mean g": [split.g.g for split in last],
+        f"{last[0].split} g, right minus wrong": [
+            split.right_and_wrong.difference if split.right_and_wrong else None for split in last
+        ],
+        "g, wrong labels minus others": [noise.difference if noise else None for noise in noises],
+    }
+
+
 def _write(
-    folder: Path,
-    found: Sequence[GateReadings],
-    gate: str,
-    names: tuple[str, ...],
-    title: str,
-    original_labels: Tensor | None = None,
+    folder: Path, found: Sequence[GateReadings], gate: str, learner: Learner, title: str, changed: Tensor | None = None
 ) -> None:
-    """g of every image, and two plots of the last of the splits."""
-    write_text(folder / G_VALUES, gates_csv(found, gate, original_labels))
-    plots = _plots(title, found[-1], names, GATES[gate].level)
+    """g of every image, plots of the last of the splits, and one of the training images where labels were changed."""
+    files = {"train": _files(learner.train), HELD_OUT: _files(learner.train)}
+    if learner.test is not None:
+        files[learner.test.split] = _files(learner.test.dataset)
+    write_text(folder / G_VALUES, gates_csv(found, gate, learner.labels if changed is not None else None, files))
+    plots = _plots(title, found[-1], learner.class_names, GATES[gate].level)
+    if changed is not None:
+        is_changed = torch.isin(found[0].numbers, changed)
+        g = found[0].g.mean(1)
+        groups = {"wrong label": [g[is_changed].tolist()], "others": [g[~is_changed].tolist()]}
+        what = "g" if found[0].g.shape[1] == 1 else "g, mean over gates"
+        plots[NOISE_PLOT] = gate_distribution(f"{title}, training images", [what], groups)
     write_files({folder / name: content for name, content in plots.items()})
 
 
@@ -389,10 +320,14 @@ def _plots(title: str, found: GateReadings, names: tuple[str, ...], level: str) 
         GATE_PLOT: gate_distribution(
             title,
             labels,
-            [g[is_right, number].tolist() for number in range(count)],
-            [g[~is_right, number].tolist() for number in range(count)],
+            {
+                "right": [g[is_right, number].tolist() for number in range(count)],
+                "wrong": [g[~is_right, number].tolist() for number in range(count)],
+            },
         ),
         EXTREMES: extremes(
-            title, [shown(number) for number in order[:SHOWN]], [shown(number) for number in order[: -SHOWN - 1 : -1]]
+            title if count == 1 else f"{title} (mean of both gates)",
+            [shown(number) for number in order[:SHOWN]],
+            [shown(number) for number in order[: -SHOWN - 1 : -1]],
         ),
     }

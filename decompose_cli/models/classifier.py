@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +17,7 @@ from decompose_cli.files import user_path
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.fitting import classes_in, load_state, split_decomposed_head, state_for
+from decompose_cli.models.gate_kinds import GATE_DETAILS, NO_GATE, may_be
 from decompose_cli.models.head import Head, find_head
 from decompose_cli.models.registry import ModelEntry, get_entry
 from decompose_cli.models.user import user_entry
@@ -147,12 +149,12 @@ class Classifier:
             module = self._build(classes, input_size)
             head = find_head(module, input_size, name=head.name, model_name=self.name)
         if decomposed is not None:
-            load_state(module, state, self.weights_source, self.name, without=f"{head.name}.")
+            load_state(module, state, self.checkpoint, self.name, without=f"{head.name}.")
             decomposed = decomposed.to(dtype=torch.float32)
             module.set_submodule(head.name, decomposed)
             self._check_description(head.num_classes)
             return Network(module, None, head.name, _decomposed_tensors(decomposed, head))
-        load_state(module, state, self.weights_source, self.name)
+        load_state(module, state, self.checkpoint, self.name)
         self._check_description(head.num_classes)
         published = self.checkpoint.published_decomposition
         if published is None:
@@ -255,7 +257,11 @@ def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, s
         return _checked(trained, given, may_differ=("afwd", "abkw"))
     if _has_default_hash(entry, checkpoint):
         return _checked(entry, given)
-    shown = {name: value for name, value in entry.shown_by(checkpoint.state_dict).items() if name not in given}
+    if metadata is not None and ":" not in metadata.model:
+        with suppress(InputError):  # of another network, which may have been built alike
+            return entry.configured(**(metadata.model_options or {})).configured(**given)
+    told = _as_given(entry.shown_by(checkpoint.state_dict), given, checkpoint.source)
+    shown = {name: value for name, value in told.items() if name not in given}
     if shown:
         text = ", ".join(f"{name} {value!r}" for name, value in shown.items())
         note(f"By the names in {checkpoint.source}, it is of {entry.name} with {text}; it is loaded as that.")
@@ -265,14 +271,27 @@ def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, s
             "as the published commands do; 'train --evaluate --norm-mode online --ecm ...' takes another."
         )
     configured = entry.configured(**shown, **given)
-    if "gate" in shown and entry.of_published_gates is not None:
-        configured = replace(configured, preprocessing=entry.of_published_gates)
+    published = entry.of_published_gates
+    if "gate" in told and published is not None:
+        configured = replace(configured, preprocessing=published)
+        mean, std = (", ".join(map(str, values)) for values in (published.mean, published.std))
+        note(f"Its images are normalised as those of the published gated networks: mean {mean}, std {std}.")
     if shown.get("gate") == "exclusive":
         warn(
             f"{checkpoint.source} does not say whether its gates are exclusive ones or of the shortcut, which have the "
             "same weights; exclusive is assumed. 'train-gate --evaluate --gate shortcut' takes the other."
         )
     return configured
+
+
+def _as_given(shown: dict[str, str], given: Mapping[str, str], source: str) -> dict[str, str]:
+    """What weights show, where another gate was named: one that has the same weights, or it is refused."""
+    gate, named = shown.get("gate"), given.get("gate")
+    if gate is None or named is None or named == gate:
+        return shown
+    if not may_be(named, gate):
+        raise InputError(f"The weights in {source} are of gate {gate}, not {named}.", hint="Leave --gate out.")
+    return {name: value for name, value in shown.items() if name not in GATE_DETAILS} | {"gate": named}
 
 
 def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collection[str] = ()) -> ModelEntry:
@@ -285,7 +304,9 @@ def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collect
             flag = f"--{name.replace('_', '-')}"
             raise InputError(
                 f"The weights were trained with {flag} {trained}, not {value}.",
-                hint=f"Leave {flag} out, or --weights to train from scratch.",
+                hint="To begin with a plain network, give it with --baseline."
+                if (name, trained) == ("gate", NO_GATE)
+                else f"Leave {flag} out.",
             )
     return configured
 

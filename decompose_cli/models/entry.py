@@ -143,6 +143,15 @@ class ModelEntry:
             caution=None,
         )
 
+    def as_settled(self, before: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, str]:
+        """The options among ``given`` as they would be kept beside those of ``before``; if they cannot, as they are."""
+        own = {name: str(value) for name, value in given.items() if name in self.options or name in NORM_OPTIONS}
+        try:
+            settled = self.configured(**{**before, **own}).chosen
+        except InputError:
+            return own
+        return {name: settled.get(name, self.options.get(name, (value,))[0]) for name, value in own.items()}
+
     def shown_by(self, state: Mapping[str, Tensor]) -> dict[str, str]:
         """The options, other than defaults, that a state dict shows it was trained with."""
         own = self.recognise(state) if self.recognise is not None else {}

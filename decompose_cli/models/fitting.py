@@ -83,14 +83,14 @@ def classes_in(state: dict[str, Tensor], head: Head) -> int | None:
 
 
 def load_state(
-    module: nn.Module, state: dict[str, Tensor], source: str, model: str, without: str | None = None
+    module: nn.Module, state: dict[str, Tensor], checkpoint: Checkpoint, model: str, without: str | None = None
 ) -> None:
     """Copy a state dict into the module; every key has to match, but for counters that inference never reads.
 
     Args:
         module: Of the network.
         state: From :func:`state_for`.
-        source: Where the weights are from, for messages.
+        checkpoint: Where the weights are from, for messages.
         model: Name of the network, for messages.
         without: Prefix of parameters of the module that are not to be found in the state dict.
 
@@ -104,12 +104,12 @@ def load_state(
     unexpected = [name for name in state if name not in expected]
     misshaped = [name for name in expected if name in state and expected[name].shape != state[name].shape]
     if missing or unexpected or misshaped:
-        raise _mismatch(source, model, expected, state, missing, unexpected, misshaped)
+        raise _mismatch(checkpoint, model, expected, state, missing, unexpected, misshaped)
     module.load_state_dict(state, strict=False)
 
 
 def _mismatch(
-    source: str,
+    checkpoint: Checkpoint,
     model: str,
     expected: dict[str, Tensor],
     state: dict[str, Tensor],
@@ -120,9 +120,13 @@ def _mismatch(
     shapes = [f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}" for name in misshaped]
     groups = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
     details = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in groups if names)
+    described = checkpoint.metadata.model if checkpoint.metadata is not None else model
+    source = checkpoint.source
     fitting = [name for name in _fitting_models(state) if name != model]
     hint = "'decompose models' lists the known networks."
-    if fitting:
+    if described != model:
+        hint = f"The file says that it is of {described}."
+    elif fitting:
         hint = f"These weights fit {' or '.join(fitting)}."
     elif misshaped and len(misshaped) == sum(state[name].dim() == 3 for name in misshaped) and not missing + unexpected:
         hint = "Layer norm has weights for each pixel: images have to be of the size that the network was trained on."

@@ -99,6 +99,14 @@ def settle_gate(options: Mapping[str, str]) -> dict[str, str]:
     return settled
 
 
+def may_be(named: str, shown: str) -> bool:
+    """Whether weights that look like those of gate ``shown`` can be those of gate ``named``.
+
+    ``shortcut`` has the same weights as ``exclusive``, and of two classes ``softmax`` the same as ``entropy``.
+    """
+    return (named, shown) in {("shortcut", "exclusive"), ("softmax", "entropy")}
+
+
 def _positive(text: str, option: str) -> str:
     try:
         value = float(text)

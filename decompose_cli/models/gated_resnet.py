@@ -204,7 +204,7 @@ class _GatedUnit(ResidualBlock):
     gate_layer: nn.Conv2d
 
     def add_gate(self, gate: str, in_channels: int, out_channels: int, stride: int, scale: float) -> None:
-        """Make the gate, nearly closed."""
+        """Make the gate."""
         self.gate, self.scale = gate, scale
         outputs = 2 if "tube" in gate else (2 if GATES[gate].is_two_way else 1) * out_channels
         size = 3 if gate.endswith("3x3") else 1
@@ -213,6 +213,7 @@ class _GatedUnit(ResidualBlock):
     def read(self, x: Tensor) -> tuple[Tensor, Reading]:
         """The output, and what the gate says."""
         scores = self.gate_layer(x)
+        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))  # near 0, 1 - g needs the digits
         if GATES[self.gate].is_two_way:
             towards, away = scores.chunk(2, dim=1)
             # The softmax of two is the sigmoid of their difference.
@@ -223,7 +224,7 @@ class _GatedUnit(ResidualBlock):
             penalty = g.square().flatten(1).mean(1)
         residual, shortcut = self.residual(x), self.shortcut(x)
         kept = residual if self.gate == "shortcut" else g * residual
-        return F.relu(kept + (1 - g) * shortcut), Reading(g, penalty=penalty)
+        return F.relu(kept + (1 - g) * shortcut).to(residual.dtype), Reading(g, penalty=penalty)
 
     def forward(self, x: Tensor) -> Tensor:
         """The output alone."""
@@ -345,7 +346,9 @@ def gate_shown_by(state: Mapping[str, Tensor]) -> str | None:
     weight = state.get("layer1.0.gate_layer.weight")
     if weight is None or weight.ndim != 4:
         return None
-    channels = len(state["layer1.0.bn3.weight" if "layer1.0.bn3.weight" in state else "layer1.0.bn2.weight"])
+    last = state.get("layer1.0.bn3.weight", state.get("layer1.0.bn2.weight"))
+    if last is None:
+        return None
     if len(weight) == 2:
         return f"exclusive-tube-{weight.shape[-1]}x{weight.shape[-1]}"
-    return "exclusive-element-1x1" if len(weight) == 2 * channels else "exclusive"
+    return "exclusive-element-1x1" if len(weight) == 2 * len(last) else "exclusive"

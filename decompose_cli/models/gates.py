@@ -20,7 +20,7 @@ from decompose_cli.models.gate_kinds import GateLoss, GateMap
 _ROUNDED_LOG = {10: 2.3026, 100: 4.6052}
 """The original's logarithms of the number of classes."""
 LAYER_BIAS = -6.0
-"""Of layer-level gates at first: nearly closed (arXiv 1603.05027)."""
+"""Of layer-level gates at first: it nearly closes those of one score (arXiv 1603.05027), and not those of two."""
 
 
 class Reading(NamedTuple):

@@ -79,7 +79,8 @@ def _cifar_resnet_of_depth(prefix: str, depth: int) -> ModelEntry:
     if prefix == "" and depth % 9 == 2 and 11 <= depth <= _DEEPEST:
         return small_networks.bottleneck_resnet(depth)
     known = {int(n.removeprefix(f"{prefix}resnet")) for n in _REGISTRY if re.fullmatch(rf"{prefix}resnet\d+", n)}
-    depths = sorted(known.union(range(8, _DEEPEST + 1, 6)))
+    bottlenecks = () if prefix else range(11, _DEEPEST + 1, 9)
+    depths = sorted(known.union(range(8, _DEEPEST + 1, 6), bottlenecks))
     nearest = [depths[: bisect(depths, depth)][-1:], depths[bisect(depths, depth) :][:1]]
     names = " or ".join(f"{prefix}resnet{near}" for found in nearest for near in found)
     layers = "6n + 2 layers" if prefix else "6n + 2 layers, with bottlenecks 9n + 2"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -65,7 +65,10 @@ def _build_cifar_resnet(
     if GATES[gate].level == "layer":
         return UnitGatedResNet(depth, num_classes, gate=gate, block=block, gate_scale=float(gate_scale))
     if depth < 2 * _UNITS_OF[block] + 2:
-        raise InputError(f"resnet{depth} has stages of one unit, and gate {gate} needs a first and a last one.")
+        raise InputError(
+            f"resnet{depth} has stages of one unit, and gate {gate} needs a first and a last one: 14 layers at least, "
+            "with bottlenecks 20."
+        )
     return StageGatedResNet(
         depth,
         num_classes,
@@ -77,12 +80,10 @@ def _build_cifar_resnet(
     )
 
 
-def _settle_cifar_resnet(depth: int, usual: str, options: Mapping[str, str]) -> dict[str, str]:
+def _settle_cifar_resnet(usual: str, options: Mapping[str, str]) -> dict[str, str]:
     """Gates and bottlenecks come with projection shortcuts; what is at its default is left out."""
     wanted = dict(options)
     block = wanted.get("block", usual)
-    if depth % _UNITS_OF[block] != 2:
-        raise InputError(f"Depth {depth} is not {_UNITS_OF[block]}n + 2, as --block {block} has it.")
     gate = settle_gate({name: wanted[name] for name in ("gate", *GATE_DETAILS) if name in wanted})
     needs_projection = bool(gate) or block == "bottleneck"
     if needs_projection and wanted.get("shortcut") == "identity":
@@ -117,7 +118,7 @@ def _build_resnet_32x32(blocks: tuple[int, ...], num_classes: int, *, pretrained
     return ResNet32x32(blocks, num_classes)
 
 
-def _recognise_cifar_resnet(usual: str, state: Mapping[str, Tensor]) -> dict[str, str]:
+def _recognise_cifar_resnet(usual: str, blocks: Collection[str], state: Mapping[str, Tensor]) -> dict[str, str]:
     """Projections have parameters called ``downsample``, identity shortcuts none at all; gates have names of their own.
 
     What no weight tells is as the code did it that published such networks.
@@ -128,8 +129,9 @@ def _recognise_cifar_resnet(usual: str, state: Mapping[str, Tensor]) -> dict[str
         return {}
     gate = gate_shown_by(state)
     shown: dict[str, str] = {}
-    if "layer1.0.conv3.weight" in state and usual != "bottleneck":
-        shown["block"] = "bottleneck"
+    block = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
+    if "layer1.0.conv2.weight" in state and block != usual and block in blocks:
+        shown["block"] = block
     if gate is not None:
         shown["gate"] = gate
         if gate == "entropy-classifier":
@@ -175,8 +177,8 @@ def _with_options(entry: ModelEntry, depth: int, usual: Block, shortcuts: Option
     return replace(
         entry,
         options={**shortcuts, **blocks, **_GATED},
-        settle=partial(_settle_cifar_resnet, depth, usual),
-        recognise=partial(_recognise_cifar_resnet, usual),
+        settle=partial(_settle_cifar_resnet, usual),
+        recognise=partial(_recognise_cifar_resnet, usual, blocks["block"]),
         of_published_gates=CIFAR_OF_GATES,
         depends_on_size=True,
     )

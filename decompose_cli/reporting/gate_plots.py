@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decompose_cli.reporting.look import GREY, look, new_figure, plain, png
@@ -16,16 +16,13 @@ SHOWN = _SIDE * _SIDE
 _MOST_LETTERS = 13
 
 
-def gate_distribution(
-    title: str, gates: Sequence[str], right: Sequence[Sequence[float]], wrong: Sequence[Sequence[float]]
-) -> bytes:
-    """Draw how g is distributed over the images that a network gets right and over the others.
+def gate_distribution(title: str, gates: Sequence[str], groups: Mapping[str, Sequence[Sequence[float]]]) -> bytes:
+    """Draw how g is distributed over groups of images, such as those that a network gets right and the others.
 
     Args:
         title: Shown as it is; dollar signs are no mathematics.
         gates: What to call each gate, one panel below the other.
-        right: By gate, g of the images it gets right.
-        wrong: Likewise of the others.
+        groups: By name, up to two: by gate, g of each image.
 
     Returns:
         A PNG file.
@@ -33,8 +30,9 @@ def gate_distribution(
     figure = new_figure(1 + 2.7 * len(gates))
     panels = figure.subplots(len(gates), 1, squeeze=False)[:, 0]
     bins = [number / 40 for number in range(41)]
-    for axes, name, *groups in zip(panels, gates, right, wrong, strict=True):
-        for number, (what, values) in enumerate(zip(("right", "wrong"), groups, strict=True)):
+    for gate, (axes, name) in enumerate(zip(panels, gates, strict=True)):
+        for number, (what, by_gate) in enumerate(groups.items()):
+            values = by_gate[gate]
             if len(values) == 0:
                 continue
             mean = sum(values) / len(values)

@@ -69,7 +69,7 @@ def read_config(path: Path, kind: type[RunConfig] = RunConfig) -> dict[str, Any]
     """
     content = read_json(path, "The configuration of the run")
     try:
-        return kind.model_validate(content).model_dump()
+        return kind.model_validate(content).model_dump(by_alias=True)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])

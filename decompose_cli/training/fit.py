@@ -225,7 +225,7 @@ class Trainer:
                     truth = targets if targets.ndim == 1 else targets.argmax(1)
                     correct = (self.objective.logits(output).argmax(1) == truth).sum()
                     usual = torch.stack([loss.detach().to(self._sum_type), correct, correct.new_tensor(len(truth))])
-                    self._tally += torch.cat([usual, self.objective.counts(output, truth).to(usual)])
+                    self._tally += torch.cat([usual, self.objective.counts(output, targets).to(usual)])
                 self._is_bad |= ~torch.isfinite(total)
         for part, stepper in zip(self.parts, self.steppers, strict=True):
             if (self.state.global_step + 1) % part.every == 0:
@@ -276,7 +276,8 @@ class Trainer:
         saved = "the last checkpoint is still there" if self.folder.last.is_file() else "nothing was saved yet"
         return DecomposeError(
             f"{what}{self.state.made}, at a learning rate of {self.state.rate:g}; {saved}.",
-            hint="Try a smaller --lr or --clip-norm 1; 'decompose lr-find' looks for a rate that works.",
+            hint=f"Try a smaller {self.objective.rate_options} or --clip-norm 1; 'decompose lr-find' looks for a rate "
+            "that works.",
         )
 
     @property

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from pydantic import BaseModel
@@ -27,7 +28,7 @@ from decompose_cli.training.gating import image_gates
 _TIMED = 2048
 """Images on which speeds are compared."""
 _ROUNDS = 3
-_BATCH = 256
+BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,20 @@ class GateContrast(BaseModel):
     ci95: tuple[float, float] | None
 
 
+class LabelNoise(GateContrast):
+    """Training images with labels made wrong (``first``) and others (``second``).
+
+    ``given``: images of the first kind that the network gives the wrong label, so has memorised; ``original``: those
+    that it gives the label they had. ``correct``: of all training images, by their original labels.
+    """
+
+    given: int
+    original: int
+    correct: int
+
+
 class GateSplit(BaseModel):
-    """One set of images.
+    """One set of images; correct are those whose label, changed or not, the network gives. ``range``: of g by image.
 
     ``by_gate``: mean g of each gate, if there are several. ``right_and_wrong``: images that the network gets right, and
     others, if there are both.
@@ -83,6 +96,7 @@ class GateSplit(BaseModel):
     correct: int
     top1: float
     g: MeanGate
+    range: tuple[float, float]
     by_gate: list[float] = []
     right_and_wrong: GateContrast | None
 
@@ -107,15 +121,21 @@ class Skipping(BaseModel):
 
 
 class GateReport(BaseModel):
-    """What the gates do. ``changed_and_unchanged``: of training images, those with labels made wrong, and others."""
+    """What the gates do."""
 
     splits: list[GateSplit]
-    changed_and_unchanged: GateContrast | None = None
+    label_noise: LabelNoise | None = None
     skipping: Skipping | None = None
 
 
 def read_gates(
-    module: GatedNetwork, images: LabelledImages, numbers: Tensor, *, device: torch.device, workers: int = 0
+    module: GatedNetwork,
+    images: LabelledImages,
+    numbers: Tensor,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    batch_size: int = BATCH,
 ) -> GateReadings:
     """Run a network over images and write down what its gates say.
 
@@ -125,11 +145,12 @@ def read_gates(
         numbers: Of the images in their data set, int64 (N,).
         device: Where the network is.
         workers: Processes that decode images.
+        batch_size: Images at a time.
     """
     predictions, gates, entropies = [], [], []
     watched = track(f"Gates on {images.split} images", len(images.labels))
     with evaluating(module), torch.inference_mode(), device_memory(device), watched as advance:
-        for batch in _batches(images, device, workers):
+        for batch in _batches(images, device, workers, batch_size):
             found = module.read(batch)
             advance(len(batch))
             predictions.append(found.logits.argmax(1).cpu())
@@ -142,9 +163,9 @@ def read_gates(
     )
 
 
-def _batches(images: LabelledImages, device: torch.device, workers: int) -> Iterator[Tensor]:
+def _batches(images: LabelledImages, device: torch.device, workers: int, batch_size: int) -> Iterator[Tensor]:
     found = normalised_batches(
-        images.dataset, images.preprocessing, device=device, precision="32", batch_size=_BATCH, workers=workers
+        images.dataset, images.preprocessing, device=device, precision="32", batch_size=batch_size, workers=workers
     )
     return (batch.to(device, memory_format=torch.channels_last) for batch, _ in found)
 
@@ -168,9 +189,11 @@ def study(
     splits: Sequence[tuple[LabelledImages, Tensor]],
     *,
     changed: Tensor | None = None,
+    original_labels: Tensor | None = None,
     skip_below: float | None = None,
     device: torch.device,
     workers: int,
+    batch_size: int = BATCH,
 ) -> tuple[GateReport, list[GateReadings]]:
     """What the gates say of images, in figures and image by image.
 
@@ -178,17 +201,20 @@ def study(
         network: On the device; left as it was found.
         splits: Images with their numbers in their data set; training images first.
         changed: Numbers of the training images with labels made wrong.
+        original_labels: Of all training images, given with ``changed``.
         skip_below: Also leave gated stages of the images of the last split with o1 where g is below this.
         device: Where the network is.
         workers: Processes that decode images.
+        batch_size: Images at a time.
     """
-    found = [read_gates(network, images, numbers, device=device, workers=workers) for images, numbers in splits]
+    how: dict[str, Any] = {"device": device, "workers": workers, "batch_size": batch_size}
+    found = [read_gates(network, images, numbers, **how) for images, numbers in splits]
     report = GateReport(splits=[summarise(readings) for readings in found])
-    if changed is not None:
-        report.changed_and_unchanged = contrast(found[0].g.mean(1), torch.isin(found[0].numbers, changed))
+    if changed is not None and original_labels is not None:
+        report.label_noise = _noise(found[0], changed, original_labels)
     if skip_below is not None:
         assert isinstance(network, StageGatedResNet)
-        report.skipping = skip(network, splits[-1][0], skip_below, device=device, workers=workers)
+        report.skipping = skip(network, splits[-1][0], skip_below, **how)
     return report, found
 
 
@@ -203,8 +229,23 @@ def summarise(readings: GateReadings) -> GateSplit:
         correct=correct,
         top1=100 * correct / len(g),
         g=_mean(g),
+        range=(float(g.min()), float(g.max())),
         by_gate=readings.g.mean(0).tolist() if readings.g.shape[1] > 1 else [],
         right_and_wrong=contrast(g, right),
+    )
+
+
+def _noise(train: GateReadings, changed: Tensor, original_labels: Tensor) -> LabelNoise | None:
+    is_changed = torch.isin(train.numbers, changed)
+    found = contrast(train.g.mean(1), is_changed)
+    if found is None:
+        return None
+    is_original = train.predictions == original_labels[train.numbers]
+    return LabelNoise(
+        **dict(found),
+        given=int((train.is_right & is_changed).sum()),
+        original=int((is_original & is_changed).sum()),
+        correct=int(is_original.sum()),
     )
 
 
@@ -222,8 +263,15 @@ def _mean(g: Tensor) -> MeanGate:
     return MeanGate(images=len(g), g=mean, ci95=interval)
 
 
-def gates_csv(found: Sequence[GateReadings], gate: str, original_labels: Tensor | None = None) -> str:
-    """A line for each image: ``split,image,label,prediction,g,entropy``, classes and images by number.
+def gates_csv(
+    found: Sequence[GateReadings],
+    gate: str,
+    original_labels: Tensor | None = None,
+    files: Mapping[str, Sequence[str] | None] | None = None,
+) -> str:
+    """A line for each image: ``split,image,file,label,prediction,g,entropy``, classes by number.
+
+    ``image`` counts the images of the data set's split (those held out are numbered among the training images).
 
     With two gates ``g`` and ``entropy`` end in ``_b2`` and ``_b3``; with gates in single units ``g`` is their mean, and
     ``g_1``, ``g_2``, ... follow. ``entropy`` is empty where the gate has none.
@@ -232,6 +280,7 @@ def gates_csv(found: Sequence[GateReadings], gate: str, original_labels: Tensor 
         found: One for each split.
         gate: Its name.
         original_labels: Class number of each training image before any was changed; adds ``original_label``.
+        files: By split the file of each image, where images are files.
     """
     is_layer = GATES[gate].level == "layer"
     count = found[0].g.shape[1]
@@ -241,9 +290,11 @@ def gates_csv(found: Sequence[GateReadings], gate: str, original_labels: Tensor 
     for readings in found:
         images = readings.images
         by_gate = readings.g.mean(1, keepdim=True) if is_layer else readings.g
+        known = (files or {}).get(images.split)
         columns: dict[str, list[object]] = {
             "split": [images.split] * len(by_gate),
             "image": readings.numbers.tolist(),
+            "file": [""] * len(by_gate) if known is None else [known[number] for number in readings.numbers.tolist()],
             "label": images.labels.tolist(),
             "prediction": readings.predictions.tolist(),
         }
@@ -282,7 +333,13 @@ def check_skipping(gate: str, below: float | None) -> None:
 
 
 def skip(
-    module: StageGatedResNet, images: LabelledImages, below: float, *, device: torch.device, workers: int = 0
+    module: StageGatedResNet,
+    images: LabelledImages,
+    below: float,
+    *,
+    device: torch.device,
+    workers: int = 0,
+    batch_size: int = BATCH,
 ) -> Skipping:
     """Leave gated stages with o1 where g is below a threshold: how often, at which accuracy, and how fast.
 
@@ -292,12 +349,13 @@ def skip(
         below: The threshold.
         device: Where the network is.
         workers: Processes that decode images.
+        batch_size: Images at a time.
     """
     full, skipped, closed = 0, 0, torch.zeros(len(module.gates()))
     kept: list[Tensor] = []
     done = 0
     with evaluating(module), torch.inference_mode(), device_memory(device):
-        for batch in _batches(images, device, workers):
+        for batch in _batches(images, device, workers, batch_size):
             truth = images.labels[done : done + len(batch)]
             done += len(batch)
             full += int((module.read(batch).logits.argmax(1).cpu() == truth).sum())

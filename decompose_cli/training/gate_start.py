@@ -15,7 +15,8 @@ from decompose_cli.errors import InputError
 from decompose_cli.files import write_text
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.models.entry import ModelEntry
-from decompose_cli.models.gated_resnet import GatedNetwork, from_plain
+from decompose_cli.models.gated_resnet import GatedNetwork, from_plain, gate_shown_by
+from decompose_cli.models.weights import DEFAULT, RANDOM, read_weights
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import note
 from decompose_cli.training.data import TrainingData
@@ -32,26 +33,31 @@ def open_baseline(weights: str, entry: ModelEntry) -> Classifier:
         InputError: It cannot be read, or is of another depth, block, normalisation or kind of shortcut.
         DownloadError: It cannot be fetched.
     """
-    found = open_classifier(entry.name, weights)
-    assert found.checkpoint is not None
-    source, state = found.checkpoint.source, found.checkpoint.state_dict
-    metadata = found.checkpoint.metadata
+    if weights in (RANDOM, DEFAULT):
+        raise InputError(f"--baseline {weights} is no file or URL of weights of a network with projection shortcuts.")
+    command = f"decompose train {entry.name} --shortcut projection --recipe soft-gates"
+    hint = f"Train one that fits, on the same images, with: {command}"
+    checkpoint = read_weights(entry, weights)
+    assert checkpoint is not None
+    source, state, metadata = checkpoint.source, checkpoint.state_dict, checkpoint.metadata
+    if gate_shown_by(state) is not None:
+        raise InputError(f"{source} has gates already.", hint=f"To begin with it: --weights {weights}")
     if metadata is not None and metadata.model != entry.name:
         raise InputError(
-            f"The baseline {source} is of {metadata.model}, and the gated network is {entry.name}.",
-            hint=f"Train one with: decompose train {entry.name} --shortcut projection",
+            f"The baseline {source} is of {metadata.model}, and the gated network is {entry.name}.", hint=hint
         )
     units, own = _units(state), entry.architecture["depth"]
     layers = 9 if "layer1.0.conv3.weight" in state else 6
     if units and layers * units + 2 != own:
-        raise InputError(f"The baseline {source} has a depth of {layers * units + 2}, and the gated network of {own}.")
-    if "gate" in found.entry.chosen:
-        raise InputError(f"{source} has gates already.", hint=f"To begin with it: --weights {weights}")
+        raise InputError(
+            f"The baseline {source} has a depth of {layers * units + 2}, and the gated network of {own}.", hint=hint
+        )
+    found = open_classifier(entry.name, weights)
     if found.entry.chosen.get("shortcut", found.entry.options["shortcut"][0]) == "identity":
         raise InputError(
             f"The baseline {source} has identity shortcuts, and gated networks have projections, so its weights do not "
             "fit.",
-            hint=f"Train one that fits with: decompose train {entry.name} --shortcut projection",
+            hint=hint,
         )
     if found.entry.norm.mode != "batch":
         raise InputError(f"The baseline {source} has {found.entry.norm.mode} norm, and gated networks have batch norm.")
@@ -77,10 +83,14 @@ def begin_with(network: GatedNetwork, baseline: Classifier, num_classes: int, si
         InputError: The baseline has other classes, or its weights do not fit.
     """
     plain = baseline.load(size)
-    if plain.tensors.num_classes != num_classes or plain.tensors.kind != "dense":
+    if plain.tensors.kind != "dense":
         raise InputError(
-            f"The baseline {baseline.weights_source} has a {plain.tensors.kind} head of {plain.tensors.num_classes} "
-            f"classes, and the images have {num_classes} classes."
+            f"The baseline {baseline.weights_source} has a decomposed head, and a gated network a full one."
+        )
+    if plain.tensors.num_classes != num_classes:
+        raise InputError(
+            f"The baseline {baseline.weights_source} has {plain.tensors.num_classes} classes, and the images have "
+            f"{num_classes}."
         )
     missing, unexpected = network.load_state_dict(from_plain(plain.module.state_dict(), network), strict=False)
     strange = [name for name in missing if "g_layer" not in name and "gate_layer" not in name]
@@ -106,15 +116,17 @@ def with_label_noise(data: TrainingData, share: float | None, seed: int) -> tupl
     return dataclasses.replace(data, labels=labels), changed
 
 
-def write_label_noise(path: Path, changed: Tensor, before: Tensor, after: Tensor, names: Sequence[str]) -> None:
-    """The list of images with other labels: ``image,label,original_label`` by number, and the names of both classes.
+def write_label_noise(
+    path: Path, changed: Tensor, before: Tensor, after: Tensor, names: Sequence[str], files: Sequence[str] | None
+) -> None:
+    """The list of images with other labels: ``image,label,original_label`` by number, names of both classes, files.
 
     Raises:
         DecomposeError: The file cannot be written.
     """
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(["image", "label", "original_label", "label_name", "original_label_name"])
+    writer.writerow(["image", "label", "original_label", "label_name", "original_label_name", "file"])
     for image, new, old in zip(changed.tolist(), after[changed].tolist(), before[changed].tolist(), strict=True):
-        writer.writerow([image, new, old, names[new], names[old]])
+        writer.writerow([image, new, old, names[new], names[old], "" if files is None else files[image]])
     write_text(path, target.getvalue())

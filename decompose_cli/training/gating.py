@@ -98,6 +98,7 @@ class GateObjective(Objective):
         self.units = len(network.gates())
         double = self.kind.level == "block" and self.units > 1
         self.names = ["gate_b2", "gate_b3"] if double else ["gate"]
+        self.rate_options = "--lr, or --lr-gate," if self.kind.has_classifier else "--lr"
         self.columns = gate_columns(self.names, classify=self.kind.has_classifier)
         # Of each gate: loss, correct, then g of each unit, then the histogram.
         self._means = self.units // len(self.names)
@@ -112,6 +113,12 @@ class GateObjective(Objective):
         inside = {id(parameter) for parameters in of_gates for parameter in parameters}
         backbone = [parameter for parameter in module.parameters() if id(parameter) not in inside]
         own = gate_settings(settings, self.config, steps_per_epoch)
+        steps = settings.iterations or steps_per_epoch * (settings.epochs or 1)
+        if self.config["gate_iters"] > steps:
+            raise InputError(
+                f"--gate-iters {self.config['gate_iters']} is more than the {steps:,} steps of the run, so the "
+                "backbone would never be changed."
+            )
         return [Share(settings, backbone, self.config["gate_iters"]), *(Share(own, given) for given in of_gates)]
 
     def read(self, module: nn.Module, images: Tensor) -> Gated:
@@ -135,17 +142,18 @@ class GateObjective(Objective):
                 total = total + F.cross_entropy(reading.logits, targets, reduction="sum")
         return total, shown
 
-    def counts(self, output: Gated, classes: Tensor) -> Tensor:
+    def counts(self, output: Gated, targets: Tensor) -> Tensor:
         """Of each gate: summed loss, correct answers, summed g of each unit, histogram of g."""
+        classes = targets if targets.ndim == 1 else targets.argmax(1)
         readings = output.readings
         groups = [[reading] for reading in readings] if len(self.names) > 1 else [list(readings)]
         found: list[Tensor] = []
         with torch.no_grad():
             for group in groups:
-                loss = correct = torch.zeros((), device=classes.device)
+                loss = correct = torch.zeros((), device=targets.device)
                 logits = group[0].logits
                 if logits is not None:
-                    loss = F.cross_entropy(logits, classes, reduction="sum")
+                    loss = F.cross_entropy(logits, targets, reduction="sum")
                     correct = (logits.argmax(1) == classes).sum()
                 elif self.kind.penalty is not None:
                     loss = _penalty(group).sum()

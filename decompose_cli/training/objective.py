@@ -39,6 +39,8 @@ class Objective:
 
     counted = 0
     """Length of :meth:`counts`."""
+    rate_options = "--lr"
+    """What to make smaller where the loss is not finite."""
     columns: tuple[str, ...] = ()
     """Of the table that grows by a row an epoch, beside the usual ones."""
 
@@ -70,14 +72,14 @@ class Objective:
         )
         return loss, loss
 
-    def counts(self, output: Any, classes: Tensor) -> Tensor:
+    def counts(self, output: Any, targets: Tensor) -> Tensor:
         """Further sums over the images, (counted,).
 
         Args:
             output: Of the network.
-            classes: Class numbers (N,).
+            targets: Class numbers (N,) or shares (N, C).
         """
-        return torch.zeros(0, device=classes.device)
+        return torch.zeros(0, device=targets.device)
 
     def gate_scores(self, counts: Sequence[float], images: int) -> list[GateScore]:
         """What sums of :meth:`counts` over so many images amount to."""

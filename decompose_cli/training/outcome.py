@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel, SerializeAsAny
 
@@ -65,8 +65,10 @@ def spread(what: str, values: Sequence[float]) -> Spread:
     )
 
 
-def all_results(runs: Sequence[RunResults]) -> RunResults | RepeatedResults:
-    """Of one run, or of several with the spread of their accuracies."""
+def all_results(
+    runs: Sequence[RunResults], figures: Mapping[str, Sequence[float | None]] | None = None
+) -> RunResults | RepeatedResults:
+    """Of one run, or of several with the spread of their accuracies, and of further figures that all of them have."""
     if len(runs) == 1:
         return runs[0]
     found = []
@@ -75,4 +77,8 @@ def all_results(runs: Sequence[RunResults]) -> RunResults | RepeatedResults:
             scores = [score for run in runs if (score := getattr(getattr(run, which), split, None)) is not None]
             if len(scores) == len(runs):
                 found.append(spread(f"{which} {scores[0].split} top1", [score.top1 for score in scores]))
+    for what, values in (figures or {}).items():
+        known = [value for value in values if value is not None]
+        if len(known) == len(runs):
+            found.append(spread(what, known))
     return RepeatedResults(runs=runs, summary=found)

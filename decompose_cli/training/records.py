@@ -181,7 +181,8 @@ class TensorBoardLog:
         for split in ("train", "val", "test"):
             score: Score | None = getattr(record, split)
             for gate in score.gates if score is not None else ():
-                values.append(Summary.Value(tag=f"{split}/{gate.name}_g", histo=_histogram(gate.histogram)))
+                # A tag of its own: TensorBoard shows one kind of value under one.
+                values.append(Summary.Value(tag=f"{split}/{gate.name}_histogram", histo=_histogram(gate.histogram)))
         self._write(Event(step=record.steps, summary=Summary(value=values)))
 
     def close(self) -> None:

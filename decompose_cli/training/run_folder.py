@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ RESULT = "result.json"
 LOG = "log.csv"
 CURVE = "curve.png"
 TENSORBOARD = "tensorboard"
-GATES, GATE_PLOT, EXTREMES, LABEL_NOISE = "g_values.csv", "g_distribution.png", "g_extremes.png", "label_noise.csv"
+G_VALUES, GATE_PLOT, EXTREMES = "g_values.csv", "g_distribution.png", "g_extremes.png"
+LABEL_NOISE, NOISE_PLOT = "label_noise.csv", "g_label_noise.png"
 _LOCK = ".lock"
 _TRAINING = "training"
 _FORMAT = 1
@@ -53,8 +54,8 @@ class RunFolder:
 
     @property
     def of_gates(self) -> tuple[Path, ...]:
-        """What is written of soft gates: g of each image, two plots, and the labels that were made wrong."""
-        return tuple(self.path / name for name in (GATES, GATE_PLOT, EXTREMES, LABEL_NOISE))
+        """What is written of soft gates: g of each image, plots, and the labels that were made wrong."""
+        return tuple(self.path / name for name in (G_VALUES, GATE_PLOT, EXTREMES, LABEL_NOISE, NOISE_PLOT))
 
     def exported(self, kind: Kind) -> Path:
         """The file that the network is exported to."""
@@ -176,25 +177,26 @@ def new_run(names: Iterable[Path]) -> Iterator[RunFolder]:
     Raises:
         DecomposeError: It cannot be made.
     """
-    for path in names:
-        check_folder_writable(path)
-        has_parent = path.parent.exists()
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.mkdir()
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise write_error(path, error) from error
-        break
-    try:
-        yield RunFolder(path)
-    finally:
-        with suppress(OSError):
-            path.rmdir()
-        if not has_parent:
-            with suppress(OSError):
-                path.parent.rmdir()
+    with ExitStack() as stack:
+        for path in names:
+            check_folder_writable(path)
+            if not path.parent.exists():
+                stack.callback(_remove_empty, path.parent)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.mkdir()
+            except FileExistsError:
+                continue
+            except OSError as error:
+                raise write_error(path, error) from error
+            stack.callback(_remove_empty, path)
+            yield RunFolder(path)
+            return
+
+
+def _remove_empty(folder: Path) -> None:
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def find_run(path: Path) -> RunFolder:

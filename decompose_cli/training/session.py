@@ -228,8 +228,9 @@ def _resumed(request: Request, config: Mapping[str, Any]) -> Inputs:
     settings = make_settings({**base, **request.overrides}).model_dump(mode="json")
     given |= {**request.choices, **{name: settings[name] for name in request.overrides}}
     given |= {} if request.runs is None else {"runs": request.runs}
-    defaults = {name: values[0] for name, values in find_entry(config["model"]).options.items()}
-    defaults["norm_mode"] = "batch"
+    entry = find_entry(config["model"])
+    defaults = {name: values[0] for name, values in entry.options.items()} | {"norm_mode": "batch"}
+    given |= entry.as_settled(config.get("model_options") or {}, request.choices)
     before = {**config, **config["settings"], **defaults, **(config.get("model_options") or {})}
     differences = changed(before, given)
     if differences:

@@ -17,7 +17,7 @@ from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.engines.extract_indices import extract_indices
 from decompose_cli.engines.finetune import Decomposition, finetune
 from decompose_cli.engines.train import train
-from decompose_cli.engines.train_gate import GateResults, Gating, evaluate_gates, resolve_network, train_gate
+from decompose_cli.engines.train_gate import GateResults, evaluate_gates, train_gate
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError, StoppedError
 from decompose_cli.models.checkpoint import read_checkpoint
@@ -27,6 +27,7 @@ from decompose_cli.models.registry import get_entry
 from decompose_cli.results import ResultDocument
 from decompose_cli.training import fit
 from decompose_cli.training.fit import Trainer
+from decompose_cli.training.gate_config import Gating, configure_gates, resolve_network
 from decompose_cli.training.outcome import RepeatedResults
 from decompose_cli.training.session import Request
 
@@ -156,14 +157,14 @@ def test_wrong_labels_are_listed_and_their_gates_compared(images: str) -> None:
         row["image"]: row for row in rows_of("run") if row["split"] == "train" and row["label"] != row["original_label"]
     }
     assert set(wrong) == {row["image"] for row in changed}
-    noise = results.gates.changed_and_unchanged
+    noise = results.gates.label_noise
     assert noise is not None
     assert noise.first.images == len(changed)
     assert noise.first.g == pytest.approx(sum(float(row["g"]) for row in wrong.values()) / len(wrong), rel=1e-4)
     # The network was told the wrong ones: with no noise it learns something else.
     other = results_of(trained(images, "clean", overrides={"epochs": 1}))
     assert other.epochs[0].train.loss != results.epochs[0].train.loss
-    assert other.gates.changed_and_unchanged is None
+    assert other.gates.label_noise is None
     assert not Path("clean/label_noise.csv").exists()
 
 
@@ -225,7 +226,7 @@ def test_baselines_that_do_not_fit(images: str, options: dict[str, str], model: 
 
 def test_a_baseline_of_other_classes(images: str) -> None:
     torch.save(get_entry("resnet14").configured(shortcut="projection").make(4, (8, 8)).state_dict(), "plain.pt")
-    with pytest.raises(InputError, match="has a dense head of 4 classes, and the images have 3 classes"):
+    with pytest.raises(InputError, match="has 4 classes, and the images have 3"):
         trained(images, baseline="plain.pt")
     assert not Path("run").exists()
 
@@ -295,6 +296,10 @@ def test_training_goes_on_from_gated_weights(images: str) -> None:
     torch.save(get_entry("resnet14").configured(shortcut="projection").make(3, (8, 8)).state_dict(), "plain.pt")
     with pytest.raises(InputError, match=r"plain.pt has no gate"):
         trained(images, "never", inputs={"weights": "plain.pt"})
+    config = json.loads(Path("again/config.json").read_text())
+    assert config["init"] is None
+    with pytest.raises(InputError, match="--init and --weights both say what to begin with; give one of them"):
+        trained(images, "never", inputs={"weights": "run/last.pt"}, init="scratch")
     with pytest.raises(InputError, match="--baseline and --weights both say what to begin with"):
         trained(images, "never", inputs={"weights": "run/last.pt"}, baseline="plain.pt")
 
@@ -303,6 +308,7 @@ def test_other_refusals(images: str) -> None:
     for given, sentence in (
         ({"init": "baseline"}, "--init baseline needs --baseline"),
         ({"init": "scratch", "baseline": "x.pt"}, "--init scratch does not go together with --baseline"),
+        ({"baseline": "random"}, "--baseline random is no file or URL of weights"),
         ({"gate": "none"}, "Without a gate it is 'decompose train' that trains a network"),
         ({"overrides": {"precision": "16"}}, "--precision 16 scales the loss for one optimizer"),
         ({"label_noise": 0.001}, "--label-noise 0.001 of 27 training images is no image"),
@@ -331,11 +337,10 @@ def test_model_and_depth_name_one_network() -> None:
 
 @pytest.mark.parametrize(("model", "warms"), [("resnet110", True), ("resnet104", False)])
 def test_deep_networks_warm_up_for_an_epoch_but_their_gates_do_not(images: str, model: str, warms: bool) -> None:
-    from decompose_cli.engines.train_gate import _configure
     from decompose_cli.training.gating import gate_settings
 
     inputs = dataclasses.replace(SEEN, model=model, dataset=images)
-    _, settings, choices = _configure(inputs, {}, None, {}, Gating())
+    _, settings, choices = configure_gates(inputs, {}, None, {}, Gating())
     assert (settings.lr, settings.epochs, settings.milestones, settings.val_split) == (0.1, 333, (133, 200), 0.1)
     assert choices["recipe"] == "soft-gates"
     assert (settings.warmup_epochs, settings.warmup_lr) == ((1, 0.01) if warms else (0, None))

@@ -76,6 +76,7 @@ def test_published_checkpoints_are_loaded_as_what_they_are(
     else:
         classifier = open_classifier("resnet14", "model_best.pth.tar")
     assert classifier.entry.chosen["gate"] == gate
+    assert preprocessing_of(classifier, CIFAR) == CIFAR_OF_GATES
     assert classifier.entry.chosen["shortcut"] == "projection"
     network = classifier.load(SIZE)
     with torch.no_grad():
@@ -111,6 +112,37 @@ def test_bottlenecks_are_recognised_too(gate: str) -> None:
     with torch.no_grad():
         assert torch.equal(network.module(images()), module(images()))
     assert network.tensors.num_features == 256
+
+
+def test_blocks_are_recognised_either_way_and_only_where_the_depth_allows_them() -> None:
+    torch.save(made("l2", depth=164, input_size=(32, 32)).state_dict(), "basic.pt")
+    classifier = open_classifier("resnet164", "basic.pt")
+    assert classifier.entry.chosen["block"] == "basic"
+    classifier.load(SIZE)
+    torch.save(CifarResNet(20, shortcut="projection", block="bottleneck").state_dict(), "bottleneck.pt")
+    assert open_classifier("resnet20", "bottleneck.pt").load(SIZE).tensors.num_features == 256
+    with pytest.raises(InputError, match=r"bottleneck.pt does not fit resnet32: ") as refusal:
+        open_classifier("resnet32", "bottleneck.pt").load(SIZE)
+    assert refusal.value.hint is not None
+    assert "resnet20" in refusal.value.hint
+
+
+def test_weights_that_say_of_another_network_what_they_are() -> None:
+    torch.manual_seed(0)
+    entry = get_entry("resnet14").configured(gate="entropy-classifier")
+    metadata = Metadata(model="resnet14", num_classes=10, model_options=entry.chosen)
+    write_checkpoint(Path("own.safetensors"), entry.make(10, SIZE).state_dict(), metadata)
+    classifier = open_classifier("resnet20", "own.safetensors")
+    assert classifier.entry.chosen["gate_map"] == "stretched", "as the file says, not as its names would let one guess"
+    with pytest.raises(InputError, match="does not fit resnet20") as refusal:
+        classifier.load(SIZE)
+    assert refusal.value.hint == "The file says that it is of resnet14."
+
+
+def test_another_gate_than_that_of_the_weights_is_refused() -> None:
+    published("entropy-classifier")
+    with pytest.raises(InputError, match=r"The weights in .* are of gate entropy-classifier, not l2"):
+        open_classifier("resnet14", "model_best.pth.tar", options={"gate": "l2"})
 
 
 def test_that_exclusive_gates_are_assumed_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -22,7 +22,8 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
 
 def test_each_gate_has_a_panel_with_the_share_of_both_groups(figures: list[Any]) -> None:
-    content = gate_distribution("a $title$", ["g of stage 2", "g of stage 3"], [[0.1, 0.12, 0.9], [0.5]], [[0.6], []])
+    groups = {"right": [[0.1, 0.12, 0.9], [0.5]], "wrong": [[0.6], []]}
+    content = gate_distribution("a $title$", ["g of stage 2", "g of stage 3"], groups)
     assert Image.open(BytesIO(content)).format == "PNG"
     first, second = figures[0].axes
     assert first.get_title() == r"a \$title\$"

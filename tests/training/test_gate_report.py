@@ -117,7 +117,7 @@ def test_changed_labels_count_as_right_and_the_originals_are_beside_them() -> No
     labels, changed = randomise_labels(before, data.indices, 0.4, CLASSES, seed=1)
     noisy = TrainingData(**{**vars(data), "labels": labels})
     module = network("l2")
-    report, found = study(module, splits_of(noisy), changed=changed, device=CPU, workers=0)
+    report, found = study(module, splits_of(noisy), changed=changed, original_labels=before, device=CPU, workers=0)
     rows = list(csv.DictReader(gates_csv(found, "l2", before).splitlines()))
     train = [row for row in rows if row["split"] == "train"]
     assert {int(row["image"]) for row in train if row["label"] != row["original_label"]} == set(changed.tolist())
@@ -127,13 +127,17 @@ def test_changed_labels_count_as_right_and_the_originals_are_beside_them() -> No
         wrong: [float(row["g"]) for row in train if (row["label"] != row["original_label"]) is wrong]
         for wrong in (True, False)
     }
-    noise = report.changed_and_unchanged
+    noise = report.label_noise
     assert noise is not None
     assert (noise.first.images, noise.second.images) == (len(changed), len(data.indices) - len(changed))
     expected = stats.ttest_ind(by_hand[True], by_hand[False], equal_var=False)
     interval = expected.confidence_interval(0.95)
     assert noise.ci95 == pytest.approx((interval.low, interval.high), abs=1e-5)
     assert noise.difference == pytest.approx(sum(interval) / 2, abs=1e-5)
+    of_changed = [row for row in train if row["label"] != row["original_label"]]
+    assert noise.given == sum(row["prediction"] == row["label"] for row in of_changed)
+    assert noise.original == sum(row["prediction"] == row["original_label"] for row in of_changed)
+    assert noise.correct == sum(row["prediction"] == row["original_label"] for row in train)
 
 
 def test_welchs_interval_is_scipys() -> None:
@@ -170,6 +174,7 @@ def test_right_and_wrong_are_told_apart() -> None:
     assert split.right_and_wrong.first.g == pytest.approx(0.25)
     assert split.right_and_wrong.second.g == pytest.approx(0.55)
     assert split.by_gate == []
+    assert split.range == pytest.approx((0.1, 0.6))
 
 
 @pytest.mark.parametrize("gate", ["entropy-classifier", "entropy-classifier-b3b2", "softmax"])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.datasets.sampling import epoch_order
 from decompose_cli.datasets.training_images import TrainingImages
-from decompose_cli.errors import InputError
+from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import Gated, GatedNetwork
@@ -133,9 +133,11 @@ def whole_gradients(module: Any, x: Tensor, gate_input_is_first: bool) -> tuple[
 @pytest.mark.parametrize("gate", CLASSIFIERS)
 def test_backbone_and_gates_learn_each_from_their_own_loss(gate: str, every: int) -> None:
     """The rule, literally: both gradients at the same weights, by two backward passes over one forward pass."""
-    settings = settings_of(momentum=0.9, weight_decay=0.01, nesterov=True)
-    module, twin = network(gate), network(gate).train()
-    trainer_of(module, settings, objective_of(module, lr_gate=0.02, every=every)).run(Rows())
+    settings = settings_of(lr=0.002, momentum=0.9, weight_decay=0.01, nesterov=True)
+    # In float64: on a few small images a ReLU that flips by rounding changes the third digit.
+    module, twin = network(gate).double(), network(gate).double().train()
+    module.register_forward_pre_hook(lambda _, given: (given[0].double(),))
+    trainer_of(module, settings, objective_of(module, lr_gate=0.001, every=every)).run(Rows())
     of_gates = {id(parameter) for own in twin.gates() for parameter in own.parameters()}
     velocity = {parameter: torch.zeros_like(parameter) for parameter in twin.parameters()}
     step = 0
@@ -143,7 +145,7 @@ def test_backbone_and_gates_learn_each_from_their_own_loss(gate: str, every: int
         order = epoch_order(torch.arange(COUNT), settings.seed, epoch)
         for batch in order.split(4):
             x, labels = shown(batch)
-            logits, own = whole_gradients(twin, x, GATES[gate].reads_first)
+            logits, own = whole_gradients(twin, x.double(), GATES[gate].reads_first)
             backbone = [parameter for parameter in twin.parameters() if id(parameter) not in of_gates]
             of_network = torch.autograd.grad(F.cross_entropy(logits, labels), backbone, retain_graph=True)
             of_own = [
@@ -151,9 +153,9 @@ def test_backbone_and_gates_learn_each_from_their_own_loss(gate: str, every: int
                 for scores, part in zip(own, twin.gates(), strict=True)
             ]
             step += 1
-            changes = [(backbone, of_network, 0.05)] if step % every == 0 else []
+            changes = [(backbone, of_network, 0.002)] if step % every == 0 else []
             changes += [
-                (list(part.parameters()), found, 0.02) for part, found in zip(twin.gates(), of_own, strict=True)
+                (list(part.parameters()), found, 0.001) for part, found in zip(twin.gates(), of_own, strict=True)
             ]
             with torch.no_grad():
                 for parameters, gradients, rate in changes:
@@ -161,16 +163,36 @@ def test_backbone_and_gates_learn_each_from_their_own_loss(gate: str, every: int
                         change = gradient + 0.01 * parameter
                         velocity[parameter] = 0.9 * velocity[parameter] + change
                         parameter -= rate * (change + 0.9 * velocity[parameter])
+    before = dict(network(gate).named_parameters())
     for (name, ours), theirs in zip(module.named_parameters(), twin.parameters(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=2e-3, atol=2e-4, msg=lambda text, n=name: f"{n}: {text}")
+        learned, expected = ours - before[name], theirs - before[name]
+        assert float((learned - expected).norm()) <= 1e-5 * float(expected.norm()), name
 
 
 def test_without_its_own_step_the_backbone_stays_and_the_gate_goes_on() -> None:
     module = network("entropy-classifier")
     before = {name: value.clone() for name, value in module.named_parameters()}
-    trainer_of(module, settings_of(epochs=1), objective_of(module, every=4)).run(Rows())  # 3 steps
+    trainer = trainer_of(module, settings_of(epochs=1), objective_of(module, every=3))
+    batches = trainer.steps(0, 0, 2)
+    for batch in batches:
+        trainer.step(batch)
     for name, value in module.named_parameters():
         assert torch.equal(value, before[name]) is not name.startswith("g_layer."), name
+
+
+def test_a_backbone_that_would_never_be_changed_is_refused() -> None:
+    module = network("entropy-classifier")
+    with pytest.raises(InputError, match="--gate-iters 4 is more than the 3 steps of the run, so the backbone would"):
+        trainer_of(module, settings_of(epochs=1), objective_of(module, every=4))
+
+
+def test_rates_of_both_optimizers_are_named_where_the_loss_diverges() -> None:
+    module = network("entropy-classifier")
+    trainer = trainer_of(module, settings_of(lr=1e-9, epochs=9), objective_of(module, lr_gate=1e30))
+    with pytest.raises(DecomposeError) as refusal:
+        trainer.run(Rows())
+    assert refusal.value.hint is not None
+    assert refusal.value.hint.startswith("Try a smaller --lr, or --lr-gate, or --clip-norm 1")
 
 
 @pytest.mark.parametrize("gate", [name for name, kind in GATES.items() if kind.penalty is not None])
@@ -202,12 +224,16 @@ def test_a_gate_without_penalty_or_classifier_adds_nothing() -> None:
 def test_mixed_targets_are_for_the_gates_classifier_too(gate: str) -> None:
     module = network(gate).train()
     x, labels = shown(torch.arange(6))
-    shares = F.one_hot(labels, CLASSES).float()
-    found = module(x)
-    for ours, theirs in zip(
-        objective_of(module).losses(found, shares), objective_of(module).losses(found, labels), strict=True
-    ):
-        torch.testing.assert_close(ours, theirs)
+    others = (labels + 1) % CLASSES
+    shares = 0.7 * F.one_hot(labels, CLASSES) + 0.3 * F.one_hot(others, CLASSES)
+    found, objective = module(x), objective_of(module)
+    pairs = [objective.losses(found, targets) for targets in (shares, labels, others)]
+    for mixed, first, second in zip(*pairs, strict=True):
+        torch.testing.assert_close(mixed, 0.7 * first + 0.3 * second)
+    scores = [objective.gate_scores(objective.counts(found, t).tolist(), 6) for t in (shares, labels, others)]
+    for mixed, first, second in zip(*scores, strict=True):  # type: ignore[assignment]
+        assert mixed.loss == pytest.approx(0.7 * first.loss + 0.3 * second.loss)
+        assert mixed.correct == first.correct
 
 
 # -------------------------------------------------------------------------------------------------------------- options
@@ -316,6 +342,9 @@ def test_gates_are_in_the_log_the_table_and_tensorboard(gate: str) -> None:
     rows = list(csv.DictReader(Path("run/log.csv").read_text().splitlines()))
     board = EventAccumulator("run/tensorboard", size_guidance={"histograms": 0})  # all of them
     board.Reload()
+    # TensorBoard shows what the first value of a tag is; another kind under the same tag would not be seen.
+    tags = board.Tags()
+    assert not set(tags["scalars"]) & set(tags["histograms"])
     names = ["gate_b2", "gate_b3"] if gate.endswith("b3b2") else ["gate"]
     for number, name in enumerate(names):
         for split in ("train", "val"):
@@ -324,7 +353,7 @@ def test_gates_are_in_the_log_the_table_and_tensorboard(gate: str) -> None:
             assert [event.value for event in board.Scalars(f"{split}/{name}_loss")] == pytest.approx(
                 [score.loss for score in scores]
             )
-            histograms = [event.histogram_value for event in board.Histograms(f"{split}/{name}_g")]
+            histograms = [event.histogram_value for event in board.Histograms(f"{split}/{name}_histogram")]
             assert [list(found.bucket) for found in histograms] == [score.histogram for score in scores]
             total = (COUNT if split == "train" else 7) * (6 if gate == "exclusive" else 1)
             assert [found.num for found in histograms] == [total] * 2
@@ -386,8 +415,9 @@ def test_stopped_anywhere_a_run_ends_as_one_that_was_not(gate: str) -> None:
         assert plain(read_state(Path(f"run{steps}/last.pt"))) == whole, steps
 
 
-def test_in_bfloat16_gates_are_still_float32() -> None:
-    module = network("entropy-classifier")
+@pytest.mark.parametrize("gate", ["entropy-classifier", "softmax", "exclusive", "exclusive-tube-3x3"])
+def test_in_bfloat16_gates_are_still_float32(gate: str) -> None:
+    module = network(gate)
     found: list[Gated] = []
 
     class Seen(GateObjective):
@@ -395,11 +425,11 @@ def test_in_bfloat16_gates_are_still_float32() -> None:
             found.append(output)
             return super().losses(output, targets)
 
-    objective = Seen(0.0, module, GateTraining("entropy-classifier").complete())
+    objective = Seen(0.0, module, GateTraining(gate).complete())
     state = trainer_of(module, settings_of(precision="bf16", epochs=1), objective).run(Rows())
     assert math.isfinite(state.records[0].train.loss)
     reading = found[0].readings[0]
     assert reading.g.dtype == torch.float32
-    assert reading.logits is not None
-    assert reading.logits.dtype == torch.float32
+    assert reading.logits is None or reading.logits.dtype == torch.float32
+    assert (reading.logits is not None) is GATES[gate].has_classifier
     assert all(parameter.dtype == torch.float32 for parameter in module.parameters())
