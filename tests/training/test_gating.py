@@ -166,7 +166,7 @@ def test_backbone_and_gates_learn_each_from_their_own_loss(gate: str, every: int
     before = dict(network(gate).named_parameters())
     for (name, ours), theirs in zip(module.named_parameters(), twin.parameters(), strict=True):
         learned, expected = ours - before[name], theirs - before[name]
-        assert float((learned - expected).norm()) <= 1e-5 * float(expected.norm()), name
+        assert float((learned - expected).detach().norm()) <= 1e-5 * float(expected.detach().norm()), name
 
 
 def test_without_its_own_step_the_backbone_stays_and_the_gate_goes_on() -> None:
