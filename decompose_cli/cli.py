@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import decompose_cli
-from decompose_cli.commands import decomposing, gating, listing, studying, training
+from decompose_cli.commands import decomposing, gating, listing, looking, studying, training
 
 _LISTS = ("--milestones", "--lr-milestones", "--schedule")
 
@@ -92,6 +92,7 @@ for _name, _function in {
     "train": training.train,
     "train-gate": gating.train_gate,
     "lr-find": training.lr_find,
+    "explain": looking.explain,
     "demo": decomposing.demo,
     "models": listing.models,
     "layers": listing.layers,

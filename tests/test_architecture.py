@@ -31,6 +31,7 @@ FLOORS = (
         "options_training",
         "display",
         "display_studies",
+        "display_looking",
         "display_training",
         "__main__",
     },

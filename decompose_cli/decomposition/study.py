@@ -62,7 +62,7 @@ class Study:
     def __init__(self, inputs: Inputs, splits: tuple[str, ...], classifier: Classifier | None = None) -> None:
         self.inputs = inputs
         self.device = resolve_device(inputs.device)
-        self.classifier = classifier or _open(inputs)
+        self.classifier = classifier or open_network(inputs)
         name = _dataset_name(inputs, self.classifier)
         self.dataset = self._open_dataset(name, _default_split(name, splits) if inputs.split is None else inputs.split)
         self._cache_state: Literal["hit", "miss", "off"] = "off"
@@ -74,23 +74,7 @@ class Study:
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """What happens to an image before the network sees it."""
-        given = self.inputs
-        base = preprocessing_of(self.classifier, self.dataset.preprocessing)
-        metadata = self.classifier.checkpoint.metadata if self.classifier.checkpoint else None
-        is_guess = self.classifier.entry.preprocessing is None and (metadata is None or metadata.mean is None)
-        if is_guess and (given.mean is None or given.std is None):
-            warn(
-                f"It is not known how {self.classifier.name} was trained: pixels are normalised with mean "
-                f"{_listed(base.mean)} and std {_listed(base.std)}; give --mean and --std (0,0,0 and 1,1,1 for none)."
-            )
-        return base.overridden(
-            mean=given.mean,
-            std=given.std,
-            input_size=given.input_size,
-            resize=given.resize,
-            crop=given.crop,
-            interpolation=given.interpolation,
-        )
+        return seen_by(self.classifier, self.inputs, self.dataset.preprocessing)
 
     @cached_property
     def _cached_bank(self) -> FeatureBank | None:
@@ -178,12 +162,7 @@ class Study:
 
     @property
     def _model_classes(self) -> ClassNames | None:
-        metadata = self.classifier.checkpoint.metadata if self.classifier.checkpoint else None
-        if metadata is not None and metadata.class_names is not None:
-            known = known_class_names(metadata.dataset, certain=True)
-            ids = known.ids if known is not None and list(known.names) == metadata.class_names else None
-            return ClassNames(metadata.class_names, ids)
-        return known_class_names(self.classifier.entry.dataset, certain=self.classifier.uses_default_weights)
+        return class_names_of(self.classifier)
 
     @cached_property
     def labels(self) -> Tensor:
@@ -331,7 +310,49 @@ def default_model(more: str = "") -> str:
     return DEFAULT_MODEL
 
 
-def _open(inputs: Inputs) -> Classifier:
+def class_names_of(classifier: Classifier) -> ClassNames | None:
+    """The names of a network's outputs, if they are known."""
+    metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
+    if metadata is not None and metadata.class_names is not None:
+        known = known_class_names(metadata.dataset, certain=True)
+        ids = known.ids if known is not None and list(known.names) == metadata.class_names else None
+        return ClassNames(metadata.class_names, ids)
+    return known_class_names(classifier.entry.dataset, certain=classifier.uses_default_weights)
+
+
+def seen_by(classifier: Classifier, given: Inputs, fallback: Preprocessing) -> Preprocessing:
+    """What happens to an image before a network sees it.
+
+    Args:
+        classifier: The network.
+        given: What the user said of it.
+        fallback: Where nothing is known of the network.
+    """
+    base = preprocessing_of(classifier, fallback)
+    metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
+    is_guess = classifier.entry.preprocessing is None and (metadata is None or metadata.mean is None)
+    if is_guess and (given.mean is None or given.std is None):
+        warn(
+            f"It is not known how {classifier.name} was trained: pixels are normalised with mean {_listed(base.mean)} "
+            f"and std {_listed(base.std)}; give --mean and --std (0,0,0 and 1,1,1 for none)."
+        )
+    return base.overridden(
+        mean=given.mean,
+        std=given.std,
+        input_size=given.input_size,
+        resize=given.resize,
+        crop=given.crop,
+        interpolation=given.interpolation,
+    )
+
+
+def open_network(inputs: Inputs) -> Classifier:
+    """The network that was asked for, or the one that ships with decompose.
+
+    Raises:
+        InputError: There is none, or its weights cannot be used.
+        DownloadError: They cannot be fetched.
+    """
     model = inputs.model
     if model is None and inputs.weights in (None, "default", "random"):
         model = default_model(" on its data set, digits" if inputs.dataset is None else "")

@@ -1,0 +1,59 @@
+"""Does what a map highlights matter: delete it, and see what the logit loses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+FRACTION = 0.2
+DRAWS = 10
+
+
+def highlighted(maps: Tensor, size: tuple[int, int], fraction: float = FRACTION) -> Tensor:
+    """The given share of the pixels of images where maps are highest.
+
+    Args:
+        maps: (N, h, w).
+        size: (H, W) of the images, to which maps are scaled bilinearly.
+        fraction: Of the pixels.
+
+    Returns:
+        bool (N, H, W), each with round(fraction H W) pixels set, at least one.
+    """
+    scaled = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False).flatten(1)
+    count = max(1, round(fraction * scaled.shape[1]))
+    chosen = scaled.argsort(dim=1, descending=True, stable=True)[:, :count]
+    mask = torch.zeros_like(scaled, dtype=torch.bool).scatter_(1, chosen, True)
+    return mask.view(len(maps), *size)
+
+
+def deletion_drops(
+    logit: Callable[[Tensor], Tensor], images: Tensor, mask: Tensor, generator: torch.Generator, draws: int = DRAWS
+) -> tuple[Tensor, Tensor]:
+    """What logits lose when the masked pixels become the mean colour, and when an area of that shape elsewhere does.
+
+    Args:
+        logit: Of normalised images (N, 3, H, W) the logit of a class of each, (N,).
+        images: (N, 3, H, W), normalised, so that 0 is the mean colour.
+        mask: bool (N, H, W).
+        generator: Decides where else: the mask is moved by a random number of rows and columns, around the borders.
+        draws: Places elsewhere, over which the second drop is averaged.
+
+    Returns:
+        Both drops, (N,) each.
+    """
+    whole = logit(images)
+    here = whole - logit(images.masked_fill(mask[:, None], 0.0))
+    elsewhere = torch.zeros_like(here)
+    height, width = mask.shape[1:]
+    for _ in range(draws):
+        rows = torch.randint(height, (len(mask),), generator=generator).tolist()
+        columns = torch.randint(width, (len(mask),), generator=generator).tolist()
+        moved = torch.stack(
+            [one.roll((row, column), (0, 1)) for one, row, column in zip(mask, rows, columns, strict=True)]
+        )
+        elsewhere += whole - logit(images.masked_fill(moved[:, None], 0.0))
+    return here, elsewhere / draws

@@ -1,0 +1,97 @@
+"""Pictures of explanations: an image and the maps over it, as the bytes of PNG files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from decompose_cli.reporting.look import plain, png
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+_MOST_PANELS = 5
+_LONGEST = 24
+_SIDE = 1.7
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A map (h, w) over the image; ``signed`` ones share their scale with each other, and 0 is white."""
+
+    title: str
+    values: Tensor
+    signed: bool
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image, uint8 (3, H, W), with its maps and lines of text beside it."""
+
+    title: str
+    image: Tensor
+    panels: Sequence[Panel]
+    lines: Sequence[str]
+
+
+def picture_row(picture: Picture) -> bytes:
+    """One image and its maps side by side, as a PNG file."""
+    figure = _figure(1)
+    _draw(figure, figure.subplots(1, _MOST_PANELS + 1, width_ratios=_WIDTHS), picture)
+    return png(figure)
+
+
+def picture_sheet(pictures: Sequence[Picture]) -> bytes:
+    """All images, one below the other, as a PNG file."""
+    figure = _figure(len(pictures))
+    rows = figure.subplots(len(pictures), _MOST_PANELS + 1, squeeze=False, width_ratios=_WIDTHS)
+    for axes, picture in zip(rows, pictures, strict=True):
+        _draw(figure, axes, picture)
+    return png(figure)
+
+
+_WIDTHS = [*[1.0] * _MOST_PANELS, 1.3]
+
+
+def _figure(rows: int) -> Figure:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_SIDE * (_MOST_PANELS + 1.6), (_SIDE + 0.55) * rows), dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _draw(figure: Figure, row: Sequence[Axes], picture: Picture) -> None:
+    image = picture.image.permute(1, 2, 0).numpy()
+    height, width = image.shape[:2]
+    for axes in row:
+        axes.axis("off")
+    row[0].imshow(image, interpolation="nearest")
+    row[0].set_title(plain(_short(picture.title)), fontsize=7)
+    largest = max((float(panel.values.abs().max()) for panel in picture.panels if panel.signed), default=0.0) or 1.0
+    grey = image.mean(2)
+    for axes, panel in zip(row[1:], picture.panels, strict=False):
+        axes.imshow(grey, cmap="gray", vmin=-64, vmax=255, interpolation="nearest")
+        top = largest if panel.signed else float(panel.values.max()) or 1.0
+        axes.imshow(
+            panel.values.numpy(),
+            cmap="RdBu_r" if panel.signed else "magma",
+            vmin=-top if panel.signed else 0.0,
+            vmax=top,
+            alpha=0.6,
+            interpolation="bilinear",
+            extent=(-0.5, width - 0.5, height - 0.5, -0.5),
+        )
+        axes.set_title("\n".join(plain(_short(line)) for line in panel.title.split("\n")), fontsize=7)
+    row[-1].text(
+        0, 1, "\n".join(plain(_short(line)) for line in picture.lines), fontsize=6, family="monospace", va="top",
+        transform=row[-1].transAxes,
+    )  # fmt: skip
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"

@@ -1,0 +1,83 @@
+"""Image files as an explanation sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from decompose_cli.decomposition.chosen_images import from_files
+from decompose_cli.errors import InputError
+from decompose_cli.preprocessing import Preprocessing
+
+SEEN = Preprocessing((0.5,) * 3, (0.25,) * 3, (2, 3), (2, 3), "nearest")
+PIXELS = np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 10
+
+
+def seen(path: str) -> torch.Tensor:
+    (found,) = from_files([Path(path)], SEEN)
+    assert (found.name, found.label) == (path, None)
+    assert found.pixels.dtype == torch.uint8
+    return found.pixels
+
+
+def expected(pixels: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1)
+
+
+def test_an_image_of_the_right_size_is_itself() -> None:
+    Image.fromarray(PIXELS).save("a.png")
+    assert torch.equal(seen("a.png"), expected(PIXELS))
+
+
+@pytest.mark.parametrize(
+    ("orientation", "turned"), [(1, lambda p: p), (3, lambda p: p[::-1, ::-1]), (2, lambda p: p[:, ::-1])]
+)
+def test_images_are_turned_as_their_exif_data_say(orientation: int, turned: object) -> None:
+    image = Image.fromarray(PIXELS)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    image.save("a.png", exif=exif)
+    assert torch.equal(seen("a.png"), expected(turned(PIXELS)))  # type: ignore[operator]
+
+
+def test_a_photograph_taken_upright_is_upright() -> None:
+    image = Image.fromarray(PIXELS)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned a quarter clockwise
+    image.transpose(Image.Transpose.ROTATE_90).save("a.png", exif=exif)
+    assert torch.equal(seen("a.png"), expected(PIXELS))
+
+
+def test_what_is_transparent_is_on_white() -> None:
+    alpha = np.full((2, 3, 1), 255, dtype=np.uint8)
+    alpha[0, 0] = 0
+    Image.fromarray(np.concatenate([PIXELS, alpha], 2), "RGBA").save("a.png")
+    on_white = PIXELS.copy()
+    on_white[0, 0] = 255
+    assert torch.equal(seen("a.png"), expected(on_white))
+
+
+def test_grey_images_have_three_equal_channels() -> None:
+    grey = PIXELS[:, :, 0]
+    Image.fromarray(grey).save("a.png")
+    assert torch.equal(seen("a.png"), expected(np.repeat(grey[:, :, None], 3, 2)))
+    deep = grey.astype(np.uint16) * 256
+    Image.fromarray(deep).save("deep.png")
+    assert torch.equal(seen("deep.png"), expected(np.repeat(grey[:, :, None], 3, 2)))
+
+
+def test_files_that_are_no_images() -> None:
+    Path("text.png").write_text("no image")
+    Image.effect_noise((64, 64), 50).save("whole.png")
+    Path("cut.png").write_bytes(Path("whole.png").read_bytes()[:900])
+    for name, sentence in (
+        ("missing.png", "The image missing.png does not exist"),
+        ("text.png", "text.png is not an image that can be read"),
+        ("cut.png", "The image cut.png is damaged and cannot be decoded"),
+    ):
+        with pytest.raises(InputError, match=sentence):
+            from_files([Path(name)], SEEN)

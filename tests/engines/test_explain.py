@@ -1,0 +1,140 @@
+"""``explain``: figures beside what heads and features give by themselves."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.decomposition.inputs import Inputs
+from decompose_cli.decomposition.study import Study
+from decompose_cli.engines.explain import SHEET, explain
+from decompose_cli.engines.extract_indices import extract_indices
+from decompose_cli.errors import InputError
+from decompose_cli.models.registry import get_entry
+
+DIGITS = Inputs()
+
+
+def heads_by_hand(indices: IndexSet) -> tuple[torch.Tensor, torch.Tensor, Study]:
+    study = Study(DIGITS, ("test",))
+    full = F.linear(study.bank.features, study.head.weight, study.head.bias)
+    mask = torch.zeros_like(study.head.weight)
+    for c, row in enumerate(indices.classes):
+        mask[c, list(row)] = 1
+    return full, F.linear(study.bank.features, study.head.weight * mask, study.head.bias), study
+
+
+def test_figures_are_those_of_both_heads() -> None:
+    extract_indices(DIGITS, [5], output=Path("indices.json"))
+    indices = read_index_set(Path("indices.json"))
+    numbers = [0, 17, 99, 359]
+    document = explain(DIGITS, numbers=numbers, indices=Path("indices.json"), folder=Path())
+    full, decomposed, study = heads_by_hand(indices)
+    results = document.results
+    assert [found.image for found in results.explanations] == ["0", "17", "99", "359"]
+    for number, found in zip(numbers, results.explanations, strict=True):
+        assert found.label == int(study.labels[number])
+        assert found.predicted == int(full[number].argmax())
+        for scores, logits in ((found.original, full[number]), (found.decomposed, decomposed[number])):
+            assert scores is not None
+            assert [score.number for score in scores] == logits.topk(5).indices.tolist()
+            assert [score.logit for score in scores] == pytest.approx(logits.topk(5).values.tolist(), abs=1e-3)
+            assert [score.probability for score in scores] == pytest.approx(
+                logits.softmax(0).topk(5).values.tolist(), abs=1e-4
+            )
+        sums = found.sums
+        assert sums is not None
+        assert sums.others is not None
+        assert sums.filters == list(indices.classes[found.predicted])
+        assert sums.error < 1e-4
+        assert sums.own + sums.bias == pytest.approx(float(decomposed[number, found.predicted]), abs=1e-3)
+        assert sums.own + sums.others + sums.bias == pytest.approx(float(full[number, found.predicted]), abs=1e-3)
+        assert found.file is not None
+        assert Image.open(found.file).format == "PNG"
+    assert Image.open(SHEET).height > 3 * Image.open(results.explanations[0].file).height * 0.9  # type: ignore[arg-type]
+    assert {figures.map for figures in results.deletion} == {"Grad-CAM", "own filters"}
+    for figures in results.deletion:
+        assert figures.images == 4
+        assert figures.difference == pytest.approx(figures.highlighted - figures.elsewhere, abs=1e-4)
+    assert json.loads(document.to_json())["dataset"]["name"] == "digits"
+
+
+def test_what_is_highlighted_matters_more_than_what_is_elsewhere() -> None:
+    """On the network and images that ship with the project."""
+    results = explain(DIGITS, numbers=list(range(40))).results
+    for figures in results.deletion:
+        assert figures.ci95 is not None
+        assert figures.ci95[0] > 0, figures
+
+
+def test_the_worst_images_are_those_with_the_highest_loss() -> None:
+    results = explain(DIGITS, worst=3).results
+    study = Study(DIGITS, ("test",))
+    losses = F.cross_entropy(
+        F.linear(study.bank.features, study.head.weight, study.head.bias), study.labels, reduction="none"
+    )
+    assert [int(found.image) for found in results.explanations] == losses.topk(3).indices.tolist()
+    assert results.explanations[0].label_name != results.explanations[0].predicted_name
+
+
+def test_without_index_file_a_class_has_its_highest_weights() -> None:
+    results = explain(DIGITS, numbers=[3], k=4).results
+    study = Study(DIGITS, ("test",))
+    sums = results.explanations[0].sums
+    assert sums is not None
+    assert sorted(sums.filters) == sorted(study.head.weight[results.explanations[0].predicted].topk(4).indices.tolist())
+
+
+def test_image_files_of_any_kind_and_a_network_without_class_names() -> None:
+    for number, (mode, size) in enumerate([("RGB", (50, 40)), ("L", (32, 32)), ("RGBA", (20, 90))]):
+        Image.effect_noise(size, 60).convert(mode).save(f"{number}.png")
+    torch.manual_seed(0)
+    torch.save(get_entry("resnet14").make(3, (32, 32)).state_dict(), "net.pt")
+    files = [Path(f"{number}.png") for number in range(3)]
+    document = explain(Inputs(model="resnet14", weights="net.pt"), files, k=2, folder=Path())
+    assert [found.label for found in document.results.explanations] == [None] * 3
+    assert {found.predicted_name for found in document.results.explanations} <= {"0", "1", "2"}
+    assert document.dataset.images == 3
+    assert sorted(path.name for path in Path().glob("*-*.png")) == ["01-0.png", "02-1.png", "03-2.png"]
+
+
+def test_a_network_whose_features_are_no_means_has_grad_cam_alone() -> None:
+    torch.manual_seed(0)
+    torch.save(get_entry("custom_resnet").make(10, (32, 32)).state_dict(), "net.pt")
+    inputs = Inputs(model="custom_resnet", weights="net.pt", dataset="digits")
+    results = explain(inputs, numbers=[0]).results
+    assert results.explanations[0].sums is None
+    assert [figures.map for figures in results.deletion] == ["Grad-CAM"]
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({}, "Say which images: files, --indices-of NUMBERS or --worst N, and one of these only"),
+        ({"numbers": [1], "worst": 2}, "Say which images"),
+        ({"numbers": [360]}, "digits test has no image number 360; it has 360, from 0"),
+        ({"numbers": list(range(41))}, "41 images cannot be explained at a time; choose 1 to 40"),
+        ({"worst": 0}, "0 images cannot be explained at a time"),
+        ({"numbers": [1], "layer": "fc9"}, "'fc9' is no layer of resnet20-digits with maps"),
+        ({"numbers": [1], "layer": "linear"}, "'linear' is no layer of resnet20-digits with maps"),
+        ({"numbers": [1], "k": 65}, "65"),
+        ({"files": [Path("missing.png")]}, "The image missing.png does not exist"),
+    ],
+)
+def test_what_cannot_be_explained(given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        explain(DIGITS, **given, folder=Path())
+    assert not list(Path().glob("*.png"))
+
+
+def test_a_data_set_means_nothing_for_files() -> None:
+    Image.new("RGB", (8, 8)).save("a.png")
+    with pytest.raises(InputError, match="--dataset and --split mean nothing for image files"):
+        explain(Inputs(dataset="digits"), [Path("a.png")])

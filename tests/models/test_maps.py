@@ -1,0 +1,110 @@
+"""Maps behind features, and Grad-CAM, against what they are by definition."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decompose_cli.models.head import find_head, penultimate
+from decompose_cli.models.maps import class_maps, feature_maps, grad_cam
+from decompose_cli.models.registry import get_entry
+
+AVERAGING = ["resnet14", "preresnet14", "resnet18_32x32", "mobilenet_v2", "densenet121", "efficientnet_b0"]
+OTHERS = ["custom_resnet", "vgg11", "convnext_tiny"]
+SIZES = {"resnet14": 32, "preresnet14": 32, "resnet18_32x32": 32, "custom_resnet": 32}
+
+
+def network(name: str, **options: str) -> tuple[nn.Module, nn.Module, Tensor]:
+    """The network, its head, and images."""
+    size = SIZES.get(name, 64)
+    torch.manual_seed(1)
+    module = get_entry(name).configured(**options).make(7, (size, size)).eval()
+    head = find_head(module, (size, size), name=None, model_name=name)
+    return module, head.module, torch.randn(3, 3, size, size)
+
+
+@pytest.mark.parametrize("name", AVERAGING)
+def test_features_are_the_means_of_their_maps_and_logits_sums_over_positions(name: str) -> None:
+    module, head, images = network(name)
+    features, maps = feature_maps(module, head, images)
+    assert maps is not None
+    with torch.no_grad():
+        torch.testing.assert_close(features, penultimate(module, head, images))
+        logits = module(images)
+    assert maps.shape[2] * maps.shape[3] > 1
+    torch.testing.assert_close(maps.mean((2, 3)), features, rtol=1e-4, atol=1e-5)
+    for c in range(7):
+        by_position = class_maps(maps, head.weight[c].detach().expand(3, -1))  # type: ignore[index]
+        assert by_position.shape == (3, *maps.shape[2:])
+        torch.testing.assert_close(by_position.sum((1, 2)) + head.bias[c], logits[:, c], rtol=1e-4, atol=1e-4)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("gate", ["entropy-classifier", "entropy-classifier-b3b2", "exclusive"])
+def test_networks_with_gates_have_maps_too(gate: str) -> None:
+    module, head, images = network("resnet14", gate=gate)
+    features, maps = feature_maps(module, head, images)
+    assert maps is not None
+    torch.testing.assert_close(maps.mean((2, 3)), features)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_features_that_are_no_means_have_no_maps(name: str) -> None:
+    module, head, images = network(name)
+    features, maps = feature_maps(module, head, images)
+    assert maps is None
+    assert features.shape[0] == 3
+
+
+def test_a_network_is_left_as_it_was() -> None:
+    module, head, images = network("resnet14")
+    module.train()
+    state = {name: value.clone() for name, value in module.state_dict().items()}
+    feature_maps(module, head, images)
+    grad_cam(module, module.get_submodule("layer3"), images, torch.tensor([0, 1, 2]))
+    assert module.training
+    assert not head._forward_pre_hooks
+    assert not module.get_submodule("layer3")._forward_hooks
+    assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
+    assert all(parameter.grad is None for parameter in module.parameters())
+    with pytest.raises(RuntimeError):
+        feature_maps(module, head, images[:, :2])
+    assert not head._forward_pre_hooks
+
+
+def written_out(module: Any, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+    """Selvaraju et al., equations 1 and 2, one image after the other."""
+    found = []
+    for image, c in zip(images, classes.tolist(), strict=True):
+        kept: list[Tensor] = []
+        handle = layer.register_forward_hook(lambda _m, _i, out, kept=kept: kept.append(out))
+        logit = module(image[None])[0, c]
+        handle.remove()
+        (gradient,) = torch.autograd.grad(logit, kept[0])
+        alphas = gradient.mean((2, 3))[0]
+        found.append(sum(alpha * plane for alpha, plane in zip(alphas, kept[0][0], strict=True)).clamp(min=0))  # type: ignore[union-attr]
+    return torch.stack(found).detach()
+
+
+@pytest.mark.parametrize(("name", "layer"), [("resnet14", "layer3"), ("resnet14", "layer2"), ("vgg11", "features.17")])
+def test_grad_cam_is_what_its_paper_says(name: str, layer: str) -> None:
+    module, _, images = network(name)
+    classes = torch.tensor([4, 0, 6])
+    ours = grad_cam(module, module.get_submodule(layer), images, classes)
+    theirs = written_out(module, module.get_submodule(layer), images, classes)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-7)
+    assert float(ours.min()) >= 0
+    assert float(ours.max()) > 0
+
+
+def test_where_features_are_means_grad_cam_of_the_last_maps_is_the_positive_part_of_the_class_map() -> None:
+    """a_j = w_cj / P there, so both are the same sum."""
+    module, head, images = network("resnet14")
+    _, maps = feature_maps(module, head, images)
+    assert maps is not None
+    classes = torch.tensor([1, 2, 3])
+    ours = grad_cam(module, module.get_submodule("layer3"), images, classes)
+    torch.testing.assert_close(ours, F.relu(class_maps(maps, head.weight[classes].detach())) / 1, rtol=1e-4, atol=1e-6)  # type: ignore[index]

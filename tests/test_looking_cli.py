@@ -1,0 +1,77 @@
+"""``explain`` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from decompose_cli.cli import app
+
+REFUSED = 2
+
+
+def files() -> list[str]:
+    return sorted(str(path.relative_to(Path.cwd())) for path in Path.cwd().rglob("*") if path.is_file())
+
+
+def refused(*arguments: str) -> str:
+    before = files()
+    result = CliRunner().invoke(app, ["explain", *arguments])
+    assert result.exit_code == REFUSED, result.stderr
+    assert "Traceback" not in result.stderr
+    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert files() == before
+    assert not Path("results").exists()
+    return sentence.removeprefix("Error: ")
+
+
+def done(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["explain", *arguments])
+    assert result.exit_code == 0, result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Say which images: files, --indices-of NUMBERS or --worst N, and one of these only."),
+        (["--indices-of", "1,x"], "--indices-of '1,x' is not a list of numbers such as 0,5,9."),
+        (["--indices-of", "-1"], "--indices-of '-1' is not a list of numbers such as 0,5,9."),
+        (["--indices-of", "400"], "digits test has no image number 400; it has 360, from 0."),
+        (["--worst", "41"], "41 images cannot be explained at a time; choose 1 to 40."),
+        (["--indices-of", "1", "-k", "0"], "-k 0 is not at least 1."),
+        (["--indices-of", "1", "-i", "missing.json"], "The index file missing.json does not exist."),
+        (["--indices-of", "1", "--layer", "nope"], "'nope' is no layer of resnet20-digits with maps."),
+        (["resnet20-digits", "missing.png"], "The image missing.png does not exist."),
+    ],
+)
+def test_refusals_are_a_sentence_each(arguments: list[str], sentence: str) -> None:
+    assert refused(*arguments) == sentence
+
+
+def test_an_image_in_place_of_the_network_is_pointed_out() -> None:
+    Image.new("RGB", (8, 8)).save("cat.png")
+    assert refused("cat.png") == "The network comes before its images: decompose explain MODEL cat.png"
+
+
+def test_pictures_and_figures_are_in_one_folder() -> None:
+    Image.effect_noise((40, 30), 70).save("cat.png")
+    said = done("resnet20-digits", "cat.png", "-o", "out")
+    assert files() == ["cat.png", "out/01-cat.png", "out/result.json", "out/sheet.png"]
+    assert "Grad-CAM at layer3." in said
+    document = json.loads(Path("out/result.json").read_text())
+    assert document["arguments"]["files"] == ["cat.png"]
+    assert refused("resnet20-digits", "cat.png", "-o", "out").startswith("out/result.json exists")
+    done("--worst", "2")
+    (folder,) = Path("results").iterdir()
+    assert sorted(path.name for path in folder.iterdir())[-2:] == ["result.json", "sheet.png"]
+
+
+def test_json_writes_nothing() -> None:
+    result = CliRunner().invoke(app, ["explain", "--indices-of", "0,1", "--json"])
+    assert len(json.loads(result.stdout)["results"]["explanations"]) == 2
+    assert files() == []
