@@ -93,6 +93,7 @@ for _name, _function in {
     "train-gate": gating.train_gate,
     "lr-find": training.lr_find,
     "explain": looking.explain,
+    "filters": looking.filters,
     "demo": decomposing.demo,
     "models": listing.models,
     "layers": listing.layers,

@@ -9,6 +9,7 @@ from decompose_cli.console import Terminal, make_table
 
 if TYPE_CHECKING:
     from decompose_cli.engines.explain import ExplainResults
+    from decompose_cli.engines.filters import FiltersResults
     from decompose_cli.results import ResultDocument
 
 
@@ -35,3 +36,19 @@ def show_explanations(terminal: Terminal, document: ResultDocument[ExplainResult
             f"{figures.highlighted:.2f}, without areas of that shape elsewhere by {figures.elsewhere:.2f}; difference "
             f"{figures.difference:+.2f}{interval} ({figures.images} images)"
         )
+
+
+def show_filters(terminal: Terminal, document: ResultDocument[FiltersResults]) -> None:
+    """Each filter of a class: weight, values, who shares it, and of which class its strongest images are."""
+    results = document.results
+    rows = []
+    for found in results.filters:
+        means = ["" if mean is None else f"{mean:.3f}" for mean in (found.mean, found.mean_elsewhere)]
+        shared = ", ".join(found.shared_with) or "none"
+        strongest = f"{found.of_class} of {len(found.images)}"
+        gain = "" if found.contribution is None else f"{found.contribution:+.3f}"
+        rows.append([str(found.rank), str(found.feature), f"{found.weight:+.3f}", *means, gain, strongest, shared])
+    terminal.title(f"Filters of {results.class_name}")
+    columns = ["Rank", "Filter", "Weight", "Mean", "Elsewhere", "Weight x mean", "Strongest of class", "Shared with"]
+    terminal.print(make_table(columns, rows, left=0))
+    terminal.print("Mean: of the feature over the images of the class; elsewhere: over all others.")

@@ -34,6 +34,7 @@ ARGUMENTS = {
     "train": ["resnet8", "--dataset", "digits", "--iterations", "1"],
     "finetune": ["--iterations", "1"],
     "explain": ["--indices-of", "0"],
+    "filters": ["--class", "3", "-k", "2", "--images", "2"],
     "train-gate": ["resnet8", "--gate", "exclusive", "--dataset", "digits", "--iterations", "1"],
     "lr-find": ["resnet8", "--dataset", "digits", "--steps", "40", "--lowest", "1e-3", "--set", "batch_size=32"],
 }

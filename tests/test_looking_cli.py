@@ -1,4 +1,4 @@
-"""``explain`` on the command line."""
+"""``explain`` and ``filters`` on the command line."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ def files() -> list[str]:
     return sorted(str(path.relative_to(Path.cwd())) for path in Path.cwd().rglob("*") if path.is_file())
 
 
-def refused(*arguments: str) -> str:
+def refused(*arguments: str, command: str = "explain") -> str:
     before = files()
-    result = CliRunner().invoke(app, ["explain", *arguments])
+    result = CliRunner().invoke(app, [command, *arguments])
     assert result.exit_code == REFUSED, result.stderr
     assert "Traceback" not in result.stderr
     (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
@@ -75,3 +75,25 @@ def test_json_writes_nothing() -> None:
     result = CliRunner().invoke(app, ["explain", "--indices-of", "0,1", "--json"])
     assert len(json.loads(result.stdout)["results"]["explanations"]) == 2
     assert files() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Say of which class with --class NAME."),
+        (["--class", "cat"], "There is no class 'cat'; classes are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9."),
+        (["--class", "3", "--images", "20"], "--images 20 is not between 1 and 16."),
+        (["--class", "3", "-k", "0"], "-k 0 is not at least 1."),
+    ],
+)
+def test_filters_refuses_in_a_sentence(arguments: list[str], sentence: str) -> None:
+    assert refused(*arguments, command="filters") == sentence
+
+
+def test_filters_writes_a_picture_and_its_figures() -> None:
+    result = CliRunner().invoke(app, ["filters", "--class", "3", "-k", "2", "--images", "3", "-o", "out"])
+    assert result.exit_code == 0, result.stderr
+    assert files() == ["out/filters.png", "out/result.json"]
+    assert "Filters of 3" in result.stderr
+    found = json.loads(Path("out/result.json").read_text())["results"]["filters"]
+    assert [len(info["images"]) for info in found] == [3, 3]

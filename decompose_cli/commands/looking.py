@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -57,8 +58,6 @@ def explain(
     from decompose_cli.engines.explain import SHEET
     from decompose_cli.engines.explain import explain as run
     from decompose_cli.errors import InputError
-    from decompose_cli.files import check_folder_writable, check_writable, new_folder
-    from decompose_cli.results import default_names
 
     if inputs.model is not None and not images and Path(inputs.model).is_file():
         raise InputError(f"The network comes before its images: decompose explain MODEL {inputs.model}")
@@ -78,15 +77,71 @@ def explain(
         if out.json:
             print_json(document.model_dump(mode="json"))
 
+    _in_folder(out, "explain", inputs, ("result.json", SHEET), go)
+
+
+@command
+def filters(
+    inputs: Inputs,
+    out: Output,
+    wanted: Annotated[
+        Optional[str],
+        typer.Option("--class", metavar="NAME", help="The class, by name or number.", show_default=False),
+    ] = None,
+    indices: Annotated[
+        Optional[Path],
+        typer.Option(
+            "--indices", "-i", metavar="FILE", help="Index file: the filters of each class.", show_default=False
+        ),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", "--k", metavar="K", help="Without -i: the K highest weights of a class.")] = 5,
+    images: Annotated[int, typer.Option("--images", metavar="N", help="For each filter.")] = 8,
+) -> None:
+    """Show what the filters of a class respond to: the test images with their highest values, and who shares them.
+
+    Writes filters.png and result.json into a folder: --output, or a new one in results/.
+
+    Example: decompose filters resnet20 --class cat -i indices.json
+    """
+    from decompose_cli import display_looking as display
+    from decompose_cli.engines.filters import SHEET
+    from decompose_cli.engines.filters import filters as run
+    from decompose_cli.errors import InputError
+
+    if wanted is None:
+        raise InputError("Say of which class with --class NAME.")
+    if k < 1:
+        raise InputError(f"-k {k} is not at least 1.")
+
+    def go(folder: Path | None) -> None:
+        document: Any = run(inputs, wanted, indices=indices, k=k, images=images, folder=folder)
+        if folder is not None:
+            document.write(folder / "result.json")
+        display.show_filters(out.terminal, document)
+        if folder is not None:
+            out.terminal.print(f"Written to {folder}: {SHEET}, result.json")
+        if out.json:
+            print_json(document.model_dump(mode="json"))
+
+    _in_folder(out, "filters", inputs, (SHEET, "result.json"), go)
+
+
+def _in_folder(
+    out: Output, command_name: str, inputs: Inputs, names: Sequence[str], go: Callable[[Path | None], None]
+) -> None:
+    """Do the work with the folder of ``--output``, a new one in ``results/``, or none where JSON is printed instead."""
+    from decompose_cli.files import check_folder_writable, check_writable, new_folder
+    from decompose_cli.results import default_names
+
     if out.path is not None:
         check_folder_writable(out.path)
-        for name in ("result.json", SHEET):
+        for name in names:
             check_writable(out.path / name, overwrite=out.overwrite)
         go(out.path)
     elif out.json:
         go(None)
     else:
-        with new_folder(default_names("explain", *model_and_dataset(inputs), suffix="")) as folder:
+        with new_folder(default_names(command_name, *model_and_dataset(inputs), suffix="")) as folder:
             go(folder)
 
 

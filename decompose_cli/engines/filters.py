@@ -1,0 +1,192 @@
+"""``filters``: what the filters of a class respond to, and which other classes share them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from decompose_cli.decomposition.chosen_images import from_dataset
+from decompose_cli.decomposition.heads import check_index_request, resolve_heads
+from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.decomposition.inputs import Inputs
+from decompose_cli.decomposition.ranking import DEFAULT_K, select
+from decompose_cli.decomposition.study import Study
+from decompose_cli.errors import InputError
+from decompose_cli.files import write_files
+from decompose_cli.models.maps import feature_maps
+from decompose_cli.progress import note
+from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet
+from decompose_cli.results import ResultDocument, Stopwatch
+
+MOST_FILTERS, MOST_IMAGES = 40, 16
+SHEET = "filters.png"
+
+
+class FilterImage(BaseModel):
+    """One of the images with the highest value of a feature: its number in the split, from 0."""
+
+    image: int
+    label: int
+    label_name: str
+    value: float
+
+
+class FilterInfo(BaseModel):
+    """One filter of the class.
+
+    ``rank``: its place among the class's by ``contribution``, weight times mean, from 1 (in index files the order need
+    not mean anything). ``weight``: of the class's head. ``mean``: of the feature over the images of the class, and
+    ``mean_elsewhere`` over all others (null where there are none). ``shared_with``: classes that have it too.
+    ``images``: those with its highest values, ``of_class`` of them are of the class.
+    """
+
+    feature: int
+    rank: int
+    weight: float
+    contribution: float | None
+    mean: float | None
+    mean_elsewhere: float | None
+    shared_with: list[str]
+    images: list[FilterImage]
+    of_class: int
+
+
+class FiltersResults(BaseModel):
+    """Of one class."""
+
+    class_number: int
+    class_name: str
+    indices: str
+    filters: list[FilterInfo]
+    sheet: str | None
+
+
+def filters(
+    inputs: Inputs,
+    wanted: str,
+    *,
+    indices: Path | IndexSet | None = None,
+    k: int = DEFAULT_K,
+    images: int = 8,
+    folder: Path | None = None,
+) -> ResultDocument[FiltersResults]:
+    """Show the filters of a class by the images that they respond to most.
+
+    Args:
+        inputs: Which network, which images (``test``, else ``val``).
+        wanted: Name of the class, or its number.
+        indices: The filters of each class; by default those with its k highest weights.
+        k: See there.
+        images: For each filter.
+        folder: Gets a PNG file.
+
+    Raises:
+        InputError: Something given cannot be used.
+    """
+    watch = Stopwatch()
+    if not 1 <= images <= MOST_IMAGES:
+        raise InputError(f"--images {images} is not between 1 and {MOST_IMAGES}.")
+    index_set = read_index_set(indices) if isinstance(indices, Path) else indices
+    study = Study(inputs, ("test", "val"))
+    check_index_request(study.classifier.checkpoint, index_set)
+    c = _class_number(wanted, study.class_map.names)
+    if index_set is None and study.head.kind == "dense":
+        index_set = select(study.labelled(["weight"]), "weight", k)
+        note(f"No index file was given: the filters of a class are the {k} with its highest weights.")
+    head = resolve_heads(study.head, index_set).decomposed
+    assert head is not None
+    if index_set is not None:
+        study.check_index_set(index_set)
+    rows = head.classes()
+    if len(rows[c]) > MOST_FILTERS:
+        raise InputError(
+            f"The class has {len(rows[c])} filters, and at most {MOST_FILTERS} can be shown; choose fewer."
+        )
+    features, labels, names = study.bank.features, study.labels, study.class_map.names
+    found = []
+    is_own = labels == c
+    for feature, weight in zip(rows[c], head.weight.detach()[c].tolist(), strict=False):  # padded to the longest
+        values = features[:, feature]
+        best = values.argsort(descending=True, stable=True)[:images].tolist()
+        mean = _mean(values[is_own])
+        found.append(
+            FilterInfo(
+                feature=feature,
+                rank=0,
+                weight=weight,
+                contribution=None if mean is None else weight * mean,
+                mean=mean,
+                mean_elsewhere=_mean(values[~is_own]),
+                shared_with=[names[other] for other, row in enumerate(rows) if other != c and feature in row],
+                images=[
+                    FilterImage(image=n, label=int(labels[n]), label_name=names[int(labels[n])], value=float(values[n]))
+                    for n in best
+                ],
+                of_class=int(is_own[best].sum()),
+            )
+        )
+    found.sort(key=lambda info: info.weight if info.contribution is None else info.contribution, reverse=True)
+    for rank, info in enumerate(found, 1):
+        info.rank = rank
+    sheet = None
+    if folder is not None:
+        sheet = str(folder / SHEET)
+        where = f"{study.dataset.name.rsplit('/', 1)[-1]} {study.dataset.split}"
+        title = f"Filters of {names[c]}: {study.classifier.name} on {where}"
+        write_files({Path(sheet): filter_sheet(title, _pictures(study, found, c))})
+    return study.document(
+        "filters",
+        {"class": wanted, "indices": index_set.source if index_set is not None else None, "k": k, "images": images},
+        FiltersResults(
+            class_number=c,
+            class_name=names[c],
+            indices=index_set.source if index_set is not None else study.classifier.weights_source,
+            filters=found,
+            sheet=sheet,
+        ),
+        watch,
+    )
+
+
+def _class_number(wanted: str, names: tuple[str, ...]) -> int:
+    """By name, whatever its case, else by number."""
+    if wanted in names:
+        return names.index(wanted)
+    alike = [number for number, name in enumerate(names) if name.lower() == wanted.lower()]
+    if len(alike) == 1:
+        return alike[0]
+    if wanted.isascii() and wanted.isdigit() and int(wanted) < len(names):
+        return int(wanted)
+    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+    raise InputError(f"There is no class {wanted!r}; classes are {shown}.")
+
+
+def _mean(values: Tensor) -> float | None:
+    return float(values.mean()) if len(values) else None
+
+
+def _pictures(study: Study, found: list[FilterInfo], c: int) -> list[FilterRow]:
+    """The images of each filter, with its map where features are means of maps."""
+    network = study.classifier.load(study.preprocessing.crop)
+    head = network.module.get_submodule(network.head_name)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (study.preprocessing.mean, study.preprocessing.std))
+    rows = []
+    for info in found:
+        chosen = from_dataset(study, [image.image for image in info.images])
+        pixels = torch.stack([image.pixels for image in chosen])
+        _, maps = feature_maps(network.module, head, (pixels / 255 - mean) / std)
+        responses = [
+            Response(
+                pixels[n],
+                None if maps is None else maps[n, info.feature],
+                f"{image.label_name} {image.value:.2f}",
+                image.label == c,
+            )
+            for n, image in enumerate(info.images)
+        ]
+        shared = f"shared with {', '.join(info.shared_with)}" if info.shared_with else "of this class alone"
+        rows.append(FilterRow(f"{info.rank}. filter {info.feature}\nweight {info.weight:+.3f}\n{shared}", responses))
+    return rows

@@ -1,0 +1,79 @@
+"""Pictures of filters: the images that they respond to, as the bytes of PNG files."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from decompose_cli.reporting.look import GREY, look, plain, png
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_SIDE, _TEXT = 1.15, 1.9
+_WIDTH, _MOST_LINES = 24, 7
+
+
+@dataclass(frozen=True)
+class Response:
+    """An image, uint8 (3, H, W), the map (h, w) of a filter on it, if there is one, and what to write above it."""
+
+    image: Tensor
+    values: Tensor | None
+    title: str
+    is_own: bool
+
+
+@dataclass(frozen=True)
+class FilterRow:
+    """A filter and the images that it responds to most."""
+
+    text: str
+    responses: Sequence[Response]
+
+
+def filter_sheet(title: str, rows: Sequence[FilterRow]) -> bytes:
+    """A row for each filter: what it is, and its images with its map over them, all of a row on one scale.
+
+    Args:
+        title: Shown as it is; dollar signs are no mathematics.
+        rows: At least one, with at least one image each.
+
+    Returns:
+        A PNG file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = max(len(row.responses) for row in rows)
+    size = (_TEXT + _SIDE * columns, 0.4 + (_SIDE + 0.25) * len(rows))
+    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(plain(title), fontsize=9)
+    widths = [_TEXT / _SIDE, *[1.0] * columns]
+    for axes, row in zip(
+        figure.subplots(len(rows), columns + 1, squeeze=False, width_ratios=widths), rows, strict=True
+    ):
+        for one in axes:
+            one.axis("off")
+        lines = [part for line in row.text.split("\n") for part in textwrap.wrap(line, _WIDTH)]
+        if len(lines) > _MOST_LINES:
+            lines = [*lines[: _MOST_LINES - 1], "…"]
+        axes[0].text(0, 0.95, plain("\n".join(lines)), fontsize=6.5, va="top", transform=axes[0].transAxes)
+        known = [response.values for response in row.responses if response.values is not None]
+        top = max((float(values.max()) for values in known), default=0.0) or 1.0
+        for one, response in zip(axes[1:], row.responses, strict=False):
+            height, width = response.image.shape[1:]
+            one.imshow(response.image.permute(1, 2, 0).numpy(), interpolation="nearest")
+            if response.values is not None:
+                extent = (-0.5, width - 0.5, height - 0.5, -0.5)
+                one.imshow(
+                    response.values.numpy(), cmap="magma", vmin=0, vmax=top, alpha=0.5, interpolation="bilinear",
+                    extent=extent,
+                )  # fmt: skip
+            one.set_title(
+                plain(response.title), fontsize=5.5, pad=2, color=GREY if response.is_own else look(5)["color"]
+            )
+    return png(figure)

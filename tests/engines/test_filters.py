@@ -1,0 +1,94 @@
+"""``filters``: figures beside what features and heads give by themselves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.decomposition.inputs import Inputs
+from decompose_cli.decomposition.study import Study
+from decompose_cli.engines.filters import filters
+from decompose_cli.errors import InputError
+from decompose_cli.models.registry import get_entry
+
+DIGITS = Inputs()
+ROWS = [[c, (c + 1) % 10, 40 + c] for c in range(10)]
+
+
+def index_set() -> IndexSet:
+    return IndexSet(ROWS, 64, source="by hand")
+
+
+def test_filters_are_told_by_their_images_weights_and_sharers() -> None:
+    document = filters(DIGITS, "7", indices=index_set(), images=6, folder=Path())
+    results = document.results
+    study = Study(DIGITS, ("test",))
+    features, labels, weight = study.bank.features, study.labels, study.head.weight
+    assert (results.class_number, results.class_name, results.indices) == (7, "7", "by hand")
+    assert {info.feature for info in results.filters} == {7, 8, 47}
+    assert [info.rank for info in results.filters] == [1, 2, 3]
+    contributions = [info.contribution for info in results.filters]
+    assert contributions == sorted(contributions, reverse=True)  # type: ignore[type-var]
+    for info in results.filters:
+        own = features[labels == 7, info.feature]
+        assert info.weight == pytest.approx(float(weight[7, info.feature]))
+        assert info.mean == pytest.approx(float(own.mean()), rel=1e-5)
+        assert info.mean_elsewhere == pytest.approx(float(features[labels != 7, info.feature].mean()), rel=1e-5)
+        assert info.contribution == pytest.approx(float(weight[7, info.feature] * own.mean()), rel=1e-5)
+        best = features[:, info.feature].topk(6)
+        assert [image.value for image in info.images] == pytest.approx(best.values.tolist())
+        assert [image.label for image in info.images] == labels[[image.image for image in info.images]].tolist()
+        assert info.of_class == sum(image.label == 7 for image in info.images)
+        assert info.shared_with == [str(c) for c, row in enumerate(ROWS) if c != 7 and info.feature in row]
+    assert Image.open("filters.png").format == "PNG"
+    assert document.command == "filters"
+
+
+def test_without_index_file_a_class_has_its_highest_weights() -> None:
+    results = filters(DIGITS, "3", k=4).results
+    expected = Study(DIGITS, ("test",)).head.weight[3].topk(4).indices.tolist()
+    assert sorted(info.feature for info in results.filters) == sorted(expected)
+    assert results.sheet is None
+
+
+def test_classes_go_by_name_in_any_case_or_by_number(make_images: Any) -> None:
+    make_images(Path("images"), ["Cat", "dog", "2"], ("train", "test"), n=3, side=8)
+    torch.manual_seed(0)
+    torch.save(get_entry("resnet14").make(3, (8, 8)).state_dict(), "net.pt")
+    inputs = Inputs(model="resnet14", weights="net.pt", dataset="folder:images", input_size="8", workers=0)
+    names = {
+        wanted: filters(inputs, wanted, k=1, images=1).results.class_name for wanted in ("Cat", "cat", "dog", "1", "2")
+    }
+    assert names == {"Cat": "Cat", "cat": "Cat", "dog": "dog", "1": "Cat", "2": "2"}
+    with pytest.raises(InputError, match="There is no class 'bird'; classes are 2, Cat, dog"):
+        filters(inputs, "bird")
+
+
+def test_networks_without_maps_show_the_images_alone() -> None:
+    torch.manual_seed(0)
+    torch.save(get_entry("custom_resnet").make(10, (32, 32)).state_dict(), "net.pt")
+    inputs = Inputs(model="custom_resnet", weights="net.pt", dataset="digits")
+    results = filters(inputs, "0", k=2, images=2, folder=Path()).results
+    assert len(results.filters) == 2
+    assert Path("filters.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("wanted", "given", "sentence"),
+    [
+        ("10", {}, "There is no class '10'; classes are 0, 1, 2"),
+        ("", {}, "There is no class ''"),
+        ("1", {"images": 0}, "--images 0 is not between 1 and 16"),
+        ("1", {"images": 17}, "--images 17 is not between 1 and 16"),
+        ("1", {"k": 50}, "The class has 50 filters, and at most 40 can be shown; choose fewer"),
+    ],
+)
+def test_what_cannot_be_shown(wanted: str, given: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        filters(DIGITS, wanted, **given, folder=Path())
+    assert not list(Path().glob("*.png"))
