@@ -52,6 +52,16 @@ def test_a_photograph_taken_upright_is_upright() -> None:
     assert torch.equal(seen("a.png"), expected(PIXELS))
 
 
+@pytest.mark.parametrize("mode", ["RGBA", "L", "I;16"])
+def test_images_of_any_mode_are_turned(mode: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    grey = PIXELS[:, :, 0]
+    image = Image.fromarray(grey.astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(grey).convert(mode)
+    image.save("a.png", exif=exif)
+    assert torch.equal(seen("a.png"), expected(np.repeat(grey[::-1, ::-1, None], 3, 2)))
+
+
 def test_what_is_transparent_is_on_white() -> None:
     alpha = np.full((2, 3, 1), 255, dtype=np.uint8)
     alpha[0, 0] = 0

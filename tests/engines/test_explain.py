@@ -84,6 +84,19 @@ def test_the_worst_images_are_those_with_the_highest_loss() -> None:
     assert results.explanations[0].label_name != results.explanations[0].predicted_name
 
 
+def test_classes_may_have_different_numbers_of_filters() -> None:
+    rows = [[5, 9, 0] if c % 2 else [c + 20] for c in range(10)]
+    numbers = list(range(0, 360, 40))
+    results = explain(DIGITS, numbers=numbers, indices=IndexSet(rows, 64, source="by hand")).results
+    _, decomposed, _ = heads_by_hand(IndexSet(rows, 64, source="by hand"))
+    for number, found in zip(numbers, results.explanations, strict=True):
+        assert found.sums is not None
+        assert found.sums.filters == rows[found.predicted]
+        assert found.sums.error < 1e-4
+        assert found.sums.own + found.sums.bias == pytest.approx(float(decomposed[number, found.predicted]), abs=1e-3)
+    assert {found.predicted % 2 for found in results.explanations} == {0, 1}
+
+
 def test_without_index_file_a_class_has_its_highest_weights() -> None:
     results = explain(DIGITS, numbers=[3], k=4).results
     study = Study(DIGITS, ("test",))
