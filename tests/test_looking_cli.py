@@ -43,6 +43,10 @@ def done(*arguments: str) -> str:
         (["--indices-of", "-1"], "--indices-of '-1' is not a list of numbers such as 0,5,9."),
         (["--indices-of", "400"], "digits test has no image number 400; it has 360, from 0."),
         (["--worst", "41"], "41 images cannot be explained at a time; choose 1 to 40."),
+        (
+            ["resnet20-digits", "--worst", "2", "--device", "nonsense"],
+            "--device 'nonsense' is unknown; choose auto, cpu, cuda, cuda:N or mps.",
+        ),
         (["--indices-of", "1", "-k", "0"], "-k 0 is not at least 1."),
         (["--indices-of", "1", "-i", "missing.json"], "The index file missing.json does not exist."),
         (["--indices-of", "1", "--layer", "nope"], "'nope' is no layer of resnet20-digits with maps."),
@@ -55,7 +59,20 @@ def test_refusals_are_a_sentence_each(arguments: list[str], sentence: str) -> No
 
 def test_an_image_in_place_of_the_network_is_pointed_out() -> None:
     Image.new("RGB", (8, 8)).save("cat.png")
-    assert refused("cat.png") == "The network comes before its images: decompose explain MODEL cat.png"
+    Image.new("RGB", (8, 8)).save("dog.png")
+    for more in ([], ["dog.png"]):
+        assert refused("cat.png", *more) == "The network comes before its images: decompose explain MODEL cat.png"
+
+
+def test_weights_that_say_their_network_need_no_model_before_the_images() -> None:
+    from decompose_cli.models.checkpoint import Metadata, write_checkpoint
+    from decompose_cli.models.registry import get_entry
+
+    Image.effect_noise((32, 32), 60).save("cat.png")
+    weights = get_entry("resnet14").make(3, (32, 32)).state_dict()
+    write_checkpoint(Path("net.safetensors"), weights, Metadata(model="resnet14", num_classes=3))
+    done("cat.png", "-w", "net.safetensors", "-o", "out")
+    assert json.loads(Path("out/result.json").read_text())["model"]["name"] == "resnet14"
 
 
 def test_pictures_and_figures_are_in_one_folder() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -15,7 +17,11 @@ if TYPE_CHECKING:
     from decompose_cli.decomposition.study import Inputs
 
 
-@command
+# Gradients are those of the network as it is, in float32.
+explain_command = functools.partial(command, without=("precision",))
+
+
+@explain_command
 def explain(
     inputs: Inputs,
     out: Output,
@@ -41,7 +47,16 @@ def explain(
             "--indices", "-i", metavar="FILE", help="Index file: the filters of each class.", show_default=False
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", metavar="K", help="Without -i: the K highest weights of a class.")] = 5,
+    k: Annotated[
+        Optional[int],
+        typer.Option(
+            "-k",
+            "--k",
+            metavar="K",
+            help="Without -i: the K highest weights of a class, 5 by default.",
+            show_default=False,
+        ),
+    ] = None,
     layer: Annotated[
         Optional[str],
         typer.Option("--layer", metavar="NAME", help="Of Grad-CAM. Default: the last with maps.", show_default=False),
@@ -59,18 +74,27 @@ def explain(
     from decompose_cli.engines.explain import explain as run
     from decompose_cli.errors import InputError
 
-    if inputs.model is not None and not images and Path(inputs.model).is_file():
-        raise InputError(f"The network comes before its images: decompose explain MODEL {inputs.model}")
+    if inputs.model is not None and Path(inputs.model).is_file():
+        if inputs.weights is None:
+            raise InputError(f"The network comes before its images: decompose explain MODEL {inputs.model}")
+        images = [Path(inputs.model), *(images or [])]  # the weights say which network they are of
+        inputs = dataclasses.replace(inputs, model=None)
     numbers = _numbers(indices_of)
-    if k < 1:
+    if k is not None and k < 1:
         raise InputError(f"-k {k} is not at least 1.")
 
     def go(folder: Path | None) -> None:
         document: Any = run(
-            inputs, images or (), numbers=numbers, worst=worst, indices=indices, k=k, layer=layer, folder=folder
+            inputs,
+            images or (),
+            numbers=numbers,
+            worst=worst,
+            indices=indices,
+            k=k,
+            layer=layer,
+            folder=folder,
+            overwrite=out.overwrite,
         )
-        if folder is not None:
-            document.write(folder / "result.json")
         display.show_explanations(out.terminal, document)
         if folder is not None:
             out.terminal.print(f"Written to {folder}: {SHEET}, a PNG file for each image, result.json")
@@ -94,7 +118,16 @@ def filters(
             "--indices", "-i", metavar="FILE", help="Index file: the filters of each class.", show_default=False
         ),
     ] = None,
-    k: Annotated[int, typer.Option("-k", "--k", metavar="K", help="Without -i: the K highest weights of a class.")] = 5,
+    k: Annotated[
+        Optional[int],
+        typer.Option(
+            "-k",
+            "--k",
+            metavar="K",
+            help="Without -i: the K highest weights of a class, 5 by default.",
+            show_default=False,
+        ),
+    ] = None,
     images: Annotated[int, typer.Option("--images", metavar="N", help="For each filter.")] = 8,
 ) -> None:
     """Show what the filters of a class respond to: the test images with their highest values, and who shares them.
@@ -110,7 +143,7 @@ def filters(
 
     if wanted is None:
         raise InputError("Say of which class with --class NAME.")
-    if k < 1:
+    if k is not None and k < 1:
         raise InputError(f"-k {k} is not at least 1.")
 
     def go(folder: Path | None) -> None:

@@ -194,15 +194,18 @@ def read_rgb(path: Path) -> Image.Image:
     """
     try:
         with open_image(path) as image:
-            if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
-                grey = np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8
-                return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-            if image.mode == "RGB":
-                image.load()
-                return image
-            return image.convert("RGB")
+            image.load()
+            return to_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise InputError(f"The image {path} is damaged and cannot be decoded.") from error
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of a loaded image of any mode."""
+    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
+        grey = np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def open_folder(spec: str, split: str) -> FolderImages:

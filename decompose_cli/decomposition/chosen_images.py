@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,31 +37,40 @@ def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[Chos
     """Image files, turned as their EXIF data say; what is transparent is on white.
 
     Raises:
-        InputError: One is missing, no image, or damaged.
+        InputError: One is missing, no image, damaged, or given twice.
     """
     from decompose_cli.datasets.transforms import image_to_tensor
 
-    return [ChosenImage(str(path), image_to_tensor(_upright(path), preprocessing), None) for path in paths]
+    same = [
+        path for number, path in enumerate(paths) if path.resolve() in [other.resolve() for other in paths[:number]]
+    ]
+    if same:
+        raise InputError(f"The image {printable(same[0])} is given twice.")
+    return [ChosenImage(printable(path), image_to_tensor(_upright(path), preprocessing), None) for path in paths]
+
+
+def printable(path: Path) -> str:
+    """A path as text that can be shown: what is no text, and what would move a cursor, is replaced."""
+    text = os.fsencode(path).decode("utf-8", errors="replace")
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _upright(path: Path) -> Image:
     from PIL import Image, ImageOps
 
-    from decompose_cli.datasets.folders import open_image, read_rgb
+    from decompose_cli.datasets.folders import open_image, to_rgb
 
-    image = read_rgb(path)  # first, as it refuses what is damaged
-    with open_image(path) as opened:
-        is_transparent = opened.mode in ("RGBA", "LA", "PA") or "transparency" in opened.info
-        orientation = opened.getexif().get(_ORIENTATION, 1)
-        if is_transparent:
-            whole = opened.convert("RGBA")
-            ground = Image.new("RGBA", whole.size, (255, 255, 255, 255))
-            image = Image.alpha_composite(ground, whole).convert("RGB")
-    image.getexif()[_ORIENTATION] = orientation
-    return ImageOps.exif_transpose(image)
-
-
-_ORIENTATION = 0x0112
+    try:
+        with open_image(path) as opened:
+            opened.load()
+            image = ImageOps.exif_transpose(opened)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"The image {printable(path)} is damaged and cannot be decoded.") from error
+    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
+        whole = image.convert("RGBA")
+        ground = Image.new("RGBA", whole.size, (255, 255, 255, 255))
+        return Image.alpha_composite(ground, whole).convert("RGB")
+    return to_rgb(image)
 
 
 def from_dataset(study: Study, numbers: Sequence[int]) -> list[ChosenImage]:
@@ -71,6 +81,9 @@ def from_dataset(study: Study, numbers: Sequence[int]) -> list[ChosenImage]:
     """
     from decompose_cli.datasets.transforms import image_to_tensor
 
+    if len(set(numbers)) < len(numbers):
+        twice = next(number for place, number in enumerate(numbers) if number in numbers[:place])
+        raise InputError(f"Image number {twice} is given twice.")
     count = len(study.dataset)
     for number in numbers:
         if not 0 <= number < count:

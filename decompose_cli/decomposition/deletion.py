@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,30 +30,32 @@ def highlighted(maps: Tensor, size: tuple[int, int], fraction: float = FRACTION)
     return mask.view(len(maps), *size)
 
 
+def places(size: tuple[int, int], seed: int, draws: int = DRAWS) -> list[tuple[int, int]]:
+    """Rows and columns to move a shape by, at random, around the borders of an image (H, W)."""
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        (int(torch.randint(size[0], (), generator=generator)), int(torch.randint(size[1], (), generator=generator)))
+        for _ in range(draws)
+    ]
+
+
 def deletion_drops(
-    logit: Callable[[Tensor], Tensor], images: Tensor, mask: Tensor, generator: torch.Generator, draws: int = DRAWS
+    logit: Callable[[Tensor], Tensor], images: Tensor, whole: Tensor, mask: Tensor, moves: Sequence[tuple[int, int]]
 ) -> tuple[Tensor, Tensor]:
     """What logits lose when the masked pixels become the mean colour, and when an area of that shape elsewhere does.
 
     Args:
         logit: Of normalised images (N, 3, H, W) the logit of a class of each, (N,).
         images: (N, 3, H, W), normalised, so that 0 is the mean colour.
+        whole: Their logits (N,).
         mask: bool (N, H, W).
-        generator: Decides where else: the mask is moved by a random number of rows and columns, around the borders.
-        draws: Places elsewhere, over which the second drop is averaged.
+        moves: Rows and columns that the mask is moved by, over which the second drop is averaged.
 
     Returns:
         Both drops, (N,) each.
     """
-    whole = logit(images)
     here = whole - logit(images.masked_fill(mask[:, None], 0.0))
     elsewhere = torch.zeros_like(here)
-    height, width = mask.shape[1:]
-    for _ in range(draws):
-        rows = torch.randint(height, (len(mask),), generator=generator).tolist()
-        columns = torch.randint(width, (len(mask),), generator=generator).tolist()
-        moved = torch.stack(
-            [one.roll((row, column), (0, 1)) for one, row, column in zip(mask, rows, columns, strict=True)]
-        )
-        elsewhere += whole - logit(images.masked_fill(moved[:, None], 0.0))
-    return here, elsewhere / draws
+    for move in moves:
+        elsewhere += whole - logit(images.masked_fill(mask.roll(move, (1, 2))[:, None], 0.0))
+    return here, elsewhere / len(moves)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor
 
 from decompose_cli.decomposition.chosen_images import ChosenImage
-from decompose_cli.decomposition.deletion import DRAWS, FRACTION, deletion_drops, highlighted
-from decompose_cli.decomposition.heads import Heads
+from decompose_cli.decomposition.deletion import DRAWS, FRACTION, deletion_drops, highlighted, places
+from decompose_cli.decomposition.heads import Heads, with_decomposed_head
 from decompose_cli.decomposition.statistics import mean_interval
+from decompose_cli.errors import DecomposeError
 from decompose_cli.models.classifier import Network
 from decompose_cli.models.head import evaluating
 from decompose_cli.models.maps import class_maps, feature_maps, grad_cam
@@ -61,6 +64,7 @@ class Explanation(BaseModel):
 class DeletionFigures(BaseModel):
     """Mean loss of the predicted class's logit where a fifth of the image is replaced by the mean colour.
 
+    ``images``: those whose map is positive anywhere; others highlight nothing.
     ``highlighted``: the fifth where the map is highest; ``elsewhere``: areas of the same shape at random places;
     ``difference`` first minus second, with Student's interval over the images.
     """
@@ -90,7 +94,7 @@ class ImageMaps:
 
 
 class Explainer:
-    """Makes explanations and pictures, and remembers what deletion does to all images.
+    """Makes explanations and maps of images, and remembers what deletion does to all of them.
 
     Args:
         network: Left as it was found.
@@ -99,6 +103,7 @@ class Explainer:
         heads: The full and the decomposed one, as far as there are.
         layer: Of Grad-CAM, by name.
         seed: For the places elsewhere.
+        device: Where to compute.
     """
 
     def __init__(
@@ -109,65 +114,73 @@ class Explainer:
         heads: Heads,
         layer: str,
         seed: int,
+        device: torch.device,
     ) -> None:
         self.network, self.preprocessing, self.names, self.heads = network, preprocessing, names, heads
-        self.module = network.module
+        self.device = device
+        module = copy.deepcopy(network.module).float()
+        if heads.original is None and network.head is not None and heads.decomposed is not None:
+            # A file with the published layout: the full head in it is not the one that the decomposed one belongs to.
+            with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
+        self.module = module.to(device)
         self.layer = self.module.get_submodule(layer)
         self.head = self.module.get_submodule(network.head_name)
-        self.lacks_maps = False
-        self.generator = torch.Generator().manual_seed(seed)
+        self.lacks_maps: bool | None = None
+        self.moves = places(preprocessing.crop, seed)
         self.drops: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def explain(self, images: Sequence[ChosenImage]) -> list[tuple[Explanation, ImageMaps]]:
-        """Of at most a few images at a time."""
+        """Of at most a few images at a time.
+
+        Raises:
+            DecomposeError: The network gives NaN or infinite features or logits.
+        """
         given = self.preprocessing
         pixels = torch.stack([image.pixels for image in images])
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (given.mean, given.std))
-        x = (pixels / 255 - mean) / std
+        x = ((pixels / 255 - mean) / std).to(self.device)
         features, maps = feature_maps(self.module, self.head, x)
+        features, maps = features.cpu(), None if maps is None else maps.cpu()
+        if self.lacks_maps is None:
+            self.lacks_maps = maps is None
         original = self.heads.original(features) if self.heads.original is not None else None
         decomposed = self.heads.decomposed(features).detach() if self.heads.decomposed is not None else None
         main = original if original is not None else decomposed
         assert main is not None
+        bad = (~torch.isfinite(features).all(1) | ~torch.isfinite(main).all(1)).nonzero()[:, 0].tolist()
+        if bad:
+            raise DecomposeError(f"The network gives NaN or infinite numbers for image {images[bad[0]].name}.")
         predicted = main.argmax(1)
-        labels = torch.tensor(
-            [p if image.label is None else image.label for image, p in zip(images, predicted.tolist(), strict=True)]
-        )
-        cams = {"predicted": grad_cam(self.module, self.layer, x, predicted)}
-        cams["true"] = grad_cam(self.module, self.layer, x, labels)
-        own, others = self._filter_maps(maps, predicted)
-        self._delete(x, predicted, {"Grad-CAM": cams["predicted"], "own filters": own})
+        cams = grad_cam(self.module, self.layer, x, predicted.to(self.device)).cpu()
+        wrong = [n for n, image in enumerate(images) if image.label not in (None, int(predicted[n]))]
+        true: dict[int, Tensor] = {}
+        if wrong:
+            labels = torch.tensor([images[n].label for n in wrong], device=self.device)
+            true = dict(zip(wrong, grad_cam(self.module, self.layer, x[wrong], labels).cpu(), strict=True))
+        own, others = self._filter_maps(None if self.lacks_maps else maps, predicted)
+        self._delete(x, predicted, {"Grad-CAM": cams, "own filters": own})
         results = []
-        for number, image in enumerate(images):
-            label = image.label
-            c = int(predicted[number])
-            sums = self._sums(number, c, features, own, others, original, decomposed)
-            names = self.names
+        for n, image in enumerate(images):
+            c = int(predicted[n])
             explanation = Explanation(
                 image=image.name,
-                label=label,
-                label_name=None if label is None else names[label],
+                label=image.label,
+                label_name=None if image.label is None else self.names[image.label],
                 predicted=c,
-                predicted_name=names[c],
-                original=None if original is None else self._top(original[number]),
-                decomposed=None if decomposed is None else self._top(decomposed[number]),
-                sums=sums,
+                predicted_name=self.names[c],
+                original=None if original is None else self._top(original[n]),
+                decomposed=None if decomposed is None else self._top(decomposed[n]),
+                sums=self._sums(n, c, own, others, original, decomposed),
                 file=None,
             )
-            is_wrong = label is not None and label != c
             seen = ImageMaps(
-                cams["predicted"][number],
-                cams["true"][number] if is_wrong else None,
-                own[number] if own is not None else None,
-                others[number] if others is not None else None,
+                cams[n], true.get(n), own[n] if own is not None else None, others[n] if others is not None else None
             )
             results.append((explanation, seen))
         return results
 
     def _filter_maps(self, maps: Tensor | None, classes: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """What each position adds to the logit of a class by its own filters, and by all others."""
-        if maps is None:
-            self.lacks_maps = True
         if maps is None or self.heads.decomposed is None:
             return None, None
         rows = self._own_weights()[classes]
@@ -194,7 +207,6 @@ class Explainer:
         self,
         number: int,
         c: int,
-        features: Tensor,
         own: Tensor | None,
         others: Tensor | None,
         original: Tensor | None,
@@ -213,15 +225,26 @@ class Explainer:
         return FilterSums(filters=list(head.classes()[c]), own=first, others=second, bias=bias, error=max(errors))
 
     def _delete(self, x: Tensor, classes: Tensor, maps: dict[str, Tensor | None]) -> None:
-        def logit(images: Tensor) -> Tensor:
-            with evaluating(self.module), torch.no_grad():
-                found: Tensor = self.module(images)
-            return found.gather(1, classes[:, None])[:, 0]
+        """What deletion does to the logit; maps without any positive value highlight nothing and are left out."""
+        chosen = classes.to(self.device)[:, None]
 
+        def logit(images: Tensor, which: Tensor = chosen) -> Tensor:
+            with evaluating(self.module):
+                found: Tensor = self.module(images)
+            return found.float().gather(1, which)[:, 0]
+
+        whole = logit(x)
         for name, found in maps.items():
-            if found is not None:
-                mask = highlighted(found, self.preprocessing.crop)
-                self.drops.setdefault(name, []).append(deletion_drops(logit, x, mask, self.generator))
+            if found is None:
+                continue
+            shown = (found.flatten(1).amax(1) > 0).nonzero()[:, 0]
+            if len(shown) == 0:
+                continue
+            mask = highlighted(found[shown], self.preprocessing.crop).to(self.device)
+            here = shown.to(self.device)
+            some = partial(logit, which=chosen[here])
+            drops = deletion_drops(some, x[here], whole[here], mask, self.moves)
+            self.drops.setdefault(name, []).append((drops[0].cpu(), drops[1].cpu()))
 
     def figures(self) -> list[DeletionFigures]:
         """Of all images so far."""

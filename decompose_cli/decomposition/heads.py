@@ -7,13 +7,14 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.head import Head
 from decompose_cli.progress import warn
 
 
@@ -75,6 +76,24 @@ def full_head(head: HeadTensors) -> Callable[[Tensor], Tensor]:
         return F.linear(features, head.weight, head.bias)
 
     return original
+
+
+def with_decomposed_head(module: nn.Module, head: Head, head_name: str, decomposed: DecomposedLinear) -> None:
+    """Put a decomposed head in the place of the full one.
+
+    Args:
+        module: Changed in place.
+        head: The full one, for the constant factor after it, which is still in the network.
+        head_name: Where it is.
+        decomposed: With that factor folded in.
+    """
+    inner = DecomposedLinear.from_subspaces(
+        decomposed.weight.detach() / head.scale,
+        decomposed.bias.detach() / head.scale,
+        decomposed.classes(),
+        decomposed.num_features,
+    )
+    module.set_submodule(head_name, inner)
 
 
 def _own_decomposition(head: HeadTensors) -> DecomposedLinear:

@@ -230,14 +230,7 @@ class Study:
 
     def check_index_set(self, index_set: IndexSet) -> None:
         """Warn of an index set that says it was made from other weights."""
-        model = index_set.provenance.get("model")
-        weights = model.get("weights") if isinstance(model, dict) else None
-        digest = weights.get("sha256") if isinstance(weights, dict) else None
-        if isinstance(model, dict) and isinstance(digest, str) and digest != self.classifier.weights_sha256:
-            warn(
-                f"{index_set.source} was made from other weights ({model.get('name')}, {digest[:8]}) than these "
-                f"({self.classifier.name}, {self.classifier.weights_sha256[:8]})."
-            )
+        check_made_from(index_set, self.classifier)
 
     def describe_model(self) -> ModelInfo:
         """For the result document."""
@@ -308,6 +301,18 @@ def default_model(more: str = "") -> str:
     """The model to use where none was named; says so."""
     note(f"No model was named: using {DEFAULT_MODEL}, the network that ships with decompose{more}.")
     return DEFAULT_MODEL
+
+
+def check_made_from(index_set: IndexSet, classifier: Classifier) -> None:
+    """Warn of an index set that says it was made from other weights."""
+    model = index_set.provenance.get("model")
+    weights = model.get("weights") if isinstance(model, dict) else None
+    digest = weights.get("sha256") if isinstance(weights, dict) else None
+    if isinstance(model, dict) and isinstance(digest, str) and digest != classifier.weights_sha256:
+        warn(
+            f"{index_set.source} was made from other weights ({model.get('name')}, {digest[:8]}) than these "
+            f"({classifier.name}, {classifier.weights_sha256[:8]})."
+        )
 
 
 def class_names_of(classifier: Classifier) -> ClassNames | None:

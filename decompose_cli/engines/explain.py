@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from pydantic import BaseModel
+from torch import nn
 
-from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files
+from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files, printable
+from decompose_cli.decomposition.devices import resolve_device
 from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, Explanation, ImageMaps
-from decompose_cli.decomposition.heads import check_index_request, resolve_heads
+from decompose_cli.decomposition.features import device_memory
+from decompose_cli.decomposition.heads import Heads, check_index_request, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.decomposition.ranking import DEFAULT_K, LabelledFeatures, select
-from decompose_cli.decomposition.study import Study, class_names_of, open_network, seen_by
+from decompose_cli.decomposition.study import Study, check_made_from, class_names_of, open_network, seen_by
 from decompose_cli.errors import InputError
-from decompose_cli.files import sha256_of, write_files
-from decompose_cli.models.classifier import Classifier, Network
+from decompose_cli.files import check_writable, read_json, sha256_of, write_files
+from decompose_cli.models.classifier import Classifier, HeadTensors
 from decompose_cli.models.head import last_map_layer, trace_layers
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
-from decompose_cli.progress import note, track
+from decompose_cli.progress import note, track, warn
 from decompose_cli.reporting.explain_plots import Panel, Picture, picture_row, picture_sheet
 from decompose_cli.results import (
     DatasetInfo,
@@ -37,7 +42,7 @@ from decompose_cli.results import (
 
 MOST_IMAGES = 40
 _AT_ONCE = 16
-SHEET = "sheet.png"
+SHEET, RESULT = "sheet.png", "result.json"
 
 
 class ExplainResults(BaseModel):
@@ -54,10 +59,8 @@ class ExplainResults(BaseModel):
 class _Opened:
     classifier: Classifier
     preprocessing: Preprocessing
-    network: Network
     names: tuple[str, ...]
-    images: list[ChosenImage]
-    dataset: DatasetInfo
+    study: Study | None
 
 
 def explain(
@@ -67,9 +70,10 @@ def explain(
     numbers: Sequence[int] | None = None,
     worst: int | None = None,
     indices: Path | IndexSet | None = None,
-    k: int = DEFAULT_K,
+    k: int | None = None,
     layer: str | None = None,
     folder: Path | None = None,
+    overwrite: bool = False,
 ) -> ResultDocument[ExplainResults]:
     """Draw, for each image, Grad-CAM and the map of the predicted class's own filters beside that of all others.
 
@@ -79,26 +83,119 @@ def explain(
         numbers: Of images in the data set's test images (or the split of ``inputs``), from 0.
         worst: So many images of that split with the highest loss.
         indices: The filters of each class; by default those with its k highest weights.
-        k: See there.
+        k: See there; 5 by default.
         layer: Of Grad-CAM, by default the last with maps larger than a pixel.
-        folder: Gets a PNG file for each image and one with all of them.
+        folder: Gets a PNG file for each image, one with all of them, and the document as ``result.json``.
+        overwrite: Whether these may replace others; what an earlier explanation left there is removed then.
 
     Raises:
-        InputError: Something given cannot be used.
+        InputError: Something given cannot be used; nothing has been written.
+        DecomposeError: The work failed; nothing has been written.
     """
     watch = Stopwatch()
     if sum((bool(files), numbers is not None, worst is not None)) != 1:
         raise InputError("Say which images: files, --indices-of NUMBERS or --worst N, and one of these only.")
+    _check_count(len(files) or (len(numbers) if numbers is not None else worst or 0))
+    if indices is not None and k is not None:
+        raise InputError("-i and -k both say which filters a class has; give one of them.")
+    device = resolve_device(inputs.device)
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
-    found = _of_files(inputs, files) if files else _of_dataset(inputs, numbers, worst, index_set)
+    found = _opened(inputs, files)
     check_index_request(found.classifier.checkpoint, index_set)
-    tensors = found.network.tensors
-    if index_set is None and tensors.kind == "dense":
-        empty = torch.zeros(0, tensors.num_features), torch.zeros(0, dtype=torch.int64)
-        index_set = select(LabelledFeatures(*empty, tensors.weight, found.names), "weight", k)
-        note(f"No index file was given: the filters of a class are the {k} with its highest weights.")
-    heads = resolve_heads(tensors, index_set)
-    module = found.network.module
+    network = found.classifier.load(found.preprocessing.crop)
+    heads, source = _heads(found, network.tensors, index_set, k)
+    module = network.module
+    chosen = _layer(module, found, layer)
+    images = _images(found, heads, files, numbers, worst)
+    targets = (
+        [folder / f"{n:02d}-{file_stem(Path(image.name).stem)}.png" for n, image in enumerate(images, 1)]
+        if folder
+        else []
+    )
+    stale = _check_targets(folder, targets, files, overwrite=overwrite) if folder is not None else []
+    explained = Explainer(network, found.preprocessing, found.names, heads, chosen, inputs.seed, device)
+    explanations, pictures = [], []
+    at_once = min(_AT_ONCE, inputs.batch_size)
+    with track("Explanations", len(images)) as advance, device_memory(device):
+        for start in range(0, len(images), at_once):
+            part = images[start : start + at_once]
+            for image, (explanation, maps) in zip(part, explained.explain(part), strict=True):
+                explanations.append(explanation)
+                pictures.append(_picture(explanation, image, maps))
+                advance(1)
+    if explained.lacks_maps:
+        note(
+            f"No maps were found whose means the features of {found.classifier.name} are, so there are no maps of "
+            "filters that add up to a logit; Grad-CAM is drawn alone."
+        )
+    for explanation, target in zip(explanations, targets, strict=False):
+        explanation.file = str(target)
+    results = ExplainResults(
+        layer=chosen,
+        indices=source,
+        explanations=explanations,
+        deletion=explained.figures(),
+        sheet=str(folder / SHEET) if folder is not None else None,
+    )
+    arguments = {
+        "files": [printable(path) for path in files],
+        "indices_of": list(numbers) if numbers is not None else None,
+        "worst": worst,
+        "indices": index_set.source if index_set is not None else None,
+        "k": k,
+        "layer": layer,
+    }
+    document = _document(found, network.tensors, inputs, arguments, files, device, results, watch)
+    if folder is not None:
+        content = {target: picture_row(picture) for target, picture in zip(targets, pictures, strict=True)}
+        content |= {folder / SHEET: picture_sheet(pictures), folder / RESULT: document.to_json().encode()}
+        for path in stale:
+            path.unlink(missing_ok=True)
+        write_files(content)
+    return document
+
+
+def _check_count(count: int) -> None:
+    if not 1 <= count <= MOST_IMAGES:
+        raise InputError(f"{count} images cannot be explained at a time; choose 1 to {MOST_IMAGES}.")
+
+
+def _opened(inputs: Inputs, files: Sequence[Path]) -> _Opened:
+    if not files:
+        study = Study(inputs, ("test", "val"))
+        return _Opened(study.classifier, study.preprocessing, study.class_map.names, study)
+    if inputs.dataset is not None or inputs.split is not None:
+        raise InputError("--dataset and --split mean nothing for image files; leave them out.")
+    classifier = open_network(inputs)
+    fallback = IMAGENET if classifier.entry.dataset == "imagenet" else CIFAR
+    preprocessing = seen_by(classifier, inputs, fallback)
+    if classifier.entry.preprocessing is None and inputs.input_size is None and inputs.crop is None:
+        height, width = preprocessing.crop
+        warn(f"Images are made {height}x{width} pixels; --input-size says otherwise.")
+    known = class_names_of(classifier)
+    count = classifier.load(preprocessing.crop).tensors.num_classes
+    names = tuple(known.names) if known is not None and len(known.names) == count else tuple(map(str, range(count)))
+    return _Opened(classifier, preprocessing, names, None)
+
+
+def _heads(found: _Opened, tensors: HeadTensors, index_set: IndexSet | None, k: int | None) -> tuple[Heads, str]:
+    """The heads, and where the filters of each class are from."""
+    if index_set is not None:
+        check_made_from(index_set, found.classifier)
+        return resolve_heads(tensors, index_set), index_set.source
+    if tensors.kind != "dense":
+        if k is not None:
+            raise InputError("-k has no effect here: the weights have a decomposed head, with filters of its own.")
+        return resolve_heads(tensors, None), found.classifier.weights_source
+    count = DEFAULT_K if k is None else k
+    empty = torch.zeros(0, tensors.num_features), torch.zeros(0, dtype=torch.int64)
+    chosen = select(LabelledFeatures(*empty, tensors.weight, found.names), "weight", count)
+    if k is None:
+        note(f"No index file was given: the filters of a class are the {count} with its highest weights.")
+    return resolve_heads(tensors, chosen), f"the {count} highest weights of each class"
+
+
+def _layer(module: nn.Module, found: _Opened, layer: str | None) -> str:
     _, calls = trace_layers(module, torch.zeros(2, 3, *found.preprocessing.crop))
     chosen = layer or last_map_layer(calls)
     if chosen is None:
@@ -108,110 +205,81 @@ def explain(
         raise InputError(
             f"{chosen!r} is no layer of {found.classifier.name} with maps.", hint="'decompose layers MODEL' lists them."
         )
-    explained = Explainer(found.network, found.preprocessing, found.names, heads, chosen, inputs.seed)
-    explanations, pictures = [], []
-    with track("Explanations", len(found.images)) as advance:
-        for start in range(0, len(found.images), _AT_ONCE):
-            part = found.images[start : start + _AT_ONCE]
-            for image, (explanation, maps) in zip(part, explained.explain(part), strict=True):
-                explanations.append(explanation)
-                pictures.append(_picture(explanation, image, maps))
-                advance(1)
-    if explained.lacks_maps:
-        note(
-            f"The features of {found.classifier.name} are no means of maps over positions, so there are no maps of "
-            "filters that add up to a logit; Grad-CAM is drawn alone."
-        )
-    sheet = None
-    if folder is not None:
-        sheet = str(folder / SHEET)
-        content = {Path(sheet): picture_sheet(pictures)}
-        for number, (explanation, picture) in enumerate(zip(explanations, pictures, strict=True)):
-            path = folder / f"{number + 1:02d}-{file_stem(Path(explanation.image).stem)}.png"
-            content[path] = picture_row(picture)
-            explanation.file = str(path)
-        write_files(content)
-    source = index_set.source if index_set is not None else found.classifier.weights_source
-    return ResultDocument(
-        command="explain",
-        arguments={
-            **inputs.as_arguments(),
-            "files": [str(path) for path in files],
-            "indices_of": list(numbers) if numbers is not None else None,
-            "worst": worst,
-            "indices": index_set.source if index_set is not None else None,
-            "k": k,
-            "layer": layer,
-        },
-        model=ModelInfo(
-            name=found.classifier.name,
-            num_classes=tensors.num_classes,
-            num_features=tensors.num_features,
-            head=tensors.name,
-            options=dict(found.classifier.entry.chosen),
-            weights=WeightsInfo(source=found.classifier.weights_source, sha256=found.classifier.weights_sha256),
-        ),
-        dataset=found.dataset,
-        environment=describe_environment("cpu", inputs.seed),
-        started_at=watch.started_at,
-        seconds=watch.seconds(),
-        results=ExplainResults(
-            layer=chosen,
-            indices=source if heads.decomposed is not None else None,
-            explanations=explanations,
-            deletion=explained.figures(),
-            sheet=sheet,
-        ),
-    )
+    return chosen
 
 
-def _check_count(count: int) -> None:
-    if not 1 <= count <= MOST_IMAGES:
-        raise InputError(f"{count} images cannot be explained at a time; choose 1 to {MOST_IMAGES}.")
-
-
-def _of_files(inputs: Inputs, files: Sequence[Path]) -> _Opened:
-    _check_count(len(files))
-    if inputs.dataset is not None or inputs.split is not None:
-        raise InputError("--dataset and --split mean nothing for image files; leave them out.")
-    classifier = open_network(inputs)
-    fallback = IMAGENET if classifier.entry.dataset == "imagenet" else CIFAR
-    preprocessing = seen_by(classifier, inputs, fallback)
-    images = from_files(files, preprocessing)
-    network = classifier.load(preprocessing.crop)
-    known = class_names_of(classifier)
-    count = network.tensors.num_classes
-    names = tuple(known.names) if known is not None and len(known.names) == count else tuple(map(str, range(count)))
-    digest = hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest()
-    dataset = DatasetInfo(
-        name="image files",
-        split="",
-        images=len(files),
-        fingerprint=digest,
-        classes=list(names),
-        mean=list(preprocessing.mean),
-        std=list(preprocessing.std),
-        **preprocessing.geometry(),
-    )
-    return _Opened(classifier, preprocessing, network, names, images, dataset)
-
-
-def _of_dataset(
-    inputs: Inputs, numbers: Sequence[int] | None, worst: int | None, index_set: IndexSet | None
-) -> _Opened:
-    _check_count(len(numbers) if numbers is not None else worst or 0)
-    study = Study(inputs, ("test", "val"))
-    network = study.classifier.load(study.preprocessing.crop)
+def _images(
+    found: _Opened, heads: Heads, files: Sequence[Path], numbers: Sequence[int] | None, worst: int | None
+) -> list[ChosenImage]:
+    if found.study is None:
+        return from_files(files, found.preprocessing)
+    study = found.study
     if numbers is None:
-        check_index_request(study.classifier.checkpoint, index_set)
-        heads = resolve_heads(study.head, index_set)
+        assert worst is not None
+        if worst > len(study.dataset):
+            raise InputError(
+                f"{study.dataset.name} {study.dataset.split} has only {len(study.dataset)} images, not {worst}."
+            )
         head = heads.original or heads.decomposed
         assert head is not None
         losses = F.cross_entropy(head(study.bank.features), study.labels, reduction="none")
         numbers = losses.argsort(descending=True, stable=True)[:worst].tolist()
-    images = from_dataset(study, numbers)
-    return _Opened(
-        study.classifier, study.preprocessing, network, study.class_map.names, images, study.describe_dataset()
+    return from_dataset(study, numbers)
+
+
+def _check_targets(folder: Path, targets: Sequence[Path], files: Sequence[Path], *, overwrite: bool) -> list[Path]:
+    """Refuse what must not be replaced; returns what an earlier explanation left."""
+    inputs = {path.resolve() for path in files}
+    for target in (*targets, folder / SHEET, folder / RESULT):
+        if target.resolve() in inputs:
+            raise InputError(f"{target} is one of the images that are to be explained; choose another --output.")
+        check_writable(target, overwrite=overwrite)
+    with suppress(InputError, KeyError, TypeError):
+        content = read_json(folder / RESULT, "The result")
+        if content["command"] == "explain":
+            left = [folder / Path(one["file"]).name for one in content["results"]["explanations"] if one["file"]]
+            return [path for path in left if path.resolve() not in inputs]
+    return []
+
+
+def _document(
+    found: _Opened,
+    tensors: HeadTensors,
+    inputs: Inputs,
+    arguments: dict[str, Any],
+    files: Sequence[Path],
+    device: torch.device,
+    results: ExplainResults,
+    watch: Stopwatch,
+) -> ResultDocument[ExplainResults]:
+    if found.study is not None:
+        return found.study.document("explain", arguments, results, watch)
+    seen, classifier = found.preprocessing, found.classifier
+    return ResultDocument(
+        command="explain",
+        arguments={**inputs.as_arguments(), **arguments},
+        model=ModelInfo(
+            name=classifier.name,
+            num_classes=tensors.num_classes,
+            num_features=tensors.num_features,
+            head=tensors.name,
+            options=dict(classifier.entry.chosen),
+            weights=WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256),
+        ),
+        dataset=DatasetInfo(
+            name="image files",
+            split="",
+            images=len(files),
+            fingerprint=hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest(),
+            classes=list(found.names),
+            mean=list(seen.mean),
+            std=list(seen.std),
+            **seen.geometry(),
+        ),
+        environment=describe_environment(str(device), inputs.seed),
+        started_at=watch.started_at,
+        seconds=watch.seconds(),
+        results=results,
     )
 
 

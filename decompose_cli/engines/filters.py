@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -17,12 +18,13 @@ from decompose_cli.decomposition.study import Study
 from decompose_cli.errors import InputError
 from decompose_cli.files import write_files
 from decompose_cli.models.maps import feature_maps
-from decompose_cli.progress import note
+from decompose_cli.progress import note, track
 from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet
 from decompose_cli.results import ResultDocument, Stopwatch
 
 MOST_FILTERS, MOST_IMAGES = 40, 16
 SHEET = "filters.png"
+_AT_ONCE = 16
 
 
 class FilterImage(BaseModel):
@@ -69,7 +71,7 @@ def filters(
     wanted: str,
     *,
     indices: Path | IndexSet | None = None,
-    k: int = DEFAULT_K,
+    k: int | None = None,
     images: int = 8,
     folder: Path | None = None,
 ) -> ResultDocument[FiltersResults]:
@@ -79,7 +81,7 @@ def filters(
         inputs: Which network, which images (``test``, else ``val``).
         wanted: Name of the class, or its number.
         indices: The filters of each class; by default those with its k highest weights.
-        k: See there.
+        k: See there; 5 by default.
         images: For each filter.
         folder: Gets a PNG file.
 
@@ -89,17 +91,24 @@ def filters(
     watch = Stopwatch()
     if not 1 <= images <= MOST_IMAGES:
         raise InputError(f"--images {images} is not between 1 and {MOST_IMAGES}.")
+    if indices is not None and k is not None:
+        raise InputError("-i and -k both say which filters a class has; give one of them.")
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
+    given = index_set
     study = Study(inputs, ("test", "val"))
     check_index_request(study.classifier.checkpoint, index_set)
     c = _class_number(wanted, study.class_map.names)
     if index_set is None and study.head.kind == "dense":
-        index_set = select(study.labelled(["weight"]), "weight", k)
-        note(f"No index file was given: the filters of a class are the {k} with its highest weights.")
+        count = DEFAULT_K if k is None else k
+        index_set = select(study.labelled(["weight"]), "weight", count)
+        if k is None:
+            note(f"No index file was given: the filters of a class are the {count} with its highest weights.")
+    elif index_set is None and k is not None:
+        raise InputError("-k has no effect here: the weights have a decomposed head, with filters of its own.")
     head = resolve_heads(study.head, index_set).decomposed
     assert head is not None
-    if index_set is not None:
-        study.check_index_set(index_set)
+    if given is not None:
+        study.check_index_set(given)
     rows = head.classes()
     if len(rows[c]) > MOST_FILTERS:
         raise InputError(
@@ -139,7 +148,7 @@ def filters(
         write_files({Path(sheet): filter_sheet(title, _pictures(study, found, c))})
     return study.document(
         "filters",
-        {"class": wanted, "indices": index_set.source if index_set is not None else None, "k": k, "images": images},
+        {"class": wanted, "indices": given.source if given is not None else None, "k": k, "images": images},
         FiltersResults(
             class_number=c,
             class_name=names[c],
@@ -169,24 +178,33 @@ def _mean(values: Tensor) -> float | None:
 
 
 def _pictures(study: Study, found: list[FilterInfo], c: int) -> list[FilterRow]:
-    """The images of each filter, with its map where features are means of maps."""
+    """The images of each filter, with its map where features are means of maps; each image runs once."""
     network = study.classifier.load(study.preprocessing.crop)
-    head = network.module.get_submodule(network.head_name)
+    module = copy.deepcopy(network.module).float()
+    head = module.get_submodule(network.head_name)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (study.preprocessing.mean, study.preprocessing.std))
+    numbers = sorted({image.image for info in found for image in info.images})
+    pixels: dict[int, Tensor] = {}
+    seen: dict[int, Tensor | None] = {}
+    wanted = [info.feature for info in found]
+    with track("Pictures", len(numbers)) as advance:
+        for start in range(0, len(numbers), _AT_ONCE):
+            part = numbers[start : start + _AT_ONCE]
+            images = torch.stack([image.pixels for image in from_dataset(study, part)])
+            _, maps = feature_maps(module, head, (images / 255 - mean) / std)
+            for place, number in enumerate(part):
+                pixels[number] = images[place]
+                seen[number] = None if maps is None else maps[place, wanted]
+            advance(len(part))
     rows = []
-    for info in found:
-        chosen = from_dataset(study, [image.image for image in info.images])
-        pixels = torch.stack([image.pixels for image in chosen])
-        _, maps = feature_maps(network.module, head, (pixels / 255 - mean) / std)
-        responses = [
-            Response(
-                pixels[n],
-                None if maps is None else maps[n, info.feature],
-                f"{image.label_name} {image.value:.2f}",
-                image.label == c,
+    for place, info in enumerate(found):
+        responses = []
+        for image in info.images:
+            own = seen[image.image]
+            title = f"{image.label_name} {image.value:.2f}"
+            responses.append(
+                Response(pixels[image.image], None if own is None else own[place], title, image.label == c)
             )
-            for n, image in enumerate(info.images)
-        ]
         shared = f"shared with {', '.join(info.shared_with)}" if info.shared_with else "of this class alone"
         rows.append(FilterRow(f"{info.rank}. filter {info.feature}\nweight {info.weight:+.3f}\n{shared}", responses))
     return rows

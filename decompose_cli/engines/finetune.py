@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from decompose_cli.decomposition.figures import Difference, difference_of
-from decompose_cli.decomposition.heads import check_index_request, resolve_heads
+from decompose_cli.decomposition.heads import check_index_request, resolve_heads, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.ranking import DEFAULT_K, Method, Order, check_k, check_order, select
@@ -22,7 +22,6 @@ from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
 from decompose_cli.files import write_files
 from decompose_cli.models.checkpoint import Metadata
-from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.models.head import trace_layers
@@ -242,13 +241,7 @@ def _open(session: Session, given: IndexSet | None) -> _Opened:
     network = test.classifier.load(test.preprocessing.crop)
     module = copied(network.module)
     if network.head is not None:
-        # A constant factor after the head is still in the network, so it has to come out of the weights.
-        scale, folded = network.head.scale, heads.decomposed
-        rows = folded.classes()
-        head = DecomposedLinear.from_subspaces(
-            folded.weight.detach() / scale, folded.bias.detach() / scale, rows, test.head.num_features
-        )
-        module.set_submodule(network.head_name, head)
+        with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
     used = index_set or IndexSet(
         heads.decomposed.classes(), test.head.num_features, source=test.classifier.weights_source
     )

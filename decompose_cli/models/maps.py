@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from decompose_cli.models.head import evaluating
+from decompose_cli.models.head import evaluating, penultimate, recorded_inputs
 
 _TOLERANCE = 1e-5
+_REMEMBERED = 12
 
 
-class _Pooling(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers the maps (N, D, H, W) that an operation makes D numbers for each image of.
+class _Maps(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Remembers the last maps (N, D, h, w) that operations made or were given, larger than one pixel.
 
     Functions are seen here like modules, wherever in a network they are called.
 
@@ -26,18 +29,20 @@ class _Pooling(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self, num_features: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.num_features = num_features
-        self.found: list[Tensor] = []
+        self.found: deque[Tensor] = deque(maxlen=_REMEMBERED)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
-        maps = args[0] if args else None
-        if isinstance(maps, Tensor) and isinstance(out, Tensor) and maps.ndim == 4:
-            count = maps.shape[0] * self.num_features
-            if maps.shape[1] == self.num_features and out.numel() == count < maps.numel():
-                self.found.append(maps)
+        for value in (*args[:1], out):
+            if isinstance(value, Tensor) and self._may_be_maps(value):
+                self.found.append(value)
         return out
+
+    def _may_be_maps(self, value: Tensor) -> bool:
+        has_shape = value.ndim == 4 and value.shape[1] == self.num_features and value.shape[2] * value.shape[3] > 1
+        return has_shape and not any(value is other for other in self.found)
 
 
 def feature_maps(module: nn.Module, head: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -47,28 +52,23 @@ def feature_maps(module: nn.Module, head: nn.Module, images: Tensor) -> tuple[Te
     taken apart exactly by position.
 
     Args:
-        module: The network; left as it was found.
+        module: The network, float32; left as it was found.
         head: Its head.
         images: (N, 3, H, W), normalised.
 
     Returns:
-        Features (N, D), and maps (N, D, h, w), or None where features are no means of maps (another pooling, or layers
-        in between).
+        Features (N, D), and maps (N, D, h, w), or None where no maps were found whose means the features are (another
+        pooling, or layers in between).
     """
-    features: list[Tensor] = []
-    handle = head.register_forward_pre_hook(lambda _, given: features.append(given[0]))
-    try:
-        with evaluating(module), torch.no_grad():
-            module(images[:1])
-            count = features.pop().flatten(1).shape[1]
-            with _Pooling(count) as pooling:
-                module(images)
-    finally:
-        handle.remove()
-    found = features[0].flatten(1).float()
+    with evaluating(module), torch.no_grad():
+        count = penultimate(module, head, images[:1]).shape[1]
+        with recorded_inputs(head) as inputs, _Maps(count) as seen:
+            module(images)
+    found = inputs[0].flatten(1).float()
     scale = float(found.abs().max()) + 1e-12
-    for maps in reversed(pooling.found):
-        if maps.shape[0] == len(found) and float((maps.float().mean((2, 3)) - found).abs().max()) <= _TOLERANCE * scale:
+    for maps in reversed(seen.found):
+        # What was overwritten in place since is no mean of the features, and what was not is the last of its kind.
+        if len(maps) == len(found) and float((maps.float().mean((2, 3)) - found).abs().max()) <= _TOLERANCE * scale:
             return found, maps.detach().float()
     return found, None
 
@@ -87,14 +87,22 @@ def grad_cam(module: nn.Module, layer: nn.Module, images: Tensor, classes: Tenso
     """
     from captum.attr import LayerGradCam  # type: ignore[import-untyped]
 
-    was_training = module.training
-    module.eval()
-    try:
+    with _in_evaluation(module):
         found = LayerGradCam(module, layer).attribute(images, target=classes, relu_attributions=True)
-    finally:
-        module.train(was_training)
     assert isinstance(found, Tensor)
     return found.detach().float()[:, 0]
+
+
+@contextmanager
+def _in_evaluation(module: nn.Module) -> Iterator[None]:
+    """With gradients, unlike :func:`.head.evaluating`; every part is put back into the mode that it had."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
 
 def class_maps(maps: Tensor, weights: Tensor) -> Tensor:

@@ -63,15 +63,19 @@ def filter_sheet(title: str, rows: Sequence[FilterRow]) -> bytes:
             lines = [*lines[: _MOST_LINES - 1], "…"]
         axes[0].text(0, 0.95, plain("\n".join(lines)), fontsize=6.5, va="top", transform=axes[0].transAxes)
         known = [response.values for response in row.responses if response.values is not None]
-        top = max((float(values.max()) for values in known), default=0.0) or 1.0
+        low = min((float(values.min()) for values in known), default=0.0)
+        top = max((float(values.max()) for values in known), default=0.0)
+        top = max(top, -low) or 1.0
+        # Features of smooth activations may be negative: then 0 is white, and both sides have one scale.
+        colours = {"cmap": "magma", "vmin": 0.0} if low >= 0 else {"cmap": "RdBu_r", "vmin": -top}
         for one, response in zip(axes[1:], row.responses, strict=False):
             height, width = response.image.shape[1:]
             one.imshow(response.image.permute(1, 2, 0).numpy(), interpolation="nearest")
             if response.values is not None:
                 extent = (-0.5, width - 0.5, height - 0.5, -0.5)
                 one.imshow(
-                    response.values.numpy(), cmap="magma", vmin=0, vmax=top, alpha=0.5, interpolation="bilinear",
-                    extent=extent,
+                    response.values.numpy(), vmax=top, alpha=0.5, interpolation="bilinear",
+                    extent=extent, **colours,
                 )  # fmt: skip
             one.set_title(
                 plain(response.title), fontsize=5.5, pad=2, color=GREY if response.is_own else look(5)["color"]

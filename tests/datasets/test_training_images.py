@@ -224,6 +224,7 @@ def test_damaged_image_is_one_sentence(workers: int, streamed: FolderImages) -> 
     assert refusal.value.message == f"The image {file} is damaged and cannot be decoded."
 
 
+@pytest.mark.slow
 def test_images_can_be_sent_to_workers_that_are_not_forked() -> None:
     """A data set in memory holds a function that cannot be pickled."""
     transform = ImageTransform(Augmentation("affine"), CIFAR)

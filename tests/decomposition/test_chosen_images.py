@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -44,22 +45,43 @@ def test_images_are_turned_as_their_exif_data_say(orientation: int, turned: obje
     assert torch.equal(seen("a.png"), expected(turned(PIXELS)))  # type: ignore[operator]
 
 
-def test_a_photograph_taken_upright_is_upright() -> None:
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+def test_a_photograph_taken_upright_is_upright(suffix: str) -> None:
     image = Image.fromarray(PIXELS)
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned a quarter clockwise
-    image.transpose(Image.Transpose.ROTATE_90).save("a.png", exif=exif)
-    assert torch.equal(seen("a.png"), expected(PIXELS))
+    image.transpose(Image.Transpose.ROTATE_90).save(f"a.{suffix}", exif=exif)
+    assert torch.equal(seen(f"a.{suffix}"), expected(PIXELS))
 
 
-@pytest.mark.parametrize("mode", ["RGBA", "L", "I;16"])
-def test_images_of_any_mode_are_turned(mode: str) -> None:
+def test_16_bit_grey_with_a_transparent_colour_keeps_its_greys() -> None:
+    deep = PIXELS[:, :, 0].astype(np.uint16) * 256
+    Image.fromarray(deep).save("deep.png", transparency=0)
+    assert torch.equal(seen("deep.png"), expected(np.repeat(PIXELS[:, :, :1], 3, 2)))
+
+
+def test_names_that_are_no_text_are_made_so() -> None:
+    path = Path(os.fsdecode(b"a\xff\x1b[31m.png"))
+    Image.fromarray(PIXELS).save(path)
+    (found,) = from_files([path], SEEN)
+    assert found.name == "a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m.png"
+
+
+def test_the_same_image_twice_is_refused() -> None:
+    Image.fromarray(PIXELS).save("a.png")
+    with pytest.raises(InputError, match=r"The image .*a.png is given twice"):
+        from_files([Path("a.png"), Path.cwd() / "a.png"], SEEN)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tiff"])
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "I;16"])
+def test_images_of_any_mode_are_turned(mode: str, suffix: str) -> None:
     exif = Image.Exif()
     exif[0x0112] = 3
     grey = PIXELS[:, :, 0]
     image = Image.fromarray(grey.astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(grey).convert(mode)
-    image.save("a.png", exif=exif)
-    assert torch.equal(seen("a.png"), expected(np.repeat(grey[::-1, ::-1, None], 3, 2)))
+    image.save(f"a.{suffix}", exif=exif)
+    assert torch.equal(seen(f"a.{suffix}"), expected(np.repeat(grey[::-1, ::-1, None], 3, 2)))
 
 
 def test_what_is_transparent_is_on_white() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decompose_cli.decomposition.deletion import deletion_drops, highlighted
+from decompose_cli.decomposition.deletion import deletion_drops, highlighted, places
 
 
 @pytest.mark.parametrize(("fraction", "count"), [(0.25, 16), (0.2, 13), (0.001, 1), (1.0, 64)])
@@ -40,12 +40,13 @@ def test_a_drop_is_what_the_pixels_were_worth() -> None:
     mask = torch.zeros(2, 6, 6, dtype=torch.bool)
     mask[0, :2, :2] = True
     mask[1, 4:, 3:] = True
-    here, elsewhere = deletion_drops(logit, images, mask, torch.Generator().manual_seed(5), draws=400)
+    moves = places((6, 6), seed=5, draws=400)
+    here, elsewhere = deletion_drops(logit, images, logit(images), mask, moves)
     expected = [(images[n] * weights * mask[n]).sum() for n in range(2)]
     torch.testing.assert_close(here, torch.stack(expected))
     # Everywhere a shape of p of 36 pixels takes p / 36 of all on average.
     whole = (images * weights).sum((1, 2, 3))
     shares = mask.flatten(1).sum(1) / 36
     torch.testing.assert_close(elsewhere, whole * shares, rtol=0.05, atol=0.0)
-    again = deletion_drops(logit, images, mask, torch.Generator().manual_seed(5), draws=400)[1]
-    assert torch.equal(elsewhere, again)
+    assert places((6, 6), seed=5, draws=400) == moves != places((6, 6), seed=6, draws=400)
+    assert {row for row, _ in moves} == {column for _, column in moves} == set(range(6))

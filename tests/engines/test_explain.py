@@ -16,7 +16,9 @@ from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.decomposition.study import Study
 from decompose_cli.engines.explain import SHEET, explain
 from decompose_cli.engines.extract_indices import extract_indices
-from decompose_cli.errors import InputError
+from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.models.checkpoint import Metadata, write_checkpoint
+from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.registry import get_entry
 
 DIGITS = Inputs()
@@ -127,9 +129,82 @@ def test_a_network_whose_features_are_no_means_has_grad_cam_alone() -> None:
     assert [figures.map for figures in results.deletion] == ["Grad-CAM"]
 
 
+def test_published_layouts_are_explained_with_the_head_that_they_have() -> None:
+    """The full head that such a file still holds belongs to other weights; here it is made wrong on purpose."""
+    rows = [[c, c + 10, c + 20] for c in range(10)]
+    study = Study(DIGITS, ("test",))
+    index = torch.tensor(rows)
+    from decompose_cli.models.checkpoint import read_checkpoint
+    from decompose_cli.models.weights import default_source
+
+    state = dict(read_checkpoint(Path(str(default_source(get_entry("resnet20-digits"))))).state_dict)
+    state["final_weights"] = study.head.weight.gather(1, index)
+    state["final_bias"] = study.head.bias
+    figures = []
+    for name, shift in (("right.pt", 0), ("wrong.pt", 1)):
+        stale = {
+            **state,
+            "linear.weight": state["linear.weight"].roll(shift, 0),
+            "linear.bias": state["linear.bias"].roll(shift, 0),
+        }
+        torch.save(stale, name)
+        inputs = Inputs(model="resnet20", weights=name, dataset="digits")
+        results = explain(inputs, numbers=[0, 50, 100], indices=IndexSet(rows, 64, source="by hand")).results
+        assert all(found.original is None for found in results.explanations)
+        assert all(found.sums is not None and found.sums.others is None for found in results.explanations)
+        figures.append([(one.highlighted, one.elsewhere) for one in results.deletion])
+    assert figures[1] == [pytest.approx(pair, rel=1e-4) for pair in figures[0]]
+
+
+def test_a_decomposed_checkpoint_has_its_own_filters() -> None:
+    torch.manual_seed(4)
+    module = get_entry("resnet14").make(3, (32, 32)).eval()
+    module.linear = DecomposedLinear.from_dense(torch.randn(3, 64), torch.randn(3), [[1, 2], [63], [0, 5]])  # type: ignore[assignment]
+    metadata = Metadata(model="resnet14", num_classes=3, class_names=["0", "1", "2"], dataset="digits")
+    write_checkpoint(Path("net.safetensors"), module.state_dict(), metadata)
+    Image.effect_noise((32, 32), 60).save("a.png")
+    results = explain(Inputs(weights="net.safetensors"), [Path("a.png")]).results
+    (found,) = results.explanations
+    assert found.original is None
+    assert found.sums is not None
+    assert found.sums.filters == [[1, 2], [63], [0, 5]][found.predicted]
+    assert found.sums.error < 1e-4
+    assert results.indices == "net.safetensors"
+    with pytest.raises(InputError, match="-k has no effect here"):
+        explain(Inputs(weights="net.safetensors"), [Path("a.png")], k=3)
+
+
+def test_nothing_is_replaced_unless_asked_to_and_nothing_stale_stays() -> None:
+    Path("out").mkdir()
+    Path("out/01-0.png").write_text("mine")
+    with pytest.raises(InputError, match=r"out/01-0.png exists"):
+        explain(DIGITS, numbers=[0, 1], folder=Path("out"))
+    assert [path.name for path in Path("out").iterdir()] == ["01-0.png"]
+    Path("out/01-0.png").unlink()
+    explain(DIGITS, numbers=[0, 1], folder=Path("out"))
+    explain(DIGITS, numbers=[7], folder=Path("out"), overwrite=True)
+    assert sorted(path.name for path in Path("out").iterdir()) == ["01-7.png", "result.json", "sheet.png"]
+    image = Path("out/01-7.png")
+    with pytest.raises(InputError, match="is one of the images that are to be explained"):
+        explain(Inputs(model="resnet20-digits"), [image.rename("out/sheet.png")], folder=Path("out"), overwrite=True)
+
+
+def test_a_network_that_gives_nan_leaves_nothing_behind() -> None:
+    torch.manual_seed(0)
+    state = get_entry("resnet14").make(3, (32, 32)).state_dict()
+    state["bn1.weight"] = torch.full((16,), 1e38)
+    torch.save(state, "net.pt")
+    Image.effect_noise((32, 32), 60).save("a.png")
+    with pytest.raises(DecomposeError, match=r"The network gives NaN or infinite numbers for image a.png"):
+        explain(Inputs(model="resnet14", weights="net.pt"), [Path("a.png")], folder=Path("out"))
+    assert not Path("out").exists()
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
+        ({"numbers": [5, 5]}, "Image number 5 is given twice"),
+        ({"numbers": [1], "k": 2, "indices": IndexSet([[c] for c in range(10)], 64, source="x")}, "-i and -k both say"),
         ({}, "Say which images: files, --indices-of NUMBERS or --worst N, and one of these only"),
         ({"numbers": [1], "worst": 2}, "Say which images"),
         ({"numbers": [360]}, "digits test has no image number 360; it has 360, from 0"),

@@ -78,6 +78,16 @@ def test_networks_without_maps_show_the_images_alone() -> None:
     assert Path("filters.png").is_file()
 
 
+def test_filters_that_are_negative_everywhere_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smooth activations have negative features."""
+    from decompose_cli.engines import filters as module
+
+    original = module.feature_maps
+    monkeypatch.setattr(module, "feature_maps", lambda *given: (original(*given)[0], -1 - original(*given)[1].abs()))
+    filters(DIGITS, "1", k=1, images=2, folder=Path())
+    assert Path("filters.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("wanted", "given", "sentence"),
     [

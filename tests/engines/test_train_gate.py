@@ -62,7 +62,12 @@ def rows_of(folder: str) -> list[dict[str, str]]:
     return list(csv.DictReader((Path(folder) / "g_values.csv").read_text().splitlines()))
 
 
-@pytest.mark.parametrize("gate", GATES)
+OFTEN = ("entropy-classifier", "entropy-classifier-b3b2", "l2", "exclusive", "exclusive-tube-1x1")
+
+
+@pytest.mark.parametrize(
+    "gate", [gate if gate in OFTEN else pytest.param(gate, marks=pytest.mark.slow) for gate in GATES]
+)
 def test_every_gate_is_trained_measured_and_used_by_the_other_commands(images: str, gate: str) -> None:
     skips = {"skip_below": 0.4} if GATES[gate].level == "block" else {}
     document = trained(images, gate=gate, **skips)

@@ -59,13 +59,48 @@ def test_features_that_are_no_means_have_no_maps(name: str) -> None:
     assert features.shape[0] == 3
 
 
+class Pools(nn.Module):
+    """Averages over positions, in one of several ways to write it, and calls its head in one of two."""
+
+    def __init__(self, way: str) -> None:
+        super().__init__()
+        self.way = way
+        self.conv, self.head = nn.Conv2d(3, 6, 3, stride=2), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = F.silu(self.conv(x))
+        pooled = {
+            "flattened": lambda: maps.flatten(2).mean(-1),
+            "twice": lambda: maps.mean(3).mean(2),
+            "sum": lambda: maps.sum((2, 3)) / (maps.shape[2] * maps.shape[3]),
+            "keyword": lambda: maps.mean((-2, -1)),
+            "module": lambda: nn.AdaptiveAvgPool2d(1)(maps).flatten(1),
+        }[self.way]()
+        return self.head(input=pooled) if self.way == "keyword" else self.head(pooled)
+
+
+@pytest.mark.parametrize("way", ["flattened", "twice", "sum", "keyword", "module"])
+def test_maps_are_found_however_they_are_averaged(way: str) -> None:
+    torch.manual_seed(0)
+    module = Pools(way).eval()
+    images = torch.randn(3, 3, 9, 11)
+    features, maps = feature_maps(module, module.head, images)
+    assert maps is not None
+    assert maps.shape == (3, 6, 4, 5)
+    torch.testing.assert_close(maps, F.silu(module.conv(images)).detach())
+    assert float(maps.min()) < 0
+    torch.testing.assert_close(features, maps.mean((2, 3)))
+
+
 def test_a_network_is_left_as_it_was() -> None:
     module, head, images = network("resnet14")
     module.train()
+    module.get_submodule("layer2").eval()
+    modes = [part.training for part in module.modules()]
     state = {name: value.clone() for name, value in module.state_dict().items()}
     feature_maps(module, head, images)
     grad_cam(module, module.get_submodule("layer3"), images, torch.tensor([0, 1, 2]))
-    assert module.training
+    assert [part.training for part in module.modules()] == modes
     assert not head._forward_pre_hooks
     assert not module.get_submodule("layer3")._forward_hooks
     assert all(torch.equal(value, state[name]) for name, value in module.state_dict().items())
@@ -107,4 +142,4 @@ def test_where_features_are_means_grad_cam_of_the_last_maps_is_the_positive_part
     assert maps is not None
     classes = torch.tensor([1, 2, 3])
     ours = grad_cam(module, module.get_submodule("layer3"), images, classes)
-    torch.testing.assert_close(ours, F.relu(class_maps(maps, head.weight[classes].detach())) / 1, rtol=1e-4, atol=1e-6)  # type: ignore[index]
+    torch.testing.assert_close(ours, F.relu(class_maps(maps, head.weight[classes].detach())), rtol=1e-4, atol=1e-6)  # type: ignore[index]

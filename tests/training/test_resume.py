@@ -114,7 +114,7 @@ def tiny(make_images: Callable[..., Path]) -> str:
     return f"folder:{make_images(Path('tiny'), ['a', 'b', 'c'], n=20, side=8)}"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_exits_with_130(number: signal.Signals, tiny: str) -> None:
     options = ("resnet8", "--dataset", tiny, "--input-size", "8", "-b", "16", "--epochs", "40", "--val-split", "0.2")
     finish(*options, "-o", "whole", "-q")
