@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -211,6 +212,19 @@ def test_a_run_goes_on_with_its_options_however_they_are_written() -> None:
         "The run in run was begun otherwise: gate-scale 0.0001, now 1.0."
     )
     done("train-gate", "--resume", "run", "--gate-scale", "0.0001", "--gate", "exclusive-tube-1x1", "--block", "basic")
+
+
+@pytest.mark.parametrize("gate", ["entropy-classifier", "softmax", "exclusive-tube-1x1"])
+def test_the_command_in_a_checkpoint_makes_the_same_network(gate: str) -> None:
+    given = ["--label-noise", "0.2"] if gate == "softmax" else []
+    done(*GATE, "--gate", gate, *given, "--epochs", "1", "-b", "16", "-o", "run", "-q")
+    checkpoint = read_checkpoint(Path("run/last.pt"))
+    assert checkpoint.metadata is not None
+    words = shlex.split(checkpoint.metadata.command or "")
+    assert words[:2] == ["decompose", "train-gate"]
+    done(*words[1:], "-j", "0", "--device", "cpu", "-o", "again", "-q")
+    again = read_checkpoint(Path("again/last.pt"))
+    assert all(torch.equal(value, again.state_dict[name]) for name, value in checkpoint.state_dict.items())
 
 
 def test_training_images_are_evaluated_in_batches_of_any_size() -> None:

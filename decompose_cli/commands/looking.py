@@ -17,6 +17,17 @@ if TYPE_CHECKING:
     from decompose_cli.decomposition.study import Inputs
 
 
+INDICES = Annotated[
+    Optional[Path],
+    typer.Option("--indices", "-i", metavar="FILE", help="Index file: the filters of each class.", show_default=False),
+]
+FILTERS_PER_CLASS = Annotated[
+    Optional[int],
+    typer.Option(
+        "-k", "--k", metavar="K", help="Without -i: the K highest weights of a class. Default: 5.", show_default=False
+    ),
+]
+
 # Gradients are those of the network as it is, in float32.
 explain_command = functools.partial(command, without=("precision",))
 
@@ -41,22 +52,8 @@ def explain(
             "--worst", metavar="N", help="The N images of the data set with the highest loss.", show_default=False
         ),
     ] = None,
-    indices: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--indices", "-i", metavar="FILE", help="Index file: the filters of each class.", show_default=False
-        ),
-    ] = None,
-    k: Annotated[
-        Optional[int],
-        typer.Option(
-            "-k",
-            "--k",
-            metavar="K",
-            help="Without -i: the K highest weights of a class, 5 by default.",
-            show_default=False,
-        ),
-    ] = None,
+    indices: INDICES = None,
+    k: FILTERS_PER_CLASS = None,
     layer: Annotated[
         Optional[str],
         typer.Option("--layer", metavar="NAME", help="Of Grad-CAM. Default: the last with maps.", show_default=False),
@@ -112,22 +109,8 @@ def filters(
         Optional[str],
         typer.Option("--class", metavar="NAME", help="The class, by name or number.", show_default=False),
     ] = None,
-    indices: Annotated[
-        Optional[Path],
-        typer.Option(
-            "--indices", "-i", metavar="FILE", help="Index file: the filters of each class.", show_default=False
-        ),
-    ] = None,
-    k: Annotated[
-        Optional[int],
-        typer.Option(
-            "-k",
-            "--k",
-            metavar="K",
-            help="Without -i: the K highest weights of a class, 5 by default.",
-            show_default=False,
-        ),
-    ] = None,
+    indices: INDICES = None,
+    k: FILTERS_PER_CLASS = None,
     images: Annotated[int, typer.Option("--images", metavar="N", help="For each filter.")] = 8,
 ) -> None:
     """Show what the filters of a class respond to: the test images with their highest values, and who shares them.

@@ -81,7 +81,10 @@ def shown_command(config: Mapping[str, Any], seed: int) -> str:
     """The command that trains such a network, wherever it is run: part of what a checkpoint says of itself."""
     named = {name: config[name] for name in _SHOWN if config[name] is not None}
     if config["command"] in ("train", "train-gate"):
-        named |= {"recipe": config["recipe"], **(config["model_options"] or {})}
+        options = dict(config["model_options"] or {})
+        if config["command"] == "train-gate":
+            options.pop("shortcut", None)  # of which gates leave no choice
+        named |= {"recipe": config["recipe"], **options}
         named |= {name: config[name] for name in GATE_CHOICES if config.get(name) is not None}
     else:
         named |= {"indices": config["indices_source"], **(config["ranking"] or {}), "only": config["only"]}
