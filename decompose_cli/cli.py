@@ -15,7 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 import decompose_cli
-from decompose_cli.commands import decomposing, gating, listing, looking, studying, training
+from decompose_cli.commands import decomposing, gating, listing, looking, reporting, studying, training
 
 _LISTS = ("--milestones", "--lr-milestones", "--schedule")
 
@@ -94,6 +94,7 @@ for _name, _function in {
     "lr-find": training.lr_find,
     "explain": looking.explain,
     "filters": looking.filters,
+    "report": reporting.report,
     "demo": decomposing.demo,
     "models": listing.models,
     "layers": listing.layers,

@@ -145,6 +145,7 @@ _OUTPUTS: dict[str, tuple[Any, Any]] = {
     "debug": (Annotated[bool, option("--debug", panel=OUTPUT, help="Show the traceback of an error.")], False),
 }  # fmt: skip
 
+_WRITING = ("output", "overwrite")
 _JSON_ONLY = (Annotated[bool, option("--json", panel=OUTPUT, help="Print the same as JSON to stdout.")], False)
 
 MODEL = (
@@ -171,6 +172,9 @@ ORDER = Annotated[
 ]
 
 
+OPEN = Annotated[bool, typer.Option("--open", help="Open the page in the browser.")]
+
+
 @dataclass(frozen=True)
 class Output:
     """Where results go, and the terminal."""
@@ -182,7 +186,11 @@ class Output:
 
 
 def command(
-    function: Callable[..., None], *, without: Sequence[str] = (), replaced: Mapping[str, tuple[Any, Any]] | None = None
+    function: Callable[..., None],
+    *,
+    without: Sequence[str] = (),
+    replaced: Mapping[str, tuple[Any, Any]] | None = None,
+    writes: bool = False,
 ) -> Callable[..., None]:
     """Give a command the shared options; see the module.
 
@@ -190,6 +198,7 @@ def command(
         function: The command.
         without: Names of shared options that it has no use for.
         replaced: Shared options that mean something else there.
+        writes: Whether a command that runs no network has ``--output``.
     """
     declared = inspect.signature(function).parameters
     takes_inputs, trains = "inputs" in declared, "tuning" in declared
@@ -203,7 +212,8 @@ def command(
     if takes_inputs:
         shared = {"model": MODEL, **shared}
     shared |= {name: value for name, value in (replaced or {}).items() if name in shared}
-    outputs = _OUTPUTS if takes_inputs else {"json": _JSON_ONLY, "quiet": _OUTPUTS["quiet"], "debug": _OUTPUTS["debug"]}
+    outputs = _OUTPUTS if takes_inputs or writes else {**_OUTPUTS, "json": _JSON_ONLY}
+    outputs = {name: value for name, value in outputs.items() if outputs is _OUTPUTS or name not in _WRITING}
     outputs = {name: value for name, value in outputs.items() if name not in tuned}
     parameters = [_parameter(name, *value) for name, value in {**shared, **chosen}.items()]
     parameters += own

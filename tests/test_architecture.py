@@ -23,6 +23,7 @@ FLOORS = (
     {"models", "norms", "datasets"},
     {"decomposition", "training", "reporting"},
     {"engines"},
+    {"page"},
     {
         "cli",
         "commands",
@@ -36,7 +37,7 @@ FLOORS = (
         "__main__",
     },
 )
-SIDEWAYS_FREELY = (FLOORS[1], FLOORS[5])
+SIDEWAYS_FREELY = (FLOORS[1], FLOORS[6])
 SIDEWAYS = {("models", "norms"), ("training", "decomposition")}
 MAY_IMPORT_CLI = {"__main__"}
 MAY_IMPORT_ENGINES = {"demo"}

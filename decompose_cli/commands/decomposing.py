@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from decompose_cli.commands.saving import checked_output, finish, model_and_dataset, print_json
-from decompose_cli.options import ORDER, Output, command
+from decompose_cli.options import OPEN, ORDER, Output, command
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.study import Inputs
-    from decompose_cli.results import ResultDocument
 
 
 @command
@@ -112,16 +111,19 @@ def extract_indices(
 
 
 @command
-def demo(inputs: Inputs, out: Output) -> None:
+def demo(inputs: Inputs, out: Output, open_page: OPEN = False) -> None:
     """See the whole idea in a minute: by default on a network and images that ship with decompose, no downloads.
 
-    Extracts five features per class, decomposes the head, measures what that costs, and varies k from 1 to 64. With a
-    MODEL it does the same for that network.
+    Extracts five features per class, decomposes the head, measures what that costs, and varies k from 1 to 64; looks at
+    overlap, essentiality and single images; and puts all of it on one page, report.html. With a MODEL it does the same
+    for that network.
     """
     from decompose_cli import display
+    from decompose_cli.commands.reporting import show_page
     from decompose_cli.engines.demo import demo as run
     from decompose_cli.errors import InputError
     from decompose_cli.files import check_folder_writable, new_folder
+    from decompose_cli.page.report import report
     from decompose_cli.results import default_names
 
     def show(folder: Path) -> None:
@@ -129,14 +131,15 @@ def demo(inputs: Inputs, out: Output) -> None:
         display.show_indices(out.terminal, result.extracted)
         display.show_validation(out.terminal, result.validated)
         display.show_curve(out.terminal, result.curve)
+        page = folder / "report.html"
+        places = [path for name, path in result.files.items() if name != "indices"]
+        report(places, output=page, overwrite=True)
         out.terminal.print(f"Written to {folder}")
+        out.terminal.print(f"Report: {page}")
         if out.json:
-            documents: dict[str, ResultDocument[Any]] = {
-                "extract-indices": result.extracted,
-                "validate": result.validated,
-                "accuracy-by-k": result.curve,
-            }
-            print_json({name: document.model_dump(mode="json") for name, document in documents.items()})
+            print_json({name: document.model_dump(mode="json") for name, document in result.documents().items()})
+        if open_page:
+            show_page(page)
 
     if out.path is None:
         with new_folder(default_names("demo", suffix="")) as folder:

@@ -51,11 +51,13 @@ class Evaluation(Predictions):
         confusion: Images by (true class, predicted class), int64 (C, C).
         top5: Images whose true class is among the five largest logits; None for up to ten classes.
         loss: Mean cross-entropy in nats.
+        confidence: Softmax probability of each prediction, float64 (N,).
     """
 
     confusion: Tensor
     top5: int | None
     loss: float
+    confidence: Tensor
 
 
 def predict(head: Callable[[Tensor], Tensor], features: Tensor, labels: Tensor, num_classes: int) -> Predictions:
@@ -76,12 +78,14 @@ def evaluate_head(head: Callable[[Tensor], Tensor], features: Tensor, labels: Te
         num_classes: C.
     """
     step = max(1, _LOGITS_AT_ONCE // num_classes)
-    predictions, loss, top5 = [], 0.0, 0
+    predictions, confidence, loss, top5 = [], [], 0.0, 0
     with torch.inference_mode():
         for start in range(0, len(labels), step):
             logits, truth = head(features[start : start + step]), labels[start : start + step]
             predictions.append(logits.argmax(1))
-            loss += float(F.cross_entropy(logits.double(), truth, reduction="sum"))
+            log_probabilities = F.log_softmax(logits.double(), 1)
+            loss += float(F.nll_loss(log_probabilities, truth, reduction="sum"))
+            confidence.append(log_probabilities.amax(1).exp())
             if num_classes >= MIN_CLASSES_FOR_TOP5:
                 top5 += int((logits.topk(5).indices == truth[:, None]).any(1).sum())
     predicted = torch.cat(predictions)
@@ -92,6 +96,7 @@ def evaluate_head(head: Callable[[Tensor], Tensor], features: Tensor, labels: Te
         confusion.view(num_classes, num_classes),
         top5 if num_classes >= MIN_CLASSES_FOR_TOP5 else None,
         loss / len(labels),
+        torch.cat(confidence),
     )
 
 

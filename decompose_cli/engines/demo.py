@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel
 
@@ -12,12 +13,19 @@ from decompose_cli.decomposition.figures import Point, point_of
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.ranking import DEFAULT_K
 from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.engines.essential import EssentialResults, essential
+from decompose_cli.engines.explain import RESULT, ExplainResults, explain
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
+from decompose_cli.engines.mutual_info import MutualInfoResults, mutual_info
 from decompose_cli.engines.validate import ValidateResults, validate
+from decompose_cli.errors import InputError
 from decompose_cli.files import write_files
+from decompose_cli.progress import note
 from decompose_cli.results import ResultDocument, Stopwatch
 
 _LARGEST_K = 64
+_OVERLAP_KS = (5, 10, 20)
+_EXPLAINED = 6
 
 
 class CurveResults(BaseModel):
@@ -31,20 +39,36 @@ class CurveResults(BaseModel):
 
 @dataclass(frozen=True)
 class Demo:
-    """The result documents of the three steps; ``files`` are where they were written."""
+    """The result documents of the steps; ``files`` are where they were written.
+
+    ``explained`` is None for networks that cannot be explained.
+    """
 
     extracted: ResultDocument[ExtractResults]
     validated: ResultDocument[ValidateResults]
     curve: ResultDocument[CurveResults]
+    overlap: ResultDocument[MutualInfoResults]
+    essential: ResultDocument[EssentialResults]
+    explained: ResultDocument[ExplainResults] | None
     files: dict[str, Path]
+
+    def documents(self) -> dict[str, ResultDocument[Any]]:
+        """By the name of the file, without its ending."""
+        return {
+            "extract-indices": self.extracted,
+            "validate": self.validated,
+            "accuracy-by-k": self.curve,
+            "mutual-info": self.overlap,
+            "essential": self.essential,
+        }
 
 
 def demo(inputs: Inputs, folder: Path) -> Demo:
-    """Extract the five most frequent features per class, decompose, validate, and vary k.
+    """Extract the five most frequent features per class, decompose, validate, vary k, and see whether they matter.
 
     Args:
         inputs: By default the shipped network on its own data set.
-        folder: Gets the index file and three result documents, when all is done.
+        folder: Gets the index file and the result documents, and a folder with the explanations of six images.
 
     Raises:
         InputError: The checkpoint holds a decomposed head only.
@@ -59,12 +83,27 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
     validated = validate(inputs, indices)
     assert validated.results.original is not None
     curve = _curve(train, test, validated.results.original.correct)
-    files = {name: folder / f"{name}.json" for name in ("extract-indices", "validate", "accuracy-by-k")}
-    texts = dict(zip(files.values(), (document.to_json() for document in (extracted, validated, curve)), strict=True))
-    files["indices"] = folder / f"k{DEFAULT_K}_indices.json"
-    extracted.results[str(DEFAULT_K)].file = str(files["indices"])
-    write_files({**texts, files["indices"]: index_set_text(indices)})
-    return Demo(extracted, validated, curve, files)
+    overlap = mutual_info(inputs, ks=[k for k in _OVERLAP_KS if k <= test.head.num_features])
+    noisy = essential(inputs, indices)
+    index_file = folder / f"k{DEFAULT_K}_indices.json"
+    extracted.results[str(DEFAULT_K)].file = str(index_file)
+    found = Demo(extracted, validated, curve, overlap, noisy, None, {"indices": index_file})
+    files = {name: folder / f"{name}.json" for name in found.documents()}
+    texts = {files[name]: document.to_json() for name, document in found.documents().items()}
+    write_files({**texts, index_file: index_set_text(indices)})
+    found.files.update(files)
+    explained = _explained(inputs, indices, min(_EXPLAINED, len(test.labels)), folder / "explain")
+    if explained is not None:
+        found.files["explain"] = folder / "explain" / RESULT
+    return replace(found, explained=explained)
+
+
+def _explained(inputs: Inputs, indices: IndexSet, count: int, folder: Path) -> ResultDocument[ExplainResults] | None:
+    try:
+        return explain(inputs, worst=count, indices=indices, folder=folder, overwrite=True)
+    except InputError as error:  # a network without maps; the rest of the demo is about its features only
+        note(f"No images are explained: {error}")
+        return None
 
 
 def _curve(train: Study, test: Study, original_correct: int) -> ResultDocument[CurveResults]:

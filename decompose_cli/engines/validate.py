@@ -16,6 +16,8 @@ from decompose_cli.files import sha256_of
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.results import ResultDocument, Stopwatch
 
+MOST_MISTAKES = 24
+
 
 class ClassAccuracy(BaseModel):
     """Images of one class."""
@@ -48,14 +50,35 @@ class IndicesInfo(BaseModel):
     k: tuple[int, int]
 
 
+class Guess(BaseModel):
+    """What a head takes an image for, and with which softmax probability."""
+
+    predicted: int
+    probability: float
+
+
+class Mistake(BaseModel):
+    """An image that a head gets wrong: its number in the split, from 0, and its class. An absent head is null."""
+
+    image: int
+    label: int
+    original: Guess | None
+    decomposed: Guess | None
+
+
 class ValidateResults(BaseModel):
-    """``original`` is null for a decomposed checkpoint, which has no full head, ``decomposed`` without indices."""
+    """``original`` is null for a decomposed checkpoint, which has no full head, ``decomposed`` without indices.
+
+    ``mistakes``: up to 24 images that the decomposed head gets wrong, or the full one where that is all there is: first
+    those that only the full head gets right, and of these and of the others the most confident errors first.
+    """
 
     total: int
     original: HeadAccuracy | None
     decomposed: HeadAccuracy | None
     difference: Difference | None
     indices: IndicesInfo | None
+    mistakes: list[Mistake] = []
 
 
 def validate(
@@ -93,6 +116,7 @@ def validate(
         decomposed=_accuracy(decomposed, names) if decomposed else None,
         difference=difference_of(original, decomposed) if original and decomposed else None,
         indices=_describe(used, indices) if used else None,
+        mistakes=_mistakes(original, decomposed),
     )
     return study.document("validate", {"indices": index_set.source if index_set else None}, results, watch)
 
@@ -112,6 +136,31 @@ def _accuracy(evaluation: Evaluation, names: tuple[str, ...]) -> HeadAccuracy:
         ],
         confusion=confusion,
     )
+
+
+def _mistakes(original: Evaluation | None, decomposed: Evaluation | None) -> list[Mistake]:
+    used = decomposed if decomposed is not None else original
+    assert used is not None  # one of the heads is there
+    wrong = (~used.is_correct).nonzero()[:, 0].tolist()
+
+    def place(image: int) -> tuple[bool, float, int]:
+        is_lost = original is not None and bool(original.is_correct[image])
+        return not is_lost, -float(used.confidence[image]), image
+
+    def guess(found: Evaluation | None, image: int) -> Guess | None:
+        if found is None:
+            return None
+        return Guess(predicted=int(found.predictions[image]), probability=float(found.confidence[image]))
+
+    return [
+        Mistake(
+            image=image,
+            label=int(used.labels[image]),
+            original=guess(original, image),
+            decomposed=guess(decomposed, image),
+        )
+        for image in sorted(wrong, key=place)[:MOST_MISTAKES]
+    ]
 
 
 def _describe(index_set: IndexSet, given: Path | IndexSet | None) -> IndicesInfo:

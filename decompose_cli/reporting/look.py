@@ -10,7 +10,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 # Told apart with any colour vision: hues of Okabe & Ito (2008), and a marker for each.
-_COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+"""Of curves, in their order; the last, black, is what text has too."""
 _MARKERS = "os^Dv<>"
 MARKED = "#D55E00"
 GREY = "0.45"
@@ -18,7 +19,7 @@ GREY = "0.45"
 
 def look(number: int) -> dict[str, str]:
     """Colour and marker of the n-th curve."""
-    return {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+    return {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
 
 
 def new_figure(height: float) -> Figure:

@@ -1,15 +1,17 @@
-"""Plots, as the bytes of PNG files."""
+"""Plots of accuracy, as figures and as the bytes of PNG files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.look import look, new_figure, plain, png
+from decompose_cli.reporting.look import MARKED, look, new_figure, plain, png
+from decompose_cli.reporting.vector import tell_points
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,10 @@ class Curve:
     low: Sequence[float]
     high: Sequence[float]
     is_line: bool = True
+
+    def points(self) -> Iterator[tuple[int, float, float, float]]:
+        """Each number of features, its accuracy and the ends of the interval."""
+        return zip(self.ks, self.top1, self.low, self.high, strict=True)
 
 
 def accuracy_curves(title: str, curves: Mapping[str, Curve], full_top1: float) -> bytes:
@@ -34,13 +40,20 @@ def accuracy_curves(title: str, curves: Mapping[str, Curve], full_top1: float) -
     Returns:
         A PNG file.
     """
+    return png(accuracy_figure(title, curves, full_top1))
+
+
+def accuracy_figure(
+    title: str, curves: Mapping[str, Curve], full_top1: float | None, chosen: int | None = None
+) -> Figure:
+    """The figure of :func:`accuracy_curves`; ``chosen`` is a number of features to mark."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(5)
     axes = figure.add_subplot()
     handles: list[Artist] = []
     alpha = 0.12 if sum(curve.is_line for curve in curves.values()) <= 2 else 0.06  # many bands are a grey mass
-    for number, curve in enumerate(curves.values()):
+    for number, (name, curve) in enumerate(curves.items()):
         colour, marker = look(number).values()
         if curve.is_line:
             handles += axes.plot(curve.ks, curve.top1, color=colour, marker=marker, markersize=3, linewidth=1.5)
@@ -54,12 +67,23 @@ def accuracy_curves(title: str, curves: Mapping[str, Curve], full_top1: float) -
                 curve.ks, curve.top1, yerr=errors, color=colour, marker=marker, markersize=7, linestyle=""
             )
             handles.append(point[0])
-    handles.append(axes.axhline(full_top1, color="0.35", linestyle="--", linewidth=1))
+        tell_points(axes, curve.ks, curve.top1, [_said(name, *values) for values in curve.points()])
+    names = list(curves)
+    if full_top1 is not None:
+        handles.append(axes.axhline(full_top1, color="0.35", linestyle="--", linewidth=1))
+        names.append("full head")
+    if chosen is not None:
+        handles.append(axes.axvline(chosen, color=MARKED, linestyle=":", linewidth=1.5))
+        names.append(f"chosen: k = {chosen}")
     axes.set_xlabel("features per class (k)")
     axes.set_ylabel("top-1 accuracy (%), with 95% interval")
     axes.set_title(plain(title))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, alpha=0.25)
     # Handles and texts side by side: labels of the curves themselves would be left out where they begin with "_".
-    axes.legend(handles, [plain(name) for name in (*curves, "full head")], frameon=False)
-    return png(figure)
+    axes.legend(handles, [plain(name) for name in names], frameon=False)
+    return figure
+
+
+def _said(name: str, k: int, top1: float, low: float, high: float) -> str:
+    return f"{name}, k = {k}: {top1:.2f}% ({low:.2f} to {high:.2f})"

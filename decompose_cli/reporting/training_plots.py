@@ -7,9 +7,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from decompose_cli.reporting.look import GREY, MARKED, look, new_figure, plain, png
+from decompose_cli.reporting.vector import tell_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _MOST_MARKED = 30  # more markers than that hide the line they are on
 
@@ -31,6 +33,13 @@ def lr_curve(
     Returns:
         A PNG file.
     """
+    return png(lr_figure(title, rates, losses, smoothed, suggestion))
+
+
+def lr_figure(
+    title: str, rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float | None
+) -> Figure:
+    """The figure of :func:`lr_curve`."""
     figure = new_figure(5)
     axes = figure.add_subplot()
     single = [loss if math.isfinite(loss) else math.nan for loss in losses]
@@ -46,7 +55,9 @@ def lr_curve(
     axes.set_title(plain(title))
     axes.grid(visible=True, alpha=0.25)
     axes.legend(frameon=False)
-    return png(figure)
+    shown = [(rate, loss) for rate, loss in zip(rates, average, strict=True) if math.isfinite(loss)]
+    tell_points(axes, *_unzipped(shown), [f"rate {rate:.3g}: average loss {loss:.4f}" for rate, loss in shown])
+    return figure
 
 
 def training_curves(
@@ -68,6 +79,17 @@ def training_curves(
     Returns:
         A PNG file.
     """
+    return png(training_figure(title, epochs, losses, top1, lr))
+
+
+def training_figure(
+    title: str,
+    epochs: Sequence[int],
+    losses: Mapping[str, Sequence[float | None]],
+    top1: Mapping[str, Sequence[float | None]],
+    lr: Sequence[float],
+) -> Figure:
+    """The figure of :func:`training_curves`."""
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(7.5)
@@ -76,12 +98,12 @@ def training_curves(
     for axes, curves in ((upper, losses), (middle, top1)):
         handles = []
         for name, values in curves.items():
-            handles += _plot(axes, epochs, values, **look(names.index(name)))
+            handles += _plot(axes, epochs, values, name, **look(names.index(name)))
         axes.grid(visible=True, alpha=0.25)
         # Handles and texts side by side: labels of the curves themselves would be left out where they begin with "_".
         if handles:
             axes.legend(handles, [plain(name) for name in curves], frameon=False)
-    _plot(lower, epochs, lr, color=GREY, marker="o")
+    _plot(lower, epochs, lr, "learning rate", color=GREY, marker="o")
     positive = [rate for rate in lr if rate > 0]
     if positive and max(positive) >= 10 * min(positive):
         lower.set_yscale("log", nonpositive="mask")  # steps by tenths are all seen, and a rate of zero is left out
@@ -96,16 +118,23 @@ def training_curves(
     if len(epochs) == 1:
         lower.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     figure.align_ylabels()
-    return png(figure)
+    return figure
 
 
-def _plot(axes: Axes, epochs: Sequence[int], values: Sequence[float | None], color: str, marker: str) -> list[object]:
+def _plot(
+    axes: Axes, epochs: Sequence[int], values: Sequence[float | None], name: str, color: str, marker: str
+) -> list[object]:
     """A line through the values that are there, with markers while they are few."""
     pairs = zip(epochs, values, strict=True)
     points = [(epoch, value) for epoch, value in pairs if value is not None and math.isfinite(value)]
     shown = marker if len(points) <= _MOST_MARKED else ""
-    x, y = [epoch for epoch, _ in points], [value for _, value in points]
+    x, y = _unzipped(points)
+    tell_points(axes, x, y, [f"{name}, epoch {epoch}: {value:.5g}" for epoch, value in points])
     return [*axes.plot(x, y, color=color, marker=shown, markersize=4, linewidth=1.5)]
+
+
+def _unzipped(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in points], [y for _, y in points]
 
 
 def _limit_to_descent(axes: Axes, losses: Sequence[float], smoothed: Sequence[float]) -> None:

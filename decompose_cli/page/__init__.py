@@ -1,0 +1,1 @@
+"""The report: one HTML page from result files, with everything in it."""

@@ -1,0 +1,162 @@
+"""What a page is made of. The template knows each by its ``kind``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Union
+
+Cell = Union[str, int, float, tuple[float, float], None]
+"""Text, a number, an interval, or nothing."""
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table: its heading, and how many decimals its numbers are shown with."""
+
+    title: str
+    digits: int = 2
+    is_signed: bool = False
+
+    def shown(self, cell: Cell) -> str:
+        """A cell as text."""
+        if cell is None:
+            return "\N{EN DASH}"
+        if isinstance(cell, str):
+            return cell
+        if isinstance(cell, tuple):
+            return f"{self.shown(float(cell[0]))} to {self.shown(float(cell[1]))}"
+        if isinstance(cell, int):
+            return f"{cell:+,}" if self.is_signed else f"{cell:,}"
+        return f"{cell:+.{self.digits}f}" if self.is_signed else f"{cell:,.{self.digits}f}"
+
+    def order(self, cell: Cell) -> str:
+        """What a cell is sorted by: a number as JavaScript reads it, or nothing for text."""
+        if isinstance(cell, tuple):
+            cell = (cell[0] + cell[1]) / 2
+        return repr(cell) if isinstance(cell, (int, float)) and math.isfinite(cell) else ""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A paragraph."""
+
+    kind: ClassVar[str] = "text"
+    text: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Numbers to be seen first: label, number, what more there is to say."""
+
+    kind: ClassVar[str] = "figures"
+    items: Sequence[tuple[str, str, str]]
+
+
+@dataclass(frozen=True)
+class Table:
+    """A sortable table. Its first column heads the rows. ``is_folded``: opened by a click."""
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    columns: Sequence[Column]
+    rows: Sequence[Sequence[Cell]]
+    is_folded: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A drawing: ``svg`` is markup, ``values`` the same as a table."""
+
+    kind: ClassVar[str] = "chart"
+    title: str
+    svg: str
+    values: Table
+
+
+@dataclass(frozen=True)
+class Shade:
+    """One cell of a grid: its text, how dark (-1 to 1), and what is said of it when pointed at."""
+
+    text: str
+    value: float
+    tip: str
+
+    @property
+    def percent(self) -> int:
+        """How much of the colour; the text stays readable on it."""
+        return round(65 * min(1.0, abs(self.value)))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A small matrix as a table of coloured cells. ``corner``: what rows and columns are.
+
+    ``is_signed``: positive and negative values have different colours.
+    """
+
+    kind: ClassVar[str] = "grid"
+    caption: str
+    corner: str
+    rows: Sequence[str]
+    columns: Sequence[str]
+    cells: Sequence[Sequence[Shade]]
+    is_signed: bool = False
+
+
+@dataclass(frozen=True)
+class Raster:
+    """A large matrix as a picture, a pixel per cell; ``data`` is what the page needs to name the cell pointed at."""
+
+    kind: ClassVar[str] = "raster"
+    caption: str
+    alt: str
+    uri: str
+    width: int
+    height: int
+    data: dict[str, object]
+    is_grey: bool = True
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image in the page: ``alt`` for those who cannot see it."""
+
+    kind: ClassVar[str] = "picture"
+    uri: str
+    alt: str
+    caption: str
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """Small pictures in rows."""
+
+    kind: ClassVar[str] = "gallery"
+    caption: str
+    pictures: Sequence[Picture]
+
+
+Block = Union["Text", "Figures", "Table", "Chart", "Grid", "Raster", "Picture", "Gallery", "Group"]
+
+
+@dataclass(frozen=True)
+class Group:
+    """Blocks under a heading of their own."""
+
+    kind: ClassVar[str] = "group"
+    title: str
+    blocks: Sequence[Block] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Section:
+    """One subject. ``lead``: what is shown and how to read it."""
+
+    id: str
+    title: str
+    lead: str
+    blocks: Sequence[Block]

@@ -1,0 +1,123 @@
+"""What the sections share: the sources, and how drawings, matrices and pictures get into the page."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from decompose_cli.page.blocks import Chart, Picture, Raster, Table
+from decompose_cli.page.documents import Source
+from decompose_cli.reporting.vector import svg
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from PIL.Image import Image
+
+_PICTURE_BYTES = 2_200_000  # of the five million that a page may have; base64 makes four bytes of three
+_WIDEST = 1400
+_QUALITY = 80
+_MOST_ENTRIES = 20_000
+
+
+@dataclass
+class Context:
+    """The sources of a page, and what it still has room for.
+
+    Attributes:
+        sources: The results.
+        has_images: Whether pictures of data sets are looked up.
+        left_out: Pictures and matrices that did not fit in any more.
+    """
+
+    sources: Sequence[Source]
+    has_images: bool = True
+    left_out: int = 0
+    _left: int = _PICTURE_BYTES
+    _charts: int = field(default=0)
+
+    def of(self, *commands: str) -> Iterator[Source]:
+        """The results of some commands."""
+        return (source for source in self.sources if source.command in commands)
+
+    def chart(self, title: str, figure: Figure, values: Table) -> Chart:
+        """A drawing, with the table of what it shows."""
+        self._charts += 1
+        return Chart(title, svg(figure, f"c{self._charts}"), values)
+
+    def picture(self, image: Image, alt: str, caption: str = "") -> Picture | None:
+        """An image as WebP, no wider than a page; None if the page is full.
+
+        Small ones are kept exactly, pixel by pixel.
+        """
+        image = image.convert("RGB")
+        if image.width > _WIDEST:
+            image = image.resize((_WIDEST, max(1, round(image.height * _WIDEST / image.width))))
+        target = BytesIO()
+        is_small = max(image.size) <= 64
+        image.save(target, "WEBP", quality=100 if is_small else _QUALITY, lossless=is_small)
+        uri = self._uri(target.getvalue(), "webp")
+        return None if uri is None else Picture(uri, alt, caption, image.width, image.height)
+
+    def raster(
+        self,
+        caption: str,
+        alt: str,
+        values: np.ndarray,
+        names: tuple[Sequence[str], Sequence[str]],
+        what: str,
+        *,
+        is_sparse: bool,
+    ) -> Raster | None:
+        """A matrix as a picture with a pixel per cell: white for 0, black for the largest; None if the page is full.
+
+        Args:
+            caption: Above it.
+            alt: Instead of it.
+            values: (rows, columns). Negative ones are drawn in blue, positive ones in orange.
+            names: Of rows and columns; numbers where there are none.
+            what: What a value is, for the cell that is pointed at.
+            is_sparse: Whether values are told exactly, of up to 20,000 cells that are not 0; otherwise as one of 255
+                shades.
+        """
+        from PIL import Image
+
+        largest = float(np.abs(values).max(initial=0)) or 1.0
+        is_grey = bool((values >= 0).all())
+        if is_grey:
+            image = Image.fromarray((255 - np.rint(255 * values / largest)).astype(np.uint8))
+        else:
+            image = Image.fromarray(_signed_colours(values / largest))
+        target = BytesIO()
+        image.save(target, "PNG", optimize=True)
+        data: dict[str, object] = {"rows": list(names[0]), "columns": list(names[1]), "what": what, "largest": largest}
+        if is_sparse:
+            rows, columns = np.nonzero(values)
+            order = np.argsort(-np.abs(values[rows, columns]), kind="stable")[:_MOST_ENTRIES]
+            places = rows[order] * values.shape[1] + columns[order]
+            data["cells"] = {str(place): values.flat[place].item() for place in sorted(places.tolist())}
+            data["isComplete"] = len(order) == len(rows)
+        uri = self._uri(target.getvalue(), "png")
+        if uri is None:
+            return None
+        return Raster(caption, alt, uri, values.shape[1], values.shape[0], data, is_grey)
+
+    def _uri(self, content: bytes, kind: str) -> str | None:
+        text = base64.b64encode(content).decode("ascii")
+        if len(text) > self._left:
+            self.left_out += 1
+            return None
+        self._left -= len(text)
+        return f"data:image/{kind};base64,{text}"
+
+
+def _signed_colours(values: np.ndarray) -> np.ndarray:
+    """From -1 to 1: blue over white to orange, of equal lightness on both sides; uint8 (rows, columns, 3)."""
+    low, high = np.array([0, 114, 178]), np.array([213, 94, 0])
+    share = np.abs(values)[..., None]
+    colours: np.ndarray = np.rint(255 + share * (np.where(values[..., None] < 0, low, high) - 255)).astype(np.uint8)
+    return colours

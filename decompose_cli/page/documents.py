@@ -1,0 +1,226 @@
+"""Reading back what other commands wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Union
+
+from pydantic import BaseModel, ValidationError
+
+from decompose_cli.errors import InputError
+from decompose_cli.files import read_json
+from decompose_cli.results import SCHEMA_VERSION, ResultDocument
+
+_WHAT = "The result file"
+_RUN = "result.json"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One result document.
+
+    Attributes:
+        path: Where it was read.
+        name: How the page calls it: what was done to what; no two have the same name.
+        document: Its content, with the results as the type of the command.
+    """
+
+    path: Path
+    name: str
+    document: ResultDocument[Any]
+
+    @property
+    def command(self) -> str:
+        """What made it."""
+        return self.document.command
+
+    @property
+    def results(self) -> Any:
+        """What was found."""
+        return self.document.results
+
+    @property
+    def subject(self) -> str:
+        """Which network on which images."""
+        return _subject(self.document)
+
+    def class_name(self, number: int) -> str:
+        """The name of an output of the network, or its number where names are not known."""
+        names = self.document.dataset.classes if self.document.dataset else []
+        return names[number] if 0 <= number < len(names) else str(number)
+
+
+def read_sources(places: Sequence[Path]) -> list[Source]:
+    """Read result files, and those in folders: runs, and folders of results and of runs.
+
+    Args:
+        places: At least one; what is found twice is read once.
+
+    Raises:
+        InputError: One is missing, is no result, cannot be used, or is a folder without results.
+    """
+    paths: dict[Path, Path] = {}
+    for place in places:
+        for path in _files_in(place) if place.is_dir() else [place]:
+            paths.setdefault(path.resolve(), path)
+    found = [(path, _parsed(path, _cleaned(read_json(path, _WHAT)))) for path in paths.values()]
+    is_one = len({_subject(document) for _, document in found}) == 1  # which is then the title of the page
+    titles = [_title(document, with_subject=not is_one) for _, document in found]
+    return [
+        Source(path, title if titles.count(title) == 1 else f"{title} ({printable(str(path))})", document)
+        for (path, document), title in zip(found, titles, strict=True)
+    ]
+
+
+def _files_in(folder: Path) -> list[Path]:
+    found = _documents_below(folder)
+    if not found:
+        raise InputError(
+            f"The folder {folder} holds no results.",
+            hint="Name a run, a folder of results, or the JSON files that commands write.",
+        )
+    return found
+
+
+def _documents_below(folder: Path) -> list[Path]:
+    """The documents in a folder; below it too, unless it is a run, whose document says what is below it."""
+    try:
+        entries = sorted(folder.iterdir())
+    except OSError as error:
+        raise InputError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
+    found = [path for path in entries if path.suffix == ".json" and path.is_file() and _is_document(path)]
+    if folder / _RUN not in found:
+        for path in entries:
+            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
+                found += _documents_below(path)
+    return found
+
+
+def _is_document(path: Path) -> bool:
+    """Whether it is to be read as one; index files and the settings of a run lie beside results."""
+    value = read_json(path, _WHAT)
+    return isinstance(value, dict) and {"schema_version", "command", "results"} <= value.keys()
+
+
+def _parsed(path: Path, value: Any) -> ResultDocument[Any]:
+    if not isinstance(value, dict) or not {"schema_version", "command", "results"} <= value.keys():
+        raise InputError(
+            f"{path} is no result of decompose.",
+            hint="An index file says too little by itself; the result file beside it, or 'validate -i', says more.",
+        )
+    version, command = value["schema_version"], value["command"]
+    if isinstance(version, int) and version > SCHEMA_VERSION:
+        raise InputError(f"{path} was written by a later version of decompose (schema {version}).")
+    model = _results_of(command) if isinstance(command, str) else None
+    if model is None:
+        raise InputError(f"{path} is a result of {command!r}, of which the report knows nothing.")
+    try:
+        return ResultDocument[model].model_validate(value)  # type: ignore[valid-type]
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise InputError(f"{path} is no usable result of '{command}': {place}: {first['msg']}.") from error
+
+
+def _results_of(command: str) -> Any:
+    """The type of a command's results; imported when needed, as each comes with its engine."""
+    if command == "validate":
+        from decompose_cli.engines.validate import ValidateResults
+
+        return ValidateResults
+    if command == "extract-indices":
+        from decompose_cli.engines.extract_indices import ExtractResults
+
+        return ExtractResults
+    if command == "demo":
+        from decompose_cli.engines.demo import CurveResults
+
+        return CurveResults
+    if command == "sweep":
+        from decompose_cli.engines.sweep import SweepResults
+
+        return SweepResults
+    if command == "essential":
+        from decompose_cli.engines.essential import EssentialResults
+
+        return EssentialResults
+    if command == "mutual-info":
+        from decompose_cli.engines.mutual_info import MutualInfoResults
+
+        return MutualInfoResults
+    if command == "selectivity":
+        from decompose_cli.engines.selectivity import SelectivityResults
+
+        return SelectivityResults
+    if command == "explain":
+        from decompose_cli.engines.explain import ExplainResults
+
+        return ExplainResults
+    if command == "filters":
+        from decompose_cli.engines.filters import FiltersResults
+
+        return FiltersResults
+    return _training_results(command)
+
+
+def _training_results(command: str) -> Any:
+    if command == "lr-find":
+        from decompose_cli.engines.lr_find import LrFindResults
+
+        return LrFindResults
+    if command == "finetune":
+        from decompose_cli.engines.finetune import FinetuneResults, RepeatedFinetuning
+
+        return Union[FinetuneResults, RepeatedFinetuning]
+    if command == "train":
+        from decompose_cli.training.outcome import RepeatedResults, RunResults
+
+        return Union[RunResults, RepeatedResults]
+    if command == "train-gate":
+        from decompose_cli.engines.train_gate import GateEvaluation, GateResults
+        from decompose_cli.training.outcome import Spread
+
+        class RepeatedGates(BaseModel):
+            """Several runs; read back as what they are, with their gates."""
+
+            runs: list[GateResults]
+            summary: list[Spread]
+
+        return Union[GateResults, RepeatedGates, GateEvaluation]
+    return None
+
+
+def _title(document: ResultDocument[Any], *, with_subject: bool) -> str:
+    """As ``validate: resnet20 on cifar10, test images``; trainings use several splits."""
+    parts = ["accuracy by k" if document.command == "demo" else document.command]
+    subject = _subject(document)
+    if with_subject and subject:
+        parts[0] += f": {subject}"
+    if document.dataset is not None and document.command not in ("train", "finetune", "train-gate", "lr-find"):
+        parts.append(f"{document.dataset.split} images")
+    return ", ".join(parts)
+
+
+def _subject(document: ResultDocument[Any]) -> str:
+    names = [document.model.name] if document.model is not None else []
+    if document.dataset is not None:
+        names.append(document.dataset.name.removeprefix("folder:").rstrip("/").rsplit("/", 1)[-1])
+    return " on ".join(names)
+
+
+def printable(text: str) -> str:
+    """Without what moves a cursor, turns the direction of writing, or is half a character."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+
+
+def _cleaned(value: Any) -> Any:
+    """With every text printable; XML has no control characters, and names of folders may."""
+    if isinstance(value, str):
+        return value if value.isprintable() else printable(value)
+    if isinstance(value, list):
+        return [_cleaned(item) for item in value] if any(isinstance(i, str | list | dict) for i in value) else value
+    if isinstance(value, dict):
+        return {_cleaned(key): _cleaned(item) for key, item in value.items()}
+    return value

@@ -1,0 +1,137 @@
+"""``report``: one HTML page from any mix of results, with nothing outside it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from types import ModuleType
+
+import decompose_cli
+from decompose_cli.errors import InputError
+from decompose_cli.files import check_writable, write_text
+from decompose_cli.page.blocks import Section
+from decompose_cli.page.context import Context
+from decompose_cli.page.documents import Source, printable, read_sources
+from decompose_cli.page.sections import (
+    accuracy,
+    by_k,
+    confusion,
+    essentiality,
+    gates,
+    glance,
+    looking,
+    mistakes,
+    overlap,
+    provenance,
+    selectivity,
+    sharing,
+    training,
+)
+
+LARGEST = 5_000_000
+"""Bytes that a page should not exceed."""
+_TEMPLATES = Path(__file__).parent / "templates"
+_SECTIONS: tuple[ModuleType, ...] = (
+    glance,
+    accuracy,
+    by_k,
+    sharing,
+    overlap,
+    essentiality,
+    selectivity,
+    confusion,
+    mistakes,
+    looking,
+    training,
+    gates,
+    provenance,
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """A page: its text, its sections, what it was made of, and how many pictures had no room in it."""
+
+    html: str
+    sections: tuple[Section, ...]
+    sources: tuple[Source, ...]
+    left_out: int
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        return len(self.html.encode())
+
+
+def report(
+    places: Sequence[Path],
+    *,
+    output: Path | None = None,
+    title: str | None = None,
+    overwrite: bool = False,
+    with_images: bool = True,
+) -> Report:
+    """Put results on one page that needs nothing else: no network, no other file.
+
+    Charts are SVG by matplotlib (see :mod:`decompose_cli.reporting.vector`), which draws the plots of the commands as
+    well; matrices are tables, or pictures where they are large.
+
+    Args:
+        places: Result files, runs, and folders of them.
+        output: Where the page is written; None to only return it.
+        title: Of the page; by default what the first results are about.
+        overwrite: Whether a file that is there may be replaced.
+        with_images: Whether misclassified images are looked up in their data sets, where these are at hand.
+
+    Raises:
+        InputError: Something given cannot be used; nothing has been written.
+        DecomposeError: The page cannot be written.
+    """
+    if not places:
+        raise InputError("There is nothing to report on.", hint="Name result files, runs or folders of them.")
+    if output is not None:
+        check_writable(output, overwrite=overwrite)
+    sources = read_sources(places)
+    context = Context(sources, has_images=with_images)
+    builders: list[Callable[[Context], Section | None]] = [module.section for module in _SECTIONS]
+    sections = tuple(section for builder in builders if (section := builder(context)) is not None)
+    html = _rendered(printable(title) if title else _usual_title(sources), sections, len(sources), context.left_out)
+    if output is not None:
+        write_text(output, html)
+    return Report(html, sections, tuple(sources), context.left_out)
+
+
+def _usual_title(sources: Sequence[Source]) -> str:
+    subjects = list(dict.fromkeys(source.subject for source in sources if source.subject))
+    more = f" and {len(subjects) - 1} more" if len(subjects) > 1 else ""
+    return f"{subjects[0]}{more}" if subjects else "Results"
+
+
+def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    page = environment.get_template("page.html").render(
+        title=title,
+        sections=sections,
+        count=count,
+        left_out=left_out,
+        version=decompose_cli.__version__,
+        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+        style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
+        script=script,
+        script_hash=f"sha256-{digest}",
+    )
+    return page.strip() + "\n"

@@ -1,0 +1,1 @@
+"""What the report says, one module per subject; each makes a section of the result files that speak of it."""

@@ -1,0 +1,170 @@
+"""How many images each head gets right."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from decompose_cli.decomposition.figures import Difference
+from decompose_cli.decomposition.statistics import wilson_interval
+from decompose_cli.page.blocks import Block, Column, Group, Section, Table
+from decompose_cli.page.context import Context
+from decompose_cli.page.documents import Source
+from decompose_cli.reporting.study_plots import interval_figure
+
+_MOST_DRAWN = 40
+_LEAD = (
+    "Images classified correctly, with 95% intervals (Wilson): they are about other images of the same kind, not about "
+    "other trainings. Heads are compared image by image."
+)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One head on one set of images; ``top5`` is in percent, ``loss`` in nats."""
+
+    source: str
+    what: str
+    split: str
+    correct: int
+    total: int
+    top5: float | None
+    loss: float
+
+    @property
+    def top1(self) -> float:
+        """In percent."""
+        return 100 * self.correct / self.total
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Of 95%, in percent."""
+        low, high = wilson_interval(self.correct, self.total)
+        return 100 * low, 100 * high
+
+
+def section(context: Context) -> Section | None:
+    """Accuracies and differences of validate, finetune, train and train-gate."""
+    measured = [found for source in context.sources for found in measurements(source)]
+    if not measured:
+        return None
+    values = Table(
+        "Accuracy",
+        [
+            Column("Result"),
+            Column("Head or network"),
+            Column("Images of"),
+            Column("Correct"),
+            Column("Images"),
+            Column("Top-1 %"),
+            Column("95% interval"),
+            Column("Top-5 %"),
+            Column("Loss (nats)", 4),
+        ],
+        [[m.source, m.what, m.split, m.correct, m.total, m.top1, m.interval, m.top5, m.loss] for m in measured],
+    )
+    several = len({m.source for m in measured}) > 1
+    rows = [(f"{m.source}: {m.what}" if several else m.what, m.top1, m.interval) for m in measured]
+    blocks: list[Block] = [values]
+    if 1 < len(rows) <= _MOST_DRAWN:
+        figure = interval_figure("top-1 accuracy (%), with 95% interval", rows)
+        blocks = [context.chart("Accuracy before and after", figure, values)]
+    blocks += _differences(context)
+    blocks += _by_class(context)
+    return Section("accuracy", "Accuracy", _LEAD, blocks)
+
+
+def measurements(source: Source) -> Iterator[Measured]:
+    """What a result says of heads and networks on images that chose nothing."""
+    results = source.results
+    if source.command == "validate":
+        for what, head in (("full head", results.original), ("decomposed", results.decomposed)):
+            if head is not None:
+                split = source.document.dataset.split if source.document.dataset else ""
+                if what == "decomposed" and results.indices is not None:
+                    what = f"decomposed, {_features(results.indices.k)} per class"
+                yield Measured(source.name, what, split, head.correct, results.total, head.top5, head.loss)
+    elif source.command in ("finetune", "train", "train-gate"):
+        runs = getattr(results, "runs", None)
+        for run in runs if runs is not None else [results]:
+            prefix = f"seed {run.seed}: " if runs is not None else ""
+            for what, score in _scores(source.command, run):
+                if score is not None and score.images > 0:
+                    yield Measured(
+                        source.name, prefix + what, score.split, score.correct, score.images, score.top5, score.loss
+                    )
+
+
+def _scores(command: str, run: Any) -> Iterator[tuple[str, Any]]:
+    if command == "finetune":
+        yield "full head", run.original
+        yield f"decomposed, {_features(run.features_per_class)} per class, not trained", run.before
+        yield "decomposed, fine-tuned", run.after
+    elif hasattr(run, "last"):
+        yield f"after epoch {run.last.epoch}", run.last.test or run.last.val
+        if run.best is not None and run.best.epoch != run.last.epoch:
+            yield f"best epoch, {run.best.epoch}", run.best.test or run.best.val
+
+
+def _features(sizes: tuple[int, int]) -> str:
+    return str(sizes[0]) if sizes[0] == sizes[1] else f"{sizes[0]} to {sizes[1]}"
+
+
+def differences(source: Source) -> Iterator[tuple[str, Difference]]:
+    """Decomposed minus original, where a result compares them."""
+    if source.command not in ("validate", "finetune"):
+        return
+    runs = getattr(source.results, "runs", None)
+    for run in runs if runs is not None else [source.results]:
+        if run.difference is not None:
+            yield (f"seed {run.seed}" if runs is not None else ""), run.difference
+
+
+def _differences(context: Context) -> Iterator[Block]:
+    rows = [
+        (f"{source.name}{', ' + which if which else ''}", found)
+        for source in context.sources
+        for which, found in differences(source)
+    ]
+    if rows:
+        yield Table(
+            "Decomposed minus full head, image by image",
+            [
+                Column("Result"),
+                Column("Points", 2, is_signed=True),
+                Column("95% interval", 2, is_signed=True),
+                Column("McNemar p", 4),
+                Column("Only the full head right"),
+                Column("Only the decomposed right"),
+            ],
+            [
+                [name, d.points, d.ci95, d.mcnemar_p, d.only_original_correct, d.only_decomposed_correct]
+                for name, d in rows
+            ],
+        )
+
+
+def _by_class(context: Context) -> Iterator[Block]:
+    tables = []
+    for source in context.of("validate"):
+        original, decomposed = source.results.original, source.results.decomposed
+        first = original or decomposed
+        if first is None:
+            continue
+        columns = [Column("Class"), Column("Images")]
+        columns += [Column("Full head %")] * (original is not None) + [Column("Decomposed %")] * (
+            decomposed is not None
+        )
+        columns += [Column("Change, points", 2, is_signed=True)] * (original is not None and decomposed is not None)
+        rows = []
+        for number, row in enumerate(first.per_class):
+            if row.total == 0:
+                continue
+            shares = [
+                100 * head.per_class[number].correct / row.total for head in (original, decomposed) if head is not None
+            ]
+            rows.append([row.name, row.total, *shares, *([shares[1] - shares[0]] if len(shares) == 2 else [])])
+        tables.append(Table(f"By class: {source.name}", columns, rows, is_folded=len(rows) > 30))
+    if tables:
+        yield Group("By class", tables)

@@ -1,0 +1,95 @@
+"""Accuracy against the number of features per class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from decompose_cli.decomposition.figures import Point
+from decompose_cli.page.blocks import Block, Column, Group, Section, Table
+from decompose_cli.page.context import Context
+from decompose_cli.page.documents import Source
+from decompose_cli.reporting.plots import Curve, accuracy_figure
+
+_LEAD = (
+    "Each class keeps its k most influential penultimate features; the logits of all classes are then compared as "
+    "before. The line is the full head. Bands are 95% intervals of each point by itself: points of one curve are about "
+    "the same images, so they move together."
+)
+
+
+def section(context: Context) -> Section | None:
+    """Curves of sweep and demo."""
+    blocks: list[Block] = []
+    for source in context.of("demo", "sweep"):
+        results = source.results
+        if source.command == "demo":
+            curves = {results.method: {str(k): point for k, point in results.by_k.items()}}
+            full, chosen = 100 * results.original_correct / results.total, None
+        else:
+            curves, full, chosen = results.curves, results.original.top1, results.chosen
+        figure = accuracy_figure(
+            "", {name: curve_of(points) for name, points in curves.items()}, full, chosen.k if chosen else None
+        )
+        chart = context.chart("Top-1 accuracy by number of features per class", figure, _values(curves, full))
+        blocks.append(Group(source.name, [chart, *(_chosen(source) if chosen is not None else [])]))
+    return Section("by-k", "Accuracy against k", _LEAD, blocks) if blocks else None
+
+
+def curve_of(points: Mapping[str, Point]) -> Curve:
+    """Sets of one size are a line; where sizes differ by class, points at the largest."""
+    found = sorted(((int(k.rpartition("-")[2]), point) for k, point in points.items()), key=lambda pair: pair[0])
+    return Curve(
+        [k for k, _ in found],
+        [point.top1 for _, point in found],
+        [point.top1_ci95[0] for _, point in found],
+        [point.top1_ci95[1] for _, point in found],
+        is_line=len(found) > 1,
+    )
+
+
+def _values(curves: Mapping[str, Mapping[str, Point]], full: float) -> Table:
+    return Table(
+        f"Accuracy by k (full head: {full:.2f}%)",
+        [Column("Features ranked by"), Column("k"), Column("Correct"), Column("Top-1 %"), Column("95% interval")],
+        [
+            [name, int(k) if k.isdecimal() else k, point.correct, point.top1, point.top1_ci95]
+            for name, points in curves.items()
+            for k, point in points.items()
+        ],
+    )
+
+
+def _chosen(source: Source) -> list[Block]:
+    chosen = source.results.chosen
+    losses = Table(
+        f"The smallest set within {chosen.max_drop:g} points: {chosen.features} features of all classes together",
+        [
+            Column("Images of"),
+            Column("Images"),
+            Column("Full head correct"),
+            Column(f"k = {chosen.k} for all, correct"),
+            Column("Chosen set, correct"),
+            Column("Change, points", 2, is_signed=True),
+            Column("95% interval", 2, is_signed=True),
+            Column("Loss at most (95%)"),
+        ],
+        [
+            [
+                f"{loss.split}, {'chosen on these' if loss is chosen.chosen_on else 'only reported'}",
+                loss.total,
+                loss.full_correct,
+                loss.common_correct,
+                loss.correct,
+                loss.points,
+                loss.ci95,
+                loss.loss_bound95,
+            ]
+            for loss in (chosen.chosen_on, chosen.reported_on)
+        ],
+    )
+    candidates = Table(
+        "Smallest common k by ranking, and what is left of it after shrinking class by class",
+        [Column("Ranked by"), Column("k"), Column("Features of all classes")],
+        [[name, c.k if c else None, c.features if c else None] for name, c in chosen.candidates.items()],
+    )
+    return [losses, candidates]

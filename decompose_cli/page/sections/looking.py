@@ -1,0 +1,140 @@
+"""Where the network looks, and what its filters respond to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decompose_cli.page.blocks import Block, Column, Group, Picture, Section, Table, Text
+from decompose_cli.page.context import Context
+from decompose_cli.page.documents import Source
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_LEAD = (
+    "Grad-CAM shows what raises a class's logit; the map of the class's own filters and that of all others are the two "
+    "parts of the logit itself, position by position. Deletion says whether the highlighted places matter."
+)
+_MOST_ROWS = 12
+
+
+def section(context: Context) -> Section | None:
+    """Pictures and figures of explain and filters."""
+    blocks: list[Block] = [Group(source.name, [*_explained(context, source)]) for source in context.of("explain")]
+    for source in context.of("filters"):
+        title = f"{source.name}, class {source.results.class_name}"
+        blocks.append(Group(title, [*_filters(context, source)]))
+    return Section("looking", "Where the network looks", _LEAD, blocks) if blocks else None
+
+
+def _explained(context: Context, source: Source) -> Iterator[Block]:
+    results = source.results
+    if results.deletion:
+        yield Table(
+            "Loss of the predicted class's logit where the highlighted fifth of an image is deleted",
+            [
+                Column("Map"),
+                Column("Images"),
+                Column("Highlighted", 3),
+                Column("Same shape elsewhere", 3),
+                Column("Difference", 3, is_signed=True),
+                Column("95% interval", 3, is_signed=True),
+            ],
+            [[d.map, d.images, d.highlighted, d.elsewhere, d.difference, d.ci95] for d in results.deletion],
+        )
+    yield Table(
+        "Images",
+        [
+            Column("Image"),
+            Column("Label"),
+            Column("Network says"),
+            Column("Probability", 3),
+            Column("Decomposed head says"),
+            Column("Probability", 3),
+            Column("Own filters", 3, is_signed=True),
+            Column("All others", 3, is_signed=True),
+        ],
+        [
+            [e.image, e.label_name, *_first(e.original), *_first(e.decomposed)]
+            + ([e.sums.own, e.sums.others] if e.sums is not None else [None, None])
+            for e in results.explanations
+        ],
+        is_folded=True,
+    )
+    shown = results.explanations[:_MOST_ROWS]
+    pictures = [_saved(context, source, e.file, _alt(e), f"{e.image}: {_caption(e)}") for e in shown]
+    yield from (picture for picture in pictures if picture is not None)
+    more = len(results.explanations) - len([picture for picture in pictures if picture is not None])
+    if more > 0:
+        yield Text(f"{more} of {len(results.explanations)} pictures are not on this page.")
+
+
+def _first(scores: Any) -> list[Any]:
+    return [scores[0].name, scores[0].probability] if scores else [None, None]
+
+
+def _caption(explanation: Any) -> str:
+    label = f", labelled {explanation.label_name}" if explanation.label_name is not None else ""
+    return f"taken for {explanation.predicted_name}{label}"
+
+
+def _alt(explanation: Any) -> str:
+    sums = explanation.sums
+    parts = f" Its own filters give {sums.own:+.2f} of the logit." if sums is not None else ""
+    return f"Image {explanation.image}, {_caption(explanation)}: the image, Grad-CAM, and maps of filters.{parts}"
+
+
+def _filters(context: Context, source: Source) -> Iterator[Block]:
+    results = source.results
+    yield Table(
+        f"Filters of {results.class_name}",
+        [
+            Column("Filter"),
+            Column("Rank"),
+            Column("Weight", 3, is_signed=True),
+            Column("Mean over its images", 3),
+            Column("Mean over others", 3),
+            Column("Of the class among the top images"),
+            Column("Shared with"),
+        ],
+        [
+            [
+                str(f.feature),
+                f.rank,
+                f.weight,
+                f.mean,
+                f.mean_elsewhere,
+                f"{f.of_class} of {len(f.images)}",
+                ", ".join(f.shared_with) or "no other class",
+            ]
+            for f in results.filters
+        ],
+    )
+    alt = f"The images that each filter of {results.class_name} responds to most, with the places that it responds to."
+    picture = _saved(context, source, results.sheet, alt, f"Filters of {results.class_name}")
+    if picture is not None:
+        yield picture
+    else:
+        yield Text("The picture of the filters is not on this page.")
+
+
+def _saved(context: Context, source: Source, name: str | None, alt: str, caption: str) -> Picture | None:
+    """A picture that the command wrote beside its result. Only its name counts: a result file names no other place."""
+    if name is None:
+        return None
+    path = source.path.parent / Path(name).name
+    image = _opened(path)
+    return None if image is None else context.picture(image, alt, caption)
+
+
+def _opened(path: Path) -> Image | None:
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as opened:
+            opened.load()
+            return opened.copy()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None

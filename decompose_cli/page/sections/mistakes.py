@@ -1,0 +1,107 @@
+"""Images that are misclassified."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decompose_cli.errors import DecomposeError
+from decompose_cli.page.blocks import Block, Column, Gallery, Group, Picture, Section, Table, Text
+from decompose_cli.page.context import Context
+from decompose_cli.page.documents import Source
+
+if TYPE_CHECKING:
+    from decompose_cli.datasets.base import ImageDataset
+
+_LEAD = (
+    "First the images that only the full head gets right, then those that both get wrong; the most confident errors "
+    "lead. A number is the image's place in its split, counted from 0."
+)
+_SIDE = 96
+
+
+def section(context: Context) -> Section | None:
+    """Images that validate names, looked up in their data set."""
+    blocks: list[Block] = []
+    for source in context.of("validate"):
+        if source.results.mistakes:
+            blocks.append(Group(source.name, [*_blocks(context, source)]))
+    return Section("mistakes", "Misclassified images", _LEAD, blocks) if blocks else None
+
+
+def _blocks(context: Context, source: Source) -> Iterator[Block]:
+    mistakes = source.results.mistakes
+    pictures: list[Picture] = []
+    if context.has_images:
+        try:
+            dataset = _dataset(source)
+        except DecomposeError as error:
+            yield Text(f"The images are not at hand: {error}")
+        else:
+            pictures = [picture for picture in (_picture(context, source, dataset, m) for m in mistakes) if picture]
+    if pictures:
+        yield Gallery(f"{len(pictures)} misclassified images", pictures)
+    name = source.class_name
+    wrong = len(mistakes)
+    yield Table(
+        f"{wrong} misclassified images",
+        [
+            Column("Image"),
+            Column("Class"),
+            Column("Full head says"),
+            Column("Probability", 3),
+            Column("Decomposed head says"),
+            Column("Probability", 3),
+        ],
+        [
+            [str(m.image), name(m.label)]
+            + [
+                value
+                for guess in (m.original, m.decomposed)
+                for value in ((name(guess.predicted), guess.probability) if guess is not None else (None, None))
+            ]
+            for m in mistakes
+        ],
+        is_folded=bool(pictures),
+    )
+
+
+def _dataset(source: Source) -> ImageDataset:
+    """The images that the result is about, if they still are what they were.
+
+    Raises:
+        DecomposeError: They are elsewhere, others, or would have to be downloaded.
+    """
+    from decompose_cli.datasets.registry import FOLDER_PREFIX, default_data_dir, open_dataset
+
+    about, arguments = source.document.dataset, source.document.arguments
+    if about is None:
+        raise DecomposeError("the result does not say which they are.")
+    name = about.name
+    base = Path(str(source.document.environment.get("working_directory", ".")))
+    if name.startswith(FOLDER_PREFIX):
+        path = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+        name = FOLDER_PREFIX + str(path if path.is_dir() else base / path)
+    given = arguments.get("data_dir")
+    data_dir = Path(given).expanduser() if isinstance(given, str) else default_data_dir()
+    if not data_dir.is_dir() and not data_dir.is_absolute():
+        data_dir = base / data_dir
+    dataset = open_dataset(name, about.split, data_dir, allow_download=False)
+    if dataset.fingerprint() != about.fingerprint:
+        raise DecomposeError(f"those of {about.name} {about.split} have changed since.")
+    return dataset
+
+
+def _picture(context: Context, source: Source, dataset: ImageDataset, mistake: Any) -> Picture | None:
+    if not 0 <= mistake.image < len(dataset):
+        return None
+    try:
+        image = dataset.image(mistake.image).convert("RGB")
+    except (DecomposeError, OSError):
+        return None
+    image.thumbnail((_SIDE, _SIDE))
+    guesses: Mapping[str, Any] = {"full head": mistake.original, "decomposed": mistake.decomposed}
+    said = "; ".join(f"{what}: {source.class_name(g.predicted)}" for what, g in guesses.items() if g is not None)
+    truth = source.class_name(mistake.label)
+    return context.picture(image, f"Image {mistake.image}, a {truth}; {said}", f"{truth} ({said})")

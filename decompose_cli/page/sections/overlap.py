@@ -1,0 +1,101 @@
+"""How much the classes' sets overlap."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from decompose_cli.page.blocks import Block, Column, Grid, Group, Section, Shade, Table
+from decompose_cli.page.context import Context
+from decompose_cli.page.documents import Source
+
+_LEAD = (
+    "The Jaccard index of two classes is the share of common features among all that either has: 0 for none, 1 for the "
+    "same set. Mutual information (in nats) asks how much knowing whether a feature belongs to one class says of "
+    "whether it belongs to the other; it is also positive where two classes avoid each other's features."
+)
+_MOST_CELLS_ACROSS = 25
+_MOST_PAIRS = 20
+
+
+def section(context: Context) -> Section | None:
+    """Matrices of mutual-info."""
+    blocks: list[Block] = []
+    for source in context.of("mutual-info"):
+        sets = [(name, k, found) for name, by_k in source.results.sets.items() for k, found in by_k.items()]
+        blocks.append(
+            Table(
+                f"Means over pairs of classes: {source.name}",
+                [
+                    Column("Set"),
+                    Column("k"),
+                    Column("Mutual information, all pairs (as published)", 4),
+                    Column("different classes", 4),
+                    Column("normalised", 4),
+                    Column("Jaccard", 4),
+                    Column("Features of no class"),
+                    Column("of one"),
+                    Column("of several"),
+                ],
+                [
+                    [
+                        name,
+                        int(k) if k.isdecimal() else k,
+                        f.mean,
+                        f.off_diagonal_mean,
+                        f.normalized_mean,
+                        f.jaccard_mean,
+                        f.unused,
+                        f.exclusive,
+                        f.shared,
+                    ]
+                    for name, k, f in sets
+                ],
+            )
+        )
+        for name, k, found in sets:
+            group = [
+                block
+                for what, matrix in (("Jaccard index", found.jaccard_matrix), ("Mutual information", found.matrix))
+                for block in matrix_blocks(context, source, f"{what}, {name}, k = {k}", matrix)
+            ]
+            if group:
+                blocks.append(Group(f"{name}, k = {k}", group))
+    return Section("overlap", "Overlap and mutual information", _LEAD, blocks) if blocks else None
+
+
+def matrix_blocks(context: Context, source: Source, caption: str, matrix: Sequence[Sequence[float]]) -> Iterator[Block]:
+    """A matrix of classes by classes; shades are by the largest value off the diagonal, where the news is."""
+    values = np.asarray(matrix, dtype=float)
+    if values.ndim != 2 or len(values) < 2 or values.shape[0] != values.shape[1]:
+        return
+    count = len(values)
+    names = [source.class_name(number) for number in range(count)]
+    others = values[~np.eye(count, dtype=bool)]
+    largest = float(others.max()) or 1.0
+    if count <= _MOST_CELLS_ACROSS:
+        digits = 2 if largest >= 0.1 else 3
+        cells = [
+            [
+                Shade(
+                    f"{value:.{digits}f}", min(1.0, value / largest), f"{names[row]} and {names[column]}: {value:.4f}"
+                )
+                for column, value in enumerate(line)
+            ]
+            for row, line in enumerate(values.tolist())
+        ]
+        yield Grid(caption, "Class", names, names, cells)
+        return
+    alt = f"{count} by {count} classes; the pairs with the largest values are in the table below."
+    raster = context.raster(caption, alt, np.minimum(values, largest), (names, names), "value", is_sparse=False)
+    if raster is not None:
+        yield raster
+    upper = np.triu(values, 1)
+    top = np.argsort(-upper, axis=None, kind="stable")[:_MOST_PAIRS]
+    yield Table(
+        f"{caption}: the {len(top)} pairs with the largest values",
+        [Column("Class"), Column("Other class"), Column("Value", 4)],
+        [[names[place // count], names[place % count], float(upper.flat[place])] for place in top.tolist()],
+        is_folded=True,
+    )

@@ -1,0 +1,60 @@
+"""Where every number comes from."""
+
+from __future__ import annotations
+
+from decompose_cli.page.blocks import Block, Column, Group, Section, Table
+from decompose_cli.page.context import Context
+from decompose_cli.page.documents import Source
+
+_LEAD = "What was run, on which weights and images, and with which versions; enough to run it again and to compare."
+
+
+def section(context: Context) -> Section | None:
+    """One table per result file."""
+    blocks: list[Block] = [Group(source.name, [_table(source)]) for source in context.sources]
+    return Section("provenance", "Provenance", _LEAD, blocks)
+
+
+def _table(source: Source) -> Table:
+    document = source.document
+    rows: list[tuple[str, str]] = [("result file", str(source.path)), ("command", document.command)]
+    environment = document.environment
+    if document.model is not None:
+        model, weights = document.model, document.model.weights
+        options = "".join(f", {name} {value}" for name, value in model.options.items())
+        rows += [
+            (
+                "network",
+                f"{model.name}{options}: {model.num_features} features, {model.num_classes} classes, head {model.head}",
+            ),
+            ("weights", weights.source),
+            ("SHA-256 of the weights", weights.sha256),
+        ]
+    if document.dataset is not None:
+        dataset = document.dataset
+        rows += [
+            ("images", f"{dataset.name}, {dataset.split}: {dataset.images:,}"),
+            ("fingerprint of the images", dataset.fingerprint),
+            ("normalisation", f"mean {_listed(dataset.mean)}, std {_listed(dataset.std)}"),
+            ("resize, crop", f"{dataset.resize}, {'x'.join(map(str, dataset.crop))} ({dataset.interpolation})"),
+        ]
+    names = (
+        "command_line",
+        "working_directory",
+        "decompose",
+        "torch",
+        "python",
+        "platform",
+        "device",
+        "threads",
+        "seed",
+    )
+    rows += [(name.replace("_", " "), str(environment[name])) for name in names if name in environment]
+    rows += [("started", document.started_at), ("seconds", f"{document.seconds:.1f}")]
+    if document.cache is not None:
+        rows.append(("cached features", document.cache.features))
+    return Table(source.name, [Column("What"), Column("Value")], rows, is_folded=True)
+
+
+def _listed(values: list[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)

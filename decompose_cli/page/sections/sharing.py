@@ -1,0 +1,142 @@
+"""Which classes share which filters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from decompose_cli.page.blocks import Block, Column, Grid, Group, Section, Shade, Table
+from decompose_cli.page.context import Context
+from decompose_cli.page.documents import Source
+
+_LEAD = (
+    "A filter is one penultimate feature. Marked are the filters that a class keeps; 1 is its most influential one. A "
+    "column with many marks is a filter that many classes share."
+)
+_MOST_ROWS, _MOST_COLUMNS = 30, 130
+_MOST_LISTED = 500
+_MOST_NAMED = 12
+
+
+@dataclass(frozen=True)
+class _Set:
+    title: str
+    source: Source
+    classes: Mapping[int, Sequence[int]]
+    num_features: int
+
+    def users(self) -> dict[int, list[int]]:
+        """Classes by filter, of the filters that are used."""
+        found: dict[int, list[int]] = {}
+        for number, features in self.classes.items():
+            for feature in features:
+                found.setdefault(feature, []).append(number)
+        return found
+
+
+def section(context: Context) -> Section | None:
+    """Index sets of extract-indices, sweep and essential, each once."""
+    blocks: list[Block] = []
+    seen = []
+    for found in (found for source in context.sources for found in _sets(source)):
+        identity = (found.num_features, {number: sorted(features) for number, features in found.classes.items()})
+        if identity not in seen:
+            seen.append(identity)
+            blocks.append(Group(found.title, [*_matrix(context, found), *_tables(found)]))
+    return Section("filters", "Which classes share which filters", _LEAD, blocks) if blocks else None
+
+
+def _sets(source: Source) -> Iterator[_Set]:
+    def found(title: str, indices: Mapping[str, Sequence[int]]) -> Iterator[_Set]:
+        classes = {int(name): list(features) for name, features in indices.items() if name.isdecimal()}
+        largest = max((max(features) for features in classes.values() if features), default=-1)
+        given = source.document.model.num_features if source.document.model else 0
+        if classes:
+            yield _Set(title, source, classes, max(given, largest + 1))
+
+    if source.command == "extract-indices":
+        for k, extracted in source.results.items():
+            yield from found(f"{source.name}, k = {k}, ranked by {extracted.method}", extracted.indices)
+    elif source.command == "sweep" and source.results.chosen is not None:
+        yield from found(f"{source.name}, chosen set", source.results.chosen.indices)
+    elif source.command == "essential":
+        for method, summary in source.results.summary.items():
+            yield from found(f"{source.name}, {method}", summary.features)
+
+
+def _matrix(context: Context, found: _Set) -> Iterator[Block]:
+    names = [found.source.class_name(number) for number in found.classes]
+    users = found.users()
+    caption = f"Classes by filters: {len(users)} of {found.num_features} filters are used"
+    if len(names) <= _MOST_ROWS and found.num_features <= _MOST_COLUMNS:
+        cells = []
+        for name, features in zip(names, found.classes.values(), strict=True):
+            rank = {feature: place for place, feature in enumerate(features, 1)}
+            cells.append(
+                [
+                    Shade(str(rank[f]), 1.1 - 0.6 * rank[f] / len(rank), f"{name}: filter {f}, rank {rank[f]}")
+                    if f in rank
+                    else Shade("", 0, "")
+                    for f in range(found.num_features)
+                ]
+            )
+        columns = [str(number) for number in range(found.num_features)]
+        yield Grid(caption, "Class, filter", names, columns, cells)
+        return
+    values = np.zeros((len(names), found.num_features))
+    for row, features in enumerate(found.classes.values()):
+        for place, feature in enumerate(features, 1):
+            values[row, feature] = place
+    alt = f"{len(names)} classes by {found.num_features} filters; the tables below say the same."
+    is_used = (values > 0).astype(float)
+    raster = context.raster(caption, alt, is_used, (names, []), "filter is used", is_sparse=True)
+    if raster is not None:
+        yield raster
+
+
+def _tables(found: _Set) -> Iterator[Block]:
+    users = found.users()
+    names = found.source.class_name
+    most = sorted(users, key=lambda feature: (-len(users[feature]), feature))
+    cut = "" if len(most) <= _MOST_LISTED else f", the {_MOST_LISTED} most shared of {len(most)}"
+    yield Table(
+        f"Filters by the classes that share them{cut}",
+        [Column("Filter"), Column("Classes"), Column("Which")],
+        [
+            [str(feature), len(users[feature]), _listed([names(n) for n in users[feature]])]
+            for feature in most[:_MOST_LISTED]
+        ],
+        is_folded=True,
+    )
+    yield Table(
+        "Classes by how much of their sets is their own",
+        [Column("Class"), Column("Filters"), Column("Used by no other"), Column("Shares most with"), Column("Shared")],
+        [_row_of(number, found, users) for number in found.classes],
+        is_folded=True,
+    )
+
+
+def _row_of(number: int, found: _Set, users: Mapping[int, Sequence[int]]) -> list[str | int | None]:
+    features = found.classes[number]
+    counts: dict[int, int] = {}
+    for feature in features:
+        for other in users[feature]:
+            if other != number:
+                counts[other] = counts.get(other, 0) + 1
+    name = found.source.class_name
+    own = sum(len(users[feature]) == 1 for feature in features)
+    closest = max(counts, key=lambda other: (counts[other], -other)) if counts else None
+    return [
+        name(number),
+        len(features),
+        own,
+        None if closest is None else name(closest),
+        counts.get(closest or 0, 0) if closest is not None else 0,
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MOST_NAMED
+    return ", ".join(names[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,91 @@
+"""How trainings went."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from decompose_cli.page.blocks import Block, Column, Group, Section, Table
+from decompose_cli.page.context import Context
+from decompose_cli.page.documents import Source
+from decompose_cli.reporting.training_plots import lr_figure, training_figure
+from decompose_cli.training.records import curves
+
+_LEAD = (
+    "Loss is mean cross-entropy in nats. Figures of the training images are those of the passes in which the network "
+    "learned from them. Held-out images choose the best epoch; test images choose nothing."
+)
+
+
+def section(context: Context) -> Section | None:
+    """Curves of train, finetune, train-gate and lr-find."""
+    blocks: list[Block] = []
+    for source in context.of("train", "finetune", "train-gate"):
+        found = [block for title, run in runs_of(source) for block in _run(context, title, run)]
+        summary = getattr(source.results, "summary", None)
+        if summary:
+            found.insert(0, _spreads(summary))
+        if found:
+            blocks.append(Group(source.name, found))
+    blocks += [Group(source.name, [_rates(context, source)]) for source in context.of("lr-find")]
+    return Section("training", "Training", _LEAD, blocks) if blocks else None
+
+
+def runs_of(source: Source) -> Iterator[tuple[str, Any]]:
+    """The runs of a training, which may have had several seeds, and what to call each."""
+    several = getattr(source.results, "runs", None)
+    for run in several if several is not None else [source.results]:
+        if hasattr(run, "epochs"):
+            yield (f"Seed {run.seed}" if several is not None else "Loss, accuracy and learning rate"), run
+
+
+def _run(context: Context, title: str, run: Any) -> Iterator[Block]:
+    if not run.epochs:
+        return
+    columns = [Column("Epoch"), Column("Learning rate", 6), Column("Training loss", 4), Column("Training top-1 %")]
+    splits = [name for name in ("val", "test") if any(getattr(epoch, name) is not None for epoch in run.epochs)]
+    for name in splits:
+        what = "Held-out" if name == "val" else "Test"
+        columns += [Column(f"{what} loss", 4), Column(f"{what} top-1 %")]
+    columns += [Column("Seconds", 1)]
+    rows = []
+    for epoch in run.epochs:
+        scores = [getattr(epoch, name) for name in splits]
+        measured = [value for score in scores for value in ((score.loss, score.top1) if score else (None, None))]
+        rows.append([str(epoch.epoch), epoch.lr, epoch.train.loss, epoch.train.top1, *measured, epoch.seconds])
+    yield context.chart(title, training_figure("", **curves(run.epochs)), Table("By epoch", columns, rows))
+
+
+def _spreads(summary: Any) -> Table:
+    return Table(
+        "Over the seeds",
+        [
+            Column("Figure"),
+            Column("Runs"),
+            Column("Mean", 3),
+            Column("Standard deviation", 3),
+            Column("Lowest", 3),
+            Column("Median", 3),
+            Column("Highest", 3),
+        ],
+        [[s.what, len(s.values), s.mean, s.std, s.min, s.median, s.max] for s in summary],
+    )
+
+
+def _rates(context: Context, source: Source) -> Block:
+    results = source.results
+    rows = list(zip(results.rates, results.losses, results.smoothed, strict=False))
+    figure = lr_figure(
+        "",
+        [rate for rate, _, _ in rows],
+        [float("nan") if loss is None else loss for _, loss, _ in rows],
+        [float("nan") if loss is None else loss for _, _, loss in rows],
+        results.lr,
+    )
+    values = Table(
+        "By learning rate",
+        [Column("Step"), Column("Rate", 8), Column("Loss", 4), Column("Average", 4)],
+        [[str(number), *row] for number, row in enumerate(rows)],
+    )
+    suggestion = "no suggestion" if results.lr is None else f"suggested: {results.lr:.2g}"
+    return context.chart(f"Learning-rate range test ({suggestion})", figure, values)

@@ -1,0 +1,100 @@
+"use strict";
+// Sorting of tables, and what points and cells say when pointed at. The page is whole without it.
+(() => {
+  const names = new Intl.Collator(undefined, { numeric: true });
+
+  function sortBy(table, heading) {
+    const column = heading.cellIndex;
+    const direction = heading.getAttribute("aria-sort") === "ascending" ? -1 : 1;
+    for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+    heading.setAttribute("aria-sort", direction > 0 ? "ascending" : "descending");
+    const rows = [...table.tBodies[0].rows].map((row) => {
+      const cell = row.cells[column];
+      const order = cell.dataset.order;
+      return { row, number: order === undefined ? null : Number(order), text: cell.textContent };
+    });
+    rows.sort((a, b) => {
+      const isMissing = (entry) => entry.number === null && entry.text === "–";
+      if (isMissing(a) || isMissing(b)) return isMissing(a) - isMissing(b); // what is missing stays below
+      if (a.number !== null && b.number !== null) return direction * (a.number - b.number);
+      return direction * names.compare(a.text, b.text);
+    });
+    table.tBodies[0].append(...rows.map((entry) => entry.row));
+  }
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    if (table.tBodies[0].rows.length < 2) continue;
+    for (const heading of table.tHead.rows[0].cells) {
+      const button = document.createElement("button");
+      button.type = "button";
+      button.append(...heading.childNodes);
+      button.addEventListener("click", () => sortBy(table, heading));
+      heading.append(button);
+    }
+  }
+
+  const tip = document.getElementById("tip");
+
+  function say(text, x, y) {
+    tip.hidden = !text;
+    if (!text) return;
+    tip.textContent = text;
+    const box = tip.getBoundingClientRect();
+    tip.style.left = `${Math.max(4, Math.min(x + 14, innerWidth - box.width - 4))}px`;
+    tip.style.top = `${y + 18 + box.height > innerHeight ? y - box.height - 10 : y + 18}px`;
+  }
+
+  // The browser shows titles late and not at all on a touch screen; they are said by the page instead.
+  for (const title of document.querySelectorAll("svg title")) {
+    title.parentElement.dataset.tip = title.textContent;
+    title.remove();
+  }
+
+  const rasters = new Map();
+
+  function rasterOf(image) {
+    if (!rasters.has(image)) {
+      const data = JSON.parse(image.parentElement.querySelector("script").textContent);
+      const canvas = document.createElement("canvas");
+      [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
+      const context = canvas.getContext("2d", { willReadFrequently: true });
+      context.drawImage(image, 0, 0);
+      rasters.set(image, { data, context });
+    }
+    return rasters.get(image);
+  }
+
+  function cellText(image, event) {
+    const { data, context } = rasterOf(image);
+    const [width, height] = [image.naturalWidth, image.naturalHeight];
+    const box = image.getBoundingClientRect();
+    const column = Math.min(width - 1, Math.max(0, Math.floor(((event.clientX - box.left) / box.width) * width)));
+    const row = Math.min(height - 1, Math.max(0, Math.floor(((event.clientY - box.top) / box.height) * height)));
+    const place = `${data.rows[row] ?? row}, ${data.columns[column] ?? column}`;
+    if (data.cells) {
+      const value = data.cells[row * width + column];
+      if (value === undefined && !data.isComplete) return place;
+      return `${place}: ${value ?? 0} ${data.what}`;
+    }
+    const shade = 255 - context.getImageData(column, row, 1, 1).data[0];
+    const value = (shade / 255) * data.largest;
+    return `${place}: ${shade === 255 ? "at least" : "about"} ${value.toPrecision(2)}`;
+  }
+
+  document.addEventListener("pointermove", (event) => {
+    const target = event.target;
+    if (!(target instanceof Element)) return;
+    if (target.matches(".raster img")) return say(cellText(target, event), event.clientX, event.clientY);
+    say(target.closest("[data-tip]")?.dataset.tip, event.clientX, event.clientY);
+  });
+  document.addEventListener("pointerdown", (event) => {
+    if (event.target instanceof Element) {
+      say(event.target.closest("[data-tip]")?.dataset.tip, event.clientX, event.clientY);
+    }
+  });
+  document.addEventListener("keydown", (event) => { if (event.key === "Escape") say(""); });
+  document.addEventListener("scroll", () => say(""), { passive: true });
+
+  // On paper nothing can be opened.
+  addEventListener("beforeprint", () => { for (const fold of document.querySelectorAll("details")) fold.open = true; });
+})();
