@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,6 +38,7 @@ ARGUMENTS = {
     "explain": ["--indices-of", "0"],
     "filters": ["--class", "3", "-k", "2", "--images", "2"],
     "train-gate": ["resnet8", "--gate", "exclusive", "--dataset", "digits", "--iterations", "1"],
+    "report": ["../results"],
     "lr-find": ["resnet8", "--dataset", "digits", "--steps", "40", "--lowest", "1e-3", "--set", "batch_size=32"],
 }
 LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "safetensors", "matplotlib")
@@ -58,6 +61,25 @@ def run(*arguments: str, code: int = 0) -> Result:
     assert result.exit_code == code, result.output
     assert "Traceback" not in result.output
     return result
+
+
+@pytest.fixture(autouse=True)
+def something_to_report(isolated: None, tmp_path: Path, seen: Path) -> None:
+    """A result outside the working directory, of which 'report' makes a page."""
+    (tmp_path / "results").mkdir()
+    shutil.copy(seen, tmp_path / "results")
+
+
+@pytest.fixture(scope="session")
+def seen(warm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from decompose_cli.decomposition.study import Inputs
+    from decompose_cli.engines.validate import validate
+
+    path = tmp_path_factory.mktemp("seen") / "validate.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DECOMPOSE_CACHE", str(warm_cache))
+        validate(Inputs()).write(path)
+    return path
 
 
 def errors_in(text: str) -> list[str]:
@@ -191,10 +213,19 @@ def test_extract_indices_as_json_says_per_k_what_was_found() -> None:
 
 
 @pytest.mark.usefixtures("warm")
-def test_demo_writes_its_three_steps_into_a_folder() -> None:
+def test_demo_writes_its_steps_and_a_page_of_all_into_a_folder() -> None:
     result = run("demo", "-o", "out", "--json")
     names = files_below(Path("out"))
-    assert {"k5_indices.json", "extract-indices.json", "validate.json", "accuracy-by-k.json"} <= set(names)
+    written = {"k5_indices.json", "explain/result.json", "explain/sheet.png", "report.html"}
+    assert written | {f"{name}.json" for name in json.loads(result.stdout)} <= set(names)
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    sections = set(re.findall('<section id="([^"]+)"', page))
+    assert sections == {
+        *("glance", "accuracy", "by-k", "filters", "overlap", "essentiality"),
+        *("confusion", "mistakes", "looking", "provenance"),
+    }
+    assert page.count("data:image/webp") == 6 + 9, "six explanations, nine images that the decomposed head gets wrong"
+    assert "Report: out/report.html" in result.stderr
     document = json.loads(result.stdout)["accuracy-by-k"]
     assert set(document["results"]["by_k"]) == {str(k) for k in range(1, 65)}
     validated = json.loads(Path("out/validate.json").read_text(encoding="utf-8"))

@@ -147,8 +147,9 @@ def explain(
     }
     document = _document(found, network.tensors, inputs, arguments, files, device, results, watch)
     if folder is not None:
-        content = {target: picture_row(picture) for target, picture in zip(targets, pictures, strict=True)}
-        content |= {folder / SHEET: picture_sheet(pictures), folder / RESULT: document.to_json().encode()}
+        rows = [picture_row(picture) for picture in pictures]
+        content = dict(zip(targets, rows, strict=True))
+        content |= {folder / SHEET: picture_sheet(rows), folder / RESULT: document.to_json().encode()}
         for path in stale:
             path.unlink(missing_ok=True)
         write_files(content)

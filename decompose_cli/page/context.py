@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-_PICTURE_BYTES = 2_200_000  # of the five million that a page may have; base64 makes four bytes of three
+_PICTURE_BYTES = 3_000_000  # of the five million that a page may have; base64 makes four bytes of three
 _WIDEST = 1400
 _QUALITY = 80
 _MOST_ENTRIES = 20_000

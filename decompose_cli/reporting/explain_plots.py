@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 from decompose_cli.reporting.look import plain, png
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 _MOST_PANELS = 5
 _LONGEST = 24
 _SIDE = 1.7
+_HEIGHT = _SIDE + 0.4
 
 
 @dataclass(frozen=True)
@@ -39,33 +41,42 @@ class Picture:
 
 def picture_row(picture: Picture) -> bytes:
     """One image and its maps side by side, as a PNG file."""
-    figure = _figure(1)
-    _draw(figure, figure.subplots(1, _MOST_PANELS + 1, width_ratios=_WIDTHS), picture)
+    figure = _figure()
+    row = figure.subplots(1, _MOST_PANELS + 1, width_ratios=_WIDTHS)
+    # Places are fixed: to lay each row out by its texts takes longer than to draw it, and would not align the rows.
+    figure.subplots_adjust(left=0.005, right=0.995, top=_SIDE / _HEIGHT, bottom=0.02, wspace=0.06)
+    _draw(row, picture)
     return png(figure)
 
 
-def picture_sheet(pictures: Sequence[Picture]) -> bytes:
-    """All images, one below the other, as a PNG file."""
-    figure = _figure(len(pictures))
-    rows = figure.subplots(len(pictures), _MOST_PANELS + 1, squeeze=False, width_ratios=_WIDTHS)
-    for axes, picture in zip(rows, pictures, strict=True):
-        _draw(figure, axes, picture)
-    return png(figure)
+def picture_sheet(rows: Sequence[bytes]) -> bytes:
+    """All rows, one below the other, as a PNG file."""
+    from PIL import Image
+
+    pictures = [Image.open(BytesIO(row)).convert("RGB") for row in rows]
+    width, height = max(picture.width for picture in pictures), sum(picture.height for picture in pictures)
+    sheet, top = Image.new("RGB", (width, height), "white"), 0
+    for picture in pictures:
+        sheet.paste(picture, (0, top))
+        top += picture.height
+    target = BytesIO()
+    sheet.save(target, "PNG")
+    return target.getvalue()
 
 
 _WIDTHS = [*[1.0] * _MOST_PANELS, 1.3]
 
 
-def _figure(rows: int) -> Figure:
+def _figure() -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_SIDE * (_MOST_PANELS + 1.6), (_SIDE + 0.55) * rows), dpi=130, layout="constrained")
+    figure = Figure(figsize=(_SIDE * (_MOST_PANELS + 1.6), _HEIGHT), dpi=130)
     FigureCanvasAgg(figure)
     return figure
 
 
-def _draw(figure: Figure, row: Sequence[Axes], picture: Picture) -> None:
+def _draw(row: Sequence[Axes], picture: Picture) -> None:
     image = picture.image.permute(1, 2, 0).numpy()
     height, width = image.shape[:2]
     for axes in row:

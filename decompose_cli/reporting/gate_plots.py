@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.look import GREY, look, new_figure, plain, png
+from decompose_cli.reporting.look import GREY, look, new_figure, plain, png, short
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -75,10 +75,7 @@ def extremes(
         for axes, (image, g, label, prediction) in zip(half.axes, found, strict=False):
             axes.imshow(image, interpolation="nearest")
             is_wrong = label != prediction
-            text = f"{g:.3f}\n{_short(label)}" + (f"\nas {_short(prediction)}" if is_wrong else "")
+            text = f"{g:.3f}\n{short(label, _MOST_LETTERS)}"
+            text += f"\nas {short(prediction, _MOST_LETTERS)}" if is_wrong else ""
             axes.set_title(plain(text), fontsize=5.5, pad=2, color=look(5)["color"] if is_wrong else GREY)
     return png(figure)
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= _MOST_LETTERS else name[: _MOST_LETTERS - 1] + "…"

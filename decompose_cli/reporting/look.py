@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from io import BytesIO
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,11 +34,21 @@ def new_figure(height: float) -> Figure:
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
+    return saved(figure, format="png")
+
+
+def saved(figure: Figure, **how: Any) -> bytes:
+    """The figure as a file; ``how`` is told to ``savefig``."""
     target = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks are drawn as boxes
-        figure.savefig(target, format="png")
+        figure.savefig(target, **how)
     return target.getvalue()
+
+
+def short(name: str, longest: int) -> str:
+    """A name that fits, cut with an ellipsis."""
+    return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def plain(text: str) -> str:

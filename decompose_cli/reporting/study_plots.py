@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.look import GREY, look, new_figure, plain
+from decompose_cli.reporting.look import GREY, look, new_figure, plain, short
 from decompose_cli.reporting.vector import tell, tell_points
 
 if TYPE_CHECKING:
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 Interval = tuple[float, float] | None
 _ROW = 0.36
 _WIDEST_NAME = 44
-_MOST_ROTATED = 60
+_MOST_LETTERS = 60
+"""Of ticks side by side; more are turned."""
+_LONGEST_TICK = 24
 
 
 def interval_figure(label: str, rows: Sequence[tuple[str, float, Interval]]) -> Figure:
@@ -40,7 +42,10 @@ def interval_figure(label: str, rows: Sequence[tuple[str, float, Interval]]) -> 
         list(range(len(rows))),
         [f"{name}: {value:.2f}{_between(interval)}" for name, value, interval in rows],
     )
-    axes.set_yticks(range(len(rows)), ["\n".join(textwrap.wrap(plain(name), _WIDEST_NAME)) for name, _, _ in rows])
+    axes.set_yticks(
+        range(len(rows)),
+        ["\n".join(textwrap.wrap(plain(short(name, 3 * _WIDEST_NAME)), _WIDEST_NAME)) for name, _, _ in rows],
+    )
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(plain(label))
     axes.grid(visible=True, axis="x", alpha=0.25)
@@ -75,7 +80,7 @@ def essentiality_figure(
             x = place + (number - (len(methods) - 1) / 2) * width
             (bar,) = axes.bar(x, points, width * 0.92, color=colour)
             text = f"{method}, {names[place]}: {points:+.2f} points{_between(interval)}"
-            tell(bar, [text if mean is None else f"{text}; random sets {mean:+.2f}"])
+            tell(bar, text if mean is None else f"{text}; random sets {mean:+.2f}")
             if len(handles) == number:
                 handles.append(bar)
             if interval is not None:
@@ -84,10 +89,9 @@ def essentiality_figure(
                 mark = axes.plot((x - width * 0.46, x + width * 0.46), (mean, mean), color="0", linewidth=2.5)
                 control = [*mark]
     axes.axhline(0, color=GREY, linewidth=1)
-    rotation = 0 if sum(len(name) for name in names) <= _MOST_ROTATED else 45
-    axes.set_xticks(
-        range(len(names)), [plain(name) for name in names], rotation=rotation, ha="right" if rotation else "center"
-    )
+    ticks = [plain(short(name, _LONGEST_TICK)) for name in names]
+    rotation = 0 if sum(map(len, ticks)) <= _MOST_LETTERS else 45
+    axes.set_xticks(range(len(names)), ticks, rotation=rotation, ha="right" if rotation else "center")
     axes.set_ylabel("essentiality (percentage points)")
     axes.grid(visible=True, axis="y", alpha=0.25)
     labels = [plain(name) for name in methods] + ["random sets of the same size"] * bool(control)
@@ -112,7 +116,7 @@ def layers_figure(label: str, layers: Sequence[str], curves: Mapping[str, Sequen
         colour, marker = look(number).values()
         handles += axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.5)
         tell_points(axes, x, y, [f"{name}, {layers[place]}: {value:.4f}" for place, value in found])
-    axes.set_xticks(range(len(layers)), [plain(name) for name in layers], rotation=45, ha="right")
+    axes.set_xticks(range(len(layers)), [plain(short(name, _LONGEST_TICK)) for name in layers], rotation=45, ha="right")
     axes.set_ylabel(plain(label))
     axes.grid(visible=True, alpha=0.25)
     axes.legend(handles, [plain(name) for name in curves], frameon=False)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
-from io import BytesIO
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from decompose_cli.reporting.look import COLOURS
+from decompose_cli.reporting.look import COLOURS, saved
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -18,22 +17,54 @@ if TYPE_CHECKING:
 
 _SVG = "http://www.w3.org/2000/svg"
 _LINK = "{http://www.w3.org/1999/xlink}href"
-_TIPS = "tips:"
+_TIP = "tip:"
+_RADIUS = 4.5
 _INK = re.compile(r"#[0-9a-f]{6}")
 _FONT = re.compile(r"font: (?P<size>[\d.]+px)[^;]*")
+_FAMILY = re.compile(r"font-family: [^;]*;? ?")
 _REFERENCE = re.compile(r"url\(#([^)]+)\)")
 
 
-def tell(artist: Artist, texts: Sequence[str]) -> None:
-    """Let the points of a line, or the one shape of a patch, say something when pointed at in :func:`svg`."""
-    artist.set_gid(_TIPS + json.dumps(list(texts)))
+def tell(artist: Artist, text: str) -> None:
+    """Let a shape, such as a bar, say something when pointed at in :func:`svg`."""
+    artist.set_gid(_TIP + text)
 
 
 def tell_points(axes: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str]) -> None:
-    """Let points say something when pointed at: invisible ones, larger than a line or its markers are."""
-    if len(x) > 0:
-        (line,) = axes.plot(x, y, linestyle="", marker="o", markersize=9, alpha=0)
-        tell(line, texts)
+    """Let points say something when pointed at: nothing is seen of them, and they are larger than the line's own."""
+    axes.add_artist(_points()(x, y, texts))
+
+
+@cache
+def _points() -> type[Any]:
+    """The class of artists that draw points with a name; made when matplotlib is needed."""
+    from matplotlib.artist import Artist
+    from matplotlib.path import Path
+    from matplotlib.transforms import Affine2D, IdentityTransform
+
+    class Points(Artist):
+        """Points that are only felt. Each is in a group of its own: SVG leaves out those beyond the picture."""
+
+        def __init__(self, x: Sequence[float], y: Sequence[float], texts: Sequence[str]) -> None:
+            super().__init__()
+            self._named = list(zip(x, y, texts, strict=True))
+            self.set_in_layout(False)
+            self.set_zorder(5)
+
+        def draw(self, renderer: Any) -> None:
+            assert self.axes is not None
+            transform = self.axes.transData.transform
+            gc = renderer.new_gc()
+            gc.set_alpha(0)
+            size = Affine2D().scale(renderer.points_to_pixels(_RADIUS))
+            for x, y, text in self._named:
+                place = Path([transform((x, y))])
+                renderer.open_group("point", _TIP + text)
+                renderer.draw_markers(gc, Path.unit_circle(), size, place, IdentityTransform(), (0, 0, 0))
+                renderer.close_group("point")
+            gc.restore()
+
+    return Points
 
 
 def svg(figure: Figure, prefix: str) -> str:
@@ -48,10 +79,8 @@ def svg(figure: Figure, prefix: str) -> str:
     """
     from matplotlib import rc_context
 
-    target = BytesIO()
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": prefix}):
-        figure.savefig(target, format="svg", transparent=True, metadata={"Date": None})
-    root = ElementTree.fromstring(target.getvalue())
+        root = ElementTree.fromstring(saved(figure, format="svg", transparent=True, metadata={"Date": None}))
     for parent in list(root.iter()):
         for child in list(parent):
             if child.tag == f"{{{_SVG}}}metadata":
@@ -67,8 +96,11 @@ def svg(figure: Figure, prefix: str) -> str:
 
 def _adapt(element: ElementTree.Element, prefix: str) -> None:
     name = element.attrib.pop("id", None)
-    if name is not None and name.startswith(_TIPS):
-        _add_titles(element, json.loads(name.removeprefix(_TIPS)))
+    if name is not None and name.startswith(_TIP):
+        element.set("class", "told")
+        title = ElementTree.Element(f"{{{_SVG}}}title")
+        title.text = name.removeprefix(_TIP)
+        element.insert(0, title)
     elif name is not None and element.tag in (f"{{{_SVG}}}path", f"{{{_SVG}}}clipPath"):  # what is referred to
         element.set("id", f"{prefix}-{name}")
     link = element.attrib.pop(_LINK, None)
@@ -79,17 +111,7 @@ def _adapt(element: ElementTree.Element, prefix: str) -> None:
         if text is not None:
             text = _REFERENCE.sub(rf"url(#{prefix}-\1)", text)
             text = _INK.sub(lambda match: _variable(match.group()), text)
-            element.set(attribute, _FONT.sub(r"font-size: \g<size>", text))
-
-
-def _add_titles(element: ElementTree.Element, texts: Sequence[str]) -> None:
-    """Markers are ``<use>`` elements in the order of the points; a patch is one ``<path>``."""
-    shapes = list(element.iter(f"{{{_SVG}}}use")) or [element]
-    element.set("class", "told")
-    for shape, text in zip(shapes, texts, strict=True):
-        title = ElementTree.Element(f"{{{_SVG}}}title")
-        title.text = text
-        shape.insert(0, title)
+            element.set(attribute, _FAMILY.sub("", _FONT.sub(r"font-size: \g<size>", text)))
 
 
 def _variable(colour: str) -> str:

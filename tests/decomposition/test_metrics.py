@@ -29,7 +29,7 @@ def outcome(pattern: str) -> Evaluation:
     """A two-class evaluation that is right at every 1 of the pattern."""
     right = torch.tensor([int(sign) for sign in pattern])
     labels = torch.zeros(len(pattern), dtype=torch.int64)
-    return Evaluation(1 - right, labels, torch.zeros(2, 2, dtype=torch.int64), None, 0.0)
+    return Evaluation(1 - right, labels, torch.zeros(2, 2, dtype=torch.int64), None, 0.0, right.double())
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 10, 11, 40])
@@ -60,6 +60,12 @@ def test_loss_against_a_plain_loop(num_classes: int) -> None:
         largest = max(row)
         total += largest + math.log(math.fsum(math.exp(value - largest) for value in row)) - row[label]
     assert evaluate_head(head, features, labels, num_classes).loss == pytest.approx(total / len(labels), rel=1e-12)
+
+
+def test_confidence_is_the_probability_of_the_prediction() -> None:
+    features = torch.tensor([[math.log(3.0), 0.0], [0.0, math.log(4.0)], [1000.0, 0.0]])
+    found = evaluate_head(lambda x: x, features, torch.tensor([1, 1, 0]), 2)
+    assert found.confidence.tolist() == pytest.approx([0.75, 0.8, 1.0], rel=1e-6)
 
 
 def test_loss_of_very_sure_logits_is_exact() -> None:
@@ -214,8 +220,8 @@ def test_a_classifier_does_not_differ_from_itself(pattern: str) -> None:
 def test_two_wrong_answers_need_not_be_the_same_one() -> None:
     labels = torch.zeros(4, dtype=torch.int64)
     confusion = torch.zeros(3, 3, dtype=torch.int64)
-    first = Evaluation(torch.tensor([1, 0, 0, 0]), labels, confusion, None, 0.0)
-    second = Evaluation(torch.tensor([2, 0, 0, 0]), labels, confusion, None, 0.0)
+    first = Evaluation(torch.tensor([1, 0, 0, 0]), labels, confusion, None, 0.0, torch.ones(4))
+    second = Evaluation(torch.tensor([2, 0, 0, 0]), labels, confusion, None, 0.0, torch.ones(4))
     assert compare(first, second).points == 0
     assert (compare(first, second).only_first, compare(first, second).only_second) == (0, 0)
 

@@ -1,0 +1,241 @@
+"""The report in a real browser: chromium, headless, driven by Playwright. Skipped where there is none."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from decompose_cli.page.report import LARGEST, report
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+WriteResults = Callable[..., Path]
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright (requirements-dev.txt)")
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("needs chromium, as from 'apt-get install chromium'")
+    with playwright.sync_playwright() as driver:
+        # Without a sandbox, which root cannot have; what is opened here is our own.
+        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()
+
+
+class Visit:
+    """A page that is open, and what it did that it should not."""
+
+    def __init__(self, browser: Browser, path: Path, size: tuple[int, int] = SIZES["desktop"], **how: Any) -> None:
+        self.context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **how)
+        self.page: Page = self.context.new_page()
+        self.page.set_default_timeout(5000)
+        self.said: list[str] = []
+        self.requested: list[str] = []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.said.append(f"dialog {dialog.message}"), dialog.dismiss()))
+        self.page.on("request", lambda request: self.requested.append(request.url))
+        self.page.goto(path.as_uri())
+        self.own = path.as_uri()
+
+    def check(self) -> None:
+        assert self.said == []
+        assert [url for url in self.requested if not url.startswith("data:")] == [self.own]
+        self.context.close()
+
+
+@pytest.fixture(scope="module")
+def full_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("page") / "report.html"
+
+
+@pytest.fixture
+def whole(full_page: Path, write_results: WriteResults) -> Path:
+    """A report with every section, made once."""
+    if not full_page.exists():
+        report([write_results([f"class {number}" for number in range(10)])], output=full_page)
+    return full_page
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", SIZES)
+def test_every_section_is_there_and_fits(browser: Browser, whole: Path, size: str, scheme: Any, tmp_path: Path) -> None:
+    visit = Visit(browser, whole, SIZES[size], color_scheme=scheme)
+    page = visit.page
+    titles = page.locator("main > section > h2").all_inner_texts()
+    assert len(titles) == 13
+    assert page.locator("nav a").all_inner_texts() == titles
+    assert all(section.is_visible() for section in page.locator("main > section").all())
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing to scroll sideways"
+    assert page.locator(".chart svg").count() >= 8
+    page.screenshot(path=tmp_path / f"{size}-{scheme}.png", full_page=True)  # to be looked at
+    for selector in ("body", ".lead", "figcaption", "nav a", ".figures .value", ".figures dt", ".grid td.more", "th"):
+        assert contrast(page, selector) >= 4.5, selector
+    for number in range(6):
+        assert contrast(page, "body", f"--series-{number}") >= 2.4, number
+    visit.check()
+
+
+_CONTRAST = """([selector, variable]) => {
+  const element = document.querySelector(selector), style = getComputedStyle(element);
+  const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
+  const lightness = (colour) => {
+    canvas.fillStyle = colour;
+    canvas.fillRect(0, 0, 1, 1);
+    const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((byte) => {
+      const value = byte / 255;
+      return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  };
+  let ground = element;
+  while (ground.parentElement && getComputedStyle(ground).backgroundColor === "rgba(0, 0, 0, 0)") {
+    ground = ground.parentElement;
+  }
+  const [low, high] = [
+    lightness(variable ? style.getPropertyValue(variable) : style.color),
+    lightness(getComputedStyle(ground).backgroundColor),
+  ].sort((a, b) => a - b);
+  return (high + 0.05) / (low + 0.05);
+}"""
+
+
+def contrast(page: Page, selector: str, variable: str | None = None) -> float:
+    """Of a text, or a colour of curves, with what it stands on, as WCAG 2 defines it."""
+    return float(page.evaluate(_CONTRAST, [selector, variable]))
+
+
+def test_tables_are_sorted_by_mouse_and_keyboard(browser: Browser, whole: Path) -> None:
+    visit = Visit(browser, whole)
+    page = visit.page
+    table = page.locator("#accuracy table", has_text="Change, points").first
+    heading = table.locator("thead th", has_text="Decomposed %")
+
+    def column() -> list[str]:
+        return table.locator("tbody td:nth-child(4)").all_inner_texts()
+
+    before = column()
+    assert before[:4] == ["80.00", "80.00", "80.00", "100.00"]
+    heading.locator("button").click()
+    assert heading.get_attribute("aria-sort") == "ascending"
+    assert column() == sorted(before, key=float)
+    heading.locator("button").press("Enter")
+    assert heading.get_attribute("aria-sort") == "descending"
+    assert column() == sorted(before, key=float, reverse=True)
+    name = table.locator("thead th").first
+    name.locator("button").press("Space")
+    assert heading.get_attribute("aria-sort") is None
+    assert table.locator("tbody th").all_inner_texts() == [f"class {number}" for number in range(10)]
+    visit.check()
+
+
+def test_what_is_missing_stays_below(browser: Browser, whole: Path) -> None:
+    visit = Visit(browser, whole)
+    table = visit.page.locator("#by-k table", has_text="Features of all classes").last
+    for _ in range(2):
+        table.locator("thead button").nth(1).click()
+        assert table.locator("tbody td:nth-child(2)").all_inner_texts() == ["2", "\N{EN DASH}"]
+    visit.check()
+
+
+def test_points_and_cells_say_what_they_are(browser: Browser, whole: Path) -> None:
+    visit = Visit(browser, whole)
+    page, tip = visit.page, visit.page.locator("#tip")
+    assert tip.is_hidden()
+    page.locator("#by-k .chart .told use").first.hover()
+    assert tip.inner_text() == "frequency, k = 1: 90.00% (80.00 to 95.00)"
+    page.locator("#confusion .grid td.more").nth(1).hover()
+    assert "class 0 taken for class 1: 1" in tip.inner_text()
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
+    page.locator("#essentiality .chart .told").first.hover()
+    assert "ours, class 0: +40.00 points (20.00 to 60.00); random sets -3.00" in tip.inner_text()
+    visit.check()
+
+
+def test_the_keyboard_reaches_what_scrolls_and_what_folds(browser: Browser, whole: Path) -> None:
+    visit = Visit(browser, whole)
+    page = visit.page
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    page.keyboard.press("Enter")
+    assert page.evaluate("location.hash") == "#content"
+    fold = page.locator("#by-k details").first
+    fold.locator("summary").first.press("Enter")
+    assert fold.locator("table").is_visible()
+    unreachable = (
+        "[...document.querySelectorAll('.scroll')].filter((region) => region.tabIndex !== 0 || !region.ariaLabel)"
+    )
+    assert page.evaluate(f"{unreachable}.length") == 0
+    visit.check()
+
+
+def test_on_paper_nothing_is_folded(browser: Browser, whole: Path) -> None:
+    visit = Visit(browser, whole)
+    assert visit.page.locator("details[open]").count() == 0
+    visit.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    assert visit.page.locator("details:not([open])").count() == 0
+    visit.page.emulate_media(media="print", color_scheme="dark")
+    assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    assert visit.page.locator("nav").is_hidden()
+    visit.check()
+
+
+def test_the_page_is_whole_without_scripts(browser: Browser, whole: Path) -> None:
+    visit = Visit(browser, whole, java_script_enabled=False)
+    assert visit.page.locator("main > section").count() == 13
+    assert visit.page.locator("#accuracy table").first.is_visible() or visit.page.locator("#accuracy svg").is_visible()
+    visit.check()
+
+
+def test_hostile_names_do_nothing(browser: Browser, write_results: WriteResults, tmp_path: Path) -> None:
+    names = [
+        "<script>alert(1)</script>",
+        '"><img src=x onerror=alert(1)>',
+        "'-alert(1)-'",
+        "</svg><svg onload=alert(1)>",
+    ]
+    names += [f"n{number}" for number in range(30)]
+    path = tmp_path / "hostile.html"
+    report([write_results(names)], output=path)
+    visit = Visit(browser, path)
+    visit.page.locator("#confusion .raster img").first.hover()
+    visit.page.wait_for_timeout(50)
+    assert names[0] in visit.page.locator("body").inner_text()
+    visit.check()
+
+
+def test_a_thousand_classes_are_painted_soon_and_say_what_they_are(
+    browser: Browser, write_results: WriteResults, tmp_path: Path
+) -> None:
+    names = [f"n{number:08d} some class, with a synonym" for number in range(1000)]
+    path = tmp_path / "large.html"
+    commands = ("validate", "extract-indices", "mutual-info", "essential", "selectivity", "sweep", "demo")
+    found = report([write_results(names, 2048, only=commands)], output=path)
+    assert found.size < LARGEST
+    visit = Visit(browser, path)
+    painted = visit.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
+    assert painted < 2000
+    image = visit.page.locator("#confusion .raster img").first
+    image.scroll_into_view_if_needed()
+    box = image.bounding_box()
+    assert box is not None
+    # The second cell of the first row: the one image that the full head gets wrong.
+    visit.page.mouse.move(box["x"] + 1.5 * box["width"] / 1000, box["y"] + 0.5 * box["height"] / 1000)
+    assert visit.page.locator("#tip").inner_text() == f"{names[0]}, {names[1]}: 1 images"
+    table = visit.page.locator("#accuracy details table").last
+    visit.page.locator("#accuracy details summary").last.click()
+    table.locator("thead button").last.click()
+    assert table.locator("tbody tr").count() == 1000
+    assert table.locator("tbody td:last-child").first.inner_text() == "-20.00"
+    visit.check()

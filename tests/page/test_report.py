@@ -1,0 +1,375 @@
+"""The report: what is on the page, and that it is made of what the files say."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.main import get_command
+
+from decompose_cli.cli import app
+from decompose_cli.errors import InputError
+from decompose_cli.page.blocks import Column
+from decompose_cli.page.documents import read_sources
+from decompose_cli.page.report import LARGEST, Report, report
+
+WriteResults = Callable[..., Path]
+WITHOUT_RESULTS = {"models", "layers", "datasets", "cache", "report"}
+VOID = {"meta", "link", "img", "br", "path", "use", "rect", "input"}
+
+
+class Page(HTMLParser):
+    """What a browser would make of the page, as far as the tests ask."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in VOID:
+            assert self.open.pop() == tag, f"{tag} closes something else"
+
+    def handle_data(self, data: str) -> None:
+        if not self.open or self.open[-1] not in ("script", "style"):
+            self.text.append(data)
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
+
+
+def page_of(found: Report) -> tuple[Page, str]:
+    page = Page(found.html)
+    assert not page.open
+    return page, " ".join(" ".join(page.text).split())
+
+
+def edited(folder: Path, command: str, change: Callable[[dict[str, Any]], None]) -> Path:
+    path = folder / f"{command}.json"
+    document = json.loads(path.read_text(encoding="utf-8"))
+    change(document)
+    path.write_text(json.dumps(document), encoding="utf-8")
+    return path
+
+
+def test_every_command_that_writes_a_result_is_on_the_page(write_results: WriteResults) -> None:
+    known = {source.command for source in read_sources([write_results()])}
+    assert known == set(get_command(app).commands) - WITHOUT_RESULTS  # type: ignore[attr-defined]
+
+
+def test_the_page_has_every_section_and_says_what_the_files_say(write_results: WriteResults) -> None:
+    found = report([write_results()])
+    page, text = page_of(found)
+    assert [section.id for section in found.sections] == [
+        "glance",
+        "accuracy",
+        "by-k",
+        "filters",
+        "overlap",
+        "essentiality",
+        "selectivity",
+        "confusion",
+        "mistakes",
+        "looking",
+        "training",
+        "gates",
+        "provenance",
+    ]
+    assert {section.get("id") for section in page.all("section")} == {section.id for section in found.sections}
+    for said in (
+        "98.00%",  # 49 of 50 with the full head
+        "-4.00 points",
+        "49 of 50 test images; 95% interval 89.50 to 99.65",  # Wilson
+        "decomposed, 5 per class",
+        "The smallest set within 1 points: 17 features",
+        "only reported",
+        "Grad-CAM",
+        "taken for class 0, labelled class 1",
+        "suggested: 0.01",
+        "g of stage3 after epoch 2",
+        "Training images whose label was made wrong",
+        "aaaaaaaa",
+        "bbbbbbbb",
+        "decompose validate net",
+    ):
+        assert said in text, said
+
+
+def test_the_page_can_be_used_without_seeing_it(write_results: WriteResults) -> None:
+    page, _ = page_of(report([write_results()]))
+    assert all(image.get("alt") for image in page.all("img"))
+    assert all(heading.get("scope") in ("col", "row") for heading in page.all("th"))
+    assert len(page.all("table")) == len(page.all("caption"))
+    ids = [attributes["id"] for _, attributes in page.tags if "id" in attributes]
+    assert len(ids) == len(set(ids)), "every id once"
+    levels = [int(tag[1]) for tag, _ in page.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), "no level is skipped"
+    (html,) = page.all("html")
+    assert html["lang"] == "en"
+
+
+def test_nothing_on_the_page_is_elsewhere(write_results: WriteResults) -> None:
+    found = report([write_results()])
+    page, _ = page_of(found)
+    for _, attributes in page.tags:
+        for name in ("src", "href"):
+            value = attributes.get(name)
+            assert value is None or value.startswith(("data:", "#")), value
+    assert "url(http" not in found.html
+    assert "@import" not in found.html
+    policy = next(meta["content"] for meta in page.all("meta") if "http-equiv" in meta)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; img-src data:; ")
+    ids = {attributes["id"] for _, attributes in page.tags if "id" in attributes}
+    referred = set(re.findall(r"url\(#([^)]+)\)", found.html)) | {
+        value.removeprefix("#")
+        for _, attributes in page.tags
+        if (value := attributes.get("href")) is not None and value.startswith("#")
+    }
+    assert referred <= ids
+
+
+HOSTILE = (
+    "<script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "</title></script><script>alert(1)//",
+    "'; alert(1); '",
+    "$\\frac{1}{0}$ ${x} {{ 7 * 7 }} {% raw %}",
+    "<!-- & &amp; ]]>",
+    "\u202eabc\u0007\u001b[31m\ud800",
+    "javascript:alert(1)",
+    " ",
+    "长名字" * 40,
+)
+
+
+def test_names_from_files_stay_text(write_results: WriteResults) -> None:
+    folder = write_results(HOSTILE)
+    for path in folder.glob("*.json"):
+        text = path.read_text(encoding="utf-8")
+        path.write_text(text.replace('"name": "net"', '"name": "<b onclick=alert(1)>net</b>"'), encoding="utf-8")
+    edited(folder, "mutual-info", lambda d: d["results"]["sets"].update({"<svg/onload=alert(1)>": {}}))
+    edited(
+        folder,
+        "validate",
+        lambda d: d["environment"].update(command_line="decompose </table><script>alert(1)</script>"),
+    )
+    found = report([folder], title="</title><script>alert(1)</script>")
+    page, text = page_of(found)
+    assert [tag for tag, _ in page.tags].count("script") == 1  # our own; matrices this small need no data
+    assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
+    assert "b" not in {tag for tag, _ in page.tags}
+    assert "<script>alert(1)</script>" in text, "shown as it is"
+    assert "{{ 7 * 7 }}" in text
+    assert not re.search("[\u202e\u0007\u001b\ud800]", found.html)
+    found.html.encode()
+
+
+def test_names_in_the_data_of_large_matrices_stay_text(write_results: WriteResults) -> None:
+    names = [*HOSTILE, *(f"n{number}" for number in range(30))]
+    found = report([write_results(names, only=("validate", "mutual-info", "extract-indices"))])
+    page, _ = page_of(found)
+    data = [script for script in page.all("script") if script.get("type") == "application/json"]
+    assert len(data) == 6, "three confusion matrices, two of overlap, filters by classes"
+    assert len(page.all("script")) == len(data) + 1
+    texts = re.findall(r'<script type="application/json">(.*?)</script>', found.html, re.DOTALL)
+    assert json.loads(texts[0])["rows"][0] == HOSTILE[0]
+
+
+def test_a_thousand_classes_and_two_thousand_filters_fit(write_results: WriteResults) -> None:
+    names = [f"n{number:08d} some class, with, many, synonyms" for number in range(1000)]
+    folder = write_results(
+        names, 2048, only=("validate", "extract-indices", "mutual-info", "essential", "selectivity", "demo", "sweep")
+    )
+    found = report([folder])
+    assert found.size < LARGEST
+    page, _ = page_of(found)
+    sizes = {(image["width"], image["height"]) for image in page.all("img")}
+    assert {("2048", "1000"), ("1000", "1000")} <= sizes
+    assert found.left_out == 0
+
+
+def test_matrices_as_pictures_are_what_they_were(write_results: WriteResults) -> None:
+    import base64
+    import io
+
+    from PIL import Image
+
+    names = [f"c{number}" for number in range(40)]
+    folder = write_results(names, 200, only=("extract-indices", "mutual-info"))
+    rows = json.loads((folder / "extract-indices.json").read_text())["results"]["5"]["indices"]
+    overlap = json.loads((folder / "mutual-info.json").read_text())["results"]["sets"]["ours"]["5"]["jaccard_matrix"]
+    page, _ = page_of(report([folder]))
+    pictures = {}
+    for image in page.all("img"):
+        source = image["src"]
+        assert source is not None
+        content = base64.b64decode(source.partition(",")[2])
+        pictures[image["width"]] = np.asarray(Image.open(io.BytesIO(content)))
+        if image["width"] == "40":
+            break  # the first is of the Jaccard index
+    used = np.zeros((40, 200), dtype=bool)
+    for number, features in rows.items():
+        used[int(number), features] = True
+    assert ((pictures["200"] == 0) == used).all()
+    values = np.asarray(overlap)
+    np.fill_diagonal(values, 0)
+    shades = 255 - pictures["40"].astype(float)
+    away = ~np.eye(40, dtype=bool)
+    assert np.abs(shades / 255 * values.max() - values)[away].max() <= values.max() / 255
+
+
+@pytest.mark.parametrize(
+    ("cell", "column", "shown", "order"),
+    [
+        (None, Column(""), "\N{EN DASH}", ""),
+        ("a<b", Column(""), "a<b", ""),
+        (1234, Column(""), "1,234", "1234"),
+        (-3, Column("", is_signed=True), "-3", "-3"),
+        (0.12345, Column("", 3), "0.123", "0.12345"),
+        (2.0, Column("", is_signed=True), "+2.00", "2.0"),
+        ((1.0, 3.0), Column("", 1), "1.0 to 3.0", "2.0"),
+    ],
+)
+def test_cells(cell: Any, column: Column, shown: str, order: str) -> None:
+    assert (column.shown(cell), column.order(cell)) == (shown, order)
+
+
+def test_misclassified_images_are_shown_where_they_are_the_same(
+    write_results: WriteResults, make_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    from decompose_cli.datasets.registry import open_dataset
+
+    root = make_images(tmp_path / "images", ["cat", "dog"], splits=("test",), n=5)
+    folder = write_results(("cat", "dog"), only=("validate",))
+    path = folder / "validate.json"
+    fingerprint = open_dataset(f"folder:{root}", "test", tmp_path).fingerprint()
+
+    def moved(document: dict[str, Any]) -> None:
+        document["dataset"].update(name="folder:images", fingerprint=fingerprint)
+        document["environment"]["working_directory"] = str(tmp_path)
+
+    edited(folder, "validate", moved)
+    page, text = page_of(report([path]))
+    (image,) = [image for image in page.all("img") if "Image 7" in (image["alt"] or "")]
+    assert image["alt"] == "Image 7, a dog; full head: dog; decomposed: cat"
+    assert not page_of(report([path], with_images=False))[0].all("img")
+    (root / "test" / "cat" / "new.png").write_bytes((root / "test" / "cat" / "000.png").read_bytes())
+    page, text = page_of(report([path]))
+    assert not page.all("img")
+    assert "The images are not at hand: those of folder:images test have changed since." in text
+
+
+def test_pictures_are_taken_from_beside_the_result_only(write_results: WriteResults, tmp_path: Path) -> None:
+    folder = write_results(only=("explain",))
+    assert len(page_of(report([folder]))[0].all("img")) == 1
+    (tmp_path / "secret.png").write_bytes((folder / "01-7.png").read_bytes())
+    edited(folder, "explain", lambda d: d["results"]["explanations"][0].update(file="../secret.png"))
+    page, text = page_of(report([folder]))
+    assert not page.all("img")
+    assert "1 of 1 pictures are not on this page." in text
+
+
+def test_damaged_pictures_are_left_out(write_results: WriteResults) -> None:
+    folder = write_results(only=("explain",))
+    (folder / "01-7.png").write_bytes((folder / "01-7.png").read_bytes()[:60])
+    assert not page_of(report([folder]))[0].all("img")
+
+
+def test_several_runs_have_their_spread_and_each_its_curves(write_results: WriteResults) -> None:
+    def twice(document: dict[str, Any]) -> None:
+        run = document["results"]
+        spread = {"what": "last test top1", "values": [80.0, 90.0], "median": 85.0, "min": 80.0, "max": 90.0}
+        document["results"] = {
+            "runs": [run, {**run, "seed": 1}],
+            "summary": [{**spread, "mean": 85.0, "std": 7.071}],
+        }
+
+    folder = write_results(only=("train", "train-gate", "finetune"))
+    for command in ("train", "train-gate", "finetune"):
+        edited(folder, command, twice)
+    _, text = page_of(report([folder]))
+    assert text.count("7.071") == 3
+    assert "seed 1: after epoch 2" in text
+    assert "Seed 1: g of stage3 after epoch 2" in text
+    assert "g by images, seed 1" in text
+    assert "seed 1: decomposed, fine-tuned" in text
+
+
+def test_titles_tell_the_results_apart(write_results: WriteResults) -> None:
+    first = write_results(only=("validate",))
+    second = write_results(only=("validate", "sweep"), folder="second")
+    names = [source.name for source in read_sources([first, second, first / "validate.json"])]
+    assert len(names) == 3, "what is named twice is read once"
+    assert names[0] == f"validate, test images ({first / 'validate.json'})"
+    edited(second, "sweep", lambda d: d["model"].update(name="other"))
+    names = [source.name for source in read_sources([first, second])]
+    assert "sweep: other on nowhere, test images" in names
+
+
+def test_folders_are_looked_through_but_not_runs(write_results: WriteResults) -> None:
+    folder = write_results(only=("validate",))
+    run = folder / "run"
+    (run / "seed-0").mkdir(parents=True)
+    (folder / "indices.json").write_text('{"0": [1, 2]}', encoding="utf-8")
+    text = (folder / "validate.json").read_text(encoding="utf-8")
+    (run / "seed-0" / "result.json").write_text(text, encoding="utf-8")
+    assert len(read_sources([folder])) == 2
+    (run / "result.json").write_text(text, encoding="utf-8")
+    found = [source.path for source in read_sources([folder])]
+    assert found == [folder / "validate.json", run / "result.json"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda d: d.update(schema_version=2), "was written by a later version of decompose (schema 2)"),
+        (lambda d: d.update(command="dance"), "is a result of 'dance', of which the report knows nothing"),
+        (lambda d: d.pop("results"), "is no result of decompose"),
+        (lambda d: d["results"].pop("total"), "is no usable result of 'validate': results.total: Field required"),
+        (lambda d: d["results"].update(total="many"), "results.total: Input should be a valid integer"),
+        (lambda d: d["results"]["original"].update(loss=float("nan")), "NaN is not a JSON number"),
+        (lambda d: d["dataset"].update(classes=7), "dataset.classes: Input should be a valid list"),
+    ],
+)
+def test_files_that_cannot_be_used_are_refused(
+    change: Callable[[dict[str, Any]], None], said: str, write_results: WriteResults
+) -> None:
+    path = edited(write_results(only=("validate",)), "validate", change)
+    with pytest.raises(InputError, match=re.escape(said)):
+        report([path])
+
+
+def test_nothing_is_written_where_something_is_wrong(write_results: WriteResults, tmp_path: Path) -> None:
+    folder, target = write_results(only=("validate",)), tmp_path / "page.html"
+    (tmp_path / "empty").mkdir()
+    for places in ([], [folder / "none.json"], [tmp_path / "empty"], [folder, tmp_path / "empty"]):
+        with pytest.raises(InputError):
+            report(places, output=target)
+        assert not target.exists()
+    target.write_text("mine", encoding="utf-8")
+    with pytest.raises(InputError, match="exists already"):
+        report([folder], output=target)
+    assert target.read_text(encoding="utf-8") == "mine"
+    report([folder], output=target, overwrite=True)
+    assert target.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
