@@ -1,10 +1,75 @@
 """Find, keep and measure the penultimate features that each class of an image classifier uses.
 
-Importing the package is cheap: neither torch nor torchvision is loaded until something needs it.
+    import decompose_cli as dc
+
+    model = dc.load_model("resnet20")
+    train = dc.extract_features(model, dc.load_dataset("cifar10", "train"))
+    indices = dc.extract_indices(train, k=5)
+    test = dc.extract_features(model, dc.load_dataset("cifar10", "test"))
+    print(dc.validate(test, indices).decomposed.top1)
+
+What there is: :mod:`decompose_cli.api`. Importing the package is cheap: neither torch nor torchvision is loaded until
+something needs it.
 """
+
+from typing import TYPE_CHECKING, Any
 
 from decompose_cli import _torchvision
 
+if TYPE_CHECKING:
+    from decompose_cli.api import (
+        DecomposedLinear,
+        DecomposeError,
+        Features,
+        IndexSet,
+        InputError,
+        Inputs,
+        Model,
+        decompose,
+        extract_features,
+        extract_indices,
+        load_dataset,
+        load_model,
+        read_index_set,
+        report,
+        save_model,
+        validate,
+        write_index_set,
+    )
+
 __version__ = "0.1.0"
+__all__ = [
+    "DecomposeError",
+    "DecomposedLinear",
+    "Features",
+    "IndexSet",
+    "InputError",
+    "Inputs",
+    "Model",
+    "__version__",
+    "decompose",
+    "extract_features",
+    "extract_indices",
+    "load_dataset",
+    "load_model",
+    "read_index_set",
+    "report",
+    "save_model",
+    "validate",
+    "write_index_set",
+]
 
 _torchvision.install()
+
+
+def __getattr__(name: str) -> Any:
+    """The names above, when they are first used: they need torch, and the command line should not wait for it."""
+    if name in __all__:
+        from decompose_cli import api
+
+        return getattr(api, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

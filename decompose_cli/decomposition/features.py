@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.errors import DecomposeError
+from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.models.classifier import Network
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.preprocessing import Preprocessing
@@ -68,6 +68,56 @@ def extract_features(
             done += len(found)
             advance(len(truth))
     return features, labels
+
+
+def features_of_batches(
+    network: Network, batches: Iterable[tuple[Tensor, Tensor]], *, device: torch.device, precision: str = "32"
+) -> tuple[Tensor, Tensor]:
+    """The same of batches that somebody else makes.
+
+    Args:
+        network: Left as it was found.
+        batches: Images (n, 3, H, W) as the network takes them, and their class numbers (n,).
+        device: Where to compute.
+        precision: ``32`` or ``bf16``.
+
+    Returns:
+        Features (N, D) and labels int64 (N,).
+
+    Raises:
+        InputError: There are no images, a batch is none, or a label is no class of the network.
+        DecomposeError: A feature is NaN or infinite, or the device runs out of memory.
+    """
+    found: list[Tensor] = []
+    labels: list[Tensor] = []
+    reader: FeatureReader | None = None
+    keep_freed_memory()
+    with device_memory(device), track("Features", None) as advance:
+        for number, batch in enumerate(batches):
+            images, truth = _checked_batch(batch, number, network.tensors.num_classes)
+            if reader is None:
+                reader = FeatureReader(network, device, precision, images[:2].cpu())
+            found.append(reader(images))
+            labels.append(truth)
+            if not bool(torch.isfinite(found[-1]).all()):
+                raise DecomposeError(f"The network gives NaN or infinite features for images of batch {number}.")
+            advance(len(truth))
+    if not found:
+        raise InputError("There are no images.")
+    return torch.cat(found), torch.cat(labels)
+
+
+def _checked_batch(batch: object, number: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    if not isinstance(batch, (tuple, list)) or len(batch) != 2:
+        raise InputError(f"Batch {number} is not a pair of images and labels.")
+    images, labels = batch[0], torch.as_tensor(batch[1])
+    if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
+        raise InputError(f"The images of batch {number} are not a floating-point tensor (n, 3, H, W).")
+    if labels.shape != (len(images),) or labels.is_floating_point() or labels.dtype == torch.bool:
+        raise InputError(f"The labels of batch {number} are not {len(images)} class numbers.")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < num_classes:
+        raise InputError(f"Batch {number} has a label that is not one of 0 to {num_classes - 1}.")
+    return images, labels.cpu().long()
 
 
 def short_name(dataset: ImageDataset) -> str:

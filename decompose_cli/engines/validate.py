@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import BaseModel
+from torch import Tensor
 
 from decompose_cli.decomposition.figures import Difference, difference_of
 from decompose_cli.decomposition.heads import check_index_request, resolve_heads
@@ -12,8 +13,9 @@ from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.statistics import wilson_interval
 from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.errors import InputError
 from decompose_cli.files import sha256_of
-from decompose_cli.models.classifier import Classifier
+from decompose_cli.models.classifier import Classifier, HeadTensors
 from decompose_cli.results import ResultDocument, Stopwatch
 
 MOST_MISTAKES = 24
@@ -99,26 +101,61 @@ def validate(
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
     study = Study(inputs, ("test", "val"), classifier)
     check_index_request(study.classifier.checkpoint, index_set)
-    heads = resolve_heads(study.head, index_set)
+    resolve_heads(study.head, index_set)  # what does not fit shows before the network runs
     if index_set is not None:
         study.check_index_set(index_set)
-    bank = study.bank
-    classes = bank.head.num_classes
-    original = evaluate_head(heads.original, bank.features, study.labels, classes) if heads.original else None
-    decomposed = evaluate_head(heads.decomposed, bank.features, study.labels, classes) if heads.decomposed else None
+    results = measure(
+        study.head,
+        study.bank.features,
+        study.labels,
+        study.class_map.names,
+        index_set,
+        source=study.classifier.weights_source,
+        sha256=sha256_of(indices) if isinstance(indices, Path) else None,
+    )
+    return study.document("validate", {"indices": index_set.source if index_set else None}, results, watch)
+
+
+def measure(
+    head: HeadTensors,
+    features: Tensor,
+    labels: Tensor,
+    names: tuple[str, ...],
+    index_set: IndexSet | None = None,
+    *,
+    source: str = "the network",
+    sha256: str | None = None,
+) -> ValidateResults:
+    """Measure a head on features, and its decomposition.
+
+    Args:
+        head: C classes, D features.
+        features: (N, D).
+        labels: int64 (N,), in 0..C-1.
+        names: Of the C classes.
+        index_set: What each class keeps; None for the full head only, or for a head that is decomposed.
+        source: What to call the indices of a head that has its own.
+        sha256: Of the file that the index set is from.
+
+    Raises:
+        InputError: The index set does not fit, or there is no image.
+    """
+    if len(labels) == 0:
+        raise InputError("There are no images.")
+    heads = resolve_heads(head, index_set)
+    original = evaluate_head(heads.original, features, labels, head.num_classes) if heads.original else None
+    decomposed = evaluate_head(heads.decomposed, features, labels, head.num_classes) if heads.decomposed else None
     used = index_set
     if heads.decomposed is not None and used is None:
-        used = IndexSet(heads.decomposed.classes(), bank.head.num_features, source=study.classifier.weights_source)
-    names = study.class_map.names
-    results = ValidateResults(
-        total=len(bank.labels),
+        used = IndexSet(heads.decomposed.classes(), head.num_features, source=source)
+    return ValidateResults(
+        total=len(labels),
         original=_accuracy(original, names) if original else None,
         decomposed=_accuracy(decomposed, names) if decomposed else None,
         difference=difference_of(original, decomposed) if original and decomposed else None,
-        indices=_describe(used, indices) if used else None,
+        indices=IndicesInfo(source=used.source, sha256=sha256, k=used.sizes) if used else None,
         mistakes=_mistakes(original, decomposed),
     )
-    return study.document("validate", {"indices": index_set.source if index_set else None}, results, watch)
 
 
 def _accuracy(evaluation: Evaluation, names: tuple[str, ...]) -> HeadAccuracy:
@@ -161,9 +198,3 @@ def _mistakes(original: Evaluation | None, decomposed: Evaluation | None) -> lis
         )
         for image in sorted(wrong, key=place)[:MOST_MISTAKES]
     ]
-
-
-def _describe(index_set: IndexSet, given: Path | IndexSet | None) -> IndicesInfo:
-    sizes = [len(row) for row in index_set.classes]
-    digest = sha256_of(given) if isinstance(given, Path) else None
-    return IndicesInfo(source=index_set.source, sha256=digest, k=(min(sizes), max(sizes)))

@@ -52,12 +52,40 @@ class HeadTensors:
 
 @dataclass(frozen=True)
 class Network:
-    """A built network with its weights and its head."""
+    """A built network with its weights and its head, which is None where a decomposed one stands in its place.
+
+    ``scale``: the constant factor after the head, which ``tensors`` include.
+    """
 
     module: nn.Module
     head: Head | None
     head_name: str
     tensors: HeadTensors
+    scale: float = 1.0
+
+    def as_it_is(self) -> Network:
+        """The same with the parameters that the head has by now: training changes them in the module only."""
+        if self.tensors.kind == "subspaces":  # which are not in the module
+            return self
+        head = self.module.get_submodule(self.head_name)
+        if isinstance(head, DecomposedLinear):
+            return replace(self, head=None, tensors=_decomposed_tensors(head, self.head_name, self.scale))
+        return replace(self, tensors=_dense_tensors(Head(self.head_name, head, self.scale)))
+
+
+def network_of(module: nn.Module, input_size: Size, head: str | None = None) -> Network:
+    """A module that is there already, with its head.
+
+    Args:
+        module: Used as it is.
+        input_size: (height, width) of the images it takes.
+        head: Submodule that is the head, where tracing does not settle it.
+
+    Raises:
+        InputError: There is no head.
+    """
+    found = find_head(module, input_size, name=head, model_name=type(module).__name__)
+    return Network(module, found, found.name, _dense_tensors(found), found.scale)
 
 
 class Classifier:
@@ -139,7 +167,7 @@ class Classifier:
         module = self._initial if self.checkpoint is None else self._build(self.entry.num_classes, input_size)
         head = find_head(module, input_size, name=self.head_name, model_name=self.name)
         if self.checkpoint is None:
-            return Network(module, head, head.name, _dense_tensors(head))
+            return Network(module, head, head.name, _dense_tensors(head), head.scale)
         state = state_for(module, self.checkpoint, self.entry)
         decomposed = split_decomposed_head(state, head, self.checkpoint.source)
         classes = len(decomposed.bias) if decomposed else classes_in(state, head)
@@ -153,12 +181,13 @@ class Classifier:
             decomposed = decomposed.to(dtype=torch.float32)
             module.set_submodule(head.name, decomposed)
             self._check_description(head.num_classes)
-            return Network(module, None, head.name, _decomposed_tensors(decomposed, head))
+            tensors = _decomposed_tensors(decomposed, head.name, head.scale)
+            return Network(module, None, head.name, tensors, head.scale)
         load_state(module, state, self.checkpoint, self.name)
         self._check_description(head.num_classes)
         published = self.checkpoint.published_decomposition
         if published is None:
-            return Network(module, head, head.name, _dense_tensors(head))
+            return Network(module, head, head.name, _dense_tensors(head), head.scale)
         if len(published.bias) != head.num_classes or published.weight.shape[1] > head.num_features:
             raise InputError(
                 f"{self.checkpoint.source}: final_weights {tuple(published.weight.shape)} does not fit a head of "
@@ -173,7 +202,7 @@ class Classifier:
             head.num_features,
             reference=reference,
         )
-        return Network(module, head, head.name, tensors)
+        return Network(module, head, head.name, tensors, head.scale)
 
     def _check_description(self, num_classes: int) -> None:
         metadata = self.checkpoint.metadata if self.checkpoint else None
@@ -329,12 +358,12 @@ def _dense_tensors(head: Head) -> HeadTensors:
     return HeadTensors("dense", head.name, weight, bias, head.num_features)
 
 
-def _decomposed_tensors(module: DecomposedLinear, head: Head) -> HeadTensors:
+def _decomposed_tensors(module: DecomposedLinear, name: str, scale: float) -> HeadTensors:
     return HeadTensors(
         "decomposed",
-        head.name,
-        module.weight.detach() * head.scale,
-        module.bias.detach() * head.scale,
+        name,
+        module.weight.detach() * scale,
+        module.bias.detach() * scale,
         module.num_features,
         module.indices,
         module.mask,

@@ -1,0 +1,34 @@
+"""What ``import decompose_cli`` offers to Python programs and notebooks.
+
+Networks, images, features and index sets are objects here; nothing is printed, parsed or written unless a function says
+so. The commands of the program are functions too, ``decompose_cli.engines.<command>.<command>``: they take
+:class:`Inputs`, names as on the command line, and return the result document.
+"""
+
+from decompose_cli.api.features import Features, extract_features, extract_indices, load_dataset, validate
+from decompose_cli.api.model import Model, decompose, load_model, save_model
+from decompose_cli.decomposition.index_set import IndexSet, read_index_set, write_index_set
+from decompose_cli.decomposition.inputs import Inputs
+from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.page.report import report
+
+__all__ = [
+    "DecomposeError",
+    "DecomposedLinear",
+    "Features",
+    "IndexSet",
+    "InputError",
+    "Inputs",
+    "Model",
+    "decompose",
+    "extract_features",
+    "extract_indices",
+    "load_dataset",
+    "load_model",
+    "read_index_set",
+    "report",
+    "save_model",
+    "validate",
+    "write_index_set",
+]
