@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint format types bench clean
+.PHONY: demo test slow lint format types docs bench clean
 
 demo: .venv/.installed
 	$(BIN)/decompose demo
@@ -24,6 +24,9 @@ format: .venv/.installed-dev
 
 types: .venv/.installed-dev
 	$(BIN)/mypy
+
+docs: .venv/.installed-dev
+	$(BIN)/python docs/update.py
 
 bench: .venv/.installed-dev
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

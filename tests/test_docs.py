@@ -1,0 +1,167 @@
+"""The documentation says what the program does: options, outputs, figures, links."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+from typer.main import get_command
+from typer.testing import CliRunner
+
+from decompose_cli.cli import app
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
+TOGETHER = dict.fromkeys(("models", "layers", "datasets", "cache"), "models-and-data")
+LISTS = ("README", "bring-your-own", "commands", "files", "method", "reproduce")
+
+
+def _update() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("update", DOCS / "update.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+update = _update()
+
+
+def page_of(command: str) -> Path:
+    return DOCS / f"{TOGETHER.get(command, command)}.md"
+
+
+def test_every_command_has_a_page_and_every_page_is_listed() -> None:
+    pages = {page_of(command) for command in COMMANDS} | {DOCS / f"{name}.md" for name in LISTS}
+    assert pages == set(DOCS.glob("*.md"))
+    listed = (DOCS / "README.md").read_text(encoding="utf-8")
+    for page in pages - {DOCS / "README.md"}:
+        assert f"({page.name})" in listed, page.name
+
+
+@pytest.mark.skipif(not hasattr(typer, "__version__") or typer.__version__ != "0.29.2", reason="made with typer 0.29.2")
+def test_the_reference_is_what_the_program_says() -> None:
+    assert (DOCS / "commands.md").read_text(encoding="utf-8") == update.reference(), "run 'make docs'"
+
+
+RUNS = [
+    pytest.param(page, match["command"], match["output"], id=f"{page.stem}: {match['command'].split()[0]}")
+    for page in update.pages()
+    for match in update.BLOCK.finditer(page.read_text(encoding="utf-8"))
+]
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize(("page", "command", "output"), RUNS)
+def test_the_output_on_a_page_is_real(page: Path, command: str, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(update.WIDTH))
+    needed = [setup for setup in update.SETUP if setup.split()[-1] in command.split() or "k5.json" in setup]
+    for setup in needed if re.search(r"k5\.json|validate\.json| sweep", command) else []:
+        assert CliRunner().invoke(app, setup.split()).exit_code == 0
+    result = CliRunner().invoke(app, command.split())
+    assert result.exit_code == 0, result.output
+    printed = iter(update.shown(result.stderr).splitlines())
+    wanted = [line for line in output.splitlines() if line.strip() and line != update.GAP]
+    assert len(wanted) >= 2
+    for line in wanted:
+        assert line in printed, f"'{command}' does not print (in this order): {line!r}; run 'make docs'"
+
+
+def test_the_pages_with_runs_are_those_of_the_commands_that_need_no_training() -> None:
+    assert {param.values[0].stem for param in RUNS} == {
+        "essential",
+        "explain",
+        "extract-indices",
+        "filters",
+        "models-and-data",
+        "mutual-info",
+        "report",
+        "selectivity",
+        "sweep",
+        "validate",
+    }
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+            assert anchor in {_anchor(heading) for heading in headings}, target
+
+
+def _anchor(heading: str) -> str:
+    """As GitHub makes it."""
+    kept = re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower())
+    return kept.replace(" ", "-")
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem)
+def test_options_on_a_page_exist(page: Path) -> None:
+    """Long options in commands that are indented as code."""
+    text = page.read_text(encoding="utf-8").replace("\\\n", " ")
+    for command, rest in re.findall(r"^ {4}decompose ([a-z][a-z-]*)([^#\n]*)", text, flags=re.MULTILINE):
+        assert command in COMMANDS, command
+        known = {option for parameter in get_command(app).commands[command].params for option in parameter.opts}  # type: ignore[attr-defined]
+        for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", rest):
+            assert option in known, f"{command} has no {option}"
+
+
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*.md")), ids=lambda page: page.stem)
+def test_pages_do_not_name_a_machine(page: Path) -> None:
+    assert not re.search(r"/(?:home|work|root|tmp|Users)/", page.read_text(encoding="utf-8"))
+
+
+def test_the_tables_of_published_numbers_are_those_measured() -> None:
+    text = (DOCS / "reproduce.md").read_text(encoding="utf-8")
+    assert update.with_tables(text) == text, "run 'make docs'"
+    found = json.loads((DOCS / "reproduced.json").read_text(encoding="utf-8"))["tables"]
+    assert len(found) == text.count("<!-- table:") == 8
+    assert all(row[1] == row[2] for row in found["counts"]["rows"])
+
+
+def test_the_readme_and_the_page_agree() -> None:
+    found = json.loads((DOCS / "reproduced.json").read_text(encoding="utf-8"))["tables"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for what, published, ours in found["counts"]["rows"][:-1]:
+        assert f"| {what} | {published} | {ours} |" in readme
+
+
+@pytest.fixture
+def example_block() -> str:
+    text = (DOCS / "bring-your-own.md").read_text(encoding="utf-8")
+    found = re.search(r"<!-- example:.*?```text\n(.*?)```", text, flags=re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def test_the_example_on_the_page_is_the_one_that_is_run(example_block: str) -> None:
+    """Figures may differ a little between machines (tests/api runs it); what is said does not."""
+    source = (ROOT / "examples" / "own_network.py").read_text(encoding="utf-8")
+    for said in ("with head", "instead of", "trained further", "hardest digit", "written to digits-k2.safetensors"):
+        assert said in example_block
+        assert said in source
+
+
+def test_code_on_the_page_for_python_uses_what_is_exported() -> None:
+    import decompose_cli as dc
+
+    for page in (ROOT / "README.md", DOCS / "bring-your-own.md"):
+        text = page.read_text(encoding="utf-8")
+        assert set(re.findall(r"\bdc\.([a-z_]+)", text)) <= set(dc.__all__)
+    table = (DOCS / "bring-your-own.md").read_text(encoding="utf-8")
+    named: Any = set(re.findall(r"`([A-Za-z_]+)`", table))
+    assert set(dc.__all__) - {"__version__"} <= named
