@@ -29,6 +29,15 @@ from decompose_cli.models.registry import registered_models
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
 RUNNING = ["validate", "extract-indices", "demo"]  # those that run a network
+PLAIN = ("validate", "layers", "report", "train")  # a table, a tree, a line, a progress bar
+
+
+def slow(command: str) -> Any:
+    """A command of which others are tests enough where time is short."""
+    return pytest.param(command, marks=pytest.mark.slow)
+
+
+QUICK = [slow(command) if command == "demo" else command for command in RUNNING]
 LISTING = {"models": [], "layers": ["resnet20"], "datasets": [], "cache": []}
 # What keeps training short.
 ARGUMENTS = {
@@ -288,7 +297,7 @@ def test_json_is_alone_on_stdout_and_writes_nothing(command: str) -> None:
 
 
 @pytest.mark.usefixtures("warm")
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [slow(c) if c in ("train-gate", "demo", "explain") else c for c in COMMANDS])
 def test_quiet_leaves_nothing_but_the_json(command: str) -> None:
     result = run(command, *ARGUMENTS.get(command, []), "--json", "--quiet")
     assert result.stderr == ""
@@ -338,7 +347,7 @@ class StoppedClock(datetime):
 
 
 @pytest.mark.usefixtures("warm")
-@pytest.mark.parametrize("command", RUNNING)
+@pytest.mark.parametrize("command", QUICK)
 def test_default_names_do_not_collide_within_a_second(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(results, "datetime", StoppedClock)
     kept: dict[str, bytes] = {}
@@ -370,7 +379,7 @@ def test_default_names_do_not_collide_when_two_run_at_once(monkeypatch: pytest.M
 
 
 @pytest.mark.usefixtures("warm")
-@pytest.mark.parametrize("command", RUNNING)
+@pytest.mark.parametrize("command", QUICK)
 def test_first_line_says_which_network_is_used_when_none_was_named(command: str) -> None:
     assert run(command).stderr.splitlines()[0].startswith("No model was named: using resnet20-digits")
     assert "No model was named" not in run(command, "resnet20-digits").stderr
@@ -722,7 +731,7 @@ def test_ascii_terminal_gets_escapes_and_valid_json(odd_classes: str) -> None:
     assert set(ODD_NAMES) <= set(names)
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [command if command in PLAIN else slow(command) for command in COMMANDS])
 @pytest.mark.usefixtures("warm")
 def test_output_to_a_file_has_no_escape_codes(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for variable in ("NO_COLOR", "FORCE_COLOR", "PY_COLORS", "CLICOLOR_FORCE"):

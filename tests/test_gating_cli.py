@@ -134,7 +134,7 @@ def test_names_of_the_original_mean_the_same() -> None:
     assert first["settings"]["schedule"] == "steps"
     assert (first["lr_gate"], first["gate_schedule"], first["gate_iters"]) == (0.02, "step50", 2)
     assert Path("runs/ours/g_values.csv").read_text() == Path("runs/theirs/g_values.csv").read_text()
-    done(*GATE, "--gate", "l2", "--lambda_mem", "0.25", "-o", "runs/l2", *common)
+    done(*GATE, "--gate", "l2", "--lambda_mem", "0.25", "-o", "runs/l2", "--epochs", "1", *common[2:])
     assert json.loads(Path("runs/l2/config.json").read_text())["lambda"] == 0.25
     said = done(*GATE, "--test_checkpoint", "runs/ours/last.pt", "-e", "-o", "seen", "--skip-below", "0.3")
     assert "Skipping where g < 0.3" in said
@@ -214,7 +214,14 @@ def test_a_run_goes_on_with_its_options_however_they_are_written() -> None:
     done("train-gate", "--resume", "run", "--gate-scale", "0.0001", "--gate", "exclusive-tube-1x1", "--block", "basic")
 
 
-@pytest.mark.parametrize("gate", ["entropy-classifier", "softmax", "exclusive-tube-1x1"])
+@pytest.mark.parametrize(
+    "gate",
+    [
+        "entropy-classifier",
+        pytest.param("softmax", marks=pytest.mark.slow),
+        pytest.param("exclusive-tube-1x1", marks=pytest.mark.slow),
+    ],
+)
 def test_the_command_in_a_checkpoint_makes_the_same_network(gate: str) -> None:
     given = ["--label-noise", "0.2"] if gate == "softmax" else []
     done(*GATE, "--gate", gate, *given, "--epochs", "1", "-b", "16", "-o", "run", "-q")
@@ -227,6 +234,7 @@ def test_the_command_in_a_checkpoint_makes_the_same_network(gate: str) -> None:
     assert all(torch.equal(value, again.state_dict[name]) for name, value in checkpoint.state_dict.items())
 
 
+@pytest.mark.slow
 def test_training_images_are_evaluated_in_batches_of_any_size() -> None:
     done(*GATE, "--epochs", "1", "-b", "16", "--val-split", "0", "-o", "run", "-q")
     for name, more in (("a", []), ("b", ["-b", "7"])):

@@ -36,7 +36,7 @@ def test_demo_output_in_the_readme_is_real() -> None:
 def test_commands_in_the_readme_exist() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     commands = set(re.findall(r"decompose ([a-z][a-z-]+)", readme))
-    assert {"validate", "extract-indices", "layers"} <= commands
+    assert {"validate", "extract-indices", "sweep"} <= commands
     for name in commands - {"takes", "does"}:
         assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0, name
 

@@ -214,7 +214,8 @@ def test_images_in_files_are_transformed_as_pillow_images(kind: Kind, streamed: 
         torch.testing.assert_close(found[index].double(), (pixels.double() / 255 - mean) / std, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+# Workers of a DataLoader that has failed may take ten seconds to go.
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_damaged_image_is_one_sentence(workers: int, streamed: FolderImages) -> None:
     file = streamed.files[3]
     file.write_bytes(file.read_bytes()[:200])

@@ -279,6 +279,7 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(images: str, monkeypatch
     assert Path("run/label_noise.csv").read_text() == Path("whole/label_noise.csv").read_text()
 
 
+@pytest.mark.slow
 def test_several_seeds_have_gates_each(images: str) -> None:
     document = trained(images, runs=2, overrides={"epochs": 1}, label_noise=0.2)
     results = document.results

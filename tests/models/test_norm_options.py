@@ -48,7 +48,11 @@ def test_a_norm_is_an_option_of_every_network() -> None:
 @pytest.mark.parametrize("mode", NORM_MODES)
 @pytest.mark.parametrize(
     "name",
-    [*(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)), "resnext50_32x4d", "resnext101_32x8d", "resnet14"],
+    [
+        *("resnet18", "resnet50", "resnext50_32x4d", "resnet14"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("resnet34", "resnet101", "resnet152")),
+        pytest.param("resnext101_32x8d", marks=pytest.mark.slow),
+    ],
 )
 def test_the_published_networks_have_every_norm(name: str, mode: str) -> None:
     size = SIZE if name == "resnet14" else (224, 224)

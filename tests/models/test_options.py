@@ -92,7 +92,15 @@ def test_option_of_no_network_is_refused_with_those_there_are(name: str, own: st
     assert refusal.value.message == f"{name} has no --some-thing option; its options: {own}."
 
 
-@pytest.mark.parametrize("entry", [entry for entry in registered_models() if entry.options], ids=lambda e: e.name)
+@pytest.mark.parametrize(
+    "entry",
+    [
+        pytest.param(entry, marks=[pytest.mark.slow] if entry.name == "resnet1202" else [])
+        for entry in registered_models()
+        if entry.options
+    ],
+    ids=lambda e: e.name,
+)
 def test_every_registered_option_can_be_built(entry) -> None:
     for name, values in entry.options.items():
         gate = {"gate_loss": "softmax", "gate_map": "entropy", "gate_scale": "exclusive-tube-3x3"}.get(name)

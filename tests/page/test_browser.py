@@ -67,8 +67,7 @@ def whole(full_page: Path, write_results: WriteResults) -> Path:
     return full_page
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("desktop", "dark"), ("phone", "light")])
 def test_every_section_is_there_and_fits(browser: Browser, whole: Path, size: str, scheme: Any, tmp_path: Path) -> None:
     visit = Visit(browser, whole, SIZES[size], color_scheme=scheme)
     page = visit.page

@@ -392,7 +392,9 @@ def plain(value: Any) -> Any:
     return value.tolist() if isinstance(value, Tensor) else value
 
 
-@pytest.mark.parametrize("gate", ["entropy-classifier", "softmax", "exclusive-tube-3x3"])
+@pytest.mark.parametrize(
+    "gate", ["entropy-classifier", pytest.param("softmax", marks=pytest.mark.slow), "exclusive-tube-3x3"]
+)
 def test_stopped_anywhere_a_run_ends_as_one_that_was_not(gate: str) -> None:
     given = {"every": 2, "schedule": "step50"} if GATES[gate].has_classifier else {}
 
