@@ -13,11 +13,15 @@ Cell = Union[str, int, float, tuple[float, float], None]
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table: its heading, and how many decimals its numbers are shown with."""
+    """One column of a table: its heading, and how many decimals its numbers are shown with.
+
+    ``is_p``: probabilities, whose size matters however small they are: two digits that are not 0.
+    """
 
     title: str
     digits: int = 2
     is_signed: bool = False
+    is_p: bool = False
 
     def shown(self, cell: Cell) -> str:
         """A cell as text."""
@@ -29,6 +33,8 @@ class Column:
             return f"{self.shown(float(cell[0]))} to {self.shown(float(cell[1]))}"
         if isinstance(cell, int):
             return f"{cell:+,}" if self.is_signed else f"{cell:,}"
+        if self.is_p:
+            return f"{cell:.2g}"
         return f"{cell:+.{self.digits}f}" if self.is_signed else f"{cell:,.{self.digits}f}"
 
     def order(self, cell: Cell) -> str:

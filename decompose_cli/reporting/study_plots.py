@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Interval = tuple[float, float] | None
 _ROW = 0.36
 _WIDEST_NAME = 44
-_MOST_LETTERS = 60
+_MOST_LETTERS = 48
 """Of ticks side by side; more are turned."""
 _LONGEST_TICK = 24
 
@@ -95,7 +95,7 @@ def essentiality_figure(
     axes.set_ylabel("essentiality (percentage points)")
     axes.grid(visible=True, axis="y", alpha=0.25)
     labels = [plain(name) for name in methods] + ["random sets of the same size"] * bool(control)
-    axes.legend([*handles, *control], labels, frameon=False)
+    figure.legend([*handles, *control], labels, frameon=False, loc="outside upper center", ncols=4)
     return figure
 
 

@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from decompose_cli.cli import app
 from decompose_cli.errors import InputError
-from decompose_cli.page.blocks import Column
+from decompose_cli.page.blocks import Column, Grid, Group
 from decompose_cli.page.documents import read_sources
 from decompose_cli.page.report import LARGEST, Report, report
 
@@ -124,8 +124,27 @@ def test_the_page_can_be_used_without_seeing_it(write_results: WriteResults) -> 
     assert levels[0] == 1
     assert levels.count(1) == 1
     assert all(after - before <= 1 for before, after in itertools.pairwise(levels)), "no level is skipped"
+    assert sum("Classes by filters" in (region.get("aria-label") or "") for region in page.all("div")) == 2, (
+        "each set once"
+    )
     (html,) = page.all("html")
     assert html["lang"] == "en"
+
+
+def test_the_difference_says_what_the_decomposition_changed(write_results: WriteResults) -> None:
+    found = report([write_results(only=("validate",))])
+    (confusion,) = [section for section in found.sections if section.id == "confusion"]
+    (group,) = confusion.blocks
+    assert isinstance(group, Group)
+    difference = group.blocks[2]
+    assert isinstance(difference, Grid)
+    assert difference.caption.startswith("Decomposed minus full head")
+    texts = [[cell.text for cell in row] for row in difference.cells]
+    assert texts[0] == [""] * 10, "both heads take one for another"
+    assert texts[1] == ["", "-1", "+1", *[""] * 7]
+    assert texts[2] == ["", "", "-1", "+1", *[""] * 6]
+    assert difference.cells[1][1].value == -difference.cells[1][2].value == -1
+    assert difference.is_signed
 
 
 def test_nothing_on_the_page_is_elsewhere(write_results: WriteResults) -> None:
@@ -248,6 +267,8 @@ def test_matrices_as_pictures_are_what_they_were(write_results: WriteResults) ->
         (-3, Column("", is_signed=True), "-3", "-3"),
         (0.12345, Column("", 3), "0.123", "0.12345"),
         (2.0, Column("", is_signed=True), "+2.00", "2.0"),
+        (4.34e-07, Column("", is_p=True), "4.3e-07", "4.34e-07"),
+        (0.0099, Column("", is_p=True), "0.0099", "0.0099"),
         ((1.0, 3.0), Column("", 1), "1.0 to 3.0", "2.0"),
     ],
 )
@@ -373,3 +394,19 @@ def test_nothing_is_written_where_something_is_wrong(write_results: WriteResults
     assert target.read_text(encoding="utf-8") == "mine"
     report([folder], output=target, overwrite=True)
     assert target.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_a_page_that_is_full_takes_no_more_pictures() -> None:
+    from PIL import Image
+
+    from decompose_cli.page.context import Context
+
+    pixels = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    context = Context([], _left=20_000)
+    found = [context.picture(Image.fromarray(pixels), "noise") for _ in range(3)]
+    assert found[0] is not None
+    assert (found[1:], context.left_out) == ([None, None], 2)
+    assert context.raster("", "", pixels[:20, :20, 0].astype(float), ([], []), "", is_sparse=False) is not None, (
+        "still room"
+    )
+    assert context.left_out == 2

@@ -134,7 +134,7 @@ def _differences(context: Context) -> Iterator[Block]:
                 Column("Result"),
                 Column("Points", 2, is_signed=True),
                 Column("95% interval", 2, is_signed=True),
-                Column("McNemar p", 4),
+                Column("McNemar p", is_p=True),
                 Column("Only the full head right"),
                 Column("Only the decomposed right"),
             ],

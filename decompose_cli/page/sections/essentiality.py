@@ -34,7 +34,7 @@ def _blocks(context: Context, source: Source) -> list[Block]:
         Column("Essentiality, points", 2, is_signed=True),
         Column("95% interval", 2, is_signed=True),
         Column("Random sets, mean", 2, is_signed=True),
-        Column("p", 4),
+        Column("p", is_p=True),
     ]
 
     def row(name: str, kept: object) -> list[object]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from decompose_cli.page.blocks import Block, Column, Group, Section, Table
+from decompose_cli.page.blocks import Block, Column, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 
@@ -11,7 +11,7 @@ _LEAD = "What was run, on which weights and images, and with which versions; eno
 
 def section(context: Context) -> Section | None:
     """One table per result file."""
-    blocks: list[Block] = [Group(source.name, [_table(source)]) for source in context.sources]
+    blocks: list[Block] = [_table(source) for source in context.sources]
     return Section("provenance", "Provenance", _LEAD, blocks)
 
 
