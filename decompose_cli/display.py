@@ -36,10 +36,14 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
     }
     chosen = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in model.options.items())
     name = f"{model.name} with {chosen}" if chosen else model.name
+    height, width = dataset.crop
+    is_cropped = dataset.resize not in ([height, width], *([height] if height == width else []))
+    resized = dataset.resize if isinstance(dataset.resize, int) else "x".join(map(str, dataset.resize))
+    seen = f", resized to {resized}, centre {height}x{width}" if is_cropped else ""
     terminal.print(
         f"Network   {name}: {model.num_features} features into {model.head!r}, {model.num_classes} classes",
         f"\nWeights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
-        f"\nImages    {dataset.name}, {dataset.split}: {dataset.images:,}, mean {triple[0]}, std {triple[1]}",
+        f"\nImages    {dataset.name}, {dataset.split}: {dataset.images:,}, mean {triple[0]}, std {triple[1]}{seen}",
         f"\nFeatures  {states[cache.features]}",
     )
 

@@ -275,7 +275,7 @@ def _digest(handle: Any) -> str:  # Python 3.10 has no hashlib.file_digest
     return digest.hexdigest()
 
 
-def read_json(path: Path, what: str) -> Any:
+def read_json(path: Path, what: str, hint: str | None = None) -> Any:
     """Parse a JSON file of the user's, refusing what is not plain JSON (duplicate keys, ``NaN``) with a sentence.
 
     Raises:
@@ -288,7 +288,7 @@ def read_json(path: Path, what: str) -> Any:
     except IsADirectoryError:
         raise InputError(f"{what} {path} is a folder, not a file.") from None
     except UnicodeDecodeError:
-        raise InputError(f"{what} {path} is not a JSON text file.", hint="Are -i and -w swapped?") from None
+        raise InputError(f"{what} {path} is not a JSON text file.", hint=hint) from None
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
     if not text.strip():

@@ -165,3 +165,20 @@ def test_code_on_the_page_for_python_uses_what_is_exported() -> None:
     table = (DOCS / "bring-your-own.md").read_text(encoding="utf-8")
     named: Any = set(re.findall(r"`([A-Za-z_]+)`", table))
     assert set(dc.__all__) - {"__version__"} <= named
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("first", ["decompose train resnet18", "decompose layers mynet:net"])
+def test_ones_own_images_lead_to_a_decomposed_network(first: str, make_images: Any) -> None:
+    """The commands of the page as they stand, with a single epoch."""
+    text = (DOCS / "bring-your-own.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"(?:^ {4}decompose .*\n)+", text, flags=re.MULTILINE)
+    (block,) = [block for block in blocks if block.strip().startswith(first)]
+    (module,) = re.findall(r"^ {4}# mynet\.py\n(.*?)\n\n(?=\S)", text, flags=re.MULTILINE | re.DOTALL)
+    Path("mynet.py").write_text(re.sub(r"^ {4}", "", module, flags=re.MULTILINE), encoding="utf-8")
+    make_images(Path("images"), ["cat", "dog"], n=24, side=32)
+    for line in block.splitlines():
+        command = re.sub(r"--epochs \d+", "--epochs 1", line.split("#")[0]).split()[1:]
+        result = CliRunner().invoke(app, command)
+        assert result.exit_code == 0, f"{line}\n{result.output}"
+    assert Path("indices.json").exists()

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from decompose_cli.api.model import Model
+from decompose_cli.api.model import Indices, Model, index_set_of
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.decomposition.devices import resolve_device
 from decompose_cli.decomposition.features import extract_features as features_of_dataset
 from decompose_cli.decomposition.features import features_of_batches
-from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.decomposition.ranking import LabelledFeatures, Method, Order, check_classes, parse_method, select
 from decompose_cli.engines.validate import ValidateResults, measure
@@ -163,7 +163,7 @@ def extract_indices(
     return select(ranked, parse_method(method), k)
 
 
-def validate(features: Features, indices: IndexSet | str | Path | None = None) -> ValidateResults:
+def validate(features: Features, indices: Indices | None = None) -> ValidateResults:
     """How a classifier does with its full head, and with a few features per class; no image is looked at again.
 
     >>> model = load_model()
@@ -179,8 +179,10 @@ def validate(features: Features, indices: IndexSet | str | Path | None = None) -
     Raises:
         InputError: The set does not fit, or there is no image.
     """
-    if isinstance(indices, (str, Path)):
-        indices = read_index_set(user_path(indices))
-    if features.head.kind == "decomposed" and indices is not None:
+    head = features.head
+    if head.kind == "decomposed" and indices is not None:
         raise InputError("The model is decomposed already; its features are validated without indices.")
-    return measure(features.head, features.values, features.labels, features.class_names, indices)
+    if head.kind == "subspaces" and indices is None:
+        raise InputError("The decomposed head of these weights is without its indices; give the file it was made with.")
+    found = None if indices is None else index_set_of(indices, head.num_classes, head.num_features)
+    return measure(head, features.values, features.labels, features.class_names, found)

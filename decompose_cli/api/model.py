@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
 from decompose_cli.decomposition.heads import resolve_heads, with_decomposed_head
-from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.decomposition.index_set import IndexSet, index_set_text
+from decompose_cli.decomposition.index_set import read_index_set as read_file
 from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.decomposition.study import class_names_of, open_network, seen_by
-from decompose_cli.errors import InputError
-from decompose_cli.files import check_writable, user_path
+from decompose_cli.errors import InputError, first_line
+from decompose_cli.files import check_writable, user_path, write_text
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import Network, network_of
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
@@ -30,6 +33,9 @@ class Model:
         preprocessing: What happens to images of a data set before it sees them.
         class_names: Of its outputs, where they are known.
         gates: Class-specific gates (C, D) of the weights file, if it has any; for the method ``csg``.
+        options: What was chosen of the network's options, other than the defaults.
+        dataset: What it was trained on, where that is known.
+        is_preprocessing_known: Whether ``preprocessing`` is that of the weights, or what a data set would get.
     """
 
     name: str
@@ -37,6 +43,9 @@ class Model:
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None = None
     gates: Tensor | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
+    dataset: str | None = None
+    is_preprocessing_known: bool = False
 
     @property
     def module(self) -> nn.Module:
@@ -92,7 +101,8 @@ def load_model(
         weights: A path, a URL, ``default`` or ``random``; for a module None.
         head: Submodule that is the head, where several could be.
         input_size: Pixels that it takes, or (height, width); needed for a module.
-        mean: Normalisation for pixel values in [0, 1] per channel, for images of a data set.
+        mean: Normalisation for pixel values in [0, 1] per channel, for images of a data set; of a module, what
+            its images were normalised with, which :func:`save_model` then writes down.
         std: Likewise.
         class_names: Of its outputs, where the network does not say.
         allow_download: Whether weights may be fetched.
@@ -109,9 +119,11 @@ def load_model(
             raise InputError("A module has its weights already; load others into it with load_state_dict.")
         if size is None:
             raise InputError("The size of a module's images is not known; give input_size.")
-        preprocessing = IMAGENET.overridden(mean=_listed(mean), std=_listed(std), input_size=seen)
+        preprocessing = IMAGENET.overridden(mean=_listed(mean), std=_listed(std), crop=seen, resize=seen)
         network = network_of(model, preprocessing.crop, head)
-        return Model(type(model).__name__, network, preprocessing, _checked_names(class_names, network))
+        names = _checked_names(class_names, network)
+        is_known = mean is not None and std is not None
+        return Model(type(model).__name__, network, preprocessing, names, is_preprocessing_known=is_known)
     inputs = Inputs(
         model=model,
         weights=None if weights is None else str(weights),
@@ -129,8 +141,21 @@ def load_model(
     known = class_names_of(classifier)
     if names is None and known is not None and len(known.names) == network.tensors.num_classes:
         names = tuple(known.names)
-    gates = classifier.checkpoint.csg if classifier.checkpoint else None
-    return Model(classifier.name, network, preprocessing, names, gates)
+    checkpoint = classifier.checkpoint
+    metadata = checkpoint.metadata if checkpoint else None
+    return Model(
+        classifier.name,
+        network,
+        preprocessing,
+        names,
+        checkpoint.csg if checkpoint else None,
+        dict(classifier.entry.chosen),
+        (metadata.dataset if metadata else None)
+        or (classifier.entry.dataset if classifier.uses_default_weights else None),
+        classifier.entry.preprocessing is not None
+        or (metadata is not None and metadata.mean is not None)
+        or (mean is not None and std is not None),
+    )
 
 
 def _listed(values: Sequence[float] | None) -> str | None:
@@ -144,7 +169,7 @@ def _checked_names(names: Sequence[str] | None, network: Network) -> tuple[str, 
     return None if names is None else tuple(names)
 
 
-def decompose(model: Model, indices: IndexSet | str | Path | Mapping[int, Sequence[int]]) -> Model:
+def decompose(model: Model, indices: Indices) -> Model:
     """A copy of a classifier whose head is one subspace of k features per class.
 
     With the full head W (C, D), b (C,) and the features S_c of class c, its logits are
@@ -166,21 +191,61 @@ def decompose(model: Model, indices: IndexSet | str | Path | Mapping[int, Sequen
     network = model.network.as_it_is()
     if network.head is None or network.tensors.kind != "dense":
         raise InputError(f"{model.name} has a decomposed head already.")
-    heads = resolve_heads(network.tensors, _index_set(indices, model))
+    heads = resolve_heads(network.tensors, index_set_of(indices, model.num_classes, model.num_features))
     assert heads.decomposed is not None
     module = copy.deepcopy(network.module)
     with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
     return replace(model, network=replace(network, module=module).as_it_is())
 
 
-def _index_set(indices: IndexSet | str | Path | Mapping[int, Sequence[int]], model: Model) -> IndexSet:
+Indices = IndexSet | str | Path | Mapping[int, Sequence[int]]
+"""An index set, a file with one, or feature numbers by class number."""
+
+
+def index_set_of(indices: Indices, num_classes: int, num_features: int) -> IndexSet:
+    """Whatever form it has.
+
+    Raises:
+        InputError: It is none.
+    """
     if isinstance(indices, IndexSet):
         return indices
     if isinstance(indices, (str, Path)):
         return read_index_set(user_path(indices))
-    if set(indices) != set(range(model.num_classes)):
-        raise InputError(f"Feature numbers are needed of the classes 0 to {model.num_classes - 1}, and of no others.")
-    return IndexSet(tuple(tuple(map(int, indices[number])) for number in range(model.num_classes)), model.num_features)
+    if set(indices) != set(range(num_classes)):
+        raise InputError(f"Feature numbers are needed of the classes 0 to {num_classes - 1}, and of no others.")
+    try:
+        rows = tuple(tuple(map(operator.index, indices[number])) for number in range(num_classes))
+    except TypeError as error:
+        raise InputError(f"Feature numbers are whole numbers: {first_line(error)}.") from error
+    return IndexSet(rows, num_features)
+
+
+def write_index_set(index_set: IndexSet, path: str | Path, *, document: bool = False, overwrite: bool = False) -> None:
+    """Write an index file, which every command takes with ``-i``.
+
+    Args:
+        index_set: What each class keeps.
+        path: Where.
+        document: Our own layout, with D and provenance, instead of the published one.
+        overwrite: Whether a file that is there may be replaced.
+
+    Raises:
+        InputError: The path cannot be used.
+        DecomposeError: The file cannot be written; nothing is left behind.
+    """
+    target = user_path(path)
+    check_writable(target, overwrite=overwrite)
+    write_text(target, index_set_text(index_set, document=document))
+
+
+def read_index_set(path: str | Path) -> IndexSet:
+    """Read an index file of any layout: published, our own, or the result of ``extract-indices``.
+
+    Raises:
+        InputError: It is missing or none.
+    """
+    return read_file(user_path(path))
 
 
 def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> None:
@@ -202,16 +267,28 @@ def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> No
     target = user_path(path)
     if target.suffix != ".safetensors":
         raise InputError(f"{target} does not end in .safetensors.")
+    if model.network.tensors.kind == "subspaces":
+        raise InputError(
+            f"The decomposed head of {model.name} is without its indices, so it cannot be written.",
+            hint="Load the network from other weights, and decompose it.",
+        )
     check_writable(target, overwrite=overwrite)
     about = model.preprocessing
+    seen: dict[str, Any] = {}
+    if model.is_preprocessing_known:
+        resize = about.resize if isinstance(about.resize, int) else list(about.resize)
+        seen = {"mean": list(about.mean), "std": list(about.std), "resize": resize, "crop": list(about.crop)}
+        seen["interpolation"] = about.interpolation
     metadata = Metadata(
         model=model.name,
         num_classes=model.num_classes,
+        model_options=dict(model.options) or None,
         class_names=list(model.class_names) if model.class_names is not None else None,
-        mean=list(about.mean),
-        std=list(about.std),
-        resize=about.resize if isinstance(about.resize, int) else list(about.resize),
-        crop=list(about.crop),
-        interpolation=about.interpolation,
+        dataset=model.dataset,
+        **seen,
     )
-    write_checkpoint(target, model.module.state_dict(), metadata)
+    # Copies: the file format has no weights that are shared between layers.
+    state = {name: value.detach().cpu().clone() for name, value in model.module.state_dict().items()}
+    if model.gates is not None:
+        state["csg"] = model.gates
+    write_checkpoint(target, state, metadata)

@@ -122,16 +122,17 @@ def demo(inputs: Inputs, out: Output, open_page: OPEN = False) -> None:
     from decompose_cli.commands.reporting import show_page
     from decompose_cli.engines.demo import demo as run
     from decompose_cli.errors import InputError
-    from decompose_cli.files import check_folder_writable, new_folder
+    from decompose_cli.files import check_folder_writable, check_writable, new_folder
     from decompose_cli.page.report import report
     from decompose_cli.results import default_names
 
     def show(folder: Path) -> None:
+        page = folder / "report.html"
+        check_writable(page, overwrite=True)
         result = run(inputs, folder)
         display.show_indices(out.terminal, result.extracted)
         display.show_validation(out.terminal, result.validated)
         display.show_curve(out.terminal, result.curve)
-        page = folder / "report.html"
         places = [path for name, path in result.files.items() if name != "indices"]
         report(places, output=page, overwrite=True)
         out.terminal.print(f"Written to {folder}")

@@ -54,13 +54,15 @@ def report(
         overwrite=out.overwrite,
         with_images=not no_images,
     )
-    path = out.path
+    path, count = out.path, len(found.sources)
     if path is None and not out.json:
         path = write_under_new_name(default_names("report", suffix=".html"), found.html)
     if found.size > LARGEST:
         out.terminal.warn(f"The page has {found.size / 1e6:.1f} MB; name fewer results for a smaller one.")
     try:
-        out.terminal.print(f"{len(found.sources)} results, {len(found.sections)} sections, {found.size / 1e6:.1f} MB")
+        out.terminal.print(
+            f"{count} result{'' if count == 1 else 's'}, {len(found.sections)} sections, {found.size / 1e6:.1f} MB"
+        )
         if path is not None:
             out.terminal.print(f"Report written to {path}")
     finally:

@@ -224,7 +224,8 @@ def _starting_weights(inputs: Inputs, *, pretrained: bool) -> Inputs:
     from decompose_cli.errors import InputError
 
     if not pretrained:
-        return inputs
+        # Training begins with random weights unless others are given; then its head fits the images, too.
+        return dataclasses.replace(inputs, weights=None) if inputs.weights == "random" else inputs
     if inputs.weights is not None:
         raise InputError("--pretrained means --weights default; give one of them.")
     return dataclasses.replace(inputs, weights="default")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.errors import DecomposeError, InputError, first_line
 from decompose_cli.models.classifier import Network
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.preprocessing import Preprocessing
@@ -95,9 +95,16 @@ def features_of_batches(
     with device_memory(device), track("Features", None) as advance:
         for number, batch in enumerate(batches):
             images, truth = _checked_batch(batch, number, network.tensors.num_classes)
-            if reader is None:
-                reader = FeatureReader(network, device, precision, images[:2].cpu())
-            found.append(reader(images))
+            try:
+                if reader is None:
+                    reader = FeatureReader(network, device, precision, images[:2].cpu())
+                found.append(reader(images))
+            except (RuntimeError, ValueError) as error:
+                if isinstance(error, torch.OutOfMemoryError):
+                    raise
+                raise InputError(
+                    f"The network cannot run on batch {number}, of shape {tuple(images.shape)}: {first_line(error)}."
+                ) from error
             labels.append(truth)
             if not bool(torch.isfinite(found[-1]).all()):
                 raise DecomposeError(f"The network gives NaN or infinite features for images of batch {number}.")
@@ -110,7 +117,11 @@ def features_of_batches(
 def _checked_batch(batch: object, number: int, num_classes: int) -> tuple[Tensor, Tensor]:
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise InputError(f"Batch {number} is not a pair of images and labels.")
-    images, labels = batch[0], torch.as_tensor(batch[1])
+    images = batch[0]
+    try:
+        labels = torch.as_tensor(batch[1])
+    except (TypeError, ValueError, RuntimeError):
+        raise InputError(f"The labels of batch {number} are not class numbers.") from None
     if not isinstance(images, Tensor) or images.ndim != 4 or not images.is_floating_point():
         raise InputError(f"The images of batch {number} are not a floating-point tensor (n, 3, H, W).")
     if labels.shape != (len(images),) or labels.is_floating_point() or labels.dtype == torch.bool:

@@ -93,7 +93,7 @@ def with_decomposed_head(module: nn.Module, head: Head, head_name: str, decompos
         decomposed.classes(),
         decomposed.num_features,
     )
-    module.set_submodule(head_name, inner)
+    module.set_submodule(head_name, inner.to(next(head.module.parameters()).device))
 
 
 def _own_decomposition(head: HeadTensors) -> DecomposedLinear:

@@ -110,7 +110,7 @@ def read_index_set(path: Path) -> IndexSet:
     Raises:
         InputError: The file is missing, not JSON, of another layout, or its content is invalid.
     """
-    return index_set_from_json(read_json(path, "The index file"), str(path))
+    return index_set_from_json(read_json(path, "The index file", "Are -i and -w swapped?"), str(path))
 
 
 def index_set_from_json(content: Any, source: str) -> IndexSet:

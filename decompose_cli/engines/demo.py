@@ -14,12 +14,12 @@ from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.ranking import DEFAULT_K
 from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.engines.essential import EssentialResults, essential
-from decompose_cli.engines.explain import RESULT, ExplainResults, explain
+from decompose_cli.engines.explain import RESULT, SHEET, ExplainResults, explain
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
 from decompose_cli.engines.mutual_info import MutualInfoResults, mutual_info
 from decompose_cli.engines.validate import ValidateResults, validate
 from decompose_cli.errors import InputError
-from decompose_cli.files import write_files
+from decompose_cli.files import check_folder_writable, write_files
 from decompose_cli.progress import note
 from decompose_cli.results import ResultDocument, Stopwatch
 
@@ -99,10 +99,13 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
 
 
 def _explained(inputs: Inputs, indices: IndexSet, count: int, folder: Path) -> ResultDocument[ExplainResults] | None:
+    check_folder_writable(folder)
     try:
         return explain(inputs, worst=count, indices=indices, folder=folder, overwrite=True)
     except InputError as error:  # a network without maps; the rest of the demo is about its features only
         note(f"No images are explained: {error}")
+        for path in (folder / RESULT, folder / SHEET, *folder.glob("[0-9][0-9]-*.png")):
+            path.unlink(missing_ok=True)  # of an earlier demo, of another network
         return None
 
 

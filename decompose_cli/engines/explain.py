@@ -125,8 +125,8 @@ def explain(
                 advance(1)
     if explained.lacks_maps:
         note(
-            f"No maps were found whose means the features of {found.classifier.name} are, so there are no maps of "
-            "filters that add up to a logit; Grad-CAM is drawn alone."
+            f"No maps larger than 1x1 were found whose means the features of {found.classifier.name} are, so there are "
+            "no maps of filters that add up to a logit; Grad-CAM is drawn alone."
         )
     for explanation, target in zip(explanations, targets, strict=False):
         explanation.file = str(target)

@@ -355,18 +355,18 @@ def _has_default_hash(entry: ModelEntry, checkpoint: Checkpoint) -> bool:
 
 def _dense_tensors(head: Head) -> HeadTensors:
     weight, bias = head.dense()
-    return HeadTensors("dense", head.name, weight, bias, head.num_features)
+    return HeadTensors("dense", head.name, weight.cpu(), bias.cpu(), head.num_features)  # where features are kept
 
 
 def _decomposed_tensors(module: DecomposedLinear, name: str, scale: float) -> HeadTensors:
     return HeadTensors(
         "decomposed",
         name,
-        module.weight.detach() * scale,
-        module.bias.detach() * scale,
+        module.weight.detach().cpu().float() * scale,
+        module.bias.detach().cpu().float() * scale,
         module.num_features,
-        module.indices,
-        module.mask,
+        module.indices.cpu(),
+        module.mask.cpu(),
     )
 
 

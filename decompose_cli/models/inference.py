@@ -37,7 +37,7 @@ class FeatureReader:
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.head_name = network.head_name
         try:
-            module = copy.deepcopy(network.module).float().eval()
+            module = copy.deepcopy(network.module).cpu().float().eval()
         except Exception as error:  # locks, open files and the like
             raise InputError(
                 f"The network cannot be copied, which is needed to leave it as it is: {first_line(error)}."

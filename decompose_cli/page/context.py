@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _PICTURE_BYTES = 3_000_000  # of the five million that a page may have; base64 makes four bytes of three
-_WIDEST = 1400
+_WIDEST, _TALLEST = 1400, 4000
 _QUALITY = 80
 _MOST_ENTRIES = 20_000
 
@@ -55,8 +55,7 @@ class Context:
         Small ones are kept exactly, pixel by pixel.
         """
         image = image.convert("RGB")
-        if image.width > _WIDEST:
-            image = image.resize((_WIDEST, max(1, round(image.height * _WIDEST / image.width))))
+        image.thumbnail((_WIDEST, _TALLEST))
         target = BytesIO()
         is_small = max(image.size) <= 64
         image.save(target, "WEBP", quality=100 if is_small else _QUALITY, lossless=is_small)
@@ -72,6 +71,7 @@ class Context:
         what: str,
         *,
         is_sparse: bool,
+        darkest: float | None = None,
     ) -> Raster | None:
         """A matrix as a picture with a pixel per cell: white for 0, black for the largest; None if the page is full.
 
@@ -83,15 +83,17 @@ class Context:
             what: What a value is, for the cell that is pointed at.
             is_sparse: Whether values are told exactly, of up to 20,000 cells that are not 0; otherwise as one of 255
                 shades.
+            darkest: The value that is black, and all above it; the largest by default.
         """
         from PIL import Image
 
-        largest = float(np.abs(values).max(initial=0)) or 1.0
+        largest = darkest or float(np.abs(values).max(initial=0)) or 1.0
+        shades = np.clip(values / largest, -1, 1)
         is_grey = bool((values >= 0).all())
         if is_grey:
-            image = Image.fromarray((255 - np.rint(255 * values / largest)).astype(np.uint8))
+            image = Image.fromarray((255 - np.rint(255 * shades)).astype(np.uint8))
         else:
-            image = Image.fromarray(_signed_colours(values / largest))
+            image = Image.fromarray(_signed_colours(shades))
         target = BytesIO()
         image.save(target, "PNG", optimize=True)
         data: dict[str, object] = {"rows": list(names[0]), "columns": list(names[1]), "what": what, "largest": largest}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Union
@@ -13,7 +13,7 @@ from decompose_cli.errors import InputError
 from decompose_cli.files import read_json
 from decompose_cli.results import SCHEMA_VERSION, ResultDocument
 
-_WHAT = "The result file"
+_WHAT, _HINT = "The result file", "Name the JSON file that a command wrote, or the folder of a run."
 _RUN = "result.json"
 
 
@@ -65,13 +65,30 @@ def read_sources(places: Sequence[Path]) -> list[Source]:
     for place in places:
         for path in _files_in(place) if place.is_dir() else [place]:
             paths.setdefault(path.resolve(), path)
-    found = [(path, _parsed(path, _cleaned(read_json(path, _WHAT)))) for path in paths.values()]
+    found = [(path, _read(path)) for path in paths.values()]
     is_one = len({_subject(document) for _, document in found}) == 1  # which is then the title of the page
     titles = [_title(document, with_subject=not is_one) for _, document in found]
     return [
-        Source(path, title if titles.count(title) == 1 else f"{title} ({printable(str(path))})", document)
+        Source(path, title if titles.count(title) == 1 else f"{title} ({_short(path, paths.values())})", document)
         for (path, document), title in zip(found, titles, strict=True)
     ]
+
+
+def _short(path: Path, others: Collection[Path]) -> str:
+    """As much of a path as tells it from the others."""
+    for length in range(1, len(path.parts)):
+        end = path.parts[-length:]
+        if sum(other.parts[-length:] == end for other in others) == 1 and end != (_RUN,):
+            return printable("/".join(end))
+    return printable(str(path))
+
+
+def _read(path: Path) -> ResultDocument[Any]:
+    value = read_json(path, _WHAT, _HINT)
+    try:
+        return _parsed(path, _cleaned(value))
+    except RecursionError as error:
+        raise InputError(f"{path} is no result of decompose: its lists lie too deep in one another.") from error
 
 
 def _files_in(folder: Path) -> list[Path]:
@@ -100,7 +117,7 @@ def _documents_below(folder: Path) -> list[Path]:
 
 def _is_document(path: Path) -> bool:
     """Whether it is to be read as one; index files and the settings of a run lie beside results."""
-    value = read_json(path, _WHAT)
+    value = read_json(path, _WHAT, _HINT)
     return isinstance(value, dict) and {"schema_version", "command", "results"} <= value.keys()
 
 
@@ -111,7 +128,9 @@ def _parsed(path: Path, value: Any) -> ResultDocument[Any]:
             hint="An index file says too little by itself; the result file beside it, or 'validate -i', says more.",
         )
     version, command = value["schema_version"], value["command"]
-    if isinstance(version, int) and version > SCHEMA_VERSION:
+    if not isinstance(version, int) or version < 1:
+        raise InputError(f"{path} has no usable schema_version: {str(version)[:40]!r}.")
+    if version > SCHEMA_VERSION:
         raise InputError(f"{path} was written by a later version of decompose (schema {version}).")
     model = _results_of(command) if isinstance(command, str) else None
     if model is None:

@@ -11,8 +11,8 @@ from pathlib import Path
 from types import ModuleType
 
 import decompose_cli
-from decompose_cli.errors import InputError
-from decompose_cli.files import check_writable, write_text
+from decompose_cli.errors import InputError, first_line
+from decompose_cli.files import check_writable, user_path, write_text
 from decompose_cli.page.blocks import Section
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source, printable, read_sources
@@ -68,9 +68,9 @@ class Report:
 
 
 def report(
-    places: Sequence[Path],
+    places: Sequence[str | Path] | str | Path,
     *,
-    output: Path | None = None,
+    output: str | Path | None = None,
     title: str | None = None,
     overwrite: bool = False,
     with_images: bool = True,
@@ -81,7 +81,7 @@ def report(
     well; matrices are tables, or pictures where they are large.
 
     Args:
-        places: Result files, runs, and folders of them.
+        places: Result files, runs, and folders of them; or one of these.
         output: Where the page is written; None to only return it.
         title: Of the page; by default what the first results are about.
         overwrite: Whether a file that is there may be replaced.
@@ -91,18 +91,45 @@ def report(
         InputError: Something given cannot be used; nothing has been written.
         DecomposeError: The page cannot be written.
     """
+    places = [places] if isinstance(places, str | Path) else list(places)
+    output = None if output is None else user_path(output)
     if not places:
         raise InputError("There is nothing to report on.", hint="Name result files, runs or folders of them.")
     if output is not None:
         check_writable(output, overwrite=overwrite)
-    sources = read_sources(places)
+    sources = read_sources([user_path(place) for place in places])
+    if output is not None and output.resolve() in {source.path.resolve() for source in sources}:
+        raise InputError(f"{output} is one of the results; give the page another name.")
     context = Context(sources, has_images=with_images)
-    builders: list[Callable[[Context], Section | None]] = [module.section for module in _SECTIONS]
-    sections = tuple(section for builder in builders if (section := builder(context)) is not None)
+    sections = tuple(section for module in _SECTIONS if (section := _built(module.section, context)) is not None)
     html = _rendered(printable(title) if title else _usual_title(sources), sections, len(sources), context.left_out)
     if output is not None:
         write_text(output, html)
     return Report(html, sections, tuple(sources), context.left_out)
+
+
+_Builder = Callable[[Context], Section | None]
+_OF_SHAPES = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
+"""What comes of numbers that are of the right type and do not fit together: lists of other lengths and the like."""
+
+
+def _built(builder: _Builder, context: Context) -> Section | None:
+    try:
+        return builder(context)
+    except _OF_SHAPES as error:
+        broken = next((source for source in context.sources if not _is_usable(builder, source)), context.sources[0])
+        raise InputError(
+            f"{broken.path} is no usable result of '{broken.command}': what is in it does not fit together "
+            f"({type(error).__name__}: {first_line(error)})."
+        ) from error
+
+
+def _is_usable(builder: _Builder, source: Source) -> bool:
+    try:
+        builder(Context([source], has_images=False))
+    except _OF_SHAPES:
+        return False
+    return True
 
 
 def _usual_title(sources: Sequence[Source]) -> str:

@@ -6,12 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.look import MARKED, look, new_figure, plain, png
+from decompose_cli.reporting.look import MARKED, look, new_figure, plain, png, short
 from decompose_cli.reporting.vector import tell_points
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.figure import Figure
+
+
+_LONGEST = 60
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def accuracy_figure(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, alpha=0.25)
     # Handles and texts side by side: labels of the curves themselves would be left out where they begin with "_".
-    axes.legend(handles, [plain(name) for name in names], frameon=False)
+    axes.legend(handles, [plain(short(name, _LONGEST)) for name in names], frameon=False)
     return figure
 
 

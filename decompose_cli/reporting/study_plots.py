@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 Interval = tuple[float, float] | None
-_ROW = 0.36
+_ROW, _LINE = 0.14, 0.17
 _WIDEST_NAME = 44
 _MOST_LETTERS = 48
 """Of ticks side by side; more are turned."""
@@ -29,7 +29,9 @@ def interval_figure(label: str, rows: Sequence[tuple[str, float, Interval]]) -> 
         label: What the values are, with the unit.
         rows: Name, value, 95% interval; the first at the top.
     """
-    figure = new_figure(1.1 + _ROW * len(rows))
+    names = ["\n".join(textwrap.wrap(plain(short(name, 3 * _WIDEST_NAME)), _WIDEST_NAME)) for name, _, _ in rows]
+    lines = max((name.count("\n") + 1 for name in names), default=1)
+    figure = new_figure(1.1 + (_ROW + _LINE * lines) * len(rows))
     axes = figure.add_subplot()
     colour = look(0)["color"]
     for place, (_, value, interval) in enumerate(rows):
@@ -42,10 +44,7 @@ def interval_figure(label: str, rows: Sequence[tuple[str, float, Interval]]) -> 
         list(range(len(rows))),
         [f"{name}: {value:.2f}{_between(interval)}" for name, value, interval in rows],
     )
-    axes.set_yticks(
-        range(len(rows)),
-        ["\n".join(textwrap.wrap(plain(short(name, 3 * _WIDEST_NAME)), _WIDEST_NAME)) for name, _, _ in rows],
-    )
+    axes.set_yticks(range(len(rows)), names)
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel(plain(label))
     axes.grid(visible=True, axis="x", alpha=0.25)
@@ -94,7 +93,7 @@ def essentiality_figure(
     axes.set_xticks(range(len(names)), ticks, rotation=rotation, ha="right" if rotation else "center")
     axes.set_ylabel("essentiality (percentage points)")
     axes.grid(visible=True, axis="y", alpha=0.25)
-    labels = [plain(name) for name in methods] + ["random sets of the same size"] * bool(control)
+    labels = [plain(short(name, _LONGEST_TICK)) for name in methods] + ["random sets of the same size"] * bool(control)
     figure.legend([*handles, *control], labels, frameon=False, loc="outside upper center", ncols=4)
     return figure
 
@@ -119,7 +118,7 @@ def layers_figure(label: str, layers: Sequence[str], curves: Mapping[str, Sequen
     axes.set_xticks(range(len(layers)), [plain(short(name, _LONGEST_TICK)) for name in layers], rotation=45, ha="right")
     axes.set_ylabel(plain(label))
     axes.grid(visible=True, alpha=0.25)
-    axes.legend(handles, [plain(name) for name in curves], frameon=False)
+    axes.legend(handles, [plain(short(name, 2 * _LONGEST_TICK)) for name in curves], frameon=False)
     return figure
 
 

@@ -173,7 +173,8 @@ def test_the_numbers_are_those_of_the_commands(warm: None) -> None:
 
 def test_weights_are_kept_and_read_back(net: Net, batches: list[tuple[Tensor, Tensor]]) -> None:
     small = dc.decompose(
-        dc.load_model(net, input_size=8, class_names=["a", "b", "c"]), {c: [c, c + 1] for c in range(3)}
+        dc.load_model(net, input_size=8, class_names=["a", "b", "c"], mean=(0.5,) * 3, std=(0.2,) * 3),
+        {c: [c, c + 1] for c in range(3)},
     )
     dc.save_model(small, "net.safetensors")
     Path("mine.py").write_text(
@@ -186,6 +187,66 @@ def test_weights_are_kept_and_read_back(net: Net, batches: list[tuple[Tensor, Te
     with pytest.raises(dc.InputError, match="exists already"):
         dc.save_model(small, "net.safetensors")
     dc.save_model(small, "net.safetensors", overwrite=True)
+
+
+def test_only_what_was_said_of_the_images_is_written_down(net: Net) -> None:
+    from decompose_cli.models.checkpoint import read_checkpoint
+
+    dc.save_model(dc.load_model(net, input_size=8), "silent.safetensors")
+    dc.save_model(dc.load_model(net, input_size=8, mean=(0.5,) * 3, std=(0.25,) * 3), "told.safetensors")
+    silent, told = (read_checkpoint(Path(f"{name}.safetensors")).metadata for name in ("silent", "told"))
+    assert silent is not None
+    assert told is not None
+    assert (silent.mean, silent.std, silent.resize, silent.crop) == (None, None, None, None)
+    assert (told.mean, told.std, told.resize, told.crop) == ([0.5] * 3, [0.25] * 3, [8, 8], [8, 8])
+
+
+def test_a_network_with_options_and_gates_is_read_back_as_it_was() -> None:
+    from decompose_cli.models.checkpoint import Metadata, write_checkpoint
+    from decompose_cli.models.registry import get_entry
+
+    entry = get_entry("resnet8").configured(norm_mode="group", gn_num_groups="4")
+    state = {**entry.make(10, (32, 32)).state_dict(), "csg": torch.rand(10, 64)}
+    about = Metadata(
+        model="resnet8", num_classes=10, model_options={"norm_mode": "group", "gn_num_groups": "4"}, dataset="digits"
+    )
+    write_checkpoint(Path("first.safetensors"), state, about)
+    first = dc.load_model(weights="first.safetensors")
+    dc.save_model(first, "second.safetensors")
+    second = dc.load_model(weights="second.safetensors")
+    assert (second.options, second.dataset) == (first.options, "digits")
+    assert second.gates is not None
+    assert torch.equal(second.gates, state["csg"])
+    images = torch.rand(2, 3, 32, 32)
+    assert torch.equal(second.module(images), first.module(images))
+
+
+def test_shared_weights_are_written(net: Net) -> None:
+    net.again = net.fc
+    dc.save_model(dc.load_model(net, input_size=8), "net.safetensors")
+    assert Path("net.safetensors").exists()
+
+
+def test_index_sets_are_written_and_read_by_name() -> None:
+    indices = dc.IndexSet(((0, 1), (2,)), 3)
+    dc.write_index_set(indices, "k.json")
+    assert dc.read_index_set("k.json").classes == indices.classes
+    with pytest.raises(dc.InputError, match="exists already"):
+        dc.write_index_set(indices, "k.json")
+
+
+def test_published_decompositions_need_their_indices(reference_dir: Path) -> None:
+    weights = reference_dir / "weights"
+    model = dc.load_model("resnet20", weights / "resnet20-decomposed.pth")
+    images = dc.load_dataset(f"folder:{reference_dir / 'data' / 'cifar10-lossless'}", "test")
+    features = dc.extract_features(model, images)
+    with pytest.raises(dc.InputError, match="without its indices"):
+        dc.validate(features)
+    with pytest.raises(dc.InputError, match="without its indices"):
+        dc.save_model(model, "net.safetensors")
+    found = dc.validate(features, weights / "resnet20-decomposed.indices.json").decomposed
+    assert found is not None
+    assert found.correct == 915
 
 
 def test_classes_of_a_data_set_are_matched_by_name(net: Net, make_images: Callable[..., Path], tmp_path: Path) -> None:
@@ -213,6 +274,9 @@ REFUSED: dict[str, tuple[Callable[[dc.Model], Any], str]] = {
     "one image": (lambda m: dc.extract_features(m, [(IMAGES[0], LABELS)]), "not a floating-point tensor"),
     "labels": (lambda m: dc.extract_features(m, [(IMAGES, LABELS + 2)]), "a label that is not one of 0 to 2"),
     "label count": (lambda m: dc.extract_features(m, [(IMAGES, LABELS[:1])]), "are not 2 class numbers"),
+    "no labels": (lambda m: dc.extract_features(m, [(IMAGES, None)]), "are not class numbers"),  # type: ignore[list-item]
+    "channels": (lambda m: dc.extract_features(m, [(torch.zeros(2, 4, 8, 8), LABELS)]), "cannot run on batch 0"),
+    "half a feature": (lambda m: dc.decompose(m, {0: [1], 1: [2], 2: [0.5]}), "whole numbers"),  # type: ignore[list-item]
     "label type": (lambda m: dc.extract_features(m, [(IMAGES, LABELS.float())]), "are not 2 class numbers"),
     "NaN": (lambda m: dc.extract_features(m, [(IMAGES * float("nan"), LABELS)]), "NaN or infinite features"),
     "precision": (lambda m: dc.extract_features(m, [(IMAGES, LABELS)], precision="8"), "'8' is unknown"),

@@ -298,7 +298,7 @@ def test_misclassified_images_are_shown_where_they_are_the_same(
     (root / "test" / "cat" / "new.png").write_bytes((root / "test" / "cat" / "000.png").read_bytes())
     page, text = page_of(report([path]))
     assert not page.all("img")
-    assert "The images are not at hand: those of folder:images test have changed since." in text
+    assert "The images are not at hand where the result says, or have changed since." in text
 
 
 def test_pictures_are_taken_from_beside_the_result_only(write_results: WriteResults, tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ def test_titles_tell_the_results_apart(write_results: WriteResults) -> None:
     second = write_results(only=("validate", "sweep"), folder="second")
     names = [source.name for source in read_sources([first, second, first / "validate.json"])]
     assert len(names) == 3, "what is named twice is read once"
-    assert names[0] == f"validate, test images ({first / 'validate.json'})"
+    assert names[0] == "validate, test images (found/validate.json)"
     edited(second, "sweep", lambda d: d["model"].update(name="other"))
     names = [source.name for source in read_sources([first, second])]
     assert "sweep: other on nowhere, test images" in names
@@ -410,3 +410,106 @@ def test_a_page_that_is_full_takes_no_more_pictures() -> None:
         "still room"
     )
     assert context.left_out == 2
+
+
+def test_held_out_images_that_chose_the_best_epoch_do_not_measure_it(write_results: WriteResults) -> None:
+    def held_out(document: dict[str, Any]) -> None:
+        last = document["results"]["last"]
+        last["val"], last["test"] = {**last["test"], "split": "held-out"}, None
+        document["results"]["best"] = {**last, "epoch": 1}
+
+    folder = write_results(only=("train",))
+    edited(folder, "train", held_out)
+    _, text = page_of(report([folder]))
+    assert "after epoch 2" in text
+    assert "best epoch, 1" not in text
+
+
+def test_an_index_file_has_no_ranks(write_results: WriteResults) -> None:
+    _, text = page_of(report([write_results(only=("essential",))]))
+    assert "\N{BULLET}" in text
+    page, _ = page_of(report([write_results(only=("extract-indices",), folder="ranked")]))
+    assert [cell.get("data-tip") for cell in page.all("td") if "rank 1" in (cell.get("data-tip") or "")]
+
+
+def test_a_gate_in_every_unit_is_not_counted_in_images(write_results: WriteResults) -> None:
+    folder = write_results(only=("train-gate",))
+    assert "Images by g of stage3" not in page_of(report([folder]))[1], "40 counts, and 50 images"
+    assert "Images times units by g of stage3" in page_of(report([folder]))[1]
+
+
+def test_the_page_is_not_written_over_what_it_is_made_of(write_results: WriteResults) -> None:
+    path = write_results(only=("validate",)) / "validate.json"
+    before = path.read_bytes()
+    with pytest.raises(InputError, match="is one of the results"):
+        report([path], output=path, overwrite=True)
+    assert path.read_bytes() == before
+
+
+def test_places_may_be_texts(write_results: WriteResults, tmp_path: Path) -> None:
+    folder = write_results(only=("validate",))
+    assert len(report(str(folder), output=str(tmp_path / "page.html")).sources) == 1
+    assert (tmp_path / "page.html").exists()
+
+
+UNFIT: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
+    "no images": ("validate", lambda d: d["results"].update(total=0)),
+    "more right than there are": ("validate", lambda d: d["results"]["original"].update(correct=999)),
+    "ragged": ("validate", lambda d: d["results"]["original"]["confusion"][0].pop()),
+    "of another size": ("validate", lambda d: d["results"]["decomposed"]["confusion"].pop()),
+    "too few classes": ("validate", lambda d: d["results"]["decomposed"]["per_class"].pop()),
+    "huge count": ("validate", lambda d: d["results"]["original"]["confusion"][0].__setitem__(0, 10**30)),
+    "no such method": ("essential", lambda d: d["results"].pop("ours")),
+    "no class number": ("essential", lambda d: d["results"]["ours"].update(abc=d["results"]["ours"].pop("0"))),
+    "no number": ("sweep", lambda d: d["results"]["curves"]["frequency"].update({"0.5": {**POINT}})),
+    "ragged matrix": ("mutual-info", lambda d: d["results"]["sets"]["ours"]["5"]["matrix"][0].pop()),
+    "too many features": ("extract-indices", lambda d: d["model"].update(num_features=60_000_000)),
+    "a feature too far": ("extract-indices", lambda d: d["results"]["5"]["indices"].update({"0": [10**11]})),
+}
+POINT = {"correct": 45, "top1": 90.0, "top1_ci95": [80.0, 95.0]}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_what_does_not_fit_together_is_one_sentence_with_the_file(case: str, write_results: WriteResults) -> None:
+    command, change = UNFIT[case]
+    folder = write_results(only=(command, "lr-find"))
+    path = edited(folder, command, change)
+    with pytest.raises(InputError) as refusal:
+        report([folder])
+    assert str(path) in refusal.value.message
+
+
+def test_nested_lists_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.json"
+    path.write_text('{"schema_version": 1, "command": "validate", "results": ' + "[" * 900 + "]" * 900 + "}")
+    with pytest.raises(InputError, match=r"deep\.json"):
+        report([path])
+
+
+def test_data_sets_are_not_sought_in_strange_places(write_results: WriteResults) -> None:
+    folder = write_results(only=("validate",))
+    for name in ("folder:~nobody-of-that-name/images", "folder:" + "x" * 5000, "folder:/", "nothing"):
+        edited(folder, "validate", lambda d, name=name: d["dataset"].update(name=name))
+        assert "The images are not at hand where the result says" in page_of(report([folder]))[1]
+
+
+def test_a_pipe_or_a_huge_picture_is_no_picture(write_results: WriteResults) -> None:
+    import os
+
+    from PIL import Image
+
+    folder = write_results(only=("explain",))
+    Image.new("1", (9000, 9000)).save(folder / "01-7.png")
+    assert not page_of(report([folder]))[0].all("img")
+    (folder / "01-7.png").unlink()
+    os.mkfifo(folder / "01-7.png")
+    assert not page_of(report([folder]))[0].all("img")
+
+
+def test_a_tall_picture_is_made_smaller(write_results: WriteResults) -> None:
+    from PIL import Image
+
+    folder = write_results(only=("explain",))
+    Image.new("L", (60, 20_000)).save(folder / "01-7.png")
+    (image,) = page_of(report([folder]))[0].all("img")
+    assert int(image["height"] or 0) <= 4000

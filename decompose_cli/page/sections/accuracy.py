@@ -76,7 +76,7 @@ def section(context: Context) -> Section | None:
 
 
 def measurements(source: Source) -> Iterator[Measured]:
-    """What a result says of heads and networks on images that chose nothing."""
+    """What a result says of heads and networks; of held-out images the last epoch only, as they chose the best one."""
     results = source.results
     if source.command == "validate":
         for what, head in (("full head", results.original), ("decomposed", results.decomposed)):
@@ -104,7 +104,7 @@ def _scores(command: str, run: Any) -> Iterator[tuple[str, Any]]:
     elif hasattr(run, "last"):
         yield f"after epoch {run.last.epoch}", run.last.test or run.last.val
         if run.best is not None and run.best.epoch != run.last.epoch:
-            yield f"best epoch, {run.best.epoch}", run.best.test or run.best.val
+            yield f"best epoch, {run.best.epoch}", run.best.test
 
 
 def _features(sizes: tuple[int, int]) -> str:

@@ -48,8 +48,8 @@ def _matrix(context: Context, what: str, names: Sequence[str], counts: np.ndarra
         yield Grid(caption, "True class, prediction", names, names, cells, is_signed=what == _DIFFERENCE)
         return
     alt = f"{len(names)} by {len(names)} classes; the most frequent errors are in the table below."
-    shades = counts if (counts < 0).any() else np.minimum(counts, max(1, _largest_error(counts)))
-    raster = context.raster(caption, alt, shades, (names, names), "images", is_sparse=True)
+    darkest = None if (counts < 0).any() else float(max(1, _largest_error(counts)))
+    raster = context.raster(caption, alt, counts, (names, names), "images", is_sparse=True, darkest=darkest)
     if raster is not None:
         yield raster
 

@@ -10,7 +10,8 @@ from decompose_cli.reporting.study_plots import essentiality_figure
 _LEAD = (
     "Essentiality of a class: how many more of its images stay with it when noise is put on all other features than "
     "when it is put on the class's own, in percentage points of its images. Marks are random feature sets of the same "
-    "size: a set that matters stands well above them. p says how many random sets did as well."
+    "size: a set that matters stands well above them. p is the share of random sets that did as well, this "
+    "one counted with them."
 )
 _MOST_DRAWN = 40
 
@@ -29,8 +30,8 @@ def _blocks(context: Context, source: Source) -> list[Block]:
         Column("Features and class"),
         Column("Images"),
         Column("Kept without noise"),
-        Column("Noise on its features", 1),
-        Column("Noise on all others", 1),
+        Column("Kept, noise on its features", 1),
+        Column("Kept, noise on all others", 1),
         Column("Essentiality, points", 2, is_signed=True),
         Column("95% interval", 2, is_signed=True),
         Column("Random sets, mean", 2, is_signed=True),

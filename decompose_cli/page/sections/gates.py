@@ -12,7 +12,8 @@ from decompose_cli.reporting.study_plots import gate_histogram
 
 _LEAD = (
     "g is the weight that a gate gives the later of its two outputs, between 0 (the earlier one suffices) and 1. "
-    "Intervals are Student's and, of differences, Welch's, over images."
+    "Histograms are of the last epoch, tables of the weights that were kept. Intervals are Student's and, of "
+    "differences, Welch's, over images."
 )
 _SPLITS = {"train": "training images", "val": "held-out images", "test": "test images"}
 
@@ -45,8 +46,9 @@ def _histograms(context: Context, title: str, run: Any) -> Iterator[Block]:
         name = next(iter(gates.values())).name
         counts = {what: gate.histogram for what, gate in gates.items()}
         bins = max(map(len, counts.values()))
+        counted = "Images" if all(sum(gate.histogram) == scores[what].images for what, gate in gates.items()) else None
         values = Table(
-            f"Images by g of {name}",
+            f"{counted or 'Images times units'} by g of {name}",
             [Column("From g"), *(Column(what) for what in counts)],
             [
                 [

@@ -6,24 +6,39 @@ from decompose_cli.page.blocks import Figures, Section
 from decompose_cli.page.context import Context
 from decompose_cli.page.sections.accuracy import differences, measurements
 
-_MOST = 6
+_LEAD = (
+    "A classifier is features and a head: for each image the network computes some dozens to thousands of numbers, its "
+    "penultimate features, and the full head makes a score for each class of all of them. A decomposed head makes the "
+    "score of a class of a few features only, those that this class uses most. What is on this page says what that "
+    "costs, and what those features are."
+)
+_MOST = 9
 
 
 def section(context: Context) -> Section | None:
     """Accuracies and differences, the first few."""
     items: list[tuple[str, str, str]] = []
-    for source in context.of("validate", "finetune", "train", "train-gate"):
+    measured = [*context.of("finetune"), *context.of("validate"), *context.of("train", "train-gate")]
+    seen = set()
+    for source in measured:
+        whose = f"{source.name}: " if len(measured) > 1 else ""
+        if hasattr(source.results, "runs"):  # of several seeds, whose spread is further down
+            continue
         for found in measurements(source):
+            identity = (source.subject, found.split, found.correct, found.total, found.loss)
+            if identity in seen:  # as where a network was validated before it was fine-tuned
+                continue
+            seen.add(identity)
             low, high = found.interval
             count = f"{found.correct:,} of {found.total:,} {found.split} images; 95% interval {low:.2f} to {high:.2f}"
-            items.append((found.what, f"{found.top1:.2f}%", count))
-        for which, difference in differences(source):
+            items.append((whose + found.what, f"{found.top1:.2f}%", count))
+        for _, difference in differences(source):
             low, high = difference.ci95
             items.append(
                 (
-                    "decomposed minus full head" + (f", {which}" if which else ""),
+                    f"{whose}decomposed minus full head",
                     f"{difference.points:+.2f} points",
-                    f"95% interval {low:+.2f} to {high:+.2f}; McNemar p = {difference.mcnemar_p:.3g}",
+                    f"95% interval {low:+.2f} to {high:+.2f}; McNemar p = {difference.mcnemar_p:.2g}",
                 )
             )
     for source in context.of("sweep"):
@@ -37,5 +52,4 @@ def section(context: Context) -> Section | None:
                     f"of the head; {chosen.features_per_class[0]} to {chosen.features_per_class[1]} features per class",
                 )
             )
-    unique = list(dict.fromkeys(items))[:_MOST]
-    return Section("glance", "At a glance", "", [Figures(unique)]) if unique else None
+    return Section("glance", "At a glance", _LEAD, [Figures(items[:_MOST])]) if items else None

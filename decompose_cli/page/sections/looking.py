@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,7 @@ _LEAD = (
     "parts of the logit itself, position by position. Deletion says whether the highlighted places matter."
 )
 _MOST_ROWS = 12
+_MOST_BYTES, _MOST_PIXELS = 40_000_000, 40_000_000
 
 
 def section(context: Context) -> Section | None:
@@ -133,7 +135,12 @@ def _opened(path: Path) -> Image | None:
     from PIL import Image
 
     try:
-        with Image.open(path, formats=["PNG"]) as opened:
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:  # a pipe would be waited for
+            return None
+        with warnings.catch_warnings(), Image.open(path, formats=["PNG"]) as opened:
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            if opened.width * opened.height > _MOST_PIXELS:
+                return None
             opened.load()
             return opened.copy()
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):

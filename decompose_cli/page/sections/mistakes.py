@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.errors import DecomposeError
+from decompose_cli.files import user_path
 from decompose_cli.page.blocks import Block, Column, Gallery, Group, Picture, Section, Table, Text
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
@@ -15,9 +16,10 @@ if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset
 
 _LEAD = (
-    "First the images that only the full head gets right, then those that both get wrong; the most confident errors "
-    "lead. A number is the image's place in its split, counted from 0."
+    "The most confident errors lead; where there are two heads, before them come the images that only the full head "
+    "gets right. A number is the image's place in its split, counted from 0."
 )
+_ABSENT = "The images are not at hand where the result says, or have changed since."
 _SIDE = 96
 
 
@@ -36,16 +38,17 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
     if context.has_images:
         try:
             dataset = _dataset(source)
-        except DecomposeError as error:
-            yield Text(f"The images are not at hand: {error}")
+        except (DecomposeError, OSError, ValueError):  # what is there instead is nothing for this page
+            yield Text(_ABSENT)
         else:
             pictures = [picture for picture in (_picture(context, source, dataset, m) for m in mistakes) if picture]
     if pictures:
         yield Gallery(f"{len(pictures)} misclassified images", pictures)
     name = source.class_name
-    wrong = len(mistakes)
+    used = source.results.decomposed or source.results.original
+    wrong = source.results.total - used.correct if used is not None else len(mistakes)
     yield Table(
-        f"{wrong} misclassified images",
+        f"{len(mistakes)} of {wrong:,} misclassified images, as a table",
         [
             Column("Image"),
             Column("Class"),
@@ -81,10 +84,10 @@ def _dataset(source: Source) -> ImageDataset:
     name = about.name
     base = Path(str(source.document.environment.get("working_directory", ".")))
     if name.startswith(FOLDER_PREFIX):
-        path = Path(name.removeprefix(FOLDER_PREFIX)).expanduser()
+        path = user_path(name.removeprefix(FOLDER_PREFIX))
         name = FOLDER_PREFIX + str(path if path.is_dir() else base / path)
     given = arguments.get("data_dir")
-    data_dir = Path(given).expanduser() if isinstance(given, str) else default_data_dir()
+    data_dir = user_path(given) if isinstance(given, str) else default_data_dir()
     if not data_dir.is_dir() and not data_dir.is_absolute():
         data_dir = base / data_dir
     dataset = open_dataset(name, about.split, data_dir, allow_download=False)

@@ -13,7 +13,8 @@ from decompose_cli.page.documents import Source
 _LEAD = (
     "The Jaccard index of two classes is the share of common features among all that either has: 0 for none, 1 for the "
     "same set. Mutual information (in nats) asks how much knowing whether a feature belongs to one class says of "
-    "whether it belongs to the other; it is also positive where two classes avoid each other's features."
+    "whether it belongs to the other; it is also positive where two classes avoid each other's features. Shades are "
+    "relative to the largest value of two different classes in the same matrix."
 )
 _MOST_CELLS_ACROSS = 25
 _MOST_PAIRS = 20
@@ -76,10 +77,13 @@ def matrix_blocks(context: Context, source: Source, caption: str, matrix: Sequen
     largest = float(others.max()) or 1.0
     if count <= _MOST_CELLS_ACROSS:
         digits = 2 if largest >= 0.1 else 3
+        tells = bool(others.min() < 0.9 * largest)  # else there is nothing to tell apart by shades
         cells = [
             [
                 Shade(
-                    f"{value:.{digits}f}", min(1.0, value / largest), f"{names[row]} and {names[column]}: {value:.4f}"
+                    f"{value:.{digits}f}",
+                    min(1.0, value / largest if row != column and tells else 0.0),
+                    f"{names[row]} and {names[column]}: {value:.4f}",
                 )
                 for column, value in enumerate(line)
             ]
@@ -88,7 +92,7 @@ def matrix_blocks(context: Context, source: Source, caption: str, matrix: Sequen
         yield Grid(caption, "Class", names, names, cells)
         return
     alt = f"{count} by {count} classes; the pairs with the largest values are in the table below."
-    raster = context.raster(caption, alt, np.minimum(values, largest), (names, names), "value", is_sparse=False)
+    raster = context.raster(caption, alt, values, (names, names), "value", is_sparse=False, darkest=largest)
     if raster is not None:
         yield raster
     upper = np.triu(values, 1)

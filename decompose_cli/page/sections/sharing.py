@@ -7,17 +7,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from decompose_cli.errors import InputError
 from decompose_cli.page.blocks import Block, Column, Grid, Group, Section, Shade, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 
 _LEAD = (
-    "A filter is one penultimate feature. Marked are the filters that a class keeps; 1 is its most influential one. A "
-    "column with many marks is a filter that many classes share."
+    "A filter is one penultimate feature. Marked are the filters that a class keeps. Numbers, where there are any, "
+    "rank them, 1 being the most influential; the order in an index file need not mean anything. A column with many "
+    "marks is a filter that many classes share."
 )
 _MOST_ROWS, _MOST_COLUMNS = 30, 130
 _MOST_LISTED = 500
 _MOST_NAMED = 12
+_MOST_FEATURES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class _Set:
     source: Source
     classes: Mapping[int, Sequence[int]]
     num_features: int
+    is_ranked: bool
 
     def users(self) -> dict[int, list[int]]:
         """Classes by filter, of the filters that are used."""
@@ -40,7 +44,8 @@ def section(context: Context) -> Section | None:
     """Index sets of extract-indices, sweep and essential, each once."""
     blocks: list[Block] = []
     seen = []
-    for found in (found for source in context.sources for found in _sets(source)):
+    sources = [*context.of("extract-indices"), *context.of("sweep"), *context.of("essential")]  # the ranked ones first
+    for found in (found for source in sources for found in _sets(source)):
         identity = (found.num_features, {number: sorted(features) for number, features in found.classes.items()})
         if identity not in seen:
             seen.append(identity)
@@ -53,8 +58,11 @@ def _sets(source: Source) -> Iterator[_Set]:
         classes = {int(name): list(features) for name, features in indices.items() if name.isdecimal()}
         largest = max((max(features) for features in classes.values() if features), default=-1)
         given = source.document.model.num_features if source.document.model else 0
+        count = max(given, largest + 1)
+        if not 0 < count <= _MOST_FEATURES:
+            raise InputError(f"{source.path} speaks of {count:,} features; no network has so many.")
         if classes:
-            yield _Set(title, source, classes, max(given, largest + 1))
+            yield _Set(title, source, classes, count, source.command != "essential")
 
     if source.command == "extract-indices":
         for k, extracted in source.results.items():
@@ -76,24 +84,26 @@ def _matrix(context: Context, found: _Set) -> Iterator[Block]:
             rank = {feature: place for place, feature in enumerate(features, 1)}
             cells.append(
                 [
-                    Shade(str(rank[f]), 1.1 - 0.6 * rank[f] / len(rank), f"{name}: filter {f}, rank {rank[f]}")
-                    if f in rank
-                    else Shade("", 0, "")
+                    _mark(name, f, rank[f], len(rank), is_ranked=found.is_ranked) if f in rank else Shade("", 0, "")
                     for f in range(found.num_features)
                 ]
             )
         columns = [str(number) for number in range(found.num_features)]
         yield Grid(caption, "Class, filter", names, columns, cells)
         return
-    values = np.zeros((len(names), found.num_features))
+    is_used = np.zeros((len(names), found.num_features), dtype=np.int8)
     for row, features in enumerate(found.classes.values()):
-        for place, feature in enumerate(features, 1):
-            values[row, feature] = place
+        is_used[row, list(features)] = 1
     alt = f"{len(names)} classes by {found.num_features} filters; the tables below say the same."
-    is_used = (values > 0).astype(float)
-    raster = context.raster(caption, alt, is_used, (names, []), "filter is used", is_sparse=True)
+    raster = context.raster(caption, alt, is_used, (names, []), "of 1, used", is_sparse=True)
     if raster is not None:
         yield raster
+
+
+def _mark(name: str, feature: int, rank: int, count: int, *, is_ranked: bool) -> Shade:
+    if not is_ranked:
+        return Shade("\N{BULLET}", 0.8, f"{name}: filter {feature}")
+    return Shade(str(rank), 1.1 - 0.6 * rank / count, f"{name}: filter {feature}, rank {rank}")
 
 
 def _tables(found: _Set) -> Iterator[Block]:

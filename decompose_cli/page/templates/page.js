@@ -17,6 +17,7 @@
       const isMissing = (entry) => entry.number === null && entry.text === "–";
       if (isMissing(a) || isMissing(b)) return isMissing(a) - isMissing(b); // what is missing stays below
       if (a.number !== null && b.number !== null) return direction * (a.number - b.number);
+      if (a.number !== null || b.number !== null) return direction * (a.number !== null ? -1 : 1); // numbers, then texts
       return direction * names.compare(a.text, b.text);
     });
     table.tBodies[0].append(...rows.map((entry) => entry.row));
@@ -81,20 +82,22 @@
     return `${place}: ${shade === 255 ? "at least" : "about"} ${value.toPrecision(2)}`;
   }
 
-  document.addEventListener("pointermove", (event) => {
+  function answer(event) {
     const target = event.target;
     if (!(target instanceof Element)) return;
     if (target.matches(".raster img")) return say(cellText(target, event), event.clientX, event.clientY);
     say(target.closest("[data-tip]")?.dataset.tip, event.clientX, event.clientY);
-  });
-  document.addEventListener("pointerdown", (event) => {
-    if (event.target instanceof Element) {
-      say(event.target.closest("[data-tip]")?.dataset.tip, event.clientX, event.clientY);
-    }
-  });
+  }
+  document.addEventListener("pointermove", answer);
+  document.addEventListener("pointerdown", answer); // a finger does not move before it points
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") say(""); });
   document.addEventListener("scroll", () => say(""), { passive: true });
 
   // On paper nothing can be opened.
-  addEventListener("beforeprint", () => { for (const fold of document.querySelectorAll("details")) fold.open = true; });
+  let opened = [];
+  addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const fold of opened) fold.open = true;
+  });
+  addEventListener("afterprint", () => { for (const fold of opened) fold.open = false; });
 })();
