@@ -8,9 +8,9 @@ from decompose_cli.page.sections.accuracy import differences, measurements
 
 _LEAD = (
     "A classifier is features and a head: for each image the network computes some dozens to thousands of numbers, its "
-    "penultimate features, and the full head makes a score for each class of all of them. A decomposed head makes the "
-    "score of a class of a few features only, those that this class uses most. What is on this page says what that "
-    "costs, and what those features are."
+    "penultimate features, and the full head makes a score for each class from all of them. A decomposed head makes the "
+    "score of each class from a few features only, those that the class uses most. This page says what that costs, and "
+    "what those features are."
 )
 _MOST = 9
 
@@ -25,7 +25,7 @@ def section(context: Context) -> Section | None:
         if hasattr(source.results, "runs"):  # of several seeds, whose spread is further down
             continue
         for found in measurements(source):
-            identity = (source.subject, found.split, found.correct, found.total, found.loss)
+            identity = (source.subject, found.split, found.correct, found.total, round(found.loss, 4))
             if identity in seen:  # as where a network was validated before it was fine-tuned
                 continue
             seen.add(identity)
