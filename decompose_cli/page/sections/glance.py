@@ -8,9 +8,9 @@ from decompose_cli.page.sections.accuracy import differences, measurements
 
 _LEAD = (
     "A classifier is features and a head: for each image the network computes some dozens to thousands of numbers, its "
-    "penultimate features, and the full head makes a score for each class from all of them. A decomposed head makes the "
-    "score of each class from a few features only, those that the class uses most. This page says what that costs, and "
-    "what those features are."
+    "penultimate features, and the full head makes a score for each class from all of them. A decomposed head makes "
+    "the score of each class from a few features only, those that the class uses most. This page says what that costs, "
+    "and what those features are."
 )
 _MOST = 9
 
