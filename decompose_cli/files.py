@@ -126,7 +126,7 @@ def write_files(contents: Mapping[Path, str | bytes]) -> None:
         DecomposeError: One of the files cannot be written.
     """
     with ExitStack() as stack:
-        stack.enter_context(_removed_on_failure([path for path in contents if not os.path.lexists(path)]))
+        stack.enter_context(removed_on_failure([path for path in contents if not os.path.lexists(path)]))
         for path, content in contents.items():
             stack.enter_context(_explained(path))
             if path.is_dir():
@@ -138,7 +138,8 @@ def write_files(contents: Mapping[Path, str | bytes]) -> None:
 
 
 @contextmanager
-def _removed_on_failure(paths: Sequence[Path]) -> Iterator[None]:
+def removed_on_failure(paths: Sequence[Path]) -> Iterator[None]:
+    """Remove files if the block fails or is interrupted, as far as they are there by then."""
     try:
         yield
     except BaseException:

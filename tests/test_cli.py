@@ -25,6 +25,7 @@ import decompose_cli
 from decompose_cli import options, results
 from decompose_cli.cli import app
 from decompose_cli.decomposition.index_set import read_index_set
+from decompose_cli.errors import DecomposeError
 from decompose_cli.models.registry import registered_models
 
 COMMANDS = sorted(get_command(app).commands)  # type: ignore[attr-defined]
@@ -242,6 +243,19 @@ def test_demo_writes_its_steps_and_a_page_of_all_into_a_folder() -> None:
     assert document["results"]["by_k"]["5"]["correct"] == validated["results"]["decomposed"]["correct"]
     assert document["results"]["by_k"]["64"]["correct"] == validated["results"]["original"]["correct"]
     assert json.loads(Path("out/accuracy-by-k.json").read_text(encoding="utf-8"))["results"] == document["results"]
+
+
+@pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize("failure", [DecomposeError("No space left"), KeyboardInterrupt()], ids=["disk", "interrupt"])
+def test_a_demo_that_fails_half_way_leaves_nothing(failure: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        assert Path("new/out/validate.json").exists()
+        raise failure
+
+    monkeypatch.setattr("decompose_cli.engines.demo.explain", fail)
+    run("demo", "-o", "new/out", code=1 if isinstance(failure, DecomposeError) else 130)
+    assert not files_below(Path.cwd())
+    assert not Path("new/out").exists()
 
 
 def test_models_lists_the_registry() -> None:

@@ -130,11 +130,10 @@ def demo(inputs: Inputs, out: Output, open_page: OPEN = False) -> None:
         page = folder / "report.html"
         check_writable(page, overwrite=True)
         result = run(inputs, folder)
+        report([path for name, path in result.files.items() if name != "indices"], output=page, overwrite=True)
         display.show_indices(out.terminal, result.extracted)
         display.show_validation(out.terminal, result.validated)
         display.show_curve(out.terminal, result.curve)
-        places = [path for name, path in result.files.items() if name != "indices"]
-        report(places, output=page, overwrite=True)
         out.terminal.print(f"Written to {folder}")
         out.terminal.print(f"Report: {page}")
         if out.json:
@@ -149,4 +148,8 @@ def demo(inputs: Inputs, out: Output, open_page: OPEN = False) -> None:
     check_folder_writable(out.path)
     if out.path.exists() and any(out.path.iterdir()) and not out.overwrite:
         raise InputError(f"The folder {out.path} is not empty.", hint="Add --overwrite to write into it.")
-    show(out.path)
+    if out.path.exists():
+        show(out.path)
+        return
+    with new_folder(iter([out.path])) as folder:  # which does not stay behind empty
+        show(folder)

@@ -19,7 +19,7 @@ from decompose_cli.engines.extract_indices import ExtractResults, extract_indice
 from decompose_cli.engines.mutual_info import MutualInfoResults, mutual_info
 from decompose_cli.engines.validate import ValidateResults, validate
 from decompose_cli.errors import InputError
-from decompose_cli.files import check_folder_writable, write_files
+from decompose_cli.files import check_folder_writable, removed_on_failure, write_files
 from decompose_cli.progress import note
 from decompose_cli.results import ResultDocument, Stopwatch
 
@@ -90,9 +90,11 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
     found = Demo(extracted, validated, curve, overlap, noisy, None, {"indices": index_file})
     files = {name: folder / f"{name}.json" for name in found.documents()}
     texts = {files[name]: document.to_json() for name, document in found.documents().items()}
-    write_files({**texts, index_file: index_set_text(indices)})
+    texts[index_file] = index_set_text(indices)
     found.files.update(files)
-    explained = _explained(inputs, indices, min(_EXPLAINED, len(test.labels)), folder / "explain")
+    with removed_on_failure([path for path in texts if not path.exists()]):
+        write_files(texts)
+        explained = _explained(inputs, indices, min(_EXPLAINED, len(test.labels)), folder / "explain")
     if explained is not None:
         found.files["explain"] = folder / "explain" / RESULT
     return replace(found, explained=explained)

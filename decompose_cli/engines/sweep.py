@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -318,7 +318,7 @@ def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> d
         results.chosen.file = str(folder / "indices.json")
         contents[folder / "indices.json"] = index_set_text(index_set, document=True)
     curves = {
-        (f"csg ({order} gates)" if name == "csg" else name): _curve(points, name in METHODS)
+        (f"csg ({order} gates)" if name == "csg" else name): curve_of(name, points)
         for name, points in results.curves.items()
     }
     title = f"{study.classifier.name} on {short_name(study.dataset)}"
@@ -327,10 +327,9 @@ def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> d
     return contents
 
 
-def _curve(points: dict[str, Point], is_line: bool) -> Curve:
-    """A range of sizes is drawn at its upper end."""
+def curve_of(name: str, points: Mapping[str, Point]) -> Curve:
+    """What is drawn of a ranking, as a line, or of index files, as points; sizes that differ, at the largest."""
     by_k = sorted(((int(k.rpartition("-")[2]), point) for k, point in points.items()), key=lambda pair: pair[0])
     ks, values = [k for k, _ in by_k], [point for _, point in by_k]
-    return Curve(
-        ks, [p.top1 for p in values], [p.top1_ci95[0] for p in values], [p.top1_ci95[1] for p in values], is_line
-    )
+    low, high = ([p.top1_ci95[end] for p in values] for end in (0, 1))
+    return Curve(ks, [p.top1 for p in values], low, high, is_line=name in METHODS)

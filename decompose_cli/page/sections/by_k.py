@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from decompose_cli.decomposition.figures import Point
+from decompose_cli.engines.sweep import curve_of
 from decompose_cli.page.blocks import Block, Column, Group, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
-from decompose_cli.reporting.plots import Curve, accuracy_figure
+from decompose_cli.reporting.plots import accuracy_figure
 
 _LEAD = (
     "Each class keeps its k most influential penultimate features; the logits of all classes are then compared as "
@@ -28,23 +29,11 @@ def section(context: Context) -> Section | None:
         else:
             curves, full, chosen = results.curves, results.original.top1, results.chosen
         figure = accuracy_figure(
-            "", {name: curve_of(points) for name, points in curves.items()}, full, chosen.k if chosen else None
+            "", {name: curve_of(name, points) for name, points in curves.items()}, full, chosen.k if chosen else None
         )
         chart = context.chart("Top-1 accuracy by number of features per class", figure, _values(curves, full))
         blocks.append(Group(source.name, [chart, *(_chosen(source) if chosen is not None else [])]))
     return Section("by-k", "Accuracy against k", _LEAD, blocks) if blocks else None
-
-
-def curve_of(points: Mapping[str, Point]) -> Curve:
-    """Sets of one size are a line; where sizes differ by class, points at the largest."""
-    found = sorted(((int(k.rpartition("-")[2]), point) for k, point in points.items()), key=lambda pair: pair[0])
-    return Curve(
-        [k for k, _ in found],
-        [point.top1 for _, point in found],
-        [point.top1_ci95[0] for _, point in found],
-        [point.top1_ci95[1] for _, point in found],
-        is_line=len(found) > 1,
-    )
 
 
 def _values(curves: Mapping[str, Mapping[str, Point]], full: float) -> Table:
