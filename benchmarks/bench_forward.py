@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from decompose_cli.decomposition import features as feature_loop
+from decompose_cli.features import extraction as feature_loop
 from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.head import penultimate
 from decompose_cli.models.inference import FeatureReader

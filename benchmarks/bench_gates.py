@@ -25,7 +25,7 @@ from decompose_cli.models.registry import get_entry
 from decompose_cli.preprocessing import CIFAR
 from decompose_cli.training.devices import Machines, start
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.gating import GateObjective, GateTraining
+from decompose_cli.training.gating.runner import GateObjective, GateTraining
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.settings import make_settings
 

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decompose_cli.decomposition.features import keep_freed_memory
+from decompose_cli.features.extraction import keep_freed_memory
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.norms.factory import convert_norm
 from decompose_cli.norms.modes import Norm

@@ -109,7 +109,7 @@ def bare(batch_size: int, steps: int, precision: str) -> float:
     import torch
     import torch.nn.functional as F
 
-    from decompose_cli.decomposition.features import keep_freed_memory
+    from decompose_cli.features.extraction import keep_freed_memory
     from decompose_cli.models.cifar_resnet import CifarResNet
 
     keep_freed_memory(at_most=2**31 - 1)

@@ -15,6 +15,7 @@ something needs it.
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli import _torchvision
+from decompose_cli.version import __version__
 
 if TYPE_CHECKING:
     from decompose_cli.api import (
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
         write_index_set,
     )
 
-__version__ = "0.1.0"
 __all__ = [
     "DecomposeError",
     "DecomposedLinear",

@@ -38,7 +38,7 @@ def pages() -> list[Path]:
 
 def reference() -> str:
     """The text of ``commands.md``."""
-    command = [sys.executable, "-m", "typer", "decompose_cli.cli", "utils", "docs", "--name", "decompose"]
+    command = [sys.executable, "-m", "typer", "decompose_cli.cli.app", "utils", "docs", "--name", "decompose"]
     command += ["--title", "Commands and options"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     intro = "Made by `make docs` from the program itself; each command has a [page](README.md) that says more.\n"

@@ -31,7 +31,7 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A feature cache that holds the shipped network's features of both splits of the digits."""
-    from decompose_cli.decomposition.study import Inputs, Study
+    from decompose_cli.features.study import Inputs, Study
 
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
@@ -55,7 +55,7 @@ def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a forward pass was made")
 
-    return lambda: monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", fail)
+    return lambda: monkeypatch.setattr("decompose_cli.features.study.extract_features", fail)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import ast
 import subprocess
 import sys
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -16,32 +17,28 @@ PACKAGE = Path(decompose_cli.__file__).parent
 ROOT = "decompose_cli"
 LONGEST_MODULE = 400
 
-# From the bottom up. A part may import what lies below it, and itself.
-FLOORS = (
-    {"_torchvision"},
-    {"results", "errors", "files", "fingerprints", "progress", "preprocessing", "download"},
-    {"models", "norms", "datasets"},
-    {"decomposition", "training", "reporting"},
-    {"engines"},
-    {"page"},
-    {"api"},
-    {
-        "cli",
-        "commands",
-        "options",
-        "console",
-        "options_training",
-        "display",
-        "display_studies",
-        "display_looking",
-        "display_training",
-        "__main__",
-    },
+READING_ORDER = (
+    "ground",
+    "storage",
+    "norms",
+    "reporting",
+    "models",
+    "datasets",
+    "features",
+    "decomposition",
+    "training",
+    "engines",
+    "page",
+    "api",
+    "cli",
 )
-SIDEWAYS_FREELY = (FLOORS[1], FLOORS[7])
-SIDEWAYS = {("models", "norms"), ("training", "decomposition")}
-MAY_IMPORT_CLI = {"__main__"}
-MAY_IMPORT_ENGINES = {"demo"}
+"""A folder imports only folders above it. The ground are the modules beside the folders, which know no folder."""
+GROUND = {"_torchvision", "errors", "preprocessing", "progress", "statistics", "version"}
+DOORS = {"", "__main__"}
+"""What ``import decompose_cli`` and ``python -m decompose_cli`` run; nothing in the package imports them."""
+MAY_IMPORT_ENGINES = {"engines.demo"}
+
+Graph = Mapping[str, set[str]]
 
 
 def module_names() -> dict[str, Path]:
@@ -57,19 +54,32 @@ MODULES = module_names()
 
 
 def imported(source: str, module: str, *, is_package: bool = False) -> set[str]:
-    """Dotted names below the package that a module imports, wherever in it the import stands; '' is the package."""
+    """Dotted names below the package that a module imports, at its top or in a function; '' is the package.
+
+    ``from package import name`` names the module of that name where there is one, else the package's own file. Only
+    what stands under ``if TYPE_CHECKING`` is left out.
+    """
+    tree = ast.parse(source)
+    for_types = {
+        id(inside)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
+        for statement in node.body
+        for inside in ast.walk(statement)
+    }
     found: set[str] = set()
-    for node in ast.walk(ast.parse(source)):
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(node, module, is_package)
-            # 'from package import name' may name a module or something in it; both readings are kept if they exist.
-            names = [base, *(f"{base}.{alias.name}" for alias in node.names)]
-            names = [name for name in names if name == base or name.removeprefix(f"{ROOT}.") in MODULES]
-            if len(names) > 1 and base in (ROOT, *_packages()):
-                names.remove(base)
+            names = [
+                f"{base}.{alias.name}" if f"{base}.{alias.name}".removeprefix(f"{ROOT}.") in MODULES else base
+                for alias in node.names
+            ]
         elif isinstance(node, ast.Call) and ast.unparse(node.func).rsplit(".", 1)[-1] in (
             "import_module",
             "__import__",
@@ -77,10 +87,6 @@ def imported(source: str, module: str, *, is_package: bool = False) -> set[str]:
             names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
         found |= {name.removeprefix(ROOT).lstrip(".") for name in names if name.split(".")[0] == ROOT}
     return found
-
-
-def _packages() -> set[str]:
-    return {f"{ROOT}.{name}" for name, path in MODULES.items() if path.name == "__init__.py" and name}
 
 
 def _absolute(node: ast.ImportFrom, module: str, is_package: bool) -> str:
@@ -91,71 +97,115 @@ def _absolute(node: ast.ImportFrom, module: str, is_package: bool) -> str:
     return ".".join([*kept, *([node.module] if node.module else [])])
 
 
-def floor_of(part: str) -> int:
-    for number, floor in enumerate(FLOORS):
-        if part in floor:
-            return number
-    raise AssertionError(f"{part!r} has no floor yet; decide which it belongs to and add it to FLOORS")
+def imports_of_the_package() -> dict[str, set[str]]:
+    return {
+        name: imported(path.read_text(encoding="utf-8"), name, is_package=path.name == "__init__.py")
+        for name, path in MODULES.items()
+    }
+
+
+IMPORTS = imports_of_the_package()
+
+
+def place_of(module: str) -> int:
+    """Where a module stands in the reading order."""
+    part = module.split(".")[0]
+    return READING_ORDER.index("ground" if part in GROUND else part)
 
 
 def violation(importer: str, target: str) -> str | None:
     """Why ``importer`` may not import ``target``; None if it may."""
-    if not importer:
-        known = ("", "_torchvision", "api")  # the last one when a name of it is first used
-        return None if target in known else "the package itself imports only the torchvision finder"
-    if not target:  # its version
+    if target in DOORS:
+        return "nothing in the package imports its doors"
+    if importer in DOORS:
+        known = {"": {"_torchvision", "version", "api"}, "__main__": {"cli"}}[importer]
+        return None if target in known else "a door opens on one room"
+    if importer == target or place_of(target) < place_of(importer):
         return None
-    here, there = importer.split(".")[0], target.split(".")[0]
-    if there == "cli" and here not in MAY_IMPORT_CLI:
-        return "nothing imports the command line"
-    if here == there == "engines":
-        alone = importer.split(".")[-1] in MAY_IMPORT_ENGINES or target in ("engines", importer)
-        return None if alone else "engines do not import each other"
-    if here == there:
-        return None
-    if floor_of(there) > floor_of(here):
-        return "imports go down"
-    if floor_of(there) == floor_of(here):
-        free = any(here in floor and there in floor for floor in SIDEWAYS_FREELY) or (here, there) in SIDEWAYS
-        return None if free else "parts of one floor do not know each other"
+    if place_of(target) > place_of(importer):
+        return "imports go up the reading order"
+    if importer.startswith("engines.") and target.startswith("engines."):
+        return None if importer in MAY_IMPORT_ENGINES else "engines do not import each other"
     return None
 
 
-@pytest.mark.parametrize("module", MODULES, ids=lambda name: name or "the package")
-def test_module_imports_only_what_lies_below_it(module: str) -> None:
-    path = MODULES[module]
-    targets = imported(path.read_text(encoding="utf-8"), module, is_package=path.name == "__init__.py")
-    broken = {target: reason for target in sorted(targets) if (reason := violation(module, target))}
-    assert not broken, f"{module}: {broken}"
+def circles(graph: Graph) -> list[set[str]]:
+    """The largest sets of modules each of which leads to all others of it: strongly connected components, by Tarjan."""
+    number: dict[str, int] = {}
+    lowest: dict[str, int] = {}
+    open_: list[str] = []
+    found: list[set[str]] = []
+
+    def visit(module: str) -> None:
+        number[module] = lowest[module] = len(number)
+        open_.append(module)
+        for target in graph.get(module, ()):
+            if target not in number:
+                visit(target)
+                lowest[module] = min(lowest[module], lowest[target])
+            elif target in open_:
+                lowest[module] = min(lowest[module], number[target])
+        if lowest[module] == number[module]:
+            cut = open_.index(module)
+            component = set(open_[cut:])
+            del open_[cut:]
+            if len(component) > 1 or module in graph.get(module, ()):
+                found.append(component)
+
+    for module in graph:
+        if module not in number:
+            visit(module)
+    return found
 
 
-def test_every_part_of_the_package_has_a_floor() -> None:
-    parts = {name.split(".")[0] for name in MODULES if name}
-    assert parts <= set().union(*FLOORS), f"no floor: {sorted(parts - set().union(*FLOORS))}"
+def test_imports_go_down_the_reading_order() -> None:
+    broken = [
+        f"{module} imports {target}: {reason}"
+        for module, targets in IMPORTS.items()
+        for target in sorted(targets)
+        if (reason := violation(module, target))
+    ]
+    assert not broken, "\n".join(broken)
+
+
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    assert circles(IMPORTS) == []
+
+
+def test_every_part_of_the_package_has_a_place() -> None:
+    parts = {name.split(".")[0] for name in MODULES} - DOORS
+    assert parts == {*READING_ORDER, *GROUND} - {"ground"}
 
 
 def test_all_modules_are_checked() -> None:
-    assert {"", "cli", "engines.validate", "engines.demo", "models.head", "decomposition.index_set"} <= set(MODULES)
+    assert {"", "cli.app", "engines.validate", "engines.demo", "models.head", "training.gating.settings"} <= set(
+        MODULES
+    )
+    assert len(MODULES) > 150
+    assert "models.head" in IMPORTS["features.extraction"] | IMPORTS["models.classifier"]
 
 
 @pytest.mark.parametrize(
     ("importer", "source"),
     [
-        ("files", "import decompose_cli.models.head"),
-        ("models.head", "from decompose_cli.decomposition.study import Study"),
-        ("datasets.folders", "def f():\n    from decompose_cli.decomposition import features"),
+        ("storage.files", "import decompose_cli.models.head"),
+        ("errors", "from decompose_cli.storage import files"),
+        ("errors", "def f():\n    from decompose_cli.storage.files import write_text"),
+        ("models.head", "from decompose_cli.features.study import Study"),
         ("models.head", "from decompose_cli.datasets import registry"),
-        ("decomposition.study", "if True:\n    import decompose_cli.engines.validate"),
-        ("decomposition.study", "from ..engines import validate"),
+        ("features.study", "from decompose_cli.decomposition.index_set import IndexSet"),
+        ("decomposition.heads", "if True:\n    import decompose_cli.engines.validate"),
+        ("features.study", "from ..engines import validate"),
         ("engines.validate", "from decompose_cli.engines.demo import demo"),
         ("engines.validate", "from . import demo"),
         ("engines.validate", "from .demo import demo"),
-        ("engines.validate", "from decompose_cli import console"),
+        ("engines.validate", "from decompose_cli.cli import console"),
         ("engines.demo", "import decompose_cli.cli"),
-        ("console", "from decompose_cli import cli"),
         ("models.weights", "import importlib\nimportlib.import_module('decompose_cli.engines.validate')"),
-        ("models.weights", "__import__('decompose_cli.display')"),
+        ("models.weights", "__import__('decompose_cli.page.report')"),
+        ("storage.result_document", "import decompose_cli"),
         ("", "from decompose_cli import errors"),
+        ("__main__", "from decompose_cli.engines.demo import demo"),
     ],
 )
 def test_forbidden_imports_are_seen(importer: str, source: str) -> None:
@@ -166,21 +216,40 @@ def test_forbidden_imports_are_seen(importer: str, source: str) -> None:
 @pytest.mark.parametrize(
     ("importer", "source"),
     [
-        ("cli", "def f():\n    from decompose_cli.engines.validate import validate"),
-        ("cli", "from decompose_cli import display"),
+        ("cli.commands.validate", "def f():\n    from decompose_cli.engines.validate import validate"),
+        ("cli.app", "from decompose_cli.cli import console"),
         ("__main__", "from decompose_cli.cli import main"),
         ("engines.demo", "from decompose_cli.engines.validate import validate"),
-        ("engines.validate", "from decompose_cli.decomposition.study import Study"),
-        ("decomposition.study", "from decompose_cli.models.head import find_head"),
-        ("decomposition.study", "from . import features"),
+        ("engines.validate", "from decompose_cli.features.study import Study"),
+        ("features.study", "from decompose_cli.models.head import find_head"),
+        ("decomposition.heads", "from . import index_set"),
         ("models.head", "from ..errors import InputError\nimport torch"),
-        ("results", "import decompose_cli\nfrom decompose_cli.files import write_text"),
+        ("storage.result_document", "from decompose_cli.version import __version__"),
     ],
 )
 def test_allowed_imports_are_left_alone(importer: str, source: str) -> None:
     targets = imported(source, importer)
     assert targets
     assert not [target for target in targets if violation(importer, target)]
+
+
+def test_imports_for_types_alone_do_not_count() -> None:
+    source = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from decompose_cli.cli.app import app\n"
+    assert imported(source, "errors") == set()
+
+
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        ({"a": {"b"}, "b": {"c"}, "c": set()}, []),
+        ({"a": {"b"}, "b": {"a"}}, [{"a", "b"}]),
+        ({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set()}, [{"a", "b", "c"}]),
+        ({"a": {"a"}}, [{"a"}]),
+        ({"a": {"b"}, "b": {"a", "c"}, "c": {"d"}, "d": {"c"}}, [{"c", "d"}, {"a", "b"}]),
+    ],
+)
+def test_circles_are_seen(graph: dict[str, set[str]], expected: list[set[str]]) -> None:
+    assert circles(graph) == expected
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda name: name or "the package")
@@ -198,7 +267,7 @@ def run_python(code: str) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("module", ["decompose_cli", "decompose_cli.cli", "decompose_cli.models.registry"])
+@pytest.mark.parametrize("module", ["decompose_cli", "decompose_cli.cli.app", "decompose_cli.models.registry"])
 def test_import_is_cheap(module: str) -> None:
     heavy = "torch", "torchvision", "numpy", "scipy", "sklearn", "PIL", "safetensors", "matplotlib"
     assert run_python(f"import sys, {module}\nprint(*[m for m in {heavy!r} if m in sys.modules])") == ""

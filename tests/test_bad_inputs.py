@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from decompose_cli.cli import app
+from decompose_cli.cli.app import app
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 from decompose_cli.models.weights import shipped_weights

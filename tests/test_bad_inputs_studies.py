@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from test_bad_inputs import CLASSES, FAILED, FEATURES, REFUSED, Hostile, saved, table
 from typer.testing import CliRunner
 
-from decompose_cli.cli import app
+from decompose_cli.cli.app import app
 from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 from decompose_cli.models.weights import shipped_weights
 
@@ -477,7 +477,7 @@ def test_names_and_gates_are_refused_before_the_work(material: Path, monkeypatch
         raise AssertionError("there was work before the input was looked at")
 
     monkeypatch.setattr("decompose_cli.engines.sweep.accuracy_by_k", work_nothing)
-    monkeypatch.setattr("decompose_cli.decomposition.study.extract_features", work_nothing)
+    monkeypatch.setattr("decompose_cli.features.study.extract_features", work_nothing)
     two = "-i a={m}/plain.json -i a={m}/document.json"
     gates = f"{TINY} -w {{m}}/csg_rows.pth --no-cache"
     for line, fragment in (

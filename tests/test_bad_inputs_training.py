@@ -18,7 +18,7 @@ from filelock import FileLock
 from PIL import Image
 from typer.testing import CliRunner
 
-from decompose_cli.cli import app
+from decompose_cli.cli.app import app
 from decompose_cli.training import fit
 
 FAILED, REFUSED = 1, 2

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from decompose_cli.cli import app
+from decompose_cli.cli.app import app
 
 ROOT = Path(__file__).parents[1]
 
@@ -59,8 +59,8 @@ def test_shipped_network_is_what_its_command_makes() -> None:
     """The same bytes on a machine like the one it was made on, elsewhere an accuracy within noise."""
     import torch
 
-    from decompose_cli.files import cores
     from decompose_cli.models.checkpoint import read_checkpoint
+    from decompose_cli.storage.files import cores
 
     text = (ROOT / "weights" / "README.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^    decompose (train .*)$", text, flags=re.MULTILINE)

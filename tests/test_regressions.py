@@ -14,7 +14,7 @@ from PIL import Image
 from torch import nn
 from typer.testing import CliRunner, Result
 
-from decompose_cli.cli import app
+from decompose_cli.cli.app import app
 from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.folders import open_folder
 from decompose_cli.errors import InputError

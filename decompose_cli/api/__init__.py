@@ -8,8 +8,8 @@ so. The commands of the program are functions too, ``decompose_cli.engines.<comm
 from decompose_cli.api.features import Features, extract_features, extract_indices, load_dataset, validate
 from decompose_cli.api.model import Model, decompose, load_model, read_index_set, save_model, write_index_set
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.page.report import report
 

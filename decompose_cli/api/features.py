@@ -13,16 +13,17 @@ from decompose_cli.api.model import Indices, Model, index_set_of
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
-from decompose_cli.decomposition.devices import resolve_device
-from decompose_cli.decomposition.features import extract_features as features_of_dataset
-from decompose_cli.decomposition.features import features_of_batches
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.decomposition.inputs import Inputs
-from decompose_cli.decomposition.ranking import LabelledFeatures, Method, Order, check_classes, parse_method, select
+from decompose_cli.decomposition.ranking import parse_method, select
 from decompose_cli.engines.validate import ValidateResults, measure
 from decompose_cli.errors import InputError
-from decompose_cli.files import user_path
+from decompose_cli.features.device import resolve_device
+from decompose_cli.features.extraction import extract_features as features_of_dataset
+from decompose_cli.features.extraction import features_of_batches
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes
 from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.storage.files import user_path
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def extract_features(
 
 
 def extract_indices(
-    features: Features, k: int | float = 5, method: Method = "frequency", *, order: Order = "highest"
+    features: Features, k: int | float = 5, method: str = "frequency", *, order: Order = "highest"
 ) -> IndexSet:
     """The k features that each class uses most, most influential first.
 

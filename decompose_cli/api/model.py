@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from decompose_cli.decomposition.heads import resolve_heads, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.index_set import read_index_set as read_file
-from decompose_cli.decomposition.inputs import Inputs
-from decompose_cli.decomposition.study import class_names_of, open_network, seen_by
 from decompose_cli.errors import InputError, first_line
-from decompose_cli.files import check_writable, user_path, write_text
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.study import class_names_of, open_network, seen_by
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import Network, network_of
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
+from decompose_cli.storage.files import check_writable, user_path, write_text
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from decompose_cli.fingerprints import pixel_fingerprint, remembered
 from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.storage.fingerprints import pixel_fingerprint, remembered
 
 if TYPE_CHECKING:
     from PIL.Image import Image

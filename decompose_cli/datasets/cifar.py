@@ -18,13 +18,13 @@ from torch import Tensor
 from typing_extensions import override
 
 from decompose_cli.datasets.base import InMemoryImages
-from decompose_cli.datasets.places import CIFAR_FOLDERS, find_cifar
-from decompose_cli.download import download
+from decompose_cli.datasets.locations import CIFAR_FOLDERS, find_cifar
 from decompose_cli.errors import DecomposeError, DownloadError, InputError
-from decompose_cli.files import write_error
-from decompose_cli.fingerprints import file_stamp
 from decompose_cli.preprocessing import CIFAR
 from decompose_cli.progress import note, warn
+from decompose_cli.storage.download import download
+from decompose_cli.storage.files import write_error
+from decompose_cli.storage.fingerprints import file_stamp
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # fmt: off

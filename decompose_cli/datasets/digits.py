@@ -12,8 +12,8 @@ from torch import Tensor
 
 from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.errors import DecomposeError
-from decompose_cli.fingerprints import file_stamp
 from decompose_cli.preprocessing import CIFAR
+from decompose_cli.storage.fingerprints import file_stamp
 
 CLASSES = tuple(str(digit) for digit in range(10))
 TEST_IMAGES = 360

@@ -17,10 +17,10 @@ from typing_extensions import override
 
 from decompose_cli.datasets.base import Batches, ImageDataset, batches_in_memory
 from decompose_cli.errors import InputError
-from decompose_cli.files import user_path
-from decompose_cli.fingerprints import digest_of, file_stamp, pixel_fingerprint, remembered
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
 from decompose_cli.progress import note, track
+from decompose_cli.storage.files import user_path
+from decompose_cli.storage.fingerprints import digest_of, file_stamp, pixel_fingerprint, remembered
 
 SPLITS = ("train", "val", "test")
 _EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))

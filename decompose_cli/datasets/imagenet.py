@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from decompose_cli.datasets.folders import FolderImages, folder_images
-from decompose_cli.datasets.places import find_imagenet, find_tiny_imagenet, imagenet_places, tiny_imagenet_places
+from decompose_cli.datasets.locations import find_imagenet, find_tiny_imagenet, imagenet_places, tiny_imagenet_places
 from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import IMAGENET, Preprocessing
 

@@ -10,9 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from decompose_cli.datasets import places
+from decompose_cli.datasets import locations as places
 from decompose_cli.errors import InputError
-from decompose_cli.files import user_path
+from decompose_cli.storage.files import user_path
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset, InMemoryImages
 from decompose_cli.datasets.folders import FolderImages
-from decompose_cli.fingerprints import digest_of
+from decompose_cli.storage.fingerprints import digest_of
 
 
 def subset(dataset: ImageDataset, indices: Tensor) -> ImageDataset:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from decompose_cli.decomposition.study import Study
 from decompose_cli.errors import InputError
+from decompose_cli.features.study import Study
 from decompose_cli.preprocessing import Preprocessing
 
 if TYPE_CHECKING:

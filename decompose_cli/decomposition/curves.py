@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from decompose_cli.decomposition.heads import decomposed_head
 from decompose_cli.decomposition.metrics import Predictions, predict
-from decompose_cli.decomposition.ranking import (
-    LabelledFeatures,
-    Method,
-    check_classes,
-    check_k,
-    descending,
-    feature_blocks,
-    leading_features,
-    scores,
-)
+from decompose_cli.decomposition.ranking import RANKINGS, check_k
+from decompose_cli.decomposition.scores import descending
+from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
 
@@ -35,14 +29,13 @@ def accuracy_by_k(
     labels: Tensor,
     head: HeadTensors,
     ks: Sequence[int],
-    method: Method,
+    method: str,
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[int, Predictions]:
     """Evaluate the decomposed head for several numbers of features per class, exactly as one by one.
 
-    The sets of ``frequency`` for different k need not contain each other; all of them come from one descending order of
-    each image's features. The other rankings are nested, so the predictions for all k come from adding one feature per
-    class to the logits at a time.
+    The sets of a nested ranking grow by one feature per class, so the predictions for all k come from adding one
+    feature per class to the logits at a time. Of other rankings the head for each k is made and evaluated by itself.
 
     Args:
         ranked: Features of training images, from which the indices are chosen.
@@ -62,38 +55,17 @@ def accuracy_by_k(
     ks = sorted(set(ks))
     for k in ks:
         check_k(k, head.num_features)
-    if method == "frequency":
+    ranking = RANKINGS[method]
+    if not ranking.is_nested or ranking.score is None:
         result = {}
-        for k, order in zip(ks, frequency_orders(ranked, ks), strict=True):
-            chosen = DecomposedLinear.from_dense(head.weight, head.bias, order.tolist())
-            result[k] = predict(chosen, features, labels, head.num_classes)
+        for k, index_set in zip(ks, ranking.sets(ranked, ks), strict=True):
+            result[k] = predict(decomposed_head(head, index_set), features, labels, head.num_classes)
             advance(1)
         return result
-    order = descending(scores(ranked, method, max(ks)))
+    order = descending(ranking.score(ranked, max(ks)))
     predictions = nested_predictions(features, head, order, ks)
     advance(len(ks))
     return {k: Predictions(found, labels) for k, found in predictions.items()}
-
-
-def frequency_orders(ranked: LabelledFeatures, ks: Sequence[int]) -> Iterator[Tensor]:
-    """For each of the ascending ks the k most frequent features of each class, most frequent first: int64 (C, k).
-
-    The same as ``select(ranked, "frequency", k)`` for each k: the counts for k are those for k - 1 and the k-th largest
-    feature of each image.
-    """
-    check_classes(ranked.labels, ranked.class_names)
-    most, width = max(ks), ranked.num_features
-    leading = [
-        leading_features(ranked.features[rows], most).to(torch.int32) for rows in feature_blocks(ranked.features)
-    ]
-    positions = torch.cat(leading)
-    counts = torch.zeros(ranked.num_classes * width, dtype=torch.int64)
-    done = 0
-    for k in ks:
-        for rank in range(done, k):
-            counts += torch.bincount(ranked.labels * width + positions[:, rank], minlength=len(counts))
-        done = k
-        yield descending(counts.view(-1, width))[:, :k]
 
 
 def nested_predictions(features: Tensor, head: HeadTensors, order: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:

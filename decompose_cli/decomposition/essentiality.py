@@ -9,8 +9,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from decompose_cli.decomposition.statistics import mean_interval
-from decompose_cli.fingerprints import digest_of
+from decompose_cli.statistics import mean_interval
+from decompose_cli.storage.fingerprints import digest_of
 
 Noise = Literal["gaussian", "matched", "zero", "mean", "permute"]
 NOISES: tuple[Noise, ...] = get_args(Noise)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Checkpoint
-from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.classifier import Classifier, HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import Head
 from decompose_cli.progress import warn
@@ -50,6 +50,18 @@ def check_index_request(checkpoint: Checkpoint | None, index_set: IndexSet | Non
         )
 
 
+def check_made_from(index_set: IndexSet, classifier: Classifier) -> None:
+    """Warn of an index set that says it was made from other weights."""
+    model = index_set.provenance.get("model")
+    weights = model.get("weights") if isinstance(model, dict) else None
+    digest = weights.get("sha256") if isinstance(weights, dict) else None
+    if isinstance(model, dict) and isinstance(digest, str) and digest != classifier.weights_sha256:
+        warn(
+            f"{index_set.source} was made from other weights ({model.get('name')}, {digest[:8]}) than these "
+            f"({classifier.name}, {classifier.weights_sha256[:8]})."
+        )
+
+
 def resolve_heads(head: HeadTensors, index_set: IndexSet | None) -> Heads:
     """Build the heads that a checkpoint and an index set make possible.
 
@@ -66,7 +78,7 @@ def resolve_heads(head: HeadTensors, index_set: IndexSet | None) -> Heads:
     original = full_head(head)
     if index_set is None:
         return Heads(original, None)
-    return Heads(original, DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes))
+    return Heads(original, decomposed_head(head, index_set))
 
 
 def full_head(head: HeadTensors) -> Callable[[Tensor], Tensor]:
@@ -76,6 +88,11 @@ def full_head(head: HeadTensors) -> Callable[[Tensor], Tensor]:
         return F.linear(features, head.weight, head.bias)
 
     return original
+
+
+def decomposed_head(head: HeadTensors, index_set: IndexSet) -> DecomposedLinear:
+    """The head that keeps, of a dense one, the features of each class; whatever chose them, its head is made here."""
+    return DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes)
 
 
 def with_decomposed_head(module: nn.Module, head: Head, head_name: str, decomposed: DecomposedLinear) -> None:

@@ -9,8 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decompose_cli.errors import InputError
-from decompose_cli.files import read_json, user_path, write_text
-from decompose_cli.results import file_stem
+from decompose_cli.storage.files import file_stem, read_json, user_path, write_text
 
 FORMAT = "decompose-index-set"
 FORMAT_VERSION = 1

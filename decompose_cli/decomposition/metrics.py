@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decompose_cli.decomposition.statistics import mcnemar_p, paired_difference_interval
+from decompose_cli.statistics import mcnemar_p, paired_difference_interval
 
 _LOGITS_AT_ONCE = 1 << 24  # 64 MB of float32
 MIN_CLASSES_FOR_TOP5 = 11

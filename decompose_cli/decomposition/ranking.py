@@ -1,56 +1,272 @@
-"""Which features a class uses: six ways to score them, and the choice of the best k."""
+"""Which features a class uses: the rankings by name, and what is to be known of each; torch is loaded when one runs.
+
+A new ranking is an entry of this module and nothing else: help texts, checks, ``sweep`` and the documentation take what
+they say and do from the table. A program registers one of its own with :func:`register`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import InputError, one_of
+from decompose_cli.features.labelled import ORDERS, LabelledFeatures, Order, check_gates
 
-Method = Literal["frequency", "mean", "mass", "contribution", "weight", "csg"]
-METHODS: tuple[Method, ...] = get_args(Method)
-NEED_NO_IMAGES: tuple[Method, ...] = ("weight", "csg")
-Order = Literal["highest", "lowest"]
-ORDERS: tuple[Order, ...] = get_args(Order)
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from decompose_cli.features.study import Study
+
 DEFAULT_K = 5
-_VALUES_AT_ONCE = 1 << 24
+Select = Callable[[LabelledFeatures, "int | float"], IndexSet]
+Score = Callable[[LabelledFeatures, "int | float"], "Tensor"]
 
 
 @dataclass(frozen=True)
-class LabelledFeatures:
-    """What rankings are made from.
+class Ranking:
+    """A way to choose the features of each class.
 
     Attributes:
-        features: (N, D), finite.
-        labels: int64 (N,), in 0..C-1.
-        weight: Of the full head, (C, D), for the methods that use it.
-        class_names: C names, for messages.
-        gates: Class-specific gates (C, D), for the method ``csg``.
-        order: Whether ``csg`` takes the highest gates or the lowest.
+        name: As written on the command line.
+        summary: What it goes by, in one line; shown in the documentation.
+        select: Takes data and k, a whole number of features per class or a fraction; returns the set, most influential
+            features first. Raises InputError where they cannot be chosen.
+        score: How much each class uses each feature, (C, D), for k; None where sets do not come from scores.
+        needs_images: Whether it looks at features of images.
+        needs_head: Whether it needs the weight of the full head.
+        needs_gates: Whether it needs class-specific gates, whose order can be chosen.
+        needs_nonnegative: Whether it cannot rank features that may be negative.
+        is_nested: Whether the set for k contains that for k - 1, in the order of the scores for any k.
+        select_many: The sets for ascending whole numbers k, where that is cheaper than one by one.
     """
 
-    features: Tensor
-    labels: Tensor
-    weight: Tensor | None
-    class_names: Sequence[str]
-    gates: Tensor | None = None
-    order: Order = "highest"
+    name: str
+    summary: str
+    select: Select
+    score: Score | None = None
+    needs_images: bool = True
+    needs_head: bool = False
+    needs_gates: bool = False
+    needs_nonnegative: bool = False
+    is_nested: bool = False
+    select_many: Callable[[LabelledFeatures, Sequence[int]], Iterator[IndexSet]] | None = None
 
-    @property
-    def num_classes(self) -> int:
-        """C."""
-        return len(self.class_names)
+    def fits(self, data: LabelledFeatures) -> bool:
+        """Whether such data can be ranked by it, as far as that can be told without trying."""
+        lacks = (self.needs_gates and data.gates is None) or (self.needs_head and data.weight is None)
+        return not lacks and not (self.needs_nonnegative and data.has_negative)
 
-    @property
-    def num_features(self) -> int:
-        """D."""
-        return self.features.shape[1]
+    def sets(self, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
+        """The sets for ascending whole numbers k."""
+        if self.select_many is not None:
+            return self.select_many(data, ks)
+        return (self.select(data, k) for k in ks)
+
+
+def scored(
+    name: str,
+    summary: str,
+    score: Score,
+    *,
+    needs_images: bool = True,
+    needs_head: bool = False,
+    needs_gates: bool = False,
+    needs_nonnegative: bool = False,
+) -> Ranking:
+    """A ranking whose sets are the features with the highest scores, which do not depend on k.
+
+    Among equal scores the higher index comes first, as in the published code.
+    """
+
+    def select_highest(data: LabelledFeatures, k: int | float) -> IndexSet:
+        return highest(name, score(data, k), k, data)
+
+    return Ranking(
+        name,
+        summary,
+        select_highest,
+        score,
+        needs_images=needs_images,
+        needs_head=needs_head,
+        needs_gates=needs_gates,
+        needs_nonnegative=needs_nonnegative,
+        is_nested=True,
+    )
+
+
+def highest(name: str, scores: Tensor, k: int | float, data: LabelledFeatures) -> IndexSet:
+    """The k features of each class with the highest scores; for a fraction the shortest prefix that reaches it.
+
+    Args:
+        name: Of the ranking, for messages and the source of the set.
+        scores: (C, D).
+        k: A whole number of features per class, or a fraction of the class's total score.
+        data: What the scores are of.
+
+    Raises:
+        InputError: A fraction of scores that are negative or all zero.
+    """
+    from decompose_cli.decomposition.scores import descending, prefixes
+
+    if isinstance(k, int):
+        rows = descending(scores)[:, :k].tolist()
+    else:
+        rows = prefixes(scores, k, name, data.class_names)
+    return IndexSet(tuple(map(tuple, rows)), data.num_features, source=f"{name}, k={k}")
+
+
+# ---------------------------------------------------------------------------------------------------------- the table
+
+
+def _frequency(data: LabelledFeatures, k: int | float) -> Tensor:
+    from decompose_cli.decomposition.scores import frequencies
+    from decompose_cli.features.labelled import check_classes
+
+    check_classes(data.labels, data.class_names)
+    largest = k if isinstance(k, int) else min(DEFAULT_K, data.num_features)
+    return frequencies(data.features, data.labels, data.num_classes, largest)
+
+
+def _most_frequent(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
+    from decompose_cli.decomposition.scores import frequency_orders
+
+    for k, order in zip(ks, frequency_orders(data, ks), strict=True):
+        yield IndexSet(tuple(map(tuple, order.tolist())), data.num_features, source=f"frequency, k={k}")
+
+
+def _mean(data: LabelledFeatures, _: int | float) -> Tensor:
+    from decompose_cli.decomposition.scores import class_means
+
+    return class_means(data)
+
+
+def _mass(data: LabelledFeatures, _: int | float) -> Tensor:
+    from decompose_cli.decomposition.scores import class_means
+    from decompose_cli.features.labelled import check_classes
+
+    check_classes(data.labels, data.class_names)
+    if data.has_negative:
+        raise InputError("The method 'mass' needs features that are not negative, and this network's are.")
+    return class_means(data, normalised=True)
+
+
+def _contribution(data: LabelledFeatures, _: int | float) -> Tensor:
+    from decompose_cli.decomposition.scores import class_means
+
+    return class_means(data) * _weight_of(data, "contribution").double()
+
+
+def _weight(data: LabelledFeatures, _: int | float) -> Tensor:
+    return _weight_of(data, "weight").double()
+
+
+def _weight_of(data: LabelledFeatures, name: str) -> Tensor:
+    if data.weight is None:
+        raise InputError(f"The method {name!r} needs the full head, which a decomposed checkpoint no longer has.")
+    return data.weight
+
+
+def _csg(data: LabelledFeatures, k: int | float) -> Tensor:
+    if data.order == "lowest" and isinstance(k, float):
+        raise InputError("There is no fraction of the lowest gates; give a whole number of features.")
+    gates = check_gates(data.gates, data.num_classes, data.num_features).double()
+    return -gates if data.order == "lowest" else gates
+
+
+RANKINGS: dict[str, Ranking] = {}
+"""By name, the published one first."""
+
+
+def register(ranking: Ranking) -> None:
+    """Add a ranking, which every command then takes by its name.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if ranking.name in RANKINGS:
+        raise ValueError(f"a ranking named {ranking.name!r} is registered already")
+    RANKINGS[ranking.name] = ranking
+
+
+for _ranking in (
+    # Chosen anew for each k, so sets for different k need not contain each other.
+    Ranking(
+        "frequency",
+        "in how many images of the class the feature is among the k largest (arXiv 2112.07719)",
+        lambda data, k: highest("frequency", _frequency(data, k), k, data),
+        _frequency,
+        select_many=_most_frequent,
+    ),
+    scored("mean", "mean of the feature over the images of the class", _mean),
+    scored("mass", "mean share of the feature in the sum of an image's features", _mass, needs_nonnegative=True),
+    scored("contribution", "mean of the feature times its weight in the full head", _contribution, needs_head=True),
+    scored("weight", "its weight in the full head", _weight, needs_images=False, needs_head=True),
+    scored(
+        "csg",
+        "its class-specific gate in the weights file (arXiv 2007.08194)",
+        _csg,
+        needs_images=False,
+        needs_gates=True,
+    ),
+):
+    register(_ranking)
+
+
+def select(data: LabelledFeatures, method: str, k: int | float) -> IndexSet:
+    """The features that each class uses most, most influential first.
+
+    The scores of feature j for class c, with x an image's penultimate features and the means over the images of c:
+
+    - ``frequency`` (the method of arXiv 2112.07719): in how many images j is among the k largest features. The set is
+      chosen anew for each k, so sets for different k need not contain each other.
+    - ``mean``: mean of x_j.
+    - ``mass``: mean of x_j / sum_i x_i (an image whose features are all zero contributes zero).
+    - ``contribution``: mean of w_cj x_j, with the weight w of the full head.
+    - ``weight``: w_cj.
+    - ``csg``: the gate g_cj of a network trained with class-specific gates (arXiv 2007.08194), or -g_cj for the order
+      ``lowest``, which is what the publication of ``frequency`` took for its comparison.
+
+    Among equal scores, and among equal features of an image, the higher index comes first, as in the published code.
+
+    Args:
+        data: Features of training images and their labels.
+        method: A name in :data:`RANKINGS`.
+        k: A whole number of features per class; or a fraction f: per class the shortest prefix of the ranking whose
+            scores sum to at least f of the class's total. (The published code has another notion of a fraction, about
+            the top 1 - f of the frequency mass, which is not reproduced.) For ``frequency`` and a fraction, the five
+            largest features of each image are counted.
+
+    Raises:
+        InputError: k above D, a class without images, a fraction for a method with negative scores, or ``mass`` with
+            negative features.
+    """
+    check_k(k, data.num_features)
+    return RANKINGS[method].select(data, k)
+
+
+def data_for(study: Study, methods: Iterable[str], order: Order = "highest") -> LabelledFeatures:
+    """What these rankings go by; images are looked at only if one of them needs any.
+
+    Raises:
+        InputError: Gates are needed that are not there or do not fit, or a class has no images.
+    """
+    chosen = [RANKINGS[method] for method in methods]
+    return study.labelled(
+        images=any(ranking.needs_images for ranking in chosen),
+        gates=any(ranking.needs_gates for ranking in chosen),
+        order=order,
+    )
+
+
+# ------------------------------------------------------------------------------------------- what the user says of them
+
+
+def shown_methods(separator: str = "|") -> str:
+    """The names, for help texts."""
+    return separator.join(RANKINGS)
 
 
 def parse_k(text: str) -> list[int | float]:
@@ -84,29 +300,13 @@ def check_k(k: int | float, num_features: int, option: str = "-k") -> None:
         raise InputError(f"{option} {k} is more than the {num_features} features that the network has.")
 
 
-def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:
-    """Refuse images that leave a class without any.
-
-    Raises:
-        InputError: As said; names the first such classes.
-    """
-    empty = (torch.bincount(labels, minlength=len(class_names)) == 0).nonzero().flatten().tolist()
-    if empty:
-        shown = ", ".join(class_names[number] for number in empty[:3]) + (", ..." if len(empty) > 3 else "")
-        raise InputError(
-            f"There are no images in this split for {len(empty)} of the network's {len(class_names)} classes "
-            f"({shown}), so features cannot be ranked.",
-            hint="Use images of all classes; 'extract-indices --method weight' needs none.",
-        )
-
-
-def parse_method(text: str, option: str = "--method") -> Method:
-    """Check the name of a method.
+def parse_method(text: str, option: str = "--method") -> str:
+    """Check the name of a ranking.
 
     Raises:
         InputError: The name is unknown.
     """
-    return one_of(text, METHODS, option)
+    return one_of(text, tuple(RANKINGS), option)
 
 
 def parse_order(text: str) -> Order:
@@ -126,168 +326,3 @@ def check_order(order: Order, *, uses_gates: bool) -> None:
     """
     if order != "highest" and not uses_gates:
         raise InputError(f"--order {order} has no effect: no gates (csg) are used.")
-
-
-def select(data: LabelledFeatures, method: Method, k: int | float) -> IndexSet:
-    """The features that each class uses most, most influential first.
-
-    The scores of feature j for class c, with x an image's penultimate features and the means over the images of c:
-
-    - ``frequency`` (the method of arXiv 2112.07719): in how many images j is among the k largest features. The set is
-      chosen anew for each k, so sets for different k need not contain each other.
-    - ``mean``: mean of x_j.
-    - ``mass``: mean of x_j / sum_i x_i (an image whose features are all zero contributes zero).
-    - ``contribution``: mean of w_cj x_j, with the weight w of the full head.
-    - ``weight``: w_cj.
-    - ``csg``: the gate g_cj of a network trained with class-specific gates (arXiv 2007.08194), or -g_cj for the order
-      ``lowest``, which is what the publication of ``frequency`` took for its comparison.
-
-    Among equal scores, and among equal features of an image, the higher index comes first, as in the published code.
-
-    Args:
-        data: Features of training images and their labels.
-        method: One of the above.
-        k: A whole number of features per class; or a fraction f: per class the shortest prefix of the ranking whose
-            scores sum to at least f of the class's total. (The published code has another notion of a fraction, about
-            the top 1 - f of the frequency mass, which is not reproduced.) For ``frequency`` and a fraction, the five
-            largest features of each image are counted.
-
-    Raises:
-        InputError: k above D, a class without images, a fraction for a method with negative scores, or ``mass`` with
-            negative features.
-    """
-    check_k(k, data.num_features)
-    if method == "csg" and data.order == "lowest" and isinstance(k, float):
-        raise InputError("There is no fraction of the lowest gates; give a whole number of features.")
-    ranks = scores(data, method, k)
-    order = descending(ranks)
-    if isinstance(k, int):
-        rows = order[:, :k].tolist()
-    else:
-        rows = _prefixes(ranks, order, k, method, data.class_names)
-    return IndexSet(tuple(tuple(row) for row in rows), data.num_features, source=f"{method}, k={k}")
-
-
-def scores(data: LabelledFeatures, method: Method, k: int | float) -> Tensor:
-    """How much each class uses each feature by this method, (C, D); ``k`` matters for ``frequency`` only.
-
-    Raises:
-        InputError: As for :func:`select`.
-    """
-    if method == "weight":
-        return _full_weight(data, method).double()
-    if method == "csg":
-        return _gates(data)
-    check_classes(data.labels, data.class_names)
-    counts = torch.bincount(data.labels, minlength=data.num_classes)
-    if method == "frequency":
-        largest = k if isinstance(k, int) else min(DEFAULT_K, data.num_features)
-        return frequencies(data.features, data.labels, data.num_classes, largest)
-    if method == "mass" and bool((data.features < 0).any()):
-        raise InputError("The method 'mass' needs features that are not negative, and this network's are.")
-    sums = _class_sums(data, normalised=method == "mass")
-    means = sums / counts[:, None]
-    return means * _full_weight(data, method).double() if method == "contribution" else means
-
-
-def _full_weight(data: LabelledFeatures, method: str) -> Tensor:
-    if data.weight is None:
-        raise InputError(f"The method {method!r} needs the full head, which a decomposed checkpoint no longer has.")
-    return data.weight
-
-
-def check_gates(gates: Tensor | None, num_classes: int, num_features: int, source: str = "the weights file") -> Tensor:
-    """Refuse gates that are not there or belong to another network.
-
-    Raises:
-        InputError: As said.
-    """
-    if gates is None:
-        raise InputError(f"The method 'csg' needs class-specific gates, a matrix 'csg' in {source}; there is none.")
-    if tuple(gates.shape) != (num_classes, num_features):
-        raise InputError(
-            f"The gates 'csg' in {source} have the shape {tuple(gates.shape)}, but the network has {num_classes} "
-            f"classes and {num_features} features."
-        )
-    return gates
-
-
-def _gates(data: LabelledFeatures) -> Tensor:
-    """The gates as scores, from high to low."""
-    gates = check_gates(data.gates, data.num_classes, data.num_features).double()
-    return -gates if data.order == "lowest" else gates
-
-
-def _class_sums(data: LabelledFeatures, *, normalised: bool) -> Tensor:
-    """Sum of the features over the images of each class, in float64: (C, D)."""
-    sums = torch.zeros(data.num_classes, data.num_features, dtype=torch.float64)
-    for rows in feature_blocks(data.features):
-        block = data.features[rows].double()
-        if normalised:
-            total = block.sum(1, keepdim=True)
-            block = block / torch.where(total == 0, 1.0, total)
-        sums.index_add_(0, data.labels[rows], block)
-    return sums
-
-
-def feature_blocks(features: Tensor) -> list[slice]:
-    """Rows to work on together, so that temporary tensors stay small."""
-    step = max(1, _VALUES_AT_ONCE // features.shape[1])
-    return [slice(start, start + step) for start in range(0, len(features), step)]
-
-
-def frequencies(features: Tensor, labels: Tensor, num_classes: int, k: int) -> Tensor:
-    """For each class and feature the number of images of the class with the feature among their k largest: (C, D)."""
-    num_features = features.shape[1]
-    counts = torch.zeros(num_classes * num_features, dtype=torch.int64)
-    for rows in feature_blocks(features):
-        largest = largest_features(features[rows], k)
-        keys = labels[rows][:, None] * num_features + largest
-        counts += torch.bincount(keys.flatten(), minlength=len(counts))
-    return counts.view(num_classes, num_features)
-
-
-def largest_features(features: Tensor, k: int) -> Tensor:
-    """Indices of each row's k largest features, the higher index among equals: (N, k), in no particular order."""
-    values, chosen = features.topk(k, sorted=True)
-    # topk leaves open which of several equal values it takes, so rows with a tie across the boundary are done again.
-    tied = (features >= values[:, -1:]).sum(1) > k
-    if bool(tied.any()):
-        chosen[tied] = descending(features[tied])[:, :k]
-    return chosen
-
-
-def descending(values: Tensor) -> Tensor:
-    """Column numbers by descending value, the higher number among equals, row by row: int64, like ``values``."""
-    reversed_order = values.flip(1).argsort(dim=1, descending=True, stable=True)
-    return values.shape[1] - 1 - reversed_order
-
-
-def leading_features(features: Tensor, k: int) -> Tensor:
-    """Indices of each row's k largest features in descending order, the higher index among equals: int64 (N, k)."""
-    values, chosen = features.topk(min(k + 1, features.shape[1]), sorted=True)
-    tied = (values[:, 1:] == values[:, :-1]).any(1)
-    chosen = chosen[:, :k]
-    if bool(tied.any()):
-        chosen[tied] = descending(features[tied])[:, :k]
-    return chosen
-
-
-def _prefixes(
-    scores: Tensor, order: Tensor, fraction: float, method: str, class_names: Sequence[str]
-) -> list[list[int]]:
-    if bool((scores < 0).any()):
-        raise InputError(
-            f"A fraction needs scores that are not negative, and those of {method!r} are; give a whole number of "
-            "features."
-        )
-    rows = []
-    for number, (row, indices) in enumerate(zip(scores.double(), order, strict=True)):
-        total = float(row.sum())
-        if total == 0:
-            raise InputError(
-                f"All features of class {number} ({class_names[number]}) are zero; no fraction can be kept."
-            )
-        reached = row[indices].cumsum(0) >= fraction * total * (1 - 1e-12)  # a sum that is exact but for rounding
-        rows.append(indices[: int(reached.double().argmax()) + 1].tolist())
-    return rows

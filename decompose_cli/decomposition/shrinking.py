@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decompose_cli.decomposition.metrics import Predictions, predict
-from decompose_cli.decomposition.statistics import paired_difference_interval
 from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.statistics import paired_difference_interval
 
 _VALUES_AT_ONCE = 1 << 22
 _ONE_SIDED = 0.90  # a two-sided interval with this coverage has a one-sided 95% bound at either end

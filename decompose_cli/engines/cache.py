@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from decompose_cli.decomposition import feature_cache
+from decompose_cli.features import cache as feature_cache
 
 
 @dataclass(frozen=True)

@@ -9,19 +9,19 @@ from typing import Any
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.curves import accuracy_by_k
-from decompose_cli.decomposition.figures import Point, point_of
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
-from decompose_cli.decomposition.ranking import DEFAULT_K
-from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.decomposition.ranking import DEFAULT_K, data_for
+from decompose_cli.decomposition.result_types import Point, point_of
 from decompose_cli.engines.essential import EssentialResults, essential
 from decompose_cli.engines.explain import RESULT, SHEET, ExplainResults, explain
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
 from decompose_cli.engines.mutual_info import MutualInfoResults, mutual_info
 from decompose_cli.engines.validate import ValidateResults, validate
 from decompose_cli.errors import InputError
-from decompose_cli.files import check_folder_writable, removed_on_failure, write_files
+from decompose_cli.features.study import Inputs, Study
 from decompose_cli.progress import note
-from decompose_cli.results import ResultDocument, Stopwatch
+from decompose_cli.storage.files import check_folder_writable, removed_on_failure, write_files
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 _LARGEST_K = 64
 _OVERLAP_KS = (5, 10, 20)
@@ -114,7 +114,7 @@ def _explained(inputs: Inputs, indices: IndexSet, count: int, folder: Path) -> R
 def _curve(train: Study, test: Study, original_correct: int) -> ResultDocument[CurveResults]:
     watch = Stopwatch()
     head, total = test.head, len(test.labels)
-    ranked = train.labelled(["frequency"])
+    ranked = data_for(train, ["frequency"])
     ks = range(1, min(head.num_features, _LARGEST_K) + 1)
     points = {}
     for k, evaluation in accuracy_by_k(ranked, test.bank.features, test.labels, head, ks, "frequency").items():

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from pydantic import BaseModel, ConfigDict
 
+from decompose_cli.decomposition.class_gates import read_gates
 from decompose_cli.decomposition.essentiality import (
     DETERMINISTIC,
     NOISES,
@@ -21,16 +22,16 @@ from decompose_cli.decomposition.essentiality import (
     permutation_p,
     summarize,
 )
-from decompose_cli.decomposition.gates import read_gates
-from decompose_cli.decomposition.heads import check_index_request
+from decompose_cli.decomposition.heads import check_index_request, check_made_from
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, Order, check_gates, check_k, check_order, select
-from decompose_cli.decomposition.statistics import mean_interval
-from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.decomposition.ranking import DEFAULT_K, check_k, check_order, data_for, select
 from decompose_cli.errors import InputError, one_of
-from decompose_cli.files import given_file, sha256_of, user_path
+from decompose_cli.features.labelled import Order, check_gates
+from decompose_cli.features.study import Inputs, Study
 from decompose_cli.progress import track, warn
-from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo
+from decompose_cli.statistics import mean_interval
+from decompose_cli.storage.files import given_file, sha256_of, user_path
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo
 
 OURS, CSG = "ours", "csg"
 _RESERVED = ("repeats", "noise", "controls", "summary")
@@ -245,7 +246,7 @@ class _Subject:
         check_index_request(study.classifier.checkpoint, given)
         if given is not None:
             given = given.fitted_to(study.head.num_classes, study.head.num_features)
-            study.check_index_set(given)
+            check_made_from(given, study.classifier)
         subject = cls(name, study, given, DEFAULT_K if k is None else k, digest)
         check_k(subject.k, study.head.num_features)
         return subject
@@ -254,7 +255,7 @@ class _Subject:
         """What was given, else the most frequent features over the training images."""
         if self.given is None:
             self.ranked_on = self.study.on_training_split()
-            self.given = select(self.ranked_on.labelled(["frequency"]), "frequency", self.k)
+            self.given = select(data_for(self.ranked_on, ["frequency"]), "frequency", self.k)
         return self.given
 
     def measured(self, noise: Noise, repeats: int, controls: int, seed: int) -> tuple[dict[str, Kept], MethodSummary]:

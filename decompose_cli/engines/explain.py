@@ -15,29 +15,29 @@ from pydantic import BaseModel
 from torch import nn
 
 from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files, printable
-from decompose_cli.decomposition.devices import resolve_device
 from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, Explanation, ImageMaps
-from decompose_cli.decomposition.features import device_memory
-from decompose_cli.decomposition.heads import Heads, check_index_request, resolve_heads
+from decompose_cli.decomposition.heads import Heads, check_index_request, check_made_from, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.inputs import Inputs
-from decompose_cli.decomposition.ranking import DEFAULT_K, LabelledFeatures, select
-from decompose_cli.decomposition.study import Study, check_made_from, class_names_of, open_network, seen_by
+from decompose_cli.decomposition.ranking import DEFAULT_K, select
 from decompose_cli.errors import InputError
-from decompose_cli.files import check_writable, read_json, sha256_of, write_files
+from decompose_cli.features.device import resolve_device
+from decompose_cli.features.extraction import device_memory
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.labelled import LabelledFeatures
+from decompose_cli.features.study import Study, class_names_of, open_network, seen_by
 from decompose_cli.models.classifier import Classifier, HeadTensors
 from decompose_cli.models.head import last_map_layer, trace_layers
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
 from decompose_cli.progress import note, track, warn
 from decompose_cli.reporting.explain_plots import Panel, Picture, picture_row, picture_sheet
-from decompose_cli.results import (
+from decompose_cli.storage.files import check_writable, file_stem, read_json, sha256_of, write_files
+from decompose_cli.storage.result_document import (
     DatasetInfo,
     ModelInfo,
     ResultDocument,
     Stopwatch,
     WeightsInfo,
     describe_environment,
-    file_stem,
 )
 
 MOST_IMAGES = 40

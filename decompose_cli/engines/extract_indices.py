@@ -8,11 +8,12 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
-from decompose_cli.decomposition.ranking import DEFAULT_K, Method, Order, check_k, check_order, select
-from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_k, check_order, data_for, select
 from decompose_cli.errors import InputError
-from decompose_cli.files import check_folder_writable, check_writable, write_files
-from decompose_cli.results import ResultDocument, Stopwatch, file_stem
+from decompose_cli.features.labelled import Order
+from decompose_cli.features.study import Inputs, Study
+from decompose_cli.storage.files import check_folder_writable, check_writable, file_stem, write_files
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 
 class Extracted(BaseModel):
@@ -32,7 +33,7 @@ ExtractResults = dict[str, Extracted]
 def extract_indices(
     inputs: Inputs,
     ks: Sequence[int | float] = (DEFAULT_K,),
-    method: Method = "frequency",
+    method: str = "frequency",
     *,
     order: Order = "highest",
     output: Path | None = None,
@@ -59,16 +60,16 @@ def extract_indices(
     watch = Stopwatch()
     if not ks:
         raise InputError("No k was given.")
-    check_order(order, uses_gates=method == "csg")
+    check_order(order, uses_gates=RANKINGS[method].needs_gates)
     study = Study(inputs, ("train",))
     files = _files(output, folder, ks, study, overwrite=overwrite)
     for k in ks:
         check_k(k, study.head.num_features)
-    data = study.labelled([method], order)
+    data = data_for(study, [method], order)
     sets = [select(data, method, k) for k in ks]
     provenance = {
         "method": method,
-        **({"order": order} if method == "csg" else {}),
+        **({"order": order} if RANKINGS[method].needs_gates else {}),
         "model": study.describe_model().model_dump(),
         "dataset": study.describe_dataset().model_dump(exclude={"classes"}),
     }

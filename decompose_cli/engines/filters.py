@@ -10,17 +10,17 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from decompose_cli.decomposition.chosen_images import from_dataset
-from decompose_cli.decomposition.heads import check_index_request, resolve_heads
+from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.inputs import Inputs
-from decompose_cli.decomposition.ranking import DEFAULT_K, select
-from decompose_cli.decomposition.study import Study
+from decompose_cli.decomposition.ranking import DEFAULT_K, data_for, select
 from decompose_cli.errors import InputError
-from decompose_cli.files import write_files
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.study import Study
 from decompose_cli.models.maps import feature_maps
 from decompose_cli.progress import note, track
 from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet
-from decompose_cli.results import ResultDocument, Stopwatch
+from decompose_cli.storage.files import write_files
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 MOST_FILTERS, MOST_IMAGES = 40, 16
 SHEET = "filters.png"
@@ -100,7 +100,7 @@ def filters(
     c = _class_number(wanted, study.class_map.names)
     if index_set is None and study.head.kind == "dense":
         count = DEFAULT_K if k is None else k
-        index_set = select(study.labelled(["weight"]), "weight", count)
+        index_set = select(data_for(study, ["weight"]), "weight", count)
         if k is None:
             note(f"No index file was given: the filters of a class are the {count} with its highest weights.")
     elif index_set is None and k is not None:
@@ -108,7 +108,7 @@ def filters(
     head = resolve_heads(study.head, index_set).decomposed
     assert head is not None
     if given is not None:
-        study.check_index_set(given)
+        check_made_from(given, study.classifier)
     rows = head.classes()
     if len(rows[c]) > MOST_FILTERS:
         raise InputError(

@@ -13,26 +13,26 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from decompose_cli.decomposition.figures import Difference, difference_of
-from decompose_cli.decomposition.heads import check_index_request, resolve_heads, with_decomposed_head
+from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
-from decompose_cli.decomposition.ranking import DEFAULT_K, Method, Order, check_k, check_order, select
-from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_k, check_order, data_for, select
+from decompose_cli.decomposition.result_types import Difference, difference_of
 from decompose_cli.errors import InputError
-from decompose_cli.files import write_files
+from decompose_cli.features.labelled import Order
+from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.models.head import trace_layers
 from decompose_cli.progress import note
 from decompose_cli.reporting.training_plots import training_curves
-from decompose_cli.results import ResultDocument, Stopwatch
+from decompose_cli.storage.files import write_files
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import RunConfig, shown_command
 from decompose_cli.training.data import check_trainable, divide
 from decompose_cli.training.devices import on_first
 from decompose_cli.training.evaluate import LabelledImages, evaluate, score_of
-from decompose_cli.training.learner import copied
 from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
 from decompose_cli.training.records import Score, curves
@@ -40,6 +40,7 @@ from decompose_cli.training.run_folder import RunFolder, read_state
 from decompose_cli.training.seeds import repeated
 from decompose_cli.training.session import Job, Request, Session, check_same, opened, train_job
 from decompose_cli.training.settings import Settings
+from decompose_cli.training.setup import copied
 
 Trained = Literal["all", "head", "head+last-block"]
 TRAINED: tuple[Trained, ...] = ("all", "head", "head+last-block")
@@ -91,7 +92,7 @@ class Decomposition:
     """
 
     k: int | float = DEFAULT_K
-    method: Method = "frequency"
+    method: str = "frequency"
     order: Order = "highest"
 
 
@@ -225,13 +226,13 @@ def _open(session: Session, given: IndexSet | None) -> _Opened:
     own = checkpoint is not None and checkpoint.has_decomposed_head
     if index_set is None and not own:
         ranking = config["ranking"]
-        check_order(ranking["order"], uses_gates=ranking["method"] == "csg")
+        check_order(ranking["order"], uses_gates=RANKINGS[ranking["method"]].needs_gates)
         check_k(ranking["k"], train.head.num_features)
-        index_set = select(train.labelled([ranking["method"]], ranking["order"]), ranking["method"], ranking["k"])
+        index_set = select(data_for(train, [ranking["method"]], ranking["order"]), ranking["method"], ranking["k"])
         note(f"{ranking['k']} features per class by {ranking['method']}, ranked over {len(train.labels):,} images.")
     check_index_request(checkpoint, index_set)
     if index_set is not None:
-        test.check_index_set(index_set)
+        check_made_from(index_set, test.classifier)
     heads = resolve_heads(test.head, index_set)
     assert heads.decomposed is not None
     classes = test.head.num_classes

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from decompose_cli.decomposition.study import default_model
 from decompose_cli.errors import InputError
+from decompose_cli.features.study import default_model
 from decompose_cli.models.classifier import Classifier, find_entry, preprocessing_of
 from decompose_cli.models.head import example_images, find_head, last_map_layer, trace_layers
 from decompose_cli.preprocessing import CIFAR, IMAGENET

@@ -15,17 +15,21 @@ from pydantic import BaseModel
 from torch import nn
 
 from decompose_cli.datasets.training_images import TrainingImages
-from decompose_cli.decomposition.study import Inputs
 from decompose_cli.errors import InputError
-from decompose_cli.files import cores, write_files
+from decompose_cli.features.study import Inputs
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.progress import track
 from decompose_cli.reporting.training_plots import lr_curve
-from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo, describe_environment
+from decompose_cli.storage.files import cores, write_files
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo, describe_environment
 from decompose_cli.training.devices import Machines, start
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.gating import GateObjective, GateTraining
-from decompose_cli.training.learner import (
+from decompose_cli.training.gating.runner import GateObjective, GateTraining
+from decompose_cli.training.lr_range import diverged, ramp, smooth, suggest
+from decompose_cli.training.objective import Objective
+from decompose_cli.training.run_folder import RunFolder
+from decompose_cli.training.settings import Settings
+from decompose_cli.training.setup import (
     announce,
     configure,
     describe_images,
@@ -33,10 +37,6 @@ from decompose_cli.training.learner import (
     make_job,
     open_learner,
 )
-from decompose_cli.training.lr_range import diverged, ramp, smooth, suggest
-from decompose_cli.training.objective import Objective
-from decompose_cli.training.run_folder import RunFolder
-from decompose_cli.training.settings import Settings
 
 DEFAULT_LOWEST, DEFAULT_HIGHEST, DEFAULT_STEPS = 1e-6, 10.0, 100
 

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from decompose_cli.decomposition.gates import Gates, default_ks, read_gates
+from decompose_cli.decomposition.class_gates import Gates, default_ks, read_gates
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, split_name
 from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, overlap
-from decompose_cli.decomposition.ranking import Method, Order, check_k, check_order, select
-from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.decomposition.ranking import RANKINGS, check_k, check_order, data_for, select
 from decompose_cli.errors import InputError
-from decompose_cli.files import given_file, sha256_of
+from decompose_cli.features.labelled import Order
+from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.classifier import num_features_of
 from decompose_cli.progress import warn
-from decompose_cli.results import ResultDocument, Stopwatch, describe_environment
+from decompose_cli.storage.files import given_file, sha256_of
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch, describe_environment
 
 OURS, CSG = "ours", "csg"
 _MOST_FEATURES = 1_000_000
@@ -60,7 +61,7 @@ def mutual_info(
     *,
     csg: str | None = None,
     ks: Sequence[int | float] | None = None,
-    method: Method = "frequency",
+    method: str = "frequency",
     order: Order = "highest",
     num_features: int | None = None,
 ) -> ResultDocument[MutualInfoResults]:
@@ -85,7 +86,7 @@ def mutual_info(
         raise InputError(f"--num-features {num_features} is not between 1 and {_MOST_FEATURES:,}.")
     if num_features is not None and not files:
         raise InputError("--num-features is for index files, and there is none; give one with -i.")
-    check_order(order, uses_gates=csg is not None or (method == "csg" and not files))
+    check_order(order, uses_gates=csg is not None or (RANKINGS[method].needs_gates and not files))
     if files and (inputs.weights is not None or inputs.dataset is not None):
         raise InputError(
             "With -i a MODEL is only asked how many features it has; --weights and --dataset have no effect."
@@ -162,11 +163,11 @@ def _read(text: str) -> _Named:
     return _Named(name, index_set.k_label, index_set, sha256_of(path))
 
 
-def _ranked(study: Study, ks: Sequence[int | float] | None, method: Method, order: Order) -> list[_Named]:
+def _ranked(study: Study, ks: Sequence[int | float] | None, method: str, order: Order) -> list[_Named]:
     chosen = list(ks or default_ks([], study.head.num_features))
     for k in chosen:
         check_k(k, study.head.num_features)
-    data = study.labelled([method], order)
+    data = data_for(study, [method], order)
     return [_Named(OURS, str(k), select(data, method, k)) for k in chosen]
 
 

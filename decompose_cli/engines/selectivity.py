@@ -9,14 +9,14 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from decompose_cli.decomposition.features import device_memory, normalised_batches, short_name
 from decompose_cli.decomposition.index_set import split_name
 from decompose_cli.decomposition.selectivity import LayerSelectivity, measure_selectivity, selectable_layers
-from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
+from decompose_cli.features.extraction import device_memory, normalised_batches, short_name
+from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.head import evaluating, example_images, trace_layers
 from decompose_cli.progress import track
-from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo
 
 ALL, THIS = "all", "this"
 

@@ -9,29 +9,27 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.curves import accuracy_by_k
-from decompose_cli.decomposition.features import short_name
-from decompose_cli.decomposition.figures import Point, point_of
-from decompose_cli.decomposition.heads import full_head
+from decompose_cli.decomposition.heads import check_made_from, decomposed_head, full_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text, read_index_set, split_name
 from decompose_cli.decomposition.metrics import Predictions, compare, predict
 from decompose_cli.decomposition.ranking import (
-    METHODS,
-    NEED_NO_IMAGES,
-    Method,
-    Order,
+    RANKINGS,
     check_k,
     check_order,
+    data_for,
     parse_method,
     select,
 )
+from decompose_cli.decomposition.result_types import Point, point_of
 from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
-from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.errors import InputError
-from decompose_cli.files import given_file, write_files
-from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.features.extraction import short_name
+from decompose_cli.features.labelled import LabelledFeatures, Order
+from decompose_cli.features.study import Inputs, Study
 from decompose_cli.progress import note, track
 from decompose_cli.reporting.plots import Curve, accuracy_curves
-from decompose_cli.results import ResultDocument, Stopwatch
+from decompose_cli.storage.files import given_file, write_files
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 _USUAL_LARGEST_K = 64
 _MOST_DIGITS = 6
@@ -112,7 +110,7 @@ def parse_ks(text: str) -> list[int]:
     return sorted(found)
 
 
-def parse_methods(text: str) -> list[Method]:
+def parse_methods(text: str) -> list[str]:
     """Read method names separated by commas, each once.
 
     Raises:
@@ -124,7 +122,7 @@ def parse_methods(text: str) -> list[Method]:
 def sweep(
     inputs: Inputs,
     *,
-    methods: Sequence[Method] | None = None,
+    methods: Sequence[str] | None = None,
     ks: Sequence[int] | None = None,
     files: Sequence[str] = (),
     order: Order = "highest",
@@ -157,18 +155,18 @@ def sweep(
     sizes = list(ks) if ks else list(range(1, min(head.num_features, _USUAL_LARGEST_K) + 1))
     for k in sizes:
         check_k(k, head.num_features, "--ks")
-    needs_training = max_drop is not None or not methods or not set(methods) <= set(NEED_NO_IMAGES)
+    needs_training = max_drop is not None or not methods or any(RANKINGS[method].needs_images for method in methods)
     train = study.on_training_split() if needs_training else study
     if max_drop is not None and study.dataset.split == train.dataset.split:
         raise InputError(
             "--max-drop chooses on the training images, so it cannot be reported on them.", hint="Use another --split."
         )
     if methods:
-        chosen_methods, ranked = list(methods), train.labelled(methods, order)
+        chosen_methods, ranked = list(methods), data_for(train, methods, order)
     else:
-        ranked = train.labelled(["frequency"], order)
-        chosen_methods = _fitting(study, bool((ranked.features < 0).any()))
-    check_order(order, uses_gates="csg" in chosen_methods)
+        ranked = train.labelled(order=order)
+        chosen_methods = _fitting(ranked)
+    check_order(order, uses_gates=any(RANKINGS[method].needs_gates for method in chosen_methods))
     bank, classes = study.bank, head.num_classes
     original = predict(full_head(head), bank.features, study.labels, classes)
     search = _Search(train, study, order, max_drop) if max_drop is not None else None
@@ -178,8 +176,8 @@ def sweep(
             found = accuracy_by_k(ranked, bank.features, study.labels, head, sizes, method, advance)
             curves[method] = {str(k): point_of(predictions) for k, predictions in found.items()}
     for name, index_set in points:
-        study.check_index_set(index_set)
-        decomposed = DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes)
+        check_made_from(index_set, study.classifier)
+        decomposed = decomposed_head(head, index_set)
         curves.setdefault(name, {})[index_set.k_label] = point_of(
             predict(decomposed, bank.features, study.labels, classes)
         )
@@ -207,7 +205,7 @@ def _read(files: Sequence[str]) -> list[tuple[str, IndexSet]]:
     found: list[tuple[str, IndexSet]] = []
     for text in files:
         name, file = split_name(text, "-i")
-        if name in METHODS:
+        if name in RANKINGS:
             raise InputError(
                 f"-i {text}: {name!r} is the name of a ranking, and its curve is another.",
                 hint="Use -i OTHER_NAME=FILE.",
@@ -222,14 +220,12 @@ def _read(files: Sequence[str]) -> list[tuple[str, IndexSet]]:
     return found
 
 
-def _fitting(study: Study, has_negative: bool) -> list[Method]:
-    """The methods that can rank this network's features."""
-    checkpoint = study.classifier.checkpoint
-    left_out = {"csg"} if checkpoint is None or checkpoint.csg is None else set()
-    if has_negative:
-        note("The method 'mass' is left out: the network has negative features.")
-        left_out.add("mass")
-    return [method for method in METHODS if method not in left_out]
+def _fitting(data: LabelledFeatures) -> list[str]:
+    """The rankings that such data can be ranked by."""
+    for ranking in RANKINGS.values():
+        if ranking.needs_nonnegative and not ranking.fits(data):
+            note(f"The method {ranking.name!r} is left out: the network has negative features.")
+    return [ranking.name for ranking in RANKINGS.values() if ranking.fits(data)]
 
 
 @dataclass
@@ -241,21 +237,21 @@ class _Search:
     order: Order
     max_drop: float
 
-    def smallest(self, methods: Sequence[Method], ks: Sequence[int], reported: Predictions) -> Chosen | None:
+    def smallest(self, methods: Sequence[str], ks: Sequence[int], reported: Predictions) -> Chosen | None:
         """The set with the fewest features over all methods; the first method among equals."""
         head, features, labels = self.train.head, self.train.bank.features, self.train.labels
         full = predict(full_head(head), features, labels, head.num_classes)
-        ranked = self.train.labelled(methods, self.order)
+        ranked = data_for(self.train, methods, self.order)
         candidates: dict[str, Candidate | None] = {}
-        best: tuple[int, Method, int, tuple[tuple[int, ...], ...]] | None = None
+        best: tuple[int, str, int, tuple[tuple[int, ...], ...]] | None = None
         for method in methods:
             k = smallest_k(full, accuracy_by_k(ranked, features, labels, head, ks, method), self.max_drop)
             candidates[method] = None
             if k is None:
                 continue
-            common = select(ranked, method, k).classes
             with track(f"Shrinking {method}", (k - 1) * head.num_classes, unit="features") as advance:
-                kept = shrink(features, full, head, common, self.max_drop, advance).classes
+                widest = select(ranked, method, k).classes
+                kept = shrink(features, full, head, widest, self.max_drop, advance).classes
             size = sum(map(len, kept))
             candidates[method] = Candidate(k=k, features=size)
             if best is None or size < best[0]:
@@ -267,7 +263,7 @@ class _Search:
             )
             return None
         size, method, k, kept = best
-        common = select(ranked, method, k).classes
+        common = select(ranked, method, k)
         index_set = IndexSet(kept, head.num_features, source=f"{method}, within {self.max_drop:g} points")
         return Chosen(
             max_drop=self.max_drop,
@@ -277,17 +273,17 @@ class _Search:
             features_per_class=index_set.sizes,
             file=None,
             indices=index_set.published_layout(),
-            chosen_on=self._loss(self.train, full, common, kept),
-            reported_on=self._loss(self.test, reported, common, kept),
+            chosen_on=self._loss(self.train, full, common, index_set),
+            reported_on=self._loss(self.test, reported, common, index_set),
             candidates=candidates,
         )
 
     @staticmethod
-    def _loss(study: Study, full: Predictions, common: Sequence[Sequence[int]], kept: Sequence[Sequence[int]]) -> Loss:
+    def _loss(study: Study, full: Predictions, common: IndexSet, kept: IndexSet) -> Loss:
         head, features, labels = study.head, study.bank.features, study.labels
         with_common, with_kept = (
-            predict(DecomposedLinear.from_dense(head.weight, head.bias, rows), features, labels, head.num_classes)
-            for rows in (common, kept)
+            predict(decomposed_head(head, index_set), features, labels, head.num_classes)
+            for index_set in (common, kept)
         )
         difference = compare(full, with_kept)
         return Loss(
@@ -318,7 +314,7 @@ def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> d
         results.chosen.file = str(folder / "indices.json")
         contents[folder / "indices.json"] = index_set_text(index_set, document=True)
     curves = {
-        (f"csg ({order} gates)" if name == "csg" else name): curve_of(name, points)
+        (f"{name} ({order} gates)" if name in RANKINGS and RANKINGS[name].needs_gates else name): curve_of(name, points)
         for name, points in results.curves.items()
     }
     title = f"{study.classifier.name} on {short_name(study.dataset)}"
@@ -332,4 +328,4 @@ def curve_of(name: str, points: Mapping[str, Point]) -> Curve:
     by_k = sorted(((int(k.rpartition("-")[2]), point) for k, point in points.items()), key=lambda pair: pair[0])
     ks, values = [k for k, _ in by_k], [point for _, point in by_k]
     low, high = ([p.top1_ci95[end] for p in values] for end in (0, 1))
-    return Curve(ks, [p.top1 for p in values], low, high, is_line=name in METHODS)
+    return Curve(ks, [p.top1 for p in values], low, high, is_line=name in RANKINGS)

@@ -7,13 +7,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from decompose_cli.decomposition.study import Inputs
 from decompose_cli.errors import InputError
-from decompose_cli.files import write_files
+from decompose_cli.features.study import Inputs
 from decompose_cli.reporting.training_plots import training_curves
-from decompose_cli.results import ResultDocument, Stopwatch
+from decompose_cli.storage.files import write_files
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.devices import on_first
-from decompose_cli.training.learner import (
+from decompose_cli.training.outcome import RepeatedResults, RunResults, all_results
+from decompose_cli.training.records import curves
+from decompose_cli.training.run_folder import RunFolder
+from decompose_cli.training.seeds import repeated
+from decompose_cli.training.session import Request, check_same, opened, train_job
+from decompose_cli.training.settings import Settings
+from decompose_cli.training.setup import (
     TrainConfig,
     announce,
     configure,
@@ -21,12 +27,6 @@ from decompose_cli.training.learner import (
     open_learner,
     training_document,
 )
-from decompose_cli.training.outcome import RepeatedResults, RunResults, all_results
-from decompose_cli.training.records import curves
-from decompose_cli.training.run_folder import RunFolder
-from decompose_cli.training.seeds import repeated
-from decompose_cli.training.session import Request, check_same, opened, train_job
-from decompose_cli.training.settings import Settings
 
 
 def train(

@@ -14,22 +14,21 @@ from torch import Tensor, nn
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.folders import FolderImages
-from decompose_cli.decomposition.devices import resolve_device
-from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.errors import InputError
-from decompose_cli.files import cores, write_files, write_text
+from decompose_cli.features.device import resolve_device
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import Classifier, find_entry
 from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.progress import note
 from decompose_cli.reporting.gate_plots import SHOWN, extremes, gate_distribution
 from decompose_cli.reporting.training_plots import training_curves
-from decompose_cli.results import ResultDocument, Stopwatch, WeightsInfo, describe_environment
+from decompose_cli.storage.files import cores, write_files, write_text
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo, describe_environment
 from decompose_cli.training.data import HELD_OUT
 from decompose_cli.training.devices import on_first
 from decompose_cli.training.evaluate import LabelledImages
-from decompose_cli.training.gate_config import Gating, TrainGateConfig, configure_gates, with_defaults
-from decompose_cli.training.gate_report import (
+from decompose_cli.training.gating.report import (
     GateReadings,
     GateReport,
     check_skipping,
@@ -37,18 +36,9 @@ from decompose_cli.training.gate_report import (
     splits_of,
     study,
 )
-from decompose_cli.training.gate_start import begin_with, open_baseline, with_label_noise, write_label_noise
-from decompose_cli.training.gating import GateObjective
-from decompose_cli.training.learner import (
-    Learner,
-    announce,
-    describe_images,
-    describe_network,
-    make_job,
-    open_learner,
-    open_weights,
-    training_document,
-)
+from decompose_cli.training.gating.runner import GateObjective
+from decompose_cli.training.gating.settings import Gating, TrainGateConfig, configure_gates, with_defaults
+from decompose_cli.training.gating.start import begin_with, open_baseline, with_label_noise, write_label_noise
 from decompose_cli.training.outcome import RepeatedResults, RunResults, all_results
 from decompose_cli.training.records import curves
 from decompose_cli.training.run_folder import (
@@ -63,6 +53,16 @@ from decompose_cli.training.run_folder import (
 from decompose_cli.training.seeds import repeated
 from decompose_cli.training.session import Request, check_same, opened, train_job
 from decompose_cli.training.settings import Settings
+from decompose_cli.training.setup import (
+    Learner,
+    announce,
+    describe_images,
+    describe_network,
+    make_job,
+    open_learner,
+    open_weights,
+    training_document,
+)
 
 
 class GateResults(RunResults):

@@ -7,16 +7,16 @@ from pathlib import Path
 from pydantic import BaseModel
 from torch import Tensor
 
-from decompose_cli.decomposition.figures import Difference, difference_of
-from decompose_cli.decomposition.heads import check_index_request, resolve_heads
+from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
-from decompose_cli.decomposition.statistics import wilson_interval
-from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.decomposition.result_types import Difference, difference_of
 from decompose_cli.errors import InputError
-from decompose_cli.files import sha256_of
+from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.classifier import Classifier, HeadTensors
-from decompose_cli.results import ResultDocument, Stopwatch
+from decompose_cli.statistics import wilson_interval
+from decompose_cli.storage.files import sha256_of
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 MOST_MISTAKES = 24
 
@@ -103,7 +103,7 @@ def validate(
     check_index_request(study.classifier.checkpoint, index_set)
     resolve_heads(study.head, index_set)  # what does not fit shows before the network runs
     if index_set is not None:
-        study.check_index_set(index_set)
+        check_made_from(index_set, study.classifier)
     results = measure(
         study.head,
         study.bank.features,

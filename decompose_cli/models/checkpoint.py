@@ -24,8 +24,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from decompose_cli.errors import InputError, UnsafeFileError
-from decompose_cli.files import sha256_of, write_with
 from decompose_cli.preprocessing import LARGEST_SIDE, Interpolation
+from decompose_cli.storage.files import sha256_of, write_with
 
 METADATA_KEY = "decompose"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")

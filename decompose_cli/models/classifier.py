@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import InputError
-from decompose_cli.files import user_path
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.fitting import classes_in, load_state, split_decomposed_head, state_for
@@ -24,6 +23,7 @@ from decompose_cli.models.user import user_entry
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
 from decompose_cli.preprocessing import IMAGENET, Preprocessing, Size
 from decompose_cli.progress import note, warn
+from decompose_cli.storage.files import user_path
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from decompose_cli.preprocessing import Preprocessing, Size
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+DEFAULT_MODEL = "resnet20-digits"
 OURS, OUR_LICENCE = "this project", "MIT"
 ANY = "..."
 """Among the values of an option: others too, which ``settle`` checks."""
@@ -183,9 +184,26 @@ def _flag(option: str) -> str:
     return "--" + option.replace("_", "-")
 
 
-def _no_such_option(entry: ModelEntry, option: str) -> InputError:
-    from decompose_cli.models.registry import DEFAULT_MODEL, registered_models
+_NETWORKS: dict[str, ModelEntry] = {}
 
+
+def register(entry: ModelEntry) -> None:
+    """Add a network to those known by name.
+
+    Raises:
+        ValueError: The name is taken.
+    """
+    if entry.name in _NETWORKS:
+        raise ValueError(f"a model named {entry.name!r} is registered already")
+    _NETWORKS[entry.name] = entry
+
+
+def registered_models() -> tuple[ModelEntry, ...]:
+    """All registered networks, in the order in which they are shown."""
+    return tuple(_NETWORKS.values())
+
+
+def _no_such_option(entry: ModelEntry, option: str) -> InputError:
     having = [e.name for e in registered_models() if option in e.options and e.name != DEFAULT_MODEL]
     if having:
         shown = ", ".join(having[:_SHOWN_NAMES]) + (" and others" if len(having) > _SHOWN_NAMES else "")

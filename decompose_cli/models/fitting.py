@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.entry import DEFAULT_MODEL, ModelEntry, registered_models
 from decompose_cli.models.head import Head
-from decompose_cli.models.registry import DEFAULT_MODEL, ModelEntry, registered_models
 from decompose_cli.preprocessing import IMAGENET
 from decompose_cli.progress import note
 

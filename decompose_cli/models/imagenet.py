@@ -5,12 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from decompose_cli.models.entry import ModelEntry, hash_in_name
 from decompose_cli.preprocessing import IMAGENET, Preprocessing, parse_interpolation
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from decompose_cli.models.registry import ModelEntry
 
 # These two rescale their input when (and only when) torchvision loads its own weights into them.
 _RESCALES_INPUT = ("googlenet", "inception_v3")
@@ -53,8 +52,6 @@ def torchvision_entry(name: str) -> ModelEntry | None:
     if name not in torchvision_classifiers():
         return None
     from torchvision.models import get_model_weights
-
-    from decompose_cli.models.registry import ModelEntry, hash_in_name
 
     weights = next(iter(get_model_weights(name)), None)
     preprocessing, url, parameters, accuracy = IMAGENET, None, None, None

@@ -10,32 +10,21 @@ from functools import partial
 from pathlib import Path
 
 from decompose_cli.errors import InputError
-from decompose_cli.models import small_networks
-from decompose_cli.models.entry import OUR_LICENCE, OURS, ModelEntry, hash_in_name
+from decompose_cli.models import imagenet, small_networks
+from decompose_cli.models.entry import (
+    DEFAULT_MODEL,
+    OUR_LICENCE,
+    OURS,
+    ModelEntry,
+    hash_in_name,
+    register,
+    registered_models,
+)
 from decompose_cli.preprocessing import IMAGENET
 
 __all__ = ["DEFAULT_MODEL", "ModelEntry", "get_entry", "hash_in_name", "register", "registered_models"]
 
-DEFAULT_MODEL = "resnet20-digits"
 _DEEPEST = 1202  # in the paper; deeper ones could hardly be trained
-
-_REGISTRY: dict[str, ModelEntry] = {}
-
-
-def register(entry: ModelEntry) -> None:
-    """Add a network.
-
-    Raises:
-        ValueError: The name is taken.
-    """
-    if entry.name in _REGISTRY:
-        raise ValueError(f"a model named {entry.name!r} is registered already")
-    _REGISTRY[entry.name] = entry
-
-
-def registered_models() -> tuple[ModelEntry, ...]:
-    """All registered networks, in the order in which they are shown."""
-    return tuple(_REGISTRY.values())
 
 
 def get_entry(name: str) -> ModelEntry:
@@ -44,17 +33,16 @@ def get_entry(name: str) -> ModelEntry:
     Raises:
         InputError: No such network; the sentence names similar ones.
     """
-    if name in _REGISTRY:
-        return _REGISTRY[name]
+    for entry in registered_models():
+        if entry.name == name:
+            return entry
     # Before torchvision, which takes a second to import: of such names it has none but the registered ones.
     if match := re.fullmatch(r"(pre)?resnet([1-9]\d{0,8})", name, re.ASCII):
         return _cifar_resnet_of_depth(match.group(1) or "", int(match.group(2)))
     if re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        from decompose_cli.models.imagenet import torchvision_entry
-
-        entry = torchvision_entry(name)
-        if entry is not None:
-            return entry
+        found = imagenet.torchvision_entry(name)
+        if found is not None:
+            return found
     hint = _NAMES_HINT
     if Path(name).suffix in (".pt", ".pth", ".th", ".safetensors"):
         hint = f"A weights file comes after the model: MODEL -w {name}."
@@ -68,7 +56,7 @@ _NAMES_HINT = (
 
 
 def _suggestion(name: str) -> str:
-    close = difflib.get_close_matches(name.lower(), _REGISTRY, n=2)
+    close = difflib.get_close_matches(name.lower(), [entry.name for entry in registered_models()], n=2)
     return f" (did you mean {' or '.join(close)}?)" if close else ""
 
 
@@ -78,22 +66,21 @@ def _cifar_resnet_of_depth(prefix: str, depth: int) -> ModelEntry:
         return small_networks.untrained_cifar_resnet(depth) if prefix == "" else small_networks.preact_resnet(depth)
     if prefix == "" and depth % 9 == 2 and 11 <= depth <= _DEEPEST:
         return small_networks.bottleneck_resnet(depth)
-    known = {int(n.removeprefix(f"{prefix}resnet")) for n in _REGISTRY if re.fullmatch(rf"{prefix}resnet\d+", n)}
+    names = [entry.name for entry in registered_models()]
+    known = {int(n.removeprefix(f"{prefix}resnet")) for n in names if re.fullmatch(rf"{prefix}resnet\d+", n)}
     bottlenecks = () if prefix else range(11, _DEEPEST + 1, 9)
     depths = sorted(known.union(range(8, _DEEPEST + 1, 6), bottlenecks))
     nearest = [depths[: bisect(depths, depth)][-1:], depths[bisect(depths, depth) :][:1]]
-    names = " or ".join(f"{prefix}resnet{near}" for found in nearest for near in found)
+    near = " or ".join(f"{prefix}resnet{depth}" for found in nearest for depth in found)
     layers = "6n + 2 layers" if prefix else "6n + 2 layers, with bottlenecks 9n + 2"
     raise InputError(
         f"There is no model '{prefix}resnet{depth}': such networks have {layers}, {_DEEPEST} at most (did you "
-        f"mean {names}?).",
+        f"mean {near}?).",
         hint=_NAMES_HINT,
     )
 
 
 def _torchvision_resnet(name: str, parameters: int, num_features: int, file: str, accuracy: float) -> ModelEntry:
-    from decompose_cli.models import imagenet
-
     return ModelEntry(
         name=name,
         build=partial(imagenet.build, name),

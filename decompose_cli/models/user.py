@@ -11,9 +11,9 @@ from typing import Any
 from torch import nn
 
 from decompose_cli.errors import InputError, first_line
-from decompose_cli.files import sha256_of
-from decompose_cli.fingerprints import digest_of
-from decompose_cli.models.registry import ModelEntry
+from decompose_cli.models.entry import ModelEntry
+from decompose_cli.storage.files import sha256_of
+from decompose_cli.storage.fingerprints import digest_of
 
 
 def user_entry(model: str) -> ModelEntry:

@@ -6,12 +6,12 @@ import hashlib
 from datetime import datetime
 from pathlib import Path
 
-from decompose_cli.download import download, is_url
 from decompose_cli.errors import DownloadError, InputError
-from decompose_cli.files import cache_root, sha256_of, user_path
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
-from decompose_cli.models.registry import ModelEntry, hash_in_name
+from decompose_cli.models.entry import ModelEntry, hash_in_name
 from decompose_cli.progress import note, warn
+from decompose_cli.storage.download import download, is_url
+from decompose_cli.storage.files import cache_root, sha256_of, user_path
 
 RANDOM = "random"
 DEFAULT = "default"

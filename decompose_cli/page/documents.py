@@ -10,8 +10,8 @@ from typing import Any, Union
 from pydantic import BaseModel, ValidationError
 
 from decompose_cli.errors import InputError
-from decompose_cli.files import read_json
-from decompose_cli.results import SCHEMA_VERSION, ResultDocument
+from decompose_cli.storage.files import read_json
+from decompose_cli.storage.result_document import SCHEMA_VERSION, ResultDocument
 
 _WHAT, _HINT = "The result file", "Name the JSON file that a command wrote, or the folder of a run."
 _RUN = "result.json"

@@ -10,9 +10,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from types import ModuleType
 
-import decompose_cli
 from decompose_cli.errors import InputError, first_line
-from decompose_cli.files import check_writable, user_path, write_text
 from decompose_cli.page.blocks import Section
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source, printable, read_sources
@@ -31,6 +29,8 @@ from decompose_cli.page.sections import (
     sharing,
     training,
 )
+from decompose_cli.storage.files import check_writable, user_path, write_text
+from decompose_cli.version import __version__
 
 LARGEST = 5_000_000
 """Bytes that a page should not exceed."""
@@ -155,7 +155,7 @@ def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int
         sections=sections,
         count=count,
         left_out=left_out,
-        version=decompose_cli.__version__,
+        version=__version__,
         made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
         style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
         script=script,

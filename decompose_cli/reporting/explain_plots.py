@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.look import plain, png
+from decompose_cli.reporting.style import plain, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.look import GREY, look, plain, png
+from decompose_cli.reporting.style import GREY, look, plain, png
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.look import GREY, look, new_figure, plain, png, short
+from decompose_cli.reporting.style import GREY, look, new_figure, plain, png, short
 
 if TYPE_CHECKING:
     from PIL.Image import Image

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.look import MARKED, look, new_figure, plain, png, short
+from decompose_cli.reporting.style import MARKED, look, new_figure, plain, png, short
 from decompose_cli.reporting.vector import tell_points
 
 if TYPE_CHECKING:

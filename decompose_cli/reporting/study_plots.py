@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.look import GREY, look, new_figure, plain, short
+from decompose_cli.reporting.style import GREY, look, new_figure, plain, short
 from decompose_cli.reporting.vector import tell, tell_points
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.look import GREY, MARKED, look, new_figure, plain, png
+from decompose_cli.reporting.style import GREY, MARKED, look, new_figure, plain, png
 from decompose_cli.reporting.vector import tell_points
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 from xml.etree import ElementTree
 
-from decompose_cli.reporting.look import COLOURS, saved
+from decompose_cli.reporting.style import COLOURS, saved
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from decompose_cli.errors import InputError
-from decompose_cli.files import read_json
+from decompose_cli.storage.files import read_json
 from decompose_cli.training.export import Kind
 
 FROM_INPUTS = ("model", "weights", "head", "dataset", "mean", "std", "input_size", "resize", "crop", "interpolation")
@@ -24,7 +24,7 @@ class RunConfig(BaseModel):
 
     Attributes:
         command: Its name.
-        model: And the further fields up to ``data_dir``: as of :class:`decompose_cli.decomposition.inputs.Inputs`.
+        model: And the further fields up to ``data_dir``: as of :class:`decompose_cli.features.inputs.Inputs`.
         recipe: Preset of the settings.
         overrides: Settings that were given, by name.
         runs: Seeds, one after the other.

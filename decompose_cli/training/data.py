@@ -12,8 +12,8 @@ from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.datasets.sampling import hold_out
 from decompose_cli.datasets.subset import subset
-from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.errors import InputError
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.training.evaluate import LabelledImages
 

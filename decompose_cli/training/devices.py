@@ -13,8 +13,8 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from decompose_cli.decomposition.devices import resolve_device
 from decompose_cli.errors import DecomposeError, InputError, first_line, one_of
+from decompose_cli.features.device import resolve_device
 
 STRATEGIES = ("ddp", "fsdp")
 Value = TypeVar("Value")

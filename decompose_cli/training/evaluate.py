@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.sampling import share
 from decompose_cli.datasets.subset import subset
-from decompose_cli.decomposition.features import device_memory, normalised_batches
 from decompose_cli.decomposition.metrics import MIN_CLASSES_FOR_TOP5, Evaluation, evaluate_head
+from decompose_cli.features.extraction import device_memory, normalised_batches
 from decompose_cli.models.head import evaluating
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.training.devices import sum_over_processes

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, InputError, first_line, one_of
-from decompose_cli.files import write_with
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata, write_checkpoint
+from decompose_cli.storage.files import write_with
 
 Kind = Literal["onnx", "safetensors", "torchscript"]
 SUFFIXES: dict[Kind, str] = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".torchscript.pt"}

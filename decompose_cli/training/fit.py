@@ -18,10 +18,17 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from decompose_cli.datasets.mixing import mix
 from decompose_cli.datasets.sampling import epoch_order, share
 from decompose_cli.datasets.training_images import TrainingImages
-from decompose_cli.decomposition.features import device_memory, keep_freed_memory
 from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, StoppedError
+from decompose_cli.features.extraction import device_memory, keep_freed_memory
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.progress import EpochTable
+from decompose_cli.training.checkpoint_state import (
+    State,
+    full_state,
+    load_full_state,
+    random_states,
+    restore_random_states,
+)
 from decompose_cli.training.devices import on_first, sum_over_processes
 from decompose_cli.training.evaluate import LabelledImages, score_over_processes
 from decompose_cli.training.interruption import StopRequest
@@ -31,7 +38,6 @@ from decompose_cli.training.records import EpochRecord, RunLog, Score
 from decompose_cli.training.run_folder import RunFolder, write_state
 from decompose_cli.training.schedules import make_schedule
 from decompose_cli.training.settings import Settings
-from decompose_cli.training.states import State, full_state, load_full_state, random_states, restore_random_states
 from decompose_cli.training.table import epoch_cells, running_cells
 
 STEPS_BETWEEN_CHECKS = 16

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from decompose_cli.files import write_error, write_text
+from decompose_cli.storage.files import write_error, write_text
 
 GATE_BINS = 20
 """Of histograms of g, of equal width from 0 to 1."""

@@ -14,9 +14,9 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from decompose_cli.errors import DecomposeError, InputError
-from decompose_cli.files import check_folder_writable, read_json, write_error, write_text, write_with
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata
-from decompose_cli.results import readable_json
+from decompose_cli.storage.files import check_folder_writable, read_json, write_error, write_text, write_with
+from decompose_cli.storage.result_document import readable_json
 from decompose_cli.training.export import KINDS, SUFFIXES, Kind
 
 CONFIG = "config.json"

@@ -17,13 +17,13 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from decompose_cli.datasets.training_images import TrainingImages
-from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.errors import InputError, first_line
-from decompose_cli.files import cores
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 from decompose_cli.progress import growing_table, note, warn
+from decompose_cli.storage.files import cores
 from decompose_cli.training.config import FROM_INPUTS, RunConfig, read_config
 from decompose_cli.training.data import TrainingData
 from decompose_cli.training.devices import Machines, on_first, start

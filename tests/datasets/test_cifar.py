@@ -18,7 +18,7 @@ import torch
 
 from decompose_cli.datasets import cifar
 from decompose_cli.datasets.cifar import ARCHIVES, CIFAR10_CLASSES, CIFAR100_CLASSES, open_cifar
-from decompose_cli.datasets.places import CIFAR_FOLDERS
+from decompose_cli.datasets.locations import CIFAR_FOLDERS
 from decompose_cli.errors import DownloadError, InputError
 from decompose_cli.progress import use_reporter
 

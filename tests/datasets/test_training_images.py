@@ -19,8 +19,8 @@ from decompose_cli.datasets.base import ImageDataset, InMemoryImages
 from decompose_cli.datasets.crops import cut_out, draw_crops
 from decompose_cli.datasets.folders import FolderImages, open_folder
 from decompose_cli.datasets.training_images import TrainingImages
-from decompose_cli.decomposition.features import normalised_batches
 from decompose_cli.errors import InputError
+from decompose_cli.features.extraction import normalised_batches
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
 
 CPU = torch.device("cpu")

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from decompose_cli.decomposition import curves, ranking
-from decompose_cli.decomposition.curves import accuracy_by_k, frequency_orders, nested_predictions
+from decompose_cli.decomposition import curves, scores
+from decompose_cli.decomposition.curves import accuracy_by_k, nested_predictions
 from decompose_cli.decomposition.metrics import Predictions, evaluate_head, predict
-from decompose_cli.decomposition.ranking import METHODS, LabelledFeatures, Method, select
+from decompose_cli.decomposition.ranking import RANKINGS, select
+from decompose_cli.decomposition.scores import frequency_orders
 from decompose_cli.errors import InputError
+from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
 
@@ -55,7 +57,7 @@ def make_zeros(seed: int, c: int = 6, d: int = 10) -> Case:
     return LabelledFeatures(features, labels, weight, [f"c{i}" for i in range(c)], gates), others, other, head
 
 
-def one_by_one(case: Case, method: Method, k: int) -> Tensor:
+def one_by_one(case: Case, method: str, k: int) -> Tensor:
     """Rank for this k alone, build the head, apply it to all images."""
     ranked, features, _, head = case
     chosen = DecomposedLinear.from_dense(head.weight, head.bias, select(ranked, method, k).classes)
@@ -96,8 +98,8 @@ def test_every_k_against_a_plain_loop() -> None:
     assert all(predictions.total == 60 for predictions in found.values())
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_k_is_what_ranking_for_it_alone_gives(method: Method) -> None:
+@pytest.mark.parametrize("method", RANKINGS)
+def test_every_k_is_what_ranking_for_it_alone_gives(method: str) -> None:
     case = make_case()
     found = accuracy_by_k(*case, range(1, D + 1), method)
     for k, predictions in found.items():
@@ -107,9 +109,9 @@ def test_every_k_is_what_ranking_for_it_alone_gives(method: Method) -> None:
         assert predictions.labels.tolist() == case[2].tolist()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANKINGS)
 @pytest.mark.parametrize("levels", [1, 2, 3, 6])
-def test_every_k_with_many_equal_features_scores_and_logits(levels: int, method: Method) -> None:
+def test_every_k_with_many_equal_features_scores_and_logits(levels: int, method: str) -> None:
     for seed in range(3):
         case = make_ties(seed, levels)
         found = accuracy_by_k(*case, range(1, 12), method)
@@ -119,17 +121,17 @@ def test_every_k_with_many_equal_features_scores_and_logits(levels: int, method:
             assert predictions.predictions.tolist() == plain_predictions(case[1], case[3], rows)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_k_where_most_features_are_zero(method: Method) -> None:
+@pytest.mark.parametrize("method", RANKINGS)
+def test_every_k_where_most_features_are_zero(method: str) -> None:
     for seed in range(3):
         case = make_zeros(seed)
         for k, predictions in accuracy_by_k(*case, range(1, 11), method).items():
             assert predictions.predictions.tolist() == one_by_one(case, method, k).tolist()
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANKINGS)
 @pytest.mark.parametrize("ks", [[1], [D], [1, D], [2, 5, 6], [3, 8]])
-def test_numbers_with_gaps_between_them(ks: list[int], method: Method) -> None:
+def test_numbers_with_gaps_between_them(ks: list[int], method: str) -> None:
     case = make_case()
     found = accuracy_by_k(*case, ks, method)
     assert list(found) == ks
@@ -137,16 +139,16 @@ def test_numbers_with_gaps_between_them(ks: list[int], method: Method) -> None:
         assert found[k].predictions.tolist() == one_by_one(case, method, k).tolist()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_a_single_class_is_always_predicted(method: Method) -> None:
+@pytest.mark.parametrize("method", RANKINGS)
+def test_a_single_class_is_always_predicted(method: str) -> None:
     case = make_ties(0, 4, c=1)
     for predictions in accuracy_by_k(*case, [1, 2, 11], method).values():
         assert predictions.predictions.tolist() == [0] * 70
         assert predictions.correct == 70
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_all_features_give_the_full_head(method: Method) -> None:
+@pytest.mark.parametrize("method", RANKINGS)
+def test_all_features_give_the_full_head(method: str) -> None:
     ranked, features, labels, head = make_case()
     full = evaluate_head(torch.nn.Identity(), features @ head.weight.T + head.bias, labels, C)
     found = accuracy_by_k(ranked, features, labels, head, [D], method)[D]
@@ -156,7 +158,7 @@ def test_all_features_give_the_full_head(method: Method) -> None:
 
 def test_the_method_matters() -> None:
     case = make_case()
-    found = {method: accuracy_by_k(*case, [2], method)[2].predictions.tolist() for method in METHODS}
+    found = {method: accuracy_by_k(*case, [2], method)[2].predictions.tolist() for method in RANKINGS}
     assert len({tuple(predictions) for predictions in found.values()}) >= 3
 
 
@@ -171,7 +173,7 @@ def test_the_lowest_gates_are_another_choice_than_the_highest() -> None:
 
 
 @pytest.mark.parametrize("method", ["mean", "frequency"])
-def test_indices_come_from_the_training_images_alone(method: Method) -> None:
+def test_indices_come_from_the_training_images_alone(method: str) -> None:
     """Images on which every feature is silent have the bias for logits, whatever has been chosen."""
     ranked, features, labels, head = make_case()
     silent = torch.zeros_like(features)
@@ -179,16 +181,16 @@ def test_indices_come_from_the_training_images_alone(method: Method) -> None:
     assert found.correct == int((labels == int(head.bias.argmax())).sum())
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_each_finished_k_is_told(method: Method) -> None:
+@pytest.mark.parametrize("method", RANKINGS)
+def test_each_finished_k_is_told(method: str) -> None:
     told: list[int] = []
     accuracy_by_k(*make_case(), [1, 4, 5], method, told.append)
     assert sum(told) == 3
     assert min(told) > 0
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_inputs_are_left_as_they_were(method: Method) -> None:
+@pytest.mark.parametrize("method", RANKINGS)
+def test_inputs_are_left_as_they_were(method: str) -> None:
     ranked, features, labels, head = make_case()
     assert ranked.gates is not None
     tensors = (ranked.features, ranked.labels, ranked.gates, features, labels, head.weight, head.bias)
@@ -197,14 +199,14 @@ def test_inputs_are_left_as_they_were(method: Method) -> None:
     assert all(torch.equal(old, new) for old, new in zip(before, tensors, strict=True))
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_more_features_than_there_are_is_refused(method: Method) -> None:
+@pytest.mark.parametrize("method", RANKINGS)
+def test_more_features_than_there_are_is_refused(method: str) -> None:
     with pytest.raises(InputError, match=r"-k 10 is more than the 9 features"):
         accuracy_by_k(*make_case(), [1, D + 1], method)
 
 
 @pytest.mark.parametrize("method", ["frequency", "mean", "mass", "contribution"])
-def test_a_class_without_images_to_rank_from_is_refused(method: Method) -> None:
+def test_a_class_without_images_to_rank_from_is_refused(method: str) -> None:
     ranked, features, labels, head = make_case()
     kept = ranked.labels != 2
     fewer = LabelledFeatures(ranked.features[kept], ranked.labels[kept], ranked.weight, ranked.class_names)
@@ -263,7 +265,7 @@ def test_frequency_orders_need_not_contain_each_other() -> None:
 def test_how_ranked_images_are_blocked_changes_nothing(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     ranked = make_ties(1, 3)[0]
     whole = orders(ranked, [1, 2, 7])
-    monkeypatch.setattr(ranking, "_VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr(scores, "_VALUES_AT_ONCE", at_once)
     assert orders(ranked, [1, 2, 7]) == whole
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from decompose_cli.decomposition import metrics
 from decompose_cli.decomposition.metrics import Evaluation, Predictions, compare, evaluate_head, predict
-from decompose_cli.decomposition.statistics import paired_difference_interval
+from decompose_cli.statistics import paired_difference_interval
 
 
 def make_case(num_classes: int, n: int = 300, d: int = 7) -> tuple[torch.nn.Linear, Tensor, Tensor]:

@@ -9,21 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from decompose_cli.decomposition import ranking
-from decompose_cli.decomposition.ranking import (
-    METHODS,
-    NEED_NO_IMAGES,
-    ORDERS,
-    LabelledFeatures,
-    frequencies,
-    largest_features,
-    leading_features,
-    parse_k,
-    parse_method,
-    parse_order,
-    select,
-)
+from decompose_cli.decomposition import scores
+from decompose_cli.decomposition.ranking import RANKINGS, parse_k, parse_method, parse_order, select
+from decompose_cli.decomposition.scores import frequencies, largest_features, leading_features
 from decompose_cli.errors import InputError
+from decompose_cli.features.labelled import ORDERS, LabelledFeatures, Order
 
 
 def make_data(seed: int = 0, n: int = 60, d: int = 12, c: int = 4, levels: int | None = None) -> LabelledFeatures:
@@ -98,8 +88,8 @@ def twin_select(data: LabelledFeatures, method: str, k: int | float) -> tuple[tu
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 11, 12])
-@pytest.mark.parametrize("method", METHODS)
-def test_whole_numbers_against_the_twin(method: ranking.Method, k: int) -> None:
+@pytest.mark.parametrize("method", RANKINGS)
+def test_whole_numbers_against_the_twin(method: str, k: int) -> None:
     for seed in range(4):
         data = make_data(seed)
         found = select(data, method, k)
@@ -109,7 +99,7 @@ def test_whole_numbers_against_the_twin(method: ranking.Method, k: int) -> None:
 
 @pytest.mark.parametrize("k", [0.01, 0.3, 0.5, 0.77, 0.95, 0.999])
 @pytest.mark.parametrize("method", ["frequency", "mean", "mass"])
-def test_fractions_against_the_twin(method: ranking.Method, k: float) -> None:
+def test_fractions_against_the_twin(method: str, k: float) -> None:
     for seed in range(4):
         data = make_data(seed)
         assert select(data, method, k).classes == twin_select(data, method, k)
@@ -125,7 +115,7 @@ def test_frequency_with_many_ties_against_the_twin(levels: int, k: int | float) 
 
 
 @pytest.mark.parametrize("method", ["mean", "contribution", "weight"])
-def test_other_methods_with_ties_against_the_twin(method: ranking.Method) -> None:
+def test_other_methods_with_ties_against_the_twin(method: str) -> None:
     """Sixteen images a class and values in quarters, so that all sums are exact and equal means are equal."""
     generator = torch.Generator().manual_seed(3)
     features = torch.randint(0, 2, (64, 10), generator=generator) / 4
@@ -204,8 +194,8 @@ def test_frequency_with_a_fraction_counts_at_most_all_features() -> None:
     assert select(make_data(d=3), "frequency", 0.5).classes == twin_select(make_data(d=3), "frequency", 0.5)
 
 
-@pytest.mark.parametrize("method", NEED_NO_IMAGES)
-def test_some_methods_need_no_images(method: ranking.Method) -> None:
+@pytest.mark.parametrize("method", [name for name, ranking in RANKINGS.items() if not ranking.needs_images])
+def test_some_methods_need_no_images(method: str) -> None:
     eye = torch.eye(3)[:2]
     data = LabelledFeatures(torch.zeros(0, 3), torch.zeros(0, dtype=torch.int64), eye, ["a", "b"], eye)
     assert select(data, method, 1).classes == ((0,), (1,))
@@ -229,11 +219,11 @@ def test_how_rows_are_blocked_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, at_once: int, levels: int | None
 ) -> None:
     data = make_data(5, levels=levels)
-    whole = {method: select(data, method, 4) for method in METHODS}
+    whole = {method: select(data, method, 4) for method in RANKINGS}
     counts = frequencies(data.features, data.labels, 4, 4)
-    monkeypatch.setattr(ranking, "_VALUES_AT_ONCE", at_once)
-    assert len(ranking.feature_blocks(data.features)) == math.ceil(60 / max(1, at_once // 12))
-    assert {method: select(data, method, 4) for method in METHODS} == whole
+    monkeypatch.setattr(scores, "_VALUES_AT_ONCE", at_once)
+    assert len(scores.feature_blocks(data.features)) == math.ceil(60 / max(1, at_once // 12))
+    assert {method: select(data, method, 4) for method in RANKINGS} == whole
     assert torch.equal(frequencies(data.features, data.labels, 4, 4), counts)
 
 
@@ -255,7 +245,7 @@ def test_inputs_are_left_as_they_were() -> None:
     data = make_data(4)
     assert data.gates is not None
     before = data.features.clone(), data.labels.clone(), data.gates.clone()
-    for method in METHODS:
+    for method in RANKINGS:
         select(data, method, 3)
     assert torch.equal(data.gates, before[2])
     assert torch.equal(data.features, before[0])
@@ -288,7 +278,7 @@ def test_the_first_of_the_leading_features_do_not_depend_on_how_many_are_asked_f
 # ------------------------------------------------------------------------------------------------------------- gates
 
 
-def gated(gates: Any, order: ranking.Order = "highest", classes: int = 2) -> LabelledFeatures:
+def gated(gates: Any, order: Order = "highest", classes: int = 2) -> LabelledFeatures:
     """Features that speak for the highest index throughout, so that only the gates can say otherwise."""
     features = torch.arange(1.0, 5).repeat(classes, 1)
     return LabelledFeatures(
@@ -305,7 +295,7 @@ def test_gates_are_ranked_from_the_highest_unless_told_otherwise() -> None:
 
 
 @pytest.mark.parametrize("order", ORDERS)
-def test_equal_gates_go_to_the_higher_index_in_either_order(order: ranking.Order) -> None:
+def test_equal_gates_go_to_the_higher_index_in_either_order(order: Order) -> None:
     assert select(gated([[0.5, 0.5, 0.5, 0.5]], order, 1), "csg", 4).classes == ((3, 2, 1, 0),)
     expected = {"highest": (3, 1, 2, 0), "lowest": (2, 0, 3, 1)}[order]
     assert select(gated([[0.0, 1.0, 0.0, 1.0]], order, 1), "csg", 4).classes == (expected,)
@@ -313,7 +303,7 @@ def test_equal_gates_go_to_the_higher_index_in_either_order(order: ranking.Order
 
 @pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("k", [1, 4, 12])
-def test_gates_against_the_twin(k: int, order: ranking.Order) -> None:
+def test_gates_against_the_twin(k: int, order: Order) -> None:
     for seed in range(4):
         generator = torch.Generator().manual_seed(seed)
         gates = torch.randint(-3, 4, (4, 12), generator=generator) / 4
@@ -360,8 +350,8 @@ def test_gates_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     )
 
 
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "csg"])
-def test_the_other_methods_do_not_look_at_gates(method: ranking.Method) -> None:
+@pytest.mark.parametrize("method", [method for method in RANKINGS if method != "csg"])
+def test_the_other_methods_do_not_look_at_gates(method: str) -> None:
     data = make_data(6)
     odd = LabelledFeatures(data.features, data.labels, data.weight, data.class_names, torch.zeros(1, 1), "lowest")
     assert select(odd, method, 4).classes == twin_select(data, method, 4)
@@ -382,14 +372,14 @@ def test_an_order_that_is_refused(text: str) -> None:
 # --------------------------------------------------------------------------------------------------------- refusals
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_more_features_than_there_are_is_refused(method: ranking.Method) -> None:
+@pytest.mark.parametrize("method", RANKINGS)
+def test_more_features_than_there_are_is_refused(method: str) -> None:
     with pytest.raises(InputError, match=r"^-k 13 is more than the 12 features that the network has\.$"):
         select(make_data(), method, 13)
 
 
 @pytest.mark.parametrize("method", ["frequency", "mean", "mass", "contribution"])
-def test_a_class_without_images_is_refused(method: ranking.Method) -> None:
+def test_a_class_without_images_is_refused(method: str) -> None:
     data = LabelledFeatures(torch.ones(2, 3), torch.tensor([0, 2]), torch.ones(3, 3), ["cat", "dog", "frog"])
     with pytest.raises(InputError) as caught:
         select(data, method, 1)
@@ -399,7 +389,7 @@ def test_a_class_without_images_is_refused(method: ranking.Method) -> None:
 
 
 @pytest.mark.parametrize("method", ["contribution", "weight"])
-def test_a_missing_full_head_is_refused(method: ranking.Method) -> None:
+def test_a_missing_full_head_is_refused(method: str) -> None:
     with pytest.raises(InputError) as caught:
         select(hand_made([[1, 2]], [0]), method, 1)
     expected = f"The method '{method}' needs the full head, which a decomposed checkpoint no longer has."
@@ -407,7 +397,7 @@ def test_a_missing_full_head_is_refused(method: ranking.Method) -> None:
 
 
 @pytest.mark.parametrize("method", ["frequency", "mean", "mass"])
-def test_the_other_methods_need_no_head(method: ranking.Method) -> None:
+def test_the_other_methods_need_no_head(method: str) -> None:
     assert select(hand_made([[1, 2]], [0]), method, 1).classes == ((1,),)
 
 
@@ -431,7 +421,7 @@ def test_a_fraction_of_negative_scores_is_refused(method: Any, rows: list[list[f
 
 
 @pytest.mark.parametrize("method", ["mean", "mass"])
-def test_a_fraction_of_nothing_is_refused(method: ranking.Method) -> None:
+def test_a_fraction_of_nothing_is_refused(method: str) -> None:
     with pytest.raises(InputError) as caught:
         select(hand_made([[1, 2], [0, 0]], [0, 1]), method, 0.5)
     assert caught.value.message == "All features of class 1 (c1) are zero; no fraction can be kept."
@@ -496,7 +486,7 @@ def test_a_number_too_long_to_convert_is_refused() -> None:
         parse_k("9" * 5000)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", RANKINGS)
 def test_methods_are_known_by_name(method: str) -> None:
     assert parse_method(method) == method
 

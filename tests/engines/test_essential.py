@@ -18,8 +18,7 @@ from scipy import stats
 from torch import Tensor
 
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, write_index_set
-from decompose_cli.decomposition.ranking import select
-from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.decomposition.ranking import data_for, select
 from decompose_cli.engines.essential import (
     EssentialResults,
     NamedMethod,
@@ -29,9 +28,10 @@ from decompose_cli.engines.essential import (
 )
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
+from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.registry import DEFAULT_MODEL
-from decompose_cli.results import ResultDocument
+from decompose_cli.storage.result_document import ResultDocument
 
 FEW = {"repeats": 3, "controls": 2}
 
@@ -230,7 +230,7 @@ def test_controls_do_not_change_the_counts() -> None:
 @pytest.mark.parametrize(("k", "size"), [(None, 5), (9, 9)])
 def test_without_indices_the_most_frequent_features_are_used(k: int | None, size: int) -> None:
     found = essential(Inputs(), k=k, **FEW).results
-    expected = select(Study(Inputs(), ("train",)).labelled(["frequency"]), "frequency", size)
+    expected = select(data_for(Study(Inputs(), ("train",)), ["frequency"]), "frequency", size)
     given = essential(Inputs(), expected, **FEW).results
     assert found.by_class("ours") == given.by_class("ours")
     assert found.summary["ours"].features_per_class == (size, size)

@@ -12,11 +12,11 @@ from PIL import Image
 from torch.nn import functional as F
 
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.inputs import Inputs
-from decompose_cli.decomposition.study import Study
 from decompose_cli.engines.explain import SHEET, explain
 from decompose_cli.engines.extract_indices import extract_indices
 from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.study import Study
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.registry import get_entry

@@ -10,10 +10,10 @@ import torch
 from PIL import Image
 
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.decomposition.inputs import Inputs
-from decompose_cli.decomposition.study import Study
 from decompose_cli.engines.filters import filters
 from decompose_cli.errors import InputError
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.study import Study
 from decompose_cli.models.registry import get_entry
 
 DIGITS = Inputs()

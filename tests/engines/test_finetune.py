@@ -18,18 +18,18 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from decompose_cli.cli import app
+from decompose_cli.cli.app import app
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.decomposition.metrics import Predictions, compare
-from decompose_cli.decomposition.study import Study
 from decompose_cli.engines.finetune import Decomposition, FinetuneResults, RepeatedFinetuning, finetune
 from decompose_cli.engines.train import train
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.study import Study
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.registry import get_entry
-from decompose_cli.results import ResultDocument
+from decompose_cli.storage.result_document import ResultDocument
 from decompose_cli.training import fit
 from decompose_cli.training.session import Request
 

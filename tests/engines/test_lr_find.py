@@ -16,14 +16,14 @@ from PIL import Image
 
 from decompose_cli.datasets.registry import open_dataset
 from decompose_cli.datasets.sampling import epoch_order
-from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.engines.lr_find import LrFindResults, lr_find
 from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.registry import get_entry
-from decompose_cli.results import ResultDocument
+from decompose_cli.storage.result_document import ResultDocument
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.learner import initial_network
 from decompose_cli.training.lr_range import ramp, smooth, suggest
+from decompose_cli.training.setup import initial_network
 
 SETTINGS: dict[str, Any] = {"batch_size": 8, "augment": "none"}
 

@@ -14,11 +14,11 @@ import torch
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
 from decompose_cli.decomposition.index_set import IndexSet, write_index_set
-from decompose_cli.decomposition.ranking import METHODS, select
-from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.decomposition.ranking import RANKINGS, data_for, select
 from decompose_cli.engines.mutual_info import MutualInfoResults, SetOverlap, mutual_info
 from decompose_cli.errors import InputError
-from decompose_cli.results import ResultDocument
+from decompose_cli.features.study import Inputs, Study
+from decompose_cli.storage.result_document import ResultDocument
 
 EVEN = ((0, 1, 2), (2, 3, 4), (5, 0, 2), (7, 8, 9))
 RAGGED = ((0, 1, 2, 3), (2, 3), (5,), (0, 1, 2, 3))
@@ -278,19 +278,19 @@ def test_without_files_the_shipped_network_is_ranked_on_its_training_images() ->
         "digits",
         "train",
     )
-    data = Study(Inputs(), ("train",)).labelled(["frequency"])
+    data = data_for(Study(Inputs(), ("train",)), ["frequency"])
     assert {name: list(by_k) for name, by_k in document.results.sets.items()} == {"ours": ["5", "10", "20"]}
     for k, found in document.results.sets["ours"].items():
         check(found, select(data, "frequency", int(k)).classes, 64)
 
 
 @pytest.mark.usefixtures("no_forward_pass")
-@pytest.mark.parametrize("method", [method for method in METHODS if method != "csg"])
+@pytest.mark.parametrize("method", [method for method in RANKINGS if method != "csg"])
 def test_every_method_and_size_comes_from_the_same_features(method: Any) -> None:
     document = mutual_info(Inputs(), ks=[3, 64], method=method)
     assert document.cache is not None
     assert document.cache.features == ("off" if method == "weight" else "hit")  # weights need no features
-    data = Study(Inputs(), ("train",)).labelled([method])
+    data = data_for(Study(Inputs(), ("train",)), [method])
     check(document.results.sets["ours"]["3"], select(data, method, 3).classes, 64)
     whole = document.results.sets["ours"]["64"]
     assert (whole.mean, whole.jaccard_mean, whole.shared) == (0, 1, 64)

@@ -17,10 +17,10 @@ import torch
 from PIL import Image
 from torch import nn
 
-from decompose_cli.decomposition.study import Inputs, Study
 from decompose_cli.engines.selectivity import Layer, SelectivityResults, selectivity
 from decompose_cli.errors import InputError
-from decompose_cli.results import ResultDocument
+from decompose_cli.features.study import Inputs, Study
+from decompose_cli.storage.result_document import ResultDocument
 
 NET = """
 import torch

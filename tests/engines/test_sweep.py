@@ -16,16 +16,16 @@ from PIL import Image
 from torch import Tensor
 
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, write_index_set
-from decompose_cli.decomposition.ranking import METHODS, select
-from decompose_cli.decomposition.study import Inputs, Study
+from decompose_cli.decomposition.ranking import RANKINGS, data_for, select
 from decompose_cli.engines.sweep import Chosen, SweepResults, parse_ks, parse_methods, sweep
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
+from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.registry import DEFAULT_MODEL
-from decompose_cli.results import ResultDocument
+from decompose_cli.storage.result_document import ResultDocument
 
-WITHOUT_GATES = [method for method in METHODS if method != "csg"]
+WITHOUT_GATES = [method for method in RANKINGS if method != "csg"]
 
 
 def write_weights_with_gates(gates: Tensor, name: str = "gates.pth") -> str:
@@ -67,7 +67,7 @@ def test_each_point_is_what_validate_says_of_the_same_set(method: Any) -> None:
     ks = [1, 2, 3, 7, 20, 63, 64]
     curves = sweep(Inputs(), methods=[method], ks=ks).results.curves
     assert {name: list(points) for name, points in curves.items()} == {method: [str(k) for k in ks]}
-    ranked = Study(Inputs(), ("train",)).labelled([method])
+    ranked = data_for(Study(Inputs(), ("train",)), [method])
     expected = {str(k): validated(select(ranked, method, k)) for k in ks}
     assert {k: point.correct for k, point in curves[method].items()} == expected
     assert len(set(expected.values())) > 2, "the case can tell the ks apart"
@@ -81,8 +81,8 @@ def test_gates_in_the_weights_are_a_method_too(order: Any) -> None:
         weights=write_weights_with_gates(torch.rand(10, 64, generator=torch.Generator().manual_seed(0))),
     )
     results = sweep(inputs, ks=[2, 30], order=order).results
-    assert list(results.curves) == list(METHODS)
-    ranked = Study(inputs, ("train",)).labelled(["csg"], order)
+    assert list(results.curves) == list(RANKINGS)
+    ranked = data_for(Study(inputs, ("train",)), ["csg"], order)
     expected = {str(k): validated(select(ranked, "csg", k), inputs) for k in (2, 30)}
     assert {k: point.correct for k, point in results.curves["csg"].items()} == expected
 
@@ -135,7 +135,7 @@ def test_two_points_of_the_same_name_and_k_are_refused() -> None:
 def test_the_split_is_the_users_and_features_are_ranked_on_the_training_images() -> None:
     inputs = Inputs(split="train")
     results = sweep(inputs, methods=["mean"], ks=[3]).results
-    expected = validated(select(Study(Inputs(), ("train",)).labelled(["mean"]), "mean", 3), inputs)
+    expected = validated(select(data_for(Study(Inputs(), ("train",)), ["mean"]), "mean", 3), inputs)
     assert (results.total, results.curves["mean"]["3"].correct) == (1437, expected)
 
 
@@ -199,7 +199,7 @@ def test_the_set_is_chosen_on_the_training_images_and_reported_on_the_test_image
     assert list(chosen.indices) == [str(c) for c in range(10)]
     assert chosen.features == sum(map(len, rows))
     assert chosen.features_per_class == (min(map(len, rows)), max(map(len, rows)))
-    ranked = Study(Inputs(), ("train",)).labelled([chosen.method])  # type: ignore[list-item]
+    ranked = data_for(Study(Inputs(), ("train",)), [chosen.method])  # type: ignore[list-item]
     common = select(ranked, chosen.method, chosen.k).classes  # type: ignore[arg-type]
     for loss, split, total in ((chosen.chosen_on, "train", 1437), (chosen.reported_on, "test", 360)):
         full, kept = correct(rows, split)
@@ -217,7 +217,7 @@ def test_the_set_is_chosen_on_the_training_images_and_reported_on_the_test_image
 @pytest.mark.usefixtures("no_forward_pass")
 def test_the_common_k_is_the_smallest_whose_bound_holds_on_the_training_images() -> None:
     chosen = chosen_by(1.0)
-    ranked = Study(Inputs(), ("train",)).labelled(["frequency", "weight"])
+    ranked = data_for(Study(Inputs(), ("train",)), ["frequency", "weight"])
     for method, candidate in chosen.candidates.items():
         bounds = [bound(*correct(select(ranked, method, k).classes, "train")) for k in range(1, 21)]  # type: ignore[arg-type]
         fitting = [k for k, value in enumerate(bounds, start=1) if value <= 1.0]
@@ -230,7 +230,7 @@ def test_the_common_k_is_the_smallest_whose_bound_holds_on_the_training_images()
 def test_classes_keep_their_best_features_and_the_next_removal_would_cost_too_much() -> None:
     chosen = chosen_by(1.0)
     rows = list(chosen.indices.values())
-    ranked = Study(Inputs(), ("train",)).labelled([chosen.method])  # type: ignore[list-item]
+    ranked = data_for(Study(Inputs(), ("train",)), [chosen.method])  # type: ignore[list-item]
     common = select(ranked, chosen.method, chosen.k).classes  # type: ignore[arg-type]
     assert all(tuple(row) == full[: len(row)] and row for row, full in zip(rows, common, strict=True))
     assert chosen.features < 10 * chosen.k, "something was dropped"
@@ -325,7 +325,7 @@ def test_a_loss_that_nothing_stays_within_chooses_nothing_and_says_so(caplog: py
 @pytest.mark.usefixtures("no_forward_pass")
 def test_a_method_out_of_reach_is_no_candidate() -> None:
     # With one feature per class the mean costs more than the weight; the limit lies between the two.
-    data = Study(Inputs(), ("train",)).labelled(["mean", "weight"])
+    data = data_for(Study(Inputs(), ("train",)), ["mean", "weight"])
     costs = {m: bound(*correct(select(data, m, 1).classes, "train")) for m in ("mean", "weight")}  # type: ignore[arg-type]
     assert costs["weight"] < costs["mean"]
     limit = (costs["weight"] + costs["mean"]) / 2

@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.engines.train import RepeatedResults, train
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.checkpoint import read_checkpoint
-from decompose_cli.results import ResultDocument
+from decompose_cli.storage.result_document import ResultDocument
 from decompose_cli.training import data
 from decompose_cli.training.config import FROM_INPUTS, shown_command
 from decompose_cli.training.fit import Trainer
@@ -171,7 +171,7 @@ def test_the_command_in_a_checkpoint_makes_the_same_network(images: str) -> None
 
     from typer.testing import CliRunner
 
-    from decompose_cli.cli import app
+    from decompose_cli.cli.app import app
 
     trained(images, overrides={"milestones": (1,), "lr": 0.2}, model_options={"shortcut": "projection"})
     first = read_checkpoint(Path("run/last.pt"))

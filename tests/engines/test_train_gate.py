@@ -13,21 +13,21 @@ import pytest
 import torch
 
 from decompose_cli.decomposition.index_set import read_index_set
-from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.engines.extract_indices import extract_indices
 from decompose_cli.engines.finetune import Decomposition, finetune
 from decompose_cli.engines.train import train
 from decompose_cli.engines.train_gate import GateResults, evaluate_gates, train_gate
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError, StoppedError
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import from_plain
 from decompose_cli.models.registry import get_entry
-from decompose_cli.results import ResultDocument
+from decompose_cli.storage.result_document import ResultDocument
 from decompose_cli.training import fit
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.gate_config import Gating, configure_gates, resolve_network
+from decompose_cli.training.gating.settings import Gating, configure_gates, resolve_network
 from decompose_cli.training.outcome import RepeatedResults
 from decompose_cli.training.session import Request
 
@@ -343,7 +343,7 @@ def test_model_and_depth_name_one_network() -> None:
 
 @pytest.mark.parametrize(("model", "warms"), [("resnet110", True), ("resnet104", False)])
 def test_deep_networks_warm_up_for_an_epoch_but_their_gates_do_not(images: str, model: str, warms: bool) -> None:
-    from decompose_cli.training.gating import gate_settings
+    from decompose_cli.training.gating.runner import gate_settings
 
     inputs = dataclasses.replace(SEEN, model=model, dataset=images)
     _, settings, choices = configure_gates(inputs, {}, None, {}, Gating())

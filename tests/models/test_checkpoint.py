@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, InputError, UnsafeFileError
-from decompose_cli.files import sha256_of
 from decompose_cli.models.checkpoint import Metadata, read_checkpoint, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
+from decompose_cli.storage.files import sha256_of
 
 
 def weights() -> dict[str, Tensor]:

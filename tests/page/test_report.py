@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from typer.main import get_command
 
-from decompose_cli.cli import app
+from decompose_cli.cli.app import app
 from decompose_cli.errors import InputError
 from decompose_cli.page.blocks import Column, Grid, Group
 from decompose_cli.page.documents import read_sources

@@ -11,7 +11,7 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from decompose_cli.cli import app
+from decompose_cli.cli.app import app
 from decompose_cli.datasets.registry import open_dataset
 from decompose_cli.models.classifier import open_classifier
 from decompose_cli.preprocessing import CIFAR
@@ -81,9 +81,9 @@ def test_fine_tuned_weights_with_the_wrong_order_of_indices_are_noticed(referenc
 
 def test_logits_of_the_first_image(reference_dir: Path, published: dict[str, Any]) -> None:
     """``test/cat/00000.png`` through features and all heads, to 1e-4 and the rounding of the reference (4 decimals)."""
-    from decompose_cli.decomposition.features import extract_features
     from decompose_cli.decomposition.heads import resolve_heads
     from decompose_cli.decomposition.index_set import read_index_set
+    from decompose_cli.features.extraction import extract_features
 
     weights = reference_dir / "weights"
     dataset = open_dataset(f"folder:{reference_dir / 'data' / 'cifar10-lossless'}", "test", Path("data"))

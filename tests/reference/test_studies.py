@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from decompose_cli.cli import app
+from decompose_cli.cli.app import app
 
 ORIGINAL, GATED = "resnet20-12fca82f.th", "best_save_CSG.pth"
 INDEX_FILES = {

@@ -8,7 +8,6 @@ from xml.etree import ElementTree
 import pytest
 from matplotlib.figure import Figure
 
-from decompose_cli.reporting.look import COLOURS, GREY, MARKED, new_figure
 from decompose_cli.reporting.plots import Curve, accuracy_figure
 from decompose_cli.reporting.study_plots import (
     essentiality_figure,
@@ -16,6 +15,7 @@ from decompose_cli.reporting.study_plots import (
     interval_figure,
     layers_figure,
 )
+from decompose_cli.reporting.style import COLOURS, GREY, MARKED, new_figure
 from decompose_cli.reporting.training_plots import lr_figure, training_figure
 from decompose_cli.reporting.vector import svg, tell, tell_points
 

@@ -11,8 +11,8 @@ import torch
 
 from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.datasets.registry import open_dataset
-from decompose_cli.decomposition.inputs import Inputs
 from decompose_cli.errors import InputError
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.preprocessing import CIFAR
 from decompose_cli.training.data import divide, labels_by_name, open_splits
 

@@ -682,7 +682,7 @@ def test_a_disk_that_is_full_costs_nothing_that_was_saved(monkeypatch: pytest.Mo
 @pytest.mark.parametrize("what", ["write_csv", "TensorBoardLog"])
 def test_a_disk_that_is_full_while_the_log_is_written_is_a_sentence(monkeypatch: pytest.MonkeyPatch, what: str) -> None:
     if what == "write_csv":
-        monkeypatch.setattr("decompose_cli.files.os.fsync", no_space)
+        monkeypatch.setattr("decompose_cli.storage.files.os.fsync", no_space)
         monkeypatch.setattr(fit, "write_state", lambda *_: None)
     else:
         monkeypatch.setattr(records.TensorBoardLog, "add", no_space)

@@ -11,8 +11,8 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from decompose_cli import console
-from decompose_cli.console import Terminal
+from decompose_cli.cli import console
+from decompose_cli.cli.console import Terminal
 from decompose_cli.progress import growing_table, use_reporter
 from decompose_cli.training.table import COLUMNS
 

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from decompose_cli.decomposition.figures import Difference
-from decompose_cli.decomposition.statistics import wilson_interval
+from decompose_cli.decomposition.result_types import Difference
 from decompose_cli.page.blocks import Block, Column, Group, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.reporting.study_plots import interval_figure
+from decompose_cli.statistics import wilson_interval
 
 _MOST_DRAWN = 40
 _LEAD = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from decompose_cli.decomposition.figures import Point
+from decompose_cli.decomposition.result_types import Point
 from decompose_cli.engines.sweep import curve_of
 from decompose_cli.page.blocks import Block, Column, Group, Section, Table
 from decompose_cli.page.context import Context

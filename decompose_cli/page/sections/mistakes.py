@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.errors import DecomposeError
-from decompose_cli.files import user_path
 from decompose_cli.page.blocks import Block, Column, Gallery, Group, Picture, Section, Table, Text
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
+from decompose_cli.storage.files import user_path
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset

@@ -1,0 +1,83 @@
+"""Features of labelled images, as what ranks or fits takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from decompose_cli.errors import InputError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Order = Literal["highest", "lowest"]
+ORDERS: tuple[Order, ...] = get_args(Order)
+
+
+@dataclass(frozen=True)
+class LabelledFeatures:
+    """What rankings are made from.
+
+    Attributes:
+        features: (N, D), finite.
+        labels: int64 (N,), in 0..C-1.
+        weight: Weight (C, D) of the full head, for the rankings that use it.
+        class_names: C names, for messages.
+        gates: Class-specific gates (C, D), for the ranking ``csg``.
+        order: Whether ``csg`` takes the highest gates or the lowest.
+    """
+
+    features: Tensor
+    labels: Tensor
+    weight: Tensor | None
+    class_names: Sequence[str]
+    gates: Tensor | None = None
+    order: Order = "highest"
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return len(self.class_names)
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return self.features.shape[1]
+
+    @property
+    def has_negative(self) -> bool:
+        """Whether any feature of any image is negative."""
+        return bool((self.features < 0).any())
+
+
+def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:
+    """Refuse images that leave a class without any.
+
+    Raises:
+        InputError: As said; names the first such classes.
+    """
+    empty = (labels.bincount(minlength=len(class_names)) == 0).nonzero().flatten().tolist()
+    if empty:
+        shown = ", ".join(class_names[number] for number in empty[:3]) + (", ..." if len(empty) > 3 else "")
+        raise InputError(
+            f"There are no images in this split for {len(empty)} of the network's {len(class_names)} classes "
+            f"({shown}), so features cannot be ranked.",
+            hint="Use images of all classes; 'extract-indices --method weight' needs none.",
+        )
+
+
+def check_gates(gates: Tensor | None, num_classes: int, num_features: int, source: str = "the weights file") -> Tensor:
+    """Refuse gates that are not there or belong to another network.
+
+    Raises:
+        InputError: As said.
+    """
+    if gates is None:
+        raise InputError(f"The method 'csg' needs class-specific gates, a matrix 'csg' in {source}; there is none.")
+    if tuple(gates.shape) != (num_classes, num_features):
+        raise InputError(
+            f"The gates 'csg' in {source} have the shape {tuple(gates.shape)}, but the network has {num_classes} "
+            f"classes and {num_features} features."
+        )
+    return gates

@@ -1,0 +1,379 @@
+"""What every analysis starts from: a network, a split of a data set, and the features of the one on the other."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.classes import ClassMap, ClassNames, known_class_names, match_classes
+from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
+from decompose_cli.errors import InputError
+from decompose_cli.features import cache as feature_cache
+from decompose_cli.features.cache import FeatureBank
+from decompose_cli.features.device import resolve_device
+from decompose_cli.features.extraction import extract_features
+from decompose_cli.features.inputs import Inputs as Inputs
+from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
+from decompose_cli.models.classifier import Classifier, HeadTensors, open_classifier, preprocessing_of
+from decompose_cli.models.registry import DEFAULT_MODEL
+from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.progress import note, warn
+from decompose_cli.storage.files import cores
+from decompose_cli.storage.result_document import (
+    CacheInfo,
+    DatasetInfo,
+    ModelInfo,
+    ResultDocument,
+    Results,
+    Stopwatch,
+    WeightsInfo,
+    describe_environment,
+)
+
+
+class Study:
+    """A network and a split of a data set, opened; the features are read from the cache or computed when needed.
+
+    Args:
+        inputs: What the user chose.
+        splits: Splits to use where the user chose none, the preferred one first.
+        classifier: The network, where it is open already.
+
+    Raises:
+        InputError: Something chosen does not exist or does not fit.
+        DownloadError: Something cannot be fetched.
+    """
+
+    def __init__(self, inputs: Inputs, splits: tuple[str, ...], classifier: Classifier | None = None) -> None:
+        self.inputs = inputs
+        self.device = resolve_device(inputs.device)
+        self.classifier = classifier or open_network(inputs)
+        name = _dataset_name(inputs, self.classifier)
+        self.dataset = self._open_dataset(name, _default_split(name, splits) if inputs.split is None else inputs.split)
+        self._cache_state: Literal["hit", "miss", "off"] = "off"
+
+    def _open_dataset(self, name: str, split: str) -> ImageDataset:
+        folder = self.inputs.data_dir or default_data_dir()
+        return open_dataset(name, split, folder, allow_download=self.inputs.allow_download)
+
+    @cached_property
+    def preprocessing(self) -> Preprocessing:
+        """What happens to an image before the network sees it."""
+        return seen_by(self.classifier, self.inputs, self.dataset.preprocessing)
+
+    @cached_property
+    def _cached_bank(self) -> FeatureBank | None:
+        return feature_cache.load(self._key) if self.inputs.use_cache else None
+
+    @cached_property
+    def head(self) -> HeadTensors:
+        """Parameters of the head, known without running an image through the network."""
+        if self._cached_bank is not None:
+            return self._cached_bank.head
+        return self.classifier.load(self.preprocessing.crop).tensors
+
+    @cached_property
+    def bank(self) -> FeatureBank:
+        """Features, labels of the data set, head; from the cache if they are there.
+
+        Whatever can be wrong with the classes shows before the network runs.
+        """
+        _ = self.class_map
+        if self._cached_bank is not None:
+            self._cache_state = "hit"
+            return self._cached_bank
+        bank = self._compute()
+        if self.inputs.use_cache:
+            self._cache_state = "miss"
+            description = (
+                f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "
+                f"{self.dataset.split}, {len(bank.labels):,} images, {'x'.join(map(str, self.preprocessing.crop))}, "
+                f"mean {_listed(self.preprocessing.mean)}, precision {self.inputs.precision}"
+            )
+            feature_cache.store(self._key, bank, description)
+        return bank
+
+    @cached_property
+    def _key(self) -> dict[str, Any]:
+        return {
+            **self.classifier.identity,
+            "precision": self.inputs.precision,
+            "transform": {
+                **self.preprocessing.geometry(),
+                "mean": list(self.preprocessing.mean),
+                "std": list(self.preprocessing.std),
+            },
+            "dataset": self.dataset.fingerprint(),
+            "split": self.dataset.split,
+            "device": self.device.type,
+        }
+
+    @property
+    def workers(self) -> int:
+        """Processes that decode images."""
+        return min(8, cores()) if self.inputs.workers is None else self.inputs.workers
+
+    def _compute(self) -> FeatureBank:
+        network = self.classifier.load(self.preprocessing.crop)
+        features, labels = extract_features(
+            network,
+            self.dataset,
+            self.preprocessing,
+            device=self.device,
+            precision=self.inputs.precision,
+            batch_size=self.inputs.batch_size,
+            workers=self.workers,
+        )
+        return FeatureBank(features, labels, network.tensors)
+
+    @cached_property
+    def class_map(self) -> ClassMap:
+        """Which output of the network each class of the data set is."""
+        classes = match_classes(
+            self.dataset.class_names,
+            self.dataset.class_ids,
+            self._model_classes,
+            self.head.num_classes,
+            what=f"{self.dataset.name} with {self.classifier.name}",
+            present=torch.unique(self._dataset_labels).tolist(),
+        )
+        if classes.by_position and self._model_classes is not None:
+            shown = ", ".join(classes.names[:10]) + (", ..." if len(classes.names) > 10 else "")
+            warn(
+                f"The classes of {self.dataset.name} are not named as those of {self.classifier.name}; they are taken "
+                f"as its outputs in this order: {shown}."
+            )
+        return classes
+
+    @property
+    def _model_classes(self) -> ClassNames | None:
+        return class_names_of(self.classifier)
+
+    @cached_property
+    def labels(self) -> Tensor:
+        """The network's class number of each image, int64 (N,)."""
+        return torch.tensor(self.class_map.outputs)[self._dataset_labels]
+
+    @property
+    def _dataset_labels(self) -> Tensor:
+        return self.dataset.labels if self._cached_bank is None else self._cached_bank.labels
+
+    def on_training_split(self) -> Study:
+        """The same network on the split that features are ranked on.
+
+        Raises:
+            InputError: The data set has no training images.
+        """
+        name = self.dataset.name
+        if "train" not in available_splits(name):
+            raise InputError(
+                f"Features are ranked over training images, and {name} has none.",
+                hint="Add a folder 'train' with images, or look at index files made elsewhere with -i.",
+            )
+        inputs = dataclasses.replace(self.inputs, split=None, dataset=name)
+        return Study(inputs, ("train",), self.classifier)
+
+    def labelled(self, *, images: bool = True, gates: bool = False, order: Order = "highest") -> LabelledFeatures:
+        """What features are ranked by.
+
+        Args:
+            images: Whether features of images are needed; without them there are none, and no image is looked at.
+            gates: Whether class-specific gates are needed.
+            order: Which of them are taken.
+
+        Raises:
+            InputError: Gates are needed that are not there or do not fit, or a class has no images.
+        """
+        head, checkpoint = self.head, self.classifier.checkpoint
+        matrix = checkpoint.csg if checkpoint else None
+        if gates:
+            check_gates(matrix, head.num_classes, head.num_features, self.classifier.weights_source)
+        weight = head.weight if head.kind == "dense" else None
+        names = self.class_map.names
+        if not images:
+            features, labels = torch.zeros(0, head.num_features), torch.zeros(0, dtype=torch.int64)
+        else:
+            check_classes(self.labels, names)
+            features, labels = self.bank.features, self.labels
+        return LabelledFeatures(features, labels, weight, names, matrix, order)
+
+    def warn_of_empty_classes(self) -> None:
+        """Say which classes have no images, for an analysis that leaves them out."""
+        names = self.class_map.names
+        empty = (torch.bincount(self.labels, minlength=len(names)) == 0).nonzero()[:, 0].tolist()
+        if empty:
+            shown = ", ".join(names[number] for number in empty[:3]) + (", ..." if len(empty) > 3 else "")
+            what = f"{self.dataset.name} {self.dataset.split}"
+            warn(f"{what} has no images of {len(empty)} of the {len(names)} classes ({shown}); they are left out.")
+
+    def require_full_head(self, what: str) -> None:
+        """Refuse a checkpoint that holds a decomposed head only.
+
+        Raises:
+            InputError: As said.
+        """
+        if self.head.kind != "dense":
+            raise InputError(
+                f"{what} needs the full head, which {self.classifier.weights_source} no longer has: its head is "
+                "decomposed."
+            )
+
+    def describe_model(self) -> ModelInfo:
+        """For the result document."""
+        head, classifier = self.head, self.classifier
+        weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)
+        return ModelInfo(
+            name=classifier.name,
+            num_classes=head.num_classes,
+            num_features=head.num_features,
+            head=head.name,
+            options=dict(classifier.entry.chosen),
+            weights=weights,
+        )
+
+    def describe_dataset(self) -> DatasetInfo:
+        """For the result document."""
+        return DatasetInfo(
+            name=self.dataset.name,
+            split=self.dataset.split,
+            images=len(self.dataset),
+            fingerprint=self.dataset.fingerprint(),
+            classes=list(self.class_map.names),
+            mean=list(self.preprocessing.mean),
+            std=list(self.preprocessing.std),
+            **self.preprocessing.geometry(),
+        )
+
+    def describe_cache(self, others: Sequence[Study] = ()) -> CacheInfo:
+        """For the result document: a hit only if nothing had to be computed, here or for the other studies."""
+        states = [study._cache_state for study in (self, *others) if "bank" in study.__dict__] or [self._cache_state]
+        return CacheInfo(features="off" if "off" in states else "miss" if "miss" in states else "hit")
+
+    def document(
+        self,
+        command: str,
+        more_arguments: dict[str, Any],
+        results: Results,
+        watch: Stopwatch,
+        others: Sequence[Study] = (),
+    ) -> ResultDocument[Results]:
+        """Wrap what a command found with everything needed to find it again.
+
+        Args:
+            command: Its name.
+            more_arguments: Beside the inputs.
+            results: What it found.
+            watch: When it began.
+            others: Further networks or splits whose features were used.
+        """
+        return ResultDocument(
+            command=command,
+            arguments={**self.inputs.as_arguments(), **more_arguments},
+            model=self.describe_model(),
+            dataset=self.describe_dataset(),
+            environment=describe_environment(str(self.device), self.inputs.seed),
+            started_at=watch.started_at,
+            seconds=watch.seconds(),
+            cache=self.describe_cache(others),
+            results=results,
+        )
+
+
+def _listed(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)
+
+
+def default_model(more: str = "") -> str:
+    """The model to use where none was named; says so."""
+    note(f"No model was named: using {DEFAULT_MODEL}, the network that ships with decompose{more}.")
+    return DEFAULT_MODEL
+
+
+def class_names_of(classifier: Classifier) -> ClassNames | None:
+    """The names of a network's outputs, if they are known."""
+    metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
+    if metadata is not None and metadata.class_names is not None:
+        known = known_class_names(metadata.dataset, certain=True)
+        ids = known.ids if known is not None and list(known.names) == metadata.class_names else None
+        return ClassNames(metadata.class_names, ids)
+    return known_class_names(classifier.entry.dataset, certain=classifier.uses_default_weights)
+
+
+def seen_by(classifier: Classifier, given: Inputs, fallback: Preprocessing) -> Preprocessing:
+    """What happens to an image before a network sees it.
+
+    Args:
+        classifier: The network.
+        given: What the user said of it.
+        fallback: Where nothing is known of the network.
+    """
+    base = preprocessing_of(classifier, fallback)
+    metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
+    is_guess = classifier.entry.preprocessing is None and (metadata is None or metadata.mean is None)
+    if is_guess and (given.mean is None or given.std is None):
+        warn(
+            f"It is not known how {classifier.name} was trained: pixels are normalised with mean {_listed(base.mean)} "
+            f"and std {_listed(base.std)}; give --mean and --std (0,0,0 and 1,1,1 for none)."
+        )
+    return base.overridden(
+        mean=given.mean,
+        std=given.std,
+        input_size=given.input_size,
+        resize=given.resize,
+        crop=given.crop,
+        interpolation=given.interpolation,
+    )
+
+
+def open_network(inputs: Inputs) -> Classifier:
+    """The network that was asked for, or the one that ships with decompose.
+
+    Raises:
+        InputError: There is none, or its weights cannot be used.
+        DownloadError: They cannot be fetched.
+    """
+    model = inputs.model
+    if model is None and inputs.weights in (None, "default", "random"):
+        model = default_model(" on its data set, digits" if inputs.dataset is None else "")
+    return open_classifier(
+        model, inputs.weights, head=inputs.head, allow_download=inputs.allow_download, seed=inputs.seed
+    )
+
+
+def _dataset_name(inputs: Inputs, classifier: Classifier) -> str:
+    metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
+    name = inputs.dataset
+    if name is None:
+        name = (metadata.dataset if metadata else None) or classifier.entry.dataset
+    if name is None:
+        raise InputError(
+            f"It is not known what {classifier.name} was trained on.", hint="Say which images to use with --dataset."
+        )
+    return name
+
+
+def _default_split(dataset: str, splits: tuple[str, ...]) -> str:
+    available = available_splits(dataset)
+    for split in splits:
+        if split in available:
+            return split
+    if not available:
+        raise InputError(f"{dataset} has none of the folders train, val and test.", hint=_layout_hint(dataset))
+    raise InputError(
+        f"{dataset} has no split {' or '.join(splits)}; it has {', '.join(available)}.",
+        hint=f"Use --split {available[0]} if that is what you want.",
+    )
+
+
+def _layout_hint(dataset: str) -> str:
+    path = Path(dataset.removeprefix("folder:"))
+    if path.name in ("train", "val", "test"):
+        return f"Did you mean folder:{path.parent} --split {path.name}?"
+    return "The layout is PATH/train|val|test/<class>/<image>; name PATH."

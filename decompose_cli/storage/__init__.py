@@ -1,0 +1,1 @@
+"""Files, downloads, fingerprints and result documents."""

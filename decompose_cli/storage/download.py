@@ -1,0 +1,109 @@
+"""Fetching a file: announced first, checked, and there only when complete."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import urllib.error
+import urllib.request
+from pathlib import Path
+from urllib.parse import quote, urlsplit, urlunsplit
+
+from decompose_cli.errors import DownloadError, InputError
+from decompose_cli.progress import note, track
+from decompose_cli.storage.files import atomic_path, write_error
+
+_TIMEOUT_S = 30
+_CHUNK = 1 << 16
+
+
+def is_url(text: str) -> bool:
+    """Whether the text is meant as a web address rather than as a path."""
+    return "://" in text
+
+
+def download(url: str, target: Path, *, digest: str | None = None, algorithm: str = "sha256", by_hand: str) -> Path:
+    """Fetch ``url`` into ``target``.
+
+    Args:
+        url: http or https.
+        target: Appears only after the whole file has come and its hash has been checked.
+        digest: Leading hexadecimal digits that the file's hash must have.
+        algorithm: Name of the hash, as ``hashlib`` knows it.
+        by_hand: What to do if this fails, for the hint.
+
+    Returns:
+        ``target``.
+
+    Raises:
+        DownloadError: No connection, an HTTP error, an interrupted transfer or a wrong hash; nothing is left behind.
+        InputError: Not a web address.
+    """
+    address = _address(url)
+    request = urllib.request.Request(address, headers={"User-Agent": "decompose"})
+    note(f"Fetching {url}")
+    try:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_S) as response:
+            length = response.headers.get("Content-Length")
+            total = int(length) if length and length.isdigit() else None
+            note(f"Downloading {_human_size(total)} to {target}")
+            _receive(response, target, total, digest, algorithm, url)
+    except urllib.error.HTTPError as error:
+        raise DownloadError(f"Cannot download {url}: the server answered {error.code}.", hint=by_hand) from error
+    except urllib.error.URLError as error:
+        raise DownloadError(
+            f"Cannot download {url}: no connection to {urlsplit(url).hostname} ({error.reason}).", hint=by_hand
+        ) from error
+    except (_BrokenOffError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
+        raise DownloadError(f"The download of {url} broke off: {error}.", hint=by_hand) from error
+    except _WrongHashError as error:
+        raise DownloadError(f"What came from {url} is not the expected file: {error}.", hint=by_hand) from error
+    except OSError as error:
+        raise write_error(target, error) from error
+    return target
+
+
+def _address(url: str) -> str:
+    """The URL with its path percent-encoded where that is missing."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("http", "https") and parts.hostname and parts.hostname.encode("idna"):
+            return urlunsplit(parts._replace(path=quote(parts.path, safe="/%:@!$&'()*+,;=~")))
+    except ValueError:
+        pass
+    raise InputError(f"{url} is not a web address that can be fetched; only http and https are.")
+
+
+class _BrokenOffError(Exception):
+    pass
+
+
+class _WrongHashError(Exception):
+    pass
+
+
+def _receive(
+    response: http.client.HTTPResponse, target: Path, total: int | None, digest: str | None, algorithm: str, url: str
+) -> None:
+    received = 0
+    checksum = hashlib.new(algorithm, usedforsecurity=False)
+    with (
+        atomic_path(target) as temporary,
+        temporary.open("wb") as handle,
+        track(f"Downloading {target.name}", total, unit="bytes") as advance,
+    ):
+        while chunk := response.read(_CHUNK):
+            handle.write(chunk)
+            checksum.update(chunk)
+            received += len(chunk)
+            advance(len(chunk))
+        if total is not None and received != total:
+            raise _BrokenOffError(f"{received} of {total} bytes came")
+        if digest and not checksum.hexdigest().startswith(digest):
+            raise _WrongHashError(f"its {algorithm} starts with {checksum.hexdigest()[: len(digest)]}, not {digest}")
+
+
+def _human_size(size: int | None) -> str:
+    if size is None:
+        return "size unknown"
+    return f"{size / 1e6:.1f} MB" if size >= 1e5 else f"{size / 1e3:.1f} kB"

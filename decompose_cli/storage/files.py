@@ -1,0 +1,318 @@
+"""Files that are written whole or not at all, and where cached ones live."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from decompose_cli.errors import DecomposeError, InputError
+
+
+def cache_root() -> Path:
+    """``$DECOMPOSE_CACHE``, else ``$XDG_CACHE_HOME/decompose``, else ``~/.cache/decompose``."""
+    if explicit := os.environ.get("DECOMPOSE_CACHE"):
+        return Path(explicit).expanduser()
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg).expanduser() / "decompose"
+    return Path.home() / ".cache" / "decompose"
+
+
+@contextmanager
+def atomic_path(target: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield a temporary path beside ``target``; it becomes ``target`` if the block succeeds and vanishes if not.
+
+    The data are flushed to the disk before the rename, so after a crash ``target`` is either the old file or the new.
+
+    Args:
+        target: The file to be.
+        replace: Whether a file that is there by then is replaced; otherwise ``FileExistsError`` is raised.
+
+    Raises:
+        OSError: Whatever the file system says; nothing is left behind.
+    """
+    with _made(target.parent):
+        descriptor, name = tempfile.mkstemp(prefix=".decompose-", suffix=".tmp", dir=target.parent)
+        os.close(descriptor)
+        temporary = Path(name)
+        try:
+            yield temporary
+            with temporary.open("rb+") as handle:
+                os.fsync(handle.fileno())
+            temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
+            if replace:
+                temporary.replace(target)
+            else:
+                _rename_new(temporary, target)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def _made(folder: Path) -> Iterator[None]:
+    """Make a folder and those above it; if the block fails, those that were made and are empty are removed again."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        for path in missing:
+            with suppress(OSError):
+                path.rmdir()
+        raise
+
+
+_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without them say
+
+
+def _rename_new(temporary: Path, target: Path) -> None:
+    try:
+        target.hardlink_to(temporary)  # fails where the name is taken, which a rename does not
+    except OSError as error:
+        if error.errno not in _NO_HARD_LINKS:
+            raise
+        target.open("x").close()  # reserves the name
+        temporary.replace(target)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise write_error(path, error) from error
+
+
+def write_error(path: Path, error: OSError) -> DecomposeError:
+    """The sentence for a file that could not be written: bad path (exit 2) or a disk that failed (exit 1)."""
+    if error.errno == errno.ENOSPC:
+        return DecomposeError(
+            f"No space left on the disk while writing {path}; nothing was left half-written.",
+            hint="Free some space or choose another place with --output.",
+        )
+    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
+        return InputError(f"Cannot write {path}: {error.strerror}.", hint="Choose another place with --output.")
+    return DecomposeError(f"Cannot write {path}: {error.strerror or error}.")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file whole or not at all.
+
+    Raises:
+        DecomposeError: The file cannot be written; nothing is left behind.
+    """
+    with _explained(path), atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_files(contents: Mapping[Path, str | bytes]) -> None:
+    """Write several files, text or bytes; unless all of them can be written, none appears.
+
+    All are on the disk, under temporary names, before the first replaces a file that is there.
+
+    Raises:
+        DecomposeError: One of the files cannot be written.
+    """
+    with ExitStack() as stack:
+        stack.enter_context(removed_on_failure([path for path in contents if not os.path.lexists(path)]))
+        for path, content in contents.items():
+            stack.enter_context(_explained(path))
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with stack.enter_context(atomic_path(path)).open("wb") as handle:
+                handle.write(content.encode() if isinstance(content, str) else content)
+                handle.flush()
+                os.fsync(handle.fileno())  # some disks say only now that they are full
+
+
+@contextmanager
+def removed_on_failure(paths: Sequence[Path]) -> Iterator[None]:
+    """Remove files if the block fails or is interrupted, as far as they are there by then."""
+    try:
+        yield
+    except BaseException:
+        for path in paths:
+            with suppress(OSError):
+                path.unlink()
+        raise
+
+
+def write_under_new_name(names: Iterator[Path], text: str) -> Path:
+    """Write a text file under the first name that is not taken, also where several processes choose at once.
+
+    Raises:
+        DecomposeError: The file cannot be written; nothing is left behind.
+    """
+    for path in names:
+        with _explained(path):
+            try:
+                with atomic_path(path, replace=False) as temporary:
+                    temporary.write_text(text, encoding="utf-8")
+                return path
+            except FileExistsError:
+                continue
+    raise AssertionError("there is always another name")
+
+
+@contextmanager
+def new_folder(names: Iterator[Path]) -> Iterator[Path]:
+    """Make a folder under the first name that is not taken; if the block fails, it does not stay behind empty.
+
+    Raises:
+        DecomposeError: No folder can be made there.
+    """
+    for path in names:
+        with _explained(path):
+            has_parent = path.parent.exists()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+        break
+    try:
+        yield path
+    except BaseException:
+        with suppress(OSError):  # where something was written after all, it stays
+            path.rmdir()
+            if not has_parent:
+                path.parent.rmdir()
+        raise
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def user_path(text: str | Path) -> Path:
+    """A path as the user wrote it, with ``~`` expanded.
+
+    Raises:
+        InputError: ``~name`` names nobody.
+    """
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise InputError(f"{text} cannot be found: {error}.") from error
+
+
+def file_stem(text: str) -> str:
+    """The last part of a path or dotted name, with anything unusual in a file name replaced."""
+    tail = text.rstrip("/").rsplit("/", 1)[-1].removeprefix("folder:").lstrip(".") or "root"
+    return "".join(char if char.isalnum() or char in "._-" else "_" for char in tail)[:60]
+
+
+def given_file(text: str, option: str) -> Path:
+    """The path of a file on this machine that an option names.
+
+    Raises:
+        InputError: It is empty, or a URL.
+    """
+    if not text.strip():
+        raise InputError(f"{option} names no file.")
+    if "://" in text:
+        raise InputError(f"{option} takes a file on this machine, not a URL.")
+    return user_path(text)
+
+
+def write_with(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary file that then becomes ``path``; the errors are those of :func:`write_text`."""
+    with _explained(path), atomic_path(path) as temporary:
+        write(temporary)
+
+
+def check_writable(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output path before any work is done for it.
+
+    Raises:
+        InputError: The file is there and may not be replaced, it is a folder, or no file can be made there.
+    """
+    with _explained(path):
+        exists, is_folder, is_file = os.path.lexists(path), path.is_dir(), path.is_file()
+    if is_folder:
+        raise InputError(f"Cannot write {path}: it is a folder.", hint="Give a file name with --output.")
+    if exists and not is_file:
+        raise InputError(f"Cannot write {path}: it is not an ordinary file.", hint="Use --json to print the result.")
+    if exists and not overwrite:
+        raise InputError(f"{path} exists already.", hint="Add --overwrite to replace it.")
+    check_folder_writable(path.parent)
+
+
+def check_folder_writable(folder: Path) -> None:
+    """Refuse an output folder that is a file, or that can neither be written nor made.
+
+    Raises:
+        InputError: As said.
+    """
+    existing = folder
+    with _explained(folder):
+        while not existing.exists() and existing != existing.parent:
+            existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"Cannot write into {folder}: {existing} is not a folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"Cannot write into {folder}: permission denied.")
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(handle)
+
+
+def _digest(handle: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+    digest = hashlib.sha256()
+    while chunk := handle.read(1 << 20):
+        digest.update(chunk)
+    return digest.hexdigest()
+
+
+def read_json(path: Path, what: str, hint: str | None = None) -> Any:
+    """Parse a JSON file of the user's, refusing what is not plain JSON (duplicate keys, ``NaN``) with a sentence.
+
+    Raises:
+        InputError: The file is missing, unreadable, empty, not UTF-8 or not JSON.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{what} {path} does not exist.") from None
+    except IsADirectoryError:
+        raise InputError(f"{what} {path} is a folder, not a file.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{what} {path} is not a JSON text file.", hint=hint) from None
+    except OSError as error:
+        raise InputError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
+    if not text.strip():
+        raise InputError(f"{what} {path} is empty.")
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} {path} is not valid JSON: {error}.") from error
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    keys = [key for key, _ in pairs]
+    if len(set(keys)) != len(keys):
+        repeated = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {repeated!r} stands twice")
+    return dict(pairs)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON number")

@@ -1,0 +1,153 @@
+"""The result document: what every command writes, and how."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from decompose_cli.storage.files import file_stem, write_text
+from decompose_cli.version import __version__
+
+SCHEMA_VERSION = 1
+Results = TypeVar("Results")
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class WeightsInfo(_Strict):
+    """Where the weights came from and what they are."""
+
+    source: str
+    sha256: str
+
+
+class ModelInfo(_Strict):
+    """The network that was used; ``options``: what was chosen about it, other than the defaults."""
+
+    name: str
+    num_classes: int
+    num_features: int
+    head: str
+    options: dict[str, str] = {}
+    weights: WeightsInfo
+
+
+class DatasetInfo(_Strict):
+    """The images that were used; ``classes`` are the outputs of the network."""
+
+    name: str
+    split: str
+    images: int
+    fingerprint: str
+    classes: list[str]
+    mean: list[float]
+    std: list[float]
+    resize: int | list[int]
+    crop: list[int]
+    interpolation: str
+
+
+class CacheInfo(_Strict):
+    """Whether penultimate features were found in the cache, computed and stored, or the cache was off."""
+
+    features: Literal["hit", "miss", "off"]
+
+
+class ResultDocument(BaseModel, Generic[Results]):
+    """What a command found, and everything needed to find it again. Field names are stable."""
+
+    schema_version: int = SCHEMA_VERSION
+    command: str
+    arguments: dict[str, Any]
+    model: ModelInfo | None = None
+    dataset: DatasetInfo | None = None
+    environment: dict[str, Any]
+    started_at: str
+    seconds: float
+    cache: CacheInfo | None = None
+    results: Results
+
+    def to_json(self) -> str:
+        """The document as JSON text; numbers in it are finite."""
+        return readable_json(self.model_dump(mode="json")) + "\n"
+
+    def write(self, path: Path) -> None:
+        """Write the document, whole or not at all.
+
+        Raises:
+            DecomposeError: The file cannot be written.
+        """
+        write_text(path, self.to_json())
+
+
+def readable_json(value: Any, indent: str = "", *, ascii_only: bool = False) -> str:
+    """JSON text with one line per field, but each list of plain values on a line of its own.
+
+    A confusion matrix of 1000 classes is then a thousand lines, not a million.
+
+    Raises:
+        ValueError: A number is NaN or infinite.
+    """
+    inner = indent + "  "
+    if isinstance(value, dict) and value:
+        names = [json.dumps(str(key), ensure_ascii=ascii_only) for key in value]
+        texts = [readable_json(item, inner, ascii_only=ascii_only) for item in value.values()]
+        fields = (f"{inner}{name}: {text}" for name, text in zip(names, texts, strict=True))
+        return "{\n" + ",\n".join(fields) + f"\n{indent}}}"
+    if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
+        return (
+            "[\n"
+            + ",\n".join(inner + readable_json(item, inner, ascii_only=ascii_only) for item in value)
+            + f"\n{indent}]"
+        )
+    return json.dumps(value, allow_nan=False, ensure_ascii=ascii_only)
+
+
+class Stopwatch:
+    """When a command began, for its result document."""
+
+    def __init__(self) -> None:
+        self.started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._start = time.perf_counter()
+
+    def seconds(self) -> float:
+        """Seconds since the beginning."""
+        return round(time.perf_counter() - self._start, 3)
+
+
+def describe_environment(device: str, seed: int) -> dict[str, Any]:
+    """Versions, machine and command line."""
+    import torch
+
+    return {
+        "decompose": __version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "platform": platform.platform(),
+        "device": device,
+        "threads": torch.get_num_threads(),
+        "seed": seed,
+        "command_line": shlex.join(sys.argv),
+        "working_directory": str(Path.cwd()),
+    }
+
+
+def default_names(command: str, *parts: str, suffix: str = ".json") -> Iterator[Path]:
+    """``results/<command>-<parts>-<UTC time>.json``, then the same with -2, -3, ... for whoever finds it taken."""
+    stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
+    name = "-".join([command, *(file_stem(part) for part in parts), stamp])
+    yield Path("results") / f"{name}{suffix}"
+    for number in itertools.count(2):
+        yield Path("results") / f"{name}-{number}{suffix}"

@@ -1,0 +1,132 @@
+"""From which network, and with which labels, a gated one begins to learn."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from decompose_cli.datasets.label_noise import randomise_labels
+from decompose_cli.errors import InputError
+from decompose_cli.models.classifier import Classifier, open_classifier
+from decompose_cli.models.entry import ModelEntry
+from decompose_cli.models.gated_resnet import GatedNetwork, from_plain, gate_shown_by
+from decompose_cli.models.weights import DEFAULT, RANDOM, read_weights
+from decompose_cli.preprocessing import Size
+from decompose_cli.progress import note
+from decompose_cli.storage.files import write_text
+from decompose_cli.training.data import TrainingData
+
+
+def open_baseline(weights: str, entry: ModelEntry) -> Classifier:
+    """A plain network whose weights a gated one can begin with.
+
+    Args:
+        weights: File or URL.
+        entry: The gated network.
+
+    Raises:
+        InputError: It cannot be read, or is of another depth, block, normalisation or kind of shortcut.
+        DownloadError: It cannot be fetched.
+    """
+    if weights in (RANDOM, DEFAULT):
+        raise InputError(f"--baseline {weights} is no file or URL of weights of a network with projection shortcuts.")
+    command = f"decompose train {entry.name} --shortcut projection --recipe soft-gates"
+    hint = f"Train one that fits, on the same images, with: {command}"
+    checkpoint = read_weights(entry, weights)
+    assert checkpoint is not None
+    source, state, metadata = checkpoint.source, checkpoint.state_dict, checkpoint.metadata
+    if gate_shown_by(state) is not None:
+        raise InputError(f"{source} has gates already.", hint=f"To begin with it: --weights {weights}")
+    if metadata is not None and metadata.model != entry.name:
+        raise InputError(
+            f"The baseline {source} is of {metadata.model}, and the gated network is {entry.name}.", hint=hint
+        )
+    units, own = _units(state), entry.architecture["depth"]
+    layers = 9 if "layer1.0.conv3.weight" in state else 6
+    if units and layers * units + 2 != own:
+        raise InputError(
+            f"The baseline {source} has a depth of {layers * units + 2}, and the gated network of {own}.", hint=hint
+        )
+    found = open_classifier(entry.name, weights)
+    if found.entry.chosen.get("shortcut", found.entry.options["shortcut"][0]) == "identity":
+        raise InputError(
+            f"The baseline {source} has identity shortcuts, and gated networks have projections, so its weights do not "
+            "fit.",
+            hint=hint,
+        )
+    if found.entry.norm.mode != "batch":
+        raise InputError(f"The baseline {source} has {found.entry.norm.mode} norm, and gated networks have batch norm.")
+    usual = entry.options["block"][0]
+    blocks = found.entry.chosen.get("block", usual), entry.chosen.get("block", usual)
+    if blocks[0] != blocks[1]:
+        raise InputError(
+            f"The baseline {source} is made of {blocks[0]} blocks, and the gated network of {blocks[1]} ones."
+        )
+    return found
+
+
+def _units(state: dict[str, Tensor]) -> int:
+    """In the last stage."""
+    numbers = [name.split(".")[1] for name in state if name.startswith("layer3.")]
+    return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
+
+
+def begin_with(network: GatedNetwork, baseline: Classifier, num_classes: int, size: Size) -> None:
+    """Copy the weights of a plain network into a gated one; its gates stay as they are.
+
+    Raises:
+        InputError: The baseline has other classes, or its weights do not fit.
+    """
+    plain = baseline.load(size)
+    if plain.tensors.kind != "dense":
+        raise InputError(
+            f"The baseline {baseline.weights_source} has a decomposed head, and a gated network a full one."
+        )
+    if plain.tensors.num_classes != num_classes:
+        raise InputError(
+            f"The baseline {baseline.weights_source} has {plain.tensors.num_classes} classes, and the images have "
+            f"{num_classes}."
+        )
+    missing, unexpected = network.load_state_dict(from_plain(plain.module.state_dict(), network), strict=False)
+    strange = [name for name in missing if "g_layer" not in name and "gate_layer" not in name]
+    if strange or unexpected:
+        raise InputError(
+            f"The baseline {baseline.weights_source} does not fit: {', '.join([*strange, *unexpected][:3])}."
+        )
+
+
+def with_label_noise(data: TrainingData, share: float | None, seed: int) -> tuple[TrainingData, Tensor | None]:
+    """A share of the images that are trained on gets other labels; those held out stay right.
+
+    Returns:
+        The images, and the numbers of the changed ones; the same and None without a share.
+
+    Raises:
+        InputError: The share cannot be used.
+    """
+    if share is None:
+        return data, None
+    labels, changed = randomise_labels(data.labels, data.indices, share, len(data.class_names), seed)
+    note(f"Label noise: {len(changed):,} of {len(data.indices):,} training images get another label.")
+    return dataclasses.replace(data, labels=labels), changed
+
+
+def write_label_noise(
+    path: Path, changed: Tensor, before: Tensor, after: Tensor, names: Sequence[str], files: Sequence[str] | None
+) -> None:
+    """The list of images with other labels: ``image,label,original_label`` by number, names of both classes, files.
+
+    Raises:
+        DecomposeError: The file cannot be written.
+    """
+    target = io.StringIO()
+    writer = csv.writer(target, lineterminator="\n")
+    writer.writerow(["image", "label", "original_label", "label_name", "original_label_name", "file"])
+    for image, new, old in zip(changed.tolist(), after[changed].tolist(), before[changed].tolist(), strict=True):
+        writer.writerow([image, new, old, names[new], names[old], "" if files is None else files[image]])
+    write_text(path, target.getvalue())

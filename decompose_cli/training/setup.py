@@ -1,0 +1,336 @@
+"""A network from scratch, or from given weights, and the images that it is to learn from."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.errors import DecomposeError, InputError, first_line
+from decompose_cli.features.study import Inputs, Study
+from decompose_cli.models.checkpoint import Metadata
+from decompose_cli.models.classifier import Classifier, find_entry, open_classifier, preprocessing_of
+from decompose_cli.models.entry import ModelEntry
+from decompose_cli.models.head import evaluating, find_head
+from decompose_cli.models.registry import DEFAULT_MODEL
+from decompose_cli.models.weights import DEFAULT, RANDOM
+from decompose_cli.preprocessing import Preprocessing, Size
+from decompose_cli.progress import note
+from decompose_cli.storage.files import sha256_of
+from decompose_cli.storage.result_document import (
+    DatasetInfo,
+    ModelInfo,
+    ResultDocument,
+    Stopwatch,
+    WeightsInfo,
+    describe_environment,
+)
+from decompose_cli.training.config import RunConfig, shown_command
+from decompose_cli.training.data import divide, labels_by_name, open_splits
+from decompose_cli.training.evaluate import LabelledImages
+from decompose_cli.training.outcome import RepeatedResults, RunResults
+from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, complete_norm, default_recipe, resolve
+from decompose_cli.training.session import Job, Session
+from decompose_cli.training.settings import Settings
+
+DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
+
+
+class TrainConfig(RunConfig):
+    """``model_options``: what was chosen of the network's options, other than the defaults.
+
+    ``starting_weights``: SHA-256 of the weights to start from; null where they are random.
+    """
+
+    model_options: dict[str, str] | None
+    starting_weights: str | None
+
+
+@dataclass(frozen=True)
+class Learner:
+    """A network and the images that it learns from.
+
+    Attributes:
+        classifier: With the weights to start from, if any.
+        train: Training images.
+        test: Others, or None.
+        labels: The network's class number of each training image, int64.
+        class_names: Of the network's outputs.
+        preprocessing: As of evaluation.
+    """
+
+    classifier: Classifier
+    train: ImageDataset
+    test: LabelledImages | None
+    labels: torch.Tensor
+    class_names: tuple[str, ...]
+    preprocessing: Preprocessing
+
+
+def configure(
+    inputs: Inputs, overrides: Mapping[str, Any], recipe: str | None, model_options: Mapping[str, str]
+) -> tuple[Inputs, Settings, dict[str, Any]]:
+    """Settle what is left open: network, images, recipe.
+
+    Args:
+        inputs: What was given.
+        overrides: Settings that were given.
+        recipe: Preset of the settings; None for the one that suits network and images.
+        model_options: Options of the network.
+
+    Returns:
+        Complete inputs, settings, and what else decides what is trained, by name.
+
+    Raises:
+        InputError: Something given cannot be used.
+    """
+    model, dataset = inputs.model, inputs.dataset
+    if model is None and inputs.weights is None:
+        model, dataset = DEFAULT_NETWORK, dataset or DEFAULT_DATASET
+        note(f"No model was named: training {model} on {dataset}.")
+    checkpoint, started = None, None
+    if overrides.get("start_epoch") and inputs.weights is None:
+        raise InputError("--start-epoch says how long --weights have been trained; without weights it means nothing.")
+    if inputs.weights is not None:
+        classifier = open_weights(inputs, model_options, 0)
+        model, entry, started = classifier.name, classifier.entry, classifier.weights_sha256
+        checkpoint = classifier.checkpoint
+    else:
+        assert model is not None
+        entry = find_entry(model)
+    described = checkpoint.metadata if checkpoint is not None else None
+    dataset = dataset or (described.dataset if described is not None else None) or entry.dataset
+    if dataset is None:
+        raise InputError(f"It is not known which images {model} is for.", hint="Say which with --dataset.")
+    if inputs.head is not None:
+        raise InputError("--head has no effect here: the whole network is trained.")
+    train, _ = open_splits(inputs, dataset)
+    is_large = max(_seen(inputs, entry, train).crop) > LARGEST_SMALL_SIDE
+    options = dict(model_options)
+    if described is None:  # nothing says how its normalisation was made
+        options = complete_norm({"norm_mode": entry.norm.mode, **options}, dataset, large_images=is_large)
+    entry = entry.configured(**options)
+    chosen = recipe or default_recipe(model, dataset, large_images=is_large, options={**entry.chosen, **model_options})
+    depth = entry.architecture.get("depth")
+    settings = resolve(chosen, overrides, large_images=is_large, depth=depth, dataset=dataset)
+    filled = dataclasses.replace(inputs, model=model, dataset=dataset)
+    return (
+        filled,
+        settings,
+        {
+            "recipe": chosen,
+            "model_options": dict(entry.chosen) or None,
+            "training_images": train.fingerprint(),
+            "starting_weights": started,
+        },
+    )
+
+
+def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) -> Classifier:
+    """The network of given weights; see :func:`decompose_cli.models.classifier.open_classifier`."""
+    is_named = inputs.model is not None or inputs.weights not in (None, DEFAULT, RANDOM)
+    return open_classifier(
+        inputs.model if is_named else DEFAULT_MODEL,
+        inputs.weights,
+        head=inputs.head,
+        allow_download=inputs.allow_download,
+        seed=seed,
+        options=model_options,
+    )
+
+
+def open_learner(
+    inputs: Inputs, model_options: Mapping[str, str], seed: int, classifier: Classifier | None = None
+) -> Learner:
+    """Open network and images.
+
+    Args:
+        inputs: Complete.
+        model_options: Options of the network.
+        seed: For random weights.
+        classifier: The network, if it has been opened already.
+
+    Raises:
+        InputError: Something is not there, cannot be read or does not fit.
+        DownloadError: Something cannot be fetched.
+    """
+    assert inputs.dataset is not None
+    if inputs.weights is not None:
+        classifier = classifier or open_weights(inputs, model_options, seed)
+        study = Study(dataclasses.replace(inputs, seed=seed), ("train",), classifier)
+        _, test = open_splits(inputs, inputs.dataset)
+        held = None
+        if test is not None:
+            other = Study(dataclasses.replace(inputs, split=test.split), (test.split,), study.classifier)
+            held = LabelledImages(test.split, other.dataset, other.labels, study.preprocessing)
+        names = study.class_map.names
+        return Learner(study.classifier, study.dataset, held, study.labels, names, study.preprocessing)
+    assert inputs.model is not None
+    train, test = open_splits(inputs, inputs.dataset)
+    entry = find_entry(inputs.model).configured(**model_options)
+    preprocessing = _seen(inputs, entry, train)
+    entry = dataclasses.replace(entry, num_classes=len(train.class_names), preprocessing=preprocessing)
+    classifier = Classifier(entry, None, None, seed)
+    held = None if test is None else LabelledImages(test.split, test, labels_by_name(train, test), preprocessing)
+    return Learner(classifier, train, held, train.labels, train.class_names, preprocessing)
+
+
+def _seen(inputs: Inputs, entry: ModelEntry, train: ImageDataset) -> Preprocessing:
+    """What a network that is trained from scratch sees of an image."""
+    return preprocessing_of(Classifier(entry, None, None, 0), train.preprocessing).overridden(
+        mean=inputs.mean,
+        std=inputs.std,
+        input_size=inputs.input_size,
+        resize=inputs.resize,
+        crop=inputs.crop,
+        interpolation=inputs.interpolation,
+    )
+
+
+def make_job(config: Mapping[str, Any], found: Learner, settings: Settings) -> Job:
+    """The network with its initial weights, and the division of the images.
+
+    Raises:
+        InputError: The network does not take such images, or has not an output for every class.
+    """
+    data = divide(
+        found.train,
+        found.labels,
+        found.test,
+        found.class_names,
+        found.preprocessing,
+        val_split=settings.val_split,
+        seed=settings.seed,
+    )
+    entry = found.classifier.entry
+    if found.classifier.checkpoint is None:
+        module = initial_network(entry, len(found.class_names), found.preprocessing.crop, settings.seed)
+    else:
+        module = copied(found.classifier.load(found.preprocessing.crop).module)
+    _check_outputs(module, entry, found)
+    metadata = Metadata(
+        model=entry.name,
+        num_classes=len(found.class_names),
+        class_names=list(found.class_names),
+        dataset=config["dataset"],
+        **found.preprocessing.described(),
+        model_options=config["model_options"],
+        command=shown_command(config, settings.seed),
+    )
+    return Job(module, metadata, data)
+
+
+def initial_network(entry: ModelEntry, num_classes: int, input_size: Size, seed: int) -> nn.Module:
+    """A network with random weights that are a function of the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return entry.make(num_classes, input_size)
+
+
+def copied(module: nn.Module) -> nn.Module:
+    """A copy that can be trained.
+
+    Raises:
+        InputError: The network cannot be copied.
+    """
+    try:
+        return copy.deepcopy(module).float()
+    except Exception as error:  # locks, open files and the like
+        raise InputError(f"The network cannot be copied, so it cannot be trained: {first_line(error)}.") from error
+
+
+def _check_outputs(module: nn.Module, entry: ModelEntry, found: Learner) -> None:
+    """Whether the network takes images of this size and has an output for every class."""
+    try:
+        with evaluating(module):
+            output = module(torch.zeros(2, 3, *found.preprocessing.crop))
+        shape = tuple(output.shape)
+    except Exception as error:
+        size = "x".join(map(str, found.preprocessing.crop))
+        raise InputError(f"{entry.name} does not work on images of {size} pixels: {first_line(error)}.") from error
+    if shape != (2, len(found.class_names)):
+        raise InputError(
+            f"{entry.name} makes of 2 images an output of shape {shape}, but {found.train.name} has "
+            f"{len(found.class_names)} classes."
+        )
+
+
+def describe_network(found: Learner, seed: int, weights: WeightsInfo) -> ModelInfo:
+    """For the result document; a network without a head that could be decomposed can still be trained."""
+    try:
+        size = found.preprocessing.crop
+        network = initial_network(found.classifier.entry, len(found.class_names), size, seed)
+        head = find_head(network, size, name=None, model_name=found.classifier.name)
+        num_features, name = head.num_features, head.name
+    except DecomposeError:
+        num_features, name = 0, ""
+    return ModelInfo(
+        name=found.classifier.name,
+        num_classes=len(found.class_names),
+        num_features=num_features,
+        head=name,
+        options=dict(found.classifier.entry.chosen),
+        weights=weights,
+    )
+
+
+def describe_images(found: Learner) -> DatasetInfo:
+    """For the result document: the training images."""
+    return DatasetInfo(
+        name=found.train.name,
+        split="train",
+        images=len(found.train),
+        fingerprint=found.train.fingerprint(),
+        classes=list(found.class_names),
+        **found.preprocessing.described(),
+    )
+
+
+def training_document(
+    session: Session, found: Learner, results: RunResults | RepeatedResults, watch: Stopwatch
+) -> ResultDocument[Any]:
+    """What is written down of a training, with where everything came from."""
+    first = results.runs[0] if isinstance(results, RepeatedResults) else results
+    source = first.checkpoints.get("best", first.checkpoints["last"])
+    weights = WeightsInfo(source=source, sha256=sha256_of(Path(source)))
+    return ResultDocument(
+        command=session.config["command"],
+        arguments=dict(session.config),
+        model=describe_network(found, session.settings.seed, weights),
+        dataset=describe_images(found),
+        environment=describe_environment(str(session.fabric.device), session.settings.seed),
+        started_at=watch.started_at,
+        seconds=watch.seconds(),
+        results=results,
+    )
+
+
+def announce(config: Mapping[str, Any], found: Learner, settings: Settings) -> None:
+    """Say how and on what is trained."""
+    test = f"; {len(found.test.labels):,} {found.test.split} images" if found.test is not None else ""
+    kept = f", a share of {settings.val_split:g} held out for validation" if settings.val_split else ""
+    note(f"Recipe {config['recipe']} ({RECIPES[config['recipe']].source}): {settings.shown()}")
+    is_chosen = found.classifier.checkpoint is None  # of given weights nothing can be chosen any more
+    if not is_chosen and settings.val_split:
+        note("The weights may have been trained on the images that are held out now; their accuracy would say little.")
+    first, end = min(settings.milestones, default=0), settings.iterations or settings.epochs or 0
+    if settings.schedule == "steps" and first >= end:
+        unit = "step" if settings.iterations else "epoch"
+        note(f"The rate stays as it is: the first milestone, {unit} {first}, is not before the end.")
+    entry = found.classifier.entry
+    has_identity = "shortcut" not in entry.chosen and entry.options.get("shortcut", ())[:1] == ("identity",)
+    if is_chosen and entry.norm.mode == "online" and has_identity:
+        note(
+            "The networks of the published online normalisation have projection shortcuts (--shortcut projection); "
+            "with identity shortcuts a smaller rate is needed, such as --lr 0.03."
+        )
+    options = [f"{name.replace('_', ' ')} {value}" for name, value in entry.chosen.items()]
+    name = f"{found.classifier.name} with {', '.join(options)}" if options else found.classifier.name
+    note(f"{name} on {found.train.name}: {len(found.labels):,} training images{kept}{test}")

@@ -1,0 +1,116 @@
+"""``explain`` and ``filters`` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+
+from decompose_cli.cli.app import app
+
+REFUSED = 2
+
+
+def files() -> list[str]:
+    return sorted(str(path.relative_to(Path.cwd())) for path in Path.cwd().rglob("*") if path.is_file())
+
+
+def refused(*arguments: str, command: str = "explain") -> str:
+    before = files()
+    result = CliRunner().invoke(app, [command, *arguments])
+    assert result.exit_code == REFUSED, result.stderr
+    assert "Traceback" not in result.stderr
+    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert files() == before
+    assert not Path("results").exists()
+    return sentence.removeprefix("Error: ")
+
+
+def done(*arguments: str) -> str:
+    result = CliRunner().invoke(app, ["explain", *arguments])
+    assert result.exit_code == 0, result.stderr
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Say which images: files, --indices-of NUMBERS or --worst N, and one of these only."),
+        (["--indices-of", "1,x"], "--indices-of '1,x' is not a list of numbers such as 0,5,9."),
+        (["--indices-of", "-1"], "--indices-of '-1' is not a list of numbers such as 0,5,9."),
+        (["--indices-of", "400"], "digits test has no image number 400; it has 360, from 0."),
+        (["--worst", "41"], "41 images cannot be explained at a time; choose 1 to 40."),
+        (
+            ["resnet20-digits", "--worst", "2", "--device", "nonsense"],
+            "--device 'nonsense' is unknown; choose auto, cpu, cuda, cuda:N or mps.",
+        ),
+        (["--indices-of", "1", "-k", "0"], "-k 0 is not at least 1."),
+        (["--indices-of", "1", "-i", "missing.json"], "The index file missing.json does not exist."),
+        (["--indices-of", "1", "--layer", "nope"], "'nope' is no layer of resnet20-digits with maps."),
+        (["resnet20-digits", "missing.png"], "The image missing.png does not exist."),
+    ],
+)
+def test_refusals_are_a_sentence_each(arguments: list[str], sentence: str) -> None:
+    assert refused(*arguments) == sentence
+
+
+def test_an_image_in_place_of_the_network_is_pointed_out() -> None:
+    Image.new("RGB", (8, 8)).save("cat.png")
+    Image.new("RGB", (8, 8)).save("dog.png")
+    for more in ([], ["dog.png"]):
+        assert refused("cat.png", *more) == "The network comes before its images: decompose explain MODEL cat.png"
+
+
+def test_weights_that_say_their_network_need_no_model_before_the_images() -> None:
+    from decompose_cli.models.checkpoint import Metadata, write_checkpoint
+    from decompose_cli.models.registry import get_entry
+
+    Image.effect_noise((32, 32), 60).save("cat.png")
+    weights = get_entry("resnet14").make(3, (32, 32)).state_dict()
+    write_checkpoint(Path("net.safetensors"), weights, Metadata(model="resnet14", num_classes=3))
+    done("cat.png", "-w", "net.safetensors", "-o", "out")
+    assert json.loads(Path("out/result.json").read_text())["model"]["name"] == "resnet14"
+
+
+def test_pictures_and_figures_are_in_one_folder() -> None:
+    Image.effect_noise((40, 30), 70).save("cat.png")
+    said = done("resnet20-digits", "cat.png", "-o", "out")
+    assert files() == ["cat.png", "out/01-cat.png", "out/result.json", "out/sheet.png"]
+    assert "Grad-CAM at layer3." in said
+    document = json.loads(Path("out/result.json").read_text())
+    assert document["arguments"]["files"] == ["cat.png"]
+    assert refused("resnet20-digits", "cat.png", "-o", "out").startswith("out/result.json exists")
+    done("--worst", "2")
+    (folder,) = Path("results").iterdir()
+    assert sorted(path.name for path in folder.iterdir())[-2:] == ["result.json", "sheet.png"]
+
+
+def test_json_writes_nothing() -> None:
+    result = CliRunner().invoke(app, ["explain", "--indices-of", "0,1", "--json"])
+    assert len(json.loads(result.stdout)["results"]["explanations"]) == 2
+    assert files() == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ([], "Say of which class with --class NAME."),
+        (["--class", "cat"], "There is no class 'cat'; classes are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9."),
+        (["--class", "3", "--images", "20"], "--images 20 is not between 1 and 16."),
+        (["--class", "3", "-k", "0"], "-k 0 is not at least 1."),
+    ],
+)
+def test_filters_refuses_in_a_sentence(arguments: list[str], sentence: str) -> None:
+    assert refused(*arguments, command="filters") == sentence
+
+
+def test_filters_writes_a_picture_and_its_figures() -> None:
+    result = CliRunner().invoke(app, ["filters", "--class", "3", "-k", "2", "--images", "3", "-o", "out"])
+    assert result.exit_code == 0, result.stderr
+    assert files() == ["out/filters.png", "out/result.json"]
+    assert "Filters of 3" in result.stderr
+    found = json.loads(Path("out/result.json").read_text())["results"]["filters"]
+    assert [len(info["images"]) for info in found] == [3, 3]
