@@ -2,25 +2,54 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import TypeVar
 
 Choice = TypeVar("Choice", bound=str)
+
+
+_BEFORE, _AFTER = "\ue000", "\ue001"
+_PARAMETER = re.compile(f"{_BEFORE}([^{_AFTER}]*){_AFTER}")
+
+
+def param(name: str) -> str:
+    """A parameter, to be mentioned in a sentence: Python shows its name, the command line its flag.
+
+    >>> error = InputError(f"{param('batch_size')} 0 is not at least 1.")
+    >>> error.message
+    'batch_size 0 is not at least 1.'
+    >>> shown(error.sentence, lambda name: f"--{name.replace('_', '-')}")
+    '--batch-size 0 is not at least 1.'
+    """
+    return f"{_BEFORE}{name}{_AFTER}"
+
+
+def shown(sentence: str, as_text: Callable[[str], str] = str) -> str:
+    """A sentence with each :func:`param` in it as the text that ``as_text`` makes of its name."""
+    return _PARAMETER.sub(lambda match: as_text(match[1]), sentence)
 
 
 class DecomposeError(Exception):
     """The work failed for a reason that can be explained.
 
     Args:
-        message: One sentence saying what is wrong and where.
+        sentence: What is wrong and where, in one sentence; parameters in it stand as :func:`param`.
         hint: What to do next; shown on a line of its own.
+
+    Attributes:
+        sentence: As given.
+        advice: The hint as given.
+        message: The sentence with parameters by their names.
+        hint: The hint likewise, or None.
     """
 
     exit_code = 1
 
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+    def __init__(self, sentence: str, *, hint: str | None = None) -> None:
+        super().__init__(shown(sentence))
+        self.sentence, self.advice = sentence, hint
+        self.message, self.hint = shown(sentence), None if hint is None else shown(hint)
 
 
 def first_line(error: BaseException) -> str:
@@ -53,8 +82,8 @@ class DownloadError(DecomposeError):
     """A file could not be fetched, or what came is not what was expected."""
 
 
-def one_of(text: str, choices: tuple[Choice, ...], option: str) -> Choice:
-    """Check a word against those that an option takes.
+def one_of(text: str, choices: tuple[Choice, ...], parameter: str) -> Choice:
+    """Check a word against those that a parameter takes.
 
     Raises:
         InputError: It is none of them.
@@ -62,4 +91,4 @@ def one_of(text: str, choices: tuple[Choice, ...], option: str) -> Choice:
     for choice in choices:
         if text == choice:
             return choice
-    raise InputError(f"{option} {text!r} is unknown; choose {', '.join(choices)}.")
+    raise InputError(f"{param(parameter)} {text!r} is unknown; choose {', '.join(choices)}.")

@@ -3,6 +3,7 @@
 Engines and everything below call :func:`note`, :func:`warn` and :func:`track`. What becomes of that is decided by the
 reporter in force: the command line installs one that draws on the terminal; by default messages go to the ``logging``
 module (so a notebook sees warnings, and announcements where logging is configured) and progress is not shown.
+Parameters in messages stand as :func:`decompose_cli.errors.param`.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from contextvars import ContextVar
 from typing import Protocol
 
 from typing_extensions import override
+
+from decompose_cli.errors import shown
 
 Advance = Callable[[int], None]
 _log = logging.getLogger("decompose_cli")
@@ -56,11 +59,11 @@ class LoggingReporter(Reporter):
 
     @override
     def note(self, message: str) -> None:
-        _log.info(message)
+        _log.info(shown(message))
 
     @override
     def warn(self, message: str) -> None:
-        _log.warning(message)
+        _log.warning(shown(message))
 
     @override
     def track(self, description: str, total: int | None, unit: str) -> AbstractContextManager[Advance]:

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from decompose_cli.cli.flags import with_flags
 from decompose_cli.errors import DecomposeError
 from decompose_cli.progress import Advance, EpochTable
 
@@ -44,19 +45,19 @@ class Terminal:
         """Say something that may be left out, once."""
         if not self.quiet and message not in self._noted:
             self._noted.add(message)
-            self._line(message)
+            self._line(with_flags(message))
 
     def warn(self, message: str) -> None:
         """Say something that must not be missed, once."""
         if message not in self._noted:
             self._noted.add(message)
-            self._line("Warning: ", message, style="yellow")
+            self._line("Warning: ", with_flags(message), style="yellow")
 
     def error(self, error: DecomposeError) -> None:
         """Show an expected error: its sentence, and what to do next."""
-        self._line("Error: ", error.message, style="bold red")
-        if error.hint:
-            self._line("Hint: ", error.hint, style="cyan")
+        self._line("Error: ", with_flags(error.sentence), style="bold red")
+        if error.advice:
+            self._line("Hint: ", with_flags(error.advice), style="cyan")
 
     def print(self, *values: Any) -> None:
         """Show text or tables."""

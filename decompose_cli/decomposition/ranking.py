@@ -300,13 +300,13 @@ def check_k(k: int | float, num_features: int, option: str = "-k") -> None:
         raise InputError(f"{option} {k} is more than the {num_features} features that the network has.")
 
 
-def parse_method(text: str, option: str = "--method") -> str:
+def parse_method(text: str, parameter: str = "method") -> str:
     """Check the name of a ranking.
 
     Raises:
         InputError: The name is unknown.
     """
-    return one_of(text, tuple(RANKINGS), option)
+    return one_of(text, tuple(RANKINGS), parameter)
 
 
 def parse_order(text: str) -> Order:
@@ -315,7 +315,7 @@ def parse_order(text: str) -> Order:
     Raises:
         InputError: The name is unknown.
     """
-    return one_of(text, ORDERS, "--order")
+    return one_of(text, ORDERS, "order")
 
 
 def check_order(order: Order, *, uses_gates: bool) -> None:

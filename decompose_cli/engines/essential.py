@@ -120,7 +120,7 @@ def parse_noise(text: str) -> Noise:
     Raises:
         InputError: The name is unknown.
     """
-    return one_of(text, NOISES, "--noise")
+    return one_of(text, NOISES, "noise")
 
 
 def essential(

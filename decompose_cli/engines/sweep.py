@@ -116,7 +116,7 @@ def parse_methods(text: str) -> list[str]:
     Raises:
         InputError: A name is unknown.
     """
-    return list(dict.fromkeys(parse_method(part.strip(), "--methods") for part in text.split(",")))
+    return list(dict.fromkeys(parse_method(part.strip(), "methods") for part in text.split(",")))
 
 
 def sweep(

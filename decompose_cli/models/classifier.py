@@ -281,7 +281,7 @@ def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, s
             trained = entry.configured(**(metadata.model_options or {}))
         except InputError as error:
             raise InputError(
-                f"The description inside {checkpoint.source} does not fit: {error.message}", hint=error.hint
+                f"The description inside {checkpoint.source} does not fit: {error.sentence}", hint=error.advice
             ) from error
         return _checked(trained, given, may_differ=("afwd", "abkw"))
     if _has_default_hash(entry, checkpoint):

@@ -72,7 +72,7 @@ def settle_gate(options: Mapping[str, str]) -> dict[str, str]:
     Raises:
         InputError: An option that the gate does not have, or a value that is unknown.
     """
-    name = one_of(options.get("gate", NO_GATE), (NO_GATE, *GATES), "--gate")
+    name = one_of(options.get("gate", NO_GATE), (NO_GATE, *GATES), "gate")
     kind = GATES.get(name)
     having = {
         "gate_map": [other.name for other in GATES.values() if other.gate_map is not None],
@@ -89,8 +89,8 @@ def settle_gate(options: Mapping[str, str]) -> dict[str, str]:
         return {}
     settled = {"gate": name}
     if kind.gate_map is not None:
-        settled["gate_map"] = one_of(options.get("gate_map", kind.gate_map), GATE_MAPS, "--gate-map")
-    loss = one_of(options.get("gate_loss", GATE_LOSSES[0]), GATE_LOSSES, "--gate-loss")
+        settled["gate_map"] = one_of(options.get("gate_map", kind.gate_map), GATE_MAPS, "gate_map")
+    loss = one_of(options.get("gate_loss", GATE_LOSSES[0]), GATE_LOSSES, "gate_loss")
     scale = _positive(options.get("gate_scale", "1"), "--gate-scale")
     if loss != GATE_LOSSES[0]:
         settled["gate_loss"] = loss

@@ -42,8 +42,8 @@ class Norm:
     ecm: ErrorCompensation = "ac"
 
     def __post_init__(self) -> None:
-        one_of(self.mode, NORM_MODES, "--norm-mode")
-        one_of(self.ecm, COMPENSATIONS, "--ecm")
+        one_of(self.mode, NORM_MODES, "norm_mode")
+        one_of(self.ecm, COMPENSATIONS, "ecm")
         for name, value in (("--afwd", self.alpha_fwd), ("--abkw", self.alpha_bkw)):
             if not 0 < value < 1:
                 raise InputError(f"{name} {value} is not between 0 and 1.")
@@ -57,7 +57,7 @@ class Norm:
         Raises:
             InputError: A value that is unknown, not a number or out of range, or an option of another mode.
         """
-        mode = one_of(options.get("norm_mode", "batch"), NORM_MODES, "--norm-mode")
+        mode = one_of(options.get("norm_mode", "batch"), NORM_MODES, "norm_mode")
         for owner, names in _OPTIONS_OF.items():
             for name in names:
                 if name in options and mode != owner:
@@ -71,7 +71,7 @@ class Norm:
             int(_number(options, "gn_num_groups", plain.num_groups, whole=True)),
             _number(options, "afwd", plain.alpha_fwd),
             _number(options, "abkw", plain.alpha_bkw),
-            one_of(options.get("ecm", plain.ecm), COMPENSATIONS, "--ecm"),
+            one_of(options.get("ecm", plain.ecm), COMPENSATIONS, "ecm"),
         )
 
     def options(self) -> dict[str, str]:

@@ -47,7 +47,7 @@ def start(device: str, machines: Machines, precision: str) -> Fabric:
         InputError: Something that this machine, or ``torchrun``, does not have.
     """
     count, nodes = _counts(machines)
-    strategy = one_of(machines.strategy, STRATEGIES, "--strategy") if machines.strategy else None
+    strategy = one_of(machines.strategy, STRATEGIES, "strategy") if machines.strategy else None
     first = resolve_device(device)
     if precision == "16" and first.type == "cpu":
         raise InputError("--precision 16 needs a GPU; on a CPU use --precision bf16.")

@@ -35,7 +35,7 @@ def check_export(kind: str) -> Kind:
     Raises:
         InputError: No such kind, or a package that it needs is missing.
     """
-    chosen = one_of(kind, KINDS, "--export")
+    chosen = one_of(kind, KINDS, "export")
     for package in _PACKAGES.get(chosen, ()):
         try:
             with _quiet():

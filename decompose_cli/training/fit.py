@@ -224,7 +224,7 @@ class Trainer:
                     total, loss = self.objective.losses(output, targets)
                     self.fabric.backward(total * weight)
                 except NotFiniteError as error:
-                    raise self._diverged(f"{error.message.rstrip('.')}, in ") from error
+                    raise self._diverged(f"{error.sentence.rstrip('.')}, in ") from error
             with torch.no_grad():
                 mean += loss * weight
                 if weight:

@@ -212,7 +212,7 @@ def resolve(
     Raises:
         InputError: No such recipe, or values that cannot be used.
     """
-    preset = RECIPES[one_of(recipe, tuple(RECIPES), "--recipe")]
+    preset = RECIPES[one_of(recipe, tuple(RECIPES), "recipe")]
     values = {**preset.values, **((preset.imagenet or {}) if large_images else {})}
     schedule = overrides.get("schedule", values["schedule"])
     if (

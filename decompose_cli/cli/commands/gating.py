@@ -175,7 +175,7 @@ def train_gate(
     from decompose_cli.training.gating.settings import STARTS, Gating, resolve_network
 
     options = {
-        "gate": one_of(gate, tuple(GATES), "--gate") if gate is not None else None,
+        "gate": one_of(gate, tuple(GATES), "gate") if gate is not None else None,
         "block": read_block(block) if block is not None else None,
         "gate_map": gate_map,
         "gate_loss": gate_loss,
@@ -186,10 +186,10 @@ def train_gate(
     schedule = {"0": "constant", "1": "step50"}.get(gate_schedule or "", gate_schedule)
     gating = Gating(
         lr_gate=lr_gate,
-        schedule=one_of(schedule, GATE_SCHEDULES, "--gate-schedule") if schedule is not None else None,
+        schedule=one_of(schedule, GATE_SCHEDULES, "gate_schedule") if schedule is not None else None,
         every=gate_iters,
         penalty=penalty,
-        init=one_of(start, STARTS, "--init") if start is not None else None,
+        init=one_of(start, STARTS, "init") if start is not None else None,
         baseline=baseline,
         label_noise=label_noise,
         skip_below=skip_below,

@@ -82,7 +82,7 @@ def finetune(
         make_request(inputs, out, tuning, "finetune"),
         indices=indices,
         decomposition=decomposition,
-        only=one_of(only, TRAINED, "--only") if only is not None else None,
+        only=one_of(only, TRAINED, "only") if only is not None else None,
     )
     finish_run(out, document, lambda: display.show_finetuning(out.terminal, document))
 

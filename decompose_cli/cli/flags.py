@@ -1,0 +1,24 @@
+"""How parameters are written on the command line."""
+
+from __future__ import annotations
+
+from decompose_cli.errors import shown
+
+# Where the flag is not the name of the parameter with hyphens.
+_OTHERS = {
+    "k": "-k",
+    "indices": "-i",
+    "penalty": "--lambda",
+    "use_cache": "--no-cache",
+    "allow_download": "--no-download",
+}
+
+
+def flag(parameter: str) -> str:
+    """The flag of a parameter, as in ``--batch-size`` for ``batch_size``."""
+    return _OTHERS.get(parameter, f"--{parameter.replace('_', '-')}")
+
+
+def with_flags(sentence: str) -> str:
+    """A sentence as the command line shows it; see :func:`decompose_cli.errors.param`."""
+    return shown(sentence, flag)
