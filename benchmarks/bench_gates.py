@@ -17,15 +17,17 @@ import common
 import torch
 
 from decompose_cli.datasets.base import InMemoryImages
-from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.models.registry import get_entry
 from decompose_cli.preprocessing import CIFAR
+from decompose_cli.training.data import TrainingData
 from decompose_cli.training.devices import Machines, start
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.gating.runner import GateObjective, GateTraining
+from decompose_cli.training.gating.objective import GateObjective
+from decompose_cli.training.gating.settings import GateSettings
+from decompose_cli.training.job import Job
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.settings import make_settings
 
@@ -64,22 +66,12 @@ def trainer_of(gate: str, folder: Path) -> Trainer:
     labels = torch.zeros(BATCH, dtype=torch.int64)
     names = [str(number) for number in range(10)]
     data = InMemoryImages("random", "train", names, CIFAR, lambda: (pixels, labels), "random")
-    images = TrainingImages(data, CIFAR, settings.augmentation, seed=0, device=torch.device("cpu"), workers=0)
     objective = None
     if isinstance(module, GatedNetwork):
-        objective = GateObjective(0.0, module, GateTraining(gate).complete())
-    trainer = Trainer(
-        start("cpu", Machines(), settings.precision),
-        module,
-        settings,
-        images,
-        torch.arange(BATCH),
-        labels,
-        num_classes=10,
-        folder=RunFolder(folder),
-        metadata=Metadata(model="resnet20", num_classes=10),
-        objective=objective,
-    )
+        objective = GateObjective(0.0, module, GateSettings().completed(gate))
+    division = TrainingData(data, labels, torch.arange(BATCH), None, None, tuple(names), CIFAR)
+    job = Job(module, Metadata(model="resnet20", num_classes=10), division, objective=objective)
+    trainer = Trainer(start("cpu", Machines(), settings.precision), job, settings, RunFolder(folder))
     trainer.learning_mode()
     return trainer
 

@@ -1,4 +1,4 @@
-"""The command line: one program, its subcommands.
+"""The program and its subcommands.
 
 Nothing here imports torch before a command runs, so every ``--help`` answers at once.
 """
@@ -14,9 +14,47 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from decompose_cli.cli.commands import decomposing, gating, listing, looking, reporting, studying, training
+from decompose_cli.cli.commands.cache import cache
+from decompose_cli.cli.commands.datasets import datasets
+from decompose_cli.cli.commands.demo import demo
+from decompose_cli.cli.commands.essential import essential
+from decompose_cli.cli.commands.explain import explain
+from decompose_cli.cli.commands.extract_indices import extract_indices
+from decompose_cli.cli.commands.filters import filters
+from decompose_cli.cli.commands.finetune import finetune
+from decompose_cli.cli.commands.layers import layers
+from decompose_cli.cli.commands.lr_find import lr_find
+from decompose_cli.cli.commands.models import models
+from decompose_cli.cli.commands.mutual_info import mutual_info
+from decompose_cli.cli.commands.report import report
+from decompose_cli.cli.commands.selectivity import selectivity
+from decompose_cli.cli.commands.sweep import sweep
+from decompose_cli.cli.commands.train import train
+from decompose_cli.cli.commands.train_gate import train_gate
+from decompose_cli.cli.commands.validate import validate
 from decompose_cli.version import __version__
 
+_COMMANDS = (
+    validate,
+    extract_indices,
+    sweep,
+    essential,
+    mutual_info,
+    selectivity,
+    finetune,
+    train,
+    train_gate,
+    lr_find,
+    explain,
+    filters,
+    report,
+    demo,
+    models,
+    layers,
+    datasets,
+    cache,
+)
+"""In the order of the help; a command is called as its function, with hyphens."""
 _LISTS = ("--milestones", "--lr-milestones", "--schedule")
 
 
@@ -81,24 +119,5 @@ def _root(
     pass
 
 
-for _name, _function in {
-    "validate": decomposing.validate,
-    "extract-indices": decomposing.extract_indices,
-    "sweep": studying.sweep,
-    "essential": studying.essential,
-    "mutual-info": studying.mutual_info,
-    "selectivity": studying.selectivity,
-    "finetune": training.finetune,
-    "train": training.train,
-    "train-gate": gating.train_gate,
-    "lr-find": training.lr_find,
-    "explain": looking.explain,
-    "filters": looking.filters,
-    "report": reporting.report,
-    "demo": decomposing.demo,
-    "models": listing.models,
-    "layers": listing.layers,
-    "datasets": listing.datasets,
-    "cache": listing.cache,
-}.items():
-    app.command(_name)(_function)
+for _command in _COMMANDS:
+    app.command(_command.__name__.replace("_", "-"))(_command)

@@ -6,6 +6,7 @@ from decompose_cli.errors import shown
 
 # Where the flag is not the name of the parameter with hyphens.
 _OTHERS = {
+    "gamma": "--lr-multiplier",
     "k": "-k",
     "indices": "-i",
     "penalty": "--lambda",

@@ -1,23 +1,55 @@
-"""Where results go."""
+"""Where results go: files of their own or of a folder, the terminal, stdout."""
 
 from __future__ import annotations
 
 import itertools
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.cli.options.shared import Output, discard_stdout
+from decompose_cli.cli.console import Terminal
+from decompose_cli.cli import guard
+from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.storage.files import check_folder_writable, check_writable, new_folder, write_under_new_name
 
 if TYPE_CHECKING:
-    from decompose_cli.features.study import Inputs
     from decompose_cli.storage.result_document import ResultDocument
+
+RESULT = "result.json"
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the result of a command goes, and the terminal.
+
+    Attributes:
+        terminal: What a person sees.
+        debug: Whether errors show their traceback.
+        path: The file or folder of ``--output``; None for a new name.
+        overwrite: Whether it may be replaced.
+        json: Whether the document is printed to stdout.
+    """
+
+    terminal: Terminal
+    debug: bool
+    path: Path | None
+    overwrite: bool
+    json: bool
+
+
+class Listing(Output):
+    """Of a command that shows something and writes nothing."""
+
+
+class RunOutput(Output):
+    """Of a command that keeps a run in a folder, and writes it itself."""
 
 
 def model_and_dataset(inputs: Inputs) -> tuple[str, str]:
     """For the name of a result file."""
-    from decompose_cli.errors import InputError
     from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 
     model = inputs.model or (_stem(inputs.weights) if inputs.weights else DEFAULT_MODEL)
@@ -36,8 +68,6 @@ def _stem(weights: str) -> str:
 
 def checked_output(out: Output) -> Path | None:
     """The file given with ``--output``; one that cannot be written is refused before any work is done."""
-    from decompose_cli.storage.files import check_writable
-
     if out.path is not None:
         check_writable(out.path, overwrite=out.overwrite)
     return out.path
@@ -64,7 +94,6 @@ def finish(
         names: Without a path: other names to try.
         show: Prints the tables.
     """
-    from decompose_cli.storage.files import write_under_new_name
     from decompose_cli.storage.result_document import default_names
 
     if names is None and inputs is not None:
@@ -73,18 +102,46 @@ def finish(
         document.write(path)
     elif names is not None and not out.json:
         path = write_under_new_name(names, document.to_json())
-    present(out, document, path, show)
+    present(out, document, show, written=f"Result written to {path}" if path is not None else None)
 
 
-def present(out: Output, document: ResultDocument[Any], path: Path | None, show: Callable[[], None]) -> None:
-    """Show the tables, say where the document is, and print it if asked to, also where nothing can be shown."""
+def present(
+    out: Output, document: ResultDocument[Any], show: Callable[[], None], *, written: str | None = None
+) -> None:
+    """Show the tables, say what was written, and print the document if asked to, also where nothing can be shown."""
     try:
         show()
-        if path is not None:
-            out.terminal.print(f"Result written to {path}")
+        if written is not None:
+            out.terminal.print(written)
     finally:
         if out.json:
             print_json(document.model_dump(mode="json"))
+
+
+def in_folder(
+    out: Output, command: str, inputs: Inputs, files: Sequence[str], work: Callable[[Path | None], None]
+) -> None:
+    """Do the work with the folder of ``--output``, a new one in ``results/``, or none where JSON is printed instead.
+
+    Args:
+        out: What the user chose.
+        command: Its name, for the name of a new folder.
+        inputs: What else makes that name.
+        files: Names that will be written; one that is there and may not be replaced is refused first.
+        work: Takes the folder.
+    """
+    from decompose_cli.storage.result_document import default_names
+
+    if out.path is not None:
+        check_folder_writable(out.path)
+        for name in files:
+            check_writable(out.path / name, overwrite=out.overwrite)
+        work(out.path)
+    elif out.json:
+        work(None)
+    else:
+        with new_folder(default_names(command, *model_and_dataset(inputs), suffix="")) as folder:
+            work(folder)
 
 
 def numbered(stem: str) -> Iterator[Path]:
@@ -96,7 +153,6 @@ def numbered(stem: str) -> Iterator[Path]:
 
 def print_json(value: Any) -> None:
     """Print JSON to stdout, escaped where the terminal's encoding could not show every name."""
-    from decompose_cli.errors import DecomposeError
     from decompose_cli.storage.result_document import readable_json
 
     ascii_only = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
@@ -106,5 +162,5 @@ def print_json(value: Any) -> None:
     except BrokenPipeError:
         raise
     except OSError as error:
-        discard_stdout()
+        guard.discard_stdout()
         raise DecomposeError(f"The result could not be printed: {error.strerror or error}.") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +12,14 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel
 from torch import nn
+from typing_extensions import override
 
 from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_k, check_order, data_for, select
 from decompose_cli.decomposition.result_types import Difference, difference_of
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import Metadata
@@ -26,19 +27,17 @@ from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.models.head import trace_layers
 from decompose_cli.progress import note
-from decompose_cli.reporting.training_plots import training_curves
-from decompose_cli.storage.files import write_files
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import RunConfig, shown_command
 from decompose_cli.training.data import check_trainable, divide
-from decompose_cli.training.devices import on_first
 from decompose_cli.training.evaluate import LabelledImages, evaluate, score_of
+from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
-from decompose_cli.training.records import Score, curves
-from decompose_cli.training.run_folder import RunFolder, read_state
-from decompose_cli.training.seeds import repeated
-from decompose_cli.training.session import Job, Request, Session, check_same, opened, train_job
+from decompose_cli.training.records import Score
+from decompose_cli.training.run_folder import RunFolder
+from decompose_cli.training.runner import Training, run, with_best_weights
+from decompose_cli.training.session import Request, Session, check_same
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import copied
 
@@ -96,18 +95,6 @@ class Decomposition:
     order: Order = "highest"
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """The network, its heads, and the images."""
-
-    test: Study
-    train: Study
-    module: nn.Module
-    head_name: str
-    index_set: IndexSet
-    original: Evaluation | None
-
-
 def finetune(
     request: Request,
     *,
@@ -131,9 +118,11 @@ def finetune(
         StoppedError: A signal came; the run can be resumed.
         DecomposeError: The work failed; the last checkpoint is still there.
     """
-    watch = Stopwatch()
     if indices is not None and decomposition is not None:
-        raise InputError("With an index file there is nothing to rank: leave -k, --method and --order out.")
+        raise InputError(
+            f"With an index file there is nothing to rank: leave {param('k')}, {param('method')} and {param('order')} "
+            "out."
+        )
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
     choices: dict[str, Any] = {}
     if index_set is not None:
@@ -143,164 +132,176 @@ def finetune(
     if only is not None:
         choices["only"] = only
     request = dataclasses.replace(request, choices=choices)
-
-    def configure(inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
-        return _configure(inputs, request, index_set, decomposition, only)
-
-    with opened("finetune", request, configure, FinetuneConfig) as session:
-        config = session.config
-        note(f"Recipe {config['recipe']} ({RECIPES['finetune'].source}): {session.settings.shown()}")
-        found = _open(session, index_set)
-
-        def run(folder: RunFolder, settings: Settings) -> FinetuneResults:
-            return _run(session, found, folder, settings)
-
-        def document(results: Any) -> ResultDocument[Any]:
-            whole = found.test.document("finetune", {}, results, watch, [found.train])
-            whole.arguments = {**whole.arguments, **config}
-            return whole
-
-        def write(path: Path, results: FinetuneResults) -> None:
-            document(results).write(path)
-
-        runs = repeated(session, run, FinetuneResults, write)
-        results = runs[0] if len(runs) == 1 else RepeatedFinetuning(runs=runs, summary=_summary(runs))
-        whole = on_first(session.fabric, lambda: document(results))
-        on_first(session.fabric, lambda: whole.write(session.folder.result))
-    return whole
+    return run(_Finetune(request.overrides, index_set, decomposition, only), request)
 
 
-def _configure(
-    inputs: Inputs,
-    request: Request,
-    index_set: IndexSet | None,
-    decomposition: Decomposition | None,
-    only: Trained | None,
-) -> tuple[Inputs, Settings, Mapping[str, Any]]:
-    if inputs.split is not None:
-        raise InputError("--split has no effect here: training images are trained on, test images measured.")
-    study = Study(inputs, ("test", "val"))
-    checkpoint = study.classifier.checkpoint
-    own = checkpoint is not None and checkpoint.has_decomposed_head
-    if own and decomposition is not None:
-        raise InputError(
-            f"{study.classifier.weights_source} is decomposed already, so there is nothing to rank: leave -k, --method "
-            "and --order out."
-        )
-    check_index_request(checkpoint, index_set)
-    is_large = max(study.preprocessing.crop) > LARGEST_SMALL_SIDE
-    settings = resolve("finetune", request.overrides, large_images=is_large, dataset=study.dataset.name)
-    weights = inputs.weights
-    filled = dataclasses.replace(inputs, model=study.classifier.name, dataset=study.dataset.name, weights=weights)
-    check_trainable(study.dataset.name)
-    ranking = None if own or index_set is not None else dataclasses.asdict(decomposition or Decomposition())
-    return (
-        filled,
-        settings,
-        {
+class _Finetune(Training[FinetuneResults]):
+    command = "finetune"
+    config = FinetuneConfig
+    results = FinetuneResults
+
+    def __init__(
+        self,
+        overrides: Mapping[str, Any],
+        index_set: IndexSet | None,
+        decomposition: Decomposition | None,
+        only: Trained | None,
+    ) -> None:
+        self._overrides = overrides
+        self._index_set, self._decomposition, self._only = index_set, decomposition, only
+
+    @override
+    def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
+        if inputs.split is not None:
+            raise InputError(
+                f"{param('split')} has no effect here: training images are trained on, test images measured."
+            )
+        study = Study(inputs, ("test", "val"))
+        checkpoint = study.classifier.checkpoint
+        own = checkpoint is not None and checkpoint.has_decomposed_head
+        if own and self._decomposition is not None:
+            raise InputError(
+                f"{study.classifier.weights_source} is decomposed already, so there is nothing to rank: leave "
+                f"{param('k')}, {param('method')} and {param('order')} out."
+            )
+        given = self._index_set
+        check_index_request(checkpoint, given)
+        is_large = max(study.preprocessing.crop) > LARGEST_SMALL_SIDE
+        settings = resolve("finetune", self._overrides, large_images=is_large, dataset=study.dataset.name)
+        check_trainable(study.dataset.name)
+        ranking = None if own or given is not None else dataclasses.asdict(self._decomposition or Decomposition())
+        choices = {
             "recipe": "finetune",
-            "indices": None if index_set is None else index_set.published_layout(),
-            "indices_source": None if index_set is None else index_set.source,
+            "indices": None if given is None else given.published_layout(),
+            "indices_source": None if given is None else given.source,
             "ranking": ranking,
-            "only": only or "all",
+            "only": self._only or "all",
             "starting_weights": study.classifier.weights_sha256,
             "training_images": study.on_training_split().dataset.fingerprint(),
-        },
-    )
+        }
+        filled = dataclasses.replace(inputs, model=study.classifier.name, dataset=study.dataset.name)
+        return filled, settings, choices
+
+    @override
+    def open(self, session: Session) -> None:
+        config = session.config
+        note(f"Recipe {config['recipe']} ({RECIPES['finetune'].source}): {session.settings.shown()}")
+        test = Study(session.inputs, ("test", "val"))
+        train = test.on_training_split()
+        check_same(
+            session,
+            starting_weights=test.classifier.weights_sha256,
+            training_images=train.dataset.fingerprint(),
+        )
+        index_set = self._index_set
+        if index_set is None and config["indices"] is not None:  # of a run that goes on
+            rows = tuple(tuple(config["indices"][str(number)]) for number in range(len(config["indices"])))
+            index_set = IndexSet(rows, source=str(config["indices_source"]))
+        checkpoint = test.classifier.checkpoint
+        own = checkpoint is not None and checkpoint.has_decomposed_head
+        if index_set is None and not own:
+            index_set = _ranked(train, **config["ranking"])
+        check_index_request(checkpoint, index_set)
+        if index_set is not None:
+            check_made_from(index_set, test.classifier)
+        heads = resolve_heads(test.head, index_set)
+        assert heads.decomposed is not None
+        classes = test.head.num_classes
+        original = None
+        if heads.original is not None:
+            original = evaluate_head(heads.original, test.bank.features, test.labels, classes)
+        network = test.classifier.load(test.preprocessing.crop)
+        module = copied(network.module)
+        if network.head is not None:
+            with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
+        used = index_set or IndexSet(
+            heads.decomposed.classes(), test.head.num_features, source=test.classifier.weights_source
+        )
+        self._test, self._train, self._module, self._head_name = test, train, module, network.head_name
+        self._used, self._original = used, original
+        self._held = LabelledImages(test.dataset.split, test.dataset, test.labels, test.preprocessing)
+
+    @override
+    def job(self, session: Session, settings: Settings) -> Job:
+        test, train, config = self._test, self._train, session.config
+        names = test.class_map.names
+        data = divide(
+            train.dataset,
+            train.labels,
+            self._held,
+            names,
+            test.preprocessing,
+            val_split=settings.val_split,
+            seed=settings.seed,
+        )
+        entry = test.classifier.entry
+        own = {"indices": config["indices_source"], **(config["ranking"] or {}), "only": config["only"]}
+        metadata = Metadata(
+            model=entry.name,
+            num_classes=len(names),
+            class_names=list(names),
+            dataset=config["dataset"],
+            **test.preprocessing.described(),
+            model_options=dict(entry.chosen) or None,
+            command=shown_command(config, settings.seed, own),
+        )
+        module = copy.deepcopy(self._module)
+        frozen = _freeze(module, self._head_name, config["only"], test.preprocessing.crop)
+        self._before = self._measured(session, module)
+        if self._original is not None:
+            split = self._held.split
+            note(f"Full head: {self._original.correct:,} of {self._original.total:,} {split} images correct.")
+        note(f"Decomposed, before fine-tuning: {self._before.correct:,} of {self._before.total:,}.")
+        return Job(module, metadata, data, frozen)
+
+    def _measured(self, session: Session, module: nn.Module) -> Evaluation:
+        device = session.fabric.device
+        count = len(self._test.class_map.names)
+        return evaluate(module.to(device), self._held, num_classes=count, device=device, workers=session.workers)
+
+    @property
+    @override
+    def title(self) -> str:
+        return f"{self._test.classifier.entry.name} on {self._train.dataset.name}, decomposed"
+
+    @override
+    def finish(
+        self, session: Session, folder: RunFolder, settings: Settings, trained: tuple[RunResults, Job, nn.Module]
+    ) -> FinetuneResults:
+        results, _, module = trained
+        after = self._measured(session, with_best_weights(module, results, folder))
+        original, split = self._original, self._held.split
+        return FinetuneResults(
+            **dict(results),
+            original=score_of(original, split) if original is not None else None,
+            before=score_of(self._before, split),
+            after=score_of(after, split),
+            difference=difference_of(original, after) if original is not None else None,
+            indices=self._used.source,
+            features_per_class=self._used.sizes,
+        )
+
+    @override
+    def together(self, runs: Sequence[FinetuneResults]) -> FinetuneResults | RepeatedFinetuning:
+        if len(runs) == 1:
+            return runs[0]
+        what = f"{runs[0].after.split} top1 after fine-tuning"
+        return RepeatedFinetuning(runs=list(runs), summary=[spread(what, [run.after.top1 for run in runs])])
+
+    @override
+    def document(self, session: Session, results: Any, watch: Stopwatch) -> ResultDocument[Any]:
+        whole = self._test.document("finetune", {}, results, watch, [self._train])
+        whole.arguments = {**whole.arguments, **session.config}
+        return whole
 
 
-def _open(session: Session, given: IndexSet | None) -> _Opened:
-    config = session.config
-    test = Study(session.inputs, ("test", "val"))
-    train = test.on_training_split()
-    check_same(
-        session,
-        starting_weights=test.classifier.weights_sha256,
-        training_images=train.dataset.fingerprint(),
-    )
-    index_set = given
-    if index_set is None and config["indices"] is not None:  # of a run that goes on
-        rows = tuple(tuple(config["indices"][str(number)]) for number in range(len(config["indices"])))
-        index_set = IndexSet(rows, source=str(config["indices_source"]))
-    checkpoint = test.classifier.checkpoint
-    own = checkpoint is not None and checkpoint.has_decomposed_head
-    if index_set is None and not own:
-        ranking = config["ranking"]
-        check_order(ranking["order"], uses_gates=RANKINGS[ranking["method"]].needs_gates)
-        check_k(ranking["k"], train.head.num_features)
-        index_set = select(data_for(train, [ranking["method"]], ranking["order"]), ranking["method"], ranking["k"])
-        note(f"{ranking['k']} features per class by {ranking['method']}, ranked over {len(train.labels):,} images.")
-    check_index_request(checkpoint, index_set)
-    if index_set is not None:
-        check_made_from(index_set, test.classifier)
-    heads = resolve_heads(test.head, index_set)
-    assert heads.decomposed is not None
-    classes = test.head.num_classes
-    original = None
-    if heads.original is not None:
-        original = evaluate_head(heads.original, test.bank.features, test.labels, classes)
-    network = test.classifier.load(test.preprocessing.crop)
-    module = copied(network.module)
-    if network.head is not None:
-        with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
-    used = index_set or IndexSet(
-        heads.decomposed.classes(), test.head.num_features, source=test.classifier.weights_source
-    )
-    return _Opened(test, train, module, network.head_name, used, original)
-
-
-def _run(session: Session, found: _Opened, folder: RunFolder, settings: Settings) -> FinetuneResults:
-    test, train, config = found.test, found.train, session.config
-    device = session.fabric.device
-    names = test.class_map.names
-    held = LabelledImages(test.dataset.split, test.dataset, test.labels, test.preprocessing)
-    data = divide(
-        train.dataset,
-        train.labels,
-        held,
-        names,
-        test.preprocessing,
-        val_split=settings.val_split,
-        seed=settings.seed,
-    )
-    entry = test.classifier.entry
-    metadata = Metadata(
-        model=entry.name,
-        num_classes=len(names),
-        class_names=list(names),
-        dataset=config["dataset"],
-        **test.preprocessing.described(),
-        model_options=dict(entry.chosen) or None,
-        command=shown_command(config, settings.seed),
-    )
-    module = copy.deepcopy(found.module)
-    frozen = _freeze(module, found.head_name, config["only"], test.preprocessing.crop)
-
-    def measured(network: nn.Module) -> Evaluation:
-        return evaluate(network.to(device), held, num_classes=len(names), device=device, workers=session.workers)
-
-    before = measured(module)
-    split = held.split
-    if found.original is not None:
-        note(f"Full head: {found.original.correct:,} of {found.original.total:,} {split} images correct.")
-    note(f"Decomposed, before fine-tuning: {before.correct:,} of {before.total:,}.")
-    results, network = train_job(session, folder, settings, Job(module, metadata, data, frozen))
-    title = f"{entry.name} on {train.dataset.name}, decomposed, seed {settings.seed}"
-    on_first(session.fabric, lambda: write_files({folder.curve: training_curves(title, **curves(results.epochs))}))
-    if results.best is not None:
-        network = copy.deepcopy(network)
-        network.load_state_dict(read_state(folder.best)["state_dict"])
-    after = measured(network)
-    sizes = [len(row) for row in found.index_set.classes]
-    return FinetuneResults(
-        **dict(results),
-        original=score_of(found.original, split) if found.original is not None else None,
-        before=score_of(before, split),
-        after=score_of(after, split),
-        difference=difference_of(found.original, after) if found.original is not None else None,
-        indices=found.index_set.source,
-        features_per_class=(min(sizes), max(sizes)),
-    )
+def _ranked(train: Study, k: int | float, method: str, order: Order) -> IndexSet:
+    """The set that a ranking over the training images makes."""
+    check_order(order, uses_gates=RANKINGS[method].needs_gates)
+    check_k(k, train.head.num_features)
+    index_set = select(data_for(train, [method], order), method, k)
+    note(f"{k} features per class by {method}, ranked over {len(train.labels):,} images.")
+    return index_set
 
 
 def _freeze(module: nn.Module, head_name: str, only: Trained, size: tuple[int, int]) -> list[nn.Module]:
@@ -345,9 +346,5 @@ def _last_block(module: nn.Module, head_name: str, size: tuple[int, int]) -> str
     blocks = [call for call in before if list(call.module.children()) and not isinstance(call.module, nn.Sequential)]
     chosen = blocks or [call for call in before if not list(call.module.children())]
     if not chosen:
-        raise InputError("The network has no layer before its head; use --only head.")
+        raise InputError(f"The network has no layer before its head; use {param('only')} head.")
     return chosen[-1].name
-
-
-def _summary(runs: list[FinetuneResults]) -> list[Spread]:
-    return [spread(f"{runs[0].after.split} top1 after fine-tuning", [run.after.top1 for run in runs])]

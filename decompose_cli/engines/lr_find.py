@@ -14,31 +14,34 @@ from typing import Any
 from pydantic import BaseModel
 from torch import nn
 
-from decompose_cli.datasets.training_images import TrainingImages
-from decompose_cli.errors import InputError
-from decompose_cli.features.study import Inputs
+from decompose_cli.errors import InputError, param
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.progress import track
 from decompose_cli.reporting.training_plots import lr_curve
-from decompose_cli.storage.files import cores, write_files
+from decompose_cli.storage.files import write_files
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo, describe_environment
-from decompose_cli.training.devices import Machines, start
+from decompose_cli.training.devices import Machines
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.gating.runner import GateObjective, GateTraining
+from decompose_cli.training.gating.objective import GateObjective
+from decompose_cli.training.gating.settings import GateSettings
+from decompose_cli.training.job import Upkeep
 from decompose_cli.training.lr_range import diverged, ramp, smooth, suggest
 from decompose_cli.training.objective import Objective
-from decompose_cli.training.run_folder import RunFolder
+from decompose_cli.training.session import Request, opened
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import (
-    announce,
+    TrainConfig,
     configure,
     describe_images,
     describe_network,
     make_job,
-    open_learner,
+    open_for,
 )
 
 DEFAULT_LOWEST, DEFAULT_HIGHEST, DEFAULT_STEPS = 1e-6, 10.0, 100
+CURVE = "curve.png"
+_CHOICES = ("recipe", "model_options", "training_images", "starting_weights")
 
 
 class LrFindResults(BaseModel):
@@ -92,84 +95,66 @@ def lr_find(
     overrides = {"seed": inputs.seed, **(overrides or {})}
     for name in ("lr", "schedule", "epochs", "iterations", "ema_decay", "val_split"):
         if name in overrides:
-            raise InputError(f"--{name.replace('_', '-')} has no effect here: rates go from --lowest to --highest.")
-    filled, settings, config = configure(inputs, overrides, recipe, model_options or {})
-    settings = settings.model_copy(
-        update={"schedule": "constant", "warmup_epochs": 0, "epochs": None, "iterations": steps, "val_split": 0.0}
-    )
-    fabric = start(inputs.device, Machines(devices=1), settings.precision)
-    found = open_learner(filled, config["model_options"] or {}, settings.seed)
-    announce(config, found, settings)
-    asked = {**dataclasses.asdict(filled), "command": "train", "overrides": overrides}
-    job = make_job({**config, **asked}, found, settings)
-    workers = min(8, cores()) if inputs.workers is None else inputs.workers
-    images = TrainingImages(
-        found.train,
-        found.preprocessing,
-        settings.augmentation,
-        seed=settings.seed,
-        device=fabric.device,
-        workers=workers,
-    )
-    data = job.data
+            raise InputError(
+                f"{param(name)} has no effect here: rates go from {param('lowest')} to {param('highest')}."
+            )
+
+    def settle(given: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
+        filled, settings, choices = configure(given, overrides, recipe, model_options or {})
+        test = {"schedule": "constant", "warmup_epochs": 0, "epochs": None, "iterations": steps, "val_split": 0.0}
+        return filled, settings.model_copy(update=test), choices
+
     with tempfile.TemporaryDirectory() as nowhere:
-        trainer = Trainer(
-            fabric,
-            job.module,
-            settings,
-            images,
-            data.indices,
-            data.labels,
-            num_classes=len(found.class_names),
-            folder=RunFolder(Path(nowhere)),
-            metadata=job.metadata,
-            objective=_objective(job.module, settings),
-        )
-        losses: list[float] = []
-        with track("Rates", steps, "steps") as advance:
-            for loss in _losses(trainer, rates):
-                losses.append(loss)
-                advance(1)
-                if diverged(losses):
-                    break
+        request = Request(inputs, overrides, folder=Path(nowhere) / "run", machines=Machines(devices=1))
+        with opened("lr-find", request, settle, TrainConfig) as session:
+            learner = open_for(session)
+            job = make_job(session.config, learner, session.settings)
+            job = dataclasses.replace(job, objective=_objective(job.module, session.settings))
+            trainer = Trainer(session.fabric, job, session.settings, session.folder, Upkeep(session.workers))
+            losses: list[float] = []
+            with track("Rates", steps, "steps") as advance:
+                for loss in _losses(trainer, rates):
+                    losses.append(loss)
+                    advance(1)
+                    if diverged(losses):
+                        break
     has_diverged = diverged(losses)
     suggestion = suggest(rates[: len(losses)], losses)
     losses = list(itertools.takewhile(math.isfinite, losses))
     rates, smoothed = rates[: len(losses)], smooth(losses)
-    plot = folder / "curve.png" if folder is not None else None
+    plot = folder / CURVE if folder is not None else None
     results = LrFindResults(
         lr=suggestion.rate,
         minimum_tenth=suggestion.minimum_tenth,
         still_falling=suggestion.still_falling,
         diverged=has_diverged,
-        worse_than_guessing=smoothed[bisect(rates, suggestion.rate) - 1] > math.log(len(found.class_names)),
+        worse_than_guessing=smoothed[bisect(rates, suggestion.rate) - 1] > math.log(len(learner.class_names)),
         rates=rates,
         losses=losses,
         smoothed=smoothed,
         plot=str(plot) if plot is not None else None,
     )
-    classifier = found.classifier
+    classifier = learner.classifier
     weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)
     document = ResultDocument(
         command="lr-find",
         arguments={
-            **dataclasses.asdict(filled),
-            "data_dir": str(filled.data_dir) if filled.data_dir else None,
-            **config,
-            "settings": settings.model_dump(mode="json"),
+            **session.inputs.as_arguments(),
+            **{name: session.config[name] for name in _CHOICES},
+            "settings": session.settings.model_dump(mode="json"),
             "lowest": lowest,
             "highest": highest,
             "steps": steps,
         },
-        model=describe_network(found, settings.seed, weights),
-        dataset=describe_images(found),
-        environment=describe_environment(str(fabric.device), settings.seed),
+        model=describe_network(learner, session.settings.seed, weights),
+        dataset=describe_images(learner),
+        environment=describe_environment(str(session.fabric.device), session.settings.seed),
         started_at=watch.started_at,
         seconds=watch.seconds(),
         results=results,
     )
     if folder is not None and plot is not None:
-        title = f"{filled.model} on {found.train.name.rsplit('/', 1)[-1]}"
+        title = f"{classifier.name} on {learner.train.name.rsplit('/', 1)[-1]}"
         picture = lr_curve(title, rates, losses, smoothed, suggestion.rate)
         write_files({plot: picture, folder / "result.json": document.to_json()})
     return document
@@ -180,7 +165,7 @@ def _losses(trainer: Trainer, rates: Sequence[float]) -> Iterator[float]:
     trainer.learning_mode()
     done = 0
     for epoch in itertools.count():
-        for batches in trainer.steps(epoch, 0, min(trainer.steps_per_epoch, len(rates) - done)):
+        for batches in trainer.batches.steps(epoch, 0, min(trainer.steps_per_epoch, len(rates) - done)):
             for group in trainer.parts[0].optimizer.param_groups:  # classifiers of gates keep their own
                 group["lr"] = rates[done]
             yield float(trainer.step(batches))
@@ -193,4 +178,4 @@ def _objective(module: nn.Module, settings: Settings) -> Objective | None:
     """Of a network with gates: their losses too, as ``train-gate`` weighs them by default."""
     if not isinstance(module, GatedNetwork):
         return None
-    return GateObjective(settings.label_smoothing, module, GateTraining(module.gate_name).complete())
+    return GateObjective(settings.label_smoothing, module, GateSettings().completed(module.gate_name))

@@ -31,6 +31,7 @@ from decompose_cli.reporting.plots import Curve, accuracy_curves
 from decompose_cli.storage.files import given_file, write_files
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
+CURVE, INDICES = "curve.png", "indices.json"
 _USUAL_LARGEST_K = 64
 _MOST_DIGITS = 6
 
@@ -197,7 +198,7 @@ def sweep(
     if folder is not None:
         write_files({**contents, folder / "result.json": document.to_json()})
         if chosen is None:
-            (folder / "indices.json").unlink(missing_ok=True)  # of an earlier sweep, which this one replaces
+            (folder / INDICES).unlink(missing_ok=True)  # of an earlier sweep, which this one replaces
     return document
 
 
@@ -311,15 +312,15 @@ def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> d
             "chosen_on": results.chosen.chosen_on.split,
         }
         index_set = IndexSet(rows, study.head.num_features, provenance)
-        results.chosen.file = str(folder / "indices.json")
-        contents[folder / "indices.json"] = index_set_text(index_set, document=True)
+        results.chosen.file = str(folder / INDICES)
+        contents[folder / INDICES] = index_set_text(index_set, document=True)
     curves = {
         (f"{name} ({order} gates)" if name in RANKINGS and RANKINGS[name].needs_gates else name): curve_of(name, points)
         for name, points in results.curves.items()
     }
     title = f"{study.classifier.name} on {short_name(study.dataset)}"
-    results.plot = str(folder / "curve.png")
-    contents[folder / "curve.png"] = accuracy_curves(title, curves, results.original.top1)
+    results.plot = str(folder / CURVE)
+    contents[folder / CURVE] = accuracy_curves(title, curves, results.original.top1)
     return contents
 
 

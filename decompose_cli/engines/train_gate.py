@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
+from typing_extensions import override
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.folders import FolderImages
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.device import resolve_device
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import Classifier, find_entry
@@ -22,12 +23,13 @@ from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.progress import note
 from decompose_cli.reporting.gate_plots import SHOWN, extremes, gate_distribution
-from decompose_cli.reporting.training_plots import training_curves
 from decompose_cli.storage.files import cores, write_files, write_text
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo, describe_environment
 from decompose_cli.training.data import HELD_OUT
 from decompose_cli.training.devices import on_first
 from decompose_cli.training.evaluate import LabelledImages
+from decompose_cli.training.gating.configuration import TrainGateConfig, configure_gates, with_defaults
+from decompose_cli.training.gating.objective import GateObjective
 from decompose_cli.training.gating.report import (
     GateReadings,
     GateReport,
@@ -36,32 +38,20 @@ from decompose_cli.training.gating.report import (
     splits_of,
     study,
 )
-from decompose_cli.training.gating.runner import GateObjective
-from decompose_cli.training.gating.settings import Gating, TrainGateConfig, configure_gates, with_defaults
+from decompose_cli.training.gating.settings import GateSettings
 from decompose_cli.training.gating.start import begin_with, open_baseline, with_label_noise, write_label_noise
+from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults, all_results
-from decompose_cli.training.records import curves
-from decompose_cli.training.run_folder import (
-    EXTREMES,
-    G_VALUES,
-    GATE_PLOT,
-    LABEL_NOISE,
-    NOISE_PLOT,
-    RunFolder,
-    read_state,
-)
-from decompose_cli.training.seeds import repeated
-from decompose_cli.training.session import Request, check_same, opened, train_job
+from decompose_cli.training.run_folder import EXTREMES, G_VALUES, GATE_PLOT, LABEL_NOISE, NOISE_PLOT, RunFolder
+from decompose_cli.training.runner import LearnerTraining, run, with_best_weights
+from decompose_cli.training.session import Request, Session, check_same
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import (
     Learner,
-    announce,
     describe_images,
     describe_network,
-    make_job,
     open_learner,
     open_weights,
-    training_document,
 )
 
 
@@ -78,15 +68,14 @@ class GateEvaluation(BaseModel):
 
 
 def train_gate(
-    request: Request, *, gating: Gating, recipe: str | None = None, model_options: Mapping[str, str] | None = None
+    request: Request, gates: GateSettings | None = None, *, recipe: str | None = None
 ) -> ResultDocument[Any]:
     """Train a network with soft gates; checkpoints, logs, plots and result are in the run folder.
 
     Args:
         request: What to train, on what, and where.
-        gating: How its gates are trained.
+        gates: The gate, and how it is trained; by default the proposed one.
         recipe: Preset of the settings; by default ``soft-gates``, on digits ``digits``.
-        model_options: ``gate`` and its details, ``block``.
 
     Returns:
         A document with :class:`GateResults`, or several of them with the spread of their accuracies.
@@ -96,106 +85,115 @@ def train_gate(
         StoppedError: A signal came; the run can be resumed.
         DecomposeError: The work failed; the last checkpoint is still there.
     """
-    watch = Stopwatch()
-    options = dict(model_options or {})
+    gates = gates or GateSettings()
     if request.resume is None:
         request = with_defaults(request)
     choices: dict[str, Any] = {} if recipe is None else {"recipe": recipe}
-    request = dataclasses.replace(
-        request, choices={**choices, **options, **gating.given(), **request.choices}, final_test=True
-    )
+    choices |= {**gates.network_options(), **gates.given()}
+    request = dataclasses.replace(request, choices={**choices, **request.choices}, final_test=True)
     if request.machines.strategy == "fsdp":
-        raise InputError("--strategy fsdp does not go together with gates, which are read between epochs; use ddp.")
-
-    baseline: Classifier | None = None
-
-    def settle(inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
-        nonlocal baseline
-        filled, settings, more = configure_gates(inputs, request.overrides, recipe, options, gating)
-        if gating.baseline is not None:
-            assert filled.model is not None
-            baseline = open_baseline(gating.baseline, find_entry(filled.model).configured(**more["model_options"]))
-            more["baseline_weights"] = baseline.weights_sha256
-        return filled, settings, more
-
-    with opened("train-gate", request, settle, TrainGateConfig) as session:
-        config = session.config
-        found = open_learner(session.inputs, config["model_options"] or {}, session.settings.seed)
-        started = found.classifier.weights_sha256 if session.inputs.weights is not None else None
-        if baseline is None and config["baseline"] is not None:  # of a run that goes on
-            baseline = open_baseline(config["baseline"], found.classifier.entry)
-        check_same(
-            session,
-            training_images=found.train.fingerprint(),
-            starting_weights=started,
-            baseline_weights=None if baseline is None else baseline.weights_sha256,
+        raise InputError(
+            f"{param('strategy')} fsdp does not go together with gates, which are read between epochs; use ddp."
         )
+    return run(_TrainGate(request.overrides, recipe, gates), request)
+
+
+class _TrainGate(LearnerTraining[GateResults]):
+    command = "train-gate"
+    config = TrainGateConfig
+    results = GateResults
+
+    def __init__(self, overrides: Mapping[str, Any], recipe: str | None, gates: GateSettings) -> None:
+        self._overrides, self._recipe, self._gates = overrides, recipe, gates
+        self._baseline: Classifier | None = None
+        self._changed: Tensor | None = None
+
+    @override
+    def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
+        inputs, settings, choices = configure_gates(inputs, self._overrides, self._recipe, self._gates)
+        if self._gates.baseline is not None:
+            assert inputs.model is not None
+            entry = find_entry(inputs.model).configured(**choices["model_options"])
+            self._baseline = open_baseline(self._gates.baseline, entry)
+            choices["baseline_weights"] = self._baseline.weights_sha256
+        return inputs, settings, choices
+
+    @override
+    def open(self, session: Session) -> None:
+        super().open(session)
+        self._gates = GateSettings.of_configuration(session.config)  # complete; of a run that goes on, what it had
+        learner = self.learner
+        if self._baseline is None and self._gates.baseline is not None:
+            self._baseline = open_baseline(self._gates.baseline, learner.classifier.entry)
+        check_same(session, baseline_weights=None if self._baseline is None else self._baseline.weights_sha256)
         with torch.device("meta"):  # what the gate cannot do is said before anything else
-            found.classifier.entry.make(len(found.class_names), found.preprocessing.crop)
-        announce(config, found, session.settings)
-        if baseline is not None:
-            note(f"The backbone begins with the weights of {config['baseline']}, the gate at random.")
+            learner.classifier.entry.make(len(learner.class_names), learner.preprocessing.crop)
+        if self._baseline is not None:
+            note(f"The backbone begins with the weights of {self._gates.baseline}, the gate at random.")
 
-        def run(folder: RunFolder, settings: Settings) -> GateResults:
-            job = make_job(config, found, settings)
-            network = _gated(job.module, found.classifier.name)
-            if baseline is not None:
-                begin_with(network, baseline, len(found.class_names), found.preprocessing.crop)
-            data, changed = with_label_noise(job.data, config["label_noise"], settings.seed)
-            objective = GateObjective(settings.label_smoothing, network, dict(config))
-            job = dataclasses.replace(job, data=data, objective=objective)
-            results, trained = train_job(session, folder, settings, job)
-            title = f"{_title(found, network.gate_name)}, seed {settings.seed}"
+    @override
+    def own_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        options = super().own_options(config)
+        options.pop("shortcut", None)  # of which gates leave no choice
+        given = self._gates.given()
+        given.pop("skip_below", None)  # which changes nothing of the network
+        return {**options, **given}
 
-            def finish() -> GateReport:
-                best = copy.deepcopy(trained) if results.best is not None else trained
-                if results.best is not None:
-                    best.load_state_dict(read_state(folder.best)["state_dict"])
-                original = found.labels if changed is not None else None
-                report, readings = study(
-                    _gated(best, found.classifier.name),
-                    splits_of(data),
-                    changed=changed,
-                    original_labels=original,
-                    skip_below=config["skip_below"],
-                    device=session.fabric.device,
-                    workers=session.workers,
-                )
-                _write(folder.path, readings, network.gate_name, found, title, changed)
-                if changed is not None:
-                    names, files = data.class_names, _files(found.train)
-                    write_label_noise(folder.path / LABEL_NOISE, changed, found.labels, data.labels, names, files)
-                write_files({folder.curve: training_curves(title, **curves(results.epochs))})
-                return report
+    @override
+    def job(self, session: Session, settings: Settings) -> Job:
+        job, learner = super().job(session, settings), self.learner
+        network = _gated(job.module, learner.classifier.name)
+        if self._baseline is not None:
+            begin_with(network, self._baseline, len(learner.class_names), learner.preprocessing.crop)
+        data, self._changed = with_label_noise(job.data, self._gates.label_noise, settings.seed)
+        objective = GateObjective(settings.label_smoothing, network, self._gates)
+        return dataclasses.replace(job, data=data, objective=objective)
 
-            return GateResults(**dict(results), gates=on_first(session.fabric, finish))
+    @property
+    @override
+    def title(self) -> str:
+        assert self._gates.gate is not None
+        return _title(self.learner, self._gates.gate)
 
-        def document(results: RunResults | RepeatedResults) -> ResultDocument[Any]:
-            return training_document(session, found, results, watch)
+    @override
+    def finish(
+        self, session: Session, folder: RunFolder, settings: Settings, trained: tuple[RunResults, Job, nn.Module]
+    ) -> GateResults:
+        results, job, module = trained
+        learner, changed = self.learner, self._changed
 
-        def write(path: Path, results: RunResults) -> None:
-            document(results).write(path)
+        def measure() -> GateReport:
+            network = _gated(with_best_weights(module, results, folder), learner.classifier.name)
+            report, readings = study(
+                network,
+                splits_of(job.data),
+                changed=changed,
+                original_labels=learner.labels if changed is not None else None,
+                skip_below=self._gates.skip_below,
+                device=session.fabric.device,
+                workers=session.workers,
+            )
+            _write(folder.path, readings, network.gate_name, learner, f"{self.title}, seed {settings.seed}", changed)
+            if changed is not None:
+                labels, names, files = job.data.labels, job.data.class_names, _files(learner.train)
+                write_label_noise(folder.path / LABEL_NOISE, changed, learner.labels, labels, names, files)
+            return report
 
-        runs = repeated(session, run, GateResults, write)
-        whole = on_first(session.fabric, lambda: document(all_results(runs, _figures(runs))))
-        on_first(session.fabric, lambda: whole.write(session.folder.result))
-    return whole
+        return GateResults(**dict(results), gates=on_first(session.fabric, measure))
+
+    @override
+    def together(self, runs: Sequence[GateResults]) -> RunResults | RepeatedResults:
+        return all_results(runs, _figures(runs))
 
 
 def evaluate_gates(
-    inputs: Inputs,
-    *,
-    model_options: Mapping[str, str] | None = None,
-    skip_below: float | None = None,
-    split: str | None = None,
-    folder: Path | None = None,
+    inputs: Inputs, gates: GateSettings | None = None, *, split: str | None = None, folder: Path | None = None
 ) -> ResultDocument[GateEvaluation]:
     """Measure the gates of given weights.
 
     Args:
         inputs: With weights.
-        model_options: ``gate`` and its details, ``block``, where the weights do not say them.
-        skip_below: Leave gated stages with o1 where g is below this.
+        gates: The gate and its details, where the weights do not say them, and ``skip_below``.
         split: ``train``, or that of the test images, which are the default where there are any.
         folder: Where g of every image and two plots are written.
 
@@ -203,15 +201,16 @@ def evaluate_gates(
         InputError: Something given cannot be used.
     """
     watch = Stopwatch()
-    classifier = open_weights(inputs, model_options or {}, inputs.seed)
+    gates = gates or GateSettings()
+    classifier = open_weights(inputs, gates.network_options(), inputs.seed)
     described = classifier.checkpoint.metadata if classifier.checkpoint is not None else None
     dataset = inputs.dataset or (described.dataset if described is not None else None) or classifier.entry.dataset
     gate = classifier.entry.chosen.get("gate", NO_GATE)
     if gate == NO_GATE:
         raise InputError(f"{classifier.weights_source} is of {classifier.name} without a gate.")
-    check_skipping(gate, skip_below)
+    check_skipping(gate, gates.skip_below)
     inputs = dataclasses.replace(inputs, model=classifier.name, dataset=dataset)
-    found = open_learner(inputs, dict(model_options or {}), inputs.seed, classifier)
+    found = open_learner(inputs, gates.network_options(), inputs.seed, classifier)
     network = _gated(found.classifier.load(found.preprocessing.crop).module, classifier.name)
     images = LabelledImages("train", found.train, found.labels, found.preprocessing)
     if split in (None, *([] if found.test is None else [found.test.split])):
@@ -223,7 +222,7 @@ def evaluate_gates(
     report, readings = study(
         copy.deepcopy(network).to(device),
         [(images, torch.arange(len(images.labels)))],
-        skip_below=skip_below,
+        skip_below=gates.skip_below,
         device=device,
         workers=min(8, cores()) if inputs.workers is None else inputs.workers,
         batch_size=inputs.batch_size,
@@ -233,7 +232,7 @@ def evaluate_gates(
     weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)
     return ResultDocument(
         command="train-gate",
-        arguments={**inputs.as_arguments(), "evaluate": True, "skip_below": skip_below},
+        arguments={**inputs.as_arguments(), "evaluate": True, "skip_below": gates.skip_below},
         model=describe_network(found, inputs.seed, weights),
         dataset=describe_images(found).model_copy(
             update={

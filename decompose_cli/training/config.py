@@ -14,8 +14,6 @@ from decompose_cli.storage.files import read_json
 from decompose_cli.training.export import Kind
 
 FROM_INPUTS = ("model", "weights", "head", "dataset", "mean", "std", "input_size", "resize", "crop", "interpolation")
-GATE_CHOICES = ("lr_gate", "gate_schedule", "gate_iters", "lambda", "init", "baseline", "label_noise")
-"""What decides how gates are trained and studied, beside the options of the network."""
 _SHOWN = tuple(name for name in FROM_INPUTS if name != "model")
 
 
@@ -77,19 +75,17 @@ def read_config(path: Path, kind: type[RunConfig] = RunConfig) -> dict[str, Any]
         raise InputError(f"{path} is not the configuration of a run ({reason}).") from error
 
 
-def shown_command(config: Mapping[str, Any], seed: int) -> str:
-    """The command that trains such a network, wherever it is run: part of what a checkpoint says of itself."""
+def shown_command(config: Mapping[str, Any], seed: int, own: Mapping[str, Any]) -> str:
+    """The command that trains such a network, wherever it is run: part of what a checkpoint says of itself.
+
+    Args:
+        config: Of the run.
+        seed: Of the network, where there are several.
+        own: Options of the command beside those of network, images and settings; None is left out.
+    """
     named = {name: config[name] for name in _SHOWN if config[name] is not None}
-    if config["command"] in ("train", "train-gate"):
-        options = dict(config["model_options"] or {})
-        if config["command"] == "train-gate":
-            options.pop("shortcut", None)  # of which gates leave no choice
-        named |= {"recipe": config["recipe"], **options}
-        named |= {name: config[name] for name in GATE_CHOICES if config.get(name) is not None}
-    else:
-        named |= {"indices": config["indices_source"], **(config["ranking"] or {}), "only": config["only"]}
     words = ["decompose", config["command"], config["model"]]
-    for name, value in {**named, "seed": seed}.items():
+    for name, value in {**named, **own, "seed": seed}.items():
         if value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
     for name, value in config["overrides"].items():

@@ -12,7 +12,7 @@ from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.datasets.sampling import hold_out
 from decompose_cli.datasets.subset import subset
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.training.evaluate import LabelledImages
@@ -64,7 +64,7 @@ def open_splits(inputs: Inputs, name: str) -> tuple[ImageDataset, ImageDataset |
         DownloadError: It is not there and cannot be fetched.
     """
     if inputs.split is not None:
-        raise InputError("--split has no effect here: training images are trained on, test images measured.")
+        raise InputError(f"{param('split')} has no effect here: training images are trained on, test images measured.")
     folder = inputs.data_dir or default_data_dir()
     check_trainable(name)
     splits = available_splits(name)
@@ -110,6 +110,8 @@ def divide(
     if val_split > 0:
         indices, held_out = hold_out(labels, val_split, seed)
         if len(held_out) == 0 or len(indices) == 0:
-            raise InputError(f"--val-split {val_split} of {len(labels)} training images is no usable number of images.")
+            raise InputError(
+                f"{param('val_split')} {val_split} of {len(labels)} training images is no usable number of images."
+            )
         val = LabelledImages(HELD_OUT, subset(train, held_out), labels[held_out], preprocessing)
     return TrainingData(train, labels, indices, val, test, class_names, preprocessing)

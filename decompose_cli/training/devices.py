@@ -13,7 +13,7 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from decompose_cli.errors import DecomposeError, InputError, first_line, one_of
+from decompose_cli.errors import DecomposeError, InputError, first_line, one_of, param
 from decompose_cli.features.device import resolve_device
 
 STRATEGIES = ("ddp", "fsdp")
@@ -50,13 +50,13 @@ def start(device: str, machines: Machines, precision: str) -> Fabric:
     strategy = one_of(machines.strategy, STRATEGIES, "strategy") if machines.strategy else None
     first = resolve_device(device)
     if precision == "16" and first.type == "cpu":
-        raise InputError("--precision 16 needs a GPU; on a CPU use --precision bf16.")
+        raise InputError(f"{param('precision')} 16 needs a GPU; on a CPU use {param('precision')} bf16.")
     if strategy == "fsdp" and first.type != "cuda":
-        raise InputError(f"--strategy fsdp needs CUDA devices; on {first.type} use --strategy ddp.")
+        raise InputError(f"{param('strategy')} fsdp needs CUDA devices; on {first.type} use {param('strategy')} ddp.")
     if first.type == "mps" and count * nodes > 1:
-        raise InputError("Several processes cannot share mps; use --devices 1 or --device cpu.")
+        raise InputError(f"Several processes cannot share mps; use {param('devices')} 1 or {param('device')} cpu.")
     if first.type == "cuda" and count > torch.cuda.device_count():
-        raise InputError(f"--devices {count}: this machine has {torch.cuda.device_count()} CUDA devices.")
+        raise InputError(f"{param('devices')} {count}: this machine has {torch.cuda.device_count()} CUDA devices.")
     several = count * nodes > 1
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # it announces what was asked for
     with warnings.catch_warnings():
@@ -76,15 +76,16 @@ def start(device: str, machines: Machines, precision: str) -> Fabric:
 def _counts(machines: Machines) -> tuple[int, int]:
     """(processes on each machine, machines), as asked for or as ``torchrun`` started them."""
     if machines.devices is not None and machines.devices < 1:
-        raise InputError(f"--devices {machines.devices} is not at least 1.")
+        raise InputError(f"{param('devices')} {machines.devices} is not at least 1.")
     if machines.num_nodes is not None and machines.num_nodes < 1:
-        raise InputError(f"--num-nodes {machines.num_nodes} is not at least 1.")
+        raise InputError(f"{param('num_nodes')} {machines.num_nodes} is not at least 1.")
     if not torch.distributed.is_torchelastic_launched():
         nodes = machines.num_nodes or 1
         if nodes > 1 and "MASTER_ADDR" not in os.environ:
             raise InputError(
-                f"--num-nodes {nodes} needs to know the other machines.",
-                hint="Start the command on each of them with torchrun, which needs no --devices and no --num-nodes.",
+                f"{param('num_nodes')} {nodes} needs to know the other machines.",
+                hint=f"Start the command on each of them with torchrun, which needs no {param('devices')} and no "
+                f"{param('num_nodes')}.",
             )
         return machines.devices or 1, nodes
     # Fabric takes devices=1 at its word even under torchrun, and every process would train a network of its own.
@@ -93,8 +94,8 @@ def _counts(machines: Machines) -> tuple[int, int]:
     asked = (machines.devices or here, machines.num_nodes or nodes)
     if asked != (here, nodes):
         raise InputError(
-            f"torchrun started {here} processes on each of {nodes} machines, which is not --devices {asked[0]} and "
-            f"--num-nodes {asked[1]}.",
+            f"torchrun started {here} processes on each of {nodes} machines, which is not "
+            f"{param('devices')} {asked[0]} and {param('num_nodes')} {asked[1]}.",
             hint="Leave both options out under torchrun.",
         )
     return here, nodes

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,10 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from decompose_cli.datasets.mixing import mix
-from decompose_cli.datasets.sampling import epoch_order, share
-from decompose_cli.datasets.training_images import TrainingImages
-from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, StoppedError
+from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, StoppedError, param
 from decompose_cli.features.extraction import device_memory, keep_freed_memory
-from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.progress import EpochTable
+from decompose_cli.training.batches import StepBatches
 from decompose_cli.training.checkpoint_state import (
     State,
     full_state,
@@ -32,6 +28,7 @@ from decompose_cli.training.checkpoint_state import (
 from decompose_cli.training.devices import on_first, sum_over_processes
 from decompose_cli.training.evaluate import LabelledImages, score_over_processes
 from decompose_cli.training.interruption import StopRequest
+from decompose_cli.training.job import Job, Upkeep
 from decompose_cli.training.objective import Objective, Share
 from decompose_cli.training.optimizers import Part, make_optimizer
 from decompose_cli.training.records import EpochRecord, RunLog, Score
@@ -44,6 +41,9 @@ STEPS_BETWEEN_CHECKS = 16
 """Several processes agree so often whether one of them has to stop; a GPU is asked so often for its loss."""
 
 
+_PLAIN_UPKEEP = Upkeep()
+
+
 class Trainer:
     """Trains a network, and writes down how, so that a run that was stopped anywhere goes on as if it had not been.
 
@@ -53,59 +53,34 @@ class Trainer:
 
     Args:
         fabric: Launched.
-        module: The network, with initial weights; changed in place.
+        job: The network, with initial weights, and the images. The held-out images choose the best epoch; where none
+            are held out, the test images are measured after each epoch instead, for information.
         settings: How to train.
-        images: Training images.
-        indices: Those of them to train on, int64.
-        labels: The network's class number of every training image, int64.
-        num_classes: C.
         folder: Where the run is kept.
-        metadata: What the network is, for its checkpoints.
-        val: Held-out images that choose the best epoch.
-        test: Images that are measured after each epoch, for information.
-        checkpoint_every: Also save after so many steps within an epoch.
-        print_freq: Also add a row to the table after so many steps within an epoch.
-        frozen: Modules that stay in evaluation mode.
-        objective: What is minimised, and by which optimizers; the cross-entropy of the output by default.
+        upkeep: What does not change what is learned.
     """
 
     def __init__(
-        self,
-        fabric: Fabric,
-        module: nn.Module,
-        settings: Settings,
-        images: TrainingImages,
-        indices: Tensor,
-        labels: Tensor,
-        *,
-        num_classes: int,
-        folder: RunFolder,
-        metadata: Metadata,
-        val: LabelledImages | None = None,
-        test: LabelledImages | None = None,
-        checkpoint_every: int | None = None,
-        print_freq: int | None = None,
-        frozen: Sequence[nn.Module] = (),
-        objective: Objective | None = None,
+        self, fabric: Fabric, job: Job, settings: Settings, folder: RunFolder, upkeep: Upkeep = _PLAIN_UPKEEP
     ) -> None:
+        module, data = job.module, job.data
         self.fabric, self.module, self.settings = fabric, module, settings
-        self.images, self.indices, self.labels, self.num_classes = images, indices, labels, num_classes
-        self.folder, self.metadata = folder, metadata
-        self.val, self.test = val, test
-        self.checkpoint_every, self.print_freq = checkpoint_every, print_freq
-        self.frozen = frozen
-        self.objective = objective or Objective(settings.label_smoothing)
-        self.steps_per_epoch = settings.steps_per_epoch(len(indices))
-        self.state = State(epoch=settings.start_epoch, global_step=settings.first_step(len(indices)))
-        self.total_steps = settings.total_steps(len(indices))
-        self.total_epochs = settings.total_epochs(len(indices))
+        self.folder, self.metadata, self.upkeep = folder, job.metadata, upkeep
+        self.val, self.test = data.val, data.test if data.val is None else None
+        self.num_classes, self.frozen = len(data.class_names), job.frozen
+        self.objective = job.objective or Objective(settings.label_smoothing)
+        self.batches = StepBatches(fabric, data, settings, upkeep.workers)
+        count = len(data.indices)
+        self.steps_per_epoch = settings.steps_per_epoch(count)
+        self.state = State(epoch=settings.start_epoch, global_step=settings.first_step(count))
+        self.total_steps, self.total_epochs = settings.total_steps(count), settings.total_epochs(count)
         keep_freed_memory(at_most=2**31 - 1)  # a whole step's activations
         with suppress(RuntimeError):  # of a network with parameters of five dimensions
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.sync_bn:
             if fabric.device.type != "cuda":
-                raise InputError("--sync-bn needs CUDA devices.")
-            names = [name for name, child in module.named_modules() if any(child is other for other in frozen)]
+                raise InputError(f"{param('sync_bn')} needs CUDA devices.")
+            names = [name for name, child in module.named_modules() if any(child is other for other in job.frozen)]
             module = self.module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
             self.frozen = [module.get_submodule(name) for name in names]  # conversion makes other modules
         fabric.to_device(module)
@@ -156,13 +131,13 @@ class Trainer:
         done = 0
         begun = shown
         self._started = begun - state.seconds
-        for batches in self.steps(state.epoch, state.step, last_step):
+        for batches in self.batches.steps(state.epoch, state.step, last_step):
             self.step(batches)
             done += self.settings.images_per_step
             state.seconds = time.perf_counter() - self._started
-            is_time = self.checkpoint_every is not None and state.step % self.checkpoint_every == 0
+            is_time = _is_turn(state.step, self.upkeep.checkpoint_every)
             self._check_stop(stop, table, saves=is_time and state.step < last_step)
-            is_row = self.print_freq is not None and state.step % self.print_freq == 0
+            is_row = _is_turn(state.step, self.upkeep.print_freq)
             is_update = is_row or time.perf_counter() - shown > table.seconds_between_updates
             if self.fabric.is_global_zero and is_update:
                 shown = time.perf_counter()
@@ -178,37 +153,6 @@ class Trainer:
         self.model.train()
         for module in self.frozen:
             module.eval()
-
-    def steps(self, epoch: int, first: int, last: int) -> Iterator[list[tuple[Tensor, Tensor, float]]]:
-        """For each step its batches: this process's images, their targets, and the weight of their summed loss."""
-        settings, fabric = self.settings, self.fabric
-        order = epoch_order(self.indices, settings.seed, epoch)
-        size = settings.images_per_step
-        groups = [order[step * size : (step + 1) * size] for step in range(first, last)]
-        batches = [list(torch.split(group, settings.batch_size)) for group in groups]
-        flat = list(itertools.chain(*batches))
-        own = [share(batch, fabric.global_rank, fabric.world_size) for batch in flat]
-        # Mixing pairs images, so every process makes the whole batch and keeps its share. Without mixing it makes its
-        # share; one without any still has to take part in the step, with an image that counts nothing.
-        mixes = settings.mix != "none"
-        made = flat if mixes else [part if len(part) else batch[:1] for part, batch in zip(own, flat, strict=True)]
-        ready = zip(own, made, self.images.batches(epoch, made), strict=True)
-        for number, group in enumerate(groups):
-            step = []
-            for part in range(len(batches[number])):
-                kept, indices, images = next(ready)
-                targets = self.labels[indices].to(fabric.device)
-                if mixes:
-                    key = (settings.seed, epoch, first + number, part)
-                    images, targets = mix(
-                        settings.mix, images, targets, self.num_classes, *key, strength=settings.mix_beta
-                    )
-                    images, targets = (
-                        share(whole, fabric.global_rank, fabric.world_size) if len(kept) else whole[:1]
-                        for whole in (images, targets)
-                    )
-                step.append((images, targets, fabric.world_size / len(group) if len(kept) else 0.0))
-            yield step
 
     def step(self, batches: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
         """One step of the optimizers; returns the mean loss of this process's images, times their share."""
@@ -269,7 +213,7 @@ class Trainer:
             raise StoppedError(
                 f"Interrupted in epoch {state.epoch + 1} after step {state.step} of {self.steps_per_epoch}; everything "
                 "up to there is saved.",
-                hint=f"Go on with --resume {self.folder.path}.",
+                hint=f"Go on with {param('resume')} {self.folder.path}.",
             )
 
     def _bad_loss(self, split: str | None = None) -> DecomposeError:
@@ -282,8 +226,9 @@ class Trainer:
         saved = "the last checkpoint is still there" if self.folder.last.is_file() else "nothing was saved yet"
         return DecomposeError(
             f"{what}{self.state.made}, at a learning rate of {self.state.rate:g}; {saved}.",
-            hint=f"Try a smaller {self.objective.rate_options} or --clip-norm 1; 'decompose lr-find' looks for a rate "
-            "that works.",
+            hint=f"Try a smaller {self.objective.rate_options} or {param('clip_norm')} 1; 'decompose lr-find' looks "
+            "for a "
+            "rate that works.",
         )
 
     @property
@@ -341,7 +286,7 @@ class Trainer:
             self.measured,
             images,
             self.num_classes,
-            self.images.workers,
+            self.upkeep.workers,
             is_sharded=self._is_sharded,
             objective=self.objective,
         )
@@ -404,3 +349,7 @@ class Trainer:
     def _left(self, images_per_second: float) -> float:
         steps = self.total_steps - self.state.global_step
         return steps * self.settings.images_per_step / images_per_second if images_per_second else 0.0
+
+
+def _is_turn(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 
-from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.errors import DecomposeError, InputError, param
 
 FEWEST = 20  # losses that a suggestion needs
 BETA = 0.8
@@ -116,7 +116,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
         raise DecomposeError(
             f"The loss diverged after {len(losses)} steps, at a learning rate of {rates[len(losses)]:.2g}, too "
             "soon to suggest one.",
-            hint="Begin the range at a lower rate (--lowest), or take more steps (--steps).",
+            hint=f"Begin the range at a lower rate ({param('lowest')}), or take more steps ({param('steps')}).",
         )
     beta = max(0.5, 1 - (1 - BETA) * 100 / len(losses))
     # A twentieth of the losses is dropped, as the first steps from random weights fall at any rate, and one more passes

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from decompose_cli.errors import param
 from decompose_cli.models.gated_resnet import Gated
 from decompose_cli.training.records import GateScore
 from decompose_cli.training.settings import Settings
@@ -39,7 +40,7 @@ class Objective:
 
     counted = 0
     """Length of :meth:`counts`."""
-    rate_options = "--lr"
+    rate_options = param("lr")
     """What to make smaller where the loss is not finite."""
     columns: tuple[str, ...] = ()
     """Of the table that grows by a row an epoch, beside the usual ones."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from decompose_cli.errors import InputError, one_of
+from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.training.settings import Settings, make_settings
 
 _SMALL_IMAGES = {"augment": "crop-flip", "padding": 4, "flip": True}
@@ -228,13 +228,17 @@ def resolve(
         is_other = overrides.get(given) is not None and values.pop(other, None) is not None
         if is_other and schedule == "steps" and "milestones" not in overrides:
             raise InputError(
-                f"The milestones of recipe {recipe} are {other}; with --{given} they have to be {given} too.",
-                hint="Give --milestones as well, or another --schedule.",
+                f"The milestones of recipe {recipe} are {other}; with {param(given)} they have to be {given} too.",
+                hint=f"Give {param('milestones')} as well, or another {param('schedule')}.",
             )
     settings = make_settings({**values, **overrides})
-    for name, flag in (("milestones", "--milestones"), ("gamma", "--lr-multiplier")):
+    for name in ("milestones", "gamma"):
         if name in overrides and settings.schedule != "steps":
-            raise InputError(f"{flag} has no effect with schedule {settings.schedule}; add --schedule steps.")
+            raise InputError(
+                f"{param(name)} has no effect with schedule {settings.schedule}; add {param('schedule')} steps."
+            )
     if "momentum" in overrides and settings.optimizer != "sgd":
-        raise InputError(f"--momentum has no effect with {settings.optimizer}; it is of --optimizer sgd.")
+        raise InputError(
+            f"{param('momentum')} has no effect with {settings.optimizer}; it goes with {param('optimizer')} sgd."
+        )
     return settings

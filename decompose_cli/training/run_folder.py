@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata
 from decompose_cli.storage.files import check_folder_writable, read_json, write_error, write_text, write_with
 from decompose_cli.storage.result_document import readable_json
@@ -81,7 +81,7 @@ class RunFolder:
             lock.acquire(timeout=0)
         except Timeout:
             raise InputError(
-                f"Another run is writing into {self.path}.", hint="Wait for it, or choose another --output."
+                f"Another run is writing into {self.path}.", hint=f"Wait for it, or choose another {param('output')}."
             ) from None
         except OSError as error:
             raise write_error(self.path, error) from error
@@ -107,12 +107,13 @@ class RunFolder:
         if present and overwrite and not self._has_a_configuration():
             raise InputError(
                 f"{self.path} holds {', '.join(present)}, but no run of decompose, so it is not overwritten.",
-                hint="Remove the files, or choose another --output.",
+                hint=f"Remove the files, or choose another {param('output')}.",
             )
         if present and not overwrite:
             raise InputError(
                 f"{self.path} holds a run already.",
-                hint=f"Go on with --resume {self.path}, choose another --output, or add --overwrite to start anew.",
+                hint=f"Go on with {param('resume')} {self.path}, choose another {param('output')}, or add "
+                f"{param('overwrite')} to start anew.",
             )
 
     def discard(self) -> None:
@@ -140,7 +141,7 @@ class RunFolder:
             newest = next((folder.last for folder in (self, *self._seeds()) if folder.last.is_file()), self.last)
             raise InputError(
                 f"The run in {self.path} is finished; {RESULT} is its result.",
-                hint=f"To train further, start a new run from its weights: --weights {newest}.",
+                hint=f"To train further, start a new run from its weights: {param('weights')} {newest}.",
             )
 
     def _has_a_configuration(self) -> bool:
@@ -212,20 +213,22 @@ def find_run(path: Path) -> RunFolder:
         if path.name not in (LAST, BEST) or not folder.config.is_file():
             raise InputError(
                 f"{path} is not a checkpoint of a run of decompose, so it cannot be resumed.",
-                hint=f"To start from its weights, give them with --weights {path}.",
+                hint=f"To start from its weights, give them with {param('weights')} {path}.",
             )
     else:
-        raise InputError(f"There is no run {path}.", hint="--resume takes the folder of a run.")
+        raise InputError(f"There is no run {path}.", hint=f"{param('resume')} takes the folder of a run.")
     if not folder.config.is_file():
         raise InputError(
-            f"{path} holds no run of decompose ({CONFIG} is missing).", hint="--resume takes the folder of a run."
+            f"{path} holds no run of decompose ({CONFIG} is missing).",
+            hint=f"{param('resume')} takes the folder of a run.",
         )
     if path.name == BEST and path.is_file() and folder.last.is_file():
         best, last = (read_state(file)["global_step"] for file in (path, folder.last))
         if best < last:  # the other way round, a kill came between them, and the epoch is done again
             raise InputError(
                 f"{folder.path} has gone on since {BEST} (step {last}, not {best}).",
-                hint=f"Go on with --resume {folder.path}, or start a new run from it with --weights {path}.",
+                hint=f"Go on with {param('resume')} {folder.path}, or start a new run from it with {param('weights')}"
+                f" {path}.",
             )
     folder.check_unfinished()
     return folder
@@ -262,7 +265,7 @@ def write_state(path: Path, metadata: Metadata, weights: Mapping[str, Tensor], t
         except RuntimeError as error:  # torch's archive writer says of a full disk that a position is unexpected
             raise DecomposeError(
                 f"{path} could not be written; is the disk full? What was saved before is still there.",
-                hint="Free some space and go on with --resume.",
+                hint=f"Free some space and go on with {param('resume')}.",
             ) from error
 
     write_with(path, save)

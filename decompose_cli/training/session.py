@@ -16,20 +16,17 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from decompose_cli.datasets.training_images import TrainingImages
-from decompose_cli.errors import InputError, first_line
+from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 from decompose_cli.progress import growing_table, note, warn
 from decompose_cli.storage.files import cores
 from decompose_cli.training.config import FROM_INPUTS, RunConfig, read_config
-from decompose_cli.training.data import TrainingData
 from decompose_cli.training.devices import Machines, on_first, start
 from decompose_cli.training.export import Kind, check_export, export_network
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.objective import Objective
+from decompose_cli.training.job import Job, Upkeep
 from decompose_cli.training.outcome import Measured, RunResults
 from decompose_cli.training.run_folder import RunFolder, changed, find_run, new_run, read_state
 from decompose_cli.training.settings import Settings, make_settings
@@ -69,25 +66,6 @@ class Request:
     checkpoint_every: int | None = None
     print_freq: int | None = None
     export: Sequence[Kind] = ()
-
-
-@dataclass(frozen=True)
-class Job:
-    """One network to train on one division of the images.
-
-    Attributes:
-        module: With the weights from which training starts.
-        metadata: What it is, for its checkpoints.
-        data: Images and labels.
-        frozen: Modules that stay in evaluation mode.
-        objective: What is minimised; cross-entropy by default.
-    """
-
-    module: nn.Module
-    metadata: Metadata
-    data: TrainingData
-    frozen: Sequence[nn.Module] = ()
-    objective: Objective | None = None
 
 
 @dataclass
@@ -148,13 +126,15 @@ def opened(
     """
     for name in ("checkpoint_every", "print_freq", "runs"):
         if (count := getattr(request, name)) is not None and count < 1:
-            raise InputError(f"--{name.replace('_', '-')} {count} is not at least 1.")
+            raise InputError(f"{param(name)} {count} is not at least 1.")
     for wanted in request.export:
         check_export(wanted)
     folder: RunFolder | None
     if request.resume is not None:
         if request.folder is not None:
-            raise InputError("--output and --resume both name a run folder; a resumed run stays where it is.")
+            raise InputError(
+                f"{param('output')} and {param('resume')} both name a run folder; a resumed run stays where it is."
+            )
         folder = find_run(request.resume)
         _check_command(command, request.resume, read_config(folder.config)["command"])
         config = read_config(folder.config, kind)
@@ -176,7 +156,7 @@ def opened(
             "checkpoint_every": request.checkpoint_every,
         }
     if request.machines.strategy == "fsdp" and settings.ema_decay is not None:
-        raise InputError("--ema-decay does not go together with --strategy fsdp.")
+        raise InputError(f"{param('ema_decay')} does not go together with {param('strategy')} fsdp.")
     fabric = start(inputs.device, request.machines, settings.precision)
     config = {"processes": fabric.world_size, **config}
     with ExitStack() as stack:
@@ -236,7 +216,7 @@ def _resumed(request: Request, config: Mapping[str, Any]) -> Inputs:
     if differences:
         raise InputError(
             f"The run in {request.resume} was begun otherwise: {'; '.join(differences)}.",
-            hint="Leave these options out to go on with it, or start a new run with --output.",
+            hint=f"Leave these options out to go on with it, or start a new run with {param('output')}.",
         )
     data_dir = request.inputs.data_dir or (Path(config["data_dir"]) if config.get("data_dir") else None)
     return dataclasses.replace(request.inputs, data_dir=data_dir, **{name: config[name] for name in FROM_INPUTS})
@@ -253,33 +233,14 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
         DecomposeError: See :meth:`decompose_cli.training.fit.Trainer.run`.
     """
     fabric, data = session.fabric, job.data
-    images = TrainingImages(
-        data.train,
-        data.preprocessing,
-        settings.augmentation,
-        seed=settings.seed,
-        device=fabric.device,
-        workers=session.workers,
-    )
     if not session.is_begun:
         _try_export(session, job)
-    trainer = Trainer(
-        fabric,
-        job.module,
-        settings,
-        images,
-        data.indices,
-        data.labels,
-        num_classes=len(data.class_names),
-        folder=folder,
-        metadata=job.metadata,
-        val=data.val,
-        test=data.test if data.val is None else None,
-        checkpoint_every=session.request.checkpoint_every or session.config["checkpoint_every"],
-        print_freq=session.request.print_freq,
-        frozen=job.frozen,
-        objective=job.objective,
+    upkeep = Upkeep(
+        session.workers,
+        session.request.checkpoint_every or session.config["checkpoint_every"],
+        session.request.print_freq,
     )
+    trainer = Trainer(fabric, job, settings, folder, upkeep)
     _check_smallest_batch(trainer, job)
     _check_online_norm(trainer, job)
     session.begin()
@@ -289,7 +250,7 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise InputError(
                 f"{folder.last} is damaged, or belongs to another run: {first_line(error)}.",
-                hint="Start a new run with --output.",
+                hint=f"Start a new run with {param('output')}.",
             ) from error
         note(f"Going on after {trainer.state.global_step:,} of {trainer.total_steps:,} steps.")
     with growing_table(columns(trainer.objective.columns)) as table:
@@ -334,7 +295,8 @@ def _check_smallest_batch(trainer: Trainer, job: Job) -> None:
         raise InputError(
             f"A batch, or a process's share of one, will be a single image, from which this network cannot learn: "
             f"{first_line(error)}.",
-            hint="Choose another --batch-size, or leave the last batch out with --set drop_last=true.",
+            hint=f"Choose another {param('batch_size')}, or leave the last batch out with {param('set')} "
+            "drop_last=true.",
         ) from error
 
 
@@ -343,7 +305,7 @@ def _check_online_norm(trainer: Trainer, job: Job) -> None:
     if not any(isinstance(module, OnlineNorm1d | OnlineNorm2d) for module in job.module.modules()):
         return
     if trainer.settings.precision == "16":
-        raise InputError("--precision 16 scales the loss, which online normalisation cannot take; use bf16.")
+        raise InputError(f"{param('precision')} 16 scales the loss, which online normalisation cannot take; use bf16.")
     if trainer.fabric.world_size > 1:
         warn(
             f"Online normalisation with {trainer.fabric.world_size} processes is not the algorithm of the paper: each "
@@ -370,7 +332,7 @@ def check_same(session: Session, **now: str | None) -> None:
         if session.config.get(name) != digest:
             raise InputError(
                 f"The {name.replace('_', ' ')} are not what they were when the run in {session.folder.path} began.",
-                hint="Put them back, or start a new run with --output.",
+                hint=f"Put them back, or start a new run with {param('output')}.",
             )
 
 

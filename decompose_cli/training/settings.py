@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Self
 
 from decompose_cli.datasets.augment import Augmentation
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -139,7 +139,7 @@ class Settings(BaseModel):
         steps = images // self.images_per_step if self.drop_last else math.ceil(images / self.images_per_step)
         if steps == 0:
             raise InputError(
-                f"--batch-size {self.batch_size} with drop_last leaves none of the {images:,} training images."
+                f"{param('batch_size')} {self.batch_size} with drop_last leaves none of the {images:,} training images."
             )
         return steps
 
@@ -159,7 +159,8 @@ class Settings(BaseModel):
         made = self.start_epoch * self.steps_per_epoch(images)
         if made >= self.total_steps(images):
             raise InputError(
-                f"--start-epoch {self.start_epoch} is step {made:,}, and there are {self.total_steps(images):,} in all."
+                f"{param('start_epoch')} {self.start_epoch} is step {made:,}, and there are "
+                f"{self.total_steps(images):,} in all."
             )
         return made
 
@@ -210,7 +211,8 @@ def _sentence(error: ValidationError) -> str:
     if first["type"] == "extra_forbidden":
         return f"There is no setting {name!r}; known are {', '.join(Settings.model_fields)}."
     reason = "a value is missing" if first["type"] == "missing" else reason
-    return f"{'' if name in _ONLY_SET else '--'}{name.replace('_', '-')} {first['input']!s}: {reason}."
+    shown = name.replace("_", "-") if name in _ONLY_SET else param(name)
+    return f"{shown} {first['input']!s}: {reason}."
 
 
 def parse_settings(texts: list[str]) -> dict[str, Any]:
@@ -224,7 +226,7 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
         name, sign, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not sign or not name:
-            raise InputError(f"--set {text!r} is not NAME=VALUE.")
+            raise InputError(f"{param('set')} {text!r} is not NAME=VALUE.")
         if name not in Settings.model_fields:
             close = get_close_matches(name, Settings.model_fields, n=1)
             guess = f" (did you mean {close[0]}?)" if close else ""
@@ -232,7 +234,7 @@ def parse_settings(texts: list[str]) -> dict[str, Any]:
                 f"There is no setting {name!r}{guess}.", hint=f"Known are {', '.join(Settings.model_fields)}."
             )
         if name in values:
-            raise InputError(f"--set gives {name} twice.")
+            raise InputError(f"{param('set')} gives {name} twice.")
         values[name] = _value(name, value.strip())
     return values
 

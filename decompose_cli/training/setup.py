@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.errors import DecomposeError, InputError, first_line
+from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier, preprocessing_of
@@ -32,12 +32,13 @@ from decompose_cli.storage.result_document import (
     WeightsInfo,
     describe_environment,
 )
-from decompose_cli.training.config import RunConfig, shown_command
+from decompose_cli.training.config import RunConfig
 from decompose_cli.training.data import divide, labels_by_name, open_splits
 from decompose_cli.training.evaluate import LabelledImages
+from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, complete_norm, default_recipe, resolve
-from decompose_cli.training.session import Job, Session
+from decompose_cli.training.session import Session, check_same
 from decompose_cli.training.settings import Settings
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
@@ -97,7 +98,10 @@ def configure(
         note(f"No model was named: training {model} on {dataset}.")
     checkpoint, started = None, None
     if overrides.get("start_epoch") and inputs.weights is None:
-        raise InputError("--start-epoch says how long --weights have been trained; without weights it means nothing.")
+        raise InputError(
+            f"{param('start_epoch')} says how long {param('weights')} have been trained; without weights it means "
+            "nothing."
+        )
     if inputs.weights is not None:
         classifier = open_weights(inputs, model_options, 0)
         model, entry, started = classifier.name, classifier.entry, classifier.weights_sha256
@@ -108,9 +112,9 @@ def configure(
     described = checkpoint.metadata if checkpoint is not None else None
     dataset = dataset or (described.dataset if described is not None else None) or entry.dataset
     if dataset is None:
-        raise InputError(f"It is not known which images {model} is for.", hint="Say which with --dataset.")
+        raise InputError(f"It is not known which images {model} is for.", hint=f"Say which with {param('dataset')}.")
     if inputs.head is not None:
-        raise InputError("--head has no effect here: the whole network is trained.")
+        raise InputError(f"{param('head')} has no effect here: the whole network is trained.")
     train, _ = open_splits(inputs, dataset)
     is_large = max(_seen(inputs, entry, train).crop) > LARGEST_SMALL_SIDE
     options = dict(model_options)
@@ -194,35 +198,55 @@ def _seen(inputs: Inputs, entry: ModelEntry, train: ImageDataset) -> Preprocessi
     )
 
 
-def make_job(config: Mapping[str, Any], found: Learner, settings: Settings) -> Job:
+def open_for(session: Session) -> Learner:
+    """Network and images of a run, and a word about them.
+
+    Raises:
+        InputError: They cannot be used, or have been replaced since the run began.
+        DownloadError: Something cannot be fetched.
+    """
+    learner = open_learner(session.inputs, session.config["model_options"] or {}, session.settings.seed)
+    weights = learner.classifier.weights_sha256 if session.inputs.weights is not None else None
+    check_same(session, training_images=learner.train.fingerprint(), starting_weights=weights)
+    announce(session.config, learner, session.settings)
+    return learner
+
+
+def make_job(config: Mapping[str, Any], learner: Learner, settings: Settings, command: str | None = None) -> Job:
     """The network with its initial weights, and the division of the images.
+
+    Args:
+        config: Of the run.
+        learner: Network and images.
+        settings: With the seed.
+        command: What trains such a network, for its checkpoints.
 
     Raises:
         InputError: The network does not take such images, or has not an output for every class.
     """
     data = divide(
-        found.train,
-        found.labels,
-        found.test,
-        found.class_names,
-        found.preprocessing,
+        learner.train,
+        learner.labels,
+        learner.test,
+        learner.class_names,
+        learner.preprocessing,
         val_split=settings.val_split,
         seed=settings.seed,
     )
-    entry = found.classifier.entry
-    if found.classifier.checkpoint is None:
-        module = initial_network(entry, len(found.class_names), found.preprocessing.crop, settings.seed)
+    entry = learner.classifier.entry
+    if learner.classifier.checkpoint is None:
+        module = initial_network(entry, len(learner.class_names), learner.preprocessing.crop, settings.seed)
     else:
-        module = copied(found.classifier.load(found.preprocessing.crop).module)
-    _check_outputs(module, entry, found)
+        module = copied(learner.classifier.load(learner.preprocessing.crop).module)
+    _check_outputs(module, entry, learner)
     metadata = Metadata(
         model=entry.name,
-        num_classes=len(found.class_names),
-        class_names=list(found.class_names),
+        num_classes=len(learner.class_names),
+        class_names=list(learner.class_names),
         dataset=config["dataset"],
-        **found.preprocessing.described(),
+        **learner.preprocessing.described(),
         model_options=config["model_options"],
-        command=shown_command(config, settings.seed),
+        command=command,
     )
     return Job(module, metadata, data)
 
@@ -328,8 +352,8 @@ def announce(config: Mapping[str, Any], found: Learner, settings: Settings) -> N
     has_identity = "shortcut" not in entry.chosen and entry.options.get("shortcut", ())[:1] == ("identity",)
     if is_chosen and entry.norm.mode == "online" and has_identity:
         note(
-            "The networks of the published online normalisation have projection shortcuts (--shortcut projection); "
-            "with identity shortcuts a smaller rate is needed, such as --lr 0.03."
+            f"The networks of the published online normalisation have projection shortcuts ({param('shortcut')} "
+            f"projection); with identity shortcuts a smaller rate is needed, such as {param('lr')} 0.03."
         )
     options = [f"{name.replace('_', ' ')} {value}" for name, value in entry.chosen.items()]
     name = f"{found.classifier.name} with {', '.join(options)}" if options else found.classifier.name

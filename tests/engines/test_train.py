@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from decompose_cli.engines.train import RepeatedResults, train
+from decompose_cli.engines.train import train
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
@@ -25,7 +25,7 @@ from decompose_cli.storage.result_document import ResultDocument
 from decompose_cli.training import data
 from decompose_cli.training.config import FROM_INPUTS, shown_command
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.outcome import RunResults, spread
+from decompose_cli.training.outcome import RepeatedResults, RunResults, spread
 from decompose_cli.training.session import Request
 
 CLASSES = ["a", "b", "c"]
@@ -458,7 +458,7 @@ def test_a_finished_run_is_not_gone_on_with(images: str) -> None:
 
 
 def test_a_run_folder_and_a_resumed_one_are_not_given_together(stopped: str) -> None:
-    with pytest.raises(InputError, match="--output and --resume"):
+    with pytest.raises(InputError, match="output and resume"):
         train(Request(Inputs(), folder=Path("x"), resume=Path("run")))
     assert not Path("x").exists()
 
@@ -511,14 +511,14 @@ def user_networks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 BAD: list[tuple[str, dict[str, Any], str]] = [
     # found only when the images or the network are looked at
-    ("nothing held out", {"overrides": {"val_split": 0.001}}, "--val-split 0.001"),
-    ("all held out", {"overrides": {"val_split": 0.99}}, "[Hh]olding out|--val-split"),
+    ("nothing held out", {"overrides": {"val_split": 0.001}}, "val_split 0.001"),
+    ("all held out", {"overrides": {"val_split": 0.99}}, "[Hh]olding out|val_split"),
     (
         "one image alone",
         {"inputs": Inputs(model="mynets:pixel", input_size="8", workers=0), "overrides": {"batch_size": 26}},
         "single image",
     ),
-    ("no full batch", {"overrides": {"batch_size": 99, "drop_last": True}}, "--batch-size 99"),
+    ("no full batch", {"overrides": {"batch_size": 99, "drop_last": True}}, "batch_size 99"),
     ("small images", {"inputs": Inputs(model="mynets:large", input_size="8", workers=0)}, "8x8 pixels"),
 ]
 
@@ -633,12 +633,10 @@ def test_the_shown_command_quotes_what_a_shell_would_take_apart() -> None:
         "command": "train",
         "model": "resnet8",
         "dataset": "folder:my images",
-        "recipe": "he2015",
-        "model_options": None,
         "overrides": {"milestones": [1, 2], "lr": 0.5, "seed": 9},
     }
     config |= {name: None for name in FROM_INPUTS if name not in config}
-    assert shown_command(config, 3) == (
+    assert shown_command(config, 3, {"recipe": "he2015", "block": None}) == (
         "decompose train resnet8 --dataset 'folder:my images' --recipe he2015 --seed 3"
         " --set milestones=1,2 --set lr=0.5"
     )
@@ -648,8 +646,8 @@ def test_checkpoint_every_saves_within_an_epoch(images: str, monkeypatch: pytest
     saved = saved_steps(monkeypatch)
     trained(images, checkpoint_every=3)  # 27 images in batches of 8: four steps an epoch
     assert saved == [3, 4, 7, 8]
-    with pytest.raises(InputError, match="--checkpoint-every 0 is not at least 1"):
+    with pytest.raises(InputError, match="checkpoint_every 0 is not at least 1"):
         trained(images, "other", checkpoint_every=0)
-    with pytest.raises(InputError, match="--runs 0 is not at least 1"):
+    with pytest.raises(InputError, match="runs 0 is not at least 1"):
         trained(images, "other", runs=0)
     assert not Path("other").exists()

@@ -27,7 +27,8 @@ from decompose_cli.models.registry import get_entry
 from decompose_cli.storage.result_document import ResultDocument
 from decompose_cli.training import fit
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.gating.settings import Gating, configure_gates, resolve_network
+from decompose_cli.training.gating.configuration import configure_gates, resolve_network
+from decompose_cli.training.gating.settings import GateSettings
 from decompose_cli.training.outcome import RepeatedResults
 from decompose_cli.training.session import Request
 
@@ -46,11 +47,11 @@ def images(make_images: Callable[..., Path]) -> str:
 
 def trained(images: str, folder: str = "run", gate: str | None = None, **more: Any) -> ResultDocument[Any]:
     overrides = {**SMALL, **more.pop("overrides", {})}
-    options = {**({"gate": gate} if gate else {}), **more.pop("options", {})}
-    gating = Gating(**{name: more.pop(name) for name in list(more) if name in Gating.__dataclass_fields__})
+    known = {name: more.pop(name) for name in list(more) if name in GateSettings.__dataclass_fields__}
+    gates = GateSettings(gate=gate, **known, **more.pop("options", {}))
     inputs = dataclasses.replace(SEEN, dataset=images, **more.pop("inputs", {}))
     request = Request(inputs, overrides, folder=Path(folder) if "resume" not in more else None, **more)
-    return train_gate(request, gating=gating, model_options=options)
+    return train_gate(request, gates)
 
 
 def results_of(document: ResultDocument[Any]) -> GateResults:
@@ -99,7 +100,7 @@ def test_every_gate_is_trained_measured_and_used_by_the_other_commands(images: s
     assert found.original.correct == splits["test"].correct
     assert found.original.loss == pytest.approx(results.best.test.loss, rel=1e-4)
     assert (results.gates.skipping is not None) is bool(skips)
-    evaluated = evaluate_gates(inputs, **skips, folder=None).results.gates
+    evaluated = evaluate_gates(inputs, GateSettings(**skips), folder=None).results.gates
     assert evaluated.splits[0].correct == splits["test"].correct
     assert evaluated.splits[0].g.g == pytest.approx(splits["test"].g.g, rel=1e-5)
     if skips:
@@ -137,7 +138,7 @@ def test_a_gated_network_is_decomposed_and_finetuned(images: str, gate: str) -> 
         Inputs(weights="tuned/last.pt", dataset=images, input_size="8", workers=0, use_cache=False)
     ).results
     assert again.decomposed.correct == found.after.correct
-    with pytest.raises(InputError, match="This network has gates, which it is 'decompose train-gate' that trains"):
+    with pytest.raises(InputError, match="This network has gates, which 'decompose train-gate' trains"):
         train(Request(inputs, SMALL, folder=Path("never")))
     assert not Path("never").exists()
 
@@ -258,7 +259,7 @@ def without_clock(value: Any) -> Any:
 
 
 def test_a_run_that_was_stopped_goes_on_to_the_same_end(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    given: dict[str, Any] = {"label_noise": 0.2, "every": 2, "skip_below": 0.5}
+    given: dict[str, Any] = {"label_noise": 0.2, "gate_iters": 2, "skip_below": 0.5}
     whole = trained(images, "whole", **given)
     with monkeypatch.context() as patch:
         stopped_after(patch, 1)
@@ -266,12 +267,10 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_end(images: str, monkeypatch
             trained(images, **given)
     # All else is remembered, and what is given again has to be the same.
     with pytest.raises(InputError, match="was begun otherwise: gate-iters 2, now 3"):
-        train_gate(Request(Inputs(device="cpu", workers=0), resume=Path("run")), gating=Gating(every=3))
+        train_gate(Request(Inputs(device="cpu", workers=0), resume=Path("run")), GateSettings(gate_iters=3))
     with pytest.raises(InputError, match="was begun otherwise: gate entropy-classifier, now l2"):
-        train_gate(
-            Request(Inputs(device="cpu", workers=0), resume=Path("run")), gating=Gating(), model_options={"gate": "l2"}
-        )
-    again = train_gate(Request(Inputs(device="cpu", workers=0), resume=Path("run")), gating=Gating(every=2))
+        train_gate(Request(Inputs(device="cpu", workers=0), resume=Path("run")), GateSettings(gate="l2"))
+    again = train_gate(Request(Inputs(device="cpu", workers=0), resume=Path("run")), GateSettings(gate_iters=2))
     assert without_clock(json.loads(again.to_json())["results"]) == without_clock(
         json.loads(whole.to_json())["results"]
     )
@@ -304,19 +303,18 @@ def test_training_goes_on_from_gated_weights(images: str) -> None:
         trained(images, "never", inputs={"weights": "plain.pt"})
     config = json.loads(Path("again/config.json").read_text())
     assert config["init"] is None
-    with pytest.raises(InputError, match="--init and --weights both say what to begin with; give one of them"):
+    with pytest.raises(InputError, match="init and weights both say what to begin with; give one of them"):
         trained(images, "never", inputs={"weights": "run/last.pt"}, init="scratch")
-    with pytest.raises(InputError, match="--baseline and --weights both say what to begin with"):
+    with pytest.raises(InputError, match="baseline and weights both say what to begin with"):
         trained(images, "never", inputs={"weights": "run/last.pt"}, baseline="plain.pt")
 
 
 def test_other_refusals(images: str) -> None:
     for given, sentence in (
-        ({"init": "baseline"}, "--init baseline needs --baseline"),
-        ({"init": "scratch", "baseline": "x.pt"}, "--init scratch does not go together with --baseline"),
-        ({"baseline": "random"}, "--baseline random is no file or URL of weights"),
-        ({"gate": "none"}, "Without a gate it is 'decompose train' that trains a network"),
-        ({"overrides": {"precision": "16"}}, "--precision 16 scales the loss for one optimizer"),
+        ({"init": "baseline"}, "init baseline needs baseline"),
+        ({"init": "scratch", "baseline": "x.pt"}, "init scratch does not go together with baseline"),
+        ({"baseline": "random"}, "baseline random is no file or URL of weights"),
+        ({"overrides": {"precision": "16"}}, "precision 16 scales the loss for one optimizer"),
         ({"label_noise": 0.001}, "--label-noise 0.001 of 27 training images is no image"),
         ({"inputs": {"model": "resnet50"}}, "resnet50 has no --gate option; networks with it: "),
     ):
@@ -343,12 +341,12 @@ def test_model_and_depth_name_one_network() -> None:
 
 @pytest.mark.parametrize(("model", "warms"), [("resnet110", True), ("resnet104", False)])
 def test_deep_networks_warm_up_for_an_epoch_but_their_gates_do_not(images: str, model: str, warms: bool) -> None:
-    from decompose_cli.training.gating.runner import gate_settings
+    from decompose_cli.training.gating.objective import classifier_settings
 
     inputs = dataclasses.replace(SEEN, model=model, dataset=images)
-    _, settings, choices = configure_gates(inputs, {}, None, {}, Gating())
+    _, settings, choices = configure_gates(inputs, {}, None, GateSettings())
     assert (settings.lr, settings.epochs, settings.milestones, settings.val_split) == (0.1, 333, (133, 200), 0.1)
     assert choices["recipe"] == "soft-gates"
     assert (settings.warmup_epochs, settings.warmup_lr) == ((1, 0.01) if warms else (0, None))
-    own = gate_settings(settings, choices, 10)
+    own = classifier_settings(settings, GateSettings.of_configuration(choices), 10)
     assert (own.lr, own.warmup_epochs, own.schedule) == (0.01, 0, "constant")

@@ -44,7 +44,7 @@ def test_without_training_images_there_is_nothing_to_learn(make_images: Make) ->
 
 def test_a_split_cannot_be_chosen(make_images: Make) -> None:
     root = make_images(Path("set"), ["a", "b"], n=2, side=8)
-    with pytest.raises(InputError, match="--split has no effect here"):
+    with pytest.raises(InputError, match="split has no effect here"):
         splits_of(root, "test")
 
 
@@ -104,7 +104,7 @@ def test_labels_of_the_network_go_with_the_held_out_images(make_images: Make) ->
 def test_a_share_that_leaves_nothing_is_refused(make_images: Make, share: float) -> None:
     root = make_images(Path("set"), ["a", "b"], ("train",), n=4, side=8)
     train, _ = open_splits(Inputs(), f"folder:{root}")
-    with pytest.raises(InputError, match=r"val-split|[Hh]olding out"):
+    with pytest.raises(InputError, match=r"val_split|[Hh]olding out"):
         divide(train, train.labels, None, train.class_names, CIFAR, val_split=share, seed=0)
 
 

@@ -24,12 +24,12 @@ TORCHRUN = {
 }
 
 REFUSED: list[tuple[dict[str, Any], str, str]] = [
-    ({"devices": 0}, "32", "--devices 0 is not at least 1"),
-    ({"num_nodes": 0}, "32", "--num-nodes 0 is not at least 1"),
-    ({"num_nodes": 2}, "32", "--num-nodes 2 needs to know the other machines"),
-    ({"strategy": "deepspeed"}, "32", "--strategy 'deepspeed' is unknown; choose ddp, fsdp"),
-    ({"strategy": "fsdp"}, "32", "--strategy fsdp needs CUDA devices; on cpu"),
-    ({}, "16", "--precision 16 needs a GPU; on a CPU use --precision bf16"),
+    ({"devices": 0}, "32", "devices 0 is not at least 1"),
+    ({"num_nodes": 0}, "32", "num_nodes 0 is not at least 1"),
+    ({"num_nodes": 2}, "32", "num_nodes 2 needs to know the other machines"),
+    ({"strategy": "deepspeed"}, "32", "strategy 'deepspeed' is unknown; choose ddp, fsdp"),
+    ({"strategy": "fsdp"}, "32", "strategy fsdp needs CUDA devices; on cpu"),
+    ({}, "16", "precision 16 needs a GPU; on a CPU use precision bf16"),
 ]
 
 
@@ -47,7 +47,7 @@ def test_what_this_machine_cannot_do_is_refused(
 def test_what_contradicts_torchrun_is_refused(monkeypatch: pytest.MonkeyPatch, machines: dict[str, Any]) -> None:
     for name, value in TORCHRUN.items():
         monkeypatch.setenv(name, value)
-    with pytest.raises(InputError, match="torchrun started 2 processes on each of 2 machines, which is not --devices"):
+    with pytest.raises(InputError, match="torchrun started 2 processes on each of 2 machines, which is not devices"):
         start("cpu", Machines(**machines), "32")
 
 

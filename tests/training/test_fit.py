@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.datasets.mixing import mix
 from decompose_cli.datasets.sampling import epoch_order
-from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.errors import DecomposeError, StoppedError
 from decompose_cli.models.checkpoint import Metadata, read_checkpoint
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.training import fit, records, run_folder
+from decompose_cli.training.data import TrainingData
 from decompose_cli.training.devices import Machines, start
 from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.fit import Trainer
+from decompose_cli.training.job import Job, Upkeep
 from decompose_cli.training.objective import Objective, Share
 from decompose_cli.training.run_folder import RunFolder, read_state
 from decompose_cli.training.settings import Settings, make_settings
@@ -89,17 +90,16 @@ class Hooks(Objective):
 
 
 def trainer_of(module: nn.Module, settings: Settings, count: int = 10, folder: str = "run", **more: Any) -> Trainer:
-    data = images_of(count)
+    images = images_of(count)
     fabric = start("cpu", Machines(devices=1), settings.precision)
-    images = TrainingImages(
-        data, SEEN, settings.augmentation, seed=settings.seed, device=torch.device("cpu"), workers=0
-    )
-    metadata = Metadata(model="resnet8", num_classes=CLASSES)
     hooks = {name: more.pop(name) for name in ("loss", "logits", "parts") if name in more}
-    if hooks:
-        more["objective"] = Hooks(**hooks)
-    more = {"num_classes": CLASSES, "folder": RunFolder(Path(folder)), "metadata": metadata, **more}
-    return Trainer(fabric, module, settings, images, more.pop("indices", torch.arange(count)), data.labels, **more)
+    names = tuple("abc"[: more.pop("num_classes", CLASSES)])
+    of_data = {name: more.pop(name, None) for name in ("val", "test")}
+    indices = more.pop("indices", torch.arange(count))
+    data = TrainingData(images, images.labels, indices, class_names=names, preprocessing=SEEN, **of_data)
+    metadata = more.pop("metadata", Metadata(model="resnet8", num_classes=CLASSES))
+    job = Job(module, metadata, data, more.pop("frozen", ()), more.pop("objective", Hooks(**hooks) if hooks else None))
+    return Trainer(fabric, job, settings, RunFolder(Path(folder)), Upkeep(**more))
 
 
 def settings_of(**values: Any) -> Settings:
@@ -259,13 +259,13 @@ def test_only_the_given_images_are_trained_on() -> None:
     module = linear()
     trainer = trainer_of(module, settings_of(), indices=torch.tensor([1, 4, 7]))
     seen: list[int] = []
-    batches = trainer.images.batches
+    batches = trainer.batches.images.batches
 
     def spied(epoch: int, parts: Sequence[Tensor]) -> Any:
         seen.extend(int(index) for part in parts for index in part)
         return batches(epoch, parts)
 
-    trainer.images.batches = spied  # type: ignore[method-assign]
+    trainer.batches.images.batches = spied  # type: ignore[method-assign]
     records = trainer.run(Rows()).records
     assert sorted(seen) == sorted([1, 4, 7] * 3)
     assert [record.train.images for record in records] == [3, 3, 3]
@@ -280,7 +280,7 @@ def test_labels_are_those_that_were_handed_in_not_the_data_sets() -> None:
         return output.sum() * 0
 
     trainer = trainer_of(linear(), settings_of(epochs=1), loss=loss)
-    trainer.labels = torch.full((10,), 2)
+    trainer.batches.labels = torch.full((10,), 2)
     trainer.run(Rows())
     assert set(torch.cat(seen).tolist()) == {2}
 
@@ -334,12 +334,12 @@ def labelled(split: str, labels: Sequence[int]) -> LabelledImages:
     return LabelledImages(split, images_of(len(labels), chosen), chosen, SEEN)
 
 
-def test_best_is_chosen_on_held_out_images_and_never_on_the_test_split() -> None:
+def test_best_is_chosen_on_held_out_images_and_the_test_split_is_not_looked_at() -> None:
     val = labelled("val", [0] + [1] * 3 + [2] * 2)  # epochs are right on 1, 3, 2 of 6
-    test = labelled("test", [0] * 4 + [1] * 1 + [2] * 2)  # and on 4, 1, 2 of 7
+    test = labelled("test", [0] * 4 + [1] * 1 + [2] * 2)  # and would be on 4, 1, 2 of 7
     state = trainer_of(Scripted(), settings_of(batch_size=10), val=val, test=test).run(Rows())
     assert [record.val.correct for record in state.records if record.val] == [1, 3, 2]
-    assert [record.test.correct for record in state.records if record.test] == [4, 1, 2]
+    assert [record.test for record in state.records] == [None] * 3
     assert state.best is not None
     assert state.best.epoch == 2
     assert read_state(Path("run/best.pt"))["state_dict"]["counted"] == 2
@@ -356,8 +356,10 @@ def test_of_equals_the_earlier_epoch_is_kept() -> None:
     assert read_state(Path("run/best.pt"))["state_dict"]["counted"] == 2
 
 
-def test_without_held_out_images_nothing_is_chosen() -> None:
-    state = trainer_of(Scripted(), settings_of(batch_size=10), test=labelled("test", [0, 1])).run(Rows())
+def test_without_held_out_images_nothing_is_chosen_and_the_test_split_is_shown() -> None:
+    test = labelled("test", [0] * 4 + [1] * 1 + [2] * 2)  # epochs are right on 4, 1, 2 of 7
+    state = trainer_of(Scripted(), settings_of(batch_size=10), test=test).run(Rows())
+    assert [record.test.correct for record in state.records if record.test] == [4, 1, 2]
     assert state.best is None
     assert not Path("run/best.pt").exists()
     assert [record.val for record in state.records] == [None] * 3

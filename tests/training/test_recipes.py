@@ -258,7 +258,7 @@ def test_a_warm_up_belongs_to_the_schedule_with_steps() -> None:
 
 
 def test_unknown_recipe_names_those_that_exist() -> None:
-    with pytest.raises(InputError, match="--recipe 'none' is unknown; choose cifar-resnet, he2015"):
+    with pytest.raises(InputError, match="recipe 'none' is unknown; choose cifar-resnet, he2015"):
         resolve("none", {})
 
 

@@ -122,7 +122,7 @@ def test_a_run_that_is_there_is_not_replaced_unasked(name: str) -> None:
     with pytest.raises(InputError, match="run holds a run already") as caught:
         RunFolder(Path("run")).check_free(overwrite=False)
     hint = caught.value.hint or ""
-    assert all(word in hint for word in ("--resume run", "--output", "--overwrite"))
+    assert all(word in hint for word in ("resume run", "output", "overwrite"))
     assert (Path("run") / name).read_text() == "x"
 
 
@@ -222,15 +222,15 @@ def test_a_best_checkpoint_that_is_behind_is_refused(begun: RunFolder) -> None:
     saved(begun.best, 1)
     with pytest.raises(InputError, match=r"has gone on since best.pt \(step 2, not 1\)") as caught:
         find_run(begun.best)
-    assert "--resume run" in (caught.value.hint or "")
-    assert "--weights run/best.pt" in (caught.value.hint or "")
+    assert "resume run" in (caught.value.hint or "")
+    assert "weights run/best.pt" in (caught.value.hint or "")
 
 
 def test_a_finished_run_is_refused(begun: RunFolder) -> None:
     begun.result.write_text("{}")
     with pytest.raises(InputError, match=r"is finished; result.json is its result") as caught:
         find_run(begun.path)
-    assert "--weights run/last.pt" in (caught.value.hint or "")
+    assert "weights run/last.pt" in (caught.value.hint or "")
 
 
 def test_what_is_no_run_is_refused() -> None:
@@ -240,8 +240,8 @@ def test_what_is_no_run_is_refused() -> None:
     for path, fragment, hint in (
         ("none", "There is no run none", "folder of a run"),
         ("empty", "holds no run of decompose", "folder of a run"),
-        ("resnet20-12fca82f.th", "is not a checkpoint of a run of decompose", "--weights resnet20-12fca82f.th"),
-        ("empty/last.pt", "is not a checkpoint of a run of decompose", "--weights empty/last.pt"),
+        ("resnet20-12fca82f.th", "is not a checkpoint of a run of decompose", "weights resnet20-12fca82f.th"),
+        ("empty/last.pt", "is not a checkpoint of a run of decompose", "weights empty/last.pt"),
     ):
         with pytest.raises(InputError, match=fragment) as caught:
             find_run(Path(path))

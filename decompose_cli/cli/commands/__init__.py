@@ -1,1 +1,1 @@
-"""The subcommands. Each parses, calls its engine, shows and saves; engines are imported inside."""
+"""The subcommands, one to a module. Each parses, calls its engine, saves and shows; engines are imported inside."""

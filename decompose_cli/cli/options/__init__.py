@@ -1,1 +1,1 @@
-"""The options of the commands."""
+"""The options of the commands: each is declared once, and a parameter's type says which make it up."""

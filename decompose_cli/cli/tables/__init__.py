@@ -1,1 +1,1 @@
-"""What commands show: tables and sentences."""
+"""Tables that several commands show; those of one command are in its module."""

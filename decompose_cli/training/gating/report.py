@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from decompose_cli.datasets.subset import subset
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import device_memory, normalised_batches
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork, StageGatedResNet
@@ -23,7 +23,7 @@ from decompose_cli.progress import track
 from decompose_cli.statistics import mean_difference_interval, mean_interval
 from decompose_cli.training.data import HELD_OUT, TrainingData
 from decompose_cli.training.evaluate import LabelledImages
-from decompose_cli.training.gating.runner import image_gates
+from decompose_cli.training.gating.objective import image_gates
 
 _TIMED = 2048
 """Images on which speeds are compared."""
@@ -327,9 +327,11 @@ def check_skipping(gate: str, below: float | None) -> None:
     if below is None:
         return
     if not 0 < below <= 1:
-        raise InputError(f"--skip-below {below} is not above 0 and up to 1, where g is.")
+        raise InputError(f"{param('skip_below')} {below} is not above 0 and up to 1, where g is.")
     if GATES[gate].level == "layer":
-        raise InputError(f"--skip-below has no effect with gate {gate}: a gate in a single unit closes parts of it.")
+        raise InputError(
+            f"{param('skip_below')} has no effect with gate {gate}: a gate in a single unit closes parts of it."
+        )
 
 
 def skip(

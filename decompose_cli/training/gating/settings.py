@@ -1,158 +1,132 @@
-"""What decides how a gated network is trained: what was said of it, settled."""
+"""What is said of the gates of a network and of their training: one object from the options to the objective."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Any, Literal, get_args
 
-from pydantic import Field
+from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.models.gate_kinds import GATES
 
-from decompose_cli.datasets.label_noise import check_share
-from decompose_cli.errors import InputError
-from decompose_cli.features.inputs import Inputs
-from decompose_cli.models.classifier import find_entry
-from decompose_cli.models.gate_kinds import GATES, NO_GATE
-from decompose_cli.models.weights import RANDOM
-from decompose_cli.progress import note
-from decompose_cli.training.gating.report import check_skipping
-from decompose_cli.training.gating.runner import GateSchedule, GateTraining
-from decompose_cli.training.session import Request
-from decompose_cli.training.settings import Settings
-from decompose_cli.training.setup import DEFAULT_DATASET, DEFAULT_NETWORK, TrainConfig, configure
-
-PUBLISHED_DEPTH = 110
-_DEFAULT_EPOCHS = 3
+GateSchedule = Literal["constant", "step50"]
+GATE_SCHEDULES: tuple[GateSchedule, ...] = get_args(GateSchedule)
 Start = Literal["scratch", "baseline"]
-STARTS: tuple[Start, ...] = ("scratch", "baseline")
-
-
-class TrainGateConfig(TrainConfig):
-    """Null is what does not apply to the gate; ``init`` is null where training begins with gated weights."""
-
-    penalty: Annotated[float | None, Field(alias="lambda")]
-    lr_gate: float | None
-    gate_schedule: GateSchedule | None
-    gate_iters: int | None
-    init: Start | None
-    baseline: str | None
-    baseline_weights: str | None
-    label_noise: float | None
-    skip_below: float | None
+STARTS: tuple[Start, ...] = get_args(Start)
+LR_GATE = 0.01
+_OF_NETWORK = ("gate", "block", "gate_map", "gate_loss", "gate_scale")
+_OF_CLASSIFIER = ("lr_gate", "gate_schedule", "gate_iters")
+_IN_CONFIGURATIONS = {"penalty": "lambda"}
+"""Names that configurations have for what Python cannot call so."""
 
 
 @dataclass(frozen=True)
-class Gating:
-    """What the user said of the gate, beside the options of the network.
+class GateSettings:
+    """A gated network and how its gates are trained; None is what was left open.
 
     Attributes:
-        lr_gate: As of :class:`decompose_cli.training.gating.runner.GateTraining`, and the next three.
-        schedule: See there.
-        every: See there.
-        penalty: See there.
-        init: ``scratch``, or ``baseline``; None for what ``baseline`` says.
+        gate: Name in :data:`decompose_cli.models.gate_kinds.GATES`.
+        depth: Depth of the network, in place of its name.
+        block: Residual units, ``basic`` or ``bottleneck``.
+        gate_map: How an entropy becomes g.
+        gate_loss: Penalty of the gates that have a choice.
+        gate_scale: s of two-way gates in units, a number as text.
+        lr_gate: Learning rate of the gate's own classifier.
+        gate_schedule: How that rate changes. ``step50``: times 0.1 as the 50th, 100th, ... epoch begins, as in the
+            original.
+        gate_iters: The backbone is changed in every n-th step, the gate's classifier in each.
+        penalty: lambda, the weight of the penalty in the loss.
+        init: Where the backbone begins, ``scratch`` or ``baseline``; None for what ``baseline`` says.
         baseline: Weights of a plain network to begin with, a file or URL.
         label_noise: Share of the training images that get another label.
-        skip_below: In the end, leave gated stages with o1 where g is below this.
+        skip_below: In the end, the network is also measured with gated stages left at o1 where g is below this.
+
+    Raises:
+        InputError: A word that is unknown, or a number out of range.
     """
 
+    gate: str | None = None
+    depth: int | None = None
+    block: str | None = None
+    gate_map: str | None = None
+    gate_loss: str | None = None
+    gate_scale: str | None = None
     lr_gate: float | None = None
-    schedule: GateSchedule | None = None
-    every: int | None = None
+    gate_schedule: GateSchedule | None = None
+    gate_iters: int | None = None
     penalty: float | None = None
     init: Start | None = None
     baseline: str | None = None
     label_noise: float | None = None
     skip_below: float | None = None
 
+    def __post_init__(self) -> None:
+        for name, choices in (("gate", tuple(GATES)), ("gate_schedule", GATE_SCHEDULES), ("init", STARTS)):
+            value = getattr(self, name)
+            if value is not None:
+                one_of(value, choices, name)
+        if self.lr_gate is not None and not 0 < self.lr_gate < float("inf"):
+            raise InputError(f"{param('lr_gate')} {self.lr_gate} is not a positive number.")
+        if self.gate_iters is not None and self.gate_iters < 1:
+            raise InputError(f"{param('gate_iters')} {self.gate_iters} is not at least 1.")
+        if self.penalty is not None and not 0 <= self.penalty < float("inf"):
+            raise InputError(f"{param('penalty')} {self.penalty} is not a number from 0 upwards.")
+
+    def network_options(self) -> dict[str, str]:
+        """What was said of the network itself, as :meth:`.models.entry.ModelEntry.configured` takes it."""
+        return {name: value for name in _OF_NETWORK if (value := getattr(self, name)) is not None}
+
     def given(self) -> dict[str, Any]:
-        """What was said, under the names of the configuration."""
-        names = {"schedule": "gate_schedule", "every": "gate_iters", "penalty": "lambda"}
-        values = {names.get(name, name): value for name, value in dataclasses.asdict(self).items()}
+        """What was said of training, under the names of the configuration of a run."""
+        fields = [field.name for field in dataclasses.fields(self) if field.name not in (*_OF_NETWORK, "depth")]
+        values = {_IN_CONFIGURATIONS.get(name, name): getattr(self, name) for name in fields}
         return {name: value for name, value in values.items() if value is not None}
 
+    def given_of_training(self) -> list[str]:
+        """Names of the attributes that were given and mean something only where a network is trained."""
+        names = [field.name for field in dataclasses.fields(self)]
+        others = (*_OF_NETWORK, "depth", "skip_below")
+        return [name for name in names if name not in others and getattr(self, name) is not None]
 
-def resolve_network(inputs: Inputs, depth: int | None) -> Inputs:
-    """The network that ``MODEL``, ``--depth`` and the data set name together.
+    def completed(self, gate: str) -> GateSettings:
+        """The same for a gate, with its defaults where something was left open, and None where it has no use for it.
 
-    Raises:
-        InputError: They contradict each other, or there is no such network.
-    """
-    if inputs.model is not None:
-        known = find_entry(inputs.model).architecture.get("depth")
-        if depth is not None and known is None:
-            raise InputError(f"{inputs.model} is no CIFAR ResNet, to which --depth belongs; leave one of them out.")
-        if depth is not None and depth != known:
-            raise InputError(f"{inputs.model} has a depth of {known}, not {depth}; leave one of them out.")
-        return inputs
-    if depth is None and (inputs.weights is not None or inputs.dataset in (None, DEFAULT_DATASET)):
-        return inputs
-    name = f"resnet{depth or PUBLISHED_DEPTH}"
-    if depth is not None and find_entry(name).architecture.get("family") != "cifar_resnet":
-        raise InputError(f"There is no gated network of depth {depth}: {name} is the one of torchvision.")
-    if depth is None:
-        note(f"No model was named: training {name}, as published.")
-    return dataclasses.replace(inputs, model=name)
-
-
-def with_defaults(request: Request) -> Request:
-    """Without a network, and perhaps without images: a first look at what comes with decompose."""
-    inputs = request.inputs
-    if inputs.model is not None or inputs.weights is not None:
-        return request
-    is_first_look = inputs.dataset is None
-    inputs = dataclasses.replace(inputs, model=DEFAULT_NETWORK, dataset=inputs.dataset or DEFAULT_DATASET)
-    note(f"No model was named: training {inputs.model} on {inputs.dataset}.")
-    overrides = dict(request.overrides)
-    if is_first_look and overrides.get("epochs") is None and overrides.get("iterations") is None:
-        note(f"For a first look it is trained for {_DEFAULT_EPOCHS} epochs; --epochs says otherwise.")
-        overrides["epochs"] = _DEFAULT_EPOCHS
-    return dataclasses.replace(request, inputs=inputs, overrides=overrides)
-
-
-def configure_gates(
-    inputs: Inputs, overrides: Mapping[str, Any], recipe: str | None, options: Mapping[str, str], gating: Gating
-) -> tuple[Inputs, Settings, dict[str, Any]]:
-    """Settle what is left open: as :func:`decompose_cli.training.setup.configure`, and the gate.
-
-    Raises:
-        InputError: Something given cannot be used, or does not go together.
-    """
-    options = dict(options)
-    is_new = inputs.weights in (None, RANDOM)
-    if is_new:
-        options.setdefault("gate", next(iter(GATES)))
-    elif gating.baseline is not None or gating.init is not None:
-        flag = "--init" if gating.baseline is None else "--baseline"
-        raise InputError(f"{flag} and --weights both say what to begin with; give one of them.")
-    if options.get("gate") == NO_GATE:
-        raise InputError("Without a gate it is 'decompose train' that trains a network.")
-    filled, settings, choices = configure(inputs, overrides, recipe, options)
-    chosen = choices["model_options"] or {}
-    gate = chosen.get("gate", NO_GATE)
-    if gate == NO_GATE:
-        raise InputError(
-            f"{inputs.weights} has no gate.", hint="To begin with a plain network, give it with --baseline."
+        Raises:
+            InputError: Something was said that the gate has no use for.
+        """
+        kind = GATES[gate]
+        for name in _OF_CLASSIFIER:
+            if getattr(self, name) is not None and not kind.has_classifier:
+                having = ", ".join(other.name for other in GATES.values() if other.has_classifier)
+                raise InputError(
+                    f"{param(name)} has no effect with gate {gate}; it is of gates with a classifier: {having}."
+                )
+        if self.penalty is not None and kind.penalty is None:
+            having = ", ".join(other.name for other in GATES.values() if other.penalty is not None)
+            raise InputError(
+                f"{param('penalty')} has no effect with gate {gate}; it is of gates with a penalty: {having}."
+            )
+        own: dict[str, Any] = {
+            "lr_gate": LR_GATE if self.lr_gate is None else self.lr_gate,
+            "gate_schedule": self.gate_schedule or GATE_SCHEDULES[0],
+            "gate_iters": self.gate_iters or 1,
+        }
+        return dataclasses.replace(
+            self,
+            gate=gate,
+            penalty=kind.penalty if self.penalty is None else self.penalty,
+            **(own if kind.has_classifier else dict.fromkeys(own)),
         )
-    training = GateTraining(gate, gating.lr_gate, gating.schedule, gating.every, gating.penalty).complete()
-    check_skipping(gate, gating.skip_below)
-    if GATES[gate].has_classifier and settings.precision == "16":
-        raise InputError("--precision 16 scales the loss for one optimizer, and this gate has its own; use bf16.")
-    if gating.label_noise is not None:
-        check_share(gating.label_noise)
-    init = gating.init or ("scratch" if gating.baseline is None else "baseline")
-    if (init == "baseline") != (gating.baseline is not None):
-        raise InputError(
-            "--init baseline needs --baseline CHECKPOINT."
-            if init == "baseline"
-            else "--init scratch does not go together with --baseline."
-        )
-    own = {
-        "init": init if is_new else None,
-        "baseline": gating.baseline,
-        "baseline_weights": None,
-        "label_noise": gating.label_noise,
-        "skip_below": gating.skip_below,
-    }
-    return filled, settings, {**choices, **training, **own}
+
+    def as_configuration(self) -> dict[str, Any]:
+        """How the gates are trained, for the configuration of a run."""
+        names = (*_OF_CLASSIFIER, "penalty", "baseline", "label_noise", "skip_below")
+        return {_IN_CONFIGURATIONS.get(name, name): getattr(self, name) for name in names}
+
+    @classmethod
+    def of_configuration(cls, config: Mapping[str, Any]) -> GateSettings:
+        """What the configuration of a run says of gates and their training."""
+        names = (*_OF_CLASSIFIER, "penalty", "init", "baseline", "label_noise", "skip_below")
+        values = {name: config[_IN_CONFIGURATIONS.get(name, name)] for name in names}
+        return cls(**values, **{name: (config["model_options"] or {}).get(name) for name in _OF_NETWORK})

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.datasets.sampling import epoch_order
-from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.gate_kinds import GATES
@@ -24,10 +23,13 @@ from decompose_cli.models.gated_resnet import Gated, GatedNetwork
 from decompose_cli.models.gates import entropy_of, from_entropy
 from decompose_cli.models.registry import get_entry
 from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.training.data import TrainingData
 from decompose_cli.training.devices import Machines, start
 from decompose_cli.training.evaluate import LabelledImages, measure
 from decompose_cli.training.fit import Trainer
-from decompose_cli.training.gating.runner import GateObjective, GateTraining, gate_settings
+from decompose_cli.training.gating.objective import GateObjective, classifier_settings
+from decompose_cli.training.gating.settings import GateSettings
+from decompose_cli.training.job import Job, Upkeep
 from decompose_cli.training.records import GATE_BINS
 from decompose_cli.training.run_folder import RunFolder, read_state
 from decompose_cli.training.settings import Settings, make_settings
@@ -77,28 +79,19 @@ def settings_of(**values: Any) -> Settings:
 
 
 def objective_of(module: GatedNetwork, **given: Any) -> GateObjective:
-    return GateObjective(0.0, module, GateTraining(module.gate_name, **given).complete())
+    return GateObjective(0.0, module, GateSettings(**given).completed(module.gate_name))
 
 
 def trainer_of(
     module: GatedNetwork, settings: Settings, objective: GateObjective, folder: str = "run", **more: Any
 ) -> Trainer:
-    data = dataset()
-    images = TrainingImages(data, SEEN, settings.augmentation, seed=settings.seed, device=CPU, workers=0)
+    images = dataset()
     fabric = start("cpu", Machines(devices=1), settings.precision)
-    return Trainer(
-        fabric,
-        module,
-        settings,
-        images,
-        torch.arange(COUNT),
-        data.labels,
-        num_classes=CLASSES,
-        folder=RunFolder(Path(folder)),
-        metadata=Metadata(model="resnet14", num_classes=CLASSES),
-        objective=objective,
-        **more,
-    )
+    of_data = {name: more.pop(name, None) for name in ("val", "test")}
+    names = tuple("abcdefghij"[:CLASSES])
+    data = TrainingData(images, images.labels, torch.arange(COUNT), class_names=names, preprocessing=SEEN, **of_data)
+    job = Job(module, Metadata(model="resnet14", num_classes=CLASSES), data, objective=objective)
+    return Trainer(fabric, job, settings, RunFolder(Path(folder)), Upkeep(**more))
 
 
 def shown(indices: Tensor) -> tuple[Tensor, Tensor]:
@@ -137,7 +130,7 @@ def test_backbone_and_gates_learn_each_from_their_own_loss(gate: str, every: int
     # In float64: on a few small images a ReLU that flips by rounding changes the third digit.
     module, twin = network(gate).double(), network(gate).double().train()
     module.register_forward_pre_hook(lambda _, given: (given[0].double(),))
-    trainer_of(module, settings, objective_of(module, lr_gate=0.001, every=every)).run(Rows())
+    trainer_of(module, settings, objective_of(module, lr_gate=0.001, gate_iters=every)).run(Rows())
     of_gates = {id(parameter) for own in twin.gates() for parameter in own.parameters()}
     velocity = {parameter: torch.zeros_like(parameter) for parameter in twin.parameters()}
     step = 0
@@ -172,8 +165,8 @@ def test_backbone_and_gates_learn_each_from_their_own_loss(gate: str, every: int
 def test_without_its_own_step_the_backbone_stays_and_the_gate_goes_on() -> None:
     module = network("entropy-classifier")
     before = {name: value.clone() for name, value in module.named_parameters()}
-    trainer = trainer_of(module, settings_of(epochs=1), objective_of(module, every=3))
-    batches = trainer.steps(0, 0, 2)
+    trainer = trainer_of(module, settings_of(epochs=1), objective_of(module, gate_iters=3))
+    batches = trainer.batches.steps(0, 0, 2)
     for batch in batches:
         trainer.step(batch)
     for name, value in module.named_parameters():
@@ -182,8 +175,8 @@ def test_without_its_own_step_the_backbone_stays_and_the_gate_goes_on() -> None:
 
 def test_a_backbone_that_would_never_be_changed_is_refused() -> None:
     module = network("entropy-classifier")
-    with pytest.raises(InputError, match="--gate-iters 4 is more than the 3 steps of the run, so the backbone would"):
-        trainer_of(module, settings_of(epochs=1), objective_of(module, every=4))
+    with pytest.raises(InputError, match="gate_iters 4 is more than the 3 steps of the run, so the backbone would"):
+        trainer_of(module, settings_of(epochs=1), objective_of(module, gate_iters=4))
 
 
 def test_rates_of_both_optimizers_are_named_where_the_loss_diverges() -> None:
@@ -192,7 +185,7 @@ def test_rates_of_both_optimizers_are_named_where_the_loss_diverges() -> None:
     with pytest.raises(DecomposeError) as refusal:
         trainer.run(Rows())
     assert refusal.value.hint is not None
-    assert refusal.value.hint.startswith("Try a smaller --lr, or --lr-gate, or --clip-norm 1")
+    assert refusal.value.hint.startswith("Try a smaller lr, or lr_gate, or clip_norm 1")
 
 
 @pytest.mark.parametrize("gate", [name for name, kind in GATES.items() if kind.penalty is not None])
@@ -208,7 +201,7 @@ def test_the_penalty_is_weighed_by_lambda_and_all_learn_from_the_sum(gate: str) 
         torch.testing.assert_close(total, plain + weight * each.mean(0).sum())
         torch.testing.assert_close(loss, F.cross_entropy(found.logits, labels, reduction="sum"))
     usual = objective_of(module)
-    assert usual.config["lambda"] == {"l2": 0.5, "softmax": 0.1}.get(gate, 0.01 if GATES[gate].is_two_way else 0.0)
+    assert usual.gates.penalty == {"l2": 0.5, "softmax": 0.1}.get(gate, 0.01 if GATES[gate].is_two_way else 0.0)
     (share,) = usual.shares(module, settings_of(), 3)
     assert len(share.parameters) == len(list(module.parameters()))
 
@@ -242,30 +235,39 @@ def test_mixed_targets_are_for_the_gates_classifier_too(gate: str) -> None:
 @pytest.mark.parametrize(
     ("gate", "given", "sentence"),
     [
-        ("l2", {"lr_gate": 0.1}, "--lr-gate has no effect with gate l2; it is of gates with a classifier: entropy-"),
-        ("entropy", {"schedule": "step50"}, "--gate-schedule has no effect with gate entropy; it is of gates with a"),
-        ("exclusive", {"every": 2}, "--gate-iters has no effect with gate exclusive; it is of gates with a classifier"),
-        ("entropy", {"penalty": 0.1}, "--lambda has no effect with gate entropy; it is of gates with a penalty: l2, "),
-        ("entropy-classifier", {"penalty": 0.5}, "--lambda has no effect with gate entropy-classifier; it is of gates"),
-        ("entropy-classifier", {"every": 0}, "--gate-iters 0 is not at least 1."),
-        ("entropy-classifier", {"lr_gate": 0.0}, "--lr-gate 0.0 is not a positive number."),
-        ("entropy-classifier", {"lr_gate": math.nan}, "--lr-gate nan is not a positive number."),
-        ("l2", {"penalty": -1.0}, "--lambda -1.0 is not a number from 0 upwards."),
-        ("l2", {"penalty": math.inf}, "--lambda inf is not a number from 0 upwards."),
+        ("l2", {"lr_gate": 0.1}, "lr_gate has no effect with gate l2; it is of gates with a classifier: entropy-"),
+        (
+            "entropy",
+            {"gate_schedule": "step50"},
+            "gate_schedule has no effect with gate entropy; it is of gates",
+        ),
+        (
+            "exclusive",
+            {"gate_iters": 2},
+            "gate_iters has no effect with gate exclusive; it is of gates with",
+        ),
+        ("entropy", {"penalty": 0.1}, "penalty has no effect with gate entropy; it is of gates with a penalty: l2, "),
+        ("entropy-classifier", {"penalty": 0.5}, "penalty has no effect with gate entropy-classifier; it is of gates"),
+        ("entropy-classifier", {"gate_iters": 0}, "gate_iters 0 is not at least 1."),
+        ("entropy-classifier", {"lr_gate": 0.0}, "lr_gate 0.0 is not a positive number."),
+        ("entropy-classifier", {"lr_gate": math.nan}, "lr_gate nan is not a positive number."),
+        ("l2", {"penalty": -1.0}, "penalty -1.0 is not a number from 0 upwards."),
+        ("l2", {"penalty": math.inf}, "penalty inf is not a number from 0 upwards."),
     ],
 )
 def test_what_a_gate_has_no_use_for_is_refused(gate: str, given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError) as refusal:
-        GateTraining(gate, **given)
+        GateSettings(**given).completed(gate)
     assert refusal.value.message.startswith(sentence)
 
 
 def test_what_applies_to_a_gate_is_completed() -> None:
     nothing = {"lr_gate": None, "gate_schedule": None, "gate_iters": None}
     own = {"lr_gate": 0.01, "gate_schedule": "constant", "gate_iters": 1, "lambda": None}
-    assert GateTraining("entropy-classifier").complete() == own
-    assert GateTraining("l2").complete() == {**nothing, "lambda": 0.5}
-    assert GateTraining("entropy").complete() == {**nothing, "lambda": None}
+    rest = dict.fromkeys(("baseline", "label_noise", "skip_below"))
+    assert GateSettings().completed("entropy-classifier").as_configuration() == {**own, **rest}
+    assert GateSettings().completed("l2").as_configuration() == {**nothing, "lambda": 0.5, **rest}
+    assert GateSettings().completed("entropy").as_configuration() == {**nothing, "lambda": None, **rest}
 
 
 @pytest.mark.parametrize("schedule", ["constant", "step50"])
@@ -277,8 +279,8 @@ def test_rates_of_the_gate(schedule: Any, unit: str) -> None:
     settings = settings_of(
         optimizer="adam", schedule="cosine", warmup_epochs=1, warmup_lr=0.5, weight_decay=0.03, momentum=0.7, **length
     )
-    config = GateTraining("entropy-classifier", 0.2, schedule).complete()
-    found = gate_settings(settings, config, per_epoch)
+    config = GateSettings(lr_gate=0.2, gate_schedule=schedule).completed("entropy-classifier")
+    found = classifier_settings(settings, config, per_epoch)
     assert (found.optimizer, found.momentum, found.weight_decay, found.lr) == ("sgd", 0.7, 0.03, 0.2)
     from decompose_cli.training.schedules import rate_factor
 
@@ -396,11 +398,11 @@ def plain(value: Any) -> Any:
     "gate", ["entropy-classifier", pytest.param("softmax", marks=pytest.mark.slow), "exclusive-tube-3x3"]
 )
 def test_stopped_anywhere_a_run_ends_as_one_that_was_not(gate: str) -> None:
-    given = {"every": 2, "schedule": "step50"} if GATES[gate].has_classifier else {}
+    given = {"gate_iters": 2, "gate_schedule": "step50"} if GATES[gate].has_classifier else {}
 
     def run(folder: str, left: int) -> None:
         module = network(gate)
-        objective = Killed(0.0, module, GateTraining(gate, **given).complete())  # type: ignore[arg-type]
+        objective = Killed(0.0, module, GateSettings(**given).completed(gate))  # type: ignore[arg-type]
         objective.left = left
         trainer = trainer_of(module, settings_of(), objective, folder, val=held_out(), checkpoint_every=1)
         if Path(folder, "last.pt").is_file():
@@ -427,7 +429,7 @@ def test_in_bfloat16_gates_are_still_float32(gate: str) -> None:
             found.append(output)
             return super().losses(output, targets)
 
-    objective = Seen(0.0, module, GateTraining(gate).complete())
+    objective = Seen(0.0, module, GateSettings().completed(gate))
     state = trainer_of(module, settings_of(precision="bf16", epochs=1), objective).run(Rows())
     assert math.isfinite(state.records[0].train.loss)
     reading = found[0].readings[0]

@@ -1,18 +1,19 @@
-"""Put results on a page."""
+"""``decompose report``."""
 
 from __future__ import annotations
 
-import functools
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
-from decompose_cli.cli.options.shared import OPEN, Output, command
-from decompose_cli.cli.output import print_json
+from decompose_cli.cli.browser import OPEN, show_page
+from decompose_cli.cli.options.binding import command
+from decompose_cli.cli.options.declaration import option
+from decompose_cli.cli.output import Output, print_json
 
 
-@functools.partial(command, writes=True)
+@command()
 def report(
     out: Output,
     results: Annotated[
@@ -25,12 +26,10 @@ def report(
     ] = None,
     title: Annotated[
         Optional[str],
-        typer.Option(
-            "--title", metavar="TEXT", help="Of the page. Default: what the results are about.", show_default=False
-        ),
+        option("--title", metavar="TEXT", help="Title of the page. Default: what the results are about."),
     ] = None,
     no_images: Annotated[
-        bool, typer.Option("--no-images", help="Do not look up misclassified images in their data sets.")
+        bool, option("--no-images", help="Do not look up misclassified images in their data sets.")
     ] = False,
     open_page: OPEN = False,
 ) -> None:
@@ -47,21 +46,21 @@ def report(
     from decompose_cli.storage.files import user_path, write_under_new_name
     from decompose_cli.storage.result_document import default_names
 
-    found = run(
+    page = run(
         [user_path(path) for path in results or ()],
         output=out.path,
         title=title,
         overwrite=out.overwrite,
         with_images=not no_images,
     )
-    path, count = out.path, len(found.sources)
+    path, count = out.path, len(page.sources)
     if path is None and not out.json:
-        path = write_under_new_name(default_names("report", suffix=".html"), found.html)
-    if found.size > LARGEST:
-        out.terminal.warn(f"The page has {found.size / 1e6:.1f} MB; name fewer results for a smaller one.")
+        path = write_under_new_name(default_names("report", suffix=".html"), page.html)
+    if page.size > LARGEST:
+        out.terminal.warn(f"The page has {page.size / 1e6:.1f} MB; name fewer results for a smaller one.")
     try:
         out.terminal.print(
-            f"{count} result{'' if count == 1 else 's'}, {len(found.sections)} sections, {found.size / 1e6:.1f} MB"
+            f"{count} result{'' if count == 1 else 's'}, {len(page.sections)} sections, {page.size / 1e6:.1f} MB"
         )
         if path is not None:
             out.terminal.print(f"Report written to {path}")
@@ -70,21 +69,11 @@ def report(
             print_json(
                 {
                     "file": str(path) if path is not None else None,
-                    "bytes": found.size,
-                    "sections": [section.id for section in found.sections],
-                    "results": [{"file": str(source.path), "command": source.command} for source in found.sources],
-                    "pictures_left_out": found.left_out,
+                    "bytes": page.size,
+                    "sections": [section.id for section in page.sections],
+                    "results": [{"file": str(source.path), "command": source.command} for source in page.sources],
+                    "pictures_left_out": page.left_out,
                 }
             )
     if open_page and path is not None:
         show_page(path)
-
-
-def show_page(path: Path) -> None:
-    """Open a page in the browser of the desktop, where there is one."""
-    import webbrowser
-
-    from decompose_cli.progress import note
-
-    if not webbrowser.open(path.resolve().as_uri()):
-        note(f"No browser could be started; open {path} in one.")

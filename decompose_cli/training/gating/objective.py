@@ -3,80 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import Gated, GatedNetwork
 from decompose_cli.models.gates import Reading
+from decompose_cli.training.gating.settings import GateSettings
 from decompose_cli.training.objective import Objective, Share
 from decompose_cli.training.records import GATE_BINS, GateScore
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.table import gate_columns
 
-GateSchedule = Literal["constant", "step50"]
-GATE_SCHEDULES: tuple[GateSchedule, ...] = ("constant", "step50")
-LR_GATE = 0.01
 _PERIOD = 50
 """Epochs after which ``step50`` divides the rate by ten."""
-
-
-@dataclass(frozen=True)
-class GateTraining:
-    """How gates are trained.
-
-    Attributes:
-        gate: Name in :data:`.models.gate_kinds.GATES`.
-        lr_gate: Learning rate of the gate's own classifier.
-        schedule: Of that rate. ``step50``: times 0.1 as the 50th, 100th, ... epoch begins, as in the original.
-        every: The backbone is changed in every n-th step, the gate in each.
-        penalty: lambda, the weight of the penalty in the loss.
-
-    Raises:
-        InputError: A value that is out of range, or that the gate has no use for.
-    """
-
-    gate: str
-    lr_gate: float | None = None
-    schedule: GateSchedule | None = None
-    every: int | None = None
-    penalty: float | None = None
-
-    def __post_init__(self) -> None:
-        kind = GATES[self.gate]
-        own = {"--lr-gate": self.lr_gate, "--gate-schedule": self.schedule, "--gate-iters": self.every}
-        for flag, value in own.items():
-            if value is not None and not kind.has_classifier:
-                having = ", ".join(other.name for other in GATES.values() if other.has_classifier)
-                raise InputError(
-                    f"{flag} has no effect with gate {self.gate}; it is of gates with a classifier: {having}."
-                )
-        if self.penalty is not None and kind.penalty is None:
-            having = ", ".join(other.name for other in GATES.values() if other.penalty is not None)
-            raise InputError(f"--lambda has no effect with gate {self.gate}; it is of gates with a penalty: {having}.")
-        if self.lr_gate is not None and not 0 < self.lr_gate < float("inf"):
-            raise InputError(f"--lr-gate {self.lr_gate} is not a positive number.")
-        if self.every is not None and self.every < 1:
-            raise InputError(f"--gate-iters {self.every} is not at least 1.")
-        if self.penalty is not None and not 0 <= self.penalty < float("inf"):
-            raise InputError(f"--lambda {self.penalty} is not a number from 0 upwards.")
-
-    def complete(self) -> dict[str, Any]:
-        """What applies to the gate, with the defaults, JSON-ready."""
-        kind = GATES[self.gate]
-        own = {
-            "lr_gate": LR_GATE if self.lr_gate is None else self.lr_gate,
-            "gate_schedule": self.schedule or GATE_SCHEDULES[0],
-            "gate_iters": self.every or 1,
-        }
-        nothing = dict.fromkeys(own)
-        weight = kind.penalty if self.penalty is None else self.penalty
-        return {**(own if kind.has_classifier else nothing), "lambda": weight}
 
 
 class GateObjective(Objective):
@@ -88,17 +32,18 @@ class GateObjective(Objective):
     Args:
         label_smoothing: Of the network's cross-entropy; that of gates is never smoothed.
         network: What is trained, or what it was copied from.
-        config: As :meth:`GateTraining.complete` has it.
+        gates: How its gates are trained, completed for its gate.
     """
 
-    def __init__(self, label_smoothing: float, network: GatedNetwork, config: dict[str, Any]) -> None:
+    def __init__(self, label_smoothing: float, network: GatedNetwork, gates: GateSettings) -> None:
         super().__init__(label_smoothing)
         self.kind = GATES[network.gate_name]
-        self.config = config
+        self.gates = gates
         self.units = len(network.gates())
         double = self.kind.level == "block" and self.units > 1
         self.names = ["gate_b2", "gate_b3"] if double else ["gate"]
-        self.rate_options = "--lr, or --lr-gate," if self.kind.has_classifier else "--lr"
+        if self.kind.has_classifier:
+            self.rate_options = f"{param('lr')}, or {param('lr_gate')},"
         self.columns = gate_columns(self.names, classify=self.kind.has_classifier)
         # Of each gate: loss, correct, then g of each unit, then the histogram.
         self._means = self.units // len(self.names)
@@ -112,14 +57,15 @@ class GateObjective(Objective):
         of_gates = [list(gate.parameters()) for gate in module.gates()]
         inside = {id(parameter) for parameters in of_gates for parameter in parameters}
         backbone = [parameter for parameter in module.parameters() if id(parameter) not in inside]
-        own = gate_settings(settings, self.config, steps_per_epoch)
+        own = classifier_settings(settings, self.gates, steps_per_epoch)
         steps = settings.iterations or steps_per_epoch * (settings.epochs or 1)
-        if self.config["gate_iters"] > steps:
+        every = self.gates.gate_iters or 1
+        if every > steps:
             raise InputError(
-                f"--gate-iters {self.config['gate_iters']} is more than the {steps:,} steps of the run, so the "
-                "backbone would never be changed."
+                f"{param('gate_iters')} {every} is more than the {steps:,} steps of the run, so the backbone would "
+                "never be changed."
             )
-        return [Share(settings, backbone, self.config["gate_iters"]), *(Share(own, given) for given in of_gates)]
+        return [Share(settings, backbone, every), *(Share(own, given) for given in of_gates)]
 
     def read(self, module: nn.Module, images: Tensor) -> Gated:
         """Logits and readings."""
@@ -134,9 +80,8 @@ class GateObjective(Objective):
         """The sum of all losses, and the network's cross-entropy."""
         shown, _ = super().losses(output, targets)
         total = shown
-        weight = self.config["lambda"]
-        if weight:
-            total = total + weight * _penalty(output.readings).sum()
+        if self.gates.penalty:
+            total = total + self.gates.penalty * _penalty(output.readings).sum()
         for reading in output.readings:
             if reading.logits is not None:
                 total = total + F.cross_entropy(reading.logits, targets, reduction="sum")
@@ -200,17 +145,17 @@ def _penalty(readings: Sequence[Reading]) -> Tensor:
     return torch.stack([reading.penalty for reading in readings if reading.penalty is not None]).mean(0)
 
 
-def gate_settings(settings: Settings, config: dict[str, Any], steps_per_epoch: int) -> Settings:
-    """Of the optimizer of a gate's classifier: SGD, momentum and weight decay as the backbone, a rate of its own."""
+def classifier_settings(settings: Settings, gates: GateSettings, steps_per_epoch: int) -> Settings:
+    """The optimizer of a gate's classifier: SGD, momentum and weight decay as the backbone, a rate of its own."""
     changed: dict[str, Any] = {
         "optimizer": "sgd",
-        "lr": config["lr_gate"],
+        "lr": gates.lr_gate,
         "schedule": "constant",
         "milestones": (),
         "warmup_epochs": 0,
         "warmup_lr": None,
     }
-    if config["gate_schedule"] == "step50":
+    if gates.gate_schedule == "step50":
         unit = 1 if settings.iterations is None else steps_per_epoch
         end = settings.epochs or -(-(settings.iterations or 0) // steps_per_epoch)
         drops = tuple(epoch * unit for epoch in range(_PERIOD - 1, end, _PERIOD))

@@ -1,0 +1,69 @@
+"""``decompose filters``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+from decompose_cli.cli.console import Terminal, make_table
+from decompose_cli.cli.options.binding import command
+from decompose_cli.cli.options.declaration import option
+from decompose_cli.cli.options.rankings import FILTERS_OF_CLASSES, FILTERS_PER_CLASS, check_filters_per_class
+from decompose_cli.cli.output import RESULT, Output, in_folder, present
+from decompose_cli.errors import InputError, param
+from decompose_cli.features.inputs import Inputs
+
+if TYPE_CHECKING:
+    from decompose_cli.engines.filters import FiltersResults
+    from decompose_cli.storage.result_document import ResultDocument
+
+
+@command()
+def filters(
+    inputs: Inputs,
+    out: Output,
+    class_name: Annotated[
+        Optional[str], option("--class", metavar="NAME", help="The class, by name or number.")
+    ] = None,
+    indices: FILTERS_OF_CLASSES = None,
+    k: FILTERS_PER_CLASS = None,
+    images: Annotated[int, option("--images", metavar="N", help="Images for each filter.", show_default=True)] = 8,
+) -> None:
+    """Show what the filters of a class respond to: the test images with their highest values, and who shares them.
+
+    Writes filters.png and result.json into a folder: --output, or a new one in results/.
+
+    Example: decompose filters resnet20 --class cat -i indices.json
+    """
+    from decompose_cli.engines.filters import SHEET
+    from decompose_cli.engines.filters import filters as run
+
+    if class_name is None:
+        raise InputError(f"Say of which class with {param('class')} NAME.")
+    wanted = class_name
+    check_filters_per_class(k)
+
+    def work(folder: Path | None) -> None:
+        document = run(inputs, wanted, indices=indices, k=k, images=images, folder=folder)
+        if folder is not None:
+            document.write(folder / RESULT)
+        written = f"Written to {folder}: {SHEET}, {RESULT}" if folder is not None else None
+        present(out, document, lambda: show_filters(out.terminal, document), written=written)
+
+    in_folder(out, "filters", inputs, (SHEET, RESULT), work)
+
+
+def show_filters(terminal: Terminal, document: ResultDocument[FiltersResults]) -> None:
+    """Each filter of a class: weight, values, who shares it, and of which class its strongest images are."""
+    results = document.results
+    rows = []
+    for found in results.filters:
+        means = ["" if mean is None else f"{mean:.3f}" for mean in (found.mean, found.mean_elsewhere)]
+        shared = ", ".join(found.shared_with) or "none"
+        strongest = f"{found.of_class} of {len(found.images)}"
+        gain = "" if found.contribution is None else f"{found.contribution:+.3f}"
+        rows.append([str(found.rank), str(found.feature), f"{found.weight:+.3f}", *means, gain, strongest, shared])
+    terminal.title(f"Filters of {results.class_name}")
+    columns = ["Rank", "Filter", "Weight", "Mean", "Elsewhere", "Weight x mean", "Strongest of class", "Shared with"]
+    terminal.print(make_table(columns, rows, left=0))
+    terminal.print("Mean: of the feature over the images of the class; elsewhere: over all others.")

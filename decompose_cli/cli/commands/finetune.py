@@ -1,0 +1,102 @@
+"""``decompose finetune``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+from decompose_cli.cli.console import Terminal, make_table
+from decompose_cli.cli.options.binding import command
+from decompose_cli.cli.options.declaration import option
+from decompose_cli.cli.options.rankings import METHODS, ORDER
+from decompose_cli.cli.options.training import NOT_FOR_TRAINING, Tuning
+from decompose_cli.cli.output import RunOutput
+from decompose_cli.cli.runs import finish_run, make_request
+from decompose_cli.cli.tables.runs import score_row, show_files, show_spread, when
+from decompose_cli.cli.tables.words import p_value
+from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.features.inputs import Inputs
+
+if TYPE_CHECKING:
+    from decompose_cli.engines.finetune import FinetuneResults
+    from decompose_cli.storage.result_document import ResultDocument
+
+
+@command(without=(*NOT_FOR_TRAINING, "final_test"))  # it measures the test images anyway
+def finetune(
+    inputs: Inputs,
+    out: RunOutput,
+    tuning: Tuning,
+    indices: Annotated[
+        Optional[Path],
+        option("--indices", "-i", metavar="FILE", help="Index file. Default: rank features first."),
+    ] = None,
+    k: Annotated[
+        Optional[str],
+        option("-k", "--k", metavar="K", help="Without -i: features per class, 5 by default."),
+    ] = None,
+    method: Annotated[
+        Optional[str],
+        option("--method", metavar=METHODS, help="Without -i: how features are scored, by frequency by default."),
+    ] = None,
+    order: ORDER = "highest",
+    only: Annotated[
+        Optional[str],
+        option(
+            "--only",
+            metavar="all|head|head+last-block",
+            help="What is trained; of the rest, statistics of batch norm stay too. Default: all.",
+        ),
+    ] = None,
+) -> None:
+    """Decompose a network and train it further, to restore its accuracy.
+
+    The checkpoints in the run folder carry their indices: 'decompose validate -w RUN/last.pt' needs no index file.
+
+    Example: decompose finetune resnet20 -i indices.json --lr 0.0001 --epochs 5
+    """
+    from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
+    from decompose_cli.engines.finetune import TRAINED, Decomposition
+    from decompose_cli.engines.finetune import finetune as run
+
+    decomposition = None
+    if k is not None or method is not None or order != "highest":
+        ks = parse_k(k or "5")
+        if len(ks) != 1:
+            raise InputError(f"{param('k')} {k} is not one number of features per class.")
+        decomposition = Decomposition(ks[0], parse_method(method or "frequency"), parse_order(order))
+    document = run(
+        make_request(inputs, out, tuning, "finetune"),
+        indices=indices,
+        decomposition=decomposition,
+        only=one_of(only, TRAINED, "only") if only is not None else None,
+    )
+    finish_run(out, document, lambda: show_finetuning(out.terminal, document))
+
+
+def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
+    """Accuracy of the original, of its decomposition before and after, and what the difference means."""
+    results = document.results
+    runs: list[FinetuneResults] = getattr(results, "runs", None) or [results]
+    terminal.title("Result")
+    first = runs[0]
+    rows = [score_row("full head, original", first.original)] if first.original is not None else []
+    rows.append(score_row("decomposed, before", first.before))
+    for run in runs:
+        which = f", seed {run.seed}" if len(runs) > 1 else ""
+        chosen = run.best or run.last
+        name = f"decomposed, {'best' if run.best else 'last'} ({when(document, run, chosen)}){which}"
+        rows += [score_row(name, score) for score in (chosen.val, run.after) if score is not None]
+    terminal.print(make_table(["Network", "Images", "Correct", "Top-1 %", "Loss"], rows, left=2))
+    for run in runs:
+        found = run.difference
+        if found is not None:
+            low, high = found.ci95
+            verdict = "no significant difference" if found.mcnemar_p >= 0.05 else "a significant difference"
+            seed = f", seed {run.seed}" if len(runs) > 1 else ""
+            terminal.print(
+                f"After minus original{seed}: {found.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; "
+                f"McNemar p {p_value(found.mcnemar_p)}: {verdict} at the 5% level"
+            )
+    show_spread(terminal, getattr(results, "summary", []))
+    show_files(terminal, document, runs)

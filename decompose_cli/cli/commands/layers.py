@@ -1,0 +1,52 @@
+"""``decompose layers``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from decompose_cli.cli.console import Terminal, make_table
+from decompose_cli.cli.options.binding import command
+from decompose_cli.cli.options.declaration import option
+from decompose_cli.cli.output import Listing, print_json
+
+if TYPE_CHECKING:
+    from decompose_cli.engines.layers import Layers
+
+
+@command()
+def layers(
+    out: Listing,
+    model: Annotated[
+        Optional[str],
+        typer.Argument(metavar="MODEL", help="As for every command; its weights are not needed.", show_default=False),
+    ] = None,
+    head: Annotated[Optional[str], option("--head", metavar="NAME", help="Submodule to mark as the head.")] = None,
+    input_size: Annotated[
+        Optional[str], option("--input-size", metavar="N|HxW", help="Pixels of the images. Default: the network's.")
+    ] = None,
+) -> None:
+    """List the modules of a network with their output shapes; marks the head and the layer for activation maps."""
+    from decompose_cli.engines.layers import list_layers
+
+    listed = list_layers(model, head=head, input_size=input_size)
+    show_layers(out.terminal, listed)
+    if out.json:
+        print_json(asdict(listed))
+
+
+def show_layers(terminal: Terminal, found: Layers) -> None:
+    """The modules of a network."""
+    rows = []
+    for layer in found.layers:
+        marks = [mark for mark, is_set in (("head", layer.is_head), ("CAM", layer.is_cam_layer)) if is_set]
+        shape = "x".join(map(str, layer.output_shape)) if layer.output_shape else ""
+        rows.append([layer.name, layer.kind, ", ".join(marks), shape, f"{layer.parameters:,}"])
+    height, width = found.input_size
+    title = f"Modules of {found.model} for images of {height}x{width} pixels"
+    terminal.title(title)
+    terminal.print(make_table(["Module", "Kind", "", "Output", "Parameters"], rows, left=3))
+    if found.refusal:
+        terminal.warn(found.refusal)

@@ -1,0 +1,89 @@
+"""``decompose lr-find``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+from decompose_cli.cli.console import Terminal, is_first_process
+from decompose_cli.cli.options.binding import command
+from decompose_cli.cli.options.declaration import option
+from decompose_cli.cli.options.training import FROM_SCRATCH, NOT_FOR_TRAINING, NetworkOptions
+from decompose_cli.cli.output import RESULT, Output, in_folder, print_json
+from decompose_cli.features.inputs import Inputs
+
+if TYPE_CHECKING:
+    from decompose_cli.engines.lr_find import LrFindResults
+    from decompose_cli.storage.result_document import ResultDocument
+
+
+@command(  # the recipe says the rest
+    without=(*NOT_FOR_TRAINING, "head", "batch_size", "precision"), replaced=FROM_SCRATCH
+)
+def lr_find(
+    inputs: Inputs,
+    out: Output,
+    options: NetworkOptions,
+    recipe: Annotated[
+        Optional[str], option("--recipe", metavar="NAME", help="Preset of the settings, as for 'train'.")
+    ] = None,
+    lowest: Annotated[float, option("--lowest", metavar="RATE", help="First rate.", show_default=True)] = 1e-6,
+    highest: Annotated[float, option("--highest", metavar="RATE", help="Last rate.", show_default=True)] = 10.0,
+    steps: Annotated[
+        int, option("--steps", metavar="N", help="Steps from the one to the other.", show_default=True)
+    ] = 100,
+    set_: Annotated[
+        Optional[list[str]],
+        option("--set", metavar="NAME=VALUE", help="A setting of the recipe, as optimizer=adam; repeat."),
+    ] = None,
+) -> None:
+    """Look for a learning rate: train for a few steps, each at a higher rate, and see where the loss falls fastest.
+
+    Writes result.json and curve.png into a folder: --output, or a new one in results/.
+
+    Example: decompose lr-find resnet20 --dataset cifar10 --set batch_size=64
+    """
+    from decompose_cli.engines.lr_find import CURVE
+    from decompose_cli.engines.lr_find import lr_find as run
+    from decompose_cli.training.settings import parse_settings
+
+    def work(folder: Path | None) -> None:
+        document = run(
+            inputs,
+            overrides=parse_settings(set_ or []),
+            recipe=recipe,
+            model_options=options,
+            lowest=lowest,
+            highest=highest,
+            steps=steps,
+            folder=folder,
+        )
+        show_rates(out.terminal, document)
+        if folder is not None:
+            out.terminal.print(f"Written to {folder}: {CURVE}, {RESULT}")
+        if out.json and is_first_process():
+            print_json(document.model_dump(mode="json"))
+
+    in_folder(out, "lr-find", inputs, (RESULT, CURVE), work)
+
+
+def show_rates(terminal: Terminal, document: ResultDocument[LrFindResults]) -> None:
+    """The suggestion of a range test."""
+    found = document.results
+    terminal.title(f"Learning rate: {found.lr:.2g}")
+    first, last = found.rates[0], found.rates[-1]
+    end = "where the loss diverged" if found.diverged else "without divergence"
+    terminal.print(
+        f"Where the loss falls fastest, among {len(found.rates)} rates from {first:.2g} to {last:.2g}, {end}."
+    )
+    terminal.print(
+        f"A tenth of the rate with the lowest averaged loss, less the steps that the average trails: "
+        f"{found.minimum_tenth:.2g}"
+    )
+    if found.worse_than_guessing:
+        terminal.print(
+            "At that rate the loss is still higher than that of guessing: it falls from the initial weights to chance. "
+            f"Look at the curve, and try higher rates, up to where it is lowest, {10 * found.minimum_tenth:.2g}."
+        )
+    if found.still_falling:
+        terminal.print("The loss was still falling at the highest rate; a range that goes further would tell more.")

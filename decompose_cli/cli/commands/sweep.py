@@ -1,0 +1,154 @@
+"""``decompose sweep``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Optional
+
+from decompose_cli.cli.console import Terminal, make_table
+from decompose_cli.cli.options.binding import command
+from decompose_cli.cli.options.declaration import option
+from decompose_cli.cli.options.rankings import INDEX_FILES, ORDER, listed
+from decompose_cli.cli.output import RESULT, Output, in_folder, present
+from decompose_cli.cli.tables.accuracy import show_setting
+from decompose_cli.cli.tables.words import label, p_value
+from decompose_cli.features.inputs import Inputs
+
+if TYPE_CHECKING:
+    from decompose_cli.engines.sweep import Chosen, Loss, SweepResults
+    from decompose_cli.storage.result_document import ResultDocument
+
+_MOST_KS = 24
+
+
+@command()
+def sweep(
+    inputs: Inputs,
+    out: Output,
+    methods: Annotated[
+        Optional[str],
+        option("--methods", metavar="M[,M...]", help=f"{listed()}. Default: all that fit the network."),
+    ] = None,
+    ks: Annotated[
+        Optional[str],
+        option("--ks", metavar="A-B[,K...]", help="Features per class. Default: 1-64, at most D."),
+    ] = None,
+    indices: INDEX_FILES = None,
+    order: ORDER = "highest",
+    max_drop: Annotated[
+        Optional[float],
+        option(
+            "--max-drop",
+            metavar="POINTS",
+            help="Look for the smallest index set that loses, on the training images and with 95% confidence, no more.",
+        ),
+    ] = None,
+) -> None:
+    """Measure accuracy for every number of features per class, and choose the smallest index set within a given loss.
+
+    Writes result.json, curve.png and, with --max-drop, indices.json into a folder: --output, or a new one in results/.
+
+    Example: decompose sweep resnet20 --methods frequency,weight --ks 1-64 --max-drop 0.5
+    """
+    from decompose_cli.decomposition.ranking import parse_order
+    from decompose_cli.engines.sweep import CURVE, INDICES, parse_ks, parse_methods
+    from decompose_cli.engines.sweep import sweep as run
+
+    def work(folder: Path | None) -> None:
+        document = run(
+            inputs,
+            methods=parse_methods(methods) if methods is not None else None,
+            ks=parse_ks(ks) if ks is not None else None,
+            files=indices or [],
+            order=parse_order(order),
+            max_drop=max_drop,
+            folder=folder,
+        )
+        written = (
+            f"Result written to {folder / RESULT}" if folder is not None else None
+        )  # by the engine, with the curve
+        present(out, document, lambda: show_sweep(out.terminal, document), written=written)
+
+    in_folder(out, "sweep", inputs, (RESULT, CURVE, INDICES), work)
+
+
+def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> None:
+    """Accuracy by number of features and method, and what was chosen."""
+    show_setting(terminal, document)
+    results = document.results
+    low, high = results.original.top1_ci95
+    terminal.title(
+        f"Images classified correctly with k features per class (full head: {results.original.correct} of "
+        f"{results.total}, {results.original.top1:.2f}%, 95% interval {low:.2f} to {high:.2f})"
+    )
+    methods = {name: results.curves[name] for name in document.arguments["methods"]}
+    ks = list(dict.fromkeys(k for points in methods.values() for k in points))
+    shown = ks if len(ks) <= _MOST_KS else [k for k in ks if k == ks[-1] or _is_round(int(k), len(ks))]
+    terminal.print(
+        make_table(
+            ["k", *(label(name, document.arguments["order"]) for name in methods)],
+            [[k, *(str(points[k].correct) for points in methods.values())] for k in shown],
+            left=0,
+        )
+    )
+    if len(shown) < len(ks):
+        terminal.print(f"{len(shown)} of {len(ks)} values of k are shown; the result has all.")
+    rows = [
+        [name, k, str(point.correct), f"{point.top1:.2f}", f"{point.top1_ci95[0]:.2f} to {point.top1_ci95[1]:.2f}"]
+        for name, points in results.curves.items()
+        for k, point in points.items()
+        if name not in methods or k not in ks
+    ]
+    if rows:
+        terminal.title("Index files")
+        terminal.print(make_table(["Name", "k", "Correct", "Top-1 %", "95% interval"], rows))
+    if results.chosen is not None:
+        _show_chosen(terminal, results.chosen)
+    if results.plot is not None:
+        terminal.print(f"Curve drawn in {results.plot}")
+
+
+def _is_round(k: int, count: int) -> bool:
+    """The first few, and then about twenty more, evenly."""
+    step = max(5, -(-count // 20 // 5) * 5)
+    return k <= 5 or k % step == 0
+
+
+def _show_chosen(terminal: Terminal, chosen: Chosen) -> None:
+    low, high = chosen.features_per_class
+    terminal.title(
+        f"Smallest index set found: {chosen.features} features in all, {low} to {high} per class ({chosen.method}, "
+        f"from a common k of {chosen.k}), which loses with 95% confidence at most {chosen.max_drop:g} points on "
+        f"{chosen.chosen_on.split}"
+    )
+    columns = [
+        "Split",
+        "Images",
+        "Full head",
+        f"k = {chosen.k}",
+        "Chosen",
+        "Points",
+        "95% interval",
+        "Loss at most",
+        "McNemar p",
+    ]
+    rows = [_loss_row(chosen.chosen_on, "chosen on"), _loss_row(chosen.reported_on, "reported on")]
+    terminal.print(make_table(columns, rows))
+    found = [f"{name} {'none' if one is None else one.features}" for name, one in chosen.candidates.items()]
+    terminal.print(f"Features in all by method: {', '.join(found)}")
+    if chosen.file is not None:
+        terminal.print(f"Indices written to {chosen.file}")
+
+
+def _loss_row(found: Loss, role: str) -> list[str]:
+    return [
+        f"{role} {found.split}",
+        str(found.total),
+        str(found.full_correct),
+        str(found.common_correct),
+        str(found.correct),
+        f"{found.points:+.2f}",
+        f"{found.ci95[0]:+.2f} to {found.ci95[1]:+.2f}",
+        f"{found.loss_bound95:.2f}",
+        p_value(found.mcnemar_p).removeprefix("= "),
+    ]

@@ -1,0 +1,32 @@
+"""``decompose validate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+from decompose_cli.cli.options.binding import command
+from decompose_cli.cli.options.declaration import option
+from decompose_cli.cli.output import Output, checked_output, finish
+from decompose_cli.cli.tables.accuracy import show_validation
+from decompose_cli.features.inputs import Inputs
+
+
+@command()
+def validate(
+    inputs: Inputs,
+    out: Output,
+    indices: Annotated[
+        Optional[Path],
+        option("--indices", "-i", metavar="FILE", help="Index file: decompose the head and compare."),
+    ] = None,
+) -> None:
+    """Measure a classifier: with its full head and, given an index file, with a few features per class.
+
+    Example: decompose validate resnet20 -i indices.json
+    """
+    from decompose_cli.engines.validate import validate as run
+
+    path = checked_output(out)
+    document = run(inputs, indices)
+    finish(out, document, path, inputs, show=lambda: show_validation(out.terminal, document))

@@ -1,0 +1,93 @@
+"""What goes wrong while a command runs: errors become a sentence and an exit code, signals unwind the stack."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import typer
+
+from decompose_cli.cli.console import Terminal
+from decompose_cli.errors import DecomposeError
+
+
+def discard_stdout() -> None:
+    """Let what Python would still flush at exit go nowhere."""
+    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+
+
+@contextmanager
+def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
+    """One sentence and the right exit code instead of a traceback; a traceback only with ``--debug``."""
+    try:
+        with _termination_as_interrupt():
+            yield
+    except DecomposeError as error:
+        if debug:
+            traceback.print_exc()
+        terminal.error(error)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt:
+        terminal.error(DecomposeError("Interrupted; no file was left half-written."))
+        raise typer.Exit(130) from None
+    except BrokenPipeError:
+        discard_stdout()  # whoever read it has closed it
+        raise typer.Exit(1) from None
+    except (typer.Exit, typer.Abort):
+        raise
+    except Exception as error:
+        if debug:
+            raise
+        reason = str(error).strip().splitlines()
+        sentence = f"Something unforeseen went wrong: {type(error).__name__}{': ' + reason[0] if reason else ''}"
+        terminal.error(DecomposeError(sentence, hint="Add --debug to see where; please report it."))
+        raise typer.Exit(1) from error
+
+
+@contextmanager
+def interrupts_held_back() -> Iterator[None]:
+    """Interrupt only when the block is over: raised while torch is imported, interrupts are lost in it or break it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+
+    def remember(number: int, _: FrameType | None) -> None:
+        arrived.append(number)
+
+    # What is ignored (an interrupt of the terminal, by jobs in the background) stays ignored.
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    for number in handlers:
+        signal.signal(number, remember)
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        if arrived:
+            raise KeyboardInterrupt
+
+
+@contextmanager
+def _termination_as_interrupt() -> Iterator[None]:
+    """Let SIGTERM unwind the stack as Ctrl-C does, so that temporary files are removed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(_: int, __: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

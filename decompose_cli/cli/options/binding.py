@@ -1,0 +1,99 @@
+"""Commands get their options: a parameter whose type is one of :data:`BUNDLES` stands for the options that make it up.
+
+A command is a function such as ``validate(inputs: Inputs, out: Output, indices: ... = None)``. :func:`command` replaces
+its parameters of those types, for Typer, by their options; makes the objects of the values; and turns expected errors
+into a sentence and an exit code. All other parameters are the command's own options.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from decompose_cli.cli.guard import expected_errors, interrupts_held_back
+from decompose_cli.cli.options.declaration import Bundle, Declared
+from decompose_cli.cli.options.gates import GATE_SETTINGS
+from decompose_cli.cli.options.inputs import INPUTS
+from decompose_cli.cli.options.outputs import LISTING, RESULT, RUN
+from decompose_cli.cli.options.training import NETWORK_OPTIONS, TUNING, NetworkOptions, Tuning
+from decompose_cli.cli.output import Listing, Output, RunOutput
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.progress import use_reporter
+from decompose_cli.training.gating.settings import GateSettings
+
+BUNDLES: dict[type, Bundle] = {
+    Inputs: INPUTS,
+    NetworkOptions: NETWORK_OPTIONS,
+    GateSettings: GATE_SETTINGS,
+    Tuning: TUNING,
+    Output: RESULT,
+    Listing: LISTING,
+    RunOutput: RUN,
+}
+"""By the type of the parameter, in the order of the help."""
+
+Command = Callable[..., None]
+
+
+def command(
+    *, without: Sequence[str] = (), replaced: Mapping[str, Declared] | None = None
+) -> Callable[[Command], Command]:
+    """Give a command the options that its parameters stand for; see the module.
+
+    An option that two of its bundles have is that of the later one, and the earlier object keeps its default.
+
+    Args:
+        without: Names of options in bundles that it has no use for.
+        replaced: Options in bundles that are declared otherwise there.
+    """
+
+    def decorate(function: Command) -> Command:
+        # Annotations are evaluated: of what is written as text, Typer would not find the names.
+        declared = inspect.signature(function, eval_str=True).parameters
+        kinds = {parameter.annotation: name for name, parameter in declared.items() if parameter.annotation in BUNDLES}
+        bundles = {kind: bundle for kind, bundle in BUNDLES.items() if kind in kinds}
+        owners = {name: kind for kind, bundle in bundles.items() for name in bundle.options if name not in without}
+        options = {
+            kind: {
+                name: (replaced or {}).get(name, option)
+                for name, option in bundle.options.items()
+                if owners.get(name) is kind
+            }
+            for kind, bundle in bundles.items()
+        }
+        own = [parameter for parameter in declared.values() if parameter.annotation not in BUNDLES]
+        parameters = [
+            *(_parameter(*item) for kind in bundles if bundles[kind].leads for item in options[kind].items()),
+            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+            *(_parameter(*item) for kind in bundles if not bundles[kind].leads for item in options[kind].items()),
+        ]
+
+        @functools.wraps(function)
+        def wrapper(**values: Any) -> None:
+            given = {kind: {name: values.pop(name) for name in options[kind]} for kind in bundles}
+            kind_of_output = next(kind for kind in bundles if issubclass(kind, Output))
+            out: Output = bundles[kind_of_output].make(given.pop(kind_of_output))
+            with expected_errors(out.terminal, debug=out.debug), use_reporter(out.terminal):
+                if Inputs in bundles:
+                    with interrupts_held_back():
+                        load_torch()
+                made = {kinds[kind]: bundles[kind].make(given[kind]) for kind in given}
+                function(**made, **{kinds[kind_of_output]: out}, **values)
+
+        wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return wrapper
+
+    return decorate
+
+
+def _parameter(name: str, declared: Declared) -> inspect.Parameter:
+    annotation, default = declared
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def load_torch() -> None:
+    """Import what every command needs that has inputs."""
+    import decompose_cli.features.study  # noqa: F401

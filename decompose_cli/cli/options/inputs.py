@@ -1,0 +1,80 @@
+"""The options of :class:`.features.inputs.Inputs`: which network, which images, how to compute."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from decompose_cli.cli.options.declaration import COMPUTING, IMAGES, NETWORK, Bundle, number, option, switch, text
+from decompose_cli.errors import InputError, param
+from decompose_cli.features.inputs import Inputs
+
+MODEL_HELP = "A name from 'decompose models', any torchvision classifier, or package.module:callable. "
+
+
+def model_argument(left_out: str) -> tuple[Any, Any]:
+    """The argument MODEL; ``left_out`` says what is used without it."""
+    return (
+        Annotated[
+            Optional[str],
+            typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}Left out: {left_out}", show_default=False),
+        ],
+        None,
+    )
+
+
+def _path(*names: str, metavar: str, help: str, panel: str) -> tuple[Any, Any]:
+    return Annotated[Optional[Path], option(*names, metavar=metavar, help=help, panel=panel)], None
+
+
+_OPTIONS: dict[str, tuple[Any, Any]] = {
+    "model": model_argument("resnet20-digits, which ships with decompose."),
+    "weights": text("--weights", "-w", metavar="FILE|URL|default|random", panel=NETWORK,
+                    help="Weights of the network. Default: the published ones, downloaded once; for package.module:callable its own."),
+    "head": text("--head", metavar="NAME", panel=NETWORK, help="Submodule that is the head, where several could be."),
+    "dataset": text("--dataset", metavar="NAME|folder:PATH", panel=IMAGES,
+                    help="Images to use. Default: what the network was trained on."),
+    "split": text("--split", metavar="train|val|test", panel=IMAGES,
+                  help="Part of the data set. Default: test, else val; to extract indices, rank features or measure layers, train."),
+    "data_dir": _path("--data-dir", metavar="DIR", panel=IMAGES,
+                      help="Where data sets are kept. Default: $DECOMPOSE_DATA, else data/."),
+    "no_download": switch("--no-download", panel=IMAGES, help="Never use the network."),
+    "mean": text("--mean", metavar="R,G,B", panel=IMAGES,
+                 help="Mean that pixel values in [0, 1] are normalised with. Default: the network's; for one of yours the data set's."),
+    "std": text("--std", metavar="R,G,B", panel=IMAGES,
+                help="Standard deviation that pixel values are normalised with. Default: as for --mean."),
+    "input_size": text("--input-size", metavar="N|HxW", panel=IMAGES,
+                       help="Pixels that the network takes. Default: the network's."),
+    "resize": text("--resize", metavar="N|HxW", panel=IMAGES,
+                   help="Resize the shorter side to N, or to exactly HxW, before the crop."),
+    "crop": text("--crop", metavar="N|HxW", panel=IMAGES, help="Crop the centre of the image to this size."),
+    "interpolation": text("--interpolation", metavar="nearest|bilinear|bicubic", panel=IMAGES,
+                          help="How the image is resized. Default: the network's."),
+    "device": text("--device", metavar="auto|cpu|cuda[:N]|mps", panel=COMPUTING, help="Where to compute. Default: auto."),
+    "gpu": number("--gpu", metavar="N", panel=COMPUTING, help="Short for --device cuda:N."),
+    "precision": (Annotated[str, option("--precision", metavar="32|bf16", panel=COMPUTING, show_default=True,
+                                        help="Number format of the network; bf16 is about twice as fast on machines that have it.")], "32"),
+    "batch_size": (Annotated[int, option("--batch-size", "-b", metavar="N", panel=COMPUTING, show_default=True,
+                                         help="Images read at a time.")], 256),
+    "workers": number("--workers", "-j", metavar="N", panel=COMPUTING,
+                      help="Processes that decode images. Default: one per core, at most 8."),
+    "seed": (Annotated[int, option("--seed", metavar="N", panel=COMPUTING, show_default=True,
+                                   help="Seed of everything random: noise, random sets, random weights.")], 0),
+    "no_cache": switch("--no-cache", panel=COMPUTING, help="Neither use nor keep computed features."),
+}  # fmt: skip
+
+
+def _make(given: dict[str, Any]) -> Inputs:
+    gpu, device = given.pop("gpu"), given.pop("device")
+    if gpu is not None and device is not None:
+        raise InputError(f"{param('gpu')} and {param('device')} say the same thing; give one of them.")
+    if gpu is not None and gpu < 0:
+        raise InputError(f"{param('gpu')} {gpu} is negative.")
+    device = f"cuda:{gpu}" if gpu is not None else device or "auto"
+    allow_download, use_cache = not given.pop("no_download"), not given.pop("no_cache", False)
+    return Inputs(device=device, allow_download=allow_download, use_cache=use_cache, **given)
+
+
+INPUTS = Bundle(_OPTIONS, _make, leads=True)

@@ -1,0 +1,63 @@
+"""The options that say which features classes use; what they say of rankings is taken from the table of rankings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+from decompose_cli.cli.options.declaration import option
+from decompose_cli.decomposition.ranking import RANKINGS
+from decompose_cli.errors import InputError, param
+
+METHODS = "|".join(RANKINGS)
+"""For the help of ``--method``."""
+METHOD_HELP = (
+    f"How features are scored; {next(iter(RANKINGS))} is the published method, "
+    f"{' and '.join(ranking.name for ranking in RANKINGS.values() if ranking.needs_gates)} takes the gates in the weights "
+    "file."
+)
+
+ORDER = Annotated[
+    str,
+    option(
+        "--order",
+        metavar="highest|lowest",
+        help="Which gates csg takes. The publication took the lowest, of features that a class does not use.",
+        show_default=True,
+    ),
+]
+CSG = Annotated[
+    Optional[str],
+    option(
+        "--csg",
+        metavar="CHECKPOINT",
+        help="Compare with a network trained with class-specific gates, and its gates.",
+    ),
+]
+INDEX_FILES = Annotated[
+    Optional[list[str]],
+    option("--indices", "-i", metavar="[NAME=]FILE", help="An index file, used whole; repeatable."),
+]
+FILTERS_OF_CLASSES = Annotated[
+    Optional[Path],
+    option("--indices", "-i", metavar="FILE", help="Index file: the filters of each class."),
+]
+FILTERS_PER_CLASS = Annotated[
+    Optional[int],
+    option("-k", "--k", metavar="K", help="Without -i: the K highest weights of a class. Default: 5."),
+]
+
+
+def listed() -> str:
+    """The rankings, as in a sentence."""
+    return ", ".join(RANKINGS)
+
+
+def check_filters_per_class(k: int | None) -> None:
+    """Refuse a number of filters below one.
+
+    Raises:
+        InputError: As said.
+    """
+    if k is not None and k < 1:
+        raise InputError(f"{param('k')} {k} is not at least 1.")

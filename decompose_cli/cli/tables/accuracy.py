@@ -1,0 +1,92 @@
+"""Accuracies as tables: of a network, and of its decomposition beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from decompose_cli.cli.console import Terminal, make_table
+from decompose_cli.cli.tables.words import p_value
+
+if TYPE_CHECKING:
+    from decompose_cli.engines.validate import HeadAccuracy, ValidateResults
+    from decompose_cli.storage.result_document import ResultDocument
+
+_MOST_CLASSES = 20
+
+
+def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
+    """Network, images and constants that a result belongs to."""
+    model, dataset, cache = document.model, document.dataset, document.cache
+    if model is None or dataset is None or cache is None:
+        return
+    triple = [", ".join(f"{value:g}" for value in values) for values in (dataset.mean, dataset.std)]
+    states = {
+        "hit": "from the cache, no forward pass",
+        "miss": "computed, and kept for the next time",
+        "off": "computed, not kept",
+    }
+    chosen = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in model.options.items())
+    name = f"{model.name} with {chosen}" if chosen else model.name
+    height, width = dataset.crop
+    is_cropped = dataset.resize not in ([height, width], *([height] if height == width else []))
+    resized = dataset.resize if isinstance(dataset.resize, int) else "x".join(map(str, dataset.resize))
+    seen = f", resized to {resized}, centre {height}x{width}" if is_cropped else ""
+    terminal.print(
+        f"Network   {name}: {model.num_features} features into {model.head!r}, {model.num_classes} classes",
+        f"\nWeights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
+        f"\nImages    {dataset.name}, {dataset.split}: {dataset.images:,}, mean {triple[0]}, std {triple[1]}{seen}",
+        f"\nFeatures  {states[cache.features]}",
+    )
+
+
+def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults]) -> None:
+    """Accuracy of one or both heads, their difference, and accuracy by class."""
+    results = document.results
+    show_setting(terminal, document)
+    heads = [(name, head) for name, head in (("full", results.original), ("decomposed", results.decomposed)) if head]
+    columns = ["Head", "Correct", "Top-1 %", "95% interval", "Top-5 %", "Loss"]
+    rows = [[_head_name(name, results), *_accuracy_cells(head, results.total)] for name, head in heads]
+    if all(head.top5 is None for _, head in heads):
+        columns.pop(4)
+        rows = [row[:4] + row[5:] for row in rows]
+    terminal.title("Accuracy")
+    terminal.print(make_table(columns, rows))
+    if results.difference is not None:
+        found = results.difference
+        low, high = found.ci95
+        terminal.print(
+            f"Decomposed minus full: {found.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; McNemar p "
+            f"{p_value(found.mcnemar_p)} ({found.only_original_correct} images only the full head gets right, "
+            f"{found.only_decomposed_correct} only the decomposed)"
+        )
+    _show_classes(terminal, heads)
+
+
+def _head_name(name: str, results: ValidateResults) -> str:
+    if name == "full" or results.indices is None:
+        return name
+    low, high = results.indices.k
+    return f"{name}, {low if low == high else f'{low} to {high}'} per class"
+
+
+def _accuracy_cells(head: HeadAccuracy, total: int) -> list[str]:
+    low, high = head.top1_ci95
+    top5 = "" if head.top5 is None else f"{head.top5:.2f}"
+    return [f"{head.correct:,} of {total:,}", f"{head.top1:.2f}", f"{low:.2f} to {high:.2f}", top5, f"{head.loss:.4f}"]
+
+
+def _show_classes(terminal: Terminal, heads: Sequence[tuple[str, HeadAccuracy]]) -> None:
+    first = heads[0][1]
+    numbers = [number for number, row in enumerate(first.per_class) if row.total]
+    title = "Correct by class"
+    if len(numbers) > _MOST_CLASSES:
+        last = heads[-1][1]
+        numbers.sort(key=lambda number: last.per_class[number].correct / last.per_class[number].total)
+        numbers, title = numbers[:_MOST_CLASSES], f"Correct by class, the {_MOST_CLASSES} worst of {len(numbers)}"
+    rows = []
+    for number in numbers:
+        counts = [str(head.per_class[number].correct) for _, head in heads]
+        rows.append([first.per_class[number].name, str(first.per_class[number].total), *counts])
+    terminal.title(title)
+    terminal.print(make_table(["Class", "Images", *(name for name, _ in heads)], rows))

@@ -1,0 +1,76 @@
+"""Runs as tables: what was measured, over several seeds, and where it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from decompose_cli.cli.console import Terminal
+
+if TYPE_CHECKING:
+    from decompose_cli.storage.result_document import ResultDocument
+    from decompose_cli.training.outcome import Measured, RunResults, Spread
+    from decompose_cli.training.records import Score
+
+COLUMNS = ["Weights", "Images", "Correct", "Top-1 %", "Loss"]
+
+
+def when(document: ResultDocument[Any], run: RunResults, found: Measured) -> str:
+    """After how much training: epochs, or steps where these were asked for."""
+    if document.arguments["settings"]["iterations"] is None:
+        return f"epoch {found.epoch}"
+    return f"step {next(record.steps for record in run.epochs if record.epoch == found.epoch):,}"
+
+
+def measured_rows(document: ResultDocument[Any], run: RunResults, *, seeds: bool) -> list[list[str]]:
+    """Rows of the last and the best weights: on the images that chose, and on those that did not."""
+    rows = []
+    for name, found in (("last", run.last), ("best", run.best)):
+        for score in (found.val, found.test) if found is not None else ():
+            if found is not None and score is not None:
+                seed = f", seed {run.seed}" if seeds else ""
+                rows.append(score_row(f"{name} ({when(document, run, found)}){seed}", score))
+    if not rows:  # neither held-out nor test images
+        rows.append(score_row(f"last ({when(document, run, run.last)})", run.epochs[-1].train))
+    return rows
+
+
+def score_row(name: str, score: Score) -> list[str]:
+    """One row: what was measured, on which images, and how it did."""
+    return [name, score.split, f"{score.correct:,} of {score.images:,}", f"{score.top1:.2f}", f"{score.loss:.4f}"]
+
+
+def show_spread(terminal: Terminal, summary: Sequence[Spread]) -> None:
+    """How figures vary over several seeds."""
+    for found in summary:
+        terminal.print(
+            f"{found.what}: median {found.median:.2f}, min {found.min:.2f}, max {found.max:.2f}, mean "
+            f"{found.mean:.2f}, std {found.std:.2f} ({len(found.values)} runs)"
+        )
+
+
+def show_files(
+    terminal: Terminal, document: ResultDocument[Any], runs: Sequence[RunResults], more: Sequence[str] = ()
+) -> None:
+    """Where the runs were written, and how to use what came of them.
+
+    Args:
+        terminal: Where to show it.
+        document: The result.
+        runs: One, or one for each seed.
+        more: Names of further files in each run's folder.
+    """
+    for run in runs:
+        weights = [path.rsplit("/", 1)[-1] for path in run.checkpoints.values()]
+        names = ", ".join([*weights, "log.csv", "curve.png", *more, "result.json"])
+        terminal.print(f"Written to {Path(run.checkpoints['last']).parent}: {names}")
+        for kind, difference in run.export_errors.items():
+            terminal.print(f"The {kind} file agrees with the network to {difference:.1e}")
+    if len(runs) > 1:
+        terminal.print(f"All runs: {Path(runs[0].checkpoints['last']).parent.parent}/result.json")
+    files = runs[0].checkpoints
+    model = document.arguments["model"]
+    named = f"{model} " if ":" in model else ""  # Python code of the user's is run only where it is named
+    what = "Use it" if len(runs) == 1 else "Use one of them"
+    terminal.print(f"{what}: decompose validate {named}-w {files.get('best', files['last'])}")

@@ -1,0 +1,46 @@
+"""What a trainer is given: a network to train on a division of the images, and what does not change what is learned."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
+from decompose_cli.models.checkpoint import Metadata
+from decompose_cli.training.data import TrainingData
+from decompose_cli.training.objective import Objective
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network to train on one division of the images.
+
+    Attributes:
+        module: The network, with the weights from which training starts; changed in place.
+        metadata: What it is, for its checkpoints.
+        data: Images and labels.
+        frozen: Modules that stay in evaluation mode.
+        objective: What is minimised, and by which optimizers; the cross-entropy of the output by default.
+    """
+
+    module: nn.Module
+    metadata: Metadata
+    data: TrainingData
+    frozen: Sequence[nn.Module] = ()
+    objective: Objective | None = None
+
+
+@dataclass(frozen=True)
+class Upkeep:
+    """How a run is kept up, which changes nothing of what is learned.
+
+    Attributes:
+        workers: Processes that decode images.
+        checkpoint_every: Also save after so many steps within an epoch.
+        print_freq: Also add a row to the table after so many steps within an epoch.
+    """
+
+    workers: int = 0
+    checkpoint_every: int | None = None
+    print_freq: int | None = None

@@ -1,0 +1,157 @@
+"""The course of every training, from the first check to the result; :class:`Training` is what commands differ in."""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, ClassVar, Generic
+
+from torch import nn
+from typing_extensions import override
+
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.reporting.training_plots import training_curves
+from decompose_cli.storage.files import write_files
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
+from decompose_cli.training.config import RunConfig, shown_command
+from decompose_cli.training.devices import on_first
+from decompose_cli.training.job import Job
+from decompose_cli.training.outcome import RepeatedResults, RunResults, all_results
+from decompose_cli.training.records import curves
+from decompose_cli.training.run_folder import RunFolder, read_state
+from decompose_cli.training.seeds import Results, repeated
+from decompose_cli.training.session import Request, Session, opened, train_job
+from decompose_cli.training.settings import Settings
+from decompose_cli.training.setup import Learner, TrainConfig, make_job, open_for, training_document
+
+
+class Training(ABC, Generic[Results]):
+    """What a command that trains decides for itself. :func:`run` calls the hooks in the order in which they stand here.
+
+    Attributes:
+        command: Its name.
+        config: What the configuration of its runs holds.
+        results: What one run comes to.
+    """
+
+    command: ClassVar[str]
+    config: ClassVar[type[RunConfig]]
+    results: type[Results]
+
+    @abstractmethod
+    def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
+        """Settle a new run: complete inputs, settings, and what else decides what is trained.
+
+        Raises:
+            InputError: Something given cannot be used.
+        """
+
+    @abstractmethod
+    def open(self, session: Session) -> None:
+        """Open network and images, of a new run or of one that goes on.
+
+        Raises:
+            InputError: They cannot be used, or are not what they were when the run began.
+        """
+
+    @abstractmethod
+    def job(self, session: Session, settings: Settings) -> Job:
+        """The network with its initial weights, and the division of the images; ``settings`` has the seed."""
+
+    @property
+    @abstractmethod
+    def title(self) -> str:
+        """Network and images, for plots."""
+
+    @abstractmethod
+    def finish(
+        self, session: Session, folder: RunFolder, settings: Settings, trained: tuple[RunResults, Job, nn.Module]
+    ) -> Results:
+        """Measure what came of one run, and write what is kept beside its checkpoints.
+
+        Args:
+            session: The run as a whole.
+            folder: Where this run is kept.
+            settings: With its seed.
+            trained: What training says, what was trained, and the network after the last epoch.
+        """
+
+    def together(self, runs: Sequence[Results]) -> Any:
+        """What several seeds come to; of one, its results."""
+        return all_results(runs)
+
+    @abstractmethod
+    def document(self, session: Session, results: Any, watch: Stopwatch) -> ResultDocument[Any]:
+        """The results with everything needed to find them again."""
+
+
+def run(training: Training[Results], request: Request) -> ResultDocument[Any]:
+    """Train, once or with several seeds; checkpoints, logs and the result are in the run folder.
+
+    Raises:
+        InputError: Something given cannot be used; nothing has been changed.
+        StoppedError: A signal came; the run can be resumed.
+        DecomposeError: The work failed; the last checkpoint is still there.
+    """
+    watch = Stopwatch()
+    with opened(training.command, request, training.configure, training.config) as session:
+        training.open(session)
+
+        def train(folder: RunFolder, settings: Settings) -> Results:
+            job = training.job(session, settings)
+            results, module = train_job(session, folder, settings, job)
+            title = f"{training.title}, seed {settings.seed}"
+            drawn = partial(training_curves, title, **curves(results.epochs))
+            on_first(session.fabric, lambda: write_files({folder.curve: drawn()}))
+            return training.finish(session, folder, settings, (results, job, module))
+
+        def write(path: Path, results: Results) -> None:
+            training.document(session, results, watch).write(path)
+
+        runs = repeated(session, train, training.results, write)
+        whole = on_first(session.fabric, lambda: training.document(session, training.together(runs), watch))
+        on_first(session.fabric, lambda: whole.write(session.folder.result))
+    return whole
+
+
+def with_best_weights(module: nn.Module, results: RunResults, folder: RunFolder) -> nn.Module:
+    """A copy of a network with the weights of the best epoch; itself where no images were held out to choose one."""
+    if results.best is None:
+        return module
+    best = copy.deepcopy(module)
+    best.load_state_dict(read_state(folder.best)["state_dict"])
+    return best
+
+
+class LearnerTraining(Training[Results]):
+    """A network from scratch, or from given weights, that learns from the training images of a data set."""
+
+    config: ClassVar[type[RunConfig]] = TrainConfig
+    learner: Learner
+
+    @override
+    def open(self, session: Session) -> None:
+        self.learner = open_for(session)
+
+    def own_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        """What the command that is written into checkpoints says beside network, images and settings."""
+        return {"recipe": config["recipe"], **(config["model_options"] or {})}
+
+    @override
+    def job(self, session: Session, settings: Settings) -> Job:
+        command = shown_command(session.config, settings.seed, self.own_options(session.config))
+        return make_job(session.config, self.learner, settings, command)
+
+    @property
+    @override
+    def title(self) -> str:
+        return f"{self.learner.classifier.name} on {self.learner.train.name.rsplit('/', 1)[-1]}"
+
+    @override
+    def document(
+        self, session: Session, results: RunResults | RepeatedResults, watch: Stopwatch
+    ) -> ResultDocument[Any]:
+        return training_document(session, self.learner, results, watch)
