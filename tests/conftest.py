@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 # The networks here are tiny. With one thread each, several test processes share a machine without fighting over cores:
@@ -13,7 +16,23 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import typer.testing
 from PIL import Image
+
+pytest.register_assert_rewrite("helpers")
+
+from helpers.power_cut import PowerCut, power_cut
+
+# Typer makes all commands, with their seven hundred options, anew for each call of a CliRunner: 15 ms of the same.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
+# As the program itself does: the collector would walk through the million objects of torch again and again.
+gc.set_threshold(100_000, 10, 10)
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported by now stays, and the collector need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +81,23 @@ def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]
 def no_forward_pass(warm: None, forbid_forward_passes: Callable[[], None]) -> None:
     """Features of the shipped network are in the cache, and computing any others fails the test."""
     forbid_forward_passes()
+
+
+@pytest.fixture(scope="session", name="power_cut")
+def _power_cut() -> PowerCut:
+    """``with power_cut("last.pt", 2):`` the power fails right after the second file of that name has been written."""
+    return power_cut
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, here and in processes started here, also where the tests run as a job in the background.
+
+    Shells start such jobs with SIGINT ignored, and Python, as all that it starts, then goes on ignoring it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")
