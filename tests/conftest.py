@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import functools
 import gc
+import io
 import os
 import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # The networks here are tiny. With one thread each, several test processes share a machine without fighting over cores:
 # OpenMP threads that wait for one another by spinning are many times slower where there are more of them than cores.
@@ -17,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import typer.testing
+from matplotlib.figure import Figure
 from PIL import Image
 
 pytest.register_assert_rewrite("helpers")
@@ -45,6 +48,28 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECOMPOSE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture(autouse=True)
+def unpainted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are put together as always, but a PNG of one pixel stands for them, unless a test is marked ``painted``.
+
+    Painting them takes longer than training the networks here.
+    """
+    if request.node.get_closest_marker("painted") is None:
+        monkeypatch.setattr("matplotlib.figure.Figure.savefig", _savefig)
+
+
+_paint = Figure.savefig
+_PIXEL = io.BytesIO()
+Image.new("RGB", (1, 1)).save(_PIXEL, "PNG")
+
+
+def _savefig(self: Figure, target: Any, *, format: str, **how: Any) -> None:
+    if format == "png":
+        target.write(_PIXEL.getvalue())
+    else:
+        _paint(self, target, format=format, **how)
 
 
 @pytest.fixture(scope="session")
