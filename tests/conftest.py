@@ -19,7 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import typer.testing
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, FigureBase
 from PIL import Image
 
 pytest.register_assert_rewrite("helpers")
@@ -28,6 +28,8 @@ from helpers.power_cut import PowerCut, power_cut
 
 # Typer makes all commands, with their seven hundred options, anew for each call of a CliRunner: 15 ms of the same.
 typer.testing._get_command = functools.cache(typer.testing._get_command)
+# Nobody's work is lost if the power fails now, and waiting for the disk takes as long as everything else.
+os.fsync = lambda _: None
 # As the program itself does: the collector would walk through the million objects of torch again and again.
 gc.set_threshold(100_000, 10, 10)
 
@@ -52,24 +54,31 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(autouse=True)
 def unpainted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are put together as always, but a PNG of one pixel stands for them, unless a test is marked ``painted``.
+    """Figures are put together, with one panel for many, and a PNG of one pixel stands for what would be painted.
 
-    Painting them takes longer than training the networks here.
+    That takes longer than training the networks here. Tests that look at pictures are marked ``painted``.
     """
     if request.node.get_closest_marker("painted") is None:
-        monkeypatch.setattr("matplotlib.figure.Figure.savefig", _savefig)
+        monkeypatch.setattr(FigureBase, "subplots", _subplots)
+        monkeypatch.setattr(Figure, "savefig", _savefig)
 
 
-_paint = Figure.savefig
+_real_subplots, _real_savefig = FigureBase.subplots, Figure.savefig
 _PIXEL = io.BytesIO()
 Image.new("RGB", (1, 1)).save(_PIXEL, "PNG")
+
+
+def _subplots(self: FigureBase, rows: int = 1, columns: int = 1, **how: Any) -> Any:
+    if rows * columns < 10:
+        return _real_subplots(self, rows, columns, **how)
+    return np.full((rows, columns), self.add_subplot())
 
 
 def _savefig(self: Figure, target: Any, *, format: str, **how: Any) -> None:
     if format == "png":
         target.write(_PIXEL.getvalue())
     else:
-        _paint(self, target, format=format, **how)
+        _real_savefig(self, target, format=format, **how)
 
 
 @pytest.fixture(scope="session")
