@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import gc
+import io
 import os
 import shutil
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 # The networks here are tiny. With one thread each, several test processes share a machine without fighting over cores:
 # OpenMP threads that wait for one another by spinning are many times slower where there are more of them than cores.
@@ -13,7 +18,26 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import pytest
+import typer.testing
+from matplotlib.figure import Figure, FigureBase
 from PIL import Image
+
+pytest.register_assert_rewrite("helpers")
+
+from helpers.power_cut import PowerCut, power_cut
+
+# Typer makes all commands, with their seven hundred options, anew for each call of a CliRunner: 15 ms of the same.
+typer.testing._get_command = functools.cache(typer.testing._get_command)
+# Nobody's work is lost if the power fails now, and waiting for the disk takes as long as everything else.
+os.fsync = lambda _: None
+# As the program itself does: the collector would walk through the million objects of torch again and again.
+gc.set_threshold(100_000, 10, 10)
+
+
+def pytest_collection_finish() -> None:
+    """What has been imported by now stays, and the collector need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
@@ -26,6 +50,35 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECOMPOSE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture(autouse=True)
+def unpainted(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures are put together, with one panel for many, and a PNG of one pixel stands for what would be painted.
+
+    That takes longer than training the networks here. Tests that look at pictures are marked ``painted``.
+    """
+    if request.node.get_closest_marker("painted") is None:
+        monkeypatch.setattr(FigureBase, "subplots", _subplots)
+        monkeypatch.setattr(Figure, "savefig", _savefig)
+
+
+_real_subplots, _real_savefig = FigureBase.subplots, Figure.savefig
+_PIXEL = io.BytesIO()
+Image.new("RGB", (1, 1)).save(_PIXEL, "PNG")
+
+
+def _subplots(self: FigureBase, rows: int = 1, columns: int = 1, **how: Any) -> Any:
+    if rows * columns < 10:
+        return _real_subplots(self, rows, columns, **how)
+    return np.full((rows, columns), self.add_subplot())
+
+
+def _savefig(self: Figure, target: Any, *, format: str, **how: Any) -> None:
+    if format == "png":
+        target.write(_PIXEL.getvalue())
+    else:
+        _real_savefig(self, target, format=format, **how)
 
 
 @pytest.fixture(scope="session")
@@ -62,6 +115,23 @@ def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]
 def no_forward_pass(warm: None, forbid_forward_passes: Callable[[], None]) -> None:
     """Features of the shipped network are in the cache, and computing any others fails the test."""
     forbid_forward_passes()
+
+
+@pytest.fixture(scope="session", name="power_cut")
+def _power_cut() -> PowerCut:
+    """``with power_cut("last.pt", 2):`` the power fails right after the second file of that name has been written."""
+    return power_cut
+
+
+@pytest.fixture
+def ctrl_c() -> Iterator[None]:
+    """Ctrl-C interrupts, here and in processes started here, also where the tests run as a job in the background.
+
+    Shells start such jobs with SIGINT ignored, and Python, as all that it starts, then goes on ignoring it.
+    """
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(scope="session")

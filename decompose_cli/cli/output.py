@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.cli.console import Terminal
 from decompose_cli.cli import guard
+from decompose_cli.cli.console import Terminal
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.storage.files import check_folder_writable, check_writable, new_folder, write_under_new_name

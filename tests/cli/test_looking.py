@@ -2,37 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
+from helpers.command_line import content, document_of, files_below, names_in, run, sentence_of
 from PIL import Image
-from typer.testing import CliRunner
-
-from decompose_cli.cli.app import app
-
-REFUSED = 2
-
-
-def files() -> list[str]:
-    return sorted(str(path.relative_to(Path.cwd())) for path in Path.cwd().rglob("*") if path.is_file())
-
-
-def refused(*arguments: str, command: str = "explain") -> str:
-    before = files()
-    result = CliRunner().invoke(app, [command, *arguments])
-    assert result.exit_code == REFUSED, result.stderr
-    assert "Traceback" not in result.stderr
-    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert files() == before
-    assert not Path("results").exists()
-    return sentence.removeprefix("Error: ")
-
-
-def done(*arguments: str) -> str:
-    result = CliRunner().invoke(app, ["explain", *arguments])
-    assert result.exit_code == 0, result.stderr
-    return result.stderr
 
 
 @pytest.mark.parametrize(
@@ -54,14 +28,17 @@ def done(*arguments: str) -> str:
     ],
 )
 def test_refusals_are_a_sentence_each(arguments: list[str], sentence: str) -> None:
-    assert refused(*arguments) == sentence
+    assert sentence_of(["explain", *arguments]) == sentence
 
 
 def test_an_image_in_place_of_the_network_is_pointed_out() -> None:
     Image.new("RGB", (8, 8)).save("cat.png")
     Image.new("RGB", (8, 8)).save("dog.png")
     for more in ([], ["dog.png"]):
-        assert refused("cat.png", *more) == "The network comes before its images: decompose explain MODEL cat.png"
+        assert (
+            sentence_of(["explain", "cat.png", *more])
+            == "The network comes before its images: decompose explain MODEL cat.png"
+        )
 
 
 def test_weights_that_say_their_network_need_no_model_before_the_images() -> None:
@@ -71,27 +48,26 @@ def test_weights_that_say_their_network_need_no_model_before_the_images() -> Non
     Image.effect_noise((32, 32), 60).save("cat.png")
     weights = get_entry("resnet14").make(3, (32, 32)).state_dict()
     write_checkpoint(Path("net.safetensors"), weights, Metadata(model="resnet14", num_classes=3))
-    done("cat.png", "-w", "net.safetensors", "-o", "out")
-    assert json.loads(Path("out/result.json").read_text())["model"]["name"] == "resnet14"
+    run("explain", "cat.png", "-w", "net.safetensors", "-o", "out")
+    assert content("out/result.json")["model"]["name"] == "resnet14"
 
 
 def test_pictures_and_figures_are_in_one_folder() -> None:
     Image.effect_noise((40, 30), 70).save("cat.png")
-    said = done("resnet20-digits", "cat.png", "-o", "out")
-    assert files() == ["cat.png", "out/01-cat.png", "out/result.json", "out/sheet.png"]
+    said = run("explain", "resnet20-digits", "cat.png", "-o", "out").stderr
+    assert files_below() == ["cat.png", "out/01-cat.png", "out/result.json", "out/sheet.png"]
     assert "Grad-CAM at layer3." in said
-    document = json.loads(Path("out/result.json").read_text())
+    document = content("out/result.json")
     assert document["arguments"]["files"] == ["cat.png"]
-    assert refused("resnet20-digits", "cat.png", "-o", "out").startswith("out/result.json exists")
-    done("--worst", "2")
+    assert sentence_of(["explain", "resnet20-digits", "cat.png", "-o", "out"]).startswith("out/result.json exists")
+    run("explain", "--worst", "2")
     (folder,) = Path("results").iterdir()
-    assert sorted(path.name for path in folder.iterdir())[-2:] == ["result.json", "sheet.png"]
+    assert names_in(folder)[-2:] == ["result.json", "sheet.png"]
 
 
 def test_json_writes_nothing() -> None:
-    result = CliRunner().invoke(app, ["explain", "--indices-of", "0,1", "--json"])
-    assert len(json.loads(result.stdout)["results"]["explanations"]) == 2
-    assert files() == []
+    assert len(document_of("explain", "--indices-of", "0,1")["results"]["explanations"]) == 2
+    assert files_below() == []
 
 
 @pytest.mark.parametrize(
@@ -104,13 +80,12 @@ def test_json_writes_nothing() -> None:
     ],
 )
 def test_filters_refuses_in_a_sentence(arguments: list[str], sentence: str) -> None:
-    assert refused(*arguments, command="filters") == sentence
+    assert sentence_of(["filters", *arguments]) == sentence
 
 
 def test_filters_writes_a_picture_and_its_figures() -> None:
-    result = CliRunner().invoke(app, ["filters", "--class", "3", "-k", "2", "--images", "3", "-o", "out"])
-    assert result.exit_code == 0, result.stderr
-    assert files() == ["out/filters.png", "out/result.json"]
+    result = run("filters", "--class", "3", "-k", "2", "--images", "3", "-o", "out")
+    assert files_below() == ["out/filters.png", "out/result.json"]
     assert "Filters of 3" in result.stderr
-    found = json.loads(Path("out/result.json").read_text())["results"]["filters"]
+    found = content("out/result.json")["results"]["filters"]
     assert [len(info["images"]) for info in found] == [3, 3]

@@ -8,113 +8,88 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import pytest
-from typer.testing import CliRunner
-
-from decompose_cli.cli.app import app
+from helpers.command_line import FAILED, INTERRUPTED, content, files_below, invoke, run
 
 pytestmark = pytest.mark.usefixtures("warm")
 
-# What shows the result of a command, and not more work than it takes to see all of it.
+# Not more work than it takes to see all of a command.
 COMMANDS = {
-    "validate": ("cli.tables.basics.show_validation", []),
-    "extract-indices": ("cli.tables.basics.show_indices", []),
-    "mutual-info": ("cli.tables.studies.show_overlap", []),
-    "essential": ("cli.tables.studies.show_essentiality", ["--repeats", "2", "--controls", "2"]),
-    "selectivity": ("cli.tables.studies.show_selectivity", ["--layers", "layer3.2", "--split", "test"]),
-    "sweep": ("cli.tables.studies.show_sweep", ["--ks", "1-3", "--methods", "weight", "--max-drop", "5"]),
+    "validate": [],
+    "extract-indices": [],
+    "mutual-info": [],
+    "essential": ["--repeats", "2", "--controls", "2"],
+    "selectivity": ["--layers", "layer3.2", "--dataset", "{few}"],
+    "sweep": ["--ks", "1-3", "--methods", "weight", "--max-drop", "5"],
 }
-ERRORS: list[BaseException] = [
-    BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)),
-    OSError(errno.EIO, os.strerror(errno.EIO)),  # of a terminal that is closed
-    KeyboardInterrupt(),
-]
-command_line = pytest.mark.parametrize("command", COMMANDS)
+CLOSED = OSError(errno.EIO, os.strerror(errno.EIO))  # of a terminal that is closed
+BROKEN = BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+# What the error is makes a difference in one place for all commands.
+CASES = [*((command, CLOSED) for command in COMMANDS), ("validate", BROKEN), ("validate", KeyboardInterrupt())]
+each_command = pytest.mark.parametrize(
+    ("command", "error"), CASES, ids=[f"{command}-{type(error).__name__}" for command, error in CASES]
+)
 
 
-def arguments_of(command: str) -> list[str]:
-    return [command, *COMMANDS[command][1]]
+@pytest.fixture
+def arguments(command: str, few: str) -> list[str]:
+    return [command, *(argument.format(few=few) for argument in COMMANDS[command])]
 
 
-@pytest.fixture(autouse=True)
-def stdout_stays(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After a broken pipe stdout is replaced, and what the runner would read is closed with it."""
-    monkeypatch.setattr("decompose_cli.cli.options.shared.discard_stdout", lambda: None)
-
-
-def failing(error: BaseException) -> Callable[..., None]:
-    def fail(*_: Any, **__: Any) -> None:
-        raise error
-
-    return fail
-
-
-def files_below(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def check(documents: list[Path], command: str) -> None:
+def check(files: list[str], command: str) -> None:
     """One of these is the result document, whole; the index files beside it can be read too."""
-    contents = [json.loads(path.read_text(encoding="utf-8")) for path in documents if path.suffix == ".json"]
-    (document,) = [content for content in contents if content.get("command") == command]
+    contents = [content(file) for file in files if file.endswith(".json")]
+    (document,) = [found for found in contents if found.get("command") == command]
     assert document["results"]
 
 
-@command_line
-@pytest.mark.parametrize("error", ERRORS, ids=["broken pipe", "EIO", "Ctrl-C"])
+@each_command
 @pytest.mark.parametrize("named", [False, True], ids=["usual name", "--output"])
 def test_a_result_that_cannot_be_shown_is_kept(
-    command: str, error: BaseException, named: bool, monkeypatch: pytest.MonkeyPatch
+    command: str, arguments: list[str], error: BaseException, named: bool, break_tables: Callable[..., None]
 ) -> None:
-    output = "folder" if command == "sweep" else "file.json"
-    monkeypatch.setattr(f"decompose_cli.{COMMANDS[command][0]}", failing(error))
-    result = CliRunner().invoke(app, [*arguments_of(command), *(["-o", output] if named else [])])
-    assert result.exit_code == (130 if isinstance(error, KeyboardInterrupt) else 1)
-    check(files_below(Path.cwd()), command)
-    assert "Result written" not in result.stderr
-
-
-@command_line
-def test_a_terminal_that_breaks_while_tables_are_printed_costs_no_file(
-    command: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    assert CliRunner().invoke(app, [*arguments_of(command), "-o", "whole"]).exit_code == 0
-    monkeypatch.setattr("decompose_cli.cli.console.Terminal.print", failing(OSError(errno.EIO, os.strerror(errno.EIO))))
-    assert CliRunner().invoke(app, [*arguments_of(command), "-o", "broken"]).exit_code == 1
-    files = [path.relative_to(Path.cwd()).as_posix() for path in files_below(Path.cwd())]
-    assert [name for name in files if name.startswith("broken")] == [
-        name.replace("whole", "broken") for name in files if name.startswith("whole")
+    ending = "" if command == "sweep" else ".json"  # which makes a folder
+    run(*arguments, *(["-o", f"whole{ending}"] if named else []))
+    whole = files_below()
+    break_tables(error)
+    failed = invoke(*arguments, *(["-o", f"broken{ending}"] if named else []))
+    assert failed.exit_code == (INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
+    assert "Result written" not in failed.stderr
+    kept = [file for file in files_below() if file not in whole]
+    check(kept, command)
+    assert len(kept) == len(whole)
+    assert [file for file in kept if file.startswith("broken")] == [
+        file.replace("whole", "broken") for file in whole if file.startswith("whole")
     ]
 
 
-@command_line
-@pytest.mark.parametrize("error", ERRORS[:2], ids=["broken pipe", "EIO"])
+@each_command
 def test_a_document_that_goes_to_stdout_is_printed_where_the_tables_cannot_be(
-    command: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+    command: str, arguments: list[str], error: BaseException, break_tables: Callable[..., None]
 ) -> None:
-    monkeypatch.setattr(f"decompose_cli.{COMMANDS[command][0]}", failing(error))
-    result = CliRunner().invoke(app, [*arguments_of(command), "--json"])
-    assert result.exit_code == 1
-    assert json.loads(result.stdout)["command"] == command
-    assert not files_below(Path.cwd())
+    break_tables(error)
+    failed = invoke(*arguments, "--json")
+    assert failed.exit_code == (INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED)
+    assert json.loads(failed.stdout)["command"] == command
+    assert not files_below()
 
 
 # A pipe whose reader is gone by the time that the tables are shown.
 CLOSING = """
 import os, sys
-from decompose_cli.cli.tables import basics as display
+from rich.console import Console
+from rich.table import Table
 from decompose_cli.cli.app import main
 
-show = display.show_validation
+show, is_open = Console.print, [{reading}]
 
-def show_to_nobody(*arguments):
-    os.close({reading})
-    show(*arguments)
+def show_to_nobody(self, *values, **how):
+    if is_open and any(isinstance(value, Table) for value in values):
+        os.close(is_open.pop())
+    show(self, *values, **how)
 
-display.show_validation = show_to_nobody
+Console.print = show_to_nobody
 sys.argv = ["decompose", "validate", "-o", "v.json"]
 main()
 """
@@ -128,5 +103,5 @@ def test_a_pipe_that_is_closed_while_the_command_runs_costs_no_result() -> None:
     )
     os.close(reading)
     os.close(writing)
-    assert process.wait(timeout=60) == 1
-    check([Path("v.json")], "validate")
+    assert process.wait(timeout=60) == FAILED
+    check(["v.json"], "validate")

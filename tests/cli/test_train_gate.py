@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import json
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from helpers.command_line import content, document_of, names_in, run, sentence_of
 
-from decompose_cli.cli.app import app, joined_integers
+from decompose_cli.cli.app import joined_integers
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.registry import get_entry
 
-REFUSED = 2
 GATE = ["train-gate", "resnet14", "--dataset", "folder:images", "--input-size", "8", "-j", "0", "--device", "cpu"]
 CLASSES = ["a", "b", "c"]
 
@@ -27,32 +24,6 @@ def images(make_images: Callable[..., Path]) -> None:
     """36 training images and 24 for testing."""
     root = make_images(Path("images"), CLASSES, ("train",), n=12, side=8)
     make_images(root, CLASSES, ("test",), n=8, side=8)
-
-
-def snapshot() -> dict[str, str]:
-    return {
-        str(path): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
-        for path in sorted(Path.cwd().rglob("*"))
-    }
-
-
-def refused(*arguments: str) -> str:
-    """The one sentence of a command that changes nothing."""
-    before = snapshot()
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == REFUSED, result.stderr
-    assert isinstance(result.exception, SystemExit), repr(result.exception)
-    assert "Traceback" not in result.stderr
-    assert result.stdout == ""
-    (sentence,) = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
-    assert snapshot() == before
-    return sentence.removeprefix("Error: ")
-
-
-def done(*arguments: str) -> str:
-    result = CliRunner().invoke(app, list(arguments))
-    assert result.exit_code == 0, result.stderr
-    return result.stderr
 
 
 WRONG: list[tuple[list[str], str]] = [
@@ -96,13 +67,13 @@ WRONG: list[tuple[list[str], str]] = [
 
 @pytest.mark.parametrize(("options", "sentence"), WRONG, ids=[" ".join(options) for options, _ in WRONG])
 def test_wrong_combinations_are_a_sentence_each(options: list[str], sentence: str) -> None:
-    assert refused(*GATE, *options).startswith(sentence)
+    assert sentence_of([*GATE, *options]).startswith(sentence)
 
 
 def test_one_class_is_refused(make_images: Callable[..., Path]) -> None:
     make_images(Path("one"), ["a"], ("train", "test"), n=6, side=8)
     arguments = ["train-gate", "resnet14", "--dataset", "folder:one", "--input-size", "8", "-j", "0", "-b", "4"]
-    assert refused(*arguments).startswith("A gate needs at least 2 classes to choose between, and there is 1.")
+    assert sentence_of(arguments).startswith("A gate needs at least 2 classes to choose between, and there is 1.")
 
 
 @pytest.mark.parametrize(
@@ -115,31 +86,33 @@ def test_one_class_is_refused(make_images: Callable[..., Path]) -> None:
     ],
 )
 def test_networks_without_gates(arguments: list[str], sentence: str) -> None:
-    assert refused("train-gate", *arguments, "--dataset", "digits").startswith(sentence)
+    assert sentence_of(["train-gate", *arguments, "--dataset", "digits"]).startswith(sentence)
 
 
 def test_stages_of_one_unit_are_refused() -> None:
-    assert refused("train-gate", "resnet8", *GATE[2:]).startswith("resnet8 has stages of one unit, and gate entropy-")
+    assert sentence_of(["train-gate", "resnet8", *GATE[2:]]).startswith(
+        "resnet8 has stages of one unit, and gate entropy-"
+    )
 
 
 def test_names_of_the_original_mean_the_same() -> None:
     ours = ["--gate", "entropy-classifier", "--lr-gate", "0.02", "--gate-iters", "2", "--gate-schedule", "step50"]
     common = ["--epochs", "2", "-b", "8", "--val-split", "0.25", "-q"]
-    done(*GATE, *ours, "--schedule", "1", "--init", "scratch", "--block", "basic", "-o", "runs/ours", *common)
+    run(*GATE, *ours, "--schedule", "1", "--init", "scratch", "--block", "basic", "-o", "runs/ours", *common)
     theirs = ["--lr_gate", "0.02", "--gate_iters", "2", "--schedule_gate", "1", "--schedule", "1", "--scratch", "1"]
-    done(*GATE, *theirs, "--block-name", "BasicBlock", "--mod_name_suffix", "theirs", *common)
-    first, second = (json.loads(Path(f"runs/{name}/config.json").read_text()) for name in ("ours", "theirs"))
+    run(*GATE, *theirs, "--block-name", "BasicBlock", "--mod_name_suffix", "theirs", *common)
+    first, second = (content(f"runs/{name}/config.json") for name in ("ours", "theirs"))
     assert first == second
     assert first["settings"]["milestones"] == [1]
     assert first["settings"]["schedule"] == "steps"
     assert (first["lr_gate"], first["gate_schedule"], first["gate_iters"]) == (0.02, "step50", 2)
     assert Path("runs/ours/g_values.csv").read_text() == Path("runs/theirs/g_values.csv").read_text()
-    done(*GATE, "--gate", "l2", "--lambda_mem", "0.25", "-o", "runs/l2", "--epochs", "1", *common[2:])
-    assert json.loads(Path("runs/l2/config.json").read_text())["lambda"] == 0.25
-    said = done(*GATE, "--test_checkpoint", "runs/ours/last.pt", "-e", "-o", "seen", "--skip-below", "0.3")
+    run(*GATE, "--gate", "l2", "--lambda_mem", "0.25", "-o", "runs/l2", "--epochs", "1", *common[2:])
+    assert content("runs/l2/config.json")["lambda"] == 0.25
+    said = run(*GATE, "--test_checkpoint", "runs/ours/last.pt", "-e", "-o", "seen", "--skip-below", "0.3").stderr
     assert "Skipping where g < 0.3" in said
     assert "skipping saves nothing" in said
-    assert sorted(path.name for path in Path("seen").iterdir()) == [
+    assert names_in("seen") == [
         "g_distribution.png",
         "g_extremes.png",
         "g_values.csv",
@@ -149,8 +122,8 @@ def test_names_of_the_original_mean_the_same() -> None:
 
 def test_milestones_as_published() -> None:
     assert joined_integers(["--schedule", "3", "5"]) == ["--schedule", "3,5"]
-    done(*GATE, "--schedule", "3", "5", "--epochs", "1", "-o", "run", "-q", "-b", "16")
-    settings = json.loads(Path("run/config.json").read_text())["settings"]
+    run(*GATE, "--schedule", "3", "5", "--epochs", "1", "-o", "run", "-q", "-b", "16")
+    settings = content("run/config.json")["settings"]
     assert (settings["schedule"], settings["milestones"]) == ("steps", [3, 5])
 
 
@@ -160,14 +133,14 @@ def test_published_weights_are_validated_and_looked_at() -> None:
     state = {f"module.{name}": value for name, value in module.state_dict().items()}
     torch.save({"epoch": 333, "state_dict": state, "acc": 93.5}, "model_best.pth.tar")
     images = ["--dataset", "folder:images", "--input-size", "8", "-j", "0"]
-    said = done("validate", "resnet14", "-w", "model_best.pth.tar", *images, "-o", "v.json")
+    said = run("validate", "resnet14", "-w", "model_best.pth.tar", *images, "-o", "v.json").stderr
     assert "gate entropy-classifier, gate map original" in said
-    document = json.loads(Path("v.json").read_text())
+    document = content("v.json")
     assert (document["dataset"]["mean"], document["dataset"]["std"]) == (
         [0.4914, 0.4822, 0.4465],
         [0.2023, 0.1994, 0.201],
     )
-    done("train-gate", "resnet14", "-e", "--test_checkpoint", "model_best.pth.tar", *images, "-o", "seen")
+    run("train-gate", "resnet14", "-e", "--test_checkpoint", "model_best.pth.tar", *images, "-o", "seen")
     rows = list(csv.DictReader(Path("seen/g_values.csv").read_text().splitlines()))
     assert sum(row["label"] == row["prediction"] for row in rows) == document["results"]["original"]["correct"]
     for row in rows:
@@ -177,8 +150,8 @@ def test_published_weights_are_validated_and_looked_at() -> None:
 
 def test_evaluation_without_a_gate_is_refused() -> None:
     torch.save(get_entry("resnet14").configured(shortcut="projection").make(3, (8, 8)).state_dict(), "plain.pt")
-    assert refused(*GATE, "-e", "-w", "plain.pt") == "plain.pt is of resnet14 without a gate."
-    assert refused(*GATE, "-w", "plain.pt").startswith("plain.pt has no gate.")
+    assert sentence_of([*GATE, "-e", "-w", "plain.pt"]) == "plain.pt is of resnet14 without a gate."
+    assert sentence_of([*GATE, "-w", "plain.pt"]).startswith("plain.pt has no gate.")
 
 
 def test_the_gate_that_is_named_has_the_constants_of_published_weights() -> None:
@@ -187,31 +160,31 @@ def test_the_gate_that_is_named_has_the_constants_of_published_weights() -> None
     module = get_entry("resnet14").configured(gate="shortcut").make(3, (32, 32))
     torch.save({f"module.{name}": value for name, value in module.state_dict().items()}, "original.pth")
     images = ["resnet14", "--dataset", "folder:images", "--input-size", "8", "-j", "0"]
-    done("train-gate", *images, "-e", "--gate", "shortcut", "-w", "original.pth", "-o", "seen")
-    document = json.loads(Path("seen/result.json").read_text())
+    run("train-gate", *images, "-e", "--gate", "shortcut", "-w", "original.pth", "-o", "seen")
+    document = content("seen/result.json")
     assert (document["dataset"]["mean"], document["dataset"]["std"]) == (
         [0.4914, 0.4822, 0.4465],
         [0.2023, 0.1994, 0.201],
     )
     assert (document["dataset"]["split"], document["dataset"]["images"]) == ("test", 24)
     assert document["model"]["options"]["gate"] == "shortcut"
-    done("train-gate", *images, "-w", "original.pth", "--gate", "shortcut", "--epochs", "1", "-b", "16", "-o", "run")
+    run("train-gate", *images, "-w", "original.pth", "--gate", "shortcut", "--epochs", "1", "-b", "16", "-o", "run")
     metadata = read_checkpoint(Path("run/last.pt")).metadata
     assert metadata is not None
     assert metadata.mean == [0.4914, 0.4822, 0.4465]
-    assert refused("train-gate", *images, "-e", "--gate", "l2", "-w", "original.pth") == (
+    assert sentence_of(["train-gate", *images, "-e", "--gate", "l2", "-w", "original.pth"]) == (
         "The weights in original.pth are of gate exclusive, not l2."
     )
 
 
 def test_a_run_goes_on_with_its_options_however_they_are_written() -> None:
     scale = ["--gate", "exclusive-tube-1x1", "--gate-scale", "1e-4"]
-    done(*GATE, *scale, "--epochs", "1", "-b", "16", "-o", "run", "-q")
+    run(*GATE, *scale, "--epochs", "1", "-b", "16", "-o", "run", "-q")
     Path("run/result.json").unlink()
-    assert refused("train-gate", "--resume", "run", "--gate-scale", "1").startswith(
+    assert sentence_of(["train-gate", "--resume", "run", "--gate-scale", "1"]).startswith(
         "The run in run was begun otherwise: gate-scale 0.0001, now 1.0."
     )
-    done("train-gate", "--resume", "run", "--gate-scale", "0.0001", "--gate", "exclusive-tube-1x1", "--block", "basic")
+    run("train-gate", "--resume", "run", "--gate-scale", "0.0001", "--gate", "exclusive-tube-1x1", "--block", "basic")
 
 
 @pytest.mark.parametrize(
@@ -224,21 +197,21 @@ def test_a_run_goes_on_with_its_options_however_they_are_written() -> None:
 )
 def test_the_command_in_a_checkpoint_makes_the_same_network(gate: str) -> None:
     given = ["--label-noise", "0.2"] if gate == "softmax" else []
-    done(*GATE, "--gate", gate, *given, "--epochs", "1", "-b", "16", "-o", "run", "-q")
+    run(*GATE, "--gate", gate, *given, "--epochs", "1", "-b", "16", "-o", "run", "-q")
     checkpoint = read_checkpoint(Path("run/last.pt"))
     assert checkpoint.metadata is not None
     words = shlex.split(checkpoint.metadata.command or "")
     assert words[:2] == ["decompose", "train-gate"]
-    done(*words[1:], "-j", "0", "--device", "cpu", "-o", "again", "-q")
+    run(*words[1:], "-j", "0", "--device", "cpu", "-o", "again", "-q")
     again = read_checkpoint(Path("again/last.pt"))
     assert all(torch.equal(value, again.state_dict[name]) for name, value in checkpoint.state_dict.items())
 
 
 @pytest.mark.slow
 def test_training_images_are_evaluated_in_batches_of_any_size() -> None:
-    done(*GATE, "--epochs", "1", "-b", "16", "--val-split", "0", "-o", "run", "-q")
+    run(*GATE, "--epochs", "1", "-b", "16", "--val-split", "0", "-o", "run", "-q")
     for name, more in (("a", []), ("b", ["-b", "7"])):
-        done(*GATE, "-e", "--resume", "run", "--split", "train", "-o", name, *more)
+        run(*GATE, "-e", "--resume", "run", "--split", "train", "-o", name, *more)
     first, second = (list(csv.DictReader(Path(f"{name}/g_values.csv").read_text().splitlines())) for name in "ab")
     assert [row["prediction"] for row in first] == [row["prediction"] for row in second]
     assert len(first) == 36
@@ -246,20 +219,21 @@ def test_training_images_are_evaluated_in_batches_of_any_size() -> None:
     files = [row["file"] for row in first]
     assert all(Path("images/train", file).is_file() or Path("images", file).is_file() for file in files)
     assert [CLASSES.index(Path(file).parent.name) for file in files] == [int(row["label"]) for row in first]
-    assert refused(*GATE, "-e", "--resume", "run", "--split", "val").startswith("folder:images has no split 'val' here")
+    assert sentence_of([*GATE, "-e", "--resume", "run", "--split", "val"]).startswith(
+        "folder:images has no split 'val' here"
+    )
 
 
 def test_evaluation_prints_the_same_as_it_writes() -> None:
-    done(*GATE, "--epochs", "1", "-b", "16", "-o", "run", "-q")
-    done("train-gate", "-e", "--resume", "run", *GATE[2:], "-o", "seen")  # the checkpoint says which network
-    result = CliRunner().invoke(app, [*GATE, "-e", "--resume", "run", "--json"])
-    printed, written = json.loads(result.stdout), json.loads(Path("seen/result.json").read_text())
+    run(*GATE, "--epochs", "1", "-b", "16", "-o", "run", "-q")
+    run("train-gate", "-e", "--resume", "run", *GATE[2:], "-o", "seen")  # the checkpoint says which network
+    printed, written = document_of(*GATE, "-e", "--resume", "run"), content("seen/result.json")
     assert printed["results"] == written["results"]
-    assert refused(*GATE, "-e", "--resume", "run", "-o", "seen").startswith("seen/result.json exists")
+    assert sentence_of([*GATE, "-e", "--resume", "run", "-o", "seen"]).startswith("seen/result.json exists")
 
 
 def test_help_names_every_gate_and_its_defaults() -> None:
-    said = " ".join(CliRunner().invoke(app, ["train-gate", "--help"], env={"COLUMNS": "200"}).stdout.split())
+    said = " ".join(run("train-gate", "--help").stdout.split())
     from decompose_cli.models.gate_kinds import GATES
 
     assert all(name in said for name in GATES)

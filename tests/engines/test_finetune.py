@@ -7,13 +7,14 @@ import json
 import logging
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.power_cut import PowerCut
 from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -420,43 +421,17 @@ def without_clock(value: Any) -> Any:
     return [without_clock(item) for item in value] if isinstance(value, list) else value
 
 
-class StoppedHereError(BaseException):
-    """Stands for a power cut."""
-
-
-@pytest.fixture
-def cut_off(monkeypatch: pytest.MonkeyPatch) -> Callable[[int, Callable[[], Any]], None]:
-    """Run something in which the start of a further epoch ends the program."""
-
-    def run(after: int, work: Callable[[], Any]) -> None:
-        calls = 0
-        original = fit.Trainer._train_epoch
-
-        def counted(self: Any, *arguments: Any) -> None:
-            nonlocal calls
-            calls += 1
-            if calls > after:
-                raise StoppedHereError
-            original(self, *arguments)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(fit.Trainer, "_train_epoch", counted)
-            with pytest.raises(StoppedHereError):
-                work()
-
-    return run
-
-
-def test_stopped_and_resumed_it_ends_as_if_it_had_not_been(inputs: Inputs, cut_off: Any) -> None:
+def test_stopped_and_resumed_it_ends_as_if_it_had_not_been(inputs: Inputs, power_cut: PowerCut) -> None:
     whole = tuned(inputs, "whole")
-    cut_off(1, lambda: tuned(inputs, "tuned"))
+    with power_cut("last.pt"):
+        tuned(inputs, "tuned")
     done = finetune(Request(Inputs(workers=0, device="cpu"), resume=Path("tuned"))).results
     assert without_clock(done.model_dump()) == without_clock(whole.model_dump())
     first, second = (read_checkpoint(Path(name) / "last.pt").state_dict for name in ("whole", "tuned"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
 
 
-def test_several_seeds(inputs: Inputs, cut_off: Any) -> None:
+def test_several_seeds(inputs: Inputs, power_cut: PowerCut) -> None:
     def work(folder: str) -> Any:
         request = Request(inputs, {**SHORT, "epochs": 1}, folder=Path(folder), runs=2)
         return finetune(request, indices=rows_of()).results
@@ -467,7 +442,8 @@ def test_several_seeds(inputs: Inputs, cut_off: Any) -> None:
     assert whole.runs[0].before == whole.runs[1].before
     assert [found.what for found in whole.summary] == ["test top1 after fine-tuning"]
     assert whole.summary[0].values == [run.after.top1 for run in whole.runs]
-    cut_off(1, lambda: work("stopped"))
+    with power_cut("last.pt"):
+        work("stopped")
     done = finetune(Request(Inputs(workers=0, device="cpu"), resume=Path("stopped"))).results
     assert without_clock(done.model_dump()) == without_clock(whole.model_dump())
 
@@ -483,9 +459,10 @@ CHANGES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("request_values", "own", "fragment"), CHANGES, ids=[row[2] for row in CHANGES])
 def test_what_has_changed_is_named_and_refused(
-    inputs: Inputs, cut_off: Any, request_values: dict[str, Any], own: dict[str, Any], fragment: str
+    inputs: Inputs, power_cut: PowerCut, request_values: dict[str, Any], own: dict[str, Any], fragment: str
 ) -> None:
-    cut_off(1, lambda: tuned(inputs, indices=rows_of()))
+    with power_cut("last.pt"):
+        tuned(inputs, indices=rows_of())
     request = Request(**{"inputs": Inputs(), "resume": Path("tuned"), **request_values})
     with pytest.raises(InputError, match="was begun otherwise") as caught:
         finetune(request, **own)
@@ -493,15 +470,17 @@ def test_what_has_changed_is_named_and_refused(
     assert len(caught.value.message) < 400, "a sentence, not the content of a file"
 
 
-def test_the_same_indices_may_be_given_again(inputs: Inputs, cut_off: Any) -> None:
-    cut_off(1, lambda: tuned(inputs, indices=rows_of(), only="head"))
+def test_the_same_indices_may_be_given_again(inputs: Inputs, power_cut: PowerCut) -> None:
+    with power_cut("last.pt"):
+        tuned(inputs, indices=rows_of(), only="head")
     request = Request(Inputs(workers=0, device="cpu"), resume=Path("tuned"))
     assert finetune(request, indices=rows_of(), only="head").results.last.epoch == 2
 
 
-def test_weights_that_have_been_replaced_are_noticed(inputs: Inputs, cut_off: Any) -> None:
+def test_weights_that_have_been_replaced_are_noticed(inputs: Inputs, power_cut: PowerCut) -> None:
     Path("mine.pt").write_bytes(Path(str(inputs.weights)).read_bytes())
-    cut_off(1, lambda: tuned(dataclasses.replace(inputs, weights="mine.pt"), indices=rows_of()))
+    with power_cut("last.pt"):
+        tuned(dataclasses.replace(inputs, weights="mine.pt"), indices=rows_of())
     tuned(inputs, "other", overrides={"epochs": 1}, indices=rows_of())
     content = torch.load("mine.pt", weights_only=True)
     content["state_dict"]["linear.bias"] += 1

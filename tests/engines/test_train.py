@@ -7,15 +7,18 @@ import dataclasses
 import json
 import logging
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.power_cut import PowerCut, watched
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.engines.train import train
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import DecomposeError, InputError
@@ -24,8 +27,8 @@ from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.storage.result_document import ResultDocument
 from decompose_cli.training import data
 from decompose_cli.training.config import FROM_INPUTS, shown_command
-from decompose_cli.training.fit import Trainer
 from decompose_cli.training.outcome import RepeatedResults, RunResults, spread
+from decompose_cli.training.run_folder import read_state
 from decompose_cli.training.session import Request
 
 CLASSES = ["a", "b", "c"]
@@ -55,25 +58,6 @@ def trained(images: str, folder: str = "run", overrides: dict[str, Any] | None =
 def validated(weights: str, images: str, model: str | None = None) -> Any:
     inputs = Inputs(model=model, weights=weights, dataset=images, input_size="8", workers=0, use_cache=False)
     return validate(inputs).results
-
-
-class StoppedHereError(BaseException):
-    """Stands for a power cut."""
-
-
-def cut_off(monkeypatch: pytest.MonkeyPatch, after: int) -> None:
-    """From the given call on, the start of an epoch ends the program."""
-    calls = 0
-    original = Trainer._train_epoch
-
-    def counted(self: Trainer, *arguments: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > after:
-            raise StoppedHereError
-        original(self, *arguments)
-
-    monkeypatch.setattr(Trainer, "_train_epoch", counted)
 
 
 # ---------------------------------------------------------------------------------------------------- what is written
@@ -289,26 +273,22 @@ def without_clock(value: Any) -> Any:
 
 
 def test_several_seeds_stopped_anywhere_and_resumed_are_those_of_a_run_that_was_not(
-    images: str, monkeypatch: pytest.MonkeyPatch
+    images: str, power_cut: PowerCut
 ) -> None:
     whole = train(request_of(images, "whole", runs=2)).results
-    for after in (1, 2, 3):
+    for after, moment in enumerate((("last.pt", 1), ("last.pt", 2), ("result.json", 1), ("last.pt", 3))):
         folder = f"run{after}"
-        with monkeypatch.context() as patch:
-            cut_off(patch, after)
-            with pytest.raises(StoppedHereError):
-                train(request_of(images, folder, runs=2))
+        with power_cut(*moment):
+            train(request_of(images, folder, runs=2))
         assert not Path(folder, "result.json").exists()
         done = train(Request(dataclasses.replace(SEEN, model=None, input_size=None), resume=Path(folder))).results
-        assert [without_clock(run) for run in done.runs] == [without_clock(run) for run in whole.runs], after
+        assert [without_clock(run) for run in done.runs] == [without_clock(run) for run in whole.runs], moment
         assert done.summary == whole.summary
 
 
-def test_several_seeds_in_a_folder_that_was_moved(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        cut_off(patch, 3)
-        with pytest.raises(StoppedHereError):
-            train(request_of(images, runs=2))
+def test_several_seeds_in_a_folder_that_was_moved(images: str, power_cut: PowerCut) -> None:
+    with power_cut("last.pt", 3):
+        train(request_of(images, runs=2))
     Path("run").rename("moved")
     done = resumed("moved/seed-1")
     assert [run.checkpoints["last"] for run in done.runs] == ["moved/seed-0/last.pt", "moved/seed-1/last.pt"]
@@ -339,12 +319,11 @@ def resumed(
 
 
 @pytest.fixture
-def stopped(images: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def stopped(images: str, power_cut: PowerCut) -> str:
     """A run after one of two epochs."""
-    with monkeypatch.context() as patch:
-        cut_off(patch, 1)
-        with pytest.raises(StoppedHereError):
-            train(request_of(images))
+    with power_cut("last.pt"):
+        train(request_of(images))
+    Path("run/.lock").unlink()  # of the process that is gone
     return images
 
 
@@ -390,40 +369,30 @@ def test_a_changed_configuration_is_named_and_refused(stopped: str, given: dict[
     assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
 
 
-def test_changed_starting_weights_are_noticed(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_starting_weights_are_noticed(images: str, power_cut: PowerCut) -> None:
     trained(images, "first")
     inputs = dataclasses.replace(SEEN, weights="first/last.pt")
-    with monkeypatch.context() as patch:
-        cut_off(patch, 0)
-        with pytest.raises(StoppedHereError):
-            train(request_of(images, inputs=inputs))
+    with power_cut("config.json"):
+        train(request_of(images, inputs=inputs))
     trained(images, "first", {"seed": 1}, overwrite=True)
     with pytest.raises(InputError, match="The starting weights are not what they were"):
         resumed()
 
 
-def test_how_often_to_save_is_remembered(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
-        cut_off(patch, 1)
-        with pytest.raises(StoppedHereError):
-            train(request_of(images, checkpoint_every=3))
-    saved = saved_steps(monkeypatch)
-    resumed()
+def test_how_often_to_save_is_remembered(images: str, power_cut: PowerCut) -> None:
+    with power_cut("last.pt", 2):
+        train(request_of(images, checkpoint_every=3))
+    with saved_steps() as saved:
+        resumed()
     assert saved == [7, 8]
 
 
-def saved_steps(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """At which steps ``last.pt`` is written from now on."""
+@contextmanager
+def saved_steps() -> Iterator[list[int]]:
+    """At which steps ``last.pt`` is written in this block."""
     saved: list[int] = []
-    original = Trainer._save
-
-    def spied(self: Trainer, path: Path) -> None:
-        if path.name == "last.pt":
-            saved.append(self.state.global_step)
-        original(self, path)
-
-    monkeypatch.setattr(Trainer, "_save", spied)
-    return saved
+    with watched("last.pt", lambda path: saved.append(read_state(path)["global_step"])):
+        yield saved
 
 
 def test_changed_training_images_are_noticed(stopped: str) -> None:
@@ -432,13 +401,13 @@ def test_changed_training_images_are_noticed(stopped: str) -> None:
         resumed()
 
 
-def test_a_resumed_run_finds_its_images_where_they_were(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_resumed_run_finds_its_images_where_they_were(
+    images: str, power_cut: PowerCut, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where data sets are kept is part of what was asked for."""
     inputs = dataclasses.replace(SEEN, data_dir=Path("elsewhere"))
-    with monkeypatch.context() as patch:
-        cut_off(patch, 1)
-        with pytest.raises(StoppedHereError):
-            train(request_of(images, inputs=inputs))
+    with power_cut("last.pt"):
+        train(request_of(images, inputs=inputs))
     asked: list[Any] = []
     opened = data.open_dataset
 
@@ -555,7 +524,7 @@ def test_so_does_one_that_fails_unforeseen(images: str, monkeypatch: pytest.Monk
         raise RuntimeError("an assertion inside a library")
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_train_epoch", broken)
+        patch.setattr(TrainingImages, "batches", broken)
         with pytest.raises(RuntimeError, match="inside a library"):
             train(request_of(images))
     assert not Path("run").exists()
@@ -642,9 +611,9 @@ def test_the_shown_command_quotes_what_a_shell_would_take_apart() -> None:
     )
 
 
-def test_checkpoint_every_saves_within_an_epoch(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    saved = saved_steps(monkeypatch)
-    trained(images, checkpoint_every=3)  # 27 images in batches of 8: four steps an epoch
+def test_checkpoint_every_saves_within_an_epoch(images: str) -> None:
+    with saved_steps() as saved:
+        trained(images, checkpoint_every=3)  # 27 images in batches of 8: four steps an epoch
     assert saved == [3, 4, 7, 8]
     with pytest.raises(InputError, match="checkpoint_every 0 is not at least 1"):
         trained(images, "other", checkpoint_every=0)

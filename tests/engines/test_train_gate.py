@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.power_cut import PowerCut
 
 from decompose_cli.decomposition.index_set import read_index_set
 from decompose_cli.engines.extract_indices import extract_indices
@@ -18,14 +19,13 @@ from decompose_cli.engines.finetune import Decomposition, finetune
 from decompose_cli.engines.train import train
 from decompose_cli.engines.train_gate import GateResults, evaluate_gates, train_gate
 from decompose_cli.engines.validate import validate
-from decompose_cli.errors import InputError, StoppedError
+from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import from_plain
 from decompose_cli.models.registry import get_entry
 from decompose_cli.storage.result_document import ResultDocument
-from decompose_cli.training import fit
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.gating.configuration import configure_gates, resolve_network
 from decompose_cli.training.gating.settings import GateSettings
@@ -237,20 +237,6 @@ def test_a_baseline_of_other_classes(images: str) -> None:
     assert not Path("run").exists()
 
 
-def stopped_after(monkeypatch: pytest.MonkeyPatch, epochs: int) -> None:
-    calls = 0
-    original = fit.Trainer._train_epoch
-
-    def counted(self: Any, *values: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls > epochs:
-            raise KeyboardInterrupt
-        original(self, *values)
-
-    monkeypatch.setattr(fit.Trainer, "_train_epoch", counted)
-
-
 def without_clock(value: Any) -> Any:
     if isinstance(value, dict):
         hidden = ("seconds", "images_per_second", "full_images_per_second", "started_at", "checkpoints", "model")
@@ -258,13 +244,11 @@ def without_clock(value: Any) -> Any:
     return [without_clock(v) for v in value] if isinstance(value, list) else value
 
 
-def test_a_run_that_was_stopped_goes_on_to_the_same_end(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_was_stopped_goes_on_to_the_same_end(images: str, power_cut: PowerCut) -> None:
     given: dict[str, Any] = {"label_noise": 0.2, "gate_iters": 2, "skip_below": 0.5}
     whole = trained(images, "whole", **given)
-    with monkeypatch.context() as patch:
-        stopped_after(patch, 1)
-        with pytest.raises((KeyboardInterrupt, StoppedError)):
-            trained(images, **given)
+    with power_cut("last.pt"):
+        trained(images, **given)
     # All else is remembered, and what is given again has to be the same.
     with pytest.raises(InputError, match="was begun otherwise: gate-iters 2, now 3"):
         train_gate(Request(Inputs(device="cpu", workers=0), resume=Path("run")), GateSettings(gate_iters=3))

@@ -1,0 +1,82 @@
+"""Results, images and clocks for the command line."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from datetime import datetime, tzinfo
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+
+@pytest.fixture(scope="session")
+def validation(warm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The result of ``validate``, outside any working directory."""
+    from decompose_cli.engines.validate import validate
+    from decompose_cli.features.study import Inputs
+
+    path = tmp_path_factory.mktemp("validation") / "validate.json"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DECOMPOSE_CACHE", str(warm_cache))
+        validate(Inputs()).write(path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def few(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The first two images of each digit of either split, as a data set: where a network has to run, it soon has."""
+    from decompose_cli.datasets.digits import open_digits
+
+    root = tmp_path_factory.mktemp("few", numbered=False)
+    for split in ("train", "test"):
+        pixels, labels = open_digits(split).pixels_and_labels
+        for digit in range(10):
+            folder = root / split / str(digit)
+            folder.mkdir(parents=True)
+            for number in (labels == digit).nonzero().flatten()[:2].tolist():
+                Image.fromarray(pixels[number].permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    return f"folder:{root}"
+
+
+class _StoppedClock(datetime):
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime(2024, 1, 2, 3, 4, 5, tzinfo=tz)
+
+
+@pytest.fixture
+def stopped_clock(monkeypatch: pytest.MonkeyPatch) -> str:
+    """It is always the same second; returns how files are named then."""
+    monkeypatch.setattr("decompose_cli.storage.result_document.datetime", _StoppedClock)
+    return "20240102T030405Z"
+
+
+@pytest.fixture
+def break_tables(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+    """Called with an error, it makes showing any table fail with that; all other lines are shown."""
+    from rich.console import Console
+    from rich.table import Table
+
+    shown = Console.print
+    kept: list[Any] = []
+
+    def prepare(error: BaseException) -> None:
+        def show(self: Console, *values: Any, **how: Any) -> None:
+            if any(isinstance(value, Table) for value in values):
+                kept.append(sys.stdout)  # after a broken pipe it is replaced, and must not take the runner's with it
+                raise error
+            shown(self, *values, **how)
+
+        monkeypatch.setattr(Console, "print", show)
+
+    return prepare
+
+
+@pytest.fixture
+def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry point may be called here: what it sets for its process stays as it was."""
+    monkeypatch.setattr("gc.set_threshold", lambda *_: None)
+    monkeypatch.setattr("gc.freeze", lambda: None)

@@ -1,0 +1,62 @@
+"""Starting the program: help, version, and what is imported for them."""
+
+from __future__ import annotations
+
+import pytest
+from helpers.command_line import COMMANDS, invoke, run
+from helpers.processes import program, python
+
+import decompose_cli
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "scipy",
+    "sklearn",
+    "PIL",
+    "safetensors",
+    "matplotlib",
+    "lightning_fabric",
+)
+
+
+def test_every_help_answers_without_the_heavy_libraries() -> None:
+    calls = [*([name, "--help"] for name in COMMANDS), ["--help"], ["-h"], ["validate", "-h"]]
+    done = python(f"""
+import sys
+from decompose_cli.cli.app import app
+for arguments in {calls!r}:
+    try:
+        app(arguments, prog_name="decompose")
+    except SystemExit as done:
+        assert done.code == 0, (arguments, done.code)
+assert not [name for name in {LIBRARIES!r} if name in sys.modules], sorted(sys.modules)
+""")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Usage: decompose") == len(calls)
+    for name in COMMANDS:
+        assert f"Usage: decompose {name} " in done.stdout
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_names_every_option(command: str) -> None:
+    text = run(command, "--help").stdout
+    options = {option for parameter in COMMANDS[command].params for option in parameter.opts if option[:2] == "--"}
+    assert {"--json", "--quiet", "--debug"} <= options
+    assert {option for option in options if option not in text} == set()
+
+
+def test_version_is_the_package_version() -> None:
+    assert run("--version").stdout == f"decompose {decompose_cli.__version__}\n"
+
+
+def test_python_dash_m_is_the_program() -> None:
+    done = program("--version")
+    assert (done.returncode, done.stdout) == (0, f"decompose {decompose_cli.__version__}\n")
+
+
+def test_without_arguments_the_commands_are_listed() -> None:
+    result = invoke()
+    assert result.exit_code == 2
+    assert all(command in result.output for command in COMMANDS)

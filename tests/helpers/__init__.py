@@ -1,0 +1,1 @@
+"""What several tests need: calling the program, making inputs, cutting the power."""
