@@ -130,7 +130,7 @@ def make_options(given: dict[str, Any]) -> dict[str, str]:
     named = {name: str(value) for name, value in given.items() if value is not None}
     if "block" in named:
         named["block"] = read_block(named["block"])
-    return {name: read_decay(text, f"--{name}") if name in ("afwd", "abkw") else text for name, text in named.items()}
+    return {name: read_decay(text, name) if name in ("afwd", "abkw") else text for name, text in named.items()}
 
 
 _FROM_SCRATCH: dict[str, tuple[Any, Any]] = {
