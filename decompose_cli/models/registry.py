@@ -45,7 +45,7 @@ def get_entry(name: str) -> ModelEntry:
             return found
     hint = _NAMES_HINT
     if Path(name).suffix in (".pt", ".pth", ".th", ".safetensors"):
-        hint = f"To use a weights file, name its model and give the file with {param('weights')}."
+        hint = f"Is {name} a weights file? Name its model, and give the file with {param('weights')}."
     raise InputError(f"There is no model {name!r}{_suggestion(name)}.", hint=hint)
 
 

@@ -402,11 +402,11 @@ def test_names_that_the_result_uses_otherwise_are_refused(name: str) -> None:
 def test_names_that_stand_twice_are_refused() -> None:
     with pytest.raises(InputError, match="Two methods are named 'a'"):
         essential(Inputs(), methods=[NamedMethod("a", "default", None)] * 2)
-    with pytest.raises(InputError, match="^method cannot be named 'ours', which is the network of MODEL and weights"):
+    with pytest.raises(InputError, match=r"^method cannot be named 'ours', which is the network of MODEL and weights"):
         essential(Inputs(), methods=[NamedMethod("ours", "default", None)])
-    with pytest.raises(InputError, match="^method cannot be named 'csg', which is the network of csg"):
+    with pytest.raises(InputError, match=r"^method cannot be named 'csg', which is the network of csg"):
         essential(Inputs(), csg="gates.pth", methods=[NamedMethod("csg", "default", None)])
-    with pytest.raises(InputError, match="^method cannot be named 'csg', which is the network of csg"):
+    with pytest.raises(InputError, match=r"^method cannot be named 'csg', which is the network of csg"):
         essential(Inputs(), methods=[NamedMethod("csg", "default", None)])
 
 

@@ -157,7 +157,7 @@ def test_a_number_of_features_that_the_file_denies_is_refused() -> None:
 def test_a_network_that_the_file_or_the_number_denies_is_refused() -> None:
     with pytest.raises(InputError, match=r"x\.json is for 17 features, but resnet56 has 64"):
         mutual_info(Inputs(model="resnet56"), [write("x.json", EVEN, 17)])
-    with pytest.raises(InputError, match="^num_features 17 contradicts resnet56, which has 64"):
+    with pytest.raises(InputError, match=r"^num_features 17 contradicts resnet56, which has 64"):
         mutual_info(Inputs(model="resnet56"), ["x.json"], num_features=17)
 
 
@@ -169,7 +169,7 @@ def test_what_files_have_no_use_for_is_refused(inputs: Inputs) -> None:
 
 @pytest.mark.parametrize("options", [{"ks": [3]}, {"method": "mean"}, {"ks": [3], "method": "csg"}])
 def test_sizes_and_methods_are_refused_where_all_sets_are_files(options: dict[str, Any]) -> None:
-    with pytest.raises(InputError, match="^k and method have no effect: every feature set is given as a file"):
+    with pytest.raises(InputError, match=r"^k and method have no effect: every feature set is given as a file"):
         mutual_info(Inputs(), [write("x.json", EVEN, 17)], **options)
 
 
@@ -177,7 +177,7 @@ def test_sizes_and_methods_are_refused_where_all_sets_are_files(options: dict[st
 @pytest.mark.parametrize("method", ["mean", "csg"])
 def test_a_method_is_refused_where_only_gates_are_ranked(with_files: bool, method: Any) -> None:
     files = [write("x.json", EVEN, 17)] if with_files else []
-    with pytest.raises(InputError, match="^method and dataset have no effect: gates are ranked") as caught:
+    with pytest.raises(InputError, match=r"^method and dataset have no effect: gates are ranked") as caught:
         mutual_info(Inputs(), files, csg=write_gates(torch.rand(4, 17)), method=method)
     assert ("MODEL" in str(caught.value.hint)) is not with_files
 
@@ -209,7 +209,7 @@ def test_an_order_without_gates_is_refused() -> None:
 
 
 def test_a_number_of_features_without_files_is_refused() -> None:
-    with pytest.raises(InputError, match="^num_features is for index files, and there is none"):
+    with pytest.raises(InputError, match=r"^num_features is for index files, and there is none"):
         mutual_info(Inputs(), num_features=64)
 
 
@@ -255,7 +255,7 @@ def test_gates_beside_files_get_the_sizes_of_the_files() -> None:
 
 
 def test_more_gates_than_there_are_is_refused() -> None:
-    with pytest.raises(InputError, match="^k 14 is more than the 13 features"):
+    with pytest.raises(InputError, match=r"^k 14 is more than the 13 features"):
         mutual_info(Inputs(), csg=write_gates(torch.rand(4, 13)), ks=[14])
 
 
@@ -305,7 +305,7 @@ def test_a_named_network_is_compared_with_gates_at_the_same_sizes() -> None:
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_more_features_than_the_network_has_is_refused() -> None:
-    with pytest.raises(InputError, match="^k 65 is more than the 64 features"):
+    with pytest.raises(InputError, match=r"^k 65 is more than the 64 features"):
         mutual_info(Inputs(), ks=[65])
 
 

@@ -380,13 +380,13 @@ def test_sizes_are_read(text: str, expected: list[int]) -> None:
     "text", ["", "0", "0-3", "3-1", "-3", "3-", "1-2-3", "1.5", "a", "1,,2", "²", "1-99999999", "9999999999", "+1"]
 )
 def test_sizes_of_another_form_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="^ks "):
+    with pytest.raises(InputError, match=r"^ks "):
         parse_ks(text)
 
 
 def test_methods_are_read_each_once() -> None:
     assert parse_methods("weight, frequency,weight") == ["weight", "frequency"]
-    with pytest.raises(InputError, match="^methods 'best' is unknown"):
+    with pytest.raises(InputError, match=r"^methods 'best' is unknown"):
         parse_methods("weight,best")
 
 
@@ -394,7 +394,7 @@ def test_more_features_than_the_network_has_is_refused_before_any_image_is_looke
     forbid_forward_passes: Callable[[], None],
 ) -> None:
     forbid_forward_passes()
-    with pytest.raises(InputError, match="^ks 65 is more than the 64 features"):
+    with pytest.raises(InputError, match=r"^ks 65 is more than the 64 features"):
         sweep(Inputs(), ks=[1, 65])
 
 
