@@ -42,7 +42,7 @@ NOT_CONVERTED_YET = (
 )
 """Where sentences still have flags."""
 
-FLAG = re.compile(r"(?<![\w-])(?<!var\()(--[a-z][a-z-]*|-[a-zA-Z])(?![\w-])")
+FLAG = re.compile(r"(?<![\w-])(?<!var\()(--[a-z][a-z-]*|--{}|-[a-zA-Z])(?![\w-])")
 
 
 def options() -> dict[str, set[str]]:
@@ -144,10 +144,10 @@ def test_flags_are_found_in_strings() -> None:
     source = '''
 def function(x):
     """Not --this."""
-    return f"Use --that {x} or " f"{x} -k, {'--inner' if x else ''}.", "plain --one", "var(--ink)", "twenty-one -1 a-b"
+    return f"Use --that {x} or " f"{x} -k, {'--inner' if x else ''}.", f"--{x} 3", "plain --one", "var(--ink)", "twenty-one -1 a-b"
 '''
     found = [text for _, text in literals(ast.parse(source)) if FLAG.search(text)]
-    assert found == ["Use --that {} or {} -k, {}.", "--inner", "plain --one"]
+    assert found == ["Use --that {} or {} -k, {}.", "--inner", "--{} 3", "plain --one"]
     assert not FLAG.search(without_command_lines("Use 'train {} --evaluate -w {} --norm-mode MODE'."))
     assert FLAG.search(without_command_lines("Use 'validate -i', or --indices."))
 
