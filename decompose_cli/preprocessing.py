@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Size = tuple[int, int]
@@ -68,19 +68,19 @@ class Preprocessing:
         """
         result = self
         if input_size is not None:
-            size = parse_size(input_size, "--input-size")
+            size = parse_size(input_size, "input_size")
             factor = max(size[0] / self.crop[0], size[1] / self.crop[1])
             scaled = math.ceil(self.resize * factor) if isinstance(self.resize, int) else size
             result = replace(result, crop=size, resize=scaled)
         if resize is not None:
-            exact = parse_size(resize, "--resize")
+            exact = parse_size(resize, "resize")
             result = replace(result, resize=exact if "x" in resize else exact[0])
         if crop is not None:
-            result = replace(result, crop=parse_size(crop, "--crop"))
+            result = replace(result, crop=parse_size(crop, "crop"))
         if mean is not None:
-            result = replace(result, mean=parse_channels(mean, "--mean"))
+            result = replace(result, mean=parse_channels(mean, "mean"))
         if std is not None:
-            result = replace(result, std=parse_channels(std, "--std", positive=True))
+            result = replace(result, std=parse_channels(std, "std", positive=True))
         if interpolation is not None:
             result = replace(result, interpolation=parse_interpolation(interpolation))
         return result
@@ -95,10 +95,10 @@ def parse_interpolation(text: str) -> Interpolation:
     for name in get_args(Interpolation):
         if text == name:
             return name  # type: ignore[no-any-return]
-    raise InputError(f"--interpolation {text!r} is unknown; choose nearest, bilinear or bicubic.")
+    raise InputError(f"{param('interpolation')} {text!r} is unknown; choose nearest, bilinear or bicubic.")
 
 
-def parse_size(text: str, option: str) -> Size:
+def parse_size(text: str, parameter: str) -> Size:
     """Read ``224`` or ``224x192`` (height x width) in pixels.
 
     Raises:
@@ -106,16 +106,16 @@ def parse_size(text: str, option: str) -> Size:
     """
     parts = text.split("x")
     if len(parts) not in (1, 2) or not all(re.fullmatch(r"\d{1,9}", part, re.ASCII) for part in parts):
-        raise InputError(f"{option} {text!r} is not a size; write 224 or 224x224.")
+        raise InputError(f"{param(parameter)} {text!r} is not a size; write 224 or 224x224.")
     sides = [int(part) for part in parts]
     if not all(1 <= side <= LARGEST_SIDE for side in sides):
-        raise InputError(f"{option} {text!r} is out of range; sides go from 1 to {LARGEST_SIDE} pixels.")
+        raise InputError(f"{param(parameter)} {text!r} is out of range; sides go from 1 to {LARGEST_SIDE} pixels.")
     if max(sides) == 1:
-        raise InputError(f"{option} {text!r} is a single pixel, which is no image.")
+        raise InputError(f"{param(parameter)} {text!r} is a single pixel, which is no image.")
     return sides[0], sides[-1]
 
 
-def parse_channels(text: str, option: str, *, positive: bool = False) -> tuple[float, float, float]:
+def parse_channels(text: str, parameter: str, *, positive: bool = False) -> tuple[float, float, float]:
     """Read three comma-separated numbers, one per RGB channel.
 
     Raises:
@@ -126,11 +126,13 @@ def parse_channels(text: str, option: str, *, positive: bool = False) -> tuple[f
     except ValueError:
         values = []
     if len(values) != 3 or not all(math.isfinite(value) for value in values):
-        raise InputError(f"{option} {text!r} is not three comma-separated numbers such as 0.491,0.482,0.447.")
+        raise InputError(f"{param(parameter)} {text!r} is not three comma-separated numbers such as 0.491,0.482,0.447.")
     if max(map(abs, values)) > _LARGEST_CONSTANT:
-        raise InputError(f"{option} {text!r} is not for pixel values in [0, 1]; divide numbers for 0 to 255 by 255.")
+        raise InputError(
+            f"{param(parameter)} {text!r} is not for pixel values in [0, 1]; divide numbers for 0 to 255 by 255."
+        )
     if positive and min(values) <= 0:
-        raise InputError(f"{option} {text!r} must be positive in every channel.")
+        raise InputError(f"{param(parameter)} {text!r} must be positive in every channel.")
     return values[0], values[1], values[2]
 
 

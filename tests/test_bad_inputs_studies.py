@@ -417,7 +417,12 @@ NAMES: Rows = [
     ("essential: noise", "essential --method noise={m}/plain.pth", "cannot be named 'noise'"),
     ("essential: controls", "essential --method controls={m}/plain.pth", "cannot be named 'controls'"),
     ("essential: summary", "essential --method summary={m}/plain.pth", "cannot be named 'summary'"),
-    ("essential: ours", "essential --method ours={m}/plain.pth", "--method cannot be named 'ours'", "MODEL and -w"),
+    (
+        "essential: ours",
+        "essential --method ours={m}/plain.pth",
+        "--method cannot be named 'ours'",
+        "MODEL and --weights",
+    ),
     (
         "essential: csg beside gates",
         "essential --method csg={m}/csg.pth --csg {m}/csg.pth",

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.classifier import Classifier, HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
@@ -42,11 +42,12 @@ def check_index_request(checkpoint: Checkpoint | None, index_set: IndexSet | Non
     if checkpoint.published_decomposition is not None and index_set is None:
         raise InputError(
             f"{checkpoint.source} holds a decomposed head (final_weights) without the indices that belong to it.",
-            hint="Give the index file that it was fine-tuned with, in its order, with -i.",
+            hint=f"Give the index file that it was fine-tuned with, in its order, with {param('indices')}.",
         )
     if checkpoint.has_decomposed_head and index_set is not None:
         raise InputError(
-            f"{checkpoint.source} carries its own indices, so -i {index_set.source} cannot be used with it."
+            f"{checkpoint.source} carries its own indices, so {param('indices')} {index_set.source} cannot be used "
+            "with it."
         )
 
 

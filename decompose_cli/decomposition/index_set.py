@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.storage.files import file_stem, read_json, user_path, write_text
 
 FORMAT = "decompose-index-set"
@@ -109,7 +109,8 @@ def read_index_set(path: Path) -> IndexSet:
     Raises:
         InputError: The file is missing, not JSON, of another layout, or its content is invalid.
     """
-    return index_set_from_json(read_json(path, "The index file", "Are -i and -w swapped?"), str(path))
+    hint = f"Are {param('indices')} and {param('weights')} swapped?"
+    return index_set_from_json(read_json(path, "The index file", hint), str(path))
 
 
 def index_set_from_json(content: Any, source: str) -> IndexSet:
@@ -132,7 +133,7 @@ def index_set_from_json(content: Any, source: str) -> IndexSet:
     return IndexSet(tuple(tuple(row) for row in rows), num_features, provenance, source)
 
 
-def split_name(text: str, option: str, what: str = "FILE") -> tuple[str, str]:
+def split_name(text: str, parameter: str, what: str = "FILE") -> tuple[str, str]:
     """Read ``NAME=FILE``; without a name, or where the whole text is a file, the name is the file's stem.
 
     Raises:
@@ -142,7 +143,7 @@ def split_name(text: str, option: str, what: str = "FILE") -> tuple[str, str]:
     if not sign or "/" in name or user_path(text).exists():
         name, rest = file_stem(user_path(text).stem), text
     if not name.strip() or not rest.strip():
-        raise InputError(f"{option} {text!r} is neither {what} nor NAME={what}.")
+        raise InputError(f"{param(parameter)} {text!r} is neither {what} nor NAME={what}.")
     return name.strip(), rest
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.errors import InputError, one_of
+from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import ORDERS, LabelledFeatures, Order, check_gates
 
 if TYPE_CHECKING:
@@ -284,20 +284,22 @@ def parse_k(text: str) -> list[int | float]:
         elif re.fullmatch(r"0?\.\d{1,17}|\d(\.\d{1,17})?e-\d{1,2}", word, re.ASCII) and 0 < float(word) < 1:
             value = float(word)
         if value == 0:
-            raise InputError(f"-k {part!r} is neither a whole number of at least 1 nor a fraction between 0 and 1.")
+            raise InputError(
+                f"{param('k')} {part!r} is neither a whole number of at least 1 nor a fraction between 0 and 1."
+            )
         if value not in result:
             result.append(value)
     return result
 
 
-def check_k(k: int | float, num_features: int, option: str = "-k") -> None:
+def check_k(k: int | float, num_features: int, parameter: str = "k") -> None:
     """Refuse a k that no network with so many features can fill.
 
     Raises:
         InputError: As said.
     """
     if isinstance(k, int) and k > num_features:
-        raise InputError(f"{option} {k} is more than the {num_features} features that the network has.")
+        raise InputError(f"{param(parameter)} {k} is more than the {num_features} features that the network has.")
 
 
 def parse_method(text: str, parameter: str = "method") -> str:
@@ -325,4 +327,4 @@ def check_order(order: Order, *, uses_gates: bool) -> None:
         InputError: As said.
     """
     if order != "highest" and not uses_gates:
-        raise InputError(f"--order {order} has no effect: no gates (csg) are used.")
+        raise InputError(f"{param('order')} {order} has no effect: no gates (csg) are used.")

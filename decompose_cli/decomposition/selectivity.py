@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.models.head import LayerCall
 
 STEM = "stem"
@@ -91,7 +91,7 @@ class SelectivityCounter:
         if lowest < 0:
             raise InputError(
                 f"The layer {self.name!r} has negative outputs ({lowest:.3g}), of which no shares can be taken.",
-                hint="Choose layers that end in a ReLU with --layers; 'decompose layers' lists them.",
+                hint=f"Choose layers that end in a ReLU with {param('layers')}; 'decompose layers' lists them.",
             )
         values, labels = values.cpu(), labels.cpu()
         width = values.shape[1]

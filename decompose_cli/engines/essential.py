@@ -25,7 +25,7 @@ from decompose_cli.decomposition.essentiality import (
 from decompose_cli.decomposition.heads import check_index_request, check_made_from
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.ranking import DEFAULT_K, check_k, check_order, data_for, select
-from decompose_cli.errors import InputError, one_of
+from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import Order, check_gates
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.progress import track, warn
@@ -110,7 +110,7 @@ def parse_method(text: str) -> NamedMethod:
     if not comma or user_path(rest).exists():
         weights, comma, indices = rest, "", ""
     if not sign or not name.strip() or not weights.strip() or (comma and not indices.strip()):
-        raise InputError(f"--method {text!r} is not NAME=WEIGHTS or NAME=WEIGHTS,INDICES.")
+        raise InputError(f"{param('method')} {text!r} is not NAME=WEIGHTS or NAME=WEIGHTS,INDICES.")
     return NamedMethod(name.strip(), weights.strip(), user_path(indices.strip()) if indices else None)
 
 
@@ -154,18 +154,18 @@ def essential(
     """
     watch = Stopwatch()
     if repeats < 1:
-        raise InputError(f"--repeats {repeats} is not at least 1.")
+        raise InputError(f"{param('repeats')} {repeats} is not at least 1.")
     if controls < 0:
-        raise InputError(f"--controls {controls} is negative.")
+        raise InputError(f"{param('controls')} {controls} is negative.")
     _check_names([OURS, CSG, *(method.name for method in methods)])
     check_order(order, uses_gates=csg is not None)
     if k is not None and indices is not None and csg is None and all(method.indices for method in methods):
-        raise InputError(f"-k {k} has no effect: every feature set is given as a file, which is used whole.")
+        raise InputError(f"{param('k')} {k} has no effect: every feature set is given as a file, which is used whole.")
     study = Study(inputs, ("test", "val"))
     own = _Subject.of(OURS, study, indices, k)
     subjects = [own]
     if csg is not None:
-        gates = read_gates(given_file(csg, "--csg"))
+        gates = read_gates(given_file(csg, "csg"))
         check_gates(gates.matrix, study.head.num_classes, study.head.num_features, gates.source)
         size = k if k is not None else own.given.largest_k if own.given is not None else DEFAULT_K
         check_k(size, gates.num_features)
@@ -204,9 +204,10 @@ def _check_names(names: list[str]) -> None:
         if name in _RESERVED:
             raise InputError(f"A method cannot be named {name!r}: the result uses that name for something else.")
         if name in names[:number] and name in (OURS, CSG):
-            what = "MODEL and -w" if name == OURS else "--csg"
+            what = f"MODEL and {param('weights')}" if name == OURS else param("csg")
             raise InputError(
-                f"--method cannot be named {name!r}, which is the network of {what}.", hint="Choose another name."
+                f"{param('method')} cannot be named {name!r}, which is the network of {what}.",
+                hint="Choose another name.",
             )
         if name in names[:number]:
             raise InputError(f"Two methods are named {name!r}.")

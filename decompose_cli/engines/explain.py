@@ -19,7 +19,7 @@ from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, E
 from decompose_cli.decomposition.heads import Heads, check_index_request, check_made_from, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.ranking import DEFAULT_K, select
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.device import resolve_device
 from decompose_cli.features.extraction import device_memory
 from decompose_cli.features.inputs import Inputs
@@ -94,10 +94,12 @@ def explain(
     """
     watch = Stopwatch()
     if sum((bool(files), numbers is not None, worst is not None)) != 1:
-        raise InputError("Say which images: files, --indices-of NUMBERS or --worst N, and one of these only.")
+        raise InputError(
+            f"Say which images: files, {param('indices_of')} NUMBERS or {param('worst')} N, and one of these only."
+        )
     _check_count(len(files) or (len(numbers) if numbers is not None else worst or 0))
     if indices is not None and k is not None:
-        raise InputError("-i and -k both say which filters a class has; give one of them.")
+        raise InputError(f"{param('indices')} and {param('k')} both say which filters a class has; give one of them.")
     device = resolve_device(inputs.device)
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
     found = _opened(inputs, files)
@@ -166,13 +168,13 @@ def _opened(inputs: Inputs, files: Sequence[Path]) -> _Opened:
         study = Study(inputs, ("test", "val"))
         return _Opened(study.classifier, study.preprocessing, study.class_map.names, study)
     if inputs.dataset is not None or inputs.split is not None:
-        raise InputError("--dataset and --split mean nothing for image files; leave them out.")
+        raise InputError(f"{param('dataset')} and {param('split')} mean nothing for image files; leave them out.")
     classifier = open_network(inputs)
     fallback = IMAGENET if classifier.entry.dataset == "imagenet" else CIFAR
     preprocessing = seen_by(classifier, inputs, fallback)
     if classifier.entry.preprocessing is None and inputs.input_size is None and inputs.crop is None:
         height, width = preprocessing.crop
-        warn(f"Images are made {height}x{width} pixels; --input-size says otherwise.")
+        warn(f"Images are made {height}x{width} pixels; {param('input_size')} says otherwise.")
     known = class_names_of(classifier)
     count = classifier.load(preprocessing.crop).tensors.num_classes
     names = tuple(known.names) if known is not None and len(known.names) == count else tuple(map(str, range(count)))
@@ -186,7 +188,9 @@ def _heads(found: _Opened, tensors: HeadTensors, index_set: IndexSet | None, k: 
         return resolve_heads(tensors, index_set), index_set.source
     if tensors.kind != "dense":
         if k is not None:
-            raise InputError("-k has no effect here: the weights have a decomposed head, with filters of its own.")
+            raise InputError(
+                f"{param('k')} has no effect here: the weights have a decomposed head, with filters of its own."
+            )
         return resolve_heads(tensors, None), found.classifier.weights_source
     count = DEFAULT_K if k is None else k
     empty = torch.zeros(0, tensors.num_features), torch.zeros(0, dtype=torch.int64)
@@ -233,7 +237,9 @@ def _check_targets(folder: Path, targets: Sequence[Path], files: Sequence[Path],
     inputs = {path.resolve() for path in files}
     for target in (*targets, folder / SHEET, folder / RESULT):
         if target.resolve() in inputs:
-            raise InputError(f"{target} is one of the images that are to be explained; choose another --output.")
+            raise InputError(
+                f"{target} is one of the images that are to be explained; choose another {param('output')}."
+            )
         check_writable(target, overwrite=overwrite)
     with suppress(InputError, KeyError, TypeError):
         content = read_json(folder / RESULT, "The result")

@@ -13,7 +13,7 @@ from decompose_cli.decomposition.chosen_images import from_dataset
 from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.ranking import DEFAULT_K, data_for, select
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
 from decompose_cli.models.maps import feature_maps
@@ -90,9 +90,9 @@ def filters(
     """
     watch = Stopwatch()
     if not 1 <= images <= MOST_IMAGES:
-        raise InputError(f"--images {images} is not between 1 and {MOST_IMAGES}.")
+        raise InputError(f"{param('images')} {images} is not between 1 and {MOST_IMAGES}.")
     if indices is not None and k is not None:
-        raise InputError("-i and -k both say which filters a class has; give one of them.")
+        raise InputError(f"{param('indices')} and {param('k')} both say which filters a class has; give one of them.")
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
     given = index_set
     study = Study(inputs, ("test", "val"))
@@ -104,7 +104,9 @@ def filters(
         if k is None:
             note(f"No index file was given: the filters of a class are the {count} with its highest weights.")
     elif index_set is None and k is not None:
-        raise InputError("-k has no effect here: the weights have a decomposed head, with filters of its own.")
+        raise InputError(
+            f"{param('k')} has no effect here: the weights have a decomposed head, with filters of its own."
+        )
     head = resolve_heads(study.head, index_set).decomposed
     assert head is not None
     if given is not None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.study import default_model
 from decompose_cli.models.classifier import Classifier, find_entry, preprocessing_of
 from decompose_cli.models.head import example_images, find_head, last_map_layer, trace_layers
 from decompose_cli.preprocessing import CIFAR, IMAGENET
 
-_HINT = "It has to take 3-channel images; set their size with --input-size."
+_HINT = f"It has to take 3-channel images; set their size with {param('input_size')}."
 
 
 @dataclass(frozen=True)
@@ -54,19 +54,20 @@ def list_layers(
     fallback = IMAGENET if classifier.entry.dataset == "imagenet" else CIFAR
     size = preprocessing_of(classifier, fallback).overridden(input_size=input_size).crop
     module = classifier.entry.make(classifier.entry.num_classes, size).eval()
-    refusal, head_name = None, None
+    refusal: InputError | None = None
+    head_name = None
     try:
         head_name = find_head(module, size, name=head, model_name=model).name
     except InputError as error:
         if head is not None:
             raise
-        refusal = error.message
+        refusal = error
     images = example_images(size, model=module)
     try:
         _, calls = trace_layers(module, images)
     except Exception:
         raise InputError(
-            refusal or f"{model} cannot run on images of {size[0]}x{size[1]} pixels.", hint=_HINT
+            refusal.sentence if refusal else f"{model} cannot run on images of {size[0]}x{size[1]} pixels.", hint=_HINT
         ) from None
     cam = last_map_layer(calls)
     layers = [
@@ -80,4 +81,4 @@ def list_layers(
         )
         for call in calls
     ]
-    return Layers(model, size, layers, refusal)
+    return Layers(model, size, layers, refusal.message if refusal else None)

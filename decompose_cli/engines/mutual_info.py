@@ -12,7 +12,7 @@ from decompose_cli.decomposition.class_gates import Gates, default_ks, read_gate
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, split_name
 from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, overlap
 from decompose_cli.decomposition.ranking import RANKINGS, check_k, check_order, data_for, select
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.classifier import num_features_of
@@ -83,26 +83,33 @@ def mutual_info(
     """
     watch = Stopwatch()
     if num_features is not None and not 1 <= num_features <= _MOST_FEATURES:
-        raise InputError(f"--num-features {num_features} is not between 1 and {_MOST_FEATURES:,}.")
+        raise InputError(f"{param('num_features')} {num_features} is not between 1 and {_MOST_FEATURES:,}.")
     if num_features is not None and not files:
-        raise InputError("--num-features is for index files, and there is none; give one with -i.")
+        raise InputError(
+            f"{param('num_features')} is for index files, and there is none; give one with {param('indices')}."
+        )
     check_order(order, uses_gates=csg is not None or (RANKINGS[method].needs_gates and not files))
     if files and (inputs.weights is not None or inputs.dataset is not None):
         raise InputError(
-            "With -i a MODEL is only asked how many features it has; --weights and --dataset have no effect."
+            f"With {param('indices')} a MODEL is only asked how many features it has; {param('weights')} and "
+            f"{param('dataset')} have no effect."
         )
     if files and csg is None and (ks or method != "frequency"):
-        raise InputError("-k and --method have no effect: every feature set is given as a file, which is used whole.")
+        raise InputError(
+            f"{param('k')} and {param('method')} have no effect: every feature set is given as a file, which is used "
+            "whole."
+        )
     uses_network = not files and (csg is None or inputs.model is not None or inputs.weights is not None)
     if not uses_network and (method != "frequency" or inputs.dataset is not None):
         raise InputError(
-            "--method and --dataset have no effect: gates are ranked by their values and need no images.",
+            f"{param('method')} and {param('dataset')} have no effect: gates are ranked by their values and need no "
+            "images.",
             hint=None if files else "Name a MODEL to rank its features too.",
         )
-    gates = read_gates(given_file(csg, "--csg")) if csg is not None else None
+    gates = read_gates(given_file(csg, "csg")) if csg is not None else None
     named = [_read(text) for text in files]
     if csg is not None and CSG in [found.name for found in named]:
-        raise InputError(f"An index file cannot be named {CSG!r} beside --csg, whose sets have that name.")
+        raise InputError(f"An index file cannot be named {CSG!r} beside {param('csg')}, whose sets have that name.")
     study = None
     if uses_network:
         study = Study(inputs, ("train",))
@@ -122,7 +129,7 @@ def mutual_info(
             raise InputError(
                 f"Two index sets are named {found.name!r} and have k = {found.k}: {by_k[found.k].source} and "
                 f"{found.index_set.source}.",
-                hint="Name them apart with -i NAME=FILE.",
+                hint=f"Name them apart with {param('indices')} NAME=FILE.",
             )
         by_k[found.k] = _describe(found)
     arguments = {
@@ -157,8 +164,8 @@ class _Named:
 
 
 def _read(text: str) -> _Named:
-    name, file = split_name(text, "-i")
-    path = given_file(file, "-i")
+    name, file = split_name(text, "indices")
+    path = given_file(file, "indices")
     index_set = read_index_set(path)
     return _Named(name, index_set.k_label, index_set, sha256_of(path))
 
@@ -178,18 +185,18 @@ class _Width:
         self.given, self.gates, self.model = given, gates, model
         self.of_model = num_features_of(model) if model is not None else None
         if given is not None and self.of_model not in (None, given):
-            raise InputError(f"--num-features {given} contradicts {model}, which has {self.of_model}.")
+            raise InputError(f"{param('num_features')} {given} contradicts {model}, which has {self.of_model}.")
 
     def applied(self, index_set: IndexSet) -> IndexSet:
         own = index_set.num_features
-        for width, what in ((self.given, "--num-features is"), (self.of_model, f"{self.model} has")):
+        for width, what in ((self.given, f"{param('num_features')} is"), (self.of_model, f"{self.model} has")):
             if own is not None and width not in (None, own):
                 raise InputError(f"{index_set.source} is for {own} features, but {what} {width}.")
         width = own or self.given or self.of_model or (self.gates.num_features if self.gates else None)
         if width is None:
             raise InputError(
                 f"{index_set.source} does not say how many features there are to choose from.",
-                hint="Name the MODEL it belongs to, or give --num-features.",
+                hint=f"Name the MODEL it belongs to, or give {param('num_features')}.",
             )
         return IndexSet(index_set.classes, width, index_set.provenance, index_set.source)
 

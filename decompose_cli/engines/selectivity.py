@@ -11,7 +11,7 @@ from torch import Tensor
 
 from decompose_cli.decomposition.index_set import split_name
 from decompose_cli.decomposition.selectivity import LayerSelectivity, measure_selectivity, selectable_layers
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import device_memory, normalised_batches, short_name
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.head import evaluating, example_images, trace_layers
@@ -77,15 +77,17 @@ def selectivity(
     """
     watch = Stopwatch()
     if not 0 < fraction < 1:
-        raise InputError(f"--fraction {fraction} is not between 0 and 1.")
+        raise InputError(f"{param('fraction')} {fraction} is not between 0 and 1.")
     if not layers:
-        raise InputError("--layers names no layer; give all, or names from 'decompose layers'.")
-    named = [split_name(text, "--compare", "WEIGHTS") for text in compare]
+        raise InputError(f"{param('layers')} names no layer; give all, or names from 'decompose layers'.")
+    named = [split_name(text, "compare", "WEIGHTS") for text in compare]
     for number, (name, _) in enumerate(named):
         if name in [other for other, _ in named[:number]]:
-            raise InputError(f"Two checkpoints are named {name!r}.", hint="Name them apart: --compare NAME=WEIGHTS.")
+            raise InputError(
+                f"Two checkpoints are named {name!r}.", hint=f"Name them apart: {param('compare')} NAME=WEIGHTS."
+            )
     if any(name == THIS for name, _ in named):
-        raise InputError(f"--compare cannot name {THIS!r}: that is the network itself.")
+        raise InputError(f"{param('compare')} cannot name {THIS!r}: that is the network itself.")
     study = Study(inputs, ("train",))
     others = {
         name: Study(dataclasses.replace(inputs, model=study.classifier.name, weights=weights), ("train",))
@@ -114,7 +116,7 @@ def _measured(study: Study, layers: Sequence[str], fraction: float) -> dict[str,
         if not usual:
             raise InputError(
                 f"{study.classifier.name} has neither residual units nor ReLU modules to look at.",
-                hint="Name layers with --layers; 'decompose layers' lists them.",
+                hint=f"Name layers with {param('layers')}; 'decompose layers' lists them.",
             )
     batches = normalised_batches(
         study.dataset,

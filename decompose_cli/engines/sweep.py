@@ -22,7 +22,7 @@ from decompose_cli.decomposition.ranking import (
 )
 from decompose_cli.decomposition.result_types import Point, point_of
 from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import short_name
 from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.study import Inputs, Study
@@ -100,13 +100,13 @@ def parse_ks(text: str) -> list[int]:
         low, sign, high = part.strip().partition("-")
         ends = [low, high] if sign else [low]
         if not all(end.isascii() and end.isdigit() for end in ends):
-            raise InputError(f"--ks {part.strip()!r} is neither a whole number nor a range such as 1-64.")
+            raise InputError(f"{param('ks')} {part.strip()!r} is neither a whole number nor a range such as 1-64.")
         if max(map(len, ends)) > _MOST_DIGITS:
-            raise InputError(f"--ks {part.strip()} is more than any network has features.")
+            raise InputError(f"{param('ks')} {part.strip()} is more than any network has features.")
         first, last = int(ends[0]), int(ends[-1])
         if first < 1 or last < first:
             what = "starts below 1" if first < 1 else "ends before it starts"
-            raise InputError(f"--ks {part.strip()!r} {what}.")
+            raise InputError(f"{param('ks')} {part.strip()!r} {what}.")
         found |= set(range(first, last + 1))
     return sorted(found)
 
@@ -147,7 +147,7 @@ def sweep(
     """
     watch = Stopwatch()
     if max_drop is not None and not 0 <= max_drop < 100:
-        raise InputError(f"--max-drop {max_drop} is not between 0 and 100 points.")
+        raise InputError(f"{param('max_drop')} {max_drop} is not between 0 and 100 points.")
     points = _read(files)
     study = Study(inputs, ("test", "val"))
     study.require_full_head("sweep")
@@ -155,12 +155,13 @@ def sweep(
     points = [(name, found.fitted_to(head.num_classes, head.num_features)) for name, found in points]
     sizes = list(ks) if ks else list(range(1, min(head.num_features, _USUAL_LARGEST_K) + 1))
     for k in sizes:
-        check_k(k, head.num_features, "--ks")
+        check_k(k, head.num_features, "ks")
     needs_training = max_drop is not None or not methods or any(RANKINGS[method].needs_images for method in methods)
     train = study.on_training_split() if needs_training else study
     if max_drop is not None and study.dataset.split == train.dataset.split:
         raise InputError(
-            "--max-drop chooses on the training images, so it cannot be reported on them.", hint="Use another --split."
+            f"{param('max_drop')} chooses on the training images, so it cannot be reported on them.",
+            hint=f"Use another {param('split')}.",
         )
     if methods:
         chosen_methods, ranked = list(methods), data_for(train, methods, order)
@@ -205,17 +206,17 @@ def sweep(
 def _read(files: Sequence[str]) -> list[tuple[str, IndexSet]]:
     found: list[tuple[str, IndexSet]] = []
     for text in files:
-        name, file = split_name(text, "-i")
+        name, file = split_name(text, "indices")
         if name in RANKINGS:
             raise InputError(
-                f"-i {text}: {name!r} is the name of a ranking, and its curve is another.",
-                hint="Use -i OTHER_NAME=FILE.",
+                f"{param('indices')} {text}: {name!r} is the name of a ranking, and its curve is another.",
+                hint=f"Use {param('indices')} OTHER_NAME=FILE.",
             )
-        index_set = read_index_set(given_file(file, "-i"))
+        index_set = read_index_set(given_file(file, "indices"))
         if (name, index_set.k_label) in [(other, known.k_label) for other, known in found]:
             raise InputError(
                 f"There are two curves {name!r} with a point at k = {index_set.k_label}.",
-                hint="Name them apart with -i NAME=FILE.",
+                hint=f"Name them apart with {param('indices')} NAME=FILE.",
             )
         found.append((name, index_set))
     return found
@@ -260,7 +261,7 @@ class _Search:
         if best is None:
             note(
                 f"No set was chosen: for no k of those tried is the loss shown (with 95% confidence) to stay within "
-                f"{self.max_drop:g} points. Allow more with --max-drop, or try more with --ks."
+                f"{self.max_drop:g} points. Allow more with {param('max_drop')}, or try more with {param('ks')}."
             )
             return None
         size, method, k, kept = best

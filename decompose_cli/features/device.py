@@ -6,7 +6,7 @@ import re
 
 import torch
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 
 
 def resolve_device(name: str) -> torch.device:
@@ -20,13 +20,13 @@ def resolve_device(name: str) -> torch.device:
             return torch.device("cuda", torch.cuda.current_device())
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     if not re.fullmatch(r"cpu|mps|cuda(:\d{1,3})?", name):
-        raise InputError(f"--device {name!r} is unknown; choose auto, cpu, cuda, cuda:N or mps.")
+        raise InputError(f"{param('device')} {name!r} is unknown; choose auto, cpu, cuda, cuda:N or mps.")
     device = torch.device(name)
     if device.type == "mps" and not torch.backends.mps.is_available():
-        raise InputError("--device mps is not available on this machine.")
+        raise InputError(f"{param('device')} mps is not available on this machine.")
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
             found = f"this machine has {count} CUDA device{'s' if count != 1 else ''}"
-            raise InputError(f"--device {name} is not available: {found}.")
+            raise InputError(f"{param('device')} {name} is not available: {found}.")
     return device

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.errors import DecomposeError, InputError, first_line
+from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.models.classifier import Network
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.preprocessing import Preprocessing
@@ -161,7 +161,8 @@ def device_memory(device: torch.device) -> Iterator[None]:
     try:
         yield
     except torch.OutOfMemoryError as error:
-        raise DecomposeError(f"{device} ran out of memory.", hint="Choose a smaller --batch-size.") from error
+        hint = f"Choose a smaller {param('batch_size')}."
+        raise DecomposeError(f"{device} ran out of memory.", hint=hint) from error
 
 
 def _not_finite(found: Tensor, done: int, dataset: ImageDataset) -> DecomposeError:

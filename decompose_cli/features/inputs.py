@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 
 PRECISIONS = ("32", "bf16")
 
@@ -59,13 +59,13 @@ class Inputs:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise InputError(f"--precision {self.precision!r} is unknown; choose 32 or bf16.")
+            raise InputError(f"{param('precision')} {self.precision!r} is unknown; choose 32 or bf16.")
         if self.batch_size < 1:
-            raise InputError(f"--batch-size {self.batch_size} is not at least 1.")
+            raise InputError(f"{param('batch_size')} {self.batch_size} is not at least 1.")
         if self.workers is not None and self.workers < 0:
-            raise InputError(f"--workers {self.workers} is negative.")
+            raise InputError(f"{param('workers')} {self.workers} is negative.")
         if not 0 <= self.seed < 2**63:
-            raise InputError(f"--seed {self.seed} is not between 0 and 2**63 - 1.")
+            raise InputError(f"{param('seed')} {self.seed} is not between 0 and 2**63 - 1.")
 
     def as_arguments(self) -> dict[str, Any]:
         """JSON-ready values for the result document."""

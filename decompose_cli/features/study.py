@@ -14,7 +14,7 @@ from torch import Tensor
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassMap, ClassNames, known_class_names, match_classes
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.cache import FeatureBank
 from decompose_cli.features.device import resolve_device
@@ -175,7 +175,8 @@ class Study:
         if "train" not in available_splits(name):
             raise InputError(
                 f"Features are ranked over training images, and {name} has none.",
-                hint="Add a folder 'train' with images, or look at index files made elsewhere with -i.",
+                hint="Add a folder 'train' with images, or look at index files made elsewhere with "
+                f"{param('indices')}.",
             )
         inputs = dataclasses.replace(self.inputs, split=None, dataset=name)
         return Study(inputs, ("train",), self.classifier)
@@ -320,7 +321,7 @@ def seen_by(classifier: Classifier, given: Inputs, fallback: Preprocessing) -> P
     if is_guess and (given.mean is None or given.std is None):
         warn(
             f"It is not known how {classifier.name} was trained: pixels are normalised with mean {_listed(base.mean)} "
-            f"and std {_listed(base.std)}; give --mean and --std (0,0,0 and 1,1,1 for none)."
+            f"and std {_listed(base.std)}; give {param('mean')} and {param('std')} (0,0,0 and 1,1,1 for none)."
         )
     return base.overridden(
         mean=given.mean,
@@ -354,7 +355,8 @@ def _dataset_name(inputs: Inputs, classifier: Classifier) -> str:
         name = (metadata.dataset if metadata else None) or classifier.entry.dataset
     if name is None:
         raise InputError(
-            f"It is not known what {classifier.name} was trained on.", hint="Say which images to use with --dataset."
+            f"It is not known what {classifier.name} was trained on.",
+            hint=f"Say which images to use with {param('dataset')}.",
         )
     return name
 
@@ -368,12 +370,12 @@ def _default_split(dataset: str, splits: tuple[str, ...]) -> str:
         raise InputError(f"{dataset} has none of the folders train, val and test.", hint=_layout_hint(dataset))
     raise InputError(
         f"{dataset} has no split {' or '.join(splits)}; it has {', '.join(available)}.",
-        hint=f"Use --split {available[0]} if that is what you want.",
+        hint=f"Use {param('split')} {available[0]} if that is what you want.",
     )
 
 
 def _layout_hint(dataset: str) -> str:
     path = Path(dataset.removeprefix("folder:"))
     if path.name in ("train", "val", "test"):
-        return f"Did you mean folder:{path.parent} --split {path.name}?"
+        return f"Did you mean folder:{path.parent} with {param('split')} {path.name}?"
     return "The layout is PATH/train|val|test/<class>/<image>; name PATH."

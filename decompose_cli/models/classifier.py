@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.fitting import classes_in, load_state, split_decomposed_head, state_for
@@ -245,12 +245,12 @@ def open_classifier(
         checkpoint = read_checkpoint(user_path(weights), weights)
         if checkpoint.metadata is None:
             raise InputError(
-                f"{weights} does not say which network it belongs to; name the model, as in 'resnet20 -w {weights}'."
+                f"{weights} does not say which network it belongs to; name the model, too, such as resnet20."
             )
         if ":" in checkpoint.metadata.model:  # a weights file must not decide what code is imported
             raise InputError(
                 f"{weights} belongs to {checkpoint.metadata.model}, which is Python code of its own.",
-                hint=f"If you trust it, name it: {checkpoint.metadata.model} -w {weights}.",
+                hint=f"If you trust it, name {checkpoint.metadata.model} as the model.",
             )
         entry = _as_trained(find_entry(checkpoint.metadata.model), checkpoint, options or {})
         return Classifier(entry, checkpoint, head, seed)
@@ -259,7 +259,7 @@ def open_classifier(
     configured = _as_trained(entry, found, options or {}) if found is not None else entry.configured(**(options or {}))
     classifier = Classifier(configured, found, head, seed)
     if classifier.checkpoint is None and weights == RANDOM:
-        note(f"{model} has random weights (from --seed): accuracies mean nothing.")
+        note(f"{model} has random weights (from {param('seed')}): accuracies mean nothing.")
     elif classifier.checkpoint is None:
         note(
             f"No weights were given: using those that {model} comes with, which are random unless it loads some itself."
@@ -268,7 +268,8 @@ def open_classifier(
         warn(entry.caution)
     if classifier.checkpoint is not None and classifier.checkpoint.csg is not None and ":" not in model:
         note(
-            f"{classifier.weights_source} also holds class-specific gates (see --csg and extract-indices --method csg)."
+            f"{classifier.weights_source} also holds class-specific gates (see {param('csg')} and "
+            "extract-indices --method csg)."
         )
     return classifier
 
@@ -319,7 +320,9 @@ def _as_given(shown: dict[str, str], given: Mapping[str, str], source: str) -> d
     if gate is None or named is None or named == gate:
         return shown
     if not may_be(named, gate):
-        raise InputError(f"The weights in {source} are of gate {gate}, not {named}.", hint="Leave --gate out.")
+        raise InputError(
+            f"The weights in {source} are of gate {gate}, not {named}.", hint=f"Leave {param('gate')} out."
+        )
     return {name: value for name, value in shown.items() if name not in GATE_DETAILS} | {"gate": named}
 
 
@@ -330,12 +333,11 @@ def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collect
     for name, value in given.items():
         trained = entry.chosen.get(name, defaults.get(name))
         if name not in may_differ and configured.chosen.get(name, defaults.get(name)) != trained:
-            flag = f"--{name.replace('_', '-')}"
             raise InputError(
-                f"The weights were trained with {flag} {trained}, not {value}.",
-                hint="To begin with a plain network, give it with --baseline."
+                f"The weights were trained with {param(name)} {trained}, not {value}.",
+                hint=f"To begin with a plain network, give it with {param('baseline')}."
                 if (name, trained) == ("gate", NO_GATE)
-                else f"Leave {flag} out.",
+                else f"Leave {param(name)} out.",
             )
     return configured
 

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.norms.modes import NORM_OPTIONS, Norm, shown_norm
 from decompose_cli.preprocessing import Preprocessing, Size
 
@@ -113,7 +113,7 @@ class ModelEntry:
                 raise _no_such_option(self, name)
             if value not in self.options[name] and ANY not in self.options[name]:
                 choices = ", ".join(self.options[name])
-                raise InputError(f"{_flag(name)} {value!r} is not known to {self.name}; choose {choices}.")
+                raise InputError(f"{param(name)} {value!r} is not known to {self.name}; choose {choices}.")
         norm = Norm.parse({**self.norm.options(), **of_norm} if self._keeps_norm(of_norm) else of_norm)
         wanted = {**{name: value for name, value in self.chosen.items() if name not in NORM_OPTIONS}, **own}
         if self.settle is not None:
@@ -180,10 +180,6 @@ class ModelEntry:
         return {**{name: getattr(self, name) for name in names}, "weights": weights, "options": options}
 
 
-def _flag(option: str) -> str:
-    return "--" + option.replace("_", "-")
-
-
 _NETWORKS: dict[str, ModelEntry] = {}
 
 
@@ -207,9 +203,9 @@ def _no_such_option(entry: ModelEntry, option: str) -> InputError:
     having = [e.name for e in registered_models() if option in e.options and e.name != DEFAULT_MODEL]
     if having:
         shown = ", ".join(having[:_SHOWN_NAMES]) + (" and others" if len(having) > _SHOWN_NAMES else "")
-        return InputError(f"{entry.name} has no {_flag(option)} option; networks with it: {shown}.")
-    own = ", ".join(map(_flag, entry.options)) or "none"
-    return InputError(f"{entry.name} has no {_flag(option)} option; its options: {own}.")
+        return InputError(f"{entry.name} has no {param(option)} option; networks with it: {shown}.")
+    own = ", ".join(map(param, entry.options)) or "none"
+    return InputError(f"{entry.name} has no {param(option)} option; its options: {own}.")
 
 
 def hash_in_name(url: str) -> str | None:

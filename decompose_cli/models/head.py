@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import InputError, first_line
+from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.preprocessing import Size
 
 _RELATIVE_TOLERANCE = 1e-5
@@ -152,7 +152,7 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
         height, width = input_size
         raise InputError(
             f"{model_name} cannot run on RGB images of {height}x{width} pixels: {first_line(error)}.",
-            hint="It has to take 3-channel images; set their size with --input-size.",
+            hint=f"It has to take 3-channel images; set their size with {param('input_size')}.",
         ) from error
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
         got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"

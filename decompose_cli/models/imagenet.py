@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from decompose_cli.errors import param
 from decompose_cli.models.entry import ModelEntry, hash_in_name
 from decompose_cli.preprocessing import IMAGENET, Preprocessing, parse_interpolation
 
@@ -16,7 +17,7 @@ _RESCALES_INPUT = ("googlenet", "inception_v3")
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 _CAUTION = (
     "{} is used with ImageNet's normalisation; torchvision's own weights, and what is fine-tuned from them, expect "
-    "each channel as (x - 0.5) / 0.5: then give --mean 0.5,0.5,0.5 --std 0.5,0.5,0.5."
+    f"each channel as (x - 0.5) / 0.5: then give {param('mean')} 0.5,0.5,0.5 and {param('std')} 0.5,0.5,0.5."
 )
 
 

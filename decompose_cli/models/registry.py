@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.models import imagenet, small_networks
 from decompose_cli.models.entry import (
     DEFAULT_MODEL,
@@ -45,7 +45,7 @@ def get_entry(name: str) -> ModelEntry:
             return found
     hint = _NAMES_HINT
     if Path(name).suffix in (".pt", ".pth", ".th", ".safetensors"):
-        hint = f"A weights file comes after the model: MODEL -w {name}."
+        hint = f"Is {name} a weights file? Name its model, and give the file with {param('weights')}."
     raise InputError(f"There is no model {name!r}{_suggestion(name)}.", hint=hint)
 
 

@@ -6,7 +6,7 @@ import hashlib
 from datetime import datetime
 from pathlib import Path
 
-from decompose_cli.errors import DownloadError, InputError
+from decompose_cli.errors import DownloadError, InputError, param
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.entry import ModelEntry, hash_in_name
 from decompose_cli.progress import note, warn
@@ -51,7 +51,7 @@ def read_weights(entry: ModelEntry, weights: str | None, *, allow_download: bool
             if weights is None and ":" in entry.name:
                 return None
             raise InputError(
-                f"{entry.name} has no default weights; give a file or a URL with -w.",
+                f"{entry.name} has no default weights; give a file or a URL with {param('weights')}.",
                 hint=f"Or train one with 'decompose train {entry.name}'.",
             )
         if isinstance(entry.weights, Path):
@@ -65,7 +65,7 @@ def read_weights(entry: ModelEntry, weights: str | None, *, allow_download: bool
 
 def _fetched(url: str, digest: str | None, allow_download: bool) -> Checkpoint:
     target = cached_weights_path(url)
-    by_hand = f"Download {url} by hand and give the file with -w FILE, or put it at {target}."
+    by_hand = f"Download {url} by hand and give the file with {param('weights')}, or put it at {target}."
     is_damaged = target.is_file() and digest is not None and not sha256_of(target).startswith(digest)
     if is_damaged or not target.is_file():
         if not allow_download:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from decompose_cli.errors import InputError, first_line
+from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.norms.modes import Norm
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 
@@ -31,7 +31,9 @@ def make_layer(norm: Norm, channels: int, size: tuple[int, ...] | None = None, *
         return nn.BatchNorm2d(channels) if dimensions == 2 else nn.BatchNorm1d(channels)
     if norm.mode == "group":
         if channels % norm.num_groups:
-            raise InputError(f"--gn-num-groups {norm.num_groups} does not divide the {channels} channels of a layer.")
+            raise InputError(
+                f"{param('gn_num_groups')} {norm.num_groups} does not divide the {channels} channels of a layer."
+            )
         return nn.GroupNorm(norm.num_groups, channels)
     if norm.mode == "instance":
         if dimensions == 2:
@@ -106,7 +108,7 @@ def convert_norm(model: nn.Module, norm: Norm, input_size: tuple[int, int]) -> n
         channels = next(m.num_features for m in found.values() if m.num_features % norm.num_groups)
         fitting = [number for number in range(1, common + 1) if common % number == 0]
         raise InputError(
-            f"--gn-num-groups {norm.num_groups} does not divide the {channels} channels of a layer.",
+            f"{param('gn_num_groups')} {norm.num_groups} does not divide the {channels} channels of a layer.",
             hint=f"What divides those of all layers: {', '.join(map(str, fitting))}.",
         )
     like = next(model.parameters())

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
 
-from decompose_cli.errors import InputError, one_of
+from decompose_cli.errors import InputError, one_of, param
 
 NormMode = Literal["batch", "group", "layer", "instance", "online", "none"]
 NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)
@@ -44,11 +44,11 @@ class Norm:
     def __post_init__(self) -> None:
         one_of(self.mode, NORM_MODES, "norm_mode")
         one_of(self.ecm, COMPENSATIONS, "ecm")
-        for name, value in (("--afwd", self.alpha_fwd), ("--abkw", self.alpha_bkw)):
+        for name, value in (("afwd", self.alpha_fwd), ("abkw", self.alpha_bkw)):
             if not 0 < value < 1:
-                raise InputError(f"{name} {value} is not between 0 and 1.")
+                raise InputError(f"{param(name)} {value} is not between 0 and 1.")
         if self.num_groups < 1:
-            raise InputError(f"--gn-num-groups {self.num_groups} is not at least 1.")
+            raise InputError(f"{param('gn_num_groups')} {self.num_groups} is not at least 1.")
 
     @classmethod
     def parse(cls, options: Mapping[str, str]) -> Norm:
@@ -62,8 +62,7 @@ class Norm:
             for name in names:
                 if name in options and mode != owner:
                     raise InputError(
-                        f"--{name.replace('_', '-')} has no effect with {_described(mode)}; it is of --norm-mode "
-                        f"{owner}."
+                        f"{param(name)} has no effect with {_described(mode)}; it is of {param('norm_mode')} {owner}."
                     )
         plain = cls(mode)
         return cls(
@@ -98,7 +97,7 @@ def _described(mode: NormMode) -> str:
     return "no normalisation" if mode == "none" else f"{mode} norm"
 
 
-def read_decay(text: str, option: str) -> str:
+def read_decay(text: str, parameter: str) -> str:
     """A number such as ``0.999`` or ``1023/1024``, as text that says it exactly.
 
     Raises:
@@ -107,7 +106,7 @@ def read_decay(text: str, option: str) -> str:
     try:
         return str(float(Fraction(text)) if "/" in text else float(text))
     except (ValueError, ZeroDivisionError, OverflowError) as error:
-        raise InputError(f"{option} {text!r} is not a number such as 0.999 or 1023/1024.") from error
+        raise InputError(f"{param(parameter)} {text!r} is not a number such as 0.999 or 1023/1024.") from error
 
 
 def _number(options: Mapping[str, str], name: str, default: float, *, whole: bool = False) -> float:
@@ -116,4 +115,4 @@ def _number(options: Mapping[str, str], name: str, default: float, *, whole: boo
     try:
         return int(options[name]) if whole else float(options[name])
     except ValueError as error:
-        raise InputError(f"--{name.replace('_', '-')} {options[name]!r} is not a number.") from error
+        raise InputError(f"{param(name)} {options[name]!r} is not a number.") from error

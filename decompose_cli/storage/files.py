@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.errors import DecomposeError, InputError, param
 
 
 def cache_root() -> Path:
@@ -100,10 +100,12 @@ def write_error(path: Path, error: OSError) -> DecomposeError:
     if error.errno == errno.ENOSPC:
         return DecomposeError(
             f"No space left on the disk while writing {path}; nothing was left half-written.",
-            hint="Free some space or choose another place with --output.",
+            hint=f"Free some space or choose another place with {param('output')}.",
         )
     if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
-        return InputError(f"Cannot write {path}: {error.strerror}.", hint="Choose another place with --output.")
+        return InputError(
+            f"Cannot write {path}: {error.strerror}.", hint=f"Choose another place with {param('output')}."
+        )
     return DecomposeError(f"Cannot write {path}: {error.strerror or error}.")
 
 
@@ -217,16 +219,16 @@ def file_stem(text: str) -> str:
     return "".join(char if char.isalnum() or char in "._-" else "_" for char in tail)[:60]
 
 
-def given_file(text: str, option: str) -> Path:
-    """The path of a file on this machine that an option names.
+def given_file(text: str, parameter: str) -> Path:
+    """The path of a file on this machine that a parameter names.
 
     Raises:
         InputError: It is empty, or a URL.
     """
     if not text.strip():
-        raise InputError(f"{option} names no file.")
+        raise InputError(f"{param(parameter)} names no file.")
     if "://" in text:
-        raise InputError(f"{option} takes a file on this machine, not a URL.")
+        raise InputError(f"{param(parameter)} takes a file on this machine, not a URL.")
     return user_path(text)
 
 
@@ -245,11 +247,13 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     with _explained(path):
         exists, is_folder, is_file = os.path.lexists(path), path.is_dir(), path.is_file()
     if is_folder:
-        raise InputError(f"Cannot write {path}: it is a folder.", hint="Give a file name with --output.")
+        raise InputError(f"Cannot write {path}: it is a folder.", hint=f"Give a file name with {param('output')}.")
     if exists and not is_file:
-        raise InputError(f"Cannot write {path}: it is not an ordinary file.", hint="Use --json to print the result.")
+        raise InputError(
+            f"Cannot write {path}: it is not an ordinary file.", hint=f"Use {param('json')} to print the result."
+        )
     if exists and not overwrite:
-        raise InputError(f"{path} exists already.", hint="Add --overwrite to replace it.")
+        raise InputError(f"{path} exists already.", hint=f"Add {param('overwrite')} to replace it.")
     check_folder_writable(path.parent)
 
 

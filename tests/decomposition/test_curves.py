@@ -201,7 +201,7 @@ def test_inputs_are_left_as_they_were(method: str) -> None:
 
 @pytest.mark.parametrize("method", RANKINGS)
 def test_more_features_than_there_are_is_refused(method: str) -> None:
-    with pytest.raises(InputError, match=r"-k 10 is more than the 9 features"):
+    with pytest.raises(InputError, match=r"^k 10 is more than the 9 features"):
         accuracy_by_k(*make_case(), [1, D + 1], method)
 
 

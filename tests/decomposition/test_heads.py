@@ -199,13 +199,13 @@ def test_a_published_decomposition_without_indices_is_refused() -> None:
     expected = "tuned.pth holds a decomposed head (final_weights) without the indices that belong to it."
     assert caught.value.message == expected
     assert caught.value.hint is not None
-    assert "-i" in caught.value.hint
+    assert "in its order, with indices" in caught.value.hint
 
 
 def test_indices_for_a_checkpoint_that_carries_its_own_are_refused() -> None:
     with pytest.raises(InputError) as caught:
         check_index_request(OWN, SOME)
-    assert caught.value.message == "own.pt carries its own indices, so -i my.json cannot be used with it."
+    assert caught.value.message == "own.pt carries its own indices, so indices my.json cannot be used with it."
 
 
 @pytest.mark.parametrize(

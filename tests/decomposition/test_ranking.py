@@ -366,7 +366,7 @@ def test_orders_are_known_by_name(order: str) -> None:
 def test_an_order_that_is_refused(text: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_order(text)
-    assert caught.value.message == f"--order {text!r} is unknown; choose highest, lowest."
+    assert caught.value.message == f"order {text!r} is unknown; choose highest, lowest."
 
 
 # --------------------------------------------------------------------------------------------------------- refusals
@@ -374,7 +374,7 @@ def test_an_order_that_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("method", RANKINGS)
 def test_more_features_than_there_are_is_refused(method: str) -> None:
-    with pytest.raises(InputError, match=r"^-k 13 is more than the 12 features that the network has\.$"):
+    with pytest.raises(InputError, match=r"^k 13 is more than the 12 features that the network has\.$"):
         select(make_data(), method, 13)
 
 
@@ -477,7 +477,7 @@ def test_k_is_read(text: str, expected: list[int | float]) -> None:
 def test_k_that_is_refused(text: str, named: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_k(text)
-    expected = f"-k {named!r} is neither a whole number of at least 1 nor a fraction between 0 and 1."
+    expected = f"k {named!r} is neither a whole number of at least 1 nor a fraction between 0 and 1."
     assert caught.value.message == expected
 
 
@@ -495,5 +495,5 @@ def test_methods_are_known_by_name(method: str) -> None:
 def test_a_method_that_is_refused(text: str) -> None:
     with pytest.raises(InputError) as caught:
         parse_method(text)
-    expected = f"--method {text!r} is unknown; choose frequency, mean, mass, contribution, weight, csg."
+    expected = f"method {text!r} is unknown; choose frequency, mean, mass, contribution, weight, csg."
     assert caught.value.message == expected

@@ -273,7 +273,7 @@ def test_negative_outputs_are_refused_by_name(shape: tuple[int, ...]) -> None:
         "The layer 'layer1.0.bn2' has negative outputs (-0.25), of which no shares can be taken."
     )
     assert caught.value.hint is not None
-    assert "--layers" in caught.value.hint
+    assert "with layers" in caught.value.hint
 
 
 def test_negative_zero_is_no_negative_output() -> None:

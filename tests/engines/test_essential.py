@@ -402,20 +402,20 @@ def test_names_that_the_result_uses_otherwise_are_refused(name: str) -> None:
 def test_names_that_stand_twice_are_refused() -> None:
     with pytest.raises(InputError, match="Two methods are named 'a'"):
         essential(Inputs(), methods=[NamedMethod("a", "default", None)] * 2)
-    with pytest.raises(InputError, match="--method cannot be named 'ours', which is the network of MODEL and -w"):
+    with pytest.raises(InputError, match=r"^method cannot be named 'ours', which is the network of MODEL and weights"):
         essential(Inputs(), methods=[NamedMethod("ours", "default", None)])
-    with pytest.raises(InputError, match="--method cannot be named 'csg', which is the network of --csg"):
+    with pytest.raises(InputError, match=r"^method cannot be named 'csg', which is the network of csg"):
         essential(Inputs(), csg="gates.pth", methods=[NamedMethod("csg", "default", None)])
-    with pytest.raises(InputError, match="--method cannot be named 'csg', which is the network of --csg"):
+    with pytest.raises(InputError, match=r"^method cannot be named 'csg', which is the network of csg"):
         essential(Inputs(), methods=[NamedMethod("csg", "default", None)])
 
 
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"repeats": 0}, "--repeats 0 is not at least 1"),
-        ({"controls": -1}, "--controls -1 is negative"),
-        ({"k": 65}, "-k 65 is more than the 64 features"),
+        ({"repeats": 0}, "^repeats 0 is not at least 1"),
+        ({"controls": -1}, "^controls -1 is negative"),
+        ({"k": 65}, "^k 65 is more than the 64 features"),
         ({"indices": IndexSet(((1,),) * 9)}, "9 classes, but the network has 10"),
         ({"indices": IndexSet(((1,),) * 10, 32)}, "32 features, but the network has 64"),
         ({"indices": IndexSet(((64,),) * 10)}, "the index 64"),

@@ -93,8 +93,8 @@ def test_filters_that_are_negative_everywhere_are_drawn(monkeypatch: pytest.Monk
     [
         ("10", {}, "There is no class '10'; classes are 0, 1, 2"),
         ("", {}, "There is no class ''"),
-        ("1", {"images": 0}, "--images 0 is not between 1 and 16"),
-        ("1", {"images": 17}, "--images 17 is not between 1 and 16"),
+        ("1", {"images": 0}, "^images 0 is not between 1 and 16"),
+        ("1", {"images": 17}, "^images 17 is not between 1 and 16"),
         ("1", {"k": 50}, "The class has 50 filters, and at most 40 can be shown; choose fewer"),
     ],
 )

@@ -288,14 +288,14 @@ def test_the_document_survives_json(inputs: Inputs) -> None:
 
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1.5, float("nan")])
 def test_fractions_that_are_none_are_refused(inputs: Inputs, fraction: float) -> None:
-    with pytest.raises(InputError, match=r"--fraction .* is not between 0 and 1"):
+    with pytest.raises(InputError, match=r"^fraction .* is not between 0 and 1"):
         selectivity(inputs, fraction=fraction)
 
 
 @pytest.mark.parametrize(
     ("layers", "sentence"),
     [
-        ([], "--layers names no layer; give all, or names from"),
+        ([], "^layers names no layer; give all, or names from"),
         (["layer9"], "no layer 'layer9'"),
         (["conv"], "'conv' has negative outputs"),
         (["fc"], "'fc' has negative outputs"),
@@ -321,7 +321,7 @@ def test_a_network_without_units_is_refused_with_a_way_out(
             selectivity(dataclasses.replace(inputs, model="selectivity_bare:make"))
     finally:
         sys.modules.pop("selectivity_bare", None)
-    assert "--layers" in str(caught.value.hint)
+    assert "with layers" in str(caught.value.hint)
 
 
 # ---------------------------------------------------------------------------------------------------------- published

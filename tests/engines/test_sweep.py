@@ -126,9 +126,9 @@ def test_two_points_of_the_same_name_and_k_are_refused() -> None:
     files = [f"mine={write('1.json', [[1]] * 10)}", f"mine={write('2.json', [[2]] * 10)}"]
     with pytest.raises(InputError, match="'mine' with a point at k = 1"):
         sweep(Inputs(), methods=["weight"], ks=[1], files=files)
-    with pytest.raises(InputError, match=r"-i weight=1\.json: 'weight' is the name of a ranking") as caught:
+    with pytest.raises(InputError, match=r"^indices weight=1\.json: 'weight' is the name of a ranking") as caught:
         sweep(Inputs(), methods=["mean"], ks=[2], files=["weight=1.json"])
-    assert "-i OTHER_NAME=FILE" in str(caught.value.hint)
+    assert "indices OTHER_NAME=FILE" in str(caught.value.hint)
 
 
 @pytest.mark.usefixtures("no_forward_pass")
@@ -339,13 +339,13 @@ def test_choosing_on_the_split_that_is_reported_on_is_refused(forbid_forward_pas
     forbid_forward_passes()
     with pytest.raises(InputError, match="chooses on the training images") as caught:
         sweep(Inputs(split="train"), max_drop=0.5, folder=Path("out"))
-    assert "--split" in str(caught.value.hint)
+    assert "another split" in str(caught.value.hint)
     assert not list(Path.cwd().iterdir())
 
 
 @pytest.mark.parametrize("max_drop", [-0.1, 100.0, math.nan, math.inf])
 def test_losses_that_make_no_sense_are_refused(max_drop: float) -> None:
-    with pytest.raises(InputError, match=r"--max-drop .* is not between 0 and 100"):
+    with pytest.raises(InputError, match=r"^max_drop .* is not between 0 and 100"):
         sweep(Inputs(), max_drop=max_drop)
 
 
@@ -380,13 +380,13 @@ def test_sizes_are_read(text: str, expected: list[int]) -> None:
     "text", ["", "0", "0-3", "3-1", "-3", "3-", "1-2-3", "1.5", "a", "1,,2", "²", "1-99999999", "9999999999", "+1"]
 )
 def test_sizes_of_another_form_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="--ks"):
+    with pytest.raises(InputError, match=r"^ks "):
         parse_ks(text)
 
 
 def test_methods_are_read_each_once() -> None:
     assert parse_methods("weight, frequency,weight") == ["weight", "frequency"]
-    with pytest.raises(InputError, match="--methods 'best' is unknown"):
+    with pytest.raises(InputError, match=r"^methods 'best' is unknown"):
         parse_methods("weight,best")
 
 
@@ -394,7 +394,7 @@ def test_more_features_than_the_network_has_is_refused_before_any_image_is_looke
     forbid_forward_passes: Callable[[], None],
 ) -> None:
     forbid_forward_passes()
-    with pytest.raises(InputError, match="--ks 65 is more than the 64 features"):
+    with pytest.raises(InputError, match=r"^ks 65 is more than the 64 features"):
         sweep(Inputs(), ks=[1, 65])
 
 

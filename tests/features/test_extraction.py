@@ -395,7 +395,7 @@ def test_a_device_without_memory_is_explained(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(images, "batches", fail)
     with pytest.raises(DecomposeError, match=r"^cpu ran out of memory\.$") as caught:
         extract(make_network(), images)
-    assert caught.value.hint == "Choose a smaller --batch-size."
+    assert caught.value.hint == "Choose a smaller batch_size."
 
 
 class Counting:

@@ -359,11 +359,11 @@ def test_another_number_of_classes_is_refused_for_a_network_without_names(
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"precision": "16"}, "--precision '16' is unknown; choose 32 or bf16."),
-        ({"batch_size": 0}, "--batch-size 0 is not at least 1."),
-        ({"workers": -1}, "--workers -1 is negative."),
-        ({"seed": -1}, "--seed -1 is not between 0 and 2**63 - 1."),
-        ({"seed": 2**63}, f"--seed {2**63} is not between 0 and 2**63 - 1."),
+        ({"precision": "16"}, "precision '16' is unknown; choose 32 or bf16."),
+        ({"batch_size": 0}, "batch_size 0 is not at least 1."),
+        ({"workers": -1}, "workers -1 is negative."),
+        ({"seed": -1}, "seed -1 is not between 0 and 2**63 - 1."),
+        ({"seed": 2**63}, f"seed {2**63} is not between 0 and 2**63 - 1."),
     ],
 )
 def test_inputs_that_are_refused(options: dict[str, Any], sentence: str) -> None:
@@ -392,7 +392,7 @@ def test_the_shipped_network_on_its_data_set_is_the_default(caplog: pytest.LogCa
 def test_a_network_of_the_users_needs_a_data_set(net: str) -> None:
     with pytest.raises(InputError, match=r"^It is not known what study_net:Net was trained on\.$") as caught:
         Study(Inputs(model=net), SPLITS)
-    assert caught.value.hint == "Say which images to use with --dataset."
+    assert caught.value.hint == "Say which images to use with dataset."
 
 
 @pytest.mark.parametrize(
@@ -415,7 +415,7 @@ def test_without_a_usual_split_one_has_to_be_chosen(net: str, make_images: MakeI
     with pytest.raises(InputError) as caught:
         Study(Inputs(model=net, dataset=f"folder:{images}"), ("train",))
     assert caught.value.message == f"folder:{images} has no split train; it has test."
-    assert caught.value.hint == "Use --split test if that is what you want."
+    assert caught.value.hint == "Use split test if that is what you want."
 
 
 def test_the_descriptions_say_what_was_used(net: str, images: Path) -> None:

@@ -179,7 +179,7 @@ def test_checkpoints_of_our_own_say_their_gate() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"gate": "relu"}, "--gate 'relu' is not known to resnet14; choose none, entropy-classifier, "),
+        ({"gate": "relu"}, "gate 'relu' is not known to resnet14; choose none, entropy-classifier, "),
         ({"gate": "l2", "shortcut": "identity"}, "Gated networks have projection shortcuts; leave --shortcut identity"),
         ({"gate": "l2", "gate_map": "plain"}, "--gate-map has no effect with --gate l2; it is of entropy-classifier, "),
         ({"gate": "entropy", "gate_loss": "bce"}, "--gate-loss has no effect with --gate entropy; it is of softmax."),
@@ -188,7 +188,7 @@ def test_checkpoints_of_our_own_say_their_gate() -> None:
         ({"gate": "exclusive-tube-1x1", "gate_scale": "0"}, "--gate-scale 0 is not a positive number."),
         ({"gate": "exclusive-tube-1x1", "gate_scale": "nan"}, "--gate-scale nan is not a positive number."),
         ({"gate": "exclusive-tube-1x1", "gate_scale": "s"}, "--gate-scale 's' is not a number."),
-        ({"block": "bottleneck"}, "--block 'bottleneck' is not known to resnet14; choose basic."),
+        ({"block": "bottleneck"}, "block 'bottleneck' is not known to resnet14; choose basic."),
     ],
 )
 def test_options_that_do_not_go_together(options: dict[str, str], sentence: str) -> None:

@@ -271,7 +271,7 @@ def test_network_that_cannot_run_says_why() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2))
     with pytest.raises(InputError, match=r"my-net cannot run on RGB images of 8x8 pixels: .*shapes") as refusal:
         find_head(model, SIZE, model_name="my-net")
-    assert "--input-size" in (refusal.value.hint or "")
+    assert "set their size with input_size" in (refusal.value.hint or "")
     assert "\n" not in refusal.value.message
 
 

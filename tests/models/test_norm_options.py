@@ -173,7 +173,7 @@ def test_a_network_of_the_users_keeps_what_it_was_written_with(monkeypatch: pyte
 
 
 def test_groups_that_do_not_divide_the_channels() -> None:
-    with pytest.raises(InputError, match="--gn-num-groups 5 does not divide the 16 channels of a layer"):
+    with pytest.raises(InputError, match="gn_num_groups 5 does not divide the 16 channels of a layer"):
         get_entry("resnet20").configured(norm_mode="group", gn_num_groups="5").make(10, SIZE)
     with pytest.raises(InputError, match="no batch norm that another normalisation could replace"):
         get_entry("vgg11").configured(norm_mode="online").make(10, (224, 224))

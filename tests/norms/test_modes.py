@@ -46,18 +46,18 @@ def test_batch_norm_needs_no_words() -> None:
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ({"norm_mode": "spectral"}, "--norm-mode 'spectral' is unknown; choose batch, group, layer,"),
-        ({"ecm": "ls"}, "--ecm has no effect with batch norm; it is of --norm-mode online."),
-        ({"norm_mode": "none", "afwd": "0.9"}, "--afwd has no effect with no normalisation; it is of"),
-        ({"norm_mode": "group", "abkw": "0.9"}, "--abkw has no effect with group norm; it is of --norm-mode online."),
-        ({"norm_mode": "online", "gn_num_groups": "8"}, "--gn-num-groups has no effect with online norm;"),
-        ({"norm_mode": "online", "ecm": "both"}, "--ecm 'both' is unknown; choose ac, ls, none."),
-        ({"norm_mode": "online", "afwd": "1.0"}, "--afwd 1.0 is not between 0 and 1."),
-        ({"norm_mode": "online", "abkw": "0.0"}, "--abkw 0.0 is not between 0 and 1."),
-        ({"norm_mode": "online", "abkw": "nan"}, "--abkw nan is not between 0 and 1."),
-        ({"norm_mode": "online", "afwd": "most"}, "--afwd 'most' is not a number."),
-        ({"norm_mode": "group", "gn_num_groups": "2.5"}, "--gn-num-groups '2.5' is not a number."),
-        ({"norm_mode": "group", "gn_num_groups": "0"}, "--gn-num-groups 0 is not at least 1."),
+        ({"norm_mode": "spectral"}, "norm_mode 'spectral' is unknown; choose batch, group, layer,"),
+        ({"ecm": "ls"}, "ecm has no effect with batch norm; it is of norm_mode online."),
+        ({"norm_mode": "none", "afwd": "0.9"}, "afwd has no effect with no normalisation; it is of"),
+        ({"norm_mode": "group", "abkw": "0.9"}, "abkw has no effect with group norm; it is of norm_mode online."),
+        ({"norm_mode": "online", "gn_num_groups": "8"}, "gn_num_groups has no effect with online norm;"),
+        ({"norm_mode": "online", "ecm": "both"}, "ecm 'both' is unknown; choose ac, ls, none."),
+        ({"norm_mode": "online", "afwd": "1.0"}, "afwd 1.0 is not between 0 and 1."),
+        ({"norm_mode": "online", "abkw": "0.0"}, "abkw 0.0 is not between 0 and 1."),
+        ({"norm_mode": "online", "abkw": "nan"}, "abkw nan is not between 0 and 1."),
+        ({"norm_mode": "online", "afwd": "most"}, "afwd 'most' is not a number."),
+        ({"norm_mode": "group", "gn_num_groups": "2.5"}, "gn_num_groups '2.5' is not a number."),
+        ({"norm_mode": "group", "gn_num_groups": "0"}, "gn_num_groups 0 is not at least 1."),
     ],
 )  # fmt: skip
 def test_bad_options_are_a_sentence(options: dict[str, str], sentence: str) -> None:
@@ -71,13 +71,13 @@ def test_bad_options_are_a_sentence(options: dict[str, str], sentence: str) -> N
     ("text", "number"), [("0.999", "0.999"), ("1023/1024", "0.9990234375"), ("15/16", "0.9375"), (".5", "0.5")]
 )
 def test_a_decay_may_be_a_fraction(text: str, number: str) -> None:
-    assert read_decay(text, "--afwd") == number
+    assert read_decay(text, "afwd") == number
 
 
 @pytest.mark.parametrize("text", ["", "most", "1/0", "1/2/3", "1 2", "1,5"])
 def test_a_decay_that_is_no_number(text: str) -> None:
     with pytest.raises(InputError, match=r"is not a number such as 0\.999 or 1023"):
-        read_decay(text, "--afwd")
+        read_decay(text, "afwd")
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,7 @@ def test_interrupted_download_leaves_nothing_in_the_cache(server: Server, tmp_pa
 def test_downloads_switched_off(server: Server, published: ModelEntry, tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match="are not on this machine and downloads are off") as failure:
         read_weights(published, None, allow_download=False)
-    assert "-w FILE" in (failure.value.hint or "")
+    assert "give the file with weights" in (failure.value.hint or "")
     assert server.requests == []
     assert files_below(tmp_path) == []
 

@@ -230,7 +230,7 @@ def test_output_is_checked_before_the_work() -> None:
     Path("folder").mkdir()
     with pytest.raises(InputError, match="there exists already") as refusal:
         check_writable(Path("there"), overwrite=False)
-    assert "--overwrite" in (refusal.value.hint or "")
+    assert "Add overwrite" in (refusal.value.hint or "")
     check_writable(Path("there"), overwrite=True)
     check_writable(Path("new", "deep", "result.json"), overwrite=False)
     assert names() == ["folder", "there"]
