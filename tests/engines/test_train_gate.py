@@ -314,7 +314,7 @@ def test_other_refusals(images: str) -> None:
     for given, sentence in (
         ({"init": "baseline"}, "--init baseline needs --baseline"),
         ({"init": "scratch", "baseline": "x.pt"}, "--init scratch does not go together with --baseline"),
-        ({"baseline": "random"}, "--baseline random is no file or URL of weights"),
+        ({"baseline": "random"}, "baseline random is no file or URL of weights"),
         ({"gate": "none"}, "Without a gate it is 'decompose train' that trains a network"),
         ({"overrides": {"precision": "16"}}, "--precision 16 scales the loss for one optimizer"),
         ({"label_noise": 0.001}, "--label-noise 0.001 of 27 training images is no image"),

@@ -96,8 +96,7 @@ class GateObjective(Objective):
         self.kind = GATES[network.gate_name]
         self.config = config
         self.units = len(network.gates())
-        double = self.kind.level == "block" and self.units > 1
-        self.names = ["gate_b2", "gate_b3"] if double else ["gate"]
+        self.names = [f"gate{end}" for end in self.kind.place.ends]
         self.rate_options = "--lr, or --lr-gate," if self.kind.has_classifier else "--lr"
         self.columns = gate_columns(self.names, classify=self.kind.has_classifier)
         # Of each gate: loss, correct, then g of each unit, then the histogram.

@@ -11,10 +11,11 @@ from pathlib import Path
 from torch import Tensor
 
 from decompose_cli.datasets.label_noise import randomise_labels
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.models.entry import ModelEntry
-from decompose_cli.models.gated_resnet import GatedNetwork, from_plain, gate_shown_by
+from decompose_cli.models.gate_kinds import gate_shown_by
+from decompose_cli.models.gated_resnet import GatedNetwork, from_plain
 from decompose_cli.models.weights import DEFAULT, RANDOM, read_weights
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import note
@@ -34,14 +35,16 @@ def open_baseline(weights: str, entry: ModelEntry) -> Classifier:
         DownloadError: It cannot be fetched.
     """
     if weights in (RANDOM, DEFAULT):
-        raise InputError(f"--baseline {weights} is no file or URL of weights of a network with projection shortcuts.")
+        raise InputError(
+            f"{param('baseline')} {weights} is no file or URL of weights of a network with projection shortcuts."
+        )
     command = f"decompose train {entry.name} --shortcut projection --recipe soft-gates"
     hint = f"Train one that fits, on the same images, with: {command}"
     checkpoint = read_weights(entry, weights)
     assert checkpoint is not None
     source, state, metadata = checkpoint.source, checkpoint.state_dict, checkpoint.metadata
     if gate_shown_by(state) is not None:
-        raise InputError(f"{source} has gates already.", hint=f"To begin with it: --weights {weights}")
+        raise InputError(f"{source} has gates already.", hint=f"To begin with it: {param('weights')} {weights}")
     if metadata is not None and metadata.model != entry.name:
         raise InputError(
             f"The baseline {source} is of {metadata.model}, and the gated network is {entry.name}.", hint=hint
@@ -93,7 +96,9 @@ def begin_with(network: GatedNetwork, baseline: Classifier, num_classes: int, si
             f"{num_classes}."
         )
     missing, unexpected = network.load_state_dict(from_plain(plain.module.state_dict(), network), strict=False)
-    strange = [name for name in missing if "g_layer" not in name and "gate_layer" not in name]
+    gates = {id(gate) for gate in network.gates()}
+    of_gates = tuple(f"{name}." for name, part in network.named_modules() if id(part) in gates)
+    strange = [name for name in missing if not name.startswith(of_gates)]
     if strange or unexpected:
         raise InputError(
             f"The baseline {baseline.weights_source} does not fit: {', '.join([*strange, *unexpected][:3])}."

@@ -200,12 +200,12 @@ def test_skipping_counts_images_and_answers(gate: str) -> None:
 
 @pytest.mark.parametrize("gate", ["exclusive", "exclusive-tube-3x3"])
 def test_gates_in_units_cannot_be_skipped(gate: str) -> None:
-    with pytest.raises(InputError, match=f"--skip-below has no effect with gate {gate}: a gate in a single unit"):
+    with pytest.raises(InputError, match=f"skip_below has no effect with gate {gate}: a gate in a single unit"):
         check_skipping(gate, 0.5)
     check_skipping(gate, None)
 
 
 @pytest.mark.parametrize("below", [0.0, -0.5, 1.01, float("nan")])
 def test_thresholds_where_no_g_is(below: float) -> None:
-    with pytest.raises(InputError, match=f"--skip-below {below} is not above 0 and up to 1"):
+    with pytest.raises(InputError, match=f"skip_below {below} is not above 0 and up to 1"):
         check_skipping("l2", below)
