@@ -19,6 +19,7 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.device import resolve_device
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import Classifier, find_entry
+from decompose_cli.models.gate_entry import Place
 from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.progress import note
@@ -290,7 +291,7 @@ def _write(
     if learner.test is not None:
         files[learner.test.split] = _files(learner.test.dataset)
     write_text(folder / G_VALUES, gates_csv(found, gate, learner.labels if changed is not None else None, files))
-    plots = _plots(title, found[-1], learner.class_names, GATES[gate].level)
+    plots = _plots(title, found[-1], learner.class_names, GATES[gate].place)
     if changed is not None:
         is_changed = torch.isin(found[0].numbers, changed)
         g = found[0].g.mean(1)
@@ -300,12 +301,13 @@ def _write(
     write_files({folder / name: content for name, content in plots.items()})
 
 
-def _plots(title: str, found: GateReadings, names: tuple[str, ...], level: str) -> dict[str, bytes]:
+def _plots(title: str, found: GateReadings, names: tuple[str, ...], place: Place) -> dict[str, bytes]:
     """How g is distributed, and the images with the lowest and the highest."""
     is_right = found.is_right
-    count = 1 if level == "layer" else found.g.shape[1]
+    count = len(place.ends)
     g = found.g.mean(1, keepdim=True) if count == 1 else found.g
-    labels = ["g" if level == "block" else "g, mean over units"] if count == 1 else ["g of stage 2", "g of stage 3"]
+    whole = "g" if place.level == "block" else "g, mean over units"
+    labels = [whole] if count == 1 else [f"g of stage {stage}" for stage in place.stages]
     title = f"{title}, {found.images.split} images"
     overall = found.g.mean(1)
     order = overall.argsort(stable=True).tolist()
@@ -325,7 +327,7 @@ def _plots(title: str, found: GateReadings, names: tuple[str, ...], level: str) 
             },
         ),
         EXTREMES: extremes(
-            title if count == 1 else f"{title} (mean of both gates)",
+            title if count == 1 else f"{title} (mean of {'both' if count == 2 else f'{count}'} gates)",
             [shown(number) for number in order[:SHOWN]],
             [shown(number) for number in order[: -SHOWN - 1 : -1]],
         ),

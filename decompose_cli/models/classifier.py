@@ -16,7 +16,8 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.fitting import classes_in, load_state, split_decomposed_head, state_for
-from decompose_cli.models.gate_kinds import GATE_DETAILS, NO_GATE, may_be
+from decompose_cli.models.gate_entry import GATE_DETAILS
+from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.head import Head, find_head
 from decompose_cli.models.registry import ModelEntry, get_entry
 from decompose_cli.models.user import user_entry
@@ -268,8 +269,8 @@ def open_classifier(
         warn(entry.caution)
     if classifier.checkpoint is not None and classifier.checkpoint.csg is not None and ":" not in model:
         note(
-            f"{classifier.weights_source} also holds class-specific gates (see {param('csg')} and "
-            "extract-indices --method csg)."
+            f"{classifier.weights_source} also holds class-specific gates (see {param('csg')} and extract-indices "
+            f"{param('method')} csg)."
         )
     return classifier
 
@@ -290,7 +291,7 @@ def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, s
     if metadata is not None and ":" not in metadata.model:
         with suppress(InputError):  # of another network, which may have been built alike
             return entry.configured(**(metadata.model_options or {})).configured(**given)
-    told = _as_given(entry.shown_by(checkpoint.state_dict), given, checkpoint.source)
+    told = _as_given(entry.shown_by(checkpoint.state_dict), given, checkpoint)
     shown = {name: value for name, value in told.items() if name not in given}
     if shown:
         text = ", ".join(f"{name} {value!r}" for name, value in shown.items())
@@ -306,24 +307,23 @@ def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, s
         configured = replace(configured, preprocessing=published)
         mean, std = (", ".join(map(str, values)) for values in (published.mean, published.std))
         note(f"Its images are normalised as those of the published gated networks: mean {mean}, std {std}.")
-    if shown.get("gate") == "exclusive":
-        warn(
-            f"{checkpoint.source} does not say whether its gates are exclusive ones or of the shortcut, which have the "
-            "same weights; exclusive is assumed. 'train-gate --evaluate --gate shortcut' takes the other."
-        )
+    caution = GATES[shown["gate"]].caution if "gate" in shown else None
+    if caution is not None:
+        warn(f"{checkpoint.source} {caution}")
     return configured
 
 
-def _as_given(shown: dict[str, str], given: Mapping[str, str], source: str) -> dict[str, str]:
+def _as_given(shown: dict[str, str], given: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, str]:
     """What weights show, where another gate was named: one that has the same weights, or it is refused."""
     gate, named = shown.get("gate"), given.get("gate")
     if gate is None or named is None or named == gate:
         return shown
-    if not may_be(named, gate):
+    if named not in GATES or not GATES[named].shown_by(checkpoint.state_dict):
         raise InputError(
-            f"The weights in {source} are of gate {gate}, not {named}.", hint=f"Leave {param('gate')} out."
+            f"The weights in {checkpoint.source} are of gate {gate}, not {named}.", hint=f"Leave {param('gate')} out."
         )
-    return {name: value for name, value in shown.items() if name not in GATE_DETAILS} | {"gate": named}
+    others = {name: value for name, value in shown.items() if name not in GATE_DETAILS}
+    return {**others, "gate": named, **GATES[named].published}
 
 
 def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collection[str] = ()) -> ModelEntry:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DEFAULT_MODEL = "resnet20-digits"
+Options = Mapping[str, tuple[str, ...]]
 OURS, OUR_LICENCE = "this project", "MIT"
 ANY = "..."
 """Among the values of an option: others too, which ``settle`` checks."""
@@ -69,7 +70,7 @@ class ModelEntry:
     architecture: dict[str, Any] = field(default_factory=dict)
     unread: tuple[str, ...] = ()
     caution: str | None = None
-    options: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    options: Options = field(default_factory=dict)
     norm: Norm = field(default_factory=Norm)
     chosen: dict[str, str] = field(default_factory=dict)
     settle: Callable[[Mapping[str, str]], dict[str, str]] | None = None

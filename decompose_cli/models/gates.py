@@ -1,9 +1,9 @@
 """Soft gates: how much of the later of two outputs of a network an image gets, and how much of the earlier.
 
 (Garg et al., Memorisation and Generalisation in Deep CNNs Using Soft Gating Mechanisms, and the experiments around it.)
-Every gate is a small module with one interface: it returns a :class:`Reading`. Block-level gates read o1 or o2, the
-outputs of the first and of the last unit of a stage, (N, D, H, W); layer-level ones, in :mod:`.gated_resnet`, what
-enters a residual unit.
+Every gate is a small module that gives a :class:`Reading`. Block-level gates are called with o1 or o2, the outputs of
+the first and of the last unit of a stage, (N, D, H, W). Layer-level ones, see :class:`UnitGate`, read what enters a
+residual unit. :mod:`.gate_kinds` knows them by name.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from typing_extensions import override
 
-from decompose_cli.models.gate_kinds import GateLoss, GateMap
+from decompose_cli.models.gate_entry import GateLoss, GateMap
 
 _ROUNDED_LOG = {10: 2.3026, 100: 4.6052}
 """The original's logarithms of the number of classes."""
@@ -155,3 +156,83 @@ class SoftmaxGate(_TwoLinear):
         else:
             penalty = -F.log_softmax(scores, dim=1)[:, 0]
         return Reading(F.softmax(scores, dim=1)[:, 1], penalty=penalty)
+
+
+class UnitGate(nn.Conv2d):
+    """A gate on what enters a residual unit (He et al., arXiv 1603.05027).
+
+    As a module it is the convolution that makes its scores, so these can be looked at like the output of any layer.
+
+    Args:
+        in_channels: Of what enters the unit.
+        outputs: Scores at each position.
+        stride: Of the unit.
+        size: Of the convolution, odd.
+    """
+
+    def __init__(self, in_channels: int, outputs: int, stride: int, size: int = 1) -> None:
+        super().__init__(in_channels, outputs, size, stride, padding=size // 2)
+        assert self.bias is not None
+        nn.init.constant_(self.bias, LAYER_BIAS)
+
+    def read(self, x: Tensor) -> Reading:
+        """(N, in_channels, H, W)."""
+        scores: Tensor = self(x)
+        return self.reading(scores.to(torch.promote_types(scores.dtype, torch.float32)))  # near 0, 1 - g needs digits
+
+    def reading(self, scores: Tensor) -> Reading:
+        """What scores (N, outputs, H, W) say, float32 or better."""
+        raise NotImplementedError
+
+    def mixed(self, g: Tensor, residual: Tensor, shortcut: Tensor) -> Tensor:
+        """What the unit gives, before its last non-linearity."""
+        return g * residual + (1 - g) * shortcut
+
+
+class ExclusiveGate(UnitGate):
+    """g = sigmoid of a score for each number, penalty g^2; the unit gives relu(g F(x) + (1 - g) shortcut(x)).
+
+    Args:
+        in_channels: Of what enters the unit.
+        out_channels: Of what it gives.
+        stride: Of the unit.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__(in_channels, out_channels, stride)
+
+    @override
+    def reading(self, scores: Tensor) -> Reading:
+        g = torch.sigmoid(scores)
+        return Reading(g, penalty=g.square().flatten(1).mean(1))
+
+
+class ShortcutGate(ExclusiveGate):
+    """As :class:`ExclusiveGate`, but the unit gives relu(F(x) + (1 - g) shortcut(x))."""
+
+    @override
+    def mixed(self, g: Tensor, residual: Tensor, shortcut: Tensor) -> Tensor:
+        return residual + (1 - g) * shortcut
+
+
+class TwoWayGate(UnitGate):
+    """(g, 1 - g) = softmax(s (a, b)) of two scores; the penalty is their cross-entropy, without s, towards b.
+
+    Args:
+        in_channels: Of what enters the unit.
+        channels: Of g: as many as the unit gives, or one that all of these share.
+        stride: Of the unit.
+        size: Of the convolution, odd.
+        scale: s.
+    """
+
+    def __init__(self, in_channels: int, channels: int, stride: int, size: int, scale: float) -> None:
+        super().__init__(in_channels, 2 * channels, stride, size)
+        self.scale = scale
+
+    @override
+    def reading(self, scores: Tensor) -> Reading:
+        towards, away = scores.chunk(2, dim=1)
+        # The softmax of two is the sigmoid of their difference.
+        g = torch.sigmoid(self.scale * (towards - away))
+        return Reading(g, penalty=F.softplus(towards - away).flatten(1).mean(1))

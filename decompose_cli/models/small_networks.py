@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.errors import InputError
-from decompose_cli.models.entry import ANY, OUR_LICENCE, OURS, ModelEntry, hash_in_name
-from decompose_cli.models.gate_kinds import (
-    GATE_DETAILS,
-    GATE_LOSSES,
-    GATE_MAPS,
-    GATES,
-    NO_GATE,
-    ORIGINAL_SCALE,
-    GateLoss,
-    GateMap,
-    settle_gate,
-)
+from typing_extensions import override
+
+from decompose_cli.errors import InputError, param
+from decompose_cli.models.entry import OUR_LICENCE, OURS, ModelEntry, Options, hash_in_name
+from decompose_cli.models.gate_entry import GATE_DETAILS
+from decompose_cli.models.gate_kinds import GATES, NO_GATE, gate_shown_by, settle_gate
 from decompose_cli.preprocessing import CIFAR, CIFAR_OF_GATES, Size
 
 if TYPE_CHECKING:
@@ -28,17 +21,36 @@ if TYPE_CHECKING:
     from decompose_cli.models.blocks import Shortcut
     from decompose_cli.models.cifar_resnet import Block
 
-Options = dict[str, tuple[str, ...]]
 _SHORTCUTS: Options = {"shortcut": ("identity", "projection")}
 _ONLY_PROJECTION: Options = {"shortcut": ("projection",)}
-_GATED: Options = {
-    "gate": (NO_GATE, *GATES),
-    "gate_map": GATE_MAPS,
-    "gate_loss": GATE_LOSSES,
-    "gate_scale": ("1.0", ANY),
-}
 _UNITS_OF = {"basic": 6, "bottleneck": 9}
 """A depth is this times n, plus 2."""
+
+
+class _WithGates(Mapping[str, tuple[str, ...]]):
+    """Options of a network, and those of the gates that are registered by the time it is asked.
+
+    Args:
+        own: The others.
+    """
+
+    def __init__(self, own: Options) -> None:
+        self._own = own
+
+    def _all(self) -> Options:
+        return {**self._own, "gate": (NO_GATE, *GATES), **GATE_DETAILS}
+
+    @override
+    def __getitem__(self, name: str) -> tuple[str, ...]:
+        return self._all()[name]
+
+    @override
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all())
+
+    @override
+    def __len__(self) -> int:
+        return len(self._all())
 
 
 def _build_cifar_resnet(
@@ -48,11 +60,9 @@ def _build_cifar_resnet(
     block: Block = "basic",
     shortcut: Shortcut = "identity",
     gate: str = NO_GATE,
-    gate_map: GateMap | None = None,
-    gate_loss: GateLoss = "cross-entropy",
-    gate_scale: str = "1",
     input_size: Size = (32, 32),
     pretrained: bool = False,
+    **gate_details: str,
 ) -> nn.Module:
     if gate == NO_GATE:
         from decompose_cli.models.cifar_resnet import CifarResNet
@@ -63,21 +73,13 @@ def _build_cifar_resnet(
     if num_classes < 2:
         raise InputError(f"A gate needs at least 2 classes to choose between, and there is {num_classes}.")
     if GATES[gate].level == "layer":
-        return UnitGatedResNet(depth, num_classes, gate=gate, block=block, gate_scale=float(gate_scale))
+        return UnitGatedResNet(depth, num_classes, gate=gate, block=block, **gate_details)
     if depth < 2 * _UNITS_OF[block] + 2:
         raise InputError(
             f"resnet{depth} has stages of one unit, and gate {gate} needs a first and a last one: 14 layers at least, "
             "with bottlenecks 20."
         )
-    return StageGatedResNet(
-        depth,
-        num_classes,
-        gate=gate,
-        block=block,
-        gate_map=gate_map,
-        gate_loss=gate_loss,
-        input_size=input_size,
-    )
+    return StageGatedResNet(depth, num_classes, gate=gate, block=block, input_size=input_size, **gate_details)
 
 
 def _settle_cifar_resnet(usual: str, options: Mapping[str, str]) -> dict[str, str]:
@@ -88,7 +90,7 @@ def _settle_cifar_resnet(usual: str, options: Mapping[str, str]) -> dict[str, st
     needs_projection = bool(gate) or block == "bottleneck"
     if needs_projection and wanted.get("shortcut") == "identity":
         what = "Gated networks" if gate else "Bottlenecks"
-        raise InputError(f"{what} have projection shortcuts; leave --shortcut identity out.")
+        raise InputError(f"{what} have projection shortcuts; leave {param('shortcut')} identity out.")
     default = "identity" if usual == "basic" else "projection"
     shortcut = wanted.get("shortcut", "projection" if needs_projection else default)
     return {
@@ -123,8 +125,6 @@ def _recognise_cifar_resnet(usual: str, blocks: Collection[str], state: Mapping[
 
     What no weight tells is as the code did it that published such networks.
     """
-    from decompose_cli.models.gated_resnet import gate_shown_by
-
     if any("layer4." in name for name in state):  # another kind of network: nothing is to be said of its shortcuts
         return {}
     gate = gate_shown_by(state)
@@ -133,11 +133,7 @@ def _recognise_cifar_resnet(usual: str, blocks: Collection[str], state: Mapping[
     if "layer1.0.conv2.weight" in state and block != usual and block in blocks:
         shown["block"] = block
     if gate is not None:
-        shown["gate"] = gate
-        if gate == "entropy-classifier":
-            shown["gate_map"] = "original"
-        if GATES[gate].is_two_way and GATES[gate].level == "layer":
-            shown["gate_scale"] = ORIGINAL_SCALE
+        shown |= {"gate": gate, **GATES[gate].published}
     elif usual != "bottleneck" and any(".downsample." in name for name in state):
         shown["shortcut"] = "projection"
     return shown
@@ -176,7 +172,7 @@ def _with_options(entry: ModelEntry, depth: int, usual: Block, shortcuts: Option
     blocks: Options = {"block": (usual, other) if depth % _UNITS_OF[other] == 2 else (usual,)}
     return replace(
         entry,
-        options={**shortcuts, **blocks, **_GATED},
+        options=_WithGates({**shortcuts, **blocks}),
         settle=partial(_settle_cifar_resnet, usual),
         recognise=partial(_recognise_cifar_resnet, usual, blocks["block"]),
         of_published_gates=CIFAR_OF_GATES,

@@ -14,8 +14,8 @@ from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.classifier import open_classifier, preprocessing_of
-from decompose_cli.models.gate_kinds import GATES, ORIGINAL_SCALE
-from decompose_cli.models.gated_resnet import StageGatedResNet, UnitGatedResNet, from_plain, gate_shown_by
+from decompose_cli.models.gate_kinds import GATES, ORIGINAL_SCALE, gate_shown_by
+from decompose_cli.models.gated_resnet import StageGatedResNet, UnitGatedResNet, from_plain
 from decompose_cli.models.gates import Reading
 from decompose_cli.models.head import penultimate
 from decompose_cli.models.registry import get_entry
@@ -55,7 +55,7 @@ def published(gate: str, path: str = "model_best.pth.tar", prefix: str = "module
     original: dict[str, Any] = {}
     if gate == "entropy-classifier":
         original = {"gate_map": "original"}
-    elif GATES[gate].is_two_way and GATES[gate].level == "layer":
+    elif "gate_scale" in GATES[gate].details:
         original = {"gate_scale": float(ORIGINAL_SCALE)}
     module = made(gate, **more, **original)
     state = {prefix + name: value for name, value in module.state_dict().items()}
@@ -180,14 +180,14 @@ def test_checkpoints_of_our_own_say_their_gate() -> None:
     ("options", "sentence"),
     [
         ({"gate": "relu"}, "gate 'relu' is not known to resnet14; choose none, entropy-classifier, "),
-        ({"gate": "l2", "shortcut": "identity"}, "Gated networks have projection shortcuts; leave --shortcut identity"),
-        ({"gate": "l2", "gate_map": "plain"}, "--gate-map has no effect with --gate l2; it is of entropy-classifier, "),
-        ({"gate": "entropy", "gate_loss": "bce"}, "--gate-loss has no effect with --gate entropy; it is of softmax."),
-        ({"gate": "exclusive", "gate_scale": "2"}, "--gate-scale has no effect with --gate exclusive; it is of "),
-        ({"gate_scale": "2"}, "--gate-scale has no effect without a gate; it is of exclusive-element-1x1, "),
-        ({"gate": "exclusive-tube-1x1", "gate_scale": "0"}, "--gate-scale 0 is not a positive number."),
-        ({"gate": "exclusive-tube-1x1", "gate_scale": "nan"}, "--gate-scale nan is not a positive number."),
-        ({"gate": "exclusive-tube-1x1", "gate_scale": "s"}, "--gate-scale 's' is not a number."),
+        ({"gate": "l2", "shortcut": "identity"}, "Gated networks have projection shortcuts; leave shortcut identity"),
+        ({"gate": "l2", "gate_map": "plain"}, "gate_map has no effect with gate l2; it is of entropy-classifier, "),
+        ({"gate": "entropy", "gate_loss": "bce"}, "gate_loss has no effect with gate entropy; it is of softmax."),
+        ({"gate": "exclusive", "gate_scale": "2"}, "gate_scale has no effect with gate exclusive; it is of "),
+        ({"gate_scale": "2"}, "gate_scale has no effect without a gate; it is of exclusive-element-1x1, "),
+        ({"gate": "exclusive-tube-1x1", "gate_scale": "0"}, "gate_scale 0 is not a positive number."),
+        ({"gate": "exclusive-tube-1x1", "gate_scale": "nan"}, "gate_scale nan is not a positive number."),
+        ({"gate": "exclusive-tube-1x1", "gate_scale": "s"}, "gate_scale 's' is not a number."),
         ({"block": "bottleneck"}, "block 'bottleneck' is not known to resnet14; choose basic."),
     ],
 )
@@ -198,7 +198,7 @@ def test_options_that_do_not_go_together(options: dict[str, str], sentence: str)
 
 
 def test_bottlenecks_cannot_have_identity_shortcuts() -> None:
-    with pytest.raises(InputError, match="Bottlenecks have projection shortcuts; leave --shortcut identity out"):
+    with pytest.raises(InputError, match="Bottlenecks have projection shortcuts; leave shortcut identity out"):
         get_entry("resnet20").configured(block="bottleneck", shortcut="identity")
     assert get_entry("resnet164").configured(block="basic").chosen == {"block": "basic"}
 

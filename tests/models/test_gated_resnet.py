@@ -177,7 +177,7 @@ def objective(found: Gated, labels: Tensor, weight: float) -> Tensor:
 @pytest.mark.parametrize("block", ["basic", "bottleneck"])
 @pytest.mark.parametrize("gate", [*BLOCK_LEVEL, *LAYER_LEVEL])
 def test_outputs_gates_penalties_and_gradients_are_those_of_the_twin(gate: str, block: str) -> None:
-    more = {"gate_scale": 0.7} if GATES[gate].is_two_way and GATES[gate].level == "layer" else {}
+    more = {"gate_scale": 0.7} if "gate_scale" in GATES[gate].details else {}
     module = network(gate, 14 if block == "basic" else 20, block, **more)
     twin = Twin(module)
     torch.manual_seed(1)

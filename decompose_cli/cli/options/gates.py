@@ -7,17 +7,18 @@ from typing import Any
 from decompose_cli.cli.options.declaration import GATES, NETWORK, Bundle, number, real, text
 from decompose_cli.cli.options.training import BLOCK, read_block
 from decompose_cli.errors import InputError, param
+from decompose_cli.models.gate_kinds import gates_with, shown_defaults, shown_gates, shown_penalties
 from decompose_cli.training.gating.settings import GateSettings
 
 _OPTIONS: dict[str, tuple[Any, Any]] = {
-    "gate": text("--gate", metavar="NAME", panel=GATES,
-                 help="Over the last stage: entropy-classifier (default), entropy, l2, softmax; over the last two: entropy-classifier-b3b2; in every unit: exclusive, shortcut, exclusive-element-1x1, exclusive-tube-1x1, exclusive-tube-3x3."),
+    "gate": text("--gate", metavar="NAME", panel=GATES, help=f"{shown_gates()}."),
     "depth": number("--depth", metavar="N", panel=NETWORK, help="Depth 6n + 2, with bottlenecks 9n + 2, in place of MODEL."),
     "block": BLOCK,
     "gate_map": text("--gate-map", metavar="stretched|plain|original", panel=GATES,
-                     help="How the entropy H becomes g: plain is sigmoid(H - log(C)/2); stretched goes from 0.02 to 0.98 and is the default of entropy-classifier; original is that of published weights."),
+                     help="How the entropy H becomes g: plain is sigmoid(H - log(C)/2); stretched goes from 0.02 to 0.98; original is that of published weights. "
+                          f"Default: {shown_defaults('gate_map')}."),
     "gate_loss": text("--gate-loss", metavar="cross-entropy|bce", panel=GATES,
-                      help="Penalty of gate softmax. Default: cross-entropy."),
+                      help=f"Penalty of gate {', '.join(gates_with('gate_loss'))}. Default: cross-entropy."),
     "gate_scale": text("--gate-scale", metavar="S", panel=GATES,
                        help="Scale of two-way gates in units: softmax(S x scores). Default: 1; the original's 0.0001 keeps g at 1/2."),
     "lr_gate": real("--lr-gate", "--lr_gate", metavar="RATE", panel=GATES,
@@ -27,7 +28,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "gate_iters": number("--gate-iters", "--gate_iters", metavar="N", panel=GATES,
                          help="Change the backbone in every N-th step only, the gate's classifier in each. Default: 1."),
     "penalty": real("--lambda", "--lambda_mem", metavar="WEIGHT", panel=GATES,
-                    help="Weight of the gate's penalty in the loss. Default: 0.5 for l2, 0.1 for softmax, 0.01 for two-way gates in units, 0 for exclusive and shortcut."),
+                    help=f"Weight of the gate's penalty in the loss. Default: {shown_penalties()}."),
     "init": text("--init", metavar="scratch|baseline", panel=GATES,
                  help="Where the backbone begins. Default: baseline where --baseline is given."),
     "scratch": number("--scratch", metavar="0|1", panel=GATES, help="Short for --init scratch (1) and --init baseline (0)."),

@@ -40,8 +40,7 @@ class GateObjective(Objective):
         self.kind = GATES[network.gate_name]
         self.gates = gates
         self.units = len(network.gates())
-        double = self.kind.level == "block" and self.units > 1
-        self.names = ["gate_b2", "gate_b3"] if double else ["gate"]
+        self.names = [f"gate{end}" for end in self.kind.place.ends]
         if self.kind.has_classifier:
             self.rate_options = f"{param('lr')}, or {param('lr_gate')},"
         self.columns = gate_columns(self.names, classify=self.kind.has_classifier)

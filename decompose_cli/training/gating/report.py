@@ -273,8 +273,8 @@ def gates_csv(
 
     ``image`` counts the images of the data set's split (those held out are numbered among the training images).
 
-    With two gates ``g`` and ``entropy`` end in ``_b2`` and ``_b3``; with gates in single units ``g`` is their mean, and
-    ``g_1``, ``g_2``, ... follow. ``entropy`` is empty where the gate has none.
+    With several gates ``g`` and ``entropy`` end in the stage, as in ``_b2``, ``_b3``; with gates in single units ``g``
+    is their mean, and ``g_1``, ``g_2``, ... follow. ``entropy`` is empty where the gate has none.
 
     Args:
         found: One for each split.
@@ -282,9 +282,8 @@ def gates_csv(
         original_labels: Class number of each training image before any was changed; adds ``original_label``.
         files: By split the file of each image, where images are files.
     """
-    is_layer = GATES[gate].level == "layer"
+    is_layer, ends = GATES[gate].level == "layer", GATES[gate].place.ends
     count = found[0].g.shape[1]
-    ends = [""] if is_layer or count == 1 else ["_b2", "_b3"]
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
     for readings in found:

@@ -14,7 +14,8 @@ from decompose_cli.datasets.label_noise import randomise_labels
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.models.entry import ModelEntry
-from decompose_cli.models.gated_resnet import GatedNetwork, from_plain, gate_shown_by
+from decompose_cli.models.gate_kinds import gate_shown_by
+from decompose_cli.models.gated_resnet import GatedNetwork, from_plain
 from decompose_cli.models.weights import DEFAULT, RANDOM, read_weights
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import note
@@ -95,7 +96,9 @@ def begin_with(network: GatedNetwork, baseline: Classifier, num_classes: int, si
             f"{num_classes}."
         )
     missing, unexpected = network.load_state_dict(from_plain(plain.module.state_dict(), network), strict=False)
-    strange = [name for name in missing if "g_layer" not in name and "gate_layer" not in name]
+    gates = {id(gate) for gate in network.gates()}
+    of_gates = tuple(f"{name}." for name, part in network.named_modules() if id(part) in gates)
+    strange = [name for name in missing if not name.startswith(of_gates)]
     if strange or unexpected:
         raise InputError(
             f"The baseline {baseline.weights_source} does not fit: {', '.join([*strange, *unexpected][:3])}."

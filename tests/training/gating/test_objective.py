@@ -201,7 +201,9 @@ def test_the_penalty_is_weighed_by_lambda_and_all_learn_from_the_sum(gate: str) 
         torch.testing.assert_close(total, plain + weight * each.mean(0).sum())
         torch.testing.assert_close(loss, F.cross_entropy(found.logits, labels, reduction="sum"))
     usual = objective_of(module)
-    assert usual.gates.penalty == {"l2": 0.5, "softmax": 0.1}.get(gate, 0.01 if GATES[gate].is_two_way else 0.0)
+    assert usual.gates.penalty == {"l2": 0.5, "softmax": 0.1}.get(
+        gate, 0.01 if "gate_scale" in GATES[gate].details else 0.0
+    )
     (share,) = usual.shares(module, settings_of(), 3)
     assert len(share.parameters) == len(list(module.parameters()))
 

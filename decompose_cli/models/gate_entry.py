@@ -1,0 +1,122 @@
+"""What is to be known of a soft gate; :mod:`.gate_kinds` has the table of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+
+from decompose_cli.models.entry import ANY
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+GateMap = Literal["stretched", "plain", "original"]
+GATE_MAPS: tuple[GateMap, ...] = get_args(GateMap)
+GateLoss = Literal["cross-entropy", "bce"]
+GATE_LOSSES: tuple[GateLoss, ...] = get_args(GateLoss)
+GATE_DETAILS: dict[str, tuple[str, ...]] = {
+    "gate_map": GATE_MAPS,
+    "gate_loss": GATE_LOSSES,
+    "gate_scale": ("1.0", ANY),
+}
+"""What may be chosen of some gates, and the values; the default is that of the gate."""
+
+Level = Literal["block", "layer"]
+State = Mapping[str, "Tensor"]
+
+
+class StageSite(NamedTuple):
+    """A stage that gets a gate.
+
+    Attributes:
+        number: 1 to 3.
+        channels: Of the outputs of its units.
+        size: (height, width) of these.
+        num_classes: C of the network.
+    """
+
+    number: int
+    channels: int
+    size: tuple[int, int]
+    num_classes: int
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers an output is."""
+        return self.channels * self.size[0] * self.size[1]
+
+
+class UnitSite(NamedTuple):
+    """A residual unit that gets a gate.
+
+    Attributes:
+        in_channels: Of what enters it.
+        out_channels: Of its output.
+        stride: Of the output against what enters.
+    """
+
+    in_channels: int
+    out_channels: int
+    stride: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the gates of a network are.
+
+    Attributes:
+        text: As help texts say it.
+        level: ``block``: they weigh the last unit of a stage against the first; ``layer``: one is in every unit.
+        stages: Numbers of the stages with a gate, ascending; none of gates in units.
+    """
+
+    text: str
+    level: Level
+    stages: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[str, ...]:
+        """How names in results end, for each gate that is told apart: gates in units are told together."""
+        return tuple(f"_b{stage}" for stage in self.stages) if len(self.stages) > 1 else ("",)
+
+
+@dataclass(frozen=True)
+class GateKind:
+    """A gate and its facts.
+
+    Attributes:
+        name: As written on the command line.
+        summary: What sets g, in one line; shown in the documentation.
+        place: Where its networks have it.
+        build: Takes a :class:`StageSite` or a :class:`UnitSite`, and the details by name; returns the module.
+        shown_by: Takes a state dict; whether it can be that of a network with this gate. Where several gates have the
+            same weights, the first in the table is assumed.
+        has_classifier: Whether it is trained by cross-entropy, with an optimizer of its own.
+        reads_first: Whether it reads o1 alone, so that the units after that can be skipped.
+        penalty: Default weight of its penalty; None if it has none.
+        details: Which of :data:`GATE_DETAILS` it has, and their defaults.
+        published: Details of the published checkpoints that are not at these defaults; no weight shows them.
+        caution: What to say of weights that nothing but their names and shapes ascribe to it, after their source.
+    """
+
+    name: str
+    summary: str
+    place: Place
+    build: Callable[..., nn.Module]
+    shown_by: Callable[[State], bool]
+    has_classifier: bool = False
+    reads_first: bool = False
+    penalty: float | None = None
+    details: Mapping[str, str] = field(default_factory=dict)
+    published: Mapping[str, str] = field(default_factory=dict)
+    caution: str | None = None
+
+    @property
+    def level(self) -> Level:
+        """``block`` or ``layer``."""
+        return self.place.level
+
+    def made(self, site: StageSite | UnitSite, details: Mapping[str, object]) -> nn.Module:
+        """Its module; details that are left out are at their defaults."""
+        return self.build(site, **{**self.details, **details})
