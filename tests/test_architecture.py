@@ -36,7 +36,7 @@ READING_ORDER = (
 GROUND = {"_torchvision", "errors", "preprocessing", "progress", "statistics", "version"}
 DOORS = {"", "__main__"}
 """What ``import decompose_cli`` and ``python -m decompose_cli`` run; nothing in the package imports them."""
-MAY_IMPORT_ENGINES = {"engines.demo"}
+MAY_IMPORT_ENGINES = {"engines.demo", "engines.catalogue"}
 
 Graph = Mapping[str, set[str]]
 

@@ -80,6 +80,9 @@ class RepeatedFinetuning(BaseModel):
     summary: list[Spread]
 
 
+AnyFinetuning = FinetuneResults | RepeatedFinetuning
+
+
 @dataclass(frozen=True)
 class Decomposition:
     """How the network is decomposed, where there is no index file.

@@ -13,12 +13,15 @@ from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.storage.result_document import ResultDocument
 from decompose_cli.training.job import Job
-from decompose_cli.training.outcome import RunResults
+from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.runner import LearnerTraining, run
 from decompose_cli.training.session import Request, Session
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import configure
+
+AnyTraining = RunResults | RepeatedResults
+"""Of one run, or of several with different seeds."""
 
 
 def train(

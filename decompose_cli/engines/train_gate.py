@@ -42,7 +42,7 @@ from decompose_cli.training.gating.report import (
 from decompose_cli.training.gating.settings import GateSettings
 from decompose_cli.training.gating.start import begin_with, open_baseline, with_label_noise, write_label_noise
 from decompose_cli.training.job import Job
-from decompose_cli.training.outcome import RepeatedResults, RunResults, all_results
+from decompose_cli.training.outcome import RepeatedResults, RunResults, Spread, all_results
 from decompose_cli.training.run_folder import EXTREMES, G_VALUES, GATE_PLOT, LABEL_NOISE, NOISE_PLOT, RunFolder
 from decompose_cli.training.runner import LearnerTraining, run, with_best_weights
 from decompose_cli.training.session import Request, Session, check_same
@@ -66,6 +66,16 @@ class GateEvaluation(BaseModel):
     """What the gates of given weights do."""
 
     gates: GateReport
+
+
+class RepeatedGates(BaseModel):
+    """The same training with several seeds, read back as what it is, with its gates."""
+
+    runs: list[GateResults]
+    summary: list[Spread]
+
+
+AnyGateResults = GateResults | RepeatedGates | GateEvaluation
 
 
 def train_gate(

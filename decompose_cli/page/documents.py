@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Union
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
+from decompose_cli.engines.catalogue import results_type
 from decompose_cli.errors import InputError
 from decompose_cli.storage.files import read_json
 from decompose_cli.storage.result_document import SCHEMA_VERSION, ResultDocument
@@ -132,7 +133,7 @@ def _parsed(path: Path, value: Any) -> ResultDocument[Any]:
         raise InputError(f"{path} has no usable schema_version: {str(version)[:40]!r}.")
     if version > SCHEMA_VERSION:
         raise InputError(f"{path} was written by a later version of decompose (schema {version}).")
-    model = _results_of(command) if isinstance(command, str) else None
+    model = results_type(command) if isinstance(command, str) else None
     if model is None:
         raise InputError(f"{path} is a result of {command!r}, of which the report knows nothing.")
     try:
@@ -141,74 +142,6 @@ def _parsed(path: Path, value: Any) -> ResultDocument[Any]:
         first = error.errors(include_url=False)[0]
         place = ".".join(map(str, first["loc"]))
         raise InputError(f"{path} is no usable result of '{command}': {place}: {first['msg']}.") from error
-
-
-def _results_of(command: str) -> Any:
-    """The type of a command's results; imported when needed, as each comes with its engine."""
-    if command == "validate":
-        from decompose_cli.engines.validate import ValidateResults
-
-        return ValidateResults
-    if command == "extract-indices":
-        from decompose_cli.engines.extract_indices import ExtractResults
-
-        return ExtractResults
-    if command == "demo":
-        from decompose_cli.engines.demo import CurveResults
-
-        return CurveResults
-    if command == "sweep":
-        from decompose_cli.engines.sweep import SweepResults
-
-        return SweepResults
-    if command == "essential":
-        from decompose_cli.engines.essential import EssentialResults
-
-        return EssentialResults
-    if command == "mutual-info":
-        from decompose_cli.engines.mutual_info import MutualInfoResults
-
-        return MutualInfoResults
-    if command == "selectivity":
-        from decompose_cli.engines.selectivity import SelectivityResults
-
-        return SelectivityResults
-    if command == "explain":
-        from decompose_cli.engines.explain import ExplainResults
-
-        return ExplainResults
-    if command == "filters":
-        from decompose_cli.engines.filters import FiltersResults
-
-        return FiltersResults
-    return _training_results(command)
-
-
-def _training_results(command: str) -> Any:
-    if command == "lr-find":
-        from decompose_cli.engines.lr_find import LrFindResults
-
-        return LrFindResults
-    if command == "finetune":
-        from decompose_cli.engines.finetune import FinetuneResults, RepeatedFinetuning
-
-        return Union[FinetuneResults, RepeatedFinetuning]
-    if command == "train":
-        from decompose_cli.training.outcome import RepeatedResults, RunResults
-
-        return Union[RunResults, RepeatedResults]
-    if command == "train-gate":
-        from decompose_cli.engines.train_gate import GateEvaluation, GateResults
-        from decompose_cli.training.outcome import Spread
-
-        class RepeatedGates(BaseModel):
-            """Several runs; read back as what they are, with their gates."""
-
-            runs: list[GateResults]
-            summary: list[Spread]
-
-        return Union[GateResults, RepeatedGates, GateEvaluation]
-    return None
 
 
 def _title(document: ResultDocument[Any], *, with_subject: bool) -> str:
