@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.decomposition.heads import resolve_heads, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.index_set import read_index_set as read_file
@@ -19,7 +20,7 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import class_names_of, open_network, seen_by
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import Network, network_of
-from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
+from decompose_cli.preprocessing import IMAGENET, Preprocessing
 from decompose_cli.storage.files import check_writable, user_path, write_text
 
 
@@ -135,7 +136,7 @@ def load_model(
         input_size=seen,
     )
     classifier = open_network(inputs)
-    preprocessing = seen_by(classifier, inputs, IMAGENET if classifier.entry.dataset == "imagenet" else CIFAR)
+    preprocessing = seen_by(classifier, inputs, usual_preprocessing(classifier.entry.dataset))
     network = classifier.load(preprocessing.crop)
     names = _checked_names(class_names, network)
     known = class_names_of(classifier)

@@ -4,27 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import pickle
-import tarfile
-import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import numpy as np
-import torch
-from torch import Tensor
 from typing_extensions import override
 
 from decompose_cli.datasets.base import InMemoryImages
-from decompose_cli.datasets.locations import CIFAR_FOLDERS, find_cifar
-from decompose_cli.errors import DecomposeError, DownloadError, InputError
+from decompose_cli.datasets.classes import ClassNames
+from decompose_cli.datasets.entry import DatasetEntry
+from decompose_cli.errors import DecomposeError, DownloadError, InputError, param
 from decompose_cli.preprocessing import CIFAR
 from decompose_cli.progress import note, warn
-from decompose_cli.storage.download import download
 from decompose_cli.storage.files import write_error
 from decompose_cli.storage.fingerprints import file_stamp
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # fmt: off
@@ -61,7 +60,7 @@ ARCHIVES = {
         name="cifar10",
         url="https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
         md5="c58f30108f718f92721af3b95e74349a",
-        folder=CIFAR_FOLDERS["cifar10"],
+        folder="cifar-10-batches-py",
         label_key="labels",
         classes=CIFAR10_CLASSES,
         files={
@@ -79,7 +78,7 @@ ARCHIVES = {
         name="cifar100",
         url="https://www.cs.toronto.edu/~kriz/cifar-100-python.tar.gz",
         md5="eb9058c3a382ffc7106e4002c42a8d85",
-        folder=CIFAR_FOLDERS["cifar100"],
+        folder="cifar-100-python",
         label_key="fine_labels",
         classes=CIFAR100_CLASSES,
         files={
@@ -90,6 +89,16 @@ ARCHIVES = {
 }
 
 
+def _places(name: str, data_dir: Path) -> list[Path]:
+    """Where the unpacked batch files may be: below the data folder, or the data folder itself."""
+    folder = ARCHIVES[name].folder
+    return [data_dir / folder, data_dir / name / folder, *([data_dir] if data_dir.name == folder else [])]
+
+
+def _find(name: str, data_dir: Path) -> Path | None:
+    return next((place for place in _places(name, data_dir) if place.is_dir()), None)
+
+
 def open_cifar(name: str, split: str, data_dir: Path, allow_download: bool) -> InMemoryImages:
     """Open one split, fetching and unpacking the archive first if it is not there.
 
@@ -98,7 +107,7 @@ def open_cifar(name: str, split: str, data_dir: Path, allow_download: bool) -> I
         DownloadError: The archive is not there and cannot be fetched.
     """
     archive = ARCHIVES[name]
-    folder = find_cifar(name, data_dir) or _obtain(archive, data_dir, allow_download)
+    folder = _find(name, data_dir) or _obtain(archive, data_dir, allow_download)
     files = {folder / file: md5 for file, md5 in archive.files[split].items()}
     for file in files:
         if not file.is_file():
@@ -110,11 +119,16 @@ def open_cifar(name: str, split: str, data_dir: Path, allow_download: bool) -> I
 def _by_hand(archive: _Archive, data_dir: Path) -> str:
     return (
         f"Download {archive.url} by hand and put it, or the folder {archive.folder} from it, into "
-        f"{data_dir.resolve()}; or say where it is with --data-dir."
+        f"{data_dir.resolve()}; or say where it is with {param('data_dir')}."
     )
 
 
 def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
+    import tarfile
+    import tempfile
+
+    from decompose_cli.storage.download import download
+
     packed = data_dir / Path(archive.url).name
     by_hand = _by_hand(archive, data_dir)
     if not packed.is_file():
@@ -152,6 +166,9 @@ def _md5(path: Path) -> str:
 
 
 def _read(archive: _Archive, files: dict[Path, str]) -> tuple[Tensor, Tensor]:
+    import numpy as np
+    import torch
+
     pixels = np.empty((0, 3072), dtype=np.uint8)
     labels: list[np.ndarray] = []
     rows = 0
@@ -169,6 +186,10 @@ def _read(archive: _Archive, files: dict[Path, str]) -> tuple[Tensor, Tensor]:
 
 
 def _read_batch(archive: _Archive, file: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    import numpy as np
+
     damaged = InputError(
         f"{file} is damaged: it does not hold {archive.name} images.", hint="Delete it to fetch it anew."
     )
@@ -211,3 +232,22 @@ class _BatchUnpickler(pickle.Unpickler):
         if (module, name) not in self._ALLOWED:
             raise InputError(f"A CIFAR batch file is refused: reading it would execute code ({module}.{name}).")
         return super().find_class(module, name)
+
+
+def _entry(name: str, norm_decays: tuple[float, float]) -> DatasetEntry:
+    classes = ARCHIVES[name].classes
+    return DatasetEntry(
+        name=name,
+        splits=("test", "train"),
+        num_classes=len(classes),
+        description=f"50,000 + 10,000 photographs of 32x32 pixels, {len(classes)} classes",
+        how_to_get="downloaded when first used (about 170 MB), unless --no-download",
+        open=partial(open_cifar, name),
+        find=partial(_find, name),
+        places=partial(_places, name),
+        class_names=lambda: ClassNames(classes),
+        norm_decays=norm_decays,
+    )
+
+
+ENTRIES = (_entry("cifar10", (1023 / 1024, 127 / 128)), _entry("cifar100", (511 / 512, 15 / 16)))

@@ -32,23 +32,6 @@ class ClassMap:
     by_position: bool
 
 
-def known_class_names(dataset: str | None, *, certain: bool) -> ClassNames | None:
-    """Names of the classes of networks trained on a registered data set."""
-    from decompose_cli.datasets import cifar, digits
-    from decompose_cli.datasets.imagenet import imagenet_classes
-
-    if dataset == "cifar10":
-        return ClassNames(cifar.CIFAR10_CLASSES, certain=certain)
-    if dataset == "cifar100":
-        return ClassNames(cifar.CIFAR100_CLASSES, certain=certain)
-    if dataset == "digits":
-        return ClassNames(digits.CLASSES, certain=certain)
-    if dataset == "imagenet":
-        wnids, names = imagenet_classes()
-        return ClassNames(names, wnids, certain=certain)
-    return None
-
-
 def match_classes(
     dataset: Sequence[str],
     dataset_ids: Sequence[str] | None,

@@ -5,15 +5,18 @@ from __future__ import annotations
 import gzip
 import importlib.util
 from pathlib import Path
-
-import numpy as np
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from decompose_cli.datasets.base import InMemoryImages
+from decompose_cli.datasets.classes import ClassNames
+from decompose_cli.datasets.entry import DatasetEntry
 from decompose_cli.errors import DecomposeError
 from decompose_cli.preprocessing import CIFAR
 from decompose_cli.storage.fingerprints import file_stamp
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
 
 CLASSES = tuple(str(digit) for digit in range(10))
 TEST_IMAGES = 360
@@ -43,6 +46,9 @@ def _data_file() -> Path:
 
 
 def _read(file: Path, split: str) -> tuple[Tensor, Tensor]:
+    import numpy as np
+    import torch
+
     with gzip.open(file, "rt") as handle:
         table = np.loadtxt(handle, delimiter=",", dtype=np.int64)
     grey, labels = table[:, :64].reshape(-1, 8, 8), table[:, 64]
@@ -59,6 +65,8 @@ def enlarge(grey: np.ndarray) -> np.ndarray:
     Pixel i of the result lies at (i + 1/2) / 4 - 1/2 of the original, clamped to its border; weights are eighths, so
     integer arithmetic gives the same bytes on every machine.
     """
+    import numpy as np
+
     size = grey.shape[-1]
     weights = np.zeros((size * _ENLARGEMENT, size), dtype=np.int64)
     for i in range(size * _ENLARGEMENT):
@@ -69,3 +77,16 @@ def enlarge(grey: np.ndarray) -> np.ndarray:
     levels = weights @ grey @ weights.T  # in 1/64 of a level
     result: np.ndarray = ((levels * 255 + 8 * 64) // (16 * 64)).astype(np.uint8)
     return result
+
+
+ENTRY = DatasetEntry(
+    name="digits",
+    splits=("test", "train"),
+    num_classes=10,
+    description="1,437 + 360 handwritten digits, enlarged to 32x32 pixels",
+    how_to_get="comes with scikit-learn",
+    open=lambda split, _, __: open_digits(split),
+    class_names=lambda: ClassNames(CLASSES),
+    recipe="digits",
+    is_upright=True,
+)

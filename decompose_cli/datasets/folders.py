@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from decompose_cli.datasets.base import Batches, ImageDataset, batches_in_memory
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
 from decompose_cli.progress import note, track
 from decompose_cli.storage.files import user_path
@@ -274,11 +274,13 @@ def _root_of(spec: str) -> Path:
     try:
         exists, is_folder = bool(text) and root.exists(), root.is_dir()
     except OSError as error:
-        raise InputError(f"The folder of --dataset {spec} cannot be read: {error.strerror or error}.") from error
+        raise InputError(
+            f"The folder of {param('dataset')} {spec} cannot be read: {error.strerror or error}."
+        ) from error
     if not exists:
-        raise InputError(f"The folder {text!r} of --dataset {spec} does not exist.")
+        raise InputError(f"The folder {text!r} of {param('dataset')} {spec} does not exist.")
     if not is_folder:
-        raise InputError(f"{root} of --dataset {spec} is a file, not a folder.")
+        raise InputError(f"{root} of {param('dataset')} {spec} is a file, not a folder.")
     return root
 
 

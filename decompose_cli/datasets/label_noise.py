@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from decompose_cli.datasets.counter_random import Stream, random_integers
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 
 _MANY = 1 << 62
 
@@ -17,7 +17,7 @@ def check_share(share: float) -> None:
         InputError: It is not between 0 and 1.
     """
     if not 0 < share < 1:
-        raise InputError(f"--label-noise {share} is not a share of the images between 0 and 1.")
+        raise InputError(f"{param('label_noise')} {share} is not a share of the images between 0 and 1.")
 
 
 def randomise_labels(
@@ -43,12 +43,12 @@ def randomise_labels(
     """
     check_share(share)
     if num_classes < 2:
-        raise InputError("--label-noise needs at least two classes.")
+        raise InputError(f"{param('label_noise')} needs at least two classes.")
     count = round(share * len(indices))
     if count == 0:
-        raise InputError(f"--label-noise {share} of {len(indices)} training images is no image.")
+        raise InputError(f"{param('label_noise')} {share} of {len(indices)} training images is no image.")
     if count == len(indices):
-        raise InputError(f"--label-noise {share} leaves none of {len(indices)} training images its label.")
+        raise InputError(f"{param('label_noise')} {share} leaves none of {len(indices)} training images its label.")
     keys = random_integers(seed, 0, indices, Stream.LABEL_NOISE, _MANY)
     changed = indices[keys.argsort(stable=True)[:count]].sort().values
     step = 1 + random_integers(seed, 1, changed, Stream.LABEL_NOISE, num_classes - 1)

@@ -1,17 +1,21 @@
-"""The data sets known by name. Nothing here imports torch until one is opened."""
+"""The data sets known by name. Nothing here imports torch until one is opened.
+
+A new data set is a module with its entry, and its name below. A program registers one of its own with :func:`register`.
+"""
 
 from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from decompose_cli.datasets import locations as places
+from decompose_cli.datasets import cifar, digits, imagenet, tiny_imagenet
+from decompose_cli.datasets.classes import ClassNames
+from decompose_cli.datasets.entry import DatasetEntry
 from decompose_cli.errors import InputError
+from decompose_cli.preprocessing import CIFAR, Preprocessing
 from decompose_cli.storage.files import user_path
 
 if TYPE_CHECKING:
@@ -19,103 +23,23 @@ if TYPE_CHECKING:
 
 FOLDER_PREFIX = "folder:"
 
+DATASETS: dict[str, DatasetEntry] = {}
+"""By name, in the order in which they are shown."""
 
-@dataclass(frozen=True)
-class DatasetEntry:
-    """A data set and its facts.
 
-    Attributes:
-        name: As written on the command line.
-        splits: Those it has, in the order in which they are preferred for testing.
-        num_classes: C.
-        description: One line.
-        how_to_get: What to do when it is not there.
-        open: Takes split, data folder and whether downloads are allowed.
-        find: Takes the data folder; where the data set is, or None. None if it is built in.
-        places: Takes the data folder; where it is looked for.
+def register(entry: DatasetEntry) -> None:
+    """Add a data set, which every command then takes by its name.
+
+    Raises:
+        ValueError: The name is taken.
     """
-
-    name: str
-    splits: tuple[str, ...]
-    num_classes: int
-    description: str
-    how_to_get: str
-    open: Callable[[str, Path, bool], ImageDataset]
-    find: Callable[[Path], Path | None] | None = None
-    places: Callable[[Path], list[Path]] = lambda _: []
+    if entry.name in DATASETS:
+        raise ValueError(f"a data set named {entry.name!r} is registered already")
+    DATASETS[entry.name] = entry
 
 
-def _cifar(name: str, num_classes: int) -> DatasetEntry:
-    def open_(split: str, data_dir: Path, allow_download: bool) -> ImageDataset:
-        from decompose_cli.datasets.cifar import open_cifar
-
-        return open_cifar(name, split, data_dir, allow_download)
-
-    return DatasetEntry(
-        name=name,
-        splits=("test", "train"),
-        num_classes=num_classes,
-        description=f"50,000 + 10,000 photographs of 32x32 pixels, {num_classes} classes",
-        how_to_get="downloaded when first used (about 170 MB), unless --no-download",
-        open=open_,
-        find=partial(places.find_cifar, name),
-        places=partial(places.cifar_places, name),
-    )
-
-
-def _open_imagenet(split: str, data_dir: Path, _: bool) -> ImageDataset:
-    from decompose_cli.datasets.imagenet import open_imagenet
-
-    return open_imagenet(split, data_dir)
-
-
-def _open_tiny(split: str, data_dir: Path, _: bool) -> ImageDataset:
-    from decompose_cli.datasets.imagenet import open_tiny_imagenet
-
-    return open_tiny_imagenet(split, data_dir)
-
-
-def _open_digits(split: str, _: Path, __: bool) -> ImageDataset:
-    from decompose_cli.datasets.digits import open_digits
-
-    return open_digits(split)
-
-
-DATASETS = {
-    entry.name: entry
-    for entry in (
-        DatasetEntry(
-            name="digits",
-            splits=("test", "train"),
-            num_classes=10,
-            description="1,437 + 360 handwritten digits, enlarged to 32x32 pixels",
-            how_to_get="comes with scikit-learn",
-            open=_open_digits,
-        ),
-        _cifar("cifar10", 10),
-        _cifar("cifar100", 100),
-        DatasetEntry(
-            name="imagenet",
-            splits=("val", "train"),
-            num_classes=1000,
-            description="1,281,167 + 50,000 photographs, or any subset of the class folders",
-            how_to_get="by hand from image-net.org, as imagenet/ILSVRC/{train,val}/<wnid>/*.JPEG",
-            open=_open_imagenet,
-            find=places.find_imagenet,
-            places=places.imagenet_places,
-        ),
-        DatasetEntry(
-            name="tiny-imagenet",
-            splits=("val", "train"),
-            num_classes=200,
-            description="100,000 + 10,000 photographs of 64x64 pixels",
-            how_to_get="unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip",
-            open=_open_tiny,
-            find=places.find_tiny_imagenet,
-            places=places.tiny_imagenet_places,
-        ),
-    )
-}
+for _entry in (digits.ENTRY, *cifar.ENTRIES, imagenet.ENTRY, tiny_imagenet.ENTRY):
+    register(_entry)
 
 
 def default_data_dir() -> Path:
@@ -175,3 +99,20 @@ def open_dataset(name: str, split: str, data_dir: Path, *, allow_download: bool 
     if split not in entry.splits:
         raise InputError(f"{name} has no split {split!r}; it has {' and '.join(entry.splits)}.")
     return entry.open(split, data_dir, allow_download)
+
+
+# What is known of networks by the data set that they were trained on, which need not be registered.
+
+
+def known_class_names(dataset: str | None, *, certain: bool) -> ClassNames | None:
+    """Names of the classes of networks trained on a data set, if they are known."""
+    entry = DATASETS.get(dataset or "")
+    if entry is None or entry.class_names is None:
+        return None
+    return replace(entry.class_names(), certain=certain)
+
+
+def usual_preprocessing(dataset: str | None) -> Preprocessing:
+    """What networks trained on a data set expect that say nothing of their own; CIFAR's where nothing is known."""
+    entry = DATASETS.get(dataset or "")
+    return CIFAR if entry is None else entry.preprocessing

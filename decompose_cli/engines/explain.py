@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel
 from torch import nn
 
+from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files, printable
 from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, Explanation, ImageMaps
 from decompose_cli.decomposition.heads import Heads, check_index_request, check_made_from, resolve_heads
@@ -27,7 +28,7 @@ from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study, class_names_of, open_network, seen_by
 from decompose_cli.models.classifier import Classifier, HeadTensors
 from decompose_cli.models.head import last_map_layer, trace_layers
-from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
+from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import note, track, warn
 from decompose_cli.reporting.explain_plots import Panel, Picture, picture_row, picture_sheet
 from decompose_cli.storage.files import check_writable, file_stem, read_json, sha256_of, write_files
@@ -170,7 +171,7 @@ def _opened(inputs: Inputs, files: Sequence[Path]) -> _Opened:
     if inputs.dataset is not None or inputs.split is not None:
         raise InputError(f"{param('dataset')} and {param('split')} mean nothing for image files; leave them out.")
     classifier = open_network(inputs)
-    fallback = IMAGENET if classifier.entry.dataset == "imagenet" else CIFAR
+    fallback = usual_preprocessing(classifier.entry.dataset)
     preprocessing = seen_by(classifier, inputs, fallback)
     if classifier.entry.preprocessing is None and inputs.input_size is None and inputs.crop is None:
         height, width = preprocessing.crop

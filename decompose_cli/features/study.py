@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.datasets.classes import ClassMap, ClassNames, known_class_names, match_classes
-from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
+from decompose_cli.datasets.classes import ClassMap, ClassNames, match_classes
+from decompose_cli.datasets.registry import available_splits, default_data_dir, known_class_names, open_dataset
 from decompose_cli.errors import InputError, param
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.cache import FeatureBank
@@ -22,7 +22,7 @@ from decompose_cli.features.extraction import extract_features
 from decompose_cli.features.inputs import Inputs as Inputs
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
 from decompose_cli.models.classifier import Classifier, HeadTensors, open_classifier, preprocessing_of
-from decompose_cli.models.registry import DEFAULT_MODEL
+from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import cores
@@ -342,7 +342,7 @@ def open_network(inputs: Inputs) -> Classifier:
     """
     model = inputs.model
     if model is None and inputs.weights in (None, "default", "random"):
-        model = default_model(" on its data set, digits" if inputs.dataset is None else "")
+        model = default_model(f" on its data set, {get_entry(DEFAULT_MODEL).dataset}" if inputs.dataset is None else "")
     return open_classifier(
         model, inputs.weights, head=inputs.head, allow_download=inputs.allow_download, seed=inputs.seed
     )

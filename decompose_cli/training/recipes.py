@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from decompose_cli.datasets.registry import DATASETS
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.training.settings import Settings, make_settings
 
 _SMALL_IMAGES = {"augment": "crop-flip", "padding": 4, "flip": True}
 _UPRIGHT = {"padding": 3, "padding_mode": "border", "flip": False}
-"""For digits, which fill their frame and mean something else, or nothing, in a mirror."""
+"""For images such as digits, which fill their frame and mean something else, or nothing, in a mirror."""
 _LARGE_IMAGES = {"augment": "resized-crop", "flip": True}
 LARGEST_SMALL_SIDE = 64
 """In pixels: what networks see that are trained as on CIFAR."""
@@ -158,8 +159,8 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-_DECAYS = {"cifar10": (1023 / 1024, 127 / 128), "cifar100": (511 / 512, 15 / 16), "imagenet": (0.999, 0.99)}
-"""Forward and backward decay of online normalisation for each sample, by data set (code of arXiv 1905.05894)."""
+_OF_SMALL_IMAGES, _OF_LARGE_IMAGES = "cifar10", "imagenet"
+"""Data sets whose decays of online normalisation others get, by the size of the images."""
 _SELECTING_ONLINE_NORM = ("norm_mode", "afwd", "abkw", "ecm")
 
 
@@ -171,7 +172,7 @@ def complete_norm(options: Mapping[str, str], dataset: str, *, large_images: boo
         dataset: Its name; others are taken as CIFAR-10 or ImageNet, by the size of the images.
         large_images: Whether images are as in ImageNet.
     """
-    forward, backward = _DECAYS.get(dataset, _DECAYS["imagenet" if large_images else "cifar10"])
+    forward, backward = _norm_decays(dataset, large_images=large_images)
     details = {
         "group": {"gn_num_groups": "32" if large_images else "8"},
         "online": {"afwd": str(forward), "abkw": str(backward), "ecm": "ls"},
@@ -179,12 +180,23 @@ def complete_norm(options: Mapping[str, str], dataset: str, *, large_images: boo
     return {**details.get(options.get("norm_mode", ""), {}), **options}
 
 
+def _norm_decays(dataset: str, *, large_images: bool) -> tuple[float, float]:
+    """Forward and backward, for each sample."""
+    known = DATASETS.get(dataset)
+    if known is not None and known.norm_decays is not None:
+        return known.norm_decays
+    decays = DATASETS[_OF_LARGE_IMAGES if large_images else _OF_SMALL_IMAGES].norm_decays
+    assert decays is not None
+    return decays
+
+
 def default_recipe(model: str, dataset: str, *, large_images: bool, options: Mapping[str, str]) -> str:
     """The recipe to use where none was named; ``options`` are those of the network that were given."""
     if any(name in options for name in _SELECTING_ONLINE_NORM):
         return "online-norm"
-    if dataset == "digits":
-        return "digits"
+    known = DATASETS.get(dataset)
+    if known is not None and known.recipe is not None:
+        return known.recipe
     if "gate" in options:
         return "soft-gates"
     if model == "custom_resnet":
@@ -207,7 +219,7 @@ def resolve(
         overrides: By the name of the setting.
         large_images: Whether images are as in ImageNet.
         depth: Of a CIFAR ResNet; deep ones begin with an epoch at a rate of 0.01.
-        dataset: Its name; digits are not mirrored.
+        dataset: Its name; images that mean something else in a mirror, such as digits, are not mirrored.
 
     Raises:
         InputError: No such recipe, or values that cannot be used.
@@ -222,7 +234,8 @@ def resolve(
         and schedule == "steps"
     ):
         values |= {"warmup_epochs": 1, "warmup_lr": 0.01}
-    if dataset == "digits" and values.get("augment") == "crop-flip":
+    known = DATASETS.get(dataset or "")
+    if known is not None and known.is_upright and values.get("augment") == "crop-flip":
         values |= _UPRIGHT
     for given, other in (("epochs", "iterations"), ("iterations", "epochs")):
         is_other = overrides.get(given) is not None and values.pop(other, None) is not None

@@ -16,9 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from decompose_cli.datasets import cifar
 from decompose_cli.datasets.cifar import ARCHIVES, CIFAR10_CLASSES, CIFAR100_CLASSES, open_cifar
-from decompose_cli.datasets.locations import CIFAR_FOLDERS
 from decompose_cli.errors import DownloadError, InputError
 from decompose_cli.progress import use_reporter
 
@@ -93,7 +91,7 @@ def accept_all(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("accept_all")
 def test_batches_are_read_in_the_published_layout(name: str, place: str, tmp_path: Path) -> None:
     root = tmp_path / "data"
-    contents = write_all(root / place.format(name=name, folder=CIFAR_FOLDERS[name]), name)
+    contents = write_all(root / place.format(name=name, folder=ARCHIVES[name].folder), name)
     recorder = Recorder()
     with use_reporter(recorder):
         for split, files in ARCHIVES[name].files.items():
@@ -113,13 +111,13 @@ def test_batches_are_read_in_the_published_layout(name: str, place: str, tmp_pat
 
 @pytest.mark.usefixtures("accept_all")
 def test_data_folder_may_be_the_batch_folder_itself(tmp_path: Path) -> None:
-    folder = tmp_path / CIFAR_FOLDERS["cifar10"]
+    folder = tmp_path / ARCHIVES["cifar10"].folder
     write_all(folder, "cifar10")
     assert len(open_cifar("cifar10", "test", folder, False)) == 4
 
 
 def test_files_with_another_md5_are_used_with_a_warning(tmp_path: Path) -> None:
-    folder = tmp_path / CIFAR_FOLDERS["cifar10"]
+    folder = tmp_path / ARCHIVES["cifar10"].folder
     write_all(folder, "cifar10")
     recorder = Recorder()
     with use_reporter(recorder):
@@ -130,7 +128,7 @@ def test_files_with_another_md5_are_used_with_a_warning(tmp_path: Path) -> None:
 
 
 def test_fingerprint_changes_with_the_images(tmp_path: Path) -> None:
-    folder = tmp_path / CIFAR_FOLDERS["cifar10"]
+    folder = tmp_path / ARCHIVES["cifar10"].folder
     write_all(folder, "cifar10")
     before = open_cifar("cifar10", "test", tmp_path, False).fingerprint()
     assert open_cifar("cifar10", "test", tmp_path, False).fingerprint() == before
@@ -164,7 +162,7 @@ def test_fingerprint_changes_with_the_images(tmp_path: Path) -> None:
     ],
 )
 def test_damaged_batches_are_refused_by_name(content: bytes, tmp_path: Path) -> None:
-    folder = tmp_path / CIFAR_FOLDERS["cifar10"]
+    folder = tmp_path / ARCHIVES["cifar10"].folder
     write_all(folder, "cifar10")
     (folder / "test_batch").write_bytes(content)
     with pytest.raises(InputError, match=r"test_batch is damaged: it does not hold cifar10 images") as refusal:
@@ -184,7 +182,7 @@ class HostileNumpy:
 
 @pytest.mark.parametrize("payload", [Hostile, HostileNumpy])
 def test_hostile_batch_is_refused_and_not_executed(payload: type, tmp_path: Path) -> None:
-    folder = tmp_path / CIFAR_FOLDERS["cifar10"]
+    folder = tmp_path / ARCHIVES["cifar10"].folder
     write_all(folder, "cifar10")
     (folder / "test_batch").write_bytes(batch("cifar10", 0, extra=payload()))
     with pytest.raises(InputError, match="would execute code"):
@@ -193,7 +191,7 @@ def test_hostile_batch_is_refused_and_not_executed(payload: type, tmp_path: Path
 
 
 def test_missing_batch_file(tmp_path: Path) -> None:
-    folder = tmp_path / CIFAR_FOLDERS["cifar10"]
+    folder = tmp_path / ARCHIVES["cifar10"].folder
     write_all(folder, "cifar10")
     (folder / "data_batch_3").unlink()
     with pytest.raises(InputError, match="lacks the file data_batch_3 of cifar10"):
@@ -205,7 +203,7 @@ def test_downloads_switched_off(tmp_path: Path) -> None:
     with pytest.raises(DownloadError, match=f"cifar10 is not in {tmp_path} and downloads are off") as failure:
         open_cifar("cifar10", "test", tmp_path, False)
     assert ARCHIVES["cifar10"].url in (failure.value.hint or "")
-    assert "--data-dir" in (failure.value.hint or "")
+    assert "data_dir" in (failure.value.hint or "")
 
 
 def test_archive_that_is_damaged(tmp_path: Path) -> None:
@@ -296,7 +294,7 @@ def test_archive_is_fetched_checked_and_unpacked(tmp_path: Path, monkeypatch: py
         _pack(target, _members())
         return target
 
-    monkeypatch.setattr(cifar, "download", fetch)
+    monkeypatch.setattr("decompose_cli.storage.download.download", fetch)
     assert len(open_cifar("cifar10", "test", root, True)) == 4
     archive = ARCHIVES["cifar10"]
     assert asked == [(archive.url, root / "cifar-10-python.tar.gz", archive.md5, "md5")]
@@ -323,5 +321,5 @@ def test_class_names() -> None:
 
 
 def test_pixels_are_bytes(tmp_path: Path) -> None:
-    write_all(tmp_path / CIFAR_FOLDERS["cifar100"], "cifar100")
+    write_all(tmp_path / ARCHIVES["cifar100"].folder, "cifar100")
     assert open_cifar("cifar100", "train", tmp_path, False).pixels_and_labels[0].dtype == torch.uint8

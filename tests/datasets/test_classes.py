@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from decompose_cli.datasets.classes import ClassNames, known_class_names, match_classes
+from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.imagenet import imagenet_classes
+from decompose_cli.datasets.registry import known_class_names
 from decompose_cli.errors import InputError
 
 MODEL = ClassNames(("cat", "dog", "sea lion"), ("n1", "n2", "n3"))

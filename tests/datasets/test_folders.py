@@ -251,13 +251,13 @@ def test_split_without_class_folders() -> None:
 
 @pytest.mark.parametrize("spec", ["folder:", "folder:nowhere"])
 def test_folder_that_does_not_exist(spec: str) -> None:
-    with pytest.raises(InputError, match=f"of --dataset {spec} does not exist"):
+    with pytest.raises(InputError, match=f"of dataset {spec} does not exist"):
         open_folder(spec, "test")
 
 
 def test_folder_that_is_a_file() -> None:
     Path("file").touch()
-    with pytest.raises(InputError, match="file of --dataset folder:file is a file, not a folder"):
+    with pytest.raises(InputError, match="file of dataset folder:file is a file, not a folder"):
         open_folder("folder:file", "test")
 
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
-from decompose_cli.datasets.classes import known_class_names, match_classes
+from decompose_cli.datasets.classes import match_classes
 from decompose_cli.datasets.imagenet import imagenet_classes, open_imagenet
-from decompose_cli.datasets.registry import open_dataset
+from decompose_cli.datasets.registry import known_class_names, open_dataset
 from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import IMAGENET
 

@@ -50,14 +50,14 @@ PINNED = ([0, 5, 11, 14, 19], [5, 0, 6, 9, 3])
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.0, 1.1, float("nan")])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(InputError, match=f"--label-noise {share} is not a share"):
+    with pytest.raises(InputError, match=f"label_noise {share} is not a share"):
         randomise_labels(LABELS, EVEN, share, 10, seed=0)
 
 
 def test_shares_that_change_nothing_and_single_classes_are_refused() -> None:
-    with pytest.raises(InputError, match=r"--label-noise 0\.0001 of 500 training images is no image"):
+    with pytest.raises(InputError, match=r"label_noise 0\.0001 of 500 training images is no image"):
         randomise_labels(LABELS, EVEN, 0.0001, 10, seed=0)
-    with pytest.raises(InputError, match=r"--label-noise 0\.9999 leaves none of 500 training images its label"):
+    with pytest.raises(InputError, match=r"label_noise 0\.9999 leaves none of 500 training images its label"):
         randomise_labels(LABELS, EVEN, 0.9999, 10, seed=0)
     with pytest.raises(InputError, match="at least two classes"):
         randomise_labels(LABELS * 0, EVEN, 0.5, 1, seed=0)

@@ -299,7 +299,7 @@ def test_other_refusals(images: str) -> None:
         ({"init": "scratch", "baseline": "x.pt"}, "init scratch does not go together with baseline"),
         ({"baseline": "random"}, "baseline random is no file or URL of weights"),
         ({"overrides": {"precision": "16"}}, "precision 16 scales the loss for one optimizer"),
-        ({"label_noise": 0.001}, "--label-noise 0.001 of 27 training images is no image"),
+        ({"label_noise": 0.001}, "label_noise 0.001 of 27 training images is no image"),
         ({"inputs": {"model": "resnet50"}}, "resnet50 has no --gate option; networks with it: "),
     ):
         with pytest.raises(InputError, match=sentence):
