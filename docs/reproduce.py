@@ -18,10 +18,10 @@ import numpy as np
 import torch
 
 import decompose_cli as dc
-from decompose_cli.engines.essential import essential
-from decompose_cli.engines.extract_indices import extract_indices
-from decompose_cli.engines.mutual_info import mutual_info
-from decompose_cli.engines.selectivity import selectivity
+from decompose_cli.engines.essential import EssentialSettings, essential
+from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
+from decompose_cli.engines.mutual_info import MutualInfoSettings, mutual_info
+from decompose_cli.engines.selectivity import SelectivitySettings, selectivity
 from decompose_cli.engines.validate import validate
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 
@@ -82,7 +82,7 @@ class Reference:
 
     def highest_gates(self) -> dc.IndexSet:
         """The features with the five highest gates of each class."""
-        extracted = extract_indices(self.inputs(GATED), (5,), "csg").results["5"]
+        extracted = extract_indices(self.inputs(GATED), ExtractSettings(k=(5,), method="csg")).results["5"]
         return dc.IndexSet(tuple(tuple(row) for row in extracted.indices.values()), 64, source="five highest gates")
 
     def logits(self) -> list[list[Any]]:
@@ -107,7 +107,9 @@ class Reference:
     def overlap(self) -> list[list[Any]]:
         """Mutual information, as published: the mean over all ordered pairs of classes."""
         files = [f"ours={self.weights / file}" for file in FILES.values()]
-        found = mutual_info(dc.Inputs(), files, csg=str(self.weights / GATED), order="lowest").results.sets
+        found = mutual_info(
+            dc.Inputs(), MutualInfoSettings(indices=files, csg=str(self.weights / GATED), order="lowest")
+        ).results.sets
         return [
             [f"{what}, k = {k}", f"{published[str(k)]:.8f}", f"{found[name][str(k)].mean:.8f}"]
             for name, what in (("ours", "published indices"), ("csg", "lowest gates"))
@@ -119,7 +121,10 @@ class Reference:
         """Images kept under noise, mean and standard error of 30 draws on both sides."""
         inputs = self.inputs(PLAIN)
         found = essential(
-            inputs, self.weights / FILES[5], csg=str(self.weights / GATED), order="lowest", repeats=30, controls=0
+            inputs,
+            EssentialSettings(
+                indices=self.weights / FILES[5], csg=str(self.weights / GATED), order="lowest", repeats=30, controls=0
+            ),
         ).results
         rows = []
         for number, name in enumerate(self.classes):
@@ -138,7 +143,7 @@ class Reference:
 
     def indices(self) -> list[list[Any]]:
         """Features extracted from the first 4000 training images that the published files have too."""
-        found = extract_indices(self.inputs(PLAIN), tuple(FILES)).results
+        found = extract_indices(self.inputs(PLAIN), ExtractSettings(k=tuple(FILES))).results
         rows = []
         for k, file in FILES.items():
             theirs = json.loads((self.weights / file).read_text())
@@ -154,7 +159,7 @@ class Reference:
 
     def selectivity(self) -> list[list[Any]]:
         """Of the last residual unit, over the first 4000 training images."""
-        layer = selectivity(self.inputs(PLAIN), layers=("layer3.2",)).results.layers["layer3.2"]
+        layer = selectivity(self.inputs(PLAIN), SelectivitySettings(layers=("layer3.2",))).results.layers["layer3.2"]
         names = {"psi_mean": "Psi, mean", "psi_median": "Psi, median", "class_selectivity": "class selectivity"}
         return [[names[field], f"{value:.5f}", f"{getattr(layer, field):.6f}"] for field, value in SELECTIVITY.items()]
 

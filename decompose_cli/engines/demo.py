@@ -12,10 +12,10 @@ from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.ranking import DEFAULT_K, data_for
 from decompose_cli.decomposition.result_types import Point, point_of
-from decompose_cli.engines.essential import EssentialResults, essential
-from decompose_cli.engines.explain import RESULT, SHEET, ExplainResults, explain
+from decompose_cli.engines.essential import EssentialResults, EssentialSettings, essential
+from decompose_cli.engines.explain import RESULT, SHEET, ExplainResults, ExplainSettings, explain
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
-from decompose_cli.engines.mutual_info import MutualInfoResults, mutual_info
+from decompose_cli.engines.mutual_info import MutualInfoResults, MutualInfoSettings, mutual_info
 from decompose_cli.engines.validate import ValidateResults, validate
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
@@ -77,14 +77,14 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
     test = Study(inputs, ("test", "val"))
     train = test.on_training_split()
     test.require_full_head("The demo")
-    extracted = extract_indices(inputs, (DEFAULT_K,))
+    extracted = extract_indices(inputs)
     rows = extracted.results[str(DEFAULT_K)].indices.values()
     indices = IndexSet(tuple(map(tuple, rows)), test.head.num_features, source=f"{DEFAULT_K} most frequent features")
     validated = validate(inputs, indices)
     assert validated.results.original is not None
     curve = _curve(train, test, validated.results.original.correct)
-    overlap = mutual_info(inputs, ks=[k for k in _OVERLAP_KS if k <= test.head.num_features])
-    noisy = essential(inputs, indices)
+    overlap = mutual_info(inputs, MutualInfoSettings(k=[k for k in _OVERLAP_KS if k <= test.head.num_features]))
+    noisy = essential(inputs, EssentialSettings(indices))
     index_file = folder / f"k{DEFAULT_K}_indices.json"
     extracted.results[str(DEFAULT_K)].file = str(index_file)
     found = Demo(extracted, validated, curve, overlap, noisy, None, {"indices": index_file})
@@ -103,7 +103,7 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
 def _explained(inputs: Inputs, indices: IndexSet, count: int, folder: Path) -> ResultDocument[ExplainResults] | None:
     check_folder_writable(folder)
     try:
-        return explain(inputs, worst=count, indices=indices, folder=folder, overwrite=True)
+        return explain(inputs, ExplainSettings(worst=count, indices=indices), folder=folder, overwrite=True)
     except InputError as error:  # a network without maps; the rest of the demo is about its features only
         note(f"No images are explained: {error}")
         for path in (folder / RESULT, folder / SHEET, *folder.glob("[0-9][0-9]-*.png")):

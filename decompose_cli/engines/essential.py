@@ -123,25 +123,15 @@ def parse_noise(text: str) -> Noise:
     return one_of(text, NOISES, "noise")
 
 
-def essential(
-    inputs: Inputs,
-    indices: Path | IndexSet | None = None,
-    *,
-    csg: str | None = None,
-    methods: Sequence[NamedMethod] = (),
-    k: int | float | None = None,
-    order: Order = "highest",
-    noise: Noise = "gaussian",
-    repeats: int = 30,
-    controls: int = 100,
-) -> ResultDocument[EssentialResults]:
-    """Count, for each class, the images still assigned to it under noise, for one or several networks.
+@dataclass(frozen=True)
+class EssentialSettings:
+    """Whose features the noise is put on, and what noise.
 
-    Args:
-        inputs: The network that is called ``ours``, and the images (``test``, else ``val``).
-        indices: Its features per class; by default the most frequent ones over the training images.
+    Attributes:
+        indices: Features per class of the network called ``ours``; by default the most frequent ones over the training
+            images.
         csg: A checkpoint with class-specific gates: that network with the features of its gates, as ``csg``.
-        methods: Further networks of the same architecture.
+        method: Further networks of the same architecture.
         k: Features per class that are ranked here; by default 5, for ``csg`` as many as ``ours`` has.
         order: Which gates are taken.
         noise: See :func:`decompose_cli.decomposition.essentiality.essentiality`.
@@ -149,20 +139,49 @@ def essential(
         controls: Random feature sets to compare with.
 
     Raises:
+        InputError: A number is out of range, names collide, or something was given that has no effect.
+    """
+
+    indices: Path | IndexSet | None = None
+    csg: str | None = None
+    method: Sequence[NamedMethod] = ()
+    k: int | float | None = None
+    order: Order = "highest"
+    noise: Noise = "gaussian"
+    repeats: int = 30
+    controls: int = 100
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise InputError(f"{param('repeats')} {self.repeats} is not at least 1.")
+        if self.controls < 0:
+            raise InputError(f"{param('controls')} {self.controls} is negative.")
+        _check_names([OURS, CSG, *(method.name for method in self.method)])
+        check_order(self.order, uses_gates=self.csg is not None)
+        all_given = self.indices is not None and self.csg is None and all(method.indices for method in self.method)
+        if self.k is not None and all_given:
+            raise InputError(
+                f"{param('k')} {self.k} has no effect: every feature set is given as a file, which is used whole."
+            )
+
+
+def essential(inputs: Inputs, settings: EssentialSettings | None = None) -> ResultDocument[EssentialResults]:
+    """Count, for each class, the images still assigned to it under noise, for one or several networks.
+
+    Args:
+        inputs: The network that is called ``ours``, and the images (``test``, else ``val``).
+        settings: Whose features the noise is put on, and what noise.
+
+    Raises:
         InputError: Something given cannot be used.
         DecomposeError: The work failed.
     """
     watch = Stopwatch()
-    if repeats < 1:
-        raise InputError(f"{param('repeats')} {repeats} is not at least 1.")
-    if controls < 0:
-        raise InputError(f"{param('controls')} {controls} is negative.")
-    _check_names([OURS, CSG, *(method.name for method in methods)])
-    check_order(order, uses_gates=csg is not None)
-    if k is not None and indices is not None and csg is None and all(method.indices for method in methods):
-        raise InputError(f"{param('k')} {k} has no effect: every feature set is given as a file, which is used whole.")
+    settings = settings or EssentialSettings()
+    csg, k, order, noise = settings.csg, settings.k, settings.order, settings.noise
+    repeats, controls = settings.repeats, settings.controls
     study = Study(inputs, ("test", "val"))
-    own = _Subject.of(OURS, study, indices, k)
+    own = _Subject.of(OURS, study, settings.indices, k)
     subjects = [own]
     if csg is not None:
         gates = read_gates(given_file(csg, "csg"))
@@ -170,7 +189,7 @@ def essential(
         size = k if k is not None else own.given.largest_k if own.given is not None else DEFAULT_K
         check_k(size, gates.num_features)
         subjects.append(_Subject.of(CSG, _sibling(study, csg), gates.index_set(size, order), k))
-    for method in methods:
+    for method in settings.method:
         subjects.append(_Subject.of(method.name, _sibling(study, method.weights), method.indices, k))
     study.warn_of_empty_classes()
     if len({subject.index_set().sizes for subject in subjects}) > 1:
@@ -188,7 +207,7 @@ def essential(
     arguments: dict[str, Any] = {
         "indices": own.index_set().source,
         "csg": csg,
-        "method": [f"{m.name}={m.weights}{f',{m.indices}' if m.indices else ''}" for m in methods],
+        "method": [f"{m.name}={m.weights}{f',{m.indices}' if m.indices else ''}" for m in settings.method],
         "k": k,
         "order": order,
         "noise": noise,

@@ -64,28 +64,49 @@ class _Opened:
     study: Study | None
 
 
+@dataclass(frozen=True)
+class ExplainSettings:
+    """Which images are explained, and by which filters.
+
+    Attributes:
+        images: Image files; or one of the next two.
+        indices_of: Numbers, from 0, in the data set's test images or in the split of the inputs.
+        worst: So many images of that split with the highest loss.
+        indices: The filters of each class; by default those with its k highest weights.
+        k: Filters per class where ``indices`` says none; 5 by default.
+        layer: Layer of Grad-CAM; by default the last with maps larger than a pixel.
+
+    Raises:
+        InputError: Not exactly one of the three says which images, there are too many, or two say which filters.
+    """
+
+    images: Sequence[Path] = ()
+    indices_of: Sequence[int] | None = None
+    worst: int | None = None
+    indices: Path | IndexSet | None = None
+    k: int | None = None
+    layer: str | None = None
+
+    def __post_init__(self) -> None:
+        if sum((bool(self.images), self.indices_of is not None, self.worst is not None)) != 1:
+            raise InputError(
+                f"Say which images: files, {param('indices_of')} NUMBERS or {param('worst')} N, and one of these only."
+            )
+        _check_count(len(self.images) or (len(self.indices_of) if self.indices_of is not None else self.worst or 0))
+        if self.indices is not None and self.k is not None:
+            raise InputError(
+                f"{param('indices')} and {param('k')} both say which filters a class has; give one of them."
+            )
+
+
 def explain(
-    inputs: Inputs,
-    files: Sequence[Path] = (),
-    *,
-    numbers: Sequence[int] | None = None,
-    worst: int | None = None,
-    indices: Path | IndexSet | None = None,
-    k: int | None = None,
-    layer: str | None = None,
-    folder: Path | None = None,
-    overwrite: bool = False,
+    inputs: Inputs, settings: ExplainSettings, *, folder: Path | None = None, overwrite: bool = False
 ) -> ResultDocument[ExplainResults]:
     """Draw, for each image, Grad-CAM and the map of the predicted class's own filters beside that of all others.
 
     Args:
         inputs: Which network; where no files are given, which images.
-        files: Image files.
-        numbers: Of images in the data set's test images (or the split of ``inputs``), from 0.
-        worst: So many images of that split with the highest loss.
-        indices: The filters of each class; by default those with its k highest weights.
-        k: See there; 5 by default.
-        layer: Of Grad-CAM, by default the last with maps larger than a pixel.
+        settings: Which images are explained, and by which filters.
         folder: Gets a PNG file for each image, one with all of them, and the document as ``result.json``.
         overwrite: Whether these may replace others; what an earlier explanation left there is removed then.
 
@@ -94,13 +115,8 @@ def explain(
         DecomposeError: The work failed; nothing has been written.
     """
     watch = Stopwatch()
-    if sum((bool(files), numbers is not None, worst is not None)) != 1:
-        raise InputError(
-            f"Say which images: files, {param('indices_of')} NUMBERS or {param('worst')} N, and one of these only."
-        )
-    _check_count(len(files) or (len(numbers) if numbers is not None else worst or 0))
-    if indices is not None and k is not None:
-        raise InputError(f"{param('indices')} and {param('k')} both say which filters a class has; give one of them.")
+    files, numbers, worst = settings.images, settings.indices_of, settings.worst
+    indices, k, layer = settings.indices, settings.k, settings.layer
     device = resolve_device(inputs.device)
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
     found = _opened(inputs, files)

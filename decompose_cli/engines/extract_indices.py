@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, get_args
 
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
-from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_k, check_order, data_for, select
-from decompose_cli.errors import InputError
+from decompose_cli.decomposition.ranking import (
+    DEFAULT_K,
+    RANKINGS,
+    check_k,
+    check_order,
+    data_for,
+    parse_method,
+    select,
+)
+from decompose_cli.errors import InputError, one_of
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.storage.files import check_folder_writable, check_writable, file_stem, write_files
@@ -26,31 +36,54 @@ class Extracted(BaseModel):
     indices: dict[str, list[int]]
 
 
+Layout = Literal["published", "document"]
+LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 ExtractResults = dict[str, Extracted]
 """By k, as it was written on the command line."""
 
 
+@dataclass(frozen=True)
+class ExtractSettings:
+    """How features are chosen, and how the index files are laid out.
+
+    Attributes:
+        k: Features per class, or fractions, one set for each; see :func:`decompose_cli.decomposition.ranking.select`.
+        method: Name of the ranking.
+        order: Which gates are taken by a ranking that needs gates.
+        layout: ``published``, or ``document``: our own, with D and provenance.
+
+    Raises:
+        InputError: There is no k, a word is unknown, or an order that nothing follows.
+    """
+
+    k: Sequence[int | float] = (DEFAULT_K,)
+    method: str = "frequency"
+    order: Order = "highest"
+    layout: Layout = "published"
+
+    def __post_init__(self) -> None:
+        if not self.k:
+            raise InputError("No k was given.")
+        one_of(self.layout, LAYOUTS, "layout")
+        parse_method(self.method)
+        check_order(self.order, uses_gates=RANKINGS[self.method].needs_gates)
+
+
 def extract_indices(
     inputs: Inputs,
-    ks: Sequence[int | float] = (DEFAULT_K,),
-    method: str = "frequency",
+    settings: ExtractSettings | None = None,
     *,
-    order: Order = "highest",
     output: Path | None = None,
     folder: Path | None = None,
-    document: bool = False,
     overwrite: bool = False,
 ) -> ResultDocument[ExtractResults]:
     """Rank the penultimate features per class over a split (``train``) and keep the best.
 
     Args:
         inputs: Which network, which images.
-        ks: Features per class, or fractions; see :func:`decompose_cli.decomposition.ranking.select`.
-        method: How features are scored.
-        order: Which gates the method ``csg`` takes.
+        settings: How features are chosen; by default the five most frequent.
         output: The index file, for one k. Without it and without ``folder`` nothing is written.
         folder: Gets ``<model>_<dataset>_k<k>_indices.json`` for each k.
-        document: Write our own layout, with D and provenance, instead of the published one.
         overwrite: Whether files may be replaced.
 
     Raises:
@@ -58,9 +91,8 @@ def extract_indices(
         DecomposeError: The work failed.
     """
     watch = Stopwatch()
-    if not ks:
-        raise InputError("No k was given.")
-    check_order(order, uses_gates=RANKINGS[method].needs_gates)
+    settings = settings or ExtractSettings()
+    ks, method, order = settings.k, settings.method, settings.order
     study = Study(inputs, ("train",))
     files = _files(output, folder, ks, study, overwrite=overwrite)
     for k in ks:
@@ -77,7 +109,7 @@ def extract_indices(
     for k, index_set, file in zip(ks, sets, files, strict=True):
         if file is not None:
             complete = IndexSet(index_set.classes, index_set.num_features, {**provenance, "k": k})
-            texts[file] = index_set_text(complete, document=document)
+            texts[file] = index_set_text(complete, document=settings.layout == "document")
     write_files(texts)
     results = {
         str(k): Extracted(
@@ -90,7 +122,10 @@ def extract_indices(
         for k, found, file in zip(ks, sets, files, strict=True)
     }
     return study.document(
-        "extract-indices", {"k": list(ks), "method": method, "order": order, "document": document}, results, watch
+        "extract-indices",
+        {"k": list(ks), "method": method, "order": order, "document": settings.layout == "document"},
+        results,
+        watch,
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -66,33 +67,47 @@ class FiltersResults(BaseModel):
     sheet: str | None
 
 
-def filters(
-    inputs: Inputs,
-    wanted: str,
-    *,
-    indices: Path | IndexSet | None = None,
-    k: int | None = None,
-    images: int = 8,
-    folder: Path | None = None,
-) -> ResultDocument[FiltersResults]:
+@dataclass(frozen=True)
+class FiltersSettings:
+    """Which filters are shown, and how many images of each.
+
+    Attributes:
+        class_name: Name of the class, or its number.
+        indices: The filters of each class; by default those with its k highest weights.
+        k: Filters per class where ``indices`` says none; 5 by default.
+        images: For each filter.
+
+    Raises:
+        InputError: A number is out of range, or two say which filters.
+    """
+
+    class_name: str
+    indices: Path | IndexSet | None = None
+    k: int | None = None
+    images: int = 8
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.images <= MOST_IMAGES:
+            raise InputError(f"{param('images')} {self.images} is not between 1 and {MOST_IMAGES}.")
+        if self.indices is not None and self.k is not None:
+            raise InputError(
+                f"{param('indices')} and {param('k')} both say which filters a class has; give one of them."
+            )
+
+
+def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = None) -> ResultDocument[FiltersResults]:
     """Show the filters of a class by the images that they respond to most.
 
     Args:
         inputs: Which network, which images (``test``, else ``val``).
-        wanted: Name of the class, or its number.
-        indices: The filters of each class; by default those with its k highest weights.
-        k: See there; 5 by default.
-        images: For each filter.
+        settings: Which class, and how it is shown.
         folder: Gets a PNG file.
 
     Raises:
         InputError: Something given cannot be used.
     """
     watch = Stopwatch()
-    if not 1 <= images <= MOST_IMAGES:
-        raise InputError(f"{param('images')} {images} is not between 1 and {MOST_IMAGES}.")
-    if indices is not None and k is not None:
-        raise InputError(f"{param('indices')} and {param('k')} both say which filters a class has; give one of them.")
+    wanted, indices, k, images = settings.class_name, settings.indices, settings.k, settings.images
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
     given = index_set
     study = Study(inputs, ("test", "val"))

@@ -19,7 +19,7 @@ from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_k, check_order, data_for, select
 from decompose_cli.decomposition.result_types import Difference, difference_of
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import Metadata
@@ -84,34 +84,52 @@ AnyFinetuning = FinetuneResults | RepeatedFinetuning
 
 
 @dataclass(frozen=True)
-class Decomposition:
-    """How the network is decomposed, where there is no index file.
+class FinetuneSettings:
+    """How the network is decomposed, and what of it is trained; None is what was left open.
 
     Attributes:
-        k: Features per class, or a fraction.
-        method: How features are scored.
-        order: Which gates the method ``csg`` takes.
+        indices: An index file or set. Without it the features are ranked first.
+        k: Features per class, or a fraction, of features that are ranked; 5 by default.
+        method: Name of the ranking; ``frequency`` by default.
+        order: Which gates are taken by a ranking that needs gates.
+        only: What is trained: ``all`` parameters (the default), the ``head``, or ``head+last-block``.
+
+    Raises:
+        InputError: Both a set and a ranking were given, or a word is unknown.
     """
 
-    k: int | float = DEFAULT_K
-    method: str = "frequency"
-    order: Order = "highest"
+    indices: Path | IndexSet | None = None
+    k: int | float | None = None
+    method: str | None = None
+    order: Order | None = None
+    only: Trained | None = None
+
+    def __post_init__(self) -> None:
+        if self.indices is not None and self.ranks:
+            raise InputError(
+                f"With an index file there is nothing to rank: leave {param('k')}, {param('method')} and "
+                f"{param('order')} out."
+            )
+        if self.only is not None:
+            one_of(self.only, TRAINED, "only")
+
+    @property
+    def ranks(self) -> bool:
+        """Whether something was said of a ranking."""
+        return self.k is not None or self.method is not None or self.order is not None
+
+    def ranking(self) -> dict[str, Any]:
+        """How features are ranked, with the defaults, for the configuration of a run."""
+        k = DEFAULT_K if self.k is None else self.k
+        return {"k": k, "method": self.method or "frequency", "order": self.order or "highest"}
 
 
-def finetune(
-    request: Request,
-    *,
-    indices: Path | IndexSet | None = None,
-    decomposition: Decomposition | None = None,
-    only: Trained | None = None,
-) -> ResultDocument[Any]:
+def finetune(request: Request, settings: FinetuneSettings | None = None) -> ResultDocument[Any]:
     """Replace the head by one subspace per class and train the network further.
 
     Args:
         request: Which network, which images, how, and where the run is kept.
-        indices: An index file or set. Without it the features are ranked first.
-        decomposition: How they are ranked.
-        only: What is trained: ``all`` parameters, the ``head``, or ``head+last-block``.
+        settings: How it is decomposed, and what of it is trained.
 
     Returns:
         A document with :class:`FinetuneResults`, or :class:`RepeatedFinetuning` where several runs were asked for.
@@ -121,21 +139,18 @@ def finetune(
         StoppedError: A signal came; the run can be resumed.
         DecomposeError: The work failed; the last checkpoint is still there.
     """
-    if indices is not None and decomposition is not None:
-        raise InputError(
-            f"With an index file there is nothing to rank: leave {param('k')}, {param('method')} and {param('order')} "
-            "out."
-        )
-    index_set = read_index_set(indices) if isinstance(indices, Path) else indices
+    settings = settings or FinetuneSettings()
+    given = settings.indices
+    index_set = read_index_set(given) if isinstance(given, Path) else given
     choices: dict[str, Any] = {}
     if index_set is not None:
         choices["indices"] = index_set.published_layout()
-    if decomposition is not None:
-        choices["ranking"] = dataclasses.asdict(decomposition)
-    if only is not None:
-        choices["only"] = only
+    if settings.ranks:
+        choices["ranking"] = settings.ranking()
+    if settings.only is not None:
+        choices["only"] = settings.only
     request = dataclasses.replace(request, choices=choices)
-    return run(_Finetune(request.overrides, index_set, decomposition, only), request)
+    return run(_Finetune(request.overrides, index_set, settings), request)
 
 
 class _Finetune(Training[FinetuneResults]):
@@ -143,15 +158,8 @@ class _Finetune(Training[FinetuneResults]):
     config = FinetuneConfig
     results = FinetuneResults
 
-    def __init__(
-        self,
-        overrides: Mapping[str, Any],
-        index_set: IndexSet | None,
-        decomposition: Decomposition | None,
-        only: Trained | None,
-    ) -> None:
-        self._overrides = overrides
-        self._index_set, self._decomposition, self._only = index_set, decomposition, only
+    def __init__(self, overrides: Mapping[str, Any], index_set: IndexSet | None, settings: FinetuneSettings) -> None:
+        self._overrides, self._index_set, self._settings = overrides, index_set, settings
 
     @override
     def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
@@ -162,7 +170,7 @@ class _Finetune(Training[FinetuneResults]):
         study = Study(inputs, ("test", "val"))
         checkpoint = study.classifier.checkpoint
         own = checkpoint is not None and checkpoint.has_decomposed_head
-        if own and self._decomposition is not None:
+        if own and self._settings.ranks:
             raise InputError(
                 f"{study.classifier.weights_source} is decomposed already, so there is nothing to rank: leave "
                 f"{param('k')}, {param('method')} and {param('order')} out."
@@ -172,13 +180,13 @@ class _Finetune(Training[FinetuneResults]):
         is_large = max(study.preprocessing.crop) > LARGEST_SMALL_SIDE
         settings = resolve("finetune", self._overrides, large_images=is_large, dataset=study.dataset.name)
         check_trainable(study.dataset.name)
-        ranking = None if own or given is not None else dataclasses.asdict(self._decomposition or Decomposition())
+        ranking = None if own or given is not None else self._settings.ranking()
         choices = {
             "recipe": "finetune",
             "indices": None if given is None else given.published_layout(),
             "indices_source": None if given is None else given.source,
             "ranking": ranking,
-            "only": self._only or "all",
+            "only": self._settings.only or "all",
             "starting_weights": study.classifier.weights_sha256,
             "training_images": study.on_training_split().dataset.fingerprint(),
         }

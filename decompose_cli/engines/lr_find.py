@@ -8,6 +8,7 @@ import math
 import tempfile
 from bisect import bisect
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -63,27 +64,50 @@ class LrFindResults(BaseModel):
     plot: str | None
 
 
+@dataclass(frozen=True)
+class LrFindSettings:
+    """Which rates are tried, and in which training.
+
+    Attributes:
+        recipe: Preset of the settings; by default the one that suits network and images.
+        model_options: Options of the network, such as its shortcuts.
+        lowest: First rate.
+        highest: Last rate.
+        steps: How many.
+        overrides: Settings of the recipe that were given, by name.
+
+    Raises:
+        InputError: A setting was given that the test itself varies, or the range cannot be used.
+    """
+
+    recipe: str | None = None
+    model_options: Mapping[str, str] = field(default_factory=dict)
+    lowest: float = DEFAULT_LOWEST
+    highest: float = DEFAULT_HIGHEST
+    steps: int = DEFAULT_STEPS
+    overrides: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.rates()
+        for name in ("lr", "schedule", "epochs", "iterations", "ema_decay", "val_split"):
+            if name in self.overrides:
+                raise InputError(
+                    f"{param(name)} has no effect here: rates go from {param('lowest')} to {param('highest')}."
+                )
+
+    def rates(self) -> list[float]:
+        """The rates, from the lowest to the highest."""
+        return ramp(self.lowest, self.highest, self.steps)
+
+
 def lr_find(
-    inputs: Inputs,
-    *,
-    overrides: Mapping[str, Any] | None = None,
-    recipe: str | None = None,
-    model_options: Mapping[str, str] | None = None,
-    lowest: float = DEFAULT_LOWEST,
-    highest: float = DEFAULT_HIGHEST,
-    steps: int = DEFAULT_STEPS,
-    folder: Path | None = None,
+    inputs: Inputs, settings: LrFindSettings | None = None, *, folder: Path | None = None
 ) -> ResultDocument[LrFindResults]:
     """Train for a few steps, each at a higher rate than the one before, and see where the loss falls fastest.
 
     Args:
         inputs: Which network, which images.
-        overrides: Settings of the recipe that were given.
-        recipe: Preset of the settings.
-        model_options: Options of the network.
-        lowest: First rate.
-        highest: Last rate.
-        steps: How many.
+        settings: Which rates are tried, and in which training.
         folder: Gets ``result.json`` and ``curve.png``, both or none.
 
     Raises:
@@ -91,16 +115,12 @@ def lr_find(
         DecomposeError: The losses allow no suggestion.
     """
     watch = Stopwatch()
-    rates = ramp(lowest, highest, steps)
-    overrides = {"seed": inputs.seed, **(overrides or {})}
-    for name in ("lr", "schedule", "epochs", "iterations", "ema_decay", "val_split"):
-        if name in overrides:
-            raise InputError(
-                f"{param(name)} has no effect here: rates go from {param('lowest')} to {param('highest')}."
-            )
+    asked = settings or LrFindSettings()
+    rates, steps = asked.rates(), asked.steps
+    overrides = {"seed": inputs.seed, **asked.overrides}
 
     def settle(given: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
-        filled, settings, choices = configure(given, overrides, recipe, model_options or {})
+        filled, settings, choices = configure(given, overrides, asked.recipe, asked.model_options)
         test = {"schedule": "constant", "warmup_epochs": 0, "epochs": None, "iterations": steps, "val_split": 0.0}
         return filled, settings.model_copy(update=test), choices
 
@@ -142,8 +162,8 @@ def lr_find(
             **session.inputs.as_arguments(),
             **{name: session.config[name] for name in _CHOICES},
             "settings": session.settings.model_dump(mode="json"),
-            "lowest": lowest,
-            "highest": highest,
+            "lowest": asked.lowest,
+            "highest": asked.highest,
             "steps": steps,
         },
         model=describe_network(learner, session.settings.seed, weights),

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from decompose_cli.decomposition.class_gates import Gates, default_ks, read_gates
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, split_name
 from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, overlap
-from decompose_cli.decomposition.ranking import RANKINGS, check_k, check_order, data_for, select
+from decompose_cli.decomposition.ranking import RANKINGS, check_k, check_order, data_for, parse_method, select
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
@@ -55,40 +55,57 @@ class MutualInfoResults(BaseModel):
     sets: dict[str, dict[str, SetOverlap]]
 
 
-def mutual_info(
-    inputs: Inputs,
-    files: Sequence[str] = (),
-    *,
-    csg: str | None = None,
-    ks: Sequence[int | float] | None = None,
-    method: str = "frequency",
-    order: Order = "highest",
-    num_features: int | None = None,
-) -> ResultDocument[MutualInfoResults]:
+@dataclass(frozen=True)
+class MutualInfoSettings:
+    """Which feature sets are compared.
+
+    Attributes:
+        indices: ``NAME=FILE`` or ``FILE``: index files, each used whole.
+        csg: A checkpoint with class-specific gates.
+        k: Features per class of the sets ranked here; by default the sizes of the other sets, else 5, 10 and 20.
+        method: How features are ranked.
+        order: Which gates are taken.
+        num_features: D, for files that do not say.
+
+    Raises:
+        InputError: A number is out of range, or something was given that has no effect.
+    """
+
+    indices: Sequence[str] = ()
+    csg: str | None = None
+    k: Sequence[int | float] | None = None
+    method: str = "frequency"
+    order: Order = "highest"
+    num_features: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_features is not None and not 1 <= self.num_features <= _MOST_FEATURES:
+            raise InputError(f"{param('num_features')} {self.num_features} is not between 1 and {_MOST_FEATURES:,}.")
+        if self.num_features is not None and not self.indices:
+            raise InputError(
+                f"{param('num_features')} is for index files, and there is none; give one with {param('indices')}."
+            )
+        parse_method(self.method)
+        ranks_by_gates = RANKINGS[self.method].needs_gates and not self.indices
+        check_order(self.order, uses_gates=self.csg is not None or ranks_by_gates)
+
+
+def mutual_info(inputs: Inputs, settings: MutualInfoSettings | None = None) -> ResultDocument[MutualInfoResults]:
     """Compare the feature sets of the classes, in index files, in a checkpoint with gates, or ranked here.
 
     Args:
         inputs: The network whose features are ranked, if there are no files or a model is named besides gates; with
             files a named model only says how many features there are.
-        files: ``NAME=FILE`` or ``FILE``; each is used whole.
-        csg: A checkpoint with class-specific gates.
-        ks: Features per class of the sets ranked here; by default the sizes of the other sets, else 5, 10 and 20.
-        method: How features are ranked.
-        order: Which gates are taken.
-        num_features: D, for files that do not say.
+        settings: Which feature sets are compared.
 
     Raises:
         InputError: Something given cannot be used.
         DecomposeError: The work failed.
     """
     watch = Stopwatch()
-    if num_features is not None and not 1 <= num_features <= _MOST_FEATURES:
-        raise InputError(f"{param('num_features')} {num_features} is not between 1 and {_MOST_FEATURES:,}.")
-    if num_features is not None and not files:
-        raise InputError(
-            f"{param('num_features')} is for index files, and there is none; give one with {param('indices')}."
-        )
-    check_order(order, uses_gates=csg is not None or (RANKINGS[method].needs_gates and not files))
+    settings = settings or MutualInfoSettings()
+    files, csg, ks, method, order = settings.indices, settings.csg, settings.k, settings.method, settings.order
+    num_features = settings.num_features
     if files and (inputs.weights is not None or inputs.dataset is not None):
         raise InputError(
             f"With {param('indices')} a MODEL is only asked how many features it has; {param('weights')} and "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import torch
 from pydantic import BaseModel
@@ -56,42 +57,60 @@ class SelectivityResults(BaseModel):
     compared: dict[str, Compared]
 
 
-def selectivity(
-    inputs: Inputs,
-    *,
-    layers: Sequence[str] = (ALL,),
-    fraction: float = 0.5,
-    compare: Sequence[str] = (),
-) -> ResultDocument[SelectivityResults]:
+@dataclass(frozen=True)
+class SelectivitySettings:
+    """Which layers are measured, and how.
+
+    Attributes:
+        layers: Submodules, ``stem``, or ``all``: the stem and every residual unit.
+        fraction: Share of the activation, strictly between 0 and 1.
+        compare: ``NAME=WEIGHTS`` or ``WEIGHTS``: the same architecture with other weights, measured in the same way.
+
+    Raises:
+        InputError: There is no layer, a number is out of range, or names collide.
+    """
+
+    layers: Sequence[str] = (ALL,)
+    fraction: float = 0.5
+    compare: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction < 1:
+            raise InputError(f"{param('fraction')} {self.fraction} is not between 0 and 1.")
+        if not self.layers:
+            raise InputError(f"{param('layers')} names no layer; give all, or names from 'decompose layers'.")
+        named = self.named()
+        for number, (name, _) in enumerate(named):
+            if name in [other for other, _ in named[:number]]:
+                raise InputError(
+                    f"Two checkpoints are named {name!r}.", hint=f"Name them apart: {param('compare')} NAME=WEIGHTS."
+                )
+        if any(name == THIS for name, _ in named):
+            raise InputError(f"{param('compare')} cannot name {THIS!r}: that is the network itself.")
+
+    def named(self) -> list[tuple[str, str]]:
+        """Name and weights of each network to compare with."""
+        return [split_name(text, "compare", "WEIGHTS") for text in self.compare]
+
+
+def selectivity(inputs: Inputs, settings: SelectivitySettings | None = None) -> ResultDocument[SelectivityResults]:
     """Measure layers of a network on a split (``train``) in one pass, and of the same network with other weights.
 
     Args:
         inputs: The network and the images.
-        layers: Submodules, ``stem``, or ``all``: the stem and every residual unit.
-        fraction: Share of the activation, strictly between 0 and 1.
-        compare: ``NAME=WEIGHTS``, each measured likewise.
+        settings: Which layers are measured.
 
     Raises:
         InputError: Something given cannot be used.
         DecomposeError: The work failed.
     """
     watch = Stopwatch()
-    if not 0 < fraction < 1:
-        raise InputError(f"{param('fraction')} {fraction} is not between 0 and 1.")
-    if not layers:
-        raise InputError(f"{param('layers')} names no layer; give all, or names from 'decompose layers'.")
-    named = [split_name(text, "compare", "WEIGHTS") for text in compare]
-    for number, (name, _) in enumerate(named):
-        if name in [other for other, _ in named[:number]]:
-            raise InputError(
-                f"Two checkpoints are named {name!r}.", hint=f"Name them apart: {param('compare')} NAME=WEIGHTS."
-            )
-    if any(name == THIS for name, _ in named):
-        raise InputError(f"{param('compare')} cannot name {THIS!r}: that is the network itself.")
+    settings = settings or SelectivitySettings()
+    layers, fraction = settings.layers, settings.fraction
     study = Study(inputs, ("train",))
     others = {
         name: Study(dataclasses.replace(inputs, model=study.classifier.name, weights=weights), ("train",))
-        for name, weights in named
+        for name, weights in settings.named()
     }
     study.warn_of_empty_classes()
     for other in others.values():
@@ -101,7 +120,7 @@ def selectivity(
         results.compared[name] = Compared(
             weights=other.describe_model().weights, layers=_measured(other, layers, fraction)
         )
-    arguments = {"layers": list(layers), "fraction": fraction, "compare": list(compare)}
+    arguments = {"layers": list(layers), "fraction": fraction, "compare": list(settings.compare)}
     return study.document("selectivity", arguments, results, watch)
 
 

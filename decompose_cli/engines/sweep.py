@@ -120,25 +120,40 @@ def parse_methods(text: str) -> list[str]:
     return list(dict.fromkeys(parse_method(part.strip(), "methods") for part in text.split(",")))
 
 
+@dataclass(frozen=True)
+class SweepSettings:
+    """Which heads are evaluated, and whether the smallest is looked for.
+
+    Attributes:
+        methods: Rankings; by default all that fit the network.
+        ks: Ascending numbers of features per class; by default 1 to 64, or as far as D goes.
+        indices: ``NAME=FILE`` or ``FILE``: index files, each used whole.
+        order: Which gates are taken by a ranking that needs gates.
+        max_drop: Look for the smallest index set that costs no more than so many percentage points.
+
+    Raises:
+        InputError: ``max_drop`` is out of range.
+    """
+
+    methods: Sequence[str] | None = None
+    ks: Sequence[int] | None = None
+    indices: Sequence[str] = ()
+    order: Order = "highest"
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and not 0 <= self.max_drop < 100:
+            raise InputError(f"{param('max_drop')} {self.max_drop} is not between 0 and 100 points.")
+
+
 def sweep(
-    inputs: Inputs,
-    *,
-    methods: Sequence[str] | None = None,
-    ks: Sequence[int] | None = None,
-    files: Sequence[str] = (),
-    order: Order = "highest",
-    max_drop: float | None = None,
-    folder: Path | None = None,
+    inputs: Inputs, settings: SweepSettings | None = None, *, folder: Path | None = None
 ) -> ResultDocument[SweepResults]:
     """Evaluate decomposed heads of many sizes from one set of features, on a split (``test``, else ``val``).
 
     Args:
         inputs: The network and the images; features are ranked over the training images.
-        methods: Rankings; by default all that fit the network.
-        ks: Ascending numbers of features per class; by default 1 to 64, or as far as D goes.
-        files: ``NAME=FILE`` or ``FILE``: index files, each used whole.
-        order: Which gates the method ``csg`` takes.
-        max_drop: Look for the smallest index set that costs no more than so many percentage points.
+        settings: Which heads are evaluated.
         folder: Gets ``result.json``, ``curve.png`` and, with ``max_drop``, ``indices.json``, all or none.
 
     Raises:
@@ -146,9 +161,9 @@ def sweep(
         DecomposeError: The work failed.
     """
     watch = Stopwatch()
-    if max_drop is not None and not 0 <= max_drop < 100:
-        raise InputError(f"{param('max_drop')} {max_drop} is not between 0 and 100 points.")
-    points = _read(files)
+    settings = settings or SweepSettings()
+    methods, ks, order, max_drop = settings.methods, settings.ks, settings.order, settings.max_drop
+    points = _read(settings.indices)
     study = Study(inputs, ("test", "val"))
     study.require_full_head("sweep")
     head = study.head
@@ -190,7 +205,7 @@ def sweep(
     arguments = {
         "methods": list(chosen_methods),
         "ks": sizes,
-        "indices": list(files),
+        "indices": list(settings.indices),
         "order": order,
         "max_drop": max_drop,
     }

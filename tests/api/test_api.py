@@ -159,12 +159,12 @@ def test_what_is_trained_is_what_is_measured(net: Net, batches: list[tuple[Tenso
 
 
 def test_the_numbers_are_those_of_the_commands(warm: None) -> None:
-    from decompose_cli.engines.extract_indices import extract_indices
+    from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
     from decompose_cli.engines.validate import validate
 
     model = dc.load_model()
     indices = dc.extract_indices(dc.extract_features(model, dc.load_dataset("digits", "train")), 7, "mean")
-    engine = extract_indices(dc.Inputs(), (7,), "mean").results["7"]
+    engine = extract_indices(dc.Inputs(), ExtractSettings(k=(7,), method="mean")).results["7"]
     assert indices.published_layout() == engine.indices
     found = dc.validate(dc.extract_features(model, dc.load_dataset()), indices)
     theirs = validate(dc.Inputs(), indices).results

@@ -13,12 +13,12 @@ from pydantic import BaseModel
 from decompose_cli.cli.app import app
 from decompose_cli.engines.catalogue import RESULTS, results_type
 
-WITHOUT_DOCUMENTS = {"report", "models", "layers", "datasets", "cache"}
+WITHOUT_DOCUMENTS = ["cache", "datasets", "layers", "models", "report"]
 
 
 def test_every_command_that_leaves_a_document_is_there() -> None:
     commands: Any = typer.main.get_command(app)
-    assert set(RESULTS) == set(commands.commands) - WITHOUT_DOCUMENTS
+    assert set(RESULTS) == set(commands.commands) - set(WITHOUT_DOCUMENTS)
 
 
 @pytest.mark.parametrize("command", RESULTS)

@@ -21,6 +21,7 @@ from decompose_cli.decomposition.index_set import IndexSet, read_index_set, writ
 from decompose_cli.decomposition.ranking import data_for, select
 from decompose_cli.engines.essential import (
     EssentialResults,
+    EssentialSettings,
     NamedMethod,
     essential,
     parse_method,
@@ -81,7 +82,7 @@ def by_class(noise: str, classes: Sequence[Sequence[int]], order: Tensor | None 
 @pytest.mark.parametrize("noise", ["zero", "mean"])
 def test_noise_that_is_not_random_against_plain_arithmetic(noise: Any) -> None:
     indices = some_indices()
-    results = essential(Inputs(), indices, noise=noise, repeats=7, controls=0).results
+    results = essential(Inputs(), EssentialSettings(indices=indices, noise=noise, repeats=7, controls=0)).results
     assert results.repeats == 1
     expected = by_class(noise, indices.classes)
     assert list(results.by_class("ours")) == [str(c) for c in range(10)]
@@ -114,7 +115,7 @@ def check_interval(found: Any, scores: list[int]) -> None:
 @pytest.mark.parametrize("noise", ["gaussian", "matched", "permute"])
 def test_random_noise_against_draws_of_our_own(noise: Any) -> None:
     indices = some_indices()
-    results = essential(Inputs(), indices, noise=noise, repeats=30, controls=0).results
+    results = essential(Inputs(), EssentialSettings(indices=indices, noise=noise, repeats=30, controls=0)).results
     study = Study(Inputs(), ("test",))
     features, labels, head = study.bank.features.double(), study.labels, study.head
     weight, bias = head.weight.double(), head.bias.double()
@@ -145,7 +146,7 @@ def test_random_noise_against_draws_of_our_own(noise: Any) -> None:
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_standard_error_and_interval_of_the_counts_belong_together() -> None:
-    results = essential(Inputs(), repeats=5, controls=0).results
+    results = essential(Inputs(), EssentialSettings(repeats=5, controls=0)).results
     factor = float(stats.t.ppf(0.975, 4))
     for one in [*results.by_class("ours").values(), results.summary["ours"]]:
         for mean, error, interval in (
@@ -160,7 +161,7 @@ def test_standard_error_and_interval_of_the_counts_belong_together() -> None:
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_without_noise_the_classes_do_as_validate_says() -> None:
-    results = essential(Inputs(), **FEW).results
+    results = essential(Inputs(), EssentialSettings(**FEW)).results
     original = validate(Inputs()).results.original
     assert original is not None
     found = results.by_class("ours").values()
@@ -170,7 +171,7 @@ def test_without_noise_the_classes_do_as_validate_says() -> None:
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_the_summary_is_all_classes_together() -> None:
-    results = essential(Inputs(), **FEW).results
+    results = essential(Inputs(), EssentialSettings(**FEW)).results
     parts, total = list(results.by_class("ours").values()), results.summary["ours"]
     for name in ("images", "clean", "noise_at_inf", "noise_at_noninf"):
         assert getattr(total, name) == pytest.approx(sum(getattr(part, name) for part in parts))
@@ -180,7 +181,7 @@ def test_the_summary_is_all_classes_together() -> None:
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_one_draw_has_no_error() -> None:
-    one = essential(Inputs(), repeats=1, controls=0).results.summary["ours"]
+    one = essential(Inputs(), EssentialSettings(repeats=1, controls=0)).results.summary["ours"]
     assert (one.noise_at_inf_se, one.noise_at_inf_ci95) == (None, None)
     assert (one.noise_at_noninf_se, one.noise_at_noninf_ci95) == (None, None)
     assert one.essentiality_ci95 is not None
@@ -191,7 +192,7 @@ def test_one_draw_has_no_error() -> None:
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_p_counts_random_sets_that_do_as_well() -> None:
-    results = essential(Inputs(), repeats=2, controls=9).results
+    results = essential(Inputs(), EssentialSettings(repeats=2, controls=9)).results
     for one in [*results.by_class("ours").values(), results.summary["ours"]]:
         assert one.p is not None
         assert one.p * 10 == pytest.approx(round(one.p * 10))
@@ -203,7 +204,11 @@ def test_p_counts_random_sets_that_do_as_well() -> None:
 @pytest.mark.usefixtures("no_forward_pass")
 def test_a_set_of_all_features_is_as_good_as_every_random_set() -> None:
     everything = IndexSet((tuple(range(64)),) * 10, 64)
-    for one in essential(Inputs(), everything, repeats=2, controls=5).results.by_class("ours").values():
+    for one in (
+        essential(Inputs(), EssentialSettings(indices=everything, repeats=2, controls=5))
+        .results.by_class("ours")
+        .values()
+    ):
         assert one.p == 1
         assert one.control_mean == pytest.approx(one.essentiality)
         assert one.noise_at_noninf == one.clean
@@ -211,13 +216,15 @@ def test_a_set_of_all_features_is_as_good_as_every_random_set() -> None:
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_without_controls_there_is_no_p() -> None:
-    one = essential(Inputs(), repeats=2, controls=0).results.summary["ours"]
+    one = essential(Inputs(), EssentialSettings(repeats=2, controls=0)).results.summary["ours"]
     assert (one.control_mean, one.p) == (None, None)
 
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_controls_do_not_change_the_counts() -> None:
-    without, with_some = (essential(Inputs(), repeats=3, controls=number).results for number in (0, 4))
+    without, with_some = (
+        essential(Inputs(), EssentialSettings(repeats=3, controls=number)).results for number in (0, 4)
+    )
     for number, one in without.by_class("ours").items():
         other = with_some.by_class("ours")[number]
         assert (one.noise_at_inf, one.noise_at_noninf) == (other.noise_at_inf, other.noise_at_noninf)
@@ -229,9 +236,9 @@ def test_controls_do_not_change_the_counts() -> None:
 @pytest.mark.usefixtures("no_forward_pass")
 @pytest.mark.parametrize(("k", "size"), [(None, 5), (9, 9)])
 def test_without_indices_the_most_frequent_features_are_used(k: int | None, size: int) -> None:
-    found = essential(Inputs(), k=k, **FEW).results
+    found = essential(Inputs(), EssentialSettings(k=k, **FEW)).results
     expected = select(data_for(Study(Inputs(), ("train",)), ["frequency"]), "frequency", size)
-    given = essential(Inputs(), expected, **FEW).results
+    given = essential(Inputs(), EssentialSettings(indices=expected, **FEW)).results
     assert found.by_class("ours") == given.by_class("ours")
     assert found.summary["ours"].features_per_class == (size, size)
 
@@ -239,12 +246,14 @@ def test_without_indices_the_most_frequent_features_are_used(k: int | None, size
 @pytest.mark.usefixtures("no_forward_pass")
 def test_an_index_file_is_the_same_as_its_set() -> None:
     write_index_set(Path("i.json"), some_indices())
-    from_file = essential(Inputs(), Path("i.json"), **FEW).results
-    assert from_file.by_class("ours") == essential(Inputs(), some_indices(), **FEW).results.by_class("ours")
+    from_file = essential(Inputs(), EssentialSettings(indices=Path("i.json"), **FEW)).results
+    assert from_file.by_class("ours") == essential(
+        Inputs(), EssentialSettings(indices=some_indices(), **FEW)
+    ).results.by_class("ours")
     summary = from_file.summary["ours"]
     assert summary.indices == "i.json"
     assert summary.features_per_class == (5, 7)
-    assert from_file.by_class("ours") != essential(Inputs(), **FEW).results.by_class("ours")
+    assert from_file.by_class("ours") != essential(Inputs(), EssentialSettings(**FEW)).results.by_class("ours")
 
 
 @pytest.mark.usefixtures("warm")
@@ -252,13 +261,16 @@ def test_an_index_file_is_the_same_as_its_set() -> None:
 def test_gates_are_looked_at_in_their_own_network_with_as_many_features(order: Any) -> None:
     gates = torch.rand(10, 64, generator=torch.Generator().manual_seed(1))
     other = write_other_weights("gates.pth", csg=gates)
-    results = essential(Inputs(), some_indices(), csg=other, order=order, **FEW).results
+    results = essential(Inputs(), EssentialSettings(indices=some_indices(), csg=other, order=order, **FEW)).results
     assert list(results.summary) == ["ours", "csg"]
     assert results.summary["csg"].features_per_class == (7, 7)
     assert results.summary["csg"].weights.source == other
     assert results.summary["ours"].weights.source != other
     ranks = gates.argsort(1, descending=order == "highest")[:, :7].tolist()
-    alone = essential(Inputs(model=DEFAULT_MODEL, weights=other), IndexSet(tuple(map(tuple, ranks)), 64), **FEW).results
+    alone = essential(
+        Inputs(model=DEFAULT_MODEL, weights=other),
+        EssentialSettings(indices=IndexSet(tuple(map(tuple, ranks)), 64), **FEW),
+    ).results
     assert results.by_class("csg") == alone.by_class("ours")
     # Classes 0 and 1 are swapped in the other network.
     assert results.by_class("csg")["0"].clean == 0
@@ -268,7 +280,7 @@ def test_gates_are_looked_at_in_their_own_network_with_as_many_features(order: A
 @pytest.mark.usefixtures("warm")
 def test_a_given_k_goes_for_gates_too() -> None:
     other = write_other_weights("gates.pth", csg=torch.rand(10, 64))
-    summary = essential(Inputs(), some_indices(), csg=other, k=3, **FEW).results.summary
+    summary = essential(Inputs(), EssentialSettings(indices=some_indices(), csg=other, k=3, **FEW)).results.summary
     assert [summary[name].features_per_class for name in ("ours", "csg")] == [(5, 7), (3, 3)]
 
 
@@ -280,7 +292,7 @@ def test_sets_of_other_sizes_are_compared_with_a_warning(
     even = IndexSet(tuple(tuple(range(c, c + 5)) for c in range(10)), 64)
     other = write_other_weights("gates.pth", csg=torch.rand(10, 64))
     with caplog.at_level(logging.WARNING, "decompose_cli"):
-        essential(Inputs(), even, csg=other, k=k, **FEW)
+        essential(Inputs(), EssentialSettings(indices=even, csg=other, k=k, **FEW))
     warnings = [message for message in caplog.messages if "different numbers of features per class" in message]
     assert len(warnings) == says
 
@@ -290,14 +302,14 @@ def test_further_networks_stand_beside_ours_as_they_would_alone() -> None:
     other = write_other_weights()
     write_index_set(Path("i.json"), some_indices())
     methods = [NamedMethod("with", other, Path("i.json")), NamedMethod("without", other, None)]
-    document = essential(Inputs(), methods=methods, k=4, **FEW)
+    document = essential(Inputs(), EssentialSettings(method=methods, k=4, **FEW))
     results = document.results
     assert list(results.summary) == ["ours", "with", "without"]
     inputs = Inputs(model=DEFAULT_MODEL, weights=other)
-    alone = essential(inputs, Path("i.json"), **FEW).results
+    alone = essential(inputs, EssentialSettings(indices=Path("i.json"), **FEW)).results
     assert results.by_class("with") == alone.by_class("ours")
     assert results.summary["with"] == alone.summary["ours"]
-    assert results.by_class("without") == essential(inputs, k=4, **FEW).results.by_class("ours")
+    assert results.by_class("without") == essential(inputs, EssentialSettings(k=4, **FEW)).results.by_class("ours")
     assert document.arguments["method"] == [f"with={other},i.json", f"without={other}"]
 
 
@@ -305,21 +317,21 @@ def test_further_networks_stand_beside_ours_as_they_would_alone() -> None:
 
 
 def test_first_a_miss_then_a_hit_with_the_same_results(forbid_forward_passes: Callable[[], None]) -> None:
-    first = essential(Inputs(), **FEW)
+    first = essential(Inputs(), EssentialSettings(**FEW))
     forbid_forward_passes()
-    second = essential(Inputs(), **FEW)
+    second = essential(Inputs(), EssentialSettings(**FEW))
     assert first.cache is not None
     assert second.cache is not None
     assert (first.cache.features, second.cache.features) == ("miss", "hit")
     assert first.results == second.results
-    essential(Inputs(), k=11, noise="permute", **FEW)
+    essential(Inputs(), EssentialSettings(k=11, noise="permute", **FEW))
     with pytest.raises(AssertionError, match="a forward pass was made"):
-        essential(Inputs(use_cache=False), **FEW)
+        essential(Inputs(use_cache=False), EssentialSettings(**FEW))
 
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_the_seed_decides() -> None:
-    first, again, other = (essential(Inputs(seed=seed), **FEW).results for seed in (1, 1, 2))
+    first, again, other = (essential(Inputs(seed=seed), EssentialSettings(**FEW)).results for seed in (1, 1, 2))
     assert first == again
     assert first.by_class("ours") != other.by_class("ours")
 
@@ -328,7 +340,10 @@ def test_the_seed_decides() -> None:
 def test_networks_with_the_same_weights_and_features_meet_the_same_noise() -> None:
     torch.save(shipped_weights(), "same.pth")
     write_index_set(Path("i.json"), some_indices())
-    results = essential(Inputs(), Path("i.json"), methods=[NamedMethod("same", "same.pth", Path("i.json"))], **FEW)
+    results = essential(
+        Inputs(),
+        EssentialSettings(indices=Path("i.json"), method=[NamedMethod("same", "same.pth", Path("i.json"))], **FEW),
+    )
     assert results.results.by_class("ours") == results.results.by_class("same")
 
 
@@ -338,7 +353,7 @@ def test_networks_with_the_same_weights_and_features_meet_the_same_noise() -> No
 @pytest.mark.usefixtures("warm")
 def test_the_document_has_the_published_shape_and_survives_json() -> None:
     other = write_other_weights("gates.pth", csg=torch.rand(10, 64))
-    document = essential(Inputs(), csg=other, **FEW)
+    document = essential(Inputs(), EssentialSettings(csg=other, **FEW))
     content = json.loads(document.to_json())
     assert ResultDocument[EssentialResults].model_validate(content) == document
     assert content["command"] == "essential"
@@ -395,19 +410,19 @@ def test_noises_are_known_by_name() -> None:
 @pytest.mark.parametrize("name", ["repeats", "noise", "controls", "summary"])
 def test_names_that_the_result_uses_otherwise_are_refused(name: str) -> None:
     with pytest.raises(InputError, match=name):
-        essential(Inputs(), methods=[NamedMethod(name, "default", None)])
+        essential(Inputs(), EssentialSettings(method=[NamedMethod(name, "default", None)]))
 
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_names_that_stand_twice_are_refused() -> None:
     with pytest.raises(InputError, match="Two methods are named 'a'"):
-        essential(Inputs(), methods=[NamedMethod("a", "default", None)] * 2)
+        essential(Inputs(), EssentialSettings(method=[NamedMethod("a", "default", None)] * 2))
     with pytest.raises(InputError, match=r"^method cannot be named 'ours', which is the network of MODEL and weights"):
-        essential(Inputs(), methods=[NamedMethod("ours", "default", None)])
+        essential(Inputs(), EssentialSettings(method=[NamedMethod("ours", "default", None)]))
     with pytest.raises(InputError, match=r"^method cannot be named 'csg', which is the network of csg"):
-        essential(Inputs(), csg="gates.pth", methods=[NamedMethod("csg", "default", None)])
+        essential(Inputs(), EssentialSettings(csg="gates.pth", method=[NamedMethod("csg", "default", None)]))
     with pytest.raises(InputError, match=r"^method cannot be named 'csg', which is the network of csg"):
-        essential(Inputs(), methods=[NamedMethod("csg", "default", None)])
+        essential(Inputs(), EssentialSettings(method=[NamedMethod("csg", "default", None)]))
 
 
 @pytest.mark.parametrize(
@@ -420,8 +435,8 @@ def test_names_that_stand_twice_are_refused() -> None:
         ({"indices": IndexSet(((1,),) * 10, 32)}, "32 features, but the network has 64"),
         ({"indices": IndexSet(((64,),) * 10)}, "the index 64"),
         ({"csg": "none.pth"}, r"none\.pth"),
-        ({"methods": [NamedMethod("a", "none.pth", None)]}, r"none\.pth"),
-        ({"methods": [NamedMethod("a", "default", Path("none.json"))]}, r"none\.json"),
+        ({"method": [NamedMethod("a", "none.pth", None)]}, r"none\.pth"),
+        ({"method": [NamedMethod("a", "default", Path("none.json"))]}, r"none\.json"),
     ],
 )
 def test_what_cannot_work_is_refused_before_any_image_is_looked_at(
@@ -429,7 +444,7 @@ def test_what_cannot_work_is_refused_before_any_image_is_looked_at(
 ) -> None:
     forbid_forward_passes()
     with pytest.raises(InputError, match=sentence):
-        essential(Inputs(), **options)
+        essential(Inputs(), EssentialSettings(**options))
 
 
 @pytest.mark.usefixtures("warm")
@@ -444,7 +459,7 @@ def test_what_cannot_work_is_refused_before_any_image_is_looked_at(
 def test_gates_that_do_not_fit_are_refused(shape: tuple[int, int] | None, sentence: str) -> None:
     more = {} if shape is None else {"csg": torch.rand(shape)}
     with pytest.raises(InputError, match=sentence):
-        essential(Inputs(), csg=write_other_weights("gates.pth", **more), **FEW)
+        essential(Inputs(), EssentialSettings(csg=write_other_weights("gates.pth", **more), **FEW))
 
 
 # ------------------------------------------------------------------------------------------------------ few images
@@ -479,7 +494,7 @@ def test_one_image_per_class_has_no_interval_over_images(
 ) -> None:
     root = make_images(tmp_path / "images", ["a", "b", "c"], n=1, side=12)
     inputs = Inputs(model=net, dataset=f"folder:{root}", workers=0)
-    results = essential(inputs, k=2, noise=noise, **FEW).results
+    results = essential(inputs, EssentialSettings(k=2, noise=noise, **FEW)).results
     for one in results.by_class("ours").values():
         assert one.images == 1
         assert one.essentiality_ci95 is None
@@ -496,7 +511,7 @@ def test_classes_without_images_are_left_out_with_a_warning(
     shutil.rmtree(root / "test" / "b")
     inputs = Inputs(model=net, dataset=f"folder:{root}", workers=0)
     with caplog.at_level(logging.WARNING, "decompose_cli"):
-        results = essential(inputs, IndexSet(((0,), (1,), (2,)), 8), **FEW).results
+        results = essential(inputs, EssentialSettings(indices=IndexSet(((0,), (1,), (2,)), 8), **FEW)).results
     assert list(results.by_class("ours")) == ["0", "2"]
     assert results.summary["ours"].images == 4
     (warning,) = [message for message in caplog.messages if "left out" in message]
@@ -507,7 +522,10 @@ def test_classes_without_images_are_left_out_with_a_warning(
 def test_batch_size_changes_nothing() -> None:
     inputs = Inputs(split="test", use_cache=False)
     few, many = (
-        essential(dataclasses.replace(inputs, batch_size=size), some_indices(), **FEW).results for size in (7, 400)
+        essential(
+            dataclasses.replace(inputs, batch_size=size), EssentialSettings(indices=some_indices(), **FEW)
+        ).results
+        for size in (7, 400)
     )
     for number, one in few.by_class("ours").items():
         other = many.by_class("ours")[number]
@@ -529,7 +547,7 @@ def test_published_files_give_the_published_counts(reference_dir: Path) -> None:
     )
     indices = read_index_set(weights / "resnet20_cifar-10_indices.json")
     gates = str(weights / "best_save_CSG.pth")
-    lowest = essential(inputs, indices, csg=gates, order="lowest").results
+    lowest = essential(inputs, EssentialSettings(indices=indices, csg=gates, order="lowest")).results
     reference = json.loads((reference_dir / "reference" / "published-code-on-shared-data.json").read_text())
     compared = 0
     for name in ("ours", "csg"):
@@ -543,7 +561,7 @@ def test_published_files_give_the_published_counts(reference_dir: Path) -> None:
                 assert getattr(found, field) == pytest.approx(expected[f"{field}_mean"], abs=tolerance)
                 compared += 1
     assert compared == 40
-    highest = essential(inputs, indices, csg=gates).results
+    highest = essential(inputs, EssentialSettings(indices=indices, csg=gates)).results
     left = {name: results.summary["csg"].noise_at_inf / 1000 for name, results in (("l", lowest), ("h", highest))}
     assert left["l"] == pytest.approx(0.92, abs=0.02)
     assert left["h"] == pytest.approx(0.24, abs=0.02)

@@ -12,8 +12,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.engines.explain import SHEET, explain
-from decompose_cli.engines.extract_indices import extract_indices
+from decompose_cli.engines.explain import SHEET, ExplainSettings, explain
+from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
@@ -34,10 +34,10 @@ def heads_by_hand(indices: IndexSet) -> tuple[torch.Tensor, torch.Tensor, Study]
 
 
 def test_figures_are_those_of_both_heads() -> None:
-    extract_indices(DIGITS, [5], output=Path("indices.json"))
+    extract_indices(DIGITS, ExtractSettings(k=[5]), output=Path("indices.json"))
     indices = read_index_set(Path("indices.json"))
     numbers = [0, 17, 99, 359]
-    document = explain(DIGITS, numbers=numbers, indices=Path("indices.json"), folder=Path())
+    document = explain(DIGITS, ExplainSettings(indices_of=numbers, indices=Path("indices.json")), folder=Path())
     full, decomposed, study = heads_by_hand(indices)
     results = document.results
     assert [found.image for found in results.explanations] == ["0", "17", "99", "359"]
@@ -70,14 +70,14 @@ def test_figures_are_those_of_both_heads() -> None:
 
 def test_what_is_highlighted_matters_more_than_what_is_elsewhere() -> None:
     """On the network and images that ship with the project."""
-    results = explain(DIGITS, numbers=list(range(40))).results
+    results = explain(DIGITS, ExplainSettings(indices_of=list(range(40)))).results
     for figures in results.deletion:
         assert figures.ci95 is not None
         assert figures.ci95[0] > 0, figures
 
 
 def test_the_worst_images_are_those_with_the_highest_loss() -> None:
-    results = explain(DIGITS, worst=3).results
+    results = explain(DIGITS, ExplainSettings(worst=3)).results
     study = Study(DIGITS, ("test",))
     losses = F.cross_entropy(
         F.linear(study.bank.features, study.head.weight, study.head.bias), study.labels, reduction="none"
@@ -89,7 +89,7 @@ def test_the_worst_images_are_those_with_the_highest_loss() -> None:
 def test_classes_may_have_different_numbers_of_filters() -> None:
     rows = [[5, 9, 0] if c % 2 else [c + 20] for c in range(10)]
     numbers = list(range(0, 360, 40))
-    results = explain(DIGITS, numbers=numbers, indices=IndexSet(rows, 64, source="by hand")).results
+    results = explain(DIGITS, ExplainSettings(indices_of=numbers, indices=IndexSet(rows, 64, source="by hand"))).results
     _, decomposed, _ = heads_by_hand(IndexSet(rows, 64, source="by hand"))
     for number, found in zip(numbers, results.explanations, strict=True):
         assert found.sums is not None
@@ -100,7 +100,7 @@ def test_classes_may_have_different_numbers_of_filters() -> None:
 
 
 def test_without_index_file_a_class_has_its_highest_weights() -> None:
-    results = explain(DIGITS, numbers=[3], k=4).results
+    results = explain(DIGITS, ExplainSettings(indices_of=[3], k=4)).results
     study = Study(DIGITS, ("test",))
     sums = results.explanations[0].sums
     assert sums is not None
@@ -113,7 +113,7 @@ def test_image_files_of_any_kind_and_a_network_without_class_names() -> None:
     torch.manual_seed(0)
     torch.save(get_entry("resnet14").make(3, (32, 32)).state_dict(), "net.pt")
     files = [Path(f"{number}.png") for number in range(3)]
-    document = explain(Inputs(model="resnet14", weights="net.pt"), files, k=2, folder=Path())
+    document = explain(Inputs(model="resnet14", weights="net.pt"), ExplainSettings(images=files, k=2), folder=Path())
     assert [found.label for found in document.results.explanations] == [None] * 3
     assert {found.predicted_name for found in document.results.explanations} <= {"0", "1", "2"}
     assert document.dataset.images == 3
@@ -124,7 +124,7 @@ def test_a_network_whose_features_are_no_means_has_grad_cam_alone() -> None:
     torch.manual_seed(0)
     torch.save(get_entry("custom_resnet").make(10, (32, 32)).state_dict(), "net.pt")
     inputs = Inputs(model="custom_resnet", weights="net.pt", dataset="digits")
-    results = explain(inputs, numbers=[0]).results
+    results = explain(inputs, ExplainSettings(indices_of=[0])).results
     assert results.explanations[0].sums is None
     assert [figures.map for figures in results.deletion] == ["Grad-CAM"]
 
@@ -149,7 +149,9 @@ def test_published_layouts_are_explained_with_the_head_that_they_have() -> None:
         }
         torch.save(stale, name)
         inputs = Inputs(model="resnet20", weights=name, dataset="digits")
-        results = explain(inputs, numbers=[0, 50, 100], indices=IndexSet(rows, 64, source="by hand")).results
+        results = explain(
+            inputs, ExplainSettings(indices_of=[0, 50, 100], indices=IndexSet(rows, 64, source="by hand"))
+        ).results
         assert all(found.original is None for found in results.explanations)
         assert all(found.sums is not None and found.sums.others is None for found in results.explanations)
         figures.append([(one.highlighted, one.elsewhere) for one in results.deletion])
@@ -163,7 +165,7 @@ def test_a_decomposed_checkpoint_has_its_own_filters() -> None:
     metadata = Metadata(model="resnet14", num_classes=3, class_names=["0", "1", "2"], dataset="digits")
     write_checkpoint(Path("net.safetensors"), module.state_dict(), metadata)
     Image.effect_noise((32, 32), 60).save("a.png")
-    results = explain(Inputs(weights="net.safetensors"), [Path("a.png")]).results
+    results = explain(Inputs(weights="net.safetensors"), ExplainSettings(images=[Path("a.png")])).results
     (found,) = results.explanations
     assert found.original is None
     assert found.sums is not None
@@ -171,22 +173,27 @@ def test_a_decomposed_checkpoint_has_its_own_filters() -> None:
     assert found.sums.error < 1e-4
     assert results.indices == "net.safetensors"
     with pytest.raises(InputError, match=r"^k has no effect here"):
-        explain(Inputs(weights="net.safetensors"), [Path("a.png")], k=3)
+        explain(Inputs(weights="net.safetensors"), ExplainSettings(images=[Path("a.png")], k=3))
 
 
 def test_nothing_is_replaced_unless_asked_to_and_nothing_stale_stays() -> None:
     Path("out").mkdir()
     Path("out/01-0.png").write_text("mine")
     with pytest.raises(InputError, match=r"out/01-0.png exists"):
-        explain(DIGITS, numbers=[0, 1], folder=Path("out"))
+        explain(DIGITS, ExplainSettings(indices_of=[0, 1]), folder=Path("out"))
     assert [path.name for path in Path("out").iterdir()] == ["01-0.png"]
     Path("out/01-0.png").unlink()
-    explain(DIGITS, numbers=[0, 1], folder=Path("out"))
-    explain(DIGITS, numbers=[7], folder=Path("out"), overwrite=True)
+    explain(DIGITS, ExplainSettings(indices_of=[0, 1]), folder=Path("out"))
+    explain(DIGITS, ExplainSettings(indices_of=[7]), folder=Path("out"), overwrite=True)
     assert sorted(path.name for path in Path("out").iterdir()) == ["01-7.png", "result.json", "sheet.png"]
     image = Path("out/01-7.png")
     with pytest.raises(InputError, match="is one of the images that are to be explained"):
-        explain(Inputs(model="resnet20-digits"), [image.rename("out/sheet.png")], folder=Path("out"), overwrite=True)
+        explain(
+            Inputs(model="resnet20-digits"),
+            ExplainSettings(images=[image.rename("out/sheet.png")]),
+            folder=Path("out"),
+            overwrite=True,
+        )
 
 
 def test_a_network_that_gives_nan_leaves_nothing_behind() -> None:
@@ -196,36 +203,36 @@ def test_a_network_that_gives_nan_leaves_nothing_behind() -> None:
     torch.save(state, "net.pt")
     Image.effect_noise((32, 32), 60).save("a.png")
     with pytest.raises(DecomposeError, match=r"The network gives NaN or infinite numbers for image a.png"):
-        explain(Inputs(model="resnet14", weights="net.pt"), [Path("a.png")], folder=Path("out"))
+        explain(Inputs(model="resnet14", weights="net.pt"), ExplainSettings(images=[Path("a.png")]), folder=Path("out"))
     assert not Path("out").exists()
 
 
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"numbers": [5, 5]}, "Image number 5 is given twice"),
+        ({"indices_of": [5, 5]}, "Image number 5 is given twice"),
         (
-            {"numbers": [1], "k": 2, "indices": IndexSet([[c] for c in range(10)], 64, source="x")},
+            {"indices_of": [1], "k": 2, "indices": IndexSet([[c] for c in range(10)], 64, source="x")},
             "^indices and k both say",
         ),
         ({}, "Say which images: files, indices_of NUMBERS or worst N, and one of these only"),
-        ({"numbers": [1], "worst": 2}, "Say which images"),
-        ({"numbers": [360]}, "digits test has no image number 360; it has 360, from 0"),
-        ({"numbers": list(range(41))}, "41 images cannot be explained at a time; choose 1 to 40"),
+        ({"indices_of": [1], "worst": 2}, "Say which images"),
+        ({"indices_of": [360]}, "digits test has no image number 360; it has 360, from 0"),
+        ({"indices_of": list(range(41))}, "41 images cannot be explained at a time; choose 1 to 40"),
         ({"worst": 0}, "0 images cannot be explained at a time"),
-        ({"numbers": [1], "layer": "fc9"}, "'fc9' is no layer of resnet20-digits with maps"),
-        ({"numbers": [1], "layer": "linear"}, "'linear' is no layer of resnet20-digits with maps"),
-        ({"numbers": [1], "k": 65}, "65"),
-        ({"files": [Path("missing.png")]}, "The image missing.png does not exist"),
+        ({"indices_of": [1], "layer": "fc9"}, "'fc9' is no layer of resnet20-digits with maps"),
+        ({"indices_of": [1], "layer": "linear"}, "'linear' is no layer of resnet20-digits with maps"),
+        ({"indices_of": [1], "k": 65}, "65"),
+        ({"images": [Path("missing.png")]}, "The image missing.png does not exist"),
     ],
 )
 def test_what_cannot_be_explained(given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        explain(DIGITS, **given, folder=Path())
+        explain(DIGITS, ExplainSettings(**given), folder=Path())
     assert not list(Path().glob("*.png"))
 
 
 def test_a_data_set_means_nothing_for_files() -> None:
     Image.new("RGB", (8, 8)).save("a.png")
     with pytest.raises(InputError, match=r"^dataset and split mean nothing for image files"):
-        explain(Inputs(dataset="digits"), [Path("a.png")])
+        explain(Inputs(dataset="digits"), ExplainSettings(images=[Path("a.png")]))

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.engines.filters import filters
+from decompose_cli.engines.filters import FiltersSettings, filters
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
@@ -25,7 +25,7 @@ def index_set() -> IndexSet:
 
 
 def test_filters_are_told_by_their_images_weights_and_sharers() -> None:
-    document = filters(DIGITS, "7", indices=index_set(), images=6, folder=Path())
+    document = filters(DIGITS, FiltersSettings(class_name="7", indices=index_set(), images=6), folder=Path())
     results = document.results
     study = Study(DIGITS, ("test",))
     features, labels, weight = study.bank.features, study.labels, study.head.weight
@@ -50,7 +50,7 @@ def test_filters_are_told_by_their_images_weights_and_sharers() -> None:
 
 
 def test_without_index_file_a_class_has_its_highest_weights() -> None:
-    results = filters(DIGITS, "3", k=4).results
+    results = filters(DIGITS, FiltersSettings(class_name="3", k=4)).results
     expected = Study(DIGITS, ("test",)).head.weight[3].topk(4).indices.tolist()
     assert sorted(info.feature for info in results.filters) == sorted(expected)
     assert results.sheet is None
@@ -62,18 +62,19 @@ def test_classes_go_by_name_in_any_case_or_by_number(make_images: Any) -> None:
     torch.save(get_entry("resnet14").make(3, (8, 8)).state_dict(), "net.pt")
     inputs = Inputs(model="resnet14", weights="net.pt", dataset="folder:images", input_size="8", workers=0)
     names = {
-        wanted: filters(inputs, wanted, k=1, images=1).results.class_name for wanted in ("Cat", "cat", "dog", "1", "2")
+        wanted: filters(inputs, FiltersSettings(class_name=wanted, k=1, images=1)).results.class_name
+        for wanted in ("Cat", "cat", "dog", "1", "2")
     }
     assert names == {"Cat": "Cat", "cat": "Cat", "dog": "dog", "1": "Cat", "2": "2"}
     with pytest.raises(InputError, match="There is no class 'bird'; classes are 2, Cat, dog"):
-        filters(inputs, "bird")
+        filters(inputs, FiltersSettings(class_name="bird"))
 
 
 def test_networks_without_maps_show_the_images_alone() -> None:
     torch.manual_seed(0)
     torch.save(get_entry("custom_resnet").make(10, (32, 32)).state_dict(), "net.pt")
     inputs = Inputs(model="custom_resnet", weights="net.pt", dataset="digits")
-    results = filters(inputs, "0", k=2, images=2, folder=Path()).results
+    results = filters(inputs, FiltersSettings(class_name="0", k=2, images=2), folder=Path()).results
     assert len(results.filters) == 2
     assert Path("filters.png").is_file()
 
@@ -84,7 +85,7 @@ def test_filters_that_are_negative_everywhere_are_drawn(monkeypatch: pytest.Monk
 
     original = module.feature_maps
     monkeypatch.setattr(module, "feature_maps", lambda *given: (original(*given)[0], -1 - original(*given)[1].abs()))
-    filters(DIGITS, "1", k=1, images=2, folder=Path())
+    filters(DIGITS, FiltersSettings(class_name="1", k=1, images=2), folder=Path())
     assert Path("filters.png").is_file()
 
 
@@ -100,5 +101,5 @@ def test_filters_that_are_negative_everywhere_are_drawn(monkeypatch: pytest.Monk
 )
 def test_what_cannot_be_shown(wanted: str, given: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        filters(DIGITS, wanted, **given, folder=Path())
+        filters(DIGITS, FiltersSettings(class_name=wanted, **given), folder=Path())
     assert not list(Path().glob("*.png"))

@@ -22,7 +22,12 @@ from typer.testing import CliRunner
 from decompose_cli.cli.app import app
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Predictions, compare
-from decompose_cli.engines.finetune import Decomposition, FinetuneResults, RepeatedFinetuning, finetune
+from decompose_cli.engines.finetune import (
+    FinetuneResults,
+    FinetuneSettings,
+    RepeatedFinetuning,
+    finetune,
+)
 from decompose_cli.engines.train import train
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
@@ -76,10 +81,12 @@ def inputs(start: Path) -> Inputs:
 def tuned(
     inputs: Inputs, folder: str = "tuned", overrides: dict[str, Any] | None = None, **more: Any
 ) -> FinetuneResults:
-    names = ("indices", "decomposition", "only")
+    names = ("indices", "k", "method", "order", "only")
     own = {name: more.pop(name) for name in names if name in more}
-    own = own or {"decomposition": Decomposition(3)}
-    results = finetune(Request(inputs, {**SHORT, **(overrides or {})}, folder=Path(folder), **more), **own).results
+    own = own or {"k": 3}
+    results = finetune(
+        Request(inputs, {**SHORT, **(overrides or {})}, folder=Path(folder), **more), FinetuneSettings(**own)
+    ).results
     assert isinstance(results, FinetuneResults)
     return results
 
@@ -146,7 +153,7 @@ def test_ranking_first_is_extracting_and_giving_indices(inputs: Inputs) -> None:
     ranking = ["-k", "4", "--method", "mean", "-o", "indices.json", "-q", "-j", "0"]
     done = CliRunner().invoke(app, ["extract-indices", *network, *ranking])
     assert done.exit_code == 0, done.stderr
-    tuned(inputs, "ranked", decomposition=Decomposition(4, "mean"))
+    tuned(inputs, "ranked", k=4, method="mean")
     tuned(inputs, "given", indices=Path("indices.json"))
     first, second = (read_checkpoint(Path(name) / "last.pt").state_dict for name in ("ranked", "given"))
     assert all(torch.equal(value, second[name]) for name, value in first.items())
@@ -162,7 +169,7 @@ def test_by_default_five_frequent_features_are_kept(inputs: Inputs) -> None:
 
 
 def test_the_document_and_the_folder(inputs: Inputs) -> None:
-    document = finetune(Request(inputs, SHORT, folder=Path("tuned")), indices=rows_of())
+    document = finetune(Request(inputs, SHORT, folder=Path("tuned")), FinetuneSettings(indices=rows_of()))
     assert sorted(path.name for path in Path("tuned").iterdir()) == [
         "config.json",
         "curve.png",
@@ -183,7 +190,7 @@ def test_the_document_and_the_folder(inputs: Inputs) -> None:
 
 def test_large_images_have_their_own_values(inputs: Inputs, tmp_path: Path) -> None:
     large = dataclasses.replace(inputs, dataset=coloured(tmp_path / "large", CLASSES, 2, side=72), input_size="72")
-    document = finetune(Request(large, {"epochs": 1}, folder=Path("tuned")), indices=rows_of())
+    document = finetune(Request(large, {"epochs": 1}, folder=Path("tuned")), FinetuneSettings(indices=rows_of()))
     settings = document.arguments["settings"]
     assert (settings["lr"], settings["augment"], settings["batch_size"]) == (1e-6, "affine", 64)
 
@@ -343,9 +350,7 @@ def test_a_decomposed_checkpoint_is_trained_further_without_its_original(inputs:
     assert not torch.equal(a["linear.weight"], b["linear.weight"])
 
 
-@pytest.mark.parametrize(
-    "own", [{"decomposition": Decomposition(2)}, {"indices": rows_of()}], ids=["ranking", "indices"]
-)
+@pytest.mark.parametrize("own", [{"k": 2}, {"indices": rows_of()}], ids=["ranking", "indices"])
 def test_a_decomposed_checkpoint_cannot_be_decomposed_again(inputs: Inputs, own: dict[str, Any]) -> None:
     """What was asked for is not left out without a word."""
     tuned(inputs, "first")
@@ -399,7 +404,7 @@ def test_onnx_agrees(inputs: Inputs) -> None:
 
 
 def test_the_command_in_a_checkpoint_can_be_run(inputs: Inputs, start: Path) -> None:
-    tuned(inputs, indices=None, decomposition=Decomposition(2, "mean"), only="head")
+    tuned(inputs, indices=None, k=2, method="mean", only="head")
     metadata = read_checkpoint(Path("tuned/last.pt")).metadata
     assert metadata is not None
     assert metadata.command is not None
@@ -434,7 +439,7 @@ def test_stopped_and_resumed_it_ends_as_if_it_had_not_been(inputs: Inputs, power
 def test_several_seeds(inputs: Inputs, power_cut: PowerCut) -> None:
     def work(folder: str) -> Any:
         request = Request(inputs, {**SHORT, "epochs": 1}, folder=Path(folder), runs=2)
-        return finetune(request, indices=rows_of()).results
+        return finetune(request, FinetuneSettings(indices=rows_of())).results
 
     whole = work("whole")
     assert isinstance(whole, RepeatedFinetuning)
@@ -451,7 +456,7 @@ def test_several_seeds(inputs: Inputs, power_cut: PowerCut) -> None:
 CHANGES: list[tuple[dict[str, Any], dict[str, Any], str]] = [
     ({}, {"indices": rows_of(2)}, "indices"),
     ({}, {"only": "head"}, "only all, now head"),
-    ({}, {"decomposition": Decomposition(3)}, "ranking"),
+    ({}, {"k": 3}, "ranking"),
     ({"overrides": {"lr": 0.5}}, {}, "lr 0.002, now 0.5"),
     ({"inputs": Inputs(weights="other.pt")}, {}, "now other.pt"),
 ]
@@ -465,7 +470,7 @@ def test_what_has_changed_is_named_and_refused(
         tuned(inputs, indices=rows_of())
     request = Request(**{"inputs": Inputs(), "resume": Path("tuned"), **request_values})
     with pytest.raises(InputError, match="was begun otherwise") as caught:
-        finetune(request, **own)
+        finetune(request, FinetuneSettings(**own))
     assert fragment in caught.value.message
     assert len(caught.value.message) < 400, "a sentence, not the content of a file"
 
@@ -474,7 +479,7 @@ def test_the_same_indices_may_be_given_again(inputs: Inputs, power_cut: PowerCut
     with power_cut("last.pt"):
         tuned(inputs, indices=rows_of(), only="head")
     request = Request(Inputs(workers=0, device="cpu"), resume=Path("tuned"))
-    assert finetune(request, indices=rows_of(), only="head").results.last.epoch == 2
+    assert finetune(request, FinetuneSettings(indices=rows_of(), only="head")).results.last.epoch == 2
 
 
 def test_weights_that_have_been_replaced_are_noticed(inputs: Inputs, power_cut: PowerCut) -> None:
@@ -493,15 +498,15 @@ def test_weights_that_have_been_replaced_are_noticed(inputs: Inputs, power_cut: 
 
 
 BAD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
-    ("k too large", {}, {"decomposition": Decomposition(999)}, "999 is more than the 64 features"),
-    ("no gates", {}, {"decomposition": Decomposition(3, "csg")}, "needs class-specific gates"),
-    ("both", {}, {"decomposition": Decomposition(3), "indices": rows_of()}, "nothing to rank"),
+    ("k too large", {}, {"k": 999}, "999 is more than the 64 features"),
+    ("no gates", {}, {"k": 3, "method": "csg"}, "needs class-specific gates"),
+    ("both", {}, {"k": 3, "indices": rows_of()}, "nothing to rank"),
     ("index of no feature", {}, {"indices": IndexSet(((1,), (2,), (64,)))}, "64"),
     ("too few classes", {}, {"indices": IndexSet(((1,), (2,)))}, "2 classes"),
     ("head", {"inputs": {"head": "layer1"}}, {}, "layer1"),
     ("split", {"inputs": {"split": "test"}}, {}, "split has no effect here"),
     ("nothing held out", {"overrides": {"val_split": 0.001}}, {}, "val_split 0.001"),
-    ("size", {"inputs": {"input_size": "0"}}, {}, "--input-size"),
+    ("size", {"inputs": {"input_size": "0"}}, {}, "input_size"),
 ]
 
 
@@ -512,7 +517,7 @@ def test_what_cannot_be_used_leaves_no_folder(
     asked = dataclasses.replace(inputs, **given.get("inputs", {}))
     request = Request(asked, {**SHORT, **given.get("overrides", {})}, folder=Path("tuned"))
     with pytest.raises(InputError) as caught:
-        finetune(request, **own)
+        finetune(request, FinetuneSettings(**own))
     assert fragment in caught.value.message
     assert not Path("tuned").exists()
 

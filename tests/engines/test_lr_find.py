@@ -16,7 +16,7 @@ from PIL import Image
 
 from decompose_cli.datasets.registry import open_dataset
 from decompose_cli.datasets.sampling import epoch_order
-from decompose_cli.engines.lr_find import LrFindResults, lr_find
+from decompose_cli.engines.lr_find import LrFindResults, LrFindSettings, lr_find
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.registry import get_entry
@@ -50,7 +50,7 @@ def test_each_step_is_made_at_its_rate_and_its_loss_recorded(inputs: Inputs, mon
         return loss
 
     monkeypatch.setattr(Trainer, "step", spied)
-    found = lr_find(inputs, overrides=SETTINGS, lowest=1e-5, highest=0.1, steps=24).results
+    found = lr_find(inputs, LrFindSettings(overrides=SETTINGS, lowest=1e-5, highest=0.1, steps=24)).results
     assert used == found.rates == ramp(1e-5, 0.1, 24)[: len(used)]
     assert losses == found.losses
     assert found.smoothed == smooth(losses)
@@ -60,7 +60,7 @@ def test_each_step_is_made_at_its_rate_and_its_loss_recorded(inputs: Inputs, mon
 
 
 def test_the_first_loss_is_that_of_the_untrained_network(inputs: Inputs) -> None:
-    found = lr_find(inputs, overrides=SETTINGS, lowest=1e-4, highest=0.1, steps=40).results
+    found = lr_find(inputs, LrFindSettings(overrides=SETTINGS, lowest=1e-4, highest=0.1, steps=40)).results
     dataset = open_dataset(str(inputs.dataset), "train", Path(), allow_download=False)
     network = initial_network(get_entry("resnet8"), 2, (32, 32), 0).train()
     batch = epoch_order(torch.arange(20), 0, 0)[:8]
@@ -82,7 +82,7 @@ def test_a_fall_to_chance_is_told_apart(
     rates = ramp(1e-4, 1.0, 40)
     losses = [shift + math.log(2) * (1 - 0.9 * t / 40) for t in range(40)]
     monkeypatch.setattr("decompose_cli.engines.lr_find._losses", lambda trainer, rates: iter(losses))
-    found = lr_find(inputs, overrides=SETTINGS, lowest=1e-4, highest=1.0, steps=40).results
+    found = lr_find(inputs, LrFindSettings(overrides=SETTINGS, lowest=1e-4, highest=1.0, steps=40)).results
     assert found.rates == rates
     assert found.worse_than_guessing is expected
 
@@ -92,7 +92,9 @@ def test_a_loss_that_is_no_number_ends_the_test_and_is_not_written(
 ) -> None:
     losses = [2.0 - 0.05 * t for t in range(30)] + [math.nan]
     monkeypatch.setattr("decompose_cli.engines.lr_find._losses", lambda trainer, rates: iter(losses))
-    document = lr_find(inputs, overrides=SETTINGS, lowest=1e-4, highest=1.0, steps=40, folder=Path("found"))
+    document = lr_find(
+        inputs, LrFindSettings(overrides=SETTINGS, lowest=1e-4, highest=1.0, steps=40), folder=Path("found")
+    )
     assert document.results.diverged
     assert document.results.losses == losses[:30]
     assert len(document.results.rates) == len(document.results.smoothed) == 30
@@ -101,7 +103,7 @@ def test_a_loss_that_is_no_number_ends_the_test_and_is_not_written(
 
 
 def test_it_stops_where_the_loss_diverges(inputs: Inputs) -> None:
-    found = lr_find(inputs, overrides=SETTINGS, lowest=1e-5, highest=1e9, steps=90).results
+    found = lr_find(inputs, LrFindSettings(overrides=SETTINGS, lowest=1e-5, highest=1e9, steps=90)).results
     assert found.diverged
     assert len(found.rates) == len(found.losses) == len(found.smoothed) < 90
     assert found.rates[0] <= found.lr <= found.rates[-1]
@@ -109,12 +111,12 @@ def test_it_stops_where_the_loss_diverges(inputs: Inputs) -> None:
 
 
 def test_a_rate_that_is_suggested_lets_a_network_learn(inputs: Inputs) -> None:
-    found = lr_find(inputs, overrides=SETTINGS, steps=60).results
+    found = lr_find(inputs, LrFindSettings(overrides=SETTINGS, steps=60)).results
     assert 1e-5 < found.lr < 5
 
 
 def test_files_are_written_both_or_none(inputs: Inputs) -> None:
-    document = lr_find(inputs, overrides=SETTINGS, steps=60, folder=Path("found"))
+    document = lr_find(inputs, LrFindSettings(overrides=SETTINGS, steps=60), folder=Path("found"))
     assert sorted(path.name for path in Path("found").iterdir()) == ["curve.png", "result.json"]
     assert Path("found/curve.png").read_bytes().startswith(b"\x89PNG")
     written = json.loads(Path("found/result.json").read_text())
@@ -128,7 +130,7 @@ def test_files_are_written_both_or_none(inputs: Inputs) -> None:
 
 def test_it_is_a_function_of_the_seed(inputs: Inputs) -> None:
     runs = [
-        lr_find(dataclasses.replace(inputs, seed=seed), overrides=SETTINGS, steps=60).results.losses
+        lr_find(dataclasses.replace(inputs, seed=seed), LrFindSettings(overrides=SETTINGS, steps=60)).results.losses
         for seed in (0, 0, 1)
     ]
     assert runs[0] == runs[1] != runs[2]
@@ -137,7 +139,7 @@ def test_it_is_a_function_of_the_seed(inputs: Inputs) -> None:
 @pytest.mark.parametrize("name", ["lr", "schedule", "epochs", "iterations", "ema_decay", "val_split"])
 def test_settings_without_effect_are_refused(inputs: Inputs, name: str) -> None:
     with pytest.raises(InputError, match="has no effect here") as caught:
-        lr_find(inputs, overrides={name: 1})
+        lr_find(inputs, LrFindSettings(overrides={name: 1}))
     assert name in caught.value.message.replace("-", "_")
 
 
@@ -152,19 +154,19 @@ def test_settings_without_effect_are_refused(inputs: Inputs, name: str) -> None:
         ({"recipe": "none"}, "recipe 'none'"),
         ({"overrides": {"precision": "16"}}, "precision 16"),
         ({"overrides": {"batch_size": 0}}, "batch_size 0"),
-        ({"model_options": {"shortcut": "none"}}, "--shortcut 'none'"),
+        ({"model_options": {"shortcut": "none"}}, "shortcut 'none'"),
     ],
 )
 def test_bad_values_leave_no_folder(inputs: Inputs, values: dict[str, Any], fragment: str) -> None:
     with pytest.raises(InputError) as caught:
-        lr_find(inputs, folder=Path("found"), **values)
+        lr_find(inputs, LrFindSettings(**values), folder=Path("found"))
     assert fragment in caught.value.message
     assert not Path("found").exists()
 
 
 def test_a_test_that_diverges_too_early_says_what_to_change(inputs: Inputs) -> None:
     with pytest.raises(DecomposeError) as caught:
-        lr_find(inputs, overrides=SETTINGS, lowest=1.0, highest=1e9, steps=40, folder=Path("found"))
+        lr_find(inputs, LrFindSettings(overrides=SETTINGS, lowest=1.0, highest=1e9, steps=40), folder=Path("found"))
     said = caught.value.message + (caught.value.hint or "")
     assert "lowest" in said or "steps" in said
     assert not Path("found").exists()

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from decompose_cli.engines.selectivity import Layer, SelectivityResults, selectivity
+from decompose_cli.engines.selectivity import Layer, SelectivityResults, SelectivitySettings, selectivity
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.storage.result_document import ResultDocument
@@ -136,7 +136,7 @@ def check(
 
 @pytest.mark.parametrize("fraction", [0.2, 0.5, 0.9])
 def test_every_layer_against_plain_loops(inputs: Inputs, fraction: float) -> None:
-    results = selectivity(inputs, fraction=fraction).results
+    results = selectivity(inputs, SelectivitySettings(fraction=fraction)).results
     assert results.fraction == fraction
     assert list(results.layers) == LAYERS
     by_layer = activations(inputs)
@@ -146,7 +146,7 @@ def test_every_layer_against_plain_loops(inputs: Inputs, fraction: float) -> Non
 
 
 def test_the_split_is_the_users(inputs: Inputs) -> None:
-    document = selectivity(dataclasses.replace(inputs, split="test"), layers=["body.1"])
+    document = selectivity(dataclasses.replace(inputs, split="test"), SelectivitySettings(layers=["body.1"]))
     assert document.dataset is not None
     assert document.dataset.split == "test"
     check(document.results.layers["body.1"], activations(inputs, "test")["body.1"], 0.5)
@@ -169,7 +169,7 @@ def test_all_layers_come_from_one_pass_over_the_images(inputs: Inputs, batch_siz
 
 def test_layers_can_be_chosen_and_each_is_measured_once(inputs: Inputs) -> None:
     everything = selectivity(inputs).results.layers
-    chosen = selectivity(inputs, layers=["body.1", "relu", "body.1"]).results.layers
+    chosen = selectivity(inputs, SelectivitySettings(layers=["body.1", "relu", "body.1"])).results.layers
     assert list(chosen) == ["body.1", "relu"]
     assert chosen == {name: everything[name] for name in chosen}
 
@@ -177,7 +177,7 @@ def test_layers_can_be_chosen_and_each_is_measured_once(inputs: Inputs) -> None:
 def test_images_that_no_filter_responds_to_are_counted_as_needing_none(inputs: Inputs) -> None:
     for number in range(2):
         Image.new("RGB", (12, 12)).save(folder_of(inputs) / "train" / "bee" / f"black{number}.png")
-    layer = selectivity(inputs, layers=["relu"]).results.layers["relu"]
+    layer = selectivity(inputs, SelectivitySettings(layers=["relu"])).results.layers["relu"]
     assert [found.silent for found in layer.per_class.values()] == [0, 2, 0]
     assert layer.per_class["1"].images == 7
     check(layer, activations(inputs)["relu"], 0.5)
@@ -185,14 +185,18 @@ def test_images_that_no_filter_responds_to_are_counted_as_needing_none(inputs: I
 
 def test_classes_without_images_are_left_out(inputs: Inputs) -> None:
     shutil.rmtree(folder_of(inputs) / "test" / "bee")
-    layer = selectivity(dataclasses.replace(inputs, split="test"), layers=["body.0"]).results.layers["body.0"]
+    layer = selectivity(
+        dataclasses.replace(inputs, split="test"), SelectivitySettings(layers=["body.0"])
+    ).results.layers["body.0"]
     check(layer, activations(inputs, "test")["body.0"], 0.5, (0, 2))
 
 
 def test_images_of_a_single_class_say_nothing_about_preferring_it(inputs: Inputs) -> None:
     for name in ("bee", "cow"):
         shutil.rmtree(folder_of(inputs) / "test" / name)
-    layer = selectivity(dataclasses.replace(inputs, split="test"), layers=["relu"]).results.layers["relu"]
+    layer = selectivity(dataclasses.replace(inputs, split="test"), SelectivitySettings(layers=["relu"])).results.layers[
+        "relu"
+    ]
     assert layer.class_selectivity is None
     assert list(layer.per_class) == ["0"]
 
@@ -234,7 +238,7 @@ def save_weights(seed: int, name: str) -> str:
 def test_other_weights_are_measured_as_they_would_be_alone(inputs: Inputs) -> None:
     plain = selectivity(inputs).results
     same, other = save_weights(4, "same.pth"), save_weights(5, "other.pth")
-    results = selectivity(inputs, compare=[f"mine={same}", other]).results
+    results = selectivity(inputs, SelectivitySettings(compare=[f"mine={same}", other])).results
     assert list(results.compared) == ["mine", "other"]
     assert results.layers == plain.layers
     assert results.compared["mine"].layers == plain.layers
@@ -247,7 +251,7 @@ def test_other_weights_are_measured_as_they_would_be_alone(inputs: Inputs) -> No
 
 def test_two_comparisons_of_the_same_name_are_refused(inputs: Inputs) -> None:
     with pytest.raises(InputError, match="Two checkpoints are named 'a'"):
-        selectivity(inputs, compare=["a=1.pth", "a=2.pth"])
+        selectivity(inputs, SelectivitySettings(compare=["a=1.pth", "a=2.pth"]))
 
 
 @pytest.mark.parametrize("kind", ["missing", "another network"])
@@ -261,7 +265,7 @@ def test_weights_that_do_not_fit_are_refused_before_any_image_is_looked_at(
         torch.save({"fc.weight": torch.ones(2, 2)}, "bad.pth")
     monkeypatch.setattr("decompose_cli.engines.selectivity.measure_selectivity", fail)
     with pytest.raises(InputError, match=r"bad\.pth"):
-        selectivity(inputs, compare=["a=bad.pth"])
+        selectivity(inputs, SelectivitySettings(compare=["a=bad.pth"]))
 
 
 # ----------------------------------------------------------------------------------------------------------- document
@@ -269,7 +273,7 @@ def test_weights_that_do_not_fit_are_refused_before_any_image_is_looked_at(
 
 def test_the_document_survives_json(inputs: Inputs) -> None:
     selectivity(inputs)
-    document = selectivity(inputs, compare=[f"a={save_weights(5, 'w.pth')}"], fraction=0.3)
+    document = selectivity(inputs, SelectivitySettings(compare=[f"a={save_weights(5, 'w.pth')}"], fraction=0.3))
     content = json.loads(document.to_json())
     assert ResultDocument[SelectivityResults].model_validate(content) == document
     assert content["command"] == "selectivity"
@@ -289,7 +293,7 @@ def test_the_document_survives_json(inputs: Inputs) -> None:
 @pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1.5, float("nan")])
 def test_fractions_that_are_none_are_refused(inputs: Inputs, fraction: float) -> None:
     with pytest.raises(InputError, match=r"^fraction .* is not between 0 and 1"):
-        selectivity(inputs, fraction=fraction)
+        selectivity(inputs, SelectivitySettings(fraction=fraction))
 
 
 @pytest.mark.parametrize(
@@ -304,7 +308,7 @@ def test_fractions_that_are_none_are_refused(inputs: Inputs, fraction: float) ->
 )
 def test_layers_that_cannot_be_measured_are_refused_by_name(inputs: Inputs, layers: list[str], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
-        selectivity(inputs, layers=layers)
+        selectivity(inputs, SelectivitySettings(layers=layers))
 
 
 def test_a_network_without_units_is_refused_with_a_way_out(
@@ -334,7 +338,7 @@ def test_published_weights_give_the_published_numbers(reference_dir: Path) -> No
         dataset=f"folder:{reference_dir / 'data' / 'cifar10-lossless'}",
         split="train",
     )
-    layer = selectivity(inputs, layers=["layer3.2"]).results.layers["layer3.2"]
+    layer = selectivity(inputs, SelectivitySettings(layers=["layer3.2"])).results.layers["layer3.2"]
     assert layer.psi_mean == pytest.approx(0.80704, abs=1e-4)
     assert layer.psi_median == pytest.approx(0.809375, abs=1e-4)
     assert layer.class_selectivity == pytest.approx(0.46227, abs=1e-4)

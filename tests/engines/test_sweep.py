@@ -17,7 +17,7 @@ from torch import Tensor
 
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, write_index_set
 from decompose_cli.decomposition.ranking import RANKINGS, data_for, select
-from decompose_cli.engines.sweep import Chosen, SweepResults, parse_ks, parse_methods, sweep
+from decompose_cli.engines.sweep import Chosen, SweepResults, SweepSettings, parse_ks, parse_methods, sweep
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
@@ -65,7 +65,7 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
 @pytest.mark.parametrize("method", WITHOUT_GATES)
 def test_each_point_is_what_validate_says_of_the_same_set(method: Any) -> None:
     ks = [1, 2, 3, 7, 20, 63, 64]
-    curves = sweep(Inputs(), methods=[method], ks=ks).results.curves
+    curves = sweep(Inputs(), SweepSettings(methods=[method], ks=ks)).results.curves
     assert {name: list(points) for name, points in curves.items()} == {method: [str(k) for k in ks]}
     ranked = data_for(Study(Inputs(), ("train",)), [method])
     expected = {str(k): validated(select(ranked, method, k)) for k in ks}
@@ -80,7 +80,7 @@ def test_gates_in_the_weights_are_a_method_too(order: Any) -> None:
         model=DEFAULT_MODEL,
         weights=write_weights_with_gates(torch.rand(10, 64, generator=torch.Generator().manual_seed(0))),
     )
-    results = sweep(inputs, ks=[2, 30], order=order).results
+    results = sweep(inputs, SweepSettings(ks=[2, 30], order=order)).results
     assert list(results.curves) == list(RANKINGS)
     ranked = data_for(Study(inputs, ("train",)), ["csg"], order)
     expected = {str(k): validated(select(ranked, "csg", k), inputs) for k in (2, 30)}
@@ -111,7 +111,7 @@ def test_index_files_are_points_at_their_own_k() -> None:
     even = [[(7 * c + 5 * j) % 64 for j in range(4)] for c in range(10)]
     ragged = [row[: 1 + c % 4] for c, row in enumerate(even)]
     files = [f"mine={write('1.json', even)}", f"mine={write('2.json', ragged)}", write("plain.json", even[::-1])]
-    results = sweep(Inputs(), methods=["weight"], ks=[1, 2], files=files).results
+    results = sweep(Inputs(), SweepSettings(methods=["weight"], ks=[1, 2], indices=files)).results
     assert {name: list(points) for name, points in results.curves.items()} == {
         "weight": ["1", "2"],
         "mine": ["4", "1-4"],
@@ -125,31 +125,31 @@ def test_index_files_are_points_at_their_own_k() -> None:
 def test_two_points_of_the_same_name_and_k_are_refused() -> None:
     files = [f"mine={write('1.json', [[1]] * 10)}", f"mine={write('2.json', [[2]] * 10)}"]
     with pytest.raises(InputError, match="'mine' with a point at k = 1"):
-        sweep(Inputs(), methods=["weight"], ks=[1], files=files)
+        sweep(Inputs(), SweepSettings(methods=["weight"], ks=[1], indices=files))
     with pytest.raises(InputError, match=r"^indices weight=1\.json: 'weight' is the name of a ranking") as caught:
-        sweep(Inputs(), methods=["mean"], ks=[2], files=["weight=1.json"])
+        sweep(Inputs(), SweepSettings(methods=["mean"], ks=[2], indices=["weight=1.json"]))
     assert "indices OTHER_NAME=FILE" in str(caught.value.hint)
 
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_the_split_is_the_users_and_features_are_ranked_on_the_training_images() -> None:
     inputs = Inputs(split="train")
-    results = sweep(inputs, methods=["mean"], ks=[3]).results
+    results = sweep(inputs, SweepSettings(methods=["mean"], ks=[3])).results
     expected = validated(select(data_for(Study(Inputs(), ("train",)), ["mean"]), "mean", 3), inputs)
     assert (results.total, results.curves["mean"]["3"].correct) == (1437, expected)
 
 
 def test_first_a_miss_then_a_hit_for_whatever_sizes_and_methods(forbid_forward_passes: Callable[[], None]) -> None:
-    first = sweep(Inputs(), ks=[1, 2])
+    first = sweep(Inputs(), SweepSettings(ks=[1, 2]))
     forbid_forward_passes()
-    second = sweep(Inputs(), ks=[1, 2])
+    second = sweep(Inputs(), SweepSettings(ks=[1, 2]))
     assert first.cache is not None
     assert second.cache is not None
     assert (first.cache.features, second.cache.features) == ("miss", "hit")
     assert first.results == second.results
-    sweep(Inputs(), methods=["weight", "frequency"], ks=[5, 64], max_drop=5)
+    sweep(Inputs(), SweepSettings(methods=["weight", "frequency"], ks=[5, 64], max_drop=5))
     with pytest.raises(AssertionError, match="a forward pass was made"):
-        sweep(Inputs(use_cache=False), ks=[1])
+        sweep(Inputs(use_cache=False), SweepSettings(ks=[1]))
 
 
 # ------------------------------------------------------------------------------------------------- the smallest set
@@ -185,8 +185,11 @@ def correct(classes: Sequence[Sequence[int]], split: str) -> tuple[Tensor, Tenso
     return full.argmax(1) == study.labels, kept.argmax(1) == study.labels
 
 
-def chosen_by(max_drop: float, methods: Any = ("frequency", "weight"), **more: Any) -> Chosen:
-    found = sweep(Inputs(), methods=methods, ks=list(range(1, 21)), max_drop=max_drop, **more).results.chosen
+def chosen_by(
+    max_drop: float, methods: Any = ("frequency", "weight"), folder: Path | None = None, **more: Any
+) -> Chosen:
+    settings = SweepSettings(methods=methods, ks=list(range(1, 21)), max_drop=max_drop, **more)
+    found = sweep(Inputs(), settings, folder=folder).results.chosen
     assert found is not None
     return found
 
@@ -280,7 +283,7 @@ def test_the_written_set_is_ready_for_validate() -> None:
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_a_folder_gets_the_result_and_the_curve_and_without_a_choice_no_set() -> None:
-    document = sweep(Inputs(), methods=["weight"], ks=[1, 2], folder=Path("out"))
+    document = sweep(Inputs(), SweepSettings(methods=["weight"], ks=[1, 2]), folder=Path("out"))
     assert document.results.plot == "out/curve.png"
     assert files_below() == ["out/curve.png", "out/result.json"]
     assert Path("out/result.json").read_text(encoding="utf-8") == document.to_json()
@@ -308,7 +311,7 @@ def test_a_picture_that_cannot_be_drawn_keeps_what_is_in_the_folder(monkeypatch:
 
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", savefig)
     with pytest.raises(MemoryError):
-        sweep(Inputs(), methods=["weight"], ks=[1], folder=Path("out"))
+        sweep(Inputs(), SweepSettings(methods=["weight"], ks=[1]), folder=Path("out"))
     assert {name: Path(name).read_bytes() for name in files_below()} == before
     assert len(before) == 3
 
@@ -316,7 +319,7 @@ def test_a_picture_that_cannot_be_drawn_keeps_what_is_in_the_folder(monkeypatch:
 @pytest.mark.usefixtures("no_forward_pass")
 def test_a_loss_that_nothing_stays_within_chooses_nothing_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "decompose_cli"):
-        results = sweep(Inputs(), methods=["mean"], ks=[1, 2], max_drop=0.01, folder=Path("out")).results
+        results = sweep(Inputs(), SweepSettings(methods=["mean"], ks=[1, 2], max_drop=0.01), folder=Path("out")).results
     assert results.chosen is None
     assert files_below() == ["out/curve.png", "out/result.json"]
     assert any("within 0.01 points" in message for message in caplog.messages)
@@ -329,7 +332,7 @@ def test_a_method_out_of_reach_is_no_candidate() -> None:
     costs = {m: bound(*correct(select(data, m, 1).classes, "train")) for m in ("mean", "weight")}  # type: ignore[arg-type]
     assert costs["weight"] < costs["mean"]
     limit = (costs["weight"] + costs["mean"]) / 2
-    chosen = sweep(Inputs(), methods=["mean", "weight"], ks=[1], max_drop=limit).results.chosen
+    chosen = sweep(Inputs(), SweepSettings(methods=["mean", "weight"], ks=[1], max_drop=limit)).results.chosen
     assert chosen is not None
     assert chosen.candidates["mean"] is None
     assert (chosen.method, chosen.k, chosen.features) == ("weight", 1, 10)
@@ -338,7 +341,7 @@ def test_a_method_out_of_reach_is_no_candidate() -> None:
 def test_choosing_on_the_split_that_is_reported_on_is_refused(forbid_forward_passes: Callable[[], None]) -> None:
     forbid_forward_passes()
     with pytest.raises(InputError, match="chooses on the training images") as caught:
-        sweep(Inputs(split="train"), max_drop=0.5, folder=Path("out"))
+        sweep(Inputs(split="train"), SweepSettings(max_drop=0.5), folder=Path("out"))
     assert "another split" in str(caught.value.hint)
     assert not list(Path.cwd().iterdir())
 
@@ -346,7 +349,7 @@ def test_choosing_on_the_split_that_is_reported_on_is_refused(forbid_forward_pas
 @pytest.mark.parametrize("max_drop", [-0.1, 100.0, math.nan, math.inf])
 def test_losses_that_make_no_sense_are_refused(max_drop: float) -> None:
     with pytest.raises(InputError, match=r"^max_drop .* is not between 0 and 100"):
-        sweep(Inputs(), max_drop=max_drop)
+        sweep(Inputs(), SweepSettings(max_drop=max_drop))
 
 
 # ----------------------------------------------------------------------------------------------------------- document
@@ -354,7 +357,7 @@ def test_losses_that_make_no_sense_are_refused(max_drop: float) -> None:
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_the_document_survives_json() -> None:
-    document = sweep(Inputs(), methods=["weight"], ks=[1, 2, 3], max_drop=5, folder=Path("out"))
+    document = sweep(Inputs(), SweepSettings(methods=["weight"], ks=[1, 2, 3], max_drop=5), folder=Path("out"))
     content = json.loads(document.to_json())
     assert ResultDocument[SweepResults].model_validate(content) == document
     assert content["command"] == "sweep"
@@ -395,7 +398,7 @@ def test_more_features_than_the_network_has_is_refused_before_any_image_is_looke
 ) -> None:
     forbid_forward_passes()
     with pytest.raises(InputError, match=r"^ks 65 is more than the 64 features"):
-        sweep(Inputs(), ks=[1, 65])
+        sweep(Inputs(), SweepSettings(ks=[1, 65]))
 
 
 @pytest.mark.parametrize(
@@ -407,13 +410,13 @@ def test_index_files_that_do_not_fit_are_refused_before_any_image_is_looked_at(
     forbid_forward_passes()
     write_index_set(Path("i.json"), IndexSet(tuple(map(tuple, classes))))
     with pytest.raises(InputError, match=sentence):
-        sweep(Inputs(), files=["i.json"])
+        sweep(Inputs(), SweepSettings(indices=["i.json"]))
 
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_gates_that_are_not_there_are_refused() -> None:
     with pytest.raises(InputError, match="'csg'"):
-        sweep(Inputs(), methods=["csg"], ks=[1])
+        sweep(Inputs(), SweepSettings(methods=["csg"], ks=[1]))
 
 
 NET = """
@@ -451,7 +454,7 @@ def test_few_and_negative_features_leave_out_what_does_not_fit(
     assert all(list(points) == [str(k) for k in range(1, 9)] for points in results.curves.values())
     assert any("'mass' is left out" in message for message in caplog.messages)
     with pytest.raises(InputError, match="'mass'"):
-        sweep(inputs, methods=["mass"])
+        sweep(inputs, SweepSettings(methods=["mass"]))
 
 
 # ---------------------------------------------------------------------------------------------------------- published
@@ -466,6 +469,6 @@ def test_published_files_give_the_published_counts(reference_dir: Path) -> None:
         split="test",
     )
     files = [f"published={weights / f'resnet20_cifar-10{stem}_indices.json'}" for stem in ("", "_10_10", "_20_20")]
-    results = sweep(inputs, methods=["weight"], ks=[64], files=files).results
+    results = sweep(inputs, SweepSettings(methods=["weight"], ks=[64], indices=files)).results
     assert {k: point.correct for k, point in results.curves["published"].items()} == {"5": 883, "10": 910, "20": 918}
     assert results.original.correct == results.curves["weight"]["64"].correct == 915

@@ -14,8 +14,8 @@ import torch
 from helpers.power_cut import PowerCut
 
 from decompose_cli.decomposition.index_set import read_index_set
-from decompose_cli.engines.extract_indices import extract_indices
-from decompose_cli.engines.finetune import Decomposition, finetune
+from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
+from decompose_cli.engines.finetune import FinetuneSettings, finetune
 from decompose_cli.engines.train import train
 from decompose_cli.engines.train_gate import GateResults, evaluate_gates, train_gate
 from decompose_cli.engines.validate import validate
@@ -117,7 +117,7 @@ def test_every_gate_is_trained_measured_and_used_by_the_other_commands(images: s
 def test_features_of_a_gated_network_can_be_ranked(images: str) -> None:
     trained(images, gate="entropy-classifier", overrides={"epochs": 1})
     inputs = Inputs(weights="run/last.pt", dataset=images, input_size="8", workers=0, use_cache=False)
-    found = extract_indices(inputs, [5], "weight", folder=Path("indices"))
+    found = extract_indices(inputs, ExtractSettings(k=[5], method="weight"), folder=Path("indices"))
     written = read_index_set(next(Path("indices").glob("*_indices.json")))
     assert {len(row) for row in written.classes} == {5}
     assert found.model.num_features == 64
@@ -128,7 +128,7 @@ def test_a_gated_network_is_decomposed_and_finetuned(images: str, gate: str) -> 
     trained(images, gate=gate, overrides={"epochs": 1})
     inputs = dataclasses.replace(SEEN, model=None, weights="run/last.pt", dataset=images)
     request = Request(inputs, {"epochs": 1, "batch_size": 8, "lr": 0.01}, folder=Path("tuned"))
-    found = finetune(request, decomposition=Decomposition(5, "frequency")).results
+    found = finetune(request, FinetuneSettings(k=5, method="frequency")).results
     before, after = (read_checkpoint(Path(name, "last.pt")).state_dict for name in ("run", "tuned"))
     changed = {name for name, value in before.items() if name in after and name != "fc.weight" and value.ndim}
     changed = {name for name in changed if not torch.equal(before[name], after[name])}
@@ -300,7 +300,7 @@ def test_other_refusals(images: str) -> None:
         ({"baseline": "random"}, "baseline random is no file or URL of weights"),
         ({"overrides": {"precision": "16"}}, "precision 16 scales the loss for one optimizer"),
         ({"label_noise": 0.001}, "label_noise 0.001 of 27 training images is no image"),
-        ({"inputs": {"model": "resnet50"}}, "resnet50 has no --gate option; networks with it: "),
+        ({"inputs": {"model": "resnet50"}}, "resnet50 has no gate option; networks with it: "),
     ):
         with pytest.raises(InputError, match=sentence):
             trained(images, **given)  # type: ignore[arg-type]

@@ -71,24 +71,24 @@ def essential(
     Example: decompose essential resnet20 -i indices.json --csg best_save_CSG.pth --order lowest
     """
     from decompose_cli.decomposition.ranking import parse_k, parse_order
+    from decompose_cli.engines.essential import EssentialSettings, parse_method, parse_noise
     from decompose_cli.engines.essential import essential as run
-    from decompose_cli.engines.essential import parse_method, parse_noise
 
     path = checked_output(out)
     ks = parse_k(k) if k is not None else [None]
     if len(ks) > 1:
         raise InputError(f"{param('k')} {k}: essential looks at one k at a time.")
-    document = run(
-        inputs,
-        indices,
+    settings = EssentialSettings(
+        indices=indices,
         csg=csg,
-        methods=[parse_method(text) for text in method or []],
+        method=[parse_method(text) for text in method or []],
         k=ks[0],
         order=parse_order(order),
         noise=parse_noise(noise),
         repeats=repeats,
         controls=controls,
     )
+    document = run(inputs, settings)
     names = numbered("results_essential_features")
     finish(out, document, path, names=names, show=lambda: show_essentiality(out.terminal, document))
 

@@ -51,7 +51,7 @@ def explain(
 
     Example: decompose explain resnet20 --dataset cifar10 --worst 12 -i indices.json
     """
-    from decompose_cli.engines.explain import SHEET
+    from decompose_cli.engines.explain import SHEET, ExplainSettings
     from decompose_cli.engines.explain import explain as run
 
     if inputs.model is not None and Path(inputs.model).is_file():
@@ -59,21 +59,11 @@ def explain(
             raise InputError(f"The network comes before its images: decompose explain MODEL {inputs.model}")
         images = [Path(inputs.model), *(images or [])]  # the weights say which network they are of
         inputs = dataclasses.replace(inputs, model=None)
-    numbers = _numbers(indices_of)
     check_filters_per_class(k)
+    settings = ExplainSettings(images or (), _numbers(indices_of), worst, indices, k, layer)
 
     def work(folder: Path | None) -> None:
-        document = run(
-            inputs,
-            images or (),
-            numbers=numbers,
-            worst=worst,
-            indices=indices,
-            k=k,
-            layer=layer,
-            folder=folder,
-            overwrite=out.overwrite,
-        )
+        document = run(inputs, settings, folder=folder, overwrite=out.overwrite)
         files = f"{SHEET}, a PNG file for each image, {RESULT}"
         written = f"Written to {folder}: {files}" if folder is not None else None
         present(out, document, lambda: show_explanations(out.terminal, document), written=written)

@@ -13,8 +13,6 @@ from decompose_cli.cli.tables.indices import show_indices
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.inputs import Inputs
 
-LAYOUTS = ("published", "document")
-
 
 @command()
 def extract_indices(
@@ -49,12 +47,13 @@ def extract_indices(
     Example: decompose extract-indices resnet20 -k 5,10,20 -o indices/
     """
     from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
+    from decompose_cli.engines.extract_indices import LAYOUTS, ExtractSettings
     from decompose_cli.engines.extract_indices import extract_indices as run
     from decompose_cli.storage.files import check_writable, new_folder
     from decompose_cli.storage.result_document import default_names
 
-    one_of(layout, LAYOUTS, "layout")
     ks = parse_k(k)
+    settings = ExtractSettings(ks, parse_method(method), parse_order(order), one_of(layout, LAYOUTS, "layout"))
 
     def extract(file: Path | None, folder: Path | None) -> None:
         result_path = file.with_name(f"{file.stem}.result.json") if file else folder / RESULT if folder else None
@@ -63,12 +62,9 @@ def extract_indices(
                 check_writable(path, overwrite=out.overwrite)
         document = run(
             inputs,
-            ks,
-            parse_method(method),
-            order=parse_order(order),
+            settings,
             output=file,
             folder=folder,
-            document=layout == "document",
             overwrite=out.overwrite,
         )
         finish(out, document, result_path, show=lambda: show_indices(out.terminal, document))

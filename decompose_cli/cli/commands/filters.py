@@ -35,16 +35,16 @@ def filters(
 
     Example: decompose filters resnet20 --class cat -i indices.json
     """
-    from decompose_cli.engines.filters import SHEET
+    from decompose_cli.engines.filters import SHEET, FiltersSettings
     from decompose_cli.engines.filters import filters as run
 
     if class_name is None:
         raise InputError(f"Say of which class with {param('class')} NAME.")
-    wanted = class_name
     check_filters_per_class(k)
+    settings = FiltersSettings(class_name, indices, k, images)
 
     def work(folder: Path | None) -> None:
-        document = run(inputs, wanted, indices=indices, k=k, images=images, folder=folder)
+        document = run(inputs, settings, folder=folder)
         if folder is not None:
             document.write(folder / RESULT)
         written = f"Written to {folder}: {SHEET}, {RESULT}" if folder is not None else None

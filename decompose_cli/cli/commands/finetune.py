@@ -56,21 +56,20 @@ def finetune(
     Example: decompose finetune resnet20 -i indices.json --lr 0.0001 --epochs 5
     """
     from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
-    from decompose_cli.engines.finetune import TRAINED, Decomposition
+    from decompose_cli.engines.finetune import TRAINED, FinetuneSettings
     from decompose_cli.engines.finetune import finetune as run
 
-    decomposition = None
-    if k is not None or method is not None or order != "highest":
-        ks = parse_k(k or "5")
-        if len(ks) != 1:
-            raise InputError(f"{param('k')} {k} is not one number of features per class.")
-        decomposition = Decomposition(ks[0], parse_method(method or "frequency"), parse_order(order))
-    document = run(
-        make_request(inputs, out, tuning, "finetune"),
+    ks = parse_k(k) if k is not None else [None]
+    if len(ks) != 1:
+        raise InputError(f"{param('k')} {k} is not one number of features per class.")
+    settings = FinetuneSettings(
         indices=indices,
-        decomposition=decomposition,
+        k=ks[0],
+        method=parse_method(method) if method is not None else None,
+        order=parse_order(order) if order != "highest" else None,
         only=one_of(only, TRAINED, "only") if only is not None else None,
     )
+    document = run(make_request(inputs, out, tuning, "finetune"), settings)
     finish_run(out, document, lambda: show_finetuning(out.terminal, document))
 
 

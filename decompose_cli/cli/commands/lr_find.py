@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def lr_find(
     inputs: Inputs,
     out: Output,
-    options: NetworkOptions,
+    model_options: NetworkOptions,
     recipe: Annotated[
         Optional[str], option("--recipe", metavar="NAME", help="Preset of the settings, as for 'train'.")
     ] = None,
@@ -32,7 +32,7 @@ def lr_find(
     steps: Annotated[
         int, option("--steps", metavar="N", help="Steps from the one to the other.", show_default=True)
     ] = 100,
-    set_: Annotated[
+    overrides: Annotated[
         Optional[list[str]],
         option("--set", metavar="NAME=VALUE", help="A setting of the recipe, as optimizer=adam; repeat."),
     ] = None,
@@ -43,21 +43,14 @@ def lr_find(
 
     Example: decompose lr-find resnet20 --dataset cifar10 --set batch_size=64
     """
-    from decompose_cli.engines.lr_find import CURVE
+    from decompose_cli.engines.lr_find import CURVE, LrFindSettings
     from decompose_cli.engines.lr_find import lr_find as run
     from decompose_cli.training.settings import parse_settings
 
+    settings = LrFindSettings(recipe, model_options, lowest, highest, steps, parse_settings(overrides or []))
+
     def work(folder: Path | None) -> None:
-        document = run(
-            inputs,
-            overrides=parse_settings(set_ or []),
-            recipe=recipe,
-            model_options=options,
-            lowest=lowest,
-            highest=highest,
-            steps=steps,
-            folder=folder,
-        )
+        document = run(inputs, settings, folder=folder)
         show_rates(out.terminal, document)
         if folder is not None:
             out.terminal.print(f"Written to {folder}: {CURVE}, {RESULT}")

@@ -52,19 +52,20 @@ def mutual_info(
     Example: decompose mutual-info -i ours=k5.json -i ours=k10.json --csg best_save_CSG.pth --order lowest
     """
     from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
+    from decompose_cli.engines.mutual_info import MutualInfoSettings
     from decompose_cli.engines.mutual_info import mutual_info as run
     from decompose_cli.storage.result_document import default_names
 
     path = checked_output(out)
-    document = run(
-        inputs,
-        indices or [],
+    settings = MutualInfoSettings(
+        indices=indices or (),
         csg=csg,
-        ks=parse_k(k) if k is not None else None,
+        k=parse_k(k) if k is not None else None,
         method=parse_method(method),
         order=parse_order(order),
         num_features=num_features,
     )
+    document = run(inputs, settings)
     names = default_names("mutual-info", *(model_and_dataset(inputs) if document.model else ("index-files",)))
     finish(out, document, path, names=names, show=lambda: show_overlap(out.terminal, document))
 

@@ -45,11 +45,12 @@ def selectivity(
 
     Example: decompose selectivity resnet20 --layers layer3.2 --compare regularized=resnet20-regularized.pth
     """
+    from decompose_cli.engines.selectivity import SelectivitySettings
     from decompose_cli.engines.selectivity import selectivity as run
 
     path = checked_output(out)
     names = [name.strip() for name in layers.split(",") if name.strip()]
-    document = run(inputs, layers=names, fraction=fraction, compare=compare or [])
+    document = run(inputs, SelectivitySettings(names, fraction, compare or ()))
     finish(out, document, path, inputs, show=lambda: show_selectivity(out.terminal, document))
 
 

@@ -51,19 +51,19 @@ def sweep(
     Example: decompose sweep resnet20 --methods frequency,weight --ks 1-64 --max-drop 0.5
     """
     from decompose_cli.decomposition.ranking import parse_order
-    from decompose_cli.engines.sweep import CURVE, INDICES, parse_ks, parse_methods
+    from decompose_cli.engines.sweep import CURVE, INDICES, SweepSettings, parse_ks, parse_methods
     from decompose_cli.engines.sweep import sweep as run
 
+    settings = SweepSettings(
+        methods=parse_methods(methods) if methods is not None else None,
+        ks=parse_ks(ks) if ks is not None else None,
+        indices=indices or (),
+        order=parse_order(order),
+        max_drop=max_drop,
+    )
+
     def work(folder: Path | None) -> None:
-        document = run(
-            inputs,
-            methods=parse_methods(methods) if methods is not None else None,
-            ks=parse_ks(ks) if ks is not None else None,
-            files=indices or [],
-            order=parse_order(order),
-            max_drop=max_drop,
-            folder=folder,
-        )
+        document = run(inputs, settings, folder=folder)
         written = (
             f"Result written to {folder / RESULT}" if folder is not None else None
         )  # by the engine, with the curve

@@ -26,7 +26,7 @@ def train(
     inputs: Inputs,
     out: RunOutput,
     tuning: Tuning,
-    options: NetworkOptions,
+    model_options: NetworkOptions,
     recipe: Annotated[
         Optional[str],
         option(
@@ -52,9 +52,9 @@ def train(
 
     inputs = _starting_weights(inputs, pretrained=pretrained)
     if evaluate:
-        _evaluate(weights_to_evaluate(inputs, tuning, ["recipe"] if recipe else []), out, options)
+        _evaluate(weights_to_evaluate(inputs, tuning, ["recipe"] if recipe else []), out, model_options)
         return
-    document = run(make_request(inputs, out, tuning, "train"), recipe=recipe, model_options=options)
+    document = run(make_request(inputs, out, tuning, "train"), recipe=recipe, model_options=model_options)
     finish_run(out, document, lambda: show_training(out.terminal, document))
 
 
@@ -67,7 +67,7 @@ def _starting_weights(inputs: Inputs, *, pretrained: bool) -> Inputs:
     return dataclasses.replace(inputs, weights="default")
 
 
-def _evaluate(inputs: Inputs, out: RunOutput, options: NetworkOptions) -> None:
+def _evaluate(inputs: Inputs, out: RunOutput, model_options: NetworkOptions) -> None:
     """``train --evaluate``: what 'validate' says of the weights that training would begin with."""
     from decompose_cli.engines.validate import validate as run
     from decompose_cli.storage.files import check_writable
@@ -76,7 +76,7 @@ def _evaluate(inputs: Inputs, out: RunOutput, options: NetworkOptions) -> None:
     path = out.path / "evaluation.json" if out.path is not None else None
     if path is not None:
         check_writable(path, overwrite=out.overwrite)
-    document = run(inputs, classifier=open_weights(inputs, options, inputs.seed))
+    document = run(inputs, classifier=open_weights(inputs, model_options, inputs.seed))
     finish(out, document, path, inputs, show=lambda: show_validation(out.terminal, document))
 
 
