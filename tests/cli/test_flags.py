@@ -29,15 +29,10 @@ COMMAND_LINES = (
 """What sentences quote to be typed. Elsewhere below ``cli/`` a parameter goes by its name."""
 
 NOT_CONVERTED_YET = (
-    "datasets/",
     "engines/finetune.py",
     "engines/lr_find.py",
     "engines/train.py",
     "engines/train_gate.py",
-    "models/gate_kinds.py",
-    "models/gated_resnet.py",
-    "models/gates.py",
-    "models/small_networks.py",
     "training/",
 )
 """Where sentences still have flags."""

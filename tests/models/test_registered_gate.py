@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,9 +147,10 @@ def test_weights_without_a_description_are_loaded_as_published() -> None:
 def test_it_is_trained_measured_and_used_by_its_name(make_images: Callable[..., Path]) -> None:
     root = make_images(Path("images"), ["a", "b"], ("train", "test"), n=6, side=8)
     given = ["--dataset", f"folder:{root}", "--input-size", "8", "-j", "0", "--device", "cpu"]
-    train = ["train-gate", "resnet14", "--gate", "mean", "--epochs", "1", "-b", "4", "-o", "run"]
+    train = ["train-gate", "resnet14", "--gate", "mean", "--epochs", "1", "-b", "4", "--skip-below", "0.5", "-o", "run"]
     result = CliRunner().invoke(app, [*train, *given])
     assert result.exit_code == 0, result.stderr
+    assert re.search(r"g < 0.5: [0-9.]+% in stage 1 and [0-9.]+% in stage 2 and [0-9.]+% in stage 3 of", result.stderr)
     config = json.loads(Path("run/config.json").read_text())
     assert (config["lambda"], config["lr_gate"], config["model_options"]["gate"]) == (0.25, None, "mean")
     with Path("run/g_values.csv").open() as handle:

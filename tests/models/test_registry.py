@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from decompose_cli.errors import InputError
-from decompose_cli.models import registry
+from decompose_cli.models import entry as entries
 from decompose_cli.models.registry import (
     DEFAULT_MODEL,
     ModelEntry,
@@ -120,7 +120,7 @@ def test_registering_a_name_twice_raises_and_changes_nothing() -> None:
 
 
 def test_registering_a_new_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_REGISTRY", dict(registry._REGISTRY))
+    monkeypatch.setattr(entries, "_NETWORKS", dict(entries._NETWORKS))
     entry = replace(get_entry("resnet20"), name="my-resnet")
     register(entry)
     assert get_entry("my-resnet") is entry

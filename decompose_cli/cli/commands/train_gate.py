@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -105,7 +106,7 @@ def _evaluate(inputs: Inputs, out: RunOutput, gates: GateSettings, split: str | 
         if folder is not None:
             document.write(folder / RESULT)
         show_setting(out.terminal, document)
-        show_gates(out.terminal, document.results.gates)
+        show_gates(out.terminal, document.results.gates, _stages(document))
         if folder is not None:
             out.terminal.print(f"Written to {folder}: {RESULT}, {G_VALUES}, {GATE_PLOT}, {EXTREMES}")
         if out.json and is_first_process():
@@ -125,14 +126,22 @@ def show_gate_training(terminal: Terminal, document: ResultDocument[Any]) -> Non
     terminal.print(make_table(COLUMNS, rows, left=2))
     for run in runs:
         which = f", seed {run.seed}" if len(runs) > 1 else ""
-        show_gates(terminal, run.gates, f" of the {'best' if run.best else 'last'} weights{which}")
+        show_gates(terminal, run.gates, _stages(document), f" of the {'best' if run.best else 'last'} weights{which}")
     show_spread(terminal, getattr(results, "summary", []))
     noisy = [LABEL_NOISE, NOISE_PLOT] if document.arguments["label_noise"] is not None else []
     show_files(terminal, document, runs, [G_VALUES, GATE_PLOT, EXTREMES, *noisy])
 
 
-def show_gates(terminal: Terminal, report: GateReport, whose: str = "") -> None:
-    """What the gates say of each split, and what follows."""
+def _stages(document: ResultDocument[Any]) -> tuple[int, ...]:
+    """The stages with a gate; none of gates in units."""
+    from decompose_cli.models.gate_kinds import GATES
+
+    assert document.model is not None
+    return GATES[document.model.options["gate"]].place.stages
+
+
+def show_gates(terminal: Terminal, report: GateReport, stages: Sequence[int], whose: str = "") -> None:
+    """What the gates, of these stages or of units, say of each split, and what follows."""
     rows = []
     for found in report.splits:
         both = found.right_and_wrong
@@ -165,11 +174,11 @@ def show_gates(terminal: Terminal, report: GateReport, whose: str = "") -> None:
             "that it was told."
         )
     if report.skipping is not None:
-        _show_skipping(terminal, report.skipping)
+        _show_skipping(terminal, report.skipping, stages)
 
 
-def _show_skipping(terminal: Terminal, found: Skipping) -> None:
-    names = [""] if len(found.skipped) == 1 else [" in stage 2", " in stage 3"]
+def _show_skipping(terminal: Terminal, found: Skipping, stages: Sequence[int]) -> None:
+    names = [""] if len(stages) == 1 else [f" in stage {stage}" for stage in stages]
     shares = " and ".join(f"{100 * share:.1f}%{name}" for share, name in zip(found.skipped, names, strict=True))
     terminal.print(
         f"Skipping where g < {found.below:g}: {shares} of the {found.split} images; {found.correct:,} of "
