@@ -144,7 +144,8 @@ def test_flags_are_found_in_strings() -> None:
     source = '''
 def function(x):
     """Not --this."""
-    return f"Use --that {x} or " f"{x} -k, {'--inner' if x else ''}.", f"--{x} 3", "plain --one", "var(--ink)", "one -1"
+    first = f"Use --that {x} or " f"{x} -k, {'--inner' if x else ''}."
+    return first, f"--{x} 3", "plain --one", "var(--ink)", "twenty-one -1 a-b"
 '''
     found = [text for _, text in literals(ast.parse(source)) if FLAG.search(text)]
     assert found == ["Use --that {} or {} -k, {}.", "--inner", "--{} 3", "plain --one"]
