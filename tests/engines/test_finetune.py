@@ -501,7 +501,7 @@ BAD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("head", {"inputs": {"head": "layer1"}}, {}, "layer1"),
     ("split", {"inputs": {"split": "test"}}, {}, "split has no effect here"),
     ("nothing held out", {"overrides": {"val_split": 0.001}}, {}, "val_split 0.001"),
-    ("size", {"inputs": {"input_size": "0"}}, {}, "--input-size"),
+    ("size", {"inputs": {"input_size": "0"}}, {}, "input_size"),
 ]
 
 

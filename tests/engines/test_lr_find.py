@@ -152,7 +152,7 @@ def test_settings_without_effect_are_refused(inputs: Inputs, name: str) -> None:
         ({"recipe": "none"}, "recipe 'none'"),
         ({"overrides": {"precision": "16"}}, "precision 16"),
         ({"overrides": {"batch_size": 0}}, "batch_size 0"),
-        ({"model_options": {"shortcut": "none"}}, "--shortcut 'none'"),
+        ({"model_options": {"shortcut": "none"}}, "shortcut 'none'"),
     ],
 )
 def test_bad_values_leave_no_folder(inputs: Inputs, values: dict[str, Any], fragment: str) -> None:

@@ -300,7 +300,7 @@ def test_other_refusals(images: str) -> None:
         ({"baseline": "random"}, "baseline random is no file or URL of weights"),
         ({"overrides": {"precision": "16"}}, "precision 16 scales the loss for one optimizer"),
         ({"label_noise": 0.001}, "label_noise 0.001 of 27 training images is no image"),
-        ({"inputs": {"model": "resnet50"}}, "resnet50 has no --gate option; networks with it: "),
+        ({"inputs": {"model": "resnet50"}}, "resnet50 has no gate option; networks with it: "),
     ):
         with pytest.raises(InputError, match=sentence):
             trained(images, **given)  # type: ignore[arg-type]
