@@ -241,7 +241,7 @@ def _entry(name: str, norm_decays: tuple[float, float]) -> DatasetEntry:
         splits=("test", "train"),
         num_classes=len(classes),
         description=f"50,000 + 10,000 photographs of 32x32 pixels, {len(classes)} classes",
-        how_to_get="downloaded when first used (about 170 MB), unless --no-download",
+        how_to_get="downloaded when first used (about 170 MB), unless downloads are off",
         open=partial(open_cifar, name),
         find=partial(_find, name),
         places=partial(_places, name),
