@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -11,6 +12,7 @@ from decompose_cli.errors import InputError, param
 
 Interpolation = Literal["nearest", "bilinear", "bicubic"]
 Size = tuple[int, int]
+Channels = tuple[float, float, float]
 LARGEST_SIDE = 4096
 _LARGEST_CONSTANT = 4.0
 
@@ -27,8 +29,8 @@ class Preprocessing:
         interpolation: Used for the resize, with antialiasing.
     """
 
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    mean: Channels
+    std: Channels
     resize: int | Size
     crop: Size
     interpolation: Interpolation = "bilinear"
@@ -48,42 +50,69 @@ class Preprocessing:
         """All of it, as JSON-ready values."""
         return {"mean": list(self.mean), "std": list(self.std), **self.geometry()}
 
-    def overridden(
-        self,
-        *,
-        mean: str | None = None,
-        std: str | None = None,
-        input_size: str | None = None,
-        resize: str | None = None,
-        crop: str | None = None,
-        interpolation: str | None = None,
-    ) -> Preprocessing:
-        """Apply what the user wrote on the command line.
+    def overridden(self, options: ImageOptions) -> Preprocessing:
+        """Apply what was chosen.
 
         ``input_size`` alone changes the crop and scales the resize with it, so that the same share of the image is
         seen; ``crop`` and ``resize`` set one of the two.
-
-        Raises:
-            InputError: A value cannot be read or is out of range.
         """
         result = self
-        if input_size is not None:
-            size = parse_size(input_size, "input_size")
-            factor = max(size[0] / self.crop[0], size[1] / self.crop[1])
-            scaled = math.ceil(self.resize * factor) if isinstance(self.resize, int) else size
-            result = replace(result, crop=size, resize=scaled)
-        if resize is not None:
-            exact = parse_size(resize, "resize")
-            result = replace(result, resize=exact if "x" in resize else exact[0])
-        if crop is not None:
-            result = replace(result, crop=parse_size(crop, "crop"))
-        if mean is not None:
-            result = replace(result, mean=parse_channels(mean, "mean"))
-        if std is not None:
-            result = replace(result, std=parse_channels(std, "std", positive=True))
-        if interpolation is not None:
-            result = replace(result, interpolation=parse_interpolation(interpolation))
-        return result
+        if options.input_size is not None:
+            height, width = options.input_size
+            factor = max(height / self.crop[0], width / self.crop[1])
+            scaled = math.ceil(self.resize * factor) if isinstance(self.resize, int) else options.input_size
+            result = replace(result, crop=options.input_size, resize=scaled)
+        others = ("mean", "std", "resize", "crop", "interpolation")
+        chosen = {name: getattr(options, name) for name in others if getattr(options, name) is not None}
+        return replace(result, **chosen)
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """What was chosen of a :class:`Preprocessing`, under the same names; None leaves it as it is.
+
+    Attributes:
+        input_size: (height, width) that the network takes; see :meth:`Preprocessing.overridden`.
+    """
+
+    mean: Channels | None = None
+    std: Channels | None = None
+    input_size: Size | None = None
+    resize: int | Size | None = None
+    crop: Size | None = None
+    interpolation: Interpolation | None = None
+
+
+def parse_image_options(
+    *,
+    mean: str | None = None,
+    std: str | None = None,
+    input_size: str | None = None,
+    resize: str | None = None,
+    crop: str | None = None,
+    interpolation: str | None = None,
+) -> ImageOptions:
+    """Read what was typed.
+
+    >>> parse_image_options(mean="0.5,0.5,0.5", resize="256", crop="224x192")
+    ImageOptions(mean=(0.5, 0.5, 0.5), std=None, input_size=None, resize=256, crop=(224, 192), interpolation=None)
+
+    Raises:
+        InputError: A value cannot be read or is out of range.
+    """
+    return ImageOptions(
+        input_size=None if input_size is None else parse_size(input_size, "input_size"),
+        resize=None if resize is None else _parse_resize(resize),
+        crop=None if crop is None else parse_size(crop, "crop"),
+        mean=None if mean is None else parse_channels(mean, "mean"),
+        std=None if std is None else parse_channels(std, "std", positive=True),
+        interpolation=None if interpolation is None else parse_interpolation(interpolation),
+    )
+
+
+def _parse_resize(text: str) -> int | Size:
+    size = parse_size(text, "resize")
+    return size if "x" in text else size[0]
 
 
 def parse_interpolation(text: str) -> Interpolation:
@@ -102,38 +131,73 @@ def parse_size(text: str, parameter: str) -> Size:
     """Read ``224`` or ``224x192`` (height x width) in pixels.
 
     Raises:
-        InputError: Not one or two whole numbers between 1 and 4096, or a single pixel, which torch cannot resize to.
+        InputError: Not one or two whole numbers, or as :func:`check_size` says.
     """
     parts = text.split("x")
     if len(parts) not in (1, 2) or not all(re.fullmatch(r"\d{1,9}", part, re.ASCII) for part in parts):
         raise InputError(f"{param(parameter)} {text!r} is not a size; write 224 or 224x224.")
-    sides = [int(part) for part in parts]
+    return check_size((int(parts[0]), int(parts[-1])), parameter, repr(text))
+
+
+def check_size(size: int | Sequence[int], parameter: str, shown: str | None = None) -> Size:
+    """(height, width) in pixels; a single number is both.
+
+    Args:
+        size: To be checked.
+        parameter: What it was given as.
+        shown: As it was given, for the sentence, if not as it stands here.
+
+    Raises:
+        InputError: Not one or two whole numbers between 1 and 4096, or a single pixel, which torch cannot resize to.
+    """
+    what = f"{param(parameter)} {shown or repr(size)}"
+    sides = (size, size) if isinstance(size, int) else tuple(size)
+    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+        raise InputError(f"{what} is not a size; write 224 or (224, 224).")
     if not all(1 <= side <= LARGEST_SIDE for side in sides):
-        raise InputError(f"{param(parameter)} {text!r} is out of range; sides go from 1 to {LARGEST_SIDE} pixels.")
+        raise InputError(f"{what} is out of range; sides go from 1 to {LARGEST_SIDE} pixels.")
     if max(sides) == 1:
-        raise InputError(f"{param(parameter)} {text!r} is a single pixel, which is no image.")
-    return sides[0], sides[-1]
+        raise InputError(f"{what} is a single pixel, which is no image.")
+    return sides[0], sides[1]
 
 
-def parse_channels(text: str, parameter: str, *, positive: bool = False) -> tuple[float, float, float]:
+def parse_channels(text: str, parameter: str, *, positive: bool = False) -> Channels:
     """Read three comma-separated numbers, one per RGB channel.
 
     Raises:
-        InputError: Not three finite numbers, or not positive where that is required.
+        InputError: As :func:`check_channels` says.
     """
     try:
         values = [float(part) for part in text.split(",")]
     except ValueError:
         values = []
-    if len(values) != 3 or not all(math.isfinite(value) for value in values):
-        raise InputError(f"{param(parameter)} {text!r} is not three comma-separated numbers such as 0.491,0.482,0.447.")
-    if max(map(abs, values)) > _LARGEST_CONSTANT:
-        raise InputError(
-            f"{param(parameter)} {text!r} is not for pixel values in [0, 1]; divide numbers for 0 to 255 by 255."
-        )
-    if positive and min(values) <= 0:
-        raise InputError(f"{param(parameter)} {text!r} must be positive in every channel.")
-    return values[0], values[1], values[2]
+    return check_channels(values, parameter, positive=positive, shown=repr(text))
+
+
+def check_channels(
+    values: Sequence[float], parameter: str, *, positive: bool = False, shown: str | None = None
+) -> Channels:
+    """A number for each RGB channel.
+
+    Args:
+        values: To be checked.
+        parameter: What they were given as.
+        positive: Whether they have to be.
+        shown: As they were given, for the sentence, if not as they stand here.
+
+    Raises:
+        InputError: Not three finite numbers, too large for pixel values in [0, 1], or not positive where that is
+            required.
+    """
+    numbers = tuple(map(float, values))
+    what = f"{param(parameter)} {shown or numbers}"
+    if len(numbers) != 3 or not all(map(math.isfinite, numbers)):
+        raise InputError(f"{what} is not three comma-separated numbers such as 0.491,0.482,0.447.")
+    if max(map(abs, numbers)) > _LARGEST_CONSTANT:
+        raise InputError(f"{what} is not for pixel values in [0, 1]; divide numbers for 0 to 255 by 255.")
+    if positive and min(numbers) <= 0:
+        raise InputError(f"{what} must be positive in every channel.")
+    return numbers[0], numbers[1], numbers[2]
 
 
 CIFAR = Preprocessing(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.261), resize=32, crop=(32, 32))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from decompose_cli.errors import InputError
@@ -11,7 +13,10 @@ from decompose_cli.preprocessing import (
     CIFAR,
     IMAGENET,
     Preprocessing,
+    check_channels,
+    check_size,
     parse_channels,
+    parse_image_options,
     parse_interpolation,
     parse_size,
 )
@@ -38,7 +43,7 @@ from decompose_cli.preprocessing import (
 )
 def test_options(options: dict[str, str], expected: Preprocessing) -> None:
     before = replace(IMAGENET)
-    assert IMAGENET.overridden(**options) == expected
+    assert IMAGENET.overridden(parse_image_options(**options)) == expected
     assert before == IMAGENET
 
 
@@ -46,7 +51,7 @@ def test_options(options: dict[str, str], expected: Preprocessing) -> None:
 @pytest.mark.parametrize("size", ["64", "64x128", "128x64", "2x1", "4096"])
 def test_input_size_never_asks_for_pixels_that_the_resized_image_does_not_have(base: Preprocessing, size: str) -> None:
     """A square image has to cover the crop after the resize; else black borders would be cropped in."""
-    result = base.overridden(input_size=size)
+    result = base.overridden(parse_image_options(input_size=size))
     height, width = result.crop
     resized = (result.resize, result.resize) if isinstance(result.resize, int) else result.resize
     assert result.crop == parse_size(size, "input_size")
@@ -113,14 +118,14 @@ def test_sizes(text: str, size: tuple[int, int]) -> None:
 @pytest.mark.parametrize("option", ["input_size", "resize", "crop"])
 def test_sizes_that_are_none(text: str, option: str) -> None:
     with pytest.raises(InputError, match=f"^{option} "):
-        IMAGENET.overridden(**{option: text})
+        parse_image_options(**{option: text})
 
 
 @pytest.mark.parametrize("text", ["", "1", "1,2", "1,2,3,4", "1,2,", "a,b,c", "nan,0,0", "0,inf,0", "1;2;3"])
 @pytest.mark.parametrize("option", ["mean", "std"])
 def test_channels_that_are_none(text: str, option: str) -> None:
     with pytest.raises(InputError, match=f"^{option} .* is not three comma-separated numbers"):
-        IMAGENET.overridden(**{option: text})
+        parse_image_options(**{option: text})
 
 
 @pytest.mark.parametrize("text", ["0,1,1", "1,1,-0.5"])
@@ -128,6 +133,47 @@ def test_deviations_are_positive(text: str) -> None:
     assert parse_channels(text, "mean")
     with pytest.raises(InputError, match="must be positive in every channel"):
         parse_channels(text, "std", positive=True)
+
+
+@pytest.mark.parametrize(("size", "expected"), [(224, (224, 224)), ((224, 192), (224, 192)), ([2, 1], (2, 1))])
+def test_sizes_as_numbers(size: int | list[int], expected: tuple[int, int]) -> None:
+    assert check_size(size, "input_size") == expected
+
+
+@pytest.mark.parametrize(
+    ("size", "sentence"),
+    [
+        ((8, 8, 8), "input_size (8, 8, 8) is not a size; write 224 or (224, 224)."),
+        ((8.0, 8.0), "input_size (8.0, 8.0) is not a size; write 224 or (224, 224)."),
+        (0, "input_size 0 is out of range; sides go from 1 to 4096 pixels."),
+        ((-1, 5), "input_size (-1, 5) is out of range; sides go from 1 to 4096 pixels."),
+        ((1, 1), "input_size (1, 1) is a single pixel, which is no image."),
+    ],
+)
+def test_numbers_that_are_no_sizes(size: Any, sentence: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        check_size(size, "input_size")
+    assert refusal.value.message == sentence
+
+
+def test_channels_as_numbers() -> None:
+    assert check_channels(np.array([0, 0.5, 1 / 3]), "mean") == (0.0, 0.5, 1 / 3)
+    assert all(type(value) is float for value in check_channels(np.ones(3, np.float32), "std", positive=True))
+
+
+@pytest.mark.parametrize(
+    ("values", "sentence"),
+    [
+        ((0.5,), "std (0.5,) is not three comma-separated numbers"),
+        ((1, 1, float("nan")), "std (1.0, 1.0, nan) is not three"),
+        ((58.4, 57.1, 57.4), "std (58.4, 57.1, 57.4) is not for pixel values in [0, 1]; divide"),
+        ((1, 0, 1), "std (1.0, 0.0, 1.0) must be positive in every channel."),
+    ],
+)
+def test_numbers_that_are_no_channels(values: tuple[float, ...], sentence: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        check_channels(values, "std", positive=True)
+    assert refusal.value.message.startswith(sentence)
 
 
 def test_interpolation_names() -> None:

@@ -20,7 +20,7 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import class_names_of, open_network, seen_by
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import Network, network_of
-from decompose_cli.preprocessing import IMAGENET, Preprocessing
+from decompose_cli.preprocessing import IMAGENET, ImageOptions, Preprocessing, check_channels, check_size
 from decompose_cli.storage.files import check_writable, user_path, write_text
 
 
@@ -113,14 +113,18 @@ def load_model(
         InputError: There is no such network, no head, or weights that do not fit.
         DownloadError: Weights that cannot be fetched.
     """
-    size = None if input_size is None else (input_size, input_size) if isinstance(input_size, int) else input_size
-    seen = None if size is None else f"{size[0]}x{size[1]}"
+    options = ImageOptions(
+        mean=None if mean is None else check_channels(mean, "mean"),
+        std=None if std is None else check_channels(std, "std", positive=True),
+        input_size=None if input_size is None else check_size(input_size, "input_size"),
+    )
     if isinstance(model, nn.Module):
         if weights is not None:
             raise InputError("A module has its weights already; load others into it with load_state_dict.")
+        size = options.input_size
         if size is None:
             raise InputError("The size of a module's images is not known; give input_size.")
-        preprocessing = IMAGENET.overridden(mean=_listed(mean), std=_listed(std), crop=seen, resize=seen)
+        preprocessing = IMAGENET.overridden(replace(options, input_size=None, crop=size, resize=size))
         network = network_of(model, preprocessing.crop, head)
         names = _checked_names(class_names, network)
         is_known = mean is not None and std is not None
@@ -131,12 +135,9 @@ def load_model(
         head=head,
         allow_download=allow_download,
         seed=seed,
-        mean=_listed(mean),
-        std=_listed(std),
-        input_size=seen,
     )
     classifier = open_network(inputs)
-    preprocessing = seen_by(classifier, inputs, usual_preprocessing(classifier.entry.dataset))
+    preprocessing = seen_by(classifier, options, usual_preprocessing(classifier.entry.dataset))
     network = classifier.load(preprocessing.crop)
     names = _checked_names(class_names, network)
     known = class_names_of(classifier)
@@ -157,10 +158,6 @@ def load_model(
         or (metadata is not None and metadata.mean is not None)
         or (mean is not None and std is not None),
     )
-
-
-def _listed(values: Sequence[float] | None) -> str | None:
-    return None if values is None else ",".join(repr(float(value)) for value in values)
 
 
 def _checked_names(names: Sequence[str] | None, network: Network) -> tuple[str, ...] | None:

@@ -188,7 +188,7 @@ def _opened(inputs: Inputs, files: Sequence[Path]) -> _Opened:
         raise InputError(f"{param('dataset')} and {param('split')} mean nothing for image files; leave them out.")
     classifier = open_network(inputs)
     fallback = usual_preprocessing(classifier.entry.dataset)
-    preprocessing = seen_by(classifier, inputs, fallback)
+    preprocessing = seen_by(classifier, inputs.image_options(), fallback)
     if classifier.entry.preprocessing is None and inputs.input_size is None and inputs.crop is None:
         height, width = preprocessing.crop
         warn(f"Images are made {height}x{width} pixels; {param('input_size')} says otherwise.")

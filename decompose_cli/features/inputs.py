@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.preprocessing import ImageOptions, parse_image_options
 
 PRECISIONS = ("32", "bf16")
 
@@ -66,6 +67,21 @@ class Inputs:
             raise InputError(f"{param('workers')} {self.workers} is negative.")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"{param('seed')} {self.seed} is not between 0 and 2**63 - 1.")
+
+    def image_options(self) -> ImageOptions:
+        """What was typed of the preprocessing, read.
+
+        Raises:
+            InputError: A value cannot be read or is out of range.
+        """
+        return parse_image_options(
+            mean=self.mean,
+            std=self.std,
+            input_size=self.input_size,
+            resize=self.resize,
+            crop=self.crop,
+            interpolation=self.interpolation,
+        )
 
     def as_arguments(self) -> dict[str, Any]:
         """JSON-ready values for the result document."""

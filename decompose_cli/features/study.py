@@ -23,7 +23,7 @@ from decompose_cli.features.inputs import Inputs as Inputs
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
 from decompose_cli.models.classifier import Classifier, HeadTensors, open_classifier, preprocessing_of
 from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
-from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.preprocessing import ImageOptions, Preprocessing
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import cores
 from decompose_cli.storage.result_document import (
@@ -66,7 +66,7 @@ class Study:
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """What happens to an image before the network sees it."""
-        return seen_by(self.classifier, self.inputs, self.dataset.preprocessing)
+        return seen_by(self.classifier, self.inputs.image_options(), self.dataset.preprocessing)
 
     @cached_property
     def _cached_bank(self) -> FeatureBank | None:
@@ -307,12 +307,12 @@ def class_names_of(classifier: Classifier) -> ClassNames | None:
     return known_class_names(classifier.entry.dataset, certain=classifier.uses_default_weights)
 
 
-def seen_by(classifier: Classifier, given: Inputs, fallback: Preprocessing) -> Preprocessing:
+def seen_by(classifier: Classifier, given: ImageOptions, fallback: Preprocessing) -> Preprocessing:
     """What happens to an image before a network sees it.
 
     Args:
         classifier: The network.
-        given: What the user said of it.
+        given: What was chosen of it.
         fallback: Where nothing is known of the network.
     """
     base = preprocessing_of(classifier, fallback)
@@ -323,14 +323,7 @@ def seen_by(classifier: Classifier, given: Inputs, fallback: Preprocessing) -> P
             f"It is not known how {classifier.name} was trained: pixels are normalised with mean {_listed(base.mean)} "
             f"and std {_listed(base.std)}; give {param('mean')} and {param('std')} (0,0,0 and 1,1,1 for none)."
         )
-    return base.overridden(
-        mean=given.mean,
-        std=given.std,
-        input_size=given.input_size,
-        resize=given.resize,
-        crop=given.crop,
-        interpolation=given.interpolation,
-    )
+    return base.overridden(given)
 
 
 def open_network(inputs: Inputs) -> Classifier:

@@ -188,14 +188,7 @@ def open_learner(
 
 def _seen(inputs: Inputs, entry: ModelEntry, train: ImageDataset) -> Preprocessing:
     """What a network that is trained from scratch sees of an image."""
-    return preprocessing_of(Classifier(entry, None, None, 0), train.preprocessing).overridden(
-        mean=inputs.mean,
-        std=inputs.std,
-        input_size=inputs.input_size,
-        resize=inputs.resize,
-        crop=inputs.crop,
-        interpolation=inputs.interpolation,
-    )
+    return preprocessing_of(Classifier(entry, None, None, 0), train.preprocessing).overridden(inputs.image_options())
 
 
 def open_for(session: Session) -> Learner:

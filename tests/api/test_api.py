@@ -257,6 +257,15 @@ def test_classes_of_a_data_set_are_matched_by_name(net: Net, make_images: Callab
     assert float(features.values[:, :3].mean()) == pytest.approx(0.5, abs=0.01)
 
 
+def test_numbers_given_to_a_network_are_used_as_they_are(net: Net) -> None:
+    mean, std = (0.1 + 0.2, 1 / 3, 0), (2.5e-1, 0.2, 1)
+    named = dc.load_model(input_size=(40, 36), mean=mean, std=std).preprocessing
+    assert (named.mean, named.std, named.resize, named.crop) == (mean, std, 40, (40, 36))
+    of_module = dc.load_model(net, input_size=(12, 8), mean=mean).preprocessing
+    assert (of_module.mean, of_module.resize, of_module.crop) == (mean, (12, 8), (12, 8))
+    assert of_module.std == dc.load_model(net, input_size=8).preprocessing.std == (0.229, 0.224, 0.225)
+
+
 IMAGES, LABELS = torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])
 REFUSED: dict[str, tuple[Callable[[dc.Model], Any], str]] = {
     "no size": (lambda m: dc.load_model(m.module), "give input_size"),
@@ -266,6 +275,8 @@ REFUSED: dict[str, tuple[Callable[[dc.Model], Any], str]] = {
         "does not end in a linear layer|no linear layer|head",
     ),
     "names": (lambda m: dc.load_model(m.module, input_size=8, class_names=["a"]), "1 class names were given"),
+    "size": (lambda m: dc.load_model(m.module, input_size=(0, 8)), r"^input_size \(0, 8\) is out of range"),
+    "deviation": (lambda m: dc.load_model(std=(1, 0, 1)), r"^std \(1\.0, 0\.0, 1\.0\) must be positive"),
     "mean": (lambda m: dc.load_model(m.module, input_size=8, mean=(0.5,)), "three comma-separated numbers"),
     "data set": (lambda m: dc.load_dataset("cifar11"), "There is no data set 'cifar11'"),
     "no images": (lambda m: dc.extract_features(m, []), "There are no images"),
