@@ -143,7 +143,7 @@ def reference_dir() -> Path:
     return Path(folder)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_images() -> Callable[..., Path]:
     """Write ``root/<split>/<class>/<n>.png`` with random pixels; returns ``root``."""
 

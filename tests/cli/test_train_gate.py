@@ -55,7 +55,7 @@ WRONG: list[tuple[list[str], str]] = [
     (["-e"], "--evaluate needs a network that has been trained: --weights or --resume RUN."),
     (["-e", "-w", "x.pt", "-p", "2"], "--evaluate trains nothing: leave out --print-freq."),
     (["-e", "-w", "x.pt", "--devices", "2"], "--evaluate trains nothing: leave out --devices."),
-    (["--split", "train"], "--split is of --evaluate; training looks at all splits."),
+    (["--split", "train"], "--split goes with --evaluate; training looks at all splits."),
     (["--block-name", "Wide"], "--block 'Wide' is unknown; choose basic, bottleneck."),
     (["--baseline", "random"], "--baseline random is no file or URL of weights"),
     (["--gate-iters", "100000"], "--gate-iters 100000 is more than the 333 steps of the run, so the backbone would"),
