@@ -269,8 +269,8 @@ def open_classifier(
         warn(entry.caution)
     if classifier.checkpoint is not None and classifier.checkpoint.csg is not None and ":" not in model:
         note(
-            f"{classifier.weights_source} also holds class-specific gates (see {param('csg')} and "
-            "extract-indices --method csg)."
+            f"{classifier.weights_source} also holds class-specific gates, which {param('csg')} and "
+            f"{param('method')} csg take."
         )
     return classifier
 
