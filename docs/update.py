@@ -2,7 +2,8 @@
 
 - ``commands.md``: every option of every command, by Typer's own generator.
 - What follows ``<!-- run: ... -->`` in a page: the output of that command, where the page shows all of it.
-- The tables of ``reproduce.md``: from ``reproduced.json``.
+- What follows ``<!-- table: ... -->``: in ``reproduce.md`` from ``reproduced.json``; elsewhere rankings, gates and data
+  sets, from the program's own tables of them.
 
 Tests compare all of it (tests/test_docs.py).
 """
@@ -29,6 +30,7 @@ SETUP = (
 """Run before any command of a page, in the same folder."""
 BLOCK = re.compile(r"(?P<head><!-- run: (?P<command>.+?) -->\n\n```text\n)(?P<output>.*?)(?P<tail>```)", re.DOTALL)
 GAP = "[...]"
+PROGRESS = re.compile(r"[A-Z][^:]*: [\d,]+ of [\d,]+ (images|classes|steps|heads|features)")
 
 
 def pages() -> list[Path]:
@@ -59,7 +61,11 @@ def shown(output: str) -> str:
     """The lines that are the same wherever the program is."""
     lines = (line.rstrip() for line in output.splitlines())
     kept = [
-        line for line in lines if str(ROOT) not in line and not line.startswith(("No model was named", "Features  "))
+        line
+        for line in lines
+        if str(ROOT) not in line
+        and not line.startswith(("No model was named", "Features  "))
+        and not PROGRESS.fullmatch(line)  # which a slow machine shows
     ]
     return "\n".join(kept).strip("\n") + "\n"
 
@@ -87,27 +93,61 @@ def table(columns: list[str], rows: list[list[Any]]) -> str:
     return "".join("| " + " | ".join(str(cell) for cell in line) + " |\n" for line in lines)
 
 
-def with_tables(text: str) -> str:
-    """``reproduce.md`` with its tables."""
-    for name, content in tables().items():
+def tables_of_the_program() -> dict[str, str]:
+    """The rankings, gates and data sets that the program knows, by what a page calls the table."""
+    from decompose_cli.datasets.registry import DATASETS
+    from decompose_cli.decomposition.ranking import RANKINGS
+    from decompose_cli.models.gate_kinds import GATES
+
+    def needs(ranking: Any) -> str:
+        parts = {"images": ranking.needs_images, "the full head": ranking.needs_head, "gates": ranking.needs_gates}
+        parts["features that are not negative"] = ranking.needs_nonnegative
+        return ", ".join(name for name, is_needed in parts.items() if is_needed)
+
+    rankings = [
+        [f"`{entry.name}`", entry.summary, needs(entry), "yes" if entry.is_nested else "no"]
+        for entry in RANKINGS.values()
+    ]
+    gates = [
+        [
+            f"`{kind.name}`",
+            kind.place.text,
+            kind.summary,
+            "a classifier, from its own cross-entropy" if kind.has_classifier else "the network's cross-entropy",
+            "" if kind.penalty is None else f"{kind.penalty:g}",
+        ]
+        for kind in GATES.values()
+    ]
+    datasets = [
+        [f"`{entry.name}`", entry.description, ", ".join(entry.splits), entry.how_to_get] for entry in DATASETS.values()
+    ]
+    columns = ["`--gate`", "where", "g comes from", "learns from", "default `--lambda` of its penalty"]
+    return {
+        "rankings": table(["`--method`", "score of a feature for a class", "needs", "nested"], rankings),
+        "gates": table(columns, gates),
+        "datasets": table(["`--dataset`", "images", "splits", "how to get it"], datasets),
+    }
+
+
+def with_tables(text: str, contents: dict[str, str]) -> str:
+    """A page with its tables."""
+    for name, content in contents.items():
         pattern = re.compile(rf"(<!-- table: {re.escape(name)} -->\n\n).*?\n\n", re.DOTALL)
-        text, count = pattern.subn(lambda match, content=content: f"{match[1]}{content}\n", text)
-        assert count == 1, name
+        text = pattern.sub(lambda match, content=content: f"{match[1]}{content}\n", text)
     return text
 
 
 def main() -> None:
     """Write what has changed."""
     (DOCS / "commands.md").write_text(reference(), encoding="utf-8")
-    path = DOCS / "reproduce.md"
-    path.write_text(with_tables(path.read_text(encoding="utf-8")), encoding="utf-8")
+    contents = {**tables(), **tables_of_the_program()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for command in SETUP:
             run(command, folder)
         for page in pages():
             text = page.read_text(encoding="utf-8")
-            updated = with_outputs(text, folder)
+            updated = with_outputs(with_tables(text, contents), folder)
             if updated != text:
                 page.write_text(updated, encoding="utf-8")
                 print(f"updated {page.name}")
