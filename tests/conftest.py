@@ -19,6 +19,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import typer.testing
+from filelock import FileLock
 from matplotlib.figure import Figure, FigureBase
 from PIL import Image
 
@@ -81,17 +82,44 @@ def _savefig(self: Figure, target: Any, *, format: str, **how: Any) -> None:
         _real_savefig(self, target, format=format, **how)
 
 
-@pytest.fixture(scope="session")
-def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature cache that holds the shipped network's features of both splits of the digits."""
-    from decompose_cli.features.study import Inputs, Study
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DECOMPOSE_CACHE", str(folder))
-        for split in ("train", "test"):
-            _ = Study(Inputs(), (split,)).bank
-    return folder
+
+@pytest.fixture(scope="session")
+def made_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """``made_once(name, make)`` is a folder that ``make`` has filled, once for all processes that run the tests.
+
+    What lies in there must not be changed.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if hasattr(request.config, "workerinput") else root
+
+    def find(name: str, make: Callable[[Path], None]) -> Path:
+        folder, unfinished = root / name, root / f"{name}.unfinished"
+        with FileLock(root / f"{name}.lock"):
+            if not folder.exists():
+                unfinished.mkdir(exist_ok=True)
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def warm_cache(made_once: MadeOnce) -> Path:
+    """A feature cache that holds the shipped network's features of both splits of the digits; to be copied."""
+
+    def make(folder: Path) -> None:
+        from decompose_cli.features.inputs import Inputs
+        from decompose_cli.features.study import Study
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DECOMPOSE_CACHE", str(folder))
+            for split in ("train", "test"):
+                _ = Study(Inputs(), (split,)).bank
+
+    return made_once("warm-cache", make)
 
 
 @pytest.fixture

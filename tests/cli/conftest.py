@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from datetime import datetime, tzinfo
@@ -16,13 +17,13 @@ from PIL import Image
 def validation(warm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result of ``validate``, outside any working directory."""
     from decompose_cli.engines.validate import validate
-    from decompose_cli.features.study import Inputs
+    from decompose_cli.features.inputs import Inputs
 
-    path = tmp_path_factory.mktemp("validation") / "validate.json"
+    folder = tmp_path_factory.mktemp("validation")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DECOMPOSE_CACHE", str(warm_cache))
-        validate(Inputs()).write(path)
-    return path
+        patch.setenv("DECOMPOSE_CACHE", str(shutil.copytree(warm_cache, folder / "cache")))
+        validate(Inputs()).write(folder / "validate.json")
+    return folder / "validate.json"
 
 
 @pytest.fixture(scope="session")
