@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import gc
 import io
+import itertools
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -42,8 +44,8 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test an empty working directory, cache and data folder of its own."""
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give each test an empty working directory, cache and data folder of its own, and forget modules it has there."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -51,6 +53,12 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECOMPOSE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = len(sys.modules)
+    yield
+    for name in list(itertools.islice(reversed(sys.modules), max(0, len(sys.modules) - before))):
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)
@@ -120,6 +128,23 @@ def warm_cache(made_once: MadeOnce) -> Path:
                 _ = Study(Inputs(), (split,)).bank
 
     return made_once("warm-cache", make)
+
+
+@pytest.fixture(scope="session")
+def few(made_once: MadeOnce) -> str:
+    """The first two images of each digit of either split, as a data set: where a network has to run, it soon has."""
+    from decompose_cli.datasets.digits import open_digits
+
+    def make(root: Path) -> None:
+        for split in ("train", "test"):
+            pixels, labels = open_digits(split).pixels_and_labels
+            for digit in range(10):
+                folder = root / split / str(digit)
+                folder.mkdir(parents=True)
+                for number in (labels == digit).nonzero().flatten()[:2].tolist():
+                    Image.fromarray(pixels[number].permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+
+    return f"folder:{made_once('few', make)}"
 
 
 @pytest.fixture
