@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 import gc
 import io
+import itertools
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import pytest
 import typer.testing
+from filelock import FileLock
 from matplotlib.figure import Figure, FigureBase
 from PIL import Image
 
@@ -41,8 +44,8 @@ def pytest_collection_finish() -> None:
 
 
 @pytest.fixture(autouse=True)
-def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each test an empty working directory, cache and data folder of its own."""
+def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give each test an empty working directory, cache and data folder of its own, and forget modules it has there."""
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.chdir(work)
@@ -50,6 +53,12 @@ def isolated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECOMPOSE_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    before = len(sys.modules)
+    yield
+    for name in list(itertools.islice(reversed(sys.modules), max(0, len(sys.modules) - before))):
+        if str(getattr(sys.modules[name], "__file__", None)).startswith(str(tmp_path)):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)
@@ -81,17 +90,61 @@ def _savefig(self: Figure, target: Any, *, format: str, **how: Any) -> None:
         _real_savefig(self, target, format=format, **how)
 
 
-@pytest.fixture(scope="session")
-def warm_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A feature cache that holds the shipped network's features of both splits of the digits."""
-    from decompose_cli.features.study import Inputs, Study
+MadeOnce = Callable[[str, Callable[[Path], None]], Path]
 
-    folder = tmp_path_factory.mktemp("cache")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DECOMPOSE_CACHE", str(folder))
+
+@pytest.fixture(scope="session")
+def made_once(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> MadeOnce:
+    """``made_once(name, make)`` is a folder that ``make`` has filled, once for all processes that run the tests.
+
+    What lies in there must not be changed.
+    """
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if hasattr(request.config, "workerinput") else root
+
+    def find(name: str, make: Callable[[Path], None]) -> Path:
+        folder, unfinished = root / name, root / f"{name}.unfinished"
+        with FileLock(root / f"{name}.lock"):
+            if not folder.exists():
+                unfinished.mkdir(exist_ok=True)
+                make(unfinished)
+                unfinished.rename(folder)
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def warm_cache(made_once: MadeOnce) -> Path:
+    """A feature cache that holds the shipped network's features of both splits of the digits; to be copied."""
+
+    def make(folder: Path) -> None:
+        from decompose_cli.features.inputs import Inputs
+        from decompose_cli.features.study import Study
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DECOMPOSE_CACHE", str(folder))
+            for split in ("train", "test"):
+                _ = Study(Inputs(), (split,)).bank
+
+    return made_once("warm-cache", make)
+
+
+@pytest.fixture(scope="session")
+def few(made_once: MadeOnce) -> str:
+    """The first two images of each digit of either split, as a data set: where a network has to run, it soon has."""
+    from decompose_cli.datasets.digits import open_digits
+
+    def make(root: Path) -> None:
         for split in ("train", "test"):
-            _ = Study(Inputs(), (split,)).bank
-    return folder
+            pixels, labels = open_digits(split).pixels_and_labels
+            for digit in range(10):
+                folder = root / split / str(digit)
+                folder.mkdir(parents=True)
+                for number in (labels == digit).nonzero().flatten()[:2].tolist():
+                    Image.fromarray(pixels[number].permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+
+    return f"folder:{made_once('few', make)}"
 
 
 @pytest.fixture

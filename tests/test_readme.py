@@ -1,4 +1,4 @@
-"""What the README shows is what the program prints."""
+"""What the READMEs show is what the program prints, and what was measured."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
-
-from decompose_cli.cli.app import app
+from helpers.command_line import content, document_of, run
+from helpers.markdown import table_after
+from helpers.processes import PROGRAM
 
 ROOT = Path(__file__).parents[1]
 
@@ -22,15 +21,27 @@ def lines_of(text: str) -> list[str]:
     return [line.rstrip() for line in text.splitlines() if line.strip()]
 
 
+@pytest.mark.usefixtures("warm")
 def test_demo_output_in_the_readme_is_real() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     block = re.search(r"<!-- demo output.*?```text\n(.*?)```", readme, flags=re.DOTALL)
     assert block is not None
-    result = CliRunner().invoke(app, ["demo"])
-    assert result.exit_code == 0, result.stderr
-    printed = iter(lines_of(result.stderr))
-    for line in lines_of(block.group(1)):
+    printed = iter(lines_of(run("demo").stderr))
+    shown = lines_of(block.group(1))
+    assert len(shown) >= 12
+    for line in shown:
         assert line in printed, f"the demo does not print (in this order): {line!r}"
+
+
+def test_what_the_readme_says_of_the_demo_is_what_it_shows() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    said = re.search(r"Five of 64 features per class keep ([\d.]+)% of the images right, (\d+) keep as many", readme)
+    full = re.search(r"^ full +(\d+) of 360 ", readme, flags=re.MULTILINE)
+    assert said is not None
+    assert full is not None
+    correct = {int(k): (int(count), float(top1)) for k, count, top1 in re.findall(r" (\d+) +(\d+) +(\d+\.\d+)", readme)}
+    assert correct[5][1] == float(said[1])
+    assert min(k for k, (count, _) in correct.items() if count >= int(full[1])) == int(said[2])
 
 
 def test_commands_in_the_readme_exist() -> None:
@@ -38,7 +49,14 @@ def test_commands_in_the_readme_exist() -> None:
     commands = set(re.findall(r"decompose ([a-z][a-z-]+)", readme))
     assert {"validate", "extract-indices", "sweep"} <= commands
     for name in commands - {"takes", "does"}:
-        assert CliRunner().invoke(app, [name, "--help"]).exit_code == 0, name
+        run(name, "--help")
+
+
+def test_the_table_of_reproduced_counts_is_what_was_measured() -> None:
+    measured = content(ROOT / "docs" / "reproduced.json")["tables"]["counts"]["rows"]
+    shown = table_after((ROOT / "README.md").read_text(encoding="utf-8"), "| network and indices |")
+    assert shown == [[str(cell) for cell in row] for row in measured[:-1]]  # the last is a finding of ours alone
+    assert len(shown) == 8
 
 
 def test_shipped_weights_are_those_described() -> None:
@@ -47,9 +65,9 @@ def test_shipped_weights_are_those_described() -> None:
     assert (ROOT / "weights" / "resnet20-digits.safetensors").stat().st_size < 1_500_000
 
 
+@pytest.mark.usefixtures("warm")
 def test_shipped_network_is_as_accurate_as_stated() -> None:
-    result = CliRunner().invoke(app, ["validate", "--json", "--quiet"])
-    found = json.loads(result.stdout)["results"]
+    found = document_of("validate")["results"]
     assert found["total"] == 360
     assert found["original"]["correct"] == 358
 
@@ -64,7 +82,7 @@ def test_shipped_network_is_what_its_command_makes() -> None:
 
     text = (ROOT / "weights" / "README.md").read_text(encoding="utf-8")
     (line,) = re.findall(r"^    decompose (train .*)$", text, flags=re.MULTILINE)
-    command = [sys.executable, "-m", "decompose_cli", *line.split(), "-o", "run", "-q"]
+    command = [*PROGRAM, *line.split(), "-o", "run", "-q"]
     subprocess.run(command, check=True, env={**os.environ, "OMP_NUM_THREADS": "2"}, timeout=600)
     found = json.loads(Path("run/result.json").read_text(encoding="utf-8"))["results"]["last"]["test"]
     assert found["images"] == 360
@@ -73,19 +91,3 @@ def test_shipped_network_is_what_its_command_makes() -> None:
     assert read_checkpoint(made).metadata == read_checkpoint(shipped).metadata
     if torch.backends.cpu.get_cpu_capability() == "AVX512" and cores() >= 2:
         assert made.read_bytes() == shipped.read_bytes()
-
-
-def test_benchmark_table_is_what_the_scripts_printed() -> None:
-    table = re.findall(r"^\| .+x .*\|$", (ROOT / "benchmarks" / "README.md").read_text(), flags=re.MULTILINE)
-    printed = (ROOT / "benchmarks" / "results.txt").read_text()
-    figures = [figure for row in table for figure in re.findall(r"\d+\.\d+x", row)]
-    assert len(figures) >= 14
-    assert [figure for figure in figures if figure not in printed] == []
-
-
-def test_speeds_beside_the_benchmark_table_are_those_printed() -> None:
-    readme = (ROOT / "benchmarks" / "README.md").read_text()
-    printed = (ROOT / "benchmarks" / "results.txt").read_text()
-    speeds = re.findall(r"[\d,.]+ (?:images/s|GFLOP/s)", " ".join(readme.split()))
-    assert len(speeds) >= 5
-    assert [speed for speed in speeds if speed not in printed] == []

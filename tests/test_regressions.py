@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
+import importlib
 import os
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.command_line import document_of, invoke
 from PIL import Image
 from torch import nn
-from typer.testing import CliRunner, Result
 
-from decompose_cli.cli.app import app
 from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.folders import open_folder
 from decompose_cli.errors import InputError
@@ -40,26 +40,20 @@ class Net(nn.Module):
 """
 
 
-def run(*arguments: str) -> Result:
-    return CliRunner().invoke(app, list(arguments))
-
-
 def test_editing_a_module_that_the_users_network_imports_makes_new_features(
     make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In processes of their own: a module is imported once per process."""
-    import subprocess
-    import sys
-
     images = make_images(Path("images"), ["a", "b"])
     Path("tinynet.py").write_text(TINY)
-    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    monkeypatch.syspath_prepend(str(Path.cwd()))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     losses = []
     for activation in ("relu", "sigmoid"):
+        for name in ("tinynet", "parts"):  # as in a new process
+            sys.modules.pop(name, None)
+        importlib.invalidate_caches()
         Path("parts.py").write_text(f"from torch import {activation} as activation\n")
-        command = [sys.executable, "-m", "decompose_cli", "validate", "tinynet:Net", "--dataset", f"folder:{images}"]
-        done = subprocess.run([*command, "--json", "-q"], capture_output=True, text=True, check=True)
-        document = json.loads(done.stdout)
+        document = document_of("validate", "tinynet:Net", "--dataset", f"folder:{images}")
         assert document["cache"]["features"] == "miss"
         losses.append(document["results"]["original"]["loss"])
     assert losses[0] != losses[1]
@@ -80,7 +74,7 @@ def test_demo_of_a_decomposed_checkpoint_is_refused_before_anything_is_written()
     network = CifarResNet(20)
     state = {**network.state_dict(), "final_weights": torch.zeros(10, 5), "final_bias": torch.zeros(10)}
     torch.save(state, "net.pth")
-    result = run("demo", "resnet20", "-w", "net.pth", "--dataset", "digits")
+    result = invoke("demo", "resnet20", "-w", "net.pth", "--dataset", "digits")
     assert result.exit_code == 2
     assert "The demo needs the full head, which net.pth no longer has: its head is decomposed" in result.stderr
     assert not Path("results").exists()
@@ -88,7 +82,7 @@ def test_demo_of_a_decomposed_checkpoint_is_refused_before_anything_is_written()
 
 def test_demo_without_test_images_writes_nothing(make_images: MakeImages) -> None:
     images = make_images(Path("images"), [str(digit) for digit in range(10)], splits=("train",))
-    result = run("demo", "--dataset", f"folder:{images}")
+    result = invoke("demo", "--dataset", f"folder:{images}")
     assert result.exit_code == 2
     assert not Path("results").exists()
 
@@ -166,24 +160,27 @@ def test_googlenet_weights_without_auxiliary_heads_load() -> None:
     assert open_classifier("googlenet", "net.pth").load((64, 64)).head_name == "fc"
 
 
+@pytest.mark.usefixtures("warm")
 def test_long_names_in_other_scripts_can_be_written() -> None:
-    result = run("validate", "-o", "\u5b57" * 80 + ".json")
+    result = invoke("validate", "-o", "\u5b57" * 80 + ".json")
     assert result.exit_code == 0, result.stderr
 
 
-def test_an_index_set_of_other_weights_is_pointed_out() -> None:
-    assert run("extract-indices", "--layout", "document", "-o", "own.json").exit_code == 0
-    assert "was made from other weights" not in run("validate", "-i", "own.json").stderr
+@pytest.mark.usefixtures("warm")
+def test_an_index_set_of_other_weights_is_pointed_out(few: str) -> None:
+    assert invoke("extract-indices", "--layout", "document", "-o", "own.json").exit_code == 0
+    assert "was made from other weights" not in invoke("validate", "-i", "own.json").stderr
     torch.save(CifarResNet(20).state_dict(), "net.pth")
-    other = run("validate", "resnet20", "-w", "net.pth", "--dataset", "digits", "-i", "own.json")
+    other = invoke("validate", "resnet20", "-w", "net.pth", "--dataset", few, "-i", "own.json")
     assert "own.json was made from other weights (resnet20-digits, 3f915981)" in other.stderr
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_result_of_an_extraction_is_an_index_file() -> None:
-    Path("one.json").write_text(run("extract-indices", "-k", "5", "--json").stdout)
-    Path("two.json").write_text(run("extract-indices", "-k", "5,6", "--json").stdout)
-    assert "decomposed, 5 per class" in run("validate", "-i", "one.json").stderr
-    refused = run("validate", "-i", "two.json")
+    Path("one.json").write_text(invoke("extract-indices", "-k", "5", "--json").stdout)
+    Path("two.json").write_text(invoke("extract-indices", "-k", "5,6", "--json").stdout)
+    assert "decomposed, 5 per class" in invoke("validate", "-i", "one.json").stderr
+    refused = invoke("validate", "-i", "two.json")
     assert refused.exit_code == 2
     assert "with the indices for k = 5, 6" in refused.stderr
 
@@ -192,8 +189,8 @@ def test_a_guess_of_the_normalisation_is_said(make_images: MakeImages) -> None:
     images = make_images(Path("images"), ["a", "b"])
     Path("guessnet.py").write_text(TINY.replace("from parts import activation", "from torch import relu as activation"))
     arguments = ["validate", "guessnet:Net", "--dataset", f"folder:{images}"]
-    assert "It is not known how guessnet:Net was trained" in run(*arguments).stderr
-    known = run(*arguments, "--mean", "0,0,0", "--std", "1,1,1").stderr
+    assert "It is not known how guessnet:Net was trained" in invoke(*arguments).stderr
+    known = invoke(*arguments, "--mean", "0,0,0", "--std", "1,1,1").stderr
     assert "It is not known" not in known
     assert "No weights were given" in known
 
@@ -217,7 +214,7 @@ def test_common_slips_get_a_hint(make_images: MakeImages, arguments: tuple[str, 
     make_images(Path("images"), ["3", "4"], splits=("train",))
     Path("images/test/3").mkdir(parents=True) if "folder:images/test" in arguments else None
     torch.save(CifarResNet(20).state_dict(), "net.pth")
-    result = run(*arguments)
+    result = invoke(*arguments)
     assert result.exit_code == 2
     assert hint in result.stderr
 
@@ -232,6 +229,6 @@ def test_classes_without_images_are_named_before_the_network_runs(
 ) -> None:
     images = make_images(Path("images"), ["3", "4"])
     forbid_forward_passes()
-    result = run("extract-indices", "--dataset", f"folder:{images}")
+    result = invoke("extract-indices", "--dataset", f"folder:{images}")
     assert result.exit_code == 2
     assert "no images in this split for 8 of the network's 10 classes (0, 1, 2, ...)" in result.stderr

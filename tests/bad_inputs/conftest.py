@@ -25,10 +25,16 @@ from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 from decompose_cli.models.weights import shipped_weights
 
 
+@pytest.fixture(scope="session")
+def cache(warm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Features of the shipped network, and what the tests add to them."""
+    return shutil.copytree(warm_cache, tmp_path_factory.mktemp("cache") / "copy")
+
+
 @pytest.fixture
-def inputs(tmp_path: Path, warm_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def inputs(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for inputs; features of the shipped network are in the cache."""
-    monkeypatch.setenv("DECOMPOSE_CACHE", str(warm_cache))
+    monkeypatch.setenv("DECOMPOSE_CACHE", str(cache))
     folder = tmp_path / "inputs"
     folder.mkdir()
     return folder

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Callable
 from datetime import datetime, tzinfo
@@ -9,36 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from PIL import Image
 
 
 @pytest.fixture(scope="session")
 def validation(warm_cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The result of ``validate``, outside any working directory."""
     from decompose_cli.engines.validate import validate
-    from decompose_cli.features.study import Inputs
+    from decompose_cli.features.inputs import Inputs
 
-    path = tmp_path_factory.mktemp("validation") / "validate.json"
+    folder = tmp_path_factory.mktemp("validation")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("DECOMPOSE_CACHE", str(warm_cache))
-        validate(Inputs()).write(path)
-    return path
-
-
-@pytest.fixture(scope="session")
-def few(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """The first two images of each digit of either split, as a data set: where a network has to run, it soon has."""
-    from decompose_cli.datasets.digits import open_digits
-
-    root = tmp_path_factory.mktemp("few", numbered=False)
-    for split in ("train", "test"):
-        pixels, labels = open_digits(split).pixels_and_labels
-        for digit in range(10):
-            folder = root / split / str(digit)
-            folder.mkdir(parents=True)
-            for number in (labels == digit).nonzero().flatten()[:2].tolist():
-                Image.fromarray(pixels[number].permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
-    return f"folder:{root}"
+        patch.setenv("DECOMPOSE_CACHE", str(shutil.copytree(warm_cache, folder / "cache")))
+        validate(Inputs()).write(folder / "validate.json")
+    return folder / "validate.json"
 
 
 class _StoppedClock(datetime):

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from decompose_cli.page.report import report
+
 Documents = dict[str, dict[str, Any]]
 DIGITS = tuple(f"class {number}" for number in range(10))
 
@@ -240,6 +242,14 @@ def documents(names: Sequence[str], features: int, k: int = 5) -> Documents:
     }
 
 
+def fill(folder: Path, names: Sequence[str], features: int, only: Sequence[str] = ()) -> None:
+    """Write one file per document, by default of every command, and the picture that belongs to them."""
+    for command, document in documents(names, features).items():
+        if not only or command in only:
+            (folder / f"{command}.json").write_text(json.dumps(document), encoding="utf-8")
+    Image.new("RGB", (300, 100), "red").save(folder / "01-7.png")
+
+
 @pytest.fixture
 def write_results(tmp_path: Path) -> Callable[..., Path]:
     """Write one file per document (by default of every command) into a folder; returns the folder."""
@@ -249,10 +259,30 @@ def write_results(tmp_path: Path) -> Callable[..., Path]:
     ) -> Path:
         target = tmp_path / folder
         target.mkdir()
-        for command, document in documents(names, features).items():
-            if not only or command in only:
-                (target / f"{command}.json").write_text(json.dumps(document), encoding="utf-8")
-        Image.new("RGB", (300, 100), "red").save(target / "01-7.png")
+        fill(target, names, features, only)
         return target
 
     return write
+
+
+def _reported(folder: Path, names: Sequence[str], features: int, only: Sequence[str] = ()) -> None:
+    (folder / "found").mkdir()
+    fill(folder / "found", names, features, only)
+    made = report([folder / "found"], output=folder / "report.html")
+    (folder / "left_out").write_text(str(made.left_out), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def whole(made_once: Callable[..., Path]) -> Path:
+    """A folder with results of every command in ``found``, and their ``report.html``."""
+    return made_once("whole-report", lambda folder: _reported(folder, DIGITS, 64))
+
+
+LARGE = ("validate", "extract-indices", "mutual-info", "essential", "selectivity", "sweep", "demo")
+
+
+@pytest.fixture(scope="session")
+def large(made_once: Callable[..., Path]) -> Path:
+    """The same of a thousand classes and two thousand features, of the commands that count them."""
+    names = [f"n{number:08d} some class, with, many, synonyms" for number in range(1000)]
+    return made_once("large-report", lambda folder: _reported(folder, names, 2048, LARGE))

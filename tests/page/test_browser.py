@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from decompose_cli.page.report import LARGEST, report
+from decompose_cli.page.report import report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -54,22 +55,15 @@ class Visit:
         self.context.close()
 
 
-@pytest.fixture(scope="module")
-def full_page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("page") / "report.html"
-
-
 @pytest.fixture
-def whole(full_page: Path, write_results: WriteResults) -> Path:
-    """A report with every section, made once."""
-    if not full_page.exists():
-        report([write_results([f"class {number}" for number in range(10)])], output=full_page)
-    return full_page
+def whole_page(whole: Path) -> Path:
+    """A report with every section."""
+    return whole / "report.html"
 
 
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("desktop", "dark"), ("phone", "light")])
-def test_every_section_is_there_and_fits(browser: Browser, whole: Path, size: str, scheme: Any, tmp_path: Path) -> None:
-    visit = Visit(browser, whole, SIZES[size], color_scheme=scheme)
+def test_every_section_is_there_and_fits(browser: Browser, whole_page: Path, size: str, scheme: Any) -> None:
+    visit = Visit(browser, whole_page, SIZES[size], color_scheme=scheme)
     page = visit.page
     titles = page.locator("main > section > h2").all_inner_texts()
     assert len(titles) == 13
@@ -77,7 +71,6 @@ def test_every_section_is_there_and_fits(browser: Browser, whole: Path, size: st
     assert all(section.is_visible() for section in page.locator("main > section").all())
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing to scroll sideways"
     assert page.locator(".chart svg").count() >= 8
-    page.screenshot(path=tmp_path / f"{size}-{scheme}.png", full_page=True)  # to be looked at
     for selector in ("body", ".lead", "figcaption", "nav a", ".figures .value", ".figures dt", ".grid td.more", "th"):
         assert contrast(page, selector) >= 4.5, selector
     for number in range(6):
@@ -114,8 +107,8 @@ def contrast(page: Page, selector: str, variable: str | None = None) -> float:
     return float(page.evaluate(_CONTRAST, [selector, variable]))
 
 
-def test_tables_are_sorted_by_mouse_and_keyboard(browser: Browser, whole: Path) -> None:
-    visit = Visit(browser, whole)
+def test_tables_are_sorted_by_mouse_and_keyboard(browser: Browser, whole_page: Path) -> None:
+    visit = Visit(browser, whole_page)
     page = visit.page
     table = page.locator("#accuracy table", has_text="Change, points").first
     heading = table.locator("thead th", has_text="Decomposed %")
@@ -138,8 +131,8 @@ def test_tables_are_sorted_by_mouse_and_keyboard(browser: Browser, whole: Path) 
     visit.check()
 
 
-def test_what_is_missing_stays_below(browser: Browser, whole: Path) -> None:
-    visit = Visit(browser, whole)
+def test_what_is_missing_stays_below(browser: Browser, whole_page: Path) -> None:
+    visit = Visit(browser, whole_page)
     table = visit.page.locator("#by-k table", has_text="Features of all classes").last
     for _ in range(2):  # the row without a value comes first
         table.locator("thead button").first.click()
@@ -150,8 +143,8 @@ def test_what_is_missing_stays_below(browser: Browser, whole: Path) -> None:
     visit.check()
 
 
-def test_points_and_cells_say_what_they_are(browser: Browser, whole: Path) -> None:
-    visit = Visit(browser, whole)
+def test_points_and_cells_say_what_they_are(browser: Browser, whole_page: Path) -> None:
+    visit = Visit(browser, whole_page)
     page, tip = visit.page, visit.page.locator("#tip")
     assert tip.is_hidden()
     page.locator("#by-k .chart .told use").first.hover()
@@ -178,8 +171,8 @@ def test_a_finger_gets_answers_too(browser: Browser, write_results: WriteResults
     visit.check()
 
 
-def test_the_keyboard_reaches_what_scrolls_and_what_folds(browser: Browser, whole: Path) -> None:
-    visit = Visit(browser, whole)
+def test_the_keyboard_reaches_what_scrolls_and_what_folds(browser: Browser, whole_page: Path) -> None:
+    visit = Visit(browser, whole_page)
     page = visit.page
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.className") == "skip"
@@ -195,8 +188,8 @@ def test_the_keyboard_reaches_what_scrolls_and_what_folds(browser: Browser, whol
     visit.check()
 
 
-def test_on_paper_nothing_is_folded(browser: Browser, whole: Path) -> None:
-    visit = Visit(browser, whole)
+def test_on_paper_nothing_is_folded(browser: Browser, whole_page: Path) -> None:
+    visit = Visit(browser, whole_page)
     assert visit.page.locator("details[open]").count() == 0
     visit.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert visit.page.locator("details:not([open])").count() == 0
@@ -208,8 +201,8 @@ def test_on_paper_nothing_is_folded(browser: Browser, whole: Path) -> None:
     visit.check()
 
 
-def test_the_page_is_whole_without_scripts(browser: Browser, whole: Path) -> None:
-    visit = Visit(browser, whole, java_script_enabled=False)
+def test_the_page_is_whole_without_scripts(browser: Browser, whole_page: Path) -> None:
+    visit = Visit(browser, whole_page, java_script_enabled=False)
     assert visit.page.locator("main > section").count() == 13
     assert visit.page.locator("#accuracy table").first.is_visible() or visit.page.locator("#accuracy svg").is_visible()
     visit.check()
@@ -232,15 +225,9 @@ def test_hostile_names_do_nothing(browser: Browser, write_results: WriteResults,
     visit.check()
 
 
-def test_a_thousand_classes_are_painted_soon_and_say_what_they_are(
-    browser: Browser, write_results: WriteResults, tmp_path: Path
-) -> None:
-    names = [f"n{number:08d} some class, with a synonym" for number in range(1000)]
-    path = tmp_path / "large.html"
-    commands = ("validate", "extract-indices", "mutual-info", "essential", "selectivity", "sweep", "demo")
-    found = report([write_results(names, 2048, only=commands)], output=path)
-    assert found.size < LARGEST
-    visit = Visit(browser, path)
+def test_a_thousand_classes_are_painted_soon_and_say_what_they_are(browser: Browser, large: Path) -> None:
+    names = json.loads((large / "found/validate.json").read_text(encoding="utf-8"))["dataset"]["classes"]
+    visit = Visit(browser, large / "report.html")
     painted = visit.page.evaluate("performance.getEntriesByName('first-contentful-paint')[0].startTime")
     assert painted < 2000
     image = visit.page.locator("#confusion .raster img").first
