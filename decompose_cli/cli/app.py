@@ -54,12 +54,12 @@ _COMMANDS = (
     datasets,
     cache,
 )
-"""In the order of the help; a command is called as its function, with hyphens."""
+"""The commands in the order of the help; each is called as its function, with hyphens."""
 _LISTS = ("--milestones", "--lr-milestones", "--schedule")
 
 
 def joined_integers(arguments: Sequence[str], options: Sequence[str] = _LISTS) -> list[str]:
-    """``--lr-milestones 100 150 200``, as other programs read it, made into ``--lr-milestones 100,150,200``."""
+    """Make ``--lr-milestones 100 150 200``, as other programs read it, ``--lr-milestones 100,150,200``."""
     joined: list[str] = []
     is_list = wants_first = False
     for argument in arguments:
@@ -91,12 +91,12 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the console script."""
+    """Run the program; the console script starts here."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of classes may not fit the terminal's encoding
     # Importing torch makes a million objects that stay, and the collector would walk through them dozens of times, for
-    # a third of a second. It still runs, for what a long training leaves, but a hundred times less often.
+    # a third of a second. The collector still runs, for what a long training leaves, but a hundred times less often.
     gc.set_threshold(1_000_000, 10, 10)
     try:
         app()

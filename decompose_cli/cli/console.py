@@ -34,7 +34,7 @@ class Terminal:
     def __init__(self, *, quiet: bool = False) -> None:
         from rich.console import Console
 
-        # Of the processes of a distributed run the first one talks.
+        # Only the first process of a distributed run talks.
         self._is_silent = not is_first_process()
         self.quiet = quiet or self._is_silent
         self._noted: set[str] = set()
@@ -90,7 +90,7 @@ class Terminal:
 
     @contextmanager
     def track(self, description: str, total: int | None, unit: str) -> Iterator[Advance]:
-        """A progress bar on a terminal; elsewhere a line every few seconds, so that logs stay readable."""
+        """Show a progress bar on a terminal; elsewhere a line every few seconds, so that logs stay readable."""
         if self.quiet:
             yield lambda _: None
         elif self.console.is_terminal:
@@ -118,7 +118,7 @@ class Terminal:
 
     @contextmanager
     def table(self, columns: Sequence[str]) -> Iterator[EpochTable]:
-        """A table that grows: with a row that changes under it on a terminal, elsewhere one plain line a row."""
+        """Show a table that grows: on a terminal with a row that changes under it, elsewhere one plain line a row."""
         if self.quiet:
             yield _HiddenRows()
         elif self.console.is_terminal:
@@ -158,7 +158,7 @@ class _HiddenRows:
 
 
 class _Rows:
-    """Rows of fixed width, so that each can be printed before the next is known."""
+    """Rows of fixed width, so that each row can be printed before the next is known."""
 
     def __init__(self, console: Console, columns: Sequence[str], live: Live | None) -> None:
         self._console, self._columns, self._live = console, columns, live

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decompose_cli.errors import shown
 
-# Where the flag is not the name of the parameter with hyphens.
+# Parameters whose flag is not their name with hyphens.
 _OTHERS = {
     "gamma": "--lr-multiplier",
     "k": "-k",
@@ -21,5 +21,5 @@ def flag(parameter: str) -> str:
 
 
 def with_flags(sentence: str) -> str:
-    """A sentence as the command line shows it; see :func:`decompose_cli.errors.param`."""
+    """The sentence with its parameters as flags; see :func:`decompose_cli.errors.param`."""
     return shown(sentence, flag)

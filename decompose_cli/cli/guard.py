@@ -19,13 +19,13 @@ from decompose_cli.errors import DecomposeError
 
 
 def discard_stdout() -> None:
-    """Let what Python would still flush at exit go nowhere."""
+    """Discard what Python would still flush to stdout at exit."""
     sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 @contextmanager
 def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
-    """One sentence and the right exit code instead of a traceback; a traceback only with ``--debug``."""
+    """Show an error as one sentence, with the right exit code; its traceback only with ``--debug``."""
     try:
         with _termination_as_interrupt():
             yield
@@ -38,7 +38,7 @@ def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
         terminal.error(DecomposeError("Interrupted; no file was left half-written."))
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        discard_stdout()  # whoever read it has closed it
+        discard_stdout()  # the reader has closed the pipe
         raise typer.Exit(1) from None
     except (typer.Exit, typer.Abort):
         raise
@@ -53,7 +53,7 @@ def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
 
 @contextmanager
 def interrupts_held_back() -> Iterator[None]:
-    """Interrupt only when the block is over: raised while torch is imported, interrupts are lost in it or break it."""
+    """Interrupt only when the block is over: an interrupt while torch is imported is lost in it, or breaks it."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -62,7 +62,7 @@ def interrupts_held_back() -> Iterator[None]:
     def remember(number: int, _: FrameType | None) -> None:
         arrived.append(number)
 
-    # What is ignored (an interrupt of the terminal, by jobs in the background) stays ignored.
+    # A signal that is ignored (such as the terminal's interrupt, by jobs in the background) stays ignored.
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
     for number in handlers:

@@ -1,4 +1,4 @@
-"""Where results go: files of their own or of a folder, the terminal, stdout."""
+"""Where results go: into a file or a folder, to the terminal, to stdout."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ class Output:
     """Where the result of a command goes, and the terminal.
 
     Attributes:
-        terminal: What a person sees.
+        terminal: The terminal, which shows what a person sees.
         debug: Whether errors show their traceback.
         path: The file or folder of ``--output``; None for a new name.
-        overwrite: Whether it may be replaced.
+        overwrite: Whether this file, or what is in the folder, may be replaced.
         json: Whether the document is printed to stdout.
     """
 
@@ -41,15 +41,15 @@ class Output:
 
 
 class Listing(Output):
-    """Of a command that shows something and writes nothing."""
+    """The output of a command that shows something and writes nothing."""
 
 
 class RunOutput(Output):
-    """Of a command that keeps a run in a folder, and writes it itself."""
+    """The output of a command that keeps a run in a folder, and writes it itself."""
 
 
 def model_and_dataset(inputs: Inputs) -> tuple[str, str]:
-    """For the name of a result file."""
+    """The names of network and data set, for the name of a result file."""
     from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 
     model = inputs.model or (_stem(inputs.weights) if inputs.weights else DEFAULT_MODEL)
@@ -61,13 +61,13 @@ def model_and_dataset(inputs: Inputs) -> tuple[str, str]:
 
 
 def _stem(weights: str) -> str:
-    """Of the checkpoint of a run, its folder and which one it is."""
+    """The stem of a weights file; for a checkpoint of a run, ``last`` or ``best``, with the name of its folder."""
     path = Path(weights)
     return f"{path.absolute().parent.name}-{path.stem}" if path.stem in ("last", "best") else path.stem
 
 
 def checked_output(out: Output) -> Path | None:
-    """The file given with ``--output``; one that cannot be written is refused before any work is done."""
+    """The file given with ``--output``; a file that cannot be written is refused before any work is done."""
     if out.path is not None:
         check_writable(out.path, overwrite=out.overwrite)
     return out.path
@@ -84,13 +84,13 @@ def finish(
 ) -> None:
     """Write the document to ``path``, or under a name that is not taken, unless it goes to stdout only; then show it.
 
-    In this order, so that a terminal that goes away costs no result.
+    The document is written first, so that a terminal that goes away costs no result.
 
     Args:
         out: What the user chose.
         document: The result.
-        path: Where to write it, if that is settled.
-        inputs: Without a path: what makes the usual name in ``results/``.
+        path: Where the document is written, if that is settled.
+        inputs: Without a path: network and data set, which make the usual name in ``results/``.
         names: Without a path: other names to try.
         show: Prints the tables.
     """
@@ -125,10 +125,10 @@ def in_folder(
 
     Args:
         out: What the user chose.
-        command: Its name, for the name of a new folder.
-        inputs: What else makes that name.
-        files: Names that will be written; one that is there and may not be replaced is refused first.
-        work: Takes the folder.
+        command: Name of the command, for the name of a new folder.
+        inputs: Network and data set, for the name of a new folder.
+        files: Names of the files that will be written; one that is there and may not be replaced is refused first.
+        work: The work, which takes the folder.
     """
     from decompose_cli.storage.result_document import default_names
 
@@ -145,7 +145,7 @@ def in_folder(
 
 
 def numbered(stem: str) -> Iterator[Path]:
-    """``stem.json``, then ``stem-2.json``, ... for whoever finds it taken."""
+    """``stem.json``, then ``stem-2.json``, ..., to be tried until a name is free."""
     yield Path(f"{stem}.json")
     for number in itertools.count(2):
         yield Path(f"{stem}-{number}.json")

@@ -1,4 +1,4 @@
-"""What the commands share that train: the request, the name of the run, the weights of ``--evaluate``."""
+"""What the commands that train share: the request, the name of the run, the weights of ``--evaluate``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def make_request(inputs: Inputs, out: RunOutput, tuning: Tuning, command: str) -> Request:
-    """What the options of a command that trains ask for."""
+    """The request that the options of a command that trains make."""
     from decompose_cli.training.devices import Machines
     from decompose_cli.training.export import check_export
     from decompose_cli.training.session import Request
@@ -55,7 +55,7 @@ def make_request(inputs: Inputs, out: RunOutput, tuning: Tuning, command: str) -
 
 
 def _names(command: str, run_name: str | None, model: str, dataset: str) -> Iterator[Path]:
-    """``runs/<run-name>``, then the same with -2, -3, ... for whoever finds it taken."""
+    """``runs/<run-name>``, then the same with -2, -3, ..., to be tried until a name is free."""
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     usual = "-".join([command, file_stem(model), file_stem(dataset), stamp])
     name = file_stem(run_name) if run_name else usual
@@ -65,7 +65,7 @@ def _names(command: str, run_name: str | None, model: str, dataset: str) -> Iter
 
 
 def finish_run(out: RunOutput, document: ResultDocument[Any], show: Callable[[], None]) -> None:
-    """Show what came of a run; its files are in its folder."""
+    """Show what came of a run; the files of the run are in its folder already."""
     show()
     if out.json and is_first_process():
         print_json(document.model_dump(mode="json"))
@@ -77,13 +77,13 @@ def weights_to_evaluate(
     """The inputs of ``--evaluate``, with the weights that are to be measured.
 
     Args:
-        inputs: What was given of network and images.
-        tuning: What was given of training.
-        more: Names of further options that were given and mean nothing there.
+        inputs: Network and images, as given.
+        tuning: The options of training, as given.
+        more: Names of further options that were given and mean nothing with ``--evaluate``.
         sources: The options, beside ``--resume``, that say which weights.
 
     Raises:
-        InputError: An option was given that means nothing there, or the weights are not said, or said twice.
+        InputError: An option means nothing with ``--evaluate``, or the weights are not said, or said twice.
     """
     useless = sorted((set(tuning.overrides) | tuning.of_the_run()) - {"batch_size", "seed"}) + list(more)
     if useless:

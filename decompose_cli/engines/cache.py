@@ -10,7 +10,7 @@ from decompose_cli.features import cache as feature_cache
 
 @dataclass(frozen=True)
 class CachedFeatures:
-    """One entry: what it is of, its size in bytes, when it was made (local time, ISO 8601)."""
+    """One entry: what the features were computed from, the size in bytes, the time of making (local, ISO 8601)."""
 
     description: str
     file: str
@@ -20,15 +20,15 @@ class CachedFeatures:
 
 @dataclass(frozen=True)
 class CacheStatus:
-    """The folder and its entries, most recent first."""
+    """The folder of the cache and its entries, most recent first."""
 
     folder: str
     entries: list[CachedFeatures]
 
 
 def list_cache() -> CacheStatus:
-    """List the entries."""
-    found = [
+    """List the entries of the cache."""
+    entries = [
         CachedFeatures(
             entry.description,
             entry.path.name,
@@ -37,7 +37,7 @@ def list_cache() -> CacheStatus:
         )
         for entry in feature_cache.entries()
     ]
-    return CacheStatus(str(feature_cache.features_folder()), found)
+    return CacheStatus(str(feature_cache.features_folder()), entries)
 
 
 def clear_cache(older_than_days: float = 0) -> tuple[int, int]:

@@ -20,14 +20,14 @@ RESULTS = {
     "filters": "filters:FiltersResults",
     "demo": "demo:CurveResults",
 }
-"""By command: the module of its engine, and the type in it."""
+"""For each command, the module of its engine and the type in it."""
 
 
 def results_type(command: str) -> Any:
     """The type of a command's results, whose engine is imported only now; None for a command that leaves no document.
 
     Args:
-        command: As in the field ``command`` of a document.
+        command: Name of the command, which documents have in their field ``command``.
     """
     if command not in RESULTS:
         return None

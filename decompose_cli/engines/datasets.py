@@ -1,4 +1,4 @@
-"""``datasets``: what is known, what is there, and how to get the rest."""
+"""``datasets``: the data sets that are known, which of them are there, and how to get the others."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decompose_cli.datasets.registry import DATASETS, default_data_dir
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """One data set: where it is (None if it is not there), where it was looked for, how to get it."""
+    """One data set: where it was found (None if nowhere), where it was looked for, how to get it."""
 
     name: str
     splits: tuple[str, ...]
@@ -26,14 +26,14 @@ def list_datasets(data_dir: Path | None = None) -> list[DatasetStatus]:
     folder = data_dir or default_data_dir()
     result = []
     for entry in DATASETS.values():
-        found = "built in" if entry.find is None else entry.find(folder)
+        where = "built in" if entry.find is None else entry.find(folder)
         result.append(
             DatasetStatus(
                 name=entry.name,
                 splits=entry.splits,
                 num_classes=entry.num_classes,
                 description=entry.description,
-                found=None if found is None else str(found),
+                found=None if where is None else str(where),
                 looked=[str(place) for place in entry.places(folder)],
                 how_to_get=entry.how_to_get,
             )

@@ -29,7 +29,7 @@ _EXPLAINED = 6
 
 
 class CurveResults(BaseModel):
-    """Images of the test split, what the full head gets right, and the same for each number of features per class."""
+    """Number of test images, how many the full head gets right, and the same for each number of features per class."""
 
     total: int
     original_correct: int
@@ -39,7 +39,7 @@ class CurveResults(BaseModel):
 
 @dataclass(frozen=True)
 class Demo:
-    """The result documents of the steps; ``files`` are where they were written.
+    """The result documents of the steps; ``files`` says where they were written.
 
     ``explained`` is None for networks that cannot be explained.
     """
@@ -53,7 +53,7 @@ class Demo:
     files: dict[str, Path]
 
     def documents(self) -> dict[str, ResultDocument[Any]]:
-        """By the name of the file, without its ending."""
+        """The documents by the name of their file, without its ending."""
         return {
             "extract-indices": self.extracted,
             "validate": self.validated,
@@ -64,10 +64,10 @@ class Demo:
 
 
 def demo(inputs: Inputs, folder: Path) -> Demo:
-    """Extract the five most frequent features per class, decompose, validate, vary k, and see whether they matter.
+    """Extract the five most frequent features per class, decompose, validate, vary k, and see if these features matter.
 
     Args:
-        inputs: By default the shipped network on its own data set.
+        inputs: Network and images; by default the network that ships with the project, on its own data set.
         folder: Gets the index file and the result documents, and a folder with the explanations of six images.
 
     Raises:
@@ -87,17 +87,17 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
     noisy = essential(inputs, EssentialSettings(indices))
     index_file = folder / f"k{DEFAULT_K}_indices.json"
     extracted.results[str(DEFAULT_K)].file = str(index_file)
-    found = Demo(extracted, validated, curve, overlap, noisy, None, {"indices": index_file})
-    files = {name: folder / f"{name}.json" for name in found.documents()}
-    texts = {files[name]: document.to_json() for name, document in found.documents().items()}
+    result = Demo(extracted, validated, curve, overlap, noisy, None, {"indices": index_file})
+    files = {name: folder / f"{name}.json" for name in result.documents()}
+    texts = {files[name]: document.to_json() for name, document in result.documents().items()}
     texts[index_file] = index_set_text(indices)
-    found.files.update(files)
+    result.files.update(files)
     with removed_on_failure([path for path in texts if not path.exists()]):
         write_files(texts)
         explained = _explained(inputs, indices, min(_EXPLAINED, len(test.labels)), folder / "explain")
     if explained is not None:
-        found.files["explain"] = folder / "explain" / RESULT
-    return replace(found, explained=explained)
+        result.files["explain"] = folder / "explain" / RESULT
+    return replace(result, explained=explained)
 
 
 def _explained(inputs: Inputs, indices: IndexSet, count: int, folder: Path) -> ResultDocument[ExplainResults] | None:
@@ -107,7 +107,7 @@ def _explained(inputs: Inputs, indices: IndexSet, count: int, folder: Path) -> R
     except InputError as error:  # a network without maps; the rest of the demo is about its features only
         note(f"No images are explained: {error}")
         for path in (folder / RESULT, folder / SHEET, *folder.glob("[0-9][0-9]-*.png")):
-            path.unlink(missing_ok=True)  # of an earlier demo, of another network
+            path.unlink(missing_ok=True)  # left by an earlier demo, of another network
         return None
 
 

@@ -40,14 +40,14 @@ Interval = tuple[float, float] | None
 
 
 class Kept(BaseModel):
-    """What is still assigned to its class, per class or for all.
+    """How many images are still assigned to their class, for one class or for all.
 
-    ``images``: number of images. ``clean``: assigned to their class without noise. ``noise_at_inf`` and
-    ``noise_at_noninf``: the same with noise on the class's features and on all others, averaged over the repeats, with
-    standard error and 95% interval over the repeats, which is about the noise and not about other images (null for one
-    repeat). ``essentiality``: the second minus the first in percentage points, with its 95% interval over the images
-    (null for one image). ``control_mean``: mean essentiality of random feature sets of the same size; ``p``: (1 + sets
-    with at least as much) / (1 + sets); both null without such sets.
+    ``images``: number of images. ``clean``: images assigned to their class without noise. ``noise_at_inf``,
+    ``noise_at_noninf``: such images with noise on the class's features, and on all others, averaged over the repeats,
+    with standard error and 95% interval over the repeats, which is about the noise and not about other images (null
+    for one repeat). ``essentiality``: ``noise_at_noninf`` minus ``noise_at_inf`` in percentage points, with its 95%
+    interval over the images (null for one image). ``control_mean``: mean essentiality of random feature sets of the
+    same size; ``p``: (1 + sets with at least as much) / (1 + sets); both null without such sets.
     """
 
     images: int
@@ -65,7 +65,7 @@ class Kept(BaseModel):
 
 
 class MethodSummary(Kept):
-    """All classes of one method together; the weights, where the features come from, and what they are."""
+    """All classes of one method together; the weights, where the features come from, and the features."""
 
     weights: WeightsInfo
     indices: str
@@ -75,7 +75,7 @@ class MethodSummary(Kept):
 
 
 class EssentialResults(BaseModel):
-    """By method, then by class number; classes without images are left out."""
+    """Results by method, then by class number; classes without images are left out."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, dict[str, Kept]]
@@ -86,7 +86,7 @@ class EssentialResults(BaseModel):
     summary: dict[str, MethodSummary]
 
     def by_class(self, method: str) -> dict[str, Kept]:
-        """What was found for one method, by class number."""
+        """The results of one method, by class number."""
         return self.__pydantic_extra__[method]
 
 
@@ -103,7 +103,7 @@ def parse_method(text: str) -> NamedMethod:
     """Read ``NAME=WEIGHTS`` or ``NAME=WEIGHTS,INDICES``.
 
     Raises:
-        InputError: Another form, or a name that the result document uses for something else.
+        InputError: The text has another form.
     """
     name, sign, rest = text.partition("=")
     weights, comma, indices = rest.rpartition(",")
@@ -130,7 +130,7 @@ class EssentialSettings:
     Attributes:
         indices: Features per class of the network called ``ours``; by default the most frequent ones over the training
             images.
-        csg: A checkpoint with class-specific gates: that network with the features of its gates, as ``csg``.
+        csg: A checkpoint with class-specific gates; its network, with the features of its gates, is called ``csg``.
         method: Further networks of the same architecture.
         k: Features per class that are ranked here; by default 5, for ``csg`` as many as ``ours`` has.
         order: Which gates are taken.
@@ -233,7 +233,7 @@ def _check_names(names: list[str]) -> None:
 
 
 def _sibling(study: Study, weights: str) -> Study:
-    """The same architecture on the same images with other weights."""
+    """The same images for a network of the same architecture with other weights."""
     inputs = dataclasses.replace(
         study.inputs,
         model=study.classifier.name,
@@ -257,7 +257,7 @@ class _Subject:
 
     @classmethod
     def of(cls, name: str, study: Study, given: Path | IndexSet | None, k: int | float | None) -> _Subject:
-        """Refuses what cannot work before any image is looked at."""
+        """The subject of this name; what cannot work is refused before any image is looked at."""
         digest = None
         if isinstance(given, Path):
             digest = sha256_of(given) if given.is_file() else None
@@ -272,7 +272,7 @@ class _Subject:
         return subject
 
     def index_set(self) -> IndexSet:
-        """What was given, else the most frequent features over the training images."""
+        """The set that was given, else the most frequent features over the training images."""
         if self.given is None:
             self.ranked_on = self.study.on_training_split()
             self.given = select(data_for(self.ranked_on, ["frequency"]), "frequency", self.k)
@@ -281,7 +281,7 @@ class _Subject:
     def measured(self, noise: Noise, repeats: int, controls: int, seed: int) -> tuple[dict[str, Kept], MethodSummary]:
         index_set, head = self.index_set(), self.study.head
         with track(f"Noise on {self.name}", head.num_classes, unit="classes") as advance:
-            found = essentiality(
+            by_class = essentiality(
                 self.study.bank.features,
                 self.study.labels,
                 head.weight,
@@ -294,9 +294,9 @@ class _Subject:
                 advance=advance,
             )
         is_random = noise not in DETERMINISTIC
-        total = _total(found)
+        total = _total(by_class)
         summary = MethodSummary(
-            **_kept(total, overall_controls(found), is_random=is_random).model_dump(),
+            **_kept(total, overall_controls(by_class), is_random=is_random).model_dump(),
             weights=self.study.describe_model().weights,
             indices=index_set.source,
             indices_sha256=self.sha256,
@@ -306,15 +306,15 @@ class _Subject:
         return (
             {
                 str(number): _kept(one, one.control_scores.tolist(), is_random=is_random)
-                for number, one in found.items()
+                for number, one in by_class.items()
             },
             summary,
         )
 
 
-def _total(found: dict[int, ClassEssentiality]) -> ClassEssentiality:
-    """All images of all classes as one; the controls of the classes are put together elsewhere."""
-    parts = list(found.values())
+def _total(by_class: dict[int, ClassEssentiality]) -> ClassEssentiality:
+    """All classes as one; :func:`overall_controls` puts their controls together."""
+    parts = list(by_class.values())
     return ClassEssentiality(
         sum(part.images for part in parts),
         sum(part.clean for part in parts),
@@ -325,12 +325,12 @@ def _total(found: dict[int, ClassEssentiality]) -> ClassEssentiality:
     )
 
 
-def _kept(found: ClassEssentiality, controls: list[float], *, is_random: bool) -> Kept:
-    at, elsewhere = summarize(found.at_features, random=is_random), summarize(found.elsewhere, random=is_random)
-    score, _, interval = mean_interval(found.image_scores.tolist())
+def _kept(measured: ClassEssentiality, controls: list[float], *, is_random: bool) -> Kept:
+    at, elsewhere = summarize(measured.at_features, random=is_random), summarize(measured.elsewhere, random=is_random)
+    score, _, interval = mean_interval(measured.image_scores.tolist())
     return Kept(
-        images=found.images,
-        clean=found.clean,
+        images=measured.images,
+        clean=measured.clean,
         noise_at_inf=at.mean,
         noise_at_inf_se=at.se,
         noise_at_inf_ci95=at.ci95,

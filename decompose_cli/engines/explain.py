@@ -47,7 +47,7 @@ SHEET, RESULT = "sheet.png", "result.json"
 
 
 class ExplainResults(BaseModel):
-    """``layer``: of Grad-CAM. ``indices``: where the filters of each class are from."""
+    """``layer``: the layer of Grad-CAM. ``indices``: where the filters of each class are from."""
 
     layer: str
     indices: str | None
@@ -69,15 +69,15 @@ class ExplainSettings:
     """Which images are explained, and by which filters.
 
     Attributes:
-        images: Image files; or one of the next two.
-        indices_of: Numbers, from 0, in the data set's test images or in the split of the inputs.
-        worst: So many images of that split with the highest loss.
+        images: Image files. One of these, ``indices_of`` and ``worst`` is given.
+        indices_of: Numbers of images, from 0, in the split of the inputs (``test``, else ``val``).
+        worst: How many images of that split to take, those with the highest loss.
         indices: The filters of each class; by default those with its k highest weights.
         k: Filters per class where ``indices`` says none; 5 by default.
         layer: Layer of Grad-CAM; by default the last with maps larger than a pixel.
 
     Raises:
-        InputError: Not exactly one of the three says which images, there are too many, or two say which filters.
+        InputError: Not exactly one attribute says which images, there are too many, or two say which filters.
     """
 
     images: Sequence[Path] = ()
@@ -105,10 +105,10 @@ def explain(
     """Draw, for each image, Grad-CAM and the map of the predicted class's own filters beside that of all others.
 
     Args:
-        inputs: Which network; where no files are given, which images.
+        inputs: The network; and the images, where no files are given.
         settings: Which images are explained, and by which filters.
         folder: Gets a PNG file for each image, one with all of them, and the document as ``result.json``.
-        overwrite: Whether these may replace others; what an earlier explanation left there is removed then.
+        overwrite: Whether files may be replaced; those that an earlier explanation left in the folder are then removed.
 
     Raises:
         InputError: Something given cannot be used; nothing has been written.
@@ -119,20 +119,20 @@ def explain(
     indices, k, layer = settings.indices, settings.k, settings.layer
     device = resolve_device(inputs.device)
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
-    found = _opened(inputs, files)
-    check_index_request(found.classifier.checkpoint, index_set)
-    network = found.classifier.load(found.preprocessing.crop)
-    heads, source = _heads(found, network.tensors, index_set, k)
+    opened = _opened(inputs, files)
+    check_index_request(opened.classifier.checkpoint, index_set)
+    network = opened.classifier.load(opened.preprocessing.crop)
+    heads, source = _heads(opened, network.tensors, index_set, k)
     module = network.module
-    chosen = _layer(module, found, layer)
-    images = _images(found, heads, files, numbers, worst)
+    chosen = _layer(module, opened, layer)
+    images = _images(opened, heads, files, numbers, worst)
     targets = (
         [folder / f"{n:02d}-{file_stem(Path(image.name).stem)}.png" for n, image in enumerate(images, 1)]
         if folder
         else []
     )
     stale = _check_targets(folder, targets, files, overwrite=overwrite) if folder is not None else []
-    explained = Explainer(network, found.preprocessing, found.names, heads, chosen, inputs.seed, device)
+    explained = Explainer(network, opened.preprocessing, opened.names, heads, chosen, inputs.seed, device)
     explanations, pictures = [], []
     at_once = min(_AT_ONCE, inputs.batch_size)
     with track("Explanations", len(images)) as advance, device_memory(device):
@@ -144,8 +144,8 @@ def explain(
                 advance(1)
     if explained.lacks_maps:
         note(
-            f"No maps larger than 1x1 were found whose means the features of {found.classifier.name} are, so there are "
-            "no maps of filters that add up to a logit; Grad-CAM is drawn alone."
+            f"No maps larger than 1x1 were found whose means the features of {opened.classifier.name} are, so there "
+            "are no maps of filters that add up to a logit; Grad-CAM is drawn alone."
         )
     for explanation, target in zip(explanations, targets, strict=False):
         explanation.file = str(target)
@@ -164,7 +164,7 @@ def explain(
         "k": k,
         "layer": layer,
     }
-    document = _document(found, network.tensors, inputs, arguments, files, device, results, watch)
+    document = _document(opened, network.tensors, inputs, arguments, files, device, results, watch)
     if folder is not None:
         rows = [picture_row(picture) for picture in pictures]
         content = dict(zip(targets, rows, strict=True))
@@ -198,44 +198,45 @@ def _opened(inputs: Inputs, files: Sequence[Path]) -> _Opened:
     return _Opened(classifier, preprocessing, names, None)
 
 
-def _heads(found: _Opened, tensors: HeadTensors, index_set: IndexSet | None, k: int | None) -> tuple[Heads, str]:
+def _heads(opened: _Opened, tensors: HeadTensors, index_set: IndexSet | None, k: int | None) -> tuple[Heads, str]:
     """The heads, and where the filters of each class are from."""
     if index_set is not None:
-        check_made_from(index_set, found.classifier)
+        check_made_from(index_set, opened.classifier)
         return resolve_heads(tensors, index_set), index_set.source
     if tensors.kind != "dense":
         if k is not None:
             raise InputError(
                 f"{param('k')} has no effect here: the weights have a decomposed head, with filters of its own."
             )
-        return resolve_heads(tensors, None), found.classifier.weights_source
+        return resolve_heads(tensors, None), opened.classifier.weights_source
     count = DEFAULT_K if k is None else k
     empty = torch.zeros(0, tensors.num_features), torch.zeros(0, dtype=torch.int64)
-    chosen = select(LabelledFeatures(*empty, tensors.weight, found.names), "weight", count)
+    chosen = select(LabelledFeatures(*empty, tensors.weight, opened.names), "weight", count)
     if k is None:
         note(f"No index file was given: the filters of a class are the {count} with its highest weights.")
     return resolve_heads(tensors, chosen), f"the {count} highest weights of each class"
 
 
-def _layer(module: nn.Module, found: _Opened, layer: str | None) -> str:
-    _, calls = trace_layers(module, torch.zeros(2, 3, *found.preprocessing.crop))
+def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> str:
+    _, calls = trace_layers(module, torch.zeros(2, 3, *opened.preprocessing.crop))
     chosen = layer or last_map_layer(calls)
     if chosen is None:
-        raise InputError(f"{found.classifier.name} has no layer with maps, which Grad-CAM needs.")
+        raise InputError(f"{opened.classifier.name} has no layer with maps, which Grad-CAM needs.")
     shapes = {call.name: call.output_shape for call in calls}
     if len(shapes.get(chosen) or ()) != 4:
         raise InputError(
-            f"{chosen!r} is no layer of {found.classifier.name} with maps.", hint="'decompose layers MODEL' lists them."
+            f"{chosen!r} is no layer of {opened.classifier.name} with maps.",
+            hint="'decompose layers MODEL' lists them.",
         )
     return chosen
 
 
 def _images(
-    found: _Opened, heads: Heads, files: Sequence[Path], numbers: Sequence[int] | None, worst: int | None
+    opened: _Opened, heads: Heads, files: Sequence[Path], numbers: Sequence[int] | None, worst: int | None
 ) -> list[ChosenImage]:
-    if found.study is None:
-        return from_files(files, found.preprocessing)
-    study = found.study
+    if opened.study is None:
+        return from_files(files, opened.preprocessing)
+    study = opened.study
     if numbers is None:
         assert worst is not None
         if worst > len(study.dataset):
@@ -250,7 +251,7 @@ def _images(
 
 
 def _check_targets(folder: Path, targets: Sequence[Path], files: Sequence[Path], *, overwrite: bool) -> list[Path]:
-    """Refuse what must not be replaced; returns what an earlier explanation left."""
+    """Refuse to replace what must stay; return the files that an earlier explanation left."""
     inputs = {path.resolve() for path in files}
     for target in (*targets, folder / SHEET, folder / RESULT):
         if target.resolve() in inputs:
@@ -267,7 +268,7 @@ def _check_targets(folder: Path, targets: Sequence[Path], files: Sequence[Path],
 
 
 def _document(
-    found: _Opened,
+    opened: _Opened,
     tensors: HeadTensors,
     inputs: Inputs,
     arguments: dict[str, Any],
@@ -276,9 +277,9 @@ def _document(
     results: ExplainResults,
     watch: Stopwatch,
 ) -> ResultDocument[ExplainResults]:
-    if found.study is not None:
-        return found.study.document("explain", arguments, results, watch)
-    seen, classifier = found.preprocessing, found.classifier
+    if opened.study is not None:
+        return opened.study.document("explain", arguments, results, watch)
+    seen, classifier = opened.preprocessing, opened.classifier
     return ResultDocument(
         command="explain",
         arguments={**inputs.as_arguments(), **arguments},
@@ -295,7 +296,7 @@ def _document(
             split="",
             images=len(files),
             fingerprint=hashlib.sha256("".join(sha256_of(path) for path in files).encode()).hexdigest(),
-            classes=list(found.names),
+            classes=list(opened.names),
             mean=list(seen.mean),
             std=list(seen.std),
             **seen.geometry(),
@@ -307,20 +308,22 @@ def _document(
     )
 
 
-def _picture(found: Explanation, image: ChosenImage, maps: ImageMaps) -> Picture:
+def _picture(explanation: Explanation, image: ChosenImage, maps: ImageMaps) -> Picture:
     """The image and its maps, with what each head says beside them."""
-    panels = [Panel(f"Grad-CAM, predicted\n{found.predicted_name}", maps.predicted, signed=False)]
+    panels = [Panel(f"Grad-CAM, predicted\n{explanation.predicted_name}", maps.predicted, signed=False)]
     if maps.true is not None:
-        panels.append(Panel(f"Grad-CAM, true\n{found.label_name}", maps.true, signed=False))
-    sums = found.sums
+        panels.append(Panel(f"Grad-CAM, true\n{explanation.label_name}", maps.true, signed=False))
+    sums = explanation.sums
     if maps.own is not None and sums is not None:
-        title = f"{len(sums.filters)} filters of {found.predicted_name}\n{sums.own:+.2f}"
+        title = f"{len(sums.filters)} filters of {explanation.predicted_name}\n{sums.own:+.2f}"
         panels.append(Panel(title, maps.own, signed=True))
     if maps.others is not None and sums is not None and sums.others is not None:
         panels.append(Panel(f"all other filters\n{sums.others:+.2f}", maps.others, signed=True))
     lines = []
-    for what, scores in (("full head", found.original), ("decomposed", found.decomposed)):
+    for what, scores in (("full head", explanation.original), ("decomposed", explanation.decomposed)):
         if scores is not None:
             lines += [what, *(f"{100 * score.probability:5.1f}%  {score.name}" for score in scores), ""]
-    wrong = f" (is {found.label_name})" if maps.true is not None else ""
-    return Picture(f"{Path(found.image).name}: {found.predicted_name}{wrong}", image.pixels, panels, lines[:-1])
+    wrong = f" (is {explanation.label_name})" if maps.true is not None else ""
+    return Picture(
+        f"{Path(explanation.image).name}: {explanation.predicted_name}{wrong}", image.pixels, panels, lines[:-1]
+    )

@@ -39,7 +39,7 @@ class Extracted(BaseModel):
 Layout = Literal["published", "document"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 ExtractResults = dict[str, Extracted]
-"""By k, as it was written on the command line."""
+"""The index sets by k, as k was written on the command line."""
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ class ExtractSettings:
         k: Features per class, or fractions, one set for each; see :func:`decompose_cli.decomposition.ranking.select`.
         method: Name of the ranking.
         order: Which gates are taken by a ranking that needs gates.
-        layout: ``published``, or ``document``: our own, with D and provenance.
+        layout: ``published``, or ``document``, which also has D and the provenance.
 
     Raises:
-        InputError: There is no k, a word is unknown, or an order that nothing follows.
+        InputError: There is no k, a word is unknown, or an order is given for a ranking without gates.
     """
 
     k: Sequence[int | float] = (DEFAULT_K,)
@@ -80,7 +80,7 @@ def extract_indices(
     """Rank the penultimate features per class over a split (``train``) and keep the best.
 
     Args:
-        inputs: Which network, which images.
+        inputs: The network and the images.
         settings: How features are chosen; by default the five most frequent.
         output: The index file, for one k. Without it and without ``folder`` nothing is written.
         folder: Gets ``<model>_<dataset>_k<k>_indices.json`` for each k.
@@ -116,10 +116,10 @@ def extract_indices(
             file=str(file) if file else None,
             k=k,
             method=method,
-            features_per_class=(min(map(len, found.classes)), max(map(len, found.classes))),
-            indices=found.published_layout(),
+            features_per_class=(min(map(len, index_set.classes)), max(map(len, index_set.classes))),
+            indices=index_set.published_layout(),
         )
-        for k, found, file in zip(ks, sets, files, strict=True)
+        for k, index_set, file in zip(ks, sets, files, strict=True)
     }
     return study.document(
         "extract-indices",

@@ -40,10 +40,10 @@ class FilterImage(BaseModel):
 class FilterInfo(BaseModel):
     """One filter of the class.
 
-    ``rank``: its place among the class's by ``contribution``, weight times mean, from 1 (in index files the order need
-    not mean anything). ``weight``: of the class's head. ``mean``: of the feature over the images of the class, and
-    ``mean_elsewhere`` over all others (null where there are none). ``shared_with``: classes that have it too.
-    ``images``: those with its highest values, ``of_class`` of them are of the class.
+    ``rank``: place, from 1, among the filters of the class by ``contribution``, weight times mean (in index files the
+    order need not mean anything). ``weight``: weight in the class's head. ``mean``: mean of the feature over the images
+    of the class, ``mean_elsewhere`` over all others (null where there are none). ``shared_with``: other classes that
+    have the filter. ``images``: the images with its highest values, ``of_class`` of which are of the class.
     """
 
     feature: int
@@ -58,7 +58,7 @@ class FilterInfo(BaseModel):
 
 
 class FiltersResults(BaseModel):
-    """Of one class."""
+    """The filters of one class."""
 
     class_number: int
     class_name: str
@@ -75,10 +75,10 @@ class FiltersSettings:
         class_name: Name of the class, or its number.
         indices: The filters of each class; by default those with its k highest weights.
         k: Filters per class where ``indices`` says none; 5 by default.
-        images: For each filter.
+        images: Number of images for each filter.
 
     Raises:
-        InputError: A number is out of range, or two say which filters.
+        InputError: A number is out of range, or both ``indices`` and ``k`` say which filters.
     """
 
     class_name: str
@@ -99,9 +99,9 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     """Show the filters of a class by the images that they respond to most.
 
     Args:
-        inputs: Which network, which images (``test``, else ``val``).
+        inputs: The network and the images (``test``, else ``val``).
         settings: Which class, and how it is shown.
-        folder: Gets a PNG file.
+        folder: Gets the PNG file ``filters.png``.
 
     Raises:
         InputError: Something given cannot be used.
@@ -132,13 +132,13 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
             f"The class has {len(rows[c])} filters, and at most {MOST_FILTERS} can be shown; choose fewer."
         )
     features, labels, names = study.bank.features, study.labels, study.class_map.names
-    found = []
+    infos = []
     is_own = labels == c
     for feature, weight in zip(rows[c], head.weight.detach()[c].tolist(), strict=False):  # padded to the longest
         values = features[:, feature]
         best = values.argsort(descending=True, stable=True)[:images].tolist()
         mean = _mean(values[is_own])
-        found.append(
+        infos.append(
             FilterInfo(
                 feature=feature,
                 rank=0,
@@ -154,15 +154,15 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
                 of_class=int(is_own[best].sum()),
             )
         )
-    found.sort(key=lambda info: info.weight if info.contribution is None else info.contribution, reverse=True)
-    for rank, info in enumerate(found, 1):
+    infos.sort(key=lambda info: info.weight if info.contribution is None else info.contribution, reverse=True)
+    for rank, info in enumerate(infos, 1):
         info.rank = rank
     sheet = None
     if folder is not None:
         sheet = str(folder / SHEET)
         where = f"{study.dataset.name.rsplit('/', 1)[-1]} {study.dataset.split}"
         title = f"Filters of {names[c]}: {study.classifier.name} on {where}"
-        write_files({Path(sheet): filter_sheet(title, _pictures(study, found, c))})
+        write_files({Path(sheet): filter_sheet(title, _pictures(study, infos, c))})
     return study.document(
         "filters",
         {"class": wanted, "indices": given.source if given is not None else None, "k": k, "images": images},
@@ -170,7 +170,7 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
             class_number=c,
             class_name=names[c],
             indices=index_set.source if index_set is not None else study.classifier.weights_source,
-            filters=found,
+            filters=infos,
             sheet=sheet,
         ),
         watch,
@@ -178,7 +178,7 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
 
 
 def _class_number(wanted: str, names: tuple[str, ...]) -> int:
-    """By name, whatever its case, else by number."""
+    """The number of the class that is given by name, whatever its case, or by number."""
     if wanted in names:
         return names.index(wanted)
     alike = [number for number, name in enumerate(names) if name.lower() == wanted.lower()]
@@ -194,16 +194,16 @@ def _mean(values: Tensor) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _pictures(study: Study, found: list[FilterInfo], c: int) -> list[FilterRow]:
+def _pictures(study: Study, infos: list[FilterInfo], c: int) -> list[FilterRow]:
     """The images of each filter, with its map where features are means of maps; each image runs once."""
     network = study.classifier.load(study.preprocessing.crop)
     module = copy.deepcopy(network.module).float()
     head = module.get_submodule(network.head_name)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (study.preprocessing.mean, study.preprocessing.std))
-    numbers = sorted({image.image for info in found for image in info.images})
+    numbers = sorted({image.image for info in infos for image in info.images})
     pixels: dict[int, Tensor] = {}
     seen: dict[int, Tensor | None] = {}
-    wanted = [info.feature for info in found]
+    wanted = [info.feature for info in infos]
     with track("Pictures", len(numbers)) as advance:
         for start in range(0, len(numbers), _AT_ONCE):
             part = numbers[start : start + _AT_ONCE]
@@ -214,7 +214,7 @@ def _pictures(study: Study, found: list[FilterInfo], c: int) -> list[FilterRow]:
                 seen[number] = None if maps is None else maps[place, wanted]
             advance(len(part))
     rows = []
-    for place, info in enumerate(found):
+    for place, info in enumerate(infos):
         responses = []
         for image in info.images:
             own = seen[image.image]

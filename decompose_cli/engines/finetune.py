@@ -46,9 +46,10 @@ TRAINED: tuple[Trained, ...] = ("all", "head", "head+last-block")
 
 
 class FinetuneConfig(RunConfig):
-    """``indices``: in the published layout, with the file they came from; else ``ranking``: how they were found.
+    """``indices``: the given set in the published layout; without one, ``ranking`` says how features are ranked.
 
-    ``only``: what is trained. ``starting_weights``: SHA-256 of the original network's.
+    ``indices_source``: file of the given set. ``only``: what is trained. ``starting_weights``: SHA-256 of the original
+    network's weights.
     """
 
     indices: dict[str, list[int]] | None
@@ -62,7 +63,8 @@ class FinetuneResults(RunResults):
     """``original``: the full head (null where the checkpoint has none); ``before``: decomposed, not yet trained.
 
     ``after``: the network of ``checkpoints``, ``best`` if there is one, else ``last``. ``difference``: after minus
-    original. All on the same test images, which chose nothing. ``features_per_class``: smallest and largest.
+    original. All figures are of the same test images, which chose nothing. ``features_per_class``: smallest and largest
+    number.
     """
 
     original: Score | None
@@ -85,7 +87,7 @@ AnyFinetuning = FinetuneResults | RepeatedFinetuning
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """How the network is decomposed, and what of it is trained; None is what was left open.
+    """How the network is decomposed, and what of it is trained; None is a choice that was left open.
 
     Attributes:
         indices: An index file or set. Without it the features are ranked first.
@@ -115,7 +117,7 @@ class FinetuneSettings:
 
     @property
     def ranks(self) -> bool:
-        """Whether something was said of a ranking."""
+        """Whether anything about a ranking was given."""
         return self.k is not None or self.method is not None or self.order is not None
 
     def ranking(self) -> dict[str, Any]:
@@ -128,8 +130,8 @@ def finetune(request: Request, settings: FinetuneSettings | None = None) -> Resu
     """Replace the head by one subspace per class and train the network further.
 
     Args:
-        request: Which network, which images, how, and where the run is kept.
-        settings: How it is decomposed, and what of it is trained.
+        request: The network, the images, how it is trained, and where the run is kept.
+        settings: How the network is decomposed, and what of it is trained.
 
     Returns:
         A document with :class:`FinetuneResults`, or :class:`RepeatedFinetuning` where several runs were asked for.
@@ -205,7 +207,7 @@ class _Finetune(Training[FinetuneResults]):
             training_images=train.dataset.fingerprint(),
         )
         index_set = self._index_set
-        if index_set is None and config["indices"] is not None:  # of a run that goes on
+        if index_set is None and config["indices"] is not None:  # a run that goes on has them in its configuration
             rows = tuple(tuple(config["indices"][str(number)]) for number in range(len(config["indices"])))
             index_set = IndexSet(rows, source=str(config["indices_source"]))
         checkpoint = test.classifier.checkpoint
@@ -307,7 +309,7 @@ class _Finetune(Training[FinetuneResults]):
 
 
 def _ranked(train: Study, k: int | float, method: str, order: Order) -> IndexSet:
-    """The set that a ranking over the training images makes."""
+    """The index set that a ranking over the training images makes."""
     check_order(order, uses_gates=RANKINGS[method].needs_gates)
     check_k(k, train.head.num_features)
     index_set = select(data_for(train, [method], order), method, k)
@@ -316,7 +318,7 @@ def _ranked(train: Study, k: int | float, method: str, order: Order) -> IndexSet
 
 
 def _freeze(module: nn.Module, head_name: str, only: Trained, size: tuple[int, int]) -> list[nn.Module]:
-    """Leave only a part to be trained; returns what has to stay in evaluation mode, so that no statistics move."""
+    """Leave only a part to be trained; return the modules that stay in evaluation mode, so that no statistics move."""
     if only == "all":
         _hold_classifiers_of_gates(module)
         return []
@@ -336,7 +338,7 @@ def _freeze(module: nn.Module, head_name: str, only: Trained, size: tuple[int, i
 
 
 def _hold_classifiers_of_gates(module: nn.Module) -> None:
-    """They learn from a loss of their own, which is that of ``train-gate``; here they stay as they are."""
+    """Freeze the classifiers of gates: they learn only from a loss of their own, in ``train-gate``."""
     if not isinstance(module, GatedNetwork):
         return
     if GATES[module.gate_name].penalty:

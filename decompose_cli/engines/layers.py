@@ -28,7 +28,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Layers:
-    """The modules of a network in the order in which they finish; ``refusal`` says why there is no head, if so."""
+    """The modules of a network in the order in which they finish; ``refusal`` says why none is the head."""
 
     model: str
     input_size: tuple[int, int]
@@ -42,13 +42,13 @@ def list_layers(
     """List the modules that a forward pass uses; no weights are needed for it.
 
     Args:
-        model: As for every command; None for the network that ships with the project.
+        model: Name of the network, as every command takes it; None for the network that ships with the project.
         head: Submodule to mark as the head instead of the traced one.
-        input_size: ``224`` or ``224x192``.
-        seed: For the initial weights.
+        input_size: Size of the images, as ``224`` or ``224x192``.
+        seed: Seed of the initial weights.
 
     Raises:
-        InputError: Unknown model, or one that cannot run on such images.
+        InputError: The model is unknown, or cannot run on such images.
     """
     model = model or default_model()
     classifier = Classifier(find_entry(model), None, head, seed)

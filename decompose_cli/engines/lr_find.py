@@ -48,9 +48,10 @@ _CHOICES = ("recipe", "model_options", "training_images", "starting_weights")
 class LrFindResults(BaseModel):
     """``lr``: the suggestion, where the averaged loss falls most steeply over log(rate).
 
-    ``minimum_tenth``: a tenth of the rate with the lowest loss. ``still_falling``: whether that is at the end of the
-    range. ``diverged``: whether the test stopped there. ``worse_than_guessing``: whether the loss at the suggested rate
-    is above log(C), so that it falls from the initial weights to chance there. ``plot``: null if none was written.
+    ``minimum_tenth``: a tenth of the rate with the lowest loss. ``still_falling``: whether it is lowest at the end of
+    the range. ``diverged``: whether the test stopped because the loss diverged. ``worse_than_guessing``: whether the
+    loss at the suggested rate is above log(C), so that it falls from the initial weights to chance there. ``plot``:
+    null if none was written.
     """
 
     lr: float
@@ -71,9 +72,9 @@ class LrFindSettings:
     Attributes:
         recipe: Preset of the settings; by default the one that suits network and images.
         model_options: Options of the network, such as its shortcuts.
-        lowest: First rate.
-        highest: Last rate.
-        steps: How many.
+        lowest: Learning rate of the first step.
+        highest: Learning rate of the last step.
+        steps: Number of steps.
         overrides: Settings of the recipe that were given, by name.
 
     Raises:
@@ -106,7 +107,7 @@ def lr_find(
     """Train for a few steps, each at a higher rate than the one before, and see where the loss falls fastest.
 
     Args:
-        inputs: Which network, which images.
+        inputs: The network and the images.
         settings: Which rates are tried, and in which training.
         folder: Gets ``result.json`` and ``curve.png``, both or none.
 
@@ -181,7 +182,7 @@ def lr_find(
 
 
 def _losses(trainer: Trainer, rates: Sequence[float]) -> Iterator[float]:
-    """The loss of the batch before each step, the step being made at the rate."""
+    """The loss of the batch before each step; every step is made at its own rate."""
     trainer.learning_mode()
     done = 0
     for epoch in itertools.count():
@@ -195,7 +196,7 @@ def _losses(trainer: Trainer, rates: Sequence[float]) -> Iterator[float]:
 
 
 def _objective(module: nn.Module, settings: Settings) -> Objective | None:
-    """Of a network with gates: their losses too, as ``train-gate`` weighs them by default."""
+    """The objective of a network with gates, whose losses it weighs as ``train-gate`` does; None for other networks."""
     if not isinstance(module, GatedNetwork):
         return None
     return GateObjective(settings.label_smoothing, module, GateSettings().completed(module.gate_name))

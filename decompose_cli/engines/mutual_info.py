@@ -50,7 +50,7 @@ class SetOverlap(BaseModel):
 
 
 class MutualInfoResults(BaseModel):
-    """By name of the set and number of features per class (``2-7`` where classes differ)."""
+    """``sets``: by name of the set, then by number of features per class (``2-7`` where classes differ)."""
 
     sets: dict[str, dict[str, SetOverlap]]
 
@@ -65,7 +65,7 @@ class MutualInfoSettings:
         k: Features per class of the sets ranked here; by default the sizes of the other sets, else 5, 10 and 20.
         method: How features are ranked.
         order: Which gates are taken.
-        num_features: D, for files that do not say.
+        num_features: D, for files that do not say it.
 
     Raises:
         InputError: A number is out of range, or something was given that has no effect.
@@ -125,30 +125,30 @@ def mutual_info(inputs: Inputs, settings: MutualInfoSettings | None = None) -> R
         )
     gates = read_gates(given_file(csg, "csg")) if csg is not None else None
     named = [_read(text) for text in files]
-    if csg is not None and CSG in [found.name for found in named]:
+    if csg is not None and CSG in [one.name for one in named]:
         raise InputError(f"An index file cannot be named {CSG!r} beside {param('csg')}, whose sets have that name.")
     study = None
     if uses_network:
         study = Study(inputs, ("train",))
         named += _ranked(study, ks, method, order)
     width = _Width(num_features, gates, inputs.model if files else None)
-    named = [dataclasses.replace(found, index_set=width.applied(found.index_set)) for found in named]
+    named = [dataclasses.replace(one, index_set=width.applied(one.index_set)) for one in named]
     if gates is not None:
-        for k in ks or default_ks([found.index_set for found in named], gates.num_features):
+        for k in ks or default_ks([one.index_set for one in named], gates.num_features):
             check_k(k, gates.num_features)
             named.append(_Named(CSG, str(k), gates.index_set(k, order), gates.sha256))
-    if len({(found.index_set.num_classes, found.index_set.num_features) for found in named}) > 1:
+    if len({(one.index_set.num_classes, one.index_set.num_features) for one in named}) > 1:
         warn("These index sets are of networks with different numbers of classes or features.")
     sets: dict[str, dict[str, SetOverlap]] = {}
-    for found in named:
-        by_k = sets.setdefault(found.name, {})
-        if found.k in by_k:
+    for one in named:
+        by_k = sets.setdefault(one.name, {})
+        if one.k in by_k:
             raise InputError(
-                f"Two index sets are named {found.name!r} and have k = {found.k}: {by_k[found.k].source} and "
-                f"{found.index_set.source}.",
+                f"Two index sets are named {one.name!r} and have k = {one.k}: {by_k[one.k].source} and "
+                f"{one.index_set.source}.",
                 hint=f"Name them apart with {param('indices')} NAME=FILE.",
             )
-        by_k[found.k] = _describe(found)
+        by_k[one.k] = _describe(one)
     arguments = {
         "indices": list(files),
         "csg": csg,
@@ -196,7 +196,7 @@ def _ranked(study: Study, ks: Sequence[int | float] | None, method: str, order: 
 
 
 class _Width:
-    """D for index sets that do not say it; what is known of it from several sides has to agree."""
+    """D for index sets that do not say it; whatever says it has to agree."""
 
     def __init__(self, given: int | None, gates: Gates | None, model: str | None) -> None:
         self.given, self.gates, self.model = given, gates, model
@@ -221,27 +221,27 @@ class _Width:
 def _describe(named: _Named) -> SetOverlap:
     index_set = named.index_set
     assert index_set.num_features is not None
-    found = overlap(index_set.classes, index_set.num_features)
+    overlaps = overlap(index_set.classes, index_set.num_features)
     return SetOverlap(
         source=index_set.source,
         sha256=named.sha256,
         num_features=index_set.num_features,
         features_per_class=index_set.sizes,
-        mean=found.mean,
-        off_diagonal_mean=found.off_diagonal_mean,
-        normalized_mean=mean_off_diagonal(found.normalized),
-        jaccard_mean=mean_off_diagonal(found.jaccard),
-        unused=found.unused,
-        exclusive=found.exclusive,
-        shared=found.shared,
-        **_matrices(found),
+        mean=overlaps.mean,
+        off_diagonal_mean=overlaps.off_diagonal_mean,
+        normalized_mean=mean_off_diagonal(overlaps.normalized),
+        jaccard_mean=mean_off_diagonal(overlaps.jaccard),
+        unused=overlaps.unused,
+        exclusive=overlaps.exclusive,
+        shared=overlaps.shared,
+        **_matrices(overlaps),
     )
 
 
-def _matrices(found: Overlap) -> dict[str, list[list[float]]]:
+def _matrices(overlaps: Overlap) -> dict[str, list[list[float]]]:
     named = {
-        "matrix": found.information,
-        "normalized_matrix": found.normalized,
-        "jaccard_matrix": found.jaccard,
+        "matrix": overlaps.information,
+        "normalized_matrix": overlaps.normalized,
+        "jaccard_matrix": overlaps.jaccard,
     }
     return {name: matrix.round(decimals=_DIGITS).tolist() for name, matrix in named.items()}

@@ -23,7 +23,7 @@ ALL, THIS = "all", "this"
 
 
 class ClassSelectivity(BaseModel):
-    """One class in one layer: its images, those no filter responds to, and Psi from the mean and the median of n."""
+    """One class in one layer: its images, how many no filter responds to, and Psi from the mean and the median of n."""
 
     name: str
     images: int
@@ -50,7 +50,7 @@ class Compared(BaseModel):
 
 
 class SelectivityResults(BaseModel):
-    """By layer, in the order of the network; ``compared`` by the name given to other weights."""
+    """``layers``: by name, in the order of the network; ``compared``: by the name given to other weights."""
 
     fraction: float
     layers: dict[str, Layer]
@@ -98,7 +98,7 @@ def selectivity(inputs: Inputs, settings: SelectivitySettings | None = None) -> 
 
     Args:
         inputs: The network and the images.
-        settings: Which layers are measured.
+        settings: Which layers are measured, and how.
 
     Raises:
         InputError: Something given cannot be used.
@@ -152,10 +152,10 @@ def _measured(study: Study, layers: Sequence[str], fraction: float) -> dict[str,
         torch.autocast(study.device.type, torch.bfloat16, enabled=inputs.precision == "bf16"),
         track(f"Layers on {short_name(study.dataset)}", len(study.dataset)) as advance,
     ):
-        found = measure_selectivity(
+        measured = measure_selectivity(
             module, _labelled(batches, study), names, calls, study.head.num_classes, fraction, advance
         )
-    return {name: _describe(layer, study.class_map.names) for name, layer in found.items()}
+    return {name: _describe(layer, study.class_map.names) for name, layer in measured.items()}
 
 
 def _labelled(batches: Iterable[tuple[Tensor, Tensor]], study: Study) -> Iterator[tuple[Tensor, Tensor]]:
@@ -166,21 +166,21 @@ def _labelled(batches: Iterable[tuple[Tensor, Tensor]], study: Study) -> Iterato
         done += len(truth)
 
 
-def _describe(found: LayerSelectivity, names: Sequence[str]) -> Layer:
-    present = (found.images > 0).nonzero()[:, 0].tolist()
-    psi_mean, psi_median = found.psi_mean[present], found.psi_median[present]
+def _describe(measured: LayerSelectivity, names: Sequence[str]) -> Layer:
+    present = (measured.images > 0).nonzero()[:, 0].tolist()
+    psi_mean, psi_median = measured.psi_mean[present], measured.psi_median[present]
     return Layer(
-        filters=found.num_filters,
+        filters=measured.num_filters,
         psi_mean=float(psi_mean.mean()),
         psi_median=float(psi_median.mean()),
-        class_selectivity=found.class_selectivity,
+        class_selectivity=measured.class_selectivity,
         per_class={
             str(number): ClassSelectivity(
                 name=names[number],
-                images=int(found.images[number]),
-                silent=int(found.silent[number]),
-                psi_mean=float(found.psi_mean[number]),
-                psi_median=float(found.psi_median[number]),
+                images=int(measured.images[number]),
+                silent=int(measured.silent[number]),
+                psi_mean=float(measured.psi_mean[number]),
+                psi_median=float(measured.psi_median[number]),
             )
             for number in present
         },

@@ -39,8 +39,9 @@ _MOST_DIGITS = 6
 class Loss(BaseModel):
     """What the chosen head costs on one split, image by image against the full head.
 
-    ``points``: its accuracy minus the full head's, in percentage points, with 95% interval and McNemar's p;
-    ``loss_bound95``: one-sided 95% upper bound of the accuracy lost; ``common_correct``: with the common k.
+    ``points``: accuracy of the chosen head minus that of the full head, in percentage points, with 95% interval and
+    McNemar's p; ``loss_bound95``: one-sided 95% upper bound of the accuracy lost; ``common_correct``: images that the
+    head with the common k gets right.
     """
 
     split: str
@@ -93,9 +94,9 @@ def parse_ks(text: str) -> list[int]:
     """Read ``1-64`` or ``1,2,5-10``: ascending whole numbers, each once.
 
     Raises:
-        InputError: Another form, or a number below 1.
+        InputError: The text has another form, or a number is below 1.
     """
-    found: set[int] = set()
+    ks: set[int] = set()
     for part in text.split(","):
         low, sign, high = part.strip().partition("-")
         ends = [low, high] if sign else [low]
@@ -107,8 +108,8 @@ def parse_ks(text: str) -> list[int]:
         if first < 1 or last < first:
             what = "starts below 1" if first < 1 else "ends before it starts"
             raise InputError(f"{param('ks')} {part.strip()!r} {what}.")
-        found |= set(range(first, last + 1))
-    return sorted(found)
+        ks |= set(range(first, last + 1))
+    return sorted(ks)
 
 
 def parse_methods(text: str) -> list[str]:
@@ -129,7 +130,7 @@ class SweepSettings:
         ks: Ascending numbers of features per class; by default 1 to 64, or as far as D goes.
         indices: ``NAME=FILE`` or ``FILE``: index files, each used whole.
         order: Which gates are taken by a ranking that needs gates.
-        max_drop: Look for the smallest index set that costs no more than so many percentage points.
+        max_drop: Percentage points that the smallest index set may cost; None to look for none.
 
     Raises:
         InputError: ``max_drop`` is out of range.
@@ -153,7 +154,7 @@ def sweep(
 
     Args:
         inputs: The network and the images; features are ranked over the training images.
-        settings: Which heads are evaluated.
+        settings: Which heads are evaluated, and whether the smallest is looked for.
         folder: Gets ``result.json``, ``curve.png`` and, with ``max_drop``, ``indices.json``, all or none.
 
     Raises:
@@ -167,7 +168,7 @@ def sweep(
     study = Study(inputs, ("test", "val"))
     study.require_full_head("sweep")
     head = study.head
-    points = [(name, found.fitted_to(head.num_classes, head.num_features)) for name, found in points]
+    points = [(name, index_set.fitted_to(head.num_classes, head.num_features)) for name, index_set in points]
     sizes = list(ks) if ks else list(range(1, min(head.num_features, _USUAL_LARGEST_K) + 1))
     for k in sizes:
         check_k(k, head.num_features, "ks")
@@ -190,8 +191,8 @@ def sweep(
     curves: dict[str, dict[str, Point]] = {}
     with track("Numbers of features", len(chosen_methods) * len(sizes), unit="heads") as advance:
         for method in chosen_methods:
-            found = accuracy_by_k(ranked, bank.features, study.labels, head, sizes, method, advance)
-            curves[method] = {str(k): point_of(predictions) for k, predictions in found.items()}
+            by_k = accuracy_by_k(ranked, bank.features, study.labels, head, sizes, method, advance)
+            curves[method] = {str(k): point_of(predictions) for k, predictions in by_k.items()}
     for name, index_set in points:
         check_made_from(index_set, study.classifier)
         decomposed = decomposed_head(head, index_set)
@@ -214,12 +215,12 @@ def sweep(
     if folder is not None:
         write_files({**contents, folder / "result.json": document.to_json()})
         if chosen is None:
-            (folder / INDICES).unlink(missing_ok=True)  # of an earlier sweep, which this one replaces
+            (folder / INDICES).unlink(missing_ok=True)  # left by an earlier sweep, which this one replaces
     return document
 
 
 def _read(files: Sequence[str]) -> list[tuple[str, IndexSet]]:
-    found: list[tuple[str, IndexSet]] = []
+    named: list[tuple[str, IndexSet]] = []
     for text in files:
         name, file = split_name(text, "indices")
         if name in RANKINGS:
@@ -228,17 +229,17 @@ def _read(files: Sequence[str]) -> list[tuple[str, IndexSet]]:
                 hint=f"Use {param('indices')} OTHER_NAME=FILE.",
             )
         index_set = read_index_set(given_file(file, "indices"))
-        if (name, index_set.k_label) in [(other, known.k_label) for other, known in found]:
+        if (name, index_set.k_label) in [(other, known.k_label) for other, known in named]:
             raise InputError(
                 f"There are two curves {name!r} with a point at k = {index_set.k_label}.",
                 hint=f"Name them apart with {param('indices')} NAME=FILE.",
             )
-        found.append((name, index_set))
-    return found
+        named.append((name, index_set))
+    return named
 
 
 def _fitting(data: LabelledFeatures) -> list[str]:
-    """The rankings that such data can be ranked by."""
+    """The names of the rankings that fit the data."""
     for ranking in RANKINGS.values():
         if ranking.needs_nonnegative and not ranking.fits(data):
             note(f"The method {ranking.name!r} is left out: the network has negative features.")
@@ -247,7 +248,7 @@ def _fitting(data: LabelledFeatures) -> list[str]:
 
 @dataclass
 class _Search:
-    """The smallest index set: chosen on the training images, reported on the others."""
+    """A search for the smallest index set: chosen on the training images, reported on the others."""
 
     train: Study
     test: Study
@@ -317,7 +318,7 @@ class _Search:
 
 
 def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> dict[Path, str | bytes]:
-    """The files beside the result, which is told their names."""
+    """The contents of the files beside the result; the result gets their names."""
     contents: dict[Path, str | bytes] = {}
     if results.chosen is not None:
         rows = tuple(map(tuple, results.chosen.indices.values()))
@@ -341,7 +342,7 @@ def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> d
 
 
 def curve_of(name: str, points: Mapping[str, Point]) -> Curve:
-    """What is drawn of a ranking, as a line, or of index files, as points; sizes that differ, at the largest."""
+    """The curve of a ranking, a line, or of index files, points; a set with several sizes stands at the largest."""
     by_k = sorted(((int(k.rpartition("-")[2]), point) for k, point in points.items()), key=lambda pair: pair[0])
     ks, values = [k for k, _ in by_k], [point for _, point in by_k]
     low, high = ([p.top1_ci95[end] for p in values] for end in (0, 1))

@@ -21,7 +21,7 @@ from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import configure
 
 AnyTraining = RunResults | RepeatedResults
-"""Of one run, or of several with different seeds."""
+"""The results of one run, or of several with different seeds."""
 
 
 def train(
@@ -30,7 +30,7 @@ def train(
     """Train a network; its checkpoints, logs and result are in the run folder.
 
     Args:
-        request: What to train, on what, and where.
+        request: The network, the images, how it is trained, and where the run is kept.
         recipe: Preset of the settings; by default the one that suits network and images.
         model_options: Options of the network, such as its shortcuts.
 

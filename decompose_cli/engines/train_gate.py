@@ -57,7 +57,7 @@ from decompose_cli.training.setup import (
 
 
 class GateResults(RunResults):
-    """``gates``: what the gates do after training, of the best weights where images are held out, else of the last."""
+    """``gates``: what the gates do after training, with the best weights where images are held out, else the last."""
 
     gates: GateReport
 
@@ -69,7 +69,7 @@ class GateEvaluation(BaseModel):
 
 
 class RepeatedGates(BaseModel):
-    """The same training with several seeds, read back as what it is, with its gates."""
+    """The same training with several seeds; reading it back keeps the gates of each run."""
 
     runs: list[GateResults]
     summary: list[Spread]
@@ -84,9 +84,9 @@ def train_gate(
     """Train a network with soft gates; checkpoints, logs, plots and result are in the run folder.
 
     Args:
-        request: What to train, on what, and where.
+        request: The network, the images, how it is trained, and where the run is kept.
         gates: The gate, and how it is trained; by default the proposed one.
-        recipe: Preset of the settings; by default ``soft-gates``, on digits ``digits``.
+        recipe: Preset of the settings; by default ``soft-gates``, but ``digits`` on digits.
 
     Returns:
         A document with :class:`GateResults`, or several of them with the spread of their accuracies.
@@ -132,12 +132,12 @@ class _TrainGate(LearnerTraining[GateResults]):
     @override
     def open(self, session: Session) -> None:
         super().open(session)
-        self._gates = GateSettings.of_configuration(session.config)  # complete; of a run that goes on, what it had
+        self._gates = GateSettings.of_configuration(session.config)  # complete; a run that goes on keeps its own
         learner = self.learner
         if self._baseline is None and self._gates.baseline is not None:
             self._baseline = open_baseline(self._gates.baseline, learner.classifier.entry)
         check_same(session, baseline_weights=None if self._baseline is None else self._baseline.weights_sha256)
-        with torch.device("meta"):  # what the gate cannot do is said before anything else
+        with torch.device("meta"):  # a network that the gate cannot be in is refused before anything else
             learner.classifier.entry.make(len(learner.class_names), learner.preprocessing.crop)
         if self._baseline is not None:
             note(f"The backbone begins with the weights of {self._gates.baseline}, the gate at random.")
@@ -145,9 +145,9 @@ class _TrainGate(LearnerTraining[GateResults]):
     @override
     def own_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
         options = super().own_options(config)
-        options.pop("shortcut", None)  # of which gates leave no choice
+        options.pop("shortcut", None)  # gates leave no choice of shortcut
         given = self._gates.given()
-        given.pop("skip_below", None)  # which changes nothing of the network
+        given.pop("skip_below", None)  # skipping changes nothing of the network
         return {**options, **given}
 
     @override
@@ -203,9 +203,9 @@ def evaluate_gates(
     """Measure the gates of given weights.
 
     Args:
-        inputs: With weights.
+        inputs: The network, its weights, and the images.
         gates: The gate and its details, where the weights do not say them, and ``skip_below``.
-        split: ``train``, or that of the test images, which are the default where there are any.
+        split: ``train``, or the split of the test images, which is the default where there are any.
         folder: Where g of every image and two plots are written.
 
     Raises:
@@ -221,14 +221,14 @@ def evaluate_gates(
         raise InputError(f"{classifier.weights_source} is of {classifier.name} without a gate.")
     check_skipping(gate, gates.skip_below)
     inputs = dataclasses.replace(inputs, model=classifier.name, dataset=dataset)
-    found = open_learner(inputs, gates.network_options(), inputs.seed, classifier)
-    network = _gated(found.classifier.load(found.preprocessing.crop).module, classifier.name)
-    images = LabelledImages("train", found.train, found.labels, found.preprocessing)
-    if split in (None, *([] if found.test is None else [found.test.split])):
-        images = found.test or images
+    learner = open_learner(inputs, gates.network_options(), inputs.seed, classifier)
+    network = _gated(learner.classifier.load(learner.preprocessing.crop).module, classifier.name)
+    images = LabelledImages("train", learner.train, learner.labels, learner.preprocessing)
+    if split in (None, *([] if learner.test is None else [learner.test.split])):
+        images = learner.test or images
     elif split != images.split:
-        choices = ", ".join([*([] if found.test is None else [found.test.split]), images.split])
-        raise InputError(f"{found.train.name} has no split {split!r} here; choose {choices}.")
+        choices = ", ".join([*([] if learner.test is None else [learner.test.split]), images.split])
+        raise InputError(f"{learner.train.name} has no split {split!r} here; choose {choices}.")
     device = resolve_device(inputs.device)
     report, readings = study(
         copy.deepcopy(network).to(device),
@@ -239,13 +239,13 @@ def evaluate_gates(
         batch_size=inputs.batch_size,
     )
     if folder is not None:
-        _write(folder, readings, gate, found, _title(found, gate))
+        _write(folder, readings, gate, learner, _title(learner, gate))
     weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)
     return ResultDocument(
         command="train-gate",
         arguments={**inputs.as_arguments(), "evaluate": True, "skip_below": gates.skip_below},
-        model=describe_network(found, inputs.seed, weights),
-        dataset=describe_images(found).model_copy(
+        model=describe_network(learner, inputs.seed, weights),
+        dataset=describe_images(learner).model_copy(
             update={
                 "split": images.split,
                 "images": len(images.labels),
@@ -259,9 +259,9 @@ def evaluate_gates(
     )
 
 
-def _title(found: Learner, gate: str) -> str:
-    """Of plots; a folder by its own name alone."""
-    return f"{found.classifier.name} with gate {gate} on {found.train.name.rsplit('/', 1)[-1]}"
+def _title(learner: Learner, gate: str) -> str:
+    """The title of plots, which shows only the last part of a folder's path."""
+    return f"{learner.classifier.name} with gate {gate} on {learner.train.name.rsplit('/', 1)[-1]}"
 
 
 def _gated(module: nn.Module, name: str) -> GatedNetwork:
@@ -271,7 +271,7 @@ def _gated(module: nn.Module, name: str) -> GatedNetwork:
 
 
 def _files(dataset: ImageDataset) -> list[str] | None:
-    """Of each image, if they are files: its path in the folder of the data set."""
+    """The path of each image in the folder of the data set; None if the images are not files."""
     if not isinstance(dataset, FolderImages):
         return None
     return [
@@ -281,7 +281,7 @@ def _files(dataset: ImageDataset) -> list[str] | None:
 
 
 def _figures(runs: Sequence[GateResults]) -> dict[str, list[float | None]]:
-    """What is told of the gates of several seeds together: of the last split, and of training images."""
+    """Figures of the gates that are summed up over seeds: those of the last split, and of label noise."""
     last = [run.gates.splits[-1] for run in runs]
     noises = [run.gates.label_noise for run in runs]
     return {
@@ -294,37 +294,42 @@ def _figures(runs: Sequence[GateResults]) -> dict[str, list[float | None]]:
 
 
 def _write(
-    folder: Path, found: Sequence[GateReadings], gate: str, learner: Learner, title: str, changed: Tensor | None = None
+    folder: Path,
+    readings: Sequence[GateReadings],
+    gate: str,
+    learner: Learner,
+    title: str,
+    changed: Tensor | None = None,
 ) -> None:
-    """g of every image, plots of the last of the splits, and one of the training images where labels were changed."""
+    """Write g of every image, plots of the last split and, where labels were changed, one of the training images."""
     files = {"train": _files(learner.train), HELD_OUT: _files(learner.train)}
     if learner.test is not None:
         files[learner.test.split] = _files(learner.test.dataset)
-    write_text(folder / G_VALUES, gates_csv(found, gate, learner.labels if changed is not None else None, files))
-    plots = _plots(title, found[-1], learner.class_names, GATES[gate].place)
+    write_text(folder / G_VALUES, gates_csv(readings, gate, learner.labels if changed is not None else None, files))
+    plots = _plots(title, readings[-1], learner.class_names, GATES[gate].place)
     if changed is not None:
-        is_changed = torch.isin(found[0].numbers, changed)
-        g = found[0].g.mean(1)
+        is_changed = torch.isin(readings[0].numbers, changed)
+        g = readings[0].g.mean(1)
         groups = {"wrong label": [g[is_changed].tolist()], "others": [g[~is_changed].tolist()]}
-        what = "g" if found[0].g.shape[1] == 1 else "g, mean over gates"
+        what = "g" if readings[0].g.shape[1] == 1 else "g, mean over gates"
         plots[NOISE_PLOT] = gate_distribution(f"{title}, training images", [what], groups)
     write_files({folder / name: content for name, content in plots.items()})
 
 
-def _plots(title: str, found: GateReadings, names: tuple[str, ...], place: Place) -> dict[str, bytes]:
-    """How g is distributed, and the images with the lowest and the highest."""
-    is_right = found.is_right
+def _plots(title: str, readings: GateReadings, names: tuple[str, ...], place: Place) -> dict[str, bytes]:
+    """Plots of how g is distributed, and of the images with the lowest and the highest g."""
+    is_right = readings.is_right
     count = len(place.ends)
-    g = found.g.mean(1, keepdim=True) if count == 1 else found.g
+    g = readings.g.mean(1, keepdim=True) if count == 1 else readings.g
     whole = "g" if place.level == "block" else "g, mean over units"
     labels = [whole] if count == 1 else [f"g of stage {stage}" for stage in place.stages]
-    title = f"{title}, {found.images.split} images"
-    overall = found.g.mean(1)
+    title = f"{title}, {readings.images.split} images"
+    overall = readings.g.mean(1)
     order = overall.argsort(stable=True).tolist()
 
     def shown(number: int) -> tuple[Any, float, str, str]:
-        image = found.images.dataset.image(number)
-        label, prediction = int(found.images.labels[number]), int(found.predictions[number])
+        image = readings.images.dataset.image(number)
+        label, prediction = int(readings.images.labels[number]), int(readings.predictions[number])
         return image, float(overall[number]), names[label], names[prediction]
 
     return {

@@ -22,7 +22,7 @@ MOST_MISTAKES = 24
 
 
 class ClassAccuracy(BaseModel):
-    """Images of one class."""
+    """Images of one class, and how many a head gets right."""
 
     name: str
     correct: int
@@ -60,7 +60,7 @@ class Guess(BaseModel):
 
 
 class Mistake(BaseModel):
-    """An image that a head gets wrong: its number in the split, from 0, and its class. An absent head is null."""
+    """An image that a head gets wrong: its number in the split, from 0, its class, and each head's guess (or null)."""
 
     image: int
     label: int
@@ -69,7 +69,7 @@ class Mistake(BaseModel):
 
 
 class ValidateResults(BaseModel):
-    """``original`` is null for a decomposed checkpoint, which has no full head, ``decomposed`` without indices.
+    """``original`` is null for a decomposed checkpoint, which has no full head; ``decomposed`` is null without indices.
 
     ``mistakes``: up to 24 images that the decomposed head gets wrong, or the full one where that is all there is: first
     those that only the full head gets right, and of these and of the others the most confident errors first.
@@ -89,9 +89,9 @@ def validate(
     """Measure a classifier on a split (``test``, else ``val``), and its decomposition if indices are given or carried.
 
     Args:
-        inputs: Which network, which images.
+        inputs: The network and the images.
         indices: An index file or set: the features that each class keeps.
-        classifier: The network, where it is open already.
+        classifier: The network, if it has been opened already.
 
     Raises:
         InputError: Something given cannot be used.
@@ -130,12 +130,12 @@ def measure(
 
     Args:
         head: C classes, D features.
-        features: (N, D).
-        labels: int64 (N,), in 0..C-1.
-        names: Of the C classes.
-        index_set: What each class keeps; None for the full head only, or for a head that is decomposed.
+        features: Features of the images, (N, D).
+        labels: Class numbers, int64 (N,), in 0..C-1.
+        names: Names of the C classes.
+        index_set: The features that each class keeps; None for the full head only, or for a head that is decomposed.
         source: What to call the indices of a head that has its own.
-        sha256: Of the file that the index set is from.
+        sha256: Hash of the file that the index set is from.
 
     Raises:
         InputError: The index set does not fit, or there is no image.
@@ -184,10 +184,10 @@ def _mistakes(original: Evaluation | None, decomposed: Evaluation | None) -> lis
         is_lost = original is not None and bool(original.is_correct[image])
         return not is_lost, -float(used.confidence[image]), image
 
-    def guess(found: Evaluation | None, image: int) -> Guess | None:
-        if found is None:
+    def guess(evaluation: Evaluation | None, image: int) -> Guess | None:
+        if evaluation is None:
             return None
-        return Guess(predicted=int(found.predictions[image]), probability=float(found.confidence[image]))
+        return Guess(predicted=int(evaluation.predictions[image]), probability=float(evaluation.confidence[image]))
 
     return [
         Mistake(

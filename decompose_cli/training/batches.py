@@ -1,4 +1,4 @@
-"""The images of each step: which, in which order, augmented and mixed how."""
+"""The images of each step: chosen, ordered, augmented and mixed."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from decompose_cli.training.settings import Settings
 class StepBatches:
     """The batches of each step of this process.
 
-    They are a function of (seed, epoch, image) and the settings alone, so they do not depend on the number of
+    The batches are a function of (seed, epoch, image) and the settings alone, so they do not depend on the number of
     processes.
 
     Args:
-        fabric: Launched; says which share of a batch is this process's.
-        data: Images, those of them to train on, and the labels of all.
+        fabric: The launched processes; they say which share of a batch is this process's.
+        data: The images, their labels, and which of them are trained on.
         settings: Batch size, augmentation, mixing, seed.
         workers: Processes that decode images.
     """
@@ -42,7 +42,7 @@ class StepBatches:
         )
 
     def steps(self, epoch: int, first: int, last: int) -> Iterator[list[tuple[Tensor, Tensor, float]]]:
-        """For each step its batches: this process's images, their targets, and the weight of their summed loss."""
+        """The batches of each step: this process's images, their targets, and the weight of their summed loss."""
         settings, fabric = self._settings, self._fabric
         order = epoch_order(self.indices, settings.seed, epoch)
         size = settings.images_per_step
@@ -51,7 +51,7 @@ class StepBatches:
         flat = list(itertools.chain(*batches))
         own = [share(batch, fabric.global_rank, fabric.world_size) for batch in flat]
         # Mixing pairs images, so every process makes the whole batch and keeps its share. Without mixing it makes its
-        # share; one without any still has to take part in the step, with an image that counts nothing.
+        # share; a process without a share still takes part in the step, with an image that counts nothing.
         mixes = settings.mix != "none"
         made = flat if mixes else [part if len(part) else batch[:1] for part, batch in zip(own, flat, strict=True)]
         ready = zip(own, made, self.images.batches(epoch, made), strict=True)

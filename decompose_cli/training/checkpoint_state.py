@@ -1,4 +1,4 @@
-"""What a run is made of between two steps, as plain values, also where it is spread over several processes."""
+"""The state of a run between two steps, as plain values, also where it is spread over several processes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _PLAIN = ("epoch", "step", "global_step", "tally", "seconds", "rate", "made")
 class State:
     """Where a run is: ``step`` steps into epoch ``epoch``, counted from 0.
 
-    ``tally`` holds, for the images of this epoch so far: sum of losses, correct answers, images, and what the objective
-    counts; nothing before the first. ``rate`` and ``made``: of the last step that was made, its learning rate and where
-    it was.
+    ``tally`` holds, for the images of this epoch so far, sum of losses, correct answers, images, and what the objective
+    counts; nothing before the first step. ``rate``: learning rate of the last step that was made; ``made``: its epoch
+    and number.
     """
 
     epoch: int = 0
@@ -36,14 +36,14 @@ class State:
     made: str = "epoch 1, step 0"
 
     def content(self) -> dict[str, Any]:
-        """As plain values, for a checkpoint."""
+        """The state as plain values, for a checkpoint."""
         plain = {name: getattr(self, name) for name in _PLAIN}
         best = self.best.model_dump() if self.best else None
         return {**plain, "records": [record.model_dump() for record in self.records], "best": best}
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> State:
-        """What :meth:`content` made."""
+        """The state that :meth:`content` turned into plain values."""
         return cls(
             **{name: content[name] for name in _PLAIN},
             records=[EpochRecord.model_validate(record) for record in content["records"]],
@@ -54,13 +54,13 @@ class State:
 def full_state(
     model: nn.Module, module: nn.Module, optimizers: Sequence[Optimizer], is_sharded: bool
 ) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """State dict of the network, and of each optimizer.
+    """The state dicts of the network and of each optimizer.
 
     Args:
         model: The network as it is called.
-        module: The network that it wraps.
-        optimizers: As made for its parameters.
-        is_sharded: Whether parameters are spread over processes; then all of them have to call this.
+        module: The network that ``model`` wraps.
+        optimizers: The optimizers of its parameters.
+        is_sharded: Whether parameters are spread over processes; then every process has to call this.
     """
     if not is_sharded:
         return dict(module.state_dict()), [optimizer.state_dict() for optimizer in optimizers]
@@ -114,7 +114,7 @@ def _inner(model: nn.Module) -> nn.Module:
 
 
 def random_states(fabric: Fabric) -> list[dict[str, Tensor]]:
-    """States of torch's generators, of each process; all of them have to call this."""
+    """The states of torch's generators in each process; every process has to call this."""
     own = {"cpu": torch.get_rng_state()}
     if fabric.device.type == "cuda":
         own["cuda"] = torch.cuda.get_rng_state(fabric.device)

@@ -18,20 +18,21 @@ _SHOWN = tuple(name for name in FROM_INPUTS if name != "model")
 
 
 class RunConfig(BaseModel):
-    """What every run is made of; commands add what only they know.
+    """The configuration that every run has; commands add fields of their own.
 
     Attributes:
-        command: Its name.
-        model: And the further fields up to ``data_dir``: as of :class:`decompose_cli.features.inputs.Inputs`.
+        command: Name of the command.
+        model: The network; this and all fields up to ``data_dir`` are those of
+            :class:`decompose_cli.features.inputs.Inputs`.
         recipe: Preset of the settings.
         overrides: Settings that were given, by name.
-        runs: Seeds, one after the other.
+        runs: Number of seeds, trained one after the other.
         final_test: Whether the test images are measured in the end where images are held out.
         export: Formats that the network is written in.
-        settings: As of :class:`decompose_cli.training.settings.Settings`.
-        training_images: Their fingerprint.
+        settings: The values of :class:`decompose_cli.training.settings.Settings`.
+        training_images: Fingerprint of the training images.
         checkpoint_every: Steps after which the run is saved within an epoch.
-        processes: How many there were when it began.
+        processes: Number of processes when the run began.
     """
 
     model_config = ConfigDict(extra="allow", strict=True)
@@ -60,10 +61,10 @@ class RunConfig(BaseModel):
 
 
 def read_config(path: Path, kind: type[RunConfig] = RunConfig) -> dict[str, Any]:
-    """The configuration of a run.
+    """Read the configuration of a run.
 
     Raises:
-        InputError: There is none, it cannot be read, or a field is missing or of the wrong kind.
+        InputError: There is no configuration, it cannot be read, or a field is missing or of the wrong kind.
     """
     content = read_json(path, "The configuration of the run")
     try:
@@ -76,12 +77,12 @@ def read_config(path: Path, kind: type[RunConfig] = RunConfig) -> dict[str, Any]
 
 
 def shown_command(config: Mapping[str, Any], seed: int, own: Mapping[str, Any]) -> str:
-    """The command that trains such a network, wherever it is run: part of what a checkpoint says of itself.
+    """The command that trains such a network on any machine, for the description in its checkpoints.
 
     Args:
-        config: Of the run.
-        seed: Of the network, where there are several.
-        own: Options of the command beside those of network, images and settings; None is left out.
+        config: Configuration of the run.
+        seed: Seed of this network.
+        own: Options of the command beside those of network, images and settings; those that are None are left out.
     """
     named = {name: config[name] for name in _SHOWN if config[name] is not None}
     words = ["decompose", config["command"], config["model"]]

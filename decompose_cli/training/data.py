@@ -18,7 +18,7 @@ from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.training.evaluate import LabelledImages
 
 HELD_OUT = "held-out"
-"""What the split is called that is held out of the training images; data sets have a ``val`` of their own."""
+"""Name of the split that is held out of the training images; data sets may have a ``val`` of their own."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class TrainingData:
 
     Attributes:
         train: All training images.
-        labels: The network's class number of each, int64 (N,).
-        indices: Those that are trained on, int64.
-        val: Those that are held out, or None.
-        test: Images that are neither, or None.
-        class_names: Of the network's outputs.
-        preprocessing: As of evaluation.
+        labels: The network's class number of each training image, int64 (N,).
+        indices: Numbers of the training images that are trained on, int64.
+        val: The training images that are held out, or None.
+        test: Test images, or None.
+        class_names: Names of the network's outputs.
+        preprocessing: The preprocessing of evaluation.
     """
 
     train: ImageDataset
@@ -48,7 +48,7 @@ def check_trainable(name: str) -> None:
     """Refuse a data set without training images.
 
     Raises:
-        InputError: It has none.
+        InputError: The data set has none.
     """
     if "train" not in available_splits(name):
         raise InputError(
@@ -60,8 +60,8 @@ def open_splits(inputs: Inputs, name: str) -> tuple[ImageDataset, ImageDataset |
     """The training images of a data set and, if it has any, its test images (``test``, else ``val``).
 
     Raises:
-        InputError: No such data set, or one without training images.
-        DownloadError: It is not there and cannot be fetched.
+        InputError: There is no such data set, or it has no training images.
+        DownloadError: The data set is not there and cannot be fetched.
     """
     if inputs.split is not None:
         raise InputError(f"{param('split')} has no effect here: training images are trained on, test images measured.")
@@ -75,10 +75,10 @@ def open_splits(inputs: Inputs, name: str) -> tuple[ImageDataset, ImageDataset |
 
 
 def labels_by_name(train: ImageDataset, test: ImageDataset) -> Tensor:
-    """The class number among those of the training images for each test image, matched by name; int64 (N,).
+    """The training images' class number for each test image, matched by name; int64 (N,).
 
     Raises:
-        InputError: A test class that is not trained on.
+        InputError: A class of the test images is not among those of the training images.
     """
     matched = match_classes(
         test.class_names,

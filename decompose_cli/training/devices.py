@@ -1,4 +1,4 @@
-"""One process or many: setting up Lightning Fabric."""
+"""Setting up Lightning Fabric, for one process or many."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def start(device: str, machines: Machines, precision: str) -> Fabric:
     """Start the processes, and return what connects them. The other processes run the command line from its start.
 
     Args:
-        device: As of ``--device``.
-        machines: How many.
-        precision: ``32``, ``bf16`` or ``16``.
+        device: The device, as ``--device`` takes it.
+        machines: How many processes, on how many machines.
+        precision: Number format: ``32``, ``bf16`` or ``16``.
 
     Raises:
-        InputError: Something that this machine, or ``torchrun``, does not have.
+        InputError: This machine, or ``torchrun``, does not have what was asked for.
     """
     count, nodes = _counts(machines)
     strategy = one_of(machines.strategy, STRATEGIES, "strategy") if machines.strategy else None
@@ -58,14 +58,14 @@ def start(device: str, machines: Machines, precision: str) -> Fabric:
     if first.type == "cuda" and count > torch.cuda.device_count():
         raise InputError(f"{param('devices')} {count}: this machine has {torch.cuda.device_count()} CUDA devices.")
     several = count * nodes > 1
-    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # it announces what was asked for
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # else Fabric announces what was asked for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         fabric = Fabric(
             accelerator={"cpu": "cpu", "cuda": "cuda", "mps": "mps"}[first.type],
             devices=[first.index or 0] if first.type == "cuda" and not several else count,
             num_nodes=nodes,
-            # Buffers stay as they are in each process: statistics are those of the images that it has seen.
+            # Each process keeps its own buffers: statistics are those of the images that the process has seen.
             strategy=strategy if strategy == "fsdp" else DDPStrategy(broadcast_buffers=False) if several else "auto",
             precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision],  # type: ignore[arg-type]
         )
@@ -102,7 +102,7 @@ def _counts(machines: Machines) -> tuple[int, int]:
 
 
 def on_first(fabric: Fabric, work: Callable[[], Value]) -> Value:
-    """Do something in the first process only; its result, or its error, is that of all processes."""
+    """Do something in the first process only; every process gets its result, or its error."""
     if fabric.world_size == 1:
         return work()
     outcome: list[Any] = [None, None]
@@ -111,7 +111,7 @@ def on_first(fabric: Fabric, work: Callable[[], Value]) -> Value:
             outcome[0] = work()
         except DecomposeError as error:
             outcome[1] = error
-        except Exception as error:  # the others must not wait for what will not come
+        except Exception as error:  # else the other processes would wait for ever
             fabric.broadcast([None, DecomposeError(f"The first process failed: {first_line(error)}.")])
             raise
     result, failure = fabric.broadcast(outcome)
@@ -121,7 +121,7 @@ def on_first(fabric: Fabric, work: Callable[[], Value]) -> Value:
 
 
 def sum_over_processes(fabric: Fabric, values: torch.Tensor) -> torch.Tensor:
-    """The sum of a tensor over all processes; itself where there is one."""
+    """The sum of a tensor over all processes; the tensor itself where there is one process."""
     if fabric.world_size == 1:
         return values
     return fabric.all_reduce(values.clone(), reduce_op="sum")  # type: ignore[return-value]

@@ -26,10 +26,10 @@ class LabelledImages:
     """Images with the network's class numbers.
 
     Attributes:
-        split: What to call them: ``train``, ``val``, ``test``.
+        split: Name of the images: ``train``, ``val``, ``test``.
         dataset: N images.
-        labels: int64 (N,).
-        preprocessing: As of evaluation.
+        labels: Class numbers, int64 (N,).
+        preprocessing: The preprocessing of evaluation.
     """
 
     split: str
@@ -41,13 +41,13 @@ class LabelledImages:
 def evaluate(
     module: nn.Module, images: LabelledImages, *, num_classes: int, device: torch.device, workers: int = 0
 ) -> Evaluation:
-    """Logits of every image, in the order of the data set, and what they amount to.
+    """Compute the logits of every image, in the order of the data set, and evaluate them.
 
     Args:
-        module: On the device; left as it was found.
-        images: N >= 1.
-        num_classes: C.
-        device: Where the network is.
+        module: The network, on the device; left as it was.
+        images: At least one image.
+        num_classes: Number of classes.
+        device: The device of the network.
         workers: Processes that decode images.
     """
     return measure(module, images, Objective(), num_classes=num_classes, device=device, workers=workers)[0]
@@ -62,7 +62,7 @@ def measure(
     device: torch.device,
     workers: int = 0,
 ) -> tuple[Evaluation, Tensor]:
-    """As :func:`evaluate`, and what the objective counts, summed over the images: float64 (counted,)."""
+    """Do as :func:`evaluate` does, and sum what the objective counts over the images: float64 (counted,)."""
     logits: list[Tensor] = []
     counts = torch.zeros(objective.counted, dtype=torch.float64)
     batches = normalised_batches(
@@ -70,18 +70,18 @@ def measure(
     )
     with evaluating(module), torch.inference_mode(), device_memory(device):
         for batch, _ in batches:
-            found = objective.read(module, batch.to(device, memory_format=torch.channels_last))
-            scores = objective.logits(found)
+            output = objective.read(module, batch.to(device, memory_format=torch.channels_last))
+            scores = objective.logits(output)
             if objective.counted:
                 start = sum(len(part) for part in logits)
                 classes = images.labels[start : start + len(scores)].to(device)
-                counts += objective.counts(found, classes).cpu().double()
+                counts += objective.counts(output, classes).cpu().double()
             logits.append(scores.float().cpu().flatten(1))
     return evaluate_head(lambda part: part, torch.cat(logits), images.labels, num_classes), counts
 
 
 def score_of(evaluation: Evaluation, split: str, gates: Sequence[GateScore] = ()) -> Score:
-    """An evaluation as it is written down."""
+    """The score of an evaluation, as records keep it."""
     total = evaluation.total
     return Score(
         split=split,
@@ -106,18 +106,20 @@ def score_over_processes(
 ) -> Score:
     """How a network does, each process measuring its share of the images; no image counts twice.
 
-    Of a sharded network all processes have to make every forward pass together, so each measures all images.
+    The processes of a sharded network have to make every forward pass together, so each measures all images.
     """
     if fabric.world_size == 1 or is_sharded:
-        found, sums = measure(module, images, objective, num_classes=num_classes, device=fabric.device, workers=workers)
-        return score_of(found, images.split, objective.gate_scores(sums.tolist(), found.total))
+        result, sums = measure(
+            module, images, objective, num_classes=num_classes, device=fabric.device, workers=workers
+        )
+        return score_of(result, images.split, objective.gate_scores(sums.tolist(), result.total))
     own = share(torch.arange(len(images.labels)), fabric.global_rank, fabric.world_size)
     counts = torch.zeros(4 + objective.counted, dtype=torch.float64)
     if len(own):
         part = LabelledImages(images.split, subset(images.dataset, own), images.labels[own], images.preprocessing)
-        found, sums = measure(module, part, objective, num_classes=num_classes, device=fabric.device, workers=workers)
-        top5 = 0 if found.top5 is None else found.top5
-        usual = torch.tensor((found.correct, top5, found.loss * found.total, found.total), dtype=torch.float64)
+        result, sums = measure(module, part, objective, num_classes=num_classes, device=fabric.device, workers=workers)
+        top5 = 0 if result.top5 is None else result.top5
+        usual = torch.tensor((result.correct, top5, result.loss * result.total, result.total), dtype=torch.float64)
         counts = torch.cat([usual, sums])
     correct, total5, loss, total, *more = sum_over_processes(fabric, counts.to(fabric.device)).tolist()
     return Score(

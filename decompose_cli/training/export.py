@@ -1,4 +1,4 @@
-"""Files of a classifier for use elsewhere: ONNX, TorchScript, or a checkpoint of our own."""
+"""Files of a classifier for other programs: ONNX, TorchScript, or safetensors."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def check_export(kind: str) -> Kind:
     """Refuse a kind of file that cannot be written here, before any work is done for it.
 
     Raises:
-        InputError: No such kind, or a package that it needs is missing.
+        InputError: There is no such kind, or a package that it needs is missing.
     """
     chosen = one_of(kind, KINDS, "export")
     for package in _PACKAGES.get(chosen, ()):
@@ -61,10 +61,10 @@ def export_network(
     All carry the metadata: ONNX among the model's properties, TorchScript as the extra file ``decompose.json``.
 
     Args:
-        module: Maps normalised images (N, 3, H, W) to logits (N, C). It is left as it was found: a copy is exported.
+        module: Maps normalised images (N, 3, H, W) to logits (N, C). It is left as it was: a copy is exported.
         input_size: (H, W); programs take images of this size.
-        path: The file; one that is there is replaced.
-        kind: See above; :func:`check_export` says whether it can be had.
+        path: The file; an existing one is replaced.
+        kind: Kind of file; :func:`check_export` says whether it can be written here.
         metadata: What the file says about itself.
 
     Returns:
@@ -72,7 +72,7 @@ def export_network(
         of three and of one: the larger of ``max |a - b| / max |a|``. None for ``safetensors``.
 
     Raises:
-        InputError: As :func:`check_export`.
+        InputError: :func:`check_export` refuses the kind.
         DecomposeError: The network cannot be exported, the difference exceeds 1e-4, or the file cannot be written. No
             file is left behind, and one that was there stays.
 
@@ -148,7 +148,8 @@ def _to_onnx(network: nn.Module, example: Tensor, metadata: Metadata) -> tuple[b
     proto = program.model_proto
     for part in (proto.graph, *proto.functions):
         for node in part.node:
-            del node.metadata_props[:]  # where in the source it comes from: names of files on this machine
+            # These say where in the source the node comes from, with names of files on this machine.
+            del node.metadata_props[:]
     proto.metadata_props.add(key=METADATA_KEY, value=metadata.model_dump_json(exclude_none=True))
     data: bytes = proto.SerializeToString()
     runtime: Any = importlib.import_module("onnxruntime")
@@ -180,7 +181,7 @@ def _relative_difference(expected: Tensor, result: Tensor) -> float:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what exporters warn of, and log, from the terminal: the comparison of logits says whether it matters."""
+    """Keep the warnings and logs of exporters from the terminal; the comparison of logits says whether they matter."""
     loggers = [logging.getLogger(name) for name in _CHATTY]
     levels = [logger.level for logger in loggers]
     try:

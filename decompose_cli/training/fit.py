@@ -1,4 +1,4 @@
-"""The loop: for everything that learns here."""
+"""The training loop of everything that learns here."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from decompose_cli.training.settings import Settings
 from decompose_cli.training.table import epoch_cells, running_cells
 
 STEPS_BETWEEN_CHECKS = 16
-"""Several processes agree so often whether one of them has to stop; a GPU is asked so often for its loss."""
+"""How often several processes agree whether to stop, and how often a GPU is asked for its loss."""
 
 
 _PLAIN_UPKEEP = Upkeep()
@@ -47,17 +47,17 @@ _PLAIN_UPKEEP = Upkeep()
 class Trainer:
     """Trains a network, and writes down how, so that a run that was stopped anywhere goes on as if it had not been.
 
-    What happens in a step is decided by the settings, the epoch, the step and the weights alone: the order of images
+    The settings, the epoch, the step and the weights alone decide what happens in a step: the order of images
     and their augmentation are functions of (seed, epoch, image), so they do not depend on the number of processes. The
     loss of a step is the mean over its images, wherever they are.
 
     Args:
-        fabric: Launched.
+        fabric: The launched processes.
         job: The network, with initial weights, and the images. The held-out images choose the best epoch; where none
             are held out, the test images are measured after each epoch instead, for information.
         settings: How to train.
         folder: Where the run is kept.
-        upkeep: What does not change what is learned.
+        upkeep: How the run is kept up, which changes nothing of what is learned.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class Trainer:
         self.state = State(epoch=settings.start_epoch, global_step=settings.first_step(count))
         self.total_steps, self.total_epochs = settings.total_steps(count), settings.total_epochs(count)
         keep_freed_memory(at_most=2**31 - 1)  # a whole step's activations
-        with suppress(RuntimeError):  # of a network with parameters of five dimensions
+        with suppress(RuntimeError):  # the network has parameters of five dimensions
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if settings.sync_bn:
             if fabric.device.type != "cuda":
@@ -124,7 +124,7 @@ class Trainer:
         state = self.state
         last_step = min(self.steps_per_epoch, state.step + self.total_steps - state.global_step)
         self.learning_mode()
-        if self.fabric.is_global_zero and state.tally:  # has what was counted before an interruption
+        if self.fabric.is_global_zero and state.tally:  # what was counted before an interruption
             self._tally += torch.tensor(state.tally, dtype=self._sum_type, device=self.fabric.device)
         state.tally = []
         shown = time.perf_counter()
@@ -149,13 +149,13 @@ class Trainer:
                 (table.add if is_row else table.update)(cells)
 
     def learning_mode(self) -> None:
-        """Training mode, but for what is frozen."""
+        """Put the network into training mode, but for the frozen modules."""
         self.model.train()
         for module in self.frozen:
             module.eval()
 
     def step(self, batches: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
-        """One step of the optimizers; returns the mean loss of this process's images, times their share."""
+        """Make one step of the optimizers; return the mean loss of this process's images, times their share."""
         mean = torch.zeros((), device=self.fabric.device)
         several = self.fabric.world_size > 1
         self.state.rate = float(self.parts[0].schedule.get_last_lr()[0])
@@ -199,8 +199,8 @@ class Trainer:
         if fabric.world_size > 1:
             if not is_due and state.global_step < self.total_steps:
                 return
-            found = torch.stack([torch.tensor(stop.is_set, device=fabric.device), self._is_bad]).float()
-            wants_stop, is_bad = (value > 0 for value in sum_over_processes(fabric, found).tolist())
+            flags = torch.stack([torch.tensor(stop.is_set, device=fabric.device), self._is_bad]).float()
+            wants_stop, is_bad = (value > 0 for value in sum_over_processes(fabric, flags).tolist())
         else:
             wants_stop = stop.is_set
             looks = fabric.device.type == "cpu" or is_due or wants_stop
@@ -276,12 +276,12 @@ class Trainer:
         )
 
     def score(self, images: LabelledImages) -> Score:
-        """How the network does now.
+        """The score of the network now.
 
         Raises:
-            DecomposeError: Its loss is not finite.
+            DecomposeError: The loss is not finite.
         """
-        found = score_over_processes(
+        score = score_over_processes(
             self.fabric,
             self.measured,
             images,
@@ -290,12 +290,12 @@ class Trainer:
             is_sharded=self._is_sharded,
             objective=self.objective,
         )
-        if not math.isfinite(found.loss):
-            raise self._bad_loss(found.split)
-        return found
+        if not math.isfinite(score.loss):
+            raise self._bad_loss(score.split)
+        return score
 
     def _finish_epoch(self, record: EpochRecord) -> None:
-        """Count the epoch. The best checkpoint is written before the last: a kill between them costs nothing."""
+        """Count the epoch and save, the best checkpoint before the last, so that a kill between them costs nothing."""
         state = self.state
         state.records.append(record)
         state.epoch, state.step, state.seconds = state.epoch + 1, 0, 0.0

@@ -24,7 +24,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # elsewhere signals cannot be handled
             for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as of jobs in the background
+                if signal.getsignal(number) != signal.SIG_IGN:  # jobs in the background ignore them
                     self._before[number] = signal.signal(number, self._note)
         return self
 

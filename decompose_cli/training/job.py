@@ -1,4 +1,4 @@
-"""What a trainer is given: a network to train on a division of the images, and what does not change what is learned."""
+"""The input of a trainer: a network, a division of the images, and the upkeep of the run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Job:
 
     Attributes:
         module: The network, with the weights from which training starts; changed in place.
-        metadata: What it is, for its checkpoints.
+        metadata: Description of the network, for its checkpoints.
         data: Images and labels.
         frozen: Modules that stay in evaluation mode.
         objective: What is minimised, and by which optimizers; the cross-entropy of the output by default.

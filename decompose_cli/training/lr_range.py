@@ -1,7 +1,7 @@
 """The learning-rate range test of Smith (arXiv 1506.01186): raise the rate every step and watch the loss.
 
-At rates that are too low the loss stays, then it falls, and at rates that are too high it rises again. These are the
-parts that need no network: which rates to try, when to stop, and what the losses say.
+At rates that are too low the loss stays, then it falls, and at rates that are too high it rises again. This module has
+the parts that need no network: which rates to try, when to stop, and what the losses say.
 
 Example:
     >>> rates, losses = ramp(1e-6, 10, 100), []
@@ -31,15 +31,15 @@ BETA = 0.8
 class Suggestion:
     """Learning rates read from a range test.
 
-    ``steepest`` is the one to take. For a small network with batch norm on 8x8 digits (20 seeds, 100 steps of batch 64)
-    it was 0.19 for SGD with momentum and 0.027 for Adam, where short trainings did best between 0.1 and 1 and between
-    0.01 and 0.1. A tenth of the rate at the minimum was 0.06 and 0.009, below both. Neither is the surer one: both vary
-    by a tenth of a decade between seeds.
+    ``steepest`` is the rate to take. For a small network with batch norm on 8x8 digits (20 seeds, 100 steps of batch
+    64) it was 0.19 for SGD with momentum and 0.027 for Adam, where short trainings did best between 0.1 and 1 and
+    between 0.01 and 0.1. A tenth of the rate at the minimum was 0.06 and 0.009, below both. Neither rate is surer than
+    the other: both vary by a tenth of a decade between seeds.
 
     Attributes:
-        steepest: Where the loss falls most for the same factor in the rate.
+        steepest: The rate at which the loss falls most for the same factor in the rate.
         minimum_tenth: A tenth of the rate at which the loss is lowest.
-        still_falling: Whether that is at the end of the range, which then does not reach high enough to tell.
+        still_falling: Whether the loss is lowest at the end of the range, which is then too low to tell.
     """
 
     steepest: float
@@ -72,8 +72,8 @@ def ramp(lowest: float, highest: float, steps: int) -> list[float]:
 def smooth(losses: Sequence[float], beta: float = BETA) -> list[float]:
     """Exponential moving average with bias correction: ``s_t = sum_i beta^i l_{t-i} / sum_i beta^i``, i = 0..t.
 
-    The usual beta of 0.98 trails by beta / (1 - beta) = 49 steps, half of a ramp of 100. With 0.8 it is 4 steps, and
-    the noise of single batches still shrinks to sqrt((1 - beta) / (1 + beta)) = a third.
+    The usual beta of 0.98 trails by beta / (1 - beta) = 49 steps, half of a ramp of 100. A beta of 0.8 trails by 4
+    steps, and the noise of single batches still shrinks to sqrt((1 - beta) / (1 + beta)) = a third.
     """
     averages, total, weight = [], 0.0, 0.0
     for loss in losses:
@@ -93,17 +93,17 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
 
     The slope is that of the averaged loss over log(rate), a central difference; its lowest value is looked for on the
     way to the lowest average, without the first tenth and the last twentieth of the steps. As an average tells of
-    losses that are some steps old, the rate is the one of so many steps before. In longer ramps the average runs over
-    more steps, always a twentieth of them, so that the noise in the slope does not grow. Losses from where they
+    losses that are some steps old, the suggested rate is that of so many steps before. In longer ramps the average runs
+    over more steps, always a twentieth of them, so that the noise in the slope does not grow. Losses from where they
     :func:`diverged` on play no part.
 
     Args:
-        rates: One for each step, ascending.
-        losses: Of the batch before each step.
+        rates: The rate of each step, ascending.
+        losses: The loss of the batch before each step.
 
     Raises:
         InputError: There are too few losses.
-        DecomposeError: Too few are left before they diverge, or they never fall by more than their noise.
+        DecomposeError: Too few losses are left before they diverge, or they never fall by more than their noise.
         ValueError: There is not one rate for each loss.
     """
     if len(rates) != len(losses):
@@ -136,7 +136,7 @@ def suggest(rates: Sequence[float], losses: Sequence[float]) -> Suggestion:
 
 
 def _divergence(losses: Sequence[float], factor: float) -> int | None:
-    """The first step at which the losses had diverged."""
+    """The first step at which the losses had diverged; None if they never did."""
     best = math.inf
     for t, average in enumerate(smooth(losses)):
         if not math.isfinite(average) or average > factor * best:
@@ -146,11 +146,11 @@ def _divergence(losses: Sequence[float], factor: float) -> int | None:
 
 
 def _refuse_without_fall(losses: Sequence[float], fall: float, rates: Sequence[float]) -> None:
-    """Noise alone makes an average fall too, but hardly by two standard deviations of single losses.
+    """Refuse losses that fall no more than noise: it makes an average fall too, but hardly by two standard deviations.
 
-    That of normal noise is the median of ``|l_{t+1} - l_t|`` times 1 / (0.6745 sqrt(2)) = 1.05.
+    The standard deviation of normal noise is the median of ``|l_{t+1} - l_t|`` times 1 / (0.6745 sqrt(2)) = 1.05.
     """
-    # Of the changes from step to step the median: a trend hardly counts in it, and neither does the end of the range.
+    # A trend hardly counts in the median of the changes from step to step, and neither does the end of the range.
     noise = median(abs(b - a) for a, b in pairwise(losses)) * 1.05
     if fall <= max(2 * noise, 1e-9 * abs(losses[0])):  # the latter for rounding
         raise DecomposeError(
@@ -160,7 +160,7 @@ def _refuse_without_fall(losses: Sequence[float], fall: float, rates: Sequence[f
 
 
 def _age(step: int, beta: float) -> float:
-    """How many steps ago the losses were on average that :func:`smooth` mixes: ``sum_i i beta^i / sum_i beta^i``."""
+    """The mean age in steps of the losses that :func:`smooth` mixes: ``sum_i i beta^i / sum_i beta^i``."""
     left = beta ** (step + 1)
     return beta / (1 - beta) - (step + 1) * left / (1 - left)
 

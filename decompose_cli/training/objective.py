@@ -1,4 +1,4 @@
-"""What a step minimises, by which optimizers, and what is counted on the way."""
+"""What a step minimises, with which optimizers, and what it counts on the way."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Share:
     """Parameters that are trained alike.
 
     Attributes:
-        settings: Of their optimizer and its schedule.
-        parameters: At least one.
-        every: They are changed in every n-th step; their gradients of the others are discarded.
+        settings: Settings of their optimizer and its schedule.
+        parameters: At least one parameter.
+        every: n; the parameters change in every n-th step, and gradients of other steps are discarded.
     """
 
     settings: Settings
@@ -32,7 +32,7 @@ class Share:
 
 
 class Objective:
-    """Cross-entropy of the logits, all parameters trained alike; what else can be trained is a subclass.
+    """Cross-entropy of the logits, all parameters trained alike; other objectives are subclasses.
 
     Args:
         label_smoothing: alpha: the target is 1 - alpha for the class, plus alpha / C for each of the C classes.
@@ -41,15 +41,15 @@ class Objective:
     counted = 0
     """Length of :meth:`counts`."""
     rate_options = param("lr")
-    """What to make smaller where the loss is not finite."""
+    """The options of the rates that should be smaller where the loss is not finite."""
     columns: tuple[str, ...] = ()
-    """Of the table that grows by a row an epoch, beside the usual ones."""
+    """Further columns of the table that grows by a row an epoch."""
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         self.label_smoothing = label_smoothing
 
     def shares(self, module: nn.Module, settings: Settings, steps_per_epoch: int) -> list[Share]:
-        """The parameters by how they are trained; the learning rate of the first is the one that is shown."""
+        """The parameters in shares that are trained alike; the table shows the learning rate of the first share."""
         return [Share(settings, [parameter for parameter in module.parameters() if parameter.requires_grad])]
 
     def read(self, module: nn.Module, images: Tensor) -> Any:
@@ -58,14 +58,14 @@ class Objective:
 
     def logits(self, output: Any) -> Tensor:
         """The class scores (N, C) in an output."""
-        found: Tensor = output.logits if isinstance(output, Gated) else output
-        return found
+        logits: Tensor = output.logits if isinstance(output, Gated) else output
+        return logits
 
     def losses(self, output: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """What is minimised, and the cross-entropy that is shown; in nats, summed over the images.
+        """The loss that is minimised, and the cross-entropy that is shown; in nats, summed over the images.
 
         Args:
-            output: Of the network in training mode.
+            output: Output of the network in training mode.
             targets: Class numbers (N,) or shares (N, C).
         """
         loss = F.cross_entropy(
@@ -77,11 +77,11 @@ class Objective:
         """Further sums over the images, (counted,).
 
         Args:
-            output: Of the network.
+            output: Output of the network.
             targets: Class numbers (N,) or shares (N, C).
         """
         return torch.zeros(0, device=targets.device)
 
     def gate_scores(self, counts: Sequence[float], images: int) -> list[GateScore]:
-        """What sums of :meth:`counts` over so many images amount to."""
+        """The scores of gates that sums of :meth:`counts` over so many images make."""
         return []

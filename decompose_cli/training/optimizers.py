@@ -1,4 +1,4 @@
-"""Optimizers."""
+"""Making and stepping optimizers."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ class Part:
     every: int = 1
 
     def step_schedule(self) -> None:
-        """Go on by a step of the run, whether or not the optimizer made one."""
+        """Step the schedule once for a step of the run, whether or not the optimizer made one."""
         if self.every == 1:
             self.schedule.step()
             return
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # that the optimizer has not made a step yet
+            warnings.simplefilter("ignore")  # torch warns that the optimizer has not made a step yet
             self.schedule.step()
 
 
 def make_optimizer(settings: Settings, parameters: Sequence[nn.Parameter]) -> Optimizer:
-    """The optimizer of the settings for parameters that are on their device already."""
+    """Make the optimizer of the settings for parameters that are on their device already."""
     kinds = {parameter.device.type for parameter in parameters}
     # Scaled gradients cannot be clipped before a fused optimizer, which unscales them itself.
     fused = kinds <= {"cpu", "cuda"} and not (settings.precision == "16" and settings.clip_norm is not None)

@@ -1,4 +1,4 @@
-"""What comes of a run, and of several with different seeds."""
+"""The results of a run, and of several with different seeds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from decompose_cli.training.records import EpochRecord, Score
 
 
 class Measured(BaseModel):
-    """The network after an epoch: what the images say that it was chosen on, and those that it never saw."""
+    """The scores of the network after an epoch: on the images that chose the epoch, and on images it never saw."""
 
     epoch: int
     val: Score | None
@@ -19,7 +19,7 @@ class Measured(BaseModel):
 
 
 class RunResults(BaseModel):
-    """``best``: after the epoch with most held-out images correct; null where none are held out.
+    """``best``: scores after the epoch with most held-out images correct; null where none are held out.
 
     ``checkpoints``: files, by ``last``, ``best`` and the formats that were exported. ``export_errors``: largest
     relative difference of logits between the exported program and the network.
@@ -34,7 +34,7 @@ class RunResults(BaseModel):
 
 
 class Spread(BaseModel):
-    """Of one number over several runs; ``std`` is the sample standard deviation."""
+    """How one number varies over several runs; ``std`` is the sample standard deviation."""
 
     what: str
     values: list[float]
@@ -68,17 +68,17 @@ def spread(what: str, values: Sequence[float]) -> Spread:
 def all_results(
     runs: Sequence[RunResults], figures: Mapping[str, Sequence[float | None]] | None = None
 ) -> RunResults | RepeatedResults:
-    """Of one run, or of several with the spread of their accuracies, and of further figures that all of them have."""
+    """The results of one run, or of several with the spread of their accuracies and of figures that all have."""
     if len(runs) == 1:
         return runs[0]
-    found = []
+    spreads = []
     for which in ("last", "best"):
         for split in ("val", "test"):
             scores = [score for run in runs if (score := getattr(getattr(run, which), split, None)) is not None]
             if len(scores) == len(runs):
-                found.append(spread(f"{which} {scores[0].split} top1", [score.top1 for score in scores]))
+                spreads.append(spread(f"{which} {scores[0].split} top1", [score.top1 for score in scores]))
     for what, values in (figures or {}).items():
         known = [value for value in values if value is not None]
         if len(known) == len(runs):
-            found.append(spread(what, known))
-    return RepeatedResults(runs=runs, summary=found)
+            spreads.append(spread(what, known))
+    return RepeatedResults(runs=runs, summary=spreads)

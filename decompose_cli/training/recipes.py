@@ -1,4 +1,4 @@
-"""Presets: what published trainings used, by name; every value can be overridden."""
+"""Presets of settings by name, as published trainings used them; every value can be overridden."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from decompose_cli.training.settings import Settings, make_settings
 
 _SMALL_IMAGES = {"augment": "crop-flip", "padding": 4, "flip": True}
 _UPRIGHT = {"padding": 3, "padding_mode": "border", "flip": False}
-"""For images such as digits, which fill their frame and mean something else, or nothing, in a mirror."""
+"""Values for images such as digits, which fill their frame and mean something else, or nothing, in a mirror."""
 _LARGE_IMAGES = {"augment": "resized-crop", "flip": True}
 LARGEST_SMALL_SIDE = 64
-"""In pixels: what networks see that are trained as on CIFAR."""
+"""Pixels of the largest images on which networks are trained as on CIFAR."""
 _DEEP = 110
 """Depth from which a CIFAR ResNet begins with a small rate (arXiv 1512.03385, section 4.2)."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """A preset.
+    """A preset of settings.
 
     Attributes:
         source: Where the values are from.
-        values: Settings, for small images where the source has both.
-        imagenet: What differs for ImageNet.
+        values: Settings; those for small images where the source has both sizes.
+        imagenet: Settings that differ for ImageNet.
     """
 
     source: str
@@ -160,17 +160,17 @@ RECIPES: dict[str, Recipe] = {
 
 
 _OF_SMALL_IMAGES, _OF_LARGE_IMAGES = "cifar10", "imagenet"
-"""Data sets whose decays of online normalisation others get, by the size of the images."""
+"""The data sets from which others take the decays of online normalisation, by the size of the images."""
 _SELECTING_ONLINE_NORM = ("norm_mode", "afwd", "abkw", "ecm")
 
 
 def complete_norm(options: Mapping[str, str], dataset: str, *, large_images: bool) -> dict[str, str]:
-    """Options of a network, with what the publication took for such images where a detail of the norm was left open.
+    """Options of a network, with the publication's values for such images where a detail of the norm was left open.
 
     Args:
-        options: As given.
-        dataset: Its name; others are taken as CIFAR-10 or ImageNet, by the size of the images.
-        large_images: Whether images are as in ImageNet.
+        options: Options of the network, as given.
+        dataset: Name of the data set; unknown ones are taken as CIFAR-10 or ImageNet, by the size of the images.
+        large_images: Whether images are as large as in ImageNet.
     """
     forward, backward = _norm_decays(dataset, large_images=large_images)
     details = {
@@ -181,7 +181,7 @@ def complete_norm(options: Mapping[str, str], dataset: str, *, large_images: boo
 
 
 def _norm_decays(dataset: str, *, large_images: bool) -> tuple[float, float]:
-    """Forward and backward, for each sample."""
+    """The forward and the backward decay, for each sample."""
     known = DATASETS.get(dataset)
     if known is not None and known.norm_decays is not None:
         return known.norm_decays
@@ -191,7 +191,7 @@ def _norm_decays(dataset: str, *, large_images: bool) -> tuple[float, float]:
 
 
 def default_recipe(model: str, dataset: str, *, large_images: bool, options: Mapping[str, str]) -> str:
-    """The recipe to use where none was named; ``options`` are those of the network that were given."""
+    """The recipe to use where none was named; ``options`` are the given options of the network."""
     if any(name in options for name in _SELECTING_ONLINE_NORM):
         return "online-norm"
     known = DATASETS.get(dataset)
@@ -216,13 +216,13 @@ def resolve(
 
     Args:
         recipe: Name of a preset.
-        overrides: By the name of the setting.
-        large_images: Whether images are as in ImageNet.
-        depth: Of a CIFAR ResNet; deep ones begin with an epoch at a rate of 0.01.
-        dataset: Its name; images that mean something else in a mirror, such as digits, are not mirrored.
+        overrides: Values to replace, by the name of the setting.
+        large_images: Whether images are as large as in ImageNet.
+        depth: Depth of a CIFAR ResNet; deep ones begin with an epoch at a rate of 0.01.
+        dataset: Name of the data set; images that mean something else in a mirror, such as digits, are not mirrored.
 
     Raises:
-        InputError: No such recipe, or values that cannot be used.
+        InputError: There is no such recipe, or a value cannot be used.
     """
     preset = RECIPES[one_of(recipe, tuple(RECIPES), "recipe")]
     values = {**preset.values, **((preset.imagenet or {}) if large_images else {})}

@@ -1,4 +1,4 @@
-"""What is written down of each epoch, and where: CSV and TensorBoard."""
+"""The records of each epoch, and where they are written: CSV and TensorBoard."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from pydantic import BaseModel
 from decompose_cli.storage.files import write_error, write_text
 
 GATE_BINS = 20
-"""Of histograms of g, of equal width from 0 to 1."""
+"""Number of bins in histograms of g, of equal width from 0 to 1."""
 
 
 class GateScore(BaseModel):
     """What a gate says of a set of images, or all gates of single units together.
 
-    ``loss``: mean cross-entropy of its own classifier, in nats, or mean penalty; null if it has neither. ``correct``,
-    ``top1`` (percent): of its classifier, null without one. ``g``: mean weight of the later output, ``units`` by unit.
-    ``histogram``: images by g, or images and units.
+    ``loss``: mean cross-entropy of the gate's own classifier, in nats, or mean penalty; null if it has neither.
+    ``correct``, ``top1`` (percent): accuracy of its classifier, null without one. ``g``: mean weight of the later
+    output; ``units``: the same by unit. ``histogram``: counts of images by g, or of images and units.
     """
 
     name: str
@@ -39,8 +39,9 @@ class GateScore(BaseModel):
 class Score(BaseModel):
     """How a network does on a set of images: ``top1`` and ``top5`` in percent, ``loss`` as mean cross-entropy in nats.
 
-    ``split`` says on which images. Scores of the training images are those of the passes in which it learned from them:
-    augmented, with weights that change from step to step, and with smoothed or mixed targets where these are used.
+    ``split`` names the images. Scores of the training images come from the passes in which the network learned from
+    them: augmented, with weights that change from step to step, and with smoothed or mixed targets where these are
+    used.
     """
 
     split: str
@@ -75,15 +76,15 @@ class EpochRecord(BaseModel):
             score: Score | None = getattr(self, name)
             for value in ("loss", "top1", "correct", "images"):
                 row[f"{name}_{value}"] = "" if score is None else getattr(score, value)
-            for number, gate in enumerate(self.train.gates):  # which all splits have
+            for number, gate in enumerate(self.train.gates):  # all splits have the same gates
                 for value in ("loss", "top1", "g"):
-                    found = None if score is None else getattr(score.gates[number], value)
-                    row[f"{name}_{gate.name}_{value}"] = "" if found is None else found
+                    figure = None if score is None else getattr(score.gates[number], value)
+                    row[f"{name}_{gate.name}_{value}"] = "" if figure is None else figure
         return {**row, "seconds": self.seconds, "images_per_second": self.images_per_second}
 
 
 def curves(records: Sequence[EpochRecord]) -> dict[str, Any]:
-    """What :func:`decompose_cli.reporting.training_plots.training_curves` draws of a run, without the title."""
+    """The arguments, but for the title, with which ``reporting.training_plots.training_curves`` draws a run."""
     texts = {"train": "training images", "val": "held-out images", "test": "test images"}
     scores = {text: [getattr(record, name) for record in records] for name, text in texts.items()}
     measured = {text: values for text, values in scores.items() if any(score is not None for score in values)}
@@ -96,7 +97,7 @@ def curves(records: Sequence[EpochRecord]) -> dict[str, Any]:
 
 
 def write_csv(path: Path, records: Sequence[EpochRecord]) -> None:
-    """All epochs as a CSV file, whole or not at all; what an interrupted run wrote is replaced.
+    """Write all epochs to a CSV file, whole or not at all; the file of an interrupted run is replaced.
 
     Raises:
         DecomposeError: The file cannot be written.
@@ -113,8 +114,8 @@ class RunLog:
     """The CSV file and the TensorBoard folder of a run.
 
     Args:
-        path: Of the CSV file.
-        tensorboard: Folder.
+        path: The CSV file.
+        tensorboard: The folder for TensorBoard.
     """
 
     def __init__(self, path: Path, tensorboard: Path) -> None:
@@ -122,10 +123,10 @@ class RunLog:
         self._board: TensorBoardLog | None = None
 
     def write(self, records: Sequence[EpochRecord]) -> None:
-        """All epochs; first anew, as a kill may have come between a checkpoint and the log.
+        """Write all epochs; the first call rewrites the log, as a kill may have come between a checkpoint and the log.
 
         Raises:
-            DecomposeError: They cannot be written.
+            DecomposeError: The log cannot be written.
         """
         write_csv(self._path, records)
         try:
@@ -139,7 +140,7 @@ class RunLog:
             raise write_error(self._folder, error) from error
 
     def close(self) -> None:
-        """Let go of the files."""
+        """Close the files."""
         if self._board is not None:
             self._board.close()
 
@@ -147,14 +148,14 @@ class RunLog:
 class TensorBoardLog:
     """Scalars of each epoch, over steps, in the run folder.
 
-    Written by TensorBoard's own record writer, but not by its event writer: that is a thread, and where its disk is
-    full it ends in a traceback and is never heard of again.
+    TensorBoard's own record writer writes them, but not its event writer, a thread that ends in a traceback where the
+    disk is full and is never heard of again.
 
     Args:
-        folder: Gets a file of its own for each time that the run goes on, which hides the earlier ones.
+        folder: Gets a new file each time that the run goes on, which hides the earlier ones.
 
     Raises:
-        OSError: The file cannot be written; so do the methods.
+        OSError: The file cannot be written; the methods raise it too.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -181,12 +182,12 @@ class TensorBoardLog:
         for split in ("train", "val", "test"):
             score: Score | None = getattr(record, split)
             for gate in score.gates if score is not None else ():
-                # A tag of its own: TensorBoard shows one kind of value under one.
+                # The histogram has a tag of its own, as TensorBoard shows one kind of value under a tag.
                 values.append(Summary.Value(tag=f"{split}/{gate.name}_histogram", histo=_histogram(gate.histogram)))
         self._write(Event(step=record.steps, summary=Summary(value=values)))
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         self._file.close()
 
     def _write(self, event: Any) -> None:
@@ -196,7 +197,7 @@ class TensorBoardLog:
 
 
 def _histogram(counts: Sequence[int]) -> Any:
-    """Counts of g in bins of equal width from 0 to 1; sums are those of the middles of the bins."""
+    """A histogram of counts of g in bins of equal width from 0 to 1; its sums take the middles of the bins."""
     from tensorboard.compat.proto.summary_pb2 import HistogramProto
 
     width = 1 / len(counts)

@@ -1,4 +1,4 @@
-"""The folder of a run: its configuration, its checkpoints, its result; and what may be done to it."""
+"""The folder of a run: its configuration, its checkpoints, its result, and what may be done to them."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class RunFolder:
 
     @property
     def of_gates(self) -> tuple[Path, ...]:
-        """What is written of soft gates: g of each image, plots, and the labels that were made wrong."""
+        """The files about soft gates: g of each image, plots, and the labels that were made wrong."""
         return tuple(self.path / name for name in (G_VALUES, GATE_PLOT, EXTREMES, LABEL_NOISE, NOISE_PLOT))
 
     def exported(self, kind: Kind) -> Path:
@@ -71,7 +71,7 @@ class RunFolder:
         """Keep other processes out while the block runs; the lock of a process that was killed is gone with it.
 
         Raises:
-            InputError: Another process is at work there.
+            InputError: Another process is at work in the folder.
             DecomposeError: The folder cannot be written.
         """
         check_folder_writable(self.path)
@@ -86,12 +86,12 @@ class RunFolder:
         except OSError as error:
             raise write_error(self.path, error) from error
         try:
-            for folder in (self, *self._seeds()):  # what a process left that was killed while it wrote
+            for folder in (self, *self._seeds()):  # a process that was killed while it wrote left these
                 for leftover in folder.path.glob(".decompose-*.tmp"):
                     leftover.unlink(missing_ok=True)
             yield
         finally:
-            with suppress(OSError):  # before the release: whoever waits for this file notices that it is gone
+            with suppress(OSError):  # removed before the release: whoever waits for this file notices that it is gone
                 (self.path / _LOCK).unlink(missing_ok=True)
             lock.release()
             with suppress(OSError):
@@ -117,7 +117,7 @@ class RunFolder:
             )
 
     def discard(self) -> None:
-        """Remove a run of which there is no checkpoint yet, so that the folder is free again."""
+        """Remove a run that has no checkpoint yet, so that the folder is free again."""
         if not any(folder.last.is_file() for folder in (self, *self._seeds())):
             self._clear()
 
@@ -135,7 +135,7 @@ class RunFolder:
         """Refuse to go on with a run that has come to its end.
 
         Raises:
-            InputError: It has.
+            InputError: The run has come to its end.
         """
         if self.is_finished:
             newest = next((folder.last for folder in (self, *self._seeds()) if folder.last.is_file()), self.last)
@@ -145,7 +145,7 @@ class RunFolder:
             )
 
     def _has_a_configuration(self) -> bool:
-        """Whether there is one, of whatever version."""
+        """Whether the folder has the configuration of a run, of whatever version."""
         try:
             content = read_json(self.config, "The configuration of the run")
         except InputError:
@@ -173,10 +173,10 @@ class RunFolder:
 
 @contextmanager
 def new_run(names: Iterable[Path]) -> Iterator[RunFolder]:
-    """The first folder of these that is not there yet; what is still empty at the end of the block is removed again.
+    """Make the first of these folders that does not exist yet; a folder still empty at the end of the block is removed.
 
     Raises:
-        DecomposeError: It cannot be made.
+        DecomposeError: The folder cannot be made.
     """
     with ExitStack() as stack:
         for path in names:
@@ -201,7 +201,7 @@ def _remove_empty(folder: Path) -> None:
 
 
 def find_run(path: Path) -> RunFolder:
-    """The run that ``--resume`` names: its folder, or a checkpoint in it.
+    """Find the run that ``--resume`` names by its folder, or by a checkpoint in it.
 
     Raises:
         InputError: There is no run to go on with; the sentence says what to do instead.
@@ -224,7 +224,7 @@ def find_run(path: Path) -> RunFolder:
         )
     if path.name == BEST and path.is_file() and folder.last.is_file():
         best, last = (read_state(file)["global_step"] for file in (path, folder.last))
-        if best < last:  # the other way round, a kill came between them, and the epoch is done again
+        if best < last:  # best > last: a kill came between them, and the epoch is done again
             raise InputError(
                 f"{folder.path} has gone on since {BEST} (step {last}, not {best}).",
                 hint=f"Go on with {param('resume')} {folder.path}, or start a new run from it with {param('weights')}"
@@ -235,7 +235,7 @@ def find_run(path: Path) -> RunFolder:
 
 
 def _whole(folder: RunFolder) -> RunFolder:
-    """Of the folder of one seed the run that it is a part of."""
+    """The whole run that the folder of one seed is a part of; other folders are returned as they are."""
     parent = RunFolder(folder.path.absolute().parent)
     is_part = _SEED.fullmatch(folder.path.absolute().name) and not folder.config.is_file() and parent.config.is_file()
     return RunFolder(folder.path.parent if folder.path.name else parent.path) if is_part else folder
@@ -246,8 +246,8 @@ def write_state(path: Path, metadata: Metadata, weights: Mapping[str, Tensor], t
 
     Args:
         path: The file.
-        metadata: What the network is.
-        weights: What it computes with.
+        metadata: Description of the network.
+        weights: State dict of the network.
         training: Tensors and plain values with which the run can go on.
 
     Raises:
@@ -262,7 +262,7 @@ def write_state(path: Path, metadata: Metadata, weights: Mapping[str, Tensor], t
     def save(temporary: Path) -> None:
         try:
             torch.save(content, temporary)
-        except RuntimeError as error:  # torch's archive writer says of a full disk that a position is unexpected
+        except RuntimeError as error:  # on a full disk torch's archive writer only says that a position is unexpected
             raise DecomposeError(
                 f"{path} could not be written; is the disk full? What was saved before is still there.",
                 hint=f"Free some space and go on with {param('resume')}.",
@@ -272,7 +272,7 @@ def write_state(path: Path, metadata: Metadata, weights: Mapping[str, Tensor], t
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What a run needs to go on, with ``state_dict`` beside it; nothing in the file is executed.
+    """Read what a run needs to go on, with ``state_dict`` beside it; nothing in the file is executed.
 
     Raises:
         InputError: The file is missing, damaged, or no checkpoint of a run.
@@ -291,7 +291,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def changed(before: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
-    """What was asked for now and is otherwise in the run, as ``lr 0.1, now 0.2``."""
+    """The values that were asked for now and differ from those of the run, as ``lr 0.1, now 0.2``."""
 
     def plain(value: Any) -> Any:
         return json.loads(json.dumps(value, default=str))

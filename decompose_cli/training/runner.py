@@ -1,4 +1,4 @@
-"""The course of every training, from the first check to the result; :class:`Training` is what commands differ in."""
+"""The course of every training, from the first check to the result; commands differ in their :class:`Training`."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class Training(ABC, Generic[Results]):
     """What a command that trains decides for itself. :func:`run` calls the hooks in the order in which they stand here.
 
     Attributes:
-        command: Its name.
-        config: What the configuration of its runs holds.
-        results: What one run comes to.
+        command: Name of the command.
+        config: Type of the configuration of its runs.
+        results: Type of the results of one run.
     """
 
     command: ClassVar[str]
@@ -43,7 +43,7 @@ class Training(ABC, Generic[Results]):
 
     @abstractmethod
     def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
-        """Settle a new run: complete inputs, settings, and what else decides what is trained.
+        """Settle a new run; return complete inputs, settings, and what else decides what is trained.
 
         Raises:
             InputError: Something given cannot be used.
@@ -51,41 +51,41 @@ class Training(ABC, Generic[Results]):
 
     @abstractmethod
     def open(self, session: Session) -> None:
-        """Open network and images, of a new run or of one that goes on.
+        """Open network and images, for a new run or for one that goes on.
 
         Raises:
-            InputError: They cannot be used, or are not what they were when the run began.
+            InputError: Network or images cannot be used, or are not what they were when the run began.
         """
 
     @abstractmethod
     def job(self, session: Session, settings: Settings) -> Job:
-        """The network with its initial weights, and the division of the images; ``settings`` has the seed."""
+        """Make the network with its initial weights, and divide the images; ``settings`` has the seed."""
 
     @property
     @abstractmethod
     def title(self) -> str:
-        """Network and images, for plots."""
+        """The title of plots: network and images."""
 
     @abstractmethod
     def finish(
         self, session: Session, folder: RunFolder, settings: Settings, trained: tuple[RunResults, Job, nn.Module]
     ) -> Results:
-        """Measure what came of one run, and write what is kept beside its checkpoints.
+        """Measure the network of one run, and write what is kept beside its checkpoints.
 
         Args:
             session: The run as a whole.
             folder: Where this run is kept.
-            settings: With its seed.
-            trained: What training says, what was trained, and the network after the last epoch.
+            settings: Settings of this run, with its seed.
+            trained: Results of the training, its job, and the network after the last epoch.
         """
 
     def together(self, runs: Sequence[Results]) -> Any:
-        """What several seeds come to; of one, its results."""
+        """The results of several seeds together; for one seed, its results as they are."""
         return all_results(runs)
 
     @abstractmethod
     def document(self, session: Session, results: Any, watch: Stopwatch) -> ResultDocument[Any]:
-        """The results with everything needed to find them again."""
+        """The result document: the results with everything needed to get them again."""
 
 
 def run(training: Training[Results], request: Request) -> ResultDocument[Any]:
@@ -118,7 +118,7 @@ def run(training: Training[Results], request: Request) -> ResultDocument[Any]:
 
 
 def with_best_weights(module: nn.Module, results: RunResults, folder: RunFolder) -> nn.Module:
-    """A copy of a network with the weights of the best epoch; itself where no images were held out to choose one."""
+    """A copy of the network with the weights of the best epoch; the network itself where no images chose one."""
     if results.best is None:
         return module
     best = copy.deepcopy(module)
@@ -137,7 +137,7 @@ class LearnerTraining(Training[Results]):
         self.learner = open_for(session)
 
     def own_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        """What the command that is written into checkpoints says beside network, images and settings."""
+        """Options, beside network, images and settings, of the command that checkpoints show."""
         return {"recipe": config["recipe"], **(config["model_options"] or {})}
 
     @override

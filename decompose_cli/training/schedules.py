@@ -15,18 +15,18 @@ from decompose_cli.training.settings import Settings
 def make_schedule(
     optimizer: Optimizer, settings: Settings, *, steps_per_epoch: int, total_steps: int, first_step: int = 0
 ) -> LRScheduler:
-    """A schedule that is to be stepped after every step of the optimizer.
+    """Make a schedule that is to be stepped after every step of the optimizer.
 
     Args:
-        optimizer: Made with the rate ``settings.lr``.
-        settings: Which schedule.
+        optimizer: An optimizer with the rate ``settings.lr``.
+        settings: Settings, which name the schedule.
         steps_per_epoch: Steps in a pass over the training images.
         total_steps: Steps of the whole run.
         first_step: Steps that count as made already.
     """
     schedule = _from_the_beginning(optimizer, settings, steps_per_epoch, total_steps)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that no step has been made before
+        warnings.simplefilter("ignore")  # torch warns that no step has been made before
         for _ in range(first_step):
             schedule.step()
     return schedule
@@ -41,7 +41,7 @@ def _from_the_beginning(
             optimizer,
             settings.lr,
             total_steps=total_steps,
-            # One step of rise is no stretch of time to torch, which would divide by it.
+            # Torch takes a rise of one step for one of length zero, and would divide by it.
             pct_start=settings.rise * (1 + 1e-9) if settings.rise * total_steps == 1 else settings.rise,
             anneal_strategy=settings.anneal,
             cycle_momentum=settings.cycle_momentum is not None,
@@ -54,7 +54,7 @@ def _from_the_beginning(
 
 
 def rate_factor(settings: Settings, *, steps_per_epoch: int, total_steps: int) -> Callable[[int], float]:
-    """What the rate is multiplied by, after so many steps: constant, steps or cosine, and the warm-up before them."""
+    """The factor of the rate after so many steps: constant, steps or cosine, and the warm-up before them."""
     unit = 1 if settings.iterations is not None else steps_per_epoch
     drops = [milestone * unit for milestone in settings.milestones]
     warmup_steps = settings.warmup_epochs * steps_per_epoch

@@ -24,18 +24,18 @@ Results = TypeVar("Results", bound=RunResults)
 def repeated(
     session: Session, train: Callable[[RunFolder, Settings], Results], kind: type[Results], write: Callable[..., None]
 ) -> list[Results]:
-    """One run, or one for each of several seeds in a folder of its own; those that are finished are read.
+    """Train once, or once for each of several seeds in a folder of its own; runs that are finished are read.
 
     Args:
         session: The run as a whole.
         train: Trains with one seed.
-        kind: What it returns.
+        kind: Type of the results that ``train`` returns.
         write: Writes the result of one seed of several into its folder.
     """
     runs = session.config["runs"]
     if runs == 1:
         return [train(session.folder, session.settings)]
-    found = []
+    finished = []
     for number in range(runs):
         settings = session.settings.model_copy(update={"seed": session.settings.seed + number})
         folder = RunFolder(session.folder.path / f"seed-{settings.seed}")
@@ -45,18 +45,18 @@ def repeated(
         else:
             results = train(folder, settings)
             on_first(session.fabric, partial(write, folder.result, results))
-        found.append(results)
-    return found
+        finished.append(results)
+    return finished
 
 
 def _read_results(path: Path, kind: type[Results]) -> Results:
     content = read_json(path, "The result")
     try:
-        found = kind.model_validate(content["results"])
+        results = kind.model_validate(content["results"])
     except (ValidationError, KeyError, TypeError) as error:
         raise InputError(
             f"{path} is not the result of a run.", hint="Remove it to train with this seed again."
         ) from error
     # The folder may have been moved since.
-    found.checkpoints = {name: str(path.parent / Path(file).name) for name, file in found.checkpoints.items()}
-    return found
+    results.checkpoints = {name: str(path.parent / Path(file).name) for name, file in results.checkpoints.items()}
+    return results

@@ -35,21 +35,21 @@ from decompose_cli.training.table import columns
 
 @dataclass(frozen=True)
 class Request:
-    """What the user asked for, beside the network and the images.
+    """A training that the user asks for.
 
     Attributes:
         inputs: Network, images, device.
         overrides: Settings that were given, by name.
         choices: Whatever else decides what is trained, by name; part of the configuration.
         folder: The run folder of a new run.
-        names: Without ``folder``: makes of model and dataset where a new run may be, the first that is not there yet.
+        names: Without ``folder``: makes names from model and data set, of which a new run gets the first that is free.
         resume: The folder of a run to go on with, or a checkpoint in it.
         overwrite: Whether a run that is in the folder may be replaced.
-        machines: How many processes.
-        runs: Seeds, one after the other; None for one.
-        final_test: Measure the test images in the end where images are held out.
-        checkpoint_every: Also save after so many steps.
-        print_freq: Also print a line after so many steps.
+        machines: How many processes, on how many machines.
+        runs: Number of seeds, trained one after the other; None for one.
+        final_test: Whether the test images are measured in the end where images are held out.
+        checkpoint_every: Steps after which the run is also saved within an epoch.
+        print_freq: Steps after which a line is also printed within an epoch.
         export: Other formats to write the network in.
     """
 
@@ -73,12 +73,12 @@ class Session:
     """A run that has been opened.
 
     Attributes:
-        fabric: Its processes.
-        folder: Where it is kept.
-        inputs: What was asked for, or was when the run was begun.
+        fabric: The processes of the run.
+        folder: The folder of the run.
+        inputs: Network and images, as asked for when the run was begun.
         config: Everything that decides what is trained.
-        settings: The part of it that says how.
-        request: What was asked for.
+        settings: The part of ``config`` that says how it is trained.
+        request: The request of the user.
         is_begun: Whether the folder holds this run; until then it holds what it held before.
     """
 
@@ -91,10 +91,10 @@ class Session:
     is_begun: bool
 
     def begin(self) -> None:
-        """Everything has been checked: from here on the folder is this run's.
+        """Take the folder for this run, now that everything has been checked.
 
         Raises:
-            DecomposeError: It cannot be written.
+            DecomposeError: The folder cannot be written.
         """
         if not self.is_begun:
             on_first(self.fabric, lambda: self.folder.begin(self.config))
@@ -113,13 +113,13 @@ def opened(
     configure: Callable[[Inputs], tuple[Inputs, Settings, Mapping[str, Any]]],
     kind: type[RunConfig],
 ) -> Iterator[Session]:
-    """Settle the configuration, start the processes and lock the folder; :meth:`Session.begin` is what changes it.
+    """Settle the configuration, start the processes and lock the folder; only :meth:`Session.begin` changes it.
 
     Args:
-        command: Its name.
-        request: What was asked for.
-        configure: Makes of the inputs of a new run: complete inputs, settings, further choices.
-        kind: What the configuration of this command holds.
+        command: Name of the command.
+        request: The request of the user.
+        configure: Makes complete inputs, settings and further choices of the inputs of a new run.
+        kind: Type of the configuration of this command.
 
     Raises:
         InputError: Something cannot be used, or is not as it was when the run began; nothing has been changed.
@@ -172,7 +172,7 @@ def opened(
             if folder is None:
                 claimed.check_free(overwrite=request.overwrite)
             else:
-                claimed.check_unfinished()  # it may have come to its end since it was found
+                claimed.check_unfinished()  # the run may have come to its end since it was found
             return claimed.path
 
         # The first process settles the name, which may hold the time.
@@ -201,7 +201,7 @@ def _resumed(request: Request, config: Mapping[str, Any]) -> Inputs:
         for name in FROM_INPUTS
         if (value := getattr(request.inputs, name)) is not None and value != getattr(plain, name)
     }
-    # As settings, so that the same value written in another way is the same.
+    # Values are read as settings, so that the same value written in another way is the same.
     base = dict(config["settings"])
     for name, other in (("epochs", "iterations"), ("iterations", "epochs")):
         base |= {other: None} if request.overrides.get(name) is not None else {}
@@ -226,11 +226,11 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
     """Train one network, or go on with it, and measure it in the end.
 
     Returns:
-        What came of it, and the network as it is after the last epoch.
+        The results, and the network as it is after the last epoch.
 
     Raises:
         StoppedError: A signal came; the run can be resumed.
-        DecomposeError: See :meth:`decompose_cli.training.fit.Trainer.run`.
+        DecomposeError: The work failed, as :meth:`decompose_cli.training.fit.Trainer.run` says.
     """
     fabric, data = session.fabric, job.data
     if not session.is_begun:
@@ -281,7 +281,7 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
 
 
 def _check_smallest_batch(trainer: Trainer, job: Job) -> None:
-    """Batch norm on maps of one pixel cannot learn from one image alone, which a last batch may be."""
+    """Refuse batches of one image, such as a last one, where batch norm on maps of one pixel cannot learn from them."""
     settings, fabric = trainer.settings, trainer.fabric
     in_last_step = 0 if settings.drop_last else len(job.data.indices) % settings.images_per_step
     smallest = in_last_step % settings.batch_size or settings.batch_size
@@ -301,7 +301,7 @@ def _check_smallest_batch(trainer: Trainer, job: Job) -> None:
 
 
 def _check_online_norm(trainer: Trainer, job: Job) -> None:
-    """It averages what one process sees, and keeps what it has seen of gradients, which a scaled loss would scale."""
+    """Check online norm: it averages over one process alone, and keeps gradients, which a scaled loss would scale."""
     if not any(isinstance(module, OnlineNorm1d | OnlineNorm2d) for module in job.module.modules()):
         return
     if trainer.settings.precision == "16":
@@ -326,7 +326,7 @@ def check_same(session: Session, **now: str | None) -> None:
     """Refuse to go on with a run whose weights or images have been replaced since.
 
     Raises:
-        InputError: One of the digests is not that of the configuration.
+        InputError: A digest differs from that of the configuration.
     """
     for name, digest in now.items():
         if session.config.get(name) != digest:

@@ -28,41 +28,41 @@ class Settings(BaseModel):
 
     Attributes:
         optimizer: ``sgd``, ``adam`` or ``adamw``.
-        lr: Learning rate for the mean loss of a step; of ``one-cycle`` the peak.
-        momentum: Of SGD; with ``one-cycle`` and ``cycle_momentum`` it is varied.
-        nesterov: Of SGD.
+        lr: Learning rate for the mean loss of a step; the peak of ``one-cycle``.
+        momentum: Momentum of SGD, varied with ``one-cycle`` and ``cycle_momentum``.
+        nesterov: Whether SGD takes Nesterov's momentum.
         weight_decay: L2 penalty (decoupled in ``adamw``) on all parameters.
         batch_size: Images per batch, of all processes together.
         accumulate: Batches per step; gradients are those of the mean over all their images.
-        epochs: Passes over the training images. Either this or ``iterations``.
-        iterations: Steps.
+        epochs: Passes over the training images. Either this or ``iterations`` is given.
+        iterations: Steps of the whole run.
         start_epoch: Epochs that count as done already: only schedule and numbering begin later.
         schedule: ``constant``, ``steps`` (times ``gamma`` at each milestone), ``cosine`` to zero, or ``one-cycle``.
         milestones: Epochs after which the rate drops; steps where ``iterations`` is set.
-        gamma: What the rate is multiplied by at a milestone.
+        gamma: Factor by which the rate is multiplied at a milestone.
         warmup_epochs: Epochs at ``warmup_lr`` in the beginning.
-        warmup_lr: See above.
-        rise: Of ``one-cycle``: the share of all steps in which the rate rises.
-        start_divisor: Of ``one-cycle``: the rate begins at ``lr / start_divisor``.
-        end_divisor: Of ``one-cycle``: the rate ends at ``lr / end_divisor``.
-        anneal: Of ``one-cycle``: ``linear`` or ``cos``.
-        cycle_momentum: Of ``one-cycle``: momentum at the peak and at both ends.
+        warmup_lr: Learning rate of these epochs.
+        rise: Share of all steps in which the rate of ``one-cycle`` rises.
+        start_divisor: The rate of ``one-cycle`` begins at ``lr / start_divisor``.
+        end_divisor: The rate of ``one-cycle`` ends at ``lr / end_divisor``.
+        anneal: Shape of ``one-cycle``, ``linear`` or ``cos``.
+        cycle_momentum: Momentum at the peak of ``one-cycle``, and at both its ends.
         label_smoothing: alpha: the target is 1 - alpha for the class, plus alpha / C for each of the C classes.
         clip_norm: Largest norm of the gradients.
-        ema_decay: Per step; the averaged weights are measured and kept.
+        ema_decay: Decay per step of the average of weights, which is measured and kept; None for no average.
         augment: ``crop-flip`` (small images), ``resized-crop``, ``affine`` or ``none``.
-        padding: Of ``crop-flip``, in pixels.
+        padding: Padding of ``crop-flip``, in pixels.
         padding_mode: ``zeros`` (black) or ``border``.
         flip: Whether images are mirrored with probability 1/2.
         cutout: Side in pixels of the square that is erased; 0 for none.
         mix: ``none``, ``ricap``, ``mixup`` or ``cutmix``.
         mix_beta: Parameter of the Beta distribution that mixing draws from; by default 0.3, 1 and 1.
-        drop_last: Leave out a last batch that is not full.
+        drop_last: Whether a last batch that is not full is left out.
         precision: ``32``, ``bf16`` or ``16`` (with loss scaling).
-        compile: Use ``torch.compile``.
-        sync_bn: Batch norm over the images of all processes (CUDA only).
+        compile: Whether ``torch.compile`` is used.
+        sync_bn: Whether batch norm takes the images of all processes (CUDA only).
         val_split: Share of the training images held out to choose the best epoch.
-        seed: For initial weights, order, augmentation and mixing.
+        seed: Seed of initial weights, order, augmentation and mixing.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -134,7 +134,7 @@ class Settings(BaseModel):
         """Steps in a pass over so many training images.
 
         Raises:
-            InputError: There is none.
+            InputError: There is no step.
         """
         steps = images // self.images_per_step if self.drop_last else math.ceil(images / self.images_per_step)
         if steps == 0:
@@ -154,7 +154,7 @@ class Settings(BaseModel):
         """Steps that count as made already.
 
         Raises:
-            InputError: They are all there are.
+            InputError: No step is left to make.
         """
         made = self.start_epoch * self.steps_per_epoch(images)
         if made >= self.total_steps(images):
@@ -169,7 +169,7 @@ class Settings(BaseModel):
         return math.ceil(self.total_steps(images) / self.steps_per_epoch(images))
 
     def shown(self) -> str:
-        """What differs from not doing it, on one line."""
+        """The settings that are in use, on one line."""
         values = self.model_dump()
         one_cycle = ("rise", "start_divisor", "end_divisor", "anneal", "cycle_momentum")
         hidden = {"milestones", "gamma"} if self.schedule != "steps" else set()
@@ -193,7 +193,7 @@ def make_settings(values: Mapping[str, Any]) -> Settings:
     """Check hyper-parameters.
 
     Raises:
-        InputError: One of them is unknown, of the wrong kind or out of range; the sentence names it.
+        InputError: A setting is unknown, of the wrong kind or out of range; the sentence names it.
     """
     try:
         return Settings.model_validate(dict(values))

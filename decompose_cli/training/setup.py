@@ -1,4 +1,4 @@
-"""A network from scratch, or from given weights, and the images that it is to learn from."""
+"""Setting up a network, from scratch or from given weights, and the images that it is to learn from."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
 
 
 class TrainConfig(RunConfig):
-    """``model_options``: what was chosen of the network's options, other than the defaults.
+    """``model_options``: the options of the network that differ from the defaults.
 
     ``starting_weights``: SHA-256 of the weights to start from; null where they are random.
     """
@@ -59,12 +59,12 @@ class Learner:
     """A network and the images that it learns from.
 
     Attributes:
-        classifier: With the weights to start from, if any.
+        classifier: The network, with the weights to start from, if any.
         train: Training images.
-        test: Others, or None.
+        test: Test images, or None.
         labels: The network's class number of each training image, int64.
-        class_names: Of the network's outputs.
-        preprocessing: As of evaluation.
+        class_names: Names of the network's outputs.
+        preprocessing: The preprocessing of evaluation.
     """
 
     classifier: Classifier
@@ -81,8 +81,8 @@ def configure(
     """Settle what is left open: network, images, recipe.
 
     Args:
-        inputs: What was given.
-        overrides: Settings that were given.
+        inputs: Network and images, as given.
+        overrides: Settings that were given, by name.
         recipe: Preset of the settings; None for the one that suits network and images.
         model_options: Options of the network.
 
@@ -118,7 +118,7 @@ def configure(
     train, _ = open_splits(inputs, dataset)
     is_large = max(_seen(inputs, entry, train).crop) > LARGEST_SMALL_SIDE
     options = dict(model_options)
-    if described is None:  # nothing says how its normalisation was made
+    if described is None:  # the weights do not say how their normalisation was made
         options = complete_norm({"norm_mode": entry.norm.mode, **options}, dataset, large_images=is_large)
     entry = entry.configured(**options)
     chosen = recipe or default_recipe(model, dataset, large_images=is_large, options={**entry.chosen, **model_options})
@@ -138,7 +138,7 @@ def configure(
 
 
 def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) -> Classifier:
-    """The network of given weights; see :func:`decompose_cli.models.classifier.open_classifier`."""
+    """Open the network of given weights; see :func:`decompose_cli.models.classifier.open_classifier`."""
     is_named = inputs.model is not None or inputs.weights not in (None, DEFAULT, RANDOM)
     return open_classifier(
         inputs.model if is_named else DEFAULT_MODEL,
@@ -156,9 +156,9 @@ def open_learner(
     """Open network and images.
 
     Args:
-        inputs: Complete.
+        inputs: Complete inputs.
         model_options: Options of the network.
-        seed: For random weights.
+        seed: Seed of random weights.
         classifier: The network, if it has been opened already.
 
     Raises:
@@ -187,15 +187,15 @@ def open_learner(
 
 
 def _seen(inputs: Inputs, entry: ModelEntry, train: ImageDataset) -> Preprocessing:
-    """What a network that is trained from scratch sees of an image."""
+    """The preprocessing of images for a network that is trained from scratch."""
     return preprocessing_of(Classifier(entry, None, None, 0), train.preprocessing).overridden(inputs.image_options())
 
 
 def open_for(session: Session) -> Learner:
-    """Network and images of a run, and a word about them.
+    """Open and announce network and images of a run.
 
     Raises:
-        InputError: They cannot be used, or have been replaced since the run began.
+        InputError: Network or images cannot be used, or have been replaced since the run began.
         DownloadError: Something cannot be fetched.
     """
     learner = open_learner(session.inputs, session.config["model_options"] or {}, session.settings.seed)
@@ -206,16 +206,16 @@ def open_for(session: Session) -> Learner:
 
 
 def make_job(config: Mapping[str, Any], learner: Learner, settings: Settings, command: str | None = None) -> Job:
-    """The network with its initial weights, and the division of the images.
+    """Make the network with its initial weights, and divide the images.
 
     Args:
-        config: Of the run.
+        config: Configuration of the run.
         learner: Network and images.
-        settings: With the seed.
-        command: What trains such a network, for its checkpoints.
+        settings: Settings, with the seed of this network.
+        command: The command that trains such a network, for its checkpoints.
 
     Raises:
-        InputError: The network does not take such images, or has not an output for every class.
+        InputError: The network does not take such images, or does not have an output for every class.
     """
     data = divide(
         learner.train,
@@ -252,7 +252,7 @@ def initial_network(entry: ModelEntry, num_classes: int, input_size: Size, seed:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """A copy that can be trained.
+    """A copy of the network that can be trained.
 
     Raises:
         InputError: The network cannot be copied.
@@ -263,65 +263,65 @@ def copied(module: nn.Module) -> nn.Module:
         raise InputError(f"The network cannot be copied, so it cannot be trained: {first_line(error)}.") from error
 
 
-def _check_outputs(module: nn.Module, entry: ModelEntry, found: Learner) -> None:
-    """Whether the network takes images of this size and has an output for every class."""
+def _check_outputs(module: nn.Module, entry: ModelEntry, learner: Learner) -> None:
+    """Refuse a network that does not take images of this size, or does not have an output for every class."""
     try:
         with evaluating(module):
-            output = module(torch.zeros(2, 3, *found.preprocessing.crop))
+            output = module(torch.zeros(2, 3, *learner.preprocessing.crop))
         shape = tuple(output.shape)
     except Exception as error:
-        size = "x".join(map(str, found.preprocessing.crop))
+        size = "x".join(map(str, learner.preprocessing.crop))
         raise InputError(f"{entry.name} does not work on images of {size} pixels: {first_line(error)}.") from error
-    if shape != (2, len(found.class_names)):
+    if shape != (2, len(learner.class_names)):
         raise InputError(
-            f"{entry.name} makes of 2 images an output of shape {shape}, but {found.train.name} has "
-            f"{len(found.class_names)} classes."
+            f"{entry.name} makes of 2 images an output of shape {shape}, but {learner.train.name} has "
+            f"{len(learner.class_names)} classes."
         )
 
 
-def describe_network(found: Learner, seed: int, weights: WeightsInfo) -> ModelInfo:
-    """For the result document; a network without a head that could be decomposed can still be trained."""
+def describe_network(learner: Learner, seed: int, weights: WeightsInfo) -> ModelInfo:
+    """Describe the network for the result document; one without a head to decompose can still be trained."""
     try:
-        size = found.preprocessing.crop
-        network = initial_network(found.classifier.entry, len(found.class_names), size, seed)
-        head = find_head(network, size, name=None, model_name=found.classifier.name)
+        size = learner.preprocessing.crop
+        network = initial_network(learner.classifier.entry, len(learner.class_names), size, seed)
+        head = find_head(network, size, name=None, model_name=learner.classifier.name)
         num_features, name = head.num_features, head.name
     except DecomposeError:
         num_features, name = 0, ""
     return ModelInfo(
-        name=found.classifier.name,
-        num_classes=len(found.class_names),
+        name=learner.classifier.name,
+        num_classes=len(learner.class_names),
         num_features=num_features,
         head=name,
-        options=dict(found.classifier.entry.chosen),
+        options=dict(learner.classifier.entry.chosen),
         weights=weights,
     )
 
 
-def describe_images(found: Learner) -> DatasetInfo:
-    """For the result document: the training images."""
+def describe_images(learner: Learner) -> DatasetInfo:
+    """Describe the training images for the result document."""
     return DatasetInfo(
-        name=found.train.name,
+        name=learner.train.name,
         split="train",
-        images=len(found.train),
-        fingerprint=found.train.fingerprint(),
-        classes=list(found.class_names),
-        **found.preprocessing.described(),
+        images=len(learner.train),
+        fingerprint=learner.train.fingerprint(),
+        classes=list(learner.class_names),
+        **learner.preprocessing.described(),
     )
 
 
 def training_document(
-    session: Session, found: Learner, results: RunResults | RepeatedResults, watch: Stopwatch
+    session: Session, learner: Learner, results: RunResults | RepeatedResults, watch: Stopwatch
 ) -> ResultDocument[Any]:
-    """What is written down of a training, with where everything came from."""
+    """The result document of a training, with where everything came from."""
     first = results.runs[0] if isinstance(results, RepeatedResults) else results
     source = first.checkpoints.get("best", first.checkpoints["last"])
     weights = WeightsInfo(source=source, sha256=sha256_of(Path(source)))
     return ResultDocument(
         command=session.config["command"],
         arguments=dict(session.config),
-        model=describe_network(found, session.settings.seed, weights),
-        dataset=describe_images(found),
+        model=describe_network(learner, session.settings.seed, weights),
+        dataset=describe_images(learner),
         environment=describe_environment(str(session.fabric.device), session.settings.seed),
         started_at=watch.started_at,
         seconds=watch.seconds(),
@@ -329,19 +329,19 @@ def training_document(
     )
 
 
-def announce(config: Mapping[str, Any], found: Learner, settings: Settings) -> None:
-    """Say how and on what is trained."""
-    test = f"; {len(found.test.labels):,} {found.test.split} images" if found.test is not None else ""
+def announce(config: Mapping[str, Any], learner: Learner, settings: Settings) -> None:
+    """Say how, and on which images, the network is trained."""
+    test = f"; {len(learner.test.labels):,} {learner.test.split} images" if learner.test is not None else ""
     kept = f", a share of {settings.val_split:g} held out for validation" if settings.val_split else ""
     note(f"Recipe {config['recipe']} ({RECIPES[config['recipe']].source}): {settings.shown()}")
-    is_chosen = found.classifier.checkpoint is None  # of given weights nothing can be chosen any more
+    is_chosen = learner.classifier.checkpoint is None  # given weights leave no choice of options
     if not is_chosen and settings.val_split:
         note("The weights may have been trained on the images that are held out now; their accuracy would say little.")
     first, end = min(settings.milestones, default=0), settings.iterations or settings.epochs or 0
     if settings.schedule == "steps" and first >= end:
         unit = "step" if settings.iterations else "epoch"
         note(f"The rate stays as it is: the first milestone, {unit} {first}, is not before the end.")
-    entry = found.classifier.entry
+    entry = learner.classifier.entry
     has_identity = "shortcut" not in entry.chosen and entry.options.get("shortcut", ())[:1] == ("identity",)
     if is_chosen and entry.norm.mode == "online" and has_identity:
         note(
@@ -349,5 +349,5 @@ def announce(config: Mapping[str, Any], found: Learner, settings: Settings) -> N
             f"projection); with identity shortcuts a smaller rate is needed, such as {param('lr')} 0.03."
         )
     options = [f"{name.replace('_', ' ')} {value}" for name, value in entry.chosen.items()]
-    name = f"{found.classifier.name} with {', '.join(options)}" if options else found.classifier.name
-    note(f"{name} on {found.train.name}: {len(found.labels):,} training images{kept}{test}")
+    name = f"{learner.classifier.name} with {', '.join(options)}" if options else learner.classifier.name
+    note(f"{name} on {learner.train.name}: {len(learner.labels):,} training images{kept}{test}")

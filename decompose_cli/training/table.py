@@ -11,7 +11,7 @@ COLUMNS = ("Epoch", "Rate", "Loss", "Train %", "Val loss", "Val %", "Test %", "I
 
 
 def columns(more: Sequence[str]) -> tuple[str, ...]:
-    """The usual ones and more, which come before the speed."""
+    """The usual columns, and more, which come before the speed."""
     return (*COLUMNS[:_USUAL], *more, *COLUMNS[_USUAL:])
 
 
@@ -21,13 +21,13 @@ def running_cells(
     """The row of an epoch that is under way.
 
     Args:
-        done: Epochs, the one under way in part.
-        epochs: In all.
-        lr: Of the last step.
+        done: Epochs so far, with the part of the one under way.
+        epochs: Epochs in all.
+        lr: Learning rate of the last step.
         tally: Sum of losses, correct answers, images.
         speed: Images per second.
         left: Seconds to the end of the run.
-        more: Further columns.
+        more: Number of further columns.
     """
     total, correct, images, *_ = tally
     cells = [f"{done:.2f}/{epochs}", f"{lr:.3g}"]
@@ -36,7 +36,7 @@ def running_cells(
 
 
 def epoch_cells(record: EpochRecord, epochs: int, left: float) -> list[str]:
-    """The row of an epoch that is over; gates are those of images that it did not learn from, if there are any."""
+    """The row of an epoch that is over; its gates are read on images that were not learned from, if there are any."""
     shown = record.val or record.test or record.train
     return [
         f"{record.epoch}/{epochs}",
@@ -53,7 +53,7 @@ def epoch_cells(record: EpochRecord, epochs: int, left: float) -> list[str]:
 
 
 def gate_columns(names: Sequence[str], *, classify: bool) -> tuple[str, ...]:
-    """Of gates of these names, with their accuracy if they classify."""
+    """The columns of gates of these names, with their accuracy if they classify."""
     parts = [name.removeprefix("gate").replace("_", " ") for name in names]
     return tuple(f"{what}{part}" for part in parts for what in ([*["Gate %"] * classify, "Mean g"]))
 
@@ -63,7 +63,7 @@ def _gate_cells(gate: GateScore) -> list[str]:
 
 
 def clock(seconds: float) -> str:
-    """``m:ss`` or ``h:mm:ss``."""
+    """A time as ``m:ss`` or ``h:mm:ss``."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

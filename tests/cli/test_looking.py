@@ -73,7 +73,7 @@ def test_json_writes_nothing() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ([], "Say of which class with --class NAME."),
+        ([], "Name the class with --class NAME."),
         (["--class", "cat"], "There is no class 'cat'; classes are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9."),
         (["--class", "3", "--images", "20"], "--images 20 is not between 1 and 16."),
         (["--class", "3", "-k", "0"], "-k 0 is not at least 1."),

@@ -29,10 +29,13 @@ def images(make_images: Callable[..., Path]) -> None:
 WRONG: list[tuple[list[str], str]] = [
     (
         ["--gate", "l2", "--gate-iters", "2"],
-        "--gate-iters has no effect with gate l2; it is of gates with a classifier",
+        "--gate-iters has no effect with gate l2; it belongs to gates with a classifier",
     ),
     (["--gate-iters", "0"], "--gate-iters 0 is not at least 1."),
-    (["--lambda", "0.5"], "--lambda has no effect with gate entropy-classifier; it is of gates with a penalty: l2, "),
+    (
+        ["--lambda", "0.5"],
+        "--lambda has no effect with gate entropy-classifier; it belongs to gates with a penalty: l2, ",
+    ),
     (["--gate", "l2", "--lambda", "nan"], "--lambda nan is not a number from 0 upwards."),
     (["--lr-gate", "-1"], "--lr-gate -1.0 is not a positive number."),
     (["--gate", "gate"], "--gate 'gate' is unknown; choose entropy-classifier, "),

@@ -19,7 +19,7 @@ def cache(
     out: Listing,
     clear: Annotated[bool, option("--clear", help="Delete the computed features.")] = False,
     older_than: Annotated[
-        float, option("--older-than", metavar="DAYS", min=0, help="With --clear: delete only what is older.")
+        float, option("--older-than", metavar="DAYS", min=0, help="With --clear: delete only features older than this.")
     ] = 0,
 ) -> None:
     """List or clear the features that were computed before; downloaded weights are never cleared."""
@@ -38,7 +38,7 @@ def cache(
 
 
 def show_cache(terminal: Terminal, status: CacheStatus) -> None:
-    """The entries of the feature cache."""
+    """Show the entries of the feature cache."""
     rows = [[entry.description, entry.made, f"{entry.size / 1e6:.2f}"] for entry in status.entries]
     terminal.title(f"Features in {status.folder}")
     terminal.print(make_table(["What", "Made", "MB"], rows, left=2))

@@ -33,12 +33,12 @@ def datasets(
         print_json([asdict(status) for status in listed])
 
 
-def show_datasets(terminal: Terminal, found: Sequence[DatasetStatus]) -> None:
-    """Which data sets are there."""
-    rows = [[s.name, str(s.num_classes), ", ".join(s.splits), s.found or "not there", s.description] for s in found]
+def show_datasets(terminal: Terminal, statuses: Sequence[DatasetStatus]) -> None:
+    """Show which data sets are there."""
+    rows = [[s.name, str(s.num_classes), ", ".join(s.splits), s.found or "not there", s.description] for s in statuses]
     terminal.title("Data sets")
     terminal.print(make_table(["Name", "Classes", "Splits", "Where", "What"], rows, left=5))
-    for status in found:
+    for status in statuses:
         if status.found is None:
             terminal.print(f"{status.name}: looked for {', '.join(status.looked)}; {status.how_to_get}.")
     terminal.print("Also: folder:PATH for images in PATH/train|val|test/<class>/.")

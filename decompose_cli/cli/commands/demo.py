@@ -59,12 +59,12 @@ def demo(inputs: Inputs, out: Output, open_page: OPEN = False) -> None:
     if out.path.exists():
         show(out.path)
         return
-    with new_folder(iter([out.path])) as folder:  # which does not stay behind empty
+    with new_folder(iter([out.path])) as folder:  # removed again where the work fails
         show(folder)
 
 
 def show_curve(terminal: Terminal, document: ResultDocument[CurveResults]) -> None:
-    """Accuracy for each number of features per class, in columns side by side."""
+    """Show the accuracy for each number of features per class, in columns side by side."""
     results = document.results
     cells = [(str(k), str(point.correct), f"{point.top1:.2f}") for k, point in results.by_k.items()]
     height = -(-len(cells) // _CURVE_COLUMNS)

@@ -46,7 +46,7 @@ def essential(
     ] = None,
     k: Annotated[
         Optional[str],
-        option("-k", "--k", metavar="K", help="Features per class ranked here, or a fraction. Default: 5."),
+        option("-k", "--k", metavar="K", help="Features per class, or a fraction, for sets ranked here. Default: 5."),
     ] = None,
     order: ORDER = "highest",
     noise: Annotated[
@@ -94,7 +94,7 @@ def essential(
 
 
 def show_essentiality(terminal: Terminal, document: ResultDocument[EssentialResults]) -> None:
-    """All methods together, then each class by class."""
+    """Show all methods together, then each of them class by class."""
     show_setting(terminal, document)
     results = document.results
     times = f", {results.repeats} draws" if results.repeats > 1 else ""
@@ -102,13 +102,13 @@ def show_essentiality(terminal: Terminal, document: ResultDocument[EssentialResu
     columns = ["Method", "k", "No\nnoise", "Noise on\nfeatures", "Noise on\nothers", "Differ-\nence", "95% interval"]
     columns += ["Random\nsets", "p"]
     rows = []
-    for name, found in results.summary.items():
-        low, high = found.features_per_class
+    for name, kept in results.summary.items():
+        low, high = kept.features_per_class
         rows.append(
             [
                 label(name, document.arguments["order"]),
                 f"{low}" if low == high else f"{low}-{high}",
-                *_kept_cells(found),
+                *_kept_cells(kept),
             ]
         )
     terminal.print(make_table(columns, rows))
@@ -121,8 +121,8 @@ def show_essentiality(terminal: Terminal, document: ResultDocument[EssentialResu
             f"Random sets: the mean difference of {results.controls} random sets of the same size. p: how often they "
             f"reach the difference of the features, at least {1 / (1 + results.controls):.3g} with so many sets."
         )
-    for name, found in results.summary.items():
-        terminal.print(f"{name}: features from {found.indices}; weights {found.weights.source}")
+    for name, kept in results.summary.items():
+        terminal.print(f"{name}: features from {kept.indices}; weights {kept.weights.source}")
     for name in results.summary:
         by_class = results.by_class(name)
         shown = list(by_class)
@@ -136,19 +136,19 @@ def show_essentiality(terminal: Terminal, document: ResultDocument[EssentialResu
         terminal.print(make_table(["Class", "Images", *columns[2:]], rows))
 
 
-def _kept_cells(found: Kept) -> list[str]:
-    interval = found.essentiality_ci95
+def _kept_cells(kept: Kept) -> list[str]:
+    interval = kept.essentiality_ci95
     return [
-        f"{100 * found.clean / found.images:.1f}",
+        f"{100 * kept.clean / kept.images:.1f}",
         *(
-            f"{100 * count / found.images:.1f}" + ("" if error is None else f" ± {100 * error / found.images:.1f}")
+            f"{100 * count / kept.images:.1f}" + ("" if error is None else f" ± {100 * error / kept.images:.1f}")
             for count, error in (
-                (found.noise_at_inf, found.noise_at_inf_se),
-                (found.noise_at_noninf, found.noise_at_noninf_se),
+                (kept.noise_at_inf, kept.noise_at_inf_se),
+                (kept.noise_at_noninf, kept.noise_at_noninf_se),
             )
         ),
-        f"{found.essentiality:+.1f}",
+        f"{kept.essentiality:+.1f}",
         "" if interval is None else f"{interval[0]:+.1f} to {interval[1]:+.1f}",
-        "" if found.control_mean is None else f"{found.control_mean:+.1f}",
-        "" if found.p is None else f"{found.p:.3f}",
+        "" if kept.control_mean is None else f"{kept.control_mean:+.1f}",
+        "" if kept.p is None else f"{kept.p:.3f}",
     ]

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
 
 
-@command(without=("precision",))  # gradients are those of the network as it is, in float32
+@command(without=("precision",))  # gradients are taken of the network as it is, in float32
 def explain(
     inputs: Inputs,
     out: Output,
@@ -57,7 +57,7 @@ def explain(
     if inputs.model is not None and Path(inputs.model).is_file():
         if inputs.weights is None:
             raise InputError(f"The network comes before its images: decompose explain MODEL {inputs.model}")
-        images = [Path(inputs.model), *(images or [])]  # the weights say which network they are of
+        images = [Path(inputs.model), *(images or [])]  # the weights say which network they belong to
         inputs = dataclasses.replace(inputs, model=None)
     check_filters_per_class(k)
     settings = ExplainSettings(images or (), _numbers(indices_of), worst, indices, k, layer)
@@ -81,17 +81,17 @@ def _numbers(text: str | None) -> list[int] | None:
 
 
 def show_explanations(terminal: Terminal, document: ResultDocument[ExplainResults]) -> None:
-    """What each image is taken for, and what its class's own filters contribute."""
+    """Show what each image is taken for, and what the filters of its class contribute."""
     results = document.results
     rows = []
-    for found in results.explanations:
+    for explanation in results.explanations:
         heads = [
             f"{scores[0].name} {100 * scores[0].probability:.1f}%" if scores else ""
-            for scores in (found.original, found.decomposed)
+            for scores in (explanation.original, explanation.decomposed)
         ]
-        sums = found.sums
+        sums = explanation.sums
         parts = [] if sums is None else [f"{sums.own:+.2f}", "" if sums.others is None else f"{sums.others:+.2f}"]
-        rows.append([Path(found.image).name, found.label_name or "", *heads, *(parts or ["", ""])])
+        rows.append([Path(explanation.image).name, explanation.label_name or "", *heads, *(parts or ["", ""])])
     terminal.title("Explanations")
     columns = ["Image", "Label", "Full head", "Decomposed", "Own filters", "All others"]
     terminal.print(make_table(columns, rows, left=4))

@@ -24,7 +24,7 @@ def extract_indices(
             "-k",
             "--k",
             metavar="K[,K...]",
-            help="Features per class; or a fraction, as 0.9, of the class's total.",
+            help="Features per class, or a fraction such as 0.9 of the class's total.",
             show_default=True,
         ),
     ] = "5",
@@ -35,7 +35,7 @@ def extract_indices(
         option(
             "--layout",
             metavar="published|document",
-            help="Layout of index files: the indices only, or with D and where they come from.",
+            help="Layout of index files: the indices only, or also D and where the indices come from.",
             show_default=True,
         ),
     ] = "published",

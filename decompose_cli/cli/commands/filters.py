@@ -39,7 +39,7 @@ def filters(
     from decompose_cli.engines.filters import filters as run
 
     if class_name is None:
-        raise InputError(f"Say of which class with {param('class')} NAME.")
+        raise InputError(f"Name the class with {param('class')} NAME.")
     check_filters_per_class(k)
     settings = FiltersSettings(class_name, indices, k, images)
 
@@ -54,16 +54,16 @@ def filters(
 
 
 def show_filters(terminal: Terminal, document: ResultDocument[FiltersResults]) -> None:
-    """Each filter of a class: weight, values, who shares it, and of which class its strongest images are."""
+    """Show each filter of a class: weight, values, classes that share it, and classes of its strongest images."""
     results = document.results
     rows = []
-    for found in results.filters:
-        means = ["" if mean is None else f"{mean:.3f}" for mean in (found.mean, found.mean_elsewhere)]
-        shared = ", ".join(found.shared_with) or "none"
-        strongest = f"{found.of_class} of {len(found.images)}"
-        gain = "" if found.contribution is None else f"{found.contribution:+.3f}"
-        rows.append([str(found.rank), str(found.feature), f"{found.weight:+.3f}", *means, gain, strongest, shared])
+    for info in results.filters:
+        means = ["" if mean is None else f"{mean:.3f}" for mean in (info.mean, info.mean_elsewhere)]
+        shared = ", ".join(info.shared_with) or "none"
+        strongest = f"{info.of_class} of {len(info.images)}"
+        gain = "" if info.contribution is None else f"{info.contribution:+.3f}"
+        rows.append([str(info.rank), str(info.feature), f"{info.weight:+.3f}", *means, gain, strongest, shared])
     terminal.title(f"Filters of {results.class_name}")
     columns = ["Rank", "Filter", "Weight", "Mean", "Elsewhere", "Weight x mean", "Strongest of class", "Shared with"]
     terminal.print(make_table(columns, rows, left=0))
-    terminal.print("Mean: of the feature over the images of the class; elsewhere: over all others.")
+    terminal.print("Mean: the feature's mean over the images of the class; elsewhere: its mean over all other images.")

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
 
 
-@command(without=(*NOT_FOR_TRAINING, "final_test"))  # it measures the test images anyway
+@command(without=(*NOT_FOR_TRAINING, "final_test"))  # fine-tuning measures the test images anyway
 def finetune(
     inputs: Inputs,
     out: RunOutput,
@@ -45,7 +45,7 @@ def finetune(
         option(
             "--only",
             metavar="all|head|head+last-block",
-            help="What is trained; of the rest, statistics of batch norm stay too. Default: all.",
+            help="What is trained; everything else stays, its batch-norm statistics included. Default: all.",
         ),
     ] = None,
 ) -> None:
@@ -74,7 +74,7 @@ def finetune(
 
 
 def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
-    """Accuracy of the original, of its decomposition before and after, and what the difference means."""
+    """Show the accuracy of the original and of its decomposition, before and after, and what the difference means."""
     results = document.results
     runs: list[FinetuneResults] = getattr(results, "runs", None) or [results]
     terminal.title("Result")
@@ -88,14 +88,14 @@ def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
         rows += [score_row(name, score) for score in (chosen.val, run.after) if score is not None]
     terminal.print(make_table(["Network", "Images", "Correct", "Top-1 %", "Loss"], rows, left=2))
     for run in runs:
-        found = run.difference
-        if found is not None:
-            low, high = found.ci95
-            verdict = "no significant difference" if found.mcnemar_p >= 0.05 else "a significant difference"
+        difference = run.difference
+        if difference is not None:
+            low, high = difference.ci95
+            verdict = "no significant difference" if difference.mcnemar_p >= 0.05 else "a significant difference"
             seed = f", seed {run.seed}" if len(runs) > 1 else ""
             terminal.print(
-                f"After minus original{seed}: {found.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; "
-                f"McNemar p {p_value(found.mcnemar_p)}: {verdict} at the 5% level"
+                f"After minus original{seed}: {difference.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; "
+                f"McNemar p {p_value(difference.mcnemar_p)}: {verdict} at the 5% level"
             )
     show_spread(terminal, getattr(results, "summary", []))
     show_files(terminal, document, runs)

@@ -10,6 +10,7 @@ import typer
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
+from decompose_cli.cli.options.inputs import MODEL_HELP
 from decompose_cli.cli.output import Listing, print_json
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def layers(
     out: Listing,
     model: Annotated[
         Optional[str],
-        typer.Argument(metavar="MODEL", help="As for every command; its weights are not needed.", show_default=False),
+        typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}Its weights are not needed.", show_default=False),
     ] = None,
     head: Annotated[Optional[str], option("--head", metavar="NAME", help="Submodule to mark as the head.")] = None,
     input_size: Annotated[
@@ -37,16 +38,16 @@ def layers(
         print_json(asdict(listed))
 
 
-def show_layers(terminal: Terminal, found: Layers) -> None:
-    """The modules of a network."""
+def show_layers(terminal: Terminal, listed: Layers) -> None:
+    """Show the modules of a network."""
     rows = []
-    for layer in found.layers:
+    for layer in listed.layers:
         marks = [mark for mark, is_set in (("head", layer.is_head), ("CAM", layer.is_cam_layer)) if is_set]
         shape = "x".join(map(str, layer.output_shape)) if layer.output_shape else ""
         rows.append([layer.name, layer.kind, ", ".join(marks), shape, f"{layer.parameters:,}"])
-    height, width = found.input_size
-    title = f"Modules of {found.model} for images of {height}x{width} pixels"
+    height, width = listed.input_size
+    title = f"Modules of {listed.model} for images of {height}x{width} pixels"
     terminal.title(title)
     terminal.print(make_table(["Module", "Kind", "", "Output", "Parameters"], rows, left=3))
-    if found.refusal:
-        terminal.warn(found.refusal)
+    if listed.refusal:
+        terminal.warn(listed.refusal)

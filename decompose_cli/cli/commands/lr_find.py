@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
 
 
-@command(  # the recipe says the rest
+@command(  # the recipe says what the options left out would say
     without=(*NOT_FOR_TRAINING, "head", "batch_size", "precision"), replaced=FROM_SCRATCH
 )
 def lr_find(
@@ -27,14 +27,18 @@ def lr_find(
     recipe: Annotated[
         Optional[str], option("--recipe", metavar="NAME", help="Preset of the settings, as for 'train'.")
     ] = None,
-    lowest: Annotated[float, option("--lowest", metavar="RATE", help="First rate.", show_default=True)] = 1e-6,
-    highest: Annotated[float, option("--highest", metavar="RATE", help="Last rate.", show_default=True)] = 10.0,
+    lowest: Annotated[
+        float, option("--lowest", metavar="RATE", help="Learning rate of the first step.", show_default=True)
+    ] = 1e-6,
+    highest: Annotated[
+        float, option("--highest", metavar="RATE", help="Learning rate of the last step.", show_default=True)
+    ] = 10.0,
     steps: Annotated[
-        int, option("--steps", metavar="N", help="Steps from the one to the other.", show_default=True)
+        int, option("--steps", metavar="N", help="Steps from --lowest to --highest.", show_default=True)
     ] = 100,
     overrides: Annotated[
         Optional[list[str]],
-        option("--set", metavar="NAME=VALUE", help="A setting of the recipe, as optimizer=adam; repeat."),
+        option("--set", metavar="NAME=VALUE", help="A setting of the recipe, such as optimizer=adam; repeatable."),
     ] = None,
 ) -> None:
     """Look for a learning rate: train for a few steps, each at a higher rate, and see where the loss falls fastest.
@@ -61,22 +65,22 @@ def lr_find(
 
 
 def show_rates(terminal: Terminal, document: ResultDocument[LrFindResults]) -> None:
-    """The suggestion of a range test."""
-    found = document.results
-    terminal.title(f"Learning rate: {found.lr:.2g}")
-    first, last = found.rates[0], found.rates[-1]
-    end = "where the loss diverged" if found.diverged else "without divergence"
+    """Show the suggestion of a range test."""
+    results = document.results
+    terminal.title(f"Learning rate: {results.lr:.2g}")
+    first, last = results.rates[0], results.rates[-1]
+    end = "where the loss diverged" if results.diverged else "without divergence"
     terminal.print(
-        f"Where the loss falls fastest, among {len(found.rates)} rates from {first:.2g} to {last:.2g}, {end}."
+        f"The loss falls fastest there, among {len(results.rates)} rates from {first:.2g} to {last:.2g}, {end}."
     )
     terminal.print(
         f"A tenth of the rate with the lowest averaged loss, less the steps that the average trails: "
-        f"{found.minimum_tenth:.2g}"
+        f"{results.minimum_tenth:.2g}"
     )
-    if found.worse_than_guessing:
+    if results.worse_than_guessing:
         terminal.print(
             "At that rate the loss is still higher than that of guessing: it falls from the initial weights to chance. "
-            f"Look at the curve, and try higher rates, up to where it is lowest, {10 * found.minimum_tenth:.2g}."
+            f"Look at the curve, and try higher rates, up to where it is lowest, {10 * results.minimum_tenth:.2g}."
         )
-    if found.still_falling:
+    if results.still_falling:
         terminal.print("The loss was still falling at the highest rate; a range that goes further would tell more.")

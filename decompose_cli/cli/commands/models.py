@@ -23,7 +23,7 @@ def models(out: Listing) -> None:
 
 
 def show_models(terminal: Terminal, entries: Sequence[ModelEntry]) -> None:
-    """The registry as a table."""
+    """Show the registry as a table."""
     rows = []
     for entry in entries:
         weights = entry.weights.name if isinstance(entry.weights, Path) else str(entry.weights or "").rsplit("/", 1)[-1]

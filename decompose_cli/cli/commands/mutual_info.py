@@ -42,7 +42,11 @@ def mutual_info(
     order: ORDER = "highest",
     num_features: Annotated[
         Optional[int],
-        option("--num-features", metavar="D", help="Features to choose from, for files that do not say and no MODEL."),
+        option(
+            "--num-features",
+            metavar="D",
+            help="Number of features to choose from, where neither the files nor a MODEL say it.",
+        ),
     ] = None,
 ) -> None:
     """Measure how much the classes' feature sets overlap: mutual information, Jaccard index, shared features.
@@ -71,7 +75,7 @@ def mutual_info(
 
 
 def show_overlap(terminal: Terminal, document: ResultDocument[MutualInfoResults]) -> None:
-    """One table per number of features, with a column per set, as the paper's."""
+    """Show mutual information as in the paper, a row per number of features and a column per set, then the overlap."""
     show_setting(terminal, document)
     sets = document.results.sets
     ks = list(dict.fromkeys(k for by_k in sets.values() for k in by_k))
@@ -84,17 +88,17 @@ def show_overlap(terminal: Terminal, document: ResultDocument[MutualInfoResults]
     terminal.print(make_table(["k", *names.values()], rows))
     terminal.title("Overlap between different classes, and how many classes use a feature")
     columns = ["Set", "k", "Mutual information", "Normalized", "Jaccard", "None", "One", "Several"]
-    rows = [_overlap_row(names[name], k, found) for name, by_k in sets.items() for k, found in by_k.items()]
+    rows = [_overlap_row(names[name], k, overlap) for name, by_k in sets.items() for k, overlap in by_k.items()]
     terminal.print(make_table(columns, rows, left=2))
 
 
-def _overlap_row(name: str, k: str, found: SetOverlap) -> list[str]:
-    means = (found.off_diagonal_mean, found.normalized_mean, found.jaccard_mean)
+def _overlap_row(name: str, k: str, overlap: SetOverlap) -> list[str]:
+    means = (overlap.off_diagonal_mean, overlap.normalized_mean, overlap.jaccard_mean)
     return [
         name,
         k,
         *("" if mean is None else f"{mean:.4f}" for mean in means),
-        f"{found.unused} of {found.num_features}",
-        str(found.exclusive),
-        str(found.shared),
+        f"{overlap.unused} of {overlap.num_features}",
+        str(overlap.exclusive),
+        str(overlap.shared),
     ]

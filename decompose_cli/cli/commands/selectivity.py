@@ -55,7 +55,7 @@ def selectivity(
 
 
 def show_selectivity(terminal: Terminal, document: ResultDocument[SelectivityResults]) -> None:
-    """A row per layer; with several checkpoints a column for each."""
+    """Show a row per layer; with several checkpoints, also a column for each of them."""
     show_setting(terminal, document)
     results = document.results
     terminal.title("Selectivity of the layers")
@@ -68,7 +68,7 @@ def show_selectivity(terminal: Terminal, document: ResultDocument[SelectivityRes
     layers = list(results.layers.values())
     rows.append(["mean", "", *_mean_cells(layers)])
     terminal.print(make_table(columns, rows))
-    silent = {name: sum(found.silent for found in layer.per_class.values()) for name, layer in results.layers.items()}
+    silent = {name: sum(one.silent for one in layer.per_class.values()) for name, layer in results.layers.items()}
     for name, count in silent.items():
         if count:
             terminal.print(f"{name}: no filter responds to {count} images; they count as needing none.")
@@ -79,7 +79,7 @@ def show_selectivity(terminal: Terminal, document: ResultDocument[SelectivityRes
 
 
 def _show_compared(terminal: Terminal, results: SelectivityResults, field: str, title: str) -> None:
-    parts = [results.layers, *(found.layers for found in results.compared.values())]
+    parts = [results.layers, *(other.layers for other in results.compared.values())]
     values = {name: [getattr(part[name], field) for part in parts] for name in results.layers}
     known = [row for row in values.values() if None not in row]
     if len(known) > 1:

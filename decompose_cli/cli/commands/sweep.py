@@ -64,16 +64,15 @@ def sweep(
 
     def work(folder: Path | None) -> None:
         document = run(inputs, settings, folder=folder)
-        written = (
-            f"Result written to {folder / RESULT}" if folder is not None else None
-        )  # by the engine, with the curve
+        # The engine has written the result, together with the curve.
+        written = f"Result written to {folder / RESULT}" if folder is not None else None
         present(out, document, lambda: show_sweep(out.terminal, document), written=written)
 
     in_folder(out, "sweep", inputs, (RESULT, CURVE, INDICES), work)
 
 
 def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> None:
-    """Accuracy by number of features and method, and what was chosen."""
+    """Show the accuracy by number of features and method, and the set that was chosen."""
     show_setting(terminal, document)
     results = document.results
     low, high = results.original.top1_ci95
@@ -109,7 +108,7 @@ def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> No
 
 
 def _is_round(k: int, count: int) -> bool:
-    """The first few, and then about twenty more, evenly."""
+    """Whether a table shows this k: the first few, and then about twenty more, evenly."""
     step = max(5, -(-count // 20 // 5) * 5)
     return k <= 5 or k % step == 0
 
@@ -134,21 +133,21 @@ def _show_chosen(terminal: Terminal, chosen: Chosen) -> None:
     ]
     rows = [_loss_row(chosen.chosen_on, "chosen on"), _loss_row(chosen.reported_on, "reported on")]
     terminal.print(make_table(columns, rows))
-    found = [f"{name} {'none' if one is None else one.features}" for name, one in chosen.candidates.items()]
-    terminal.print(f"Features in all by method: {', '.join(found)}")
+    counts = [f"{name} {'none' if one is None else one.features}" for name, one in chosen.candidates.items()]
+    terminal.print(f"Features in all by method: {', '.join(counts)}")
     if chosen.file is not None:
         terminal.print(f"Indices written to {chosen.file}")
 
 
-def _loss_row(found: Loss, role: str) -> list[str]:
+def _loss_row(loss: Loss, role: str) -> list[str]:
     return [
-        f"{role} {found.split}",
-        str(found.total),
-        str(found.full_correct),
-        str(found.common_correct),
-        str(found.correct),
-        f"{found.points:+.2f}",
-        f"{found.ci95[0]:+.2f} to {found.ci95[1]:+.2f}",
-        f"{found.loss_bound95:.2f}",
-        p_value(found.mcnemar_p).removeprefix("= "),
+        f"{role} {loss.split}",
+        str(loss.total),
+        str(loss.full_correct),
+        str(loss.common_correct),
+        str(loss.correct),
+        f"{loss.points:+.2f}",
+        f"{loss.ci95[0]:+.2f} to {loss.ci95[1]:+.2f}",
+        f"{loss.loss_bound95:.2f}",
+        p_value(loss.mcnemar_p).removeprefix("= "),
     ]

@@ -68,7 +68,7 @@ def _starting_weights(inputs: Inputs, *, pretrained: bool) -> Inputs:
 
 
 def _evaluate(inputs: Inputs, out: RunOutput, model_options: NetworkOptions) -> None:
-    """``train --evaluate``: what 'validate' says of the weights that training would begin with."""
+    """Run ``train --evaluate``: show what 'validate' says of the weights that training would begin with."""
     from decompose_cli.engines.validate import validate as run
     from decompose_cli.storage.files import check_writable
     from decompose_cli.training.setup import open_weights
@@ -81,7 +81,7 @@ def _evaluate(inputs: Inputs, out: RunOutput, model_options: NetworkOptions) -> 
 
 
 def show_training(terminal: Terminal, document: ResultDocument[Any]) -> None:
-    """What came of one run, or of several."""
+    """Show what came of one run, or of several."""
     results = document.results
     runs: list[RunResults] = getattr(results, "runs", None) or [results]
     rows = [row for run in runs for row in measured_rows(document, run, seeds=len(runs) > 1)]

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from decompose_cli.training.gating.report import GateContrast, GateReport, MeanGate, Skipping
 
 _REPLACED: dict[str, tuple[Any, Any]] = {
-    "model": model_argument("resnet of --depth, by default 110; on digits, the default of --dataset, resnet20."),
+    "model": model_argument("resnet of --depth, by default 110, but resnet20 on digits, the default of --dataset."),
     "weights": text(
         "--weights",
         "-w",
@@ -57,7 +57,7 @@ def train_gate(
             "--recipe",
             metavar="NAME",
             panel=GATES,
-            help="Preset of the settings, as for 'train'. Default: soft-gates; for digits, digits.",
+            help="Preset of the settings, as for 'train'. Default: soft-gates; on digits, the recipe digits.",
         ),
     ] = None,
     split: Annotated[
@@ -97,7 +97,7 @@ def train_gate(
 
 
 def _evaluate(inputs: Inputs, out: RunOutput, gates: GateSettings, split: str | None) -> None:
-    """``train-gate --evaluate``: accuracy and gates of weights, in a folder as of a run."""
+    """Run ``train-gate --evaluate``: measure accuracy and gates of weights, with the files of a run in a folder."""
     from decompose_cli.engines.train_gate import evaluate_gates
     from decompose_cli.training.run_folder import EXTREMES, G_VALUES, GATE_PLOT
 
@@ -116,7 +116,7 @@ def _evaluate(inputs: Inputs, out: RunOutput, gates: GateSettings, split: str | 
 
 
 def show_gate_training(terminal: Terminal, document: ResultDocument[Any]) -> None:
-    """Accuracy and gates of one run, or of several."""
+    """Show the accuracy and the gates of one run, or of several."""
     from decompose_cli.training.run_folder import EXTREMES, G_VALUES, GATE_PLOT, LABEL_NOISE, NOISE_PLOT
 
     results = document.results
@@ -133,7 +133,7 @@ def show_gate_training(terminal: Terminal, document: ResultDocument[Any]) -> Non
 
 
 def _stages(document: ResultDocument[Any]) -> tuple[int, ...]:
-    """The stages with a gate; none of gates in units."""
+    """The stages with a gate; no stages where the gates are in units."""
     from decompose_cli.models.gate_kinds import GATES
 
     assert document.model is not None
@@ -141,13 +141,13 @@ def _stages(document: ResultDocument[Any]) -> tuple[int, ...]:
 
 
 def show_gates(terminal: Terminal, report: GateReport, stages: Sequence[int], whose: str = "") -> None:
-    """What the gates, of these stages or of units, say of each split, and what follows."""
+    """Show what the gates, those of these stages or of units, say of each split, and what follows from it."""
     rows = []
-    for found in report.splits:
-        both = found.right_and_wrong
+    for summary in report.splits:
+        both = summary.right_and_wrong
         cells = [_g(both.first.g), _g(both.second.g), _difference(both)] if both else ["", "", ""]
-        counted = f"{found.correct:,} of {found.images:,}"
-        rows.append([found.split, counted, f"{found.top1:.2f}", _with_interval(found.g), *cells])
+        counted = f"{summary.correct:,} of {summary.images:,}"
+        rows.append([summary.split, counted, f"{summary.top1:.2f}", _with_interval(summary.g), *cells])
     terminal.title(f"Gates{whose}")
     columns = ["Images", "Correct", "Top-1 %", "Mean g [95%]", "Right", "Wrong", "Right minus wrong [95%]"]
     terminal.print(make_table(columns, rows, left=1))
@@ -168,48 +168,48 @@ def show_gates(terminal: Terminal, report: GateReport, stages: Sequence[int], wh
             f"difference {_difference(noise)}"
         )
         terminal.print(
-            f"Of the {noise.first.images:,} the network gives {noise.given:,} their wrong label and {noise.original:,} "
+            f"The network gives {noise.given:,} of the {noise.first.images:,} their wrong label and {noise.original:,} "
             f"the original one. By original labels {noise.correct:,} of "
             f"{noise.first.images + noise.second.images:,} training images are correct; the table counts by the labels "
-            "that it was told."
+            "that the network was told."
         )
     if report.skipping is not None:
         _show_skipping(terminal, report.skipping, stages)
 
 
-def _show_skipping(terminal: Terminal, found: Skipping, stages: Sequence[int]) -> None:
+def _show_skipping(terminal: Terminal, skipping: Skipping, stages: Sequence[int]) -> None:
     names = [""] if len(stages) == 1 else [f" in stage {stage}" for stage in stages]
-    shares = " and ".join(f"{100 * share:.1f}%{name}" for share, name in zip(found.skipped, names, strict=True))
+    shares = " and ".join(f"{100 * share:.1f}%{name}" for share, name in zip(skipping.skipped, names, strict=True))
     terminal.print(
-        f"Skipping where g < {found.below:g}: {shares} of the {found.split} images; {found.correct:,} of "
-        f"{found.images:,} correct ({found.top1:.2f}%), without skipping {found.full_correct:,} "
-        f"({found.full_top1:.2f}%)"
+        f"Skipping where g < {skipping.below:g}: {shares} of the {skipping.split} images; {skipping.correct:,} of "
+        f"{skipping.images:,} correct ({skipping.top1:.2f}%), without skipping {skipping.full_correct:,} "
+        f"({skipping.full_top1:.2f}%)"
     )
-    if found.images_per_second is None or found.full_images_per_second is None:
+    if skipping.images_per_second is None or skipping.full_images_per_second is None:
         terminal.print(
             "This gate reads the output of the last unit, which has been computed by then: skipping saves nothing."
         )
         return
-    ratio = found.images_per_second / found.full_images_per_second
+    ratio = skipping.images_per_second / skipping.full_images_per_second
     terminal.print(
-        f"Speed: {found.images_per_second:,.0f} images/s, without skipping {found.full_images_per_second:,.0f} "
-        f"({ratio:.2f}x)" + (": to sort the images costs more than it saves here." if ratio < 1 else "")
+        f"Speed: {skipping.images_per_second:,.0f} images/s, without skipping {skipping.full_images_per_second:,.0f} "
+        f"({ratio:.2f}x)" + (": sorting the images costs more than skipping saves here." if ratio < 1 else "")
     )
 
 
 def _g(value: float) -> str:
-    """Three digits after the point, and what is left of small ones."""
+    """A value of g with three digits after the point; a small one with two significant digits."""
     return f"{value:.3f}" if value >= 0.01 else f"{value:.2g}"
 
 
 def _with_interval(mean: MeanGate) -> str:
-    # An interval that reaches below 0 is one of Student's, and no g is there.
+    # Student's interval can reach below 0 or above 1, where no g is.
     return _g(mean.g) + (f" [{_g(max(mean.ci95[0], 0))}, {_g(min(mean.ci95[1], 1))}]" if mean.ci95 else "")
 
 
-def _difference(found: GateContrast) -> str:
-    interval = f" [{_signed(found.ci95[0])}, {_signed(found.ci95[1])}]" if found.ci95 else ""
-    return _signed(found.difference) + interval
+def _difference(contrast: GateContrast) -> str:
+    interval = f" [{_signed(contrast.ci95[0])}, {_signed(contrast.ci95[1])}]" if contrast.ci95 else ""
+    return _signed(contrast.difference) + interval
 
 
 def _signed(value: float) -> str:

@@ -1,1 +1,1 @@
-"""The options of the commands: each is declared once, and a parameter's type says which make it up."""
+"""The options of the commands: each is declared once, and the type of a parameter says which options make it up."""

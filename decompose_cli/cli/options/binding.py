@@ -32,7 +32,7 @@ BUNDLES: dict[type, Bundle] = {
     Listing: LISTING,
     RunOutput: RUN,
 }
-"""By the type of the parameter, in the order of the help."""
+"""The bundles by the type of the parameter, in the order of the help."""
 
 Command = Callable[..., None]
 
@@ -40,17 +40,17 @@ Command = Callable[..., None]
 def command(
     *, without: Sequence[str] = (), replaced: Mapping[str, Declared] | None = None
 ) -> Callable[[Command], Command]:
-    """Give a command the options that its parameters stand for; see the module.
+    """Give a command the options that its parameters stand for, as the module describes.
 
-    An option that two of its bundles have is that of the later one, and the earlier object keeps its default.
+    Where two of its bundles have the same option, the later bundle gets it, and the earlier object keeps its default.
 
     Args:
-        without: Names of options in bundles that it has no use for.
-        replaced: Options in bundles that are declared otherwise there.
+        without: Names of options in bundles that the command has no use for.
+        replaced: Options in bundles that are declared otherwise for this command.
     """
 
     def decorate(function: Command) -> Command:
-        # Annotations are evaluated: of what is written as text, Typer would not find the names.
+        # Annotations are evaluated, because Typer would not find the names in annotations that are text.
         declared = inspect.signature(function, eval_str=True).parameters
         kinds = {parameter.annotation: name for name, parameter in declared.items() if parameter.annotation in BUNDLES}
         bundles = {kind: bundle for kind, bundle in BUNDLES.items() if kind in kinds}
@@ -95,5 +95,5 @@ def _parameter(name: str, declared: Declared) -> inspect.Parameter:
 
 
 def load_torch() -> None:
-    """Import what every command needs that has inputs."""
+    """Import what every command with inputs needs."""
     import decompose_cli.features.study  # noqa: F401

@@ -1,4 +1,4 @@
-"""How options are declared: each once, in a panel of the help; those that make up one object as a bundle."""
+"""How options are declared: each once, in a panel of the help, and in a bundle where several make up one object."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def option(*names: str, help: str, panel: str | None = None, **more: Any) -> Any
         names: Flags, the usual one first.
         help: One or two sentences.
         panel: Heading in the help; None for the command's own options.
-        more: As of ``typer.Option``.
+        more: Further arguments of ``typer.Option``.
     """
     return typer.Option(*names, help=help, rich_help_panel=panel, show_default=more.pop("show_default", False), **more)
 
@@ -55,9 +55,9 @@ class Bundle:
     """The options that make up one object, which a command takes as a parameter of that type.
 
     Attributes:
-        options: By name of the parameter that Typer fills.
-        make: Makes the object of their values, by the same names.
-        leads: Whether they come before the command's own options in the help, rather than after.
+        options: The options, by name of the parameter that Typer fills.
+        make: Makes the object of the options' values, by the same names.
+        leads: Whether the options come before the command's own options in the help, rather than after.
     """
 
     options: Mapping[str, Declared]

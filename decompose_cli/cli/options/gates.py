@@ -12,10 +12,10 @@ from decompose_cli.training.gating.settings import GateSettings
 
 _OPTIONS: dict[str, tuple[Any, Any]] = {
     "gate": text("--gate", metavar="NAME", panel=GATES, help=f"{shown_gates()}."),
-    "depth": number("--depth", metavar="N", panel=NETWORK, help="Depth 6n + 2, with bottlenecks 9n + 2, in place of MODEL."),
+    "depth": number("--depth", metavar="N", panel=NETWORK, help="Depth of a CIFAR ResNet, in place of MODEL: 6n + 2, or 9n + 2 with bottlenecks."),
     "block": BLOCK,
     "gate_map": text("--gate-map", metavar="stretched|plain|original", panel=GATES,
-                     help="How the entropy H becomes g: plain is sigmoid(H - log(C)/2); stretched goes from 0.02 to 0.98; original is that of published weights. "
+                     help="How the entropy H becomes g: plain is sigmoid(H - log(C)/2); stretched goes from 0.02 to 0.98; original is the map of published weights. "
                           f"Default: {shown_defaults('gate_map')}."),
     "gate_loss": text("--gate-loss", metavar="cross-entropy|bce", panel=GATES,
                       help=f"Penalty of gate {', '.join(gates_with('gate_loss'))}. Default: cross-entropy."),
@@ -24,9 +24,9 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "lr_gate": real("--lr-gate", "--lr_gate", metavar="RATE", panel=GATES,
                     help="Learning rate of the gate's classifier. Default: 0.01."),
     "gate_schedule": text("--gate-schedule", "--schedule_gate", metavar="constant|step50", panel=GATES,
-                          help="How that rate changes; step50 divides it by ten every 50 epochs. Default: constant."),
+                          help="How the rate of --lr-gate changes; step50 divides it by ten every 50 epochs. Default: constant."),
     "gate_iters": number("--gate-iters", "--gate_iters", metavar="N", panel=GATES,
-                         help="Change the backbone in every N-th step only, the gate's classifier in each. Default: 1."),
+                         help="Train the backbone in every N-th step only, the gate's classifier in every step. Default: 1."),
     "penalty": real("--lambda", "--lambda_mem", metavar="WEIGHT", panel=GATES,
                     help=f"Weight of the gate's penalty in the loss. Default: {shown_penalties()}."),
     "init": text("--init", metavar="scratch|baseline", panel=GATES,

@@ -15,7 +15,7 @@ MODEL_HELP = "A name from 'decompose models', any torchvision classifier, or pac
 
 
 def model_argument(left_out: str) -> tuple[Any, Any]:
-    """The argument MODEL; ``left_out`` says what is used without it."""
+    """The argument MODEL; ``left_out`` names the network that is used without it."""
     return (
         Annotated[
             Optional[str],
@@ -37,14 +37,14 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "dataset": text("--dataset", metavar="NAME|folder:PATH", panel=IMAGES,
                     help="Images to use. Default: what the network was trained on."),
     "split": text("--split", metavar="train|val|test", panel=IMAGES,
-                  help="Part of the data set. Default: test, else val; to extract indices, rank features or measure layers, train."),
+                  help="Part of the data set. Default: test, else val; train where indices are extracted, features ranked or layers measured."),
     "data_dir": _path("--data-dir", metavar="DIR", panel=IMAGES,
                       help="Where data sets are kept. Default: $DECOMPOSE_DATA, else data/."),
-    "no_download": switch("--no-download", panel=IMAGES, help="Never use the network."),
+    "no_download": switch("--no-download", panel=IMAGES, help="Never download anything."),
     "mean": text("--mean", metavar="R,G,B", panel=IMAGES,
-                 help="Mean that pixel values in [0, 1] are normalised with. Default: the network's; for one of yours the data set's."),
+                 help="Mean that pixel values in [0, 1] are normalised with. Default: the network's; for a network of yours, the data set's."),
     "std": text("--std", metavar="R,G,B", panel=IMAGES,
-                help="Standard deviation that pixel values are normalised with. Default: as for --mean."),
+                help="Standard deviation that pixel values are normalised with. Default: chosen as for --mean."),
     "input_size": text("--input-size", metavar="N|HxW", panel=IMAGES,
                        help="Pixels that the network takes. Default: the network's."),
     "resize": text("--resize", metavar="N|HxW", panel=IMAGES,

@@ -1,4 +1,4 @@
-"""The options that say which features classes use; what they say of rankings is taken from the table of rankings."""
+"""The options that say which features classes use; their help takes the rankings from the table of rankings."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.errors import InputError, param
 
 METHODS = "|".join(RANKINGS)
-"""For the help of ``--method``."""
+"""The names of the rankings, for the help of ``--method``."""
 METHOD_HELP = (
     f"How features are scored; {next(iter(RANKINGS))} is the published method, "
     f"{' and '.join(ranking.name for ranking in RANKINGS.values() if ranking.needs_gates)} takes the gates in the weights "
@@ -22,7 +22,7 @@ ORDER = Annotated[
     option(
         "--order",
         metavar="highest|lowest",
-        help="Which gates csg takes. The publication took the lowest, of features that a class does not use.",
+        help="Which gates csg takes. The publication took the lowest, which belong to features that a class does not use.",
         show_default=True,
     ),
 ]
@@ -31,7 +31,7 @@ CSG = Annotated[
     option(
         "--csg",
         metavar="CHECKPOINT",
-        help="Compare with a network trained with class-specific gates, and its gates.",
+        help="Checkpoint of a network with class-specific gates, to compare with.",
     ),
 ]
 INDEX_FILES = Annotated[
@@ -40,16 +40,21 @@ INDEX_FILES = Annotated[
 ]
 FILTERS_OF_CLASSES = Annotated[
     Optional[Path],
-    option("--indices", "-i", metavar="FILE", help="Index file: the filters of each class."),
+    option("--indices", "-i", metavar="FILE", help="Index file with the filters of each class."),
 ]
 FILTERS_PER_CLASS = Annotated[
     Optional[int],
-    option("-k", "--k", metavar="K", help="Without -i: the K highest weights of a class. Default: 5."),
+    option(
+        "-k",
+        "--k",
+        metavar="K",
+        help="Without -i: number of filters per class, those with its highest weights. Default: 5.",
+    ),
 ]
 
 
 def listed() -> str:
-    """The rankings, as in a sentence."""
+    """The names of the rankings, as a sentence lists them."""
     return ", ".join(RANKINGS)
 
 
@@ -57,7 +62,7 @@ def check_filters_per_class(k: int | None) -> None:
     """Refuse a number of filters below one.
 
     Raises:
-        InputError: As said.
+        InputError: The number is below one.
     """
     if k is not None and k < 1:
         raise InputError(f"{param('k')} {k} is not at least 1.")

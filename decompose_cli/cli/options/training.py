@@ -1,4 +1,4 @@
-"""The options that commands share that train: how to train, where the run is kept, what network it is."""
+"""The options that the commands that train share: how to train, where the run is kept, what network is trained."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from decompose_cli.errors import InputError, param
 
 _SETTINGS: dict[str, tuple[Any, Any]] = {
     "optimizer": text("--optimizer", metavar="sgd|adam|adamw", panel=TRAINING,
-                      help="Optimizer. Default: the recipe's; so for all that follow."),
+                      help="Optimizer. The defaults in this panel are the recipe's."),
     "lr": real("--lr", "--learning-rate", metavar="RATE", panel=TRAINING,
-               help="Learning rate for the mean loss of a step; with one-cycle its peak."),
+               help="Learning rate, for the mean loss of a step; one-cycle takes it as the peak."),
     "epochs": number("--epochs", metavar="N", panel=TRAINING, help="Passes over the training images."),
     "iterations": number("--iterations", metavar="N", panel=TRAINING,
                          help="Steps, instead of epochs; milestones are then steps too."),
@@ -39,7 +39,7 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "weight_decay": real("--weight-decay", "--wd", metavar="L2", panel=TRAINING, help="L2 penalty on all parameters."),
     "momentum": real("--momentum", metavar="M", panel=TRAINING, help="Momentum of sgd."),
     "schedule": text("--schedule", metavar="constant|steps|cosine|one-cycle|N[,N...]", panel=TRAINING,
-                     help="How the learning rate changes; numbers are steps at these --milestones."),
+                     help="How the learning rate changes; numbers mean 'steps' with these --milestones."),
     "milestones": text("--milestones", "--lr-milestones", metavar="N[,N...]", panel=TRAINING,
                        help="Epochs after which schedule 'steps' drops the rate, also --lr-milestones N [N...]."),
     "gamma": real("--lr-multiplier", "--gamma", metavar="FACTOR", panel=TRAINING,
@@ -73,19 +73,19 @@ _SET: dict[str, tuple[Any, Any]] = {
 _MACHINES: dict[str, tuple[Any, Any]] = {
     "devices": number("--devices", metavar="N", panel=COMPUTING,
                       help="Processes, each with a device. Default: 1, or what torchrun started."),
-    "num_nodes": number("--num-nodes", metavar="N", panel=COMPUTING, help="Machines; torchrun says this itself."),
+    "num_nodes": number("--num-nodes", metavar="N", panel=COMPUTING, help="Number of machines; torchrun says it itself."),
     "strategy": text("--strategy", metavar="ddp|fsdp", panel=COMPUTING,
                      help="How processes share the work; fsdp has not been tested yet."),
 }  # fmt: skip
 _RUN: dict[str, tuple[Any, Any]] = {
     "final_test": switch("--final-test", panel=IMAGES,
-                         help="Where images are held out: measure the test images once, in the end. Otherwise they are measured after every epoch anyway."),
+                         help="Measure the test images only once, in the end, where images are held out; else they are measured after every epoch anyway."),
     "run_name": text("--run-name", metavar="NAME", panel=OUTPUT,
                      help="Name of the run folder. Default: command, network, images and time."),
     "resume": (Annotated[Optional[Path], option("--resume", metavar="RUN", panel=RUN,
-                                                help="Go on with an interrupted run: its folder; all else is remembered.")], None),
+                                                help="Folder of an interrupted run to go on with; the run remembers all else.")], None),
     "runs": number("--runs", metavar="N", panel=RUN, help="Train N times, with seeds S, S + 1, ... from --seed S."),
-    "checkpoint_every": number("--checkpoint-every", metavar="STEPS", panel=RUN, help="Also save within an epoch."),
+    "checkpoint_every": number("--checkpoint-every", metavar="STEPS", panel=RUN, help="Also save a checkpoint after every so many steps."),
     "print_freq": number("--print-freq", "-p", metavar="STEPS", panel=OUTPUT,
                          help="Also print a line after every so many steps."),
 }  # fmt: skip
@@ -97,12 +97,12 @@ _EXPORT: dict[str, tuple[Any, Any]] = {
 
 @dataclass(frozen=True)
 class Tuning:
-    """What the user said of training.
+    """The options of training, as the user gave them.
 
     Attributes:
         overrides: Settings of the recipe that were given, by name.
-        machines: How many processes, on how many machines, by name; None where that was not said.
-        run_name: And the others: as the options of these names.
+        machines: Processes, machines and strategy, by name of the option; None where an option was not given.
+        run_name: Value of ``--run-name``; every further attribute is the value of the option of that name.
     """
 
     overrides: dict[str, Any]
@@ -125,7 +125,9 @@ def _make_tuning(given: dict[str, Any]) -> Tuning:
     from decompose_cli.training.settings import parse_settings
 
     named = {name: value for name, value in given.items() if name in _SETTINGS and value is not None}
-    if re.fullmatch(r"\s*\d+(\s*,\s*\d+)*\s*", str(named.get("schedule", ""))):  # as in other programs
+    if re.fullmatch(
+        r"\s*\d+(\s*,\s*\d+)*\s*", str(named.get("schedule", ""))
+    ):  # milestones, as other programs read them
         if "milestones" in named:
             raise InputError(
                 f"{param('schedule')} and {param('milestones')} both give milestones; leave one of them out."
@@ -153,7 +155,7 @@ class NetworkOptions(dict[str, str]):
 
 
 BLOCK = text("--block", "--block-name", metavar="basic|bottleneck", panel=NETWORK,
-             help="Residual units of CIFAR ResNets, where the depth allows both: 6n + 2 and 9n + 2. Default: basic if it is 6n + 2; of resnet164 bottleneck.")  # fmt: skip
+             help="Residual units of CIFAR ResNets: basic for depth 6n + 2, bottleneck for 9n + 2. Default: basic where the depth allows both, but bottleneck for resnet164.")  # fmt: skip
 
 _NETWORK: dict[str, tuple[Any, Any]] = {
     "shortcut": text("--shortcut", metavar="identity|projection", panel=NETWORK,
@@ -173,10 +175,10 @@ _NETWORK: dict[str, tuple[Any, Any]] = {
 
 
 def read_block(given: str) -> str:
-    """The kind of residual unit; ``BasicBlock`` and ``Bottleneck``, as other programs write it, are understood.
+    """The kind of residual unit; ``BasicBlock`` and ``Bottleneck``, as other programs write the kinds, are understood.
 
     Raises:
-        InputError: It is none.
+        InputError: There is no such kind.
     """
     known = {"basic": "basic", "basicblock": "basic", "bottleneck": "bottleneck"}
     if given.lower() not in known:
@@ -202,7 +204,7 @@ FROM_SCRATCH: dict[str, tuple[Any, Any]] = {
     "weights": text("--weights", "-w", metavar="FILE|URL|default", panel=NETWORK,
                     help="Weights to start from. Default: random ones, from --seed."),
 }  # fmt: skip
-"""The network and its weights where training begins with random ones."""
+"""The options MODEL and ``--weights`` where training begins with random weights by default."""
 
 NOT_FOR_TRAINING = ("split", "no_cache")
-"""Training looks at all splits, and the features change with every step."""
+"""Options without a meaning for training, which looks at all splits and changes the features with every step."""

@@ -1,1 +1,1 @@
-"""Tables that several commands show; those of one command are in its module."""
+"""Tables that several commands show; the tables of a single command are in its module."""

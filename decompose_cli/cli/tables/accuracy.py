@@ -1,4 +1,4 @@
-"""Accuracies as tables: of a network, and of its decomposition beside it."""
+"""Tables of accuracies: those of a network, and of its decomposition beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MOST_CLASSES = 20
 
 
 def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
-    """Network, images and constants that a result belongs to."""
+    """Show the network, the images and the constants that a result belongs to."""
     model, dataset, cache = document.model, document.dataset, document.cache
     if model is None or dataset is None or cache is None:
         return
@@ -41,7 +41,7 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
 
 
 def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults]) -> None:
-    """Accuracy of one or both heads, their difference, and accuracy by class."""
+    """Show the accuracy of one or both heads, their difference, and accuracy by class."""
     results = document.results
     show_setting(terminal, document)
     heads = [(name, head) for name, head in (("full", results.original), ("decomposed", results.decomposed)) if head]
@@ -53,12 +53,12 @@ def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults
     terminal.title("Accuracy")
     terminal.print(make_table(columns, rows))
     if results.difference is not None:
-        found = results.difference
-        low, high = found.ci95
+        difference = results.difference
+        low, high = difference.ci95
         terminal.print(
-            f"Decomposed minus full: {found.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; McNemar p "
-            f"{p_value(found.mcnemar_p)} ({found.only_original_correct} images only the full head gets right, "
-            f"{found.only_decomposed_correct} only the decomposed)"
+            f"Decomposed minus full: {difference.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; "
+            f"McNemar p {p_value(difference.mcnemar_p)} ({difference.only_original_correct} images only the full head "
+            f"gets right, {difference.only_decomposed_correct} only the decomposed)"
         )
     _show_classes(terminal, heads)
 

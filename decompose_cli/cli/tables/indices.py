@@ -16,20 +16,20 @@ _SHOWN_INDICES = 12
 
 
 def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -> None:
-    """The index sets, and the files they are in."""
+    """Show the index sets, and the files they are in."""
     show_setting(terminal, document)
     names = document.dataset.classes if document.dataset else []
-    for found in document.results.values():
-        low, high = found.features_per_class
+    for extracted in document.results.values():
+        low, high = extracted.features_per_class
         size = f"{low}" if low == high else f"{low} to {high}"
         rows = []
-        for number, indices in list(found.indices.items())[:_MOST_CLASSES]:
+        for number, indices in list(extracted.indices.items())[:_MOST_CLASSES]:
             shown = ", ".join(map(str, indices[:_SHOWN_INDICES])) + (", ..." if len(indices) > _SHOWN_INDICES else "")
             rows.append([names[int(number)], shown])
-        title = f"{size} features per class by {found.method}, most influential first (k = {found.k})"
+        title = f"{size} features per class by {extracted.method}, most influential first (k = {extracted.k})"
         terminal.title(title)
         terminal.print(make_table(["Class", "Features"], rows, left=2))
-        if len(found.indices) > _MOST_CLASSES:
-            terminal.print(f"... and {len(found.indices) - _MOST_CLASSES} more classes")
-        if found.file:
-            terminal.print(f"Indices written to {found.file}")
+        if len(extracted.indices) > _MOST_CLASSES:
+            terminal.print(f"... and {len(extracted.indices) - _MOST_CLASSES} more classes")
+        if extracted.file:
+            terminal.print(f"Indices written to {extracted.file}")

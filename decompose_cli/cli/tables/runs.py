@@ -16,21 +16,21 @@ if TYPE_CHECKING:
 COLUMNS = ["Weights", "Images", "Correct", "Top-1 %", "Loss"]
 
 
-def when(document: ResultDocument[Any], run: RunResults, found: Measured) -> str:
-    """After how much training: epochs, or steps where these were asked for."""
+def when(document: ResultDocument[Any], run: RunResults, measured: Measured) -> str:
+    """The moment of a measurement, as "epoch 3"; in steps where the length of training was given in steps."""
     if document.arguments["settings"]["iterations"] is None:
-        return f"epoch {found.epoch}"
-    return f"step {next(record.steps for record in run.epochs if record.epoch == found.epoch):,}"
+        return f"epoch {measured.epoch}"
+    return f"step {next(record.steps for record in run.epochs if record.epoch == measured.epoch):,}"
 
 
 def measured_rows(document: ResultDocument[Any], run: RunResults, *, seeds: bool) -> list[list[str]]:
-    """Rows of the last and the best weights: on the images that chose, and on those that did not."""
+    """Rows of the last and the best weights, on the images that chose the best and on those that did not."""
     rows = []
-    for name, found in (("last", run.last), ("best", run.best)):
-        for score in (found.val, found.test) if found is not None else ():
-            if found is not None and score is not None:
+    for name, measured in (("last", run.last), ("best", run.best)):
+        for score in (measured.val, measured.test) if measured is not None else ():
+            if measured is not None and score is not None:
                 seed = f", seed {run.seed}" if seeds else ""
-                rows.append(score_row(f"{name} ({when(document, run, found)}){seed}", score))
+                rows.append(score_row(f"{name} ({when(document, run, measured)}){seed}", score))
     if not rows:  # neither held-out nor test images
         rows.append(score_row(f"last ({when(document, run, run.last)})", run.epochs[-1].train))
     return rows
@@ -42,23 +42,23 @@ def score_row(name: str, score: Score) -> list[str]:
 
 
 def show_spread(terminal: Terminal, summary: Sequence[Spread]) -> None:
-    """How figures vary over several seeds."""
-    for found in summary:
+    """Show how figures vary over several seeds."""
+    for spread in summary:
         terminal.print(
-            f"{found.what}: median {found.median:.2f}, min {found.min:.2f}, max {found.max:.2f}, mean "
-            f"{found.mean:.2f}, std {found.std:.2f} ({len(found.values)} runs)"
+            f"{spread.what}: median {spread.median:.2f}, min {spread.min:.2f}, max {spread.max:.2f}, mean "
+            f"{spread.mean:.2f}, std {spread.std:.2f} ({len(spread.values)} runs)"
         )
 
 
 def show_files(
     terminal: Terminal, document: ResultDocument[Any], runs: Sequence[RunResults], more: Sequence[str] = ()
 ) -> None:
-    """Where the runs were written, and how to use what came of them.
+    """Show where the runs were written, and how to use the weights.
 
     Args:
-        terminal: Where to show it.
+        terminal: The terminal.
         document: The result.
-        runs: One, or one for each seed.
+        runs: The runs, one for each seed.
         more: Names of further files in each run's folder.
     """
     for run in runs:

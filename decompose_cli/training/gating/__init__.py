@@ -1,1 +1,1 @@
-"""What only the training of soft gates needs."""
+"""The parts that only the training of soft gates needs."""

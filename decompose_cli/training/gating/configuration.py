@@ -1,4 +1,4 @@
-"""What decides how a gated network is trained: what was said of it, settled."""
+"""The configuration of a gated network's training, settled from what was given."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _DEFAULT_EPOCHS = 3
 
 
 class TrainGateConfig(TrainConfig):
-    """Null is what does not apply to the gate; ``init`` is null where training begins with gated weights."""
+    """Fields that do not apply to the gate are null; ``init`` is null where training begins with gated weights."""
 
     penalty: Annotated[float | None, Field(alias="lambda")]
     lr_gate: float | None
@@ -43,7 +43,7 @@ def resolve_network(inputs: Inputs, depth: int | None) -> Inputs:
     """The network that ``MODEL``, ``--depth`` and the data set name together.
 
     Raises:
-        InputError: They contradict each other, or there is no such network.
+        InputError: The names contradict each other, or there is no such network.
     """
     if inputs.model is not None:
         known = find_entry(inputs.model).architecture.get("depth")
@@ -65,7 +65,7 @@ def resolve_network(inputs: Inputs, depth: int | None) -> Inputs:
 
 
 def with_defaults(request: Request) -> Request:
-    """Without a network, and perhaps without images: a first look at what comes with decompose."""
+    """The request, with what comes with decompose where no network and perhaps no images were named: a first look."""
     inputs = request.inputs
     if inputs.model is not None or inputs.weights is not None:
         return request
@@ -82,7 +82,7 @@ def with_defaults(request: Request) -> Request:
 def configure_gates(
     inputs: Inputs, overrides: Mapping[str, Any], recipe: str | None, gates: GateSettings
 ) -> tuple[Inputs, Settings, dict[str, Any]]:
-    """Settle what is left open: as :func:`decompose_cli.training.setup.configure`, and the gate.
+    """Settle what is left open, as :func:`decompose_cli.training.setup.configure` does, and the gate.
 
     Raises:
         InputError: Something given cannot be used, or does not go together.

@@ -1,4 +1,4 @@
-"""Training networks with soft gates: what each part of them learns from, and what is counted of the gates."""
+"""Training networks with soft gates: what each part learns from, and what is counted of the gates."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ _PERIOD = 50
 class GateObjective(Objective):
     """Cross-entropy, plus lambda times the mean penalty of the gates; gates with a classifier learn from its own loss.
 
-    Of one forward and one backward pass: the loss is the sum of the cross-entropies of the network and of each gate's
-    classifier, and in these the gates hold back what is not theirs (see :class:`.models.gates.EntropyClassifierGate`).
+    One forward and one backward pass serve them all: the loss is the sum of the cross-entropies of the network and of
+    each gate's classifier, and the gates keep each gradient to its own parameters (see
+    :class:`.models.gates.EntropyClassifierGate`).
 
     Args:
-        label_smoothing: Of the network's cross-entropy; that of gates is never smoothed.
-        network: What is trained, or what it was copied from.
-        gates: How its gates are trained, completed for its gate.
+        label_smoothing: Label smoothing of the network's cross-entropy; that of gates is never smoothed.
+        network: The network that is trained, or one that it is a copy of.
+        gates: How the gates are trained, completed for the gate of the network.
     """
 
     def __init__(self, label_smoothing: float, network: GatedNetwork, gates: GateSettings) -> None:
@@ -44,12 +45,12 @@ class GateObjective(Objective):
         if self.kind.has_classifier:
             self.rate_options = f"{param('lr')}, or {param('lr_gate')},"
         self.columns = gate_columns(self.names, classify=self.kind.has_classifier)
-        # Of each gate: loss, correct, then g of each unit, then the histogram.
+        # The counts of each gate: loss, correct, then g of each unit, then the histogram.
         self._means = self.units // len(self.names)
         self.counted = len(self.names) * (2 + self._means + GATE_BINS)
 
     def shares(self, module: nn.Module, settings: Settings, steps_per_epoch: int) -> list[Share]:
-        """All alike, or the backbone and each gate with a classifier for itself."""
+        """All parameters as one share, or the backbone and each gate's classifier as shares of their own."""
         if not self.kind.has_classifier:
             return super().shares(module, settings, steps_per_epoch)
         assert isinstance(module, GatedNetwork)
@@ -67,12 +68,12 @@ class GateObjective(Objective):
         return [Share(settings, backbone, every), *(Share(own, given) for given in of_gates)]
 
     def read(self, module: nn.Module, images: Tensor) -> Gated:
-        """Logits and readings."""
+        """The logits and the readings of the gates."""
         assert isinstance(module, GatedNetwork)
         return module.read(images)
 
     def logits(self, output: Gated) -> Tensor:
-        """Of the network."""
+        """The logits of the network."""
         return output.logits
 
     def losses(self, output: Gated, targets: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,11 +88,11 @@ class GateObjective(Objective):
         return total, shown
 
     def counts(self, output: Gated, targets: Tensor) -> Tensor:
-        """Of each gate: summed loss, correct answers, summed g of each unit, histogram of g."""
+        """For each gate, its summed loss, correct answers, summed g of each unit, and histogram of g."""
         classes = targets if targets.ndim == 1 else targets.argmax(1)
         readings = output.readings
         groups = [[reading] for reading in readings] if len(self.names) > 1 else [list(readings)]
-        found: list[Tensor] = []
+        parts: list[Tensor] = []
         with torch.no_grad():
             for group in groups:
                 loss = correct = torch.zeros((), device=targets.device)
@@ -103,11 +104,11 @@ class GateObjective(Objective):
                     loss = _penalty(group).sum()
                 g = image_gates(group)
                 bins = torch.histc(g, GATE_BINS, 0, 1)
-                found += [loss.float()[None], correct.float()[None], g.sum(0), bins]
-        return torch.cat(found)
+                parts += [loss.float()[None], correct.float()[None], g.sum(0), bins]
+        return torch.cat(parts)
 
     def gate_scores(self, counts: Sequence[float], images: int) -> list[GateScore]:
-        """What :meth:`counts` amounts to, one for each gate, or for all units together."""
+        """The scores that sums of :meth:`counts` make, one for each gate, or one for all units together."""
         scores = []
         for number, name in enumerate(self.names):
             length = self.counted // len(self.names)
@@ -129,7 +130,7 @@ class GateObjective(Objective):
 
 
 def image_gates(readings: Iterable[Reading]) -> Tensor:
-    """g of each image and gate, (N, gates) float32; of gates in single units the mean over channels and positions."""
+    """g of each image and gate, (N, gates) float32; for gates in single units its mean over channels and positions."""
     return torch.stack(
         [
             reading.g.detach().float().flatten(1).mean(1) if reading.g.ndim > 1 else reading.g.detach().float()
@@ -140,7 +141,7 @@ def image_gates(readings: Iterable[Reading]) -> Tensor:
 
 
 def _penalty(readings: Sequence[Reading]) -> Tensor:
-    """The mean over the gates, (N,)."""
+    """The mean penalty of the gates, (N,)."""
     return torch.stack([reading.penalty for reading in readings if reading.penalty is not None]).mean(0)
 
 

@@ -1,4 +1,4 @@
-"""What the gates of a trained network say of each image, and what it means."""
+"""What the gates of a trained network say of each image, and figures made of it."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class GateReadings:
     """What the gates say of N images, without augmentation.
 
     Attributes:
-        images: Which ones, with the class numbers that count as right.
-        numbers: Of the images in their data set, int64 (N,).
-        predictions: Class numbers, int64 (N,).
-        g: Of each gate (N, G) float32; of gates in single units the mean over channels and positions.
-        entropy: Of gates by entropy (N, G) float32, else None.
+        images: The images, with the class numbers that count as right.
+        numbers: Numbers of the images in their data set, int64 (N,).
+        predictions: Predicted class numbers, int64 (N,).
+        g: g of each gate, (N, G) float32; for gates in single units its mean over channels and positions.
+        entropy: Entropy of each gate, (N, G) float32; None where gates have none.
     """
 
     images: LabelledImages
@@ -56,7 +56,7 @@ class GateReadings:
 
 
 class MeanGate(BaseModel):
-    """Mean of g over images, and over gates where there are several, with Student's interval."""
+    """The mean of g over images, and over gates where there are several, with Student's interval."""
 
     images: int
     g: float
@@ -73,10 +73,10 @@ class GateContrast(BaseModel):
 
 
 class LabelNoise(GateContrast):
-    """Training images with labels made wrong (``first``) and others (``second``).
+    """g of training images with labels made wrong (``first``) and of the others (``second``).
 
     ``given``: images of the first kind that the network gives the wrong label, so has memorised; ``original``: those
-    that it gives the label they had. ``correct``: of all training images, by their original labels.
+    that it gives the label they had. ``correct``: training images of both kinds that it gives their original label.
     """
 
     given: int
@@ -85,10 +85,10 @@ class LabelNoise(GateContrast):
 
 
 class GateSplit(BaseModel):
-    """One set of images; correct are those whose label, changed or not, the network gives. ``range``: of g by image.
+    """One set of images; ``correct`` are those that the network gives their label, changed or not.
 
-    ``by_gate``: mean g of each gate, if there are several. ``right_and_wrong``: images that the network gets right, and
-    others, if there are both.
+    ``range``: lowest and highest g of an image. ``by_gate``: mean g of each gate, if there are several.
+    ``right_and_wrong``: g of images that the network gets right and of the others, if there are both.
     """
 
     split: str
@@ -102,7 +102,7 @@ class GateSplit(BaseModel):
 
 
 class Skipping(BaseModel):
-    """Gated stages left with o1 where g is below ``below``.
+    """What it costs and saves to leave gated stages with o1 where g is below ``below``.
 
     ``skipped``: share of the images, by gate. ``images_per_second``: with and without skipping, on the same images in
     turn; null where the gate reads the last unit, so that nothing is saved.
@@ -121,7 +121,7 @@ class Skipping(BaseModel):
 
 
 class GateReport(BaseModel):
-    """What the gates do."""
+    """What the gates do: figures for each split, and those of label noise and of skipping, where asked for."""
 
     splits: list[GateSplit]
     label_noise: LabelNoise | None = None
@@ -140,10 +140,10 @@ def read_gates(
     """Run a network over images and write down what its gates say.
 
     Args:
-        module: On the device; left as it was found.
-        images: N >= 1.
-        numbers: Of the images in their data set, int64 (N,).
-        device: Where the network is.
+        module: The network, on the device; left as it was.
+        images: At least one image.
+        numbers: Numbers of the images in their data set, int64 (N,).
+        device: The device of the network.
         workers: Processes that decode images.
         batch_size: Images at a time.
     """
@@ -151,11 +151,11 @@ def read_gates(
     watched = track(f"Gates on {images.split} images", len(images.labels))
     with evaluating(module), torch.inference_mode(), device_memory(device), watched as advance:
         for batch in _batches(images, device, workers, batch_size):
-            found = module.read(batch)
+            output = module.read(batch)
             advance(len(batch))
-            predictions.append(found.logits.argmax(1).cpu())
-            gates.append(image_gates(found.readings).cpu())
-            own = [reading.entropy.float() for reading in found.readings if reading.entropy is not None]
+            predictions.append(output.logits.argmax(1).cpu())
+            gates.append(image_gates(output.readings).cpu())
+            own = [reading.entropy.float() for reading in output.readings if reading.entropy is not None]
             if own:
                 entropies.append(torch.stack(own, 1).cpu())
     return GateReadings(
@@ -164,24 +164,24 @@ def read_gates(
 
 
 def _batches(images: LabelledImages, device: torch.device, workers: int, batch_size: int) -> Iterator[Tensor]:
-    found = normalised_batches(
+    batches = normalised_batches(
         images.dataset, images.preprocessing, device=device, precision="32", batch_size=batch_size, workers=workers
     )
-    return (batch.to(device, memory_format=torch.channels_last) for batch, _ in found)
+    return (batch.to(device, memory_format=torch.channels_last) for batch, _ in batches)
 
 
 def splits_of(data: TrainingData) -> list[tuple[LabelledImages, Tensor]]:
-    """Images that are trained on, held out, and tested on, as far as there are any, and their numbers."""
+    """The images that are trained on, held out, and tested on, as far as there are any, each with their numbers."""
     is_all = len(data.indices) == len(data.labels)
     chosen = data.train if is_all else subset(data.train, data.indices)
-    found = [(LabelledImages("train", chosen, data.labels[data.indices], data.preprocessing), data.indices)]
+    splits = [(LabelledImages("train", chosen, data.labels[data.indices], data.preprocessing), data.indices)]
     if data.val is not None:
         is_held_out = torch.ones(len(data.labels), dtype=torch.bool)
         is_held_out[data.indices] = False
-        found.append((data.val, is_held_out.nonzero()[:, 0]))
+        splits.append((data.val, is_held_out.nonzero()[:, 0]))
     if data.test is not None:
-        found.append((data.test, torch.arange(len(data.test.labels))))
-    return found
+        splits.append((data.test, torch.arange(len(data.test.labels))))
+    return splits
 
 
 def study(
@@ -195,31 +195,31 @@ def study(
     workers: int,
     batch_size: int = BATCH,
 ) -> tuple[GateReport, list[GateReadings]]:
-    """What the gates say of images, in figures and image by image.
+    """Measure what the gates say of images, in figures and image by image.
 
     Args:
-        network: On the device; left as it was found.
+        network: The network, on the device; left as it was.
         splits: Images with their numbers in their data set; training images first.
         changed: Numbers of the training images with labels made wrong.
-        original_labels: Of all training images, given with ``changed``.
+        original_labels: Labels of all training images before the change, given with ``changed``.
         skip_below: Also leave gated stages of the images of the last split with o1 where g is below this.
-        device: Where the network is.
+        device: The device of the network.
         workers: Processes that decode images.
         batch_size: Images at a time.
     """
     how: dict[str, Any] = {"device": device, "workers": workers, "batch_size": batch_size}
-    found = [read_gates(network, images, numbers, **how) for images, numbers in splits]
-    report = GateReport(splits=[summarise(readings) for readings in found])
+    read = [read_gates(network, images, numbers, **how) for images, numbers in splits]
+    report = GateReport(splits=[summarise(readings) for readings in read])
     if changed is not None and original_labels is not None:
-        report.label_noise = _noise(found[0], changed, original_labels)
+        report.label_noise = _noise(read[0], changed, original_labels)
     if skip_below is not None:
         assert isinstance(network, StageGatedResNet)
         report.skipping = skip(network, splits[-1][0], skip_below, **how)
-    return report, found
+    return report, read
 
 
 def summarise(readings: GateReadings) -> GateSplit:
-    """Mean g, and that of right and wrong predictions."""
+    """Mean g of all images, and of those with right and with wrong predictions."""
     g = readings.g.mean(1)
     right = readings.is_right
     correct = int(right.sum())
@@ -237,12 +237,12 @@ def summarise(readings: GateReadings) -> GateSplit:
 
 def _noise(train: GateReadings, changed: Tensor, original_labels: Tensor) -> LabelNoise | None:
     is_changed = torch.isin(train.numbers, changed)
-    found = contrast(train.g.mean(1), is_changed)
-    if found is None:
+    compared = contrast(train.g.mean(1), is_changed)
+    if compared is None:
         return None
     is_original = train.predictions == original_labels[train.numbers]
     return LabelNoise(
-        **dict(found),
+        **dict(compared),
         given=int((train.is_right & is_changed).sum()),
         original=int((is_original & is_changed).sum()),
         correct=int(is_original.sum()),
@@ -250,7 +250,7 @@ def _noise(train: GateReadings, changed: Tensor, original_labels: Tensor) -> Lab
 
 
 def contrast(g: Tensor, is_first: Tensor) -> GateContrast | None:
-    """g (N,) of one group of images and of the others; None where there are not both."""
+    """Compare g (N,) of one group of images with that of the others; None where one group is empty."""
     first, second = g[is_first], g[~is_first]
     if len(first) == 0 or len(second) == 0:
         return None
@@ -264,7 +264,7 @@ def _mean(g: Tensor) -> MeanGate:
 
 
 def gates_csv(
-    found: Sequence[GateReadings],
+    splits: Sequence[GateReadings],
     gate: str,
     original_labels: Tensor | None = None,
     files: Mapping[str, Sequence[str] | None] | None = None,
@@ -277,16 +277,16 @@ def gates_csv(
     is their mean, and ``g_1``, ``g_2``, ... follow. ``entropy`` is empty where the gate has none.
 
     Args:
-        found: One for each split.
-        gate: Its name.
+        splits: The readings of each split.
+        gate: Name of the gate.
         original_labels: Class number of each training image before any was changed; adds ``original_label``.
-        files: By split the file of each image, where images are files.
+        files: The file of each image, by split, where images are files.
     """
     is_layer, ends = GATES[gate].level == "layer", GATES[gate].place.ends
-    count = found[0].g.shape[1]
+    count = splits[0].g.shape[1]
     target = io.StringIO()
     writer = csv.writer(target, lineterminator="\n")
-    for readings in found:
+    for readings in splits:
         images = readings.images
         by_gate = readings.g.mean(1, keepdim=True) if is_layer else readings.g
         known = (files or {}).get(images.split)
@@ -307,7 +307,7 @@ def gates_csv(
         if original_labels is not None:
             is_training = images.split in ("train", HELD_OUT)
             columns["original_label"] = (original_labels[readings.numbers] if is_training else images.labels).tolist()
-        if readings is found[0]:
+        if readings is splits[0]:
             writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
     return target.getvalue()
@@ -321,7 +321,7 @@ def check_skipping(gate: str, below: float | None) -> None:
     """Refuse a threshold that cannot be used.
 
     Raises:
-        InputError: It is out of range, or the gate is of single units.
+        InputError: The threshold is out of range, or the gate is in single units.
     """
     if below is None:
         return
@@ -345,10 +345,10 @@ def skip(
     """Leave gated stages with o1 where g is below a threshold: how often, at which accuracy, and how fast.
 
     Args:
-        module: On the device; left as it was found.
-        images: N >= 1.
+        module: The network, on the device; left as it was.
+        images: At least one image.
         below: The threshold.
-        device: Where the network is.
+        device: The device of the network.
         workers: Processes that decode images.
         batch_size: Images at a time.
     """
@@ -360,9 +360,9 @@ def skip(
             truth = images.labels[done : done + len(batch)]
             done += len(batch)
             full += int((module.read(batch).logits.argmax(1).cpu() == truth).sum())
-            found = module.read(batch, below)
-            skipped += int((found.logits.argmax(1).cpu() == truth).sum())
-            closed += torch.stack([(reading.g < below).sum().cpu() for reading in found.readings])
+            output = module.read(batch, below)
+            skipped += int((output.logits.argmax(1).cpu() == truth).sum())
+            closed += torch.stack([(reading.g < below).sum().cpu() for reading in output.readings])
             if sum(map(len, kept)) < _TIMED:
                 kept.append(batch)
         speeds: dict[float | None, float] = {}

@@ -1,4 +1,4 @@
-"""What is said of the gates of a network and of their training: one object from the options to the objective."""
+"""The settings of a network's gates and of their training: one object from the options to the objective."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ LR_GATE = 0.01
 _OF_NETWORK = ("gate", "block", "gate_map", "gate_loss", "gate_scale")
 _OF_CLASSIFIER = ("lr_gate", "gate_schedule", "gate_iters")
 _IN_CONFIGURATIONS = {"penalty": "lambda"}
-"""Names that configurations have for what Python cannot call so."""
+"""Names in configurations that are no names in Python, by the name of the attribute."""
 
 
 @dataclass(frozen=True)
 class GateSettings:
-    """A gated network and how its gates are trained; None is what was left open.
+    """A gated network and how its gates are trained; None is a choice that was left open.
 
     Attributes:
         gate: Name in :data:`decompose_cli.models.gate_kinds.GATES`.
@@ -33,17 +33,17 @@ class GateSettings:
         gate_loss: Penalty of the gates that have a choice.
         gate_scale: s of two-way gates in units, a number as text.
         lr_gate: Learning rate of the gate's own classifier.
-        gate_schedule: How that rate changes. ``step50``: times 0.1 as the 50th, 100th, ... epoch begins, as in the
+        gate_schedule: How ``lr_gate`` changes. ``step50``: times 0.1 as the 50th, 100th, ... epoch begins, as in the
             original.
-        gate_iters: The backbone is changed in every n-th step, the gate's classifier in each.
+        gate_iters: n; the backbone is trained in every n-th step, the gate's classifier in every step.
         penalty: lambda, the weight of the penalty in the loss.
-        init: Where the backbone begins, ``scratch`` or ``baseline``; None for what ``baseline`` says.
+        init: Where the backbone begins, ``scratch`` or ``baseline``; None for ``baseline`` where one is given.
         baseline: Weights of a plain network to begin with, a file or URL.
         label_noise: Share of the training images that get another label.
-        skip_below: In the end, the network is also measured with gated stages left at o1 where g is below this.
+        skip_below: Threshold of g below which gated stages are left at o1, in another measurement at the end.
 
     Raises:
-        InputError: A word that is unknown, or a number out of range.
+        InputError: A word is unknown, or a number is out of range.
     """
 
     gate: str | None = None
@@ -74,11 +74,11 @@ class GateSettings:
             raise InputError(f"{param('penalty')} {self.penalty} is not a number from 0 upwards.")
 
     def network_options(self) -> dict[str, str]:
-        """What was said of the network itself, as :meth:`.models.entry.ModelEntry.configured` takes it."""
+        """The given options of the network itself, as :meth:`.models.entry.ModelEntry.configured` takes it."""
         return {name: value for name in _OF_NETWORK if (value := getattr(self, name)) is not None}
 
     def given(self) -> dict[str, Any]:
-        """What was said of training, under the names of the configuration of a run."""
+        """The given settings of training, under the names of the configuration of a run."""
         fields = [field.name for field in dataclasses.fields(self) if field.name not in (*_OF_NETWORK, "depth")]
         values = {_IN_CONFIGURATIONS.get(name, name): getattr(self, name) for name in fields}
         return {name: value for name, value in values.items() if value is not None}
@@ -90,22 +90,22 @@ class GateSettings:
         return [name for name in names if name not in others and getattr(self, name) is not None]
 
     def completed(self, gate: str) -> GateSettings:
-        """The same for a gate, with its defaults where something was left open, and None where it has no use for it.
+        """The settings for a gate, with its defaults where a choice was left open, and None where it has none.
 
         Raises:
-            InputError: Something was said that the gate has no use for.
+            InputError: Something was given that the gate has no use for.
         """
         kind = GATES[gate]
         for name in _OF_CLASSIFIER:
             if getattr(self, name) is not None and not kind.has_classifier:
                 having = ", ".join(other.name for other in GATES.values() if other.has_classifier)
                 raise InputError(
-                    f"{param(name)} has no effect with gate {gate}; it is of gates with a classifier: {having}."
+                    f"{param(name)} has no effect with gate {gate}; it belongs to gates with a classifier: {having}."
                 )
         if self.penalty is not None and kind.penalty is None:
             having = ", ".join(other.name for other in GATES.values() if other.penalty is not None)
             raise InputError(
-                f"{param('penalty')} has no effect with gate {gate}; it is of gates with a penalty: {having}."
+                f"{param('penalty')} has no effect with gate {gate}; it belongs to gates with a penalty: {having}."
             )
         own: dict[str, Any] = {
             "lr_gate": LR_GATE if self.lr_gate is None else self.lr_gate,
@@ -126,7 +126,7 @@ class GateSettings:
 
     @classmethod
     def of_configuration(cls, config: Mapping[str, Any]) -> GateSettings:
-        """What the configuration of a run says of gates and their training."""
+        """The settings that the configuration of a run holds."""
         names = (*_OF_CLASSIFIER, "penalty", "init", "baseline", "label_noise", "skip_below")
         values = {name: config[_IN_CONFIGURATIONS.get(name, name)] for name in names}
         return cls(**values, **{name: (config["model_options"] or {}).get(name) for name in _OF_NETWORK})

@@ -1,4 +1,4 @@
-"""From which network, and with which labels, a gated one begins to learn."""
+"""The network and the labels that a gated network begins to learn with."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from decompose_cli.training.data import TrainingData
 
 
 def open_baseline(weights: str, entry: ModelEntry) -> Classifier:
-    """A plain network whose weights a gated one can begin with.
+    """Open a plain network whose weights a gated one can begin with.
 
     Args:
-        weights: File or URL.
+        weights: File or URL of the plain network's weights.
         entry: The gated network.
 
     Raises:
-        InputError: It cannot be read, or is of another depth, block, normalisation or kind of shortcut.
-        DownloadError: It cannot be fetched.
+        InputError: The weights cannot be read, or their depth, blocks, normalisation or shortcuts do not fit.
+        DownloadError: The weights cannot be fetched.
     """
     if weights in (RANDOM, DEFAULT):
         raise InputError(
@@ -55,26 +55,26 @@ def open_baseline(weights: str, entry: ModelEntry) -> Classifier:
         raise InputError(
             f"The baseline {source} has a depth of {layers * units + 2}, and the gated network of {own}.", hint=hint
         )
-    found = open_classifier(entry.name, weights)
-    if found.entry.chosen.get("shortcut", found.entry.options["shortcut"][0]) == "identity":
+    plain = open_classifier(entry.name, weights)
+    if plain.entry.chosen.get("shortcut", plain.entry.options["shortcut"][0]) == "identity":
         raise InputError(
             f"The baseline {source} has identity shortcuts, and gated networks have projections, so its weights do not "
             "fit.",
             hint=hint,
         )
-    if found.entry.norm.mode != "batch":
-        raise InputError(f"The baseline {source} has {found.entry.norm.mode} norm, and gated networks have batch norm.")
+    if plain.entry.norm.mode != "batch":
+        raise InputError(f"The baseline {source} has {plain.entry.norm.mode} norm, and gated networks have batch norm.")
     usual = entry.options["block"][0]
-    blocks = found.entry.chosen.get("block", usual), entry.chosen.get("block", usual)
+    blocks = plain.entry.chosen.get("block", usual), entry.chosen.get("block", usual)
     if blocks[0] != blocks[1]:
         raise InputError(
             f"The baseline {source} is made of {blocks[0]} blocks, and the gated network of {blocks[1]} ones."
         )
-    return found
+    return plain
 
 
 def _units(state: dict[str, Tensor]) -> int:
-    """In the last stage."""
+    """The number of units in the last stage."""
     numbers = [name.split(".")[1] for name in state if name.startswith("layer3.")]
     return 1 + max((int(number) for number in numbers if number.isdigit()), default=-1)
 
@@ -106,10 +106,10 @@ def begin_with(network: GatedNetwork, baseline: Classifier, num_classes: int, si
 
 
 def with_label_noise(data: TrainingData, share: float | None, seed: int) -> tuple[TrainingData, Tensor | None]:
-    """A share of the images that are trained on gets other labels; those held out stay right.
+    """Give a share of the images that are trained on other labels; the labels of held-out images stay right.
 
     Returns:
-        The images, and the numbers of the changed ones; the same and None without a share.
+        The images, and the numbers of the changed ones; without a share the images as they are, and None.
 
     Raises:
         InputError: The share cannot be used.
@@ -124,7 +124,7 @@ def with_label_noise(data: TrainingData, share: float | None, seed: int) -> tupl
 def write_label_noise(
     path: Path, changed: Tensor, before: Tensor, after: Tensor, names: Sequence[str], files: Sequence[str] | None
 ) -> None:
-    """The list of images with other labels: ``image,label,original_label`` by number, names of both classes, files.
+    """List the images with other labels: ``image,label,original_label`` by number, names of both classes, files.
 
     Raises:
         DecomposeError: The file cannot be written.

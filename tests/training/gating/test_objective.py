@@ -237,19 +237,27 @@ def test_mixed_targets_are_for_the_gates_classifier_too(gate: str) -> None:
 @pytest.mark.parametrize(
     ("gate", "given", "sentence"),
     [
-        ("l2", {"lr_gate": 0.1}, "lr_gate has no effect with gate l2; it is of gates with a classifier: entropy-"),
+        ("l2", {"lr_gate": 0.1}, "lr_gate has no effect with gate l2; it belongs to gates with a classifier: entropy-"),
         (
             "entropy",
             {"gate_schedule": "step50"},
-            "gate_schedule has no effect with gate entropy; it is of gates",
+            "gate_schedule has no effect with gate entropy; it belongs to gates",
         ),
         (
             "exclusive",
             {"gate_iters": 2},
-            "gate_iters has no effect with gate exclusive; it is of gates with",
+            "gate_iters has no effect with gate exclusive; it belongs to gates with",
         ),
-        ("entropy", {"penalty": 0.1}, "penalty has no effect with gate entropy; it is of gates with a penalty: l2, "),
-        ("entropy-classifier", {"penalty": 0.5}, "penalty has no effect with gate entropy-classifier; it is of gates"),
+        (
+            "entropy",
+            {"penalty": 0.1},
+            "penalty has no effect with gate entropy; it belongs to gates with a penalty: l2, ",
+        ),
+        (
+            "entropy-classifier",
+            {"penalty": 0.5},
+            "penalty has no effect with gate entropy-classifier; it belongs to gates",
+        ),
         ("entropy-classifier", {"gate_iters": 0}, "gate_iters 0 is not at least 1."),
         ("entropy-classifier", {"lr_gate": 0.0}, "lr_gate 0.0 is not a positive number."),
         ("entropy-classifier", {"lr_gate": math.nan}, "lr_gate nan is not a positive number."),
