@@ -14,7 +14,7 @@ _PARAMETER = re.compile(f"{_BEFORE}([^{_AFTER}]*){_AFTER}")
 
 
 def param(name: str) -> str:
-    """A parameter, to be mentioned in a sentence: Python shows its name, the command line its flag.
+    """Mark the name of a parameter inside a sentence: Python shows the name, the command line its flag.
 
     >>> error = InputError(f"{param('batch_size')} 0 is not at least 1.")
     >>> error.message
@@ -26,7 +26,7 @@ def param(name: str) -> str:
 
 
 def shown(sentence: str, as_text: Callable[[str], str] = str) -> str:
-    """A sentence with each :func:`param` in it as the text that ``as_text`` makes of its name."""
+    """Return a sentence in which each :func:`param` is replaced by the text that ``as_text`` makes of its name."""
     return _PARAMETER.sub(lambda match: as_text(match[1]), sentence)
 
 
@@ -38,10 +38,10 @@ class DecomposeError(Exception):
         hint: What to do next; shown on a line of its own.
 
     Attributes:
-        sentence: As given.
-        advice: The hint as given.
+        sentence: The sentence with its parameters still marked.
+        advice: The hint with its parameters still marked, or None.
         message: The sentence with parameters by their names.
-        hint: The hint likewise, or None.
+        hint: The hint with parameters by their names, or None.
     """
 
     exit_code = 1
@@ -53,7 +53,7 @@ class DecomposeError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, cut to its first line; its kind if it says nothing."""
+    """The first line of what an exception says, or the name of its class if it says nothing."""
     lines = str(error).strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
@@ -65,11 +65,11 @@ class InputError(DecomposeError):
 
 
 class UnsafeFileError(InputError):
-    """A checkpoint that could only be read by executing code from it."""
+    """A checkpoint could only be read by executing code from it."""
 
 
 class NotFiniteError(DecomposeError):
-    """Numbers that are to be learned from are NaN or infinite."""
+    """Numbers that the network should learn from are NaN or infinite."""
 
 
 class StoppedError(DecomposeError):
@@ -86,7 +86,7 @@ def one_of(text: str, choices: tuple[Choice, ...], parameter: str) -> Choice:
     """Check a word against those that a parameter takes.
 
     Raises:
-        InputError: It is none of them.
+        InputError: The word is none of them.
     """
     for choice in choices:
         if text == choice:

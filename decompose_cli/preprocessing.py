@@ -22,11 +22,11 @@ class Preprocessing:
     """Resize, centre-crop, scale to [0, 1], subtract ``mean`` and divide by ``std`` (per RGB channel).
 
     Attributes:
-        mean: Per channel, for pixel values in [0, 1].
-        std: Per channel, for pixel values in [0, 1].
+        mean: Number subtracted from each channel, for pixel values in [0, 1].
+        std: Number that each channel is divided by, for pixel values in [0, 1].
         resize: Length of the shorter side in pixels (aspect ratio kept), or (height, width).
-        crop: (height, width) of the centre crop; what the network sees.
-        interpolation: Used for the resize, with antialiasing.
+        crop: (height, width) of the centre crop, which is what the network sees.
+        interpolation: Interpolation of the resize, with antialiasing.
     """
 
     mean: Channels
@@ -36,22 +36,22 @@ class Preprocessing:
     interpolation: Interpolation = "bilinear"
 
     def keeps(self, height: int, width: int) -> bool:
-        """Whether images of this size reach the network pixel for pixel."""
+        """Whether images of (height, width) reach the network pixel for pixel."""
         shorter = min(height, width)
         unresized = self.resize == shorter if isinstance(self.resize, int) else self.resize == (height, width)
         return unresized and self.crop == (height, width)
 
     def geometry(self) -> dict[str, Any]:
-        """The part that decides which pixels the network sees, as JSON-ready values."""
+        """The fields that decide which pixels the network sees, as JSON-ready values."""
         resize = self.resize if isinstance(self.resize, int) else list(self.resize)
         return {"resize": resize, "crop": list(self.crop), "interpolation": self.interpolation}
 
     def described(self) -> dict[str, Any]:
-        """All of it, as JSON-ready values."""
+        """All fields, as JSON-ready values."""
         return {"mean": list(self.mean), "std": list(self.std), **self.geometry()}
 
     def overridden(self, options: ImageOptions) -> Preprocessing:
-        """Apply what was chosen.
+        """Return a copy in which the chosen options replace the fields.
 
         ``input_size`` alone changes the crop and scales the resize with it, so that the same share of the image is
         seen; ``crop`` and ``resize`` set one of the two.
@@ -69,10 +69,10 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ImageOptions:
-    """What was chosen of a :class:`Preprocessing`, under the same names; None leaves it as it is.
+    """The fields of a :class:`Preprocessing` that were chosen, under their names; None leaves a field as it is.
 
     Attributes:
-        input_size: (height, width) that the network takes; see :meth:`Preprocessing.overridden`.
+        input_size: (height, width) of the images that the network takes; see :meth:`Preprocessing.overridden`.
     """
 
     mean: Channels | None = None
@@ -92,7 +92,7 @@ def parse_image_options(
     crop: str | None = None,
     interpolation: str | None = None,
 ) -> ImageOptions:
-    """Read what was typed.
+    """Read image options from the texts that the user typed.
 
     >>> parse_image_options(mean="0.5,0.5,0.5", resize="256", crop="224x192")
     ImageOptions(mean=(0.5, 0.5, 0.5), std=None, input_size=None, resize=256, crop=(224, 192), interpolation=None)
@@ -131,7 +131,7 @@ def parse_size(text: str, parameter: str) -> Size:
     """Read ``224`` or ``224x192`` (height x width) in pixels.
 
     Raises:
-        InputError: Not one or two whole numbers, or as :func:`check_size` says.
+        InputError: The text is not one or two whole numbers, or :func:`check_size` refuses them.
     """
     parts = text.split("x")
     if len(parts) not in (1, 2) or not all(re.fullmatch(r"\d{1,9}", part, re.ASCII) for part in parts):
@@ -140,15 +140,16 @@ def parse_size(text: str, parameter: str) -> Size:
 
 
 def check_size(size: int | Sequence[int], parameter: str, shown: str | None = None) -> Size:
-    """(height, width) in pixels; a single number is both.
+    """Check a size and return its (height, width) in pixels; a single number is both.
 
     Args:
-        size: To be checked.
-        parameter: What it was given as.
-        shown: As it was given, for the sentence, if not as it stands here.
+        size: The size to check.
+        parameter: Name of the parameter that gave it.
+        shown: The size as the error sentence shows it, if not as ``size`` itself.
 
     Raises:
-        InputError: Not one or two whole numbers between 1 and 4096, or a single pixel, which torch cannot resize to.
+        InputError: The size is not one or two whole numbers between 1 and 4096, or it is a single pixel, which torch
+            cannot resize to.
     """
     what = f"{param(parameter)} {shown or repr(size)}"
     sides = (size, size) if isinstance(size, int) else tuple(size)
@@ -165,7 +166,7 @@ def parse_channels(text: str, parameter: str, *, positive: bool = False) -> Chan
     """Read three comma-separated numbers, one per RGB channel.
 
     Raises:
-        InputError: As :func:`check_channels` says.
+        InputError: The text is not three numbers, or :func:`check_channels` refuses them.
     """
     try:
         values = [float(part) for part in text.split(",")]
@@ -177,17 +178,17 @@ def parse_channels(text: str, parameter: str, *, positive: bool = False) -> Chan
 def check_channels(
     values: Sequence[float], parameter: str, *, positive: bool = False, shown: str | None = None
 ) -> Channels:
-    """A number for each RGB channel.
+    """Check three numbers, one per RGB channel, and return them.
 
     Args:
-        values: To be checked.
-        parameter: What they were given as.
-        positive: Whether they have to be.
-        shown: As they were given, for the sentence, if not as they stand here.
+        values: The numbers to check.
+        parameter: Name of the parameter that gave them.
+        positive: Whether the numbers have to be positive.
+        shown: The numbers as the error sentence shows them, if not as ``values`` themselves.
 
     Raises:
-        InputError: Not three finite numbers, too large for pixel values in [0, 1], or not positive where that is
-            required.
+        InputError: The values are not three finite numbers, one is too large for pixel values in [0, 1], or one is not
+            positive where that is required.
     """
     numbers = tuple(map(float, values))
     what = f"{param(parameter)} {shown or numbers}"
@@ -201,10 +202,10 @@ def check_channels(
 
 
 CIFAR = Preprocessing(mean=(0.491, 0.482, 0.447), std=(0.247, 0.243, 0.261), resize=32, crop=(32, 32))
-"""CIFAR networks, constants as in the code of arXiv 2112.07719; used on whatever dataset such a network meets."""
+"""Preprocessing of CIFAR networks, whatever their data set; the constants are those of the code of arXiv 2112.07719."""
 
 CIFAR_OF_GATES = Preprocessing(mean=(0.4914, 0.4822, 0.4465), std=(0.2023, 0.1994, 0.2010), resize=32, crop=(32, 32))
-"""As the published networks with soft gates were trained."""
+"""Preprocessing with which the published networks with soft gates were trained."""
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), resize=256, crop=(224, 224))
-"""ImageNet networks, as torchvision evaluates them."""
+"""Preprocessing of ImageNet networks, as torchvision evaluates them."""

@@ -1,8 +1,8 @@
 """How long-running code talks to whoever started it, without knowing about terminals.
 
-Engines and everything below call :func:`note`, :func:`warn` and :func:`track`. What becomes of that is decided by the
-reporter in force: the command line installs one that draws on the terminal; by default messages go to the ``logging``
-module (so a notebook sees warnings, and announcements where logging is configured) and progress is not shown.
+Engines and everything below call :func:`note`, :func:`warn` and :func:`track`. The reporter in force decides what
+becomes of these calls: the command line installs one that draws on the terminal; the default one sends messages to the
+``logging`` module (so a notebook sees warnings, and announcements where logging is configured) and shows no progress.
 Parameters in messages stand as :func:`decompose_cli.errors.param`.
 """
 
@@ -26,16 +26,16 @@ class EpochTable(Protocol):
     """A table that grows by a row at a time.
 
     Attributes:
-        seconds_between_updates: How often it is worth calling :meth:`update`.
+        seconds_between_updates: Time after which another call of :meth:`update` is worth its cost.
     """
 
     seconds_between_updates: float
 
     def update(self, cells: Sequence[str]) -> None:
-        """Show what the row that is under way looks like by now."""
+        """Show the present state of the row under way."""
 
     def add(self, cells: Sequence[str]) -> None:
-        """Add a row that is complete."""
+        """Add a complete row."""
 
 
 class Reporter(Protocol):
@@ -45,7 +45,7 @@ class Reporter(Protocol):
         """Say something the user should be able to read, such as what is about to be downloaded."""
 
     def warn(self, message: str) -> None:
-        """Say something that may make a result mean other than what the user thinks."""
+        """Say something that may give a result another meaning than the user expects."""
 
     def track(self, description: str, total: int | None, unit: str) -> AbstractContextManager[Advance]:
         """Show the progress of a loop; the value of the context is called with the number of units just done."""

@@ -37,7 +37,7 @@ def mcnemar_p(only_first: int, only_second: int) -> float:
     discordant = only_first + only_second
     if discordant == 0:
         return 1.0
-    # In whole numbers, which is exact and needs no library whose import would take longer than the sum.
+    # Whole numbers make the sum exact, and need no library whose import would take longer than the sum.
     term = tail = 1
     for successes in range(min(only_first, only_second)):
         term = term * (discordant - successes) // (successes + 1)
@@ -127,7 +127,7 @@ def mean_interval(
     """Mean of independent values, its standard error s / sqrt(n), and Student's t interval of the mean.
 
     Args:
-        values: At least one.
+        values: At least one value.
         confidence: Two-sided coverage aimed at.
 
     Returns:
