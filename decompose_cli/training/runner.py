@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -104,8 +103,9 @@ def run(training: Training[Results], request: Request) -> ResultDocument[Any]:
             job = training.job(session, settings)
             results, module = train_job(session, folder, settings, job)
             title = f"{training.title}, seed {settings.seed}"
-            drawn = partial(training_curves, title, **curves(results.epochs))
-            on_first(session.fabric, lambda: write_files({folder.curve: drawn()}))
+            on_first(
+                session.fabric, lambda: write_files({folder.curve: training_curves(title, **curves(results.epochs))})
+            )
             return training.finish(session, folder, settings, (results, job, module))
 
         def write(path: Path, results: Results) -> None:
