@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.pictures import box_of, changed, colours_of, legend_of, pixels, points
 from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
-from PIL import Image
 
-from decompose_cli.reporting.plots import Curve, accuracy_curves
+from decompose_cli.reporting.plots import Curve, accuracy_curves, accuracy_figure
 
 LINE = Curve([1, 2, 3, 4, 5], [50.0, 60, 70, 80, 85], [45.0, 55, 65, 75, 80], [55.0, 65, 75, 85, 90])
 POINT = Curve([5], [70.0], [66.0], [73.0], is_line=False)
@@ -22,7 +21,7 @@ def draw(curves: dict[str, Curve] | None = None, title: str = "net on data") -> 
 
 
 @pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
+def written(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     """Texts as they reach the canvas, each with whether it is set as mathematics."""
     texts: list[tuple[str, Any]] = []
     original = RendererAgg.draw_text
@@ -35,38 +34,27 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, Any]]:
     return texts
 
 
-def legend_of(axes: Any) -> dict[str, Any]:
-    """What each entry of the legend stands for: the artist drawn in it, by the text beside it."""
-    legend = axes.get_legend()
-    texts = [text.get_text() for text in legend.get_texts()]
-    return dict(zip(texts, legend.legend_handles, strict=True))
+BLUE, ORANGE = (0, 0x72, 0xB2), (0xE6, 0x9F, 0)
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """Figures as they are when they are saved."""
-    found: list[Figure] = []
-    original = Figure.savefig
-
-    def savefig(self: Figure, *arguments: Any, **named: Any) -> None:
-        found.append(self)
-        original(self, *arguments, **named)
-
-    monkeypatch.setattr(Figure, "savefig", savefig)
-    return found
-
-
-def test_the_bytes_are_a_picture_with_several_colours_and_no_file_is_written() -> None:
-    with Image.open(BytesIO(draw())) as picture:
-        picture.load()
-        assert picture.format == "PNG"
-        assert min(picture.size) >= 500
-        colours = picture.convert("RGB").getcolors(1 << 24)
-    assert colours is not None
-    assert {(0, 0x72, 0xB2), (0xE6, 0x9F, 0)} <= {colour for _, colour in colours}
+@pytest.mark.painted
+def test_a_value_that_changes_is_painted_otherwise_and_no_file_is_written(figures: list[Figure]) -> None:
+    first = pixels(draw())
+    assert min(first.shape[:2]) >= 500
+    assert {BLUE, ORANGE} <= colours_of(first)
+    assert ORANGE not in colours_of(pixels(draw({"file": POINT})))
+    lower = Curve(LINE.ks, [*LINE.top1[:2], 69.0, *LINE.top1[3:]], LINE.low, LINE.high)
+    second = pixels(draw({"frequency": lower, "file": POINT}))
+    axes = figures[0].axes[0]
+    top, bottom, _, _ = box_of(axes)
+    place = changed(first, second, by=100)
+    assert top < place[0] < place[1] < bottom
+    before, after = (axes.transData.transform((k, 70))[0] for k in (2, 4))
+    assert before < place[2] < place[3] < after, "between the sizes before and after"
     assert not list(Path.cwd().iterdir())
 
 
+@pytest.mark.painted
 def test_the_same_curves_give_the_same_bytes() -> None:
     assert draw() == draw()
 
@@ -118,7 +106,7 @@ def test_a_line_is_one_however_short(figures: list[Figure], count: int) -> None:
     assert len(axes.collections) == 1
 
 
-def test_every_curve_is_named_and_told_apart(figures: list[Figure], drawn: list[tuple[str, Any]]) -> None:
+def test_every_curve_is_named_and_told_apart(figures: list[Figure]) -> None:
     names = [f"curve {number}" for number in range(7)]
     draw(curves=dict.fromkeys(names, LINE))
     (axes,) = figures[0].axes
@@ -129,13 +117,21 @@ def test_every_curve_is_named_and_told_apart(figures: list[Figure], drawn: list[
     assert list(legend) == [*names, "full head"]
     for name, line in zip(names, lines, strict=True):
         assert (legend[name].get_color(), legend[name].get_marker()) == (line.get_color(), line.get_marker())
-    assert {*names, "full head"} <= {text for text, _ in drawn}
 
 
-def test_there_may_be_more_curves_than_colours(drawn: list[tuple[str, Any]]) -> None:
-    names = [f"curve {number}" for number in range(20)]
-    draw(curves=dict.fromkeys(names, LINE))
-    assert set(names) <= {text for text, _ in drawn}
+@pytest.mark.painted
+def test_there_may_be_more_curves_than_colours(written: list[tuple[str, Any]], figures: list[Figure]) -> None:
+    curves = {f"curve {number}": Curve([1, 2], [number, 2 * number], [0, 0], [50, 50]) for number in range(20)}
+    draw(curves=curves)
+    assert set(curves) <= {text for text, _ in written}
+    lines = figures[0].axes[0].get_lines()[:20]
+    assert [points(line) for line in lines] == [[(1, number), (2, 2 * number)] for number in range(20)]
+
+
+def test_without_a_full_head_there_is_no_line_for_it() -> None:
+    (axes,) = accuracy_figure("", {"frequency": LINE}, None).axes
+    assert len(axes.get_lines()) == 1
+    assert list(legend_of(axes)) == ["frequency"]
 
 
 ODD = [
@@ -150,18 +146,15 @@ ODD = [
     "100%",
     "žába",
     "a_b^c",
+    "_line",
 ]
 
 
-@pytest.mark.parametrize("name", ODD)
-def test_names_are_drawn_as_text_and_never_as_mathematics(name: str, drawn: list[tuple[str, Any]]) -> None:
-    draw(curves={name: LINE, f"point {name}": POINT}, title=f"net on {name}")
-    shown = dict(drawn)
-    for text in (name, f"point {name}", f"net on {name}"):
-        assert text in shown
+@pytest.mark.painted
+def test_names_are_painted_as_text_and_never_as_mathematics(written: list[tuple[str, Any]]) -> None:
+    """Also those with a leading underscore, which a legend would leave out."""
+    draw(curves=dict.fromkeys(ODD, LINE) | {f"_point {name}": POINT for name in ODD}, title=f"net on {ODD[0]}")
+    draw(title=r"net on $\frac{1}")
+    shown = dict(written)
+    for text in (*ODD, *(f"_point {name}" for name in ODD), f"net on {ODD[0]}", r"net on $\frac{1}"):
         assert shown[text] is False
-
-
-def test_names_with_a_leading_underscore_are_in_the_legend(drawn: list[tuple[str, Any]]) -> None:
-    draw(curves={"_line": LINE, "_point": POINT})
-    assert {"_line", "_point"} <= {text for text, _ in drawn}
