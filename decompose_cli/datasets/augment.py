@@ -31,7 +31,7 @@ _BRIGHTNESS = (0.8, 1.2)
 
 @dataclass(frozen=True)
 class Augmentation:
-    """What is done at random to each training image.
+    """The random changes to each training image.
 
     Attributes:
         kind: ``none``: images are as in evaluation, whatever the other attributes say.
@@ -43,7 +43,7 @@ class Augmentation:
             by 0.8 to 1.2, sheared horizontally by up to 8 degrees (bilinear; black outside), its contrast multiplied by
             0.75 to 1.5 and then each of its three channels by its own 0.8 to 1.2 (arXiv 2112.07719, fine-tuning on
             ImageNet).
-        padding: Pixels on each side, for ``crop-flip``.
+        padding: Pixels added on each side, for ``crop-flip``.
         padding_mode: ``zeros``: black before normalisation; ``border``: the nearest pixel of the image.
         flip: Whether half of the images are mirrored left to right.
         cutout: Side in pixels of a square, its centre anywhere in the image, that is set to 0 after normalisation
@@ -72,15 +72,15 @@ class Augmentation:
 
     @property
     def whole_batches(self) -> bool:
-        """Whether the batch-wise path of :mod:`decompose_cli.datasets.crops` does all that there is to do."""
+        """Whether :mod:`decompose_cli.datasets.crops` makes these images in whole batches."""
         return self.kind in ("none", "crop-flip")
 
 
 class ImageTransform:
-    """An image, PIL or uint8 (3, h, w), to the uint8 tensor (3, H, W) that a network is to see.
+    """Turns an image, PIL or uint8 (3, h, w), into the uint8 tensor (3, H, W) that a network is to see.
 
-    It is a function of the image and (seed, epoch, index) alone. Of ``crop-flip`` only the geometry of evaluation is
-    done here, because whole batches are cropped at once; so is cutout, which comes after normalisation.
+    The result is a function of the image and (seed, epoch, index) alone. For ``crop-flip`` only the geometry of
+    evaluation is done here: whole batches are cropped at once, and cutout comes after normalisation.
     """
 
     def __init__(self, augmentation: Augmentation, preprocessing: Preprocessing) -> None:

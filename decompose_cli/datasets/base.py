@@ -1,4 +1,4 @@
-"""What every data set offers: batches of labelled images, names for its classes, and a fingerprint."""
+"""The common interface of data sets: batches of labelled images, names of the classes, and a fingerprint."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class ImageDataset(ABC):
     """One split of a labelled set of images.
 
     Attributes:
-        name: As written on the command line.
+        name: Name of the data set as written on the command line.
         split: ``train``, ``val`` or ``test``.
-        class_names: In the order of the labels that :meth:`batches` yields.
+        class_names: Names of the classes in the order of the labels that :meth:`batches` yields.
         class_ids: Other names of the classes (WordNet ids), in the same order, where there are any.
-        preprocessing: For networks that do not bring their own.
+        preprocessing: Preprocessing for networks that do not bring their own.
     """
 
     name: str
@@ -55,14 +55,14 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def in_memory(self) -> Tensor | None:
-        """All images as stored, uint8 (N, 3, H, W), if they are kept in memory; else None. Not to be written to."""
+        """All images as stored, uint8 (N, 3, H, W), if they are kept in memory; else None. Callers only read them."""
 
     @abstractmethod
     def image(self, index: int) -> Image:
         """One image as stored, RGB.
 
         Raises:
-            InputError: It cannot be read.
+            InputError: The image cannot be read.
         """
 
 
@@ -70,8 +70,8 @@ class InMemoryImages(ImageDataset):
     """Small images, held as one uint8 tensor (N, 3, H, W) that is read when first needed.
 
     Args:
-        stamp: What the files look like from outside (paths, sizes, times); while it stays the same, the fingerprint of
-            the pixels is remembered instead of computed, so that a cached analysis need not read the images.
+        stamp: Paths, sizes and times of the files; while the stamp stays the same, the fingerprint of the pixels is
+            remembered instead of computed, so that a cached analysis need not read the images.
         count: Number of images if known without reading them.
     """
 
@@ -95,7 +95,7 @@ class InMemoryImages(ImageDataset):
 
     @cached_property
     def pixels_and_labels(self) -> tuple[Tensor, Tensor]:
-        """uint8 (N, 3, H, W) and int64 (N,)."""
+        """The images, uint8 (N, 3, H, W), and their labels, int64 (N,)."""
         return self._read()
 
     @property

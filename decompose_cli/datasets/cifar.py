@@ -44,7 +44,7 @@ CIFAR100_CLASSES = (
 
 @dataclass(frozen=True)
 class _Archive:
-    """What is known of a published archive."""
+    """Address, digests and content of a published archive."""
 
     name: str
     url: str
@@ -103,7 +103,7 @@ def open_cifar(name: str, split: str, data_dir: Path, allow_download: bool) -> I
     """Open one split, fetching and unpacking the archive first if it is not there.
 
     Raises:
-        InputError: Files that are damaged.
+        InputError: A file is missing or damaged.
         DownloadError: The archive is not there and cannot be fetched.
     """
     archive = ARCHIVES[name]
@@ -143,7 +143,7 @@ def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
         with tempfile.TemporaryDirectory(dir=data_dir, prefix=".unpacking-") as temporary, tarfile.open(packed) as tar:
             unpacked = Path(temporary) / archive.folder
             unpacked.mkdir()
-            # Members are copied by the names that are wanted, so nothing in an archive can lead outside the folder.
+            # Members are copied by known names, so nothing in an archive can lead outside the folder.
             for file in [name for files in archive.files.values() for name in files]:
                 member = tar.extractfile(f"{archive.folder}/{file}")
                 if member is None:
@@ -196,7 +196,7 @@ def _read_batch(archive: _Archive, file: Path, md5: str) -> tuple[np.ndarray, np
     try:
         with ThreadPoolExecutor(1) as beside, file.open("rb") as handle:
             digest = beside.submit(_md5, file)
-            # As bytes, the pixels that Python 2 wrote as a string need not be decoded and encoded again.
+            # Python 2 wrote the pixels as a string; read as bytes, they need not be decoded and encoded again.
             batch = _BatchUnpickler(handle, encoding="bytes").load()
         batch = {name.decode() if isinstance(name, bytes) else name: value for name, value in batch.items()}
         if digest.result() != md5:

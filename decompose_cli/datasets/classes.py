@@ -1,4 +1,4 @@
-"""Which class of the network a class of the data set is."""
+"""Match the classes of a data set to the outputs of a network."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class ClassNames:
     """Names of a network's outputs.
 
     Attributes:
-        names: One per output.
-        ids: Other names (WordNet ids), one per output, or None.
+        names: A name per output.
+        ids: Another name (WordNet id) per output, or None.
         certain: Whether the weights are known to be trained on these classes; a guess may be overruled.
     """
 
@@ -25,7 +25,7 @@ class ClassNames:
 
 @dataclass(frozen=True)
 class ClassMap:
-    """``outputs[label]`` is the network's class number of a label of the data set; ``names`` are of the outputs."""
+    """``outputs[label]`` is the network's class number of a label of the data set; ``names`` name the outputs."""
 
     outputs: tuple[int, ...]
     names: tuple[str, ...]
@@ -49,7 +49,7 @@ def match_classes(
         model: Names of the network's outputs, or None if they are not known.
         num_classes: Number of outputs.
         what: The data set and the network, for messages.
-        present: Labels that occur; others need no match. All by default.
+        present: Labels that occur, all by default; other labels need no match.
 
     Raises:
         InputError: Some names match and others do not, or there are no names to match and the numbers differ.
@@ -57,12 +57,12 @@ def match_classes(
     if model is not None and len(model.names) == num_classes:
         numbers = _numbers(model)
         rows = list(zip(dataset, dataset_ids or dataset, strict=True))
-        found = [numbers.get(_normal(identifier), numbers.get(_normal(name))) for name, identifier in rows]
-        needed = range(len(found)) if present is None else present
-        unmatched = [dataset[label] for label in needed if found[label] is None]
+        outputs = [numbers.get(_normal(identifier), numbers.get(_normal(name))) for name, identifier in rows]
+        needed = range(len(outputs)) if present is None else present
+        unmatched = [dataset[label] for label in needed if outputs[label] is None]
         if not unmatched:
-            _refuse_doubles(dataset, found, what)
-            return ClassMap(tuple(-1 if n is None else n for n in found), tuple(model.names), by_position=False)
+            _refuse_doubles(dataset, outputs, what)
+            return ClassMap(tuple(-1 if n is None else n for n in outputs), tuple(model.names), by_position=False)
         if model.certain or len(unmatched) < len(needed):
             raise InputError(
                 f"{what}: the class {unmatched[0]!r}"
@@ -75,9 +75,9 @@ def match_classes(
     return ClassMap(tuple(range(num_classes)), tuple(dataset), by_position=True)
 
 
-def _refuse_doubles(dataset: Sequence[str], found: Sequence[int | None], what: str) -> None:
+def _refuse_doubles(dataset: Sequence[str], outputs: Sequence[int | None], what: str) -> None:
     owners: dict[int, str] = {}
-    for name, number in zip(dataset, found, strict=True):
+    for name, number in zip(dataset, outputs, strict=True):
         if number is not None and owners.setdefault(number, name) != name:
             raise InputError(f"{what}: {owners[number]!r} and {name!r} are both class {number} of the network.")
 

@@ -1,4 +1,4 @@
-"""Random numbers that are a function of where they are used, not of how many were drawn before.
+"""Random numbers that depend on where they are used, not on how many were drawn before.
 
 Every draw about training data comes from here, as a function of (purpose, seed, epoch, image index). So it does not
 matter how images are spread over batches, worker processes and machines, or where an interrupted run starts again.
@@ -24,7 +24,7 @@ _MANTISSA_BITS = {torch.float32: 24, torch.float64: 53}
 
 @unique
 class Stream(IntEnum):
-    """What a random number is for; draws for different purposes are independent. Never renumber: runs would change."""
+    """Purposes of random numbers, whose draws are independent. Never renumber them: runs would change."""
 
     HOLD_OUT = 0
     ORDER = 1
@@ -48,8 +48,8 @@ def random_integers(seed: int, epoch: int, indices: Tensor, stream: int, high: i
         seed: Any integer.
         epoch: Any integer.
         indices: Integers of any shape, on any device.
-        stream: What the numbers are for; see :class:`Stream`.
-        high: Below 2**63. A number is too likely by at most ``high`` / 2**63.
+        stream: Purpose of the numbers, one of :class:`Stream`.
+        high: Upper limit, exclusive, below 2**63. A number is too likely by at most ``high`` / 2**63.
 
     Returns:
         int64 in 0..high-1, in the shape and on the device of ``indices``.
@@ -65,9 +65,9 @@ def random_integers(seed: int, epoch: int, indices: Tensor, stream: int, high: i
 def random_uniform(
     seed: int, epoch: int, indices: Tensor, stream: int, *, dtype: torch.dtype = torch.float32
 ) -> Tensor:
-    """Numbers in [0, 1), equally spaced: the upper 24 (float32) or 53 (float64) bits as a binary fraction.
+    """Random numbers in [0, 1), equally spaced: the upper 24 (float32) or 53 (float64) bits as a binary fraction.
 
-    Arguments and shape as for :func:`random_integers`.
+    Arguments and shape of the result are those of :func:`random_integers`.
 
     Raises:
         ValueError: ``dtype`` is neither float32 nor float64.

@@ -29,7 +29,7 @@ def open_digits(split: str) -> InMemoryImages:
     """The digits (UCI ML Repository, E. Alpaydin and C. Kaynak), 8x8 grey levels 0..16, enlarged to 32x32.
 
     The split is fixed and stratified: sorted by class (keeping the original order within a class), every fifth image
-    is a test image, beginning with the first. 360 test images, 1437 training images.
+    is a test image, beginning with the first. This makes 360 test images and 1437 training images.
     """
     file = _data_file()
     stamp = [_VERSION, split, file_stamp([file])]
@@ -38,7 +38,7 @@ def open_digits(split: str) -> InMemoryImages:
 
 
 def _data_file() -> Path:
-    # Located without importing scikit-learn, which would cost more than reading the digits.
+    # The file is located without importing scikit-learn, which would take longer than reading the digits.
     spec = importlib.util.find_spec("sklearn")
     if spec is None or spec.origin is None:
         raise DecomposeError("The digits come with scikit-learn, which is not installed.")

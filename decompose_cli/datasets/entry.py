@@ -1,4 +1,4 @@
-"""What is to be known of a data set; :mod:`.registry` has the table of them."""
+"""The facts about a data set; :mod:`.registry` has the table of data sets."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class DatasetEntry:
     """A data set and its facts.
 
     Attributes:
-        name: As written on the command line.
-        splits: Those it has, in the order in which they are preferred for testing.
-        num_classes: C.
-        description: One line.
-        how_to_get: What to do when it is not there.
-        open: Takes split, data folder and whether downloads are allowed.
-        find: Takes the data folder; where the data set is, or None. None if it is built in.
-        places: Takes the data folder; where it is looked for.
-        class_names: Gives the names of the outputs of networks trained on it; None where they are not known.
-        preprocessing: What such networks expect that say nothing of their own.
-        recipe: Preset of the training that suits it, where none was named; None: what network and images suggest.
+        name: Name as written on the command line.
+        splits: Splits of the data set, in the order in which they are preferred for testing.
+        num_classes: Number of classes C.
+        description: The data set in one line.
+        how_to_get: What to do when the data set is not on this machine.
+        open: Takes split, data folder and whether downloads are allowed; returns the images.
+        find: Takes the data folder; returns where the data set is, or None. None if the data set is built in.
+        places: Takes the data folder; returns the folders where the data set is looked for.
+        class_names: Returns the names of the outputs of networks trained on it; None where they are not known.
+        preprocessing: Preprocessing for networks trained on it that bring none.
+        recipe: Name of the preset that suits training on it; None for what network and images suggest.
         is_upright: Whether its images fill their frame and mean something else, or nothing, in a mirror.
         norm_decays: Forward and backward decay of online normalisation for each sample (code of arXiv 1905.05894); None
             for those that the size of the images suggests.

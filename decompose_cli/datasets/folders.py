@@ -38,14 +38,15 @@ class FolderImages(ImageDataset):
     resized and cropped as they are needed, by worker processes.
 
     Args:
-        name: As written on the command line.
-        split: Of the data set.
+        name: Name of the data set as written on the command line.
+        split: ``train``, ``val`` or ``test``.
         root: Folder of the split; file names in fingerprints are relative to it.
-        files: In the order in which they are read.
-        labels: Of the files, in 0..len(class_names) - 1.
+        files: Image files in the order in which they are read.
+        labels: Labels of the files, in 0..len(class_names) - 1.
         class_names: All classes of the data set, also those of which this split has no image.
-        class_ids: See :class:`ImageDataset`.
-        preprocessing: For networks that bring none; by default CIFAR's for small images, ImageNet's for others.
+        class_ids: Other names of the classes (WordNet ids), in the same order, where there are any.
+        preprocessing: Preprocessing for networks that bring none; by default CIFAR's for small images, ImageNet's for
+            others.
     """
 
     def __init__(
@@ -70,7 +71,7 @@ class FolderImages(ImageDataset):
 
     @property
     def preprocessing(self) -> Preprocessing:  # type: ignore[override]
-        """Constants and geometry for networks that bring none."""
+        """Preprocessing for networks that bring none."""
         if self._preprocessing is not None:
             return self._preprocessing
         width, height = self._first_size
@@ -105,7 +106,7 @@ class FolderImages(ImageDataset):
         if len(self.files) * 3 * height * width > _MOST_BYTES:
             return None
         pixels = np.empty((len(self.files), 3, height, width), dtype=np.uint8)
-        # One after another: for images this small, threads would spend three times as long waiting for one another.
+        # Images are read one after another: for small ones, threads would spend three times as long on waiting.
         with track("Reading images", len(self.files)) as advance:
             for number, file in enumerate(self.files):
                 image = read_rgb(file)
@@ -123,8 +124,8 @@ class FolderImages(ImageDataset):
         def compute() -> str:
             return _STREAMED if self._pixels is None else pixel_fingerprint(self._pixels, self.labels)
 
-        found = remembered(["folder", self._stamp], compute)
-        return self._stamp if found == _STREAMED else found
+        fingerprint = remembered(["folder", self._stamp], compute)
+        return self._stamp if fingerprint == _STREAMED else fingerprint
 
     @override
     def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
@@ -134,7 +135,7 @@ class FolderImages(ImageDataset):
             _Files(self.files, self.labels.tolist(), preprocessing),
             batch_size=batch_size,
             num_workers=workers,
-            generator=torch.Generator(),  # otherwise it draws a seed for its workers from the global one
+            generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
         )
         return without_worker_traces(iter(loader))
 
@@ -148,7 +149,7 @@ class FolderImages(ImageDataset):
 
 
 def without_worker_traces(batches: Iterator[_Batch]) -> Iterator[_Batch]:
-    """Raise errors of worker processes as the sentence they were; they come wrapped in the text of a traceback."""
+    """Raise errors of worker processes as the sentences they were; they come wrapped in the text of a traceback."""
     try:
         yield from batches
     except InputError as error:
@@ -176,7 +177,7 @@ def open_image(path: Path) -> Image.Image:
     """Open an image file, reading only its header.
 
     Raises:
-        InputError: It is no image, or cannot be read.
+        InputError: The file is no image, or cannot be read.
     """
     try:
         return Image.open(path)
@@ -190,7 +191,7 @@ def read_rgb(path: Path) -> Image.Image:
     """Decode an image file to 8-bit RGB, whatever its mode.
 
     Raises:
-        InputError: It is no image, or damaged.
+        InputError: The file is no image, or damaged.
     """
     try:
         with open_image(path) as image:
@@ -201,7 +202,7 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of a loaded image of any mode."""
+    """Convert a loaded image of any mode to 8-bit RGB."""
     if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
         grey = np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8
         return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
@@ -211,18 +212,18 @@ def to_rgb(image: Image.Image) -> Image.Image:
 def open_folder(spec: str, split: str) -> FolderImages:
     """Open ``PATH/<split>/<class>/*`` for ``folder:PATH``.
 
-    Classes are numbered by name over all splits' training folders (over this split's, if there is no ``train``), so
+    Classes are numbered by the names of the training split's folders (of this split's, if there is no ``train``), so
     that a class that one split lacks does not shift the others.
 
     Raises:
-        InputError: No such folder or split, a class that the training split does not have, or no images.
+        InputError: There is no such folder or split, a class is not in the training split, or there are no images.
     """
     root = _root_of(spec)
     available = folder_splits(spec)
     if split not in available:
-        found = ", ".join(available) or "none of them"
+        shown = ", ".join(available) or "none of them"
         raise InputError(
-            f"{root} has no folder {split!r}; of train, val and test it has {found}.",
+            f"{root} has no folder {split!r}; of train, val and test it has {shown}.",
             hint="The layout is PATH/train|val|test/<class>/<image>.",
         )
     names = _class_folders(root / ("train" if "train" in available else split))
@@ -259,7 +260,7 @@ def folder_images(
 
 
 def folder_splits(spec: str) -> list[str]:
-    """Which of train, val and test are below ``folder:PATH``.
+    """Return which of train, val and test are below ``folder:PATH``.
 
     Raises:
         InputError: There is no such folder.

@@ -1,4 +1,4 @@
-"""ImageNet (ILSVRC 2012), as it is unpacked; no devkit is needed."""
+"""ImageNet (ILSVRC 2012) in the layout of its archive, without the devkit."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Labels made wrong on purpose, to see what a network does with images that can only be memorised."""
+"""Make labels wrong on purpose, to see what a network does with images that can only be memorised."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _MANY = 1 << 62
 
 
 def check_share(share: float) -> None:
-    """Refuse what is no share.
+    """Refuse a share that is not between 0 and 1.
 
     Raises:
-        InputError: It is not between 0 and 1.
+        InputError: The share is not between 0 and 1.
     """
     if not 0 < share < 1:
         raise InputError(f"{param('label_noise')} {share} is not a share of the images between 0 and 1.")
@@ -25,15 +25,15 @@ def randomise_labels(
 ) -> tuple[Tensor, Tensor]:
     """Give a share of the images another label, each of the other classes with the same probability.
 
-    ``round(share n)`` of the n images at ``indices`` are changed, none to its own class. Which ones and to what is a
-    function of the arguments for all versions of torch.
+    ``round(share n)`` of the n images at ``indices`` are changed, none to its own class. The choice of images and
+    labels is a function of the arguments for all versions of torch.
 
     Args:
-        labels: int64 (N,), from 0 to C - 1.
-        indices: int64 (n,), the images that may be changed.
-        share: Between 0 and 1.
-        num_classes: C.
-        seed: Decides which images, and their labels.
+        labels: Labels int64 (N,), from 0 to C - 1.
+        indices: Indices of the images that may be changed, int64 (n,).
+        share: Share of the images, between 0 and 1.
+        num_classes: Number of classes C.
+        seed: Decides which images are changed, and their labels.
 
     Returns:
         All labels (N,), and the sorted indices of the changed ones.
@@ -52,6 +52,6 @@ def randomise_labels(
     keys = random_integers(seed, 0, indices, Stream.LABEL_NOISE, _MANY)
     changed = indices[keys.argsort(stable=True)[:count]].sort().values
     step = 1 + random_integers(seed, 1, changed, Stream.LABEL_NOISE, num_classes - 1)
-    found = labels.clone()
-    found[changed] = (labels[changed] + step) % num_classes
-    return found, changed
+    noisy = labels.clone()
+    noisy[changed] = (labels[changed] + step) % num_classes
+    return noisy, changed

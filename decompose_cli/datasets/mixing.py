@@ -1,11 +1,11 @@
-"""Several training images in one, with targets to match: RICAP, mixup, CutMix.
+"""Mix several training images into one, with targets to match: RICAP, mixup, CutMix.
 
-All give soft targets t (N, C) with rows that add up to 1. Cross-entropy is linear in its target, so
+All three give soft targets t (N, C) with rows that add up to 1. Cross-entropy is linear in its target, so
 ``cross_entropy(logits, t) = sum over k of weight_k * cross_entropy(logits, class_k)``, with label smoothing too: the
 loss that the papers write as a sum.
 
 Mixing pairs the images of a batch. Processes that share a batch therefore have to mix all of it and then take their
-parts, or they would see other images than one process alone.
+parts; else they would see other images than one process alone.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from decompose_cli.errors import InputError
 
 
 def ricap(images: Tensor, targets: Tensor, num_classes: int, beta: float = 0.3, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Random image cropping and patching (arXiv 1811.09030): four images in one, side by side.
+    """Put patches of four images side by side: random image cropping and patching (arXiv 1811.09030).
 
     A boundary point ``w = round(W * Beta(beta, beta))``, ``h = round(H * Beta(beta, beta))``, one for the batch, makes
-    four fields of w or W - w columns and h or H - h rows. Each is filled by a patch of its size, from a place that is
-    drawn once for the field, of the batch in an order of its own; the field's share of the area is the weight of that
-    image's class.
+    four fields of w or W - w columns and h or H - h rows. Each field takes patches of its size from the images of the
+    batch, in an order of its own and from a place that is drawn once for the field; its share of the area is the weight
+    of the class of the patch's image.
 
     Args:
-        images: float (N, 3, H, W).
+        images: Images, float (N, 3, H, W).
         targets: Classes, int64 (N,).
-        num_classes: C.
-        beta: Below 1, one of the four images mostly dominates.
-        seed: All draws depend on it alone.
+        num_classes: Number of classes C.
+        beta: Parameter of the Beta distribution; below 1, one of the four images mostly dominates.
+        seed: Seed that alone decides all draws.
 
     Returns:
         Images (N, 3, H, W) in the memory format they had, and soft targets, float32 (N, C).
@@ -56,9 +56,9 @@ def ricap(images: Tensor, targets: Tensor, num_classes: int, beta: float = 0.3, 
 
 
 def mixup(images: Tensor, targets: Tensor, num_classes: int, alpha: float = 1.0, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Weighted means of neighbours in the batch, with a weight from Beta(alpha, alpha) (arXiv 1710.09412).
+    """Average neighbours in the batch, with a weight from Beta(alpha, alpha) (arXiv 1710.09412).
 
-    Arguments and result as for :func:`ricap`.
+    Arguments and result are those of :func:`ricap`.
     """
     return _by_torchvision(v2.MixUp(alpha=alpha, num_classes=num_classes), images, targets, seed)
 
@@ -66,9 +66,9 @@ def mixup(images: Tensor, targets: Tensor, num_classes: int, alpha: float = 1.0,
 def cutmix(
     images: Tensor, targets: Tensor, num_classes: int, alpha: float = 1.0, *, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """A rectangle of each image from its neighbour in the batch, of an area 1 - Beta(alpha, alpha) (arXiv 1905.04899).
+    """Fill a rectangle of each image, of the area 1 - Beta(alpha, alpha), from its neighbour (arXiv 1905.04899).
 
-    Arguments and result as for :func:`ricap`.
+    Arguments and result are those of :func:`ricap`.
     """
     return _by_torchvision(v2.CutMix(alpha=alpha, num_classes=num_classes), images, targets, seed)
 
@@ -76,7 +76,7 @@ def cutmix(
 def _by_torchvision(transform: v2.Transform, images: Tensor, targets: Tensor, seed: int) -> tuple[Tensor, Tensor]:
     with seeded(seed):
         mixed, soft = transform(images, targets)
-    # Written into a tensor like the one that came, because the memory format may have been lost.
+    # The images are copied into a tensor like the given one, because their memory format may have been lost.
     return torch.empty_like(images).copy_(mixed), soft
 
 
@@ -92,17 +92,17 @@ def mix(
 
     Args:
         name: ``none``, ``ricap``, ``mixup`` or ``cutmix``.
-        images: float (N, 3, H, W).
+        images: Images, float (N, 3, H, W).
         targets: Classes, int64 (N,).
-        num_classes: C.
-        seed_parts: What the draws depend on, such as seed, epoch and number of the batch.
+        num_classes: Number of classes C.
+        seed_parts: Integers that decide the draws, such as seed, epoch and number of the batch.
         strength: ``beta`` of RICAP or ``alpha`` of the others, positive; by default as in their papers.
 
     Returns:
-        Mixed images and soft targets, float32 (N, C); for ``none`` what came in, untouched.
+        Mixed images and soft targets, float32 (N, C); for ``none`` the given images and targets.
 
     Raises:
-        InputError: There is no such way.
+        InputError: The name is unknown.
     """
     if name == "none":
         return images, targets

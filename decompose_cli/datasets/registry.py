@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FOLDER_PREFIX = "folder:"
 
 DATASETS: dict[str, DatasetEntry] = {}
-"""By name, in the order in which they are shown."""
+"""Data sets by name, in the order in which they are shown."""
 
 
 def register(entry: DatasetEntry) -> None:
@@ -43,7 +43,7 @@ for _entry in (digits.ENTRY, *cifar.ENTRIES, imagenet.ENTRY, tiny_imagenet.ENTRY
 
 
 def default_data_dir() -> Path:
-    """``$DECOMPOSE_DATA``, else ``data`` in the current directory."""
+    """The data folder: ``$DECOMPOSE_DATA``, else ``data`` in the current directory."""
     return user_path(os.environ.get("DECOMPOSE_DATA") or "data")
 
 
@@ -51,13 +51,13 @@ def available_splits(name: str) -> tuple[str, ...]:
     """Splits of a data set, the one preferred for testing first.
 
     Raises:
-        InputError: No such data set, or no such folder.
+        InputError: There is no such data set or folder.
     """
     if name.startswith(FOLDER_PREFIX):
         from decompose_cli.datasets.folders import folder_splits
 
-        found = folder_splits(name)
-        return tuple(split for split in ("test", "val", "train") if split in found)
+        present = folder_splits(name)
+        return tuple(split for split in ("test", "val", "train") if split in present)
     return get_dataset_entry(name).splits
 
 
@@ -65,7 +65,7 @@ def get_dataset_entry(name: str) -> DatasetEntry:
     """Look a data set up by name.
 
     Raises:
-        InputError: No such data set.
+        InputError: There is no such data set.
     """
     if name not in DATASETS:
         close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
@@ -88,7 +88,7 @@ def open_dataset(name: str, split: str, data_dir: Path, *, allow_download: bool 
         allow_download: Whether the network may be used.
 
     Raises:
-        InputError: No such data set or split, or files that cannot be used.
+        InputError: There is no such data set or split, or its files cannot be used.
         DownloadError: The data set is not there and cannot be fetched.
     """
     if name.startswith(FOLDER_PREFIX):
@@ -101,7 +101,7 @@ def open_dataset(name: str, split: str, data_dir: Path, *, allow_download: bool 
     return entry.open(split, data_dir, allow_download)
 
 
-# What is known of networks by the data set that they were trained on, which need not be registered.
+# The name of a data set that a network was trained on tells something of the network; it need not be registered.
 
 
 def known_class_names(dataset: str | None, *, certain: bool) -> ClassNames | None:
@@ -113,6 +113,6 @@ def known_class_names(dataset: str | None, *, certain: bool) -> ClassNames | Non
 
 
 def usual_preprocessing(dataset: str | None) -> Preprocessing:
-    """What networks trained on a data set expect that say nothing of their own; CIFAR's where nothing is known."""
+    """Preprocessing for networks trained on a data set that bring none; CIFAR's where the data set is not known."""
     entry = DATASETS.get(dataset or "")
     return CIFAR if entry is None else entry.preprocessing

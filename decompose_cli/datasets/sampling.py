@@ -1,4 +1,4 @@
-"""Which images are trained on, in which order, and by which process."""
+"""Choose the images that are trained on, their order, and the process that works on each."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ def hold_out(labels: Tensor, fraction: float, seed: int) -> tuple[Tensor, Tensor
     """Set images aside for validation, the same share of every class.
 
     ``round(fraction * N)`` images are held out. A class with n of the N images gives ``total * n / N`` of them, rounded
-    down; what is then missing is taken one by one from the classes with the largest remainders (the first of equals).
-    One image at least of every class that has any stays in training.
+    down; missing images are then taken one by one from the classes with the largest remainders (the first of equals).
+    At least one image of every class that has any stays in training.
 
     Args:
-        labels: int64 (N,), not negative.
-        fraction: In [0, 1).
+        labels: Labels, int64 (N,), not negative.
+        fraction: Share of the images, in [0, 1).
         seed: Decides which images of a class are held out. The choice is a function of (labels, fraction, seed) for
             all versions of torch: were it to change, a run continued elsewhere would validate on what it has learned.
 
@@ -71,6 +71,6 @@ def epoch_order(indices: Tensor, seed: int, epoch: int) -> Tensor:
 def share(batch: Tensor, rank: int, world: int) -> Tensor:
     """The part of a batch (n, ...) that process ``rank`` of ``world`` works on.
 
-    Parts are contiguous and of n // world images, the first n mod world of them of one more; a part may be empty.
+    Parts are contiguous and have n // world images, the first n mod world parts one more; a part may be empty.
     """
     return batch.tensor_split(world)[rank]

@@ -1,4 +1,4 @@
-"""Some of the images of a data set, as a data set."""
+"""Make a data set of some of the images of another."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from decompose_cli.storage.fingerprints import digest_of
 
 
 def subset(dataset: ImageDataset, indices: Tensor) -> ImageDataset:
-    """The images with these numbers, in this order.
+    """The images with these numbers, in this order, as a data set.
 
     Args:
-        dataset: In memory, or a list of files.
-        indices: int64, in 0..N-1.
+        dataset: N images in memory, or a list of N files.
+        indices: Numbers of images, int64, in 0..N-1.
     """
     pixels = dataset.in_memory()
     if pixels is not None:

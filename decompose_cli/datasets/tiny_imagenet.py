@@ -1,4 +1,4 @@
-"""Tiny ImageNet (Stanford CS231n), ``tiny-imagenet-200`` as the archive unpacks."""
+"""Tiny ImageNet (Stanford CS231n) in the layout of its archive, ``tiny-imagenet-200``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def open_tiny_imagenet(split: str, data_dir: Path) -> FolderImages:
     """Open Tiny ImageNet: 200 classes, 64x64 pixels.
 
     Raises:
-        InputError: The folder or one of its lists is not there or not as expected.
+        InputError: The folder or one of its lists is missing, or a list is not as expected.
     """
     from decompose_cli.datasets.folders import FolderImages
 

@@ -1,4 +1,4 @@
-"""Training images as the network sees them, in whatever batches they are asked for."""
+"""Training images as the network sees them, in any batches that a caller asks for."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _RESIZED_AT_ONCE = 512
 class TrainingImages:
     """Augmented, normalised images of a data set.
 
-    The pixels of an image are a function of (seed, epoch, index): neither the batches, nor the number of workers, nor
-    what was asked for before has a part in them, and nothing is drawn from a global random generator.
+    The pixels of an image are a function of (seed, epoch, index): they depend neither on the batches, nor on the number
+    of workers, nor on earlier calls, and nothing is drawn from a global random generator.
 
     Small images in memory that are augmented by ``none`` or ``crop-flip`` are kept as bytes on the device and made in
     whole batches. Others are decoded and transformed one by one, by worker processes.
 
     Args:
         dataset: N images.
-        preprocessing: Decides size and normalisation.
-        augmentation: What is done at random.
-        seed: Of all that is random.
-        device: Where the batches are wanted.
-        workers: Processes that decode images, where they do not come in whole batches; 0 for none.
+        preprocessing: Size and normalisation of the images.
+        augmentation: Random changes to the images.
+        seed: Seed of all random changes.
+        device: Device that the batches are put on.
+        workers: Processes that decode images, where these are not made in whole batches; 0 for none.
     """
 
     def __init__(
@@ -59,18 +59,18 @@ class TrainingImages:
         """Yield the images of each tensor of indices, in order.
 
         Args:
-            epoch: Another epoch, another augmentation.
-            batches: int64 (n,) each, in 0..N-1 and in any order; n may be 0.
+            epoch: Number of the epoch, which decides the random changes.
+            batches: Indices of images, int64 (n,) each, in 0..N-1 and in any order; n may be 0.
 
         Yields:
-            float32 (n, 3, H, W) in the memory format channels_last, on the device.
+            Images, float32 (n, 3, H, W) in the memory format channels_last, on the device.
 
         Raises:
             InputError: An image cannot be read.
         """
         if not batches:
             return
-        # One draw and one transfer for all batches: for 64 images, a call costs more than what it computes.
+        # One draw and one transfer serve all batches: for 64 images, a call costs more than its computation.
         indices = torch.cat(list(batches)).to(self.device)
         crops = None
         if self.augmentation.kind == "crop-flip":
@@ -111,14 +111,14 @@ class TrainingImages:
         return PixelTable(parts, count, self.preprocessing.crop, self.device)
 
     def _decoded(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
-        """The uint8 pixels (n, 3, H, W) of each batch that is not empty, before what is done to whole batches."""
+        """The uint8 pixels (n, 3, H, W) of each batch that is not empty, before the changes to whole batches."""
         images = _Images(self.dataset, ImageTransform(self.augmentation, self.preprocessing), self.seed, epoch)
         loader: DataLoader[Tensor] = DataLoader(
             images,
             batch_sampler=[batch.tolist() for batch in batches if len(batch)],
             num_workers=self.workers,
             pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # otherwise it draws a seed for its workers from the global one
+            generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
         )
         return without_worker_traces(iter(loader))
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def resize_and_crop(images: Any, preprocessing: Preprocessing) -> Any:
-    """Resize, then centre-crop: a PIL image, or a uint8 tensor (..., H, W) with all its images at once.
+    """Resize, then centre-crop a PIL image, or all images of a uint8 tensor (..., H, W) at once.
 
     A PIL image is resized by Pillow, as the published code does it; tensors by torch with antialiasing, which differs
     from Pillow by at most a few grey levels.
@@ -27,6 +27,6 @@ def resize_and_crop(images: Any, preprocessing: Preprocessing) -> Any:
 
 
 def image_to_tensor(image: Image, preprocessing: Preprocessing) -> Tensor:
-    """An RGB image to uint8 (3, H, W), resized and cropped."""
+    """Resize and crop an RGB image into uint8 (3, H, W)."""
     tensor: Tensor = F.pil_to_tensor(resize_and_crop(image, preprocessing))
     return tensor

@@ -18,7 +18,7 @@ Shortcut = Literal["identity", "projection"]
 
 
 class ResidualBlock(nn.Module):
-    """relu(residual(x) + shortcut(x)); subclasses say what the residual is.
+    """relu(residual(x) + shortcut(x)); subclasses define the residual.
 
     The shortcut is x itself where the shape stays. Where it changes, ``identity`` (option A of arXiv 1512.03385, no
     parameters) takes every ``stride``-th pixel and pads the missing channels with zeros, half of them before and half
@@ -42,7 +42,7 @@ class ResidualBlock(nn.Module):
         raise NotImplementedError
 
     def shortcut(self, x: Tensor) -> Tensor:
-        """As :meth:`residual`."""
+        """Maps of the shape of the residual."""
         if self.downsample is not None:
             projected: Tensor = self.downsample(x)
             return projected
@@ -51,12 +51,12 @@ class ResidualBlock(nn.Module):
         return x
 
     def forward(self, x: Tensor) -> Tensor:
-        """As :meth:`residual`."""
+        """(N, in_channels, H, W) to (N, channels * expansion, H / stride, W / stride)."""
         return F.relu(self.residual(x) + self.shortcut(x))
 
 
 class BasicBlock(ResidualBlock):
-    """Residual bn(conv3x3(relu(bn(conv3x3(x))))), the first convolution strided."""
+    """A block with the residual bn(conv3x3(relu(bn(conv3x3(x))))), the first convolution strided."""
 
     def __init__(
         self,
@@ -81,7 +81,10 @@ class BasicBlock(ResidualBlock):
 
 
 class Bottleneck(ResidualBlock):
-    """Residual bn(conv1x1(relu(bn(conv3x3(relu(bn(conv1x1(x)))))))), 4 times as wide at its end; the 3x3 is strided."""
+    """A block with the residual bn(conv1x1(relu(bn(conv3x3(relu(bn(conv1x1(x)))))))), 4 times as wide at its end.
+
+    The 3x3 convolution is strided.
+    """
 
     expansion: ClassVar[int] = 4
 
@@ -112,7 +115,7 @@ class Bottleneck(ResidualBlock):
 
 
 class PreActBlock(nn.Module):
-    """residual(a) + shortcut with a = relu(bn1(x)); subclasses say what the residual is (arXiv 1603.05027, figure 4e).
+    """residual(a) + shortcut with a = relu(bn1(x)); subclasses define the residual (arXiv 1603.05027, figure 4e).
 
     Nothing follows the addition. The shortcut is x itself where the shape stays, else conv1x1(a), called
     ``downsample``.
@@ -131,7 +134,7 @@ class PreActBlock(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """As :meth:`residual`."""
+        """(N, in_channels, H, W) to (N, channels * expansion, H / stride, W / stride)."""
         activated = F.relu(self.bn1(x))
         shortcut = x if self.downsample is None else self.downsample(activated)
         out: Tensor = self.residual(activated) + shortcut
@@ -139,7 +142,7 @@ class PreActBlock(nn.Module):
 
 
 class PreActBasicBlock(PreActBlock):
-    """Residual conv3x3(relu(bn(conv3x3(a)))), the first convolution strided."""
+    """A block with the residual conv3x3(relu(bn(conv3x3(a)))), the first convolution strided."""
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1, *, norm_layer: Norm = nn.BatchNorm2d) -> None:
         super().__init__()
@@ -156,7 +159,10 @@ class PreActBasicBlock(PreActBlock):
 
 
 class PreActBottleneck(PreActBlock):
-    """Residual conv1x1(relu(bn(conv3x3(relu(bn(conv1x1(a))))))), 4 times as wide at its end; the 3x3 is strided."""
+    """A block with the residual conv1x1(relu(bn(conv3x3(relu(bn(conv1x1(a))))))), 4 times as wide at its end.
+
+    The 3x3 convolution is strided.
+    """
 
     expansion: ClassVar[int] = 4
 
@@ -185,18 +191,18 @@ def stage(make: MakeBlock, in_channels: int, channels: int, expansion: int, bloc
 
     Args:
         make: Builds a block from in_channels, channels and stride.
-        in_channels: Of what enters the stage.
-        channels: Of the blocks, before their expansion.
-        expansion: Of the blocks.
-        blocks: How many, at least one.
-        stride: Of the first block; the others keep the shape.
+        in_channels: Number of channels that enter the stage.
+        channels: Number of channels of the blocks, before their expansion.
+        expansion: Expansion of the blocks.
+        blocks: Number of blocks, at least one.
+        stride: Stride of the first block; the others keep the shape.
     """
     first = make(in_channels, channels, stride)
     return nn.Sequential(first, *(make(channels * expansion, channels, 1) for _ in range(blocks - 1)))
 
 
 def conv3x3(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
-    """A 3x3 convolution without bias that keeps the size but for its stride."""
+    """A 3x3 convolution without bias; only its stride changes the size of maps."""
     return nn.Conv2d(in_channels, out_channels, 3, stride, padding=1, bias=False)
 
 
@@ -206,7 +212,7 @@ def conv1x1(in_channels: int, out_channels: int, stride: int = 1) -> nn.Conv2d:
 
 
 def initialise(model: nn.Module) -> None:
-    """Draw all convolutions and linear layers from N(0, 2 / fan_in) (He et al., arXiv 1502.01852), biases apart."""
+    """Draw the weights of all convolutions and linear layers from N(0, 2 / fan_in) (He et al., arXiv 1502.01852)."""
     for module in model.modules():
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)

@@ -1,4 +1,4 @@
-"""Reading and writing weights: tensors and plain values only, never code.
+"""Read and write weights: tensors and plain values only, never code.
 
 Files of other projects are read as they are found (``.th``, ``.pth``, ``.pt``, ``.safetensors``; wrapped or bare; with
 or without the ``module.`` that ``DataParallel`` adds). Files of our own describe themselves (see :class:`Metadata`): in
@@ -39,21 +39,21 @@ _Sides = Annotated[list[_Side], Field(min_length=2, max_length=2)]
 
 
 class Metadata(BaseModel):
-    """What a self-describing checkpoint says about itself.
+    """The description of itself in a checkpoint.
 
     Attributes:
-        format_version: Of this description.
+        format_version: Version of this description.
         model: Name of the network in the registry, or ``package.module:callable``.
         num_classes: Outputs of the head.
-        model_options: What was chosen of the network's options, other than the defaults; None if nothing was.
-        class_names: In the order of the outputs.
-        dataset: What it was trained on.
-        mean: Normalisation constants, per channel.
-        std: Likewise.
-        resize: As of :class:`decompose_cli.preprocessing.Preprocessing`; all of these three or none.
-        crop: Likewise.
-        interpolation: Likewise.
-        command: How it was made.
+        model_options: Options of the network that are not at their defaults; None if there are none.
+        class_names: Names of the classes in the order of the outputs.
+        dataset: Name of the data set that the network was trained on.
+        mean: Mean of :class:`decompose_cli.preprocessing.Preprocessing`.
+        std: Standard deviation of the same.
+        resize: Resize of the same; ``resize``, ``crop`` and ``interpolation`` are all there or all None.
+        crop: Centre crop of the same.
+        interpolation: Interpolation of the same.
+        command: Command line that made the checkpoint.
     """
 
     model_config = ConfigDict(extra="forbid", strict=True)
@@ -74,7 +74,7 @@ class Metadata(BaseModel):
 
 @dataclass(frozen=True)
 class PublishedDecomposition:
-    """The fine-tuned head of the authors' checkpoints: ``final_weights`` (C, k) and ``final_bias`` (C,), no indices."""
+    """The authors' fine-tuned head, without indices: ``final_weights`` (C, k) and ``final_bias`` (C,)."""
 
     weight: Tensor
     bias: Tensor
@@ -86,11 +86,11 @@ class Checkpoint:
 
     Attributes:
         source: Path or URL as given by the user.
-        sha256: Of the file.
+        sha256: SHA-256 of the file.
         state_dict: Parameters and buffers of the network, prefixes removed.
-        metadata: Only of files that describe themselves.
+        metadata: Description of itself, if the file has one.
         csg: Class-specific gates (C, D) of arXiv 2007.08194, if the file has them; no part of the network's function.
-        published_decomposition: If the file is of the authors' decomposed layout.
+        published_decomposition: Fine-tuned head, if the file has the authors' decomposed layout.
     """
 
     source: str
@@ -102,7 +102,7 @@ class Checkpoint:
 
     @property
     def has_decomposed_head(self) -> bool:
-        """Whether it holds a decomposed head together with its indices."""
+        """Whether the file holds a decomposed head together with its indices."""
         return any(f"{name.removesuffix('.indices')}.mask" in self.state_dict for name in self.state_dict)
 
 
@@ -111,11 +111,12 @@ def read_checkpoint(path: Path, source: str | None = None) -> Checkpoint:
 
     Args:
         path: The file.
-        source: What to call it in messages and results; the path by default.
+        source: Name of the file in messages and results; the path by default.
 
     Raises:
-        InputError: Missing, empty, truncated, of no known format, without tensors, or with NaN among the weights.
-        UnsafeFileError: Reading it would mean to execute code.
+        InputError: The file is missing, empty, truncated, of no known format, without tensors, or has NaN among the
+            weights.
+        UnsafeFileError: Reading the file would execute code.
     """
     source = source or str(path)
     try:
@@ -196,13 +197,13 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
     if _is_torchscript(path):
         raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=_SAVE_STATE_DICT)
     with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # what torch says of odd pickles is no help to the user, who gets a sentence
+        warnings.simplefilter("ignore")  # torch's warnings about odd pickles do not help the user, who gets a sentence
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             raise _refusal(path, str(error)) from error
         except Exception as error:  # a damaged file can raise nearly anything
-            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a jump to before its beginning
+            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a jump to before its beginning
                 raise
             raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
     metadata = _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
@@ -210,7 +211,7 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
 
 
 def _describes_itself(content: Any) -> bool:
-    """Whether it is of our layout: a description, a state dict, and perhaps what it takes to go on training."""
+    """Whether the content has our layout: a description, a state dict, and perhaps the state of a training."""
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         return False
     return METADATA_KEY in content
@@ -259,7 +260,7 @@ _SAVE_STATE_DICT = "A checkpoint is what torch.save(model.state_dict(), ...) wri
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove a prefix that all names have; one that some have belongs to the network."""
+    """Remove a prefix that all names have; a prefix that only some have belongs to the network."""
     for prefix in _PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
             return _without_prefix({name.removeprefix(prefix): value for name, value in state.items()})

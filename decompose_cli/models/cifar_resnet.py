@@ -42,7 +42,7 @@ class CifarResNet(nn.Module):
         norm_layer: Makes a normalisation layer from its number of channels.
 
     Raises:
-        ValueError: The depth is none of these, or bottlenecks are asked for with identity shortcuts.
+        ValueError: The depth is not one of these, or bottlenecks are asked for with identity shortcuts.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class PreActCifarResNet(nn.Module):
         norm_layer: Makes a normalisation layer from its number of channels.
 
     Raises:
-        ValueError: The depth is none of these.
+        ValueError: The depth is not one of these.
     """
 
     def __init__(
@@ -117,10 +117,10 @@ class PreActCifarResNet(nn.Module):
 
 
 def blocks_per_stage(depth: int, block: Block) -> int:
-    """n of a depth 6n + 2, or 9n + 2 with bottlenecks.
+    """The number n of blocks per stage in a depth of 6n + 2, or 9n + 2 with bottlenecks.
 
     Raises:
-        ValueError: The depth is none of these.
+        ValueError: The depth has no such n.
     """
     if block not in _LAYERS_PER_BLOCK:
         raise ValueError(f"block {block!r} is neither basic nor bottleneck")

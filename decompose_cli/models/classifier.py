@@ -1,4 +1,4 @@
-"""A classifier as the analyses see it: features, a head, and the facts that identify both."""
+"""A classifier as the analyses see it: a network with a head, its weights, and the facts that identify both."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from decompose_cli.storage.files import user_path
 class HeadTensors:
     """The parameters of a head, constant factor folded in, float32.
 
-    ``dense``: weight (C, D). ``decomposed``: weight (C, k) with indices (C, k) and mask (C, k). ``subspaces``: weight
-    (C, k) whose indices are not known (the authors' fine-tuned layout), and ``reference`` (C, D), the full head it was
-    started from if the file holds one. Bias is (C,) throughout.
+    The ``kind`` is ``dense``: weight (C, D); ``decomposed``: weight (C, k) with indices (C, k) and mask (C, k); or
+    ``subspaces``: weight (C, k) whose indices are not known (the authors' fine-tuned layout), and ``reference`` (C, D),
+    the full head that fine-tuning started from, if the file holds one. The bias is (C,) throughout.
     """
 
     kind: str
@@ -47,15 +47,15 @@ class HeadTensors:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes C."""
         return len(self.bias)
 
 
 @dataclass(frozen=True)
 class Network:
-    """A built network with its weights and its head, which is None where a decomposed one stands in its place.
+    """A built network with its weights and its head, which is None where a decomposed head stands in its place.
 
-    ``scale``: the constant factor after the head, which ``tensors`` include.
+    ``scale`` is the constant factor after the head, which ``tensors`` include.
     """
 
     module: nn.Module
@@ -65,8 +65,8 @@ class Network:
     scale: float = 1.0
 
     def as_it_is(self) -> Network:
-        """The same with the parameters that the head has by now: training changes them in the module only."""
-        if self.tensors.kind == "subspaces":  # which are not in the module
+        """The network with the present parameters of the head, which training changes in the module only."""
+        if self.tensors.kind == "subspaces":  # such a head is not in the module
             return self
         head = self.module.get_submodule(self.head_name)
         if isinstance(head, DecomposedLinear):
@@ -75,28 +75,28 @@ class Network:
 
 
 def network_of(module: nn.Module, input_size: Size, head: str | None = None) -> Network:
-    """A module that is there already, with its head.
+    """The network of a module that the caller has built, with its head.
 
     Args:
-        module: Used as it is.
-        input_size: (height, width) of the images it takes.
-        head: Submodule that is the head, where tracing does not settle it.
+        module: The module, used as it is.
+        input_size: (height, width) of the images that the module takes.
+        head: Name of the submodule that is the head, where tracing does not settle it.
 
     Raises:
         InputError: There is no head.
     """
-    found = find_head(module, input_size, name=head, model_name=type(module).__name__)
-    return Network(module, found, found.name, _dense_tensors(found), found.scale)
+    traced = find_head(module, input_size, name=head, model_name=type(module).__name__)
+    return Network(module, traced, traced.name, _dense_tensors(traced), traced.scale)
 
 
 class Classifier:
     """A network that has been named and whose weights have been read; it is built when first needed.
 
     Attributes:
-        entry: What the registry knows, with the options that the weights were trained with.
+        entry: Entry of the registry, with the options that the weights were trained with.
         checkpoint: The weights, or None where the network's own initial ones are used.
-        head_name: The head the user asked for, or None.
-        uses_default_weights: Whether these are the weights the registry names.
+        head_name: Name of the head that the user asked for, or None.
+        uses_default_weights: Whether these are the weights that the registry names.
     """
 
     def __init__(self, entry: ModelEntry, checkpoint: Checkpoint | None, head_name: str | None, seed: int) -> None:
@@ -111,12 +111,12 @@ class Classifier:
 
     @property
     def name(self) -> str:
-        """As written on the command line."""
+        """Name of the network as written on the command line."""
         return self.entry.name
 
     @property
     def weights_source(self) -> str:
-        """Path or URL of the weights; ``random`` or ``own`` where there is no file."""
+        """Path or URL of the weights; without a file, ``random`` or a text that says that the callable made them."""
         if self.checkpoint is not None:
             return self.checkpoint.source
         return RANDOM if ":" not in self.name else "as returned by the callable"
@@ -138,7 +138,7 @@ class Classifier:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What decides the function from pixels to features, as JSON-ready values."""
+        """The facts that decide the function from pixels to features, as JSON-ready values."""
         return {
             "weights": self.weights_sha256,
             "architecture": self.entry.architecture,
@@ -149,10 +149,10 @@ class Classifier:
         """Build the network, put the weights in and find the head.
 
         Args:
-            input_size: (height, width) of the images it is going to see.
+            input_size: (height, width) of the images that the network is going to see.
 
         Raises:
-            InputError: The weights do not fit, or there is no head; every key that does not fit is accounted for.
+            InputError: The weights do not fit (the sentence accounts for every key), or there is no head.
         """
         if input_size not in self._networks:
             self._networks[input_size] = self._load(input_size)
@@ -231,15 +231,15 @@ def open_classifier(
     Args:
         model: A registered name, a torchvision classifier, ``package.module:callable``, or None if the weights file
             says which network it belongs to.
-        weights: See :func:`decompose_cli.models.weights.read_weights`.
-        head: Submodule to use as the head, where tracing does not settle it.
-        allow_download: Whether the network may be used.
-        seed: For initial weights, where there are no others.
+        weights: A path, a URL, ``default``, ``random`` or None; see :func:`decompose_cli.models.weights.read_weights`.
+        head: Name of the submodule to use as the head, where tracing does not settle it.
+        allow_download: Whether files may be downloaded.
+        seed: Seed of initial weights, where there are no others.
         options: Options of the network. Where the weights say theirs, only decays of online normalisation may differ.
 
     Raises:
-        InputError: Unknown model, or weights that cannot be read, or that were trained with other options.
-        DownloadError: Weights that cannot be fetched.
+        InputError: The model is unknown, or its weights cannot be read or were trained with other options.
+        DownloadError: The weights cannot be fetched.
     """
     if model is None:
         assert weights is not None
@@ -256,9 +256,9 @@ def open_classifier(
         entry = _as_trained(find_entry(checkpoint.metadata.model), checkpoint, options or {})
         return Classifier(entry, checkpoint, head, seed)
     entry = find_entry(model)
-    found = read_weights(entry, weights, allow_download=allow_download)
-    configured = _as_trained(entry, found, options or {}) if found is not None else entry.configured(**(options or {}))
-    classifier = Classifier(configured, found, head, seed)
+    read = read_weights(entry, weights, allow_download=allow_download)
+    configured = _as_trained(entry, read, options or {}) if read is not None else entry.configured(**(options or {}))
+    classifier = Classifier(configured, read, head, seed)
     if classifier.checkpoint is None and weights == RANDOM:
         note(f"{model} has random weights (from {param('seed')}): accuracies mean nothing.")
     elif classifier.checkpoint is None:
@@ -276,7 +276,7 @@ def open_classifier(
 
 
 def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, str]) -> ModelEntry:
-    """The entry with the options that the weights say they were trained with; else those that are given or shown."""
+    """The entry with the options that the weights say they were trained with, else with those given or shown."""
     metadata = checkpoint.metadata
     if metadata is not None and metadata.model == entry.name:
         try:
@@ -289,13 +289,13 @@ def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, s
     if _has_default_hash(entry, checkpoint):
         return _checked(entry, given)
     if metadata is not None and ":" not in metadata.model:
-        with suppress(InputError):  # of another network, which may have been built alike
+        with suppress(InputError):  # the weights name another network, which may have been built alike
             return entry.configured(**(metadata.model_options or {})).configured(**given)
     told = _as_given(entry.shown_by(checkpoint.state_dict), given, checkpoint)
     shown = {name: value for name, value in told.items() if name not in given}
     if shown:
         text = ", ".join(f"{name} {value!r}" for name, value in shown.items())
-        note(f"By the names in {checkpoint.source}, it is of {entry.name} with {text}; it is loaded as that.")
+        note(f"The names in {checkpoint.source} are those of {entry.name} with {text}; it is loaded as that.")
     if "ecm" in shown:
         warn(
             f"{checkpoint.source} does not say which error compensation it was made with; {shown['ecm']} is assumed, "
@@ -314,7 +314,7 @@ def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, s
 
 
 def _as_given(shown: dict[str, str], given: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, str]:
-    """What weights show, where another gate was named: one that has the same weights, or it is refused."""
+    """The options that weights show, with the gate that was named, which has to have the same weights."""
     gate, named = shown.get("gate"), given.get("gate")
     if gate is None or named is None or named == gate:
         return shown
@@ -327,7 +327,7 @@ def _as_given(shown: dict[str, str], given: Mapping[str, str], checkpoint: Check
 
 
 def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collection[str] = ()) -> ModelEntry:
-    """The entry of some weights with options that do not contradict them."""
+    """The entry of weights with the given options; refuse options that contradict the weights."""
     configured = entry.configured(**given)
     defaults = {"norm_mode": "batch", **{name: values[0] for name, values in entry.options.items()}}
     for name, value in given.items():
@@ -373,7 +373,7 @@ def _decomposed_tensors(module: DecomposedLinear, name: str, scale: float) -> He
 
 
 def preprocessing_of(classifier: Classifier, fallback: Preprocessing) -> Preprocessing:
-    """Constants and geometry: the checkpoint's, else the model's, else the data set's."""
+    """Preprocessing of the images: the checkpoint's, else the model's, else the data set's."""
     base = classifier.entry.preprocessing or fallback
     metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
     if metadata is None:
@@ -389,7 +389,11 @@ def preprocessing_of(classifier: Classifier, fallback: Preprocessing) -> Preproc
 
 
 def num_features_of(model: str) -> int:
-    """D of a network by its name, without its weights; raises InputError if it is unknown or has no head."""
+    """Number of features D of a network by its name, without its weights.
+
+    Raises:
+        InputError: The network is unknown or has no head.
+    """
     entry = find_entry(model)
     if entry.num_features is not None:
         return entry.num_features

@@ -1,6 +1,6 @@
 """A shallow, wide ResNet that learns CIFAR-10 in a few epochs: 6,573,130 parameters for 10 classes.
 
-After David Page's network for the DAWNBench contest (https://github.com/davidcpage/cifar10-fast), in the published
+It follows David Page's network for the DAWNBench contest (https://github.com/davidcpage/cifar10-fast), in the published
 variant that has a bias in its last layer and adds the input of a residual pair twice.
 """
 
@@ -19,8 +19,8 @@ class ResidualPair(nn.Module):
     """relu(bn(conv(relu(bn(conv(x)))))) + scale * x, with nothing after the addition.
 
     Args:
-        channels: Of input and output.
-        scale: Of the shortcut.
+        channels: Number of channels of input and output.
+        scale: Factor of the shortcut.
         norm_layer: Makes a normalisation layer from its number of channels.
     """
 
@@ -33,7 +33,7 @@ class ResidualPair(nn.Module):
         self.scale = scale
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, channels, H, W) to the same."""
+        """(N, channels, H, W) to (N, channels, H, W)."""
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
         return out + self.scale * x
@@ -42,8 +42,8 @@ class ResidualPair(nn.Module):
 class CustomResNet(nn.Module):
     """conv-bn-relu, three times conv-pool-bn-relu with 128, 256, 512 channels, max-pool, linear, logits times 0.125.
 
-    A residual pair follows the first and the third of the three. The linear layer has a bias: without one there would
-    be 10 parameters fewer than the published 6,573,130.
+    A residual pair follows the first and the third of the three. The linear layer has a bias: without it the network
+    would have 10 parameters fewer than the published 6,573,130.
 
     Args:
         num_classes: Outputs of the last layer ``fc``.

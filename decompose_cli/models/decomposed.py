@@ -12,12 +12,12 @@ from torch import Tensor, nn
 class DecomposedLinear(nn.Module):
     """logit_c = sum_j weight[c, j] * x[indices[c, j]] + bias[c]   (arXiv 2112.07719).
 
-    A drop-in for the final ``nn.Linear(D, C)`` or 1x1 convolution. The indices are buffers, so a checkpoint of a
+    The module replaces the final ``nn.Linear(D, C)`` or 1x1 convolution. The indices are buffers, so a checkpoint of a
     decomposed network is complete in itself. Where classes use different numbers of features, rows are padded to the
     longest, ``mask`` marks the real entries, and padding neither contributes to a logit nor receives a gradient.
 
-    How it is computed: the transposed features (D, N) are looked up as an embedding table and summed with the weights,
-    which touches just the C*k products that the definition has. On 2 CPU cores, for N = 4096, C = 1000, D = 2048,
+    The transposed features (D, N) are looked up as an embedding table and summed with the weights, which touches just
+    the C*k products that the definition has. On 2 CPU cores, for N = 4096, C = 1000, D = 2048,
     k = 50, this takes 25 ms; a dense product with the weights scattered into (C, D) takes 86 ms, a sparse CSR product
     79 ms, gathering x into (N, C, k) 614 ms. For N = 10,000, C = 10, D = 64, k = 5: 0.5, 0.8, 1.5 and 0.9 ms. Forward
     and backward, as in training with N = 64: 3.1 ms against 5.5 (dense) and 19.6 ms (gathered) for the large sizes, and
@@ -28,14 +28,14 @@ class DecomposedLinear(nn.Module):
     is, features in bfloat16 give float32 logits, and float32 sums over the batch in the gradient of the weights.
 
     Args:
-        indices: Per class the features it uses, each in 0..num_features - 1.
-        num_features: D.
+        indices: Per class the features that it uses, each in 0..num_features - 1.
+        num_features: Number of features D.
 
     Shapes:
         Input (N, D), or (N, D, 1, 1) where a convolution stood; output (N, C), or (N, C, 1, 1).
 
     Raises:
-        ValueError: On a call with input of another shape.
+        ValueError: A call passes input of another shape.
     """
 
     indices: Tensor
@@ -55,7 +55,7 @@ class DecomposedLinear(nn.Module):
 
     @classmethod
     def from_dense(cls, weight: Tensor, bias: Tensor, indices: Sequence[Sequence[int]]) -> DecomposedLinear:
-        """Keep of a full head ``weight`` (C, D), ``bias`` (C,) only what each class uses."""
+        """Make the head that keeps only the used weights of a full head ``weight`` (C, D), ``bias`` (C,)."""
         head = cls(indices, weight.shape[1]).to(weight.device, weight.dtype)
         with torch.no_grad():
             head.weight.copy_(weight.gather(1, head.indices) * head.mask)
@@ -66,7 +66,7 @@ class DecomposedLinear(nn.Module):
     def from_subspaces(
         cls, weight: Tensor, bias: Tensor, indices: Sequence[Sequence[int]], num_features: int
     ) -> DecomposedLinear:
-        """Take ``weight`` (C, k) as it stands, its columns in the order of ``indices``."""
+        """Make the head that has ``weight`` (C, k) as it stands, its columns in the order of ``indices``."""
         head = cls(indices, num_features).to(weight.device, weight.dtype)
         with torch.no_grad():
             head.weight.copy_(weight * head.mask)
@@ -74,12 +74,12 @@ class DecomposedLinear(nn.Module):
         return head
 
     def classes(self) -> tuple[tuple[int, ...], ...]:
-        """Per class the features it uses, without padding."""
+        """Per class the features that it uses, without padding."""
         rows = zip(self.indices.tolist(), self.mask.tolist(), strict=True)
         return tuple(tuple(i for i, real in zip(row, keep, strict=True) if real) for row, keep in rows)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Features to logits; see the class for shapes."""
+        """Map features to logits, in the shapes that the class states."""
         if x.ndim not in (2, 4) or x.shape[1] != self.num_features or x.shape[2:].numel() != 1:
             raise ValueError(f"expected (N, {self.num_features}) features, got {tuple(x.shape)}")
         if _is_exporting():

@@ -1,4 +1,4 @@
-"""What is known of a network by its name. Nothing here imports torch until a network is built."""
+"""The facts about a network that is known by name. Nothing here imports torch until a network is built."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEFAULT_MODEL = "resnet20-digits"
 Options = Mapping[str, tuple[str, ...]]
 OURS, OUR_LICENCE = "this project", "MIT"
 ANY = "..."
-"""Among the values of an option: others too, which ``settle`` checks."""
+"""A value of an option that stands for further values, which ``settle`` checks."""
 _SHOWN_NAMES = 4
 
 
@@ -29,29 +29,30 @@ class ModelEntry:
     """A network and where its published weights are.
 
     Attributes:
-        name: As written on the command line.
+        name: Name as written on the command line.
         build: Takes the number of classes and ``pretrained`` (whether the default weights will be loaded, which a few
             torchvision networks need to know), returns the untrained module.
-        dataset: What it was trained on, the default of ``--dataset``; None if unknown.
-        num_classes: Of the default weights.
+        dataset: Name of the data set that the network was trained on, the default of ``--dataset``; None if unknown.
+        num_classes: Number of classes of the default weights.
         parameters: Number of trainable parameters with that many classes.
-        num_features: D, the size of the input of the head.
+        num_features: Number of features D, the size of the input of the head.
         weights: URL of the default weights, or the path of a file that ships with the package; None if there are none.
         sha256: Leading hexadecimal digits of the file's hash (at least 8), if known.
         accuracy: Top-1 accuracy in percent stated by ``source`` for the default weights.
-        source: Who trained it.
-        licence: Of the weights.
-        preprocessing: What the network expects; None for a network of the user's, which takes the data set's.
+        source: Project that trained the default weights.
+        licence: Licence of the weights.
+        preprocessing: Preprocessing that the network expects; None for a network of the user's, which takes the data
+            set's.
         unread: Prefixes of parameters that training used and inference never reads (auxiliary heads).
-        caution: What to say when other than the default weights are loaded.
-        architecture: Identifies the function that ``build`` makes; part of the key of cached features.
-        options: What may be chosen about the network: keyword arguments of ``build`` and their values, default first.
-        norm: Which normalisation it has; every network of ours and of others is written with batch norm.
-        chosen: Those of the options that are not at their default, with those of the normalisation.
+        caution: Warning to show when other than the default weights are loaded.
+        architecture: Facts that identify the function that ``build`` makes; part of the key of cached features.
+        options: Options of the network: keyword arguments of ``build`` and their values, default first.
+        norm: Normalisation that replaces the batch norm with which every network is written.
+        chosen: Options that are not at their default, with those of the normalisation.
         settle: Takes the options that were given and returns those to build with, without any that are at their
-            default; raises InputError where they do not go together. Without it each is for itself.
+            default; raises InputError where options do not go together. Without it no option restricts another.
         recognise: Takes a state dict and returns the options, other than defaults, that it shows.
-        of_published_gates: What published networks with gates expect, whose weights say nothing of it.
+        of_published_gates: Preprocessing that published networks with gates expect; their weights do not say it.
         depends_on_size: Whether ``build`` takes ``input_size``, (height, width).
     """
 
@@ -79,7 +80,7 @@ class ModelEntry:
     depends_on_size: bool = False
 
     def make(self, num_classes: int, input_size: Size, *, pretrained: bool = False) -> nn.Module:
-        """The untrained network, with its normalisation.
+        """Build the untrained network, with its normalisation.
 
         Args:
             num_classes: Outputs of the head.
@@ -98,11 +99,11 @@ class ModelEntry:
         return convert_norm(module, self.norm, input_size)
 
     def configured(self, /, **options: str) -> ModelEntry:
-        """This network with options chosen, as in ``configured(shortcut="projection")``; itself where nothing changes.
+        """The network with options chosen, as in ``configured(shortcut="projection")``; itself where nothing changes.
 
         Options of the normalisation (``norm_mode``, ``afwd``, ...) are for every network, others for some. Other
-        options make another network, to which neither the default weights nor their accuracy belong. Names of options
-        that are not at their default are in ``architecture``, so features of the two are cached apart.
+        options make another network, to which neither the default weights nor their accuracy belong. Options that are
+        not at their default are in ``architecture``, so features of the two networks are cached apart.
 
         Raises:
             InputError: The network has no such option, or the option no such value.
@@ -146,7 +147,7 @@ class ModelEntry:
         )
 
     def as_settled(self, before: Mapping[str, str], given: Mapping[str, Any]) -> dict[str, str]:
-        """The options among ``given`` as they would be kept beside those of ``before``; if they cannot, as they are."""
+        """The options of ``given`` as they would be kept beside those of ``before``, or as they are if they cannot."""
         own = {name: str(value) for name, value in given.items() if name in self.options or name in NORM_OPTIONS}
         try:
             settled = self.configured(**{**before, **own}).chosen
@@ -157,14 +158,14 @@ class ModelEntry:
     def shown_by(self, state: Mapping[str, Tensor]) -> dict[str, str]:
         """The options, other than defaults, that a state dict shows it was trained with."""
         own = self.recognise(state) if self.recognise is not None else {}
-        return own if ":" in self.name else own | shown_norm(state.keys())  # code of the user's has what it has
+        return own if ":" in self.name else own | shown_norm(state.keys())  # the user's code makes its own norms
 
     def _keeps_norm(self, options: dict[str, str]) -> bool:
-        """Whether such options change details of the normalisation, not which it is."""
+        """Whether these options keep the mode of the normalisation and change its details only."""
         return options.get("norm_mode", self.norm.mode) == self.norm.mode
 
     def facts(self) -> dict[str, Any]:
-        """What is known, JSON-ready."""
+        """The facts as JSON-ready values."""
         names = (
             "name",
             "dataset",
@@ -212,7 +213,7 @@ def _no_such_option(entry: ModelEntry, option: str) -> InputError:
 def hash_in_name(url: str) -> str | None:
     """The leading digits of the SHA-256 in a file name such as ``resnet50-19c8e357.pth`` (torch.hub's convention).
 
-    Digits alone are rather a date or an epoch.
+    A number without letters is rather a date or an epoch.
     """
     match = re.search(r"-([0-9a-f]{8,64})\.[A-Za-z]+$", url.split("?")[0])
     return match.group(1) if match and not match.group(1).isdigit() else None

@@ -1,4 +1,4 @@
-"""Fitting the weights of a file to a network: every key is accounted for, and what cannot fit is said in a sentence."""
+"""Fit the weights of a file to a network: account for every key, and say in a sentence what does not fit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from decompose_cli.progress import note
 
 
 def state_for(module: nn.Module, checkpoint: Checkpoint, entry: ModelEntry) -> dict[str, Tensor]:
-    """The state dict in the names of the module: what reading took for something else is put back where it belongs."""
+    """The state dict in the names of the module, with all that reading took for something else put back."""
     state = {
         name: value for name, value in checkpoint.state_dict.items() if not name.startswith(entry.unread or ("\0",))
     }
@@ -42,7 +42,7 @@ def split_decomposed_head(state: dict[str, Tensor], head: Head, source: str) -> 
     """Take a decomposed head (``weight``, ``bias``, ``indices``, ``mask``) out of a state dict, if it has one.
 
     Raises:
-        InputError: Its parts do not fit each other or the network.
+        InputError: The parts of the head do not fit each other or the network.
     """
     prefixes = [name.removesuffix(".indices") for name in state if name.endswith(".indices")]
     prefixes = [prefix for prefix in prefixes if f"{prefix}.mask" in state]
@@ -88,11 +88,11 @@ def load_state(
     """Copy a state dict into the module; every key has to match, but for counters that inference never reads.
 
     Args:
-        module: Of the network.
-        state: From :func:`state_for`.
-        checkpoint: Where the weights are from, for messages.
+        module: Module of the network.
+        state: State dict from :func:`state_for`.
+        checkpoint: Checkpoint that holds the weights, for messages.
         model: Name of the network, for messages.
-        without: Prefix of parameters of the module that are not to be found in the state dict.
+        without: Prefix of parameters of the module that the state dict does not hold.
 
     Raises:
         InputError: Something is missing, not expected or of another shape; the hint names networks that would fit.
@@ -125,7 +125,7 @@ def _mismatch(
     fitting = [name for name in _fitting_models(state) if name != model]
     hint = "'decompose models' lists the known networks."
     if described != model:
-        hint = f"The file says that it is of {described}."
+        hint = f"The file says that it belongs to {described}."
     elif fitting:
         hint = f"These weights fit {' or '.join(fitting)}."
     elif misshaped and len(misshaped) == sum(state[name].dim() == 3 for name in misshaped) and not missing + unexpected:
@@ -153,7 +153,7 @@ def _fitting_models(state: dict[str, Tensor]) -> list[str]:
             continue
         try:
             as_trained = entry.configured(**entry.shown_by(state))
-        except InputError:  # it has no bottlenecks, say
+        except InputError:  # the network has no bottlenecks, say
             continue
         with torch.device("meta"):
             module = as_trained.make(entry.num_classes, (entry.preprocessing or IMAGENET).crop)

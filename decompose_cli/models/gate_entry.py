@@ -1,4 +1,4 @@
-"""What is to be known of a soft gate; :mod:`.gate_kinds` has the table of them."""
+"""The facts about a soft gate; :mod:`.gate_kinds` has the table of gates."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GATE_DETAILS: dict[str, tuple[str, ...]] = {
     "gate_loss": GATE_LOSSES,
     "gate_scale": ("1.0", ANY),
 }
-"""What may be chosen of some gates, and the values; the default is that of the gate."""
+"""Details that some gates let the user choose, and their values; each gate has its own default."""
 
 Level = Literal["block", "layer"]
 State = Mapping[str, "Tensor"]
@@ -30,10 +30,10 @@ class StageSite(NamedTuple):
     """A stage that gets a gate.
 
     Attributes:
-        number: 1 to 3.
-        channels: Of the outputs of its units.
-        size: (height, width) of these.
-        num_classes: C of the network.
+        number: Number of the stage, 1 to 3.
+        channels: Number of channels of the outputs of its units.
+        size: (height, width) of these outputs.
+        num_classes: Number of classes C of the network.
     """
 
     number: int
@@ -43,7 +43,7 @@ class StageSite(NamedTuple):
 
     @property
     def inputs(self) -> int:
-        """How many numbers an output is."""
+        """Number of values in an output."""
         return self.channels * self.size[0] * self.size[1]
 
 
@@ -51,9 +51,9 @@ class UnitSite(NamedTuple):
     """A residual unit that gets a gate.
 
     Attributes:
-        in_channels: Of what enters it.
-        out_channels: Of its output.
-        stride: Of the output against what enters.
+        in_channels: Number of channels of its input.
+        out_channels: Number of channels of its output.
+        stride: Stride of the output against the input.
     """
 
     in_channels: int
@@ -63,12 +63,12 @@ class UnitSite(NamedTuple):
 
 @dataclass(frozen=True)
 class Place:
-    """Where the gates of a network are.
+    """The places of the gates of a network.
 
     Attributes:
-        text: As help texts say it.
-        level: ``block``: they weigh the last unit of a stage against the first; ``layer``: one is in every unit.
-        stages: Numbers of the stages with a gate, ascending; none of gates in units.
+        text: The places as help texts name them.
+        level: ``block``: gates weigh the last unit of a stage against the first; ``layer``: a gate is in every unit.
+        stages: Numbers of the stages with a gate, ascending; empty for gates in units.
     """
 
     text: str
@@ -77,7 +77,7 @@ class Place:
 
     @property
     def ends(self) -> tuple[str, ...]:
-        """How names in results end, for each gate that is told apart: gates in units are told together."""
+        """Endings of names in results, one for each gate that results keep apart; gates in units share one."""
         return tuple(f"_b{stage}" for stage in self.stages) if len(self.stages) > 1 else ("",)
 
 
@@ -86,18 +86,18 @@ class GateKind:
     """A gate and its facts.
 
     Attributes:
-        name: As written on the command line.
+        name: Name as written on the command line.
         summary: What sets g, in one line; shown in the documentation.
-        place: Where its networks have it.
+        place: Places of the gate in its networks.
         build: Takes a :class:`StageSite` or a :class:`UnitSite`, and the details by name; returns the module.
-        shown_by: Takes a state dict; whether it can be that of a network with this gate. Where several gates have the
-            same weights, the first in the table is assumed.
-        has_classifier: Whether it is trained by cross-entropy, with an optimizer of its own.
-        reads_first: Whether it reads o1 alone, so that the units after that can be skipped.
+        shown_by: Takes a state dict; returns whether it can be that of a network with this gate. Where several gates
+            have the same weights, the first in the table is assumed.
+        has_classifier: Whether the gate has a classifier, trained by cross-entropy with an optimizer of its own.
+        reads_first: Whether the gate reads o1 alone, so that the units after that can be skipped.
         penalty: Default weight of its penalty; None if it has none.
-        details: Which of :data:`GATE_DETAILS` it has, and their defaults.
+        details: Those of :data:`GATE_DETAILS` that the gate has, and their defaults.
         published: Details of the published checkpoints that are not at these defaults; no weight shows them.
-        caution: What to say of weights that nothing but their names and shapes ascribe to it, after their source.
+        caution: Warning, after the source, for weights that only their names and shapes ascribe to this gate.
     """
 
     name: str
@@ -118,5 +118,5 @@ class GateKind:
         return self.place.level
 
     def made(self, site: StageSite | UnitSite, details: Mapping[str, object]) -> nn.Module:
-        """Its module; details that are left out are at their defaults."""
+        """Build the module of the gate; details that are left out are at their defaults."""
         return self.build(site, **{**self.details, **details})

@@ -1,8 +1,8 @@
 """The soft gates by name; torch is loaded when one is built.
 
 A new gate is its class in :mod:`.gates` and an entry of this module: networks, checks, training, results and help texts
-take what they say and do from the table. (A new kind of place for one is also a network, see :mod:`.gated_resnet`.) A
-program registers a gate of its own with :func:`register`.
+take what they say and do from the table. (A new kind of place for gates also needs a network in :mod:`.gated_resnet`.)
+A program registers a gate of its own with :func:`register`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 
 NO_GATE = "none"
 DEFAULT_GATE = "entropy-classifier"
-"""The proposed one."""
+"""The gate that the original proposes."""
 DEFAULT_UNIT_GATE = "exclusive"
-"""The simplest of those in units."""
+"""The simplest of the gates in units."""
 ORIGINAL_SCALE = "0.0001"
-"""Of the scores of two-way gates in units, in the original: it keeps g at 1/2."""
+"""Scale of the scores of two-way gates in the original, which keeps g at 1/2."""
 _TOLD_IN_ANY_CASE = ("gate_map",)
-"""Details of which gates have different defaults, so that a checkpoint says them even if they are at theirs."""
+"""Details whose defaults differ between gates, so a checkpoint says them even where they are at a default."""
 
 LAST_STAGE = Place("over the last stage", "block", (3,))
 LAST_TWO_STAGES = Place("over the last two", "block", (2, 3))
@@ -110,7 +110,7 @@ def _over_last_stage(fits: Callable[[_Layers], bool]) -> Callable[[State], bool]
 
 
 def _in_units(outputs: Callable[[int], int], size: int = 1) -> Callable[[State], bool]:
-    """Of convolutions of that size with so many outputs where the unit has D."""
+    """Whether weights show gates in units: convolutions of that size, with ``outputs(D)`` outputs in a unit of D."""
 
     def shown_by(state: State) -> bool:
         weight = state.get("layer1.0.gate_layer.weight")
@@ -123,7 +123,7 @@ def _in_units(outputs: Callable[[int], int], size: int = 1) -> Callable[[State],
 
 
 def _two_way(name: str, summary: str, *, size: int, is_shared: bool) -> GateKind:
-    """A softmax of two in units, of each number or shared by all channels."""
+    """A gate in units that is a softmax of two scores, for each number or shared by all channels."""
 
     def build(site: UnitSite, gate_scale: str | float) -> UnitGate:
         from decompose_cli.models.gates import TwoWayGate
@@ -144,7 +144,7 @@ def _two_way(name: str, summary: str, *, size: int, is_shared: bool) -> GateKind
 
 
 GATES: dict[str, GateKind] = {}
-"""By name, the proposed one first."""
+"""Gates by name, the default one first."""
 
 
 def register(kind: GateKind) -> None:
@@ -242,21 +242,21 @@ for _kind in (
 
 
 def gate_shown_by(state: State) -> str | None:
-    """The gate of a network with such weights, None without one; of gates with the same weights the first."""
+    """The first gate whose networks can have such weights; None for networks without a gate."""
     return next((kind.name for kind in GATES.values() if kind.shown_by(state)), None)
 
 
 def settle_gate(options: Mapping[str, str]) -> dict[str, str]:
-    """Options of a gated network, complete and without those that are at their default.
+    """Complete the options of a gated network, and leave out those that are at their default.
 
     Args:
         options: ``gate`` and those of :data:`GATE_DETAILS`, as far as they were given.
 
     Returns:
-        The same, with the map of gates by entropy said in any case; empty without a gate.
+        The settled options, which state the map of gates by entropy in any case; empty without a gate.
 
     Raises:
-        InputError: An option that the gate does not have, or a value that is unknown.
+        InputError: The gate does not have an option, or a value is unknown.
     """
     name = one_of(options.get("gate", NO_GATE), (NO_GATE, *GATES), "gate")
     kind = GATES.get(name)
@@ -275,7 +275,7 @@ def settle_gate(options: Mapping[str, str]) -> dict[str, str]:
 
 
 def _read(detail: str, text: str) -> str:
-    """A value of a detail, checked: one of a few words, or a positive number."""
+    """Check the value of a detail: one of a few words, or a positive number."""
     if ANY not in GATE_DETAILS[detail]:
         return one_of(text, GATE_DETAILS[detail], detail)
     try:
@@ -291,12 +291,12 @@ def _read(detail: str, text: str) -> str:
 
 
 def gates_with(detail: str) -> list[str]:
-    """The names of the gates of which a detail can be chosen."""
+    """The names of the gates that have a detail."""
     return [kind.name for kind in GATES.values() if detail in kind.details]
 
 
 def shown_gates() -> str:
-    """The names by place, for help texts: ``Over the last stage: entropy-classifier (default), ...``."""
+    """The names of the gates by place, for help texts: ``Over the last stage: entropy-classifier (default), ...``."""
     by_place: dict[str, list[str]] = {}
     for kind in GATES.values():
         mark = " (default)" if kind.name == DEFAULT_GATE else ""
@@ -306,7 +306,7 @@ def shown_gates() -> str:
 
 
 def shown_defaults(detail: str) -> str:
-    """Of a detail by gate, for help texts: ``stretched for entropy-classifier, plain for entropy and ...``."""
+    """Defaults of a detail by gate, for help texts: ``stretched for entropy-classifier, plain for entropy and ...``."""
     return _by_value({kind.name: kind.details[detail] for kind in GATES.values() if detail in kind.details})
 
 
@@ -316,7 +316,7 @@ def shown_penalties() -> str:
 
 
 def _by_value(values: Mapping[str, str]) -> str:
-    """Names that have the same value together."""
+    """Each value with all the names that have it: ``1 for a and b, 2 for c``."""
     names: dict[str, list[str]] = {}
     for name, value in values.items():
         names.setdefault(value, []).append(name)

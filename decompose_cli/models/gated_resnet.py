@@ -22,8 +22,8 @@ class Gated(NamedTuple):
     """What a gated network returns in training mode.
 
     Attributes:
-        logits: (N, C).
-        readings: Of its gates, in the order in which an image meets them.
+        logits: Logits (N, C).
+        readings: Readings of its gates, in the order in which an image meets them.
     """
 
     logits: Tensor
@@ -33,11 +33,11 @@ class Gated(NamedTuple):
 class GatedNetwork(nn.Module):
     """A network with gates: logits in evaluation mode, :class:`Gated` in training mode.
 
-    Networks have places for gates; what a gate is they ask :data:`.gate_kinds.GATES`.
+    A network has places for gates and takes the gates themselves from the table :data:`.gate_kinds.GATES`.
 
     Attributes:
-        gate_name: In that table.
-        split_stages: What first and last unit are called of stages that are taken apart, by the name of the stage.
+        gate_name: Name of the gate in that table.
+        split_stages: Names of the first and the last unit of each stage that is taken apart, by the name of the stage.
     """
 
     head_name = "fc"
@@ -53,24 +53,24 @@ class GatedNetwork(nn.Module):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor | Gated:
-        """As :meth:`read`, or its logits."""
-        found = self.read(x)
-        return found if self.training else found.logits
+        """Read images in training mode; in evaluation mode return their logits alone."""
+        gated = self.read(x)
+        return gated if self.training else gated.logits
 
 
 class StageGatedResNet(GatedNetwork):
     """A plain CIFAR ResNet with projection shortcuts, in which stages are mixed with their first unit.
 
     A gated stage is ``o1`` (first unit), ``layerK`` (middle units), ``o2`` (last unit) and ``g_layer``; where several
-    are, stage K is ``oK1``, ``layerK``, ``oK2`` and ``g_layer_bK``. Its output is g o2 + (1 - g) o1.
+    stages are gated, stage K is ``oK1``, ``layerK``, ``oK2`` and ``g_layer_bK``. Its output is g o2 + (1 - g) o1.
 
     Args:
         depth: 6n + 2 for basic blocks, 9n + 2 for bottlenecks, n >= 2.
-        num_classes: C, at least 2.
-        gate: Name in :data:`.gate_kinds.GATES`, of a block-level gate, which says which stages are gated.
+        num_classes: Number of classes C, at least 2.
+        gate: Name of a block-level gate in :data:`.gate_kinds.GATES`, which decides the stages that are gated.
         block: ``basic`` or ``bottleneck``.
         input_size: (height, width) of the images, on which gates on flattened maps depend.
-        details: Of the gate, see :data:`.gate_entry.GATE_DETAILS`.
+        details: Details of the gate, see :data:`.gate_entry.GATE_DETAILS`.
     """
 
     def __init__(
@@ -146,7 +146,7 @@ class StageGatedResNet(GatedNetwork):
 
 
 def _names_of_parts(stages: tuple[int, ...]) -> dict[int, tuple[str, str, str]]:
-    """What first unit, last unit and gate of each gated stage are called in the original's checkpoints."""
+    """Names of the first unit, last unit and gate of each gated stage in the original's checkpoints."""
     if len(stages) == 1:
         return {stages[0]: ("o1", "o2", "g_layer")}
     return {number: (f"o{number}1", f"o{number}2", f"g_layer_b{number}") for number in stages}
@@ -185,7 +185,7 @@ def _mixture(g: Tensor, later: Tensor, earlier: Tensor) -> Tensor:
 
 
 class _GatedUnit(ResidualBlock):
-    """A residual unit with a gate on what enters it, which mixes residual and shortcut."""
+    """A residual unit with a gate that reads its input and mixes residual and shortcut."""
 
     gate_layer: UnitGate
 
@@ -213,10 +213,10 @@ class UnitGatedResNet(GatedNetwork):
 
     Args:
         depth: 6n + 2 for basic blocks, 9n + 2 for bottlenecks, n >= 1.
-        num_classes: C.
-        gate: Name in :data:`.gate_kinds.GATES`, of a layer-level gate.
+        num_classes: Number of classes C.
+        gate: Name of a layer-level gate in :data:`.gate_kinds.GATES`.
         block: ``basic`` or ``bottleneck``.
-        details: Of the gate, see :data:`.gate_entry.GATE_DETAILS`.
+        details: Details of the gate, see :data:`.gate_entry.GATE_DETAILS`.
     """
 
     def __init__(
@@ -274,10 +274,10 @@ class UnitGatedResNet(GatedNetwork):
 def from_plain(state: Mapping[str, Tensor], gated: GatedNetwork) -> dict[str, Tensor]:
     """The weights of a plain network under the names that they have in a gated one of the same depth and blocks.
 
-    Of a gated stage unit 0 is the first, unit n - 1 the last, and unit i of the others is i - 1 of the middle.
+    In a gated stage unit 0 is the first, unit n - 1 the last, and unit i of the others is unit i - 1 of the middle.
 
     Args:
-        state: Of a :class:`.cifar_resnet.CifarResNet` with projection shortcuts.
+        state: State dict of a :class:`.cifar_resnet.CifarResNet` with projection shortcuts.
         gated: The gated network, for the stages that it takes apart.
 
     Returns:

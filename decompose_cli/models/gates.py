@@ -1,9 +1,9 @@
-"""Soft gates: how much of the later of two outputs of a network an image gets, and how much of the earlier.
+"""Soft gates weigh a later output of a network against an earlier one, for each image.
 
-(Garg et al., Memorisation and Generalisation in Deep CNNs Using Soft Gating Mechanisms, and the experiments around it.)
-Every gate is a small module that gives a :class:`Reading`. Block-level gates are called with o1 or o2, the outputs of
-the first and of the last unit of a stage, (N, D, H, W). Layer-level ones, see :class:`UnitGate`, read what enters a
-residual unit. :mod:`.gate_kinds` knows them by name.
+They come from Garg et al., Memorisation and Generalisation in Deep CNNs Using Soft Gating Mechanisms, and the
+experiments around it. Every gate is a small module that gives a :class:`Reading`. Block-level gates are called with o1
+or o2, the outputs of the first and of the last unit of a stage, (N, D, H, W). Layer-level gates, see
+:class:`UnitGate`, read the input of a residual unit. :mod:`.gate_kinds` has the gates by name.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from decompose_cli.models.gate_entry import GateLoss, GateMap
 _ROUNDED_LOG = {10: 2.3026, 100: 4.6052}
 """The original's logarithms of the number of classes."""
 LAYER_BIAS = -6.0
-"""Of layer-level gates at first: it nearly closes those of one score (arXiv 1603.05027), and not those of two."""
+"""First bias of layer-level gates: it nearly closes gates of one score (arXiv 1603.05027), but not those of two."""
 
 
 class Reading(NamedTuple):
-    """What a gate says of each image of a batch.
+    """The output of a gate for each image of a batch.
 
     Attributes:
-        g: Weight of the later output, in (0, 1); 1 - g is that of the earlier. (N,), or (N, D or 1, H, W) in a unit.
-        logits: Of the gate's own classifier (N, C), with gradients for its parameters only; None if it has none.
-        entropy: Of that classifier's prediction (N,), in nats.
-        penalty: What is added to the loss, before its weight, (N,); None if nothing is.
+        g: Weight of the later output, in (0, 1); the earlier has 1 - g. (N,), or (N, D or 1, H, W) in a unit.
+        logits: Logits of the gate's own classifier (N, C), with gradients for its parameters only; None without one.
+        entropy: Entropy of that classifier's prediction (N,), in nats.
+        penalty: Penalty to add to the loss, before it is weighted, (N,); None if the gate has none.
     """
 
     g: Tensor
@@ -41,13 +41,13 @@ class Reading(NamedTuple):
 
 
 def entropy_of(logits: Tensor) -> Tensor:
-    """Of the softmax of (N, C): (N,), in nats."""
+    """Entropy of the softmax of logits (N, C): (N,), in nats."""
     logs = F.log_softmax(logits, dim=1)
     return -(logs.exp() * logs).sum(1)
 
 
 def from_entropy(entropy: Tensor, num_classes: int, gate_map: GateMap) -> Tensor:
-    """g of an entropy H between 0 and log C, both (N,).
+    """Map an entropy H between 0 and log C to g, both (N,).
 
     ``plain``: sigmoid(H - log(C) / 2). ``stretched``: sigmoid((8 / 2.3) (log 10 / log C) (H - log(C) / 2)), from 0.018
     to 0.982 whatever C. ``original``: sigmoid((H - B + 1.15) 8 / 2.3 - 4), with B = 2.3026 / 2 for 10 classes and
@@ -68,7 +68,7 @@ class _TwoLinear(nn.Sequential):
         super().__init__(nn.Linear(inputs, hidden), nn.Linear(hidden, outputs))
 
     def scores(self, x: Tensor, *, held: bool = False) -> Tensor:
-        """(N, inputs) to (N, outputs); ``held``: no gradients for the parameters."""
+        """(N, inputs) to (N, outputs); with ``held`` the parameters get no gradients."""
         for layer in self:
             assert isinstance(layer, nn.Linear)
             weight, bias = (layer.weight.detach(), layer.bias.detach()) if held else (layer.weight, layer.bias)
@@ -77,15 +77,16 @@ class _TwoLinear(nn.Sequential):
 
 
 class EntropyClassifierGate(_TwoLinear):
-    """g from the entropy of a classifier on pooled maps, which is trained by its own cross-entropy alone.
+    """Makes g from the entropy of a classifier on pooled maps, which is trained by its own cross-entropy alone.
 
-    What is classified gets gradients through g, the classifier none; through its logits it is the other way round.
+    Gradients through g reach the maps and not the classifier; gradients through the logits reach the classifier and
+    not the maps.
 
     Args:
-        channels: D.
+        channels: Number of channels D.
         hidden: Width between the two layers.
-        num_classes: C, at least 2.
-        gate_map: See :func:`from_entropy`.
+        num_classes: Number of classes C, at least 2.
+        gate_map: Map from entropy to g, see :func:`from_entropy`.
     """
 
     def __init__(self, channels: int, hidden: int, num_classes: int, gate_map: GateMap) -> None:
@@ -101,12 +102,12 @@ class EntropyClassifierGate(_TwoLinear):
 
 
 class EntropyGate(_TwoLinear):
-    """g from the entropy of two layers on the flattened maps, trained like the rest of the network.
+    """Makes g from the entropy of two layers on the flattened maps, trained like the rest of the network.
 
     Args:
-        inputs: D H W.
-        num_classes: C, at least 2.
-        gate_map: See :func:`from_entropy`.
+        inputs: Size D H W of the maps.
+        num_classes: Number of classes C, at least 2.
+        gate_map: Map from entropy to g, see :func:`from_entropy`.
     """
 
     def __init__(self, inputs: int, num_classes: int, gate_map: GateMap) -> None:
@@ -123,7 +124,7 @@ class SigmoidGate(_TwoLinear):
     """g = sigmoid of two layers on the flattened maps; the penalty g^2 closes it where the later units are of no use.
 
     Args:
-        inputs: D H W.
+        inputs: Size D H W of the maps.
     """
 
     def __init__(self, inputs: int) -> None:
@@ -139,7 +140,7 @@ class SoftmaxGate(_TwoLinear):
     """The softmax of two outputs weighs o1 and o2; the penalty is the gate's cross-entropy towards o1.
 
     Args:
-        inputs: D H W.
+        inputs: Size D H W of the maps.
         loss: ``cross-entropy``, or ``bce``: each output by itself, the first towards 1 and the second towards 0.
     """
 
@@ -159,15 +160,15 @@ class SoftmaxGate(_TwoLinear):
 
 
 class UnitGate(nn.Conv2d):
-    """A gate on what enters a residual unit (He et al., arXiv 1603.05027).
+    """A gate on the input of a residual unit (He et al., arXiv 1603.05027).
 
-    As a module it is the convolution that makes its scores, so these can be looked at like the output of any layer.
+    The module is the convolution that makes the scores, so these can be looked at like the output of any layer.
 
     Args:
-        in_channels: Of what enters the unit.
-        outputs: Scores at each position.
-        stride: Of the unit.
-        size: Of the convolution, odd.
+        in_channels: Number of channels of the unit's input.
+        outputs: Number of scores at each position.
+        stride: Stride of the unit.
+        size: Side of the convolution's kernel, odd.
     """
 
     def __init__(self, in_channels: int, outputs: int, stride: int, size: int = 1) -> None:
@@ -176,16 +177,16 @@ class UnitGate(nn.Conv2d):
         nn.init.constant_(self.bias, LAYER_BIAS)
 
     def read(self, x: Tensor) -> Reading:
-        """(N, in_channels, H, W)."""
+        """Read the input of the unit, (N, in_channels, H, W)."""
         scores: Tensor = self(x)
         return self.reading(scores.to(torch.promote_types(scores.dtype, torch.float32)))  # near 0, 1 - g needs digits
 
     def reading(self, scores: Tensor) -> Reading:
-        """What scores (N, outputs, H, W) say, float32 or better."""
+        """Turn scores (N, outputs, H, W), float32 or better, into a reading."""
         raise NotImplementedError
 
     def mixed(self, g: Tensor, residual: Tensor, shortcut: Tensor) -> Tensor:
-        """What the unit gives, before its last non-linearity."""
+        """Mix residual and shortcut into the output of the unit before its last non-linearity."""
         return g * residual + (1 - g) * shortcut
 
 
@@ -193,9 +194,9 @@ class ExclusiveGate(UnitGate):
     """g = sigmoid of a score for each number, penalty g^2; the unit gives relu(g F(x) + (1 - g) shortcut(x)).
 
     Args:
-        in_channels: Of what enters the unit.
-        out_channels: Of what it gives.
-        stride: Of the unit.
+        in_channels: Number of channels of the unit's input.
+        out_channels: Number of channels of the unit's output.
+        stride: Stride of the unit.
     """
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -208,7 +209,7 @@ class ExclusiveGate(UnitGate):
 
 
 class ShortcutGate(ExclusiveGate):
-    """As :class:`ExclusiveGate`, but the unit gives relu(F(x) + (1 - g) shortcut(x))."""
+    """An :class:`ExclusiveGate` whose unit gives relu(F(x) + (1 - g) shortcut(x)) instead."""
 
     @override
     def mixed(self, g: Tensor, residual: Tensor, shortcut: Tensor) -> Tensor:
@@ -219,11 +220,11 @@ class TwoWayGate(UnitGate):
     """(g, 1 - g) = softmax(s (a, b)) of two scores; the penalty is their cross-entropy, without s, towards b.
 
     Args:
-        in_channels: Of what enters the unit.
-        channels: Of g: as many as the unit gives, or one that all of these share.
-        stride: Of the unit.
-        size: Of the convolution, odd.
-        scale: s.
+        in_channels: Number of channels of the unit's input.
+        channels: Number of channels of g: that of the unit's output, or one that all of its channels share.
+        stride: Stride of the unit.
+        size: Side of the convolution's kernel, odd.
+        scale: Factor s of the scores.
     """
 
     def __init__(self, in_channels: int, channels: int, stride: int, size: int, scale: float) -> None:

@@ -1,7 +1,7 @@
-"""Where a classifier ends: finding its head, and reading the features that enter it.
+"""Find the head of a classifier, and read the features that enter it.
 
-The head is the ``nn.Linear`` or 1x1 ``nn.Conv2d`` whose output *is* the logits, up to a constant factor. It is found by
-what the network does, not by what its parts are called: during a forward pass the output of a candidate is replaced by
+The head is the ``nn.Linear`` or 1x1 ``nn.Conv2d`` whose output *is* the logits, up to a constant factor. The behaviour
+of the network decides, not the names of its parts: during a forward pass the output of a candidate is replaced by
 random numbers z, and the candidate is the head if the network then returns s * z with one constant s, whatever the
 input and whatever z. Anything else after the last linear layer (a ReLU, pooling, softmax, a soft cap) fails this test
 and is refused by name.
@@ -27,7 +27,7 @@ class Head:
     """The last linear layer of a classifier.
 
     Attributes:
-        name: Of the submodule.
+        name: Name of the submodule.
         module: The submodule itself.
         scale: The constant s in logits = s * module(features).
     """
@@ -38,12 +38,12 @@ class Head:
 
     @property
     def num_features(self) -> int:
-        """D, the size of its input."""
+        """Number of features D, the size of its input."""
         return int(self._matrix().shape[1])
 
     @property
     def num_classes(self) -> int:
-        """C, the size of its output."""
+        """Number of classes C, the size of its output."""
         return int(self._matrix().shape[0])
 
     def _matrix(self) -> Tensor:
@@ -74,7 +74,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def recorded_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect what enters a module while the block runs."""
+    """Collect the inputs of a module while the block runs."""
     inputs: list[Tensor] = []
 
     def record(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
@@ -136,10 +136,10 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
     """Find the last linear layer of a classifier by tracing what yields its logits.
 
     Args:
-        model: Left as it was found.
-        input_size: (height, width) of the images it takes.
-        name: Submodule to use, where the user has said so; it must pass the same test.
-        model_name: For messages.
+        model: The model, which is left as it is.
+        input_size: (height, width) of the images that the model takes.
+        name: Name of the submodule to use, where the user has said so; it must pass the same test.
+        model_name: Name of the model in messages.
 
     Raises:
         InputError: The model cannot run on such images, returns no logits, or does not end in a linear layer; or the
@@ -180,7 +180,7 @@ def _named(layers: list[LayerCall], model: nn.Module, name: str, model_name: str
 
 
 def is_linear(module: nn.Module) -> bool:
-    """A layer that can be a head by its kind: a Linear, or a convolution that looks at one pixel at a time."""
+    """Whether a layer's kind can be a head: a Linear, or a convolution that looks at one pixel at a time."""
     if isinstance(module, nn.Conv2d):
         return module.kernel_size == (1, 1) and module.groups == 1 and module.padding in ((0, 0), "valid")
     return isinstance(module, nn.Linear)
@@ -198,7 +198,7 @@ def _numel(shape: tuple[int, ...]) -> int:
 def _constant_factor(model: nn.Module, module: nn.Module, input_size: Size) -> float | None:
     """The s for which replacing the module's output by z makes the model return s * z, or None if there is none."""
     factors, tolerance = [], _RELATIVE_TOLERANCE
-    # Small and large z, so that clamps and soft caps show; two inputs, so that a factor computed from them does.
+    # Small and large z show clamps and soft caps; several inputs show a factor that is computed from them.
     for seed, size in ((1, 1.0), (2, 100.0), (3, 1e5)):
         replaced: list[Tensor] = []
 
@@ -213,7 +213,7 @@ def _constant_factor(model: nn.Module, module: nn.Module, input_size: Size) -> f
         try:
             with evaluating(model):
                 result = model(example_images(input_size, seed, model)).flatten(1)
-        except Exception:  # it ran on other images before, so what it does depends on them
+        except Exception:  # the model ran on other images before, so its behaviour depends on them
             return None
         finally:
             handle.remove()
@@ -268,8 +268,8 @@ def _is_leaf(layer: LayerCall) -> bool:
 def last_map_layer(layers: list[LayerCall]) -> str | None:
     """The default layer for class activation maps: the last module with maps (N, C, H, W) larger than one pixel.
 
-    Of modules that finish with the same maps, such as a stage, its last block and that block's last layer, the
-    outermost is named.
+    Where several modules finish with the same maps, such as a stage, its last block and that block's last layer, it is
+    the outermost.
     """
     with_maps = [layer for layer in layers if layer.output_shape is not None and _has_maps(layer.output_shape)]
     return with_maps[-1].name if with_maps else None

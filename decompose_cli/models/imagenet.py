@@ -48,7 +48,7 @@ def torchvision_classifiers() -> list[str]:
 def torchvision_entry(name: str) -> ModelEntry | None:
     """The entry of a torchvision classifier that is not in the registry, or None if there is no such classifier.
 
-    Weights, input size and constants are those of the oldest ImageNet-1k weights that torchvision publishes for it.
+    Its weights, input size and constants are those of the oldest ImageNet-1k weights that torchvision publishes.
     """
     if name not in torchvision_classifiers():
         return None

@@ -23,13 +23,13 @@ class FeatureReader:
 
     Batch norms are folded into the convolutions before them (a change of about 1e-5 in the logits), ReLUs and additions
     work in place, memory is laid out channels-last, and on request the copy computes in bfloat16. Where the network
-    cannot be traced symbolically, or the folded copy disagrees with the original, it is used as it stands.
+    cannot be traced symbolically, or the folded copy disagrees with the original, an unfolded copy is used.
 
     Args:
-        network: Left as it was found.
+        network: The network, which is left as it is.
         device: Where to compute.
         precision: ``32`` or ``bf16``.
-        example: A few normalised images, to compare the copy with the original.
+        example: A few normalised images, on which the copy is compared with the original.
     """
 
     def __init__(self, network: Network, device: torch.device, precision: str, example: Tensor) -> None:
@@ -48,7 +48,7 @@ class FeatureReader:
         with torch.inference_mode():
             folded = self._folded(module, example)
             module = (folded or module).to(device)
-            with suppress(RuntimeError):  # of a network with parameters of five dimensions
+            with suppress(RuntimeError):  # a network may have parameters of five dimensions
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             self.autocast = False
             if precision == "bf16":
@@ -89,8 +89,8 @@ class FeatureReader:
 def _overwriting(module: nn.Module) -> nn.Module:
     """Let ReLUs and additions overwrite the output of a layer that nothing else reads: less memory, fewer cache misses.
 
-    Only convolutions, linear layers and what has been rewritten so before are taken as makers of memory of their own;
-    others may return a view of what they were given.
+    Only the outputs of convolutions, linear layers and rewritten ReLUs and additions are overwritten; other layers may
+    return a view of their input.
     """
     if not isinstance(module, fx.GraphModule):
         return module

@@ -31,18 +31,18 @@ def get_entry(name: str) -> ModelEntry:
     """Find a network by name: a registered one, a CIFAR ResNet of any depth, or any torchvision classifier.
 
     Raises:
-        InputError: No such network; the sentence names similar ones.
+        InputError: There is no such network; the sentence names similar ones.
     """
     for entry in registered_models():
         if entry.name == name:
             return entry
-    # Before torchvision, which takes a second to import: of such names it has none but the registered ones.
+    # These come before torchvision, which takes a second to import and has no such names but the registered ones.
     if match := re.fullmatch(r"(pre)?resnet([1-9]\d{0,8})", name, re.ASCII):
         return _cifar_resnet_of_depth(match.group(1) or "", int(match.group(2)))
     if re.fullmatch(r"[a-z][a-z0-9_]*", name):
-        found = imagenet.torchvision_entry(name)
-        if found is not None:
-            return found
+        torchvision = imagenet.torchvision_entry(name)
+        if torchvision is not None:
+            return torchvision
     hint = _NAMES_HINT
     if Path(name).suffix in (".pt", ".pth", ".th", ".safetensors"):
         hint = f"Is {name} a weights file? Name its model, and give the file with {param('weights')}."
@@ -61,7 +61,7 @@ def _suggestion(name: str) -> str:
 
 
 def _cifar_resnet_of_depth(prefix: str, depth: int) -> ModelEntry:
-    """A CIFAR ResNet that is not registered (torchvision's ``resnet50`` and the like are, so those are taken)."""
+    """A CIFAR ResNet that is not registered; ``resnet50`` and the like are, so these are torchvision's."""
     if depth % 6 == 2 and 8 <= depth <= _DEEPEST:
         return small_networks.untrained_cifar_resnet(depth) if prefix == "" else small_networks.preact_resnet(depth)
     if prefix == "" and depth % 9 == 2 and 11 <= depth <= _DEEPEST:
@@ -71,7 +71,7 @@ def _cifar_resnet_of_depth(prefix: str, depth: int) -> ModelEntry:
     bottlenecks = () if prefix else range(11, _DEEPEST + 1, 9)
     depths = sorted(known.union(range(8, _DEEPEST + 1, 6), bottlenecks))
     nearest = [depths[: bisect(depths, depth)][-1:], depths[bisect(depths, depth) :][:1]]
-    near = " or ".join(f"{prefix}resnet{depth}" for found in nearest for depth in found)
+    near = " or ".join(f"{prefix}resnet{depth}" for neighbours in nearest for depth in neighbours)
     layers = "6n + 2 layers" if prefix else "6n + 2 layers, with bottlenecks 9n + 2"
     raise InputError(
         f"There is no model '{prefix}resnet{depth}': such networks have {layers}, {_DEEPEST} at most (did you "

@@ -22,7 +22,7 @@ class ResNet32x32(nn.Module):
     Every stage but the first halves the size of the maps; where the shape changes, shortcuts are projections.
 
     Args:
-        blocks: Per stage: (2, 2, 2, 2) is ResNet-18, (3, 4, 6, 3) is ResNet-34.
+        blocks: Number of blocks of each stage: (2, 2, 2, 2) is ResNet-18, (3, 4, 6, 3) is ResNet-34.
         num_classes: Outputs of ``fc``.
         norm_layer: Makes a normalisation layer from its number of channels.
     """

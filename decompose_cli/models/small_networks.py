@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 _SHORTCUTS: Options = {"shortcut": ("identity", "projection")}
 _ONLY_PROJECTION: Options = {"shortcut": ("projection",)}
 _UNITS_OF = {"basic": 6, "bottleneck": 9}
-"""A depth is this times n, plus 2."""
+"""Layers that a further block in each of the three stages adds: a depth is this number times n, plus 2."""
 
 
 class _WithGates(Mapping[str, tuple[str, ...]]):
-    """Options of a network, and those of the gates that are registered by the time it is asked.
+    """Options of a network, and those of the gates that are registered by the time someone looks.
 
     Args:
-        own: The others.
+        own: Options of the network alone.
     """
 
     def __init__(self, own: Options) -> None:
@@ -83,7 +83,7 @@ def _build_cifar_resnet(
 
 
 def _settle_cifar_resnet(usual: str, options: Mapping[str, str]) -> dict[str, str]:
-    """Gates and bottlenecks come with projection shortcuts; what is at its default is left out."""
+    """Give gates and bottlenecks their projection shortcuts, and leave out options that are at their default."""
     wanted = dict(options)
     block = wanted.get("block", usual)
     gate = settle_gate({name: wanted[name] for name in ("gate", *GATE_DETAILS) if name in wanted})
@@ -121,11 +121,12 @@ def _build_resnet_32x32(blocks: tuple[int, ...], num_classes: int, *, pretrained
 
 
 def _recognise_cifar_resnet(usual: str, blocks: Collection[str], state: Mapping[str, Tensor]) -> dict[str, str]:
-    """Projections have parameters called ``downsample``, identity shortcuts none at all; gates have names of their own.
+    """The options that a state dict shows.
 
-    What no weight tells is as the code did it that published such networks.
+    Projections have parameters called ``downsample``, identity shortcuts none at all; gates have names of their own.
+    Details that no weight shows are those of the code that published such networks.
     """
-    if any("layer4." in name for name in state):  # another kind of network: nothing is to be said of its shortcuts
+    if any("layer4." in name for name in state):  # another kind of network, whose shortcuts are not these
         return {}
     gate = gate_shown_by(state)
     shown: dict[str, str] = {}
@@ -153,7 +154,7 @@ def cifar_resnet(depth: int, parameters: int, file: str, accuracy: float) -> Mod
 
 
 def untrained_cifar_resnet(depth: int) -> ModelEntry:
-    """As :func:`cifar_resnet`, of any depth 6n + 2 and without weights."""
+    """A plain CIFAR ResNet of any depth 6n + 2, without weights."""
     architecture = {"family": "cifar_resnet", "depth": depth}
     entry = _untrained(f"resnet{depth}", partial(_build_cifar_resnet, depth), None, 64, architecture)
     return _with_options(entry, depth, "basic", _SHORTCUTS)
@@ -190,7 +191,7 @@ def preact_resnet(depth: int, parameters: int | None = None, *, block: Block = "
 
 
 def custom_resnet(parameters: int) -> ModelEntry:
-    """The shallow, wide one."""
+    """The shallow, wide ResNet."""
     return _untrained("custom_resnet", _build_custom_resnet, parameters, 512, {"family": "custom_resnet"})
 
 

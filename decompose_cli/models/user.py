@@ -1,4 +1,4 @@
-"""Networks of the user's own, named as ``package.module:callable``."""
+"""Networks of the user, named as ``package.module:callable``."""
 
 from __future__ import annotations
 
@@ -73,10 +73,10 @@ def _user_build(model: str, target: Callable[[], Any]) -> Callable[..., nn.Modul
 
 
 def _source_sha256(module_name: str) -> str:
-    """Digest of the user's Python files that the network may be made of: those of the package, and local ones.
+    """Digest of the Python files that may define the network: those of its package, and local ones.
 
-    Whatever the module imported is loaded by now. Installed packages and Python's own library are left out, so their
-    upgrades go unnoticed; edits of the user's own files do not.
+    All that the module imported is loaded by now. Installed packages and Python's own library are left out: their
+    upgrades do not change the digest, edits of the user's own files do.
     """
     top, here = module_name.split(".")[0], Path.cwd().resolve()
     files: dict[str, str] = {}

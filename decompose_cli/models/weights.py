@@ -1,4 +1,4 @@
-"""Which weights file is meant: a path, a URL, or the default of the model."""
+"""Find and read the weights that a user names: a path, a URL, or the default of the model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def shipped_weights(file: Path) -> Path:
 
 
 def default_source(entry: ModelEntry) -> str | None:
-    """Where the default weights of a model come from: a URL, or the path of a shipped file."""
+    """Source of the default weights of a model: a URL, or the path of a shipped file."""
     return str(shipped_weights(entry.weights)) if isinstance(entry.weights, Path) else entry.weights
 
 
@@ -35,13 +35,13 @@ def read_weights(entry: ModelEntry, weights: str | None, *, allow_download: bool
     Args:
         entry: The model.
         weights: A path, a URL, ``default`` or None for the model's published weights, ``random`` for none at all.
-        allow_download: Whether the network may be used.
+        allow_download: Whether files may be downloaded.
 
     Returns:
         The checkpoint; None for ``random``, and for a model of the user's that was given no weights.
 
     Raises:
-        InputError: No such file or not readable, or the model has no default weights.
+        InputError: There is no such file, it cannot be read, or the model has no default weights.
         DownloadError: The file could not be fetched.
     """
     if weights == RANDOM:
@@ -81,7 +81,7 @@ def _fetched(url: str, digest: str | None, allow_download: bool) -> Checkpoint:
 
 
 def cached_weights_path(url: str) -> Path:
-    """Where a downloaded weights file is kept: by its name, in a folder of its own unless the name holds its hash."""
+    """Path of a downloaded weights file in the cache, in a folder of its own unless its name holds its hash."""
     name = Path(url.split("?")[0].split("#")[0]).name or "weights"
     folder = cache_root() / "weights"
     return folder / name if hash_in_name(url) else folder / hashlib.sha256(url.encode()).hexdigest()[:16] / name

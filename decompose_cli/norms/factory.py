@@ -1,4 +1,4 @@
-"""Normalisation layers by name, and networks with other ones than they were written with."""
+"""Make normalisation layers by name, and put them in place of the batch norms of a network."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 
 
 def make_layer(norm: Norm, channels: int, size: tuple[int, ...] | None = None, *, dimensions: int = 2) -> nn.Module:
-    """A normalisation layer.
+    """Make a normalisation layer.
 
     Args:
-        norm: Which.
-        channels: C.
-        size: Of the maps: height and width, or nothing of features without positions. ``layer`` needs it.
-        dimensions: Of the maps: 2, or 1 for what :class:`torch.nn.BatchNorm1d` takes.
+        norm: Mode and settings of the normalisation.
+        channels: Number of channels C.
+        size: Height and width of the maps; empty for features without positions. ``layer`` needs it.
+        dimensions: Number of dimensions of the maps: 2, or 1 for what :class:`torch.nn.BatchNorm1d` takes.
 
     Raises:
         InputError: The groups do not divide the channels, or there are no positions to normalise over.
-        ValueError: ``layer`` without a size.
+        ValueError: The mode is ``layer`` and no size is given.
     """
     if norm.mode == "batch":
         return nn.BatchNorm2d(channels) if dimensions == 2 else nn.BatchNorm1d(channels)
@@ -52,14 +52,14 @@ def make_layer(norm: Norm, channels: int, size: tuple[int, ...] | None = None, *
 
 
 class MapNorm(nn.LayerNorm):
-    """Layer norm over (C, H, W), with a weight and a bias for each of them.
+    """Layer norm over (C, H, W), with a weight and a bias for each of the C H W numbers.
 
     Args:
-        channels: C.
-        size: H and W of the maps; others are refused.
+        channels: Number of channels C.
+        size: H and W of the maps; maps of another size are refused.
 
     Raises:
-        InputError: An input of another size.
+        InputError: The input has another size.
     """
 
     def __init__(self, channels: int, size: tuple[int, ...]) -> None:
@@ -80,9 +80,9 @@ def convert_norm(model: nn.Module, norm: Norm, input_size: tuple[int, int]) -> n
     """Put another normalisation in place of every batch norm of a network.
 
     Args:
-        model: Changed in place. The new layers are as new, with the usual epsilon and with weight and bias.
-        norm: Which.
-        input_size: (height, width) of the images, from which the sizes of the maps are found.
+        model: The network, changed in place. The new layers are untrained, with the usual epsilon, weight and bias.
+        norm: Mode and settings of the new normalisation.
+        input_size: (height, width) of the images, which decides the sizes of the maps.
 
     Returns:
         The network.
@@ -90,36 +90,36 @@ def convert_norm(model: nn.Module, norm: Norm, input_size: tuple[int, int]) -> n
     Raises:
         InputError: The network has no batch norm, does not take such images, or its channels have no such groups.
     """
-    found = {
+    batch_norms = {
         str(name): module
         for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, _BatchNorm)
     }
-    if not found or "" in found:
+    if not batch_norms or "" in batch_norms:
         raise InputError("The network has no batch norm that another normalisation could replace.")
     if norm.mode == "batch":
         return model
-    dimensions = {name: _DIMENSIONS.get(type(module), 0) for name, module in found.items()}
+    dimensions = {name: _DIMENSIONS.get(type(module), 0) for name, module in batch_norms.items()}
     if 0 in dimensions.values():
-        kind = next(type(found[name]).__name__ for name, number in dimensions.items() if not number)
+        kind = next(type(batch_norms[name]).__name__ for name, number in dimensions.items() if not number)
         raise InputError(f"The network has a {kind}, which no other normalisation here can replace.")
-    common = math.gcd(*(module.num_features for module in found.values()))
+    common = math.gcd(*(module.num_features for module in batch_norms.values()))
     if norm.mode == "group" and common % norm.num_groups:
-        channels = next(m.num_features for m in found.values() if m.num_features % norm.num_groups)
+        channels = next(m.num_features for m in batch_norms.values() if m.num_features % norm.num_groups)
         fitting = [number for number in range(1, common + 1) if common % number == 0]
         raise InputError(
             f"{param('gn_num_groups')} {norm.num_groups} does not divide the {channels} channels of a layer.",
-            hint=f"What divides those of all layers: {', '.join(map(str, fitting))}.",
+            hint=f"Numbers that divide the channels of all layers: {', '.join(map(str, fitting))}.",
         )
     like = next(model.parameters())
     is_sized = norm.mode == "layer" or (norm.mode == "instance" and 1 in dimensions.values())
-    sizes = _map_sizes(model, found, input_size, like) if is_sized else {}
+    sizes = _map_sizes(model, batch_norms, input_size, like) if is_sized else {}
     made: dict[nn.Module, nn.Module] = {}
-    for name, module in found.items():  # one that stands in several places is still one
+    for name, module in batch_norms.items():  # a layer that stands in several places gets one new layer
         if module not in made:
             layer = make_layer(norm, module.num_features, sizes.get(name), dimensions=dimensions[name])
             made[module] = layer.to(like.device, like.dtype).train(module.training)
-    for name, module in found.items():
+    for name, module in batch_norms.items():
         model.set_submodule(name, made[module])
     return model
 
@@ -130,7 +130,7 @@ _DIMENSIONS: dict[type[nn.Module], int] = {nn.BatchNorm1d: 1, nn.BatchNorm2d: 2,
 def _map_sizes(
     model: nn.Module, layers: Mapping[str, nn.Module], input_size: tuple[int, int], like: Tensor
 ) -> dict[str, tuple[int, ...]]:
-    """Height and width of what each layer is given."""
+    """Height and width of the maps that each layer is given."""
     sizes: dict[str, tuple[int, ...]] = {}
 
     def noting(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:

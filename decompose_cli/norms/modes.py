@@ -1,4 +1,4 @@
-"""Which normalisation a network has, as plain data; torch is not needed to say it."""
+"""The normalisation of a network as plain data, without torch."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ COMPENSATIONS: tuple[ErrorCompensation, ...] = get_args(ErrorCompensation)
 
 _OPTIONS_OF: dict[str, tuple[str, ...]] = {"group": ("gn_num_groups",), "online": ("afwd", "abkw", "ecm")}
 NORM_OPTIONS = ("norm_mode", *(name for names in _OPTIONS_OF.values() for name in names))
-"""Under these names it is an option of every network."""
+"""Names of the options of every network that choose its normalisation."""
 
 
 @dataclass(frozen=True)
 class Norm:
-    """Which normalisation.
+    """The normalisation of a network.
 
     Attributes:
         mode: ``batch``, ``group``, ``layer`` (over channels and positions, each with a weight and a bias of its own),
             ``instance`` (with weight and bias), ``online`` or ``none``.
-        num_groups: Of ``group``.
-        alpha_fwd: Of ``online``.
-        alpha_bkw: Of ``online``.
-        ecm: Of ``online``.
+        num_groups: Number of groups of ``group``.
+        alpha_fwd: Decay of mean and variance per sample of ``online``.
+        alpha_bkw: Decay of the control process per sample of ``online``.
+        ecm: Error compensation of ``online``: ``ac``, ``ls`` or ``none``.
 
     Raises:
-        InputError: A value that is unknown or out of range.
+        InputError: A value is unknown or out of range.
     """
 
     mode: NormMode = "batch"
@@ -52,10 +52,10 @@ class Norm:
 
     @classmethod
     def parse(cls, options: Mapping[str, str]) -> Norm:
-        """What options of these names say, others being at their defaults.
+        """Read the normalisation from options; those that are not given are at their defaults.
 
         Raises:
-            InputError: A value that is unknown, not a number or out of range, or an option of another mode.
+            InputError: A value is unknown, not a number or out of range, or an option belongs to another mode.
         """
         mode = one_of(options.get("norm_mode", "batch"), NORM_MODES, "norm_mode")
         for owner, names in _OPTIONS_OF.items():
@@ -74,7 +74,7 @@ class Norm:
         )
 
     def options(self) -> dict[str, str]:
-        """As options, of its mode only; none for batch norm, which networks have by themselves."""
+        """The options that choose it, of its mode only; none for batch norm, which networks have by themselves."""
         values = {
             "gn_num_groups": self.num_groups,
             "afwd": self.alpha_fwd,
@@ -88,7 +88,7 @@ class Norm:
 def shown_norm(names: Collection[str]) -> dict[str, str]:
     """The options that the names in a state dict show: online normalisation has state that no other has.
 
-    Which error compensation was used is not in the weights; it is ``ls`` on the published command line.
+    The weights do not say which error compensation was used; the published command line says ``ls``.
     """
     return {"norm_mode": "online", "ecm": "ls"} if any(name.endswith(".norm.m") for name in names) else {}
 
@@ -98,10 +98,10 @@ def _described(mode: NormMode) -> str:
 
 
 def read_decay(text: str, parameter: str) -> str:
-    """A number such as ``0.999`` or ``1023/1024``, as text that says it exactly.
+    """Read a number such as ``0.999`` or ``1023/1024``; return it as text that says it exactly.
 
     Raises:
-        InputError: It is none.
+        InputError: The text is no such number.
     """
     try:
         return str(float(Fraction(text)) if "/" in text else float(text))

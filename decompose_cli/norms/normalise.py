@@ -14,21 +14,21 @@ from decompose_cli.errors import NotFiniteError
 from decompose_cli.norms.recurrences import decayed, scanned
 
 _MOST_AT_ONCE = 1 << 20
-"""Numbers; longer batches are taken in parts, so that what one pass has read is still in the cache for the next."""
+"""Most numbers in a part of a batch, so that what one pass has read is still in the cache for the next."""
 _MOST_SAMPLES = 512
-"""Likewise, as the matrix that solves a recurrence has the square of it."""
+"""Most samples in a part of a batch, as the matrix that solves a recurrence has the square of their number."""
 
 
 class Normalise(torch.autograd.Function):
-    """The training pass.
+    """The training pass as an autograd function.
 
-    Pixels are held as (N, C, P) or, where they lie so in memory, (N, P, C); ``along`` is the dimension of positions,
-    and numbers of samples and channels, (N, C), are given that dimension to meet them.
+    Pixels are held as (N, C, P) or, where they lie so in memory, (N, P, C); ``along`` is the dimension of positions.
+    Tensors (N, C), with a number for each sample and channel, are given that dimension to meet the pixels.
     """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, layer: Any) -> Tensor:
-        """The samples in ``x`` normalised; the statistics of the layer take them in."""
+        """Normalise the samples in ``x``, and take them into the statistics of the layer."""
         ctx.layer, ctx.dtype = layer, wide_type(x, layer)
         ctx.is_last = x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
         result = _empty(x, ctx.is_last)
@@ -40,22 +40,22 @@ class Normalise(torch.autograd.Function):
             parts.append(kept)
         _take_in("input", (layer.norm.m, m), (layer.norm.var, s))
         kept = parts[0] if len(parts) == 1 else tuple(map(torch.cat, zip(*parts, strict=True)))
-        # Not the result, which a ReLU in place may overwrite, as it may that of a batch norm.
+        # The result is not saved: a ReLU in place may overwrite it, as it may overwrite that of a batch norm.
         ctx.save_for_backward(x, weight, bias, *kept)
         return result
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients by x, weight and bias; the control process takes the gradient in."""
+        """Return the gradients by x, weight and bias, and take the gradient into the control process."""
         x, weight, bias, *kept = ctx.saved_tensors
         state, is_last = ctx.layer.norm, ctx.is_last
-        found = _empty(x, is_last)
+        by_x = _empty(x, is_last)
         u, v = state.u.to(ctx.dtype), state.v.to(ctx.dtype)
         totals = []
         with full_precision(x):
             affine = _affine(weight, bias, ctx)
-            arrays = (_flat(x, is_last), _flat(gradient, is_last), _flat(found, is_last), *kept)
+            arrays = (_flat(x, is_last), _flat(gradient, is_last), _flat(by_x, is_last), *kept)
             for part in _in_parts(*arrays):
                 (u, v), sums = _backward(*part, u=u, v=v, affine=affine, ctx=ctx)
                 totals.append(sums)
@@ -63,7 +63,7 @@ class Normalise(torch.autograd.Function):
         _take_in("gradient", (state.u, u), (state.v, v))
         count = x.shape[2:].numel()
         return (
-            found,
+            by_x,
             None if weight is None else (by_weight * count).to(weight.dtype),
             None if bias is None else (by_bias * count).to(bias.dtype),
             None,
@@ -73,12 +73,12 @@ class Normalise(torch.autograd.Function):
 def _forward(
     pixels: Tensor, target: Tensor, m: Tensor, s: Tensor, w: Tensor | None, c: Tensor | None, ctx: Any
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, ...]]:
-    """Normalise some samples into ``target``: the statistics after them, and what backward needs, each (n, C)."""
+    """Normalise samples into ``target``; return the statistics after them, and what backward needs, each (n, C)."""
     layer, along = ctx.layer, 1 if ctx.is_last else 2
     pixels = pixels.to(ctx.dtype)
     decay = layer.alpha_fwd
     means = pixels.mean(along)
-    # Made where it is wanted, if it can be: what is in the cache is not written to memory in between.
+    # Pixels are centred in ``target`` itself, if its type allows it: then they stay in the cache in between.
     is_direct = target.dtype == ctx.dtype
     centred = torch.sub(pixels, means.unsqueeze(along), out=target) if is_direct else pixels - means.unsqueeze(along)
     variances = _mean_square(centred, along)
@@ -94,7 +94,7 @@ def _forward(
         z_square = torch.addcmul(shift.square(), scale.square(), variances)
         root = z_square.mean(1, keepdim=True).add_(layer.ls_eps).rsqrt_()
         kept, scale, shift = (*kept, root), scale * root, shift * root
-    # One pass where the kernel is vectorised for it, two where it is not.
+    # addcmul makes one pass and is used where its kernel is vectorised; elsewhere two passes are faster.
     if ctx.is_last:
         out = torch.addcmul(shift.unsqueeze(along), centred, scale.unsqueeze(along), out=centred)
     else:
@@ -120,8 +120,10 @@ def _backward(
     affine: tuple[Tensor | None, Tensor | None],
     ctx: Any,
 ) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """The control process over some samples, the gradient into ``target``: u and v after them, and the sums over them
-    of the means by weight and bias.
+    """Run the control process over samples and write their gradient into ``target``.
+
+    Returns:
+        u and v after the samples, and the sums over them of the mean gradients by weight and bias.
     """
     layer, along = ctx.layer, 1 if ctx.is_last else 2
     (w, c), is_direct, rest = affine, target.dtype == ctx.dtype, 1 - layer.alpha_bkw
@@ -138,7 +140,7 @@ def _backward(
     y_mean, square = offsets * inverse, inverse.square()
     y_square = torch.addcmul(variances, offsets, offsets).mul_(square)
     root, by_z = None, None
-    if roots:  # of layer scaling: the gradient by z is root delta - by_z z, with one number of each for a sample
+    if roots:  # layer scaling makes the gradient by z root delta - by_z z, with one root and one by_z per sample
         root = roots[0]
         sums = by_weight if w is None else w * by_weight
         sums = sums if c is None else torch.addcmul(sums, c, by_bias)
@@ -160,18 +162,18 @@ def _backward(
         by_delta = scale * root
     by_away = torch.mul(held, square).neg_()
     if ctx.is_last:
-        found = torch.addcmul(constant.unsqueeze(along), away, by_away.unsqueeze(along), out=away)
+        control = torch.addcmul(constant.unsqueeze(along), away, by_away.unsqueeze(along), out=away)
     else:
-        found = away.mul_(by_away.unsqueeze(along)).add_(constant.unsqueeze(along))
+        control = away.mul_(by_away.unsqueeze(along)).add_(constant.unsqueeze(along))
     if is_direct:
-        torch.addcmul(found, delta, by_delta.unsqueeze(along), out=target)
+        torch.addcmul(control, delta, by_delta.unsqueeze(along), out=target)
     else:
-        target.copy_(found.addcmul_(delta, by_delta.unsqueeze(along)))
+        target.copy_(control.addcmul_(delta, by_delta.unsqueeze(along)))
     return (us[-1], vs[-1]), (by_weight.sum(0), by_bias.sum(0))
 
 
 def _mean_square(values: Tensor, along: int) -> Tensor:
-    """Over positions; the norm of a vector is made in one pass where its numbers lie side by side."""
+    """The mean square over positions; the norm of a vector takes one pass where its numbers lie side by side."""
     if along == values.dim() - 1:
         norms: Tensor = torch.linalg.vector_norm(values, dim=along)
         return norms.square_().div_(values.shape[along])
@@ -179,17 +181,17 @@ def _mean_square(values: Tensor, along: int) -> Tensor:
 
 
 def _affine(weight: Tensor | None, bias: Tensor | None, ctx: Any) -> tuple[Tensor | None, Tensor | None]:
-    """Weight and bias, in the type that is computed in."""
+    """Weight and bias in the type of the computation."""
     return None if weight is None else weight.to(ctx.dtype), None if bias is None else bias.to(ctx.dtype)
 
 
 def wide_type(x: Tensor, layer: Any) -> torch.dtype:
-    """What is computed in: float32 at least."""
+    """The type of the computation: float32 at least."""
     return torch.promote_types(torch.promote_types(x.dtype, layer.norm.m.dtype), torch.float32)
 
 
 def _in_parts(first: Tensor, *others: Tensor) -> Iterable[Sequence[Tensor]]:
-    """All cut into the same runs of samples, as long as a cache holds: the recurrences go on from one to the next.
+    """Cut all tensors into the same runs of samples, as long as a cache holds; recurrences go on from run to run.
 
     A compiler joins the passes itself, and writes the code of each run out.
     """
@@ -201,19 +203,19 @@ def _in_parts(first: Tensor, *others: Tensor) -> Iterable[Sequence[Tensor]]:
 
 
 def _empty(x: Tensor, is_last: bool) -> Tensor:
-    """Memory for a result, so laid out that :func:`_flat` is a view of it."""
+    """Memory for a result, laid out so that :func:`_flat` is a view of it."""
     return torch.empty_like(x, memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 def _flat(x: Tensor, is_last: bool) -> Tensor:
-    """(N, C, P), or (N, P, C) of what lies so in memory."""
+    """The tensor as (N, C, P), or as (N, P, C) where it lies so in memory."""
     if is_last:
         return x.contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).flatten(1, 2)
     return x.reshape(len(x), x.shape[1], -1)
 
 
 def full_precision(x: Tensor) -> AbstractContextManager[object]:
-    """Without autocast, which would make the recurrences, matrix products, inexact; it takes a while to switch off."""
+    """Switch autocast off, which takes a while, where it is on: it would make the matrix products inexact."""
     if x.is_meta or not torch.is_autocast_enabled(x.device.type):
         return nullcontext()
     return torch.autocast(x.device.type, enabled=False)
@@ -223,8 +225,8 @@ def full_precision(x: Tensor) -> AbstractContextManager[object]:
 def _take_in(what: str, *pairs: tuple[Tensor, Tensor]) -> None:
     """Replace statistics by new ones, unless these are not finite.
 
-    A GPU is not waited for, compiled code not interrupted, and of several processes none stops alone: there the loss
-    shows it.
+    Only a single process on a CPU raises an error for numbers that are not finite. A look at the numbers would wait for
+    a GPU, interrupt compiled code, or stop one of several processes alone; there the loss shows them.
     """
     is_fine = torch.stack([new for _, new in pairs]).sum().isfinite()
     looks = is_fine.device.type == "cpu" and not torch.compiler.is_compiling() and not _is_one_of_several()

@@ -17,11 +17,11 @@ gradient by y_t:
     g_t = delta_t - (1 - b) v_{t-1} y_t          v_t = v_{t-1} + mean(g_t y_t)
     d_t = g_t / sqrt(s_{t-1} + eps) - (1 - b) u_{t-1}        u_t = u_{t-1} + mean(d_t)
 
-and d_t is the gradient by x_t. Weight, bias and error compensation have their true gradients. Statistics start from
+The gradient by x_t is d_t. Weight, bias and error compensation have their true gradients. Statistics start from
 m = 0, s = 1, u = v = 0, as in the published code.
 
-All recurrences are linear in numbers of which there is one for each sample and channel. So the pixels are read for the
-sums that the recurrences need, and once more to make the result; between the two there is only a scan over (N, C).
+All recurrences are linear, and run over one number for each sample and channel. So the pixels are read for the sums
+that the recurrences need, and once more to make the result; between the two there is only a scan over (N, C).
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Statistics(nn.Module):
         self.register_buffer("v", torch.zeros(num_features))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Statistics:
-        """Wherever the network goes, but not to half precision, in which averages of a thousand samples get lost."""
+        """Follow the network, but not to half precision, in which averages of a thousand samples get lost."""
 
         def kept(tensor: Tensor) -> Tensor:
             moved = fn(tensor)
@@ -69,7 +69,7 @@ class Statistics(nn.Module):
 
 
 class _OnlineNorm(nn.Module):
-    """What both have in common."""
+    """The common part of :class:`OnlineNorm1d` and :class:`OnlineNorm2d`."""
 
     dimensions: tuple[int, ...] = ()
     weight: nn.Parameter | None
@@ -114,7 +114,7 @@ class _OnlineNorm(nn.Module):
             getattr(self.norm, name).fill_(value)
 
     def extra_repr(self) -> str:
-        """As other layers show themselves."""
+        """The arguments, as ``print(model)`` shows them."""
         shown = f"{self.num_features}, alpha_fwd={self.alpha_fwd}, alpha_bkw={self.alpha_bkw}, eps={self.eps}"
         return f"{shown}, affine={self.affine}, ecm={self.ecm}"
 
@@ -130,8 +130,8 @@ class _OnlineNorm(nn.Module):
         if not self.training or x.shape[0] == 0:
             return self._frozen(x)
         with full_precision(x):
-            found: Tensor = Normalise.apply(x, self.weight, self.bias, self)  # type: ignore[no-untyped-call]
-        return found
+            normalised: Tensor = Normalise.apply(x, self.weight, self.bias, self)  # type: ignore[no-untyped-call]
+        return normalised
 
     def _frozen(self, x: Tensor) -> Tensor:
         wide = x.to(wide_type(x, self))
@@ -148,38 +148,38 @@ class _OnlineNorm(nn.Module):
 
 
 class OnlineNorm1d(_OnlineNorm):
-    """Of (N, C) or (N, C, L); arguments, equations and errors as of :class:`OnlineNorm2d`."""
+    """Online normalisation of (N, C) or (N, C, L), with the arguments and errors of :class:`OnlineNorm2d`."""
 
     dimensions = (2, 3)
 
 
 class OnlineNorm2d(_OnlineNorm):
-    """Online normalisation; see the module for the equations.
+    """Online normalisation of (N, C, H, W), by the equations of this module.
 
-    It is exact for any batch size, one included: how a stream of samples is cut into batches makes no difference. In
+    The layer is exact for any batch size, one included: the way a stream is cut into batches makes no difference. In
     evaluation mode the statistics are frozen. Samples are normalised in float32 at least, whatever autocast is used.
 
-    Samples are taken in by every forward pass in training mode, also by one that activation checkpointing repeats, and
-    u and v change with every backward pass, in the order of these.
+    Every forward pass in training mode takes its samples in, also one that activation checkpointing repeats, and every
+    backward pass changes u and v, in the order of these passes.
 
     With several processes each keeps statistics of its own share of the samples, which is not the algorithm of the
-    paper; what is saved are those of the first process.
+    paper; the statistics of the first process are saved.
 
     Args:
-        num_features: C.
+        num_features: Number of channels C.
         alpha_fwd: Decay of mean and variance for each sample, in [0, 1).
         alpha_bkw: Decay of the control process, in [0, 1).
-        eps: Added to the variance.
+        eps: Number added to the variance.
         affine: Whether there are ``weight`` and ``bias`` (C,).
         ecm: Error compensation: ``ac``, ``ls`` or ``none``.
-        clamp_val: Of ``ac``.
-        ls_eps: Of ``ls``.
+        clamp_val: Largest magnitude that ``ac`` lets through.
+        ls_eps: Number that ``ls`` adds to the mean square.
 
     Shape: (N, C, H, W) to the same.
 
     Raises:
-        ValueError: An argument out of range, an input of another shape, or one without positions.
-        NotFiniteError: Values that are NaN or infinite, on a CPU; the statistics are as they were before.
+        ValueError: An argument is out of range, or the input has another shape or no positions.
+        NotFiniteError: Values on a CPU are NaN or infinite; the statistics are as they were before.
     """
 
     dimensions = (4,)

@@ -22,7 +22,7 @@ _HEIGHT = _SIDE + 0.4
 
 @dataclass(frozen=True)
 class Panel:
-    """A map (h, w) over the image; ``signed`` ones share their scale with each other, and 0 is white."""
+    """A map (h, w) over the image; ``signed`` maps share one scale, on which 0 is white."""
 
     title: str
     values: Tensor
@@ -43,7 +43,7 @@ def picture_row(picture: Picture) -> bytes:
     """One image and its maps side by side, as a PNG file."""
     figure = _figure()
     row = figure.subplots(1, _MOST_PANELS + 1, width_ratios=_WIDTHS)
-    # Places are fixed: to lay each row out by its texts takes longer than to draw it, and would not align the rows.
+    # Places are fixed: laying each row out by its texts takes longer than drawing it, and would not align the rows.
     figure.subplots_adjust(left=0.005, right=0.995, top=_SIDE / _HEIGHT, bottom=0.02, wspace=0.06)
     _draw(row, picture)
     return png(figure)

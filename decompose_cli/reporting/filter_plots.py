@@ -35,11 +35,11 @@ class FilterRow:
 
 
 def filter_sheet(title: str, rows: Sequence[FilterRow]) -> bytes:
-    """A row for each filter: what it is, and its images with its map over them, all of a row on one scale.
+    """Draw a row for each filter: its text, and its images with its map over them, all maps of a row on one scale.
 
     Args:
-        title: Shown as it is; dollar signs are no mathematics.
-        rows: At least one, with at least one image each.
+        title: Title, shown as it is; dollar signs are no mathematics.
+        rows: The filters, at least one, with at least one image each.
 
     Returns:
         A PNG file.
@@ -53,31 +53,31 @@ def filter_sheet(title: str, rows: Sequence[FilterRow]) -> bytes:
     FigureCanvasAgg(figure)
     figure.suptitle(plain(title), fontsize=9)
     widths = [_TEXT / _SIDE, *[1.0] * columns]
-    for axes, row in zip(
+    for panels, row in zip(
         figure.subplots(len(rows), columns + 1, squeeze=False, width_ratios=widths), rows, strict=True
     ):
-        for one in axes:
-            one.axis("off")
+        for axes in panels:
+            axes.axis("off")
         lines = [part for line in row.text.split("\n") for part in textwrap.wrap(line, _WIDTH)]
         if len(lines) > _MOST_LINES:
             lines = [*lines[: _MOST_LINES - 1], "…"]
-        axes[0].text(0, 0.95, plain("\n".join(lines)), fontsize=6.5, va="top", transform=axes[0].transAxes)
+        panels[0].text(0, 0.95, plain("\n".join(lines)), fontsize=6.5, va="top", transform=panels[0].transAxes)
         known = [response.values for response in row.responses if response.values is not None]
         low = min((float(values.min()) for values in known), default=0.0)
         top = max((float(values.max()) for values in known), default=0.0)
         top = max(top, -low) or 1.0
-        # Features of smooth activations may be negative: then 0 is white, and both sides have one scale.
+        # Features of smooth activations may be negative: then 0 is white, and both signs share one scale.
         colours = {"cmap": "magma", "vmin": 0.0} if low >= 0 else {"cmap": "RdBu_r", "vmin": -top}
-        for one, response in zip(axes[1:], row.responses, strict=False):
+        for axes, response in zip(panels[1:], row.responses, strict=False):
             height, width = response.image.shape[1:]
-            one.imshow(response.image.permute(1, 2, 0).numpy(), interpolation="nearest")
+            axes.imshow(response.image.permute(1, 2, 0).numpy(), interpolation="nearest")
             if response.values is not None:
                 extent = (-0.5, width - 0.5, height - 0.5, -0.5)
-                one.imshow(
+                axes.imshow(
                     response.values.numpy(), vmax=top, alpha=0.5, interpolation="bilinear",
                     extent=extent, **colours,
                 )  # fmt: skip
-            one.set_title(
+            axes.set_title(
                 plain(response.title), fontsize=5.5, pad=2, color=GREY if response.is_own else look(5)["color"]
             )
     return png(figure)

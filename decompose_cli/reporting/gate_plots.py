@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 _SIDE = 5
 SHOWN = _SIDE * _SIDE
-"""Images on each side of :func:`extremes`."""
+"""Number of images on each side of :func:`extremes`."""
 _MOST_LETTERS = 13
 
 
@@ -20,9 +20,9 @@ def gate_distribution(title: str, gates: Sequence[str], groups: Mapping[str, Seq
     """Draw how g is distributed over groups of images, such as those that a network gets right and the others.
 
     Args:
-        title: Shown as it is; dollar signs are no mathematics.
-        gates: What to call each gate, one panel below the other.
-        groups: By name, up to two: by gate, g of each image.
+        title: Title, shown as it is; dollar signs are no mathematics.
+        gates: Names of the gates, whose panels stand one below the other.
+        groups: Up to two groups of images by name: for each gate, g of each image.
 
     Returns:
         A PNG file.
@@ -57,9 +57,9 @@ def extremes(
     """Show the images with the lowest and with the highest g.
 
     Args:
-        title: Shown as it is; dollar signs are no mathematics.
+        title: Title, shown as it is; dollar signs are no mathematics.
         lowest: Up to 25 images, each with g, its label and what the network takes it for; lowest g first.
-        highest: Likewise, highest g first.
+        highest: Up to 25 images with the same facts; highest g first.
 
     Returns:
         A PNG file.
@@ -67,12 +67,12 @@ def extremes(
     figure = new_figure(6.4)
     figure.suptitle(plain(title), fontsize=10)
     halves = figure.subfigures(1, 2, wspace=0.04, squeeze=False)[0]
-    for half, what, found in zip(halves, ("Lowest g", "Highest g"), (lowest, highest), strict=True):
+    for half, what, images in zip(halves, ("Lowest g", "Highest g"), (lowest, highest), strict=True):
         half.suptitle(what, fontsize=10)
         panels = half.subplots(_SIDE, _SIDE).flat
         for axes in panels:
             axes.axis("off")
-        for axes, (image, g, label, prediction) in zip(half.axes, found, strict=False):
+        for axes, (image, g, label, prediction) in zip(half.axes, images, strict=False):
             axes.imshow(image, interpolation="nearest")
             is_wrong = label != prediction
             text = f"{g:.3f}\n{short(label, _MOST_LETTERS)}"

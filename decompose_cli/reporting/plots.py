@@ -19,7 +19,7 @@ _LONGEST = 60
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy in percent and its interval for ascending numbers of features; joined by a line, or points."""
+    """Accuracy in percent and its interval for ascending numbers of features, drawn as a line or as points."""
 
     ks: Sequence[int]
     top1: Sequence[float]
@@ -36,8 +36,8 @@ def accuracy_curves(title: str, curves: Mapping[str, Curve], full_top1: float) -
     """Draw accuracy against the number of features per class, with intervals, and the full head as a line.
 
     Args:
-        title: Shown as it is; dollar signs are no mathematics.
-        curves: By name; lines have a band, points have bars.
+        title: Title, shown as it is; dollar signs are no mathematics.
+        curves: Curves by name; lines have a band, points have bars.
         full_top1: Accuracy of the full head in percent.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Figures of what studies found: intervals, essentiality, selectivity, soft gates."""
+"""Figures of the results of studies: intervals, essentiality, selectivity, soft gates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Interval = tuple[float, float] | None
 _ROW, _LINE = 0.14, 0.17
 _WIDEST_NAME = 44
 _MOST_LETTERS = 48
-"""Of ticks side by side; more are turned."""
+"""Most letters of ticks side by side; longer ones are turned."""
 _LONGEST_TICK = 24
 
 
@@ -27,7 +27,7 @@ def interval_figure(label: str, rows: Sequence[tuple[str, float, Interval]]) -> 
 
     Args:
         label: What the values are, with the unit.
-        rows: Name, value, 95% interval; the first at the top.
+        rows: Name, value and 95% interval of each row; the first is at the top.
     """
     names = ["\n".join(textwrap.wrap(plain(short(name, 3 * _WIDEST_NAME)), _WIDEST_NAME)) for name, _, _ in rows]
     lines = max((name.count("\n") + 1 for name in names), default=1)
@@ -61,9 +61,9 @@ def essentiality_figure(
     """Draw essentiality by class as bars with intervals, and that of random feature sets as marks.
 
     Args:
-        names: Classes.
-        methods: By name, for each class: essentiality in percentage points, its 95% interval, mean of the random sets;
-            None for a class without images.
+        names: Names of the classes.
+        methods: Results by name of the method, for each class: essentiality in percentage points, its 95% interval,
+            mean of the random sets; None for a class without images.
     """
     figure = new_figure(4.2)
     axes = figure.add_subplot()
@@ -72,10 +72,10 @@ def essentiality_figure(
     control: list[Artist] = []
     for number, (method, values) in enumerate(methods.items()):
         colour = look(number)["color"]
-        for place, found in enumerate(values):
-            if found is None:
+        for place, value in enumerate(values):
+            if value is None:
                 continue
-            points, interval, mean = found
+            points, interval, mean = value
             x = place + (number - (len(methods) - 1) / 2) * width
             (bar,) = axes.bar(x, points, width * 0.92, color=colour)
             text = f"{method}, {names[place]}: {points:+.2f} points{_between(interval)}"
@@ -103,18 +103,18 @@ def layers_figure(label: str, layers: Sequence[str], curves: Mapping[str, Sequen
 
     Args:
         label: What the values are.
-        layers: Names.
-        curves: By name, a value for each layer; None where there is none.
+        layers: Names of the layers.
+        curves: Values by name of the curve, one for each layer; None where there is none.
     """
     figure = new_figure(4.2)
     axes = figure.add_subplot()
     handles: list[Artist] = []
     for number, (name, values) in enumerate(curves.items()):
-        found = [(place, value) for place, value in enumerate(values) if value is not None]
-        x, y = [place for place, _ in found], [value for _, value in found]
+        points = [(place, value) for place, value in enumerate(values) if value is not None]
+        x, y = [place for place, _ in points], [value for _, value in points]
         colour, marker = look(number).values()
         handles += axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.5)
-        tell_points(axes, x, y, [f"{name}, {layers[place]}: {value:.4f}" for place, value in found])
+        tell_points(axes, x, y, [f"{name}, {layers[place]}: {value:.4f}" for place, value in points])
     axes.set_xticks(range(len(layers)), [plain(short(name, _LONGEST_TICK)) for name in layers], rotation=45, ha="right")
     axes.set_ylabel(plain(label))
     axes.grid(visible=True, alpha=0.25)
@@ -126,8 +126,8 @@ def gate_histogram(name: str, counts: Mapping[str, Sequence[int]]) -> Figure:
     """Draw how g is distributed, in percent of the images, by split.
 
     Args:
-        name: Of the gate.
-        counts: By split, in bins of equal width from 0 to 1.
+        name: Name of the gate.
+        counts: Numbers of images by split, in bins of equal width from 0 to 1.
     """
     figure = new_figure(3.6)
     axes = figure.add_subplot()

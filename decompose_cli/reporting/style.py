@@ -1,4 +1,4 @@
-"""How all plots look, and how they become the bytes of PNG files."""
+"""The look that all plots share, and the bytes of their PNG files."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Told apart with any colour vision: hues of Okabe & Ito (2008), and a marker for each.
+# Curves can be told apart with any colour vision: by the hues of Okabe & Ito (2008), and by a marker for each.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
-"""Of curves, in their order; the last, black, is what text has too."""
+"""Colours of curves, in their order; the last, black, is the colour of text too."""
 _MARKERS = "os^Dv<>"
 MARKED = "#D55E00"
 GREY = "0.45"
@@ -23,7 +23,7 @@ def look(number: int) -> dict[str, str]:
 
 
 def new_figure(height: float) -> Figure:
-    """An empty figure of the width that all plots have; in inches."""
+    """An empty figure of this height, in inches, and of the width that all plots have."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -38,7 +38,7 @@ def png(figure: Figure) -> bytes:
 
 
 def saved(figure: Figure, **how: Any) -> bytes:
-    """The figure as a file; ``how`` is told to ``savefig``."""
+    """The figure as a file; ``how`` are arguments of ``savefig``."""
     target = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks are drawn as boxes
@@ -47,10 +47,10 @@ def saved(figure: Figure, **how: Any) -> bytes:
 
 
 def short(name: str, longest: int) -> str:
-    """A name that fits, cut with an ellipsis."""
+    """A name of at most ``longest`` letters; a longer one is cut with an ellipsis."""
     return name if len(name) <= longest else name[: longest - 1] + "…"
 
 
 def plain(text: str) -> str:
-    """Without mathematics: dollar signs are themselves."""
+    """Text in which dollar signs are themselves and begin no mathematics."""
     return text.replace("$", r"\$")

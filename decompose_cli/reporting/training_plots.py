@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-_MOST_MARKED = 30  # more markers than that hide the line they are on
+_MOST_MARKED = 30  # more markers hide the line that they are on
 
 
 def lr_curve(
@@ -21,13 +21,13 @@ def lr_curve(
 ) -> bytes:
     """Draw the losses of a range test against the learning rate, their average, and the suggested rate.
 
-    The loss axis ends a little above where the average was before its minimum: what diverges leaves the picture.
+    The loss axis ends a little above the average before its minimum: a loss that diverges leaves the picture.
 
     Args:
-        title: Shown as it is; dollar signs are no mathematics.
-        rates: Ascending.
-        losses: One for each rate; what is not finite is left out.
-        smoothed: Their moving average.
+        title: Title, shown as it is; dollar signs are no mathematics.
+        rates: Learning rates, ascending.
+        losses: Loss of each rate; one that is not finite is left out.
+        smoothed: Moving average of the losses.
         suggestion: The rate to mark, if there is one.
 
     Returns:
@@ -70,11 +70,11 @@ def training_curves(
     """Draw loss, accuracy and learning rate by epoch, one above the other.
 
     Args:
-        title: Shown as it is; dollar signs are no mathematics.
-        epochs: Ascending.
-        losses: By split, one for each epoch; None where it was not measured, and a line leads over the gap.
-        top1: Accuracies in percent, likewise. A split has the same colour in both.
-        lr: One for each epoch.
+        title: Title, shown as it is; dollar signs are no mathematics.
+        epochs: Numbers of the epochs, ascending.
+        losses: Losses by split, one for each epoch; None where none was measured, and a line leads over the gap.
+        top1: Accuracies in percent by split, in the same form. A split has the same colour in both plots.
+        lr: Learning rate of each epoch.
 
     Returns:
         A PNG file.

@@ -31,7 +31,7 @@ def tell(artist: Artist, text: str) -> None:
 
 
 def tell_points(axes: Axes, x: Sequence[float], y: Sequence[float], texts: Sequence[str]) -> None:
-    """Let points say something when pointed at: nothing is seen of them, and they are larger than the line's own."""
+    """Let points say something when pointed at; they are invisible, and larger than the markers of the line."""
     axes.add_artist(_points()(x, y, texts))
 
 
@@ -43,7 +43,7 @@ def _points() -> type[Any]:
     from matplotlib.transforms import Affine2D, IdentityTransform
 
     class Points(Artist):
-        """Points that are only felt. Each is in a group of its own: SVG leaves out those beyond the picture."""
+        """Invisible points. Each is in a group of its own, because SVG leaves out those beyond the picture."""
 
         def __init__(self, x: Sequence[float], y: Sequence[float], texts: Sequence[str]) -> None:
             super().__init__()
@@ -70,12 +70,12 @@ def _points() -> type[Any]:
 def svg(figure: Figure, prefix: str) -> str:
     """The figure as an ``<svg>`` element.
 
-    Black, greys and the colours of :mod:`.look` become variables of the page's style sheet (``--ink``, ``--muted``,
-    ``--line``, ``--series-0``, ...), text stays text in the page's font.
+    Black, greys and the colours of :mod:`.style` become variables of the page's style sheet (``--ink``, ``--muted``,
+    ``--line``, ``--series-0``, ...); text stays text, in the page's font.
 
     Args:
-        figure: Not changed.
-        prefix: Put before every id, so that no two figures of a page share one.
+        figure: The figure, which is not changed.
+        prefix: Text before every id, so that no two figures of a page share one.
     """
     from matplotlib import rc_context
 

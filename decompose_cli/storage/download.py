@@ -1,4 +1,4 @@
-"""Fetching a file: announced first, checked, and there only when complete."""
+"""Fetch a file: announce the download, check what came, and let the file appear only when it is complete."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def download(url: str, target: Path, *, digest: str | None = None, algorithm: st
     """Fetch ``url`` into ``target``.
 
     Args:
-        url: http or https.
-        target: Appears only after the whole file has come and its hash has been checked.
+        url: Address, http or https.
+        target: Path of the file, which appears only after all of it has come and its hash has been checked.
         digest: Leading hexadecimal digits that the file's hash must have.
         algorithm: Name of the hash, as ``hashlib`` knows it.
         by_hand: What to do if this fails, for the hint.
@@ -36,8 +36,9 @@ def download(url: str, target: Path, *, digest: str | None = None, algorithm: st
         ``target``.
 
     Raises:
-        DownloadError: No connection, an HTTP error, an interrupted transfer or a wrong hash; nothing is left behind.
-        InputError: Not a web address.
+        DownloadError: There is no connection, the server answers with an error, the transfer breaks off, or the hash is
+            wrong; nothing is left behind.
+        InputError: The URL is not a web address.
     """
     address = _address(url)
     request = urllib.request.Request(address, headers={"User-Agent": "decompose"})

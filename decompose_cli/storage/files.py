@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and where cached ones live."""
+"""Write files whole or not at all, read JSON files, check paths, and find the cache folder."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from decompose_cli.errors import DecomposeError, InputError, param
 
 
 def cache_root() -> Path:
-    """``$DECOMPOSE_CACHE``, else ``$XDG_CACHE_HOME/decompose``, else ``~/.cache/decompose``."""
+    """The cache folder: ``$DECOMPOSE_CACHE``, else ``$XDG_CACHE_HOME/decompose``, else ``~/.cache/decompose``."""
     if explicit := os.environ.get("DECOMPOSE_CACHE"):
         return Path(explicit).expanduser()
     if xdg := os.environ.get("XDG_CACHE_HOME"):
@@ -31,11 +31,11 @@ def atomic_path(target: Path, *, replace: bool = True) -> Iterator[Path]:
     The data are flushed to the disk before the rename, so after a crash ``target`` is either the old file or the new.
 
     Args:
-        target: The file to be.
+        target: Path of the file to write.
         replace: Whether a file that is there by then is replaced; otherwise ``FileExistsError`` is raised.
 
     Raises:
-        OSError: Whatever the file system says; nothing is left behind.
+        OSError: The file system refuses something; nothing is left behind.
     """
     with _made(target.parent):
         descriptor, name = tempfile.mkstemp(prefix=".decompose-", suffix=".tmp", dir=target.parent)
@@ -96,7 +96,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 
 def write_error(path: Path, error: OSError) -> DecomposeError:
-    """The sentence for a file that could not be written: bad path (exit 2) or a disk that failed (exit 1)."""
+    """The error for a file that could not be written: the path is bad (exit 2), or the disk failed (exit 1)."""
     if error.errno == errno.ENOSPC:
         return DecomposeError(
             f"No space left on the disk while writing {path}; nothing was left half-written.",
@@ -122,7 +122,7 @@ def write_text(path: Path, text: str) -> None:
 def write_files(contents: Mapping[Path, str | bytes]) -> None:
     """Write several files, text or bytes; unless all of them can be written, none appears.
 
-    All are on the disk, under temporary names, before the first replaces a file that is there.
+    All files are on the disk, under temporary names, before the first replaces a file that is there.
 
     Raises:
         DecomposeError: One of the files cannot be written.
@@ -141,7 +141,7 @@ def write_files(contents: Mapping[Path, str | bytes]) -> None:
 
 @contextmanager
 def removed_on_failure(paths: Sequence[Path]) -> Iterator[None]:
-    """Remove files if the block fails or is interrupted, as far as they are there by then."""
+    """Remove files, as far as they are there, if the block fails or is interrupted."""
     try:
         yield
     except BaseException:
@@ -223,7 +223,7 @@ def given_file(text: str, parameter: str) -> Path:
     """The path of a file on this machine that a parameter names.
 
     Raises:
-        InputError: It is empty, or a URL.
+        InputError: The text is empty, or a URL.
     """
     if not text.strip():
         raise InputError(f"{param(parameter)} names no file.")
@@ -242,7 +242,7 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     """Refuse an output path before any work is done for it.
 
     Raises:
-        InputError: The file is there and may not be replaced, it is a folder, or no file can be made there.
+        InputError: A file is there and may not be replaced, the path is a folder, or no file can be made there.
     """
     with _explained(path):
         exists, is_folder, is_file = os.path.lexists(path), path.is_dir(), path.is_file()
@@ -261,7 +261,7 @@ def check_folder_writable(folder: Path) -> None:
     """Refuse an output folder that is a file, or that can neither be written nor made.
 
     Raises:
-        InputError: As said.
+        InputError: The folder is a file, or it can neither be written nor made.
     """
     existing = folder
     with _explained(folder):
@@ -287,7 +287,7 @@ def _digest(handle: Any) -> str:  # Python 3.10 has no hashlib.file_digest
 
 
 def read_json(path: Path, what: str, hint: str | None = None) -> Any:
-    """Parse a JSON file of the user's, refusing what is not plain JSON (duplicate keys, ``NaN``) with a sentence.
+    """Parse a JSON file of the user's, and refuse what is not plain JSON (duplicate keys, ``NaN``) with a sentence.
 
     Raises:
         InputError: The file is missing, unreadable, empty, not UTF-8 or not JSON.

@@ -1,4 +1,4 @@
-"""Digests that tell whether something has changed: files, values, images in memory."""
+"""Digests that tell whether files, values or images in memory have changed."""
 
 from __future__ import annotations
 

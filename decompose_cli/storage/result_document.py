@@ -34,7 +34,7 @@ class WeightsInfo(_Strict):
 
 
 class ModelInfo(_Strict):
-    """The network that was used; ``options``: what was chosen about it, other than the defaults."""
+    """The network that was used; ``options`` are those of its options that are not at their defaults."""
 
     name: str
     num_classes: int
@@ -60,13 +60,13 @@ class DatasetInfo(_Strict):
 
 
 class CacheInfo(_Strict):
-    """Whether penultimate features were found in the cache, computed and stored, or the cache was off."""
+    """Whether penultimate features came from the cache (hit), were computed and stored (miss), or the cache was off."""
 
     features: Literal["hit", "miss", "off"]
 
 
 class ResultDocument(BaseModel, Generic[Results]):
-    """What a command found, and everything needed to find it again. Field names are stable."""
+    """The results of a command, and everything needed to get them again. Field names are stable."""
 
     schema_version: int = SCHEMA_VERSION
     command: str
@@ -116,19 +116,19 @@ def readable_json(value: Any, indent: str = "", *, ascii_only: bool = False) -> 
 
 
 class Stopwatch:
-    """When a command began, for its result document."""
+    """A clock that starts with a command and tells its result document when that was."""
 
     def __init__(self) -> None:
         self.started_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         self._start = time.perf_counter()
 
     def seconds(self) -> float:
-        """Seconds since the beginning."""
+        """Seconds since the start."""
         return round(time.perf_counter() - self._start, 3)
 
 
 def describe_environment(device: str, seed: int) -> dict[str, Any]:
-    """Versions, machine and command line."""
+    """The versions, machine and command line of this run."""
     import torch
 
     return {
@@ -145,7 +145,7 @@ def describe_environment(device: str, seed: int) -> dict[str, Any]:
 
 
 def default_names(command: str, *parts: str, suffix: str = ".json") -> Iterator[Path]:
-    """``results/<command>-<parts>-<UTC time>.json``, then the same with -2, -3, ... for whoever finds it taken."""
+    """Yield ``results/<command>-<parts>-<UTC time>.json``, then that name with -2, -3, ... for where it is taken."""
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     name = "-".join([command, *(file_stem(part) for part in parts), stamp])
     yield Path("results") / f"{name}{suffix}"

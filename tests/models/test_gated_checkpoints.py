@@ -136,7 +136,7 @@ def test_weights_that_say_of_another_network_what_they_are() -> None:
     assert classifier.entry.chosen["gate_map"] == "stretched", "as the file says, not as its names would let one guess"
     with pytest.raises(InputError, match="does not fit resnet20") as refusal:
         classifier.load(SIZE)
-    assert refusal.value.hint == "The file says that it is of resnet14."
+    assert refusal.value.hint == "The file says that it belongs to resnet14."
 
 
 def test_another_gate_than_that_of_the_weights_is_refused() -> None:

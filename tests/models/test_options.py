@@ -187,7 +187,7 @@ def test_projections_are_recognised_by_their_names(prefix: str, model: str, capl
     with caplog.at_level(logging.INFO, "decompose_cli"):
         classifier = open_classifier(model, "foreign.pth")
     assert classifier.entry.chosen == PROJECTION
-    assert "By the names in foreign.pth, it is of " + model + " with shortcut 'projection'" in caplog.text
+    assert "The names in foreign.pth are those of " + model + " with shortcut 'projection'" in caplog.text
     network = classifier.load(SIZE)
     assert torch.equal(network.tensors.weight, state["fc.weight"])
 

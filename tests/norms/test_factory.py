@@ -109,7 +109,7 @@ def test_groups_that_do_not_divide_the_channels_change_nothing() -> None:
     model = network()
     with pytest.raises(InputError, match="gn_num_groups 5 does not divide the 16 channels") as refusal:
         convert_norm(model, Norm("group", num_groups=5), (32, 32))
-    assert refusal.value.hint == "What divides those of all layers: 1, 2, 4, 8, 16."
+    assert refusal.value.hint == "Numbers that divide the channels of all layers: 1, 2, 4, 8, 16."
     assert isinstance(model.bn1, nn.BatchNorm2d)
 
 
