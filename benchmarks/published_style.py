@@ -131,7 +131,7 @@ def validate(data: Path, weights: Path, indices: Path, workers: int) -> dict[str
 
 
 def extract(data: Path, weights: Path, ks: list[int], workers: int) -> dict[str, dict[str, list[int]]]:
-    """For each k a pass over the training images, counting per class which features are among an image's k largest."""
+    """Pass over the training images for each k, counting per class which features are among an image's k largest."""
     model = load_network(weights)
     train, _ = load_data(data)
     loader = DataLoader(train, batch_size=BATCH_SIZE, shuffle=False, num_workers=workers)
@@ -163,7 +163,7 @@ def _most_frequent(features: np.ndarray, k: int) -> list[int]:
 
 
 def sweep(data: Path, weights: Path, ks: list[int], workers: int) -> dict[str, int]:
-    """For each k a pass over the test images with the decomposed head; the indices are the largest weights."""
+    """Pass over the test images with the decomposed head for each k; the indices are the largest weights."""
     model = load_network(weights)
     full = model.linear
     _, images = load_data(data)
