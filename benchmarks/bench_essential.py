@@ -1,9 +1,9 @@
 """`decompose essential`, two checkpoints, 30 draws, against the published way of doing it, as whole processes.
 
 Both put Gaussian noise on the 5 features of each class, and on its other 59, of the penultimate features that two
-ResNet-20 have on 10,000 CIFAR-size images, and count what is still assigned to its class. Published style: see
-published_style.py; a forward pass per class in batches of 8, each time the noise is drawn, with one DataLoader worker
-per core. It runs for ONE draw; what that takes beyond its start is multiplied by 30. Ours starts from an empty cache of
+ResNet-20 have on 10,000 CIFAR-size images, and count what is still assigned to its class. Published style
+(published_style.py) makes a forward pass per class in batches of 8, each time the noise is drawn, with one DataLoader
+worker per core. It runs for ONE draw; the time beyond its start is multiplied by 30. Ours starts from an empty cache of
 features, without the 100 random sets that the published code does not have, and with them. Images and weights are
 random (the work is the same), or CIFAR-10 and the published ResNet-20 with DECOMPOSE_REFERENCE_DIR.
 """
@@ -19,7 +19,7 @@ import common
 REPEATS = 30
 GOAL = 60.0
 WORKERS = min(12, common.cores())
-TOLERANCE = 0.02  # of the images: how far one draw may be from the mean of 30
+TOLERANCE = 0.02  # share of the images by which one draw may differ from the mean of 30
 
 
 def main() -> None:
@@ -81,13 +81,13 @@ def check(runs: dict[str, common.Runs], images: int) -> None:
     for name, theirs in zip(("ours", "second"), runs["published"].answer, strict=True):
         for part, key in enumerate(("noise_at_inf", "noise_at_noninf")):
             expected = sum(counts[part] for counts in theirs.values())
-            found = results["summary"][name][key]
-            if abs(found - expected) > TOLERANCE * images:
-                sys.exit(f"{name}, {key}: {found} images on average, published style {expected}")
+            mean = results["summary"][name][key]
+            if abs(mean - expected) > TOLERANCE * images:
+                sys.exit(f"{name}, {key}: {mean} images on average, published style {expected}")
 
 
 def write_second(weights: Path, target: Path) -> None:
-    """Another network: as good, but not found in the cache."""
+    """Write another network, as good as the first, but without features in the cache."""
     import torch
 
     state = torch.load(weights, map_location="cpu")["state_dict"]
@@ -96,7 +96,9 @@ def write_second(weights: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--write-second"]:  # in a process of its own, whose memory is not charged to those measured
+    if sys.argv[1:2] == [
+        "--write-second"
+    ]:  # runs in a process of its own, whose memory is not charged to those measured
         write_second(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         main()

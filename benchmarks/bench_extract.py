@@ -1,10 +1,10 @@
 """`decompose extract-indices -k 5,10,20,30,40,50` against a pass over the images per k, as whole processes, cold cache.
 
 Both read 50,000 CIFAR-size images from CIFAR-10 batch files and count, per class, which penultimate features of
-ResNet-20 are among each image's k largest. Published style: see published_style.py; with one DataLoader worker per
-core, as published. Unless --full is given, it runs for ONE k, and what that takes beyond a run for no k at all
-(imports, reading) is multiplied by the number of k. Images and weights are random (the work is the same), or CIFAR-10
-and the published ResNet-20 with DECOMPOSE_REFERENCE_DIR.
+ResNet-20 are among each image's k largest. Published style (published_style.py) has one DataLoader worker per core, as
+published. Unless --full is given, it runs for ONE k, and the time beyond a run for no k at all (imports, reading) is
+multiplied by the number of k. Images and weights are random (the work is the same), or CIFAR-10 and the published
+ResNet-20 with DECOMPOSE_REFERENCE_DIR.
 """
 
 from __future__ import annotations
@@ -97,13 +97,13 @@ def measure(
 
 def check_indices(theirs: common.Runs, ours: common.Runs, least: float, name: str) -> None:
     """Stop if the two sides find other features."""
-    found = {k: entry["indices"] for k, entry in ours.answer["results"].items()}
+    own = {k: entry["indices"] for k, entry in ours.answer["results"].items()}
     for k, expected in theirs.answer.items():
-        shared = sum(len(set(found[k][label]) & set(row)) for label, row in expected.items())
+        shared = sum(len(set(own[k][label]) & set(row)) for label, row in expected.items())
         total = sum(map(len, expected.values()))
         if shared < least * total:
             sys.exit(
-                f"{name}, k={k}: {shared} of {total} indices are those of the published style: {json.dumps(found[k])}"
+                f"{name}, k={k}: {shared} of {total} indices are those of the published style: {json.dumps(own[k])}"
             )
 
 

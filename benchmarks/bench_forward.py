@@ -1,7 +1,7 @@
 """The forward loop alone: FeatureReader with the chunks of extract_features, against the eager network at batch 128.
 
-Images are ready, normalised tensors; nothing is read, decoded or counted. Default: ResNet-20 at 32x32. Goals hold for
-that network. Also printed: how many GFLOP/s that is, against matrix products on the same machine.
+Images are ready, normalised tensors; nothing is read, decoded or counted. The default is ResNet-20 at 32x32, for which
+the goals hold. The script also prints GFLOP/s, against matrix products on the same machine.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def main() -> None:
         name: loop(FeatureReader(network, CPU, precision, images[:2]), images, chunk(preprocessing, precision))
         for name, precision in PRECISIONS.items()
     }
-    # The eager network first: what ours does to the memory allocator lasts for the process, and would speed it up too.
+    # The eager network comes first: our change to the memory allocator lasts, and would speed it up too.
     seconds = timed({"eager": eager}, given.repeats)
     feature_loop.keep_freed_memory()
     check(sides)
@@ -82,7 +82,7 @@ def main() -> None:
 
 
 def timed(sides: dict[str, Callable[[], Tensor]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each run, interleaved."""
+    """The seconds of each run of both sides, which take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(repeats):
         for name, side in sides.items():

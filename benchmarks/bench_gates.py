@@ -1,7 +1,7 @@
 """A training step of ResNet-20 with each soft gate against one of the plain network, as the training engine makes it.
 
-Forward, losses, backward, the steps of all optimizers, and what is counted; images are ready. Both have projection
-shortcuts, the same batch and the same settings.
+A step is forward pass, losses, backward pass, the steps of all optimizers, and all that is counted; images are ready.
+Both networks have projection shortcuts, the same batch and the same settings.
 
     python benchmarks/bench_gates.py [--repeats N]
 """
@@ -77,7 +77,7 @@ def trainer_of(gate: str, folder: Path) -> Trainer:
 
 
 def timed(trainers: dict[str, Trainer], repeats: int) -> dict[str, float]:
-    """Median seconds of a step of each, one after the other in turns."""
+    """The median seconds of a step of each network; the networks take turns."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(BATCH, 3, 32, 32, generator=generator).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (BATCH,), generator=generator)

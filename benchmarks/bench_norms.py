@@ -1,9 +1,9 @@
 """Online normalisation against batch norm and against a plain loop over the samples, forward and backward.
 
-Random maps; gradients are ready. The loop does the same in the same order, sample by sample, with torch's operations;
-both sides have to give the same gradients and statistics, or the script stops. Also: the same layer compiled with
-torch.compile (which needs a C++ compiler) against batch norm as it is, and a whole training step of ResNet-20 with
-either.
+Maps are random, and gradients are ready. The loop does the same in the same order, sample by sample, with torch's
+operations; both sides have to give the same gradients and statistics, or the script stops. The script also measures the
+layer compiled with torch.compile (which needs a C++ compiler) against batch norm as it is, and a whole training step of
+ResNet-20 with either.
 
     python benchmarks/bench_norms.py [--repeats N]
 """
@@ -54,14 +54,14 @@ class Loop:
             self.s = self.a * self.s + (1 - self.a) * (variance + self.a * (mean - self.m) ** 2)
             self.m = self.a * self.m + (1 - self.a) * mean
         torch.stack([y.clamp(-self.clamp, self.clamp) for y in ys])
-        found = []
+        gradients = []
         for y, root, one in zip(ys, roots, gradient, strict=True):
             g = torch.where(y.abs() < self.clamp, one, 0) - ((1 - self.b) * self.v)[:, None, None] * y
             self.v = self.v + (g * y).mean((1, 2))
             d = g * root[:, None, None] - ((1 - self.b) * self.u)[:, None, None]
             self.u = self.u + d.mean((1, 2))
-            found.append(d)
-        return torch.stack(found)
+            gradients.append(d)
+        return torch.stack(gradients)
 
 
 def main() -> None:
@@ -154,7 +154,7 @@ def step_of(network: nn.Module, images: Tensor, labels: Tensor) -> Callable[[], 
 
 
 def timed(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median seconds of each side, one after the other in turns."""
+    """The median seconds of each side; the sides take turns."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(repeats + 2):
         for name, side in sides.items():

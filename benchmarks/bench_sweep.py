@@ -1,8 +1,8 @@
 """`decompose sweep --methods weight --ks 1-64` against a pass over the images per k, as whole processes, warm cache.
 
 Both evaluate the decomposed head of ResNet-20 with the k largest weights of each class on 10,000 CIFAR-size images.
-Published style: see published_style.py; with one DataLoader worker per core. Unless --full is given it runs for two
-values of k, and what the second takes is multiplied by the number of k. Ours finds the features in the cache, where the
+Published style (published_style.py) has one DataLoader worker per core. Unless --full is given, it runs for two values
+of k, and the time of the second is multiplied by the number of k. Ours finds the features in the cache, where the
 command before has left them (`--cold` shows what it takes without). Images and weights are random (the work is the
 same), or CIFAR-10 and the published ResNet-20 with DECOMPOSE_REFERENCE_DIR.
 """
@@ -70,12 +70,12 @@ def measure(folder: Path, images: int, repeats: int, full: bool) -> dict[str, co
 
 def check(runs: dict[str, common.Runs]) -> None:
     """Stop if the two sides do not agree."""
-    found = runs["warm"].answer["results"]["curves"]["weight"]
+    points = runs["warm"].answer["results"]["curves"]["weight"]
     for name, theirs in runs.items():
         if name.startswith("published"):
             for k, correct in theirs.answer.items():
-                if found[k]["correct"] != correct:
-                    sys.exit(f"k = {k}: {found[k]['correct']} images correct, published style {correct}")
+                if points[k]["correct"] != correct:
+                    sys.exit(f"k = {k}: {points[k]['correct']} images correct, published style {correct}")
 
 
 if __name__ == "__main__":

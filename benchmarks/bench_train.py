@@ -1,9 +1,9 @@
 """Training ResNet-20 on CIFAR-size images, data included: the published loop against ours, and ours against bare steps.
 
-The published loop: Pillow, torchvision's transforms, a DataLoader with two workers, the eager network, Adam. Ours: the
-command ``decompose train`` with the same optimizer, batch and augmentation, measured by itself. A bare step: the same
-network, memory layout, optimizer and precision on tensors that are ready, nothing counted. All sides read (or, bare,
-have the shape of) the same CIFAR-10 batch files.
+The published loop has Pillow, torchvision's transforms, a DataLoader with two workers, the eager network, and Adam.
+Ours is the command ``decompose train`` with the same optimizer, batch and augmentation, as it measures itself. A bare
+step has the same network, memory layout, optimizer and precision on tensors that are ready, and counts nothing. All
+sides read (or, bare, have the shape of) the same CIFAR-10 batch files.
 
     python benchmarks/bench_train.py [--repeats N] [--images N]
 """

@@ -2,10 +2,10 @@
 
 Both read 10,000 CIFAR-size images from a CIFAR-10 batch file (with --folder: from PNG files in class folders), put
 every one through ResNet-20 and count the correct answers of the full and of the decomposed head (5 of 64 features per
-class) in one pass. Published style: see published_style.py; with one DataLoader worker per core, as published, and, to
-know, without workers. Cold: an empty cache of features; warm: the second run of the same command. Memory is the peak of
-a job with all its processes; it is not compared for --folder, which the published code cannot read. Images and weights
-are random (the work is the same), or CIFAR-10 and the published ResNet-20 with DECOMPOSE_REFERENCE_DIR.
+class) in one pass. Published style (published_style.py) has one DataLoader worker per core, as published, and, for
+comparison, none. A cold run has an empty cache of features; a warm one is the second run of the same command. Memory is
+the peak of a job with all its processes; it is not compared for --folder, which the published code cannot read. Images
+and weights are random (the work is the same), or CIFAR-10 and the published ResNet-20 with DECOMPOSE_REFERENCE_DIR.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def measure(
 
 
 def write_folder(place: Path) -> None:
-    """The images of the batch file as PNG files in one folder per class."""
+    """Write the images of the batch file as PNG files in one folder per class."""
     import pickle
 
     from PIL import Image
@@ -128,14 +128,16 @@ def check_answers(runs: dict[str, common.Runs], theirs: common.Runs) -> int:
             sys.exit(f"{name}: the cache says {state}")
         tolerance = BF16_TOLERANCE * total if "bf16" in name else 0
         for head, correct in expected.items():
-            found = document["results"][head]["correct"]
-            if abs(found - correct) > tolerance:
-                sys.exit(f"{name}: {found} images correct with the {head} head, published style {correct}")
+            own = document["results"][head]["correct"]
+            if abs(own - correct) > tolerance:
+                sys.exit(f"{name}: {own} images correct with the {head} head, published style {correct}")
     return total
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == ["--write-folder"]:  # in a process of its own, whose memory is not charged to those measured
+    if sys.argv[1:2] == [
+        "--write-folder"
+    ]:  # runs in a process of its own, whose memory is not charged to those measured
         write_folder(Path(sys.argv[2]))
     else:
         main()

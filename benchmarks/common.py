@@ -1,4 +1,4 @@
-"""What the benchmarks share: inputs, timing of whole processes, peak memory, and the table at the end.
+"""The parts that benchmarks share: inputs, timing of whole processes, peak memory, and the table at the end.
 
     python benchmarks/common.py FOLDER [--test N] [--train N]     writes the inputs to look at or to profile with
 
@@ -32,7 +32,7 @@ ROOT = HERE.parent
 CLASSES = 10
 SIDE = 32
 INDICES_PER_CLASS = 5
-RESNET20_FLOP = 81.1e6  # of one 32x32 image, a multiply-add counted as two
+RESNET20_FLOP = 81.1e6  # for one 32x32 image; a multiply-add counts as two
 TRAIN_FILES = 5
 
 
@@ -41,7 +41,7 @@ TRAIN_FILES = 5
 
 @dataclass
 class Process:
-    """What came of one child process."""
+    """Time, memory and output of one child process."""
 
     seconds: float
     peak_mb: float
@@ -71,7 +71,7 @@ class Runs:
 
     @property
     def answer(self) -> Any:
-        """What the command printed on stdout, as JSON."""
+        """The JSON that the command printed to stdout."""
         return json.loads(self.output)
 
     def __str__(self) -> str:
@@ -122,14 +122,14 @@ def tree_memory(command: Sequence[str | Path], **variables: str) -> float | None
 
 
 def _descendants(pid: int) -> list[int]:
-    found = [pid]
-    for number in found:
+    numbers = [pid]
+    for number in numbers:
         try:
             tasks = list(Path(f"/proc/{number}/task").iterdir())
-            found += [int(child) for task in tasks for child in (task / "children").read_text().split()]
-        except OSError:  # it has ended meanwhile
+            numbers += [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        except OSError:  # the process has ended meanwhile
             continue
-    return found
+    return numbers
 
 
 def _proportional_mb(pid: int) -> float:
@@ -183,7 +183,7 @@ class Peak:
 
 
 def peak() -> Peak:
-    """Measured in a process of its own."""
+    """Measure the peak in a process of its own."""
     return Peak(**json.loads(run(python(Path(__file__).resolve(), "--peak")).output))
 
 
@@ -191,7 +191,7 @@ def measure_peak() -> Peak:
     """The best (1024, 1024) x (1024, 1024) product of one second, in each precision, with torch's default threads."""
     import torch
 
-    size, found = 1024, {}
+    size, speeds = 1024, {}
     for name, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         a, b = torch.randn(size, size).to(dtype), torch.randn(size, size).to(dtype)
         best, end = float("inf"), time.perf_counter() + 1
@@ -199,8 +199,8 @@ def measure_peak() -> Peak:
             start = time.perf_counter()
             _ = a @ b
             best = min(best, time.perf_counter() - start)
-        found[name] = 2 * size**3 / best / 1e9
-    return Peak(**found)
+        speeds[name] = 2 * size**3 / best / 1e9
+    return Peak(**speeds)
 
 
 @dataclass
@@ -427,8 +427,8 @@ def main() -> None:
     parser.add_argument("--peak", action="store_true", help="measure matrix products instead")
     given = parser.parse_args()
     if given.peak:
-        found = measure_peak()
-        print(json.dumps({"fp32": found.fp32, "bf16": found.bf16}))
+        speeds = measure_peak()
+        print(json.dumps({"fp32": speeds.fp32, "bf16": speeds.bf16}))
     elif given.folder is None:
         parser.error("a folder is needed")
     else:

@@ -1,13 +1,13 @@
 """The other side of the comparison: the same jobs the way the published code does them.
 
-That is akshaybadola/decomposing-the-deep (commit 2600780) and, for the indices, class_specific_cnn (388d87a). Both load
-the training and the test images, whatever the job (``dataset.get_data``); an image is turned into a Pillow image (as
-torchvision's CIFAR10 does; its check of md5 sums, which no made-up images pass, is left out), a tensor, normalised by
-torchvision's transforms, collated into batches of 128 by a DataLoader with as many workers as there are cores, up to
-12, and put through the eager network. Indices are found by keeping the maps of ``layer3.2`` of all training images,
-pooling them, and sorting them class by class (``collect_outputs_at_submodules``, ``get_indices_final_layer``), once
-per k. In one thing this here is faster than the published evaluation: the full and the decomposed head share a pass,
-where the published code makes one for each.
+The published code is akshaybadola/decomposing-the-deep (commit 2600780) and, for the indices, class_specific_cnn
+(388d87a). Both load the training and the test images, whatever the job (``dataset.get_data``); an image is turned into
+a Pillow image (as torchvision's CIFAR10 does; its check of md5 sums, which no made-up images pass, is left out), a
+tensor, normalised by torchvision's transforms, collated into batches of 128 by a DataLoader with as many workers as
+there are cores, up to 12, and put through the eager network. Indices are found by keeping the maps of ``layer3.2`` of
+all training images, pooling them, and sorting them class by class (``collect_outputs_at_submodules``,
+``get_indices_final_layer``), once per k. This script is faster than the published evaluation in one thing: the full and
+the decomposed head share a pass, where the published code makes one for each.
 
     python benchmarks/published_style.py validate --data DIR --weights FILE --indices FILE [--workers N]
     python benchmarks/published_style.py extract --data DIR --weights FILE -k 5,10,20 [--workers N]
@@ -39,11 +39,11 @@ from torchvision import transforms  # isort: skip
 
 MEAN, STD = (0.491, 0.482, 0.447), (0.247, 0.243, 0.261)
 BATCH_SIZE = 128
-FIRST_STEPS = 20  # of training, before the clock starts: workers are started, memory is found
+FIRST_STEPS = 20  # training steps before the clock starts, in which workers start and memory is allocated
 
 
 class Cifar10(Dataset):
-    """One split, all in memory as (N, 32, 32, 3)."""
+    """One split, all of it in memory as (N, 32, 32, 3)."""
 
     def __init__(self, root: Path, train: bool) -> None:
         names = [f"data_batch_{number}" for number in range(1, 6)] if train else ["test_batch"]
@@ -131,11 +131,11 @@ def validate(data: Path, weights: Path, indices: Path, workers: int) -> dict[str
 
 
 def extract(data: Path, weights: Path, ks: list[int], workers: int) -> dict[str, dict[str, list[int]]]:
-    """For each k a pass over the training images, counting per class which features are among an image's k largest."""
+    """Pass over the training images for each k, counting per class which features are among an image's k largest."""
     model = load_network(weights)
     train, _ = load_data(data)
     loader = DataLoader(train, batch_size=BATCH_SIZE, shuffle=False, num_workers=workers)
-    found = {}
+    by_k = {}
     for k in ks:
         maps: list[Tensor] = []
         hook = model.get_submodule("layer3.2").register_forward_hook(
@@ -150,10 +150,10 @@ def extract(data: Path, weights: Path, ks: list[int], workers: int) -> dict[str,
         for number, entry in enumerate(maps):
             maps[number] = functional.avg_pool2d(entry, entry.shape[3]).flatten(1)
         features, classes = torch.cat(maps).numpy(), np.concatenate(labels)
-        found[str(k)] = {
+        by_k[str(k)] = {
             str(label): _most_frequent(features[classes == label], k) for label in range(model.linear.out_features)
         }
-    return found
+    return by_k
 
 
 def _most_frequent(features: np.ndarray, k: int) -> list[int]:
@@ -163,7 +163,7 @@ def _most_frequent(features: np.ndarray, k: int) -> list[int]:
 
 
 def sweep(data: Path, weights: Path, ks: list[int], workers: int) -> dict[str, int]:
-    """For each k a pass over the test images with the decomposed head; the indices are the largest weights."""
+    """Pass over the test images with the decomposed head for each k; the indices are the largest weights."""
     model = load_network(weights)
     full = model.linear
     _, images = load_data(data)
@@ -180,10 +180,10 @@ def sweep(data: Path, weights: Path, ks: list[int], workers: int) -> dict[str, i
 def essential(data: Path, weights: list[Path], indices: list[Path], workers: int) -> list[dict[str, list[int]]]:
     """Noise on the features of each class and on all others, once: a pass over the images of each class, by eights.
 
-    As in ``validate_essential_nature`` (commit 388d87a): a DataLoader per class, batches of 8.
+    ``validate_essential_nature`` (commit 388d87a) does so with a DataLoader per class, in batches of 8.
     """
     _, images = load_data(data)
-    found = []
+    answers = []
     for file, index_file in zip(weights, indices, strict=True):
         model = load_network(file)
         head = model.linear
@@ -204,8 +204,8 @@ def essential(data: Path, weights: list[Path], indices: list[Path], workers: int
                         noisy[:, replaced] = torch.randn(len(features), len(replaced))
                         counts[number] += int((head(noisy).argmax(1) == label).sum())
             result[str(label)] = counts
-        found.append(result)
-    return found
+        answers.append(result)
+    return answers
 
 
 def train(data: Path, weights: Path, batch_size: int, steps: int, workers: int) -> float:

@@ -8,8 +8,8 @@
     test = dc.extract_features(model, dc.load_dataset("cifar10", "test"))
     print(dc.validate(test, indices).decomposed.top1)
 
-What there is: :mod:`decompose_cli.api`. Importing the package is cheap: neither torch nor torchvision is loaded until
-something needs it.
+The module :mod:`decompose_cli.api` has all the names. Importing the package is cheap: neither torch nor torchvision is
+loaded until something needs it.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -63,7 +63,7 @@ _torchvision.install()
 
 
 def __getattr__(name: str) -> Any:
-    """The names above, when they are first used: they need torch, and the command line should not wait for it."""
+    """Import a name of ``__all__`` when it is first used: these need torch, and the command line should not wait."""
     if name in __all__:
         from decompose_cli import api
 

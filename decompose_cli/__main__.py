@@ -1,4 +1,4 @@
-"""``python -m decompose_cli``."""
+"""Running the program as ``python -m decompose_cli``."""
 
 from decompose_cli.cli import main
 

@@ -30,12 +30,12 @@ class Net(nn.Module):
         self.fc = nn.Linear(32, 10)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        """(N, 3, 8, 8) to (N, 10)."""
+        """Map images (N, 3, 8, 8) to logits (N, 10)."""
         return self.fc(self.body(images))
 
 
 def train(module: nn.Module, batches: DataLoader, epochs: int, lr: float) -> None:
-    """Plain training; a decomposed network trains as any other."""
+    """Train in the plain way; a decomposed network trains as any other."""
     optimizer = torch.optim.Adam(module.parameters(), lr=lr)
     module.train()
     for _ in range(epochs):
@@ -47,7 +47,7 @@ def train(module: nn.Module, batches: DataLoader, epochs: int, lr: float) -> Non
 
 
 def main() -> None:
-    """Everything, with what comes of each step."""
+    """Do all steps, and print what comes of each."""
     torch.manual_seed(0)
     digits = load_digits()
     images = torch.tensor(digits.images, dtype=torch.float32)[:, None].expand(-1, 3, -1, -1) / 8 - 1
@@ -66,17 +66,18 @@ def main() -> None:
     # Each image passes the network once; everything else works on what entered the head.
     seen, unseen = dc.extract_features(model, ordered), dc.extract_features(model, test)
     for k in (2, 4, 8):
-        found = dc.validate(unseen, dc.extract_indices(seen, k=k))
-        low, high = found.difference.ci95
-        print(f"k = {k}: {found.decomposed.correct} of {found.total} instead of {found.original.correct}, ", end="")
-        print(f"{found.difference.points:+.2f} points [{low:+.2f}, {high:+.2f}]")
+        results = dc.validate(unseen, dc.extract_indices(seen, k=k))
+        low, high = results.difference.ci95
+        kept, full = results.decomposed.correct, results.original.correct
+        print(f"k = {k}: {kept} of {results.total} instead of {full}, ", end="")
+        print(f"{results.difference.points:+.2f} points [{low:+.2f}, {high:+.2f}]")
 
-    # The decomposed network is a module like any other: what was lost can be trained back.
+    # The decomposed network is a module like any other, so training can bring back what was lost.
     small = dc.decompose(model, dc.extract_indices(seen, k=2))
     train(small.module, training, epochs=4, lr=0.003)
     after = dc.validate(dc.extract_features(small, test)).decomposed
     low, high = after.top1_ci95
-    print(f"k = 2, trained further: {after.correct} of {found.total}, {after.top1:.2f}% [{low:.2f}, {high:.2f}]")
+    print(f"k = 2, trained further: {after.correct} of {results.total}, {after.top1:.2f}% [{low:.2f}, {high:.2f}]")
     worst = min(after.per_class, key=lambda row: row.correct / row.total)
     print(f"hardest digit: {worst.name}, {worst.correct} of {worst.total}")
 

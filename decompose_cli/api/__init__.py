@@ -1,4 +1,4 @@
-"""What ``import decompose_cli`` offers to Python programs and notebooks.
+"""The functions and classes that ``import decompose_cli`` offers to Python programs and notebooks.
 
 Networks, images, features and index sets are objects here; nothing is printed, parsed or written unless a function says
 so. The commands of the program are functions too, ``decompose_cli.engines.<command>.<command>``: they take

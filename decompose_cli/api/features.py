@@ -1,4 +1,4 @@
-"""Images, features, and what comes of them."""
+"""Images, their features, and what features are good for: index sets and accuracies."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Features:
     """Penultimate features of labelled images, and the head that they enter.
 
     Attributes:
-        values: float32 (N, D).
+        values: Values of the features, float32 (N, D).
         labels: The network's class numbers, int64 (N,).
         head: Parameters of the head.
-        class_names: C names.
+        class_names: Names of the C classes.
         gates: Class-specific gates (C, D) of the weights file, if it has any.
     """
 
@@ -59,7 +59,7 @@ def load_dataset(
     data_dir: str | Path | None = None,
     allow_download: bool = True,
 ) -> ImageDataset:
-    """One split of a data set.
+    """Open one split of a data set.
 
     >>> images = load_dataset("digits", "test")
     >>> len(images), images.class_names[:3]
@@ -69,11 +69,11 @@ def load_dataset(
         name: A name from ``decompose datasets``, or ``folder:PATH`` with ``PATH/train|val|test/<class>/<image>``.
         split: ``train``, ``val`` or ``test``; by default the first of ``test``, ``val`` and ``train`` that there is.
         data_dir: Where data sets are kept; ``$DECOMPOSE_DATA``, else ``data``, by default.
-        allow_download: Whether it may be fetched.
+        allow_download: Whether the data set may be fetched.
 
     Raises:
-        InputError: No such data set or split.
-        DownloadError: It cannot be fetched.
+        InputError: There is no such data set or split.
+        DownloadError: The data set cannot be fetched.
     """
     folder = default_data_dir() if data_dir is None else user_path(data_dir)
     if split is None:
@@ -99,7 +99,7 @@ def extract_features(
     Features(360 images, 64 features, 10 classes)
 
     Args:
-        model: Left as it was found.
+        model: The network; left as it was.
         images: A data set, whose classes are matched to the network's by name where both have names; or batches, such
             as a ``DataLoader`` yields: images (n, 3, H, W) as the network takes them, and their class numbers (n,).
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
@@ -108,7 +108,7 @@ def extract_features(
         workers: Processes that decode images of a data set.
 
     Raises:
-        InputError: The classes do not fit, or the batches are none.
+        InputError: The classes do not fit, or ``images`` is neither a data set nor batches.
         DecomposeError: A feature is NaN or infinite, or the device runs out of memory.
     """
     Inputs(precision=precision, batch_size=batch_size, workers=workers)  # checks them
@@ -142,21 +142,21 @@ def extract_features(
 def extract_indices(
     features: Features, k: int | float = 5, method: str = "frequency", *, order: Order = "highest"
 ) -> IndexSet:
-    """The k features that each class uses most, most influential first.
+    """Find the k features that each class uses most, most influential first.
 
     >>> indices = extract_indices(extract_features(load_model(), load_dataset("digits", "train")), k=5)
     >>> indices.num_classes, indices.largest_k
     (10, 5)
 
     Args:
-        features: Of training images, of all classes.
-        k: Features per class; or a fraction of the class's total (see
+        features: Features of training images of all classes.
+        k: Features per class, or a fraction of the class's total (see
             :func:`decompose_cli.decomposition.ranking.select`).
         method: ``frequency`` (arXiv 2112.07719), ``mean``, ``mass``, ``contribution``, ``weight`` or ``csg``.
         order: Which gates ``csg`` takes, ``highest`` or ``lowest``.
 
     Raises:
-        InputError: k is out of range, a class has no images, or the method needs what is not there.
+        InputError: k is out of range, a class has no images, or the method needs something that ``features`` lack.
     """
     check_classes(features.labels, features.class_names)
     weight = features.head.weight if features.head.kind == "dense" else None
@@ -165,7 +165,7 @@ def extract_indices(
 
 
 def validate(features: Features, indices: Indices | None = None) -> ValidateResults:
-    """How a classifier does with its full head, and with a few features per class; no image is looked at again.
+    """Measure a classifier with its full head, and with a few features per class; no image is looked at again.
 
     >>> model = load_model()
     >>> indices = extract_indices(extract_features(model, load_dataset("digits", "train")), k=5)
@@ -174,16 +174,16 @@ def validate(features: Features, indices: Indices | None = None) -> ValidateResu
     (358, 351, 360)
 
     Args:
-        features: Of test images. Those of a decomposed model bring its own head, and need no indices.
+        features: Features of test images. Those of a decomposed model bring its own head, and need no indices.
         indices: The features that each class keeps.
 
     Raises:
-        InputError: The set does not fit, or there is no image.
+        InputError: The index set does not fit, or there is no image.
     """
     head = features.head
     if head.kind == "decomposed" and indices is not None:
         raise InputError("The model is decomposed already; its features are validated without indices.")
     if head.kind == "subspaces" and indices is None:
         raise InputError("The decomposed head of these weights is without its indices; give the file it was made with.")
-    found = None if indices is None else index_set_of(indices, head.num_classes, head.num_features)
-    return measure(head, features.values, features.labels, features.class_names, found)
+    index_set = None if indices is None else index_set_of(indices, head.num_classes, head.num_features)
+    return measure(head, features.values, features.labels, features.class_names, index_set)

@@ -29,14 +29,14 @@ class Model:
     """A classifier: features, and a head.
 
     Attributes:
-        name: As it was loaded, or the name of its class.
+        name: The name that the network was loaded by, or the name of the module's class.
         network: The module, and what its head is.
-        preprocessing: What happens to images of a data set before it sees them.
-        class_names: Of its outputs, where they are known.
+        preprocessing: What happens to images of a data set before the network sees them.
+        class_names: Names of the outputs, where they are known.
         gates: Class-specific gates (C, D) of the weights file, if it has any; for the method ``csg``.
-        options: What was chosen of the network's options, other than the defaults.
-        dataset: What it was trained on, where that is known.
-        is_preprocessing_known: Whether ``preprocessing`` is that of the weights, or what a data set would get.
+        options: The options of the network that differ from the defaults.
+        dataset: The data set that the network was trained on, where that is known.
+        is_preprocessing_known: Whether ``preprocessing`` is that of the weights, not just the usual one.
     """
 
     name: str
@@ -50,22 +50,22 @@ class Model:
 
     @property
     def module(self) -> nn.Module:
-        """The network: normalised images (N, 3, H, W) to logits (N, C)."""
+        """The module, which maps normalised images (N, 3, H, W) to logits (N, C)."""
         return self.network.module
 
     @property
     def head_name(self) -> str:
-        """The submodule that is the head."""
+        """The name of the submodule that is the head."""
         return self.network.head_name
 
     @property
     def num_features(self) -> int:
-        """D, the size of what enters the head."""
+        """D, the number of features that enter the head."""
         return self.network.tensors.num_features
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """C, the number of classes."""
         return self.network.tensors.num_classes
 
     @property
@@ -90,28 +90,28 @@ def load_model(
     allow_download: bool = True,
     seed: int = 0,
 ) -> Model:
-    """Name a network and read its weights, or take one that is there.
+    """Make a network by name and read its weights, or take a module that you have.
 
     >>> load_model()  # the network that ships with decompose
     Model('resnet20-digits', 64 features, 10 classes, full head)
 
     Args:
         model: A name from ``decompose models``, any torchvision classifier, ``package.module:callable``, or a module,
-            which is used as it is and left as it was found. None for the network that ships with decompose, or for the
-            one that ``weights`` says it belongs to.
+            which is used as it is and left as it was. None for the network that ships with decompose, or for the one
+            that ``weights`` say they belong to.
         weights: A path, a URL, ``default`` or ``random``; for a module None.
         head: Submodule that is the head, where several could be.
-        input_size: Pixels that it takes, or (height, width); needed for a module.
-        mean: Normalisation for pixel values in [0, 1] per channel, for images of a data set; of a module, what
-            its images were normalised with, which :func:`save_model` then writes down.
-        std: Likewise.
-        class_names: Of its outputs, where the network does not say.
+        input_size: Pixels that the network takes, or (height, width); needed for a module.
+        mean: Mean per channel that pixel values in [0, 1] of a data set's images are normalised with; for a module,
+            the mean that its images were normalised with, which :func:`save_model` then writes down.
+        std: Standard deviation per channel, given as ``mean`` is.
+        class_names: Names of the outputs, where the network does not say them.
         allow_download: Whether weights may be fetched.
-        seed: For random weights.
+        seed: Seed of random weights.
 
     Raises:
-        InputError: There is no such network, no head, or weights that do not fit.
-        DownloadError: Weights that cannot be fetched.
+        InputError: There is no such network, it has no head, or the weights do not fit.
+        DownloadError: The weights cannot be fetched.
     """
     options = ImageOptions(
         mean=None if mean is None else check_channels(mean, "mean"),
@@ -168,10 +168,10 @@ def _checked_names(names: Sequence[str] | None, network: Network) -> tuple[str, 
 
 
 def decompose(model: Model, indices: Indices) -> Model:
-    """A copy of a classifier whose head is one subspace of k features per class.
+    """Copy a classifier with a head that is one subspace of k features per class.
 
     With the full head W (C, D), b (C,) and the features S_c of class c, its logits are
-    z_c = b_c + sum over j in S_c of W_cj x_j. It is an ordinary module, which can be trained further.
+    z_c = b_c + sum over j in S_c of W_cj x_j. The copy is an ordinary module, which can be trained further.
 
     >>> small = decompose(load_model(), {c: [c, c + 1] for c in range(10)})
     >>> small
@@ -180,11 +180,11 @@ def decompose(model: Model, indices: Indices) -> Model:
     torch.Size([1, 10])
 
     Args:
-        model: Left as it was found.
+        model: The classifier; left as it was.
         indices: An index set, a file with one, or feature numbers by class number.
 
     Raises:
-        InputError: The set does not fit, or the head is decomposed already.
+        InputError: The index set does not fit, or the head is decomposed already.
     """
     network = model.network.as_it_is()
     if network.head is None or network.tensors.kind != "dense":
@@ -201,10 +201,10 @@ Indices = IndexSet | str | Path | Mapping[int, Sequence[int]]
 
 
 def index_set_of(indices: Indices, num_classes: int, num_features: int) -> IndexSet:
-    """Whatever form it has.
+    """The index set, in whatever form it was given.
 
     Raises:
-        InputError: It is none.
+        InputError: The indices cannot be read, or are not those of every class.
     """
     if isinstance(indices, IndexSet):
         return indices
@@ -223,10 +223,10 @@ def write_index_set(index_set: IndexSet, path: str | Path, *, document: bool = F
     """Write an index file, which every command takes with ``-i``.
 
     Args:
-        index_set: What each class keeps.
-        path: Where.
-        document: Our own layout, with D and provenance, instead of the published one.
-        overwrite: Whether a file that is there may be replaced.
+        index_set: The features that each class keeps.
+        path: The file.
+        document: Whether to write the layout with D and provenance instead of the published one.
+        overwrite: Whether an existing file may be replaced.
 
     Raises:
         InputError: The path cannot be used.
@@ -238,10 +238,10 @@ def write_index_set(index_set: IndexSet, path: str | Path, *, document: bool = F
 
 
 def read_index_set(path: str | Path) -> IndexSet:
-    """Read an index file of any layout: published, our own, or the result of ``extract-indices``.
+    """Read an index file of any layout: published, with provenance, or the result of ``extract-indices``.
 
     Raises:
-        InputError: It is missing or none.
+        InputError: The file is missing, or is no index file.
     """
     return read_file(user_path(path))
 
@@ -254,9 +254,9 @@ def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> No
     Model('resnet20-digits', 64 features, 10 classes, decomposed head)
 
     Args:
-        model: Any; one of a module can be read back only together with the module, as its code is not in the file.
-        path: Ends in ``.safetensors``.
-        overwrite: Whether a file that is there may be replaced.
+        model: Any model; one made from a module cannot be read back by the file alone, which does not have its code.
+        path: The file, which ends in ``.safetensors``.
+        overwrite: Whether an existing file may be replaced.
 
     Raises:
         InputError: The path cannot be used.
@@ -285,7 +285,7 @@ def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> No
         dataset=model.dataset,
         **seen,
     )
-    # Copies: the file format has no weights that are shared between layers.
+    # The weights are copied, as the file format has none that are shared between layers.
     state = {name: value.detach().cpu().clone() for name, value in model.module.state_dict().items()}
     if model.gates is not None:
         state["csg"] = model.gates

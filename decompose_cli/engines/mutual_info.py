@@ -22,7 +22,7 @@ from decompose_cli.storage.result_document import ResultDocument, Stopwatch, des
 
 OURS, CSG = "ours", "csg"
 _MOST_FEATURES = 1_000_000
-_DIGITS = 6  # of the entries of matrices; a thousand classes make a million of them
+_DIGITS = 6  # that entries of matrices have; a thousand classes make a million entries
 
 
 class SetOverlap(BaseModel):

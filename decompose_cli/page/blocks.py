@@ -1,4 +1,4 @@
-"""What a page is made of. The template knows each by its ``kind``."""
+"""The blocks that a page is made of. The template knows each by its ``kind``."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Cell = Union[str, int, float, tuple[float, float], None]
 class Column:
     """One column of a table: its heading, and how many decimals its numbers are shown with.
 
-    ``is_p``: probabilities, whose size matters however small they are: two digits that are not 0.
+    ``is_p``: whether its numbers are probabilities, which are shown with two significant digits, however small.
     """
 
     title: str
@@ -24,7 +24,7 @@ class Column:
     is_p: bool = False
 
     def shown(self, cell: Cell) -> str:
-        """A cell as text."""
+        """The text that shows a cell."""
         if cell is None:
             return "\N{EN DASH}"
         if isinstance(cell, str):
@@ -38,7 +38,7 @@ class Column:
         return f"{cell:+.{self.digits}f}" if self.is_signed else f"{cell:,.{self.digits}f}"
 
     def order(self, cell: Cell) -> str:
-        """What a cell is sorted by: a number as JavaScript reads it, or nothing for text."""
+        """The key that a cell is sorted by: a number as JavaScript reads it, or nothing for text."""
         if isinstance(cell, tuple):
             cell = (cell[0] + cell[1]) / 2
         return repr(cell) if isinstance(cell, (int, float)) and math.isfinite(cell) else ""
@@ -54,7 +54,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Figures:
-    """Numbers to be seen first: label, number, what more there is to say."""
+    """Numbers to be seen first: label, number, and further words of each."""
 
     kind: ClassVar[str] = "figures"
     items: Sequence[tuple[str, str, str]]
@@ -62,7 +62,7 @@ class Figures:
 
 @dataclass(frozen=True)
 class Table:
-    """A sortable table. Its first column heads the rows. ``is_folded``: opened by a click."""
+    """A sortable table, whose first column heads the rows. ``is_folded``: whether it opens by a click only."""
 
     kind: ClassVar[str] = "table"
     caption: str
@@ -73,7 +73,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing: ``svg`` is markup, ``values`` the same as a table."""
+    """A drawing: ``svg`` is its markup, ``values`` a table of the same numbers."""
 
     kind: ClassVar[str] = "chart"
     title: str
@@ -83,7 +83,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Shade:
-    """One cell of a grid: its text, how dark (-1 to 1), and what is said of it when pointed at."""
+    """One cell of a grid: its text, its darkness (-1 to 1), and the words that show when it is pointed at."""
 
     text: str
     value: float
@@ -91,15 +91,15 @@ class Shade:
 
     @property
     def percent(self) -> int:
-        """How much of the colour; the text stays readable on it."""
+        """The percentage of colour, on which the text stays readable."""
         return round(65 * min(1.0, abs(self.value)))
 
 
 @dataclass(frozen=True)
 class Grid:
-    """A small matrix as a table of coloured cells. ``corner``: what rows and columns are.
+    """A small matrix as a table of coloured cells. ``corner``: names of the rows' and the columns' kind.
 
-    ``is_signed``: positive and negative values have different colours.
+    ``is_signed``: whether positive and negative values have different colours.
     """
 
     kind: ClassVar[str] = "grid"
@@ -113,7 +113,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Raster:
-    """A large matrix as a picture, a pixel per cell; ``data`` is what the page needs to name the cell pointed at."""
+    """A large matrix as a picture, a pixel per cell; ``data`` names the cell that is pointed at."""
 
     kind: ClassVar[str] = "raster"
     caption: str
@@ -127,7 +127,7 @@ class Raster:
 
 @dataclass(frozen=True)
 class Picture:
-    """An image in the page: ``alt`` for those who cannot see it."""
+    """An image in the page; ``alt`` says it to those who cannot see it."""
 
     kind: ClassVar[str] = "picture"
     uri: str
@@ -160,7 +160,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Section:
-    """One subject. ``lead``: what is shown and how to read it."""
+    """A section of the page on one subject. ``lead``: what is shown and how to read it."""
 
     id: str
     title: str

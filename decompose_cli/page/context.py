@@ -1,4 +1,4 @@
-"""What the sections share: the sources, and how drawings, matrices and pictures get into the page."""
+"""The context that sections share: the sources, and ways for drawings, matrices and pictures into the page."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from PIL.Image import Image
 
-_PICTURE_BYTES = 3_000_000  # of the five million that a page may have; base64 makes four bytes of three
+_PICTURE_BYTES = 3_000_000  # a page may have five million bytes; base64 makes four bytes of three
 _WIDEST, _TALLEST = 1400, 4000
 _QUALITY = 80
 _MOST_ENTRIES = 20_000
@@ -26,12 +26,12 @@ _MOST_ENTRIES = 20_000
 
 @dataclass
 class Context:
-    """The sources of a page, and what it still has room for.
+    """The sources of a page, and the room that is left on it.
 
     Attributes:
         sources: The results.
         has_images: Whether pictures of data sets are looked up.
-        left_out: Pictures and matrices that did not fit in any more.
+        left_out: Number of pictures and matrices that had no room.
     """
 
     sources: Sequence[Source]
@@ -52,7 +52,7 @@ class Context:
     def picture(self, image: Image, alt: str, caption: str = "") -> Picture | None:
         """An image as WebP, no wider than a page; None if the page is full.
 
-        Small ones are kept exactly, pixel by pixel.
+        Small images are kept exactly, pixel by pixel.
         """
         image = image.convert("RGB")
         image.thumbnail((_WIDEST, _TALLEST))
@@ -76,14 +76,14 @@ class Context:
         """A matrix as a picture with a pixel per cell: white for 0, black for the largest; None if the page is full.
 
         Args:
-            caption: Above it.
-            alt: Instead of it.
-            values: (rows, columns). Negative ones are drawn in blue, positive ones in orange.
-            names: Of rows and columns; numbers where there are none.
+            caption: Text above the picture.
+            alt: Text in place of the picture.
+            values: (rows, columns). With negative values they are drawn in blue, and positive ones in orange.
+            names: Names of the rows and of the columns; numbers stand where there are no names.
             what: What a value is, for the cell that is pointed at.
-            is_sparse: Whether values are told exactly, of up to 20,000 cells that are not 0; otherwise as one of 255
-                shades.
-            darkest: The value that is black, and all above it; the largest by default.
+            is_sparse: Whether the page says exact values, of up to 20,000 cells that are not 0; otherwise it says one
+                of 255 shades.
+            darkest: The value from which on cells are black; the largest by default.
         """
         from PIL import Image
 
@@ -118,7 +118,7 @@ class Context:
 
 
 def _signed_colours(values: np.ndarray) -> np.ndarray:
-    """From -1 to 1: blue over white to orange, of equal lightness on both sides; uint8 (rows, columns, 3)."""
+    """Colours of -1 to 1, blue over white to orange, equally light on both sides; uint8 (rows, columns, 3)."""
     low, high = np.array([0, 114, 178]), np.array([213, 94, 0])
     share = np.abs(values)[..., None]
     colours: np.ndarray = np.rint(255 + share * (np.where(values[..., None] < 0, low, high) - 255)).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Reading back what other commands wrote."""
+"""Reading back the results that other commands wrote."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Source:
     """One result document.
 
     Attributes:
-        path: Where it was read.
-        name: How the page calls it: what was done to what; no two have the same name.
-        document: Its content, with the results as the type of the command.
+        path: The file that was read.
+        name: What the page calls the result: what was done to what. No two results have the same name.
+        document: Content of the file, with the results as the type of the command.
     """
 
     path: Path
@@ -34,17 +34,17 @@ class Source:
 
     @property
     def command(self) -> str:
-        """What made it."""
+        """The command that made the result."""
         return self.document.command
 
     @property
     def results(self) -> Any:
-        """What was found."""
+        """The results of the command."""
         return self.document.results
 
     @property
     def subject(self) -> str:
-        """Which network on which images."""
+        """The network and the images, as ``resnet20 on cifar10``."""
         return _subject(self.document)
 
     def class_name(self, number: int) -> str:
@@ -57,26 +57,26 @@ def read_sources(places: Sequence[Path]) -> list[Source]:
     """Read result files, and those in folders: runs, and folders of results and of runs.
 
     Args:
-        places: At least one; what is found twice is read once.
+        places: At least one file or folder; a file that is named twice is read once.
 
     Raises:
-        InputError: One is missing, is no result, cannot be used, or is a folder without results.
+        InputError: A place is missing, is no result, cannot be used, or is a folder without results.
     """
     paths: dict[Path, Path] = {}
     for place in places:
         for path in _files_in(place) if place.is_dir() else [place]:
             paths.setdefault(path.resolve(), path)
-    found = [(path, _read(path)) for path in paths.values()]
-    is_one = len({_subject(document) for _, document in found}) == 1  # which is then the title of the page
-    titles = [_title(document, with_subject=not is_one) for _, document in found]
+    documents = [(path, _read(path)) for path in paths.values()]
+    is_one = len({_subject(document) for _, document in documents}) == 1  # the one subject is the title of the page
+    titles = [_title(document, with_subject=not is_one) for _, document in documents]
     return [
         Source(path, title if titles.count(title) == 1 else f"{title} ({_short(path, paths.values())})", document)
-        for (path, document), title in zip(found, titles, strict=True)
+        for (path, document), title in zip(documents, titles, strict=True)
     ]
 
 
 def _short(path: Path, others: Collection[Path]) -> str:
-    """As much of a path as tells it from the others."""
+    """The end of a path that tells it from the others."""
     for length in range(1, len(path.parts)):
         end = path.parts[-length:]
         if sum(other.parts[-length:] == end for other in others) == 1 and end != (_RUN,):
@@ -93,31 +93,31 @@ def _read(path: Path) -> ResultDocument[Any]:
 
 
 def _files_in(folder: Path) -> list[Path]:
-    found = _documents_below(folder)
-    if not found:
+    paths = _documents_below(folder)
+    if not paths:
         raise InputError(
             f"The folder {folder} holds no results.",
             hint="Name a run, a folder of results, or the JSON files that commands write.",
         )
-    return found
+    return paths
 
 
 def _documents_below(folder: Path) -> list[Path]:
-    """The documents in a folder; below it too, unless it is a run, whose document says what is below it."""
+    """The documents in a folder; those below it too, unless it is a run, whose document says what is below it."""
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
-    found = [path for path in entries if path.suffix == ".json" and path.is_file() and _is_document(path)]
-    if folder / _RUN not in found:
+    paths = [path for path in entries if path.suffix == ".json" and path.is_file() and _is_document(path)]
+    if folder / _RUN not in paths:
         for path in entries:
             if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
-                found += _documents_below(path)
-    return found
+                paths += _documents_below(path)
+    return paths
 
 
 def _is_document(path: Path) -> bool:
-    """Whether it is to be read as one; index files and the settings of a run lie beside results."""
+    """Whether a file is to be read as a document; index files and the settings of a run lie beside results."""
     value = read_json(path, _WHAT, _HINT)
     return isinstance(value, dict) and {"schema_version", "command", "results"} <= value.keys()
 
@@ -135,7 +135,7 @@ def _parsed(path: Path, value: Any) -> ResultDocument[Any]:
         raise InputError(f"{path} was written by a later version of decompose (schema {version}).")
     model = results_type(command) if isinstance(command, str) else None
     if model is None:
-        raise InputError(f"{path} is a result of {command!r}, of which the report knows nothing.")
+        raise InputError(f"{path} is a result of {command!r}, a command that the report does not know.")
     try:
         return ResultDocument[model].model_validate(value)  # type: ignore[valid-type]
     except ValidationError as error:
@@ -145,7 +145,7 @@ def _parsed(path: Path, value: Any) -> ResultDocument[Any]:
 
 
 def _title(document: ResultDocument[Any], *, with_subject: bool) -> str:
-    """As ``validate: resnet20 on cifar10, test images``; trainings use several splits."""
+    """A title as ``validate: resnet20 on cifar10, test images``; trainings, which use several splits, name none."""
     parts = ["accuracy by k" if document.command == "demo" else document.command]
     subject = _subject(document)
     if with_subject and subject:
@@ -163,12 +163,12 @@ def _subject(document: ResultDocument[Any]) -> str:
 
 
 def printable(text: str) -> str:
-    """Without what moves a cursor, turns the direction of writing, or is half a character."""
+    """The text without letters that move a cursor, turn the direction of writing, or are half a character."""
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
 
 def _cleaned(value: Any) -> Any:
-    """With every text printable; XML has no control characters, and names of folders may."""
+    """The value with every text printable; XML has no control characters, but names of folders may have them."""
     if isinstance(value, str):
         return value if value.isprintable() else printable(value)
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""``report``: one HTML page from any mix of results, with nothing outside it."""
+"""``report``: one HTML page from any mix of results, which needs no other file."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from decompose_cli.storage.files import check_writable, user_path, write_text
 from decompose_cli.version import __version__
 
 LARGEST = 5_000_000
-"""Bytes that a page should not exceed."""
+"""The number of bytes that a page should not exceed."""
 _TEMPLATES = Path(__file__).parent / "templates"
 _SECTIONS: tuple[ModuleType, ...] = (
     glance,
@@ -63,7 +63,7 @@ class Report:
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size of the page in bytes."""
         return len(self.html.encode())
 
 
@@ -83,8 +83,8 @@ def report(
     Args:
         places: Result files, runs, and folders of them; or one of these.
         output: Where the page is written; None to only return it.
-        title: Of the page; by default what the first results are about.
-        overwrite: Whether a file that is there may be replaced.
+        title: Title of the page; by default what the first results are about.
+        overwrite: Whether an existing file may be replaced.
         with_images: Whether misclassified images are looked up in their data sets, where these are at hand.
 
     Raises:
@@ -110,7 +110,7 @@ def report(
 
 _Builder = Callable[[Context], Section | None]
 _OF_SHAPES = (ArithmeticError, AttributeError, LookupError, MemoryError, TypeError, ValueError)
-"""What comes of numbers that are of the right type and do not fit together: lists of other lengths and the like."""
+"""Errors from numbers of the right type that do not fit together: lists of different lengths and the like."""
 
 
 def _built(builder: _Builder, context: Context) -> Section | None:

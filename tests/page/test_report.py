@@ -363,7 +363,7 @@ def test_folders_are_looked_through_but_not_runs(write_results: WriteResults) ->
     ("change", "said"),
     [
         (lambda d: d.update(schema_version=2), "was written by a later version of decompose (schema 2)"),
-        (lambda d: d.update(command="dance"), "is a result of 'dance', of which the report knows nothing"),
+        (lambda d: d.update(command="dance"), "is a result of 'dance', a command that the report does not know"),
         (lambda d: d.pop("results"), "is no result of decompose"),
         (lambda d: d["results"].pop("total"), "is no usable result of 'validate': results.total: Field required"),
         (lambda d: d["results"].update(total="many"), "results.total: Input should be a valid integer"),

@@ -1,1 +1,1 @@
-"""What the report says, one module per subject; each makes a section of the result files that speak of it."""
+"""The sections of the report, one module per subject; each makes its section of the result files on the subject."""

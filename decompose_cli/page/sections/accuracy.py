@@ -1,4 +1,4 @@
-"""How many images each head gets right."""
+"""The section on accuracy: how many images each head gets right."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from decompose_cli.statistics import wilson_interval
 
 _MOST_DRAWN = 40
 _LEAD = (
-    "Images classified correctly, with 95% intervals (Wilson): they are about other images of the same kind, not about "
-    "other trainings. Heads are compared image by image."
+    "Images classified correctly, with 95% intervals (Wilson), which are about other images of the same kind, not "
+    "about other trainings. Heads are compared image by image."
 )
 
 
@@ -34,19 +34,19 @@ class Measured:
 
     @property
     def top1(self) -> float:
-        """In percent."""
+        """Top-1 accuracy in percent."""
         return 100 * self.correct / self.total
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Of 95%, in percent."""
+        """The 95% interval of ``top1``, in percent."""
         low, high = wilson_interval(self.correct, self.total)
         return 100 * low, 100 * high
 
 
 def section(context: Context) -> Section | None:
-    """Accuracies and differences of validate, finetune, train and train-gate."""
-    measured = [found for source in context.sources for found in measurements(source)]
+    """Make the section from validate, finetune, train and train-gate."""
+    measured = [measurement for source in context.sources for measurement in measurements(source)]
     if not measured:
         return None
     values = Table(
@@ -76,7 +76,7 @@ def section(context: Context) -> Section | None:
 
 
 def measurements(source: Source) -> Iterator[Measured]:
-    """What a result says of heads and networks; of held-out images the last epoch only, as they chose the best one."""
+    """The measurements of a result; on held-out images those of the last epoch only, as they chose the best one."""
     results = source.results
     if source.command == "validate":
         for what, head in (("full head", results.original), ("decomposed", results.decomposed)):
@@ -112,7 +112,7 @@ def _features(sizes: tuple[int, int]) -> str:
 
 
 def differences(source: Source) -> Iterator[tuple[str, Difference]]:
-    """Decomposed minus original, where a result compares them."""
+    """The differences, decomposed minus original, of a result that compares them."""
     if source.command not in ("validate", "finetune"):
         return
     runs = getattr(source.results, "runs", None)
@@ -123,9 +123,9 @@ def differences(source: Source) -> Iterator[tuple[str, Difference]]:
 
 def _differences(context: Context) -> Iterator[Block]:
     rows = [
-        (f"{source.name}{', ' + which if which else ''}", found)
+        (f"{source.name}{', ' + which if which else ''}", difference)
         for source in context.sources
-        for which, found in differences(source)
+        for which, difference in differences(source)
     ]
     if rows:
         yield Table(

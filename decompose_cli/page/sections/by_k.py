@@ -1,4 +1,4 @@
-"""Accuracy against the number of features per class."""
+"""The section on accuracy against the number of features per class."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LEAD = (
 
 
 def section(context: Context) -> Section | None:
-    """Curves of sweep and demo."""
+    """Make the section from sweep and demo."""
     blocks: list[Block] = []
     for source in context.of("demo", "sweep"):
         results = source.results

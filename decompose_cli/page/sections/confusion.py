@@ -1,4 +1,4 @@
-"""Which classes are taken for which, and what the decomposition changes about it."""
+"""The section on confusion: which classes are taken for which, and what the decomposition changes about it."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ _DIFFERENCE = "Decomposed minus full head"
 
 
 def section(context: Context) -> Section | None:
-    """Confusion matrices of validate."""
+    """Make the section from validate."""
     blocks: list[Block] = []
     for source in context.of("validate"):
         heads = (("Full head", source.results.original), ("Decomposed", source.results.decomposed))
-        found = {what: np.asarray(head.confusion, dtype=np.int64) for what, head in heads if head is not None}
-        found = {what: matrix for what, matrix in found.items() if matrix.ndim == 2}
-        if len(found) == 2:
-            found[_DIFFERENCE] = found["Decomposed"] - found["Full head"]
-        names = [source.class_name(number) for number in range(max((len(m) for m in found.values()), default=0))]
-        group = [block for what, matrix in found.items() for block in _matrix(context, what, names, matrix)]
-        blocks.append(Group(source.name, [*group, *_pairs(names, found)]))
+        matrices = {what: np.asarray(head.confusion, dtype=np.int64) for what, head in heads if head is not None}
+        matrices = {what: matrix for what, matrix in matrices.items() if matrix.ndim == 2}
+        if len(matrices) == 2:
+            matrices[_DIFFERENCE] = matrices["Decomposed"] - matrices["Full head"]
+        names = [source.class_name(number) for number in range(max((len(m) for m in matrices.values()), default=0))]
+        group = [block for what, matrix in matrices.items() for block in _matrix(context, what, names, matrix)]
+        blocks.append(Group(source.name, [*group, *_pairs(names, matrices)]))
     return Section("confusion", "Confusion", _LEAD, blocks) if blocks else None
 
 
@@ -62,9 +62,9 @@ def _largest_error(counts: np.ndarray) -> int:
     return int(counts[~np.eye(len(counts), dtype=bool)].max(initial=0))
 
 
-def _pairs(names: Sequence[str], found: dict[str, np.ndarray]) -> Iterator[Block]:
-    """The pairs that are confused most, with any head."""
-    heads = {what: matrix for what, matrix in found.items() if (matrix >= 0).all() and what != _DIFFERENCE}
+def _pairs(names: Sequence[str], matrices: dict[str, np.ndarray]) -> Iterator[Block]:
+    """A table of the pairs that all heads together confuse most."""
+    heads = {what: matrix for what, matrix in matrices.items() if (matrix >= 0).all() and what != _DIFFERENCE}
     if not heads or len(names) < 2:
         return
     sums = sum(heads.values())

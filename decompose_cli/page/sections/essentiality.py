@@ -1,4 +1,4 @@
-"""What noise on a class's features does to it."""
+"""The section on essentiality: what noise on a class's features does to the class."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from decompose_cli.reporting.study_plots import essentiality_figure
 _LEAD = (
     "Essentiality of a class: how many more of its images stay with it when noise is put on all other features than "
     "when it is put on the class's own, in percentage points of its images. Marks are random feature sets of the same "
-    "size: a set that matters stands well above them. p is the share of random sets that did as well, this "
-    "one counted with them."
+    "size: a set that matters stands well above them. p is the share of random sets that did as well; the "
+    "class's own set is counted with them."
 )
 _MOST_DRAWN = 40
 
 
 def section(context: Context) -> Section | None:
-    """Bars of essential."""
+    """Make the section from essential."""
     blocks: list[Block] = []
     for source in context.of("essential"):
         blocks.append(Group(source.name, _blocks(context, source)))
@@ -49,14 +49,14 @@ def _blocks(context: Context, source: Source) -> list[Block]:
         [row(method, results.summary[method]) for method in methods],  # type: ignore[misc]
     )
     by_class = {method: results.by_class(method) for method in methods}
-    numbers = sorted({int(number) for found in by_class.values() for number in found})
+    numbers = sorted({int(number) for kept_by_class in by_class.values() for number in kept_by_class})
     values = Table(
         "By class",
         columns,
         [
             row(f"{method}, {source.class_name(int(number))}", kept)  # type: ignore[misc]
-            for method, found in by_class.items()
-            for number, kept in found.items()
+            for method, kept_by_class in by_class.items()
+            for number, kept in kept_by_class.items()
         ],
         is_folded=len(numbers) > _MOST_DRAWN,
     )
@@ -65,11 +65,11 @@ def _blocks(context: Context, source: Source) -> list[Block]:
     bars = {
         method: [
             (kept.essentiality, kept.essentiality_ci95, kept.control_mean)
-            if (kept := found.get(str(number))) is not None
+            if (kept := kept_by_class.get(str(number))) is not None
             else None
             for number in numbers
         ]
-        for method, found in by_class.items()
+        for method, kept_by_class in by_class.items()
     }
     names = [source.class_name(number) for number in numbers]
     return [whole, context.chart("Essentiality by class", essentiality_figure(names, bars), values)]

@@ -1,4 +1,4 @@
-"""What soft gates do."""
+"""The section on soft gates."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from decompose_cli.reporting.study_plots import gate_histogram
 
 _LEAD = (
     "g is the weight that a gate gives the later of its two outputs, between 0 (the earlier one suffices) and 1. "
-    "Histograms are of the last epoch, tables of the weights that were kept. Intervals are Student's and, of "
-    "differences, Welch's, over images."
+    "Histograms show the last epoch, tables the weights that were kept. Intervals over images are Student's, and those "
+    "of differences Welch's."
 )
 _SPLITS = {"train": "training images", "val": "held-out images", "test": "test images"}
 
 
 def section(context: Context) -> Section | None:
-    """Histograms and contrasts of train-gate."""
+    """Make the section from train-gate."""
     blocks: list[Block] = []
     for source in context.of("train-gate"):
-        found: list[Block] = []
+        group: list[Block] = []
         for title, run in runs_of(source):
-            found += _histograms(context, title, run)
+            group += _histograms(context, title, run)
         several = getattr(source.results, "runs", None)
         for run in several if several is not None else [source.results]:
-            found += _tables(f", seed {run.seed}" if several is not None else "", run.gates)
-        if found:
-            blocks.append(Group(source.name, found))
+            group += _tables(f", seed {run.seed}" if several is not None else "", run.gates)
+        if group:
+            blocks.append(Group(source.name, group))
     return Section("gates", "Soft gates", _LEAD, blocks) if blocks else None
 
 
@@ -105,5 +105,5 @@ def _tables(which: str, report: Any) -> Iterator[Block]:
         )
 
 
-def _contrast(found: Any) -> list[Any]:
-    return [None] * 4 if found is None else [found.first.g, found.second.g, found.difference, found.ci95]
+def _contrast(contrast: Any) -> list[Any]:
+    return [None] * 4 if contrast is None else [contrast.first.g, contrast.second.g, contrast.difference, contrast.ci95]

@@ -1,4 +1,4 @@
-"""The few numbers to see first."""
+"""The section with the few numbers to see first."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _MOST = 9
 
 
 def section(context: Context) -> Section | None:
-    """Accuracies and differences, the first few."""
+    """Make the section: accuracies, differences and chosen sets, the first few."""
     items: list[tuple[str, str, str]] = []
     measured = [*context.of("finetune"), *context.of("validate"), *context.of("train", "train-gate")]
     seen = set()
     for source in measured:
         whose = f"{source.name}: " if len(measured) > 1 else ""
-        if hasattr(source.results, "runs"):  # of several seeds, whose spread is further down
+        if hasattr(source.results, "runs"):  # several seeds, whose spread is further down
             continue
-        for found in measurements(source):
-            identity = (source.subject, found.split, found.correct, found.total, round(found.loss, 4))
-            if identity in seen:  # as where a network was validated before it was fine-tuned
+        for one in measurements(source):
+            identity = (source.subject, one.split, one.correct, one.total, round(one.loss, 4))
+            if identity in seen:  # a network may have been validated before it was fine-tuned
                 continue
             seen.add(identity)
-            low, high = found.interval
-            count = f"{found.correct:,} of {found.total:,} {found.split} images; 95% interval {low:.2f} to {high:.2f}"
-            items.append((whose + found.what, f"{found.top1:.2f}%", count))
+            low, high = one.interval
+            count = f"{one.correct:,} of {one.total:,} {one.split} images; 95% interval {low:.2f} to {high:.2f}"
+            items.append((whose + one.what, f"{one.top1:.2f}%", count))
         for _, difference in differences(source):
             low, high = difference.ci95
             items.append(

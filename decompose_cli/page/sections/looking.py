@@ -1,4 +1,4 @@
-"""Where the network looks, and what its filters respond to."""
+"""The section on where the network looks, and on what its filters respond to."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _MOST_BYTES, _MOST_PIXELS = 40_000_000, 40_000_000
 
 
 def section(context: Context) -> Section | None:
-    """Pictures and figures of explain and filters."""
+    """Make the section from explain and filters."""
     blocks: list[Block] = [Group(source.name, [*_explained(context, source)]) for source in context.of("explain")]
     for source in context.of("filters"):
         title = f"{source.name}, class {source.results.class_name}"
@@ -123,7 +123,7 @@ def _filters(context: Context, source: Source) -> Iterator[Block]:
 
 
 def _saved(context: Context, source: Source, name: str | None, alt: str, caption: str) -> Picture | None:
-    """A picture that the command wrote beside its result. Only its name counts: a result file names no other place."""
+    """A picture that the command wrote beside its result; a result file can name no other place."""
     if name is None:
         return None
     path = source.path.parent / Path(name).name
@@ -135,7 +135,7 @@ def _opened(path: Path) -> Image | None:
     from PIL import Image
 
     try:
-        if not path.is_file() or path.stat().st_size > _MOST_BYTES:  # a pipe would be waited for
+        if not path.is_file() or path.stat().st_size > _MOST_BYTES:  # reading a pipe would wait for ever
             return None
         with warnings.catch_warnings(), Image.open(path, formats=["PNG"]) as opened:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)

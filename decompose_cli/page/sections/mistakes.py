@@ -1,4 +1,4 @@
-"""Images that are misclassified."""
+"""The section on misclassified images."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset
 
 _LEAD = (
-    "The most confident errors lead; where there are two heads, before them come the images that only the full head "
-    "gets right. A number is the image's place in its split, counted from 0."
+    "The most confident errors come first; where there are two heads, the images that only the full head gets right "
+    "come before them. A number is the image's place in its split, counted from 0."
 )
 _ABSENT = "The images are not at hand where the result says, or have changed since."
 _SIDE = 96
 
 
 def section(context: Context) -> Section | None:
-    """Images that validate names, looked up in their data set."""
+    """Make the section from validate; its images are looked up in their data set."""
     blocks: list[Block] = []
     for source in context.of("validate"):
         if source.results.mistakes:
@@ -38,7 +38,7 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
     if context.has_images:
         try:
             dataset = _dataset(source)
-        except (DecomposeError, OSError, ValueError):  # what is there instead is nothing for this page
+        except (DecomposeError, OSError, ValueError):  # other images in their place are nothing for this page
             yield Text(_ABSENT)
         else:
             pictures = [picture for picture in (_picture(context, source, dataset, m) for m in mistakes) if picture]
@@ -71,10 +71,10 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
 
 
 def _dataset(source: Source) -> ImageDataset:
-    """The images that the result is about, if they still are what they were.
+    """Open the images that the result is about, if they still are what they were.
 
     Raises:
-        DecomposeError: They are elsewhere, others, or would have to be downloaded.
+        DecomposeError: The images are elsewhere, have changed, or would have to be downloaded.
     """
     from decompose_cli.datasets.registry import FOLDER_PREFIX, default_data_dir, open_dataset
 

@@ -1,4 +1,4 @@
-"""How much the classes' sets overlap."""
+"""The section on how much the classes' sets overlap."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _MOST_PAIRS = 20
 
 
 def section(context: Context) -> Section | None:
-    """Matrices of mutual-info."""
+    """Make the section from mutual-info."""
     blocks: list[Block] = []
     for source in context.of("mutual-info"):
-        sets = [(name, k, found) for name, by_k in source.results.sets.items() for k, found in by_k.items()]
+        sets = [(name, k, overlap) for name, by_k in source.results.sets.items() for k, overlap in by_k.items()]
         blocks.append(
             Table(
                 f"Means over pairs of classes: {source.name}",
@@ -55,10 +55,10 @@ def section(context: Context) -> Section | None:
                 ],
             )
         )
-        for name, k, found in sets:
+        for name, k, overlap in sets:
             group = [
                 block
-                for what, matrix in (("Jaccard index", found.jaccard_matrix), ("Mutual information", found.matrix))
+                for what, matrix in (("Jaccard index", overlap.jaccard_matrix), ("Mutual information", overlap.matrix))
                 for block in matrix_blocks(context, source, f"{what}, {name}, k = {k}", matrix)
             ]
             if group:
@@ -67,7 +67,7 @@ def section(context: Context) -> Section | None:
 
 
 def matrix_blocks(context: Context, source: Source, caption: str, matrix: Sequence[Sequence[float]]) -> Iterator[Block]:
-    """A matrix of classes by classes; shades are by the largest value off the diagonal, where the news is."""
+    """Show a matrix of classes by classes; the largest value off the diagonal, where the news is, is the darkest."""
     values = np.asarray(matrix, dtype=float)
     if values.ndim != 2 or len(values) < 2 or values.shape[0] != values.shape[1]:
         return
@@ -77,7 +77,7 @@ def matrix_blocks(context: Context, source: Source, caption: str, matrix: Sequen
     largest = float(others.max()) or 1.0
     if count <= _MOST_CELLS_ACROSS:
         digits = 2 if largest >= 0.1 else 3
-        tells = bool(others.min() < 0.9 * largest)  # else there is nothing to tell apart by shades
+        tells = bool(others.min() < 0.9 * largest)  # else shades have nothing to tell apart
         cells = [
             [
                 Shade(

@@ -1,4 +1,4 @@
-"""Where every number comes from."""
+"""The section on where every number comes from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _LEAD = "What was run, on which weights and images, and with which versions; eno
 
 
 def section(context: Context) -> Section | None:
-    """One table per result file."""
+    """Make the section, with one table per result file."""
     blocks: list[Block] = [_table(source) for source in context.sources]
     return Section("provenance", "Provenance", _LEAD, blocks)
 

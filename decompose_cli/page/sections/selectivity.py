@@ -1,4 +1,4 @@
-"""How selective the filters of each layer are."""
+"""The section on how selective the filters of each layer are."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _LEAD = (
 
 
 def section(context: Context) -> Section | None:
-    """Layers of selectivity."""
+    """Make the section from selectivity."""
     blocks: list[Block] = [Group(source.name, _blocks(context, source)) for source in context.of("selectivity")]
     return Section("selectivity", "Selectivity by layer", _LEAD, blocks) if blocks else None
 
@@ -38,13 +38,13 @@ def _blocks(context: Context, source: Source) -> list[Block]:
         ],
         [
             [f"{name}{suffix}", layer.filters, layer.psi_mean, layer.psi_median, layer.class_selectivity]
-            for suffix, found in networks.items()
-            for name, layer in found.items()
+            for suffix, by_layer in networks.items()
+            for name, layer in by_layer.items()
         ],
     )
     curves = {
-        f"{what}{suffix}": [getattr(found[name], field) if name in found else None for name in layers]
-        for suffix, found in networks.items()
+        f"{what}{suffix}": [getattr(by_layer[name], field) if name in by_layer else None for name in layers]
+        for suffix, by_layer in networks.items()
         for what, field in (("Psi (mean)", "psi_mean"), ("class selectivity", "class_selectivity"))
     }
     blocks: list[Block] = [context.chart("Selectivity by layer", layers_figure("0 to 1", layers, curves), values)]

@@ -1,4 +1,4 @@
-"""Which classes share which filters."""
+"""The section on which classes share which filters."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 
 _LEAD = (
-    "A filter is one penultimate feature. Marked are the filters that a class keeps. Numbers, where there are any, "
+    "A filter is one penultimate feature. Marks show the filters that a class keeps. Numbers, where there are any, "
     "rank them, 1 being the most influential; the order in an index file need not mean anything. A column with many "
     "marks is a filter that many classes share."
 )
@@ -32,29 +32,29 @@ class _Set:
     is_ranked: bool
 
     def users(self) -> dict[int, list[int]]:
-        """Classes by filter, of the filters that are used."""
-        found: dict[int, list[int]] = {}
+        """The classes that use each filter, of the filters that are used."""
+        by_filter: dict[int, list[int]] = {}
         for number, features in self.classes.items():
             for feature in features:
-                found.setdefault(feature, []).append(number)
-        return found
+                by_filter.setdefault(feature, []).append(number)
+        return by_filter
 
 
 def section(context: Context) -> Section | None:
-    """Index sets of extract-indices, sweep and essential, each once."""
+    """Make the section from extract-indices, sweep and essential; equal sets are shown once."""
     blocks: list[Block] = []
     seen = []
     sources = [*context.of("extract-indices"), *context.of("sweep"), *context.of("essential")]  # the ranked ones first
-    for found in (found for source in sources for found in _sets(source)):
-        identity = (found.num_features, {number: sorted(features) for number, features in found.classes.items()})
+    for one_set in (one_set for source in sources for one_set in _sets(source)):
+        identity = (one_set.num_features, {number: sorted(features) for number, features in one_set.classes.items()})
         if identity not in seen:
             seen.append(identity)
-            blocks.append(Group(found.title, [*_matrix(context, found), *_tables(found)]))
+            blocks.append(Group(one_set.title, [*_matrix(context, one_set), *_tables(one_set)]))
     return Section("filters", "Which classes share which filters", _LEAD, blocks) if blocks else None
 
 
 def _sets(source: Source) -> Iterator[_Set]:
-    def found(title: str, indices: Mapping[str, Sequence[int]]) -> Iterator[_Set]:
+    def set_of(title: str, indices: Mapping[str, Sequence[int]]) -> Iterator[_Set]:
         classes = {int(name): list(features) for name, features in indices.items() if name.isdecimal()}
         largest = max((max(features) for features in classes.values() if features), default=-1)
         given = source.document.model.num_features if source.document.model else 0
@@ -66,35 +66,35 @@ def _sets(source: Source) -> Iterator[_Set]:
 
     if source.command == "extract-indices":
         for k, extracted in source.results.items():
-            yield from found(f"{source.name}, k = {k}, ranked by {extracted.method}", extracted.indices)
+            yield from set_of(f"{source.name}, k = {k}, ranked by {extracted.method}", extracted.indices)
     elif source.command == "sweep" and source.results.chosen is not None:
-        yield from found(f"{source.name}, chosen set", source.results.chosen.indices)
+        yield from set_of(f"{source.name}, chosen set", source.results.chosen.indices)
     elif source.command == "essential":
         for method, summary in source.results.summary.items():
-            yield from found(f"{source.name}, {method}", summary.features)
+            yield from set_of(f"{source.name}, {method}", summary.features)
 
 
-def _matrix(context: Context, found: _Set) -> Iterator[Block]:
-    names = [found.source.class_name(number) for number in found.classes]
-    users = found.users()
-    caption = f"Classes by filters: {len(users)} of {found.num_features} filters are used"
-    if len(names) <= _MOST_ROWS and found.num_features <= _MOST_COLUMNS:
+def _matrix(context: Context, index_set: _Set) -> Iterator[Block]:
+    names = [index_set.source.class_name(number) for number in index_set.classes]
+    users = index_set.users()
+    caption = f"Classes by filters: {len(users)} of {index_set.num_features} filters are used"
+    if len(names) <= _MOST_ROWS and index_set.num_features <= _MOST_COLUMNS:
         cells = []
-        for name, features in zip(names, found.classes.values(), strict=True):
+        for name, features in zip(names, index_set.classes.values(), strict=True):
             rank = {feature: place for place, feature in enumerate(features, 1)}
             cells.append(
                 [
-                    _mark(name, f, rank[f], len(rank), is_ranked=found.is_ranked) if f in rank else Shade("", 0, "")
-                    for f in range(found.num_features)
+                    _mark(name, f, rank[f], len(rank), is_ranked=index_set.is_ranked) if f in rank else Shade("", 0, "")
+                    for f in range(index_set.num_features)
                 ]
             )
-        columns = [str(number) for number in range(found.num_features)]
+        columns = [str(number) for number in range(index_set.num_features)]
         yield Grid(caption, "Class, filter", names, columns, cells)
         return
-    is_used = np.zeros((len(names), found.num_features), dtype=np.int8)
-    for row, features in enumerate(found.classes.values()):
+    is_used = np.zeros((len(names), index_set.num_features), dtype=np.int8)
+    for row, features in enumerate(index_set.classes.values()):
         is_used[row, list(features)] = 1
-    alt = f"{len(names)} classes by {found.num_features} filters; the tables below say the same."
+    alt = f"{len(names)} classes by {index_set.num_features} filters; the tables below say the same."
     raster = context.raster(caption, alt, is_used, (names, []), "of 1, used", is_sparse=True)
     if raster is not None:
         yield raster
@@ -106,9 +106,9 @@ def _mark(name: str, feature: int, rank: int, count: int, *, is_ranked: bool) ->
     return Shade(str(rank), 1.1 - 0.6 * rank / count, f"{name}: filter {feature}, rank {rank}")
 
 
-def _tables(found: _Set) -> Iterator[Block]:
-    users = found.users()
-    names = found.source.class_name
+def _tables(index_set: _Set) -> Iterator[Block]:
+    users = index_set.users()
+    names = index_set.source.class_name
     most = sorted(users, key=lambda feature: (-len(users[feature]), feature))
     cut = "" if len(most) <= _MOST_LISTED else f", the {_MOST_LISTED} most shared of {len(most)}"
     yield Table(
@@ -123,19 +123,19 @@ def _tables(found: _Set) -> Iterator[Block]:
     yield Table(
         "Classes by how much of their sets is their own",
         [Column("Class"), Column("Filters"), Column("Used by no other"), Column("Shares most with"), Column("Shared")],
-        [_row_of(number, found, users) for number in found.classes],
+        [_row_of(number, index_set, users) for number in index_set.classes],
         is_folded=True,
     )
 
 
-def _row_of(number: int, found: _Set, users: Mapping[int, Sequence[int]]) -> list[str | int | None]:
-    features = found.classes[number]
+def _row_of(number: int, index_set: _Set, users: Mapping[int, Sequence[int]]) -> list[str | int | None]:
+    features = index_set.classes[number]
     counts: dict[int, int] = {}
     for feature in features:
         for other in users[feature]:
             if other != number:
                 counts[other] = counts.get(other, 0) + 1
-    name = found.source.class_name
+    name = index_set.source.class_name
     own = sum(len(users[feature]) == 1 for feature in features)
     closest = max(counts, key=lambda other: (counts[other], -other)) if counts else None
     return [

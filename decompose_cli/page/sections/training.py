@@ -1,4 +1,4 @@
-"""How trainings went."""
+"""The section on how trainings went."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from decompose_cli.reporting.training_plots import lr_figure, training_figure
 from decompose_cli.training.records import curves
 
 _LEAD = (
-    "Loss is mean cross-entropy in nats. Figures of the training images are those of the passes in which the network "
+    "Loss is mean cross-entropy in nats. Figures of the training images come from the passes in which the network "
     "learned from them. Held-out images choose the best epoch; test images choose nothing."
 )
 
 
 def section(context: Context) -> Section | None:
-    """Curves of train, finetune, train-gate and lr-find."""
+    """Make the section from train, finetune, train-gate and lr-find."""
     blocks: list[Block] = []
     for source in context.of("train", "finetune", "train-gate"):
-        found = [block for title, run in runs_of(source) for block in _run(context, title, run)]
+        group = [block for title, run in runs_of(source) for block in _run(context, title, run)]
         summary = getattr(source.results, "summary", None)
         if summary:
-            found.insert(0, _spreads(summary))
-        if found:
-            blocks.append(Group(source.name, found))
+            group.insert(0, _spreads(summary))
+        if group:
+            blocks.append(Group(source.name, group))
     blocks += [Group(source.name, [_rates(context, source)]) for source in context.of("lr-find")]
     return Section("training", "Training", _LEAD, blocks) if blocks else None
 
 
 def runs_of(source: Source) -> Iterator[tuple[str, Any]]:
-    """The runs of a training, which may have had several seeds, and what to call each."""
+    """The title and the results of each run of a training, which may have had several seeds."""
     several = getattr(source.results, "runs", None)
     for run in several if several is not None else [source.results]:
         if hasattr(run, "epochs"):

@@ -102,7 +102,7 @@ class GateSplit(BaseModel):
 
 
 class Skipping(BaseModel):
-    """What it costs and saves to leave gated stages with o1 where g is below ``below``.
+    """The costs and savings of leaving gated stages with o1 where g is below ``below``.
 
     ``skipped``: share of the images, by gate. ``images_per_second``: with and without skipping, on the same images in
     turn; null where the gate reads the last unit, so that nothing is saved.
