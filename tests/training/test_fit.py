@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.power_cut import PowerCut
 from torch import Tensor, nn
 
 from decompose_cli.datasets.base import InMemoryImages
@@ -540,6 +541,33 @@ def test_stopped_after_any_step_a_run_ends_as_one_that_was_not(values: dict[str,
         again.run(Rows())
         assert {name: tensors_of(read_state(Path(folder) / name)) for name in whole} == whole, steps
         assert [row["train_loss"] for row in csv.DictReader((Path(folder) / "log.csv").open())] == log, steps
+
+
+MOMENTS = [
+    ("best.pt", 1),
+    ("last.pt", 1),
+    ("log.csv", 1),
+    ("last.pt", 2),
+    ("log.csv", 2),
+    ("last.pt", 3),
+    ("log.csv", 3),
+]
+
+
+@pytest.mark.parametrize(("name", "number"), MOMENTS, ids=[f"{name} {number}" for name, number in MOMENTS])
+def test_a_power_cut_between_two_files_costs_nothing(power_cut: PowerCut, name: str, number: int) -> None:
+    settings, val = settings_of(lr=1e-9), labelled("val", [0, 1, 2, 2])  # nothing is learned: the first epoch is best
+    trainer_of(dropping(), settings, folder="whole", val=val).run(Rows())
+    with power_cut(name, number):
+        trainer_of(dropping(), settings, val=val).run(Rows())
+    again = trainer_of(dropping(), settings, val=val)
+    if Path("run/last.pt").is_file():
+        again.load(read_state(Path("run/last.pt")))
+    again.run(Rows())
+    for file in ("last.pt", "best.pt"):
+        assert tensors_of(read_state(Path("run", file))) == tensors_of(read_state(Path("whole", file))), file
+    logs = [list(csv.DictReader((Path(folder) / "log.csv").open())) for folder in ("whole", "run")]
+    assert [row["train_loss"] for row in logs[0]] == [row["train_loss"] for row in logs[1]]
 
 
 def normalised() -> nn.Module:
