@@ -54,7 +54,7 @@ class PixelTable:
         parts: Images uint8 (n, 3, H, W), in order; n adds up to ``count``.
         count: Number of images N.
         size: (H, W) of the images.
-        device: Where to keep the images; they take N * H * W * 3 bytes.
+        device: Device that keeps the images; they take N * H * W * 3 bytes.
     """
 
     def __init__(self, parts: Iterable[Tensor], count: int, size: tuple[int, int], device: torch.device) -> None:
@@ -100,7 +100,7 @@ class Normaliser:
 
     Args:
         preprocessing: Mean, std, and the crop, which is the size of the images.
-        device: Where the images are.
+        device: Device of the images.
     """
 
     def __init__(self, preprocessing: Preprocessing, device: torch.device) -> None:

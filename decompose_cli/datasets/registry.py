@@ -84,7 +84,7 @@ def open_dataset(name: str, split: str, data_dir: Path, *, allow_download: bool 
     Args:
         name: A registered name or ``folder:PATH``.
         split: ``train``, ``val`` or ``test``.
-        data_dir: Where registered data sets are kept.
+        data_dir: Folder of the registered data sets.
         allow_download: Whether the network may be used.
 
     Raises:

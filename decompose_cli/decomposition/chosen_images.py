@@ -1,4 +1,4 @@
-"""Single images to look at: files, or numbers of a data set."""
+"""Single images to look at, from files or by their numbers in a data set."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class ChosenImage:
     """One image.
 
     Attributes:
-        name: Its path as given, or its number in the data set.
-        pixels: As the network sees it before normalisation, uint8 (3, H, W).
+        name: Path of the image as given, or its number in the data set.
+        pixels: Pixels as the network sees them before normalisation, uint8 (3, H, W).
         label: The network's class number, if it is known.
     """
 
@@ -34,23 +34,23 @@ class ChosenImage:
 
 
 def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[ChosenImage]:
-    """Image files, turned as their EXIF data say; what is transparent is on white.
+    """Read image files, turned as their EXIF data say, transparent parts on white.
 
     Raises:
-        InputError: One is missing, no image, damaged, or given twice.
+        InputError: A file is missing, no image, damaged, or given twice.
     """
     from decompose_cli.datasets.transforms import image_to_tensor
 
-    same = [
-        path for number, path in enumerate(paths) if path.resolve() in [other.resolve() for other in paths[:number]]
+    repeated = [
+        path for number, path in enumerate(paths) if path.resolve() in [earlier.resolve() for earlier in paths[:number]]
     ]
-    if same:
-        raise InputError(f"The image {printable(same[0])} is given twice.")
+    if repeated:
+        raise InputError(f"The image {printable(repeated[0])} is given twice.")
     return [ChosenImage(printable(path), image_to_tensor(_upright(path), preprocessing), None) for path in paths]
 
 
 def printable(path: Path) -> str:
-    """A path as text that can be shown: what is no text, and what would move a cursor, is replaced."""
+    """A path as text that can be shown: bytes that are no text, or would move a cursor, are replaced."""
     text = os.fsencode(path).decode("utf-8", errors="replace")
     return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
 
@@ -74,10 +74,10 @@ def _upright(path: Path) -> Image:
 
 
 def from_dataset(study: Study, numbers: Sequence[int]) -> list[ChosenImage]:
-    """Images of a data set by their numbers in the split, from 0.
+    """Read images of a data set by their numbers in the split, from 0.
 
     Raises:
-        InputError: There is no image of such a number.
+        InputError: There is no image of such a number, or a number is given twice.
     """
     from decompose_cli.datasets.transforms import image_to_tensor
 

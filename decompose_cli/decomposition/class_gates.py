@@ -26,7 +26,7 @@ class Gates:
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """Number of features D."""
         return self.matrix.shape[1]
 
     def index_set(self, k: int | float, order: Order) -> IndexSet:
@@ -38,8 +38,8 @@ class Gates:
         names = [str(number) for number in range(len(self.matrix))]
         nothing = torch.zeros(0, self.num_features)
         data = LabelledFeatures(nothing, torch.zeros(0, dtype=torch.int64), None, names, self.matrix, order)
-        found = select(data, "csg", k)
-        return IndexSet(found.classes, self.num_features, source=f"{self.source}, {order} gates, k={k}")
+        classes = select(data, "csg", k).classes
+        return IndexSet(classes, self.num_features, source=f"{self.source}, {order} gates, k={k}")
 
 
 def read_gates(path: Path) -> Gates:
@@ -61,5 +61,5 @@ def read_gates(path: Path) -> Gates:
 
 def default_ks(index_sets: Sequence[IndexSet], num_features: int) -> list[int | float]:
     """The k to rank with where none was given: the sizes of the other sets, else 5, 10 and 20 as far as D goes."""
-    sizes = sorted({found.largest_k for found in index_sets})
+    sizes = sorted({index_set.largest_k for index_set in index_sets})
     return [k for k in sizes or (5, 10, 20) if k <= num_features] or [num_features]

@@ -32,25 +32,25 @@ def accuracy_by_k(
     method: str,
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[int, Predictions]:
-    """Evaluate the decomposed head for several numbers of features per class, exactly as one by one.
+    """Evaluate the decomposed head for several numbers of features per class, with the same result as one by one.
 
     The sets of a nested ranking grow by one feature per class, so the predictions for all k come from adding one
-    feature per class to the logits at a time. Of other rankings the head for each k is made and evaluated by itself.
+    feature per class to the logits at a time. For other rankings the head for each k is made and evaluated by itself.
 
     Args:
         ranked: Features of training images, from which the indices are chosen.
-        features: Of the images to evaluate on, (N, D).
-        labels: The network's class number of each of them, (N,).
+        features: Features of the images to evaluate on, (N, D).
+        labels: The network's class number of each of these images, (N,).
         head: The full head.
         ks: Numbers of features, 1..D.
-        method: How features are ranked.
-        advance: Told of each finished k.
+        method: Name of the ranking.
+        advance: Called with the number of k just finished.
 
     Returns:
-        By k, ascending.
+        Predictions by k, ascending.
 
     Raises:
-        InputError: As for :func:`decompose_cli.decomposition.ranking.select`.
+        InputError: :func:`decompose_cli.decomposition.ranking.select` would raise it.
     """
     ks = sorted(set(ks))
     for k in ks:
@@ -65,14 +65,14 @@ def accuracy_by_k(
     order = descending(ranking.score(ranked, max(ks)))
     predictions = nested_predictions(features, head, order, ks)
     advance(len(ks))
-    return {k: Predictions(found, labels) for k, found in predictions.items()}
+    return {k: Predictions(predicted, labels) for k, predicted in predictions.items()}
 
 
 def nested_predictions(features: Tensor, head: HeadTensors, order: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
     """Predictions, int64 (N,), of the heads that keep the first k features of each class's order, for all ks.
 
     Args:
-        features: (N, D).
+        features: Features (N, D).
         head: The full head.
         order: Per class the features by rank, int64 (C, at least max(ks)).
         ks: Ascending numbers of features.
@@ -98,8 +98,8 @@ def nested_predictions(features: Tensor, head: HeadTensors, order: Tensor, ks: S
                 logits.addcmul_(block[order[:, rank]], weight[:, rank, None])
                 magnitude = torch.maximum(magnitude, logits.abs().amax(0))
                 if rank + 1 in result:
-                    found = _resolved(logits, magnitude, features[rows], partial(exact, rank + 1))
-                    result[rank + 1][rows] = found
+                    predicted = _resolved(logits, magnitude, features[rows], partial(exact, rank + 1))
+                    result[rank + 1][rows] = predicted
     return result
 
 

@@ -1,4 +1,4 @@
-"""Does what a map highlights matter: delete it, and see what the logit loses."""
+"""Test whether the pixels that a map highlights matter: delete them, and see what the logit loses."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ def highlighted(maps: Tensor, size: tuple[int, int], fraction: float = FRACTION)
     """The given share of the pixels of images where maps are highest.
 
     Args:
-        maps: (N, h, w).
+        maps: Maps (N, h, w).
         size: (H, W) of the images, to which maps are scaled bilinearly.
-        fraction: Of the pixels.
+        fraction: Share of the pixels.
 
     Returns:
-        bool (N, H, W), each with round(fraction H W) pixels set, at least one.
+        Masks, bool (N, H, W), each with round(fraction H W) pixels set, at least one.
     """
     scaled = F.interpolate(maps[:, None], size, mode="bilinear", align_corners=False).flatten(1)
     count = max(1, round(fraction * scaled.shape[1]))
@@ -31,7 +31,7 @@ def highlighted(maps: Tensor, size: tuple[int, int], fraction: float = FRACTION)
 
 
 def places(size: tuple[int, int], seed: int, draws: int = DRAWS) -> list[tuple[int, int]]:
-    """Rows and columns to move a shape by, at random, around the borders of an image (H, W)."""
+    """Draw rows and columns to move a shape by, around the borders of an image (H, W)."""
     generator = torch.Generator().manual_seed(seed)
     return [
         (int(torch.randint(size[0], (), generator=generator)), int(torch.randint(size[1], (), generator=generator)))
@@ -42,13 +42,13 @@ def places(size: tuple[int, int], seed: int, draws: int = DRAWS) -> list[tuple[i
 def deletion_drops(
     logit: Callable[[Tensor], Tensor], images: Tensor, whole: Tensor, mask: Tensor, moves: Sequence[tuple[int, int]]
 ) -> tuple[Tensor, Tensor]:
-    """What logits lose when the masked pixels become the mean colour, and when an area of that shape elsewhere does.
+    """The losses of logits when the masked pixels, or an area of that shape elsewhere, become the mean colour.
 
     Args:
-        logit: Of normalised images (N, 3, H, W) the logit of a class of each, (N,).
-        images: (N, 3, H, W), normalised, so that 0 is the mean colour.
-        whole: Their logits (N,).
-        mask: bool (N, H, W).
+        logit: Takes normalised images (N, 3, H, W); returns the logit of a class of each, (N,).
+        images: Images (N, 3, H, W), normalised, so that 0 is the mean colour.
+        whole: Logits of the whole images, (N,).
+        mask: Pixels to replace, bool (N, H, W).
         moves: Rows and columns that the mask is moved by, over which the second drop is averaged.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Do the features of a class matter: put noise on them, or on all the others, and see what the full head still says."""
+"""Test whether the features of a class matter: put noise on them, or on all others, and see what the full head says."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ NOISES: tuple[Noise, ...] = get_args(Noise)
 DETERMINISTIC: tuple[Noise, ...] = ("zero", "mean")
 _VALUES_AT_ONCE = 1 << 24  # 64 MB of float32, for the largest of a handful of temporary tensors
 _VALUES_IN_CACHE = 1 << 18
-# Random numbers are drawn in blocks of whole rows. A multiple of 16 rows, because torch makes normal numbers in groups
-# of 16, and with whole groups the numbers do not depend on how large the blocks are.
+# Random numbers are drawn in blocks of a multiple of 16 rows: torch makes normal numbers in groups of 16, and with
+# whole groups the numbers do not depend on the size of the blocks.
 _ROW_GROUP = 16
 
 
 @dataclass(frozen=True)
 class ClassEssentiality:
-    """One class: how many of its images the full head still assigns to it.
+    """The images of one class that the full head still assigns to it.
 
     Attributes:
-        images: n, number of images of the class.
+        images: Number of images of the class, n.
         clean: Images assigned to the class without noise.
         at_features: Per repeat the images assigned with noise on the class's own features, int64 (repeats,).
-        elsewhere: Per repeat the same with noise on all other features, int64 (repeats,).
+        elsewhere: Per repeat the images assigned with noise on all other features, int64 (repeats,).
         image_scores: Per image the share of repeats in which it is kept with noise elsewhere minus the share in which
             it is kept with noise on the features, float64 (n,), in [-1, 1].
         control_scores: Mean of the image scores for each random set of features, float64 (controls,).
@@ -70,9 +70,10 @@ def summarize(counts: Tensor, *, random: bool = True) -> Summary:
 
 
 def permutation_p(observed: float, controls: Sequence[float]) -> float | None:
-    """(1 + number of controls at least as large as what was observed) / (1 + number of controls); None without any.
+    """p = (1 + number of controls at least as large as the observed score) / (1 + number of controls).
 
-    Equal within 1e-9 counts as equal: scores are sums of the same few fractions in different orders.
+    It is None without controls. Scores within 1e-9 count as equal: they are sums of the same few fractions in different
+    orders.
     """
     if not controls:
         return None
@@ -114,21 +115,21 @@ def essentiality(
       random permutation, so one may meet itself (always, if it is alone in its class).
 
     Args:
-        features: (N, D) float32.
-        labels: int64 (N,), in 0..C-1. Classes without images are left out of the result.
-        weight: (C, D) of the full head.
-        bias: (C,).
+        features: Features (N, D), float32.
+        labels: Labels, int64 (N,), in 0..C-1. Classes without images are left out of the result.
+        weight: Weight (C, D) of the full head.
+        bias: Bias (C,) of the full head.
         classes: Per class the indices of its features.
-        noise: One of the above. ``zero`` and ``mean`` are not random, so one repeat is computed.
+        noise: Kind of the noise. ``zero`` and ``mean`` are not random, so one repeat is computed.
         repeats: Draws of the noise, at least 1.
-        controls: Random feature sets per class, of the size that the class's own has; they meet the same noise.
-        seed: For noise and random sets; each class has generators of its own.
+        controls: Random feature sets per class, of the size of the class's own set; they meet the same noise.
+        seed: Seed of noise and random sets; each class has generators of its own.
         values_at_once: Upper limit of the elements of a temporary tensor.
-        advance: Told of each finished class.
+        advance: Called with the number of classes just finished.
 
     Returns:
-        By class number, ascending. Work is in matrix products; what is held beside the features is bounded by a few
-        times ``values_at_once`` elements, one (n, D) and one (n, C) tensor.
+        Essentiality by class number, ascending. The work is in matrix products; memory beside the features is bounded
+        by a few times ``values_at_once`` elements, one (n, D) and one (n, C) tensor.
     """
     mean = std = torch.empty(0)
     if noise in ("matched", "mean"):
@@ -152,8 +153,8 @@ def essentiality(
 
 
 def _generator(seed: int, number: int, purpose: int) -> torch.Generator:
-    """A stream of its own for each class and purpose."""
-    # Mixed first, because torch looks at the lowest 32 bits of a seed only.
+    """A generator for each class and purpose, independent of the others."""
+    # The three numbers are mixed first, because torch looks at the lowest 32 bits of a seed only.
     return torch.Generator().manual_seed(int(digest_of([seed, number, purpose])[:8], 16))
 
 
@@ -202,8 +203,8 @@ def _one_class(
     weight, by_feature, bias = head
     images, (amount, k), classes = len(own), sets.shape, len(weight)
     # Images are the last dimension throughout, so that everything but the products runs along rows of memory.
-    # So many images that neither noise (rows, D) nor logits of one set (C, rows) pass the limit; then so many sets that
-    # their logits stay in the cache of a core.
+    # A block has so many images that neither noise (rows, D) nor logits of one set (C, rows) pass the limit, and so
+    # many sets that their logits stay in the cache of a core.
     rows_at_once = max(_ROW_GROUP, values_at_once // max(own.shape[1], classes) // _ROW_GROUP * _ROW_GROUP)
     blocks = [slice(start, start + rows_at_once) for start in range(0, images, rows_at_once)]
     is_random = drawer.noise not in DETERMINISTIC
@@ -260,6 +261,6 @@ def _is_largest(logits: Tensor, number: int) -> Tensor:
 
 def overall_controls(classes: dict[int, ClassEssentiality]) -> list[float]:
     """Score over the images of all classes for each control, the n-th random set of every class taken together."""
-    total = sum(found.images for found in classes.values())
-    weighted = [found.control_scores * found.images for found in classes.values()]
+    total = sum(measured.images for measured in classes.values())
+    weighted = [measured.control_scores * measured.images for measured in classes.values()]
     return (torch.stack(weighted).sum(0) / total).tolist() if weighted else []

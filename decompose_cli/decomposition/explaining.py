@@ -36,8 +36,8 @@ class ClassScore(BaseModel):
 class FilterSums(BaseModel):
     """A logit of the predicted class, taken apart: ``own`` filters, ``others``, ``bias``.
 
-    ``own`` + ``bias`` is the decomposed head's logit, ``own`` + ``others`` + ``bias`` the full one's. ``error``: the
-    largest difference between these and the logits that the heads give.
+    ``own`` + ``bias`` is the decomposed head's logit, ``own`` + ``others`` + ``bias`` the full head's. ``error`` is the
+    largest difference between these sums and the logits that the heads give.
     """
 
     filters: list[int]
@@ -48,7 +48,7 @@ class FilterSums(BaseModel):
 
 
 class Explanation(BaseModel):
-    """Of one image; ``original`` and ``decomposed``: the five highest classes of each head."""
+    """The explanation of one image; ``original`` and ``decomposed`` are the five highest classes of each head."""
 
     image: str
     label: int | None
@@ -64,9 +64,9 @@ class Explanation(BaseModel):
 class DeletionFigures(BaseModel):
     """Mean loss of the predicted class's logit where a fifth of the image is replaced by the mean colour.
 
-    ``images``: those whose map is positive anywhere; others highlight nothing.
-    ``highlighted``: the fifth where the map is highest; ``elsewhere``: areas of the same shape at random places;
-    ``difference`` first minus second, with Student's interval over the images.
+    ``images`` counts the images whose map is positive anywhere; other maps highlight nothing. ``highlighted`` is the
+    loss for the fifth where the map is highest, ``elsewhere`` that for areas of the same shape at random places, and
+    ``difference`` the first minus the second, with Student's interval over the images.
     """
 
     map: str
@@ -81,10 +81,10 @@ class DeletionFigures(BaseModel):
 
 @dataclass(frozen=True)
 class ImageMaps:
-    """Maps (h, w) of one image: Grad-CAM of the predicted and of the true class, and what its class's filters add.
+    """Maps (h, w) of one image: Grad-CAM of the predicted and of the true class, and the shares of the filters.
 
-    ``own`` and ``others`` are what each position adds to the logit of the predicted class by its own filters and by all
-    others; None where that cannot be told.
+    ``own`` and ``others`` are the shares of each position in the logit of the predicted class, by the class's own
+    filters and by all others; None where they are not known.
     """
 
     predicted: Tensor
@@ -94,16 +94,16 @@ class ImageMaps:
 
 
 class Explainer:
-    """Makes explanations and maps of images, and remembers what deletion does to all of them.
+    """Makes explanations and maps of images, and remembers the effects of deletion on all of them.
 
     Args:
-        network: Left as it was found.
-        preprocessing: Of its images.
-        names: Of its classes.
-        heads: The full and the decomposed one, as far as there are.
-        layer: Of Grad-CAM, by name.
-        seed: For the places elsewhere.
-        device: Where to compute.
+        network: The network, which is left as it is.
+        preprocessing: Preprocessing of its images.
+        names: Names of its classes.
+        heads: The full and the decomposed head, as far as they are there.
+        layer: Name of the layer for Grad-CAM.
+        seed: Seed of the random places elsewhere.
+        device: Device that computes.
     """
 
     def __init__(
@@ -120,7 +120,7 @@ class Explainer:
         self.device = device
         module = copy.deepcopy(network.module).float()
         if heads.original is None and network.head is not None and heads.decomposed is not None:
-            # A file with the published layout: the full head in it is not the one that the decomposed one belongs to.
+            # The file has the published layout: the full head in it does not belong to the decomposed head.
             with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
         self.module = module.to(device)
         self.layer = self.module.get_submodule(layer)
@@ -130,7 +130,7 @@ class Explainer:
         self.drops: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
     def explain(self, images: Sequence[ChosenImage]) -> list[tuple[Explanation, ImageMaps]]:
-        """Of at most a few images at a time.
+        """Explain images, at most a few at a time, in their order.
 
         Raises:
             DecomposeError: The network gives NaN or infinite features or logits.
@@ -180,7 +180,7 @@ class Explainer:
         return results
 
     def _filter_maps(self, maps: Tensor | None, classes: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """What each position adds to the logit of a class by its own filters, and by all others."""
+        """The shares of each position in the logit of a class, by the class's own filters and by all others."""
         if maps is None or self.heads.decomposed is None:
             return None, None
         rows = self._own_weights()[classes]
@@ -191,7 +191,7 @@ class Explainer:
         return own, class_maps(maps, torch.where(self._is_own()[classes], 0.0, full))
 
     def _own_weights(self) -> Tensor:
-        """(C, D), zero where a filter is not the class's own."""
+        """Weights (C, D) of the decomposed head, zero where a filter is not the class's own."""
         head = self.heads.decomposed
         assert head is not None
         dense = torch.zeros(len(head.bias), head.num_features)
@@ -225,34 +225,34 @@ class Explainer:
         return FilterSums(filters=list(head.classes()[c]), own=first, others=second, bias=bias, error=max(errors))
 
     def _delete(self, x: Tensor, classes: Tensor, maps: dict[str, Tensor | None]) -> None:
-        """What deletion does to the logit; maps without any positive value highlight nothing and are left out."""
+        """Measure the effects of deletion on the logit; maps that are positive nowhere highlight nothing."""
         chosen = classes.to(self.device)[:, None]
 
         def logit(images: Tensor, which: Tensor = chosen) -> Tensor:
             with evaluating(self.module):
-                found: Tensor = self.module(images)
-            return found.float().gather(1, which)[:, 0]
+                logits: Tensor = self.module(images)
+            return logits.float().gather(1, which)[:, 0]
 
         whole = logit(x)
-        for name, found in maps.items():
-            if found is None:
+        for name, values in maps.items():
+            if values is None:
                 continue
-            shown = (found.flatten(1).amax(1) > 0).nonzero()[:, 0]
+            shown = (values.flatten(1).amax(1) > 0).nonzero()[:, 0]
             if len(shown) == 0:
                 continue
-            mask = highlighted(found[shown], self.preprocessing.crop).to(self.device)
+            mask = highlighted(values[shown], self.preprocessing.crop).to(self.device)
             here = shown.to(self.device)
             some = partial(logit, which=chosen[here])
             drops = deletion_drops(some, x[here], whole[here], mask, self.moves)
             self.drops.setdefault(name, []).append((drops[0].cpu(), drops[1].cpu()))
 
     def figures(self) -> list[DeletionFigures]:
-        """Of all images so far."""
-        found = []
+        """The effects of deletion on all images so far."""
+        figures = []
         for name, parts in self.drops.items():
             here, elsewhere = (torch.cat([part[side] for part in parts]) for side in (0, 1))
             difference, _, interval = mean_interval((here - elsewhere).tolist())
-            found.append(
+            figures.append(
                 DeletionFigures(
                     map=name,
                     images=len(here),
@@ -264,7 +264,7 @@ class Explainer:
                     ci95=interval,
                 )
             )
-        return found
+        return figures
 
     def _top(self, logits: Tensor) -> list[ClassScore]:
         probabilities = logits.double().softmax(0)

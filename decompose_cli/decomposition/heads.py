@@ -1,4 +1,4 @@
-"""The heads that are compared: the full one, and the one that keeps a few features per class."""
+"""The heads that are compared: the full head, and the head that keeps a few features per class."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Heads:
 
 
 def check_index_request(checkpoint: Checkpoint | None, index_set: IndexSet | None) -> None:
-    """Refuse, before any work, what :func:`resolve_heads` would refuse after it.
+    """Refuse, before any work, an index set that does not go with a checkpoint.
 
     Raises:
-        InputError: An index set for a checkpoint that has its own, or none for one that lacks them.
+        InputError: The checkpoint has indices of its own beside the index set, or lacks indices and there is no set.
     """
     if checkpoint is None:
         return
@@ -74,7 +74,7 @@ def resolve_heads(head: HeadTensors, index_set: IndexSet | None) -> Heads:
     if head.kind == "decomposed":
         return Heads(None, _own_decomposition(head))
     if head.kind == "subspaces":
-        assert index_set is not None  # check_index_request has seen to it
+        assert index_set is not None  # check_index_request refuses a file without one
         return Heads(None, _published_decomposition(head, index_set))
     original = full_head(head)
     if index_set is None:
@@ -83,7 +83,7 @@ def resolve_heads(head: HeadTensors, index_set: IndexSet | None) -> Heads:
 
 
 def full_head(head: HeadTensors) -> Callable[[Tensor], Tensor]:
-    """The map from features (n, D) to logits (n, C) of a head of the kind ``dense``."""
+    """The map from features (n, D) to logits (n, C) by a head of the kind ``dense``."""
 
     def original(features: Tensor) -> Tensor:
         return F.linear(features, head.weight, head.bias)
@@ -92,7 +92,7 @@ def full_head(head: HeadTensors) -> Callable[[Tensor], Tensor]:
 
 
 def decomposed_head(head: HeadTensors, index_set: IndexSet) -> DecomposedLinear:
-    """The head that keeps, of a dense one, the features of each class; whatever chose them, its head is made here."""
+    """The head that keeps the features of each class from a dense head; all decomposed heads are made here."""
     return DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes)
 
 
@@ -100,10 +100,10 @@ def with_decomposed_head(module: nn.Module, head: Head, head_name: str, decompos
     """Put a decomposed head in the place of the full one.
 
     Args:
-        module: Changed in place.
-        head: The full one, for the constant factor after it, which is still in the network.
-        head_name: Where it is.
-        decomposed: With that factor folded in.
+        module: The network, changed in place.
+        head: The full head; the constant factor after it stays in the network.
+        head_name: Name of the submodule that is the head.
+        decomposed: The decomposed head, with that factor folded in.
     """
     inner = DecomposedLinear.from_subspaces(
         decomposed.weight.detach() / head.scale,
@@ -138,7 +138,7 @@ def _published_decomposition(head: HeadTensors, index_set: IndexSet) -> Decompos
 
 
 def _order_looks_wrong(weight: Tensor, reference: Tensor, index_set: IndexSet) -> bool:
-    """Whether some order of each class's indices brings the weights much closer to the full head they started from.
+    """Whether another order of the indices brings the weights much closer to the full head that they started from.
 
     Fine-tuning moves weights little, and the order is lost where only sets are published. The smallest possible sum of
     absolute differences over all orders of a class is reached by sorting both sides.

@@ -1,4 +1,4 @@
-"""Which features each class uses: one type, one reader for every layout, one writer."""
+"""The features that each class uses: one type, one reader for every layout, one writer."""
 
 from __future__ import annotations
 
@@ -21,14 +21,13 @@ class IndexSet:
 
     Attributes:
         classes: One tuple of feature indices per class, in the order of the classes.
-        num_features: D, or None if unknown (published files do not say).
-        provenance: Where the set came from; free-form, written to and read from our own document.
-        source: What to call the set in messages, usually the file it was read from.
+        num_features: Number of features D, or None if unknown (published files do not say).
+        provenance: Origin of the set; free-form, written to and read from our own document.
+        source: Name of the set in messages, usually the file that it was read from.
 
     Raises:
-        InputError: On construction, if there is no class, a class has no index, an index is not a whole number, is
-            negative or not below ``num_features``, or stands twice in its class. The sentence names source, class and
-            value.
+        InputError: There is no class, a class has no index, an index is not a whole number, is negative or not below
+            ``num_features``, or stands twice in its class. The sentence names source, class and value.
     """
 
     classes: tuple[tuple[int, ...], ...]
@@ -58,12 +57,12 @@ class IndexSet:
 
     @property
     def num_classes(self) -> int:
-        """C, the number of classes."""
+        """Number of classes C."""
         return len(self.classes)
 
     @property
     def largest_k(self) -> int:
-        """The number of indices of the class that has most."""
+        """The largest number of indices of a class."""
         return max(len(indices) for indices in self.classes)
 
     @property
@@ -84,10 +83,10 @@ class IndexSet:
         return len({len(indices) for indices in self.classes}) > 1
 
     def fitted_to(self, num_classes: int, num_features: int) -> IndexSet:
-        """The same set, checked against a head with C = ``num_classes`` and D = ``num_features``.
+        """Check the set against a head with C = ``num_classes`` and D = ``num_features``, and return it with that D.
 
         Raises:
-            InputError: It belongs to a head of another size.
+            InputError: The set belongs to a head of another size.
         """
         if self.num_classes != num_classes:
             raise InputError(f"{self.source} has {self.num_classes} classes, but the network has {num_classes}.")
@@ -103,8 +102,8 @@ class IndexSet:
 def read_index_set(path: Path) -> IndexSet:
     """Read an index file: the published mapping, a list of lists, our own document, or an extraction's result.
 
-    The order inside a published file carries no rank (its k = 5 file lists the least frequent first, those for k = 10
-    and 20 the most frequent), so a file is only ever used whole.
+    The order inside a published file carries no rank (the file for k = 5 lists the least frequent features first, those
+    for k = 10 and 20 the most frequent), so a file is only ever used whole.
 
     Raises:
         InputError: The file is missing, not JSON, of another layout, or its content is invalid.
@@ -114,7 +113,7 @@ def read_index_set(path: Path) -> IndexSet:
 
 
 def index_set_from_json(content: Any, source: str) -> IndexSet:
-    """Make an index set from parsed JSON of any of the three layouts; for errors see :func:`read_index_set`."""
+    """Make an index set from parsed JSON of any layout; the errors are those of :func:`read_index_set`."""
     num_features: int | None = None
     provenance: Mapping[str, Any] = {}
     if isinstance(content, dict) and "schema_version" in content:
@@ -148,7 +147,7 @@ def split_name(text: str, parameter: str, what: str = "FILE") -> tuple[str, str]
 
 
 def write_index_set(path: Path, index_set: IndexSet, *, document: bool = False) -> None:
-    """Write an index file; see :func:`index_set_text`.
+    """Write an index file with the content that :func:`index_set_text` makes.
 
     Raises:
         DecomposeError: The file cannot be written; nothing is left behind.
@@ -180,13 +179,13 @@ def _open_result(content: dict[str, Any], source: str) -> tuple[Any, int | None,
             f"{source} is a result document with the indices for k = {', '.join(results)}.",
             hint="Give one of the index files that were written with it.",
         )
-    (found,) = results.values()
-    if not isinstance(found, dict) or not isinstance(found.get("indices"), dict):
+    (extracted,) = results.values()
+    if not isinstance(extracted, dict) or not isinstance(extracted.get("indices"), dict):
         raise InputError(f"{source} is a result document without indices.")
     model = content.get("model")
     if not isinstance(model, dict):
-        return found["indices"], None, {}
-    return found["indices"], _stated_features(model.get("num_features"), source), {"model": model}
+        return extracted["indices"], None, {}
+    return extracted["indices"], _stated_features(model.get("num_features"), source), {"model": model}
 
 
 def _open_document(content: dict[str, Any], source: str) -> tuple[Any, int | None, Mapping[str, Any]]:

@@ -1,4 +1,4 @@
-"""What a head makes of features: counts of correct answers, loss, confusion."""
+"""Predictions of a head: counts of correct answers, loss, confusion."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MIN_CLASSES_FOR_TOP5 = 11
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a head says of a set of images.
+    """The predictions of a head for a set of images.
 
     Attributes:
         predictions: Class number per image, int64 (N,); the lowest number among equal logits.
@@ -29,7 +29,7 @@ class Predictions:
 
     @property
     def is_correct(self) -> Tensor:
-        """Per image, bool (N,)."""
+        """Whether each image is classified correctly, bool (N,)."""
         return self.predictions == self.labels
 
     @property
@@ -45,7 +45,7 @@ class Predictions:
 
 @dataclass(frozen=True)
 class Evaluation(Predictions):
-    """How a head does on a set of images.
+    """The predictions of a head for a set of images, and how good they are.
 
     Attributes:
         confusion: Images by (true class, predicted class), int64 (C, C).
@@ -61,21 +61,21 @@ class Evaluation(Predictions):
 
 
 def predict(head: Callable[[Tensor], Tensor], features: Tensor, labels: Tensor, num_classes: int) -> Predictions:
-    """Apply a head to features and keep the largest logit of each image; for arguments see :func:`evaluate_head`."""
+    """Apply a head to features and keep the classes of the largest logits; arguments as for :func:`evaluate_head`."""
     step = max(1, _LOGITS_AT_ONCE // num_classes)
     with torch.inference_mode():
-        found = [head(features[start : start + step]).argmax(1) for start in range(0, len(labels), step)]
-    return Predictions(torch.cat(found), labels)
+        predicted = [head(features[start : start + step]).argmax(1) for start in range(0, len(labels), step)]
+    return Predictions(torch.cat(predicted), labels)
 
 
 def evaluate_head(head: Callable[[Tensor], Tensor], features: Tensor, labels: Tensor, num_classes: int) -> Evaluation:
-    """Apply a head to features and count.
+    """Apply a head to features, and count and measure its predictions.
 
     Args:
         head: Maps (n, D) features to (n, C) logits.
-        features: (N, D), N >= 1.
-        labels: int64 (N,), in 0..C-1.
-        num_classes: C.
+        features: Features (N, D), N >= 1.
+        labels: Labels, int64 (N,), in 0..C-1.
+        num_classes: Number of classes C.
     """
     step = max(1, _LOGITS_AT_ONCE // num_classes)
     predictions, confidence, loss, top5 = [], [], 0.0, 0
@@ -105,7 +105,7 @@ class PairedDifference:
     """Accuracy of the second minus that of the first classifier, on the same images.
 
     Attributes:
-        points: In percentage points.
+        points: Difference in percentage points.
         ci95: 95% interval of ``points`` (Newcombe's for paired proportions).
         mcnemar_p: p-value of the exact McNemar test.
         only_first: Images that only the first gets right.

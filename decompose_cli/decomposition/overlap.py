@@ -1,4 +1,4 @@
-"""How much the feature sets of the classes overlap: mutual information, Jaccard index, features used by several."""
+"""The overlap of the classes' feature sets: mutual information, Jaccard index, features that several classes use."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Overlap:
-    """What the sets of C classes over D features have in common; entry (a, b) of a matrix is about classes a and b.
+    """The overlap of the sets of C classes over D features; entry (a, b) of a matrix is about classes a and b.
 
     Attributes:
         information: Mutual information of the membership vectors in nats, float64 (C, C).
-        normalized: The same divided by the mean of the two entropies, in [0, 1]; as scikit-learn has it, 1 where both
-            entropies are zero and 0 where the mutual information is.
+        normalized: Mutual information divided by the mean of the two entropies, in [0, 1]; as in scikit-learn, 1 where
+            both entropies are zero and 0 where the mutual information is zero.
         jaccard: Size of the intersection by size of the union, in [0, 1].
-        classes_per_feature: By how many classes each feature is used, int64 (D,).
+        classes_per_feature: Number of classes that use each feature, int64 (D,).
     """
 
     information: Tensor
@@ -33,22 +33,22 @@ class Overlap:
 
     @property
     def off_diagonal_mean(self) -> float | None:
-        """The same over pairs of different classes; None for a single class."""
+        """Mean mutual information over pairs of different classes; None for a single class."""
         return mean_off_diagonal(self.information)
 
     @property
     def unused(self) -> int:
-        """Features that no class uses."""
+        """Number of features that no class uses."""
         return int((self.classes_per_feature == 0).sum())
 
     @property
     def exclusive(self) -> int:
-        """Features that exactly one class uses."""
+        """Number of features that exactly one class uses."""
         return int((self.classes_per_feature == 1).sum())
 
     @property
     def shared(self) -> int:
-        """Features that two or more classes use."""
+        """Number of features that two or more classes use."""
         return int((self.classes_per_feature > 1).sum())
 
 
@@ -71,8 +71,8 @@ def overlap(classes: Sequence[Sequence[int]], num_features: int) -> Overlap:
     which is scikit-learn's ``mutual_info_score(a, b)``, computed for all pairs at once from one matrix product.
 
     Args:
-        classes: Per class the indices it uses, each once, in 0..D-1.
-        num_features: D.
+        classes: Per class the indices that it uses, each once, in 0..D-1.
+        num_features: Number of features D.
     """
     used = membership(classes, num_features).double()
     size = used.sum(1)  # whole numbers below 2**53: exact

@@ -1,7 +1,7 @@
-"""Which features a class uses: the rankings by name, and what is to be known of each; torch is loaded when one runs.
+"""The rankings by name, which choose the features of a class, and the facts about each; torch is loaded by use only.
 
 A new ranking is an entry of this module and nothing else: help texts, checks, ``sweep`` and the documentation take what
-they say and do from the table. A program registers one of its own with :func:`register`.
+they say and do from the table. A program registers a ranking of its own with :func:`register`.
 """
 
 from __future__ import annotations
@@ -30,17 +30,18 @@ class Ranking:
     """A way to choose the features of each class.
 
     Attributes:
-        name: As written on the command line.
-        summary: What it goes by, in one line; shown in the documentation.
+        name: Name as written on the command line.
+        summary: What decides the ranking, in one line; shown in the documentation.
         select: Takes data and k, a whole number of features per class or a fraction; returns the set, most influential
-            features first. Raises InputError where they cannot be chosen.
-        score: How much each class uses each feature, (C, D), for k; None where sets do not come from scores.
-        needs_images: Whether it looks at features of images.
-        needs_head: Whether it needs the weight of the full head.
-        needs_gates: Whether it needs class-specific gates, whose order can be chosen.
-        needs_nonnegative: Whether it cannot rank features that may be negative.
+            features first. Raises InputError where features cannot be chosen.
+        score: Takes data and k; returns how much each class uses each feature, (C, D). None where sets do not come from
+            scores.
+        needs_images: Whether the ranking looks at features of images.
+        needs_head: Whether the ranking needs the weight of the full head.
+        needs_gates: Whether the ranking needs class-specific gates, whose order can be chosen.
+        needs_nonnegative: Whether the ranking cannot rank features that may be negative.
         is_nested: Whether the set for k contains that for k - 1, in the order of the scores for any k.
-        select_many: The sets for ascending whole numbers k, where that is cheaper than one by one.
+        select_many: Takes data and ascending whole numbers k; yields their sets, where that is cheaper than one by one.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Ranking:
     select_many: Callable[[LabelledFeatures, Sequence[int]], Iterator[IndexSet]] | None = None
 
     def fits(self, data: LabelledFeatures) -> bool:
-        """Whether such data can be ranked by it, as far as that can be told without trying."""
+        """Whether the ranking can rank such data, as far as that is known without a try."""
         lacks = (self.needs_gates and data.gates is None) or (self.needs_head and data.weight is None)
         return not lacks and not (self.needs_nonnegative and data.has_negative)
 
@@ -76,7 +77,7 @@ def scored(
     needs_gates: bool = False,
     needs_nonnegative: bool = False,
 ) -> Ranking:
-    """A ranking whose sets are the features with the highest scores, which do not depend on k.
+    """Make a ranking whose sets are the features with the highest scores, which do not depend on k.
 
     Among equal scores the higher index comes first, as in the published code.
     """
@@ -101,13 +102,13 @@ def highest(name: str, scores: Tensor, k: int | float, data: LabelledFeatures) -
     """The k features of each class with the highest scores; for a fraction the shortest prefix that reaches it.
 
     Args:
-        name: Of the ranking, for messages and the source of the set.
-        scores: (C, D).
+        name: Name of the ranking, for messages and the source of the set.
+        scores: Scores (C, D).
         k: A whole number of features per class, or a fraction of the class's total score.
-        data: What the scores are of.
+        data: Data that the scores were made from.
 
     Raises:
-        InputError: A fraction of scores that are negative or all zero.
+        InputError: k is a fraction, and scores are negative or all zero.
     """
     from decompose_cli.decomposition.scores import descending, prefixes
 
@@ -177,7 +178,7 @@ def _csg(data: LabelledFeatures, k: int | float) -> Tensor:
 
 
 RANKINGS: dict[str, Ranking] = {}
-"""By name, the published one first."""
+"""Rankings by name, the published one first."""
 
 
 def register(ranking: Ranking) -> None:
@@ -192,7 +193,7 @@ def register(ranking: Ranking) -> None:
 
 
 for _ranking in (
-    # Chosen anew for each k, so sets for different k need not contain each other.
+    # The set is chosen anew for each k, so sets for different k need not contain each other.
     Ranking(
         "frequency",
         "in how many images of the class the feature is among the k largest (arXiv 2112.07719)",
@@ -240,18 +241,18 @@ def select(data: LabelledFeatures, method: str, k: int | float) -> IndexSet:
             largest features of each image are counted.
 
     Raises:
-        InputError: k above D, a class without images, a fraction for a method with negative scores, or ``mass`` with
-            negative features.
+        InputError: k is above D, a class has no images, the scores for a fraction are negative, or the features for
+            ``mass`` are.
     """
     check_k(k, data.num_features)
     return RANKINGS[method].select(data, k)
 
 
 def data_for(study: Study, methods: Iterable[str], order: Order = "highest") -> LabelledFeatures:
-    """What these rankings go by; images are looked at only if one of them needs any.
+    """The data that these rankings need; images are looked at only if one of the rankings needs them.
 
     Raises:
-        InputError: Gates are needed that are not there or do not fit, or a class has no images.
+        InputError: Needed gates are missing or do not fit, or a class has no images.
     """
     chosen = [RANKINGS[method] for method in methods]
     return study.labelled(
@@ -265,7 +266,7 @@ def data_for(study: Study, methods: Iterable[str], order: Order = "highest") -> 
 
 
 def shown_methods(separator: str = "|") -> str:
-    """The names, for help texts."""
+    """The names of the rankings, for help texts."""
     return separator.join(RANKINGS)
 
 
@@ -273,7 +274,7 @@ def parse_k(text: str) -> list[int | float]:
     """Read ``5``, ``5,10,20`` or fractions such as ``0.9``, each once, in the order given.
 
     Raises:
-        InputError: Not a whole number of at least 1, nor a fraction strictly between 0 and 1.
+        InputError: A part is neither a whole number of at least 1 nor a fraction strictly between 0 and 1.
     """
     result: list[int | float] = []
     for part in text.split(","):
@@ -296,7 +297,7 @@ def check_k(k: int | float, num_features: int, parameter: str = "k") -> None:
     """Refuse a k that no network with so many features can fill.
 
     Raises:
-        InputError: As said.
+        InputError: k is more than the number of features.
     """
     if isinstance(k, int) and k > num_features:
         raise InputError(f"{param(parameter)} {k} is more than the {num_features} features that the network has.")
@@ -321,10 +322,10 @@ def parse_order(text: str) -> Order:
 
 
 def check_order(order: Order, *, uses_gates: bool) -> None:
-    """Refuse an order that nothing follows.
+    """Refuse an order where no gates are used.
 
     Raises:
-        InputError: As said.
+        InputError: The order is not the default, and no gates are used.
     """
     if order != "highest" and not uses_gates:
         raise InputError(f"{param('order')} {order} has no effect: no gates (csg) are used.")

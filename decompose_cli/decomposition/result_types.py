@@ -9,7 +9,7 @@ from decompose_cli.statistics import wilson_interval
 
 
 class Point(BaseModel):
-    """Images that one head gets right; ``top1`` and its Wilson interval in percent."""
+    """The number of images that a head gets right; ``top1`` and its Wilson interval in percent."""
 
     correct: int
     top1: float
@@ -17,7 +17,7 @@ class Point(BaseModel):
 
 
 class Difference(BaseModel):
-    """Decomposed minus original, in percentage points, image by image (see :func:`..decomposition.metrics.compare`)."""
+    """Decomposed minus original, in percentage points, image by image, from :func:`.metrics.compare`."""
 
     points: float
     ci95: tuple[float, float]
@@ -26,19 +26,20 @@ class Difference(BaseModel):
     only_decomposed_correct: int
 
 
-def point_of(found: Predictions) -> Point:
-    """Count, accuracy and its interval."""
-    low, high = wilson_interval(found.correct, found.total)
-    return Point(correct=found.correct, top1=100 * found.correct / found.total, top1_ci95=(100 * low, 100 * high))
+def point_of(predictions: Predictions) -> Point:
+    """Count the correct predictions; return count, accuracy and its interval."""
+    correct, total = predictions.correct, predictions.total
+    low, high = wilson_interval(correct, total)
+    return Point(correct=correct, top1=100 * correct / total, top1_ci95=(100 * low, 100 * high))
 
 
 def difference_of(original: Predictions, decomposed: Predictions) -> Difference:
-    """How a decomposed network differs from the original, on the same images."""
-    found = compare(original, decomposed)
+    """Compare a decomposed network with the original, on the same images."""
+    difference = compare(original, decomposed)
     return Difference(
-        points=found.points,
-        ci95=found.ci95,
-        mcnemar_p=found.mcnemar_p,
-        only_original_correct=found.only_first,
-        only_decomposed_correct=found.only_second,
+        points=difference.points,
+        ci95=difference.ci95,
+        mcnemar_p=difference.mcnemar_p,
+        only_original_correct=difference.only_first,
+        only_decomposed_correct=difference.only_second,
     )

@@ -1,4 +1,4 @@
-"""Sums, counts and orders of features that rankings are made of; all of them in blocks, so temporaries stay small."""
+"""Sums, counts and orders of features for rankings; all are computed in blocks, so temporary tensors stay small."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def class_means(data: LabelledFeatures, *, normalised: bool = False) -> Tensor:
 
     Args:
         data: Features and labels.
-        normalised: Divide each image's features by their sum first; an image whose features are all zero is left at
-            zero.
+        normalised: Whether each image's features are divided by their sum first; an image whose features are all zero
+            is left at zero.
 
     Raises:
         InputError: A class has no images.
@@ -55,8 +55,8 @@ def frequencies(features: Tensor, labels: Tensor, num_classes: int, k: int) -> T
 def frequency_orders(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[Tensor]:
     """For each of the ascending ks the k most frequent features of each class, most frequent first: int64 (C, k).
 
-    The same as from :func:`frequencies` for each k: the counts for k are those for k - 1 and the k-th largest feature
-    of each image.
+    The orders are those of :func:`frequencies` for each k: the counts for k are the counts for k - 1 plus the k-th
+    largest feature of each image.
 
     Raises:
         InputError: A class has no images.
@@ -104,8 +104,8 @@ def prefixes(scores: Tensor, fraction: float, method: str, class_names: Sequence
     """Per class the shortest prefix of the features by score whose scores sum to a fraction of the class's total.
 
     Args:
-        scores: (C, D).
-        fraction: Strictly between 0 and 1.
+        scores: Scores (C, D).
+        fraction: Share of the total, strictly between 0 and 1.
         method: The name of the ranking, for messages.
         class_names: C names, for messages.
 
@@ -124,6 +124,6 @@ def prefixes(scores: Tensor, fraction: float, method: str, class_names: Sequence
             raise InputError(
                 f"All features of class {number} ({class_names[number]}) are zero; no fraction can be kept."
             )
-        reached = row[indices].cumsum(0) >= fraction * total * (1 - 1e-12)  # a sum that is exact but for rounding
+        reached = row[indices].cumsum(0) >= fraction * total * (1 - 1e-12)  # allows for the rounding of the sum
         rows.append(indices[: int(reached.double().argmax()) + 1].tolist())
     return rows

@@ -1,4 +1,4 @@
-"""How few filters of a layer respond to an image, and how much they prefer one class."""
+"""Measure how few filters of a layer respond to an image, and how much they prefer one class."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.models.head import LayerCall
 
 STEM = "stem"
-_EPSILON = 1e-7  # of the class selectivity index, as published
+_EPSILON = 1e-7  # in the class selectivity index, as published
 
 
 @dataclass(frozen=True)
 class LayerSelectivity:
-    """One layer with D filters; rows of classes without images are NaN.
+    """The selectivity of one layer with D filters; rows of classes without images are NaN.
 
     Attributes:
-        num_filters: D.
-        images: Per class, int64 (C,).
+        num_filters: Number of filters D.
+        images: Per class the number of its images, int64 (C,).
         silent: Per class the images to which no filter responds at all, int64 (C,); they count with n = 0.
         mean_filters: Per class the mean of n over its images, float64 (C,).
         median_filters: Per class the median of n, float64 (C,).
-        class_selectivity: Mean over the filters of the index of Leavitt & Morcos; None for less than two classes.
+        class_selectivity: Mean over the filters of the index of Leavitt & Morcos; None for fewer than two classes.
     """
 
     num_filters: int
@@ -49,7 +49,7 @@ class LayerSelectivity:
 
 
 class SelectivityCounter:
-    """Collects one layer's activations, batch by batch; what it holds does not grow with the number of images.
+    """Collects one layer's activations, batch by batch; its memory does not grow with the number of images.
 
     For an image with spatially averaged activations a_1 >= a_2 >= ... >= a_D (all at least zero), n is the number of
     leading filters whose cumulative share (a_1 + ... + a_n) / sum a is still below the fraction (the authors' later
@@ -61,9 +61,9 @@ class SelectivityCounter:
     of the others.
 
     Args:
-        name: Of the layer, for messages.
-        num_classes: C.
-        fraction: Strictly between 0 and 1.
+        name: Name of the layer, for messages.
+        num_classes: Number of classes C.
+        fraction: Share of the activations, strictly between 0 and 1.
     """
 
     def __init__(self, name: str, num_classes: int, fraction: float) -> None:
@@ -76,8 +76,8 @@ class SelectivityCounter:
         """Take in a batch: (n, D, H, W) maps or (n, D) values, and the classes of the images, int64 (n,).
 
         Raises:
-            InputError: Another shape, or a negative value: shares need activations that are not.
-            DecomposeError: NaN or infinity.
+            InputError: The activations have another shape, or are negative, so that they have no shares.
+            DecomposeError: An activation is NaN or infinite.
         """
         if activations.ndim not in (2, 4):
             raise InputError(
@@ -90,7 +90,7 @@ class SelectivityCounter:
         lowest = float(activations.min())
         if lowest < 0:
             raise InputError(
-                f"The layer {self.name!r} has negative outputs ({lowest:.3g}), of which no shares can be taken.",
+                f"The layer {self.name!r} has negative outputs ({lowest:.3g}), which have no shares.",
                 hint=f"Choose layers that end in a ReLU with {param('layers')}; 'decompose layers' lists them.",
             )
         values, labels = values.cpu(), labels.cpu()
@@ -107,7 +107,7 @@ class SelectivityCounter:
         self._silent += torch.bincount(labels[total[:, 0] == 0], minlength=self.num_classes)
 
     def result(self) -> LayerSelectivity:
-        """What was found in all batches; at least one has been added."""
+        """The selectivity over all batches, of which at least one has been added."""
         assert self._sums is not None
         images = self._counts.sum(1)
         numbers = torch.arange(self._counts.shape[1], dtype=torch.float64)
@@ -126,7 +126,7 @@ def class_selectivity(sums: Tensor, images: Tensor) -> float | None:
         images: Number of images of each class, (C,); classes without any are left out.
 
     Returns:
-        None if there are images of less than two classes.
+        The mean index; None if there are images of fewer than two classes.
     """
     present = images > 0
     means = sums[present] / images[present, None]
@@ -138,7 +138,7 @@ def class_selectivity(sums: Tensor, images: Tensor) -> float | None:
 
 
 def _median(counts: Tensor) -> Tensor:
-    """Median of the numbers 0, 1, 2, ... that occur so many times: the mean of the two middle ones if they differ."""
+    """Median of the numbers 0, 1, 2, ... that occur so many times: the mean of the two middle ones if these differ."""
     total = int(counts.sum())
     if total == 0:
         return torch.tensor(float("nan"), dtype=torch.float64)
@@ -151,8 +151,9 @@ def selectable_layers(module: nn.Module, calls: Sequence[LayerCall]) -> list[str
     """The layers that a study of selectivity looks at by default: the stem and every residual unit.
 
     Units are the outermost composite modules inside an ``nn.Sequential`` that yield maps (``layer1.0`` and so on in
-    ResNets). The stem is the last ReLU module before the first of them; where there is none, because the network calls
-    the function, it is what enters the first unit, named ``stem``. Networks without such units: every ReLU module.
+    ResNets). The stem is the last ReLU module before the first unit; where there is none, because the network calls the
+    function, the stem is the input of the first unit, named ``stem``. In networks without such units every ReLU module
+    is looked at.
 
     Args:
         module: The network.
@@ -179,7 +180,7 @@ def selectable_layers(module: nn.Module, calls: Sequence[LayerCall]) -> list[str
 
 
 def _stem_name(module: nn.Module) -> str:
-    """What to call the input of the first unit: ``stem``, unless a submodule has that name."""
+    """Name of the input of the first unit: ``stem``, unless a submodule has that name."""
     return STEM if STEM not in dict(module.named_modules()) else f"{STEM} output"
 
 
@@ -197,15 +198,15 @@ def measure_selectivity(
     Args:
         module: The network, in evaluation mode, on the device of the images.
         batches: Normalised images (n, 3, H, W) and their classes (n,).
-        names: Submodules, or ``stem``: what enters the first of the units of :func:`selectable_layers`.
-        calls: As for :func:`selectable_layers`.
-        num_classes: C.
-        fraction: Strictly between 0 and 1.
-        advance: Told of each image that is done.
+        names: Names of submodules, or ``stem`` for the input of the first unit of :func:`selectable_layers`.
+        calls: Submodules in the order in which they finish, from :func:`decompose_cli.models.head.trace_layers`.
+        num_classes: Number of classes C.
+        fraction: Share of the activations, strictly between 0 and 1.
+        advance: Called with the number of images just finished.
 
     Raises:
         InputError: There is no such layer, or it cannot be measured (negative outputs, another shape, used twice).
-        DecomposeError: NaN or infinity.
+        DecomposeError: An activation is NaN or infinite.
     """
     names = list(dict.fromkeys(names))
     counters = {name: SelectivityCounter(name, num_classes, fraction) for name in names}

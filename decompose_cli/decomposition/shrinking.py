@@ -1,4 +1,4 @@
-"""The smallest index set that costs no more than a given loss of accuracy."""
+"""Search for the smallest index set that costs no more than a given loss of accuracy."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ _ONE_SIDED = 0.90  # a two-sided interval with this coverage has a one-sided 95%
 def loss_bound(full: Tensor, decomposed: Tensor) -> float:
     """One-sided 95% upper bound of the accuracy lost by the second head, in percentage points.
 
-    The lower end of Newcombe's paired interval with 90% coverage, sign changed.
+    The bound is the lower end of Newcombe's paired interval with 90% coverage, sign changed.
 
     Args:
-        full: Which images the first head gets right, bool (N,).
-        decomposed: The same for the second.
+        full: Whether the first head gets each image right, bool (N,).
+        decomposed: Whether the second head gets each image right, bool (N,).
     """
     both, only_full = int((full & decomposed).sum()), int((full & ~decomposed).sum())
     only_decomposed = int((decomposed & ~full).sum())
@@ -44,7 +44,7 @@ def smallest_k(full: Predictions, by_k: dict[int, Predictions], max_drop: float)
 
 @dataclass(frozen=True)
 class Shrunk:
-    """Per class what is left of its features, best first, and the predictions of that head."""
+    """Per class the features that are left, best first, and the predictions of their head."""
 
     classes: tuple[tuple[int, ...], ...]
     predictions: Predictions
@@ -60,20 +60,20 @@ def shrink(
 ) -> Shrunk:
     """Drop features one by one while the bound of the loss stays within ``max_drop`` points.
 
-    Each step takes the last-ranked feature of one class, the one after whose removal most images are right (the lower
-    class number among equals); every class keeps one. It stops when that step would break the bound.
+    Each step removes the last-ranked feature of the class without whose feature most images are right (the lower class
+    number among equals); every class keeps one feature. The search stops when a step would break the bound.
 
     Removing a feature changes one column of the logits. The outcome for all candidates follows from each image's two
     largest logits; after a step only images in which the changed column is, or was, among these two can turn out
     otherwise, so only those are looked at again.
 
     Args:
-        features: (N, D), of the images to choose on.
-        full: What the full head says of them.
+        features: Features (N, D) of the images to choose on.
+        full: Predictions of the full head for these images.
         head: The full head.
         classes: Per class its features, best first.
-        max_drop: In percentage points.
-        advance: Told of each removed feature.
+        max_drop: Largest bound of the loss, in percentage points.
+        advance: Called with the number of features just removed.
     """
     rows = [list(row) for row in classes]
     search = _Search(features, full.labels, head, rows)
@@ -90,10 +90,8 @@ def shrink(
 class _Search:
     """Logits of the current sets and, for each class, the number of images right without its last feature.
 
-    Holds two (N, C) tensors and the features once more.
-
-    Logits are summed from the features that are kept, never by taking one away again, so that no rounding is left
-    behind and ties fall as they do in the head itself.
+    The search holds two (N, C) tensors and the features once more. Logits are summed from the features that are kept,
+    never by subtracting one, so that no rounding is left behind and ties fall as they do in the head itself.
     """
 
     def __init__(self, features: Tensor, labels: Tensor, head: HeadTensors, rows: list[list[int]]) -> None:
@@ -115,7 +113,7 @@ class _Search:
         return int(torch.where(allowed, self.counts, -1).argmax())
 
     def correct_without(self, number: int) -> Tensor:
-        """Which images are right when the class has lost its last feature, bool (N,)."""
+        """Whether each image is right when the class has lost its last feature, bool (N,)."""
         rival = torch.where(self.top[:, 0] == number, self.top[:, 1], self.top[:, 0])
         strength = _strength(self.logits, rival[:, None])[:, 0]
         return torch.eq(_winner(self.without_last[:, number], torch.tensor(number), strength, rival), self.labels)
@@ -157,10 +155,10 @@ class _Search:
         return counts
 
     def _correct(self, images: Tensor) -> Tensor:
-        """For these images and each class: right, if that class had lost its last feature? bool (n, C)."""
+        """Whether each of these images is right without the last feature of each class, bool (n, C)."""
         logits, top = self.logits[images], self.top[images]
         numbers = torch.arange(logits.shape[1])
-        # The strongest of the other classes, for each candidate: the first, or the second where the first changes.
+        # A candidate's rival is the strongest other class: the first, or the second where the first changes.
         rival = torch.where(numbers == top[:, :1], top[:, 1:], top[:, :1])
         outcome = _winner(self.without_last[images], numbers, _strength(logits, rival), rival)
         return torch.eq(outcome, self.labels[images][:, None])

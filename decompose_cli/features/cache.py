@@ -1,8 +1,8 @@
-"""Penultimate features on disk, so that a second look at the same network and images needs no forward pass.
+"""The cache of penultimate features, with which a second look at the same network and images needs no forward pass.
 
 An entry is one safetensors file named after the digest of its key; the key names everything that the features depend
 on (weights, architecture, head, precision, transform, images, split), so an entry never goes stale. Entries are written
-whole or not at all, and hold a checksum, so a damaged one is noticed and made anew.
+whole or not at all, and hold a checksum, so a damaged entry is noticed and made anew.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class FeatureBank:
     """Penultimate features of a labelled set of images, and the head that they enter.
 
     Attributes:
-        features: float32 (N, D).
+        features: Features, float32 (N, D).
         labels: Labels of the data set, int64 (N,).
         head: Parameters of the head.
     """
@@ -57,12 +57,12 @@ class CacheEntry:
 
 
 def features_folder() -> Path:
-    """Where the entries are."""
+    """Folder of the entries."""
     return cache_root() / "features"
 
 
 def entry_path(key: Mapping[str, Any]) -> Path:
-    """The file for a key."""
+    """Path of the file for a key."""
     return features_folder() / f"{digest_of({**key, 'format': FORMAT_VERSION})[:40]}.safetensors"
 
 
@@ -74,7 +74,7 @@ def load(key: Mapping[str, Any]) -> FeatureBank | None:
     try:
         with safe_open(path, framework="pt") as handle:
             header = json.loads(handle.metadata()["decompose"])
-            # Copied, because the file maps its tensors at odd addresses, where matrix products round differently.
+            # Tensors are copied: the file maps them at odd addresses, where matrix products round differently.
             tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118 - not a dict
         if header.pop("checksum") != _checksum(header, tensors):
             raise ValueError("checksum")
@@ -95,7 +95,7 @@ def load(key: Mapping[str, Any]) -> FeatureBank | None:
 
 
 def store(key: Mapping[str, Any], bank: FeatureBank, description: str) -> None:
-    """Keep features; a cache that cannot be written costs a warning, not the work."""
+    """Keep features for the next time; where the cache cannot be written, warn and go on."""
     tensors = {"features": bank.features, "labels": bank.labels}
     for part in _HEAD_PARTS:
         value = getattr(bank.head, part)
@@ -126,8 +126,8 @@ def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
 
 
 def entries() -> list[CacheEntry]:
-    """What is in the cache, most recent first."""
-    found = []
+    """The entries of the cache, most recent first."""
+    listed = []
     for path in features_folder().glob("*.safetensors"):
         try:
             status = path.stat()
@@ -137,12 +137,12 @@ def entries() -> list[CacheEntry]:
             continue
         except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
             description = "damaged"
-        found.append(CacheEntry(path, status.st_size, status.st_mtime, description))
-    return sorted(found, key=lambda entry: -entry.modified)
+        listed.append(CacheEntry(path, status.st_size, status.st_mtime, description))
+    return sorted(listed, key=lambda entry: -entry.modified)
 
 
 def clear(older_than_days: float = 0) -> tuple[int, int]:
-    """Delete entries (and what an interrupted write left) older than so many days; return their number and bytes."""
+    """Delete entries (and leftovers of an interrupted write) older than so many days; return their number and bytes."""
     limit = time.time() - 86400 * older_than_days
     count = freed = 0
     for path in features_folder().glob("*"):

@@ -1,4 +1,4 @@
-"""Where to compute."""
+"""Choose the device that computes."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from decompose_cli.errors import InputError, param
 
 
 def resolve_device(name: str) -> torch.device:
-    """``auto`` (CUDA, else Apple's MPS, else CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+    """Return the device named ``auto`` (CUDA, else Apple's MPS, else CPU), ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
     Raises:
-        InputError: Unknown, or not on this machine.
+        InputError: The name is unknown, or this machine has no such device.
     """
     if name == "auto":
         if torch.cuda.is_available():
@@ -27,6 +27,6 @@ def resolve_device(name: str) -> torch.device:
     if device.type == "cuda":
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if (device.index or 0) >= count:
-            found = f"this machine has {count} CUDA device{'s' if count != 1 else ''}"
-            raise InputError(f"{param('device')} {name} is not available: {found}.")
+            present = f"this machine has {count} CUDA device{'s' if count != 1 else ''}"
+            raise InputError(f"{param('device')} {name} is not available: {present}.")
     return device

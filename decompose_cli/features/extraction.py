@@ -1,4 +1,4 @@
-"""From images to penultimate features."""
+"""Turn images into penultimate features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import track
 
 # Pixels that a CPU pushes through the network at a time, so that activations stay near the caches. ResNet-20 at 32x32
-# on 2 cores is as fast in chunks of 48 as of 64 to 128 (96 in bfloat16), and a tenth slower in chunks of 32.
+# on 2 cores is as fast in chunks of 48 (96 in bfloat16) as in chunks of 64 to 128, and a tenth slower in chunks of 32.
 _PIXELS_AT_ONCE = {"32": 48 * 32 * 32, "bf16": 96 * 32 * 32}
 _FEWEST_AT_ONCE = 4
 
@@ -35,10 +35,10 @@ def extract_features(
     """Run every image through the network once and keep what enters its head.
 
     Args:
-        network: Left as it was found.
+        network: The network, which is left as it is.
         dataset: N >= 1 images.
         preprocessing: Decides the pixels and their normalisation.
-        device: Where to compute.
+        device: Device that computes.
         precision: ``32`` or ``bf16``; features are float32 either way.
         batch_size: Images read at a time.
         workers: Processes that decode images, where the data set is not in memory.
@@ -61,11 +61,11 @@ def extract_features(
             if reader is None:
                 reader = FeatureReader(network, device, precision, images[:2])
                 features = torch.empty(count, network.tensors.num_features)
-            found = reader(images)
-            if not bool(torch.isfinite(found).all()):
-                raise _not_finite(found, done, dataset)
-            features[done : done + len(found)], labels[done : done + len(found)] = found, truth
-            done += len(found)
+            read = reader(images)
+            if not bool(torch.isfinite(read).all()):
+                raise _not_finite(read, done, dataset)
+            features[done : done + len(read)], labels[done : done + len(read)] = read, truth
+            done += len(read)
             advance(len(truth))
     return features, labels
 
@@ -73,22 +73,22 @@ def extract_features(
 def features_of_batches(
     network: Network, batches: Iterable[tuple[Tensor, Tensor]], *, device: torch.device, precision: str = "32"
 ) -> tuple[Tensor, Tensor]:
-    """The same of batches that somebody else makes.
+    """Run batches that the caller makes through the network once and keep what enters its head.
 
     Args:
-        network: Left as it was found.
+        network: The network, which is left as it is.
         batches: Images (n, 3, H, W) as the network takes them, and their class numbers (n,).
-        device: Where to compute.
+        device: Device that computes.
         precision: ``32`` or ``bf16``.
 
     Returns:
         Features (N, D) and labels int64 (N,).
 
     Raises:
-        InputError: There are no images, a batch is none, or a label is no class of the network.
+        InputError: There are no images, a batch is no pair of images and labels, or a label is no class of the network.
         DecomposeError: A feature is NaN or infinite, or the device runs out of memory.
     """
-    found: list[Tensor] = []
+    features: list[Tensor] = []
     labels: list[Tensor] = []
     reader: FeatureReader | None = None
     keep_freed_memory()
@@ -98,7 +98,7 @@ def features_of_batches(
             try:
                 if reader is None:
                     reader = FeatureReader(network, device, precision, images[:2].cpu())
-                found.append(reader(images))
+                features.append(reader(images))
             except (RuntimeError, ValueError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -106,12 +106,12 @@ def features_of_batches(
                     f"The network cannot run on batch {number}, of shape {tuple(images.shape)}: {first_line(error)}."
                 ) from error
             labels.append(truth)
-            if not bool(torch.isfinite(found[-1]).all()):
+            if not bool(torch.isfinite(features[-1]).all()):
                 raise DecomposeError(f"The network gives NaN or infinite features for images of batch {number}.")
             advance(len(truth))
-    if not found:
+    if not features:
         raise InputError("There are no images.")
-    return torch.cat(found), torch.cat(labels)
+    return torch.cat(features), torch.cat(labels)
 
 
 def _checked_batch(batch: object, number: int, num_classes: int) -> tuple[Tensor, Tensor]:
@@ -132,7 +132,7 @@ def _checked_batch(batch: object, number: int, num_classes: int) -> tuple[Tensor
 
 
 def short_name(dataset: ImageDataset) -> str:
-    """What to call a split while it is worked on."""
+    """Name of a split in the line that shows the progress."""
     return f"{dataset.name.rsplit('/', 1)[-1]} {dataset.split}"
 
 
@@ -145,7 +145,7 @@ def normalised_batches(
     batch_size: int,
     workers: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Normalised float32 images on the CPU with their labels, in portions that suit the device; see above."""
+    """Yield normalised float32 images on the CPU with their labels, in portions that suit the device."""
     scale = 1 / (255 * torch.tensor(preprocessing.std)).view(3, 1, 1)
     shift = -(torch.tensor(preprocessing.mean) / torch.tensor(preprocessing.std)).view(3, 1, 1)
     keep_freed_memory()
@@ -157,7 +157,7 @@ def normalised_batches(
 
 @contextmanager
 def device_memory(device: torch.device) -> Iterator[None]:
-    """Turn exhausted device memory into a sentence."""
+    """Turn the error of exhausted device memory into a sentence."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -165,8 +165,8 @@ def device_memory(device: torch.device) -> Iterator[None]:
         raise DecomposeError(f"{device} ran out of memory.", hint=hint) from error
 
 
-def _not_finite(found: Tensor, done: int, dataset: ImageDataset) -> DecomposeError:
-    number = done + int((~torch.isfinite(found).all(1)).nonzero()[0])
+def _not_finite(features: Tensor, done: int, dataset: ImageDataset) -> DecomposeError:
+    number = done + int((~torch.isfinite(features).all(1)).nonzero()[0])
     return DecomposeError(
         f"The network gives NaN or infinite features for image number {number} of {dataset.name} {dataset.split}."
     )
@@ -179,8 +179,8 @@ def keep_freed_memory(*, at_most: int = 62 << 20) -> None:
     """Make glibc's allocator reuse the memory of activations instead of returning it to the system after each layer.
 
     Blocks above a threshold (128 kB at first) are mapped and unmapped one by one, which costs ResNet-20 half its speed
-    on a CPU; 32 MB is as far as the threshold goes. What is free at the end of the heap is returned too, once it is
-    enough: in training after every step, for an eighth of its time. Elsewhere than with glibc this does nothing.
+    on a CPU; 32 MB is as far as the threshold goes. Free memory at the end of the heap is returned too, once there is
+    enough: in training after every step, for an eighth of its time. Without glibc this function does nothing.
 
     Args:
         at_most: Bytes at the end of the heap that are kept, below 2^31.

@@ -1,4 +1,4 @@
-"""What the user chose: the options that all commands share."""
+"""The options that all commands share, as the user chose them."""
 
 from __future__ import annotations
 
@@ -15,27 +15,29 @@ PRECISIONS = ("32", "bf16")
 
 @dataclass(frozen=True)
 class Inputs:
-    """Which network, which images, and how to compute; the options that all commands share.
+    """The options that all commands share: the network, the images, and the computation.
 
     Attributes:
         model: A registered name, a torchvision classifier or ``package.module:callable``; None for the network that
-            ships with the project, or for the one that ``weights`` says it belongs to.
+            the weights file names, or without one for the network that ships with the project.
         weights: A path, a URL, ``default`` or ``random``.
-        dataset: A registered name or ``folder:PATH``; None for what the network was trained on.
-        data_dir: Where data sets are kept; None for ``$DECOMPOSE_DATA``, else ``data``.
-        split: ``train``, ``val`` or ``test``; None for what the command usually looks at.
-        head: Submodule to use as the head.
+        dataset: A registered name or ``folder:PATH``; None for the data set that the network was trained on.
+        data_dir: Folder of data sets; None for ``$DECOMPOSE_DATA``, else ``data``.
+        split: ``train``, ``val`` or ``test``; None for the split that the command usually looks at.
+        head: Name of the submodule to use as the head.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``32`` or ``bf16``.
-        mean: Three comma-separated numbers for pixel values in [0, 1], instead of the network's.
-        std: Likewise.
-        input_size: ``224`` or ``224x224`` (height x width), in pixels; likewise ``resize`` and ``crop``.
+        mean: Three comma-separated means for pixel values in [0, 1], instead of the network's.
+        std: Three comma-separated standard deviations for pixel values in [0, 1], instead of the network's.
+        input_size: Size of the network's input in pixels: ``224`` or ``224x224`` (height x width).
+        resize: Size before the crop: ``256`` for the shorter side, or ``256x256`` (height x width).
+        crop: Size of the centre crop: ``224`` or ``224x224`` (height x width).
         interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
         batch_size: Images read at a time.
         workers: Processes that decode images; None for one per core, at most 8.
-        seed: For everything random.
+        seed: Seed of everything random.
         use_cache: Whether features are looked for in the cache and kept there.
-        allow_download: Whether the network may be used.
+        allow_download: Whether files may be downloaded.
     """
 
     model: str | None = None
@@ -69,7 +71,7 @@ class Inputs:
             raise InputError(f"{param('seed')} {self.seed} is not between 0 and 2**63 - 1.")
 
     def image_options(self) -> ImageOptions:
-        """What was typed of the preprocessing, read.
+        """Read the options of the preprocessing.
 
         Raises:
             InputError: A value cannot be read or is out of range.
@@ -84,6 +86,6 @@ class Inputs:
         )
 
     def as_arguments(self) -> dict[str, Any]:
-        """JSON-ready values for the result document."""
+        """The options as JSON-ready values for the result document."""
         values = dataclasses.asdict(self)
         return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}

@@ -1,4 +1,4 @@
-"""Features of labelled images, as what ranks or fits takes them."""
+"""Features of labelled images, for everything that ranks features or fits to them."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ ORDERS: tuple[Order, ...] = get_args(Order)
 
 @dataclass(frozen=True)
 class LabelledFeatures:
-    """What rankings are made from.
+    """The data that rankings are made from.
 
     Attributes:
-        features: (N, D), finite.
-        labels: int64 (N,), in 0..C-1.
+        features: Features (N, D), finite.
+        labels: Labels, int64 (N,), in 0..C-1.
         weight: Weight (C, D) of the full head, for the rankings that use it.
         class_names: C names, for messages.
         gates: Class-specific gates (C, D), for the ranking ``csg``.
@@ -37,12 +37,12 @@ class LabelledFeatures:
 
     @property
     def num_classes(self) -> int:
-        """C."""
+        """Number of classes C."""
         return len(self.class_names)
 
     @property
     def num_features(self) -> int:
-        """D."""
+        """Number of features D."""
         return self.features.shape[1]
 
     @property
@@ -55,7 +55,7 @@ def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:
     """Refuse images that leave a class without any.
 
     Raises:
-        InputError: As said; names the first such classes.
+        InputError: A class has no images; the sentence names the first such classes.
     """
     empty = (labels.bincount(minlength=len(class_names)) == 0).nonzero().flatten().tolist()
     if empty:
@@ -68,10 +68,10 @@ def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:
 
 
 def check_gates(gates: Tensor | None, num_classes: int, num_features: int, source: str = "the weights file") -> Tensor:
-    """Refuse gates that are not there or belong to another network.
+    """Return class-specific gates, unless they are missing or belong to another network.
 
     Raises:
-        InputError: As said.
+        InputError: There are no gates, or their shape is not (classes, features).
     """
     if gates is None:
         raise InputError(f"The method 'csg' needs class-specific gates, a matrix 'csg' in {source}; there is none.")

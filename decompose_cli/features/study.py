@@ -1,4 +1,4 @@
-"""What every analysis starts from: a network, a split of a data set, and the features of the one on the other."""
+"""The start of every analysis: a network, a split of a data set, and the features of the images."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class Study:
     """A network and a split of a data set, opened; the features are read from the cache or computed when needed.
 
     Args:
-        inputs: What the user chose.
+        inputs: Options that the user chose.
         splits: Splits to use where the user chose none, the preferred one first.
         classifier: The network, where it is open already.
 
     Raises:
-        InputError: Something chosen does not exist or does not fit.
-        DownloadError: Something cannot be fetched.
+        InputError: The network, the weights or the images do not exist, or do not fit each other.
+        DownloadError: The weights or the images cannot be fetched.
     """
 
     def __init__(self, inputs: Inputs, splits: tuple[str, ...], classifier: Classifier | None = None) -> None:
@@ -65,7 +65,7 @@ class Study:
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
-        """What happens to an image before the network sees it."""
+        """Preprocessing of an image before the network sees it."""
         return seen_by(self.classifier, self.inputs.image_options(), self.dataset.preprocessing)
 
     @cached_property
@@ -74,16 +74,16 @@ class Study:
 
     @cached_property
     def head(self) -> HeadTensors:
-        """Parameters of the head, known without running an image through the network."""
+        """Parameters of the head; no image is run through the network for them."""
         if self._cached_bank is not None:
             return self._cached_bank.head
         return self.classifier.load(self.preprocessing.crop).tensors
 
     @cached_property
     def bank(self) -> FeatureBank:
-        """Features, labels of the data set, head; from the cache if they are there.
+        """Features, labels of the data set and head; from the cache if they are there.
 
-        Whatever can be wrong with the classes shows before the network runs.
+        Errors in the classes show before the network runs.
         """
         _ = self.class_map
         if self._cached_bank is not None:
@@ -135,7 +135,7 @@ class Study:
 
     @cached_property
     def class_map(self) -> ClassMap:
-        """Which output of the network each class of the data set is."""
+        """The output of the network that belongs to each class of the data set."""
         classes = match_classes(
             self.dataset.class_names,
             self.dataset.class_ids,
@@ -182,15 +182,15 @@ class Study:
         return Study(inputs, ("train",), self.classifier)
 
     def labelled(self, *, images: bool = True, gates: bool = False, order: Order = "highest") -> LabelledFeatures:
-        """What features are ranked by.
+        """The data that features are ranked by.
 
         Args:
-            images: Whether features of images are needed; without them there are none, and no image is looked at.
+            images: Whether features of images are needed; otherwise there are none, and no image is looked at.
             gates: Whether class-specific gates are needed.
-            order: Which of them are taken.
+            order: Whether the highest gates are taken or the lowest.
 
         Raises:
-            InputError: Gates are needed that are not there or do not fit, or a class has no images.
+            InputError: Needed gates are missing or do not fit, or a class has no images.
         """
         head, checkpoint = self.head, self.classifier.checkpoint
         matrix = checkpoint.csg if checkpoint else None
@@ -206,7 +206,7 @@ class Study:
         return LabelledFeatures(features, labels, weight, names, matrix, order)
 
     def warn_of_empty_classes(self) -> None:
-        """Say which classes have no images, for an analysis that leaves them out."""
+        """Warn of classes without images, for an analysis that leaves them out."""
         names = self.class_map.names
         empty = (torch.bincount(self.labels, minlength=len(names)) == 0).nonzero()[:, 0].tolist()
         if empty:
@@ -218,7 +218,7 @@ class Study:
         """Refuse a checkpoint that holds a decomposed head only.
 
         Raises:
-            InputError: As said.
+            InputError: The checkpoint has no full head.
         """
         if self.head.kind != "dense":
             raise InputError(
@@ -227,7 +227,7 @@ class Study:
             )
 
     def describe_model(self) -> ModelInfo:
-        """For the result document."""
+        """The network, for the result document."""
         head, classifier = self.head, self.classifier
         weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)
         return ModelInfo(
@@ -240,7 +240,7 @@ class Study:
         )
 
     def describe_dataset(self) -> DatasetInfo:
-        """For the result document."""
+        """The images, for the result document."""
         return DatasetInfo(
             name=self.dataset.name,
             split=self.dataset.split,
@@ -253,7 +253,7 @@ class Study:
         )
 
     def describe_cache(self, others: Sequence[Study] = ()) -> CacheInfo:
-        """For the result document: a hit only if nothing had to be computed, here or for the other studies."""
+        """The use of the cache, for the result document: a hit if this and the other studies computed nothing."""
         states = [study._cache_state for study in (self, *others) if "bank" in study.__dict__] or [self._cache_state]
         return CacheInfo(features="off" if "off" in states else "miss" if "miss" in states else "hit")
 
@@ -265,13 +265,13 @@ class Study:
         watch: Stopwatch,
         others: Sequence[Study] = (),
     ) -> ResultDocument[Results]:
-        """Wrap what a command found with everything needed to find it again.
+        """Wrap the results of a command with everything needed to get them again.
 
         Args:
-            command: Its name.
-            more_arguments: Beside the inputs.
-            results: What it found.
-            watch: When it began.
+            command: Name of the command.
+            more_arguments: Arguments of the command beside the inputs.
+            results: Results of the command.
+            watch: Clock that was started with the command.
             others: Further networks or splits whose features were used.
         """
         return ResultDocument(
@@ -292,7 +292,7 @@ def _listed(values: tuple[float, ...]) -> str:
 
 
 def default_model(more: str = "") -> str:
-    """The model to use where none was named; says so."""
+    """Announce and return the model to use where none was named."""
     note(f"No model was named: using {DEFAULT_MODEL}, the network that ships with decompose{more}.")
     return DEFAULT_MODEL
 
@@ -308,12 +308,12 @@ def class_names_of(classifier: Classifier) -> ClassNames | None:
 
 
 def seen_by(classifier: Classifier, given: ImageOptions, fallback: Preprocessing) -> Preprocessing:
-    """What happens to an image before a network sees it.
+    """Preprocessing of an image before a network sees it.
 
     Args:
         classifier: The network.
-        given: What was chosen of it.
-        fallback: Where nothing is known of the network.
+        given: Options of the preprocessing that the user chose.
+        fallback: Preprocessing where none is known for the network.
     """
     base = preprocessing_of(classifier, fallback)
     metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
@@ -330,8 +330,8 @@ def open_network(inputs: Inputs) -> Classifier:
     """The network that was asked for, or the one that ships with decompose.
 
     Raises:
-        InputError: There is none, or its weights cannot be used.
-        DownloadError: They cannot be fetched.
+        InputError: There is no such network, or its weights cannot be used.
+        DownloadError: The weights cannot be fetched.
     """
     model = inputs.model
     if model is None and inputs.weights in (None, "default", "random"):

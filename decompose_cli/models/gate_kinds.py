@@ -40,7 +40,7 @@ _TOLD_IN_ANY_CASE = ("gate_map",)
 """Details whose defaults differ between gates, so a checkpoint says them even where they are at a default."""
 
 LAST_STAGE = Place("over the last stage", "block", (3,))
-LAST_TWO_STAGES = Place("over the last two", "block", (2, 3))
+LAST_TWO_STAGES = Place("over the last two stages", "block", (2, 3))
 EVERY_UNIT = Place("in every unit", "layer")
 
 

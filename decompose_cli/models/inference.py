@@ -27,7 +27,7 @@ class FeatureReader:
 
     Args:
         network: The network, which is left as it is.
-        device: Where to compute.
+        device: Device that computes.
         precision: ``32`` or ``bf16``.
         example: A few normalised images, on which the copy is compared with the original.
     """

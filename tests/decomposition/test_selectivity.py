@@ -269,9 +269,7 @@ def test_negative_outputs_are_refused_by_name(shape: tuple[int, ...]) -> None:
     counter = SelectivityCounter("layer1.0.bn2", 2, 0.5)
     with pytest.raises(InputError) as caught:
         counter.add(values, torch.tensor([0, 1, 0]))
-    assert caught.value.message == (
-        "The layer 'layer1.0.bn2' has negative outputs (-0.25), of which no shares can be taken."
-    )
+    assert caught.value.message == ("The layer 'layer1.0.bn2' has negative outputs (-0.25), which have no shares.")
     assert caught.value.hint is not None
     assert "with layers" in caught.value.hint
 

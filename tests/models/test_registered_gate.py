@@ -171,7 +171,7 @@ def test_a_name_that_is_taken_is_refused(name: str) -> None:
 
 def test_texts_for_help_are_of_the_table() -> None:
     assert gate_kinds.shown_gates() == (
-        "Over the last stage: entropy-classifier (default), entropy, l2, softmax; over the last two: "
+        "Over the last stage: entropy-classifier (default), entropy, l2, softmax; over the last two stages: "
         "entropy-classifier-b3b2; in every unit: exclusive, shortcut, exclusive-element-1x1, exclusive-tube-1x1, "
         "exclusive-tube-3x3"
     )
