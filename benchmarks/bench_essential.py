@@ -96,9 +96,7 @@ def write_second(weights: Path, target: Path) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == [
-        "--write-second"
-    ]:  # runs in a process of its own, whose memory is not charged to those measured
+    if sys.argv[1:2] == ["--write-second"]:  # runs by itself, so that its memory is not charged to those measured
         write_second(Path(sys.argv[2]), Path(sys.argv[3]))
     else:
         main()

@@ -135,9 +135,7 @@ def check_answers(runs: dict[str, common.Runs], theirs: common.Runs) -> int:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:2] == [
-        "--write-folder"
-    ]:  # runs in a process of its own, whose memory is not charged to those measured
+    if sys.argv[1:2] == ["--write-folder"]:  # runs by itself, so that its memory is not charged to those measured
         write_folder(Path(sys.argv[2]))
     else:
         main()
