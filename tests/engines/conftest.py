@@ -1,0 +1,5 @@
+"""What tests of engines share."""
+
+from helpers.pictures import figures
+
+__all__ = ["figures"]
