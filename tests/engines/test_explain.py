@@ -6,11 +6,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from helpers.pictures import pixels
+from matplotlib.figure import Figure
 from PIL import Image
 from torch.nn import functional as F
 
+from decompose_cli.decomposition.explaining import Explanation
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.engines.explain import SHEET, ExplainSettings, explain
 from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
@@ -33,7 +37,8 @@ def heads_by_hand(indices: IndexSet) -> tuple[torch.Tensor, torch.Tensor, Study]
     return full, F.linear(study.bank.features, study.head.weight * mask, study.head.bias), study
 
 
-def test_figures_are_those_of_both_heads() -> None:
+@pytest.mark.painted
+def test_figures_are_those_of_both_heads(figures: list[Figure]) -> None:
     extract_indices(DIGITS, ExtractSettings(k=[5]), output=Path("indices.json"))
     indices = read_index_set(Path("indices.json"))
     numbers = [0, 17, 99, 359]
@@ -59,13 +64,38 @@ def test_figures_are_those_of_both_heads() -> None:
         assert sums.own + sums.bias == pytest.approx(float(decomposed[number, found.predicted]), abs=1e-3)
         assert sums.own + sums.others + sums.bias == pytest.approx(float(full[number, found.predicted]), abs=1e-3)
         assert found.file is not None
-        assert Image.open(found.file).format == "PNG"
-    assert Image.open(SHEET).height > 3 * Image.open(results.explanations[0].file).height * 0.9  # type: ignore[arg-type]
+    for number, found, figure in zip(numbers, results.explanations, figures, strict=True):
+        check_explanation(figure, study, number, found)
+    files = [pixels(str(found.file)) for found in results.explanations]
+    assert len({file.tobytes() for file in files}) == 4
+    assert np.array_equal(pixels(SHEET), np.concatenate(files)), "the sheet is all of them, one below the other"
     assert {figures.map for figures in results.deletion} == {"Grad-CAM", "own filters"}
     for figures in results.deletion:
         assert figures.images == 4
         assert figures.difference == pytest.approx(figures.highlighted - figures.elsewhere, abs=1e-4)
     assert json.loads(document.to_json())["dataset"]["name"] == "digits"
+
+
+def check_explanation(figure: Figure, study: Study, number: int, found: Explanation) -> None:
+    """The image, Grad-CAM, what either group of filters adds where, and what the heads say."""
+    image, *panels, text = figure.axes
+    wrong = found.label != found.predicted
+    assert image.get_title() == f"{number}: {found.predicted_name}" + (f" (is {found.label_name})" if wrong else "")
+    shown = np.asarray(image.images[0].get_array())
+    assert np.array_equal(shown, np.asarray(study.dataset.image(number).convert("RGB").resize(shown.shape[1::-1])))
+    panels = [panel for panel in panels if panel.images]
+    titles = [panel.get_title().split("\n")[0] for panel in panels]
+    cams = ["Grad-CAM, predicted", *(["Grad-CAM, true"] if wrong else [])]
+    assert titles == [*cams, f"5 filters of {found.predicted_name}", "all other filters"]
+    assert all(np.asarray(panel.images[1].get_array()).min() >= 0 for panel in panels[: len(cams)])
+    assert found.sums is not None
+    own, others = (float(np.asarray(panel.images[1].get_array()).sum()) for panel in panels[-2:])
+    assert own == pytest.approx(found.sums.own, abs=1e-3)
+    assert others == pytest.approx(found.sums.others, abs=1e-3)
+    lines = text.texts[0].get_text().split("\n")
+    assert (lines[0], lines[6], lines[7]) == ("full head", "", "decomposed")
+    for line, score in zip([*lines[1:6], *lines[8:]], [*found.original, *found.decomposed], strict=True):  # type: ignore[misc]
+        assert line.split() == [f"{100 * score.probability:.1f}%", score.name]
 
 
 def test_what_is_highlighted_matters_more_than_what_is_elsewhere() -> None:

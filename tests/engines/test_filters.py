@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from PIL import Image
+from helpers.pictures import pixels
+from matplotlib.figure import Figure
 
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.engines.filters import FiltersSettings, filters
+from decompose_cli.engines.filters import FiltersResults, FiltersSettings, filters
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
@@ -24,7 +26,8 @@ def index_set() -> IndexSet:
     return IndexSet(ROWS, 64, source="by hand")
 
 
-def test_filters_are_told_by_their_images_weights_and_sharers() -> None:
+@pytest.mark.painted
+def test_filters_are_told_by_their_images_weights_and_sharers(figures: list[Figure]) -> None:
     document = filters(DIGITS, FiltersSettings(class_name="7", indices=index_set(), images=6), folder=Path())
     results = document.results
     study = Study(DIGITS, ("test",))
@@ -45,8 +48,35 @@ def test_filters_are_told_by_their_images_weights_and_sharers() -> None:
         assert [image.label for image in info.images] == labels[[image.image for image in info.images]].tolist()
         assert info.of_class == sum(image.label == 7 for image in info.images)
         assert info.shared_with == [str(c) for c, row in enumerate(ROWS) if c != 7 and info.feature in row]
-    assert Image.open("filters.png").format == "PNG"
     assert document.command == "filters"
+    check_sheet(figures[0], results, study)
+    assert pixels("filters.png").shape[:2] == (figures[0].bbox.height, figures[0].bbox.width)
+
+
+def check_sheet(figure: Figure, results: FiltersResults, study: Study) -> None:
+    """A row for each filter: what it is, and its images in their order, each with the map whose mean is its value."""
+    assert figure.get_suptitle() == "Filters of 7: resnet20-digits on digits test"
+    rows = np.reshape(figure.axes, (3, 7))
+    for (text, *shown), info in zip(rows, results.filters, strict=True):
+        first, weight, *rest = text.texts[0].get_text().split("\n")
+        assert (first, weight) == (f"{info.rank}. filter {info.feature}", f"weight {info.weight:+.3f}")
+        shared = f"shared with {', '.join(info.shared_with)}" if info.shared_with else "of this class alone"
+        assert " ".join(rest) == shared
+        for axes, found in zip(shown, info.images, strict=True):
+            image, values = (np.asarray(layer.get_array()) for layer in axes.images)
+            whole = study.dataset.image(found.image).convert("RGB").resize(image.shape[1::-1])
+            assert np.array_equal(image, np.asarray(whole))
+            assert values.mean() == pytest.approx(found.value, rel=1e-4)
+            assert axes.get_title() == f"{found.label_name} {found.value:.2f}"
+        own, others = (
+            {
+                axes.title.get_color()
+                for axes, image in zip(shown, info.images, strict=True)
+                if (image.label == 7) is is_own
+            }
+            for is_own in (True, False)
+        )
+        assert not own & others
 
 
 def test_without_index_file_a_class_has_its_highest_weights() -> None:
@@ -70,23 +100,27 @@ def test_classes_go_by_name_in_any_case_or_by_number(make_images: Any) -> None:
         filters(inputs, FiltersSettings(class_name="bird"))
 
 
-def test_networks_without_maps_show_the_images_alone() -> None:
+def test_networks_without_maps_show_the_images_alone(figures: list[Figure]) -> None:
     torch.manual_seed(0)
     torch.save(get_entry("custom_resnet").make(10, (32, 32)).state_dict(), "net.pt")
     inputs = Inputs(model="custom_resnet", weights="net.pt", dataset="digits")
     results = filters(inputs, FiltersSettings(class_name="0", k=2, images=2), folder=Path()).results
     assert len(results.filters) == 2
     assert Path("filters.png").is_file()
+    assert [len(axes.images) for axes in figures[0].axes] == [0, 1, 1, 0, 1, 1]
 
 
-def test_filters_that_are_negative_everywhere_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_filters_that_are_negative_everywhere_are_drawn(figures: list[Figure], monkeypatch: pytest.MonkeyPatch) -> None:
     """Smooth activations have negative features."""
     from decompose_cli.engines import filters as module
 
     original = module.feature_maps
     monkeypatch.setattr(module, "feature_maps", lambda *given: (original(*given)[0], -1 - original(*given)[1].abs()))
     filters(DIGITS, FiltersSettings(class_name="1", k=1, images=2), folder=Path())
-    assert Path("filters.png").is_file()
+    maps = [axes.images[1] for axes in figures[0].axes if axes.images]
+    lowest = min(float(np.asarray(shown.get_array()).min()) for shown in maps)
+    assert lowest < -1
+    assert [shown.get_clim() for shown in maps] == [(lowest, -lowest)] * 2
 
 
 @pytest.mark.parametrize(

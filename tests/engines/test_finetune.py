@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.pictures import legend_of, points
 from helpers.power_cut import PowerCut
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
@@ -168,7 +170,7 @@ def test_by_default_five_frequent_features_are_kept(inputs: Inputs) -> None:
     assert config["ranking"] == {"k": 5, "method": "frequency", "order": "highest"}
 
 
-def test_the_document_and_the_folder(inputs: Inputs) -> None:
+def test_the_document_and_the_folder(inputs: Inputs, figures: list[Figure]) -> None:
     document = finetune(Request(inputs, SHORT, folder=Path("tuned")), FinetuneSettings(indices=rows_of()))
     assert sorted(path.name for path in Path("tuned").iterdir()) == [
         "config.json",
@@ -186,6 +188,13 @@ def test_the_document_and_the_folder(inputs: Inputs) -> None:
     assert written["arguments"]["only"] == "all"
     assert written["arguments"]["settings"]["optimizer"] == "adam"
     assert len(Path("tuned/log.csv").read_text().splitlines()) == 3
+    loss, top1, _ = figures[0].axes
+    for axes, value in ((loss, "loss"), (top1, "top1")):
+        lines = dict(zip(legend_of(axes), axes.get_lines(), strict=True))
+        assert list(lines) == ["training images", "test images"]
+        for line, split in zip(lines.values(), ("train", "test"), strict=True):
+            expected = [(epoch.epoch, getattr(getattr(epoch, split), value)) for epoch in document.results.epochs]
+            assert points(line) == expected
 
 
 def test_large_images_have_their_own_values(inputs: Inputs, tmp_path: Path) -> None:

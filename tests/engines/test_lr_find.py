@@ -24,7 +24,7 @@ from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.registry import get_entry
 from decompose_cli.storage.result_document import ResultDocument
-from decompose_cli.training.lr_range import FEWEST, ramp, smooth, suggest
+from decompose_cli.training.lr_range import ramp, smooth, suggest
 from decompose_cli.training.session import Request
 from decompose_cli.training.setup import initial_network
 

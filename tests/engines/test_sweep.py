@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
+from helpers.pictures import legend_of, points
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, write_index_set
@@ -282,13 +283,20 @@ def test_the_written_set_is_ready_for_validate() -> None:
 
 
 @pytest.mark.usefixtures("no_forward_pass")
-def test_a_folder_gets_the_result_and_the_curve_and_without_a_choice_no_set() -> None:
+def test_a_folder_gets_the_result_and_the_curve_and_without_a_choice_no_set(figures: list[Figure]) -> None:
     document = sweep(Inputs(), SweepSettings(methods=["weight"], ks=[1, 2]), folder=Path("out"))
     assert document.results.plot == "out/curve.png"
     assert files_below() == ["out/curve.png", "out/result.json"]
     assert Path("out/result.json").read_text(encoding="utf-8") == document.to_json()
-    with Image.open("out/curve.png") as picture:
-        assert picture.format == "PNG"
+    (axes,) = figures[0].axes
+    weight, full = axes.get_lines()
+    found = document.results.curves["weight"]
+    assert points(weight) == [(1, found["1"].top1), (2, found["2"].top1)]
+    assert set(full.get_ydata()) == {document.results.original.top1}
+    ends = {(k, value) for k, point in ((1.0, found["1"]), (2.0, found["2"])) for value in point.ci95}
+    assert ends <= {tuple(vertex) for vertex in axes.collections[0].get_paths()[0].vertices}
+    assert list(legend_of(axes)) == ["weight", "full head"]
+    assert axes.get_title() == "resnet20-digits on digits test"
 
 
 @pytest.mark.usefixtures("no_forward_pass")

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.pictures import legend_of, points
 from helpers.power_cut import PowerCut, watched
+from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -85,8 +87,17 @@ def test_a_run_folder_holds_all_that_the_run_was(images: str) -> None:
     assert results.checkpoints == {"last": "run/last.pt", "best": "run/best.pt"}
 
 
-def test_logs_hold_the_records_of_the_result(images: str) -> None:
+def test_logs_hold_the_records_of_the_result(images: str, figures: list[Figure]) -> None:
     results = trained(images)
+    loss, top1, rate = figures[0].axes
+    assert loss.get_title() == "resnet8 on folder:images, seed 0"
+    for axes, value in ((loss, "loss"), (top1, "top1")):
+        lines = dict(zip(legend_of(axes), axes.get_lines(), strict=True))
+        assert list(lines) == ["training images", "held-out images"]
+        for line, split in zip(lines.values(), ("train", "val"), strict=True):
+            expected = [(record.epoch, getattr(getattr(record, split), value)) for record in results.epochs]
+            assert points(line) == expected
+    assert points(rate.get_lines()[0]) == [(record.epoch, record.lr) for record in results.epochs]
     rows = list(csv.DictReader(Path("run/log.csv").read_text().splitlines()))
     assert [{name: str(value) for name, value in record.flat().items()} for record in results.epochs] == rows
     board = EventAccumulator("run/tensorboard")

@@ -9,9 +9,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from helpers.pictures import legend_of, pixels, points
 from helpers.power_cut import PowerCut
+from matplotlib.figure import Figure
 
 from decompose_cli.decomposition.index_set import read_index_set
 from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
@@ -112,6 +115,36 @@ def test_every_gate_is_trained_measured_and_used_by_the_other_commands(images: s
     assert metadata is not None
     assert metadata.command is not None
     assert f"--gate {gate}" in metadata.command
+
+
+@pytest.mark.painted
+def test_pictures_show_the_gates_of_the_test_images(images: str, figures: list[Figure]) -> None:
+    """Those with the lowest and the highest g, and how g is distributed; then how the training went."""
+    results = results_of(trained(images, gate="l2", overrides={"epochs": 1}))
+    distribution, both, curve = figures
+    rows = [row for row in rows_of("run") if row["split"] == "test"]
+    (panel,) = distribution.axes
+    counts = {"right": [], "wrong": []}
+    for row in rows:
+        counts["right" if row["label"] == row["prediction"] else "wrong"].append(float(row["g"]))
+    expected = [
+        f"{what} ({len(values)} images, mean g {sum(values) / len(values):.3f})"
+        for what, values in counts.items()
+        if values
+    ]
+    assert list(legend_of(panel)) == expected
+    assert panel.get_title() == "resnet14 with gate l2 on folder:images, seed 0, test images"
+    order = sorted(rows, key=lambda row: float(row["g"]))
+    for half, shown in zip(both.subfigs, (order, order[::-1]), strict=True):
+        for axes, row in zip(half.axes, shown, strict=False):
+            assert np.array_equal(axes.images[0].get_array(), pixels(Path("images", row["file"])))
+            g, label, *wrong = axes.get_title().split("\n")
+            assert float(g) == pytest.approx(float(row["g"]), abs=6e-4)
+            assert label == CLASSES[int(row["label"])]
+            assert wrong == ([] if row["label"] == row["prediction"] else [f"as {CLASSES[int(row['prediction'])]}"])
+    assert points(curve.axes[0].get_lines()[0]) == [(1, results.epochs[0].train.loss)]
+    for name, figure in zip(("g_distribution", "g_extremes", "curve"), figures, strict=True):
+        assert pixels(Path(f"run/{name}.png")).shape[:2] == (round(figure.bbox.height), round(figure.bbox.width))
 
 
 def test_features_of_a_gated_network_can_be_ranked(images: str) -> None:
