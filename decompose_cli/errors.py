@@ -54,7 +54,8 @@ class DecomposeError(Exception):
 
 def first_line(error: BaseException) -> str:
     """The first line of what an exception says, or the name of its class if it says nothing."""
-    lines = str(error).strip().splitlines()
+    said = error.sentence if isinstance(error, DecomposeError) else str(error)
+    lines = said.strip().splitlines()
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -152,8 +153,11 @@ def check_size(size: int | Sequence[int], parameter: str, shown: str | None = No
             cannot resize to.
     """
     what = f"{param(parameter)} {shown or repr(size)}"
-    sides = (size, size) if isinstance(size, int) else tuple(size)
-    if len(sides) != 2 or not all(isinstance(side, int) for side in sides):
+    try:
+        sides = tuple(map(operator.index, size if isinstance(size, Sequence) else (size, size)))
+    except TypeError:
+        sides = ()
+    if len(sides) != 2:
         raise InputError(f"{what} is not a size; write 224 or (224, 224).")
     if not all(1 <= side <= LARGEST_SIDE for side in sides):
         raise InputError(f"{what} is out of range; sides go from 1 to {LARGEST_SIDE} pixels.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import textwrap
@@ -85,6 +86,8 @@ def imported(source: str, module: str, *, is_package: bool = False) -> set[str]:
             "__import__",
         ):
             names = [arg.value for arg in node.args[:1] if isinstance(arg, ast.Constant) and isinstance(arg.value, str)]
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+            names = re.findall(rf"^({ROOT}[.\w]+):\w+$", node.value)  # what a table names to be imported later
         found |= {name.removeprefix(ROOT).lstrip(".") for name in names if name.split(".")[0] == ROOT}
     return found
 

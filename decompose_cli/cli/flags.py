@@ -10,8 +10,6 @@ _OTHERS = {
     "k": "-k",
     "indices": "-i",
     "penalty": "--lambda",
-    "use_cache": "--no-cache",
-    "allow_download": "--no-download",
 }
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.cli import guard
-from decompose_cli.cli.console import Terminal
+from decompose_cli.cli.console import Terminal, is_first_process
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.storage.files import check_folder_writable, check_writable, new_folder, write_under_new_name
@@ -114,7 +114,7 @@ def present(
         if written is not None:
             out.terminal.print(written)
     finally:
-        if out.json:
+        if out.json and is_first_process():
             print_json(document.model_dump(mode="json"))
 
 

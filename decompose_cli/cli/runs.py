@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.cli.console import is_first_process
 from decompose_cli.cli.flags import flag
 from decompose_cli.cli.options.training import Tuning
-from decompose_cli.cli.output import RunOutput, print_json
+from decompose_cli.cli.output import RunOutput, present
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.storage.files import file_stem
@@ -66,9 +65,7 @@ def _names(command: str, run_name: str | None, model: str, dataset: str) -> Iter
 
 def finish_run(out: RunOutput, document: ResultDocument[Any], show: Callable[[], None]) -> None:
     """Show what came of a run; the files of the run are in its folder already."""
-    show()
-    if out.json and is_first_process():
-        print_json(document.model_dump(mode="json"))
+    present(out, document, show)
 
 
 def weights_to_evaluate(

@@ -92,7 +92,7 @@ def full_head(head: HeadTensors) -> Callable[[Tensor], Tensor]:
 
 
 def decomposed_head(head: HeadTensors, index_set: IndexSet) -> DecomposedLinear:
-    """The head that keeps the features of each class from a dense head; all decomposed heads are made here."""
+    """The head that keeps the features of each class from a dense head."""
     return DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes)
 
 

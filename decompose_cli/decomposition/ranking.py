@@ -198,7 +198,6 @@ for _ranking in (
         "frequency",
         "in how many images of the class the feature is among the k largest (arXiv 2112.07719)",
         lambda data, k: highest("frequency", _frequency(data, k), k, data),
-        _frequency,
         select_many=_most_frequent,
     ),
     scored("mean", "mean of the feature over the images of the class", _mean),
@@ -265,11 +264,6 @@ def data_for(study: Study, methods: Iterable[str], order: Order = "highest") -> 
 # ------------------------------------------------------------------------------------------- what the user says of them
 
 
-def shown_methods(separator: str = "|") -> str:
-    """The names of the rankings, for help texts."""
-    return separator.join(RANKINGS)
-
-
 def parse_k(text: str) -> list[int | float]:
     """Read ``5``, ``5,10,20`` or fractions such as ``0.9``, each once, in the order given.
 
@@ -301,6 +295,18 @@ def check_k(k: int | float, num_features: int, parameter: str = "k") -> None:
     """
     if isinstance(k, int) and k > num_features:
         raise InputError(f"{param(parameter)} {k} is more than the {num_features} features that the network has.")
+
+
+def check_filters(indices: object, k: int | None) -> None:
+    """Refuse two answers to which filters a class has, or a number of filters below one.
+
+    Raises:
+        InputError: Both were given, or ``k`` is below 1.
+    """
+    if k is not None and k < 1:
+        raise InputError(f"{param('k')} {k} is not at least 1.")
+    if indices is not None and k is not None:
+        raise InputError(f"{param('indices')} and {param('k')} both say which filters a class has; give one of them.")
 
 
 def parse_method(text: str, parameter: str = "method") -> str:

@@ -6,19 +6,19 @@ from importlib import import_module
 from typing import Any
 
 RESULTS = {
-    "validate": "validate:ValidateResults",
-    "extract-indices": "extract_indices:ExtractResults",
-    "sweep": "sweep:SweepResults",
-    "essential": "essential:EssentialResults",
-    "mutual-info": "mutual_info:MutualInfoResults",
-    "selectivity": "selectivity:SelectivityResults",
-    "finetune": "finetune:AnyFinetuning",
-    "train": "train:AnyTraining",
-    "train-gate": "train_gate:AnyGateResults",
-    "lr-find": "lr_find:LrFindResults",
-    "explain": "explain:ExplainResults",
-    "filters": "filters:FiltersResults",
-    "demo": "demo:CurveResults",
+    "validate": "decompose_cli.engines.validate:ValidateResults",
+    "extract-indices": "decompose_cli.engines.extract_indices:ExtractResults",
+    "sweep": "decompose_cli.engines.sweep:SweepResults",
+    "essential": "decompose_cli.engines.essential:EssentialResults",
+    "mutual-info": "decompose_cli.engines.mutual_info:MutualInfoResults",
+    "selectivity": "decompose_cli.engines.selectivity:SelectivityResults",
+    "finetune": "decompose_cli.engines.finetune:AnyFinetuning",
+    "train": "decompose_cli.engines.train:AnyTraining",
+    "train-gate": "decompose_cli.engines.train_gate:AnyGateResults",
+    "lr-find": "decompose_cli.engines.lr_find:LrFindResults",
+    "explain": "decompose_cli.engines.explain:ExplainResults",
+    "filters": "decompose_cli.engines.filters:FiltersResults",
+    "demo": "decompose_cli.engines.demo:CurveResults",
 }
 """For each command, the module of its engine and the type in it."""
 
@@ -32,4 +32,4 @@ def results_type(command: str) -> Any:
     if command not in RESULTS:
         return None
     module, _, name = RESULTS[command].partition(":")
-    return getattr(import_module(f"decompose_cli.engines.{module}"), name)
+    return getattr(import_module(module), name)

@@ -24,7 +24,7 @@ from decompose_cli.decomposition.essentiality import (
 )
 from decompose_cli.decomposition.heads import check_index_request, check_made_from
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, check_k, check_order, data_for, select
+from decompose_cli.decomposition.ranking import DEFAULT_K, check_k, check_order, data_for, parse_order, select
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import Order, check_gates
 from decompose_cli.features.study import Inputs, Study
@@ -152,6 +152,8 @@ class EssentialSettings:
     controls: int = 100
 
     def __post_init__(self) -> None:
+        parse_noise(self.noise)
+        parse_order(self.order)
         if self.repeats < 1:
             raise InputError(f"{param('repeats')} {self.repeats} is not at least 1.")
         if self.controls < 0:

@@ -19,7 +19,7 @@ from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset,
 from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, Explanation, ImageMaps
 from decompose_cli.decomposition.heads import Heads, check_index_request, check_made_from, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, select
+from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, select
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.device import resolve_device
 from decompose_cli.features.extraction import device_memory
@@ -93,10 +93,7 @@ class ExplainSettings:
                 f"Say which images: files, {param('indices_of')} NUMBERS or {param('worst')} N, and one of these only."
             )
         _check_count(len(self.images) or (len(self.indices_of) if self.indices_of is not None else self.worst or 0))
-        if self.indices is not None and self.k is not None:
-            raise InputError(
-                f"{param('indices')} and {param('k')} both say which filters a class has; give one of them."
-            )
+        check_filters(self.indices, self.k)
 
 
 def explain(

@@ -17,6 +17,7 @@ from decompose_cli.decomposition.ranking import (
     check_order,
     data_for,
     parse_method,
+    parse_order,
     select,
 )
 from decompose_cli.errors import InputError, one_of
@@ -66,6 +67,7 @@ class ExtractSettings:
             raise InputError("No k was given.")
         one_of(self.layout, LAYOUTS, "layout")
         parse_method(self.method)
+        parse_order(self.order)
         check_order(self.order, uses_gates=RANKINGS[self.method].needs_gates)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from decompose_cli.decomposition.chosen_images import from_dataset
 from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, data_for, select
+from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, data_for, select
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
@@ -89,10 +89,7 @@ class FiltersSettings:
     def __post_init__(self) -> None:
         if not 1 <= self.images <= MOST_IMAGES:
             raise InputError(f"{param('images')} {self.images} is not between 1 and {MOST_IMAGES}.")
-        if self.indices is not None and self.k is not None:
-            raise InputError(
-                f"{param('indices')} and {param('k')} both say which filters a class has; give one of them."
-            )
+        check_filters(self.indices, self.k)
 
 
 def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = None) -> ResultDocument[FiltersResults]:

@@ -17,7 +17,16 @@ from typing_extensions import override
 from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
-from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_k, check_order, data_for, select
+from decompose_cli.decomposition.ranking import (
+    DEFAULT_K,
+    RANKINGS,
+    check_k,
+    check_order,
+    data_for,
+    parse_method,
+    parse_order,
+    select,
+)
 from decompose_cli.decomposition.result_types import Difference, difference_of
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import Order
@@ -36,7 +45,7 @@ from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
 from decompose_cli.training.records import Score
 from decompose_cli.training.run_folder import RunFolder
-from decompose_cli.training.runner import Training, run, with_best_weights
+from decompose_cli.training.runner import Training, run_training, with_best_weights
 from decompose_cli.training.session import Request, Session, check_same
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import copied
@@ -112,6 +121,10 @@ class FinetuneSettings:
                 f"With an index file there is nothing to rank: leave {param('k')}, {param('method')} and "
                 f"{param('order')} out."
             )
+        if self.method is not None:
+            parse_method(self.method)
+        if self.order is not None:
+            parse_order(self.order)
         if self.only is not None:
             one_of(self.only, TRAINED, "only")
 
@@ -152,7 +165,7 @@ def finetune(request: Request, settings: FinetuneSettings | None = None) -> Resu
     if settings.only is not None:
         choices["only"] = settings.only
     request = dataclasses.replace(request, choices=choices)
-    return run(_Finetune(request.overrides, index_set, settings), request)
+    return run_training(_Finetune(request.overrides, index_set, settings), request)
 
 
 class _Finetune(Training[FinetuneResults]):

@@ -33,6 +33,7 @@ from decompose_cli.training.session import Request, opened
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import (
     TrainConfig,
+    announce,
     configure,
     describe_images,
     describe_network,
@@ -129,6 +130,7 @@ def lr_find(
         request = Request(inputs, overrides, folder=Path(nowhere) / "run", machines=Machines(devices=1))
         with opened("lr-find", request, settle, TrainConfig) as session:
             learner = open_for(session)
+            announce(session.config, learner, session.settings)
             job = make_job(session.config, learner, session.settings)
             job = dataclasses.replace(job, objective=_objective(job.module, session.settings))
             trainer = Trainer(session.fabric, job, session.settings, session.folder, Upkeep(session.workers))

@@ -11,7 +11,15 @@ from pydantic import BaseModel
 from decompose_cli.decomposition.class_gates import Gates, default_ks, read_gates
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, split_name
 from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, overlap
-from decompose_cli.decomposition.ranking import RANKINGS, check_k, check_order, data_for, parse_method, select
+from decompose_cli.decomposition.ranking import (
+    RANKINGS,
+    check_k,
+    check_order,
+    data_for,
+    parse_method,
+    parse_order,
+    select,
+)
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
@@ -86,6 +94,7 @@ class MutualInfoSettings:
                 f"{param('num_features')} is for index files, and there is none; give one with {param('indices')}."
             )
         parse_method(self.method)
+        parse_order(self.order)
         ranks_by_gates = RANKINGS[self.method].needs_gates and not self.indices
         check_order(self.order, uses_gates=self.csg is not None or ranks_by_gates)
 

@@ -18,6 +18,7 @@ from decompose_cli.decomposition.ranking import (
     check_order,
     data_for,
     parse_method,
+    parse_order,
     select,
 )
 from decompose_cli.decomposition.result_types import Point, point_of
@@ -133,7 +134,7 @@ class SweepSettings:
         max_drop: Percentage points that the smallest index set may cost; None to look for none.
 
     Raises:
-        InputError: ``max_drop`` is out of range.
+        InputError: ``max_drop`` is out of range, or a word is unknown.
     """
 
     methods: Sequence[str] | None = None
@@ -143,6 +144,9 @@ class SweepSettings:
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
+        for method in self.methods or ():
+            parse_method(method, "methods")
+        parse_order(self.order)
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise InputError(f"{param('max_drop')} {self.max_drop} is not between 0 and 100 points.")
 

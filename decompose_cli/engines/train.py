@@ -15,7 +15,7 @@ from decompose_cli.storage.result_document import ResultDocument
 from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.run_folder import RunFolder
-from decompose_cli.training.runner import LearnerTraining, run
+from decompose_cli.training.runner import LearnerTraining, run_training
 from decompose_cli.training.session import Request, Session
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import configure
@@ -45,7 +45,7 @@ def train(
     options = dict(model_options or {})
     choices: dict[str, Any] = {} if recipe is None else {"recipe": recipe}
     request = dataclasses.replace(request, choices={**choices, **options, **request.choices})
-    return run(_Train(request.overrides, recipe, options), request)
+    return run_training(_Train(request.overrides, recipe, options), request)
 
 
 class _Train(LearnerTraining[RunResults]):

@@ -44,13 +44,15 @@ from decompose_cli.training.gating.start import begin_with, open_baseline, with_
 from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults, Spread, all_results
 from decompose_cli.training.run_folder import EXTREMES, G_VALUES, GATE_PLOT, LABEL_NOISE, NOISE_PLOT, RunFolder
-from decompose_cli.training.runner import LearnerTraining, run, with_best_weights
+from decompose_cli.training.runner import LearnerTraining, run_training, with_best_weights
 from decompose_cli.training.session import Request, Session, check_same
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import (
     Learner,
+    announce,
     describe_images,
     describe_network,
+    open_for,
     open_learner,
     open_weights,
 )
@@ -106,7 +108,7 @@ def train_gate(
         raise InputError(
             f"{param('strategy')} fsdp does not go together with gates, which are read between epochs; use ddp."
         )
-    return run(_TrainGate(request.overrides, recipe, gates), request)
+    return run_training(_TrainGate(request.overrides, recipe, gates), request)
 
 
 class _TrainGate(LearnerTraining[GateResults]):
@@ -131,14 +133,14 @@ class _TrainGate(LearnerTraining[GateResults]):
 
     @override
     def open(self, session: Session) -> None:
-        super().open(session)
+        self.learner = learner = open_for(session)
         self._gates = GateSettings.of_configuration(session.config)  # complete; a run that goes on keeps its own
-        learner = self.learner
         if self._baseline is None and self._gates.baseline is not None:
             self._baseline = open_baseline(self._gates.baseline, learner.classifier.entry)
         check_same(session, baseline_weights=None if self._baseline is None else self._baseline.weights_sha256)
         with torch.device("meta"):  # a network that the gate cannot be in is refused before anything else
             learner.classifier.entry.make(len(learner.class_names), learner.preprocessing.crop)
+        announce(session.config, learner, session.settings)
         if self._baseline is not None:
             note(f"The backbone begins with the weights of {self._gates.baseline}, the gate at random.")
 

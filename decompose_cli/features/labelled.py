@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
 from decompose_cli.errors import InputError
@@ -45,7 +46,7 @@ class LabelledFeatures:
         """Number of features D."""
         return self.features.shape[1]
 
-    @property
+    @cached_property
     def has_negative(self) -> bool:
         """Whether any feature of any image is negative."""
         return bool((self.features < 0).any())
@@ -67,14 +68,18 @@ def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:
         )
 
 
-def check_gates(gates: Tensor | None, num_classes: int, num_features: int, source: str = "the weights file") -> Tensor:
+def check_gates(
+    gates: Tensor | None, num_classes: int, num_features: int, source: str = "the weights file", method: str = "csg"
+) -> Tensor:
     """Return class-specific gates, unless they are missing or belong to another network.
 
     Raises:
         InputError: There are no gates, or their shape is not (classes, features).
     """
     if gates is None:
-        raise InputError(f"The method 'csg' needs class-specific gates, a matrix 'csg' in {source}; there is none.")
+        raise InputError(
+            f"The method {method!r} needs class-specific gates, a matrix 'csg' in {source}; there is none."
+        )
     if tuple(gates.shape) != (num_classes, num_features):
         raise InputError(
             f"The gates 'csg' in {source} have the shape {tuple(gates.shape)}, but the network has {num_classes} "

@@ -267,11 +267,8 @@ def open_classifier(
         )
     if classifier.checkpoint is not None and not classifier.uses_default_weights and entry.caution is not None:
         warn(entry.caution)
-    if classifier.checkpoint is not None and classifier.checkpoint.csg is not None and ":" not in model:
-        note(
-            f"{classifier.weights_source} also holds class-specific gates, which {param('csg')} and "
-            f"{param('method')} csg take."
-        )
+    if read is not None and read.csg is not None and ":" not in model:
+        note(f"{read.source} also holds class-specific gates, which {param('csg')} and {param('method')} csg take.")
     return classifier
 
 

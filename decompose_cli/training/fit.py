@@ -227,8 +227,7 @@ class Trainer:
         return DecomposeError(
             f"{what}{self.state.made}, at a learning rate of {self.state.rate:g}; {saved}.",
             hint=f"Try a smaller {self.objective.rate_options} or {param('clip_norm')} 1; 'decompose lr-find' looks "
-            "for a "
-            "rate that works.",
+            "for a rate that works.",
         )
 
     @property

@@ -24,11 +24,11 @@ from decompose_cli.training.run_folder import RunFolder, read_state
 from decompose_cli.training.seeds import Results, repeated
 from decompose_cli.training.session import Request, Session, opened, train_job
 from decompose_cli.training.settings import Settings
-from decompose_cli.training.setup import Learner, TrainConfig, make_job, open_for, training_document
+from decompose_cli.training.setup import Learner, TrainConfig, announce, make_job, open_for, training_document
 
 
 class Training(ABC, Generic[Results]):
-    """What a command that trains decides for itself. :func:`run` calls the hooks in the order in which they stand here.
+    """What a command that trains decides for itself; :func:`run_training` calls the hooks in this order.
 
     Attributes:
         command: Name of the command.
@@ -87,7 +87,7 @@ class Training(ABC, Generic[Results]):
         """The result document: the results with everything needed to get them again."""
 
 
-def run(training: Training[Results], request: Request) -> ResultDocument[Any]:
+def run_training(training: Training[Results], request: Request) -> ResultDocument[Any]:
     """Train, once or with several seeds; checkpoints, logs and the result are in the run folder.
 
     Raises:
@@ -135,6 +135,7 @@ class LearnerTraining(Training[Results]):
     @override
     def open(self, session: Session) -> None:
         self.learner = open_for(session)
+        announce(session.config, self.learner, session.settings)
 
     def own_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
         """Options, beside network, images and settings, of the command that checkpoints show."""

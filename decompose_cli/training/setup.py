@@ -192,7 +192,7 @@ def _seen(inputs: Inputs, entry: ModelEntry, train: ImageDataset) -> Preprocessi
 
 
 def open_for(session: Session) -> Learner:
-    """Open and announce network and images of a run.
+    """Open network and images of a run, which :func:`announce` speaks of.
 
     Raises:
         InputError: Network or images cannot be used, or have been replaced since the run began.
@@ -201,7 +201,6 @@ def open_for(session: Session) -> Learner:
     learner = open_learner(session.inputs, session.config["model_options"] or {}, session.settings.seed)
     weights = learner.classifier.weights_sha256 if session.inputs.weights is not None else None
     check_same(session, training_images=learner.train.fingerprint(), starting_weights=weights)
-    announce(session.config, learner, session.settings)
     return learner
 
 

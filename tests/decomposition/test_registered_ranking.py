@@ -13,7 +13,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from decompose_cli.cli.app import app
-from decompose_cli.decomposition.ranking import RANKINGS, Ranking, register, scored, shown_methods
+from decompose_cli.decomposition.ranking import RANKINGS, Ranking, register, scored
 from decompose_cli.features.labelled import LabelledFeatures
 
 
@@ -59,7 +59,6 @@ def test_it_is_swept_beside_others() -> None:
 
 @pytest.mark.usefixtures("mine")
 def test_texts_name_it() -> None:
-    assert shown_methods().endswith("|csg|spread")
     refused = run("extract-indices", "--method", "scatter")
     assert refused.exit_code == 2
     assert "choose frequency, mean, mass, contribution, weight, csg, spread." in refused.stderr

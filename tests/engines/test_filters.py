@@ -50,7 +50,7 @@ def test_filters_are_told_by_their_images_weights_and_sharers(figures: list[Figu
         assert info.shared_with == [str(c) for c, row in enumerate(ROWS) if c != 7 and info.feature in row]
     assert document.command == "filters"
     check_sheet(figures[0], results, study)
-    assert pixels("filters.png").shape[:2] == (figures[0].bbox.height, figures[0].bbox.width)
+    assert pixels("filters.png").shape[:2] == (round(figures[0].bbox.height), round(figures[0].bbox.width))
 
 
 def check_sheet(figure: Figure, results: FiltersResults, study: Study) -> None:

@@ -11,7 +11,7 @@ import typer
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.rankings import FILTERS_OF_CLASSES, FILTERS_PER_CLASS, check_filters_per_class
+from decompose_cli.cli.options.rankings import FILTERS_OF_CLASSES, FILTERS_PER_CLASS
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
@@ -59,7 +59,6 @@ def explain(
             raise InputError(f"The network comes before its images: decompose explain MODEL {inputs.model}")
         images = [Path(inputs.model), *(images or [])]  # the weights say which network they belong to
         inputs = dataclasses.replace(inputs, model=None)
-    check_filters_per_class(k)
     settings = ExplainSettings(images or (), _numbers(indices_of), worst, indices, k, layer)
 
     def work(folder: Path | None) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.rankings import FILTERS_OF_CLASSES, FILTERS_PER_CLASS, check_filters_per_class
+from decompose_cli.cli.options.rankings import FILTERS_OF_CLASSES, FILTERS_PER_CLASS
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
@@ -40,7 +40,6 @@ def filters(
 
     if class_name is None:
         raise InputError(f"Name the class with {param('class')} NAME.")
-    check_filters_per_class(k)
     settings = FiltersSettings(class_name, indices, k, images)
 
     def work(folder: Path | None) -> None:

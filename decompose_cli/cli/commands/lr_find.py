@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
-from decompose_cli.cli.console import Terminal, is_first_process
+from decompose_cli.cli.console import Terminal
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.training import FROM_SCRATCH, NOT_FOR_TRAINING, NetworkOptions
-from decompose_cli.cli.output import RESULT, Output, in_folder, print_json
+from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.features.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -55,11 +55,8 @@ def lr_find(
 
     def work(folder: Path | None) -> None:
         document = run(inputs, settings, folder=folder)
-        show_rates(out.terminal, document)
-        if folder is not None:
-            out.terminal.print(f"Written to {folder}: {CURVE}, {RESULT}")
-        if out.json and is_first_process():
-            print_json(document.model_dump(mode="json"))
+        written = f"Written to {folder}: {CURVE}, {RESULT}" if folder is not None else None
+        present(out, document, lambda: show_rates(out.terminal, document), written=written)
 
     in_folder(out, "lr-find", inputs, (RESULT, CURVE), work)
 

@@ -11,7 +11,8 @@ from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import INDEX_FILES, ORDER, listed
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.cli.tables.accuracy import show_setting
-from decompose_cli.cli.tables.words import label, p_value
+from decompose_cli.cli.tables.words import p_value
+from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.features.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> No
     shown = ks if len(ks) <= _MOST_KS else [k for k in ks if k == ks[-1] or _is_round(int(k), len(ks))]
     terminal.print(
         make_table(
-            ["k", *(label(name, document.arguments["order"]) for name in methods)],
+            ["k", *(_label(name, document.arguments["order"]) for name in methods)],
             [[k, *(str(points[k].correct) for points in methods.values())] for k in shown],
             left=0,
         )
@@ -105,6 +106,11 @@ def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> No
         _show_chosen(terminal, results.chosen)
     if results.plot is not None:
         terminal.print(f"Curve drawn in {results.plot}")
+
+
+def _label(name: str, order: str) -> str:
+    """The name of a ranking, with the order of its gates where it has any."""
+    return f"{name} ({order} gates)" if RANKINGS[name].needs_gates else name
 
 
 def _is_round(k: int, count: int) -> bool:

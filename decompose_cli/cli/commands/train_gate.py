@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
-from decompose_cli.cli.console import Terminal, is_first_process, make_table
+from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import GATES, NETWORK, OUTPUT, option, text
 from decompose_cli.cli.options.inputs import model_argument
 from decompose_cli.cli.options.training import NOT_FOR_TRAINING, Tuning
-from decompose_cli.cli.output import RESULT, RunOutput, in_folder, print_json
+from decompose_cli.cli.output import RESULT, RunOutput, in_folder, present
 from decompose_cli.cli.runs import finish_run, make_request, weights_to_evaluate
 from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.runs import COLUMNS, measured_rows, show_files, show_spread
@@ -105,12 +105,13 @@ def _evaluate(inputs: Inputs, out: RunOutput, gates: GateSettings, split: str | 
         document = evaluate_gates(inputs, gates, split=split, folder=folder)
         if folder is not None:
             document.write(folder / RESULT)
-        show_setting(out.terminal, document)
-        show_gates(out.terminal, document.results.gates, _stages(document))
-        if folder is not None:
-            out.terminal.print(f"Written to {folder}: {RESULT}, {G_VALUES}, {GATE_PLOT}, {EXTREMES}")
-        if out.json and is_first_process():
-            print_json(document.model_dump(mode="json"))
+
+        def show() -> None:
+            show_setting(out.terminal, document)
+            show_gates(out.terminal, document.results.gates, _stages(document))
+
+        files = f"{RESULT}, {G_VALUES}, {GATE_PLOT}, {EXTREMES}"
+        present(out, document, show, written=f"Written to {folder}: {files}" if folder is not None else None)
 
     in_folder(out, "train-gate", inputs, (RESULT, G_VALUES, GATE_PLOT, EXTREMES), work)
 

@@ -55,6 +55,9 @@ def command(
         kinds = {parameter.annotation: name for name, parameter in declared.items() if parameter.annotation in BUNDLES}
         bundles = {kind: bundle for kind, bundle in BUNDLES.items() if kind in kinds}
         owners = {name: kind for kind, bundle in bundles.items() for name in bundle.options if name not in without}
+        known = {name for bundle in bundles.values() for name in bundle.options}
+        if unknown := {*without, *(replaced or {})} - known:
+            raise ValueError(f"{function.__name__} has no bundle with the options {sorted(unknown)}")
         options = {
             kind: {
                 name: (replaced or {}).get(name, option)

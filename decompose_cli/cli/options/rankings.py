@@ -7,7 +7,6 @@ from typing import Annotated, Optional
 
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.decomposition.ranking import RANKINGS
-from decompose_cli.errors import InputError, param
 
 METHODS = "|".join(RANKINGS)
 """The names of the rankings, for the help of ``--method``."""
@@ -56,13 +55,3 @@ FILTERS_PER_CLASS = Annotated[
 def listed() -> str:
     """The names of the rankings, as a sentence lists them."""
     return ", ".join(RANKINGS)
-
-
-def check_filters_per_class(k: int | None) -> None:
-    """Refuse a number of filters below one.
-
-    Raises:
-        InputError: The number is below one.
-    """
-    if k is not None and k < 1:
-        raise InputError(f"{param('k')} {k} is not at least 1.")

@@ -12,7 +12,7 @@ from decompose_cli.datasets.label_noise import check_share
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
-from decompose_cli.models.gate_kinds import GATES, NO_GATE
+from decompose_cli.models.gate_kinds import DEFAULT_GATE, GATES, NO_GATE
 from decompose_cli.models.weights import RANDOM
 from decompose_cli.progress import note
 from decompose_cli.training.gating.report import check_skipping
@@ -90,7 +90,7 @@ def configure_gates(
     options = gates.network_options()
     is_new = inputs.weights in (None, RANDOM)
     if is_new:
-        options.setdefault("gate", next(iter(GATES)))
+        options.setdefault("gate", DEFAULT_GATE)
     elif gates.baseline is not None or gates.init is not None:
         name = "init" if gates.baseline is None else "baseline"
         raise InputError(f"{param(name)} and {param('weights')} both say what to begin with; give one of them.")
