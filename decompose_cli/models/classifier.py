@@ -245,9 +245,7 @@ def open_classifier(
         assert weights is not None
         checkpoint = read_checkpoint(user_path(weights), weights)
         if checkpoint.metadata is None:
-            raise InputError(
-                f"{weights} does not say which network it belongs to; name the model, too, such as resnet20."
-            )
+            raise InputError(f"{weights} does not say which network it belongs to; name the model, such as resnet20.")
         if ":" in checkpoint.metadata.model:  # a weights file must not decide what code is imported
             raise InputError(
                 f"{weights} belongs to {checkpoint.metadata.model}, which is Python code of its own.",
