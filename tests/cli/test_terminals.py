@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 from helpers.command_line import content, files_below, invoke, run, warnings_in
-from helpers.processes import environment, python
 
-from decompose_cli.cli.app import main
+from decompose_cli.cli.app import app, main
 
 ODD_NAMES = ["[bold]<script>", "café", "žába", "[red]", "日本"]
 
@@ -73,33 +72,22 @@ def test_error_to_a_file_has_no_escape_codes(monkeypatch: pytest.MonkeyPatch) ->
     assert "\x1b" not in run("validate", "resnet21", code=2).output
 
 
-TWO_ERRORS = """
-import os, sys
-from decompose_cli.cli.app import app
-for colour in (True, False):
-    if not colour:
-        os.environ["NO_COLOR"] = "1"
-    try:
-        app(["validate", "-i", "none.json"])
-    except SystemExit as done:
-        assert done.code == 2
-    print("-----", file=sys.stderr)
-"""
-
-
-def test_no_color_is_honoured_on_a_terminal() -> None:
+@pytest.mark.parametrize("no_color", [False, True], ids=["colour", "NO_COLOR"])
+def test_no_color_is_honoured_on_a_terminal(no_color: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a pseudo-terminal an error is red, unless NO_COLOR is set."""
     pty = pytest.importorskip("pty")
-    main, terminal = pty.openpty()
-    plain = environment(NO_COLOR=None, TERM="xterm-256color")
-    done = python(TWO_ERRORS, env=plain, capture_output=False, stderr=terminal)
-    os.close(terminal)
-    said = os.read(main, 10_000).decode()
-    os.close(main)
-    assert done.returncode == 0, said
-    coloured, plain_text, _ = said.split("-----")
-    assert "none.json does not exist" in coloured
-    assert "none.json does not exist" in plain_text
-    red = "\x1b[1;31m"
-    assert red in coloured
-    assert red not in plain_text
+    monkeypatch.setenv("TERM", "xterm-256color")
+    for variable in ("NO_COLOR", "FORCE_COLOR", "COLORTERM"):
+        monkeypatch.delenv(variable, raising=False)
+    if no_color:
+        monkeypatch.setenv("NO_COLOR", "1")
+    reading, writing = pty.openpty()
+    with os.fdopen(writing, "w") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with pytest.raises(SystemExit) as done:
+            app(["validate", "-i", "none.json"])
+    said = os.read(reading, 10_000).decode()
+    os.close(reading)
+    assert done.value.code == 2
+    assert "none.json does not exist" in said
+    assert ("\x1b[1;31m" in said) is not no_color

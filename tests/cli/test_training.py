@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +22,11 @@ from decompose_cli.training.table import COLUMNS
 CLASSES = ["a", "b", "c"]
 BRIEF = ("--input-size", "8", "-j", "0", "-b", "8", "--epochs", "2", "--device", "cpu")
 TRAIN = ("train", "resnet8", "--dataset", "folder:images", *BRIEF, "--lr", "0.05")
+
+
+def slow(value: str) -> Any:
+    """A case that others cover, for want of time."""
+    return pytest.param(value, marks=pytest.mark.slow)
 
 
 @pytest.fixture
@@ -200,6 +206,8 @@ def test_options_and_set_reach_the_settings() -> None:
 
 # ------------------------------------------------------------------------------------------------------ other norms
 
+# Batch norm is everywhere else; layer and instance norm are trained and evaluated below, and looked at in tests/norms.
+QUICK_MODES = ("group", "online", "none")
 NORMED = ("resnet8", "--dataset", "folder:images", "--input-size", "8", "-j", "0", "-b", "8", "--device", "cpu", "-q")
 
 
@@ -229,7 +237,7 @@ def test_the_published_commands_of_online_normalisation() -> None:
 
 
 @pytest.mark.usefixtures("images")
-@pytest.mark.parametrize("mode", NORM_MODES)
+@pytest.mark.parametrize("mode", [mode if mode in QUICK_MODES else slow(mode) for mode in NORM_MODES])
 def test_a_network_with_any_norm_is_trained_measured_decomposed_and_finetuned(mode: str) -> None:
     # A network without any normalisation needs a gentle rate.
     options = ("--norm-mode", mode, "--epochs", "2", "--lr", "0.01", "--final-test", "-o", "run")
@@ -416,21 +424,17 @@ def test_resume_needs_the_folder_and_nothing_else(stopped: str) -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    "same",
-    [
-        ("--lr", "0.05"),
-        ("--epochs", "2"),
-        ("--set", "lr=0.05"),
-        ("--set", "flip=true"),
-        ("--milestones", "100,150"),
-        ("--set", "milestones=100,150"),
-        ("--shortcut", "identity"),
-        ("--recipe", "cifar-resnet"),
-        ("--dataset", "folder:images", "--input-size", "8"),
-        ("--runs", "1"),
-    ],
-)
+# One that is taken for a change is named, whatever stands beside it.
+SAME: list[tuple[str, ...]] = [
+    (
+        *("--lr", "0.05", "--epochs", "2", "--milestones", "100,150", "--set", "flip=true", "--shortcut", "identity"),
+        *("--recipe", "cifar-resnet", "--dataset", "folder:images", "--input-size", "8", "--runs", "1"),
+    ),
+    ("--set", "lr=0.05", "--set", "milestones=100,150"),
+]
+
+
+@pytest.mark.parametrize("same", SAME, ids=["options", "settings"])
 def test_an_option_that_says_the_same_again_is_no_change(stopped: str, same: tuple[str, ...]) -> None:
     run("train", "--resume", stopped, "-q", *same)
 
