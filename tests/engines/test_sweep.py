@@ -293,7 +293,7 @@ def test_a_folder_gets_the_result_and_the_curve_and_without_a_choice_no_set(figu
     found = document.results.curves["weight"]
     assert points(weight) == [(1, found["1"].top1), (2, found["2"].top1)]
     assert set(full.get_ydata()) == {document.results.original.top1}
-    ends = {(k, value) for k, point in ((1.0, found["1"]), (2.0, found["2"])) for value in point.ci95}
+    ends = {(k, value) for k, point in ((1.0, found["1"]), (2.0, found["2"])) for value in point.top1_ci95}
     assert ends <= {tuple(vertex) for vertex in axes.collections[0].get_paths()[0].vertices}
     assert list(legend_of(axes)) == ["weight", "full head"]
     assert axes.get_title() == "resnet20-digits on digits test"

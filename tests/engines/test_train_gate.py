@@ -121,7 +121,7 @@ def test_every_gate_is_trained_measured_and_used_by_the_other_commands(images: s
 def test_pictures_show_the_gates_of_the_test_images(images: str, figures: list[Figure]) -> None:
     """Those with the lowest and the highest g, and how g is distributed; then how the training went."""
     results = results_of(trained(images, gate="l2", overrides={"epochs": 1}))
-    distribution, both, curve = figures
+    curve, distribution, both = figures
     rows = [row for row in rows_of("run") if row["split"] == "test"]
     (panel,) = distribution.axes
     counts = {"right": [], "wrong": []}
@@ -137,13 +137,13 @@ def test_pictures_show_the_gates_of_the_test_images(images: str, figures: list[F
     order = sorted(rows, key=lambda row: float(row["g"]))
     for half, shown in zip(both.subfigs, (order, order[::-1]), strict=True):
         for axes, row in zip(half.axes, shown, strict=False):
-            assert np.array_equal(axes.images[0].get_array(), pixels(Path("images", row["file"])))
+            assert np.array_equal(axes.images[0].get_array(), pixels(Path("images/test", row["file"])))
             g, label, *wrong = axes.get_title().split("\n")
             assert float(g) == pytest.approx(float(row["g"]), abs=6e-4)
             assert label == CLASSES[int(row["label"])]
             assert wrong == ([] if row["label"] == row["prediction"] else [f"as {CLASSES[int(row['prediction'])]}"])
     assert points(curve.axes[0].get_lines()[0]) == [(1, results.epochs[0].train.loss)]
-    for name, figure in zip(("g_distribution", "g_extremes", "curve"), figures, strict=True):
+    for name, figure in zip(("curve", "g_distribution", "g_extremes"), figures, strict=True):
         assert pixels(Path(f"run/{name}.png")).shape[:2] == (round(figure.bbox.height), round(figure.bbox.width))
 
 

@@ -128,6 +128,7 @@ def test_the_architecture_that_would_fit_is_named(depth: int, asked: str) -> Non
     assert f"resnet{depth}" in (refusal.value.hint or "").removesuffix(".").split()
 
 
+@pytest.mark.usefixtures("pooled_weights")
 def test_imagenet_architecture_that_would_fit_is_named() -> None:
     state = get_entry("resnet18").build(1000).state_dict()
     with pytest.raises(InputError) as refusal:

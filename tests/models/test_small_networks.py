@@ -15,14 +15,26 @@ from decompose_cli.models.head import evaluating, example_images, find_head, las
 from decompose_cli.models.imagenet import torchvision_classifiers
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.registry import ModelEntry, get_entry, registered_models
+from decompose_cli.models.small_networks import preact_resnet
 from decompose_cli.preprocessing import CIFAR
 
 SIZE = (32, 32)
 NEW = ["resnet164", "preresnet20", "preresnet110", "preresnet164", "custom_resnet", "resnet18_32x32", "resnet34_32x32"]
+# A shallow one of every kind; the deep ones are the same blocks, more of them.
+SHALLOW = ["resnet8", "resnet11", "preresnet8", "custom_resnet", "resnet18_32x32"]
 PROJECTED = ["resnet20-digits", "resnet20", "resnet56"]
 ENTRIES = [
-    *(pytest.param(get_entry(name), id=name) for name in [*NEW, "resnet8", "preresnet8", "resnet26"]),
-    *(pytest.param(get_entry(name).configured(shortcut="projection"), id=f"{name} projection") for name in PROJECTED),
+    *(pytest.param(get_entry(name), id=name) for name in SHALLOW),
+    pytest.param(preact_resnet(11, block="bottleneck"), id="preresnet11"),
+    *(pytest.param(get_entry(name), id=name, marks=pytest.mark.slow) for name in NEW if name not in SHALLOW),
+    *(
+        pytest.param(
+            get_entry(name).configured(shortcut="projection"),
+            id=f"{name} projection",
+            marks=[pytest.mark.slow] if name != "resnet20-digits" else [],
+        )
+        for name in PROJECTED
+    ),
 ]
 
 
@@ -41,6 +53,7 @@ def built(entry: ModelEntry, num_classes: int = 7) -> nn.Module:
     return model.eval()
 
 
+@pytest.mark.usefixtures("pooled_weights")
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_head_of_the_features_is_the_model(entry: ModelEntry) -> None:
     model = built(entry)
@@ -56,6 +69,7 @@ def test_head_of_the_features_is_the_model(entry: ModelEntry) -> None:
     assert difference <= 1e-5 * logits.abs().max()
 
 
+@pytest.mark.usefixtures("pooled_weights")
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_folded_copy_reads_the_same_features(entry: ModelEntry) -> None:
     model = built(entry)
@@ -71,7 +85,7 @@ def test_folded_copy_reads_the_same_features(entry: ModelEntry) -> None:
 
 @pytest.mark.parametrize(
     ("name", "layer"),
-    [("resnet164", "layer3"), ("preresnet20", "bn"), ("custom_resnet", "residual3"), ("resnet34_32x32", "layer4")],
+    [("resnet11", "layer3"), ("preresnet8", "bn"), ("custom_resnet", "residual3"), ("resnet18_32x32", "layer4")],
 )
 def test_layer_for_activation_maps_is_the_last_with_maps(name: str, layer: str) -> None:
     _, layers = trace_layers(get_entry(name).build(10), example_images(SIZE))

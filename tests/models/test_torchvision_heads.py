@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -15,8 +15,15 @@ from decompose_cli.models.head import evaluating, example_images, find_head, pen
 from decompose_cli.models.imagenet import torchvision_classifiers
 from decompose_cli.models.registry import get_entry
 
-_ALWAYS = frozenset({"vit_b_32", "swin_t", "swin_v2_t", "convnext_tiny", "inception_v3", "alexnet", "resnext50_32x4d"})
-_SMALL = 13e6  # parameters; such a network takes about a tenth of a second
+# A small one of each family whose head is its own; Vision Transformers are only large, and stand small ones below.
+_ALWAYS = frozenset(
+    {
+        *("alexnet", "convnext_tiny", "densenet121", "efficientnet_b0", "googlenet", "inception_v3", "mnasnet0_5"),
+        *("mobilenet_v2", "mobilenet_v3_small", "regnet_y_400mf", "resnet18", "shufflenet_v2_x0_5"),
+        *("squeezenet1_0", "squeezenet1_1", "swin_t"),
+    }
+)
+pytestmark = pytest.mark.usefixtures("pooled_weights")
 
 
 @pytest.fixture(autouse=True)
@@ -40,20 +47,20 @@ def _side(name: str) -> int:
     return 96 if name == "inception_v3" else 64
 
 
-ALL = [
-    pytest.param(name, marks=[] if name in _ALWAYS or _parameters(name) < _SMALL else pytest.mark.slow)
-    for name in torchvision_classifiers()
-]
+ALL = [pytest.param(name, marks=[] if name in _ALWAYS else pytest.mark.slow) for name in torchvision_classifiers()]
 
 
 def _build(name: str) -> nn.Module:
     torch.manual_seed(0)
-    model = imagenet.build(name, 1000).eval()
+    return _with_a_head(imagenet.build(name, 1000))
+
+
+def _with_a_head(model: nn.Module) -> nn.Module:
     with torch.no_grad():
         for module in model.modules():  # Vision Transformers begin with a head of zeros, which would prove nothing
             if isinstance(module, nn.Linear) and not module.weight.any():
                 nn.init.normal_(module.weight, std=0.1)
-    return model
+    return model.eval()
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -66,8 +73,30 @@ def test_head_of_the_features_is_the_model_or_it_is_refused(name: str) -> None:
         assert "'classifier.2' (ReLU) and 'classifier.3' (AdaptiveAvgPool2d)" in refusal.value.message
         assert name in refusal.value.message
         return
-    head = find_head(model, size, model_name=name)
-    assert head.num_classes == 1000
+    check_head(model, size, 1000)
+
+
+def small_vit() -> nn.Module:
+    from torchvision.models import VisionTransformer
+
+    return VisionTransformer(32, 8, num_layers=2, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=7)
+
+
+def small_maxvit() -> nn.Module:
+    from torchvision.models import MaxVit
+
+    return MaxVit((32, 32), 8, 4, [8, 16], [1, 1], 4, 0.0, num_classes=7)
+
+
+@pytest.mark.parametrize("make", [small_vit, small_maxvit])
+def test_small_vision_transformers_too(make: Callable[[], nn.Module]) -> None:
+    torch.manual_seed(0)
+    check_head(_with_a_head(make()), (32, 32), 7)
+
+
+def check_head(model: nn.Module, size: tuple[int, int], classes: int) -> None:
+    head = find_head(model, size, model_name="model")
+    assert head.num_classes == classes
     images = example_images(size, seed=5)
     with evaluating(model):
         features = penultimate(model, head.module, images)
