@@ -169,7 +169,7 @@ _NETWORK: dict[str, tuple[Any, Any]] = {
                  help="Backward decay of online norm, also --decay-factor-backward. Default: 127/128; for cifar100 15/16, for ImageNet 0.99."),
     "ecm": text("--ecm", metavar="ls|ac|none", panel=NETWORK,
                 help="Error compensation of online norm: layer scaling (default), activation clamping, or none."),
-    "gn_num_groups": text("--gn-num-groups", metavar="N", panel=NETWORK,
+    "gn_num_groups": number("--gn-num-groups", metavar="N", panel=NETWORK,
                           help="Groups of group norm. Default: 8, for large images 32."),
 }  # fmt: skip
 
