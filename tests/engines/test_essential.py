@@ -10,14 +10,15 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
 from scipy import stats
 from torch import Tensor
 
-from decompose_cli.decomposition.index_set import IndexSet, read_index_set, write_index_set
+from decompose_cli.decomposition.essentiality import Noise
+from decompose_cli.decomposition.index_set import IndexSet, write_index_set
 from decompose_cli.decomposition.ranking import data_for, select
 from decompose_cli.engines.essential import (
     EssentialResults,
@@ -48,6 +49,12 @@ def write_other_weights(name: str = "other.pth", **more: Tensor) -> str:
         state[part] = state[part][[1, 0, *range(2, 10)]].clone()
     torch.save({**state, **more}, name)
     return name
+
+
+@pytest.fixture
+def few_images(few: str) -> Inputs:
+    """The shipped network on two images of each class."""
+    return Inputs(model=DEFAULT_MODEL, dataset=few)
 
 
 def some_indices() -> IndexSet:
@@ -256,56 +263,54 @@ def test_an_index_file_is_the_same_as_its_set() -> None:
     assert from_file.by_class("ours") != essential(Inputs(), EssentialSettings(**FEW)).results.by_class("ours")
 
 
-@pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize("order", ["highest", "lowest"])
-def test_gates_are_looked_at_in_their_own_network_with_as_many_features(order: Any) -> None:
+def test_gates_are_looked_at_in_their_own_network_with_as_many_features(order: Any, few_images: Inputs) -> None:
     gates = torch.rand(10, 64, generator=torch.Generator().manual_seed(1))
     other = write_other_weights("gates.pth", csg=gates)
-    results = essential(Inputs(), EssentialSettings(indices=some_indices(), csg=other, order=order, **FEW)).results
+    results = essential(few_images, EssentialSettings(indices=some_indices(), csg=other, order=order, **FEW)).results
     assert list(results.summary) == ["ours", "csg"]
     assert results.summary["csg"].features_per_class == (7, 7)
     assert results.summary["csg"].weights.source == other
     assert results.summary["ours"].weights.source != other
     ranks = gates.argsort(1, descending=order == "highest")[:, :7].tolist()
     alone = essential(
-        Inputs(model=DEFAULT_MODEL, weights=other),
+        dataclasses.replace(few_images, weights=other),
         EssentialSettings(indices=IndexSet(tuple(map(tuple, ranks)), 64), **FEW),
     ).results
     assert results.by_class("csg") == alone.by_class("ours")
     # Classes 0 and 1 are swapped in the other network.
     assert results.by_class("csg")["0"].clean == 0
-    assert results.by_class("ours")["0"].clean == 36
+    assert results.by_class("ours")["0"].clean == 2
 
 
-@pytest.mark.usefixtures("warm")
-def test_a_given_k_goes_for_gates_too() -> None:
-    other = write_other_weights("gates.pth", csg=torch.rand(10, 64))
-    summary = essential(Inputs(), EssentialSettings(indices=some_indices(), csg=other, k=3, **FEW)).results.summary
-    assert [summary[name].features_per_class for name in ("ours", "csg")] == [(5, 7), (3, 3)]
-
-
-@pytest.mark.usefixtures("warm")
-@pytest.mark.parametrize(("k", "says"), [(7, True), (None, False)])
-def test_sets_of_other_sizes_are_compared_with_a_warning(
-    k: int | None, says: bool, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("classes", "k", "sizes", "warned"),
+    [
+        (some_indices().classes, 3, ((5, 7), (3, 3)), True),
+        (tuple(tuple(range(c, c + 5)) for c in range(10)), 7, ((5, 5), (7, 7)), True),
+        (tuple(tuple(range(c, c + 5)) for c in range(10)), None, ((5, 5), (5, 5)), False),
+    ],
+)
+def test_a_given_k_goes_for_gates_too_and_sets_of_other_sizes_are_compared_with_a_warning(
+    classes: Any, k: int | None, sizes: Any, warned: bool, few_images: Inputs, caplog: pytest.LogCaptureFixture
 ) -> None:
-    even = IndexSet(tuple(tuple(range(c, c + 5)) for c in range(10)), 64)
     other = write_other_weights("gates.pth", csg=torch.rand(10, 64))
+    settings = EssentialSettings(indices=IndexSet(classes, 64), csg=other, k=k, **FEW)
     with caplog.at_level(logging.WARNING, "decompose_cli"):
-        essential(Inputs(), EssentialSettings(indices=even, csg=other, k=k, **FEW))
+        summary = essential(few_images, settings).results.summary
+    assert (summary["ours"].features_per_class, summary["csg"].features_per_class) == sizes
     warnings = [message for message in caplog.messages if "different numbers of features per class" in message]
-    assert len(warnings) == says
+    assert len(warnings) == warned
 
 
-@pytest.mark.usefixtures("warm")
-def test_further_networks_stand_beside_ours_as_they_would_alone() -> None:
+def test_further_networks_stand_beside_ours_as_they_would_alone(few_images: Inputs) -> None:
     other = write_other_weights()
     write_index_set(Path("i.json"), some_indices())
     methods = [NamedMethod("with", other, Path("i.json")), NamedMethod("without", other, None)]
-    document = essential(Inputs(), EssentialSettings(method=methods, k=4, **FEW))
+    document = essential(few_images, EssentialSettings(method=methods, k=4, **FEW))
     results = document.results
     assert list(results.summary) == ["ours", "with", "without"]
-    inputs = Inputs(model=DEFAULT_MODEL, weights=other)
+    inputs = dataclasses.replace(few_images, weights=other)
     alone = essential(inputs, EssentialSettings(indices=Path("i.json"), **FEW)).results
     assert results.by_class("with") == alone.by_class("ours")
     assert results.summary["with"] == alone.summary["ours"]
@@ -316,17 +321,19 @@ def test_further_networks_stand_beside_ours_as_they_would_alone() -> None:
 # --------------------------------------------------------------------------------------------------------- once, again
 
 
-def test_first_a_miss_then_a_hit_with_the_same_results(forbid_forward_passes: Callable[[], None]) -> None:
-    first = essential(Inputs(), EssentialSettings(**FEW))
+def test_first_a_miss_then_a_hit_with_the_same_results(
+    few_images: Inputs, forbid_forward_passes: Callable[[], None]
+) -> None:
+    first = essential(few_images, EssentialSettings(**FEW))
     forbid_forward_passes()
-    second = essential(Inputs(), EssentialSettings(**FEW))
+    second = essential(few_images, EssentialSettings(**FEW))
     assert first.cache is not None
     assert second.cache is not None
     assert (first.cache.features, second.cache.features) == ("miss", "hit")
     assert first.results == second.results
-    essential(Inputs(), EssentialSettings(k=11, noise="permute", **FEW))
+    essential(few_images, EssentialSettings(k=11, noise="permute", **FEW))
     with pytest.raises(AssertionError, match="a forward pass was made"):
-        essential(Inputs(use_cache=False), EssentialSettings(**FEW))
+        essential(dataclasses.replace(few_images, use_cache=False), EssentialSettings(**FEW))
 
 
 @pytest.mark.usefixtures("no_forward_pass")
@@ -336,12 +343,11 @@ def test_the_seed_decides() -> None:
     assert first.by_class("ours") != other.by_class("ours")
 
 
-@pytest.mark.usefixtures("warm")
-def test_networks_with_the_same_weights_and_features_meet_the_same_noise() -> None:
+def test_networks_with_the_same_weights_and_features_meet_the_same_noise(few_images: Inputs) -> None:
     torch.save(shipped_weights(), "same.pth")
     write_index_set(Path("i.json"), some_indices())
     results = essential(
-        Inputs(),
+        few_images,
         EssentialSettings(indices=Path("i.json"), method=[NamedMethod("same", "same.pth", Path("i.json"))], **FEW),
     )
     assert results.results.by_class("ours") == results.results.by_class("same")
@@ -488,20 +494,20 @@ def net(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     sys.modules.pop("essential_net", None)
 
 
-@pytest.mark.parametrize("noise", ["gaussian", "matched", "zero", "mean", "permute"])
 def test_one_image_per_class_has_no_interval_over_images(
-    net: str, tmp_path: Path, make_images: Callable[..., Path], noise: Any
+    net: str, tmp_path: Path, make_images: Callable[..., Path]
 ) -> None:
     root = make_images(tmp_path / "images", ["a", "b", "c"], n=1, side=12)
     inputs = Inputs(model=net, dataset=f"folder:{root}", workers=0)
-    results = essential(inputs, EssentialSettings(k=2, noise=noise, **FEW)).results
-    for one in results.by_class("ours").values():
-        assert one.images == 1
-        assert one.essentiality_ci95 is None
-        if noise == "permute":
-            assert (one.noise_at_inf, one.noise_at_noninf) == (one.clean, one.clean)
-    assert results.summary["ours"].images == 3
-    assert results.summary["ours"].essentiality_ci95 is not None
+    for noise in get_args(Noise):
+        results = essential(inputs, EssentialSettings(k=2, noise=noise, **FEW)).results
+        for one in results.by_class("ours").values():
+            assert one.images == 1
+            assert one.essentiality_ci95 is None
+            if noise == "permute":
+                assert (one.noise_at_inf, one.noise_at_noninf) == (one.clean, one.clean)
+        assert results.summary["ours"].images == 3
+        assert results.summary["ours"].essentiality_ci95 is not None
 
 
 def test_classes_without_images_are_left_out_with_a_warning(
@@ -518,12 +524,11 @@ def test_classes_without_images_are_left_out_with_a_warning(
     assert "no images of 1 of the 3 classes (b)" in warning
 
 
-@pytest.mark.usefixtures("warm")
-def test_batch_size_changes_nothing() -> None:
-    inputs = Inputs(split="test", use_cache=False)
+def test_batch_size_changes_nothing(few_images: Inputs) -> None:
     few, many = (
         essential(
-            dataclasses.replace(inputs, batch_size=size), EssentialSettings(indices=some_indices(), **FEW)
+            dataclasses.replace(few_images, split="test", use_cache=False, batch_size=size),
+            EssentialSettings(indices=some_indices(), **FEW),
         ).results
         for size in (7, 400)
     )
@@ -532,36 +537,3 @@ def test_batch_size_changes_nothing() -> None:
         # The network itself rounds otherwise with other batches; an image on the border may change sides.
         assert one.noise_at_inf == pytest.approx(other.noise_at_inf, abs=0.4)
         assert one.noise_at_noninf == pytest.approx(other.noise_at_noninf, abs=0.4)
-
-
-# ---------------------------------------------------------------------------------------------------------- published
-
-
-def test_published_files_give_the_published_counts(reference_dir: Path) -> None:
-    weights = reference_dir / "weights"
-    inputs = Inputs(
-        model="resnet20",
-        weights=str(weights / "resnet20-12fca82f.th"),
-        dataset=f"folder:{reference_dir / 'data' / 'cifar10-lossless'}",
-        split="test",
-    )
-    indices = read_index_set(weights / "resnet20_cifar-10_indices.json")
-    gates = str(weights / "best_save_CSG.pth")
-    lowest = essential(inputs, EssentialSettings(indices=indices, csg=gates, order="lowest")).results
-    reference = json.loads((reference_dir / "reference" / "published-code-on-shared-data.json").read_text())
-    compared = 0
-    for name in ("ours", "csg"):
-        for number, expected in reference["essential_30_seeds"][name].items():
-            found = lowest.by_class(name)[number]
-            assert found.images == expected["n"]
-            for field in ("noise_at_inf", "noise_at_noninf"):
-                spread = max(0.5, getattr(found, f"{field}_se") * math.sqrt(30))
-                published = max(0.5, expected[f"{field}_std"])
-                tolerance = 4 * math.sqrt(spread**2 / 30 + published**2 / 30)
-                assert getattr(found, field) == pytest.approx(expected[f"{field}_mean"], abs=tolerance)
-                compared += 1
-    assert compared == 40
-    highest = essential(inputs, EssentialSettings(indices=indices, csg=gates)).results
-    left = {name: results.summary["csg"].noise_at_inf / 1000 for name, results in (("l", lowest), ("h", highest))}
-    assert left["l"] == pytest.approx(0.92, abs=0.02)
-    assert left["h"] == pytest.approx(0.24, abs=0.02)

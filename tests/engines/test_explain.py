@@ -38,6 +38,7 @@ def heads_by_hand(indices: IndexSet) -> tuple[torch.Tensor, torch.Tensor, Study]
 
 
 @pytest.mark.painted
+@pytest.mark.usefixtures("warm")
 def test_figures_are_those_of_both_heads(figures: list[Figure]) -> None:
     extract_indices(DIGITS, ExtractSettings(k=[5]), output=Path("indices.json"))
     indices = read_index_set(Path("indices.json"))
@@ -106,6 +107,7 @@ def test_what_is_highlighted_matters_more_than_what_is_elsewhere() -> None:
         assert figures.ci95[0] > 0, figures
 
 
+@pytest.mark.usefixtures("warm")
 def test_the_worst_images_are_those_with_the_highest_loss() -> None:
     results = explain(DIGITS, ExplainSettings(worst=3)).results
     study = Study(DIGITS, ("test",))
@@ -116,6 +118,7 @@ def test_the_worst_images_are_those_with_the_highest_loss() -> None:
     assert results.explanations[0].label_name != results.explanations[0].predicted_name
 
 
+@pytest.mark.usefixtures("warm")
 def test_classes_may_have_different_numbers_of_filters() -> None:
     rows = [[5, 9, 0] if c % 2 else [c + 20] for c in range(10)]
     numbers = list(range(0, 360, 40))

@@ -27,6 +27,7 @@ def index_set() -> IndexSet:
 
 
 @pytest.mark.painted
+@pytest.mark.usefixtures("warm")
 def test_filters_are_told_by_their_images_weights_and_sharers(figures: list[Figure]) -> None:
     document = filters(DIGITS, FiltersSettings(class_name="7", indices=index_set(), images=6), folder=Path())
     results = document.results
@@ -79,6 +80,7 @@ def check_sheet(figure: Figure, results: FiltersResults, study: Study) -> None:
         assert not own & others
 
 
+@pytest.mark.usefixtures("warm")
 def test_without_index_file_a_class_has_its_highest_weights() -> None:
     results = filters(DIGITS, FiltersSettings(class_name="3", k=4)).results
     expected = Study(DIGITS, ("test",)).head.weight[3].topk(4).indices.tolist()
@@ -100,16 +102,17 @@ def test_classes_go_by_name_in_any_case_or_by_number(make_images: Any) -> None:
         filters(inputs, FiltersSettings(class_name="bird"))
 
 
-def test_networks_without_maps_show_the_images_alone(figures: list[Figure]) -> None:
+def test_networks_without_maps_show_the_images_alone(few: str, figures: list[Figure]) -> None:
     torch.manual_seed(0)
     torch.save(get_entry("custom_resnet").make(10, (32, 32)).state_dict(), "net.pt")
-    inputs = Inputs(model="custom_resnet", weights="net.pt", dataset="digits")
+    inputs = Inputs(model="custom_resnet", weights="net.pt", dataset=few)
     results = filters(inputs, FiltersSettings(class_name="0", k=2, images=2), folder=Path()).results
     assert len(results.filters) == 2
     assert Path("filters.png").is_file()
     assert [len(axes.images) for axes in figures[0].axes] == [0, 1, 1, 0, 1, 1]
 
 
+@pytest.mark.usefixtures("warm")
 def test_filters_that_are_negative_everywhere_are_drawn(figures: list[Figure], monkeypatch: pytest.MonkeyPatch) -> None:
     """Smooth activations have negative features."""
     from decompose_cli.engines import filters as module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 import math
@@ -74,18 +75,17 @@ def test_each_point_is_what_validate_says_of_the_same_set(method: Any) -> None:
     assert len(set(expected.values())) > 2, "the case can tell the ks apart"
 
 
-@pytest.mark.usefixtures("warm")
-@pytest.mark.parametrize("order", ["highest", "lowest"])
-def test_gates_in_the_weights_are_a_method_too(order: Any) -> None:
-    inputs = Inputs(
-        model=DEFAULT_MODEL,
-        weights=write_weights_with_gates(torch.rand(10, 64, generator=torch.Generator().manual_seed(0))),
-    )
-    results = sweep(inputs, SweepSettings(ks=[2, 30], order=order)).results
-    assert list(results.curves) == list(RANKINGS)
-    ranked = data_for(Study(inputs, ("train",)), ["csg"], order)
-    expected = {str(k): validated(select(ranked, "csg", k), inputs) for k in (2, 30)}
-    assert {k: point.correct for k, point in results.curves["csg"].items()} == expected
+def test_gates_in_the_weights_are_a_method_too(few: str) -> None:
+    weights = write_weights_with_gates(torch.rand(10, 64, generator=torch.Generator().manual_seed(0)))
+    inputs, found = Inputs(model=DEFAULT_MODEL, weights=weights, dataset=few), []
+    for order in ("highest", "lowest"):
+        results = sweep(inputs, SweepSettings(ks=[2, 30], order=order)).results  # type: ignore[arg-type]
+        assert list(results.curves) == list(RANKINGS)
+        ranked = data_for(Study(inputs, ("train",)), ["csg"], order)  # type: ignore[arg-type]
+        expected = {str(k): validated(select(ranked, "csg", k), inputs) for k in (2, 30)}
+        found.append({k: point.correct for k, point in results.curves["csg"].items()})
+        assert found[-1] == expected
+    assert found[0] != found[1], "the case can tell the orders apart"
 
 
 @pytest.mark.usefixtures("no_forward_pass")
@@ -140,17 +140,20 @@ def test_the_split_is_the_users_and_features_are_ranked_on_the_training_images()
     assert (results.total, results.curves["mean"]["3"].correct) == (1437, expected)
 
 
-def test_first_a_miss_then_a_hit_for_whatever_sizes_and_methods(forbid_forward_passes: Callable[[], None]) -> None:
-    first = sweep(Inputs(), SweepSettings(ks=[1, 2]))
+def test_first_a_miss_then_a_hit_for_whatever_sizes_and_methods(
+    few: str, forbid_forward_passes: Callable[[], None]
+) -> None:
+    inputs = Inputs(model=DEFAULT_MODEL, dataset=few)
+    first = sweep(inputs, SweepSettings(ks=[1, 2]))
     forbid_forward_passes()
-    second = sweep(Inputs(), SweepSettings(ks=[1, 2]))
+    second = sweep(inputs, SweepSettings(ks=[1, 2]))
     assert first.cache is not None
     assert second.cache is not None
     assert (first.cache.features, second.cache.features) == ("miss", "hit")
     assert first.results == second.results
-    sweep(Inputs(), SweepSettings(methods=["weight", "frequency"], ks=[5, 64], max_drop=5))
+    sweep(inputs, SweepSettings(methods=["weight", "frequency"], ks=[5, 64], max_drop=5))
     with pytest.raises(AssertionError, match="a forward pass was made"):
-        sweep(Inputs(use_cache=False), SweepSettings(ks=[1]))
+        sweep(dataclasses.replace(inputs, use_cache=False), SweepSettings(ks=[1]))
 
 
 # ------------------------------------------------------------------------------------------------- the smallest set
@@ -463,20 +466,3 @@ def test_few_and_negative_features_leave_out_what_does_not_fit(
     assert any("'mass' is left out" in message for message in caplog.messages)
     with pytest.raises(InputError, match="'mass'"):
         sweep(inputs, SweepSettings(methods=["mass"]))
-
-
-# ---------------------------------------------------------------------------------------------------------- published
-
-
-def test_published_files_give_the_published_counts(reference_dir: Path) -> None:
-    weights = reference_dir / "weights"
-    inputs = Inputs(
-        model="resnet20",
-        weights=str(weights / "resnet20-12fca82f.th"),
-        dataset=f"folder:{reference_dir / 'data' / 'cifar10-lossless'}",
-        split="test",
-    )
-    files = [f"published={weights / f'resnet20_cifar-10{stem}_indices.json'}" for stem in ("", "_10_10", "_20_20")]
-    results = sweep(inputs, SweepSettings(methods=["weight"], ks=[64], indices=files)).results
-    assert {k: point.correct for k, point in results.curves["published"].items()} == {"5": 883, "10": 910, "20": 918}
-    assert results.original.correct == results.curves["weight"]["64"].correct == 915

@@ -371,13 +371,17 @@ CHANGES: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "fragment"), CHANGES, ids=[fragment for _, fragment in CHANGES])
-def test_a_changed_configuration_is_named_and_refused(stopped: str, given: dict[str, Any], fragment: str) -> None:
-    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match="was begun otherwise") as caught:
-        resumed(**given)
-    assert fragment in caught.value.message
-    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+def files_of(folder: str) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
+def test_a_changed_configuration_is_named_and_refused(stopped: str) -> None:
+    before = files_of("run")
+    for given, fragment in CHANGES:
+        with pytest.raises(InputError, match="was begun otherwise") as caught:
+            resumed(**given)
+        assert fragment in caught.value.message
+        assert files_of("run") == before, fragment
 
 
 def test_changed_starting_weights_are_noticed(images: str, power_cut: PowerCut) -> None:
@@ -504,23 +508,17 @@ BAD: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.usefixtures("user_networks")
-@pytest.mark.parametrize(("more", "fragment"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_what_cannot_be_used_leaves_no_folder(images: str, more: dict[str, Any], fragment: str) -> None:
-    with pytest.raises(InputError, match=fragment):
-        train(request_of(images, **more))
-    assert not Path("run").exists()
-
-
-@pytest.mark.usefixtures("user_networks")
-@pytest.mark.parametrize(("more", "fragment"), [row[1:] for row in BAD], ids=[row[0] for row in BAD])
-def test_what_cannot_be_used_does_not_cost_the_run_that_was_to_be_overwritten(
-    images: str, more: dict[str, Any], fragment: str
-) -> None:
+def test_what_cannot_be_used_leaves_no_folder_and_a_run_that_was_to_be_overwritten(images: str) -> None:
+    for what, more, fragment in BAD:
+        with pytest.raises(InputError, match=fragment):
+            train(request_of(images, **more))
+        assert not Path("run").exists(), what
     trained(images)
-    before = {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()}
-    with pytest.raises(InputError, match=fragment):
-        train(request_of(images, overwrite=True, **more))
-    assert {path: path.read_bytes() for path in Path("run").rglob("*") if path.is_file()} == before
+    before = files_of("run")
+    for what, more, fragment in BAD:
+        with pytest.raises(InputError, match=fragment):
+            train(request_of(images, overwrite=True, **more))
+        assert files_of("run") == before, what
 
 
 def test_a_run_that_fails_before_its_first_checkpoint_leaves_the_folder_free(images: str) -> None:

@@ -10,8 +10,12 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def shared_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("cache")
+def shared_cache(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One folder for all processes that run the tests."""
+    root = tmp_path_factory.getbasetemp()
+    folder = (root.parent if hasattr(request.config, "workerinput") else root) / "reference-cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(autouse=True)

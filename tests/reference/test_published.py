@@ -12,9 +12,10 @@ import torch
 from typer.testing import CliRunner
 
 from decompose_cli.cli.app import app
-from decompose_cli.datasets.registry import open_dataset
-from decompose_cli.models.classifier import open_classifier
-from decompose_cli.preprocessing import CIFAR
+from decompose_cli.decomposition.heads import resolve_heads
+from decompose_cli.decomposition.index_set import read_index_set
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.study import Study
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -81,23 +82,18 @@ def test_fine_tuned_weights_with_the_wrong_order_of_indices_are_noticed(referenc
 
 def test_logits_of_the_first_image(reference_dir: Path, published: dict[str, Any]) -> None:
     """``test/cat/00000.png`` through features and all heads, to 1e-4 and the rounding of the reference (4 decimals)."""
-    from decompose_cli.decomposition.heads import resolve_heads
-    from decompose_cli.decomposition.index_set import read_index_set
-    from decompose_cli.features.extraction import extract_features
-
     weights = reference_dir / "weights"
-    dataset = open_dataset(f"folder:{reference_dir / 'data' / 'cifar10-lossless'}", "test", Path("data"))
-    first = [path.parent.name + "/" + path.name for path in dataset.files].index("cat/00000.png")  # type: ignore[attr-defined]
-    network = open_classifier("resnet20", str(weights / "resnet20-12fca82f.th")).load((32, 32))
-    features, _ = extract_features(network, dataset, CIFAR, device=torch.device("cpu"))
+    images = f"folder:{reference_dir / 'data' / 'cifar10-lossless'}"
+    study = Study(Inputs("resnet20", str(weights / "resnet20-12fca82f.th"), images), ("test",))
+    first = [path.parent.name + "/" + path.name for path in study.dataset.files].index("cat/00000.png")  # type: ignore[attr-defined]
     for file, expected in [
         (None, published["first_image_logits"]),
         *published["first_image_logits_decomposed"].items(),
     ]:
-        heads = resolve_heads(network.tensors, read_index_set(weights / file) if file else None)
+        heads = resolve_heads(study.head, read_index_set(weights / file) if file else None)
         head = heads.decomposed or heads.original
         assert head is not None
-        logits = head(features[first : first + 1])[0]
+        logits = head(study.bank.features[first : first + 1])[0]
         torch.testing.assert_close(logits, torch.tensor(expected), rtol=0, atol=1.5e-4)
 
 

@@ -299,13 +299,20 @@ def test_every_row_of_the_readme_is_looked_at() -> None:
 
 
 def test_studies_of_the_same_network_and_images_share_one_forward_pass(
-    study: Study, forbid_forward_passes: Callable[[], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    reference_dir: Path, run: Run, forbid_forward_passes: Callable[[], None], tmp_path: Path
 ) -> None:
     """The first command runs the images through the network; whatever is asked afterwards reads its features."""
-    monkeypatch.setenv("DECOMPOSE_CACHE", str(tmp_path / "fresh"))
+    for folder in (reference_dir / "data" / "cifar10-lossless" / "test").iterdir():
+        target = tmp_path / "few" / "test" / folder.name
+        target.mkdir(parents=True)
+        for file in sorted(folder.iterdir())[:4]:
+            (target / file.name).symlink_to(file)
+    network = ["resnet20", "-w", f"{{w}}/{ORIGINAL}", "--dataset", f"folder:{tmp_path / 'few'}", "--json", "--quiet"]
     files = ["-i", f"{{w}}/{INDEX_FILES['5']}"]
-    assert study("validate", ORIGINAL, *files, "--split", "test")["cache"]["features"] == "miss"
+    first = run("validate", *network, *files, "--split", "test")
+    assert json.loads(first.stdout)["cache"]["features"] == "miss"
 
     forbid_forward_passes()
     for more in (["--noise", "zero"], ["--repeats", "3", "--seed", "1"], ["--noise", "permute", "--controls", "3"]):
-        assert study("essential", ORIGINAL, *files, *more)["cache"]["features"] == "hit"
+        again = run("essential", *network, *files, *more)
+        assert json.loads(again.stdout)["cache"]["features"] == "hit"

@@ -591,6 +591,7 @@ def test_the_statistics_of_online_normalisation_are_part_of_the_state() -> None:
         assert tensors_of(read_state(Path(folder) / "last.pt")) == whole, steps
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_stopped_while_the_network_is_measured(monkeypatch: pytest.MonkeyPatch, epoch: int) -> None:
     """The steps of the epoch are done and its record is not."""

@@ -11,6 +11,7 @@ import pytest
 from decompose_cli.training.interruption import StopRequest
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_first_signal_is_noted_and_handlers_come_back(number: signal.Signals) -> None:
     before = {kind: signal.getsignal(kind) for kind in (signal.SIGINT, signal.SIGTERM)}
@@ -21,6 +22,7 @@ def test_the_first_signal_is_noted_and_handlers_come_back(number: signal.Signals
     assert {kind: signal.getsignal(kind) for kind in before} == before
 
 
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_stops_at_once() -> None:
     before = signal.getsignal(signal.SIGINT)
     with pytest.raises(KeyboardInterrupt), StopRequest():  # noqa: PT012 - the second of two is what counts

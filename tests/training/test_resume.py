@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.command_line import run
 
 TIMING = ("seconds", "images_per_second")
 
@@ -108,25 +109,52 @@ def test_ten_kills_at_random_moments_change_nothing(more: tuple[str, ...]) -> No
     ]
 
 
-@pytest.fixture
-def tiny(make_images: Callable[..., Path]) -> str:
-    """A folder of few images: an epoch takes a moment, many take long enough to be interrupted."""
-    return f"folder:{make_images(Path('tiny'), ['a', 'b', 'c'], n=20, side=8)}"
+HELD = """
+import time
+from pathlib import Path
+
+from torch import nn
 
 
+class Net(nn.Module):
+    \"\"\"Once the first epoch is over, a step of training waits until the file 'hold' is gone, if there is one.\"\"\"
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.AdaptiveAvgPool2d(1))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        if self.training and Path("stopped/last.pt").exists() and Path("hold").exists():
+            Path("waiting").touch()
+            while Path("hold").exists():
+                time.sleep(0.01)
+        return self.head(self.body(x).flatten(1))
+"""
+
+
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
-def test_a_signal_saves_and_exits_with_130(number: signal.Signals, tiny: str) -> None:
-    options = ("resnet8", "--dataset", tiny, "--input-size", "8", "-b", "16", "--epochs", "40", "--val-split", "0.2")
-    finish(*options, "-o", "whole", "-q")
+def test_a_signal_saves_and_exits_with_130(number: signal.Signals, make_images: Callable[..., Path]) -> None:
+    """The signal comes within the first step of the second epoch, and the step is done to its end."""
+    Path("held.py").write_text(HELD)
+    images = make_images(Path("tiny"), ["a", "b", "c"], n=8, side=8)
+    options = ("held:Net", "--dataset", f"folder:{images}", "--input-size", "8", "-b", "6", "-j", "0")
+    options = (*options, "--epochs", "3", "--val-split", "0.2", "--device", "cpu")
+    run("train", *options, "-o", "whole", "-q")
+    Path("hold").touch()
     process = start(*options, "-o", "stopped")
-    while not Path("stopped/last.pt").is_file():
+    while not Path("waiting").is_file():
         time.sleep(0.01)
         assert process.poll() is None, process.communicate()[1]
     process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
+    time.sleep(0.1)  # it is still within the step
+    assert process.poll() is None
+    Path("hold").unlink()
+    _, errors = process.communicate(timeout=100)
     assert process.returncode == 130, errors
-    assert "Interrupted in epoch" in errors
+    assert "Interrupted in epoch 2" in errors
     assert "--resume stopped" in errors
     assert not Path("stopped/result.json").exists()
-    finish("--resume", "stopped", "-q")
+    run("train", "--resume", "stopped", "-q")
     assert_same_end(Path("whole"), Path("stopped"))
