@@ -176,7 +176,7 @@ def _power_cut() -> PowerCut:
     return power_cut
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def ctrl_c() -> Iterator[None]:
     """Ctrl-C interrupts, here and in processes started here, also where the tests run as a job in the background.
 

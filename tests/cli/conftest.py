@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 
 @pytest.fixture(scope="session")
@@ -64,3 +65,18 @@ def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry point may be called here: what it sets for its process stays as it was."""
     monkeypatch.setattr("gc.set_threshold", lambda *_: None)
     monkeypatch.setattr("gc.freeze", lambda: None)
+
+
+@pytest.fixture
+def images(make_images: Callable[..., Path]) -> Path:
+    """24 training images and 15 for testing."""
+    root = make_images(Path("images"), ["a", "b", "c"], ("train",), n=8, side=8)
+    return make_images(root, ["a", "b", "c"], ("test",), n=5, side=8)
+
+
+@pytest.fixture
+def told_apart(images: Path) -> None:
+    """The training images of a class have a colour in common."""
+    for name, colour in zip("abc", ("red", "lime", "blue"), strict=True):
+        for path in (images / "train" / name).iterdir():
+            Image.blend(Image.open(path), Image.new("RGB", (8, 8), colour), 0.5).save(path)

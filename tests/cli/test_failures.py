@@ -71,7 +71,6 @@ class Net(nn.Module):
 SIGNALS = pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["SIGINT", "SIGTERM"])
 
 
-@pytest.mark.usefixtures("ctrl_c")
 @SIGNALS
 def test_interruption_gives_130_and_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     started, code = tmp_path / "started", tmp_path / "code"
@@ -129,7 +128,6 @@ def signalled(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
     return prepare
 
 
-@pytest.mark.usefixtures("ctrl_c")
 @SIGNALS
 def test_interruption_waits_until_torch_is_imported(
     number: signal.Signals, signalled: Callable[[int], list[str]]
@@ -142,7 +140,6 @@ def test_interruption_waits_until_torch_is_imported(
     assert [signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)] == handlers
 
 
-@pytest.mark.usefixtures("ctrl_c")
 def test_a_job_in_the_background_ignores_what_interrupts_the_terminal(signalled: Callable[[int], list[str]]) -> None:
     done = signalled(signal.SIGINT)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
