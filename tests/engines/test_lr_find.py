@@ -90,7 +90,7 @@ def test_the_losses_are_those_of_training_at_rising_rates(inputs: Inputs) -> Non
     assert list(Path().iterdir()) == [Path("images")]
 
 
-@pytest.mark.parametrize(("factor", "expected"), [(0.1, False), (10.0, True)])
+@pytest.mark.parametrize(("factor", "expected"), [(0.1, False), (1.0, True), (10.0, True)])
 def test_a_fall_to_chance_is_told_apart(inputs: Inputs, factor: float, expected: bool) -> None:
     """A network that is as sure as it is wrong gets better by forgetting what it knows."""
     network = initial_network(get_entry("resnet8"), 2, (8, 8), 0)

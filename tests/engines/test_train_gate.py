@@ -118,8 +118,10 @@ def test_every_gate_is_trained_measured_and_used_by_the_other_commands(images: s
 
 
 @pytest.mark.painted
-def test_pictures_show_the_gates_of_the_test_images(images: str, figures: list[Figure]) -> None:
-    """Those with the lowest and the highest g, and how g is distributed; then how the training went."""
+def test_pictures_show_the_gates_of_the_test_images(make_images: Callable[..., Path], figures: list[Figure]) -> None:
+    """How the training went, how g is distributed, and of thirty images the 25 with the lowest and the highest g."""
+    root = make_images(Path("images"), CLASSES, ("train",), n=8, side=8)
+    images = f"folder:{make_images(root, CLASSES, ('test',), n=10, side=8)}"
     results = results_of(trained(images, gate="l2", overrides={"epochs": 1}))
     curve, distribution, both = figures
     rows = [row for row in rows_of("run") if row["split"] == "test"]
