@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -80,12 +81,18 @@ def _source_sha256(module_name: str) -> str:
     """
     top, here = module_name.split(".")[0], Path.cwd().resolve()
     files: dict[str, str] = {}
+
+    @cache  # thousands of modules lie in a few hundred folders, and asking where one really is takes its time
+    def is_local(folder: Path) -> bool:
+        real = folder.resolve()
+        return real.is_relative_to(here) and not {"site-packages", "dist-packages"} & set(real.parts)
+
     for name, module in list(sys.modules.items()):
         file = getattr(module, "__file__", None)
         if not isinstance(file, str) or not file.endswith(".py"):
             continue
-        path = Path(file).resolve()
-        is_local = path.is_relative_to(here) and not {"site-packages", "dist-packages"} & set(path.parts)
-        if (name.split(".")[0] == top or is_local) and path.is_file():
-            files[name] = sha256_of(path)
+        path = Path(file)
+        path = path.resolve() if path.is_symlink() else path
+        if (name.split(".")[0] == top or is_local(path.parent)) and path.is_file():
+            files[name] = sha256_of(path.resolve())
     return digest_of(files)
