@@ -10,7 +10,6 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from matplotlib.figure import Figure
-from matplotlib.text import Text
 from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
@@ -76,8 +75,3 @@ def legend_of(axes: Any) -> dict[str, Any]:
     legend = axes.get_legend()
     texts = [text.get_text() for text in legend.get_texts()]
     return dict(zip(texts, legend.legend_handles, strict=True))
-
-
-def texts_in(figure: Figure) -> set[str]:
-    """All that is written in a figure."""
-    return {text.get_text() for text in figure.findobj(Text) if text.get_visible()} - {""}
