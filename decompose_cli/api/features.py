@@ -14,7 +14,7 @@ from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.decomposition.ranking import parse_method, select
+from decompose_cli.decomposition.ranking import DEFAULT_METHOD, parse_method, select
 from decompose_cli.engines.validate import ValidateResults, measure
 from decompose_cli.errors import InputError
 from decompose_cli.features.device import resolve_device
@@ -140,7 +140,7 @@ def extract_features(
 
 
 def extract_indices(
-    features: Features, k: int | float = 5, method: str = "frequency", *, order: Order = "highest"
+    features: Features, k: int | float = 5, method: str = DEFAULT_METHOD, *, order: Order = "highest"
 ) -> IndexSet:
     """Find the k features that each class uses most, most influential first.
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from decompose_cli.features.study import Study
 
 DEFAULT_K = 5
+DEFAULT_METHOD = "frequency"  # the published one
 Select = Callable[[LabelledFeatures, "int | float"], IndexSet]
 Score = Callable[[LabelledFeatures, "int | float"], "Tensor"]
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
-from decompose_cli.decomposition.ranking import DEFAULT_K, data_for
+from decompose_cli.decomposition.ranking import DEFAULT_K, DEFAULT_METHOD, data_for
 from decompose_cli.decomposition.result_types import Point, point_of
 from decompose_cli.engines.essential import EssentialResults, EssentialSettings, essential
 from decompose_cli.engines.explain import RESULT, SHEET, ExplainResults, ExplainSettings, explain
@@ -114,10 +114,10 @@ def _explained(inputs: Inputs, indices: IndexSet, count: int, folder: Path) -> R
 def _curve(train: Study, test: Study, original_correct: int) -> ResultDocument[CurveResults]:
     watch = Stopwatch()
     head, total = test.head, len(test.labels)
-    ranked = data_for(train, ["frequency"])
+    ranked = data_for(train, [DEFAULT_METHOD])
     ks = range(1, min(head.num_features, _LARGEST_K) + 1)
     points = {}
-    for k, evaluation in accuracy_by_k(ranked, test.bank.features, test.labels, head, ks, "frequency").items():
+    for k, evaluation in accuracy_by_k(ranked, test.bank.features, test.labels, head, ks, DEFAULT_METHOD).items():
         points[k] = point_of(evaluation)
-    results = CurveResults(total=total, original_correct=original_correct, method="frequency", by_k=points)
+    results = CurveResults(total=total, original_correct=original_correct, method=DEFAULT_METHOD, by_k=points)
     return test.document("demo", {}, results, watch)

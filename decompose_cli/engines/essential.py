@@ -24,7 +24,15 @@ from decompose_cli.decomposition.essentiality import (
 )
 from decompose_cli.decomposition.heads import check_index_request, check_made_from
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, check_k, check_order, data_for, parse_order, select
+from decompose_cli.decomposition.ranking import (
+    DEFAULT_K,
+    DEFAULT_METHOD,
+    check_k,
+    check_order,
+    data_for,
+    parse_order,
+    select,
+)
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import Order, check_gates
 from decompose_cli.features.study import Inputs, Study
@@ -277,7 +285,7 @@ class _Subject:
         """The set that was given, else the most frequent features over the training images."""
         if self.given is None:
             self.ranked_on = self.study.on_training_split()
-            self.given = select(data_for(self.ranked_on, ["frequency"]), "frequency", self.k)
+            self.given = select(data_for(self.ranked_on, [DEFAULT_METHOD]), DEFAULT_METHOD, self.k)
         return self.given
 
     def measured(self, noise: Noise, repeats: int, controls: int, seed: int) -> tuple[dict[str, Kept], MethodSummary]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
+    DEFAULT_METHOD,
     RANKINGS,
     check_k,
     check_order,
@@ -58,7 +59,7 @@ class ExtractSettings:
     """
 
     k: Sequence[int | float] = (DEFAULT_K,)
-    method: str = "frequency"
+    method: str = DEFAULT_METHOD
     order: Order = "highest"
     layout: Layout = "published"
 

@@ -19,6 +19,7 @@ from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
+    DEFAULT_METHOD,
     RANKINGS,
     check_k,
     check_order,
@@ -136,7 +137,7 @@ class FinetuneSettings:
     def ranking(self) -> dict[str, Any]:
         """How features are ranked, with the defaults, for the configuration of a run."""
         k = DEFAULT_K if self.k is None else self.k
-        return {"k": k, "method": self.method or "frequency", "order": self.order or "highest"}
+        return {"k": k, "method": self.method or DEFAULT_METHOD, "order": self.order or "highest"}
 
 
 def finetune(request: Request, settings: FinetuneSettings | None = None) -> ResultDocument[Any]:

@@ -12,6 +12,7 @@ from decompose_cli.decomposition.class_gates import Gates, default_ks, read_gate
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, split_name
 from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, overlap
 from decompose_cli.decomposition.ranking import (
+    DEFAULT_METHOD,
     RANKINGS,
     check_k,
     check_order,
@@ -82,7 +83,7 @@ class MutualInfoSettings:
     indices: Sequence[str] = ()
     csg: str | None = None
     k: Sequence[int | float] | None = None
-    method: str = "frequency"
+    method: str = DEFAULT_METHOD
     order: Order = "highest"
     num_features: int | None = None
 
@@ -113,39 +114,38 @@ def mutual_info(inputs: Inputs, settings: MutualInfoSettings | None = None) -> R
     """
     watch = Stopwatch()
     settings = settings or MutualInfoSettings()
-    files, csg, ks, method, order = settings.indices, settings.csg, settings.k, settings.method, settings.order
-    num_features = settings.num_features
-    if files and (inputs.weights is not None or inputs.dataset is not None):
+    if settings.indices and (inputs.weights is not None or inputs.dataset is not None):
         raise InputError(
             f"With {param('indices')} a MODEL is only asked how many features it has; {param('weights')} and "
             f"{param('dataset')} have no effect."
         )
-    if files and csg is None and (ks or method != "frequency"):
+    if settings.indices and settings.csg is None and (settings.k or settings.method != DEFAULT_METHOD):
         raise InputError(
             f"{param('k')} and {param('method')} have no effect: every feature set is given as a file, which is used "
             "whole."
         )
-    uses_network = not files and (csg is None or inputs.model is not None or inputs.weights is not None)
-    if not uses_network and (method != "frequency" or inputs.dataset is not None):
+    names_network = inputs.model is not None or inputs.weights is not None
+    uses_network = not settings.indices and (settings.csg is None or names_network)
+    if not uses_network and (settings.method != DEFAULT_METHOD or inputs.dataset is not None):
         raise InputError(
             f"{param('method')} and {param('dataset')} have no effect: gates are ranked by their values and need no "
             "images.",
-            hint=None if files else "Name a MODEL to rank its features too.",
+            hint=None if settings.indices else "Name a MODEL to rank its features too.",
         )
-    gates = read_gates(given_file(csg, "csg")) if csg is not None else None
-    named = [_read(text) for text in files]
-    if csg is not None and CSG in [one.name for one in named]:
+    gates = read_gates(given_file(settings.csg, "csg")) if settings.csg is not None else None
+    named = [_read(text) for text in settings.indices]
+    if settings.csg is not None and CSG in [one.name for one in named]:
         raise InputError(f"An index file cannot be named {CSG!r} beside {param('csg')}, whose sets have that name.")
     study = None
     if uses_network:
         study = Study(inputs, ("train",))
-        named += _ranked(study, ks, method, order)
-    width = _Width(num_features, gates, inputs.model if files else None)
+        named += _ranked(study, settings)
+    width = _Width(settings.num_features, gates, inputs.model if settings.indices else None)
     named = [dataclasses.replace(one, index_set=width.applied(one.index_set)) for one in named]
     if gates is not None:
-        for k in ks or default_ks([one.index_set for one in named], gates.num_features):
+        for k in settings.k or default_ks([one.index_set for one in named], gates.num_features):
             check_k(k, gates.num_features)
-            named.append(_Named(CSG, str(k), gates.index_set(k, order), gates.sha256))
+            named.append(_Named(CSG, str(k), gates.index_set(k, settings.order), gates.sha256))
     if len({(one.index_set.num_classes, one.index_set.num_features) for one in named}) > 1:
         warn("These index sets are of networks with different numbers of classes or features.")
     sets: dict[str, dict[str, SetOverlap]] = {}
@@ -159,12 +159,12 @@ def mutual_info(inputs: Inputs, settings: MutualInfoSettings | None = None) -> R
             )
         by_k[one.k] = _describe(one)
     arguments = {
-        "indices": list(files),
-        "csg": csg,
-        "k": list(ks) if ks else None,
-        "method": method,
-        "order": order,
-        "num_features": num_features,
+        "indices": list(settings.indices),
+        "csg": settings.csg,
+        "k": list(settings.k) if settings.k else None,
+        "method": settings.method,
+        "order": settings.order,
+        "num_features": settings.num_features,
     }
     results = MutualInfoResults(sets=sets)
     if study is not None:
@@ -196,12 +196,12 @@ def _read(text: str) -> _Named:
     return _Named(name, index_set.k_label, index_set, sha256_of(path))
 
 
-def _ranked(study: Study, ks: Sequence[int | float] | None, method: str, order: Order) -> list[_Named]:
-    chosen = list(ks or default_ks([], study.head.num_features))
-    for k in chosen:
+def _ranked(study: Study, settings: MutualInfoSettings) -> list[_Named]:
+    ks = settings.k or default_ks([], study.head.num_features)
+    for k in ks:
         check_k(k, study.head.num_features)
-    data = data_for(study, [method], order)
-    return [_Named(OURS, str(k), select(data, method, k)) for k in chosen]
+    data = data_for(study, [settings.method], settings.order)
+    return [_Named(OURS, str(k), select(data, settings.method, k)) for k in ks]
 
 
 class _Width:

@@ -10,6 +10,7 @@ from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import METHOD_HELP, METHODS, ORDER
 from decompose_cli.cli.output import RESULT, Output, finish, model_and_dataset
 from decompose_cli.cli.tables.indices import show_indices
+from decompose_cli.decomposition.ranking import DEFAULT_METHOD
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.inputs import Inputs
 
@@ -28,7 +29,7 @@ def extract_indices(
             show_default=True,
         ),
     ] = "5",
-    method: Annotated[str, option("--method", metavar=METHODS, help=METHOD_HELP, show_default=True)] = "frequency",
+    method: Annotated[str, option("--method", metavar=METHODS, help=METHOD_HELP, show_default=True)] = DEFAULT_METHOD,
     order: ORDER = "highest",
     layout: Annotated[
         str,

@@ -14,6 +14,7 @@ from decompose_cli.cli.output import RunOutput
 from decompose_cli.cli.runs import finish_run, make_request
 from decompose_cli.cli.tables.runs import score_row, show_files, show_spread, when
 from decompose_cli.cli.tables.words import p_value
+from decompose_cli.decomposition.ranking import DEFAULT_METHOD
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.inputs import Inputs
 
@@ -37,7 +38,7 @@ def finetune(
     ] = None,
     method: Annotated[
         Optional[str],
-        option("--method", metavar=METHODS, help="Without -i: how features are scored, by frequency by default."),
+        option("--method", metavar=METHODS, help=f"Without -i: how features are scored. Default: {DEFAULT_METHOD}."),
     ] = None,
     order: ORDER = "highest",
     only: Annotated[

@@ -11,6 +11,7 @@ from decompose_cli.cli.options.rankings import CSG, INDEX_FILES, METHODS, ORDER
 from decompose_cli.cli.output import Output, checked_output, finish, model_and_dataset
 from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.words import label
+from decompose_cli.decomposition.ranking import DEFAULT_METHOD
 from decompose_cli.features.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def mutual_info(
         option(
             "--method", metavar=METHODS, help="How features are ranked where no files are given.", show_default=True
         ),
-    ] = "frequency",
+    ] = DEFAULT_METHOD,
     order: ORDER = "highest",
     num_features: Annotated[
         Optional[int],

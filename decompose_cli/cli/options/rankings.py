@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Annotated, Optional
 
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.decomposition.ranking import RANKINGS
+from decompose_cli.decomposition.ranking import DEFAULT_METHOD, RANKINGS
 
 METHODS = "|".join(RANKINGS)
 """The names of the rankings, for the help of ``--method``."""
 METHOD_HELP = (
-    f"How features are scored; {next(iter(RANKINGS))} is the published method, "
+    f"How features are scored; {DEFAULT_METHOD} is the published method, "
     f"{' and '.join(ranking.name for ranking in RANKINGS.values() if ranking.needs_gates)} takes the gates in the weights "
     "file."
 )
