@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 Choice = TypeVar("Choice", bound=str)
@@ -50,6 +50,16 @@ class DecomposeError(Exception):
         super().__init__(shown(sentence))
         self.sentence, self.advice = sentence, hint
         self.message, self.hint = shown(sentence), None if hint is None else shown(hint)
+
+
+def first_few(names: Iterable[object], most: int = 3) -> str:
+    """The first names of a list in a sentence, with dots after them where more are left out.
+
+    >>> first_few(["cat", "dog", "ship"]), first_few(range(4))
+    ('cat, dog, ship', '0, 1, 2, ...')
+    """
+    every = list(map(str, names))
+    return ", ".join(every[:most]) + (", ..." if len(every) > most else "")
 
 
 def first_line(error: BaseException) -> str:

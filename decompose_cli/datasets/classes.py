@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, first_few
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def match_classes(
             raise InputError(
                 f"{what}: the class {unmatched[0]!r}"
                 + (f" and {len(unmatched) - 1} more are" if len(unmatched) > 1 else " is")
-                + f" not among the network's {num_classes} classes ({', '.join(model.names[:3])}, ...).",
+                + f" not among the network's {num_classes} classes ({first_few(model.names)}).",
                 hint="Name the class folders as the network's classes, or use the data set that it was trained on.",
             )
     if len(dataset) != num_classes:

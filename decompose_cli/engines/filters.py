@@ -14,7 +14,7 @@ from decompose_cli.decomposition.chosen_images import from_dataset
 from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, data_for, select
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
 from decompose_cli.models.maps import feature_maps
@@ -183,8 +183,7 @@ def _class_number(wanted: str, names: tuple[str, ...]) -> int:
         return alike[0]
     if wanted.isascii() and wanted.isdigit() and int(wanted) < len(names):
         return int(wanted)
-    shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-    raise InputError(f"There is no class {wanted!r}; classes are {shown}.")
+    raise InputError(f"There is no class {wanted!r}; classes are {first_few(names, 10)}.")
 
 
 def _mean(values: Tensor) -> float | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, first_few
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -60,10 +60,9 @@ def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:
     """
     empty = (labels.bincount(minlength=len(class_names)) == 0).nonzero().flatten().tolist()
     if empty:
-        shown = ", ".join(class_names[number] for number in empty[:3]) + (", ..." if len(empty) > 3 else "")
         raise InputError(
             f"There are no images in this split for {len(empty)} of the network's {len(class_names)} classes "
-            f"({shown}), so features cannot be ranked.",
+            f"({first_few(class_names[number] for number in empty)}), so features cannot be ranked.",
             hint="Use images of all classes; 'extract-indices --method weight' needs none.",
         )
 

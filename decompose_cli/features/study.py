@@ -14,7 +14,7 @@ from torch import Tensor
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassMap, ClassNames, match_classes
 from decompose_cli.datasets.registry import available_splits, default_data_dir, known_class_names, open_dataset
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.cache import FeatureBank
 from decompose_cli.features.device import resolve_device
@@ -145,10 +145,9 @@ class Study:
             present=torch.unique(self._dataset_labels).tolist(),
         )
         if classes.by_position and self._model_classes is not None:
-            shown = ", ".join(classes.names[:10]) + (", ..." if len(classes.names) > 10 else "")
             warn(
                 f"The classes of {self.dataset.name} are not named as those of {self.classifier.name}; they are taken "
-                f"as its outputs in this order: {shown}."
+                f"as its outputs in this order: {first_few(classes.names, 10)}."
             )
         return classes
 
@@ -210,7 +209,7 @@ class Study:
         names = self.class_map.names
         empty = (torch.bincount(self.labels, minlength=len(names)) == 0).nonzero()[:, 0].tolist()
         if empty:
-            shown = ", ".join(names[number] for number in empty[:3]) + (", ..." if len(empty) > 3 else "")
+            shown = first_few(names[number] for number in empty)
             what = f"{self.dataset.name} {self.dataset.split}"
             warn(f"{what} has no images of {len(empty)} of the {len(names)} classes ({shown}); they are left out.")
 

@@ -23,7 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decompose_cli.errors import InputError, UnsafeFileError
+from decompose_cli.errors import InputError, UnsafeFileError, first_few
 from decompose_cli.preprocessing import LARGEST_SIDE, Interpolation
 from decompose_cli.storage.files import sha256_of, write_with
 
@@ -250,7 +250,7 @@ def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
     strays = [str(name) for name in content if name not in tensors]
     if strays:
         raise InputError(
-            f"{path} mixes tensors with other values ({', '.join(strays[:3])}), so its layout is unclear.",
+            f"{path} mixes tensors with other values ({first_few(strays)}), so its layout is unclear.",
             hint="Put the weights under 'state_dict'.",
         )
     return tensors

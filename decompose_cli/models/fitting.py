@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, first_few
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.entry import DEFAULT_MODEL, ModelEntry, registered_models
@@ -119,7 +119,7 @@ def _mismatch(
 ) -> InputError:
     shapes = [f"{name} {tuple(state[name].shape)} instead of {tuple(expected[name].shape)}" for name in misshaped]
     groups = (("missing", missing), ("unexpected", unexpected), ("of another shape", shapes))
-    details = "; ".join(f"{len(names)} {what} ({_some(names)})" for what, names in groups if names)
+    details = "; ".join(f"{len(names)} {what} ({first_few(names)})" for what, names in groups if names)
     described = checkpoint.metadata.model if checkpoint.metadata is not None else model
     source = checkpoint.source
     fitting = [name for name in _fitting_models(state) if name != model]
@@ -136,10 +136,6 @@ def _mismatch(
     elif ":" in model:
         hint = f"Is this file of the network that {model} returns?"
     return InputError(f"{source} does not fit {model}: {details}.", hint=hint)
-
-
-def _some(names: list[str], limit: int = 3) -> str:
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
 
 
 def _fitting_models(state: dict[str, Tensor]) -> list[str]:

@@ -159,6 +159,9 @@ def test_demo_writes_its_steps_and_a_page_of_all_into_a_folder() -> None:
     assert document["results"]["by_k"]["5"]["correct"] == validated["results"]["decomposed"]["correct"]
     assert document["results"]["by_k"]["64"]["correct"] == validated["results"]["original"]["correct"]
     assert content("out/accuracy-by-k.json")["results"] == document["results"]
+    Path("out/report.html").write_text("an earlier page", encoding="utf-8")
+    run("demo", "-o", "out", "--overwrite")
+    assert Path("out/report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 @pytest.mark.usefixtures("warm")

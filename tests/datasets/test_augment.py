@@ -9,9 +9,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from decompose_cli.datasets.augment import Augmentation, ImageTransform, Kind
+from decompose_cli.datasets.counter_random import Stream, derived_seed, seeded
 from decompose_cli.datasets.transforms import resize_and_crop
 from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import Preprocessing
@@ -68,6 +70,24 @@ def test_result_is_a_function_of_seed_epoch_and_index(kind: Kind) -> None:
     for place in reversed(places):
         assert torch.equal(transform(picture(), *place), first[place])
     assert len({result.numpy().tobytes() for result in first.values()}) == len(places)
+
+
+def test_the_random_numbers_of_an_image_are_of_its_own_stream() -> None:
+    """Another order of the same numbers would be as random, but runs would no longer repeat what they once did."""
+    augmentation = Augmentation("resized-crop")
+    with seeded(derived_seed(Stream.IMAGE, 5, 6, 7)):
+        image = picture()
+        crop = v2.RandomResizedCrop([32, 36], (0.08, 1), (3 / 4, 4 / 3), antialias=True)
+        expected = v2.RandomHorizontalFlip()(crop(image))
+    assert torch.equal(transformed(augmentation, picture(), 5, 6, 7), expected)
+
+
+def test_fine_patterns_are_smoothed_before_they_are_shrunk() -> None:
+    stripes = (torch.arange(120) % 2 * 255).to(torch.uint8).expand(3, 120, 120).contiguous()
+    ours = resize_and_crop(stripes, SMALL).int()
+    theirs = F.pil_to_tensor(resize_and_crop(F.to_pil_image(stripes), SMALL)).int()
+    assert (ours - theirs).abs().max() <= 2, "Pillow always smooths"
+    assert 60 < ours.min() <= ours.max() < 195
 
 
 def test_resized_crop_is_that_of_torchvision() -> None:

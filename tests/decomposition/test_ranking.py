@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -13,7 +14,7 @@ from decompose_cli.decomposition import scores
 from decompose_cli.decomposition.ranking import RANKINGS, parse_k, parse_method, parse_order, select
 from decompose_cli.decomposition.scores import frequencies, largest_features, leading_features
 from decompose_cli.errors import InputError
-from decompose_cli.features.labelled import ORDERS, LabelledFeatures, Order
+from decompose_cli.features.labelled import ORDERS, LabelledFeatures, Order, check_classes
 
 
 def make_data(seed: int = 0, n: int = 60, d: int = 12, c: int = 4, levels: int | None = None) -> LabelledFeatures:
@@ -386,6 +387,12 @@ def test_a_class_without_images_is_refused(method: str) -> None:
     assert caught.value.message == (
         "There are no images in this split for 1 of the network's 3 classes (dog), so features cannot be ranked."
     )
+
+
+@pytest.mark.parametrize(("missing", "named"), [(3, "b, c, d"), (4, "b, c, d, ...")])
+def test_only_the_first_classes_without_images_are_named(missing: int, named: str) -> None:
+    with pytest.raises(InputError, match=rf"{missing} of the network's 6 classes \({re.escape(named)}\)"):
+        check_classes(torch.tensor([0, *range(missing + 1, 6)]), "abcdef")
 
 
 @pytest.mark.parametrize("method", ["contribution", "weight"])

@@ -199,6 +199,12 @@ def test_safetensors_are_the_best_weights_and_need_no_model_name(images: str) ->
     assert validated("run/model.safetensors", images).original.correct == results.best.test.correct
 
 
+def test_kinds_of_export_are_looked_at_before_anything_is_opened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decompose_cli.training.session.start", lambda *_: pytest.fail("the devices were opened"))
+    with pytest.raises(InputError, match=r"^export 'pdf' is unknown"):
+        trained("folder:nowhere", export=["onnx", "pdf"])
+
+
 def test_what_cannot_be_exported_is_known_before_training(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def cannot(*_: Any) -> None:
         raise DecomposeError("The network cannot be exported.")

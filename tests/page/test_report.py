@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import itertools
 import json
 import re
@@ -60,6 +61,11 @@ def page_of(found: Report | str) -> tuple[Page, str]:
     page = Page(found if isinstance(found, str) else found.html)
     assert not page.open
     return page, " ".join(" ".join(page.text).split())
+
+
+def glance(found: Report) -> str:
+    (section,) = re.findall('<section id="glance".*?</section>', found.html, re.DOTALL)
+    return str(section)
 
 
 @pytest.fixture
@@ -297,6 +303,25 @@ def test_misclassified_images_are_shown_where_they_are_the_same(
     page, text = page_of(report([path]))
     assert not page.all("img")
     assert "The images are not at hand where the result says, or have changed since." in text
+
+
+def test_numbers_to_see_first_name_their_result_where_there_are_several(write_results: WriteResults) -> None:
+    folder = write_results(only=("validate", "train"))
+    names = [source.name for source in read_sources([folder])]
+    assert len(names) == 2
+    assert all(f"<dt>{html.escape(name)}: " in glance(report([folder])) for name in names)
+    (alone,) = read_sources([folder / "validate.json"])
+    assert html.escape(alone.name) not in glance(report([folder / "validate.json"]))
+
+
+def test_sets_of_mixed_sizes_are_named_as_the_result_names_them(write_results: WriteResults) -> None:
+    def mixed(document: dict[str, Any]) -> None:
+        (sets,) = document["results"]["sets"].values()
+        sets["2-5"] = sets.pop("5")
+
+    folder = write_results(only=("mutual-info",))
+    edited(folder, "mutual-info", mixed)
+    assert "ours, k = 2-5" in page_of(report([folder]))[1]
 
 
 def test_pictures_are_taken_from_beside_the_result_only(write_results: WriteResults, tmp_path: Path) -> None:

@@ -86,6 +86,8 @@ def test_losses_that_diverge_do_not_flatten_the_rest() -> None:
     low, high = lr_figure("net", RATES, LOSSES, SMOOTHED, 0.01).axes[0].get_ylim()
     assert low < min(LOSSES)
     assert max(SMOOTHED[:35]) < high < 3.0
+    scaled = lr_figure("net", RATES, *([10 * loss for loss in losses] for losses in (LOSSES, SMOOTHED)), 0.01)
+    assert scaled.axes[0].get_ylim() == pytest.approx((10 * low, 10 * high)), "the same picture, whatever the loss"
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])

@@ -57,6 +57,12 @@ def test_ids_of_two_figures_differ_and_every_reference_is_one_of_its_own() -> No
     assert not ids[0] & ids[1]
 
 
+def test_the_page_decides_how_large_a_figure_is() -> None:
+    (opening,) = re.findall("<svg [^>]*>", drawn())
+    assert "viewBox=" in opening
+    assert not re.search(r"\s(width|height)=", opening)
+
+
 def test_nothing_outside_is_named() -> None:
     text = drawn()
     assert "http" not in text

@@ -213,6 +213,21 @@ def test_address_with_letters_beyond_ascii(server: Server) -> None:
         read_weights(get_entry("resnet20"), server.url("/gewichte-größe.pth"))
 
 
+@pytest.mark.parametrize(
+    ("path", "asked"),
+    [
+        ("/a%20b/net.pth", "/a%20b/net.pth"),
+        ("/a b/net.pth", "/a%20b/net.pth"),
+        ("/größe.pth", "/gr%C3%B6%C3%9Fe.pth"),
+        ("/v1:2/a@b!$&'()*+,;=~/net.pth", "/v1:2/a@b!$&'()*+,;=~/net.pth"),
+    ],
+)
+def test_paths_are_encoded_where_they_are_not_yet(server: Server, path: str, asked: str) -> None:
+    with pytest.raises(DecomposeError):  # the server has no such file
+        read_weights(get_entry("resnet20"), server.url(path))
+    assert server.requests == [asked]
+
+
 def test_target_that_cannot_be_written(server: Server) -> None:
     Path("file").touch()
     with pytest.raises(DecomposeError, match="Cannot write"):

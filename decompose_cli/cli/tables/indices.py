@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.tables.accuracy import show_setting
+from decompose_cli.errors import first_few
 
 if TYPE_CHECKING:
     from decompose_cli.engines.extract_indices import ExtractResults
@@ -24,8 +25,7 @@ def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -
         size = f"{low}" if low == high else f"{low} to {high}"
         rows = []
         for number, indices in list(extracted.indices.items())[:_MOST_CLASSES]:
-            shown = ", ".join(map(str, indices[:_SHOWN_INDICES])) + (", ..." if len(indices) > _SHOWN_INDICES else "")
-            rows.append([names[int(number)], shown])
+            rows.append([names[int(number)], first_few(indices, _SHOWN_INDICES)])
         title = f"{size} features per class by {extracted.method}, most influential first (k = {extracted.k})"
         terminal.title(title)
         terminal.print(make_table(["Class", "Features"], rows, left=2))

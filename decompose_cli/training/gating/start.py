@@ -11,7 +11,7 @@ from pathlib import Path
 from torch import Tensor
 
 from decompose_cli.datasets.label_noise import randomise_labels
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.gate_kinds import gate_shown_by
@@ -100,9 +100,7 @@ def begin_with(network: GatedNetwork, baseline: Classifier, num_classes: int, si
     of_gates = tuple(f"{name}." for name, part in network.named_modules() if id(part) in gates)
     strange = [name for name in missing if not name.startswith(of_gates)]
     if strange or unexpected:
-        raise InputError(
-            f"The baseline {baseline.weights_source} does not fit: {', '.join([*strange, *unexpected][:3])}."
-        )
+        raise InputError(f"The baseline {baseline.weights_source} does not fit: {first_few([*strange, *unexpected])}.")
 
 
 def with_label_noise(data: TrainingData, share: float | None, seed: int) -> tuple[TrainingData, Tensor | None]:
