@@ -56,7 +56,7 @@ class Model:
     @property
     def head_name(self) -> str:
         """The name of the submodule that is the head."""
-        return self.network.head_name
+        return self.network.head.name
 
     @property
     def num_features(self) -> int:
@@ -187,12 +187,12 @@ def decompose(model: Model, indices: Indices) -> Model:
         InputError: The index set does not fit, or the head is decomposed already.
     """
     network = model.network.as_it_is()
-    if network.head is None or network.tensors.kind != "dense":
+    if network.tensors.kind != "dense":
         raise InputError(f"{model.name} has a decomposed head already.")
     heads = resolve_heads(network.tensors, index_set_of(indices, model.num_classes, model.num_features))
     assert heads.decomposed is not None
     module = copy.deepcopy(network.module)
-    with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
+    with_decomposed_head(module, network.head, heads.decomposed)
     return replace(model, network=replace(network, module=module).as_it_is())
 
 

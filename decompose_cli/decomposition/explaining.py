@@ -119,12 +119,12 @@ class Explainer:
         self.network, self.preprocessing, self.names, self.heads = network, preprocessing, names, heads
         self.device = device
         module = copy.deepcopy(network.module).float()
-        if heads.original is None and network.head is not None and heads.decomposed is not None:
+        if heads.original is None and not network.is_decomposed and heads.decomposed is not None:
             # The file has the published layout: the full head in it does not belong to the decomposed head.
-            with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
+            with_decomposed_head(module, network.head, heads.decomposed)
         self.module = module.to(device)
         self.layer = self.module.get_submodule(layer)
-        self.head = self.module.get_submodule(network.head_name)
+        self.head = self.module.get_submodule(network.head.name)
         self.lacks_maps: bool | None = None
         self.moves = places(preprocessing.crop, seed)
         self.drops: dict[str, list[tuple[Tensor, Tensor]]] = {}

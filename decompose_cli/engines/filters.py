@@ -194,7 +194,7 @@ def _pictures(study: Study, infos: list[FilterInfo], c: int) -> list[FilterRow]:
     """The images of each filter, with its map where features are means of maps; each image runs once."""
     network = study.classifier.load(study.preprocessing.crop)
     module = copy.deepcopy(network.module).float()
-    head = module.get_submodule(network.head_name)
+    head = module.get_submodule(network.head.name)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (study.preprocessing.mean, study.preprocessing.std))
     numbers = sorted({image.image for info in infos for image in info.images})
     pixels: dict[int, Tensor] = {}

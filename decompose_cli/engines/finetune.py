@@ -239,12 +239,12 @@ class _Finetune(Training[FinetuneResults]):
             original = evaluate_head(heads.original, test.bank.features, test.labels, classes)
         network = test.classifier.load(test.preprocessing.crop)
         module = copied(network.module)
-        if network.head is not None:
-            with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
+        if not network.is_decomposed:
+            with_decomposed_head(module, network.head, heads.decomposed)
         used = index_set or IndexSet(
             heads.decomposed.classes(), test.head.num_features, source=test.classifier.weights_source
         )
-        self._test, self._train, self._module, self._head_name = test, train, module, network.head_name
+        self._test, self._train, self._module, self._head_name = test, train, module, network.head.name
         self._used, self._original = used, original
         self._held = LabelledImages(test.dataset.split, test.dataset, test.labels, test.preprocessing)
 

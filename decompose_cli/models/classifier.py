@@ -15,10 +15,16 @@ from torch import Tensor, nn
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
-from decompose_cli.models.fitting import classes_in, load_state, split_decomposed_head, state_for
+from decompose_cli.models.fitting import (
+    classes_in,
+    decomposed_head_name,
+    load_state,
+    state_for,
+    take_decomposed_head,
+)
 from decompose_cli.models.gate_entry import GATE_DETAILS
 from decompose_cli.models.gate_kinds import GATES, NO_GATE
-from decompose_cli.models.head import Head, find_head
+from decompose_cli.models.head import Head, example_images, find_head, trace_layers
 from decompose_cli.models.registry import ModelEntry, get_entry
 from decompose_cli.models.user import user_entry
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
@@ -53,40 +59,54 @@ class HeadTensors:
 
 @dataclass(frozen=True)
 class Network:
-    """A built network with its weights and its head, which is None where a decomposed head stands in its place.
+    """A built network with its weights and its head.
 
-    ``scale`` is the constant factor after the head, which ``tensors`` include.
+    Attributes:
+        module: The network.
+        head: The part that is the head, full or decomposed, and what follows it.
+        tensors: Parameters of the head, with what follows it folded in.
+        input_size: (height, width) of the images that the module takes.
     """
 
     module: nn.Module
-    head: Head | None
-    head_name: str
+    head: Head
     tensors: HeadTensors
-    scale: float = 1.0
+    input_size: Size
+
+    @property
+    def is_decomposed(self) -> bool:
+        """Whether a decomposed head stands in the module."""
+        return isinstance(self.head.module, DecomposedLinear)
 
     def as_it_is(self) -> Network:
-        """The network with the present parameters of the head, which training changes in the module only."""
+        """The network with the present parameters of the head, which training changes in the module only.
+
+        Raises:
+            InputError: The part that was the head no longer is.
+        """
         if self.tensors.kind == "subspaces":  # such a head is not in the module
             return self
-        head = self.module.get_submodule(self.head_name)
-        if isinstance(head, DecomposedLinear):
-            return replace(self, head=None, tensors=_decomposed_tensors(head, self.head_name, self.scale))
-        return replace(self, tensors=_dense_tensors(Head(self.head_name, head, self.scale)))
+        return network_of(self.module, self.input_size, self.head.name)
 
 
-def network_of(module: nn.Module, input_size: Size, head: str | None = None) -> Network:
-    """The network of a module that the caller has built, with its head.
+def network_of(module: nn.Module, input_size: Size, head: str | None = None, name: str | None = None) -> Network:
+    """The network of a module that has been built and holds its weights, with its head.
 
     Args:
         module: The module, used as it is.
         input_size: (height, width) of the images that the module takes.
         head: Name of the submodule that is the head, where tracing does not settle it.
+        name: Name of the network in messages.
 
     Raises:
         InputError: There is no head.
     """
-    traced = find_head(module, input_size, name=head, model_name=type(module).__name__)
-    return Network(module, traced, traced.name, _dense_tensors(traced), traced.scale)
+    found = find_head(module, input_size, name=head, model_name=name or type(module).__name__)
+    if isinstance(found.module, DecomposedLinear):
+        return Network(module, found, _decomposed_tensors(found, found.module), input_size)
+    return Network(
+        module, found, HeadTensors("dense", found.name, found.weight, found.bias, found.num_features), input_size
+    )
 
 
 class Classifier:
@@ -165,45 +185,49 @@ class Classifier:
             return self.entry.make(num_classes, input_size, pretrained=pretrained).eval()
 
     def _load(self, input_size: Size) -> Network:
-        module = self._initial if self.checkpoint is None else self._build(self.entry.num_classes, input_size)
-        head = find_head(module, input_size, name=self.head_name, model_name=self.name)
         if self.checkpoint is None:
-            return Network(module, head, head.name, _dense_tensors(head), head.scale)
+            return network_of(self._initial, input_size, self.head_name, self.name)
+        module = self._build(self.entry.num_classes, input_size)
         state = state_for(module, self.checkpoint, self.entry)
-        decomposed = split_decomposed_head(state, head, self.checkpoint.source)
-        classes = len(decomposed.bias) if decomposed else classes_in(state, head)
-        if classes == 0:
-            raise InputError(f"{self.weights_source} has a head without any class.")
-        if classes is not None and classes != head.num_classes:
+        source = self.checkpoint.source
+        place = decomposed_head_name(state)
+        classes = classes_in(state, module, self.entry.num_classes, place)
+        if classes == 0 != self.entry.num_classes:
+            raise InputError(f"{source} has a head without any class.")
+        if classes != self.entry.num_classes:
             module = self._build(classes, input_size)
-            head = find_head(module, input_size, name=head.name, model_name=self.name)
-        if decomposed is not None:
-            load_state(module, state, self.checkpoint, self.name, without=f"{head.name}.")
-            decomposed = decomposed.to(dtype=torch.float32)
-            module.set_submodule(head.name, decomposed)
-            self._check_description(head.num_classes)
-            tensors = _decomposed_tensors(decomposed, head.name, head.scale)
-            return Network(module, None, head.name, tensors, head.scale)
-        load_state(module, state, self.checkpoint, self.name)
+        if place is None:
+            load_state(module, state, self.checkpoint, self.name)
+        else:
+            num_features = self._features_entering(module, input_size, place)
+            decomposed = take_decomposed_head(state, place, num_features, source)
+            load_state(module, state, self.checkpoint, self.name, without=f"{place}.")
+            module.set_submodule(place, decomposed)
+        network = network_of(module, input_size, place or self.head_name, self.name)
+        head = network.head
         self._check_description(head.num_classes)
         published = self.checkpoint.published_decomposition
         if published is None:
-            return Network(module, head, head.name, _dense_tensors(head), head.scale)
+            return network
         if len(published.bias) != head.num_classes or published.weight.shape[1] > head.num_features:
             raise InputError(
-                f"{self.checkpoint.source}: final_weights {tuple(published.weight.shape)} does not fit a head of "
+                f"{source}: final_weights {tuple(published.weight.shape)} does not fit a head of "
                 f"{head.num_features} features and {head.num_classes} classes."
             )
-        reference = head.dense()[0]
-        tensors = HeadTensors(
-            "subspaces",
-            head.name,
-            published.weight * head.scale,
-            published.bias * head.scale,
-            head.num_features,
-            reference=reference,
+        weight, bias = head.following.fold(published.weight, published.bias)
+        tensors = HeadTensors("subspaces", head.name, weight, bias, head.num_features, reference=head.weight)
+        return replace(network, tensors=tensors)
+
+    def _features_entering(self, module: nn.Module, input_size: Size, place: str) -> int:
+        """The number of features that enter the part in whose place the weights have a decomposed head."""
+        _, layers = trace_layers(module, example_images(input_size, model=module))
+        shapes = [layer.input_shape for layer in layers if layer.name == place]
+        if shapes and shapes[0] is not None and self.head_name in (None, place):
+            return shapes[0][1]
+        head = find_head(module, input_size, name=self.head_name, model_name=self.name)
+        raise InputError(
+            f"{self.weights_source} has a decomposed head {place!r}, but the head of this network is {head.name!r}."
         )
-        return Network(module, head, head.name, tensors, head.scale)
 
     def _check_description(self, num_classes: int) -> None:
         metadata = self.checkpoint.metadata if self.checkpoint else None
@@ -350,20 +374,10 @@ def _has_default_hash(entry: ModelEntry, checkpoint: Checkpoint) -> bool:
     return entry.sha256 is not None and checkpoint.sha256.startswith(entry.sha256)
 
 
-def _dense_tensors(head: Head) -> HeadTensors:
-    weight, bias = head.dense()
-    return HeadTensors("dense", head.name, weight.cpu(), bias.cpu(), head.num_features)  # where features are kept
-
-
-def _decomposed_tensors(module: DecomposedLinear, name: str, scale: float) -> HeadTensors:
+def _decomposed_tensors(head: Head, module: DecomposedLinear) -> HeadTensors:
+    weight, bias = head.following.fold(module.weight, module.bias)
     return HeadTensors(
-        "decomposed",
-        name,
-        module.weight.detach().cpu().float() * scale,
-        module.bias.detach().cpu().float() * scale,
-        module.num_features,
-        module.indices.cpu(),
-        module.mask.cpu(),
+        "decomposed", head.name, weight, bias, module.num_features, module.indices.cpu(), module.mask.cpu()
     )
 
 

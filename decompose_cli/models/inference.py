@@ -35,16 +35,16 @@ class FeatureReader:
     def __init__(self, network: Network, device: torch.device, precision: str, example: Tensor) -> None:
         self.device = device
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-        self.head_name = network.head_name
+        self.head_name = network.head.name
         try:
             module = copy.deepcopy(network.module).cpu().float().eval()
         except Exception as error:  # locks, open files and the like
             raise InputError(
                 f"The network cannot be copied, which is needed to leave it as it is: {first_line(error)}."
             ) from error
-        # Only what enters the head is read, and an Identity is a leaf for the symbolic tracer, whatever stood here.
-        if network.head is None:
-            module.set_submodule(network.head_name, nn.Identity())
+        # Only what enters the head is read, and a linear layer is a leaf for the symbolic tracer, whatever stood here.
+        if type(network.head.module) not in (nn.Linear, nn.Conv2d):
+            module.set_submodule(network.head.name, _stand_in(network))
         with torch.inference_mode():
             folded = self._folded(module, example)
             module = (folded or module).to(device)
@@ -59,10 +59,14 @@ class FeatureReader:
         try:
             folded = _overwriting(fuse(module))
             expected = self._read(module, example)
-            difference = (self._read(folded, example) - expected).abs().max()
+            difference = (self._read(folded, example) - expected).abs().amax(0)
         except Exception:  # the tracer gives up on control flow in many ways; the original network still works
             return None
-        return folded if bool(difference <= _TOLERANCE * (expected.abs().max() + 1e-6)) else None
+        # Each feature for itself, or one that is large would hide how wrong the others are. Features that happen to be
+        # small for these images are off by roundings of what they are made of, which is of the usual size.
+        sizes = expected.abs().amax(0)
+        allowed = _TOLERANCE * sizes + _TOLERANCE / 10 * sizes.median() + 1e-9
+        return folded if bool((difference <= allowed).all()) else None
 
     def _in_bfloat16(self, module: nn.Module, example: Tensor) -> nn.Module:
         converted = copy.deepcopy(module).bfloat16()
@@ -84,6 +88,12 @@ class FeatureReader:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+
+def _stand_in(network: Network) -> nn.Module:
+    """A layer with outputs of the shape of the head's, which are not looked at."""
+    features, classes = network.head.num_features, network.head.num_classes
+    return nn.Conv2d(features, classes, 1) if network.head.is_pointwise else nn.Linear(features, classes)
 
 
 def _overwriting(module: nn.Module) -> nn.Module:

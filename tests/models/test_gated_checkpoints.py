@@ -83,7 +83,7 @@ def test_published_checkpoints_are_loaded_as_what_they_are(
         assert torch.equal(network.module(images()), module(images()))
         features = penultimate(network.module, network.module.fc, images())  # type: ignore[arg-type]
         torch.testing.assert_close(module.fc(features), module(images()))
-    assert (network.head_name, network.tensors.num_features) == ("fc", 64)
+    assert (network.head.name, network.tensors.num_features) == ("fc", 64)
 
 
 def test_published_checkpoints_have_the_maps_scales_and_constants_of_the_original() -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from decompose_cli.errors import InputError
-from decompose_cli.models.classifier import HeadTensors, Network
+from decompose_cli.models.classifier import network_of
 from decompose_cli.models.head import evaluating, example_images, find_head, last_map_layer, penultimate, trace_layers
 from decompose_cli.models.imagenet import torchvision_classifiers
 from decompose_cli.models.inference import FeatureReader
@@ -58,12 +58,12 @@ def built(entry: ModelEntry, num_classes: int = 7) -> nn.Module:
 def test_head_of_the_features_is_the_model(entry: ModelEntry) -> None:
     model = built(entry)
     head = find_head(model, SIZE)
-    assert head.scale == (0.125 if entry.name == "custom_resnet" else 1)
+    assert set(head.following.factor.tolist()) == {0.125 if entry.name == "custom_resnet" else 1}
     assert (head.num_features, head.num_classes) == (entry.num_features, 7)
     images = example_images(SIZE, seed=5)
     with evaluating(model):
         features, logits = penultimate(model, head.module, images), model(images)
-    weight, bias = head.dense()
+    weight, bias = head.weight, head.bias
     difference = (features @ weight.t() + bias - logits).abs().max()
     assert (logits[0] - logits[1]).abs().max() > 1e-3 * logits.abs().max()
     assert difference <= 1e-5 * logits.abs().max()
@@ -74,9 +74,8 @@ def test_head_of_the_features_is_the_model(entry: ModelEntry) -> None:
 def test_folded_copy_reads_the_same_features(entry: ModelEntry) -> None:
     model = built(entry)
     head = find_head(model, SIZE)
-    tensors = HeadTensors("dense", head.name, *head.dense(), head.num_features)
     images = example_images(SIZE, seed=6)
-    reader = FeatureReader(Network(model, head, head.name, tensors), torch.device("cpu"), "32", images)
+    reader = FeatureReader(network_of(model, SIZE), torch.device("cpu"), "32", images)
     with evaluating(model):
         expected = penultimate(model, head.module, images)
     torch.testing.assert_close(reader(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
