@@ -49,7 +49,13 @@ LISTING = Bundle(
 )
 RUN = Bundle(
     {
-        "output": _path("--output", "-o", "--model-dir", metavar="DIR", help="Run folder. Default: runs/<run-name>; without training, a new file in results/."),
+        "output": _path(
+            "--output",
+            "-o",
+            "--model-dir",
+            metavar="DIR",
+            help="Run folder. Default: runs/<run-name>; without training, a new file in results/.",
+        ),
         "json": switch("--json", panel=OUTPUT, help="Also print the result document to stdout."),
         "overwrite": _OVERWRITE,
         **_ALL,
