@@ -210,7 +210,7 @@ def _heads(opened: _Opened, tensors: HeadTensors, index_set: IndexSet | None, k:
     empty = torch.zeros(0, tensors.num_features), torch.zeros(0, dtype=torch.int64)
     chosen = select(LabelledFeatures(*empty, tensors.weight, opened.names), "weight", count)
     if k is None:
-        note(f"No index file was given: the filters of a class are the {count} with its highest weights.")
+        note(f"No index file was given: a class's filters are the {count} features with its highest weights.")
     return resolve_heads(tensors, chosen), f"the {count} highest weights of each class"
 
 

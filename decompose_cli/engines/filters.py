@@ -114,7 +114,7 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
         count = DEFAULT_K if k is None else k
         index_set = select(data_for(study, ["weight"]), "weight", count)
         if k is None:
-            note(f"No index file was given: the filters of a class are the {count} with its highest weights.")
+            note(f"No index file was given: a class's filters are the {count} features with its highest weights.")
     elif index_set is None and k is not None:
         raise InputError(
             f"{param('k')} has no effect here: the weights have a decomposed head, with filters of its own."

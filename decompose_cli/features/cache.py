@@ -94,8 +94,8 @@ def load(key: Mapping[str, Any]) -> FeatureBank | None:
         return None
 
 
-def store(key: Mapping[str, Any], bank: FeatureBank, description: str) -> None:
-    """Keep features for the next time; where the cache cannot be written, warn and go on."""
+def store(key: Mapping[str, Any], bank: FeatureBank, description: str) -> bool:
+    """Keep features for the next time, and say whether that went well; where it did not, there is a warning."""
     tensors = {"features": bank.features, "labels": bank.labels}
     for part in _HEAD_PARTS:
         value = getattr(bank.head, part)
@@ -113,6 +113,8 @@ def store(key: Mapping[str, Any], bank: FeatureBank, description: str) -> None:
         write_with(entry_path(key), lambda path: save_file(tensors, path, metadata={"decompose": json.dumps(header)}))
     except (DecomposeError, SafetensorError) as error:
         warn(f"The features could not be kept for the next time: {error}")
+        return False
+    return True
 
 
 def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:

@@ -91,13 +91,12 @@ class Study:
             return self._cached_bank
         bank = self._compute()
         if self.inputs.use_cache:
-            self._cache_state = "miss"
             description = (
                 f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "
                 f"{self.dataset.split}, {len(bank.labels):,} images, {'x'.join(map(str, self.preprocessing.crop))}, "
                 f"mean {_listed(self.preprocessing.mean)}, precision {self.inputs.precision}"
             )
-            feature_cache.store(self._key, bank, description)
+            self._cache_state = "miss" if feature_cache.store(self._key, bank, description) else "off"
         return bank
 
     @cached_property

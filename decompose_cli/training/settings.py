@@ -111,7 +111,7 @@ class Settings(BaseModel):
         if self.epochs is not None and self.start_epoch >= self.epochs:
             raise ValueError("start_epoch must be less than epochs")
         if list(self.milestones) != sorted(set(self.milestones)):
-            raise ValueError("milestones must rise")
+            raise ValueError(f"milestones must rise, but are {', '.join(map(str, self.milestones))}")
         if self.warmup_epochs and self.warmup_lr is None:
             raise ValueError("warmup_epochs needs warmup_lr")
         if self.cutout and self.augment == "none":

@@ -15,7 +15,7 @@ def test_lr_find_suggests_and_writes() -> None:
     said = run(*RATES, "--steps", "60", "-o", "found").stderr
     found = content("found/result.json")["results"]
     assert f"Learning rate: {found['lr']:.2g}" in said
-    assert f"less the steps that the average trails: {found['minimum_tenth']:.2g}" in said
+    assert f"the delay of the average taken off: {found['minimum_tenth']:.2g}" in said
     assert "Written to found: curve.png, result.json" in said
     run(*RATES, "--steps", "60", "-o", "found", "-q", code=2)
     run(*RATES, "--steps", "60", "-o", "found", "-q", "--overwrite")

@@ -325,8 +325,8 @@ def test_the_table_of_sweep_has_a_column_per_method_and_index_files_below(brief:
     low, high = chosen["features_per_class"]
     assert (
         f"Smallest index set found: {chosen['features']} features in all, {low} to {high} per class "
-        f"({chosen['method']}, from a common k of {chosen['k']}), which loses with 95% confidence at most 5 points on "
-        "train"
+        f"({chosen['method']}, from a common k of {chosen['k']}), whose loss on train has a 95% bound of at most 5 "
+        "points"
     ) in " ".join(below.split())
     by_method = ", ".join(f"{name} {one['features']}" for name, one in chosen["candidates"].items())
     assert list(chosen["candidates"]) == ["frequency", "weight"]

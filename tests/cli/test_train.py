@@ -14,6 +14,7 @@ from helpers.processes import program
 from helpers.runs import RATES, SHORT_TRAIN
 
 from decompose_cli.cli.app import joined_integers
+from decompose_cli.training.recipes import RECIPES
 from decompose_cli.training.table import COLUMNS
 
 
@@ -267,6 +268,12 @@ def test_a_mid_epoch_checkpoint_and_overwriting(power_cut: PowerCut) -> None:
 
 
 # --------------------------------------------------------------------------------------------------------- the process
+
+
+def test_help_names_every_recipe() -> None:
+    told = " ".join(run("train", "--help").stdout.replace("│", " ").split())
+    (named,) = re.findall(r"Preset of the settings: (.*?)\. Default", told)
+    assert set(re.split(", | or ", named)) == set(RECIPES)
 
 
 @pytest.mark.parametrize("command", ["train", "finetune", "lr-find"])

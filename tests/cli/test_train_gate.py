@@ -48,7 +48,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["--depth", "110"], "resnet14 has a depth of 14, not 110; leave one of them out."),
     (["--block", "bottleneck"], "--block 'bottleneck' is not known to resnet14; choose basic."),
     (["--skip-below", "0"], "--skip-below 0.0 is not above 0 and up to 1, where g is."),
-    (["--gate", "shortcut", "--skip-below", "0.5"], "--skip-below has no effect with gate shortcut: "),
+    (
+        ["--gate", "shortcut", "--skip-below", "0.5"],
+        "--skip-below leaves out the rest of a gated stage, but gate shortcut ",
+    ),
     (["--label-noise", "2"], "--label-noise 2.0 is not a share of the images between 0 and 1."),
     (["--schedule", "100,200", "--milestones", "3"], "--schedule and --milestones both give milestones; leave one"),
     (

@@ -98,7 +98,7 @@ def found(*arguments: str) -> Any:
 def test_it_is_listed_with_where_it_was_looked_for() -> None:
     Path("here").mkdir()
     listed = {status["name"]: status for status in found("datasets", "--data-dir", "here")}
-    assert list(listed) == ["digits", "cifar10", "cifar100", "imagenet", "tiny-imagenet", "backwards"]
+    assert list(listed) == list(DATASETS)
     assert listed["backwards"] == {
         "name": "backwards",
         "splits": ["test", "train"],

@@ -61,7 +61,8 @@ def test_it_is_swept_beside_others() -> None:
 def test_texts_name_it() -> None:
     refused = run("extract-indices", "--method", "scatter")
     assert refused.exit_code == 2
-    assert "choose frequency, mean, mass, contribution, weight, csg, spread." in refused.stderr
+    assert list(RANKINGS)[-1] == "spread"
+    assert f"choose {', '.join(RANKINGS)}." in refused.stderr
 
 
 def test_it_is_gone_when_it_has_been_removed() -> None:

@@ -250,7 +250,7 @@ def test_an_unwritable_cache_costs_only_a_warning(
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("DECOMPOSE_CACHE", str(tmp_path / "file"))
     study = open_study(net, images)
-    assert state_after(study) == "miss"
+    assert state_after(study) == "off"
     assert torch.equal(study.bank.features, expected)
     assert len(said(caplog)) == 1
     assert "could not be kept" in said(caplog)[0]

@@ -35,7 +35,7 @@ def explain(
     ] = None,
     worst: Annotated[
         Optional[int],
-        option("--worst", metavar="N", help="The N images of the data set with the highest loss."),
+        option("--worst", metavar="N", help="The N images (1 to 40) of the data set with the highest loss."),
     ] = None,
     indices: FILTERS_OF_CLASSES = None,
     k: FILTERS_PER_CLASS = None,

@@ -27,7 +27,7 @@ def filters(
     ] = None,
     indices: FILTERS_OF_CLASSES = None,
     k: FILTERS_PER_CLASS = None,
-    images: Annotated[int, option("--images", metavar="N", help="Images for each filter.", show_default=True)] = 8,
+    images: Annotated[int, option("--images", metavar="N", help="Images a filter, 1 to 16.", show_default=True)] = 8,
 ) -> None:
     """Show what the filters of a class respond to: the test images with their highest values, and who shares them.
 

@@ -71,13 +71,14 @@ def show_rates(terminal: Terminal, document: ResultDocument[LrFindResults]) -> N
         f"The loss falls fastest there, among {len(results.rates)} rates from {first:.2g} to {last:.2g}, {end}."
     )
     terminal.print(
-        f"A tenth of the rate with the lowest averaged loss, less the steps that the average trails: "
+        f"A tenth of the rate at which the averaged loss is lowest, the delay of the average taken off: "
         f"{results.minimum_tenth:.2g}"
     )
     if results.worse_than_guessing:
         terminal.print(
-            "At that rate the loss is still higher than that of guessing: it falls from the initial weights to chance. "
-            f"Look at the curve, and try higher rates, up to where it is lowest, {10 * results.minimum_tenth:.2g}."
+            f"At {results.lr:.2g} the loss is still higher than that of guessing: it falls from the initial weights to "
+            "chance. Look at the curve, and try higher rates, up to where it is lowest, "
+            f"{10 * results.minimum_tenth:.2g}."
         )
     if results.still_falling:
         terminal.print("The loss was still falling at the highest rate; a range that goes further would tell more.")

@@ -123,8 +123,8 @@ def _show_chosen(terminal: Terminal, chosen: Chosen) -> None:
     low, high = chosen.features_per_class
     terminal.title(
         f"Smallest index set found: {chosen.features} features in all, {low} to {high} per class ({chosen.method}, "
-        f"from a common k of {chosen.k}), which loses with 95% confidence at most {chosen.max_drop:g} points on "
-        f"{chosen.chosen_on.split}"
+        f"from a common k of {chosen.k}), whose loss on {chosen.chosen_on.split} has a 95% bound of at most "
+        f"{chosen.max_drop:g} points"
     )
     columns = [
         "Split",

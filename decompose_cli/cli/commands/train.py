@@ -32,8 +32,8 @@ def train(
         option(
             "--recipe",
             metavar="NAME",
-            help="Preset of the settings: cifar-resnet, he2015, online-norm, custom-resnet, imagenet, digits or "
-            "finetune. Default: what suits the network.",
+            help="Preset of the settings: cifar-resnet, he2015, online-norm, custom-resnet, imagenet, digits, "
+            "finetune or soft-gates. Default: what suits the network.",
         ),
     ] = None,
     evaluate: Annotated[

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from decompose_cli.training.gating.report import GateContrast, GateReport, MeanGate, Skipping
 
 _REPLACED: dict[str, tuple[Any, Any]] = {
-    "model": model_argument("resnet of --depth, by default 110, but resnet20 on digits, the default of --dataset."),
+    "model": model_argument("the CIFAR ResNet of --depth, 110; on digits, the default of --dataset, resnet20."),
     "weights": text(
         "--weights",
         "-w",

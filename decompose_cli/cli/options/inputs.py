@@ -14,12 +14,12 @@ from decompose_cli.features.inputs import Inputs
 MODEL_HELP = "A name from 'decompose models', any torchvision classifier, or package.module:callable. "
 
 
-def model_argument(left_out: str) -> tuple[Any, Any]:
-    """The argument MODEL; ``left_out`` names the network that is used without it."""
+def model_argument(default: str) -> tuple[Any, Any]:
+    """The argument MODEL; ``default`` names the network that is used without it."""
     return (
         Annotated[
             Optional[str],
-            typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}Left out: {left_out}", show_default=False),
+            typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}Default: {default}", show_default=False),
         ],
         None,
     )
@@ -35,7 +35,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
                     help="Weights of the network. Default: the published ones, downloaded once; for package.module:callable its own."),
     "head": text("--head", metavar="NAME", panel=NETWORK, help="Submodule that is the head, where several could be."),
     "dataset": text("--dataset", metavar="NAME|folder:PATH", panel=IMAGES,
-                    help="Images to use. Default: what the network was trained on."),
+                    help="Images to use. Default: the data set that belongs to the network."),
     "split": text("--split", metavar="train|val|test", panel=IMAGES,
                   help="Part of the data set. Default: test, else val; train where indices are extracted, features ranked or layers measured."),
     "data_dir": _path("--data-dir", metavar="DIR", panel=IMAGES,

@@ -33,7 +33,7 @@ def _make(kind: type[Output], given: dict[str, Any]) -> Output:
 
 RESULT = Bundle(
     {
-        "output": _path("--output", "-o", metavar="PATH", help="Where to write. Default: a new name in results/."),
+        "output": _path("--output", "-o", metavar="PATH", help="Where to write. Default: a new name, which is shown."),
         "overwrite": _OVERWRITE,
         "json": switch(
             "--json",
@@ -49,7 +49,13 @@ LISTING = Bundle(
 )
 RUN = Bundle(
     {
-        "output": _path("--output", "-o", "--model-dir", metavar="DIR", help="Run folder. Default: runs/<run-name>."),
+        "output": _path(
+            "--output",
+            "-o",
+            "--model-dir",
+            metavar="DIR",
+            help="Run folder. Default: runs/<run-name>; without training, a new file in results/.",
+        ),
         "json": switch("--json", panel=OUTPUT, help="Also print the result document to stdout."),
         "overwrite": _OVERWRITE,
         **_ALL,

@@ -47,7 +47,7 @@ FILTERS_PER_CLASS = Annotated[
         "-k",
         "--k",
         metavar="K",
-        help="Without -i: number of filters per class, those with its highest weights. Default: 5.",
+        help="Without -i: filters per class: so many features with its highest weights. Default: 5.",
     ),
 ]
 

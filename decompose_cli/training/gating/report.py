@@ -329,7 +329,8 @@ def check_skipping(gate: str, below: float | None) -> None:
         raise InputError(f"{param('skip_below')} {below} is not above 0 and up to 1, where g is.")
     if GATES[gate].level == "layer":
         raise InputError(
-            f"{param('skip_below')} has no effect with gate {gate}: a gate in a single unit closes parts of it."
+            f"{param('skip_below')} leaves out the rest of a gated stage, but gate {gate} closes only parts of single "
+            "units."
         )
 
 
