@@ -143,8 +143,8 @@ def test_two_folders_for_one_class_are_refused() -> None:
 
 
 def test_network_that_cannot_be_copied_gets_a_sentence(make_images: MakeImages) -> None:
-    from decompose_cli.models.classifier import network_of
     from decompose_cli.models.inference import FeatureReader
+    from decompose_cli.models.network import network_of
 
     module = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     module.lock = threading.Lock()  # type: ignore[assignment]

@@ -22,7 +22,7 @@ from decompose_cli.features.extraction import extract_features as features_of_da
 from decompose_cli.features.extraction import features_of_batches
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes
-from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.storage.files import user_path
 
 

@@ -19,7 +19,9 @@ from decompose_cli.errors import InputError, first_line
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import class_names_of, open_network, seen_by
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
-from decompose_cli.models.classifier import Network, network_of
+from decompose_cli.models.classifier import find_entry
+from decompose_cli.models.network import Network, network_of
+from decompose_cli.models.read_back import check_read_back
 from decompose_cli.preprocessing import IMAGENET, ImageOptions, Preprocessing, check_channels, check_size
 from decompose_cli.storage.files import check_writable, user_path, write_text
 
@@ -290,3 +292,8 @@ def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> No
     if model.gates is not None:
         state["csg"] = model.gates
     write_checkpoint(target, state, metadata)
+    try:
+        find_entry(model.name)
+    except InputError:  # the class of a module is no name that a network can be built by
+        return
+    check_read_back(target, model.module, model.network.input_size)

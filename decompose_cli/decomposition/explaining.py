@@ -15,9 +15,9 @@ from decompose_cli.decomposition.chosen_images import ChosenImage
 from decompose_cli.decomposition.deletion import DRAWS, FRACTION, deletion_drops, highlighted, places
 from decompose_cli.decomposition.heads import Heads, with_decomposed_head
 from decompose_cli.errors import DecomposeError
-from decompose_cli.models.classifier import Network
 from decompose_cli.models.head import evaluating
 from decompose_cli.models.maps import class_maps, feature_maps, grad_cam
+from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.statistics import mean_interval
 

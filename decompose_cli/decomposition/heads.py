@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.checkpoint import Checkpoint
-from decompose_cli.models.classifier import Classifier, HeadTensors
+from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import Head
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import warn
 
 

@@ -26,8 +26,9 @@ from decompose_cli.features.extraction import device_memory
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study, class_names_of, open_network, seen_by
-from decompose_cli.models.classifier import Classifier, HeadTensors
+from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.head import last_map_layer, trace_layers
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import note, track, warn
 from decompose_cli.reporting.explain_plots import Panel, Picture, picture_row, picture_sheet

@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from decompose_cli.errors import DecomposeError
-from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import warn
 from decompose_cli.storage.files import cache_root, write_with
 from decompose_cli.storage.fingerprints import digest_of

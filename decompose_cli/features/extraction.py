@@ -11,8 +11,8 @@ from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
-from decompose_cli.models.classifier import Network
 from decompose_cli.models.inference import FeatureReader
+from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import track
 

@@ -21,7 +21,8 @@ from decompose_cli.features.device import resolve_device
 from decompose_cli.features.extraction import extract_features
 from decompose_cli.features.inputs import Inputs as Inputs
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
-from decompose_cli.models.classifier import Classifier, HeadTensors, open_classifier, preprocessing_of
+from decompose_cli.models.classifier import Classifier, open_classifier, preprocessing_of
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 from decompose_cli.preprocessing import ImageOptions, Preprocessing
 from decompose_cli.progress import note, warn

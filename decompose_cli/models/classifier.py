@@ -5,16 +5,15 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
-from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.fitting import (
     classes_in,
     decomposed_head_name,
@@ -24,89 +23,14 @@ from decompose_cli.models.fitting import (
 )
 from decompose_cli.models.gate_entry import GATE_DETAILS
 from decompose_cli.models.gate_kinds import GATES, NO_GATE
-from decompose_cli.models.head import Head, example_images, find_head, trace_layers
+from decompose_cli.models.head import example_images, find_head, trace_layers
+from decompose_cli.models.network import HeadTensors, Network, network_of
 from decompose_cli.models.registry import ModelEntry, get_entry
 from decompose_cli.models.user import user_entry
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
 from decompose_cli.preprocessing import IMAGENET, Preprocessing, Size
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import user_path
-
-
-@dataclass(frozen=True)
-class HeadTensors:
-    """The parameters of a head, constant factor folded in, float32.
-
-    The ``kind`` is ``dense``: weight (C, D); ``decomposed``: weight (C, k) with indices (C, k) and mask (C, k); or
-    ``subspaces``: weight (C, k) whose indices are not known (the authors' fine-tuned layout), and ``reference`` (C, D),
-    the full head that fine-tuning started from, if the file holds one. The bias is (C,) throughout.
-    """
-
-    kind: str
-    name: str
-    weight: Tensor
-    bias: Tensor
-    num_features: int
-    indices: Tensor | None = None
-    mask: Tensor | None = None
-    reference: Tensor | None = None
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C."""
-        return len(self.bias)
-
-
-@dataclass(frozen=True)
-class Network:
-    """A built network with its weights and its head.
-
-    Attributes:
-        module: The network.
-        head: The part that is the head, full or decomposed, and what follows it.
-        tensors: Parameters of the head, with what follows it folded in.
-        input_size: (height, width) of the images that the module takes.
-    """
-
-    module: nn.Module
-    head: Head
-    tensors: HeadTensors
-    input_size: Size
-
-    @property
-    def is_decomposed(self) -> bool:
-        """Whether a decomposed head stands in the module."""
-        return isinstance(self.head.module, DecomposedLinear)
-
-    def as_it_is(self) -> Network:
-        """The network with the present parameters of the head, which training changes in the module only.
-
-        Raises:
-            InputError: The part that was the head no longer is.
-        """
-        if self.tensors.kind == "subspaces":  # such a head is not in the module
-            return self
-        return network_of(self.module, self.input_size, self.head.name)
-
-
-def network_of(module: nn.Module, input_size: Size, head: str | None = None, name: str | None = None) -> Network:
-    """The network of a module that has been built and holds its weights, with its head.
-
-    Args:
-        module: The module, used as it is.
-        input_size: (height, width) of the images that the module takes.
-        head: Name of the submodule that is the head, where tracing does not settle it.
-        name: Name of the network in messages.
-
-    Raises:
-        InputError: There is no head.
-    """
-    found = find_head(module, input_size, name=head, model_name=name or type(module).__name__)
-    if isinstance(found.module, DecomposedLinear):
-        return Network(module, found, _decomposed_tensors(found, found.module), input_size)
-    return Network(
-        module, found, HeadTensors("dense", found.name, found.weight, found.bias, found.num_features), input_size
-    )
 
 
 class Classifier:
@@ -184,9 +108,17 @@ class Classifier:
             torch.manual_seed(self.seed)
             return self.entry.make(num_classes, input_size, pretrained=pretrained).eval()
 
-    def _load(self, input_size: Size) -> Network:
+    def build(self, input_size: Size) -> tuple[nn.Module, str | None]:
+        """Build the network and put the weights in.
+
+        Returns:
+            The network, and the name of the decomposed head that the weights have put into it, if they did.
+
+        Raises:
+            InputError: The weights do not fit; the sentence accounts for every key.
+        """
         if self.checkpoint is None:
-            return network_of(self._initial, input_size, self.head_name, self.name)
+            return self._initial, None
         module = self._build(self.entry.num_classes, input_size)
         state = state_for(module, self.checkpoint, self.entry)
         source = self.checkpoint.source
@@ -203,15 +135,19 @@ class Classifier:
             decomposed = take_decomposed_head(state, place, num_features, source)
             load_state(module, state, self.checkpoint, self.name, without=f"{place}.")
             module.set_submodule(place, decomposed)
+        return module, place
+
+    def _load(self, input_size: Size) -> Network:
+        module, place = self.build(input_size)
         network = network_of(module, input_size, place or self.head_name, self.name)
         head = network.head
         self._check_description(head.num_classes)
-        published = self.checkpoint.published_decomposition
+        published = self.checkpoint.published_decomposition if self.checkpoint is not None else None
         if published is None:
             return network
         if len(published.bias) != head.num_classes or published.weight.shape[1] > head.num_features:
             raise InputError(
-                f"{source}: final_weights {tuple(published.weight.shape)} does not fit a head of "
+                f"{self.weights_source}: final_weights {tuple(published.weight.shape)} does not fit a head of "
                 f"{head.num_features} features and {head.num_classes} classes."
             )
         weight, bias = head.following.fold(published.weight, published.bias)
@@ -275,11 +211,11 @@ def open_classifier(
                 f"{weights} belongs to {checkpoint.metadata.model}, which is Python code of its own.",
                 hint=f"If you trust it, name {checkpoint.metadata.model} as the model.",
             )
-        entry = _as_trained(find_entry(checkpoint.metadata.model), checkpoint, options or {})
+        entry = as_trained(find_entry(checkpoint.metadata.model), checkpoint, options or {})
         return Classifier(entry, checkpoint, head, seed)
     entry = find_entry(model)
     read = read_weights(entry, weights, allow_download=allow_download)
-    configured = _as_trained(entry, read, options or {}) if read is not None else entry.configured(**(options or {}))
+    configured = as_trained(entry, read, options or {}) if read is not None else entry.configured(**(options or {}))
     classifier = Classifier(configured, read, head, seed)
     if classifier.checkpoint is None and weights == RANDOM:
         note(f"{model} has random weights (from {param('seed')}): accuracies mean nothing.")
@@ -294,7 +230,7 @@ def open_classifier(
     return classifier
 
 
-def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, str]) -> ModelEntry:
+def as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, str]) -> ModelEntry:
     """The entry with the options that the weights say they were trained with, else with those given or shown."""
     metadata = checkpoint.metadata
     if metadata is not None and metadata.model == entry.name:
@@ -372,13 +308,6 @@ def find_entry(model: str) -> ModelEntry:
 
 def _has_default_hash(entry: ModelEntry, checkpoint: Checkpoint) -> bool:
     return entry.sha256 is not None and checkpoint.sha256.startswith(entry.sha256)
-
-
-def _decomposed_tensors(head: Head, module: DecomposedLinear) -> HeadTensors:
-    weight, bias = head.following.fold(module.weight, module.bias)
-    return HeadTensors(
-        "decomposed", head.name, weight, bias, module.num_features, module.indices.cpu(), module.mask.cpu()
-    )
 
 
 def preprocessing_of(classifier: Classifier, fallback: Preprocessing) -> Preprocessing:

@@ -12,8 +12,8 @@ from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
 from decompose_cli.errors import InputError, first_line
-from decompose_cli.models.classifier import Network
 from decompose_cli.models.head import penultimate
+from decompose_cli.models.network import Network
 
 _TOLERANCE = 1e-3
 

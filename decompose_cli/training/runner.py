@@ -12,6 +12,7 @@ from torch import nn
 from typing_extensions import override
 
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.models.read_back import check_read_back
 from decompose_cli.reporting.training_plots import training_curves
 from decompose_cli.storage.files import write_files
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
@@ -102,6 +103,9 @@ def run_training(training: Training[Results], request: Request) -> ResultDocumen
         def train(folder: RunFolder, settings: Settings) -> Results:
             job = training.job(session, settings)
             results, module = train_job(session, folder, settings, job)
+            if session.request.machines.strategy != "fsdp":  # there no process has the whole network
+                size = job.data.preprocessing.crop
+                on_first(session.fabric, lambda: check_read_back(folder.last, module, size))
             title = f"{training.title}, seed {settings.seed}"
             on_first(
                 session.fabric, lambda: write_files({folder.curve: training_curves(title, **curves(results.epochs))})

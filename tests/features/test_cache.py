@@ -25,7 +25,7 @@ from decompose_cli.features.cache import (
     load,
     store,
 )
-from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.network import HeadTensors
 
 KEY = {"weights": "abc", "precision": "32", "dataset": "def"}
 
@@ -280,7 +280,7 @@ import sys, time
 from pathlib import Path
 import torch
 from decompose_cli.features import cache as feature_cache
-from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.network import HeadTensors
 
 ready, go = Path(sys.argv[1]), Path(sys.argv[2])
 head = HeadTensors("dense", "linear", torch.ones(3, 64), torch.zeros(3), 64)

@@ -19,8 +19,8 @@ from decompose_cli.datasets.base import Batches, InMemoryImages
 from decompose_cli.errors import DecomposeError
 from decompose_cli.features.extraction import extract_features, keep_freed_memory, normalised_batches
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.models.classifier import Network, network_of
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.network import Network, network_of
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import use_reporter
 

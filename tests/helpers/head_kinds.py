@@ -288,9 +288,18 @@ def _clamp(_: nn.Module, __: object, output: Tensor) -> Tensor:
     return output.clamp(-0.05, 0.05)
 
 
+def always_dropping() -> nn.Module:
+    """Dropout in evaluation too, as for estimates of uncertainty."""
+    return Network(linear(), _drop)
+
+
+def _drop(_: nn.Module, logits: Tensor, __: Tensor) -> Tensor:
+    return F.dropout(logits, 0.5, training=True)
+
+
 REFUSED = (
     *(cosine, updated_beside_the_head, two_heads, shifted_by_the_features, scaled_by_the_features, group_normed, mixed),
-    clamped_in_a_hook,
+    *(clamped_in_a_hook, always_dropping),
 )
 
 

@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.models.classifier import Network, open_classifier, preprocessing_of
+from decompose_cli.models.classifier import open_classifier, preprocessing_of
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import evaluating, example_images, penultimate
+from decompose_cli.models.network import Network
 from decompose_cli.models.registry import get_entry
 from decompose_cli.preprocessing import CIFAR, IMAGENET
 

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 import decompose_cli as dc
 from decompose_cli.decomposition.heads import resolve_heads
 from decompose_cli.errors import InputError
-from decompose_cli.models.classifier import Network, network_of, open_classifier
+from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.head import evaluating, find_head, penultimate
 from decompose_cli.models.inference import FeatureReader
+from decompose_cli.models.network import Network, network_of
 
 Make = Callable[[], nn.Module]
 NOTHING_YET = {head_kinds.gated}  # no logit depends on the features before training

@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from decompose_cli.errors import InputError
-from decompose_cli.models.classifier import network_of
 from decompose_cli.models.head import evaluating, example_images, find_head, last_map_layer, penultimate, trace_layers
 from decompose_cli.models.imagenet import torchvision_classifiers
 from decompose_cli.models.inference import FeatureReader
+from decompose_cli.models.network import network_of
 from decompose_cli.models.registry import ModelEntry, get_entry, registered_models
 from decompose_cli.models.small_networks import preact_resnet
 from decompose_cli.preprocessing import CIFAR
