@@ -21,6 +21,7 @@ class Inputs:
         model: A registered name, a torchvision classifier or ``package.module:callable``; None for the network that
             the weights file names, or without one for the network that ships with the project.
         weights: A path, a URL, ``default`` or ``random``.
+        ema: Whether the averaged weights are taken where the file has raw and averaged ones.
         dataset: A registered name or ``folder:PATH``; None for the data set that the network was trained on.
         data_dir: Folder of data sets; None for ``$DECOMPOSE_DATA``, else ``data``.
         split: ``train``, ``val`` or ``test``; None for the split that the command usually looks at.
@@ -42,6 +43,7 @@ class Inputs:
 
     model: str | None = None
     weights: str | None = None
+    ema: bool = False
     dataset: str | None = None
     data_dir: Path | None = None
     split: str | None = None
@@ -69,6 +71,8 @@ class Inputs:
             raise InputError(f"{param('workers')} {self.workers} is negative.")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"{param('seed')} {self.seed} is not between 0 and 2**63 - 1.")
+        if self.ema and self.weights in (None, "default", "random"):
+            raise InputError(f"{param('ema')} needs a file or URL with averaged weights: give {param('weights')}.")
 
     def image_options(self) -> ImageOptions:
         """Read the options of the preprocessing.

@@ -336,7 +336,12 @@ def open_network(inputs: Inputs) -> Classifier:
     if model is None and inputs.weights in (None, "default", "random"):
         model = default_model(f" on its data set, {get_entry(DEFAULT_MODEL).dataset}" if inputs.dataset is None else "")
     return open_classifier(
-        model, inputs.weights, head=inputs.head, allow_download=inputs.allow_download, seed=inputs.seed
+        model,
+        inputs.weights,
+        head=inputs.head,
+        allow_download=inputs.allow_download,
+        ema=inputs.ema,
+        seed=inputs.seed,
     )
 
 

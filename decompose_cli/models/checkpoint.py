@@ -23,12 +23,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decompose_cli.errors import InputError, UnsafeFileError, first_few
+from decompose_cli.errors import InputError, UnsafeFileError, first_few, param
 from decompose_cli.preprocessing import LARGEST_SIDE, Interpolation
+from decompose_cli.progress import note
 from decompose_cli.storage.files import sha256_of, write_with
 
 METADATA_KEY = "decompose"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_AVERAGED = (
+    *("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict"),
+    *("ema_model", "ema_weights", "averaged_model", "swa_model", "swa_state_dict"),
+)
 _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and by torch.compile
 
 
@@ -89,6 +94,7 @@ class Checkpoint:
         sha256: SHA-256 of the file.
         state_dict: Parameters and buffers of the network, prefixes removed.
         metadata: Description of itself, if the file has one.
+        is_averaged: Whether these are the averaged weights of a file that has raw and averaged ones.
         csg: Class-specific gates (C, D) of arXiv 2007.08194, if the file has them; no part of the network's function.
         published_decomposition: Fine-tuned head, if the file has the authors' decomposed layout.
     """
@@ -97,6 +103,7 @@ class Checkpoint:
     sha256: str
     state_dict: dict[str, Tensor]
     metadata: Metadata | None = None
+    is_averaged: bool = False
     csg: Tensor | None = None
     published_decomposition: PublishedDecomposition | None = None
 
@@ -106,16 +113,19 @@ class Checkpoint:
         return any(f"{name.removesuffix('.indices')}.mask" in self.state_dict for name in self.state_dict)
 
 
-def read_checkpoint(path: Path, source: str | None = None) -> Checkpoint:
+def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False) -> Checkpoint:
     """Read a weights file without executing anything in it.
+
+    Where the file has averaged weights beside raw ones, a note says which are taken.
 
     Args:
         path: The file.
         source: Name of the file in messages and results; the path by default.
+        ema: Whether the averaged weights are taken.
 
     Raises:
-        InputError: The file is missing, empty, truncated, of no known format, without tensors, or has NaN among the
-            weights.
+        InputError: The file is missing, empty, truncated, of no known format, without tensors, without the averaged
+            weights that were asked for, or has NaN among the weights.
         UnsafeFileError: Reading the file would execute code.
     """
     source = source or str(path)
@@ -131,15 +141,21 @@ def read_checkpoint(path: Path, source: str | None = None) -> Checkpoint:
             raise InputError(f"The weights file {path} is empty.")
         if path.suffix == ".safetensors":
             content, metadata = _read_safetensors(path)
+            averaged = None
+            if ema:
+                raise _without_averages(path)
         else:
-            content, metadata = _read_torch(path)
+            content, metadata, averaged = _read_torch(path, ema=ema)
         digest = sha256_of(path)
     except OSError as error:
         raise InputError(f"The weights file {path} cannot be read: {error.strerror or error}.") from error
     state = _without_prefix(content)
     _refuse_nan(state, path)
     csg = state.pop("csg", None)
-    return Checkpoint(source, digest, state, metadata, csg, _pop_published_decomposition(state, path))
+    if averaged is not None and not ema:
+        note(f"{source} also holds averaged weights ({averaged}): the raw ones are taken; {param('ema')} takes those.")
+    published = _pop_published_decomposition(state, path)
+    return Checkpoint(source, digest, state, metadata, ema, csg, published)
 
 
 def write_checkpoint(path: Path, state_dict: dict[str, Tensor], metadata: Metadata) -> None:
@@ -193,7 +209,8 @@ def _numpy_scalars() -> list[Any]:
     return [*((scalar, name) for name in names), np.dtype, *kinds]
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
+def _read_torch(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], Metadata | None, str | None]:
+    """The state dict, the description, and the name under which the file also holds averaged weights."""
     if _is_torchscript(path):
         raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=_SAVE_STATE_DICT)
     with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
@@ -207,7 +224,35 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
                 raise
             raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
     metadata = _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
-    return _unwrap(content, path), metadata
+    averaged = next((name for name in _AVERAGED if _holds_tensors(content, name)), None)
+    if ema and averaged is None:
+        raise _without_averages(path)
+    if ema:
+        return _averages(_unwrap(content[averaged], path)), metadata, averaged
+    if averaged is not None and not any(_holds_tensors(content, name) for name in _WRAPPERS):
+        note(f"{path} holds averaged weights only ({averaged}), which are taken.")
+        return _averages(_unwrap(content[averaged], path)), metadata, None
+    return _unwrap(content, path), metadata, averaged
+
+
+def _holds_tensors(content: Any, name: str) -> bool:
+    """Whether a mapping has, under a name, a state dict or a mapping with one inside."""
+    inner = content.get(name) if isinstance(content, dict) else None
+    if not isinstance(inner, dict):
+        return False
+    return any(isinstance(value, Tensor) or _holds_tensors(inner, key) for key, value in inner.items())
+
+
+def _averages(content: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Averaged weights without the counter that ``torch.optim.swa_utils.AveragedModel`` keeps beside them."""
+    return {name: value for name, value in content.items() if name != "n_averaged"}
+
+
+def _without_averages(path: Path) -> InputError:
+    names = first_few(_AVERAGED, len(_AVERAGED))
+    return InputError(
+        f"{path} holds no averaged weights, which {param('ema')} asks for.", hint=f"They would stand under {names}."
+    )
 
 
 def _describes_itself(content: Any) -> bool:
@@ -275,6 +320,31 @@ def _refuse_nan(state: dict[str, Tensor], path: Path) -> None:
             raise InputError(f"The weights in {path} are not finite: {name} contains NaN or infinity.")
 
 
+def check_kind(value: Tensor, expected: str, what: str) -> None:
+    """Refuse a tensor that holds another kind of numbers than it should.
+
+    Args:
+        value: The tensor.
+        expected: ``real``, ``complex``, ``whole`` or ``true-or-false``.
+        what: The file and the name of the tensor, for the sentence.
+
+    Raises:
+        InputError: The numbers are of another kind, or are quantised.
+    """
+    if kind_of(value) != expected:
+        dtype = str(value.dtype).removeprefix("torch.")
+        raise InputError(f"{what} holds {kind_of(value)} numbers ({dtype}) where the network has {expected} ones.")
+
+
+def kind_of(value: Tensor) -> str:
+    """The kind of numbers that a tensor holds: real, complex, whole, true-or-false or quantised."""
+    if value.is_quantized:
+        return "quantised"
+    if value.dtype == torch.bool:
+        return "true-or-false"
+    return "complex" if value.is_complex() else "real" if value.is_floating_point() else "whole"
+
+
 def _pop_published_decomposition(state: dict[str, Tensor], path: Path) -> PublishedDecomposition | None:
     weight, bias = state.pop("final_weights", None), state.pop("final_bias", None)
     if weight is None and bias is None:
@@ -284,4 +354,6 @@ def _pop_published_decomposition(state: dict[str, Tensor], path: Path) -> Publis
         raise InputError(
             f"{path}: final_weights and final_bias have shapes {shapes[0]} and {shapes[1]}, not (C, k), (C,)."
         )
+    for name, value in (("final_weights", weight), ("final_bias", bias)):
+        check_kind(value, "real", f"{path}: {name}")
     return PublishedDecomposition(weight.float(), bias.float())

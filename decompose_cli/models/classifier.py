@@ -87,6 +87,7 @@ class Classifier:
             "weights": self.weights_sha256,
             "architecture": self.entry.architecture,
             "head": self.head_name or "traced",
+            **({"ema": True} if self.checkpoint is not None and self.checkpoint.is_averaged else {}),
         }
 
     def load(self, input_size: Size) -> Network:
@@ -183,6 +184,7 @@ def open_classifier(
     *,
     head: str | None = None,
     allow_download: bool = True,
+    ema: bool = False,
     seed: int = 0,
     options: Mapping[str, str] | None = None,
 ) -> Classifier:
@@ -194,6 +196,7 @@ def open_classifier(
         weights: A path, a URL, ``default``, ``random`` or None; see :func:`decompose_cli.models.weights.read_weights`.
         head: Name of the submodule to use as the head, where tracing does not settle it.
         allow_download: Whether files may be downloaded.
+        ema: Whether the averaged weights are taken where the file has raw and averaged ones.
         seed: Seed of initial weights, where there are no others.
         options: Options of the network. Where the weights say theirs, only decays of online normalisation may differ.
 
@@ -203,7 +206,7 @@ def open_classifier(
     """
     if model is None:
         assert weights is not None
-        checkpoint = read_checkpoint(user_path(weights), weights)
+        checkpoint = read_checkpoint(user_path(weights), weights, ema=ema)
         if checkpoint.metadata is None:
             raise InputError(f"{weights} does not say which network it belongs to; name the model, such as resnet20.")
         if ":" in checkpoint.metadata.model:  # a weights file must not decide what code is imported
@@ -214,7 +217,7 @@ def open_classifier(
         entry = as_trained(find_entry(checkpoint.metadata.model), checkpoint, options or {})
         return Classifier(entry, checkpoint, head, seed)
     entry = find_entry(model)
-    read = read_weights(entry, weights, allow_download=allow_download)
+    read = read_weights(entry, weights, allow_download=allow_download, ema=ema)
     configured = as_trained(entry, read, options or {}) if read is not None else entry.configured(**(options or {}))
     classifier = Classifier(configured, read, head, seed)
     if classifier.checkpoint is None and weights == RANDOM:

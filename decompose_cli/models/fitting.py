@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import InputError, first_few
-from decompose_cli.models.checkpoint import Checkpoint
+from decompose_cli.models.checkpoint import Checkpoint, check_kind, kind_of
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.entry import DEFAULT_MODEL, ModelEntry, registered_models
 from decompose_cli.preprocessing import IMAGENET
@@ -59,6 +59,8 @@ def take_decomposed_head(state: dict[str, Tensor], name: str, num_features: int,
     weight, bias, indices, mask = parts["weight"], parts["bias"], parts["indices"], parts["mask"]
     if weight is None or bias is None or indices is None or mask is None:
         raise InputError(f"{source}: the decomposed head lacks its weight, bias, indices or mask.")
+    for part, value in (("weight", weight), ("bias", bias)):
+        check_kind(value, "real", f"{source}: {name}.{part}")
     fits = (
         weight.ndim == 2
         and weight.shape == indices.shape == mask.shape
@@ -120,6 +122,9 @@ def load_state(
     misshaped = [name for name in expected if name in state and expected[name].shape != state[name].shape]
     if missing or unexpected or misshaped:
         raise _mismatch(checkpoint, model, expected, state, missing, unexpected, misshaped)
+    for name, value in expected.items():
+        if name in state and not name.endswith("num_batches_tracked"):
+            check_kind(state[name], kind_of(value), f"{checkpoint.source}: {name}")
     module.load_state_dict(state, strict=False)
 
 

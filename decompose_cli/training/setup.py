@@ -145,6 +145,7 @@ def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) ->
         inputs.weights,
         head=inputs.head,
         allow_download=inputs.allow_download,
+        ema=inputs.ema,
         seed=seed,
         options=model_options,
     )

@@ -33,6 +33,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "model": model_argument("resnet20-digits, which ships with decompose."),
     "weights": text("--weights", "-w", metavar="FILE|URL|default|random", panel=NETWORK,
                     help="Weights of the network. Default: the published ones, downloaded once; for package.module:callable its own."),
+    "ema": switch("--ema", panel=NETWORK, help="Take the averaged weights, where --weights has raw and averaged ones."),
     "head": text("--head", metavar="NAME", panel=NETWORK, help="Submodule that is the head, where several could be."),
     "dataset": text("--dataset", metavar="NAME|folder:PATH", panel=IMAGES,
                     help="Images to use. Default: the data set that belongs to the network."),
