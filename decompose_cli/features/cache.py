@@ -27,7 +27,7 @@ from decompose_cli.progress import warn
 from decompose_cli.storage.files import cache_root, write_with
 from decompose_cli.storage.fingerprints import digest_of
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _HEAD_PARTS = ("weight", "bias", "indices", "mask", "reference")
 
 
