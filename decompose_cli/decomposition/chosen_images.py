@@ -58,10 +58,12 @@ def printable(path: Path) -> str:
 def _upright(path: Path) -> Image:
     from PIL import Image, ImageOps
 
-    from decompose_cli.datasets.folders import open_image, to_rgb
+    from decompose_cli.datasets.folders import open_image
+    from decompose_cli.datasets.pixels import numbers_in, to_rgb
 
     try:
         with open_image(path) as opened:
+            numbers = numbers_in(opened)
             opened.load()
             image = ImageOps.exif_transpose(opened)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
@@ -70,7 +72,7 @@ def _upright(path: Path) -> Image:
         whole = image.convert("RGBA")
         ground = Image.new("RGBA", whole.size, (255, 255, 255, 255))
         return Image.alpha_composite(ground, whole).convert("RGB")
-    return to_rgb(image)
+    return to_rgb(image, numbers, path)
 
 
 def from_dataset(study: Study, numbers: Sequence[int]) -> list[ChosenImage]:

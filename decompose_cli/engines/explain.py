@@ -25,7 +25,8 @@ from decompose_cli.features.device import resolve_device
 from decompose_cli.features.extraction import device_memory
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
-from decompose_cli.features.study import Study, class_names_of, open_network, seen_by
+from decompose_cli.features.seen import settled
+from decompose_cli.features.study import Study, class_names_of, open_network
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.head import last_map_layer, trace_layers
 from decompose_cli.models.network import HeadTensors
@@ -186,7 +187,8 @@ def _opened(inputs: Inputs, files: Sequence[Path]) -> _Opened:
         raise InputError(f"{param('dataset')} and {param('split')} mean nothing for image files; leave them out.")
     classifier = open_network(inputs)
     fallback = usual_preprocessing(classifier.entry.dataset)
-    preprocessing = seen_by(classifier, inputs.image_options(), fallback)
+    options = classifier.image_options, inputs.image_options()
+    preprocessing = settled(classifier.name, options, fallback)
     if classifier.entry.preprocessing is None and inputs.input_size is None and inputs.crop is None:
         height, width = preprocessing.crop
         warn(f"Images are made {height}x{width} pixels; {param('input_size')} says otherwise.")

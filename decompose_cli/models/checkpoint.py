@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from decompose_cli.errors import InputError, UnsafeFileError, first_few, param
-from decompose_cli.preprocessing import LARGEST_SIDE, Interpolation
+from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolation
 from decompose_cli.progress import note
 from decompose_cli.storage.files import sha256_of, write_with
 
@@ -55,9 +55,11 @@ class Metadata(BaseModel):
         dataset: Name of the data set that the network was trained on.
         mean: Mean of :class:`decompose_cli.preprocessing.Preprocessing`.
         std: Standard deviation of the same.
-        resize: Resize of the same; ``resize``, ``crop`` and ``interpolation`` are all there or all None.
+        resize: Resize of the same.
         crop: Centre crop of the same.
         interpolation: Interpolation of the same.
+        input_size: (height, width) of the images that the network takes, where the data set decides how they come to
+            that size.
         command: Command line that made the checkpoint.
     """
 
@@ -74,7 +76,14 @@ class Metadata(BaseModel):
     resize: _Side | _Sides | None = None
     crop: _Sides | None = None
     interpolation: Interpolation | None = None
+    input_size: _Sides | None = None
     command: str | None = None
+
+    def image_options(self) -> ImageOptions:
+        """What is described of the preprocessing."""
+        lists = {name: getattr(self, name) for name in vars(ImageOptions())}
+        chosen: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in lists.items()}
+        return ImageOptions(**chosen)
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from decompose_cli.models.network import HeadTensors, Network, network_of
 from decompose_cli.models.registry import ModelEntry, get_entry
 from decompose_cli.models.user import user_entry
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
-from decompose_cli.preprocessing import IMAGENET, Preprocessing, Size
+from decompose_cli.preprocessing import IMAGENET, ImageOptions, Size
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import user_path
 
@@ -79,6 +79,14 @@ class Classifier:
     @cached_property
     def _initial(self) -> nn.Module:
         return self._build(self.entry.num_classes, (self.entry.preprocessing or IMAGENET).crop)
+
+    @property
+    def image_options(self) -> ImageOptions:
+        """What the weights say of the preprocessing of the images, and the registry where they say nothing."""
+        usual = self.entry.preprocessing
+        known = ImageOptions(**vars(usual)) if usual is not None else ImageOptions()
+        metadata = self.checkpoint.metadata if self.checkpoint else None
+        return known if metadata is None else replace(known, **metadata.image_options().given())
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -311,22 +319,6 @@ def find_entry(model: str) -> ModelEntry:
 
 def _has_default_hash(entry: ModelEntry, checkpoint: Checkpoint) -> bool:
     return entry.sha256 is not None and checkpoint.sha256.startswith(entry.sha256)
-
-
-def preprocessing_of(classifier: Classifier, fallback: Preprocessing) -> Preprocessing:
-    """Preprocessing of the images: the checkpoint's, else the model's, else the data set's."""
-    base = classifier.entry.preprocessing or fallback
-    metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
-    if metadata is None:
-        return base
-    if metadata.mean is not None and metadata.std is not None:
-        (m0, m1, m2), (s0, s1, s2) = metadata.mean, metadata.std
-        base = replace(base, mean=(m0, m1, m2), std=(s0, s1, s2))
-    if metadata.resize is not None and metadata.crop is not None and metadata.interpolation is not None:
-        resize = metadata.resize if isinstance(metadata.resize, int) else (metadata.resize[0], metadata.resize[1])
-        height, width = metadata.crop
-        base = replace(base, resize=resize, crop=(height, width), interpolation=metadata.interpolation)
-    return base
 
 
 def num_features_of(model: str) -> int:

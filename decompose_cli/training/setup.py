@@ -14,9 +14,10 @@ from torch import nn
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
+from decompose_cli.features.seen import sized
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import Metadata
-from decompose_cli.models.classifier import Classifier, find_entry, open_classifier, preprocessing_of
+from decompose_cli.models.classifier import Classifier, find_entry, open_classifier
 from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.head import evaluating, find_head
 from decompose_cli.models.registry import DEFAULT_MODEL
@@ -189,7 +190,8 @@ def open_learner(
 
 def _seen(inputs: Inputs, entry: ModelEntry, train: ImageDataset) -> Preprocessing:
     """The preprocessing of images for a network that is trained from scratch."""
-    return preprocessing_of(Classifier(entry, None, None, 0), train.preprocessing).overridden(inputs.image_options())
+    options = Classifier(entry, None, None, 0).image_options, inputs.image_options()
+    return sized(options, train.preprocessing, train.decided_by)
 
 
 def open_for(session: Session) -> Learner:

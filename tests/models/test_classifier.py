@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.models.classifier import open_classifier, preprocessing_of
+from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import evaluating, example_images, penultimate
 from decompose_cli.models.network import Network
@@ -310,7 +310,7 @@ def test_network_of_the_current_directory_with_linear_layers_inside(module_name:
     with torch.no_grad():
         torch.testing.assert_close(logits_from(network, images), network.module(images), rtol=1e-5, atol=1e-5)
     assert len(classifier.identity["architecture"]["source"]) == 64
-    assert preprocessing_of(classifier, IMAGENET) == IMAGENET
+    assert IMAGENET.overridden(classifier.image_options) == IMAGENET
 
 
 def test_network_of_the_current_directory_takes_weights(module_name: str) -> None:
@@ -410,9 +410,9 @@ def test_head_may_be_asked_for() -> None:
 def test_constants_of_the_checkpoint_go_before_those_of_the_model_and_the_data() -> None:
     metadata = Metadata(model="resnet20", num_classes=10, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
     write_checkpoint(Path("net.safetensors"), resnet_weights(), metadata)
-    own = preprocessing_of(open_classifier(None, "net.safetensors"), IMAGENET)
+    own = IMAGENET.overridden(open_classifier(None, "net.safetensors").image_options)
     assert own == replace(CIFAR, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    assert preprocessing_of(open_classifier("resnet20", "random"), IMAGENET) == CIFAR
+    assert IMAGENET.overridden(open_classifier("resnet20", "random").image_options) == CIFAR
 
 
 def test_constant_factor_of_a_users_network_is_folded_into_a_decomposed_head(module_name: str) -> None:

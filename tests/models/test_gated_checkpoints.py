@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.models.classifier import open_classifier, preprocessing_of
+from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.gate_kinds import GATES, ORIGINAL_SCALE, gate_shown_by
 from decompose_cli.models.gated_resnet import StageGatedResNet, UnitGatedResNet, from_plain
 from decompose_cli.models.gates import Reading
@@ -76,7 +76,7 @@ def test_published_checkpoints_are_loaded_as_what_they_are(
     else:
         classifier = open_classifier("resnet14", "model_best.pth.tar")
     assert classifier.entry.chosen["gate"] == gate
-    assert preprocessing_of(classifier, CIFAR) == CIFAR_OF_GATES
+    assert CIFAR.overridden(classifier.image_options) == CIFAR_OF_GATES
     assert classifier.entry.chosen["shortcut"] == "projection"
     network = classifier.load(SIZE)
     with torch.no_grad():
@@ -97,10 +97,10 @@ def test_published_checkpoints_have_the_maps_scales_and_constants_of_the_origina
         published(gate)
         classifier = open_classifier("resnet14", "model_best.pth.tar")
         assert classifier.entry.chosen == {"shortcut": "projection", "gate": gate, **expected}
-        assert preprocessing_of(classifier, CIFAR) == CIFAR_OF_GATES
+        assert CIFAR.overridden(classifier.image_options) == CIFAR_OF_GATES
     plain = CifarResNet(14, shortcut="projection")
     torch.save(plain.state_dict(), "plain.pt")
-    assert preprocessing_of(open_classifier("resnet14", "plain.pt"), CIFAR) == CIFAR
+    assert CIFAR.overridden(open_classifier("resnet14", "plain.pt").image_options) == CIFAR
 
 
 @pytest.mark.parametrize("gate", ["entropy-classifier", "exclusive-element-1x1", "exclusive-tube-3x3"])
