@@ -107,6 +107,8 @@ def load_model(
     model: str | nn.Module | None = None,
     weights: str | Path | None = None,
     *,
+    ema: bool = False,
+    model_options: Mapping[str, str] | None = None,
     head: str | None = None,
     input_size: int | tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
@@ -128,6 +130,8 @@ def load_model(
             which is used as it is and left as it was. None for the network that ships with decompose, or for the one
             that ``weights`` say they belong to.
         weights: A path, a URL, ``default`` or ``random``; for a module None.
+        ema: Whether the averaged weights are taken where the file has raw and averaged ones.
+        model_options: Options of the network, by name, where its weights do not say them; ``shortcut``, ``gate_map``...
         head: Submodule that is the head, where several could be.
         input_size: Pixels that the network takes, or (height, width); needed for a module. As for the commands, images
             of a data set are resized so that the same share of them is seen as usually.
@@ -159,6 +163,8 @@ def load_model(
     inputs = Inputs(
         model=model,
         weights=None if weights is None else str(weights),
+        ema=ema,
+        model_options=model_options,
         head=head,
         allow_download=allow_download,
         seed=seed,

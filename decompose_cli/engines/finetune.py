@@ -262,7 +262,9 @@ class _Finetune(Training[FinetuneResults]):
             seed=settings.seed,
         )
         entry = test.classifier.entry
+        options = ",".join(f"{name}={value}" for name, value in (config["model_options"] or {}).items())
         own = {"indices": config["indices_source"], **(config["ranking"] or {}), "only": config["only"]}
+        own["model_options"] = options or None
         metadata = Metadata(
             model=entry.name,
             num_classes=len(names),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Inputs:
         dataset: A registered name or ``folder:PATH``; None for the data set that the network was trained on.
         data_dir: Folder of data sets; None for ``$DECOMPOSE_DATA``, else ``data``.
         split: ``train``, ``val`` or ``test``; None for the split that the command usually looks at.
+        model_options: Options of the network, by name, where its weights do not say them.
         head: Name of the submodule to use as the head.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``32`` or ``bf16``.
@@ -47,6 +49,7 @@ class Inputs:
     dataset: str | None = None
     data_dir: Path | None = None
     split: str | None = None
+    model_options: Mapping[str, str] | None = None
     head: str | None = None
     device: str = "auto"
     precision: str = "32"

@@ -305,6 +305,7 @@ def open_network(inputs: Inputs) -> Classifier:
         allow_download=inputs.allow_download,
         ema=inputs.ema,
         seed=inputs.seed,
+        options=inputs.model_options,
     )
 
 

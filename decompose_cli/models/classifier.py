@@ -14,6 +14,7 @@ from torch import nn
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
+from decompose_cli.models.entry import ANY
 from decompose_cli.models.fitting import (
     classes_in,
     decomposed_head_name,
@@ -259,13 +260,21 @@ def as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, st
             return entry.configured(**(metadata.model_options or {})).configured(**given)
     told = _as_given(entry.shown_by(checkpoint.state_dict), given, checkpoint)
     shown = {name: value for name, value in told.items() if name not in given}
-    if shown:
-        text = ", ".join(f"{name} {value!r}" for name, value in shown.items())
+    seen = {name: value for name, value in shown.items() if name not in entry.unseen}
+    if seen:
+        text = ", ".join(f"{name} {value!r}" for name, value in seen.items())
         note(f"The names in {checkpoint.source} are those of {entry.name} with {text}; it is loaded as that.")
+    for name in shown:
+        if name in entry.unseen:
+            others = [value for value in entry.options[name] if value not in (shown[name], ANY)]
+            note(
+                f"No weight in {checkpoint.source} shows {name}: {shown[name]!r} is taken, as in published networks; "
+                f"{param('model_options')} {name}={'|'.join(others) or 'VALUE'} takes another."
+            )
     if "ecm" in shown:
         warn(
             f"{checkpoint.source} does not say which error compensation it was made with; {shown['ecm']} is assumed, "
-            "as the published commands do; 'train --evaluate --norm-mode online --ecm ...' takes another."
+            f"as the published commands do; {param('model_options')} norm_mode=online,ecm=... takes another."
         )
     configured = entry.configured(**shown, **given)
     published = entry.of_published_gates

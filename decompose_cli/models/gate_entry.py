@@ -11,7 +11,7 @@ from decompose_cli.models.entry import ANY
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-GateMap = Literal["stretched", "plain", "original"]
+GateMap = Literal["stretched", "plain", "original", "plain-10"]
 GATE_MAPS: tuple[GateMap, ...] = get_args(GateMap)
 GateLoss = Literal["cross-entropy", "bce"]
 GATE_LOSSES: tuple[GateLoss, ...] = get_args(GateLoss)

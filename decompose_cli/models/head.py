@@ -18,12 +18,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import InputError, first_line, param
+from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.models.affine import Following, agree, following, linear_map
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.preprocessing import Size
 
 _PART_OF_SPREAD = 1e-4
+_FEWEST_FINITE = 2
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,7 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
     Raises:
         InputError: The model cannot run on such images, returns no logits, or does not end in a linear layer; or the
             named submodule does not exist or is not the head.
+        DecomposeError: The model gives NaN or infinite logits.
     """
     images = varied_images(input_size, model)
     try:
@@ -176,8 +178,9 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
         got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise InputError(f"{model_name} returns {got} for {count} images, not logits ({count}, number of classes).")
-    if not bool(torch.isfinite(logits).all()):
-        raise InputError(f"{model_name} returns NaN or infinite logits for random images.")
+    is_finite = torch.isfinite(logits).all(1)
+    if int(is_finite.sum()) < _FEWEST_FINITE:
+        raise DecomposeError(f"{model_name} gives NaN or infinite numbers for random images.")
     if name is not None:
         layers = [_named(layers, model, name, model_name)]
     with evaluating(model):
@@ -225,7 +228,9 @@ def _as_head(model: nn.Module, layer: LayerCall, images: Tensor, logits: Tensor,
     (features,) = inputs
     if features.ndim not in (2, 4) or features.shape[2:].numel() != 1 or not features.is_floating_point():
         return None
-    mapped = linear_map(layer.module, features)
+    is_finite = torch.isfinite(features.flatten(1)).all(1) & torch.isfinite(logits).all(1)
+    features, logits = features[is_finite], logits[is_finite]  # what overflows for one image need not for another
+    mapped = linear_map(layer.module, features) if len(features) else None
     if mapped is None or (not is_linear(layer.module) and _keeps_features_apart(mapped[0])):
         return None
     head = Head(layer.name, layer.module, after, *after.fold(*mapped), is_pointwise=features.ndim > 2)

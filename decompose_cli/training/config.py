@@ -14,10 +14,10 @@ from decompose_cli.storage.files import read_json
 from decompose_cli.training.export import Kind
 
 FROM_INPUTS = (
-    *("model", "weights", "ema", "head", "dataset"),
+    *("model", "weights", "ema", "model_options", "head", "dataset"),
     *("mean", "std", "input_size", "resize", "crop", "interpolation"),
 )
-_SHOWN = tuple(name for name in FROM_INPUTS if name != "model")
+_SHOWN = tuple(name for name in FROM_INPUTS if name not in ("model", "model_options"))
 
 
 class RunConfig(BaseModel):
@@ -44,6 +44,7 @@ class RunConfig(BaseModel):
     model: str
     weights: str | None
     ema: bool = False
+    model_options: dict[str, str] | None = None
     head: str | None
     dataset: str
     mean: str | None

@@ -235,7 +235,7 @@ def test_a_network_that_gives_nan_leaves_nothing_behind() -> None:
     state["bn1.weight"] = torch.full((16,), 1e38)
     torch.save(state, "net.pt")
     Image.effect_noise((32, 32), 60).save("a.png")
-    with pytest.raises(DecomposeError, match=r"The network gives NaN or infinite numbers for image a.png"):
+    with pytest.raises(DecomposeError, match="gives NaN or infinite numbers for random images"):
         explain(Inputs(model="resnet14", weights="net.pt"), ExplainSettings(images=[Path("a.png")]), folder=Path("out"))
     assert not Path("out").exists()
 

@@ -55,6 +55,8 @@ def published(gate: str, path: str = "model_best.pth.tar", prefix: str = "module
     original: dict[str, Any] = {}
     if gate == "entropy-classifier":
         original = {"gate_map": "original"}
+    elif gate == "entropy":
+        original = {"gate_map": "plain-10"}
     elif "gate_scale" in GATES[gate].details:
         original = {"gate_scale": float(ORIGINAL_SCALE)}
     module = made(gate, **more, **original)
@@ -90,7 +92,7 @@ def test_published_checkpoints_have_the_maps_scales_and_constants_of_the_origina
     for gate, expected in {
         "entropy-classifier": {"gate_map": "original"},
         "entropy-classifier-b3b2": {"gate_map": "plain"},
-        "entropy": {"gate_map": "plain"},
+        "entropy": {"gate_map": "plain-10"},
         "l2": {},
         "exclusive-tube-3x3": {"gate_scale": "0.0001"},
     }.items():
@@ -148,7 +150,7 @@ def test_another_gate_than_that_of_the_weights_is_refused() -> None:
 def test_that_exclusive_gates_are_assumed_is_said(caplog: pytest.LogCaptureFixture) -> None:
     published("shortcut")
     assert open_classifier("resnet14", "model_best.pth.tar").entry.chosen["gate"] == "exclusive"
-    assert "train-gate --evaluate --gate shortcut" in caplog.text
+    assert "exclusive is assumed, and model_options gate=shortcut takes the other" in caplog.text
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -85,7 +85,7 @@ def test_network_without_the_option_is_refused_with_those_that_have_it(name: str
     assert refusal.value.message.endswith(" and others.")
 
 
-@pytest.mark.parametrize(("name", "own"), [("preresnet20", "shortcut"), ("resnet50", "none")])
+@pytest.mark.parametrize(("name", "own"), [("preresnet20", "shortcut, block"), ("resnet50", "none")])
 def test_option_of_no_network_is_refused_with_those_there_are(name: str, own: str) -> None:
     with pytest.raises(InputError) as refusal:
         get_entry(name).configured(some_thing="x")

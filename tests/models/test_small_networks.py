@@ -149,8 +149,8 @@ def test_wrong_depth_is_refused_with_the_nearest(name: str, nearest: str) -> Non
     with pytest.raises(InputError) as refusal:
         get_entry(name)
     assert refusal.value.message == (
-        f"There is no model '{name}': such networks have 6n + 2 layers"
-        f"{'' if name.startswith('pre') else ', with bottlenecks 9n + 2'}, 1202 at most (did you mean {nearest}?)."
+        f"There is no model '{name}': such networks have 6n + 2 layers, with bottlenecks 9n + 2, 1202 at most (did you "
+        f"mean {nearest}?)."
     )
     for suggested in nearest.split(" or "):
         get_entry(suggested)
