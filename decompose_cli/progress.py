@@ -91,16 +91,18 @@ class _LoggedTable(EpochTable):
 
 _default = LoggingReporter()
 _current: ContextVar[Reporter] = ContextVar("decompose_reporter", default=_default)
+_kinds: ContextVar[set[str]] = ContextVar("decompose_kinds_of_warnings", default=set())  # noqa: B039 - of the default
 
 
 @contextmanager
 def use_reporter(reporter: Reporter) -> Iterator[None]:
     """Send announcements and progress to ``reporter`` inside the ``with`` block."""
-    token = _current.set(reporter)
+    token, kinds = _current.set(reporter), _kinds.set(set())
     try:
         yield
     finally:
         _current.reset(token)
+        _kinds.reset(kinds)
 
 
 def note(message: str) -> None:
@@ -111,6 +113,21 @@ def note(message: str) -> None:
 def warn(message: str) -> None:
     """Warn through the reporter in force."""
     _current.get().warn(message)
+
+
+def report_by_logging(_: int) -> None:
+    """Let a process that was forked to decode images report by ``logging``; for ``worker_init_fn`` of a loader.
+
+    A terminal's lock that another thread held at that moment is never released in the fork.
+    """
+    _current.set(_default)
+
+
+def warn_of_first(kind: str, message: str) -> None:
+    """Warn through the reporter in force, unless there was a warning of this kind, such as of another file."""
+    if kind not in _kinds.get():
+        _kinds.get().add(kind)
+        warn(message)
 
 
 def track(description: str, total: int | None = None, unit: str = "images") -> AbstractContextManager[Advance]:

@@ -10,15 +10,16 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from decompose_cli.datasets.base import Batches, ImageDataset, batches_in_memory
+from decompose_cli.datasets.decoding import open_image
 from decompose_cli.errors import InputError, param
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
-from decompose_cli.progress import note, track
+from decompose_cli.progress import note, report_by_logging, track
 from decompose_cli.storage.files import user_path
 from decompose_cli.storage.fingerprints import digest_of, file_stamp, pixel_fingerprint, remembered
 
@@ -135,6 +136,7 @@ class FolderImages(ImageDataset):
             _Files(self.files, self.labels.tolist(), preprocessing),
             batch_size=batch_size,
             num_workers=workers,
+            worker_init_fn=report_by_logging,
             generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
         )
         return without_worker_traces(iter(loader))
@@ -173,32 +175,15 @@ class _Files(Dataset[tuple[Tensor, int]]):
         return image_to_tensor(read_rgb(self.files[number]), self.preprocessing), self.labels[number]
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open an image file, reading only its header.
-
-    Raises:
-        InputError: The file is no image, or cannot be read.
-    """
-    try:
-        return Image.open(path)
-    except FileNotFoundError:
-        raise InputError(f"The image {path} does not exist.") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not an image that can be read.") from error
-
-
 def read_rgb(path: Path) -> Image.Image:
     """Decode an image file to 8-bit RGB, whatever its mode.
 
     Raises:
         InputError: The file is no image, or damaged.
     """
-    try:
-        with open_image(path) as image:
-            image.load()
-            return to_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"The image {path} is damaged and cannot be decoded.") from error
+    with open_image(path) as image:
+        image.load()
+        return to_rgb(image)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

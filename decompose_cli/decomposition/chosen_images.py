@@ -58,14 +58,12 @@ def printable(path: Path) -> str:
 def _upright(path: Path) -> Image:
     from PIL import Image, ImageOps
 
-    from decompose_cli.datasets.folders import open_image, to_rgb
+    from decompose_cli.datasets.decoding import open_image
+    from decompose_cli.datasets.folders import to_rgb
 
-    try:
-        with open_image(path) as opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"The image {printable(path)} is damaged and cannot be decoded.") from error
+    with open_image(path) as opened:
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
         whole = image.convert("RGBA")
         ground = Image.new("RGBA", whole.size, (255, 255, 255, 255))
