@@ -17,6 +17,7 @@ from typing import Protocol
 from typing_extensions import override
 
 from decompose_cli.errors import shown
+from decompose_cli.printable import printable
 
 Advance = Callable[[int], None]
 _log = logging.getLogger("decompose_cli")
@@ -59,11 +60,11 @@ class LoggingReporter(Reporter):
 
     @override
     def note(self, message: str) -> None:
-        _log.info(shown(message))
+        _log.info(printable(shown(message)))
 
     @override
     def warn(self, message: str) -> None:
-        _log.warning(shown(message))
+        _log.warning(printable(shown(message)))
 
     @override
     def track(self, description: str, total: int | None, unit: str) -> AbstractContextManager[Advance]:
@@ -86,7 +87,8 @@ class _LoggedTable(EpochTable):
 
     @override
     def add(self, cells: Sequence[str]) -> None:
-        _log.info(", ".join(f"{name} {cell}" for name, cell in zip(self._columns, cells, strict=True) if cell))
+        said = (f"{name} {cell}" for name, cell in zip(self._columns, cells, strict=True) if cell)
+        _log.info(printable(", ".join(said)))
 
 
 _default = LoggingReporter()

@@ -32,6 +32,7 @@ from decompose_cli.cli.commands.sweep import sweep
 from decompose_cli.cli.commands.train import train
 from decompose_cli.cli.commands.train_gate import train_gate
 from decompose_cli.cli.commands.validate import validate
+from decompose_cli.cli.guard import show_traceback
 from decompose_cli.version import __version__
 
 _COMMANDS = (
@@ -95,6 +96,7 @@ def main() -> None:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")  # names of classes may not fit the terminal's encoding
+    sys.excepthook = show_traceback
     # Importing torch makes a million objects that stay, and the collector would walk through them dozens of times, for
     # a third of a second. The collector still runs, for what a long training leaves, but a hundred times less often.
     gc.set_threshold(1_000_000, 10, 10)

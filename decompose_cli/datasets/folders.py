@@ -155,7 +155,7 @@ def without_worker_traces(batches: Iterator[_Batch]) -> Iterator[_Batch]:
     try:
         yield from batches
     except InputError as error:
-        raise InputError(error.message.strip().splitlines()[-1].removeprefix(f"{_ERROR_NAME}: ")) from error
+        raise InputError(error.sentence.strip().splitlines()[-1].removeprefix(f"{_ERROR_NAME}: ")) from error
 
 
 class _Files(Dataset[tuple[Tensor, int]]):
