@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from types import FrameType, TracebackType
 
 import typer
 
+from decompose_cli.cli import stdout
 from decompose_cli.cli.console import Terminal
 from decompose_cli.errors import DecomposeError
 from decompose_cli.printable import printable_lines
-
-
-def discard_stdout() -> None:
-    """Discard what Python would still flush to stdout at exit."""
-    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -44,7 +38,7 @@ def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
         terminal.error(DecomposeError("Interrupted; no file was left half-written."))
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        discard_stdout()  # the reader has closed the pipe
+        stdout.discard()  # the reader has closed the pipe
         raise typer.Exit(1) from None
     except (typer.Exit, typer.Abort):
         raise

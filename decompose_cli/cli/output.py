@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.cli import guard
+from decompose_cli.cli import stdout
 from decompose_cli.cli.console import Terminal, is_first_process
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
@@ -156,15 +155,16 @@ def print_json(value: Any) -> None:
     """Print JSON to stdout, escaped where the terminal could not show every name, or would do what a name says."""
     from decompose_cli.storage.result_document import readable_json
 
-    ascii_only = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
+    stream = stdout.results()
+    ascii_only = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
     lines = readable_json(value, ascii_only=ascii_only).split("\n")
     try:
-        sys.stdout.write("".join(f"{line if line.isprintable() else _escaped(line)}\n" for line in lines))
-        sys.stdout.flush()
+        stream.write("".join(f"{line if line.isprintable() else _escaped(line)}\n" for line in lines))
+        stream.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        guard.discard_stdout()
+        stdout.discard()
         raise DecomposeError(f"The result could not be printed: {error.strerror or error}.") from error
 
 
