@@ -548,3 +548,15 @@ def test_names_of_folders_and_classes_reach_the_page_as_letters(write_results: C
     assert not [letter for letter in shown if unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp")]
     long = report([write_results(["y" * 100_000, *map(str, range(1, 10))], folder="long", only=["validate"])]).html
     assert "y" * 20_000 not in long
+
+
+def test_sets_of_lowest_gates_are_called_so(write_results: Callable[..., Path]) -> None:
+    folder = write_results(only=["extract-indices"])
+    (file,) = folder.glob("*.json")
+    assert "(lowest gates)" not in report([folder]).html
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["arguments"] |= {"method": "csg", "order": "lowest"}
+    for extracted in document["results"].values():
+        extracted["method"] = "csg"
+    file.write_text(json.dumps(document), encoding="utf-8")
+    assert "ranked by csg (lowest gates)" in report([folder]).html
