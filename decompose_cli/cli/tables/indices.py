@@ -34,6 +34,6 @@ def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -
         terminal.print(make_table(["Class", "Features"], rows, left=2))
         if len(extracted.indices) > _MOST_CLASSES:
             terminal.print(f"... and {len(extracted.indices) - _MOST_CLASSES} more classes")
-        terminal.print("Features with equal scores are a tie, in which the higher index comes first.")
         if extracted.file:
             terminal.print(f"Indices written to {extracted.file}")
+    terminal.print("Features with equal scores are a tie, in which the higher index comes first.")
