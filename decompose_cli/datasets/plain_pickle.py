@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 _MOST_INSTRUCTIONS = 5_000_000  # the largest published file has 300,000; each can make a list of its own
-_MOST_DIMENSIONS = 4
 
 
 class UnsafePickleError(Exception):
@@ -127,8 +126,7 @@ class _Machine:
         if type(self.stack[-1]) is not dict:
             raise ValueError("entries of something else than a mapping")
         for key, value in zip(values[::2], values[1::2], strict=True):
-            if type(key) not in (str, bytes):  # finding the hash of others, nested deep enough, takes for ever
-                raise ValueError("a key that is no text")
+            # Texts only: the hash of tuples in tuples takes for ever, or more stack than there is.
             self.stack[-1][key if type(key) is str else key.decode("latin-1")] = value
 
     def look_up(self, module: Any, name: Any) -> None:
@@ -174,10 +172,10 @@ def _array(content: Any, kind: Any, shape: Any, order: Any) -> np.ndarray:
     """The array of these bytes: each of its numbers has to be among them, and none may be left."""
     if not isinstance(kind, np.dtype) or type(content) not in (str, bytes, bytearray):
         raise UnsafePickleError(f"an array of {_told(kind)} in {_told(content)}")
-    if type(shape) is not tuple or len(shape) > _MOST_DIMENSIONS or not all(type(side) is int for side in shape):
+    if type(shape) is not tuple or not all(type(side) is int for side in shape):
         raise ValueError("the shape is none")
     raw = content.encode("latin-1") if type(content) is str else content
-    if min(shape, default=0) < 0 or math.prod(shape) * kind.itemsize != len(raw):
+    if math.prod(shape) * kind.itemsize != len(raw):
         raise ValueError("the shape does not fit")
     return np.frombuffer(raw, kind).reshape(shape, order=order)
 

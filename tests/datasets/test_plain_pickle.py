@@ -117,6 +117,8 @@ HOSTILE = {
     "array of objects": filled(EMPTY, number(1), ROW, dtype("O8"), b"\x89", blob(POINTERS)),
     "array of objects in a list": filled(EMPTY, number(1), tuple_of(number(1)), dtype("O8"), b"\x89", b"]N" + b"a"),
     "objects from a buffer": called(FROM_BUFFER, blob(POINTERS), dtype("O8"), ROW, text("C")),
+    "objects by a text": called(FROM_BUFFER, blob(POINTERS), text("O8"), ROW, text("C")),
+    "a kind of memory": filled(EMPTY, number(1), SHAPE, dtype("u1"), b"\x89", b"]"),
     "bytes that become objects": called(
         FROM_BUFFER,
         blob(POINTERS),
@@ -145,7 +147,10 @@ HOSTILE = {
     "kind of structures": called(name("numpy", "dtype"), text("u1,O"), b"\x89", b"\x88"),
     "kind aligned otherwise": called(name("numpy", "dtype"), text("u1"), b"\x88", b"\x88"),
     "kind by an evaluated text": called(name("numpy", "dtype"), text("(2,)O"), b"\x89", b"\x88"),
-    "filled twice": filled(filled(EMPTY, number(1), SHAPE, dtype("u1"), b"\x89", blob(POINTERS)), number(1), b"N"),
+    "filled twice": filled(
+        filled(EMPTY, number(1), SHAPE, dtype("u1"), b"\x89", blob(POINTERS)),
+        *(number(1), SHAPE, dtype("u1"), b"\x89", blob(POINTERS)),
+    ),
     "a subclass of arrays": called(name("numpy.core.multiarray", "_reconstruct"), name("numpy", "dtype"), b")", b"N"),
     "an array that has a size already": called(
         name("numpy.core.multiarray", "_reconstruct"), NDARRAY, tuple_of(number(1 << 30)), blob(b"d")
@@ -180,6 +185,9 @@ SIZES = {
     "a place far away that was never filled": b"j" + struct.pack("<I", (1 << 32) - 1),
     "shape without numbers": filled(EMPTY, number(1), tuple_of(number(1 << 30)), dtype("u1"), b"\x89", blob(b"")),
     "shape with a negative side": filled(EMPTY, number(1), tuple_of(number(-1)), dtype("u1"), b"\x89", blob(b"x")),
+    "shape with two negative sides": filled(
+        EMPTY, number(1), tuple_of(number(-1), number(-1)), dtype("u1"), b"\x89", blob(b"x")
+    ),
     "shape of many sides": filled(EMPTY, number(1), tuple_of(*[number(1)] * 60), dtype("u1"), b"\x89", blob(b"x")),
     "huge sides and none": filled(
         EMPTY, number(1), tuple_of(number(1 << 30), number(1 << 30), number(0)), dtype("u1"), b"\x89", blob(b"")
