@@ -155,7 +155,7 @@ def extract_features(
 def extract_indices(
     features: Features, k: int | float = 5, method: str = DEFAULT_METHOD, *, order: Order = "highest"
 ) -> IndexSet:
-    """Find the k features that each class uses most, most influential first.
+    """Find the k features that each class uses most, in the order of the ranking (of equals the higher index first).
 
     >>> indices = extract_indices(extract_features(load_model(), load_dataset("digits", "train")), k=5)
     >>> indices.num_classes, indices.largest_k

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 import typer
 
+from decompose_cli.cli import stdout
 from decompose_cli.cli.console import Terminal
 from decompose_cli.errors import DecomposeError
+from decompose_cli.printable import printable_lines
 
 
-def discard_stdout() -> None:
-    """Discard what Python would still flush to stdout at exit."""
-    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show a traceback on stderr; what it quotes may come from anywhere. For ``sys.excepthook``."""
+    sys.stderr.write(printable_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 @contextmanager
@@ -31,14 +31,14 @@ def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
             yield
     except DecomposeError as error:
         if debug:
-            traceback.print_exc()
+            show_traceback(type(error), error, error.__traceback__)
         terminal.error(error)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
         terminal.error(DecomposeError("Interrupted; no file was left half-written."))
         raise typer.Exit(130) from None
     except BrokenPipeError:
-        discard_stdout()  # the reader has closed the pipe
+        stdout.discard()  # the reader has closed the pipe
         raise typer.Exit(1) from None
     except (typer.Exit, typer.Abort):
         raise

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import sys
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.cli import guard
+from decompose_cli.cli import stdout
 from decompose_cli.cli.console import Terminal, is_first_process
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
@@ -152,15 +152,22 @@ def numbered(stem: str) -> Iterator[Path]:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON to stdout, escaped where the terminal's encoding could not show every name."""
+    """Print JSON to stdout, escaped where the terminal could not show every name, or would do what a name says."""
     from decompose_cli.storage.result_document import readable_json
 
-    ascii_only = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
+    stream = stdout.results()
+    ascii_only = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
+    lines = readable_json(value, ascii_only=ascii_only).split("\n")
     try:
-        sys.stdout.write(readable_json(value, ascii_only=ascii_only) + "\n")
-        sys.stdout.flush()
+        stream.write("".join(f"{line if line.isprintable() else _escaped(line)}\n" for line in lines))
+        stream.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        guard.discard_stdout()
+        stdout.discard()
         raise DecomposeError(f"The result could not be printed: {error.strerror or error}.") from error
+
+
+def _escaped(line: str) -> str:
+    """A line of JSON that means the same, in letters that can be seen."""
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)

@@ -10,17 +10,18 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from decompose_cli.datasets.base import Batches, ImageDataset, batches_in_memory
+from decompose_cli.datasets.decoding import open_image
 from decompose_cli.datasets.listing import Remarks, class_folders, images_below, refuse_dangling
 from decompose_cli.datasets.pixels import numbers_in, to_rgb
 from decompose_cli.errors import InputError, param
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
-from decompose_cli.progress import track
+from decompose_cli.progress import report_by_logging, track
 from decompose_cli.storage.files import user_path
 from decompose_cli.storage.fingerprints import digest_of, file_stamp, pixel_fingerprint, remembered
 
@@ -157,6 +158,7 @@ class FolderImages(ImageDataset):
             _Files(self.files, self.labels.tolist(), preprocessing),
             batch_size=batch_size,
             num_workers=workers,
+            worker_init_fn=report_by_logging,
             generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
         )
         return without_worker_traces(iter(loader))
@@ -175,7 +177,7 @@ def without_worker_traces(batches: Iterator[_Batch]) -> Iterator[_Batch]:
     try:
         yield from batches
     except InputError as error:
-        raise InputError(error.message.strip().splitlines()[-1].removeprefix(f"{_ERROR_NAME}: ")) from error
+        raise InputError(error.sentence.strip().splitlines()[-1].removeprefix(f"{_ERROR_NAME}: ")) from error
 
 
 class _Files(Dataset[tuple[Tensor, int]]):
@@ -195,33 +197,16 @@ class _Files(Dataset[tuple[Tensor, int]]):
         return image_to_tensor(read_rgb(self.files[number]), self.preprocessing), self.labels[number]
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open an image file, reading only its header.
-
-    Raises:
-        InputError: The file is no image, or cannot be read.
-    """
-    try:
-        return Image.open(path)
-    except FileNotFoundError:
-        raise InputError(f"The image {path} does not exist.") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not an image that can be read.") from error
-
-
 def read_rgb(path: Path) -> Image.Image:
     """Decode an image file to 8-bit RGB, whatever its mode; see :mod:`decompose_cli.datasets.pixels`.
 
     Raises:
         InputError: The file is no image, is damaged, or its pixels have more than one reading.
     """
-    try:
-        with open_image(path) as image:
-            numbers = numbers_in(image)
-            image.load()
-            return to_rgb(image, numbers, path)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"The image {path} is damaged and cannot be decoded.") from error
+    with open_image(path) as image:
+        numbers = numbers_in(image)
+        image.load()
+        return to_rgb(image, numbers, path)
 
 
 def open_folder(spec: str, split: str) -> FolderImages:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from torch import Tensor
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Study
 from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.printable import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,29 +45,20 @@ def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[Chos
         path for number, path in enumerate(paths) if path.resolve() in [earlier.resolve() for earlier in paths[:number]]
     ]
     if repeated:
-        raise InputError(f"The image {printable(repeated[0])} is given twice.")
-    return [ChosenImage(printable(path), image_to_tensor(_upright(path), preprocessing), None) for path in paths]
-
-
-def printable(path: Path) -> str:
-    """A path as text that can be shown: bytes that are no text, or would move a cursor, are replaced."""
-    text = os.fsencode(path).decode("utf-8", errors="replace")
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+        raise InputError(f"The image {repeated[0]} is given twice.")
+    return [ChosenImage(printable(str(path)), image_to_tensor(_upright(path), preprocessing), None) for path in paths]
 
 
 def _upright(path: Path) -> Image:
     from PIL import Image, ImageOps
 
-    from decompose_cli.datasets.folders import open_image
+    from decompose_cli.datasets.decoding import open_image
     from decompose_cli.datasets.pixels import numbers_in, to_rgb
 
-    try:
-        with open_image(path) as opened:
-            numbers = numbers_in(opened)
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"The image {printable(path)} is damaged and cannot be decoded.") from error
+    with open_image(path) as opened:
+        numbers = numbers_in(opened)
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
         whole = image.convert("RGBA")
         ground = Image.new("RGBA", whole.size, (255, 255, 255, 255))

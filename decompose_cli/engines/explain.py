@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from decompose_cli.datasets.registry import usual_preprocessing
-from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files, printable
+from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files
 from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, Explanation, ImageMaps
 from decompose_cli.decomposition.heads import Heads, check_index_request, check_made_from, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
@@ -31,6 +31,7 @@ from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.head import last_map_layer, trace_layers
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.printable import printable
 from decompose_cli.progress import note, track, warn
 from decompose_cli.reporting.explain_plots import Panel, Picture, picture_row, picture_sheet
 from decompose_cli.storage.files import check_writable, file_stem, read_json, sha256_of, write_files
@@ -156,7 +157,7 @@ def explain(
         sheet=str(folder / SHEET) if folder is not None else None,
     )
     arguments = {
-        "files": [printable(path) for path in files],
+        "files": [printable(str(path)) for path in files],
         "indices_of": list(numbers) if numbers is not None else None,
         "worst": worst,
         "indices": index_set.source if index_set is not None else None,

@@ -29,7 +29,7 @@ from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 
 class Extracted(BaseModel):
-    """One index set: the file it is in (null if none was written) and the indices per class, most influential first."""
+    """One index set: the file it is in (null if none was written) and the indices per class, in the ranking's order."""
 
     file: str | None
     k: int | float

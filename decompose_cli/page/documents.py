@@ -11,11 +11,13 @@ from pydantic import ValidationError
 
 from decompose_cli.engines.catalogue import results_type
 from decompose_cli.errors import InputError
+from decompose_cli.printable import printable
 from decompose_cli.storage.files import read_json
 from decompose_cli.storage.result_document import SCHEMA_VERSION, ResultDocument
 
 _WHAT, _HINT = "The result file", "Name the JSON file that a command wrote, or the folder of a run."
 _RUN = "result.json"
+_LONGEST = 10_000  # a command line may be long
 
 
 @dataclass(frozen=True)
@@ -162,15 +164,10 @@ def _subject(document: ResultDocument[Any]) -> str:
     return " on ".join(names)
 
 
-def printable(text: str) -> str:
-    """The text without letters that move a cursor, turn the direction of writing, or are half a character."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
 def _cleaned(value: Any) -> Any:
     """The value with every text printable; XML has no control characters, but names of folders may have them."""
     if isinstance(value, str):
-        return value if value.isprintable() else printable(value)
+        return printable(value, _LONGEST)
     if isinstance(value, list):
         return [_cleaned(item) for item in value] if any(isinstance(i, str | list | dict) for i in value) else value
     if isinstance(value, dict):

@@ -13,7 +13,7 @@ from types import ModuleType
 from decompose_cli.errors import InputError, first_line
 from decompose_cli.page.blocks import Section
 from decompose_cli.page.context import Context
-from decompose_cli.page.documents import Source, printable, read_sources
+from decompose_cli.page.documents import Source, read_sources
 from decompose_cli.page.sections import (
     accuracy,
     by_k,
@@ -29,6 +29,7 @@ from decompose_cli.page.sections import (
     sharing,
     training,
 )
+from decompose_cli.printable import printable
 from decompose_cli.storage.files import check_writable, user_path, write_text
 from decompose_cli.version import __version__
 

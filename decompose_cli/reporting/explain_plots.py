@@ -53,7 +53,7 @@ def picture_sheet(rows: Sequence[bytes]) -> bytes:
     """All rows, one below the other, as a PNG file."""
     from PIL import Image
 
-    pictures = [Image.open(BytesIO(row)).convert("RGB") for row in rows]
+    pictures = [Image.open(BytesIO(row), formats=["PNG"]).convert("RGB") for row in rows]
     width, height = max(picture.width for picture in pictures), sum(picture.height for picture in pictures)
     sheet, top = Image.new("RGB", (width, height), "white"), 0
     for picture in pictures:

@@ -40,7 +40,7 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    command: str
+    command: Annotated[str, Field(pattern=r"^[a-z-]+$")]  # it is shown as something to type
     model: str
     weights: str | None
     ema: bool = False

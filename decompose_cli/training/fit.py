@@ -210,10 +210,11 @@ class Trainer:
         if wants_stop or saves:
             self._save(self.folder.last)
         if wants_stop:
+            named = f" and the model {self.metadata.model} again" if ":" in self.metadata.model else ""
             raise StoppedError(
                 f"Interrupted in epoch {state.epoch + 1} after step {state.step} of {self.steps_per_epoch}; everything "
                 "up to there is saved.",
-                hint=f"Go on with {param('resume')} {self.folder.path}.",
+                hint=f"Go on with {param('resume')} {self.folder.path}{named}.",
             )
 
     def _bad_loss(self, split: str | None = None) -> DecomposeError:

@@ -136,7 +136,9 @@ def opened(
                 f"{param('output')} and {param('resume')} both name a run folder; a resumed run stays where it is."
             )
         folder = find_run(request.resume)
-        _check_command(command, request.resume, read_config(folder.config)["command"])
+        config = read_config(folder.config)
+        _check_command(command, request.resume, config["command"])
+        _check_model(request, config["model"])
         config = read_config(folder.config, kind)
         inputs = _resumed(request, config)
         settings = make_settings(config["settings"])
@@ -191,6 +193,20 @@ def _check_command(command: str, resumed: Path, of_run: str) -> None:
         raise InputError(
             f"{resumed} is a run of '{of_run}', not of '{command}'.",
             hint=f"Go on with: decompose {of_run} --resume {resumed}",
+        )
+
+
+def _check_model(request: Request, of_run: str) -> None:
+    """A run folder, which may be somebody else's, must not decide what code is imported."""
+    if ":" in of_run and request.inputs.model is None:
+        raise InputError(
+            f"The run in {request.resume} trains {of_run}, which is Python code of its own.",
+            hint=f"If you trust it, name {of_run} as the model again, beside {param('resume')}.",
+        )
+    if ":" in of_run and request.inputs.model != of_run:
+        raise InputError(
+            f"The run in {request.resume} was begun otherwise: model {of_run}, now {request.inputs.model}.",
+            hint=f"Name the same model to go on with it, or start a new run with {param('output')}.",
         )
 
 

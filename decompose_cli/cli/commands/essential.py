@@ -106,7 +106,7 @@ def show_essentiality(terminal: Terminal, document: ResultDocument[EssentialResu
         low, high = kept.features_per_class
         rows.append(
             [
-                label(name, document.arguments["order"]),
+                label(name, document.arguments["order"], has_gates=name == "csg"),  # no other method may be named so
                 f"{low}" if low == high else f"{low}-{high}",
                 *_kept_cells(kept),
             ]

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -19,6 +17,7 @@ from decompose_cli.models.gated_resnet import GatedNetwork, from_plain
 from decompose_cli.models.weights import DEFAULT, RANDOM, read_weights
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import note
+from decompose_cli.storage.csv_text import csv_text
 from decompose_cli.storage.files import write_text
 from decompose_cli.training.data import TrainingData
 
@@ -127,9 +126,9 @@ def write_label_noise(
     Raises:
         DecomposeError: The file cannot be written.
     """
-    target = io.StringIO()
-    writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(["image", "label", "original_label", "label_name", "original_label_name", "file"])
-    for image, new, old in zip(changed.tolist(), after[changed].tolist(), before[changed].tolist(), strict=True):
-        writer.writerow([image, new, old, names[new], names[old], "" if files is None else files[image]])
-    write_text(path, target.getvalue())
+    columns = ["image", "label", "original_label", "label_name", "original_label_name", "file"]
+    rows = [
+        [image, new, old, names[new], names[old], "" if files is None else files[image]]
+        for image, new, old in zip(changed.tolist(), after[changed].tolist(), before[changed].tolist(), strict=True)
+    ]
+    write_text(path, csv_text(columns, rows))
