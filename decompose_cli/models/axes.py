@@ -1,0 +1,373 @@
+"""Which axis of an activation counts channels, which rows and which columns, by what is done with it in a forward pass.
+
+Every axis is followed through the operations of the network, from the image to the logits. Rows and columns are those
+of the image, or axes that a convolution or pooling slides over. Channels are what a convolution or a linear layer sums
+over or makes, and what a normalisation has a scale for. Neither the order of the axes nor the name of any module says
+anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.weak import WeakTensorKeyDictionary
+
+_ops = torch.ops.aten
+_SAME_SHAPE = {
+    _ops.hardswish, _ops.hardswish_, _ops.hardsigmoid_, _ops._prelu_kernel, _ops.masked_fill, _ops.masked_fill_,
+    _ops.copy_, _ops.native_dropout, _ops.bernoulli_, _ops.rrelu_with_noise,
+}  # fmt: skip
+_SAME_AXES = {
+    _ops.clone, _ops._to_copy, _ops.detach, _ops.alias, _ops.lift_fresh, _ops.contiguous, _ops._softmax,
+    _ops._log_softmax, _ops.roll, _ops.flip, _ops.constant_pad_nd, _ops.slice, _ops.split, _ops.split_with_sizes,
+    _ops.cumsum, _ops.index_select,
+}  # fmt: skip
+_VIEWS = {_ops.view, _ops._unsafe_view, _ops.reshape, _ops._reshape_alias, _ops._reshape_copy, _ops.view_copy}
+_REDUCTIONS = {_ops.mean, _ops.sum, _ops.amax, _ops.amin, _ops.max, _ops.min, _ops.var, _ops.std, _ops.logsumexp}
+_POOLING = {
+    _ops.max_pool2d, _ops.max_pool2d_with_indices, _ops.avg_pool2d, _ops._adaptive_avg_pool2d, _ops.adaptive_avg_pool2d,
+    _ops.adaptive_max_pool2d, _ops.mkldnn_max_pool2d, _ops.upsample_nearest2d, _ops.upsample_bilinear2d,
+    _ops.upsample_bicubic2d, _ops._upsample_bilinear2d_aa, _ops._upsample_bicubic2d_aa, _ops.reflection_pad2d,
+    _ops.replication_pad2d,
+}  # fmt: skip
+_CONVOLUTIONS = {_ops.convolution, _ops._convolution, _ops.mkldnn_convolution}
+_BATCH_NORMS = {
+    _ops.native_batch_norm, _ops._native_batch_norm_legit, _ops._native_batch_norm_legit_no_training,
+    _ops.cudnn_batch_norm, _ops.miopen_batch_norm, _ops.batch_norm, _ops._batch_norm_no_update,
+}  # fmt: skip
+_CHANNELS, _SUMMED, _ROWS, _COLUMNS, _WITHIN = "channels", "summed", "rows", "columns", "within rows or columns"
+
+
+class _Part:
+    """An axis, or a factor of one, as reshaping splits and merges axes; those known to mean the same have one root."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.roles: set[str] = set()  # of the root
+        self.whole: _Part | None = None
+        self.halves: dict[int, tuple[_Part, _Part]] = {}
+        self.merged_of: tuple[_Part, ...] = ()
+        self._merged: dict[tuple[_Part, ...], _Part] = {}
+        self._same: _Part | None = None
+
+    def root(self) -> _Part:
+        part = self
+        while part._same is not None:
+            part = part._same
+        return part
+
+    def is_like(self, other: _Part) -> None:
+        first, second = self.root(), other.root()
+        if first is not second:
+            second._same = first
+            first.roles |= second.roles
+
+    def split(self, size: int) -> tuple[_Part, _Part]:
+        """An outer part of a size and the inner rest; the outer part of rows still goes down the image."""
+        if size not in self.halves:
+            outer, inner = _Part(size), _Part(self.size // size)
+            outer.whole = inner.whole = self
+            along = self.root().roles & {_ROWS, _COLUMNS}
+            outer.roles |= along
+            inner.roles |= {_WITHIN} if along else set()
+            self.halves[size] = outer, inner
+        return self.halves[size]
+
+    @staticmethod
+    def merge(parts: Sequence[_Part]) -> _Part:
+        """The axis that parts make, outermost first; always the same for the same parts."""
+        stack: list[_Part] = []
+        for part in parts:
+            stack.append(part)
+            while len(stack) > 1 and stack[-1].whole is not None and stack[-1].whole is stack[-2].whole:
+                whole = stack[-1].whole
+                if whole.halves.get(stack[-2].size) != (stack[-2], stack[-1]):
+                    break
+                stack[-2:] = [whole]
+        if len(stack) == 1:
+            return stack[0]
+        key = tuple(stack)
+        if key not in key[0]._merged:
+            merged = _Part(torch.Size(part.size for part in key).numel())
+            merged.merged_of = key
+            key[0]._merged[key] = merged
+        return key[0]._merged[key]
+
+
+Layout = tuple[_Part, ...]
+"""The axes of a tensor."""
+
+
+Planes = tuple[int, int, int, int]
+"""An order of four axes, in which they are those of maps (N, C, h, w)."""
+
+
+@dataclass(frozen=True)
+class Axes:
+    """The axes of an activation whose first is the image; None where it cannot be told, or there is none.
+
+    Attributes:
+        channels: The axis that counts channels.
+        rows: The axis that goes down the image.
+        columns: The axis that goes across it.
+    """
+
+    channels: int | None = None
+    rows: int | None = None
+    columns: int | None = None
+
+    @property
+    def planes(self) -> Planes | None:
+        """The order in which four axes are those of maps, or None where it cannot be told."""
+        if self.channels is None or self.rows is None or self.columns is None:
+            return None
+        return 0, self.channels, self.rows, self.columns
+
+
+class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Follows the axes of images through the operations of a network while it is active.
+
+    Args:
+        images: Images (N, 3, H, W), which the network is then given.
+    """
+
+    def __init__(self, images: Tensor) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._layouts: MutableMapping[Tensor, Layout] = WeakTensorKeyDictionary()
+        self._count = len(images)
+        layout = self._new(images)
+        for axis, role in zip(layout[1:], (_CHANNELS, _ROWS, _COLUMNS), strict=True):
+            _mark(axis, role)
+
+    def layout(self, value: Tensor) -> Layout | None:
+        """The axes of a tensor as they are followed, for :meth:`axes`; None if it does not depend on images."""
+        layout = self._layouts.get(value)
+        return layout if layout is not None and _fits(layout, value) else None
+
+    def axes(self, layout: Layout | None) -> Axes:
+        """What axes are, by all that has been done so far with the tensors that have them."""
+        if layout is None or len(layout) < 2 or layout[0].size != self._count:  # cut into pieces, a row for each
+            return Axes()
+        roles = [axis.root().roles for axis in layout]
+        channels = [n for n in range(1, len(roles)) if _CHANNELS in roles[n]]
+        summed = [n for n in range(1, len(roles)) if _SUMMED in roles[n]]
+        chosen = channels or summed
+        rows = [n for n in range(1, len(roles)) if _ROWS in roles[n] and _WITHIN not in roles[n]]
+        columns = [n for n in range(1, len(roles)) if _COLUMNS in roles[n] and _WITHIN not in roles[n]]
+        return Axes(*(found[0] if len(found) == 1 else None for found in (chosen, rows, columns)))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = [layout for value in _tensors(args) if (layout := self.layout(value)) is not None]
+        first = self.layout(args[0]) if args and isinstance(args[0], Tensor) else None
+        out = func(*args, **(kwargs or {}))
+        self._follow(func, args, kwargs or {}, first, given, out)
+        return out
+
+    def _new(self, value: Tensor) -> Layout:
+        layout = _new_axes(value)
+        self._layouts[value] = layout
+        return layout
+
+    def _follow(
+        self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], first: Layout | None,
+        given: list[Layout], out: Any,
+    ) -> None:  # fmt: skip
+        """Give the outputs of an operation their axes, and say of axes what the operation shows."""
+        packet, outputs = func.overloadpacket, list(_tensors(out if isinstance(out, (tuple, list)) else (out,)))
+        if not outputs:
+            return
+        value = outputs[0]
+        if packet in _CONVOLUTIONS or packet in _POOLING or packet in _BATCH_NORMS or packet is _ops.native_group_norm:
+            self._slide(packet, args, value)
+        elif packet is _ops.native_layer_norm:
+            if first is not None:
+                self._layouts[value] = first
+                if len(args[1]) == 1:
+                    _mark(first[-1], _CHANNELS)
+        elif packet in (_ops.mm, _ops.bmm, _ops.addmm, _ops.baddbmm, _ops.addbmm, _ops.linear):
+            factors = args[:2] if packet in (_ops.mm, _ops.bmm, _ops.linear) else args[1:3]
+            self._multiply(factors[0], factors[1], value)
+        elif not given:
+            return
+        elif torch.Tag.pointwise in func.tags or packet in _SAME_SHAPE:
+            self._layouts[value] = _broadcast(given, value)
+        elif packet is _ops.cat or packet is _ops.stack:
+            self._join(packet, given, args, kwargs, value)
+        elif first is None:
+            self._new(value)
+        elif packet in _SAME_AXES:
+            for output in outputs:
+                self._layouts[output] = _resized(first, output)
+        elif packet in _VIEWS:
+            self._layouts[value] = _reshaped(first, value)
+        else:
+            self._layouts[value] = _rearranged(packet, first, args, kwargs, value)
+
+    def _slide(self, packet: Any, args: tuple[Any, ...], value: Tensor) -> None:
+        """Convolution, pooling, normalisation of channels: (N, C, ...) in and out."""
+        source = args[0]
+        before = self.layout(source) or self._new(source)
+        is_image = source.ndim == 4
+        is_point = packet in _CONVOLUTIONS and all(side == 1 for side in args[1].shape[2:])
+        if packet in _BATCH_NORMS or packet is _ops.native_group_norm:
+            self._layouts[value] = before
+        elif source.ndim == value.ndim:
+            after = _resized(before, value)
+            self._layouts[value] = (after[0], _Part(value.shape[1]), *after[2:]) if packet in _CONVOLUTIONS else after
+        else:
+            self._new(value)
+        for layout in (before, self._layouts[value]):
+            _mark(layout[min(1, len(layout) - 1)], _SUMMED if is_point else _CHANNELS)
+            if is_image and not is_point and packet not in _BATCH_NORMS and packet is not _ops.native_group_norm:
+                _mark(layout[2], _ROWS)
+                _mark(layout[3], _COLUMNS)
+
+    def _multiply(self, left: Tensor, right: Tensor, value: Tensor) -> None:
+        """A product with weights, which do not depend on the image: the axis that is summed over counts channels."""
+        first, second = self.layout(left), self.layout(right)
+        new = self._new(value)
+        if first is not None and second is None:
+            self._layouts[value] = (*first[:-1], new[-1])
+            _mark(first[-1], _SUMMED)
+            _mark(new[-1], _SUMMED)
+        elif second is not None and first is None:
+            self._layouts[value] = (*second[:-2], new[-2], second[-1])
+            _mark(second[-2], _SUMMED)
+            _mark(new[-2], _SUMMED)
+
+    def _join(
+        self, packet: Any, given: list[Layout], args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor
+    ) -> None:
+        place = int(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % value.ndim
+        if packet is _ops.stack:
+            given = [(*layout[:place], _Part(1), *layout[place:]) for layout in given]
+        self._layouts[value] = _alike([layout for layout in given if len(layout) == value.ndim], value)
+
+
+def _tensors(values: Any) -> Iterator[Tensor]:
+    for value in values:
+        if isinstance(value, Tensor):
+            yield value
+        elif isinstance(value, (tuple, list)):
+            yield from _tensors(value)
+
+
+def _new_axes(value: Tensor) -> Layout:
+    return tuple(_Part(size) for size in value.shape)
+
+
+def _fits(layout: Sequence[_Part], value: Tensor) -> bool:
+    return [axis.size for axis in layout] == list(value.shape)
+
+
+def _mark(axis: _Part, role: str) -> None:
+    axis.root().roles.add(role)
+
+
+def _alike(layouts: Sequence[Layout], value: Tensor) -> Layout:
+    """The axes of a tensor that has the same axes as others, some perhaps of another length."""
+    result = []
+    for place, size in enumerate(value.shape):
+        axes = [layout[place] for layout in layouts if layout[place].size > 1]
+        axis = next((axis for axis in axes if axis.size == size > 1), _Part(size))
+        for other in axes if size > 1 else ():
+            axis.is_like(other)
+        result.append(axis)
+    return tuple(result)
+
+
+def _resized(layout: Layout, value: Tensor) -> Layout:
+    return _alike([layout], value) if len(layout) == value.ndim else _new_axes(value)
+
+
+def _broadcast(layouts: Sequence[Layout], value: Tensor) -> Layout:
+    """The axes of the result of an operation by elements; an axis of one element says nothing of the others."""
+    filled = [
+        (*(_Part(1) for _ in range(value.ndim - len(layout))), *layout)
+        for layout in layouts
+        if len(layout) <= value.ndim
+    ]
+    return _alike(filled, value)
+
+
+def _reshaped(layout: Layout, value: Tensor) -> Layout:
+    """The axes after reshaping, which splits and merges them in their order."""
+    left = [axis for axis in layout if axis.size > 1][::-1]
+    result = []
+    for size in value.shape:
+        parts: list[_Part] = []
+        rest = size
+        while rest > 1:
+            if not left:
+                return _new_axes(value)
+            part = left.pop()
+            if rest % part.size == 0:
+                rest //= part.size
+                parts.append(part)
+            elif part.merged_of:
+                left.extend(part.merged_of[::-1])
+            elif part.size % rest == 0:
+                outer, inner = part.split(rest)
+                left.append(inner)
+                left.append(outer)
+            else:
+                return _new_axes(value)
+        result.append(_Part.merge(parts) if parts else _Part(size))
+    return tuple(result)
+
+
+def _rearranged(packet: Any, layout: Layout, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> Layout:
+    """The axes after an operation that moves, adds or drops some; new ones where the operation is not known."""
+    count = len(layout)
+
+    def place(number: int, name: str, default: int, axes: int = count) -> int:
+        given = args[number] if len(args) > number else kwargs.get(name, default)
+        return int(given) % max(axes, 1)
+
+    axes: list[_Part] = list(layout)
+    if packet is _ops.permute:
+        axes = [layout[axis] for axis in args[1]]
+    elif packet in (_ops.transpose, _ops.transpose_):
+        one, other = place(1, "dim0", 0), place(2, "dim1", 1)
+        axes[one], axes[other] = axes[other], axes[one]
+    elif packet in (_ops.t, _ops.t_, _ops.numpy_T):
+        axes = axes[::-1]
+    elif packet in (_ops.unsqueeze, _ops.unsqueeze_):
+        axes.insert(place(1, "dim", 0, count + 1), _Part(1))
+    elif packet in (_ops.squeeze, _ops.squeeze_):
+        axes = [axis for axis in axes if axis.size > 1]
+        for at, size in enumerate(value.shape):
+            if size == 1:
+                axes.insert(at, _Part(1))
+    elif packet is _ops.expand:
+        return _broadcast([layout], value)
+    elif packet in (_ops.select, _ops.unbind):
+        axes.pop(place(1, "dim", 0))
+    elif packet in _REDUCTIONS:
+        given = args[1] if len(args) > 1 else kwargs.get("dim")
+        dims = [given] if isinstance(given, int) else given if isinstance(given, (tuple, list)) else range(count)
+        gone = {int(dim) % max(count, 1) for dim in dims} or set(range(count))
+        kept = value.ndim == count
+        axes = [_Part(1) if at in gone else axis for at, axis in enumerate(layout) if kept or at not in gone]
+    else:
+        axes = []
+    return tuple(axes) if _fits(axes, value) else _new_axes(value)
+
+
+@contextmanager
+def slow_attention() -> Iterator[None]:
+    """Keep the attention layers of torch from doing all of their work in one operation, in which axes are lost."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
