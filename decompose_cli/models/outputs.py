@@ -25,17 +25,20 @@ class Values:
         has_zeros: Whether a value is zero.
     """
 
-    shape: tuple[int, ...]
+    shape: torch.Size
     axes: Axes
     lowest: float
     has_zeros: bool
 
     @property
+    def channels(self) -> int | None:
+        """The axis that counts channels; None where it cannot be told."""
+        return 1 if len(self.shape) == 2 else self.axes.channels
+
+    @property
     def positions(self) -> int:
-        """Number of values per image and channel, where channels can be told, else 0."""
-        if self.axes.channels is None:
-            return 0
-        return torch.Size(self.shape[1:]).numel() // max(1, self.shape[self.axes.channels])
+        """Number of values per image and channel; 0 where channels cannot be told."""
+        return 0 if self.channels is None else self.shape[1:].numel() // max(1, self.shape[self.channels])
 
     @property
     def has_maps(self) -> bool:
@@ -43,7 +46,7 @@ class Values:
         return len(self.shape) == 4 and self.axes.planes is not None and self.positions > 1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LayerOutput:
     """One use of a submodule in a forward pass.
 
@@ -72,6 +75,8 @@ class LayerOutput:
     def rectifies(self) -> bool:
         """Whether this is a layer that turns negative values to zeros, as a ReLU does, and yields no negative ones."""
         before, after = self.given, self.values
+        if isinstance(self.module, nn.ReLU | nn.ReLU6):
+            return True
         if before is None or after is None or before.shape != after.shape or next(self.module.children(), None):
             return False
         return before.lowest < 0 <= after.lowest and after.has_zeros
@@ -127,7 +132,7 @@ def last_map_layer(outputs: Sequence[LayerOutput]) -> str | None:
     return with_maps[-1].layer if with_maps else None
 
 
-_Seen = tuple[tuple[int, ...], Layout | None, float, bool]
+_Seen = tuple[torch.Size, Layout | None, float, bool]
 
 
 def _seen(value: object, tracer: AxisTracer) -> _Seen | None:
@@ -136,7 +141,7 @@ def _seen(value: object, tracer: AxisTracer) -> _Seen | None:
         return None
     has_numbers = value.numel() > 0 and not value.is_complex()
     lowest, has_zeros = (float(value.min()), bool((value == 0).any())) if has_numbers else (float("nan"), False)
-    return tuple(value.shape), tracer.layout(value), lowest, has_zeros
+    return value.shape, tracer.layout(value), lowest, has_zeros
 
 
 def _values(seen: _Seen | None, tracer: AxisTracer) -> Values | None:
