@@ -90,7 +90,7 @@ class Study:
             self._cache_state = "hit"
             return self._cached_bank
         bank = self._compute()
-        if self.inputs.use_cache:
+        if self.inputs.use_cache and not self.classifier.load(self.preprocessing.crop).mixes_images:
             self._cache_state = "miss"
             description = (
                 f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "

@@ -15,6 +15,7 @@ from torch import nn
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier, preprocessing_of
 from decompose_cli.models.entry import ModelEntry
@@ -228,6 +229,7 @@ def make_job(config: Mapping[str, Any], learner: Learner, settings: Settings, co
     entry = learner.classifier.entry
     if learner.classifier.checkpoint is None:
         module = initial_network(entry, len(learner.class_names), learner.preprocessing.crop, settings.seed)
+        warn_of_batch_dependence(module, learner.preprocessing.crop, None, entry.name)
     else:
         module = copied(learner.classifier.load(learner.preprocessing.crop).module)
     _check_outputs(module, entry, learner)
