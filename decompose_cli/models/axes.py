@@ -127,6 +127,8 @@ class Axes:
         """The order in which four axes are those of maps, or None where it cannot be told."""
         if self.channels is None or self.rows is None or self.columns is None:
             return None
+        if len({self.channels, self.rows, self.columns}) < 3:  # rows that are summed over with weights, say
+            return None
         return 0, self.channels, self.rows, self.columns
 
 
@@ -155,12 +157,21 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if layout is None or len(layout) < 2 or layout[0].size != self._count:  # cut into pieces, a row for each
             return Axes()
         roles = [axis.root().roles for axis in layout]
-        channels = [n for n in range(1, len(roles)) if _CHANNELS in roles[n]]
-        summed = [n for n in range(1, len(roles)) if _SUMMED in roles[n]]
-        chosen = channels or summed
-        rows = [n for n in range(1, len(roles)) if _ROWS in roles[n] and _WITHIN not in roles[n]]
-        columns = [n for n in range(1, len(roles)) if _COLUMNS in roles[n] and _WITHIN not in roles[n]]
-        return Axes(*(found[0] if len(found) == 1 else None for found in (chosen, rows, columns)))
+
+        def having(role: str) -> list[int]:
+            return [n for n in range(1, len(roles)) if role in roles[n]]
+
+        within = having(_WITHIN)
+        places = [
+            having(_CHANNELS) or having(_SUMMED),
+            *([n for n in having(role) if n not in within] for role in (_ROWS, _COLUMNS)),
+        ]
+        found = [place[0] if len(place) == 1 else None for place in places]
+        if len(layout) == 4 and found.count(None) == 1:
+            (left,) = {1, 2, 3}.difference(found) if len(set(found)) == 3 else (0,)
+            if left and layout[left].size == 1:  # an axis of one element is not followed; it is what is left
+                found[found.index(None)] = left
+        return Axes(*found)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -168,7 +179,12 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given = [layout for value in _tensors(args) if (layout := self.layout(value)) is not None]
         first = self.layout(args[0]) if args and isinstance(args[0], Tensor) else None
         out = func(*args, **(kwargs or {}))
-        self._follow(func, args, kwargs or {}, first, given, out)
+        outputs = list(_tensors(out if isinstance(out, (tuple, list)) else (out,)))
+        if outputs:
+            self._follow(func, args, kwargs or {}, first, given, outputs)
+        for output in outputs if given else ():
+            if self.layout(output) is None:  # it depends on the image, and may be no weight
+                self._new(output)
         return out
 
     def _new(self, value: Tensor) -> Layout:
@@ -178,13 +194,10 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _follow(
         self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], first: Layout | None,
-        given: list[Layout], out: Any,
+        given: list[Layout], outputs: list[Tensor],
     ) -> None:  # fmt: skip
         """Give the outputs of an operation their axes, and say of axes what the operation shows."""
-        packet, outputs = func.overloadpacket, list(_tensors(out if isinstance(out, (tuple, list)) else (out,)))
-        if not outputs:
-            return
-        value = outputs[0]
+        packet, value = func.overloadpacket, outputs[0]
         if packet in _CONVOLUTIONS or packet in _POOLING or packet in _BATCH_NORMS or packet is _ops.native_group_norm:
             self._slide(packet, args, value)
         elif packet is _ops.native_layer_norm:
@@ -192,24 +205,23 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._layouts[value] = first
                 if len(args[1]) == 1:
                     _mark(first[-1], _CHANNELS)
+        elif not given:
+            return  # weights of weights are weights
         elif packet in (_ops.mm, _ops.bmm, _ops.addmm, _ops.baddbmm, _ops.addbmm, _ops.linear):
             factors = args[:2] if packet in (_ops.mm, _ops.bmm, _ops.linear) else args[1:3]
             self._multiply(factors[0], factors[1], value)
-        elif not given:
-            return
         elif torch.Tag.pointwise in func.tags or packet in _SAME_SHAPE:
             self._layouts[value] = _broadcast(given, value)
-        elif packet is _ops.cat or packet is _ops.stack:
+        elif packet in (_ops.cat, _ops.stack):
             self._join(packet, given, args, kwargs, value)
-        elif first is None:
-            self._new(value)
-        elif packet in _SAME_AXES:
+        elif first is not None:
             for output in outputs:
-                self._layouts[output] = _resized(first, output)
-        elif packet in _VIEWS:
-            self._layouts[value] = _reshaped(first, value)
-        else:
-            self._layouts[value] = _rearranged(packet, first, args, kwargs, value)
+                if packet in _SAME_AXES:
+                    self._layouts[output] = _resized(first, output)
+                elif packet in _VIEWS:
+                    self._layouts[output] = _reshaped(first, output)
+                else:
+                    self._layouts[output] = _rearranged(packet, first, args, kwargs, output)
 
     def _slide(self, packet: Any, args: tuple[Any, ...], value: Tensor) -> None:
         """Convolution, pooling, normalisation of channels: (N, C, ...) in and out."""

@@ -22,13 +22,11 @@ class Values:
         shape: Its shape.
         axes: What its axes are.
         lowest: Its lowest value, NaN where it holds no numbers.
-        has_zeros: Whether a value is zero.
     """
 
     shape: torch.Size
     axes: Axes
     lowest: float
-    has_zeros: bool
 
     @property
     def channels(self) -> int | None:
@@ -57,6 +55,7 @@ class LayerOutput:
         times: How often it is used.
         given: Its first argument, or None if that is no tensor.
         values: What it yields, or None if that is no tensor.
+        rectifies: Whether it is a layer without others in it that makes negative values zero, as a ReLU does.
     """
 
     layer: str
@@ -65,21 +64,12 @@ class LayerOutput:
     times: int
     given: Values | None
     values: Values | None
+    rectifies: bool
 
     @property
     def name(self) -> str:
         """The name of the submodule, with the number of the use where there are several: ``relu#2``."""
         return self.layer if self.times == 1 else f"{self.layer}#{self.number}"
-
-    @property
-    def rectifies(self) -> bool:
-        """Whether this is a layer that turns negative values to zeros, as a ReLU does, and yields no negative ones."""
-        before, after = self.given, self.values
-        if isinstance(self.module, nn.ReLU | nn.ReLU6):
-            return True
-        if before is None or after is None or before.shape != after.shape or next(self.module.children(), None):
-            return False
-        return before.lowest < 0 <= after.lowest and after.has_zeros
 
 
 def trace_outputs(model: nn.Module, images: Tensor) -> list[LayerOutput]:
@@ -90,20 +80,26 @@ def trace_outputs(model: nn.Module, images: Tensor) -> list[LayerOutput]:
         images: Images (N, 3, H, W), on its device.
     """
     tracer = AxisTracer(images)
-    found: list[tuple[str, nn.Module, int, _Seen | None, _Seen | None]] = []
+    found: list[tuple[str, nn.Module, int, _Seen | None, _Seen | None, bool]] = []
     times: Counter[str] = Counter()
-    entered: dict[str, list[_Seen | None]] = {}
+    entered: dict[str, list[tuple[_Seen | None, Tensor | None]]] = {}
 
     def enter(name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
-        def hook(_: nn.Module, args: tuple[object, ...]) -> None:
-            entered.setdefault(name, []).append(_seen(args[0] if args else None, tracer))
+        def hook(module: nn.Module, args: tuple[object, ...]) -> None:
+            value = args[0] if args else None
+            is_leaf = isinstance(value, Tensor) and value.is_floating_point() and next(module.children(), None) is None
+            negative = value < 0 if is_leaf and isinstance(value, Tensor) else None  # before it works in place
+            entered.setdefault(name, []).append((_seen(value, tracer), negative))
 
         return hook
 
     def leave(name: str) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, _: object, output: object) -> None:
             times[name] += 1
-            found.append((name, module, times[name], entered[name].pop(), _seen(output, tracer)))
+            given, negative = entered[name].pop()
+            yielded = _seen(output, tracer)
+            rectifies = isinstance(module, nn.ReLU | nn.ReLU6) or _rectified(negative, output)
+            found.append((name, module, times[name], given, yielded, rectifies))
 
         return hook
 
@@ -117,8 +113,8 @@ def trace_outputs(model: nn.Module, images: Tensor) -> list[LayerOutput]:
         stack.enter_context(tracer)
         model(images)
     return [
-        LayerOutput(name, module, number, times[name], _values(given, tracer), _values(yielded, tracer))
-        for name, module, number, given, yielded in found
+        LayerOutput(name, module, number, times[name], _values(given, tracer), _values(yielded, tracer), rectifies)
+        for name, module, number, given, yielded, rectifies in found
     ]
 
 
@@ -132,17 +128,23 @@ def last_map_layer(outputs: Sequence[LayerOutput]) -> str | None:
     return with_maps[-1].layer if with_maps else None
 
 
-_Seen = tuple[torch.Size, Layout | None, float, bool]
+_Seen = tuple[torch.Size, Layout | None, float]
 
 
 def _seen(value: object, tracer: AxisTracer) -> _Seen | None:
     """What there is to say of a tensor now; later layers may overwrite it, but they also show what its axes are."""
     if not isinstance(value, Tensor):
         return None
-    has_numbers = value.numel() > 0 and not value.is_complex()
-    lowest, has_zeros = (float(value.min()), bool((value == 0).any())) if has_numbers else (float("nan"), False)
-    return value.shape, tracer.layout(value), lowest, has_zeros
+    lowest = float(value.min()) if value.numel() > 0 and not value.is_complex() else float("nan")
+    return value.shape, tracer.layout(value), lowest
 
 
 def _values(seen: _Seen | None, tracer: AxisTracer) -> Values | None:
-    return None if seen is None else Values(seen[0], tracer.axes(seen[1]), seen[2], seen[3])
+    return None if seen is None else Values(seen[0], tracer.axes(seen[1]), seen[2])
+
+
+def _rectified(negative: Tensor | None, output: object) -> bool:
+    """Whether a layer that was given these negative values has made all of them zero, and none elsewhere."""
+    if negative is None or not isinstance(output, Tensor) or output.shape != negative.shape:
+        return False
+    return bool(negative.any() and (output[negative] == 0).all() and (output >= 0).all())
