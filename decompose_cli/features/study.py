@@ -21,6 +21,7 @@ from decompose_cli.features.device import resolve_device
 from decompose_cli.features.extraction import extract_features
 from decompose_cli.features.inputs import Inputs as Inputs
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
+from decompose_cli.models.batch_dependence import mixes_images
 from decompose_cli.models.classifier import Classifier, HeadTensors, open_classifier, preprocessing_of
 from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 from decompose_cli.preprocessing import ImageOptions, Preprocessing
@@ -90,7 +91,9 @@ class Study:
             self._cache_state = "hit"
             return self._cached_bank
         bank = self._compute()
-        if self.inputs.use_cache and not self.classifier.load(self.preprocessing.crop).mixes_images:
+        network = self.classifier.load(self.preprocessing.crop)
+        depends_on_batch = mixes_images(network.module, self.preprocessing.crop, network.head_name) is not None
+        if self.inputs.use_cache and not depends_on_batch:
             self._cache_state = "miss"
             description = (
                 f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "

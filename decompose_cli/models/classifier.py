@@ -56,8 +56,7 @@ class HeadTensors:
 class Network:
     """A built network with its weights and its head, which is None where a decomposed head stands in its place.
 
-    ``scale`` is the constant factor after the head, which ``tensors`` include. ``mixes_images`` says whether features
-    of an image depend on the other images of its batch.
+    ``scale`` is the constant factor after the head, which ``tensors`` include.
     """
 
     module: nn.Module
@@ -65,7 +64,6 @@ class Network:
     head_name: str
     tensors: HeadTensors
     scale: float = 1.0
-    mixes_images: bool = False
 
     def as_it_is(self) -> Network:
         """The network with the present parameters of the head, which training changes in the module only."""
@@ -88,10 +86,9 @@ def network_of(module: nn.Module, input_size: Size, head: str | None = None) -> 
     Raises:
         InputError: There is no head.
     """
-    name = type(module).__name__
-    traced = find_head(module, input_size, name=head, model_name=name)
-    mixes = warn_of_batch_dependence(module, input_size, traced.name, name)
-    return Network(module, traced, traced.name, _dense_tensors(traced), traced.scale, mixes)
+    traced = find_head(module, input_size, name=head, model_name=type(module).__name__)
+    warn_of_batch_dependence(module, input_size, traced.name, type(module).__name__)
+    return Network(module, traced, traced.name, _dense_tensors(traced), traced.scale)
 
 
 class Classifier:
@@ -160,9 +157,8 @@ class Classifier:
             InputError: The weights do not fit (the sentence accounts for every key), or there is no head.
         """
         if input_size not in self._networks:
-            network = self._load(input_size)
-            mixes = warn_of_batch_dependence(network.module, input_size, network.head_name, self.name)
-            self._networks[input_size] = replace(network, mixes_images=mixes)
+            network = self._networks[input_size] = self._load(input_size)
+            warn_of_batch_dependence(network.module, input_size, network.head_name, self.name)
         return self._networks[input_size]
 
     def _build(self, num_classes: int, input_size: Size) -> nn.Module:
