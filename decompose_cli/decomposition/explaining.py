@@ -79,12 +79,9 @@ class Explanation(BaseModel):
         made = f"{given} pixels" if self.resized == self.size else f"{given} pixels, made {resized}"
         if tuple(crop) == self.resized:
             return made
-        is_inside = all(side >= cut for side, cut in zip(self.resized, crop, strict=True))
-        return (
-            f"{made}, of which the network sees the middle {seen}"
-            if is_inside
-            else f"{made}, with black around: {seen}"
-        )
+        if any(side < cut for side, cut in zip(self.resized, crop, strict=True)):
+            return f"{made}, which the network sees with black around them, as {seen}"
+        return f"{made}, of which the network sees the middle {seen}"
 
 
 class DeletionFigures(BaseModel):

@@ -230,8 +230,8 @@ def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> tuple[str, 
         raise InputError(f"{chosen!r} is no layer of {name} with maps.", hint=hint)
     if values.axes.planes is None:
         raise InputError(
-            f"{chosen!r} of {name} yields values of shape {values.shape[1:]}, and it cannot be told which of these "
-            "axes are channels, rows and columns of the image.",
+            f"{chosen!r} of {name} yields values of shape {tuple(values.shape[1:])}, and it cannot be told which of "
+            "these axes are channels, rows and columns of the image.",
             hint=hint,
         )
     return chosen, values.axes.planes
