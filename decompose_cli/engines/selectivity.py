@@ -143,15 +143,17 @@ def _names(model: str, module: nn.Module, outputs: Sequence[LayerOutput], layers
     if ALL not in layers:
         return list(layers)
     usual, left_out = selectable_layers(module, outputs), units_left_out(module, outputs)
-    what = f"{len(left_out)} units of {model} ({first_few(left_out)})"
-    why = "yield negative values, which have no shares, and nothing in them makes negative values zero as a ReLU does"
+    why = (
+        f"Units of {model} yield negative values, which have no shares, and no layer inside them makes negative values "
+        f"zero as a ReLU does: {first_few(left_out)} ({len(left_out)} in all)"
+    )
     if not usual:
         raise InputError(
             f"{what} {why}." if left_out else f"{model} has neither residual units nor ReLU modules to look at.",
             hint=f"Name layers with {param('layers')}; 'decompose layers' lists them.",
         )
     if left_out:
-        warn(f"{what} {why}; they are left out.")
+        warn(f"{why}. They are left out.")
     return [*usual, *(name for name in layers if name != ALL)]
 
 
