@@ -149,7 +149,7 @@ def _names(model: str, module: nn.Module, outputs: Sequence[LayerOutput], layers
     )
     if not usual:
         raise InputError(
-            f"{what} {why}." if left_out else f"{model} has neither residual units nor ReLU modules to look at.",
+            f"{why}." if left_out else f"{model} has neither residual units nor ReLU modules to look at.",
             hint=f"Name layers with {param('layers')}; 'decompose layers' lists them.",
         )
     if left_out:
