@@ -53,7 +53,6 @@ class _Part:
         self.whole: _Part | None = None
         self.halves: dict[int, tuple[_Part, _Part]] = {}
         self.merged_of: tuple[_Part, ...] = ()
-        self._merged: dict[tuple[_Part, ...], _Part] = {}
         self._same: _Part | None = None
 
     def root(self) -> _Part:
@@ -81,7 +80,7 @@ class _Part:
 
     @staticmethod
     def merge(parts: Sequence[_Part]) -> _Part:
-        """The axis that parts make, outermost first; always the same for the same parts."""
+        """The axis that parts make, outermost first; the halves of a part make that part."""
         stack: list[_Part] = []
         for part in parts:
             stack.append(part)
@@ -92,12 +91,9 @@ class _Part:
                 stack[-2:] = [whole]
         if len(stack) == 1:
             return stack[0]
-        key = tuple(stack)
-        if key not in key[0]._merged:
-            merged = _Part(torch.Size(part.size for part in key).numel())
-            merged.merged_of = key
-            key[0]._merged[key] = merged
-        return key[0]._merged[key]
+        merged = _Part(torch.Size(part.size for part in stack).numel())
+        merged.merged_of = tuple(stack)
+        return merged
 
 
 Layout = tuple[_Part, ...]
@@ -289,7 +285,9 @@ def _alike(layouts: Sequence[Layout], value: Tensor) -> Layout:
     result = []
     for place, size in enumerate(value.shape):
         axes = [layout[place] for layout in layouts if layout[place].size > 1]
-        axis = next((axis for axis in axes if axis.size == size > 1), _Part(size))
+        same = [axis for axis in axes if axis.size == size]
+        # What is known of the parts of an axis is kept, for when it is split again.
+        axis = next((axis for axis in same if axis.merged_of), same[0] if same else _Part(size))
         for other in axes if size > 1 else ():
             axis.is_like(other)
         result.append(axis)

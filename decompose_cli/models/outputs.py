@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.models.axes import Axes, AxisTracer, Layout, slow_attention
+from decompose_cli.models.axes import Axes, AxisTracer, Layout
 from decompose_cli.models.head import evaluating
 
 
@@ -109,7 +109,6 @@ def trace_outputs(model: nn.Module, images: Tensor) -> list[LayerOutput]:
                 stack.callback(module.register_forward_pre_hook(enter(name)).remove)
                 stack.callback(module.register_forward_hook(leave(name)).remove)
         stack.enter_context(evaluating(model))
-        stack.enter_context(slow_attention())
         stack.enter_context(tracer)
         model(images)
     return [

@@ -152,6 +152,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         x = self.embed(x).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(self.norm(x)).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+        k = torch.zeros(k.shape).scatter_add(-1, torch.arange(4).expand(k.shape), k)  # no weight, as it has k in it
         attention = self.map(self.queries(q) @ k.transpose(-1, -2))
         x = x + self.out((attention @ v).transpose(1, 2).flatten(2))
         return self.head(self.block(x).mean(1))
@@ -167,24 +168,81 @@ def test_heads_and_tokens_are_no_maps() -> None:
 
 def test_layers_of_torch_that_work_in_one_operation_are_looked_into() -> None:
     block = nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 8, batch_first=True), 2)
-    before = torch.backends.mha.get_fastpath_enabled()
     found = axes_of(Attention(block))
-    assert torch.backends.mha.get_fastpath_enabled() == before
     assert {found[f"block.layers.{number}"] for number in range(2)} == {(2, None, None)}
 
 
+class Regrouped(nn.Module):
+    """Tokens that an attention layer of torch makes, put back into rows and columns."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.attention = nn.Conv2d(3, 8, 2, 2), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.whole, self.head = Probe(), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.embed(x)
+        tokens = maps.flatten(2).transpose(1, 2)
+        tokens = self.attention(tokens, tokens, tokens, need_weights=False)[0] + tokens
+        return self.head(self.whole(tokens.unflatten(1, maps.shape[2:])).mean((1, 2)))
+
+
+def test_tokens_may_be_put_back_into_maps() -> None:
+    assert axes_of(Regrouped(), 8, 12)["whole"] == LAST
+
+
+class Depth(nn.Module):
+    """Maps whose channels are pieces of the image: what was a window, or what is at one place of every window."""
+
+    def __init__(self, is_window: bool) -> None:
+        super().__init__()
+        self.is_window, self.conv, self.head = is_window, nn.Conv2d(12, 8, 3, padding=1), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.is_window:
+            x = F.pixel_unshuffle(x, 2)
+        else:  # four windows of 4x4, one behind the other
+            x = x.reshape(len(x), 3, 2, 4, 2, 4).permute(0, 1, 2, 4, 3, 5).reshape(len(x), 12, 4, 4)
+        return self.head(self.conv(x).mean((2, 3)))
+
+
+def test_places_in_a_window_are_no_places_in_the_image() -> None:
+    assert axes_of(Depth(True))["conv"] == FIRST
+    assert axes_of(Depth(False))["conv"] == (1, None, None)
+
+
+class AlongRows(nn.Module):
+    """A linear layer over the columns of maps, whose channels nothing shows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.probe, self.mix, self.head = Probe(), nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.mix(self.probe(torch.stack([x[:, 0], x[:, 1]], 1))).mean((1, 2)))
+
+
+def test_an_axis_that_is_columns_and_channels_makes_no_maps() -> None:
+    outputs = trace_outputs(AlongRows().eval(), example_images((8, 8)))
+    assert layout(outputs, "probe") == (3, 2, 3)
+    assert last_map_layer(outputs) is None
+
+
 class Mixer(nn.Module):
-    """An MLP-Mixer: weights sum over tokens too, as a linear layer or as a convolution of one position."""
+    """An MLP-Mixer: weights sum over tokens too, as a linear layer or as a convolution of one position.
+
+    Only its norm says which of the axes are channels: the image is cut into patches by reshaping.
+    """
 
     def __init__(self, way: str) -> None:
         super().__init__()
         self.way = way
-        self.embed, self.norm, self.norm2 = nn.Conv2d(3, 8, 2, 2), nn.LayerNorm(8), nn.LayerNorm(8)
+        self.embed, self.norm, self.norm2 = nn.Linear(12, 8), nn.LayerNorm(8), nn.LayerNorm(8)
         self.tokens = nn.Linear(16, 16) if way == "linear" else nn.Conv1d(16, 16, 1)
         self.channels, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.embed(x).flatten(2).transpose(1, 2)
+        x = self.embed(F.pixel_unshuffle(x, 2).flatten(2).transpose(1, 2))
         y = self.norm(x)
         x = x + (self.tokens(y.transpose(1, 2)).transpose(1, 2) if self.way == "linear" else self.tokens(y))
         return self.head((x + self.channels(self.norm2(x)).relu()).mean(1))

@@ -176,6 +176,30 @@ def test_positions_in_a_line_are_no_picture() -> None:
     assert features.shape == (3, 6)
 
 
+class Encoded(nn.Module):
+    """An encoder layer of torch, which in evaluation does all of its work in one operation, between maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 4)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        return self.head(self.encoder(maps.flatten(2).transpose(1, 2)).unflatten(1, maps.shape[2:]).mean((1, 2)))
+
+
+def test_maps_are_found_behind_layers_that_work_in_one_operation() -> None:
+    torch.manual_seed(0)
+    module = Encoded().eval()
+    before = torch.backends.mha.get_fastpath_enabled()
+    features, maps = feature_maps(module, module.head, torch.randn(3, 3, 8, 12))
+    assert torch.backends.mha.get_fastpath_enabled() == before
+    assert maps is not None
+    assert maps.shape == (3, 8, 4, 6)
+    torch.testing.assert_close(maps.mean((2, 3)), features)
+
+
 def test_of_several_uses_of_a_layer_the_last_is_looked_at() -> None:
     torch.manual_seed(0)
     relu = nn.ReLU()
