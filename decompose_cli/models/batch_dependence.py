@@ -55,12 +55,15 @@ def mixes_images(model: nn.Module, input_size: Size, head: str | None = None) ->
         with evaluating(model), ExitStack() as stack:
             inputs = stack.enter_context(recorded_inputs(model.get_submodule(head))) if head is not None else []
             output = model(images[:count])
-            return inputs[0] if inputs else output
+        value = inputs[0] if inputs else output
+        if not isinstance(value, Tensor) or not value.is_floating_point():
+            raise TypeError(f"{type(value).__name__} is no tensor of real numbers")
+        return value
 
     for few, many in ((1, 2), (2, 4)):
         try:
             alone, together = read(few), read(many)
-        except Exception:  # batch statistics of a single value are refused by torch
+        except Exception:  # batch statistics of a single value are refused by torch; what does not run is told later
             continue
         if _agree(alone, together) or not _agree(read(many), together):
             return None

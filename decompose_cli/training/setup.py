@@ -229,10 +229,10 @@ def make_job(config: Mapping[str, Any], learner: Learner, settings: Settings, co
     entry = learner.classifier.entry
     if learner.classifier.checkpoint is None:
         module = initial_network(entry, len(learner.class_names), learner.preprocessing.crop, settings.seed)
-        warn_of_batch_dependence(module, learner.preprocessing.crop, None, entry.name)
     else:
         module = copied(learner.classifier.load(learner.preprocessing.crop).module)
     _check_outputs(module, entry, learner)
+    warn_of_batch_dependence(module, learner.preprocessing.crop, None, entry.name)
     metadata = Metadata(
         model=entry.name,
         num_classes=len(learner.class_names),

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from helpers.command_line import invoke
 from torch import Tensor, nn
 
+from decompose_cli.api.model import load_model
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
 from decompose_cli.models.batch_dependence import mixes_images
@@ -178,3 +179,20 @@ def test_features_that_depend_on_the_batches_are_not_kept(few: str, monkeypatch:
         found.append(study.bank.features)
         assert study.describe_cache().features == "off"
     assert not torch.allclose(found[0], found[1], atol=1e-3)
+
+
+def test_in_a_notebook_each_network_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    for times in (1, 2):
+        load_model(Net(Whitened()), input_size=8)
+        assert caplog.text.count("'n' (Whitened) of Net makes something else of an image") == times
+
+
+@pytest.mark.parametrize("output", [lambda x: {"logits": x}, lambda x: x.argmax(1), lambda x: [x]])
+def test_what_gives_no_real_numbers_is_left_to_other_checks(output: Callable[[Tensor], object]) -> None:
+    class Odd(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            return output(super().forward(x))  # type: ignore[return-value]
+
+    assert mixes_images(Odd(Whitened()), (8, 8)) is None
+    assert mixes_images(Odd(Whitened()), (8, 8), "head") == "n"
