@@ -211,9 +211,7 @@ def _measurable(unit: LayerOutput, outputs: Sequence[LayerOutput]) -> str | None
     assert unit.values is not None
     if unit.values.lowest >= 0:
         return unit.name
-    place = outputs.index(unit)
-    began = max((n for n in range(place) if outputs[n].layer == unit.layer), default=-1)
-    for use in reversed(outputs[began + 1 : place]):
+    for use in reversed(outputs[: outputs.index(unit)]):
         if _is_inside(use, unit) and use.rectifies and use.values and use.values.positions >= unit.values.positions:
             return use.name
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -140,6 +141,21 @@ def test_networks_of_decompose_do_not_mix_images(options: dict[str, str], dtype:
     assert mixes_images(get_entry("resnet14").configured(**options).make(10, (32, 32)).to(dtype), (32, 32)) is None
 
 
+class Rounded(nn.Module):
+    """Rounds otherwise in batches, as other kernels do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (1 + 2 * torch.finfo(x.dtype).eps) if len(x) > 1 else x
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_rounding_is_no_mixing(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    module = Net(Rounded())
+    nn.init.constant_(module.c.bias, 50.0)  # type: ignore[arg-type]
+    assert mixes_images(module.to(dtype), (8, 8), "head") is None
+
+
 NETWORK = """
 from torch import nn
 
@@ -157,7 +173,7 @@ SENTENCE = "'1' (BatchNorm2d) of mixing:make makes something else of an image wh
     [
         "validate mixing:make --dataset FEW --input-size 32",
         "sweep mixing:make --dataset FEW --input-size 32 --ks 1,2",
-        "selectivity mixing:make --dataset FEW --input-size 32",
+        "selectivity mixing:make --dataset FEW --input-size 32 --compare other.pth",
         "explain mixing:make --dataset FEW --input-size 32 --worst 1 -o out",
         "train mixing:make --dataset FEW --epochs 1 -o run --runs 2",
     ],
@@ -165,6 +181,7 @@ SENTENCE = "'1' (BatchNorm2d) of mixing:make makes something else of an image wh
 def test_every_command_warns_once(line: str, few: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mixing.py").write_text(NETWORK, encoding="utf-8")
     monkeypatch.syspath_prepend(".")
+    torch.save(importlib.import_module("mixing").make().state_dict(), "other.pth")
     result = invoke(*line.replace("FEW", few).split())
     assert result.exit_code == 0, result.stderr
     assert " ".join(result.stderr.split()).count(SENTENCE) == 1

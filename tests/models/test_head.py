@@ -403,6 +403,9 @@ def test_layers_are_listed_in_the_order_in_which_they_finish_with_their_shapes()
 def test_last_map_layer_is_the_outermost_module_with_maps() -> None:
     model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Flatten())
     assert last_map_layer(trace_outputs(model, torch.zeros(2, 3, 8, 8))) == "0"
+    relu = nn.ReLU()
+    used_for_numbers_last = nn.Sequential(nn.Conv2d(3, 4, 3), relu, nn.AdaptiveAvgPool2d(1), nn.Flatten(), relu)
+    assert last_map_layer(trace_outputs(used_for_numbers_last, torch.zeros(2, 3, 8, 8))) == "0"
     flat = nn.Sequential(nn.Flatten())
     assert last_map_layer(trace_outputs(flat, torch.zeros(2, 3, 8, 8))) is None
 

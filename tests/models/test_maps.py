@@ -212,6 +212,26 @@ def test_of_several_uses_of_a_layer_the_last_is_looked_at() -> None:
     torch.testing.assert_close(shown, grad_cam(module, module[3], images, classes))
 
 
+class Scaled(nn.Module):
+    """A layer is used for a number per channel before it is used for maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.head = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(self.act(x * self.act(x.mean((2, 3)))[..., None, None]).mean((2, 3)))
+
+
+def test_earlier_uses_of_a_layer_may_be_no_maps() -> None:
+    torch.manual_seed(0)
+    module = Scaled().eval()
+    images, classes = torch.randn(3, 3, 9, 9), torch.tensor([0, 3, 1])
+    shown = grad_cam(module, module.act, images, classes)
+    torch.testing.assert_close(shown, written_out(module, module.act, images, classes))
+
+
 def test_a_network_is_left_as_it_was() -> None:
     module, head, images = network("resnet14")
     module.train()
@@ -238,9 +258,9 @@ def written_out(module: Any, layer: nn.Module, images: Tensor, classes: Tensor) 
         handle = layer.register_forward_hook(lambda _m, _i, out, kept=kept: kept.append(out))
         logit = module(image[None])[0, c]
         handle.remove()
-        (gradient,) = torch.autograd.grad(logit, kept[0])
+        (gradient,) = torch.autograd.grad(logit, kept[-1])
         alphas = gradient.mean((2, 3))[0]
-        found.append(sum(alpha * plane for alpha, plane in zip(alphas, kept[0][0], strict=True)).clamp(min=0))  # type: ignore[union-attr]
+        found.append(sum(alpha * plane for alpha, plane in zip(alphas, kept[-1][0], strict=True)).clamp(min=0))  # type: ignore[union-attr]
     return torch.stack(found).detach()
 
 
