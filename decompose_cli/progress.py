@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from typing import Protocol
-from weakref import WeakKeyDictionary
 
 from typing_extensions import override
 
@@ -92,7 +91,6 @@ class _LoggedTable(EpochTable):
 
 _default = LoggingReporter()
 _current: ContextVar[Reporter] = ContextVar("decompose_reporter", default=_default)
-_said: WeakKeyDictionary[Reporter, set[str]] = WeakKeyDictionary()
 
 
 @contextmanager
@@ -113,15 +111,6 @@ def note(message: str) -> None:
 def warn(message: str) -> None:
     """Warn through the reporter in force."""
     _current.get().warn(message)
-
-
-def warn_once(message: str) -> None:
-    """Warn, unless the reporter in force has been told the same: once per command, but each time where none is."""
-    reporter = _current.get()
-    said = _said.setdefault(reporter, set())
-    if message not in said or reporter is _default:
-        said.add(message)
-        reporter.warn(message)
 
 
 def track(description: str, total: int | None = None, unit: str = "images") -> AbstractContextManager[Advance]:
