@@ -18,29 +18,35 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-_ops = torch.ops.aten
+# Operations of torch's own library, by name: not every version has each of them.
 _SAME_SHAPE = {
-    _ops.hardswish, _ops.hardswish_, _ops.hardsigmoid_, _ops._prelu_kernel, _ops.masked_fill, _ops.masked_fill_,
-    _ops.copy_, _ops.native_dropout, _ops.bernoulli_, _ops.rrelu_with_noise,
+    "hardswish", "hardswish_", "hardsigmoid_", "_prelu_kernel", "masked_fill", "masked_fill_", "copy_",
+    "native_dropout", "bernoulli_", "rrelu_with_noise",
 }  # fmt: skip
 _SAME_AXES = {
-    _ops.clone, _ops._to_copy, _ops.detach, _ops.alias, _ops.lift_fresh, _ops.contiguous, _ops._softmax,
-    _ops._log_softmax, _ops.roll, _ops.flip, _ops.constant_pad_nd, _ops.slice, _ops.split, _ops.split_with_sizes,
-    _ops.cumsum, _ops.index_select,
+    "clone", "_to_copy", "detach", "alias", "lift_fresh", "contiguous", "_softmax", "_log_softmax", "roll", "flip",
+    "constant_pad_nd", "slice", "split", "split_with_sizes", "cumsum", "index_select",
 }  # fmt: skip
-_VIEWS = {_ops.view, _ops._unsafe_view, _ops.reshape, _ops._reshape_alias, _ops._reshape_copy, _ops.view_copy}
-_REDUCTIONS = {_ops.mean, _ops.sum, _ops.amax, _ops.amin, _ops.max, _ops.min, _ops.var, _ops.std, _ops.logsumexp}
+_VIEWS = {
+    "view", "_unsafe_view", "reshape", "_reshape_alias", "_reshape_copy", "view_copy",
+}  # fmt: skip
+_REDUCTIONS = {
+    "mean", "sum", "amax", "amin", "max", "min", "var", "std", "logsumexp",
+}  # fmt: skip
 _POOLING = {
-    _ops.max_pool2d, _ops.max_pool2d_with_indices, _ops.avg_pool2d, _ops._adaptive_avg_pool2d, _ops.adaptive_avg_pool2d,
-    _ops.adaptive_max_pool2d, _ops.mkldnn_max_pool2d, _ops.upsample_nearest2d, _ops.upsample_bilinear2d,
-    _ops.upsample_bicubic2d, _ops._upsample_bilinear2d_aa, _ops._upsample_bicubic2d_aa, _ops.reflection_pad2d,
-    _ops.replication_pad2d,
+    "max_pool2d", "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "adaptive_avg_pool2d",
+    "adaptive_max_pool2d", "mkldnn_max_pool2d", "upsample_nearest2d", "upsample_bilinear2d", "upsample_bicubic2d",
+    "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa", "reflection_pad2d", "replication_pad2d",
 }  # fmt: skip
-_CONVOLUTIONS = {_ops.convolution, _ops._convolution, _ops.mkldnn_convolution}
-_BATCH_NORMS = {
-    _ops.native_batch_norm, _ops._native_batch_norm_legit, _ops._native_batch_norm_legit_no_training,
-    _ops.cudnn_batch_norm, _ops.miopen_batch_norm, _ops.batch_norm, _ops._batch_norm_no_update,
+_CONVOLUTIONS = {
+    "convolution", "_convolution", "mkldnn_convolution",
 }  # fmt: skip
+_CHANNEL_NORMS = {
+    "native_group_norm",
+    "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training", "cudnn_batch_norm",
+    "miopen_batch_norm", "batch_norm", "_batch_norm_no_update",
+}  # fmt: skip
+_PRODUCTS = {"mm": 0, "bmm": 0, "linear": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1}  # the place of the first factor
 _CHANNELS, _SUMMED, _ROWS, _COLUMNS, _WITHIN = "channels", "summed", "rows", "columns", "within rows or columns"
 
 
@@ -193,50 +199,49 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         given: list[Layout], outputs: list[Tensor],
     ) -> None:  # fmt: skip
         """Give the outputs of an operation their axes, and say of axes what the operation shows."""
-        packet, value = func.overloadpacket, outputs[0]
-        if packet in _CONVOLUTIONS or packet in _POOLING or packet in _BATCH_NORMS or packet is _ops.native_group_norm:
-            self._slide(packet, args, value)
-        elif packet is _ops.native_layer_norm:
+        name, value = func.name().partition("::")[2].partition(".")[0], outputs[0]
+        if name in _CONVOLUTIONS or name in _POOLING or name in _CHANNEL_NORMS:
+            self._channels_second(name, args, value)
+        elif name == "native_layer_norm":
             if first is not None:
                 self._layouts[value] = first
                 if len(args[1]) == 1:
                     _mark(first[-1], _CHANNELS)
         elif not given:
             return  # weights of weights are weights
-        elif packet in (_ops.mm, _ops.bmm, _ops.addmm, _ops.baddbmm, _ops.addbmm, _ops.linear):
-            factors = args[:2] if packet in (_ops.mm, _ops.bmm, _ops.linear) else args[1:3]
-            self._multiply(factors[0], factors[1], value)
-        elif torch.Tag.pointwise in func.tags or packet in _SAME_SHAPE:
+        elif name in _PRODUCTS:
+            place = _PRODUCTS[name]
+            self._multiply(args[place], args[place + 1], value)
+        elif torch.Tag.pointwise in func.tags or name in _SAME_SHAPE:
             self._layouts[value] = _broadcast(given, value)
-        elif packet in (_ops.cat, _ops.stack):
-            self._join(packet, given, args, kwargs, value)
+        elif name in ("cat", "stack"):
+            self._join(name, given, args, kwargs, value)
         elif first is not None:
             for output in outputs:
-                if packet in _SAME_AXES:
+                if name in _SAME_AXES:
                     self._layouts[output] = _resized(first, output)
-                elif packet in _VIEWS:
+                elif name in _VIEWS:
                     self._layouts[output] = _reshaped(first, output)
                 else:
-                    self._layouts[output] = _rearranged(packet, first, args, kwargs, output)
+                    self._layouts[output] = _rearranged(name, first, args, kwargs, output)
 
-    def _slide(self, packet: Any, args: tuple[Any, ...], value: Tensor) -> None:
-        """Convolution, pooling, normalisation of channels: (N, C, ...) in and out."""
+    def _channels_second(self, name: str, args: tuple[Any, ...], value: Tensor) -> None:
+        """Convolution, pooling, normalisation of channels: (N, C, ...) in and out, in pooling perhaps without N."""
         source = args[0]
         before = self.layout(source) or self._new(source)
-        is_image = source.ndim == 4
-        is_point = packet in _CONVOLUTIONS and all(side == 1 for side in args[1].shape[2:])
-        if packet in _BATCH_NORMS or packet is _ops.native_group_norm:
-            self._layouts[value] = before
-        elif source.ndim == value.ndim:
-            after = _resized(before, value)
-            self._layouts[value] = (after[0], _Part(value.shape[1]), *after[2:]) if packet in _CONVOLUTIONS else after
-        else:
-            self._new(value)
-        for layout in (before, self._layouts[value]):
-            _mark(layout[min(1, len(layout) - 1)], _SUMMED if is_point else _CHANNELS)
-            if is_image and not is_point and packet not in _BATCH_NORMS and packet is not _ops.native_group_norm:
-                _mark(layout[2], _ROWS)
-                _mark(layout[3], _COLUMNS)
+        after = before if name in _CHANNEL_NORMS else _resized(before, value)
+        if name in _CONVOLUTIONS:
+            after = (after[0], _Part(value.shape[1]), *after[2:])
+        self._layouts[value] = after
+        is_point = name in _CONVOLUTIONS and all(side == 1 for side in args[1].shape[2:])
+        # What slides along one axis only is written by torch as if there were rows, of which there is one.
+        slides = name in _POOLING or (name in _CONVOLUTIONS and source.ndim == 4 and not is_point)
+        slides = slides and min(source.shape[-2:]) > 1
+        for layout in (before, after):
+            _mark(layout[-3 if name in _POOLING else 1], _SUMMED if is_point else _CHANNELS)
+            if slides:
+                _mark(layout[-2], _ROWS)
+                _mark(layout[-1], _COLUMNS)
 
     def _multiply(self, left: Tensor, right: Tensor, value: Tensor) -> None:
         """A product with weights, which do not depend on the image: the axis that is summed over counts channels."""
@@ -252,10 +257,10 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             _mark(new[-2], _SUMMED)
 
     def _join(
-        self, packet: Any, given: list[Layout], args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor
+        self, name: str, given: list[Layout], args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor
     ) -> None:
         place = int(args[1] if len(args) > 1 else kwargs.get("dim", 0)) % value.ndim
-        if packet is _ops.stack:
+        if name == "stack":
             given = [(*layout[:place], _Part(1), *layout[place:]) for layout in given]
         self._layouts[value] = _alike([layout for layout in given if len(layout) == value.ndim], value)
 
@@ -334,34 +339,34 @@ def _reshaped(layout: Layout, value: Tensor) -> Layout:
     return tuple(result)
 
 
-def _rearranged(packet: Any, layout: Layout, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> Layout:
+def _rearranged(name: str, layout: Layout, args: tuple[Any, ...], kwargs: Mapping[str, Any], value: Tensor) -> Layout:
     """The axes after an operation that moves, adds or drops some; new ones where the operation is not known."""
     count = len(layout)
 
-    def place(number: int, name: str, default: int, axes: int = count) -> int:
-        given = args[number] if len(args) > number else kwargs.get(name, default)
+    def place(number: int, keyword: str, default: int, axes: int = count) -> int:
+        given = args[number] if len(args) > number else kwargs.get(keyword, default)
         return int(given) % max(axes, 1)
 
     axes: list[_Part] = list(layout)
-    if packet is _ops.permute:
+    if name == "permute":
         axes = [layout[axis] for axis in args[1]]
-    elif packet in (_ops.transpose, _ops.transpose_):
+    elif name in ("transpose", "transpose_"):
         one, other = place(1, "dim0", 0), place(2, "dim1", 1)
         axes[one], axes[other] = axes[other], axes[one]
-    elif packet in (_ops.t, _ops.t_, _ops.numpy_T):
+    elif name in ("t", "t_", "numpy_T"):
         axes = axes[::-1]
-    elif packet in (_ops.unsqueeze, _ops.unsqueeze_):
+    elif name in ("unsqueeze", "unsqueeze_"):
         axes.insert(place(1, "dim", 0, count + 1), _Part(1))
-    elif packet in (_ops.squeeze, _ops.squeeze_):
+    elif name in ("squeeze", "squeeze_"):
         axes = [axis for axis in axes if axis.size > 1]
         for at, size in enumerate(value.shape):
             if size == 1:
                 axes.insert(at, _Part(1))
-    elif packet is _ops.expand:
+    elif name == "expand":
         return _broadcast([layout], value)
-    elif packet in (_ops.select, _ops.unbind):
+    elif name in ("select", "unbind"):
         axes.pop(place(1, "dim", 0))
-    elif packet in _REDUCTIONS:
+    elif name in _REDUCTIONS:
         given = args[1] if len(args) > 1 else kwargs.get("dim")
         dims = [given] if isinstance(given, int) else given if isinstance(given, (tuple, list)) else range(count)
         gone = {int(dim) % max(count, 1) for dim in dims} or set(range(count))

@@ -228,6 +228,26 @@ def test_an_axis_that_is_columns_and_channels_makes_no_maps() -> None:
     assert last_map_layer(outputs) is None
 
 
+class OneByOne(nn.Module):
+    """Pools image by image, and tokens along their line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix, self.pooled, self.line, self.head = nn.Linear(12, 8), Probe(), nn.MaxPool1d(2), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.mix(F.pixel_unshuffle(x, 2).sin().permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        x = self.pooled(torch.stack([F.max_pool2d(one, 3, 1) for one in x]))
+        return self.head(self.line(x.flatten(2)).mean(2))
+
+
+def test_pooling_may_be_of_single_images_or_along_a_line() -> None:
+    found = axes_of(OneByOne(), 12, 16)
+    assert found["mix"] == LAST
+    assert found["pooled"] == FIRST
+    assert found["line"] == (1, None, None)
+
+
 class Mixer(nn.Module):
     """An MLP-Mixer: weights sum over tokens too, as a linear layer or as a convolution of one position.
 
