@@ -42,6 +42,28 @@ class Preprocessing:
         unresized = self.resize == shorter if isinstance(self.resize, int) else self.resize == (height, width)
         return unresized and self.crop == (height, width)
 
+    def resized(self, height: int, width: int) -> Size:
+        """(height, width) to which an image of (height, width) is resized, before the middle is cut out of it."""
+        if not isinstance(self.resize, int):
+            return self.resize
+        shorter, longer = sorted((height, width))
+        other = int(self.resize * longer / shorter)
+        return (self.resize, other) if height <= width else (other, self.resize)
+
+    def seen_part(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Top, left, bottom and right of what the network sees of an image, as shares of its height and width.
+
+        Where the network takes more pixels than there are after the resize, black ones are put around them, and it is
+        the whole image.
+        """
+        resized = self.resized(height, width)
+        edges = []
+        for side, seen in zip(resized, self.crop, strict=True):
+            start = max(0, round((side - seen) / 2))
+            edges.append((start / side, min(1.0, (start + seen) / side)))
+        (top, bottom), (left, right) = edges
+        return top, left, bottom, right
+
     def geometry(self) -> dict[str, Any]:
         """The fields that decide which pixels the network sees, as JSON-ready values."""
         resize = self.resize if isinstance(self.resize, int) else list(self.resize)

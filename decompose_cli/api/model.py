@@ -21,6 +21,7 @@ from decompose_cli.errors import InputError, first_line
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.seen import settled
 from decompose_cli.features.study import class_names_of, open_network
+from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.models.network import Network, network_of
@@ -159,6 +160,7 @@ def load_model(
             raise InputError("The size of a module's images is not known; give input_size.")
         usual = usual_preprocessing(None)
         network = network_of(model, usual.overridden(options).crop, head)
+        warn_of_batch_dependence(model, network.input_size, network.head.name, type(model).__name__)
         return Model(type(model).__name__, network, (options,), usual, _checked_names(class_names, network))
     inputs = Inputs(
         model=model,

@@ -27,13 +27,15 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.seen import settled
 from decompose_cli.features.study import Study, class_names_of, open_network
+from decompose_cli.models.axes import Planes
 from decompose_cli.models.classifier import Classifier
-from decompose_cli.models.head import last_map_layer, trace_layers
+from decompose_cli.models.head import example_images
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.models.outputs import last_map_layer, trace_outputs
+from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.printable import printable
 from decompose_cli.progress import note, track, warn
-from decompose_cli.reporting.explain_plots import Panel, Picture, picture_row, picture_sheet
+from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, picture_row, picture_sheet
 from decompose_cli.storage.files import check_writable, file_stem, read_json, sha256_of, write_files
 from decompose_cli.storage.result_document import (
     DatasetInfo,
@@ -124,7 +126,7 @@ def explain(
     network = opened.classifier.load(opened.preprocessing.crop)
     heads, source = _heads(opened, network.tensors, index_set, k)
     module = network.module
-    chosen = _layer(module, opened, layer)
+    chosen, planes = _layer(module, opened, layer)
     images = _images(opened, heads, files, numbers, worst)
     targets = (
         [folder / f"{n:02d}-{file_stem(Path(image.name).stem)}.png" for n, image in enumerate(images, 1)]
@@ -132,7 +134,7 @@ def explain(
         else []
     )
     stale = _check_targets(folder, targets, files, overwrite=overwrite) if folder is not None else []
-    explained = Explainer(network, opened.preprocessing, opened.names, heads, chosen, inputs.seed, device)
+    explained = Explainer(network, opened.preprocessing, opened.names, heads, chosen, planes, inputs.seed, device)
     explanations, pictures = [], []
     at_once = min(_AT_ONCE, inputs.batch_size)
     with track("Explanations", len(images)) as advance, device_memory(device):
@@ -140,7 +142,7 @@ def explain(
             part = images[start : start + at_once]
             for image, (explanation, maps) in zip(part, explained.explain(part), strict=True):
                 explanations.append(explanation)
-                pictures.append(_picture(explanation, image, maps))
+                pictures.append(_picture(explanation, image, maps, opened.preprocessing))
                 advance(1)
     if explained.lacks_maps:
         note(
@@ -218,18 +220,25 @@ def _heads(opened: _Opened, tensors: HeadTensors, index_set: IndexSet | None, k:
     return resolve_heads(tensors, chosen), f"the {count} highest weights of each class"
 
 
-def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> str:
-    _, calls = trace_layers(module, torch.zeros(2, 3, *opened.preprocessing.crop))
-    chosen = layer or last_map_layer(calls)
+def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> tuple[str, Planes]:
+    """The layer of Grad-CAM, and the order of the axes of its maps; of several uses in a pass, the last counts."""
+    name, hint = opened.classifier.name, "'decompose layers MODEL' lists them."
+    outputs = trace_outputs(module, example_images(opened.preprocessing.crop, model=module))
+    chosen = layer or last_map_layer(outputs)
     if chosen is None:
-        raise InputError(f"{opened.classifier.name} has no layer with maps, which Grad-CAM needs.")
-    shapes = {call.name: call.output_shape for call in calls}
-    if len(shapes.get(chosen) or ()) != 4:
         raise InputError(
-            f"{chosen!r} is no layer of {opened.classifier.name} with maps.",
-            hint="'decompose layers MODEL' lists them.",
+            f"{name} has no layer with maps of which it can be told what their axes are; Grad-CAM needs one."
         )
-    return chosen
+    values = next((output.values for output in reversed(outputs) if output.layer == chosen), None)
+    if values is None or len(values.shape) != 4:
+        raise InputError(f"{chosen!r} is no layer of {name} with maps.", hint=hint)
+    if values.axes.planes is None:
+        raise InputError(
+            f"{chosen!r} of {name} yields values of shape {tuple(values.shape[1:])}, and it cannot be told which of "
+            "these axes are channels, rows and columns of the image.",
+            hint=hint,
+        )
+    return chosen, values.axes.planes
 
 
 def _images(
@@ -309,7 +318,7 @@ def _document(
     )
 
 
-def _picture(explanation: Explanation, image: ChosenImage, maps: ImageMaps) -> Picture:
+def _picture(explanation: Explanation, image: ChosenImage, maps: ImageMaps, seen: Preprocessing) -> Picture:
     """The image and its maps, with what each head says beside them."""
     panels = [Panel(f"Grad-CAM, predicted\n{explanation.predicted_name}", maps.predicted, signed=False)]
     if maps.true is not None:
@@ -325,6 +334,13 @@ def _picture(explanation: Explanation, image: ChosenImage, maps: ImageMaps) -> P
         if scores is not None:
             lines += [what, *(f"{100 * score.probability:5.1f}%  {score.name}" for score in scores), ""]
     wrong = f" (is {explanation.label_name})" if maps.true is not None else ""
-    return Picture(
-        f"{Path(explanation.image).name}: {explanation.predicted_name}{wrong}", image.pixels, panels, lines[:-1]
-    )
+    name = Path(explanation.image).name
+    title, whole = f"{name}: {explanation.predicted_name}{wrong}", None
+    if image.whole is not None:
+        title += f"\nas seen: {_pixels(seen.crop)}"
+        whole = Whole(f"{name}\n{_pixels(image.size)}", image.whole, seen.seen_part(*image.size))
+    return Picture(title, image.pixels, panels, lines[:-1], whole)
+
+
+def _pixels(size: Size) -> str:
+    return f"{size[0]}x{size[1]} pixels"

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.entry import ANY
 from decompose_cli.models.fitting import (
@@ -109,7 +110,8 @@ class Classifier:
             InputError: The weights do not fit (the sentence accounts for every key), or there is no head.
         """
         if input_size not in self._networks:
-            self._networks[input_size] = self._load(input_size)
+            network = self._networks[input_size] = self._load(input_size)
+            warn_of_batch_dependence(network.module, input_size, network.head.name, self.name)
         return self._networks[input_size]
 
     def _build(self, num_classes: int, input_size: Size) -> nn.Module:

@@ -271,17 +271,3 @@ def _no_head(layers: list[LayerCall], logits: Tensor, name: str | None, model_na
 
 def _is_leaf(layer: LayerCall) -> bool:
     return next(layer.module.children(), None) is None
-
-
-def last_map_layer(layers: list[LayerCall]) -> str | None:
-    """The default layer for class activation maps: the last module with maps (N, C, H, W) larger than one pixel.
-
-    Where several modules finish with the same maps, such as a stage, its last block and that block's last layer, it is
-    the outermost.
-    """
-    with_maps = [layer for layer in layers if layer.output_shape is not None and _has_maps(layer.output_shape)]
-    return with_maps[-1].name if with_maps else None
-
-
-def _has_maps(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and shape[2] * shape[3] > 1

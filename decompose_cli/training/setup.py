@@ -16,6 +16,7 @@ from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.features.seen import sized
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier
 from decompose_cli.models.entry import ModelEntry
@@ -234,6 +235,7 @@ def make_job(config: Mapping[str, Any], learner: Learner, settings: Settings, co
     else:
         module = copied(learner.classifier.load(learner.preprocessing.crop).module)
     _check_outputs(module, entry, learner)
+    warn_of_batch_dependence(module, learner.preprocessing.crop, None, entry.name)
     metadata = Metadata(
         model=entry.name,
         num_classes=len(learner.class_names),

@@ -111,7 +111,6 @@ NO_WARNINGS = {
     "animation that lacks frames": png_with(b"acTL", struct.pack(">II", 1 << 30, 0)),
     "text": png_with(b"tEXt", b"Comment\x00\x1b[31mred"),
     "one transparent colour": written("GIF", "P", transparency=0),
-    "16 bits": written("PNG", "I;16"),
     "CMYK": written("JPEG", "CMYK"),
 }
 

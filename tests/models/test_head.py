@@ -16,11 +16,11 @@ from decompose_cli.models.head import (
     example_images,
     find_head,
     is_linear,
-    last_map_layer,
     penultimate,
     recorded_inputs,
     trace_layers,
 )
+from decompose_cli.models.outputs import last_map_layer, trace_outputs
 
 SIZE = (8, 8)
 CLASSES, FEATURES = 2, 3
@@ -390,14 +390,17 @@ def test_layers_are_listed_in_the_order_in_which_they_finish_with_their_shapes()
         ("1", (2, 4, 1, 1), 1),
         ("2", (2, 4), 1),
     ]
-    assert last_map_layer(layers) == "1.0"
+    assert last_map_layer(trace_outputs(model, torch.zeros(2, 3, 8, 8))) == "1.0"
 
 
 def test_last_map_layer_is_the_outermost_module_with_maps() -> None:
     model = nn.Sequential(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()), nn.Flatten())
-    assert last_map_layer(trace_layers(model, torch.zeros(2, 3, 8, 8))[1]) == "0"
+    assert last_map_layer(trace_outputs(model, torch.zeros(2, 3, 8, 8))) == "0"
+    relu = nn.ReLU()
+    used_for_numbers_last = nn.Sequential(nn.Conv2d(3, 4, 3), relu, nn.AdaptiveAvgPool2d(1), nn.Flatten(), relu)
+    assert last_map_layer(trace_outputs(used_for_numbers_last, torch.zeros(2, 3, 8, 8))) == "0"
     flat = nn.Sequential(nn.Flatten())
-    assert last_map_layer(trace_layers(flat, torch.zeros(2, 3, 8, 8))[1]) is None
+    assert last_map_layer(trace_outputs(flat, torch.zeros(2, 3, 8, 8))) is None
 
 
 def test_example_images_are_reproducible_and_of_the_networks_type() -> None:

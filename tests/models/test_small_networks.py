@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from decompose_cli.errors import InputError
-from decompose_cli.models.head import evaluating, example_images, find_head, last_map_layer, penultimate, trace_layers
+from decompose_cli.models.head import evaluating, example_images, find_head, penultimate
 from decompose_cli.models.imagenet import torchvision_classifiers
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import network_of
+from decompose_cli.models.outputs import last_map_layer, trace_outputs
 from decompose_cli.models.registry import ModelEntry, get_entry, registered_models
 from decompose_cli.models.small_networks import preact_resnet
 from decompose_cli.preprocessing import CIFAR
@@ -87,8 +88,7 @@ def test_folded_copy_reads_the_same_features(entry: ModelEntry) -> None:
     [("resnet11", "layer3"), ("preresnet8", "bn"), ("custom_resnet", "residual3"), ("resnet18_32x32", "layer4")],
 )
 def test_layer_for_activation_maps_is_the_last_with_maps(name: str, layer: str) -> None:
-    _, layers = trace_layers(get_entry(name).build(10), example_images(SIZE))
-    assert last_map_layer(layers) == layer
+    assert last_map_layer(trace_outputs(get_entry(name).build(10), example_images(SIZE))) == layer
 
 
 @pytest.mark.parametrize("name", NEW)

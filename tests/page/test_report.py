@@ -335,6 +335,13 @@ def test_pictures_are_taken_from_beside_the_result_only(write_results: WriteResu
     assert "1 of 1 pictures are not on this page." in text
 
 
+def test_the_page_says_what_was_seen_of_a_photograph(write_results: WriteResults) -> None:
+    folder = write_results(only=("explain",))
+    assert "pixels" not in page_of(report([folder]))[1].split("01-7")[0].split("taken for")[-1]
+    edited(folder, "explain", lambda d: d["results"]["explanations"][0].update(size=[300, 400], resized=[32, 42]))
+    assert "(300x400 pixels, made 32x42, of which the network sees the middle 32x32)" in page_of(report([folder]))[1]
+
+
 def test_damaged_pictures_are_left_out(write_results: WriteResults) -> None:
     folder = write_results(only=("explain",))
     (folder / "01-7.png").write_bytes((folder / "01-7.png").read_bytes()[:60])

@@ -66,7 +66,12 @@ def _explained(context: Context, source: Source) -> Iterator[Block]:
         is_folded=True,
     )
     shown = results.explanations[:_MOST_ROWS]
-    pictures = [_saved(context, source, e.file, _alt(e), f"{e.image}: {_caption(e)}") for e in shown]
+    crop = source.document.dataset.crop if source.document.dataset is not None else ()
+    made = [e.geometry(crop) for e in shown]
+    pictures = [
+        _saved(context, source, e.file, _alt(e), f"{e.image}: {_caption(e)}{f' ({geometry})' if geometry else ''}")
+        for e, geometry in zip(shown, made, strict=True)
+    ]
     yield from (picture for picture in pictures if picture is not None)
     more = len(results.explanations) - len([picture for picture in pictures if picture is not None])
     if more > 0:
