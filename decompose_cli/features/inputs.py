@@ -22,11 +22,9 @@ class Inputs:
         model: A registered name, a torchvision classifier or ``package.module:callable``; None for the network that
             the weights file names, or without one for the network that ships with the project.
         weights: A path, a URL, ``default`` or ``random``.
-        ema: Whether the averaged weights are taken where the file has raw and averaged ones.
         dataset: A registered name or ``folder:PATH``; None for the data set that the network was trained on.
         data_dir: Folder of data sets; None for ``$DECOMPOSE_DATA``, else ``data``.
         split: ``train``, ``val`` or ``test``; None for the split that the command usually looks at.
-        model_options: Options of the network, by name, where its weights do not say them.
         head: Name of the submodule to use as the head.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``32`` or ``bf16``.
@@ -41,15 +39,15 @@ class Inputs:
         seed: Seed of everything random.
         use_cache: Whether features are looked for in the cache and kept there.
         allow_download: Whether files may be downloaded.
+        ema: Whether the averaged weights are taken where the file has raw and averaged ones.
+        model_options: Options of the network, by name, where its weights do not say them.
     """
 
     model: str | None = None
     weights: str | None = None
-    ema: bool = False
     dataset: str | None = None
     data_dir: Path | None = None
     split: str | None = None
-    model_options: Mapping[str, str] | None = None
     head: str | None = None
     device: str = "auto"
     precision: str = "32"
@@ -64,6 +62,8 @@ class Inputs:
     seed: int = 0
     use_cache: bool = True
     allow_download: bool = True
+    ema: bool = False
+    model_options: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
