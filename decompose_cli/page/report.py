@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -74,6 +74,7 @@ def report(
     title: str | None = None,
     overwrite: bool = False,
     with_images: bool = True,
+    unwritten: Mapping[Path, object] | None = None,
 ) -> Report:
     """Put results on one page that needs nothing else: no network, no other file.
 
@@ -86,6 +87,7 @@ def report(
         title: Title of the page; by default what the first results are about.
         overwrite: Whether an existing file may be replaced.
         with_images: Whether misclassified images are looked up in their data sets, where these are at hand.
+        unwritten: Text or bytes of files, documents and pictures, that are read here and not from the disk.
 
     Raises:
         InputError: Something given cannot be used; nothing has been written.
@@ -97,10 +99,11 @@ def report(
         raise InputError("There is nothing to report on.", hint="Name result files, runs or folders of them.")
     if output is not None:
         check_writable(output, overwrite=overwrite)
-    sources = read_sources([user_path(place) for place in places])
+    unwritten = unwritten or {}
+    sources = read_sources([user_path(place) for place in places], unwritten)
     if output is not None and output.resolve() in {source.path.resolve() for source in sources}:
         raise InputError(f"{output} is one of the results; give the page another name.")
-    context = Context(sources, has_images=with_images)
+    context = Context(sources, has_images=with_images, unwritten=unwritten)
     sections = tuple(section for module in _SECTIONS if (section := _built(module.section, context)) is not None)
     html = _rendered(printable(title) if title else _usual_title(sources), sections, len(sources), context.left_out)
     if output is not None:

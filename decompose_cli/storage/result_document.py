@@ -19,6 +19,8 @@ from decompose_cli.storage.files import file_stem, write_text
 from decompose_cli.version import __version__
 
 SCHEMA_VERSION = 1
+RESULT = "result.json"
+"""Name of the document in a folder of results."""
 Results = TypeVar("Results")
 
 
@@ -66,7 +68,10 @@ class CacheInfo(_Strict):
 
 
 class ResultDocument(BaseModel, Generic[Results]):
-    """The results of a command, and everything needed to get them again. Field names are stable."""
+    """The results of a command, and everything needed to get them again. Field names are stable.
+
+    ``files``: names of the files that were written together with the document, relative to its folder.
+    """
 
     schema_version: int = SCHEMA_VERSION
     command: str
@@ -77,6 +82,7 @@ class ResultDocument(BaseModel, Generic[Results]):
     started_at: str
     seconds: float
     cache: CacheInfo | None = None
+    files: list[str] = []
     results: Results
 
     def to_json(self) -> str:
