@@ -26,6 +26,7 @@ from torch import Tensor
 from decompose_cli.errors import InputError, UnsafeFileError, first_few
 from decompose_cli.preprocessing import LARGEST_SIDE, Interpolation
 from decompose_cli.storage.files import sha256_of, write_with
+from decompose_cli.storage.journal import settle
 
 METADATA_KEY = "decompose"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -119,6 +120,7 @@ def read_checkpoint(path: Path, source: str | None = None) -> Checkpoint:
         UnsafeFileError: Reading the file would execute code.
     """
     source = source or str(path)
+    settle(path.parent)
     try:
         if path.is_dir():
             raise InputError(f"The weights {path} are a folder, not a file.")

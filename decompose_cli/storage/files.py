@@ -26,6 +26,16 @@ def cache_root() -> Path:
     return Path.home() / ".cache" / "decompose"
 
 
+def check_trusted(path: Path) -> None:
+    """Refuse a file of the cache that is neither this user's nor the administrator's: it may say anything.
+
+    Raises:
+        PermissionError: It is another user's.
+    """
+    if hasattr(os, "geteuid") and path.stat().st_uid not in (os.geteuid(), 0):
+        raise PermissionError(errno.EPERM, "they are another user's")
+
+
 @contextmanager
 def atomic_path(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield a temporary path beside ``target``; it becomes ``target`` if the block succeeds and vanishes if not.

@@ -237,6 +237,8 @@ def find_run(path: Path) -> RunFolder:
     Raises:
         InputError: There is no run to go on with; the sentence says what to do instead.
     """
+    settle(path)
+    settle(path.parent)
     if path.is_dir():
         folder = _whole(RunFolder(path))
     elif path.is_file():
