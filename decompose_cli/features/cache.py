@@ -134,7 +134,7 @@ def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
 def entries() -> list[CacheEntry]:
     """The entries of the cache, most recent first."""
     listed = []
-    for path in features_folder().glob("*.safetensors"):
+    for path in _found("*.safetensors"):
         try:
             status = path.stat()
         except OSError:
@@ -150,11 +150,19 @@ def entries() -> list[CacheEntry]:
     return sorted(listed, key=lambda entry: -entry.modified)
 
 
+def _found(pattern: str) -> list[Path]:
+    try:
+        return list(features_folder().glob(pattern))
+    except OSError as error:
+        warn(f"The cache {features_folder()} cannot be read: {error.strerror or error}.")
+        return []
+
+
 def clear(older_than_days: float = 0) -> tuple[int, int]:
     """Delete entries (and leftovers of an interrupted write) older than so many days; return their number and bytes."""
     limit = time.time() - 86400 * older_than_days
     count = freed = 0
-    for path in features_folder().glob("*"):
+    for path in _found("*"):
         with suppress(OSError):  # another process may be clearing too
             status = path.stat()
             if status.st_mtime > limit:

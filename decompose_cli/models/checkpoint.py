@@ -25,7 +25,7 @@ from torch import Tensor
 
 from decompose_cli.errors import InputError, UnsafeFileError, first_few
 from decompose_cli.preprocessing import LARGEST_SIDE, Interpolation
-from decompose_cli.storage.files import sha256_of, write_with
+from decompose_cli.storage.files import as_bytes, sha256_of, write_with
 from decompose_cli.storage.journal import settle
 
 METADATA_KEY = "decompose"
@@ -71,6 +71,11 @@ class Metadata(BaseModel):
     crop: _Sides | None = None
     interpolation: Interpolation | None = None
     command: str | None = None
+
+    def as_text(self) -> str:
+        """The description as JSON, also where a path in it is no UTF-8."""
+        plain = self.model_dump(exclude_none=True)
+        return as_bytes(json.dumps(plain, ensure_ascii=False, separators=(",", ":"))).decode()
 
 
 @dataclass(frozen=True)
@@ -151,7 +156,7 @@ def write_checkpoint(path: Path, state_dict: dict[str, Tensor], metadata: Metada
         DecomposeError: The file cannot be written.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
-    header = {METADATA_KEY: metadata.model_dump_json(exclude_none=True)}
+    header = {METADATA_KEY: metadata.as_text()}
     write_with(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 

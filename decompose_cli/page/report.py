@@ -29,7 +29,7 @@ from decompose_cli.page.sections import (
     sharing,
     training,
 )
-from decompose_cli.storage.files import check_writable, user_path, write_text
+from decompose_cli.storage.files import as_bytes, check_writable, user_path, write_text
 from decompose_cli.version import __version__
 
 LARGEST = 5_000_000
@@ -164,4 +164,4 @@ def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int
         script=script,
         script_hash=f"sha256-{digest}",
     )
-    return page.strip() + "\n"
+    return as_bytes(page.strip() + "\n").decode()

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from decompose_cli.errors import DecomposeError, InputError, param
-from decompose_cli.storage.journal import settle
+from decompose_cli.storage.journal import NO_HARD_LINKS, settle
 from decompose_cli.storage.leftovers import TEMPORARY, sweep, temporary_prefix
 
 
@@ -33,7 +33,7 @@ def check_trusted(path: Path) -> None:
         PermissionError: It is another user's.
     """
     if hasattr(os, "geteuid") and path.stat().st_uid not in (os.geteuid(), 0):
-        raise PermissionError(errno.EPERM, "they are another user's")
+        raise PermissionError(errno.EPERM, "owned by another user")
 
 
 @contextmanager
@@ -98,14 +98,11 @@ def _made(folder: Path) -> Iterator[None]:
         raise
 
 
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without them say
-
-
 def _rename_new(temporary: Path, target: Path) -> None:
     try:
         target.hardlink_to(temporary)  # fails where the name is taken, which a rename does not
     except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
+        if error.errno not in NO_HARD_LINKS:
             raise
         target.open("x").close()  # reserves the name
         temporary.replace(target)

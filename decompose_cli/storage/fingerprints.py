@@ -59,7 +59,8 @@ def remembered(key: Any, compute: Callable[[], str]) -> str:
         if os.path.lexists(path):
             return _noted(path, name)
     except (OSError, ValueError) as error:
-        warn(f"The fingerprint {path} cannot be used ({first_line(error)}) and is computed again.")
+        reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
+        warn(f"The fingerprint {path} cannot be used ({reason}) and is computed again.")
     value = compute()
     with suppress(DecomposeError):
         write_text(path, f"{value} {_checksum(name, value)}\n")

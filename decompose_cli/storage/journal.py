@@ -24,7 +24,7 @@ from decompose_cli.storage.leftovers import BACKUP, JOURNAL, NAME, TEMPORARY, te
 _LOCK = ".decompose-lock"
 _FORMAT = 1
 _PATIENCE_S = 10
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without them say
+NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without them say
 
 Stamp = tuple[int, int, int]
 """Number, size and modification time in ns, which a file keeps when it gets another name."""
@@ -84,7 +84,7 @@ def settle(folder: Path) -> None:
     A journal that this user may not act on, or that a process still holds, is left as it is.
     """
     for place in (folder, folder.absolute().parent):
-        if os.path.lexists(place / JOURNAL):
+        if os.path.lexists(place / JOURNAL) or os.path.lexists(place / _LOCK):
             with suppress(OSError, InputError), _locked(place):
                 _recover(place)
 
@@ -109,12 +109,12 @@ def _stamp(path: Path) -> Stamp | None:
 
 def _keep(target: Path, old: Path) -> None:
     """Give the file that is there another name as well, or instead where there are no hard links."""
+    if not os.path.lexists(target):
+        return
     try:
         old.hardlink_to(target)
-    except FileNotFoundError:
-        pass  # there is none
     except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
+        if error.errno not in NO_HARD_LINKS:
             raise
         target.rename(old)
 

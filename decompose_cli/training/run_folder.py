@@ -154,7 +154,7 @@ class RunFolder:
             if {name: value.shape for name, value in best["state_dict"].items()} != {
                 name: value.shape for name, value in last["state_dict"].items()
             }:
-                raise InputError(f"{folder.best} is the checkpoint of another run.", hint=hint)
+                raise InputError(f"{folder.best} and {folder.last} are checkpoints of different networks.", hint=hint)
 
     def _has_a_configuration(self) -> bool:
         """Whether the folder has the configuration of a run, of whatever version."""
@@ -294,7 +294,7 @@ def write_state(
         DecomposeError: The file cannot be written; an older one is still there.
     """
     content = {
-        METADATA_KEY: metadata.model_dump_json(exclude_none=True),
+        METADATA_KEY: metadata.as_text(),
         "state_dict": dict(weights),
         _TRAINING: {"format_version": _FORMAT, **training},
     }

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from pathlib import Path
 
 import pytest
 from helpers.command_line import files_below, names_in
 
-from decompose_cli.errors import DecomposeError
-from decompose_cli.storage.file_sets import write_files
+from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.storage.file_sets import check_replaceable, write_files, write_result, written_with
+from decompose_cli.storage.result_document import ResultDocument
 
 
 def names() -> list[str]:
@@ -80,3 +82,95 @@ def test_a_rename_that_fails_takes_back_the_files_renamed_before(
         write_files({Path("a"): "1", Path("b"): "2", Path("c"): b"3"})
     assert len(asked) == which
     assert names() == []
+
+
+def test_a_function_can_fill_a_file_among_others() -> None:
+    write_files({Path("a"): lambda path: path.write_bytes(b"\1"), Path("b"): "2"})
+    assert (Path("a").read_bytes(), Path("b").read_text()) == (b"\1", "2")
+
+
+def test_a_function_that_fails_keeps_all_others_from_being_written() -> None:
+    def fail(path: Path) -> None:
+        path.write_bytes(b"half")
+        raise ValueError("oops")
+
+    Path("a").write_text("old")
+    with pytest.raises(ValueError, match="oops"):
+        write_files({Path("a"): "new", Path("b"): fail}, [Path("a")])
+    assert names() == ["a"]
+    assert Path("a").read_text() == "old"
+
+
+def test_files_that_have_to_go_stay_where_the_others_cannot_be_written() -> None:
+    Path("gone").write_text("old")
+    Path("folder").mkdir()
+    with pytest.raises(DecomposeError, match="Cannot write folder"):
+        write_files({Path("a"): "1", Path("folder"): "2"}, [Path("gone")])
+    assert names() == ["folder", "gone"]
+    write_files({Path("a"): "1"}, [Path("gone"), Path("a"), Path("none")])
+    assert names() == ["a", "folder"]
+
+
+# --- whose they are ---------------------------------------------------------------------------------------------------
+
+DOCUMENT = {"schema_version": 1, "command": "sweep", "results": {}}
+
+
+def result(files: list[str] | None, results: object = None) -> None:
+    content = {**DOCUMENT, "results": results or {}, **({} if files is None else {"files": files})}
+    Path("result.json").write_text(json.dumps(content))
+
+
+def allowed(*targets: str) -> bool:
+    said = []
+    try:
+        check_replaceable(list(map(Path, targets)), Path("result.json"), overwrite=True)
+    except InputError as refusal:
+        said = [refusal.message]
+    assert all("is not listed in a result of decompose in result.json, so it is not overwritten" in one for one in said)
+    return not said
+
+
+def test_only_files_that_a_result_lists_are_replaced() -> None:
+    for name in ("curve.png", "mine.png"):
+        Path(name).write_text("x")
+    assert not allowed("curve.png")
+    result(["curve.png"])
+    assert allowed("curve.png", "result.json", "new.png")
+    assert not allowed("curve.png", "mine.png")
+    with pytest.raises(InputError, match=r"curve\.png exists already"):
+        check_replaceable([Path("curve.png")], Path("result.json"), overwrite=False)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "", '{"files": ["curve.png"]}', '{"schema_version": 1, "command": "x"}'])
+def test_what_is_no_result_lists_nothing(text: str) -> None:
+    Path("curve.png").write_text("mine")
+    Path("result.json").write_text(text)
+    assert not allowed("curve.png")
+    assert not allowed("result.json")
+
+
+def test_results_of_earlier_versions_say_inside_what_they_wrote_and_have_the_usual_names() -> None:
+    Path("curve.png").write_text("x")
+    result(None, {"plot": "out/curve.png", "list": [{"file": "out/01-a.png"}, {"sheet": "elsewhere/sheet.png"}]})
+    assert allowed("curve.png", "result.json")
+    assert written_with(Path("result.json")) == {Path(n) for n in ("result.json", "curve.png", "01-a.png", "sheet.png")}
+
+
+def test_a_result_lists_nothing_outside_its_folder() -> None:
+    for listed in (["../precious", "/precious", "sub/../../precious"], [3, None, {}]):
+        result(listed)  # type: ignore[arg-type]
+        assert written_with(Path("result.json")) == {Path("result.json")}
+
+
+def test_what_the_result_before_lists_goes_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = ResultDocument[dict[str, int]](
+        command="sweep", arguments={}, environment={}, started_at="", seconds=0, results={}
+    )
+    for name in ("old.png", "sub/old.png", "mine.png", "sub/mine.png"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text("x")
+    result(["old.png", "sub/old.png"])
+    write_result(document, Path("result.json"), {Path("new.png"): b"1", Path("more/new.png"): b"2"})
+    assert files_below() == ["mine.png", "more/new.png", "new.png", "result.json", "sub/mine.png"]
+    assert json.loads(Path("result.json").read_text())["files"] == ["new.png", "more/new.png"]
