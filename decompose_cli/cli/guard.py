@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -15,7 +16,7 @@ from types import FrameType
 import typer
 
 from decompose_cli.cli.console import Terminal
-from decompose_cli.errors import DecomposeError
+from decompose_cli.errors import DecomposeError, InputError
 
 
 def discard_stdout() -> None:
@@ -45,6 +46,9 @@ def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # whichever option names it
+            terminal.error(InputError(f"{error.filename} cannot be a path: {error.strerror}."))
+            raise typer.Exit(InputError.exit_code) from error
         reason = str(error).strip().splitlines()
         sentence = f"Something unforeseen went wrong: {type(error).__name__}{': ' + reason[0] if reason else ''}"
         terminal.error(DecomposeError(sentence, hint="Add --debug to see where; please report it."))

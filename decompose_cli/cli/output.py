@@ -13,7 +13,13 @@ from decompose_cli.cli import guard
 from decompose_cli.cli.console import Terminal, is_first_process
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.storage.files import check_folder_writable, check_writable, new_folder, write_under_new_name
+from decompose_cli.storage.files import (
+    as_bytes,
+    check_folder_writable,
+    check_writable,
+    new_folder,
+    write_under_new_name,
+)
 
 if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
@@ -164,7 +170,7 @@ def print_json(value: Any) -> None:
 
     ascii_only = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
     try:
-        sys.stdout.write(readable_json(value, ascii_only=ascii_only) + "\n")
+        sys.stdout.write(as_bytes(readable_json(value, ascii_only=ascii_only) + "\n").decode())
         sys.stdout.flush()
     except BrokenPipeError:
         raise

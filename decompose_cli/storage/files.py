@@ -124,6 +124,7 @@ def explained(path: Path) -> Iterator[None]:
 
 
 _BAD_PATH = (
+    errno.ENOENT,
     errno.ENOTDIR,
     errno.EISDIR,
     errno.EACCES,

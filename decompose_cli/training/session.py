@@ -21,7 +21,7 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 from decompose_cli.progress import growing_table, note, warn
-from decompose_cli.storage.files import cores
+from decompose_cli.storage.files import check_folder_writable, cores
 from decompose_cli.training.config import FROM_INPUTS, RunConfig, read_config
 from decompose_cli.training.devices import Machines, on_first, start
 from decompose_cli.training.export import Kind, check_export, export_network
@@ -137,6 +137,7 @@ def opened(
         settings = make_settings(config["settings"])
     else:
         folder = None
+        _check_place(request)
         inputs, settings, choices = configure(request.inputs)
         config = {
             "command": command,
@@ -175,6 +176,15 @@ def opened(
         claimed = RunFolder(on_first(fabric, claim))
         takeover = Takeover(claimed, config, is_done=folder is not None)
         yield Session(fabric, claimed, inputs, config, settings, request, takeover)
+
+
+def _check_place(request: Request) -> None:
+    """Refuse a place for a new run before images are fetched and read; nobody is kept out of it yet."""
+    if request.folder is not None:
+        check_folder_writable(request.folder)
+        RunFolder(request.folder).check_free(overwrite=request.overwrite)
+    elif request.names is not None:
+        check_folder_writable(next(request.names("", "")).parent)
 
 
 def _check_command(command: str, resumed: Path, of_run: str) -> None:

@@ -22,7 +22,9 @@ COMMANDS = {
     "train-gate": ("train-gate", "resnet14", *DATA, "--lr", "0.05"),
     "finetune": ("finetune", "-w", "first.pt", *DATA, "--lr", "0.01", "-k", "3"),
 }
-each_command = pytest.mark.parametrize("command", COMMANDS)
+each_command = pytest.mark.parametrize(
+    "command", [name if name == "train" else pytest.param(name, marks=pytest.mark.slow) for name in COMMANDS]
+)
 
 
 def everything(folder: str) -> dict[str, bytes]:
@@ -141,7 +143,7 @@ def test_several_seeds_take_the_folder_with_the_first_checkpoint_of_the_first(fi
     assert not Path("R/seed-0").exists()
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@each_command
 def test_the_end_of_a_run_is_written_all_or_not_at_all(
     command: str, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
