@@ -199,13 +199,26 @@ def new_folder(names: Iterator[Path]) -> Iterator[Path]:
                 continue
         break
     try:
-        yield path
+        with _reserved(path):
+            yield path
     except BaseException:
         with suppress(OSError):  # where something was written after all, it stays
             path.rmdir()
             if not has_parent:
                 path.parent.rmdir()
         raise
+
+
+@contextmanager
+def _reserved(folder: Path) -> Iterator[None]:
+    """Mark a folder as this process's while it is at work, so that it is found if the process is killed."""
+    with explained(folder):
+        descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=TEMPORARY, dir=folder)
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def cores() -> int:

@@ -111,6 +111,9 @@ def _keep(target: Path, old: Path) -> None:
     """Give the file that is there another name as well, or instead where there are no hard links."""
     if not os.path.lexists(target):
         return
+    if target.is_symlink():  # what it points to may be anywhere
+        target.rename(old)
+        return
     try:
         old.hardlink_to(target)
     except OSError as error:

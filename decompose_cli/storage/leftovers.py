@@ -84,6 +84,18 @@ def sweep(folder: Path, *, alone: bool = False) -> None:
                     _remove(entry)
 
 
+def sweep_reserved(folder: Path) -> None:
+    """Remove the folders in ``folder`` that processes which are gone had made for results, and nothing else is in."""
+    with suppress(OSError), os.scandir(folder) as found:
+        for entry in found:
+            with suppress(OSError):
+                path = Path(entry.path)
+                names = [inside.name for inside in path.iterdir()] if entry.is_dir(follow_symlinks=False) else []
+                if names and all(map(NAME.fullmatch, names)):  # one that is empty has only just been made
+                    sweep(path)
+                    path.rmdir()
+
+
 def _remove(entry: os.DirEntry[str]) -> None:
     if entry.is_dir(follow_symlinks=False):
         shutil.rmtree(entry.path, ignore_errors=True)

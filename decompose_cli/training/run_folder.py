@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -35,6 +36,7 @@ _LOCK = ".lock"
 _TRAINING = "training"
 _FORMAT = 1
 _LONG = 200
+_A_MOMENT_S = 60
 _SEED = re.compile(r"seed-\d+")
 
 
@@ -214,6 +216,7 @@ def new_run(names: Iterable[Path]) -> Iterator[RunFolder]:
             check_folder_writable(path)
             if not path.parent.exists():
                 stack.callback(_remove_empty, path.parent)
+            _sweep_unused(path.parent)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.mkdir()
@@ -224,6 +227,16 @@ def new_run(names: Iterable[Path]) -> Iterator[RunFolder]:
             stack.callback(_remove_empty, path)
             yield RunFolder(path)
             return
+
+
+def _sweep_unused(folder: Path) -> None:
+    """Remove the folders of runs that were killed before their first checkpoint, and so hold nothing but a lock."""
+    for lock in folder.glob(f"*/{_LOCK}"):
+        with suppress(OSError, DecomposeError):
+            is_alone = [path.name for path in lock.parent.iterdir()] == [_LOCK]
+            if is_alone and time.time() - lock.stat().st_mtime > _A_MOMENT_S:
+                with RunFolder(lock.parent).locked():
+                    pass  # an empty folder goes with the lock
 
 
 def _remove_empty(folder: Path) -> None:

@@ -225,3 +225,21 @@ def test_the_working_directory_itself_can_be_the_folder() -> None:
     write_files({Path("a"): "3", Path("sub/b"): "4"}, [Path("gone")])
     assert files_below() == ["a", "sub/b"]
     assert Path("sub/b").read_text() == "4"
+
+
+def test_a_link_is_replaced_and_comes_back_and_what_it_points_to_stays() -> None:
+    Path("elsewhere").write_text("precious")
+    Path("link").symlink_to("elsewhere")
+    number, ends = 1, set()
+    while True:
+        with cut_before(number) as made:
+            write_files({Path("link"): "new", Path("z"): "new"})
+        settle(Path())
+        ends.add((Path("link").is_symlink(), Path("link").read_text()))
+        assert Path("elsewhere").read_text() == "precious"
+        if "cut" not in made:
+            break
+        Path("link").unlink()
+        Path("link").symlink_to("elsewhere")
+        number += 1
+    assert ends == {(True, "precious"), (False, "new")}

@@ -16,9 +16,10 @@ from helpers.processes import environment
 
 from decompose_cli.storage import leftovers
 from decompose_cli.storage.file_sets import write_files
-from decompose_cli.storage.files import write_text
+from decompose_cli.storage.files import new_folder, write_text
 from decompose_cli.storage.fingerprints import remembered
 from decompose_cli.storage.leftovers import sweep, temporary_prefix
+from decompose_cli.storage.result_document import default_names
 
 WRITER = """
 import sys, time
@@ -127,6 +128,19 @@ def test_folders_are_swept_too() -> None:
     (folder / "deep/file").write_text("x")
     sweep(Path("out"))
     assert names_in("out") == []
+
+
+def test_folders_that_a_killed_process_had_only_made_go_with_the_next() -> None:
+    dead, alive = f".decompose-{HERE}-999999999-5-abc.tmp", f".decompose-{HERE}-{PROCESS}-{START}-abc.tmp"
+    for name in (f"dead/{dead}", f"alive/{alive}", f"used/{dead}", "used/result.json", "mine/notes.txt"):
+        Path("results", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("results", name).write_text("x")
+    Path("results/empty").mkdir()
+    with new_folder(default_names("sweep", suffix="")) as folder:
+        assert names_in("results") == ["alive", "empty", "mine", folder.name, "used"]
+        assert len(names_in(folder)) == 1, "it says whose it is"
+        (folder / "result.json").write_text("x")
+    assert names_in(folder) == ["result.json"]
 
 
 def test_what_cannot_be_removed_or_listed_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:

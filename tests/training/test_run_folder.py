@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.models.checkpoint import Metadata, read_checkpoint
 from decompose_cli.training.config import read_config
-from decompose_cli.training.run_folder import RunFolder, Takeover, changed, find_run, read_state, write_state
+from decompose_cli.training.run_folder import RunFolder, Takeover, changed, find_run, new_run, read_state, write_state
 
 METADATA = Metadata(model="resnet8", num_classes=2)
 CONFIG = {
@@ -102,6 +104,22 @@ def test_an_empty_folder_does_not_stay_and_neither_does_what_was_half_written() 
     with folder.locked():
         assert [path.name for path in folder.path.glob("*.tmp")] == ["mine.tmp"]
     assert [path.name for path in folder.path.iterdir()] == ["mine.tmp"]
+
+
+def test_folders_of_runs_that_were_killed_before_their_first_checkpoint_go_with_the_next() -> None:
+    for name, age in (("killed", 100), ("just begun", 0), ("with a file", 100)):
+        Path("runs", name).mkdir(parents=True)
+        Path("runs", name, ".lock").touch()
+        os.utime(Path("runs", name, ".lock"), (time.time() - age,) * 2)
+    Path("runs/with a file/notes.txt").write_text("mine")
+    with new_run([Path("runs/next")]) as folder, folder.locked():
+        assert sorted(path.name for path in Path("runs").iterdir()) == ["just begun", "next", "with a file"]
+
+
+def test_a_folder_of_a_run_that_is_at_work_is_left_alone(busy: Path) -> None:
+    os.utime(busy / ".lock", (time.time() - 100,) * 2)
+    with new_run([Path("next")]):
+        assert (busy / ".lock").exists()
 
 
 def test_a_folder_that_is_a_file_is_refused() -> None:
