@@ -361,7 +361,7 @@ class Trials:
         bench, job = self.bench, self.job
         found = files_of(self.folder)
         if job.trains and "config.json" in found and is_begun(found, self.old, seed=2):
-            arguments = [job.name, "--resume", str(self.folder), "-q"]
+            arguments = [job.name, "--resume", str(self.folder), "-j", "0", "-q"]
         else:
             arguments = job.arguments(self.form, self.folder, overwrite=True)
         code = ended(forked(arguments, bench.said))
