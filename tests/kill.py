@@ -336,7 +336,9 @@ class Trials:
         bench, job = self.bench, self.job
         where = f"{self.name}: {what}: exit code {code}"
         said = bench.said.read_text(errors="replace")
-        if code not in codes or "unforeseen" in said or "Traceback" in said:
+        # Python drops an interrupt that comes while an object is forgotten, and says so with a traceback.
+        has_failed = "unforeseen" in said or ("Traceback" in said and "Exception ignored" not in said)
+        if code not in codes or has_failed:
             bench.failures.append(f"{where}: {said[-500:]}")
         ended(forked(["report", str(self.folder), "--json", "-q"], bench.said))
         found, before = files_of(self.folder), dict(self.old)
