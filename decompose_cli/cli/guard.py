@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import threading
@@ -14,7 +15,7 @@ import typer
 
 from decompose_cli.cli import stdout
 from decompose_cli.cli.console import Terminal
-from decompose_cli.errors import DecomposeError
+from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.printable import printable_lines
 
 
@@ -35,8 +36,7 @@ def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
         terminal.error(error)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
-        terminal.error(DecomposeError("Interrupted; no file was left half-written."))
-        raise typer.Exit(130) from None
+        raise _interrupted(terminal) from None
     except BrokenPipeError:
         stdout.discard()  # the reader has closed the pipe
         raise typer.Exit(1) from None
@@ -45,10 +45,27 @@ def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
+        if _comes_from_interrupt(error):
+            raise _interrupted(terminal) from None
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # whichever option names it
+            terminal.error(InputError(f"{error.filename} cannot be a path: {error.strerror}."))
+            raise typer.Exit(InputError.exit_code) from error
         reason = str(error).strip().splitlines()
         sentence = f"Something unforeseen went wrong: {type(error).__name__}{': ' + reason[0] if reason else ''}"
         terminal.error(DecomposeError(sentence, hint="Add --debug to see where; please report it."))
         raise typer.Exit(1) from error
+
+
+def _interrupted(terminal: Terminal) -> typer.Exit:
+    terminal.error(DecomposeError("Interrupted; no file was left half-written."))
+    return typer.Exit(130)
+
+
+def _comes_from_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt was made into another error, as Python does where it comes while a class is defined."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from decompose_cli.preprocessing import CIFAR
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import write_error
 from decompose_cli.storage.fingerprints import file_stamp
+from decompose_cli.storage.leftovers import temporary_folder
 
 if TYPE_CHECKING:
     import numpy as np
@@ -125,7 +126,6 @@ def _by_hand(archive: _Archive, data_dir: Path) -> str:
 
 def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
     import tarfile
-    import tempfile
 
     from decompose_cli.storage.download import download
 
@@ -140,8 +140,8 @@ def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
     note(f"Unpacking {packed}")
     target = data_dir / archive.folder
     try:
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".unpacking-") as temporary, tarfile.open(packed) as tar:
-            unpacked = Path(temporary) / archive.folder
+        with temporary_folder(data_dir) as temporary, tarfile.open(packed) as tar:
+            unpacked = temporary / archive.folder
             unpacked.mkdir()
             # Members are copied by known names, so nothing in an archive can lead outside the folder.
             for file in [name for files in archive.files.values() for name in files]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,8 +35,10 @@ from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.printable import printable
 from decompose_cli.progress import note, track, warn
 from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, picture_row, picture_sheet
-from decompose_cli.storage.files import check_writable, file_stem, read_json, sha256_of, write_files
+from decompose_cli.storage.file_sets import Content, check_replaceable, write_result
+from decompose_cli.storage.files import file_stem, sha256_of
 from decompose_cli.storage.result_document import (
+    RESULT,
     DatasetInfo,
     ModelInfo,
     ResultDocument,
@@ -48,7 +49,7 @@ from decompose_cli.storage.result_document import (
 
 MOST_IMAGES = 40
 _AT_ONCE = 16
-SHEET, RESULT = "sheet.png", "result.json"
+SHEET = "sheet.png"
 
 
 class ExplainResults(BaseModel):
@@ -116,6 +117,16 @@ def explain(
         InputError: Something given cannot be used; nothing has been written.
         DecomposeError: The work failed; nothing has been written.
     """
+    document, pictures = explanation(inputs, settings, folder=folder, overwrite=overwrite)
+    if folder is not None:
+        write_result(document, folder / RESULT, pictures)
+    return document
+
+
+def explanation(
+    inputs: Inputs, settings: ExplainSettings, *, folder: Path | None = None, overwrite: bool = False
+) -> tuple[ResultDocument[ExplainResults], dict[Path, Content]]:
+    """Explain images as :func:`explain` does, but leave it to the caller to write the pictures and the document."""
     watch = Stopwatch()
     files, numbers, worst = settings.images, settings.indices_of, settings.worst
     indices, k, layer = settings.indices, settings.k, settings.layer
@@ -133,7 +144,8 @@ def explain(
         if folder
         else []
     )
-    stale = _check_targets(folder, targets, files, overwrite=overwrite) if folder is not None else []
+    if folder is not None:
+        _check_targets([*targets, folder / SHEET, folder / RESULT], files, overwrite=overwrite)
     explained = Explainer(network, opened.preprocessing, opened.names, heads, chosen, planes, inputs.seed, device)
     explanations, pictures = [], []
     at_once = min(_AT_ONCE, inputs.batch_size)
@@ -167,14 +179,10 @@ def explain(
         "layer": layer,
     }
     document = _document(opened, network.tensors, inputs, arguments, files, device, results, watch)
-    if folder is not None:
-        rows = [picture_row(picture) for picture in pictures]
-        content = dict(zip(targets, rows, strict=True))
-        content |= {folder / SHEET: picture_sheet(rows), folder / RESULT: document.to_json().encode()}
-        for path in stale:
-            path.unlink(missing_ok=True)
-        write_files(content)
-    return document
+    if folder is None:
+        return document, {}
+    rows = [picture_row(picture) for picture in pictures]
+    return document, {**dict(zip(targets, rows, strict=True)), folder / SHEET: picture_sheet(rows)}
 
 
 def _check_count(count: int) -> None:
@@ -260,21 +268,15 @@ def _images(
     return from_dataset(study, numbers)
 
 
-def _check_targets(folder: Path, targets: Sequence[Path], files: Sequence[Path], *, overwrite: bool) -> list[Path]:
-    """Refuse to replace what must stay; return the files that an earlier explanation left."""
+def _check_targets(targets: Sequence[Path], files: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse to replace what must stay; the last target is the document."""
     inputs = {path.resolve() for path in files}
-    for target in (*targets, folder / SHEET, folder / RESULT):
+    for target in targets:
         if target.resolve() in inputs:
             raise InputError(
                 f"{target} is one of the images that are to be explained; choose another {param('output')}."
             )
-        check_writable(target, overwrite=overwrite)
-    with suppress(InputError, KeyError, TypeError):
-        content = read_json(folder / RESULT, "The result")
-        if content["command"] == "explain":
-            left = [folder / Path(one["file"]).name for one in content["results"]["explanations"] if one["file"]]
-            return [path for path in left if path.resolve() not in inputs]
-    return []
+    check_replaceable(targets, targets[-1], overwrite=overwrite)
 
 
 def _document(

@@ -46,7 +46,7 @@ from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
 from decompose_cli.training.records import Score
 from decompose_cli.training.run_folder import RunFolder
-from decompose_cli.training.runner import Training, run_training, with_best_weights
+from decompose_cli.training.runner import Files, Finished, Training, run_training, with_best_weights
 from decompose_cli.training.session import Request, Session, check_same
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import copied
@@ -295,7 +295,7 @@ class _Finetune(Training[FinetuneResults]):
 
     @override
     def finish(
-        self, session: Session, folder: RunFolder, settings: Settings, trained: tuple[RunResults, Job, nn.Module]
+        self, session: Session, folder: RunFolder, settings: Settings, trained: Finished, files: Files
     ) -> FinetuneResults:
         results, _, module = trained
         after = self._measured(session, with_best_weights(module, results, folder))

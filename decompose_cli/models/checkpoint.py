@@ -26,7 +26,8 @@ from torch import Tensor
 from decompose_cli.errors import InputError, UnsafeFileError, first_few, param
 from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolation
 from decompose_cli.progress import note
-from decompose_cli.storage.files import sha256_of, write_with
+from decompose_cli.storage.files import as_bytes, sha256_of, write_with
+from decompose_cli.storage.journal import settle
 
 METADATA_KEY = "decompose"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
@@ -85,6 +86,11 @@ class Metadata(BaseModel):
         chosen: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in lists.items()}
         return ImageOptions(**chosen)
 
+    def as_text(self) -> str:
+        """The description as JSON, also where a path in it is no UTF-8."""
+        plain = self.model_dump(exclude_none=True)
+        return as_bytes(json.dumps(plain, ensure_ascii=False, separators=(",", ":"))).decode()
+
 
 @dataclass(frozen=True)
 class PublishedDecomposition:
@@ -138,6 +144,7 @@ def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False)
         UnsafeFileError: Reading the file would execute code.
     """
     source = source or str(path)
+    settle(path.parent)
     try:
         if path.is_dir():
             raise InputError(f"The weights {path} are a folder, not a file.")
@@ -174,7 +181,7 @@ def write_checkpoint(path: Path, state_dict: dict[str, Tensor], metadata: Metada
         DecomposeError: The file cannot be written.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
-    header = {METADATA_KEY: metadata.model_dump_json(exclude_none=True)}
+    header = {METADATA_KEY: metadata.as_text()}
     write_with(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 

@@ -74,7 +74,7 @@ def essential(
     from decompose_cli.engines.essential import EssentialSettings, parse_method, parse_noise
     from decompose_cli.engines.essential import essential as run
 
-    path = checked_output(out)
+    path = checked_output(out, Path())
     ks = parse_k(k) if k is not None else [None]
     if len(ks) > 1:
         raise InputError(f"{param('k')} {k}: essential looks at one k at a time.")

@@ -103,8 +103,6 @@ def _evaluate(inputs: Inputs, out: RunOutput, gates: GateSettings, split: str | 
 
     def work(folder: Path | None) -> None:
         document = evaluate_gates(inputs, gates, split=split, folder=folder)
-        if folder is not None:
-            document.write(folder / RESULT)
 
         def show() -> None:
             show_setting(out.terminal, document)

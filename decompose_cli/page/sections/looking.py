@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -132,17 +133,18 @@ def _saved(context: Context, source: Source, name: str | None, alt: str, caption
     if name is None:
         return None
     path = source.path.parent / Path(name).name
-    image = _opened(path)
+    image = _opened(path, context.unwritten.get(path))
     return None if image is None else context.picture(image, alt, caption)
 
 
-def _opened(path: Path) -> Image | None:
+def _opened(path: Path, content: object) -> Image | None:
     from PIL import Image
 
     try:
-        if not path.is_file() or path.stat().st_size > _MOST_BYTES:  # reading a pipe would wait for ever
+        file = BytesIO(content) if isinstance(content, bytes) else path
+        if file is path and (not path.is_file() or path.stat().st_size > _MOST_BYTES):  # a pipe would wait for ever
             return None
-        with warnings.catch_warnings(), Image.open(path, formats=["PNG"]) as opened:
+        with warnings.catch_warnings(), Image.open(file, formats=["PNG"]) as opened:
             warnings.simplefilter("ignore")
             if opened.width * opened.height > _MOST_PIXELS:
                 return None
