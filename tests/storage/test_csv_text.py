@@ -11,7 +11,7 @@ import torch
 
 import decompose_cli
 from decompose_cli.storage.csv_text import csv_text
-from decompose_cli.training.gating.start import write_label_noise
+from decompose_cli.training.gating.start import label_noise_csv
 
 FORMULAS = [
     "=1+1",
@@ -48,8 +48,7 @@ def test_numbers_and_other_texts_are_left_alone(cell: object) -> None:
 def test_label_noise_names_files_and_classes_that_spreadsheets_would_run() -> None:
     before, after = torch.tensor([0, 1]), torch.tensor([1, 0])
     names, files = ["=cmd", "-dog"], ["@a/0.png", "-1.png"]
-    write_label_noise(Path("noise.csv"), torch.tensor([0, 1]), before, after, names, files)
-    lines = Path("noise.csv").read_text().splitlines()
+    lines = label_noise_csv(torch.tensor([0, 1]), before, after, names, files).splitlines()
     assert lines[1:] == ["0,1,0,'-dog,'=cmd,'@a/0.png", "1,0,1,'=cmd,'-dog,'-1.png"]
 
 
