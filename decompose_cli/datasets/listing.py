@@ -50,7 +50,7 @@ def class_folders(root: Path, remarks: Remarks | None = None) -> list[str]:
         remarks: Told of the files that lie beside the class folders.
 
     Raises:
-        InputError: There are no class folders, one has no readable name, or a link leads nowhere.
+        InputError: There are no class folders, or a link leads nowhere.
     """
     names = []
     for path, kind in _content(root):
@@ -58,9 +58,6 @@ def class_folders(root: Path, remarks: Remarks | None = None) -> list[str]:
             names.append(path.name)
         elif remarks is not None:
             (remarks.loose if kind == "image" else remarks.others).append(path)
-    odd = [name for name in names if not name.isprintable() or name != name.encode(errors="replace").decode()]
-    if odd:
-        raise InputError(f"{root} has a class folder whose name is not readable text: {odd[0]!a}.")
     if not names:
         raise InputError(f"{root} has no class folders.", hint="The layout is PATH/train|val|test/<class>/<image>.")
     numbers = [str(number) for number in range(len(names))]

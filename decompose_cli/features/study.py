@@ -22,7 +22,6 @@ from decompose_cli.features.extraction import extract_features
 from decompose_cli.features.inputs import Inputs as Inputs
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
 from decompose_cli.features.seen import listed, matched, settled
-from decompose_cli.models.batch_dependence import mixes_images
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
@@ -94,9 +93,7 @@ class Study:
             self._cache_state = "hit"
             return self._cached_bank
         bank = self._compute()
-        network = self.classifier.load(self.preprocessing.crop)
-        depends_on_batch = mixes_images(network.module, self.preprocessing.crop, network.head.name) is not None
-        if self.inputs.use_cache and not depends_on_batch:
+        if self.inputs.use_cache and not self.classifier.load(self.preprocessing.crop).depends_on_batch:
             description = (
                 f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "
                 f"{self.dataset.split}, {len(bank.labels):,} images, {'x'.join(map(str, self.preprocessing.crop))}, "

@@ -22,17 +22,18 @@ from decompose_cli.progress import warn
 _OF_SPREAD, _OF_LARGEST = 1e-3, 1e-5  # of the spread between images, and of the largest value, for rounding
 
 
-def warn_of_batch_dependence(model: nn.Module, input_size: Size, head: str | None, model_name: str) -> None:
-    """Warn where :func:`mixes_images` names a module."""
+def warn_of_batch_dependence(model: nn.Module, input_size: Size, head: str | None, model_name: str) -> bool:
+    """Warn where :func:`mixes_images` names a module; return whether it does."""
     name = mixes_images(model, input_size, head)
     if name is None:
-        return
+        return False
     kind = type(model.get_submodule(name)).__name__
     what = f"{name!r} ({kind}) of {model_name}" if name else model_name
     warn(
         f"{what} makes something else of an image when other images are in its batch, in evaluation too: numbers "
         f"depend on {param('batch_size')} and on the order of the images, and features are not kept for the next time."
     )
+    return True
 
 
 def mixes_images(model: nn.Module, input_size: Size, head: str | None = None) -> str | None:

@@ -110,8 +110,9 @@ class Classifier:
             InputError: The weights do not fit (the sentence accounts for every key), or there is no head.
         """
         if input_size not in self._networks:
-            network = self._networks[input_size] = self._load(input_size)
-            warn_of_batch_dependence(network.module, input_size, network.head.name, self.name)
+            network = self._load(input_size)
+            depends = warn_of_batch_dependence(network.module, input_size, network.head.name, self.name)
+            self._networks[input_size] = replace(network, depends_on_batch=depends)
         return self._networks[input_size]
 
     def _build(self, num_classes: int, input_size: Size) -> nn.Module:

@@ -44,12 +44,14 @@ class Network:
         head: The part that is the head, full or decomposed, and what follows it.
         tensors: Parameters of the head, with what follows it folded in.
         input_size: (height, width) of the images that the module takes.
+        depends_on_batch: Whether features of an image were found to depend on the other images of its batch.
     """
 
     module: nn.Module
     head: Head
     tensors: HeadTensors
     input_size: Size
+    depends_on_batch: bool = False
 
     @property
     def is_decomposed(self) -> bool:

@@ -164,6 +164,24 @@ def test_results_are_written_to_and_read_from_names_that_are_no_utf8(command: st
 
 
 @utf8_only
+def test_classes_may_have_names_that_no_terminal_should_see(make_images: Callable[..., Path]) -> None:
+    """Folders that are no UTF-8, and those with an escape sequence and a line break, are classes like others."""
+    names = ["a\x1b[31mb\nc", ODD, "dog"]
+    make_images(Path("images"), names, n=2, side=8)
+    rest = ("-j", "0", "-w", "run/last.pt", "--no-cache")
+    size = ("--dataset", "folder:images", "--input-size", "8", "--epochs", "1", "-j", "0")
+    run("train", "resnet8", *size, "-o", "run", "-q")
+    result = run("validate", *rest, "--json", "-o", "validate.json")
+    assert json.loads(result.stdout)["dataset"]["classes"] == names
+    assert json.loads(Path("validate.json").read_text(encoding="utf-8"))["dataset"]["classes"] == names
+    assert "\x1b[31m" not in result.stdout + result.stderr
+    assert r"a\x1b[31mb\nc" in result.stderr
+    run("extract-indices", *rest, "-k", "2", "-o", "indices.json", "--layout", "document")
+    run("validate", *rest, "-i", "indices.json", "-q", "-o", "decomposed.json")
+    run("report", "decomposed.json", "-o", "page.html")
+    assert "\x1b" not in Path("page.html").read_text(encoding="utf-8")
+
+
 def test_runs_are_kept_in_and_trained_from_names_that_are_no_utf8(make_images: Callable[..., Path]) -> None:
     images = make_images(Path(ODD, "images"), ["a", "b", "c"], n=6, side=8)
     for path in list(images.rglob("*.png")):
