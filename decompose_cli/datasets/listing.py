@@ -8,10 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from PIL import Image
+
+from decompose_cli.datasets.decoding import FORMATS
 from decompose_cli.errors import InputError, first_few
 from decompose_cli.progress import note, warn
 
-_EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
+_EXTENSIONS = frozenset(name for name, kind in Image.registered_extensions().items() if kind in FORMATS)
 
 
 @dataclass

@@ -102,7 +102,7 @@ def _levels(values: npt.NDArray[Any], numbers: Numbers, path: Path) -> npt.NDArr
     if low < 0 or high > 255 or (high > 1 and not is_whole):
         read = "0 to 255" if numbers.kind == "whole" else "0 to 1, and whole ones from 0 to 255,"
         raise InputError(f"{shown}; of numbers of this kind only those from {read} have one reading.", hint=_HINT)
-    if numbers.kind == "real" and high == 1 and is_whole:
+    if numbers.kind in ("real", "whole") and high == 1 and is_whole:
         raise InputError(f"{shown}, and are all whole: 1 could be white, or the darkest of 255 greys.", hint=_HINT)
     levels: npt.NDArray[np.uint8] = np.rint(values if is_whole else 255 * values).astype(np.uint8)
     return levels

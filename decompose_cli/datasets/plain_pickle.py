@@ -54,7 +54,7 @@ def read_plain_pickle(content: bytes) -> Any:
         UnsafePickleError: The pickle wants something else imported, called or filled.
         Exception: Nearly any other, where the pickle is damaged.
     """
-    machine = _Machine()
+    machine = _Machine(most_made=4 * len(content))
     for number, (code, argument, _) in enumerate(pickletools.genops(content)):
         if number >= _MOST_INSTRUCTIONS:
             raise ValueError("too many instructions")
@@ -79,7 +79,8 @@ def _finished(value: Any) -> Any:
 class _Machine:
     """The stack of a pickle, and what it remembers."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_made: int) -> None:
+        self._may_make = most_made  # bytes; a text that is remembered can be made into bytes again and again
         self.stack: list[Any] = []
         self._below: list[list[Any]] = []  # the stacks below the marks
         self._memo: dict[int, Any] = {}
@@ -138,12 +139,21 @@ class _Machine:
 
     def call(self, _: None) -> None:
         called, arguments = self.last(2)
-        self.push(_made(called, arguments))
+        made = _made(called, arguments)
+        self._count(made)
+        self.push(made)
+
+    def _count(self, made: Any) -> None:
+        values = made.values if type(made) is _Array else made
+        self._may_make -= getattr(values, "nbytes", len(values) if isinstance(values, bytes) else 0)
+        if self._may_make < 0:
+            raise ValueError("more bytes than a file of this size holds")
 
     def fill(self, _: None) -> None:
         (state,), target = self.last(1), self.stack[-1]
         if type(target) is _Array and target.values is None and type(state) is tuple and len(state) == 5:
-            target.values = _array(state[4], state[2], state[1], "F" if state[3] else "C")
+            target.values = made = _array(state[4], state[2], state[1], "F" if state[3] else "C")
+            self._count(made)
         elif not (isinstance(target, np.dtype) and type(state) is tuple and state == _STATES[target.str[1:]]):
             raise UnsafePickleError(f"the state of {_told(target)}")
 

@@ -36,6 +36,7 @@ from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.models.head import trace_layers
+from decompose_cli.models.network import check_head_stays
 from decompose_cli.progress import note
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import RunConfig, shown_command
@@ -241,6 +242,7 @@ class _Finetune(Training[FinetuneResults]):
         module = copied(network.module)
         if not network.is_decomposed:
             with_decomposed_head(module, network.head, heads.decomposed)
+        check_head_stays(module, network.head.name, network.input_size, test.classifier.name)
         used = index_set or IndexSet(
             heads.decomposed.classes(), test.head.num_features, source=test.classifier.weights_source
         )

@@ -86,7 +86,7 @@ def _with_replaced_output(
     replaced: list[Tensor] = []
 
     def record(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        features.append(args[0] if args else named["input"])
+        features.append(next(iter((*args, *named.values()))))
 
     def replace(_: nn.Module, __: object, output: Tensor) -> Tensor:
         z = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed))
@@ -124,7 +124,7 @@ def linear_map(module: nn.Module, features: Tensor) -> tuple[Tensor, Tensor] | N
 
     Args:
         module: The layer, in evaluation mode.
-        features: Some of its inputs, (n, D) or (n, D, 1, 1).
+        features: Some of its inputs, (n, D), (n, D, 1, 1) or (n, 1, D).
 
     Returns:
         Weight and bias, or None if no weight and bias give the layer's outputs.
@@ -132,13 +132,16 @@ def linear_map(module: nn.Module, features: Tensor) -> tuple[Tensor, Tensor] | N
     shape = features.shape[1:]
     size = features.double().square().mean().sqrt().clamp(min=1e-3).to(features)
     noise = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).to(features) * size
-    tried = torch.cat([features, noise])  # real features may all have one sign
+    tried = torch.cat([features, noise]).flatten(1)  # real features may all have one sign
 
     def run(inputs: Tensor) -> Tensor:
         output: Tensor = module(inputs.reshape(-1, *shape)).flatten(1)
         return output.double().cpu()
 
-    outputs = run(tried)  # with this, hooks that make the weights have run
+    try:
+        outputs = run(tried)  # with this, hooks that make the weights have run
+    except Exception:  # it takes more than features
+        return None
     for candidate in (_own_parameters, _measured_parameters):
         found = candidate(module, run, tried, outputs.shape[1])
         if found is not None and agree(*found, tried, outputs):

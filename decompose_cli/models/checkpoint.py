@@ -35,6 +35,7 @@ _AVERAGED = (
     *("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict"),
     *("ema_model", "ema_weights", "averaged_model", "swa_model", "swa_state_dict"),
 )
+_DEEPEST = 4  # mappings in mappings in which other weights are looked for
 _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and by torch.compile
 
 
@@ -169,7 +170,7 @@ def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False)
     _refuse_nan(state, path)
     csg = state.pop("csg", None)
     if averaged is not None and not ema:
-        note(f"{source} also holds averaged weights ({averaged}): the raw ones are taken; {param('ema')} takes those.")
+        note(f"{source} also holds other weights of this network ({averaged}); {param('ema')} takes averaged ones.")
     published = _pop_published_decomposition(state, path)
     return Checkpoint(source, digest, state, metadata, ema, csg, published)
 
@@ -226,7 +227,7 @@ def _numpy_scalars() -> list[Any]:
 
 
 def _read_torch(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], Metadata | None, str | None]:
-    """The state dict, the description, and the name under which the file also holds averaged weights."""
+    """The state dict, the description, and where the file also holds weights of the same names and shapes."""
     if _is_torchscript(path):
         raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=_SAVE_STATE_DICT)
     with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
@@ -240,28 +241,60 @@ def _read_torch(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], Metadata |
                 raise
             raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
     metadata = _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
-    averaged = next((name for name in _AVERAGED if _holds_tensors(content, name)), None)
-    if ema and averaged is None:
-        raise _without_averages(path)
+    others = _states_like(_unwrap(content, path) if _has_raw(content) else None, content)
     if ema:
-        return _averages(_unwrap(content[averaged], path)), metadata, averaged
-    if averaged is not None and not any(_holds_tensors(content, name) for name in _WRAPPERS):
-        note(f"{path} holds averaged weights only ({averaged}), which are taken.")
-        return _averages(_unwrap(content[averaged], path)), metadata, None
-    return _unwrap(content, path), metadata, averaged
+        if not others:
+            raise _without_averages(path)
+        named = [name for name in others if name.rsplit(".", 1)[-1] in _AVERAGED or name.split(".")[0] in _AVERAGED]
+        if len(named or others) > 1:
+            raise InputError(
+                f"{path} holds several weights that {param('ema')} could mean: {', '.join(named or others)}."
+            )
+        return others[(named or list(others))[0]], metadata, None
+    if not _has_raw(content) and others:
+        name = next(iter(others))
+        note(f"{path} holds averaged weights only ({name}), which are taken.")
+        return others[name], metadata, None
+    return _unwrap(content, path), metadata, first_few(others) or None
 
 
-def _holds_tensors(content: Any, name: str) -> bool:
-    """Whether a mapping has, under a name, a state dict or a mapping with one inside."""
-    inner = content.get(name) if isinstance(content, dict) else None
-    if not isinstance(inner, dict):
-        return False
-    return any(isinstance(value, Tensor) or _holds_tensors(inner, key) for key, value in inner.items())
+def _has_raw(content: Any) -> bool:
+    """Whether a file has weights at the top or under a usual name, rather than under names of averages alone."""
+    if not isinstance(content, dict) or any(isinstance(content.get(name), dict) for name in _WRAPPERS):
+        return True
+    return any(isinstance(value, Tensor) for value in content.values())
 
 
-def _averages(content: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Averaged weights without the counter that ``torch.optim.swa_utils.AveragedModel`` keeps beside them."""
-    return {name: value for name, value in content.items() if name != "n_averaged"}
+def _states_like(taken: dict[str, Tensor] | None, content: Any) -> dict[str, dict[str, Tensor]]:
+    """Other state dicts of a file, by where they stand: of the names and shapes of the one that is taken.
+
+    Where none is taken, those under a name of averages.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+
+    def look(value: Any, place: str, depth: int) -> None:
+        if not isinstance(value, dict) or depth > _DEEPEST:
+            return
+        tensors = {name: part for name, part in value.items() if isinstance(part, Tensor) and isinstance(name, str)}
+        state = _without_prefix(tensors)
+        if (
+            place
+            and state
+            and (_shapes(state) == wanted if taken is not None else set(place.split(".")) & {*_AVERAGED})
+        ):
+            if taken is None or not all(value.get(name) is part for name, part in taken.items()):
+                found[place] = state
+            return
+        for name, part in value.items():
+            look(part, f"{place}.{name}" if place else str(name), depth + 1)
+
+    wanted = _shapes(_without_prefix(taken)) if taken is not None else {}
+    look(content, "", 0)
+    return found
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
 
 
 def _without_averages(path: Path) -> InputError:
@@ -321,7 +354,12 @@ _SAVE_STATE_DICT = "A checkpoint is what torch.save(model.state_dict(), ...) wri
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove a prefix that all names have; a prefix that only some have belongs to the network."""
+    """Remove a prefix that all names have; a prefix that only some have belongs to the network.
+
+    The counter beside it is that of ``torch.optim.swa_utils.AveragedModel``.
+    """
+    if "n_averaged" in state and all(name.startswith("module.") for name in state if name != "n_averaged"):
+        state = {name: value for name, value in state.items() if name != "n_averaged"}
     for prefix in _PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
             return _without_prefix({name.removeprefix(prefix): value for name, value in state.items()})

@@ -172,7 +172,7 @@ class Classifier:
         _, layers = trace_layers(module, example_images(input_size, model=module))
         shapes = [layer.input_shape for layer in layers if layer.name == place]
         if shapes and shapes[0] is not None and self.head_name in (None, place):
-            return shapes[0][1]
+            return torch.Size(shapes[0][1:]).numel()
         head = find_head(module, input_size, name=self.head_name, model_name=self.name)
         raise InputError(
             f"{self.weights_source} has a decomposed head {place!r}, but the head of this network is {head.name!r}."
@@ -285,9 +285,14 @@ def as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, st
         configured = replace(configured, preprocessing=published)
         mean, std = (", ".join(map(str, values)) for values in (published.mean, published.std))
         note(f"Its images are normalised as those of the published gated networks: mean {mean}, std {std}.")
-    caution = GATES[shown["gate"]].caution if "gate" in shown else None
-    if caution is not None:
-        warn(f"{checkpoint.source} {caution}")
+    taken = shown.get("gate")
+    alike = [kind.name for kind in GATES.values() if kind.shown_by(checkpoint.state_dict)] if taken is not None else []
+    if len(alike) > 1:
+        different = " or ".join(name for name in alike if name != taken)
+        warn(
+            f"{checkpoint.source} does not say whether its gate is {taken} or {different}, which have the same "
+            f"weights: {taken} is assumed, and {param('model_options')} gate=NAME takes another."
+        )
     return configured
 
 

@@ -215,8 +215,6 @@ for _kind in (
         _exclusive,
         _in_units(lambda channels: channels),
         penalty=0.0,
-        caution="does not say whether its gates are exclusive ones or of the shortcut, which have the same weights; "
-        f"exclusive is assumed, and {param('model_options')} gate=shortcut takes the other.",
     ),
     GateKind(
         "shortcut",

@@ -23,13 +23,14 @@ from decompose_cli.models.affine import Following, agree, following, linear_map
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.preprocessing import Size
 
-_PART_OF_SPREAD = 1e-4
+PART_OF_SPREAD = 1e-4
+"""How far logits may be off, as a share of what they spread over in their class."""
 _FEWEST_FINITE = 2
 
 
 @dataclass(frozen=True)
 class Head:
-    """The last linear layer of a classifier, as it was when it was found.
+    """The part that makes the logits of a classifier from its features, as it was when it was found.
 
     Attributes:
         name: Name of the submodule.
@@ -77,7 +78,7 @@ def recorded_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
     inputs: list[Tensor] = []
 
     def record(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        inputs.append(args[0] if args else named["input"])
+        inputs.append(next(iter((*args, *named.values()))))
 
     handle = module.register_forward_pre_hook(record, with_kwargs=True, prepend=True)
     try:
@@ -152,7 +153,7 @@ def _like(images: Tensor, model: nn.Module | None) -> Tensor:
 
 
 def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, model_name: str = "the model") -> Head:
-    """Find the last linear layer of a classifier by tracing what yields its logits.
+    """Find the part of a classifier that makes its logits by a weight and a bias, by what it does.
 
     Args:
         model: The model, which is left as it is.
@@ -210,13 +211,18 @@ def is_linear(module: nn.Module) -> bool:
 
 def _candidates(layers: list[LayerCall], logits: Tensor) -> list[LayerCall]:
     """The parts that may be the head: linear layers, the last first; then parts that hold one, the innermost first."""
-    fitting = [layer for layer in layers if layer.calls == 1 and layer.output_shape in _shapes(logits)]
+    fitting = [
+        layer
+        for layer in layers
+        if layer.calls == 1 and layer.output_shape is not None and _rows_of(layer.output_shape) == tuple(logits.shape)
+    ]
     linear = [layer for layer in fitting if is_linear(layer.module)]
     return [*reversed(linear), *(layer for layer in fitting if not is_linear(layer.module))]
 
 
-def _shapes(logits: Tensor) -> tuple[tuple[int, ...], ...]:
-    return tuple(logits.shape), (*logits.shape, 1, 1)
+def _rows_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(N, C) for the shape (N, C), and for those with further axes of size 1: (N, C, 1, 1), (N, 1, C)."""
+    return (*shape[:1], max(shape[1:], default=0)) if torch.Size(shape[1:]).numel() == max(shape[1:], default=0) else ()
 
 
 def _as_head(model: nn.Module, layer: LayerCall, images: Tensor, logits: Tensor, others: Tensor) -> Head | None:
@@ -226,16 +232,22 @@ def _as_head(model: nn.Module, layer: LayerCall, images: Tensor, logits: Tensor,
     if after is None:
         return None
     (features,) = inputs
-    if features.ndim not in (2, 4) or features.shape[2:].numel() != 1 or not features.is_floating_point():
+    if not isinstance(features, Tensor) or not features.is_floating_point() or not _rows_of(tuple(features.shape)):
         return None
     is_finite = torch.isfinite(features.flatten(1)).all(1) & torch.isfinite(logits).all(1)
     features, logits = features[is_finite], logits[is_finite]  # what overflows for one image need not for another
     mapped = linear_map(layer.module, features) if len(features) else None
     if mapped is None or (not is_linear(layer.module) and _keeps_features_apart(mapped[0])):
         return None
-    head = Head(layer.name, layer.module, after, *after.fold(*mapped), is_pointwise=features.ndim > 2)
+    head = Head(
+        layer.name,
+        layer.module,
+        after,
+        *after.fold(*mapped),
+        is_pointwise=features.ndim == 4 and features.shape[2:].numel() == 1,
+    )
     outputs = logits.double().cpu()
-    allowed = _PART_OF_SPREAD * (outputs.amax(0) - outputs.amin(0))
+    allowed = PART_OF_SPREAD * (outputs.amax(0) - outputs.amin(0))
     return head if agree(head.weight.double(), head.bias.double(), features, outputs, allowed) else None
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
+from decompose_cli.errors import InputError
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import Head, find_head
 from decompose_cli.preprocessing import Size
@@ -87,6 +90,31 @@ def network_of(module: nn.Module, input_size: Size, head: str | None = None, nam
     return Network(
         module, found, HeadTensors("dense", found.name, found.weight, found.bias, found.num_features), input_size
     )
+
+
+def check_head_stays(module: nn.Module, head: str, input_size: Size, name: str) -> None:
+    """Refuse a network whose training would make its head one of several ways from features to logits.
+
+    A low-rank update or a factor computed from the features that begins at zero is of no effect, and shows in no
+    logit, until it is trained. So all parameters that are zero throughout are moved in a copy, where the head has to be
+    found again.
+
+    Raises:
+        InputError: It is not found.
+    """
+    moved = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            if parameter.is_floating_point() and not bool(parameter.any()):
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    try:
+        find_head(moved, input_size, name=head, model_name=name)
+    except InputError as error:
+        raise InputError(
+            f"{head!r} would not stay the head of {name} in training: something that begins at zero adds to its "
+            "logits, or scales them, by the features."
+        ) from error
 
 
 def _decomposed_tensors(head: Head, module: DecomposedLinear) -> HeadTensors:

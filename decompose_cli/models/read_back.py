@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -10,11 +11,9 @@ from torch import Tensor, nn
 from decompose_cli.errors import DecomposeError, first_line
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.classifier import Classifier, as_trained, find_entry
-from decompose_cli.models.head import evaluating, varied_images
+from decompose_cli.models.head import PART_OF_SPREAD, evaluating, varied_images
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import warn
-
-_PART_OF_SPREAD = 1e-4
 
 
 def check_read_back(path: Path, module: nn.Module, input_size: Size) -> bool:
@@ -35,7 +34,11 @@ def check_read_back(path: Path, module: nn.Module, input_size: Size) -> bool:
         checkpoint = read_checkpoint(path)
         assert checkpoint.metadata is not None
         entry = as_trained(find_entry(checkpoint.metadata.model), checkpoint, {})
-        again, _ = Classifier(entry, checkpoint, None, 0).build(input_size)
+        classifier = Classifier(entry, checkpoint, None, 0)
+        # A decomposed head has to be found again: what was trained beside it may have made it one of several.
+        again = (
+            classifier.load(input_size).module if checkpoint.has_decomposed_head else classifier.build(input_size)[0]
+        )
         expected, found = (_logits(network, input_size) for network in (module, again))
     except DecomposeError as error:
         warn(f"{path} cannot be read back: {first_line(error)}.")
@@ -43,7 +46,7 @@ def check_read_back(path: Path, module: nn.Module, input_size: Size) -> bool:
     except Exception as error:  # the user's own network may fail in any way, and a finished training must not
         warn(f"{path} could not be checked: its network fails on images of noise ({first_line(error)}).")
         return False
-    allowed = _PART_OF_SPREAD * (expected.amax(0) - expected.amin(0)) + 1e-5 * expected.abs().amax()
+    allowed = PART_OF_SPREAD * (expected.amax(0) - expected.amin(0)) + 1e-5 * expected.abs().amax()
     difference = (found - expected).abs().amax(0)
     if found.shape == expected.shape and bool((difference <= allowed).all()):
         return True
@@ -55,7 +58,11 @@ def check_read_back(path: Path, module: nn.Module, input_size: Size) -> bool:
 
 
 def _logits(network: nn.Module, input_size: Size) -> Tensor:
-    with evaluating(network), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng():
+        with evaluating(network):  # hooks that make weights then make some that can be copied
+            network(varied_images(input_size, network))
+        copied = copy.deepcopy(network).cpu().float()  # a GPU rounds otherwise, in TF32 visibly so
         torch.manual_seed(0)  # for networks that draw random numbers in evaluation too
-        logits: Tensor = network(varied_images(input_size, network))
-    return logits.float().cpu()
+        with evaluating(copied):
+            logits: Tensor = copied(varied_images(input_size, copied))
+    return logits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 import sysconfig
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.fingerprints import digest_of
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+_NAME = re.compile(r"[\w./-]{1,200}")
 _INSTALLED = {"site-packages", "dist-packages"}
 
 
@@ -22,7 +24,8 @@ def source_digest(module_name: str) -> str:
 
     These are the files of its own top-level package; of all modules by now imported that are neither installed packages
     nor part of Python or of decompose, wherever on the Python path they lie; and of what any of these imports later,
-    inside a function. Upgrades of installed packages do not change the digest; edits of the user's own files do.
+    inside a function, or names as a text; and other files that a source names, beside itself or in the current folder.
+    Upgrades of installed packages do not change the digest; edits of the user's own files do.
     """
     top = module_name.split(".")[0]
     files: dict[str, Path] = {}
@@ -31,17 +34,51 @@ def source_digest(module_name: str) -> str:
         if file is None or name == "__main__":
             continue
         folder = _real_folder(file)
-        if folder is not None and (name.split(".")[0] == top or _is_local(folder)):
+        if folder is None or not (name.split(".")[0] == top or _is_local(folder)):
+            continue
+        if _on_disk(file).is_file():
             files[name] = file
-    waiting = list(files)
+    waiting, looked_for = list(files), set()
     while waiting:
         name = waiting.pop()
-        for wanted in _imports(name, files[name]):
-            for part, file in _located(wanted):
+        file = files[name]
+        for wanted in _mentioned(name, file, _stamp(file)):
+            for data in (file.parent / wanted, Path(wanted)):
+                if "." in wanted and data.is_file():
+                    files[f"file {data}"] = data
+            if wanted in looked_for or _is_installed(wanted.split(".")[0]):
+                continue
+            looked_for.add(wanted)
+            for part, source in _located(wanted):
                 if part not in files:
-                    files[part] = file
+                    files[part] = source
                     waiting.append(part)
-    return digest_of({name: sha256_of(file) for name, file in files.items() if file.is_file()})
+    return digest_of({name: _sha256(file, _stamp(file)) for name, file in files.items()})
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Time and size by which an unchanged file is known; those of the archive that a module lies in."""
+    status = _on_disk(file).stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _on_disk(file: Path) -> Path:
+    """The file itself, or the archive on the Python path that has it inside."""
+    return next((path for path in (file, *file.parents) if path.is_file()), file)
+
+
+@cache
+def _sha256(file: Path, _: tuple[int, int]) -> str:
+    return sha256_of(_on_disk(file))
+
+
+def _is_installed(top: str) -> bool:
+    """Whether a top-level name is Python's own, or of an installed package that has been imported."""
+    if top in sys.stdlib_module_names:
+        return True
+    file = _file_of(sys.modules[top]) if top in sys.modules else None
+    folder = _real_folder(file) if file is not None else None
+    return folder is not None and not _is_local(folder)
 
 
 def _file_of(module: ModuleType) -> Path | None:
@@ -63,14 +100,18 @@ def _is_local(folder: Path) -> bool:
     return not _INSTALLED & set(real.parts) and not any(real.is_relative_to(path) for path in (*own, _PACKAGE))
 
 
-def _imports(name: str, file: Path) -> Iterator[str]:
-    """The modules that a source file names in an import statement, wherever it stands in the file."""
-    if file.suffix != ".py":
-        return
+@cache
+def _mentioned(name: str, file: Path, _: tuple[int, int]) -> tuple[str, ...]:
+    """What a source file names in an import, wherever it stands in the file, or as a text: modules, and other files."""
+    if file.suffix != ".py" or not file.is_file():
+        return ()
     try:
-        tree = ast.parse(file.read_bytes())
+        return tuple(dict.fromkeys(_named(ast.parse(file.read_bytes()), name, file)))
     except (OSError, ValueError, SyntaxError, RecursionError):
-        return
+        return ()
+
+
+def _named(tree: ast.AST, name: str, file: Path) -> Iterator[str]:
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -81,6 +122,8 @@ def _imports(name: str, file: Path) -> Iterator[str]:
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and _NAME.fullmatch(node.value):
+            yield node.value  # importlib.import_module("parts"), or open("widths.json")
 
 
 def _located(name: str) -> Iterator[tuple[str, Path]]:

@@ -112,6 +112,9 @@ def run_training(training: Training[Results], request: Request) -> ResultDocumen
             if session.request.machines.strategy != "fsdp":  # there no process has the whole network
                 size = job.data.preprocessing.crop
                 on_first(session.fabric, lambda: check_read_back(folder.last, module, size))
+                if results.best is not None:
+                    best = with_best_weights(module, results, folder)
+                    on_first(session.fabric, lambda: check_read_back(folder.best, best, size))
             title = f"{training.title}, seed {settings.seed}"
             on_first(
                 session.fabric,

@@ -295,3 +295,11 @@ def test_every_name_is_told() -> None:
         read_plain_pickle(called(NDARRAY, ROW) + b".")
     with pytest.raises(UnsafePickleError, match=r"^posix\.system$"):
         read_plain_pickle(b"(iposix\nsystem\n.")
+
+
+def test_texts_cannot_be_made_into_bytes_again_and_again() -> None:
+    """A remembered text of a megabyte, encoded eight hundred times, is refused long before it fills the memory."""
+    text = b"X" + (1_000_000).to_bytes(4, "little") + b"a" * 1_000_000 + b"q\x00"
+    once = b"c_codecs\nencode\nh\x00X\x06\x00\x00\x00latin1\x86R"
+    with pytest.raises(ValueError, match="more bytes than a file of this size holds"):
+        read_plain_pickle(b"\x80\x02" + text + b"]" + b"(" + once * 800 + b"e.")

@@ -225,10 +225,33 @@ class _ScaleBefore:
         return (args[0] * self.by,)
 
 
+class Keepdim(nn.Module):
+    """A class token that keeps its axis, or channels last that are pooled with their axes kept."""
+
+    def __init__(self, axes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, FEATURES, 3)
+        self.head = linear()
+        self.axes = axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = torch.relu(self.stem(x)).mean((2, 3))
+        return self.head(input=features.reshape(len(x), *[1] * self.axes, FEATURES)).flatten(1)
+
+
+def with_a_token_axis() -> nn.Module:
+    return Keepdim(1)
+
+
+def with_two_axes() -> nn.Module:
+    return Keepdim(2)
+
+
 FOLDED = (
     *(plain, without_bias, normed_by_hooks, normed_by_parametrization, spectral_by_hooks, spectral_by_parametrization),
     *(standardised, pruned, masked, updated, by_einsum, low_rank, factor, temperature, scaled_and_shifted, adjusted),
     *(gated, batch_normed, batch_normed_without_parameters, pointwise_normed, scaled_in_a_hook, prepared_in_a_hook),
+    *(with_a_token_axis, with_two_axes),
 )
 
 
@@ -297,9 +320,39 @@ def _drop(_: nn.Module, logits: Tensor, __: Tensor) -> Tensor:
     return F.dropout(logits, 0.5, training=True)
 
 
+class TwoArguments(nn.Linear):
+    def forward(self, x: Tensor, strength: Tensor) -> Tensor:
+        return super().forward(x * strength)
+
+
+class CalledWithTwo(Network):
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x)
+        return self.head(features, features.mean(1, keepdim=True))
+
+
+def called_with_two() -> nn.Module:
+    return CalledWithTwo(TwoArguments(FEATURES, CLASSES))
+
+
+class TakesAList(nn.Linear):
+    def forward(self, parts: list[Tensor]) -> Tensor:
+        return super().forward(sum(parts))
+
+
+class CalledWithAList(Network):
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.features(x)
+        return self.head([features, features])
+
+
+def called_with_a_list() -> nn.Module:
+    return CalledWithAList(TakesAList(FEATURES, CLASSES))
+
+
 REFUSED = (
     *(cosine, updated_beside_the_head, two_heads, shifted_by_the_features, scaled_by_the_features, group_normed, mixed),
-    *(clamped_in_a_hook, always_dropping),
+    *(clamped_in_a_hook, always_dropping, called_with_two, called_with_a_list),
 )
 
 

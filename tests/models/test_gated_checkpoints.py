@@ -150,7 +150,7 @@ def test_another_gate_than_that_of_the_weights_is_refused() -> None:
 def test_that_exclusive_gates_are_assumed_is_said(caplog: pytest.LogCaptureFixture) -> None:
     published("shortcut")
     assert open_classifier("resnet14", "model_best.pth.tar").entry.chosen["gate"] == "exclusive"
-    assert "exclusive is assumed, and model_options gate=shortcut takes the other" in caplog.text
+    assert "its gate is exclusive or shortcut, which have the same weights: exclusive is assumed" in caplog.text
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -16,7 +16,7 @@ from decompose_cli.errors import InputError
 from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.head import evaluating, find_head, penultimate
 from decompose_cli.models.inference import FeatureReader
-from decompose_cli.models.network import Network, network_of
+from decompose_cli.models.network import Network, check_head_stays, network_of
 
 Make = Callable[[], nn.Module]
 NOTHING_YET = {head_kinds.gated}  # no logit depends on the features before training
@@ -116,9 +116,34 @@ def test_in_python(make: Make) -> None:
 def test_what_no_weight_and_bias_give_is_refused_by_name(make: Make) -> None:
     with pytest.raises(InputError, match=r"The logits of .*head_kinds:") as refusal:
         open_classifier(name_of(make), weights_of(make)).load(SIZE)
-    assert "'" in refusal.value.message
-    with pytest.raises(InputError, match="The logits of Network"):
+    assert any(f"{part!r}" in refusal.value.message for part in ("head", "second", "norm", "b"))
+    with pytest.raises(InputError, match=r"The logits of (Network|Called)"):
         dc.load_model(trained(make), input_size=SIZE)
+
+
+@pytest.mark.parametrize("make", [head_kinds.updated, head_kinds.shifted_by_the_features])
+def test_what_would_show_in_training_only_is_refused_before_it(make: Make) -> None:
+    torch.manual_seed(0)
+    model = dc.load_model(make().eval(), input_size=SIZE)
+    name = "head.base" if make is head_kinds.updated else "head"
+    assert model.head_name == name, "nothing of it shows yet"
+    small = dc.decompose(model, rows(model.network, 2))
+    with pytest.raises(InputError, match=f"^'{name}' would not stay the head of net in training"):
+        check_head_stays(small.module, name, SIZE, "net")
+    plain = dc.decompose(dc.load_model(trained(head_kinds.batch_normed), input_size=SIZE), rows(model.network, 2))
+    check_head_stays(plain.module, "head", SIZE, "net")
+
+
+def test_what_shows_for_real_images_only_is_refused_when_they_are_read() -> None:
+    def ending(_: nn.Module, logits: Tensor, features: Tensor) -> Tensor:
+        return torch.where(features.amin(1, keepdim=True) > 4, 2 * logits, logits)
+
+    network = network_of(head_kinds.Network(head_kinds.linear(), ending).eval(), SIZE)
+    FeatureReader(network, torch.device("cpu"), "32", images()[:8])
+    with torch.no_grad():
+        network.module.stem.bias += 9  # now the images are those for which it does something else
+    with pytest.raises(InputError, match="The logits of the network are not those of its head 'head' for these images"):
+        FeatureReader(network, torch.device("cpu"), "32", images()[:8])
 
 
 def test_a_gate_that_is_shut_hides_the_head() -> None:

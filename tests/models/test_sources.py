@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import py_compile
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -76,6 +77,17 @@ CASES: dict[str, tuple[dict[str, str], str]] = {
         },
         "pack/__init__.py",
     ),
+    "named in a text inside a function": (
+        {
+            "the_net.py": f"{NET}\n\ndef later():\n    import importlib\n    importlib.import_module('parts')\n",
+            "parts.py": "x = 1\n",
+        },
+        "parts.py",
+    ),
+    "a file of settings": (
+        {"the_net.py": f"{NET}\n\ndef later():\n    return open('widths.json')\n", "widths.json": "[3]"},
+        "widths.json",
+    ),
     "named in a text": (
         {"the_net.py": f"import importlib\nimportlib.import_module('parts')\n{NET}", "parts.py": "x = 1\n"},
         "parts.py",
@@ -111,10 +123,23 @@ def test_compiled_modules_and_links_count_too(beside: Path, tmp_path: Path) -> N
     assert digest() != after
 
 
+def test_an_archive_on_the_path_counts_as_a_whole(beside: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def pack(text: str) -> str:
+        with zipfile.ZipFile(beside / "nets.zip", "w") as archive:
+            archive.writestr("zipped_net.py", text)
+        sys.path_importer_cache.clear()
+        return digest("zipped_net")
+
+    monkeypatch.syspath_prepend(str(beside / "nets.zip"))
+    before = pack(NET)
+    assert digest("zipped_net") == before
+    assert pack(f"{NET}edited = True\n") != before
+
+
 @pytest.mark.parametrize(
     "make",
     [
-        lambda beside: write(beside / "unrelated.py", "x = 1\n"),
+        lambda beside: write(beside / f"un{'related'}.py", "x = 1\n"),  # no source names it, this one included
         lambda beside: write(beside / "site-packages" / "parts.py", "x = 2\n"),
     ],
     ids=["a file that is not imported", "an installed package"],

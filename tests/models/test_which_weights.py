@@ -44,7 +44,7 @@ def test_raw_weights_are_taken_and_averaged_ones_spoken_of(
     path = save({wrapper: raw, averages: averaged, "epoch": 3, "optimizer": {"state": {}}})
     assert torch.equal(read_checkpoint(path).state_dict["conv1.weight"], raw["conv1.weight"])
     assert caplog.messages == [
-        f"net.pth also holds averaged weights ({averages}): the raw ones are taken; ema takes those."
+        f"net.pth also holds other weights of this network ({averages}); ema takes averaged ones."
     ]
     caplog.clear()
     taken = read_checkpoint(path, ema=True)
@@ -59,7 +59,7 @@ def test_nested_averages_are_found(caplog: pytest.LogCaptureFixture) -> None:
     path = save({"state_dict": raw, "ema": {"decay": 0.999, "state_dict": averaged}})
     caplog.set_level("INFO")
     read_checkpoint(path)
-    assert "averaged weights (ema)" in caplog.text
+    assert "other weights of this network (ema.state_dict)" in caplog.text
     assert torch.equal(read_checkpoint(path, ema=True).state_dict["conv1.weight"], averaged["module.conv1.weight"])
 
 
@@ -89,7 +89,7 @@ def test_features_of_raw_and_averaged_weights_are_kept_apart(
     command = ("validate", "resnet8", "-w", str(path), "--dataset", "folder:images", "-j", "0")
     said = [run(*command, *more).stderr for more in ((), ("--ema",), (), ("--ema",))]
     assert ["no forward pass" in text for text in said] == [False, False, True, True]
-    assert ["--ema takes those" in text for text in said] == [True, False, True, False]
+    assert ["--ema takes averaged ones" in text for text in said] == [True, False, True, False]
     assert "--ema needs a file or URL" in run("validate", "resnet8", "--ema", code=2).stderr
 
 
@@ -161,3 +161,35 @@ def test_published_heads_are_real(part: str, kind: torch.dtype) -> None:
     head = {"final_weights": torch.ones(10, 3), "final_bias": torch.ones(10)}
     with pytest.raises(InputError, match=f"{part} holds"):
         read_checkpoint(save({**raw, **head, part: head[part].to(kind)}))
+
+
+@pytest.mark.parametrize(
+    "place", [["model_avg"], ["teacher"], ["EMA"], ["extra", "ema"], ["callbacks", "Average", "weights"]]
+)
+def test_other_weights_are_found_by_what_they_are(place: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    raw, averaged = states()
+    content: Any = averaged
+    for name in reversed(place):
+        content = {name: content}
+    path = save({"state_dict": raw, **content, "optimizer": {"momentum": {"conv1.weight": torch.ones(2)}}})
+    caplog.set_level("INFO")
+    read_checkpoint(path)
+    assert f"other weights of this network ({'.'.join(place)})" in caplog.text
+    taken = read_checkpoint(path, ema=True).state_dict
+    assert torch.equal(taken["conv1.weight"], averaged["module.conv1.weight"])
+
+
+def test_several_others_are_not_chosen_among() -> None:
+    raw, averaged = states()
+    path = save({"state_dict": raw, "teacher": averaged, "swa": averaged})
+    with pytest.raises(InputError, match=r"several weights that ema could mean: teacher, swa"):
+        read_checkpoint(path, ema=True)
+    assert read_checkpoint(save({"state_dict": raw, "teacher": averaged, "ema": averaged}), ema=True).is_averaged
+
+
+def test_an_averaged_model_saved_alone_is_read() -> None:
+    _, averaged = states()
+    for content in (averaged, {"state_dict": averaged}):
+        taken = read_checkpoint(save(content)).state_dict
+        assert torch.equal(taken["conv1.weight"], averaged["module.conv1.weight"])
+        assert "n_averaged" not in taken

@@ -163,3 +163,14 @@ def test_options_of_the_network_are_typed_for_any_command(make_images: Any) -> N
         ("width=3", "preresnet20 has no --width option"),
     ):
         assert sentence in run("validate", *rest, "--model-options", wrong, code=2).stderr
+
+
+def test_gates_that_share_their_weights_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    torch.manual_seed(0)
+    module = learned(get_entry("resnet14").configured(gate="softmax").make(2, SIZE))
+    torch.save(module.state_dict(), "net.pth")
+    assert open_classifier("resnet14", "net.pth").entry.chosen["gate"] == "entropy"
+    assert "its gate is entropy or softmax, which have the same weights: entropy is assumed" in caplog.text
+    with torch.no_grad():
+        asked = open_classifier("resnet14", "net.pth", options={"gate": "softmax"}).load(SIZE)
+        assert torch.equal(asked.module(images()), module(images()))
