@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint format types docs bench clean
+.PHONY: demo test slow lint format types docs bench kill clean
 
 demo: .venv/.installed
 	$(BIN)/decompose demo
@@ -30,6 +30,9 @@ docs: .venv/.installed-dev
 
 bench: .venv/.installed-dev
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
+
+kill: .venv/.installed-dev
+	$(BIN)/python tests/kill.py
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("decompose needs Python 3.10 or later" if sys.version_info < (3, 10) else 0)'

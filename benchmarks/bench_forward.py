@@ -41,7 +41,7 @@ def main() -> None:
     network = classifier.load(preprocessing.crop)
     images = torch.randn(given.images, 3, *preprocessing.crop, generator=torch.Generator().manual_seed(0))
     flop = flop_of(network.module, images[:1])
-    head = network.module.get_submodule(network.head_name)
+    head = network.module.get_submodule(network.head.name)
     eager = loop(lambda part: penultimate(network.module, head, part), images, EAGER_BATCH)
     sides = {"eager": eager} | {
         name: loop(FeatureReader(network, CPU, precision, images[:2]), images, chunk(preprocessing, precision))

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TypeVar
 
+from decompose_cli.printable import printable
+
 Choice = TypeVar("Choice", bound=str)
 
 
@@ -40,16 +42,16 @@ class DecomposeError(Exception):
     Attributes:
         sentence: The sentence with its parameters still marked.
         advice: The hint with its parameters still marked, or None.
-        message: The sentence with parameters by their names.
-        hint: The hint with parameters by their names, or None.
+        message: The sentence with parameters by their names, as it may be shown.
+        hint: The hint with parameters by their names, as it may be shown, or None.
     """
 
     exit_code = 1
 
     def __init__(self, sentence: str, *, hint: str | None = None) -> None:
-        super().__init__(shown(sentence))
         self.sentence, self.advice = sentence, hint
-        self.message, self.hint = shown(sentence), None if hint is None else shown(hint)
+        self.message, self.hint = printable(shown(sentence)), None if hint is None else printable(shown(hint))
+        super().__init__(self.message)
 
 
 def first_few(names: Iterable[object], most: int = 3) -> str:

@@ -42,6 +42,28 @@ class Preprocessing:
         unresized = self.resize == shorter if isinstance(self.resize, int) else self.resize == (height, width)
         return unresized and self.crop == (height, width)
 
+    def resized(self, height: int, width: int) -> Size:
+        """(height, width) to which an image of (height, width) is resized, before the middle is cut out of it."""
+        if not isinstance(self.resize, int):
+            return self.resize
+        shorter, longer = sorted((height, width))
+        other = int(self.resize * longer / shorter)
+        return (self.resize, other) if height <= width else (other, self.resize)
+
+    def seen_part(self, height: int, width: int) -> tuple[float, float, float, float]:
+        """Top, left, bottom and right of what the network sees of an image, as shares of its height and width.
+
+        Where the network takes more pixels than there are after the resize, black ones are put around them, and it is
+        the whole image.
+        """
+        resized = self.resized(height, width)
+        edges = []
+        for side, seen in zip(resized, self.crop, strict=True):
+            start = max(0, round((side - seen) / 2))
+            edges.append((start / side, min(1.0, (start + seen) / side)))
+        (top, bottom), (left, right) = edges
+        return top, left, bottom, right
+
     def geometry(self) -> dict[str, Any]:
         """The fields that decide which pixels the network sees, as JSON-ready values."""
         resize = self.resize if isinstance(self.resize, int) else list(self.resize)
@@ -51,21 +73,22 @@ class Preprocessing:
         """All fields, as JSON-ready values."""
         return {"mean": list(self.mean), "std": list(self.std), **self.geometry()}
 
-    def overridden(self, options: ImageOptions) -> Preprocessing:
-        """Return a copy in which the chosen options replace the fields.
+    def overridden(self, *chosen: ImageOptions) -> Preprocessing:
+        """Return a copy in which the chosen options replace the fields, one after another.
 
         ``input_size`` alone changes the crop and scales the resize with it, so that the same share of the image is
         seen; ``crop`` and ``resize`` set one of the two.
         """
         result = self
-        if options.input_size is not None:
-            height, width = options.input_size
-            factor = max(height / self.crop[0], width / self.crop[1])
-            scaled = math.ceil(self.resize * factor) if isinstance(self.resize, int) else options.input_size
-            result = replace(result, crop=options.input_size, resize=scaled)
-        others = ("mean", "std", "resize", "crop", "interpolation")
-        chosen = {name: getattr(options, name) for name in others if getattr(options, name) is not None}
-        return replace(result, **chosen)
+        for options in chosen:
+            fields = options.given()
+            size = fields.pop("input_size", None)
+            if size is not None:
+                factor = max(size[0] / result.crop[0], size[1] / result.crop[1])
+                scaled = math.ceil(result.resize * factor) if isinstance(result.resize, int) else size
+                result = replace(result, crop=size, resize=scaled)
+            result = replace(result, **fields)
+        return result
 
 
 @dataclass(frozen=True)
@@ -82,6 +105,38 @@ class ImageOptions:
     resize: int | Size | None = None
     crop: Size | None = None
     interpolation: Interpolation | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were chosen, by name."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+def check_image_options(
+    *,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_size: int | Sequence[int] | None = None,
+    resize: int | Sequence[int] | None = None,
+    crop: int | Sequence[int] | None = None,
+    interpolation: str | None = None,
+) -> ImageOptions:
+    """Check image options that a Python program gives; a size is a number of pixels, or (height, width).
+
+    >>> check_image_options(resize=256, crop=(224, 192))
+    ImageOptions(mean=None, std=None, input_size=None, resize=256, crop=(224, 192), interpolation=None)
+
+    Raises:
+        InputError: A value is of another kind, or out of range.
+    """
+    sides = None if resize is None else check_size(resize, "resize")
+    return ImageOptions(
+        mean=None if mean is None else check_channels(mean, "mean"),
+        std=None if std is None else check_channels(std, "std", positive=True),
+        input_size=None if input_size is None else check_size(input_size, "input_size"),
+        resize=sides if sides is None or isinstance(resize, Sequence) else sides[0],
+        crop=None if crop is None else check_size(crop, "crop"),
+        interpolation=None if interpolation is None else parse_interpolation(interpolation),
+    )
 
 
 def parse_image_options(

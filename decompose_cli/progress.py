@@ -17,6 +17,7 @@ from typing import Protocol
 from typing_extensions import override
 
 from decompose_cli.errors import shown
+from decompose_cli.printable import printable
 
 Advance = Callable[[int], None]
 _log = logging.getLogger("decompose_cli")
@@ -59,11 +60,11 @@ class LoggingReporter(Reporter):
 
     @override
     def note(self, message: str) -> None:
-        _log.info(shown(message))
+        _log.info(printable(shown(message)))
 
     @override
     def warn(self, message: str) -> None:
-        _log.warning(shown(message))
+        _log.warning(printable(shown(message)))
 
     @override
     def track(self, description: str, total: int | None, unit: str) -> AbstractContextManager[Advance]:
@@ -86,21 +87,24 @@ class _LoggedTable(EpochTable):
 
     @override
     def add(self, cells: Sequence[str]) -> None:
-        _log.info(", ".join(f"{name} {cell}" for name, cell in zip(self._columns, cells, strict=True) if cell))
+        said = (f"{name} {cell}" for name, cell in zip(self._columns, cells, strict=True) if cell)
+        _log.info(printable(", ".join(said)))
 
 
 _default = LoggingReporter()
 _current: ContextVar[Reporter] = ContextVar("decompose_reporter", default=_default)
+_kinds: ContextVar[set[str]] = ContextVar("decompose_kinds_of_warnings", default=set())  # noqa: B039 - of the default
 
 
 @contextmanager
 def use_reporter(reporter: Reporter) -> Iterator[None]:
     """Send announcements and progress to ``reporter`` inside the ``with`` block."""
-    token = _current.set(reporter)
+    token, kinds = _current.set(reporter), _kinds.set(set())
     try:
         yield
     finally:
         _current.reset(token)
+        _kinds.reset(kinds)
 
 
 def note(message: str) -> None:
@@ -111,6 +115,21 @@ def note(message: str) -> None:
 def warn(message: str) -> None:
     """Warn through the reporter in force."""
     _current.get().warn(message)
+
+
+def report_by_logging(_: int) -> None:
+    """Let a process that was forked to decode images report by ``logging``; for ``worker_init_fn`` of a loader.
+
+    A terminal's lock that another thread held at that moment is never released in the fork.
+    """
+    _current.set(_default)
+
+
+def warn_of_first(kind: str, message: str) -> None:
+    """Warn through the reporter in force, unless there was a warning of this kind, such as of another file."""
+    if kind not in _kinds.get():
+        _kinds.get().add(kind)
+        warn(message)
 
 
 def track(description: str, total: int | None = None, unit: str = "images") -> AbstractContextManager[Advance]:

@@ -184,3 +184,28 @@ def test_interpolation_names() -> None:
     ]
     with pytest.raises(InputError, match="'lanczos' is unknown"):
         parse_interpolation("lanczos")
+
+
+@pytest.mark.parametrize("resize", [32, 48, (32, 48), (20, 30)])
+@pytest.mark.parametrize("size", [(300, 400), (400, 301), (32, 32), (31, 90), (7, 5), (32, 33)])
+def test_what_is_seen_of_an_image_is_what_torchvision_cuts_out_of_it(
+    resize: int | tuple[int, int], size: tuple[int, int]
+) -> None:
+    """Of an image whose pixels say where they are; the corners of the cut are where they should be."""
+    from PIL import Image
+
+    from decompose_cli.datasets.transforms import image_to_tensor
+
+    seen = replace(CIFAR, resize=resize, crop=(24, 30), interpolation="nearest")
+    height, width = size
+    down, across = np.linspace(1, 255, height).round(), np.linspace(1, 255, width).round()
+    places = np.stack([np.broadcast_to(down[:, None], size), np.broadcast_to(across, size), np.full(size, 255)], -1)
+    found = image_to_tensor(Image.fromarray(places.astype(np.uint8)), seen).numpy()
+    is_image = found[2] > 0  # around it there is black
+    top, left, bottom, right = seen.seen_part(*size)
+    step = [254 / side + 254 / cut + 2 for side, cut in zip(size, seen.resized(*size), strict=True)]
+    for plane, (low, high), tolerance in zip(found, ((top, bottom), (left, right)), step, strict=False):
+        assert plane[is_image].min() == pytest.approx(1 + 254 * low, abs=tolerance)
+        assert plane[is_image].max() == pytest.approx(1 + 254 * high, abs=tolerance)
+    assert is_image.any(1).sum() == min(24, seen.resized(*size)[0])
+    assert is_image.any(0).sum() == min(30, seen.resized(*size)[1])

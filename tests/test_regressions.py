@@ -110,7 +110,7 @@ def test_loading_for_two_input_sizes_gives_two_networks() -> None:
     network.linear = DecomposedLinear([[1, 2]] * 10, 64)  # type: ignore[assignment]
     torch.save(network.state_dict(), "net.pth")
     classifier = open_classifier("resnet20", "net.pth")
-    assert classifier.load((32, 32)).head_name == classifier.load((48, 48)).head_name == "linear"
+    assert classifier.load((32, 32)).head.name == classifier.load((48, 48)).head.name == "linear"
 
 
 def test_building_a_network_leaves_the_random_state_alone() -> None:
@@ -143,12 +143,12 @@ def test_two_folders_for_one_class_are_refused() -> None:
 
 
 def test_network_that_cannot_be_copied_gets_a_sentence(make_images: MakeImages) -> None:
-    from decompose_cli.models.classifier import HeadTensors, Network
     from decompose_cli.models.inference import FeatureReader
+    from decompose_cli.models.network import network_of
 
     module = nn.Sequential(nn.Flatten(), nn.Linear(48, 2))
     module.lock = threading.Lock()  # type: ignore[assignment]
-    network = Network(module, None, "1", HeadTensors("dense", "1", torch.zeros(2, 48), torch.zeros(2), 48))
+    network = network_of(module, (4, 4))
     with pytest.raises(InputError, match="cannot be copied"):
         FeatureReader(network, torch.device("cpu"), "32", torch.zeros(2, 3, 4, 4))
 
@@ -157,7 +157,7 @@ def test_googlenet_weights_without_auxiliary_heads_load() -> None:
     from torchvision.models import googlenet
 
     torch.save(googlenet(init_weights=False, aux_logits=False).state_dict(), "net.pth")
-    assert open_classifier("googlenet", "net.pth").load((64, 64)).head_name == "fc"
+    assert open_classifier("googlenet", "net.pth").load((64, 64)).head.name == "fc"
 
 
 @pytest.mark.usefixtures("warm")
@@ -221,7 +221,7 @@ def test_common_slips_get_a_hint(make_images: MakeImages, arguments: tuple[str, 
 
 def test_a_common_prefix_of_all_names_is_left_off() -> None:
     torch.save({"state_dict": {f"model.{k}": v for k, v in CifarResNet(20).state_dict().items()}}, "net.pth")
-    assert open_classifier("resnet20", "net.pth").load((32, 32)).head_name == "linear"
+    assert open_classifier("resnet20", "net.pth").load((32, 32)).head.name == "linear"
 
 
 def test_classes_without_images_are_named_before_the_network_runs(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,6 @@ from torch import Tensor
 
 from decompose_cli.api.model import Indices, Model, index_set_of
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_METHOD, parse_method, select
@@ -22,7 +21,9 @@ from decompose_cli.features.extraction import extract_features as features_of_da
 from decompose_cli.features.extraction import features_of_batches
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes
-from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.features.seen import matched
+from decompose_cli.models.network import HeadTensors
+from decompose_cli.preprocessing import check_image_options
 from decompose_cli.storage.files import user_path
 
 
@@ -57,6 +58,12 @@ def load_dataset(
     split: str | None = None,
     *,
     data_dir: str | Path | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    input_size: int | tuple[int, int] | None = None,
+    resize: int | tuple[int, int] | None = None,
+    crop: int | tuple[int, int] | None = None,
+    interpolation: str | None = None,
     allow_download: bool = True,
 ) -> ImageDataset:
     """Open one split of a data set.
@@ -69,19 +76,32 @@ def load_dataset(
         name: A name from ``decompose datasets``, or ``folder:PATH`` with ``PATH/train|val|test/<class>/<image>``.
         split: ``train``, ``val`` or ``test``; by default the first of ``test``, ``val`` and ``train`` that there is.
         data_dir: Where data sets are kept; ``$DECOMPOSE_DATA``, else ``data``, by default.
+        mean: Mean per channel that pixel values in [0, 1] are normalised with, for every network that sees the images.
+            This and the following are the options of the commands; without them, the network and the data set decide
+            (:meth:`Model.preprocessing_of`).
+        std: Standard deviation per channel.
+        input_size: Pixels that the network takes, or (height, width).
+        resize: Pixels of the shorter side before the crop, or (height, width).
+        crop: Pixels of the centre crop, or (height, width).
+        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
         allow_download: Whether the data set may be fetched.
 
     Raises:
-        InputError: There is no such data set or split.
+        InputError: There is no such data set or split, or an option is out of range.
         DownloadError: The data set cannot be fetched.
     """
+    chosen = check_image_options(
+        mean=mean, std=std, input_size=input_size, resize=resize, crop=crop, interpolation=interpolation
+    )
     folder = default_data_dir() if data_dir is None else user_path(data_dir)
     if split is None:
         available = available_splits(name)
         if not available:
             raise InputError(f"{name} has none of the folders train, val and test.")
         split = available[0]
-    return open_dataset(name, split, folder, allow_download=allow_download)
+    images = open_dataset(name, split, folder, allow_download=allow_download)
+    images.chosen = chosen
+    return images
 
 
 def extract_features(
@@ -119,18 +139,11 @@ def extract_features(
         names = model.class_names or tuple(map(str, range(head.num_classes)))
         values, labels = features_of_batches(network, images, device=where, precision=precision)
         return Features(values, labels, head, names, model.gates)
-    classes = match_classes(
-        images.class_names,
-        images.class_ids,
-        ClassNames(model.class_names) if model.class_names is not None else None,
-        head.num_classes,
-        what=f"{images.name} with {model.name}",
-        present=torch.unique(images.labels).tolist(),
-    )
+    classes = matched(images, images.labels, model.name, model.classes, head.num_classes)
     values, labels = features_of_dataset(
         network,
         images,
-        model.preprocessing,
+        model.preprocessing_of(images),
         device=where,
         precision=precision,
         batch_size=batch_size,
@@ -142,7 +155,7 @@ def extract_features(
 def extract_indices(
     features: Features, k: int | float = 5, method: str = DEFAULT_METHOD, *, order: Order = "highest"
 ) -> IndexSet:
-    """Find the k features that each class uses most, most influential first.
+    """Find the k features that each class uses most, in the order of the ranking (of equals the higher index first).
 
     >>> indices = extract_indices(extract_features(load_model(), load_dataset("digits", "train")), k=5)
     >>> indices.num_classes, indices.largest_k

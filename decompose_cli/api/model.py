@@ -11,16 +11,22 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.classes import ClassNames
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.decomposition.heads import resolve_heads, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.index_set import read_index_set as read_file
 from decompose_cli.errors import InputError, first_line
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.features.study import class_names_of, open_network, seen_by
+from decompose_cli.features.seen import settled
+from decompose_cli.features.study import class_names_of, open_network
+from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
-from decompose_cli.models.classifier import Network, network_of
-from decompose_cli.preprocessing import IMAGENET, ImageOptions, Preprocessing, check_channels, check_size
+from decompose_cli.models.classifier import find_entry
+from decompose_cli.models.network import Network, network_of
+from decompose_cli.models.read_back import check_read_back
+from decompose_cli.preprocessing import ImageOptions, Preprocessing, check_image_options
 from decompose_cli.storage.files import check_writable, user_path, write_text
 
 
@@ -31,22 +37,42 @@ class Model:
     Attributes:
         name: The name that the network was loaded by, or the name of the module's class.
         network: The module, and what its head is.
-        preprocessing: What happens to images of a data set before the network sees them.
-        class_names: Names of the outputs, where they are known.
+        image_options: What is known of the preprocessing of images, and what :func:`load_model` was given for it;
+            the data set settles the rest.
+        usual: The preprocessing where neither these nor a data set say any.
+        classes: Names of the outputs, where they are known.
         gates: Class-specific gates (C, D) of the weights file, if it has any; for the method ``csg``.
         options: The options of the network that differ from the defaults.
         dataset: The data set that the network was trained on, where that is known.
-        is_preprocessing_known: Whether ``preprocessing`` is that of the weights, not just the usual one.
     """
 
     name: str
     network: Network
-    preprocessing: Preprocessing
-    class_names: tuple[str, ...] | None = None
+    image_options: tuple[ImageOptions, ...]
+    usual: Preprocessing
+    classes: ClassNames | None = None
     gates: Tensor | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     dataset: str | None = None
-    is_preprocessing_known: bool = False
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """What happens to images that are of no data set before the network sees them."""
+        return self.usual.overridden(*self.image_options)
+
+    def preprocessing_of(self, images: ImageDataset) -> Preprocessing:
+        """What happens to the images of a data set before the network sees them, as for the commands.
+
+        What was chosen for the images counts most (:func:`load_dataset`), then what was chosen for the network
+        (:func:`load_model`), then what its weights or the registry say, then what is usual for the data set.
+        """
+        options = (*self.image_options, images.chosen)
+        return settled(self.name, options, images.preprocessing, images.decided_by)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Names of the outputs, where they are known."""
+        return None if self.classes is None else tuple(self.classes.names)
 
     @property
     def module(self) -> nn.Module:
@@ -56,7 +82,7 @@ class Model:
     @property
     def head_name(self) -> str:
         """The name of the submodule that is the head."""
-        return self.network.head_name
+        return self.network.head.name
 
     @property
     def num_features(self) -> int:
@@ -82,10 +108,15 @@ def load_model(
     model: str | nn.Module | None = None,
     weights: str | Path | None = None,
     *,
+    ema: bool = False,
+    model_options: Mapping[str, str] | None = None,
     head: str | None = None,
     input_size: int | tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
+    resize: int | tuple[int, int] | None = None,
+    crop: int | tuple[int, int] | None = None,
+    interpolation: str | None = None,
     class_names: Sequence[str] | None = None,
     allow_download: bool = True,
     seed: int = 0,
@@ -100,11 +131,17 @@ def load_model(
             which is used as it is and left as it was. None for the network that ships with decompose, or for the one
             that ``weights`` say they belong to.
         weights: A path, a URL, ``default`` or ``random``; for a module None.
+        ema: Whether the averaged weights are taken where the file has raw and averaged ones.
+        model_options: Options of the network, by name, where its weights do not say them; ``shortcut``, ``gate_map``...
         head: Submodule that is the head, where several could be.
-        input_size: Pixels that the network takes, or (height, width); needed for a module.
-        mean: Mean per channel that pixel values in [0, 1] of a data set's images are normalised with; for a module,
-            the mean that its images were normalised with, which :func:`save_model` then writes down.
+        input_size: Pixels that the network takes, or (height, width); needed for a module. As for the commands, images
+            of a data set are resized so that the same share of them is seen as usually.
+        mean: Mean per channel that pixel values in [0, 1] of a data set's images are normalised with; where neither
+            this nor the weights say it, the data set's. :func:`save_model` writes down what is given.
         std: Standard deviation per channel, given as ``mean`` is.
+        resize: Pixels of the shorter side before the crop, or (height, width).
+        crop: Pixels of the centre crop, or (height, width).
+        interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
         class_names: Names of the outputs, where the network does not say them.
         allow_download: Whether weights may be fetched.
         seed: Seed of random weights.
@@ -113,58 +150,55 @@ def load_model(
         InputError: There is no such network, it has no head, or the weights do not fit.
         DownloadError: The weights cannot be fetched.
     """
-    options = ImageOptions(
-        mean=None if mean is None else check_channels(mean, "mean"),
-        std=None if std is None else check_channels(std, "std", positive=True),
-        input_size=None if input_size is None else check_size(input_size, "input_size"),
+    options = check_image_options(
+        mean=mean, std=std, input_size=input_size, resize=resize, crop=crop, interpolation=interpolation
     )
     if isinstance(model, nn.Module):
         if weights is not None:
             raise InputError("A module has its weights already; load others into it with load_state_dict.")
-        size = options.input_size
-        if size is None:
+        if options.input_size is None and options.crop is None:
             raise InputError("The size of a module's images is not known; give input_size.")
-        preprocessing = IMAGENET.overridden(replace(options, input_size=None, crop=size, resize=size))
-        network = network_of(model, preprocessing.crop, head)
-        names = _checked_names(class_names, network)
-        is_known = mean is not None and std is not None
-        return Model(type(model).__name__, network, preprocessing, names, is_preprocessing_known=is_known)
+        usual = usual_preprocessing(None)
+        network = network_of(model, usual.overridden(options).crop, head)
+        warn_of_batch_dependence(model, network.input_size, network.head.name, type(model).__name__)
+        return Model(type(model).__name__, network, (options,), usual, _checked_names(class_names, network))
     inputs = Inputs(
         model=model,
         weights=None if weights is None else str(weights),
+        ema=ema,
+        model_options=model_options,
         head=head,
         allow_download=allow_download,
         seed=seed,
     )
     classifier = open_network(inputs)
-    preprocessing = seen_by(classifier, options, usual_preprocessing(classifier.entry.dataset))
-    network = classifier.load(preprocessing.crop)
-    names = _checked_names(class_names, network)
+    usual = usual_preprocessing(classifier.entry.dataset)
+    chosen = classifier.image_options, options
+    network = classifier.load(usual.overridden(*chosen).crop)
+    classes = _checked_names(class_names, network)
     known = class_names_of(classifier)
-    if names is None and known is not None and len(known.names) == network.tensors.num_classes:
-        names = tuple(known.names)
+    if classes is None and known is not None and len(known.names) == network.tensors.num_classes:
+        classes = known
     checkpoint = classifier.checkpoint
     metadata = checkpoint.metadata if checkpoint else None
     return Model(
         classifier.name,
         network,
-        preprocessing,
-        names,
+        chosen,
+        usual,
+        classes,
         checkpoint.csg if checkpoint else None,
         dict(classifier.entry.chosen),
         (metadata.dataset if metadata else None)
         or (classifier.entry.dataset if classifier.uses_default_weights else None),
-        classifier.entry.preprocessing is not None
-        or (metadata is not None and metadata.mean is not None)
-        or (mean is not None and std is not None),
     )
 
 
-def _checked_names(names: Sequence[str] | None, network: Network) -> tuple[str, ...] | None:
+def _checked_names(names: Sequence[str] | None, network: Network) -> ClassNames | None:
     count = network.tensors.num_classes
     if names is not None and len(names) != count:
         raise InputError(f"{len(names)} class names were given, but the network has {count} classes.")
-    return None if names is None else tuple(names)
+    return None if names is None else ClassNames(tuple(names))
 
 
 def decompose(model: Model, indices: Indices) -> Model:
@@ -187,12 +221,12 @@ def decompose(model: Model, indices: Indices) -> Model:
         InputError: The index set does not fit, or the head is decomposed already.
     """
     network = model.network.as_it_is()
-    if network.head is None or network.tensors.kind != "dense":
+    if network.tensors.kind != "dense":
         raise InputError(f"{model.name} has a decomposed head already.")
     heads = resolve_heads(network.tensors, index_set_of(indices, model.num_classes, model.num_features))
     assert heads.decomposed is not None
     module = copy.deepcopy(network.module)
-    with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
+    with_decomposed_head(module, network.head, heads.decomposed)
     return replace(model, network=replace(network, module=module).as_it_is())
 
 
@@ -271,22 +305,32 @@ def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> No
             hint="Load the network from other weights, and decompose it.",
         )
     check_writable(target, overwrite=overwrite)
-    about = model.preprocessing
-    seen: dict[str, Any] = {}
-    if model.is_preprocessing_known:
-        resize = about.resize if isinstance(about.resize, int) else list(about.resize)
-        seen = {"mean": list(about.mean), "std": list(about.std), "resize": resize, "crop": list(about.crop)}
-        seen["interpolation"] = about.interpolation
     metadata = Metadata(
         model=model.name,
         num_classes=model.num_classes,
         model_options=dict(model.options) or None,
         class_names=list(model.class_names) if model.class_names is not None else None,
         dataset=model.dataset,
-        **seen,
+        **_known_of_images(model),
     )
     # The weights are copied, as the file format has none that are shared between layers.
     state = {name: value.detach().cpu().clone() for name, value in model.module.state_dict().items()}
     if model.gates is not None:
         state["csg"] = model.gates
     write_checkpoint(target, state, metadata)
+    try:
+        find_entry(model.name)
+    except InputError:  # the class of a module is no name that a network can be built by
+        return
+    check_read_back(target, model.module, model.network.input_size)
+
+
+def _known_of_images(model: Model) -> dict[str, Any]:
+    """What is known of the preprocessing, whatever the data set, as fields of :class:`Metadata`."""
+    known: dict[str, Any] = {}
+    for options in model.image_options:
+        known |= options.given()
+    if "crop" in known and "resize" in known:  # then no data set changes the size, and it can be said in full
+        known = {name: value for name, value in known.items() if name in ("mean", "std")}
+        known |= model.preprocessing.geometry()
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}

@@ -32,6 +32,8 @@ from decompose_cli.cli.commands.sweep import sweep
 from decompose_cli.cli.commands.train import train
 from decompose_cli.cli.commands.train_gate import train_gate
 from decompose_cli.cli.commands.validate import validate
+from decompose_cli.cli.guard import show_traceback
+from decompose_cli.cli.stdout import own_descriptor
 from decompose_cli.version import __version__
 
 _COMMANDS = (
@@ -92,14 +94,16 @@ app = typer.Typer(
 
 def main() -> None:
     """Run the program; the console script starts here."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # names of classes may not fit the terminal's encoding
+    sys.excepthook = show_traceback
     # Importing torch makes a million objects that stay, and the collector would walk through them dozens of times, for
     # a third of a second. The collector still runs, for what a long training leaves, but a hundred times less often.
     gc.set_threshold(1_000_000, 10, 10)
     try:
-        app()
+        with own_descriptor():
+            for stream in (sys.stdout, sys.stderr):
+                if hasattr(stream, "reconfigure"):
+                    stream.reconfigure(errors="backslashreplace")  # names may not fit the terminal's encoding
+            app()
     finally:
         gc.freeze()  # else the collector walks through all of torch once more at exit, for a quarter of a second
 

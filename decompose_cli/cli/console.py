@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from decompose_cli.cli.flags import with_flags
 from decompose_cli.errors import DecomposeError
+from decompose_cli.printable import LONGEST_CELL, printable, printable_lines
 from decompose_cli.progress import Advance, EpochTable
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ _WIDEST = 1000
 
 class Terminal:
     """Announcements, progress and tables on stderr; a :class:`decompose_cli.progress.Reporter`.
+
+    Texts are shown as :func:`decompose_cli.printable.printable` has them: what they hold may come from anywhere.
 
     Args:
         quiet: Show warnings and errors only.
@@ -45,7 +48,7 @@ class Terminal:
         """Say something that may be left out, once."""
         if not self.quiet and message not in self._noted:
             self._noted.add(message)
-            self._line(with_flags(message))
+            self._line("", with_flags(message))
 
     def warn(self, message: str) -> None:
         """Say something that must not be missed, once."""
@@ -60,13 +63,13 @@ class Terminal:
             self._line("Hint: ", with_flags(error.advice), style="cyan")
 
     def print(self, *values: Any) -> None:
-        """Show text or tables."""
+        """Show lines of text, or tables."""
         if self.quiet:
             return
-        if all(isinstance(value, str) for value in values):
-            self.console.print(*values, soft_wrap=True)
-            return
         for value in values:
+            if isinstance(value, str):
+                self._line("", value)
+                continue
             # A table whose numbers need more than the terminal has keeps its width: lines break, but nothing is lost.
             options = self.console.options.update(max_width=_WIDEST)
             needed = self.console.measure(value, options=options).minimum
@@ -81,12 +84,12 @@ class Terminal:
             self.console.print()
             self._line("", text, style="bold", rest_style="bold")
 
-    def _line(self, start: str, rest: str = "", style: str = "", rest_style: str = "") -> None:
+    def _line(self, start: str, rest: str, style: str = "", rest_style: str = "") -> None:
         from rich.text import Text
 
         if self._is_silent:
             return
-        self.console.print(Text.assemble((start, style), (rest, rest_style)), soft_wrap=True)
+        self.console.print(Text.assemble((start, style), (printable(rest), rest_style)), soft_wrap=True)
 
     @contextmanager
     def track(self, description: str, total: int | None, unit: str) -> Iterator[Advance]:
@@ -111,9 +114,9 @@ class Terminal:
         )
 
         count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
-        columns = (TextColumn("{task.description}"), BarColumn(), count, TimeRemainingColumn())
+        columns = (TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(description, total=total)
+            task = progress.add_task(printable(description), total=total)
             yield lambda done: progress.advance(task, done)
 
     @contextmanager
@@ -137,7 +140,7 @@ class Terminal:
             if time.monotonic() - state["last"] > _SECONDS_BETWEEN_LINES:
                 state["last"] = time.monotonic()
                 of = f" of {total:,}" if total else ""
-                self._line(f"{description}: {state['done']:,}{of} {unit}")
+                self._line("", f"{description}: {state['done']:,}{of} {unit}")
 
         return advance
 
@@ -173,6 +176,7 @@ class _Rows:
     def _row(self, cells: Sequence[str], style: str = "") -> Any:
         from rich.text import Text
 
+        cells = [printable(cell, LONGEST_CELL) for cell in cells]
         padded = (cell.rjust(self._width(column)) for cell, column in zip(cells, self._columns, strict=True))
         return Text("  ".join(padded).rstrip(), style=style, no_wrap=True)
 
@@ -199,6 +203,8 @@ def make_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: i
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    columns = [printable_lines(column, LONGEST_CELL) for column in columns]
+    rows = [[printable(cell, LONGEST_CELL) for cell in row] for row in rows]
     for number, column in enumerate(columns):
         is_number = number >= left
         no_wrap = is_number or number == 0

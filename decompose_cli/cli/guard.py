@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import signal
 import sys
 import threading
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
-from types import FrameType
+from types import FrameType, TracebackType
 
 import typer
 
+from decompose_cli.cli import stdout
 from decompose_cli.cli.console import Terminal
-from decompose_cli.errors import DecomposeError
+from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.printable import printable_lines
 
 
-def discard_stdout() -> None:
-    """Discard what Python would still flush to stdout at exit."""
-    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115
+def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Show a traceback on stderr; what it quotes may come from anywhere. For ``sys.excepthook``."""
+    sys.stderr.write(printable_lines("".join(traceback.format_exception(kind, error, trace))))
 
 
 @contextmanager
@@ -31,24 +32,40 @@ def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
             yield
     except DecomposeError as error:
         if debug:
-            traceback.print_exc()
+            show_traceback(type(error), error, error.__traceback__)
         terminal.error(error)
         raise typer.Exit(error.exit_code) from error
     except KeyboardInterrupt:
-        terminal.error(DecomposeError("Interrupted; no file was left half-written."))
-        raise typer.Exit(130) from None
+        raise _interrupted(terminal) from None
     except BrokenPipeError:
-        discard_stdout()  # the reader has closed the pipe
+        stdout.discard()  # the reader has closed the pipe
         raise typer.Exit(1) from None
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:
         if debug:
             raise
+        if _comes_from_interrupt(error):
+            raise _interrupted(terminal) from None
+        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # whichever option names it
+            terminal.error(InputError(f"{error.filename} cannot be a path: {error.strerror}."))
+            raise typer.Exit(InputError.exit_code) from error
         reason = str(error).strip().splitlines()
         sentence = f"Something unforeseen went wrong: {type(error).__name__}{': ' + reason[0] if reason else ''}"
         terminal.error(DecomposeError(sentence, hint="Add --debug to see where; please report it."))
         raise typer.Exit(1) from error
+
+
+def _interrupted(terminal: Terminal) -> typer.Exit:
+    terminal.error(DecomposeError("Interrupted; no file was left half-written."))
+    return typer.Exit(130)
+
+
+def _comes_from_interrupt(error: BaseException | None) -> bool:
+    """Whether an interrupt was made into another error, as Python does where it comes while a class is defined."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 @contextmanager

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import itertools
-import sys
+import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.cli import guard
+from decompose_cli.cli import stdout
 from decompose_cli.cli.console import Terminal, is_first_process
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.storage.files import check_folder_writable, check_writable, new_folder, write_under_new_name
+from decompose_cli.storage.files import (
+    check_folder_writable,
+    check_writable,
+    new_folder,
+    write_under_new_name,
+)
 
 if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
 
-RESULT = "result.json"
+RESULT, RESULTS = "result.json", Path("results")
 
 
 @dataclass(frozen=True)
@@ -66,10 +71,17 @@ def _stem(weights: str) -> str:
     return f"{path.absolute().parent.name}-{path.stem}" if path.stem in ("last", "best") else path.stem
 
 
-def checked_output(out: Output) -> Path | None:
-    """The file given with ``--output``; a file that cannot be written is refused before any work is done."""
+def checked_output(out: Output, folder: Path = RESULTS) -> Path | None:
+    """The file given with ``--output``; a place that cannot be written is refused before any work is done.
+
+    Args:
+        out: What the user chose.
+        folder: Where the result goes under a usual name.
+    """
     if out.path is not None:
         check_writable(out.path, overwrite=out.overwrite)
+    elif not out.json:
+        check_folder_writable(folder)
     return out.path
 
 
@@ -127,15 +139,15 @@ def in_folder(
         out: What the user chose.
         command: Name of the command, for the name of a new folder.
         inputs: Network and data set, for the name of a new folder.
-        files: Names of the files that will be written; one that is there and may not be replaced is refused first.
+        files: Names of the files that may be written; one that is there and may not be replaced is refused first.
         work: The work, which takes the folder.
     """
+    from decompose_cli.storage.file_sets import check_replaceable
     from decompose_cli.storage.result_document import default_names
 
     if out.path is not None:
         check_folder_writable(out.path)
-        for name in files:
-            check_writable(out.path / name, overwrite=out.overwrite)
+        check_replaceable([out.path / name for name in files], out.path / RESULT, overwrite=out.overwrite)
         work(out.path)
     elif out.json:
         work(None)
@@ -152,15 +164,22 @@ def numbered(stem: str) -> Iterator[Path]:
 
 
 def print_json(value: Any) -> None:
-    """Print JSON to stdout, escaped where the terminal's encoding could not show every name."""
+    """Print JSON to stdout, escaped where the terminal could not show every name, or would do what a name says."""
     from decompose_cli.storage.result_document import readable_json
 
-    ascii_only = (getattr(sys.stdout, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
+    stream = stdout.results()
+    ascii_only = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
+    lines = readable_json(value, ascii_only=ascii_only).split("\n")
     try:
-        sys.stdout.write(readable_json(value, ascii_only=ascii_only) + "\n")
-        sys.stdout.flush()
+        stream.write("".join(f"{line if line.isprintable() else _escaped(line)}\n" for line in lines))
+        stream.flush()
     except BrokenPipeError:
         raise
     except OSError as error:
-        guard.discard_stdout()
+        stdout.discard()
         raise DecomposeError(f"The result could not be printed: {error.strerror or error}.") from error
+
+
+def _escaped(line: str) -> str:
+    """A line of JSON that means the same, in letters that can be seen."""
+    return "".join(letter if letter.isprintable() else json.dumps(letter)[1:-1] for letter in line)

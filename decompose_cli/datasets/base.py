@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from typing_extensions import override
 
-from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.preprocessing import ImageOptions, Preprocessing
 from decompose_cli.storage.fingerprints import pixel_fingerprint, remembered
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from PIL.Image import Image
     from torch import Tensor
 
@@ -28,6 +30,8 @@ class ImageDataset(ABC):
         class_names: Names of the classes in the order of the labels that :meth:`batches` yields.
         class_ids: Other names of the classes (WordNet ids), in the same order, where there are any.
         preprocessing: Preprocessing for networks that do not bring their own.
+        decided_by: The image whose size decided ``preprocessing``, where one did.
+        chosen: Preprocessing that was chosen for these images, whatever the network brings.
     """
 
     name: str
@@ -35,6 +39,8 @@ class ImageDataset(ABC):
     class_names: tuple[str, ...]
     class_ids: tuple[str, ...] | None = None
     preprocessing: Preprocessing
+    decided_by: Path | None = None
+    chosen: ImageOptions = ImageOptions()
 
     @abstractmethod
     def fingerprint(self) -> str:

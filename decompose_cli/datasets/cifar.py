@@ -3,28 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import pickle
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
-
-from typing_extensions import override
+from typing import TYPE_CHECKING
 
 from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.datasets.classes import ClassNames
 from decompose_cli.datasets.entry import DatasetEntry
-from decompose_cli.errors import DecomposeError, DownloadError, InputError, param
+from decompose_cli.errors import DecomposeError, DownloadError, InputError, UnsafeFileError, param
 from decompose_cli.preprocessing import CIFAR
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import write_error
 from decompose_cli.storage.fingerprints import file_stamp
+from decompose_cli.storage.leftovers import temporary_folder
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
 
+_MOST_BYTES = 1 << 29  # of a batch file; the largest published one has 155 MB
 CIFAR10_CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 # fmt: off
 CIFAR100_CLASSES = (
@@ -113,7 +112,9 @@ def open_cifar(name: str, split: str, data_dir: Path, allow_download: bool) -> I
         if not file.is_file():
             raise InputError(f"{folder} lacks the file {file.name} of {name}.", hint=_by_hand(archive, data_dir))
     stamp = [name, file_stamp(list(files))]
-    return InMemoryImages(name, split, archive.classes, CIFAR, lambda: _read(archive, files), stamp)
+    packed = folder.absolute().parent / Path(archive.url).name
+    come_from = packed if packed.is_file() else None
+    return InMemoryImages(name, split, archive.classes, CIFAR, lambda: _read(archive, files, come_from), stamp)
 
 
 def _by_hand(archive: _Archive, data_dir: Path) -> str:
@@ -125,7 +126,6 @@ def _by_hand(archive: _Archive, data_dir: Path) -> str:
 
 def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
     import tarfile
-    import tempfile
 
     from decompose_cli.storage.download import download
 
@@ -140,8 +140,8 @@ def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
     note(f"Unpacking {packed}")
     target = data_dir / archive.folder
     try:
-        with tempfile.TemporaryDirectory(dir=data_dir, prefix=".unpacking-") as temporary, tarfile.open(packed) as tar:
-            unpacked = Path(temporary) / archive.folder
+        with temporary_folder(data_dir) as temporary, tarfile.open(packed) as tar:
+            unpacked = temporary / archive.folder
             unpacked.mkdir()
             # Members are copied by known names, so nothing in an archive can lead outside the folder.
             for file in [name for files in archive.files.values() for name in files]:
@@ -165,7 +165,7 @@ def _md5(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _read(archive: _Archive, files: dict[Path, str]) -> tuple[Tensor, Tensor]:
+def _read(archive: _Archive, files: dict[Path, str], packed: Path | None) -> tuple[Tensor, Tensor]:
     import numpy as np
     import torch
 
@@ -173,65 +173,60 @@ def _read(archive: _Archive, files: dict[Path, str]) -> tuple[Tensor, Tensor]:
     labels: list[np.ndarray] = []
     rows = 0
     for file, md5 in files.items():
-        batch, truth = _read_batch(archive, file, md5)
+        batch, truth = _read_batch(archive, file, md5, packed)
         if rows + len(batch) > len(pixels):  # room for all files at once, if they are as long as the first
             room = np.empty((max(rows + len(batch), len(files) * len(batch)), 3072), dtype=np.uint8)
             room[:rows] = pixels[:rows]
-            pixels = room if len(files) > 1 else batch
-        if pixels is not batch:
-            pixels[rows : rows + len(batch)] = batch
+            pixels = room
+        pixels[rows : rows + len(batch)] = batch
         rows += len(batch)
         labels.append(truth)
     return torch.from_numpy(pixels[:rows]).view(-1, 3, 32, 32), torch.from_numpy(np.concatenate(labels))
 
 
-def _read_batch(archive: _Archive, file: Path, md5: str) -> tuple[np.ndarray, np.ndarray]:
+def _read_batch(archive: _Archive, file: Path, md5: str, packed: Path | None) -> tuple[np.ndarray, np.ndarray]:
     from concurrent.futures import ThreadPoolExecutor
 
     import numpy as np
+
+    from decompose_cli.datasets.plain_pickle import UnsafePickleError, read_plain_pickle
 
     damaged = InputError(
         f"{file} is damaged: it does not hold {archive.name} images.", hint="Delete it to fetch it anew."
     )
     try:
-        with ThreadPoolExecutor(1) as beside, file.open("rb") as handle:
-            digest = beside.submit(_md5, file)
-            # Python 2 wrote the pixels as a string; read as bytes, they need not be decoded and encoded again.
-            batch = _BatchUnpickler(handle, encoding="bytes").load()
-        batch = {name.decode() if isinstance(name, bytes) else name: value for name, value in batch.items()}
-        if digest.result() != md5:
-            warn(f"{file} is not the published {archive.name} file (its md5 differs); its images are used as they are.")
-        pixels, labels = batch["data"], np.asarray(batch[archive.label_key], dtype=np.int64)
+        if file.stat().st_size > _MOST_BYTES:
+            raise damaged
+        content = file.read_bytes()
+        with ThreadPoolExecutor(1) as beside:
+            digest = beside.submit(hashlib.md5, content, usedforsecurity=False)
+            batch = read_plain_pickle(content)
+        is_published = digest.result().hexdigest() == md5
+        pixels, labels = batch["data"], batch[archive.label_key]
+        if isinstance(labels, list) and all(type(label) is int for label in labels):
+            labels = np.array(labels, dtype=np.int64)
+        fits = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == (len(labels), 3072)
     except DecomposeError:
         raise
+    except UnsafePickleError as error:
+        raise UnsafeFileError(
+            f"{file} is refused: reading it would execute code ({error}), and only numbers, texts, lists and arrays of "
+            "bytes are read.",
+            hint="Delete it to fetch it anew.",
+        ) from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise damaged from error
-    fits = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == (len(labels), 3072)
-    if not fits or len(labels) == 0 or labels.min() < 0 or labels.max() >= len(archive.classes):
+    is_list = isinstance(labels, np.ndarray) and labels.ndim == 1 and len(labels) > 0
+    if not fits or not is_list or labels.min() < 0 or labels.max() >= len(archive.classes):
         raise damaged
-    return np.ascontiguousarray(pixels), labels
-
-
-class _BatchUnpickler(pickle.Unpickler):
-    """Reads what the batch files hold (lists, strings, one array) and refuses to look up anything else."""
-
-    _ALLOWED: ClassVar = frozenset(
-        {
-            ("numpy.core.multiarray", "_reconstruct"),
-            ("numpy._core.multiarray", "_reconstruct"),
-            ("numpy._core.numeric", "_frombuffer"),
-            ("numpy.core.numeric", "_frombuffer"),
-            ("numpy", "ndarray"),
-            ("numpy", "dtype"),
-            ("_codecs", "encode"),
-        }
-    )
-
-    @override
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in self._ALLOWED:
-            raise InputError(f"A CIFAR batch file is refused: reading it would execute code ({module}.{name}).")
-        return super().find_class(module, name)
+    if not is_published and packed is not None:
+        raise InputError(
+            f"{file} is damaged: its md5 is not the published one, although it comes from {packed}.",
+            hint=f"Delete {file.parent} to unpack the archive anew, or the archive where the images are your own.",
+        )
+    if not is_published:
+        warn(f"{file} is not the published {archive.name} file (its md5 differs); its images are used as they are.")
+    return pixels, labels.astype(np.int64)
 
 
 def _entry(name: str, norm_decays: tuple[float, float]) -> DatasetEntry:

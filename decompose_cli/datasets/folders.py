@@ -2,32 +2,35 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
 from decompose_cli.datasets.base import Batches, ImageDataset, batches_in_memory
+from decompose_cli.datasets.decoding import open_image
+from decompose_cli.datasets.listing import Remarks, class_folders, images_below, refuse_dangling
+from decompose_cli.datasets.pixels import numbers_in, to_rgb
 from decompose_cli.errors import InputError, param
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
-from decompose_cli.progress import note, track
+from decompose_cli.progress import report_by_logging, track
 from decompose_cli.storage.files import user_path
 from decompose_cli.storage.fingerprints import digest_of, file_stamp, pixel_fingerprint, remembered
 
 SPLITS = ("train", "val", "test")
-_EXTENSIONS = frozenset((".png", ".jpg", ".jpeg", ".bmp", ".gif", ".ppm", ".pgm", ".tif", ".tiff", ".webp"))
 _SMALL_SIDE = 64
 _MOST_BYTES = 4 << 30
 _ERROR_NAME = f"{InputError.__module__}.{InputError.__qualname__}"
 _Batch = TypeVar("_Batch")
+_READING = 2  # of pixels; counted up when the same files give others
 _STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not fit one tensor
 
 
@@ -47,6 +50,7 @@ class FolderImages(ImageDataset):
         class_ids: Other names of the classes (WordNet ids), in the same order, where there are any.
         preprocessing: Preprocessing for networks that bring none; by default CIFAR's for small images, ImageNet's for
             others.
+        reference: Folder of the split whose first image decides between the two; this split's by default.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class FolderImages(ImageDataset):
         class_names: Sequence[str],
         class_ids: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
+        reference: Path | None = None,
     ) -> None:
         self.name = name
         self.split = split
@@ -68,13 +73,14 @@ class FolderImages(ImageDataset):
         self.class_names = tuple(class_names)
         self.class_ids = tuple(class_ids) if class_ids else None
         self._preprocessing = preprocessing
+        self._reference = reference or root
 
     @property
     def preprocessing(self) -> Preprocessing:  # type: ignore[override]
-        """Preprocessing for networks that bring none."""
+        """Preprocessing for networks that bring none, the same for all splits."""
         if self._preprocessing is not None:
             return self._preprocessing
-        width, height = self._first_size
+        width, height = self._deciding[1]
         if max(width, height) > _SMALL_SIDE:
             return IMAGENET
         side = min(width, height)
@@ -87,6 +93,23 @@ class FolderImages(ImageDataset):
 
     def __len__(self) -> int:
         return len(self.files)
+
+    @property
+    def decided_by(self) -> Path | None:  # type: ignore[override]
+        """The image whose size decided the preprocessing."""
+        return self._deciding[0] if self._preprocessing is None else None
+
+    @cached_property
+    def _deciding(self) -> tuple[Path, tuple[int, int]]:
+        """The first image of the reference that can be opened, and its (width, height)."""
+        candidates: list[Path] = []
+        if self._reference != self.root:
+            with suppress(InputError):
+                candidates = images_below(self._reference / class_folders(self._reference)[0])
+        for file in candidates:
+            with suppress(InputError), open_image(file) as image:
+                return file, image.size
+        return self.files[0], self._first_size
 
     @cached_property
     def _stamp(self) -> str:
@@ -124,7 +147,7 @@ class FolderImages(ImageDataset):
         def compute() -> str:
             return _STREAMED if self._pixels is None else pixel_fingerprint(self._pixels, self.labels)
 
-        fingerprint = remembered(["folder", self._stamp], compute)
+        fingerprint = remembered(["folder", _READING, self._stamp], compute)
         return self._stamp if fingerprint == _STREAMED else fingerprint
 
     @override
@@ -135,6 +158,7 @@ class FolderImages(ImageDataset):
             _Files(self.files, self.labels.tolist(), preprocessing),
             batch_size=batch_size,
             num_workers=workers,
+            worker_init_fn=report_by_logging,
             generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
         )
         return without_worker_traces(iter(loader))
@@ -153,7 +177,7 @@ def without_worker_traces(batches: Iterator[_Batch]) -> Iterator[_Batch]:
     try:
         yield from batches
     except InputError as error:
-        raise InputError(error.message.strip().splitlines()[-1].removeprefix(f"{_ERROR_NAME}: ")) from error
+        raise InputError(error.sentence.strip().splitlines()[-1].removeprefix(f"{_ERROR_NAME}: ")) from error
 
 
 class _Files(Dataset[tuple[Tensor, int]]):
@@ -173,47 +197,24 @@ class _Files(Dataset[tuple[Tensor, int]]):
         return image_to_tensor(read_rgb(self.files[number]), self.preprocessing), self.labels[number]
 
 
-def open_image(path: Path) -> Image.Image:
-    """Open an image file, reading only its header.
-
-    Raises:
-        InputError: The file is no image, or cannot be read.
-    """
-    try:
-        return Image.open(path)
-    except FileNotFoundError:
-        raise InputError(f"The image {path} does not exist.") from None
-    except (UnidentifiedImageError, OSError, ValueError, Image.DecompressionBombError) as error:
-        raise InputError(f"{path} is not an image that can be read.") from error
-
-
 def read_rgb(path: Path) -> Image.Image:
-    """Decode an image file to 8-bit RGB, whatever its mode.
+    """Decode an image file to 8-bit RGB, whatever its mode; see :mod:`decompose_cli.datasets.pixels`.
 
     Raises:
-        InputError: The file is no image, or damaged.
+        InputError: The file is no image, is damaged, or its pixels have more than one reading.
     """
-    try:
-        with open_image(path) as image:
-            image.load()
-            return to_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"The image {path} is damaged and cannot be decoded.") from error
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Convert a loaded image of any mode to 8-bit RGB."""
-    if image.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scale
-        grey = np.asarray(image, dtype=np.int64).clip(0, 65535) >> 8
-        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
+    with open_image(path) as image:
+        numbers = numbers_in(image)
+        image.load()
+        return to_rgb(image, numbers, path)
 
 
 def open_folder(spec: str, split: str) -> FolderImages:
     """Open ``PATH/<split>/<class>/*`` for ``folder:PATH``.
 
     Classes are numbered by the names of the training split's folders (of this split's, if there is no ``train``), so
-    that a class that one split lacks does not shift the others.
+    that a class that one split lacks does not shift the others; see :func:`.listing.class_folders`. In the same way one
+    image decides the usual preprocessing of all splits.
 
     Raises:
         InputError: There is no such folder or split, a class is not in the training split, or there are no images.
@@ -226,8 +227,8 @@ def open_folder(spec: str, split: str) -> FolderImages:
             f"{root} has no folder {split!r}; of train, val and test it has {shown}.",
             hint="The layout is PATH/train|val|test/<class>/<image>.",
         )
-    names = _class_folders(root / ("train" if "train" in available else split))
-    return folder_images(spec, split, root / split, names)
+    names = class_folders(root / ("train" if "train" in available else split))
+    return folder_images(spec, split, root / split, names, reference=root / available[0])
 
 
 def folder_images(
@@ -237,9 +238,15 @@ def folder_images(
     names: Sequence[str],
     class_names: Sequence[str] | None = None,
     class_ids: Sequence[str] | None = None,
+    *,
+    reference: Path,
 ) -> FolderImages:
-    """List the images below ``root``, whose class folders must be among ``names``; see :class:`FolderImages`."""
-    present = _class_folders(root)
+    """List the images below ``root``, whose class folders must be among ``names``; see :class:`FolderImages`.
+
+    What is left out is counted and said.
+    """
+    remarks = Remarks()
+    present = class_folders(root, remarks)
     numbers = {folder: number for number, folder in enumerate(names)}
     unknown = [folder for folder in present if folder not in numbers]
     if unknown:
@@ -251,21 +258,24 @@ def folder_images(
     files: list[Path] = []
     labels: list[int] = []
     for folder in present:
-        images = _image_files(root / folder)
+        images = images_below(root / folder, remarks)
         if not images:
             raise InputError(f"The class folder {root / folder} has no images.")
         files += images
         labels += [numbers[folder]] * len(images)
-    return FolderImages(name, split, root, files, labels, class_names or names, class_ids)
+    remarks.say(root)
+    return FolderImages(name, split, root, files, labels, class_names or names, class_ids, reference=reference)
 
 
 def folder_splits(spec: str) -> list[str]:
     """Return which of train, val and test are below ``folder:PATH``.
 
     Raises:
-        InputError: There is no such folder.
+        InputError: There is no such folder, or one of the three is a link that leads nowhere.
     """
     root = _root_of(spec)
+    for split in SPLITS:
+        refuse_dangling(root / split)
     return [split for split in SPLITS if (root / split).is_dir()]
 
 
@@ -283,29 +293,3 @@ def _root_of(spec: str) -> Path:
     if not is_folder:
         raise InputError(f"{root} of {param('dataset')} {spec} is a file, not a folder.")
     return root
-
-
-def _class_folders(root: Path) -> list[str]:
-    try:
-        with os.scandir(root) as entries:
-            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    except OSError as error:
-        raise InputError(f"The folder {root} cannot be read: {error.strerror or error}.") from error
-    odd = [name for name in names if not name.isprintable() or name != name.encode(errors="replace").decode()]
-    if odd:
-        raise InputError(f"{root} has a class folder whose name is not readable text: {odd[0]!a}.")
-    if not names:
-        raise InputError(f"{root} has no class folders.", hint="The layout is PATH/train|val|test/<class>/<image>.")
-    return names
-
-
-def _image_files(folder: Path) -> list[Path]:
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if not entry.name.startswith(".") and entry.is_file())
-    except OSError as error:
-        raise InputError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
-    images = [name for name in names if Path(name).suffix.lower() in _EXTENSIONS]
-    if len(images) < len(names):
-        note(f"{folder}: {len(names) - len(images)} files are not images by their extension and are left out.")
-    return [folder / name for name in images]

@@ -64,7 +64,8 @@ def open_imagenet(split: str, data_dir: Path) -> FolderImages:
     folder = root / split
     if not any(child.is_dir() for child in folder.iterdir()):
         raise InputError(f"{folder} is not sorted into class folders.", hint=_FLAT_HINT)
-    return folder_images("imagenet", split, folder, wnids, names, wnids)
+    reference = next(each for each in (root / "train", folder) if each.is_dir())
+    return folder_images("imagenet", split, folder, wnids, names, wnids, reference=reference)
 
 
 ENTRY = DatasetEntry(

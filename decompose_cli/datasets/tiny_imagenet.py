@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decompose_cli.datasets.entry import DatasetEntry
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, first_few
 from decompose_cli.preprocessing import IMAGENET, Preprocessing
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def open_tiny_imagenet(split: str, data_dir: Path) -> FolderImages:
         InputError: The folder or one of its lists is missing, or a list is not as expected.
     """
     from decompose_cli.datasets.folders import FolderImages
+    from decompose_cli.datasets.listing import Remarks, class_folders, images_below
 
     root = _find(data_dir)
     if root is None:
@@ -42,20 +43,25 @@ def open_tiny_imagenet(split: str, data_dir: Path) -> FolderImages:
     words = dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
     names = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
     numbers = {wnid: number for number, wnid in enumerate(wnids)}
+    remarks = Remarks()
     if split == "train":
-        files = [file for wnid in wnids for file in sorted((root / "train" / wnid / "images").glob("*.JPEG"))]
-        labels = [numbers[file.parent.parent.name] for file in files]
+        table = root / "train"
+        images = {name: images_below(table / name / "images", remarks) for name in class_folders(table, remarks)}
+        files = [file for found in images.values() for file in found]
+        classes = [name for name, found in images.items() for _ in found]
     else:
-        rows = [line.split("\t")[:2] for line in _lines(root / "val" / "val_annotations.txt")]
+        table = root / "val" / "val_annotations.txt"
+        rows = [[*line.split("\t"), ""][:2] for line in _lines(table)]
         files = [root / "val" / "images" / row[0] for row in rows]
-        try:
-            labels = [numbers[row[1]] for row in rows]
-        except (KeyError, IndexError) as error:
-            raise InputError(
-                f"{root / 'val' / 'val_annotations.txt'} names a class that is not in wnids.txt."
-            ) from error
+        classes = [row[1] for row in rows]
+        remarks.loose = sorted({*images_below(root / "val" / "images", remarks)} - {*files})
+    unknown = sorted({*classes} - {*wnids})
+    if unknown:
+        raise InputError(f"{table} names a class that is not in wnids.txt: {first_few(map(repr, unknown))}.")
+    labels = [numbers[name] for name in classes]
     if not files:
         raise InputError(f"{root / split} has no images.")
+    remarks.say(root / split)
     return FolderImages("tiny-imagenet", split, root, files, labels, names, wnids, _PREPROCESSING)
 
 

@@ -14,6 +14,7 @@ from decompose_cli.datasets.base import ImageDataset, batches_in_memory
 from decompose_cli.datasets.crops import Normaliser, PixelTable, cut_out, draw_crops
 from decompose_cli.datasets.folders import without_worker_traces
 from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.progress import report_by_logging
 
 _MOST_BYTES = 4 << 30
 _RESIZED_AT_ONCE = 512
@@ -117,6 +118,7 @@ class TrainingImages:
             images,
             batch_sampler=[batch.tolist() for batch in batches if len(batch)],
             num_workers=self.workers,
+            worker_init_fn=report_by_logging,
             pin_memory=self.device.type == "cuda",
             generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
         )

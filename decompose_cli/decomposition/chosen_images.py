@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +11,14 @@ from torch import Tensor
 
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Study
-from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.preprocessing import Preprocessing, Size
+from decompose_cli.printable import printable
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+_LONGEST = 512
 
 
 @dataclass(frozen=True)
@@ -26,11 +29,16 @@ class ChosenImage:
         name: Path of the image as given, or its number in the data set.
         pixels: Pixels as the network sees them before normalisation, uint8 (3, H, W).
         label: The network's class number, if it is known.
+        size: (height, width) of the image as it was given.
+        whole: The image as it was given, at most 512 pixels long, uint8 (3, h, w); None where the network sees it pixel
+            for pixel.
     """
 
     name: str
     pixels: Tensor
     label: int | None
+    size: Size
+    whole: Tensor | None = None
 
 
 def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[ChosenImage]:
@@ -39,38 +47,43 @@ def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[Chos
     Raises:
         InputError: A file is missing, no image, damaged, or given twice.
     """
-    from decompose_cli.datasets.transforms import image_to_tensor
-
     repeated = [
         path for number, path in enumerate(paths) if path.resolve() in [earlier.resolve() for earlier in paths[:number]]
     ]
     if repeated:
-        raise InputError(f"The image {printable(repeated[0])} is given twice.")
-    return [ChosenImage(printable(path), image_to_tensor(_upright(path), preprocessing), None) for path in paths]
+        raise InputError(f"The image {repeated[0]} is given twice.")
+    return [_chosen(printable(str(path)), _upright(path), None, preprocessing) for path in paths]
 
 
-def printable(path: Path) -> str:
-    """A path as text that can be shown: bytes that are no text, or would move a cursor, are replaced."""
-    text = os.fsencode(path).decode("utf-8", errors="replace")
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
+def _chosen(name: str, image: Image, label: int | None, preprocessing: Preprocessing) -> ChosenImage:
+    """An RGB image, as it is and as the network sees it."""
+    from torchvision.transforms.v2.functional import pil_to_tensor
+
+    from decompose_cli.datasets.transforms import image_to_tensor
+
+    pixels, size = image_to_tensor(image, preprocessing), (image.height, image.width)
+    if preprocessing.keeps(*size):
+        return ChosenImage(name, pixels, label, size)
+    whole = image.copy()
+    whole.thumbnail((_LONGEST, _LONGEST))
+    return ChosenImage(name, pixels, label, size, pil_to_tensor(whole))
 
 
 def _upright(path: Path) -> Image:
     from PIL import Image, ImageOps
 
-    from decompose_cli.datasets.folders import open_image, to_rgb
+    from decompose_cli.datasets.decoding import open_image
+    from decompose_cli.datasets.pixels import numbers_in, to_rgb
 
-    try:
-        with open_image(path) as opened:
-            opened.load()
-            image = ImageOps.exif_transpose(opened)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise InputError(f"The image {printable(path)} is damaged and cannot be decoded.") from error
+    with open_image(path) as opened:
+        numbers = numbers_in(opened)
+        opened.load()
+        image = ImageOps.exif_transpose(opened)
     if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
         whole = image.convert("RGBA")
         ground = Image.new("RGBA", whole.size, (255, 255, 255, 255))
         return Image.alpha_composite(ground, whole).convert("RGB")
-    return to_rgb(image)
+    return to_rgb(image, numbers, path)
 
 
 def from_dataset(study: Study, numbers: Sequence[int]) -> list[ChosenImage]:
@@ -79,8 +92,6 @@ def from_dataset(study: Study, numbers: Sequence[int]) -> list[ChosenImage]:
     Raises:
         InputError: There is no image of such a number, or a number is given twice.
     """
-    from decompose_cli.datasets.transforms import image_to_tensor
-
     if len(set(numbers)) < len(numbers):
         twice = next(number for place, number in enumerate(numbers) if number in numbers[:place])
         raise InputError(f"Image number {twice} is given twice.")
@@ -91,10 +102,6 @@ def from_dataset(study: Study, numbers: Sequence[int]) -> list[ChosenImage]:
                 f"{study.dataset.name} {study.dataset.split} has no image number {number}; it has {count:,}, from 0."
             )
     return [
-        ChosenImage(
-            str(number),
-            image_to_tensor(study.dataset.image(number).convert("RGB"), study.preprocessing),
-            int(study.labels[number]),
-        )
+        _chosen(str(number), study.dataset.image(number).convert("RGB"), int(study.labels[number]), study.preprocessing)
         for number in numbers
     ]

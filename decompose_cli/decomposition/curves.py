@@ -13,8 +13,8 @@ from decompose_cli.decomposition.metrics import Predictions, predict
 from decompose_cli.decomposition.ranking import RANKINGS, check_k
 from decompose_cli.decomposition.scores import descending
 from decompose_cli.features.labelled import LabelledFeatures
-from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.network import HeadTensors
 
 _LOGITS_AT_ONCE = 1 << 23
 # Logits that are summed one feature at a time differ by rounding from those of DecomposedLinear. Where the largest two

@@ -15,10 +15,11 @@ from decompose_cli.decomposition.chosen_images import ChosenImage
 from decompose_cli.decomposition.deletion import DRAWS, FRACTION, deletion_drops, highlighted, places
 from decompose_cli.decomposition.heads import Heads, with_decomposed_head
 from decompose_cli.errors import DecomposeError
-from decompose_cli.models.classifier import Network
+from decompose_cli.models.axes import Planes
 from decompose_cli.models.head import evaluating
 from decompose_cli.models.maps import class_maps, feature_maps, grad_cam
-from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.models.network import Network
+from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.statistics import mean_interval
 
 _TOP = 5
@@ -48,7 +49,11 @@ class FilterSums(BaseModel):
 
 
 class Explanation(BaseModel):
-    """The explanation of one image; ``original`` and ``decomposed`` are the five highest classes of each head."""
+    """The explanation of one image; ``original`` and ``decomposed`` are the five highest classes of each head.
+
+    ``size`` is (height, width) of the image as it was given, and ``resized`` that to which it was resized before the
+    network's part was cut out of its middle; null in results of before.
+    """
 
     image: str
     label: int | None
@@ -59,6 +64,24 @@ class Explanation(BaseModel):
     decomposed: list[ClassScore] | None
     sums: FilterSums | None
     file: str | None
+    size: Size | None = None
+    resized: Size | None = None
+
+    def geometry(self, crop: Sequence[int]) -> str | None:
+        """How the image became what the network saw; None where it saw it pixel for pixel, or where that is not known.
+
+        Args:
+            crop: (height, width) of what the network takes.
+        """
+        if self.size is None or self.resized is None or tuple(crop) == self.resized == self.size:
+            return None
+        given, resized, seen = ("x".join(map(str, sides)) for sides in (self.size, self.resized, crop))
+        made = f"{given} pixels" if self.resized == self.size else f"{given} pixels, made {resized}"
+        if tuple(crop) == self.resized:
+            return made
+        if any(side < cut for side, cut in zip(self.resized, crop, strict=True)):
+            return f"{made}, which the network sees with black around them, as {seen}"
+        return f"{made}, of which the network sees the middle {seen}"
 
 
 class DeletionFigures(BaseModel):
@@ -102,6 +125,7 @@ class Explainer:
         names: Names of its classes.
         heads: The full and the decomposed head, as far as they are there.
         layer: Name of the layer for Grad-CAM.
+        planes: The order in which the axes of its outputs are those of maps (N, D, h, w).
         seed: Seed of the random places elsewhere.
         device: Device that computes.
     """
@@ -113,18 +137,19 @@ class Explainer:
         names: Sequence[str],
         heads: Heads,
         layer: str,
+        planes: Planes,
         seed: int,
         device: torch.device,
     ) -> None:
         self.network, self.preprocessing, self.names, self.heads = network, preprocessing, names, heads
         self.device = device
         module = copy.deepcopy(network.module).float()
-        if heads.original is None and network.head is not None and heads.decomposed is not None:
+        if heads.original is None and not network.is_decomposed and heads.decomposed is not None:
             # The file has the published layout: the full head in it does not belong to the decomposed head.
-            with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
+            with_decomposed_head(module, network.head, heads.decomposed)
         self.module = module.to(device)
-        self.layer = self.module.get_submodule(layer)
-        self.head = self.module.get_submodule(network.head_name)
+        self.layer, self.planes = self.module.get_submodule(layer), planes
+        self.head = self.module.get_submodule(network.head.name)
         self.lacks_maps: bool | None = None
         self.moves = places(preprocessing.crop, seed)
         self.drops: dict[str, list[tuple[Tensor, Tensor]]] = {}
@@ -151,12 +176,13 @@ class Explainer:
         if bad:
             raise DecomposeError(f"The network gives NaN or infinite numbers for image {images[bad[0]].name}.")
         predicted = main.argmax(1)
-        cams = grad_cam(self.module, self.layer, x, predicted.to(self.device)).cpu()
+        cams = grad_cam(self.module, self.layer, x, predicted.to(self.device), self.planes).cpu()
         wrong = [n for n, image in enumerate(images) if image.label not in (None, int(predicted[n]))]
         true: dict[int, Tensor] = {}
         if wrong:
             labels = torch.tensor([images[n].label for n in wrong], device=self.device)
-            true = dict(zip(wrong, grad_cam(self.module, self.layer, x[wrong], labels).cpu(), strict=True))
+            shown = grad_cam(self.module, self.layer, x[wrong], labels, self.planes).cpu()
+            true = dict(zip(wrong, shown, strict=True))
         own, others = self._filter_maps(None if self.lacks_maps else maps, predicted)
         self._delete(x, predicted, {"Grad-CAM": cams, "own filters": own})
         results = []
@@ -172,6 +198,8 @@ class Explainer:
                 decomposed=None if decomposed is None else self._top(decomposed[n]),
                 sums=self._sums(n, c, own, others, original, decomposed),
                 file=None,
+                size=images[n].size,
+                resized=given.resized(*images[n].size),
             )
             seen = ImageMaps(
                 cams[n], true.get(n), own[n] if own is not None else None, others[n] if others is not None else None

@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.checkpoint import Checkpoint
-from decompose_cli.models.classifier import Classifier, HeadTensors
+from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import Head
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import warn
 
 
@@ -96,22 +97,17 @@ def decomposed_head(head: HeadTensors, index_set: IndexSet) -> DecomposedLinear:
     return DecomposedLinear.from_dense(head.weight, head.bias, index_set.classes)
 
 
-def with_decomposed_head(module: nn.Module, head: Head, head_name: str, decomposed: DecomposedLinear) -> None:
+def with_decomposed_head(module: nn.Module, head: Head, decomposed: DecomposedLinear) -> None:
     """Put a decomposed head in the place of the full one.
 
     Args:
         module: The network, changed in place.
-        head: The full head; the constant factor after it stays in the network.
-        head_name: Name of the submodule that is the head.
-        decomposed: The decomposed head, with that factor folded in.
+        head: The full head; what follows it stays in the network.
+        decomposed: The decomposed head, with what follows folded in.
     """
-    inner = DecomposedLinear.from_subspaces(
-        decomposed.weight.detach() / head.scale,
-        decomposed.bias.detach() / head.scale,
-        decomposed.classes(),
-        decomposed.num_features,
-    )
-    module.set_submodule(head_name, inner.to(next(head.module.parameters()).device))
+    weight, bias = head.following.unfold(decomposed.weight, decomposed.bias)
+    inner = DecomposedLinear.from_subspaces(weight, bias, decomposed.classes(), decomposed.num_features)
+    module.set_submodule(head.name, inner.to(next(module.parameters()).device))
 
 
 def _own_decomposition(head: HeadTensors) -> DecomposedLinear:

@@ -217,7 +217,7 @@ for _ranking in (
 
 
 def select(data: LabelledFeatures, method: str, k: int | float) -> IndexSet:
-    """The features that each class uses most, most influential first.
+    """The features of each class with the highest scores, in the order of their scores.
 
     The scores of feature j for class c, with x an image's penultimate features and the means over the images of c:
 

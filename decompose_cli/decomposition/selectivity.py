@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
 from decompose_cli.errors import DecomposeError, InputError, param
-from decompose_cli.models.head import LayerCall
+from decompose_cli.models.outputs import LayerOutput, Values
 
 STEM = "stem"
 _EPSILON = 1e-7  # in the class selectivity index, as published
@@ -72,19 +72,29 @@ class SelectivityCounter:
         self._counts = torch.zeros(0)  # images by class and n, int64 (C, D + 1)
         self._silent = torch.zeros(num_classes, dtype=torch.int64)
 
-    def add(self, activations: Tensor, labels: Tensor) -> None:
-        """Take in a batch: (n, D, H, W) maps or (n, D) values, and the classes of the images, int64 (n,).
+    def add(self, activations: Tensor, labels: Tensor, channels: int | None = 1) -> None:
+        """Take in a batch of maps (n, ...) or of values (n, D), and the classes of the images, int64 (n,).
+
+        Args:
+            activations: The maps or values.
+            labels: Classes of the images.
+            channels: The axis of maps that counts filters, or None where it is not known.
 
         Raises:
-            InputError: The activations have another shape, or are negative, so that they have no shares.
+            InputError: It is not known which axis counts filters, there is not one row per image, or an activation is
+                negative, so that there are no shares.
             DecomposeError: An activation is NaN or infinite.
         """
-        if activations.ndim not in (2, 4):
-            raise InputError(
-                f"The layer {self.name!r} yields values of shape {tuple(activations.shape[1:])}, neither maps "
-                "(filters, height, width) nor one value per filter."
-            )
-        values = activations.float().flatten(2).mean(2) if activations.ndim == 4 else activations.float()
+        shape = tuple(activations.shape)
+        what = f"The layer {self.name!r} yields values of shape"
+        if len(shape) < 2 or shape[0] != len(labels):
+            raise InputError(f"{what} {shape} for {len(labels)} images, not a row for each.")
+        if len(shape) > 2 and channels is None:
+            raise InputError(f"{what} {shape[1:]}, and it cannot be told which axis counts filters.")
+        values = activations.float()
+        if len(shape) > 2:
+            assert channels is not None
+            values = values.movedim(channels, 1).flatten(2).mean(2)
         if not bool(torch.isfinite(values).all()):
             raise DecomposeError(f"The layer {self.name!r} yields NaN or infinity.")
         lowest = float(activations.min())
@@ -147,36 +157,64 @@ def _median(counts: Tensor) -> Tensor:
     return (low + high).double() / 2
 
 
-def selectable_layers(module: nn.Module, calls: Sequence[LayerCall]) -> list[str]:
+def selectable_layers(module: nn.Module, outputs: Sequence[LayerOutput]) -> list[str]:
     """The layers that a study of selectivity looks at by default: the stem and every residual unit.
 
-    Units are the outermost composite modules inside an ``nn.Sequential`` that yield maps (``layer1.0`` and so on in
-    ResNets). The stem is the last ReLU module before the first unit; where there is none, because the network calls the
-    function, the stem is the input of the first unit, named ``stem``. In networks without such units every ReLU module
-    is looked at.
+    Units are the outermost composite modules inside an ``nn.Sequential``, ``nn.ModuleList`` or ``nn.ModuleDict`` that
+    yield maps (``layer1.0`` and so on in ResNets). Where a unit yields negative values, which have no shares, the last
+    layer inside it that makes negative values zero, as a ReLU does, stands in for it, if that has as many positions.
+    The stem is the last such layer before the first unit; where there is none, because the network calls a function,
+    the stem is the input of the first unit, named ``stem``, unless it is negative. In networks without such units every
+    layer that makes negative values zero is looked at.
 
     Args:
         module: The network.
-        calls: Its submodules in the order in which they finish, from
-            :func:`decompose_cli.models.head.trace_layers`.
+        outputs: The uses of its submodules, from :func:`decompose_cli.models.outputs.trace_outputs`.
     """
+    rectified = [use for use in outputs if use.rectifies and use.values and use.values.positions]
+    units = _units(module, outputs)
+    if not units:
+        return [use.name for use in rectified]
+    first = outputs.index(units[0])
+    stems = [use.name for use in rectified if outputs.index(use) < first and not _is_inside(use, units[0])]
+    given = units[0].given
+    if not stems and given is not None and given.lowest >= 0:
+        stems = [_stem_name(module)]
+    return [*stems[-1:], *(name for unit in units if (name := _measurable(unit, outputs)) is not None)]
+
+
+def units_left_out(module: nn.Module, outputs: Sequence[LayerOutput]) -> list[str]:
+    """The units that :func:`selectable_layers` leaves out, as their outputs are negative and nothing stands in."""
+    return [unit.name for unit in _units(module, outputs) if _measurable(unit, outputs) is None]
+
+
+def _units(module: nn.Module, outputs: Sequence[LayerOutput]) -> list[LayerOutput]:
     parents = dict(module.named_modules())
-    units: list[str] = []
+    yielding = {use.layer for use in outputs if use.values and len(use.values.shape) > 2 and use.values.positions}
+    names: list[str] = []
     for name, part in module.named_modules():
         parent = parents.get(name.rpartition(".")[0]) if name else None
-        inside = any(name.startswith(f"{unit}.") for unit in units)
+        is_listed = isinstance(parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
         composite = any(True for _ in part.children()) and not isinstance(part, nn.Sequential)
-        if name and isinstance(parent, nn.Sequential) and composite and not inside:
-            units.append(name)
-    yields_maps = {call.name for call in calls if call.output_shape is not None and len(call.output_shape) == 4}
-    finished = [call.name for call in calls]
-    units = sorted((name for name in units if name in yields_maps), key=finished.index)
-    relus = [call.name for call in calls if isinstance(call.module, nn.ReLU) and call.calls == 1]
-    if not units:
-        return relus
-    before = finished[: finished.index(units[0])]
-    stems = [name for name in relus if name in before and not name.startswith(f"{units[0]}.")]
-    return [stems[-1] if stems else _stem_name(module), *units]
+        inside = any(name.startswith(f"{unit}.") for unit in names)
+        if name in yielding and is_listed and composite and not inside:
+            names.append(name)
+    return [use for use in outputs if use.layer in names]
+
+
+def _is_inside(use: LayerOutput, unit: LayerOutput) -> bool:
+    return use.layer.startswith(f"{unit.layer}.")
+
+
+def _measurable(unit: LayerOutput, outputs: Sequence[LayerOutput]) -> str | None:
+    """The unit, or the layer inside it that stands in for it, in this use of it; None where nothing does."""
+    assert unit.values is not None
+    if unit.values.lowest >= 0:
+        return unit.name
+    for use in reversed(outputs[: outputs.index(unit)]):
+        if _is_inside(use, unit) and use.rectifies and use.values and use.values.positions >= unit.values.positions:
+            return use.name
+    return None
 
 
 def _stem_name(module: nn.Module) -> str:
@@ -188,7 +226,7 @@ def measure_selectivity(
     module: nn.Module,
     batches: Iterable[tuple[Tensor, Tensor]],
     names: Sequence[str],
-    calls: Sequence[LayerCall],
+    outputs: Sequence[LayerOutput],
     num_classes: int,
     fraction: float,
     advance: Callable[[int], None] = lambda _: None,
@@ -198,50 +236,68 @@ def measure_selectivity(
     Args:
         module: The network, in evaluation mode, on the device of the images.
         batches: Normalised images (n, 3, H, W) and their classes (n,).
-        names: Names of submodules, or ``stem`` for the input of the first unit of :func:`selectable_layers`.
-        calls: Submodules in the order in which they finish, from :func:`decompose_cli.models.head.trace_layers`.
+        names: Names of submodules, or ``stem`` for the input of the first unit of :func:`selectable_layers`. A
+            submodule that is used several times in a pass is as many layers: ``relu#1``, ``relu#2`` or both: ``relu``.
+        outputs: The uses of its submodules, from :func:`decompose_cli.models.outputs.trace_outputs`.
         num_classes: Number of classes C.
         fraction: Share of the activations, strictly between 0 and 1.
         advance: Called with the number of images just finished.
 
     Raises:
-        InputError: There is no such layer, or it cannot be measured (negative outputs, another shape, used twice).
+        InputError: There is no such layer, or it cannot be measured (negative outputs, filters that cannot be told).
         DecomposeError: An activation is NaN or infinite.
     """
-    names = list(dict.fromkeys(names))
-    counters = {name: SelectivityCounter(name, num_classes, fraction) for name in names}
+    wanted = _wanted(module, names, outputs)
+    counters = {name: SelectivityCounter(name, num_classes, fraction) for name in wanted}
     labels = torch.empty(0)
+    times: Counter[str] = Counter()
 
-    def receive(name: str, output: object) -> None:
+    def receive(name: str, output: object, values: Values | None) -> None:
         if not isinstance(output, Tensor):
             raise InputError(f"The layer {name!r} yields a {type(output).__name__}, not a tensor.")
-        counters[name].add(output, labels)  # at once: a later layer may overwrite it
+        channels = None if values is None else values.channels
+        counters[name].add(output, labels, channels)  # at once: a later layer may overwrite it
+
+    def enter(layer: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
+        def hook(_: nn.Module, args: tuple[object, ...]) -> None:
+            times[layer] += 1
+            for name, (use, is_input) in wanted.items():
+                if is_input and (use.layer, use.number) == (layer, times[layer]):
+                    receive(name, args[0], use.given)
+
+        return hook
+
+    def leave(layer: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(_: nn.Module, __: object, output: object) -> None:
+            for name, (use, is_input) in wanted.items():
+                if not is_input and (use.layer, use.number) == (layer, times[layer]):
+                    receive(name, output, use.values)
+
+        return hook
 
     with ExitStack() as stack, torch.inference_mode():
-        for name in names:
-            stack.callback(_listen(module, name, calls, receive).remove)
+        for layer, part in {use.layer: use.module for use, _ in wanted.values()}.items():
+            stack.callback(part.register_forward_pre_hook(enter(layer)).remove)
+            stack.callback(part.register_forward_hook(leave(layer)).remove)
         for images, truth in batches:
             labels = truth
+            times.clear()
             module(images)
             advance(len(truth))
     return {name: counter.result() for name, counter in counters.items()}
 
 
-def _listen(
-    module: nn.Module, name: str, calls: Sequence[LayerCall], receive: Callable[[str, object], None]
-) -> RemovableHandle:
-    used = {call.name: call.calls for call in calls}
-    parts = dict(module.named_modules())
-    if name == _stem_name(module):
-        layers = selectable_layers(module, calls)
-        if layers[:1] == [name]:
-            stem: RemovableHandle = parts[layers[1]].register_forward_pre_hook(lambda _, args: receive(name, args[0]))
-            return stem
-    if name not in used:
-        raise InputError(f"There is no layer {name!r} in this network.", hint="'decompose layers MODEL' lists them.")
-    if used[name] > 1:
-        raise InputError(
-            f"The layer {name!r} is used {used[name]} times in one pass, so its outputs are not one layer."
-        )
-    handle: RemovableHandle = parts[name].register_forward_hook(lambda _, __, output: receive(name, output))
-    return handle
+def _wanted(
+    module: nn.Module, names: Sequence[str], outputs: Sequence[LayerOutput]
+) -> dict[str, tuple[LayerOutput, bool]]:
+    """The uses of layers that names stand for, and whether what a layer is given is meant, as for the stem."""
+    wanted: dict[str, tuple[LayerOutput, bool]] = {}
+    for name in names:
+        uses = [use for use in outputs if name in (use.name, use.layer)]
+        if name == _stem_name(module) and selectable_layers(module, outputs)[:1] == [name]:
+            wanted[name] = _units(module, outputs)[0], True
+        elif not uses:
+            hint = "'decompose layers MODEL' lists them."
+            raise InputError(f"There is no layer {name!r} in this network.", hint=hint)
+        wanted |= {use.name: (use, False) for use in uses}
+    return wanted

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decompose_cli.decomposition.metrics import Predictions, predict
-from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.statistics import paired_difference_interval
 
 _VALUES_AT_ONCE = 1 << 22

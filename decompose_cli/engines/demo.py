@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,19 +13,22 @@ from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.ranking import DEFAULT_K, DEFAULT_METHOD, data_for
 from decompose_cli.decomposition.result_types import Point, point_of
 from decompose_cli.engines.essential import EssentialResults, EssentialSettings, essential
-from decompose_cli.engines.explain import RESULT, SHEET, ExplainResults, ExplainSettings, explain
+from decompose_cli.engines.explain import SHEET, ExplainResults, ExplainSettings, explanation
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
 from decompose_cli.engines.mutual_info import MutualInfoResults, MutualInfoSettings, mutual_info
 from decompose_cli.engines.validate import ValidateResults, validate
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.progress import note
-from decompose_cli.storage.files import check_folder_writable, removed_on_failure, write_files
-from decompose_cli.storage.result_document import ResultDocument, Stopwatch
+from decompose_cli.storage.file_sets import Content
+from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 
 _LARGEST_K = 64
 _OVERLAP_KS = (5, 10, 20)
 _EXPLAINED = 6
+_MANIFEST = "accuracy-by-k"
+_INDICES, _EXPLAIN = f"k{DEFAULT_K}_indices.json", "explain"
+_DOCUMENTS = ("extract-indices", "validate", _MANIFEST, "mutual-info", "essential")
 
 
 class CurveResults(BaseModel):
@@ -39,9 +42,12 @@ class CurveResults(BaseModel):
 
 @dataclass(frozen=True)
 class Demo:
-    """The result documents of the steps; ``files`` says where they were written.
+    """The result documents of the steps.
 
-    ``explained`` is None for networks that cannot be explained.
+    Attributes:
+        explained: None for networks that cannot be explained.
+        files: The file of each document, and of the indices.
+        contents: What comes into each file, whoever writes them.
     """
 
     extracted: ResultDocument[ExtractResults]
@@ -51,16 +57,24 @@ class Demo:
     essential: ResultDocument[EssentialResults]
     explained: ResultDocument[ExplainResults] | None
     files: dict[str, Path]
+    contents: dict[Path, Content]
 
     def documents(self) -> dict[str, ResultDocument[Any]]:
         """The documents by the name of their file, without its ending."""
-        return {
-            "extract-indices": self.extracted,
-            "validate": self.validated,
-            "accuracy-by-k": self.curve,
-            "mutual-info": self.overlap,
-            "essential": self.essential,
-        }
+        whole = (self.extracted, self.validated, self.curve, self.overlap, self.essential)
+        return dict(zip(_DOCUMENTS, whole, strict=True))
+
+
+def manifest_of(folder: Path) -> Path:
+    """The document in the folder of a demo that lists the files of all, that of the command itself."""
+    return folder / f"{_MANIFEST}.json"
+
+
+def usual_files(folder: Path) -> list[Path]:
+    """The files of a demo, as far as their names are known before the work, and the explanations that are there."""
+    names = [*(f"{name}.json" for name in _DOCUMENTS), _INDICES]
+    of_images = (RESULT, SHEET, *(path.name for path in (folder / _EXPLAIN).glob("[0-9][0-9]-*.png")))
+    return [*(folder / name for name in names), *(folder / _EXPLAIN / name for name in of_images)]
 
 
 def demo(inputs: Inputs, folder: Path) -> Demo:
@@ -68,11 +82,12 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
 
     Args:
         inputs: Network and images; by default the network that ships with the project, on its own data set.
-        folder: Gets the index file and the result documents, and a folder with the explanations of six images.
+        folder: Where the index file and the result documents are to be written, and a folder with the explanations of
+            six images. The caller writes them, with whatever else belongs there.
 
     Raises:
         InputError: The checkpoint holds a decomposed head only.
-        DecomposeError: The work failed; nothing has been written.
+        DecomposeError: The work failed.
     """
     test = Study(inputs, ("test", "val"))
     train = test.on_training_split()
@@ -85,30 +100,30 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
     curve = _curve(train, test, validated.results.original.correct)
     overlap = mutual_info(inputs, MutualInfoSettings(k=[k for k in _OVERLAP_KS if k <= test.head.num_features]))
     noisy = essential(inputs, EssentialSettings(indices))
-    index_file = folder / f"k{DEFAULT_K}_indices.json"
+    index_file = folder / _INDICES
     extracted.results[str(DEFAULT_K)].file = str(index_file)
-    result = Demo(extracted, validated, curve, overlap, noisy, None, {"indices": index_file})
-    files = {name: folder / f"{name}.json" for name in result.documents()}
-    texts = {files[name]: document.to_json() for name, document in result.documents().items()}
-    texts[index_file] = index_set_text(indices)
-    result.files.update(files)
-    with removed_on_failure([path for path in texts if not path.exists()]):
-        write_files(texts)
-        explained = _explained(inputs, indices, min(_EXPLAINED, len(test.labels)), folder / "explain")
+    settings = ExplainSettings(worst=min(_EXPLAINED, len(test.labels)), indices=indices)
+    explained, contents = _explained(inputs, settings, folder / _EXPLAIN)
+    result = Demo(extracted, validated, curve, overlap, noisy, explained, {"indices": index_file}, contents)
+    contents[index_file] = index_set_text(indices)
+    for name, document in result.documents().items():
+        result.files[name] = folder / f"{name}.json"
+        contents[result.files[name]] = document.to_json()
     if explained is not None:
-        result.files["explain"] = folder / "explain" / RESULT
-    return replace(result, explained=explained)
+        result.files["explain"] = folder / _EXPLAIN / RESULT
+        explained.files = [path.name for path in contents if path.parent == folder / _EXPLAIN]
+        contents[result.files["explain"]] = explained.to_json()
+    return result
 
 
-def _explained(inputs: Inputs, indices: IndexSet, count: int, folder: Path) -> ResultDocument[ExplainResults] | None:
-    check_folder_writable(folder)
+def _explained(
+    inputs: Inputs, settings: ExplainSettings, folder: Path
+) -> tuple[ResultDocument[ExplainResults] | None, dict[Path, Content]]:
     try:
-        return explain(inputs, ExplainSettings(worst=count, indices=indices), folder=folder, overwrite=True)
+        return explanation(inputs, settings, folder=folder, overwrite=True)
     except InputError as error:  # a network without maps; the rest of the demo is about its features only
         note(f"No images are explained: {error}")
-        for path in (folder / RESULT, folder / SHEET, *folder.glob("[0-9][0-9]-*.png")):
-            path.unlink(missing_ok=True)  # left by an earlier demo, of another network
-        return None
+        return None, {}
 
 
 def _curve(train: Study, test: Study, original_correct: int) -> ResultDocument[CurveResults]:

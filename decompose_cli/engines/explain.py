@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from pydantic import BaseModel
 from torch import nn
 
 from decompose_cli.datasets.registry import usual_preprocessing
-from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files, printable
+from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files
 from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, Explanation, ImageMaps
 from decompose_cli.decomposition.heads import Heads, check_index_request, check_made_from, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
@@ -25,14 +24,21 @@ from decompose_cli.features.device import resolve_device
 from decompose_cli.features.extraction import device_memory
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
-from decompose_cli.features.study import Study, class_names_of, open_network, seen_by
-from decompose_cli.models.classifier import Classifier, HeadTensors
-from decompose_cli.models.head import last_map_layer, trace_layers
-from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.features.seen import settled
+from decompose_cli.features.study import Study, class_names_of, open_network
+from decompose_cli.models.axes import Planes
+from decompose_cli.models.classifier import Classifier
+from decompose_cli.models.head import example_images
+from decompose_cli.models.network import HeadTensors
+from decompose_cli.models.outputs import last_map_layer, trace_outputs
+from decompose_cli.preprocessing import Preprocessing, Size
+from decompose_cli.printable import printable
 from decompose_cli.progress import note, track, warn
-from decompose_cli.reporting.explain_plots import Panel, Picture, picture_row, picture_sheet
-from decompose_cli.storage.files import check_writable, file_stem, read_json, sha256_of, write_files
+from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, picture_row, picture_sheet
+from decompose_cli.storage.file_sets import Content, check_replaceable, write_result
+from decompose_cli.storage.files import file_stem, sha256_of
 from decompose_cli.storage.result_document import (
+    RESULT,
     DatasetInfo,
     ModelInfo,
     ResultDocument,
@@ -43,7 +49,7 @@ from decompose_cli.storage.result_document import (
 
 MOST_IMAGES = 40
 _AT_ONCE = 16
-SHEET, RESULT = "sheet.png", "result.json"
+SHEET = "sheet.png"
 
 
 class ExplainResults(BaseModel):
@@ -111,6 +117,16 @@ def explain(
         InputError: Something given cannot be used; nothing has been written.
         DecomposeError: The work failed; nothing has been written.
     """
+    document, pictures = explanation(inputs, settings, folder=folder, overwrite=overwrite)
+    if folder is not None:
+        write_result(document, folder / RESULT, pictures)
+    return document
+
+
+def explanation(
+    inputs: Inputs, settings: ExplainSettings, *, folder: Path | None = None, overwrite: bool = False
+) -> tuple[ResultDocument[ExplainResults], dict[Path, Content]]:
+    """Explain images as :func:`explain` does, but leave it to the caller to write the pictures and the document."""
     watch = Stopwatch()
     files, numbers, worst = settings.images, settings.indices_of, settings.worst
     indices, k, layer = settings.indices, settings.k, settings.layer
@@ -121,15 +137,16 @@ def explain(
     network = opened.classifier.load(opened.preprocessing.crop)
     heads, source = _heads(opened, network.tensors, index_set, k)
     module = network.module
-    chosen = _layer(module, opened, layer)
+    chosen, planes = _layer(module, opened, layer)
     images = _images(opened, heads, files, numbers, worst)
     targets = (
         [folder / f"{n:02d}-{file_stem(Path(image.name).stem)}.png" for n, image in enumerate(images, 1)]
         if folder
         else []
     )
-    stale = _check_targets(folder, targets, files, overwrite=overwrite) if folder is not None else []
-    explained = Explainer(network, opened.preprocessing, opened.names, heads, chosen, inputs.seed, device)
+    if folder is not None:
+        _check_targets([*targets, folder / SHEET, folder / RESULT], files, overwrite=overwrite)
+    explained = Explainer(network, opened.preprocessing, opened.names, heads, chosen, planes, inputs.seed, device)
     explanations, pictures = [], []
     at_once = min(_AT_ONCE, inputs.batch_size)
     with track("Explanations", len(images)) as advance, device_memory(device):
@@ -137,7 +154,7 @@ def explain(
             part = images[start : start + at_once]
             for image, (explanation, maps) in zip(part, explained.explain(part), strict=True):
                 explanations.append(explanation)
-                pictures.append(_picture(explanation, image, maps))
+                pictures.append(_picture(explanation, image, maps, opened.preprocessing))
                 advance(1)
     if explained.lacks_maps:
         note(
@@ -154,7 +171,7 @@ def explain(
         sheet=str(folder / SHEET) if folder is not None else None,
     )
     arguments = {
-        "files": [printable(path) for path in files],
+        "files": [printable(str(path)) for path in files],
         "indices_of": list(numbers) if numbers is not None else None,
         "worst": worst,
         "indices": index_set.source if index_set is not None else None,
@@ -162,14 +179,10 @@ def explain(
         "layer": layer,
     }
     document = _document(opened, network.tensors, inputs, arguments, files, device, results, watch)
-    if folder is not None:
-        rows = [picture_row(picture) for picture in pictures]
-        content = dict(zip(targets, rows, strict=True))
-        content |= {folder / SHEET: picture_sheet(rows), folder / RESULT: document.to_json().encode()}
-        for path in stale:
-            path.unlink(missing_ok=True)
-        write_files(content)
-    return document
+    if folder is None:
+        return document, {}
+    rows = [picture_row(picture) for picture in pictures]
+    return document, {**dict(zip(targets, rows, strict=True)), folder / SHEET: picture_sheet(rows)}
 
 
 def _check_count(count: int) -> None:
@@ -185,7 +198,8 @@ def _opened(inputs: Inputs, files: Sequence[Path]) -> _Opened:
         raise InputError(f"{param('dataset')} and {param('split')} mean nothing for image files; leave them out.")
     classifier = open_network(inputs)
     fallback = usual_preprocessing(classifier.entry.dataset)
-    preprocessing = seen_by(classifier, inputs.image_options(), fallback)
+    options = classifier.image_options, inputs.image_options()
+    preprocessing = settled(classifier.name, options, fallback)
     if classifier.entry.preprocessing is None and inputs.input_size is None and inputs.crop is None:
         height, width = preprocessing.crop
         warn(f"Images are made {height}x{width} pixels; {param('input_size')} says otherwise.")
@@ -214,18 +228,25 @@ def _heads(opened: _Opened, tensors: HeadTensors, index_set: IndexSet | None, k:
     return resolve_heads(tensors, chosen), f"the {count} highest weights of each class"
 
 
-def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> str:
-    _, calls = trace_layers(module, torch.zeros(2, 3, *opened.preprocessing.crop))
-    chosen = layer or last_map_layer(calls)
+def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> tuple[str, Planes]:
+    """The layer of Grad-CAM, and the order of the axes of its maps; of several uses in a pass, the last counts."""
+    name, hint = opened.classifier.name, "'decompose layers MODEL' lists them."
+    outputs = trace_outputs(module, example_images(opened.preprocessing.crop, model=module))
+    chosen = layer or last_map_layer(outputs)
     if chosen is None:
-        raise InputError(f"{opened.classifier.name} has no layer with maps, which Grad-CAM needs.")
-    shapes = {call.name: call.output_shape for call in calls}
-    if len(shapes.get(chosen) or ()) != 4:
         raise InputError(
-            f"{chosen!r} is no layer of {opened.classifier.name} with maps.",
-            hint="'decompose layers MODEL' lists them.",
+            f"{name} has no layer with maps of which it can be told what their axes are; Grad-CAM needs one."
         )
-    return chosen
+    values = next((output.values for output in reversed(outputs) if output.layer == chosen), None)
+    if values is None or len(values.shape) != 4:
+        raise InputError(f"{chosen!r} is no layer of {name} with maps.", hint=hint)
+    if values.axes.planes is None:
+        raise InputError(
+            f"{chosen!r} of {name} yields values of shape {tuple(values.shape[1:])}, and it cannot be told which of "
+            "these axes are channels, rows and columns of the image.",
+            hint=hint,
+        )
+    return chosen, values.axes.planes
 
 
 def _images(
@@ -247,21 +268,15 @@ def _images(
     return from_dataset(study, numbers)
 
 
-def _check_targets(folder: Path, targets: Sequence[Path], files: Sequence[Path], *, overwrite: bool) -> list[Path]:
-    """Refuse to replace what must stay; return the files that an earlier explanation left."""
+def _check_targets(targets: Sequence[Path], files: Sequence[Path], *, overwrite: bool) -> None:
+    """Refuse to replace what must stay; the last target is the document."""
     inputs = {path.resolve() for path in files}
-    for target in (*targets, folder / SHEET, folder / RESULT):
+    for target in targets:
         if target.resolve() in inputs:
             raise InputError(
                 f"{target} is one of the images that are to be explained; choose another {param('output')}."
             )
-        check_writable(target, overwrite=overwrite)
-    with suppress(InputError, KeyError, TypeError):
-        content = read_json(folder / RESULT, "The result")
-        if content["command"] == "explain":
-            left = [folder / Path(one["file"]).name for one in content["results"]["explanations"] if one["file"]]
-            return [path for path in left if path.resolve() not in inputs]
-    return []
+    check_replaceable(targets, targets[-1], overwrite=overwrite)
 
 
 def _document(
@@ -305,7 +320,7 @@ def _document(
     )
 
 
-def _picture(explanation: Explanation, image: ChosenImage, maps: ImageMaps) -> Picture:
+def _picture(explanation: Explanation, image: ChosenImage, maps: ImageMaps, seen: Preprocessing) -> Picture:
     """The image and its maps, with what each head says beside them."""
     panels = [Panel(f"Grad-CAM, predicted\n{explanation.predicted_name}", maps.predicted, signed=False)]
     if maps.true is not None:
@@ -321,6 +336,13 @@ def _picture(explanation: Explanation, image: ChosenImage, maps: ImageMaps) -> P
         if scores is not None:
             lines += [what, *(f"{100 * score.probability:5.1f}%  {score.name}" for score in scores), ""]
     wrong = f" (is {explanation.label_name})" if maps.true is not None else ""
-    return Picture(
-        f"{Path(explanation.image).name}: {explanation.predicted_name}{wrong}", image.pixels, panels, lines[:-1]
-    )
+    name = Path(explanation.image).name
+    title, whole = f"{name}: {explanation.predicted_name}{wrong}", None
+    if image.whole is not None:
+        title += f"\nas seen: {_pixels(seen.crop)}"
+        whole = Whole(f"{name}\n{_pixels(image.size)}", image.whole, seen.seen_part(*image.size))
+    return Picture(title, image.pixels, panels, lines[:-1], whole)
+
+
+def _pixels(size: Size) -> str:
+    return f"{size[0]}x{size[1]} pixels"

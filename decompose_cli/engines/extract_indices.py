@@ -24,12 +24,13 @@ from decompose_cli.decomposition.ranking import (
 from decompose_cli.errors import InputError, one_of
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
-from decompose_cli.storage.files import check_folder_writable, check_writable, file_stem, write_files
+from decompose_cli.storage.file_sets import Content, check_replaceable, write_files, write_result
+from decompose_cli.storage.files import check_writable, file_stem
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 
 class Extracted(BaseModel):
-    """One index set: the file it is in (null if none was written) and the indices per class, most influential first."""
+    """One index set: the file it is in (null if none was written) and the indices per class, in the ranking's order."""
 
     file: str | None
     k: int | float
@@ -78,6 +79,7 @@ def extract_indices(
     *,
     output: Path | None = None,
     folder: Path | None = None,
+    result: Path | None = None,
     overwrite: bool = False,
 ) -> ResultDocument[ExtractResults]:
     """Rank the penultimate features per class over a split (``train``) and keep the best.
@@ -87,6 +89,7 @@ def extract_indices(
         settings: How features are chosen; by default the five most frequent.
         output: The index file, for one k. Without it and without ``folder`` nothing is written.
         folder: Gets ``<model>_<dataset>_k<k>_indices.json`` for each k.
+        result: A file beside them that gets the document; all files are written, or none.
         overwrite: Whether files may be replaced.
 
     Raises:
@@ -97,7 +100,8 @@ def extract_indices(
     settings = settings or ExtractSettings()
     ks, method, order = settings.k, settings.method, settings.order
     study = Study(inputs, ("train",))
-    files = _files(output, folder, ks, study, overwrite=overwrite)
+    files = _files(output, folder, ks, study)
+    _check_files(files, output, result, overwrite=overwrite)
     for k in ks:
         check_k(k, study.head.num_features)
     data = data_for(study, [method], order)
@@ -108,12 +112,11 @@ def extract_indices(
         "model": study.describe_model().model_dump(),
         "dataset": study.describe_dataset().model_dump(exclude={"classes"}),
     }
-    texts = {}
+    texts: dict[Path, Content] = {}
     for k, index_set, file in zip(ks, sets, files, strict=True):
         if file is not None:
             complete = IndexSet(index_set.classes, index_set.num_features, {**provenance, "k": k})
             texts[file] = index_set_text(complete, document=settings.layout == "document")
-    write_files(texts)
     results = {
         str(k): Extracted(
             file=str(file) if file else None,
@@ -124,27 +127,35 @@ def extract_indices(
         )
         for k, index_set, file in zip(ks, sets, files, strict=True)
     }
-    return study.document(
+    document = study.document(
         "extract-indices",
         {"k": list(ks), "method": method, "order": order, "document": settings.layout == "document"},
         results,
         watch,
     )
+    if result is not None:
+        write_result(document, result, texts)
+    elif texts:
+        write_files(texts)
+    return document
 
 
-def _files(
-    output: Path | None, folder: Path | None, ks: Sequence[int | float], study: Study, *, overwrite: bool
-) -> list[Path | None]:
+def _files(output: Path | None, folder: Path | None, ks: Sequence[int | float], study: Study) -> list[Path | None]:
     if output is not None:
         if len(ks) > 1:
             raise InputError(f"{len(ks)} values of k need a folder, not the file {output}.")
-        check_writable(output, overwrite=overwrite)
         return [output]
     if folder is None:
         return [None] * len(ks)
-    check_folder_writable(folder)
     stem = f"{file_stem(study.classifier.name)}_{file_stem(study.dataset.name)}"
-    files = [folder / f"{stem}_k{k}_indices.json" for k in ks]
-    for file in files:
+    return [folder / f"{stem}_k{k}_indices.json" for k in ks]
+
+
+def _check_files(files: Sequence[Path | None], output: Path | None, result: Path | None, *, overwrite: bool) -> None:
+    """Refuse what may not be replaced; a file that the user names is the user's to have replaced."""
+    named = [file for file in files if file is not None]
+    for file in named:
         check_writable(file, overwrite=overwrite)
-    return list(files)
+    if result is not None:
+        others = [] if output is not None else named
+        check_replaceable([*others, result], result, overwrite=overwrite)

@@ -20,8 +20,8 @@ from decompose_cli.features.study import Study
 from decompose_cli.models.maps import feature_maps
 from decompose_cli.progress import note, track
 from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet
-from decompose_cli.storage.files import write_files
-from decompose_cli.storage.result_document import ResultDocument, Stopwatch
+from decompose_cli.storage.file_sets import Content, write_result
+from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 
 MOST_FILTERS, MOST_IMAGES = 40, 16
 SHEET = "filters.png"
@@ -98,7 +98,7 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     Args:
         inputs: The network and the images (``test``, else ``val``).
         settings: Which class, and how it is shown.
-        folder: Gets the PNG file ``filters.png``.
+        folder: Gets the PNG file ``filters.png`` and the document as ``result.json``, both or none.
 
     Raises:
         InputError: Something given cannot be used.
@@ -154,13 +154,12 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     infos.sort(key=lambda info: info.weight if info.contribution is None else info.contribution, reverse=True)
     for rank, info in enumerate(infos, 1):
         info.rank = rank
-    sheet = None
+    pictures: dict[Path, Content] = {}
     if folder is not None:
-        sheet = str(folder / SHEET)
         where = f"{study.dataset.name.rsplit('/', 1)[-1]} {study.dataset.split}"
         title = f"Filters of {names[c]}: {study.classifier.name} on {where}"
-        write_files({Path(sheet): filter_sheet(title, _pictures(study, infos, c))})
-    return study.document(
+        pictures[folder / SHEET] = filter_sheet(title, _pictures(study, infos, c))
+    document = study.document(
         "filters",
         {"class": wanted, "indices": given.source if given is not None else None, "k": k, "images": images},
         FiltersResults(
@@ -168,10 +167,13 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
             class_name=names[c],
             indices=index_set.source if index_set is not None else study.classifier.weights_source,
             filters=infos,
-            sheet=sheet,
+            sheet=str(folder / SHEET) if folder is not None else None,
         ),
         watch,
     )
+    if folder is not None:
+        write_result(document, folder / RESULT, pictures)
+    return document
 
 
 def _class_number(wanted: str, names: tuple[str, ...]) -> int:
@@ -194,7 +196,7 @@ def _pictures(study: Study, infos: list[FilterInfo], c: int) -> list[FilterRow]:
     """The images of each filter, with its map where features are means of maps; each image runs once."""
     network = study.classifier.load(study.preprocessing.crop)
     module = copy.deepcopy(network.module).float()
-    head = module.get_submodule(network.head_name)
+    head = module.get_submodule(network.head.name)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (study.preprocessing.mean, study.preprocessing.std))
     numbers = sorted({image.image for info in infos for image in info.images})
     pixels: dict[int, Tensor] = {}

@@ -36,6 +36,7 @@ from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.models.head import trace_layers
+from decompose_cli.models.network import check_head_stays
 from decompose_cli.progress import note
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import RunConfig, shown_command
@@ -46,7 +47,7 @@ from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
 from decompose_cli.training.records import Score
 from decompose_cli.training.run_folder import RunFolder
-from decompose_cli.training.runner import Training, run_training, with_best_weights
+from decompose_cli.training.runner import Files, Finished, Training, run_training, with_best_weights
 from decompose_cli.training.session import Request, Session, check_same
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import copied
@@ -239,12 +240,13 @@ class _Finetune(Training[FinetuneResults]):
             original = evaluate_head(heads.original, test.bank.features, test.labels, classes)
         network = test.classifier.load(test.preprocessing.crop)
         module = copied(network.module)
-        if network.head is not None:
-            with_decomposed_head(module, network.head, network.head_name, heads.decomposed)
+        if not network.is_decomposed:
+            with_decomposed_head(module, network.head, heads.decomposed)
+        check_head_stays(module, network.head.name, network.input_size, test.classifier.name)
         used = index_set or IndexSet(
             heads.decomposed.classes(), test.head.num_features, source=test.classifier.weights_source
         )
-        self._test, self._train, self._module, self._head_name = test, train, module, network.head_name
+        self._test, self._train, self._module, self._head_name = test, train, module, network.head.name
         self._used, self._original = used, original
         self._held = LabelledImages(test.dataset.split, test.dataset, test.labels, test.preprocessing)
 
@@ -262,7 +264,9 @@ class _Finetune(Training[FinetuneResults]):
             seed=settings.seed,
         )
         entry = test.classifier.entry
+        options = ",".join(f"{name}={value}" for name, value in (config["model_options"] or {}).items())
         own = {"indices": config["indices_source"], **(config["ranking"] or {}), "only": config["only"]}
+        own["model_options"] = options or None
         metadata = Metadata(
             model=entry.name,
             num_classes=len(names),
@@ -293,7 +297,7 @@ class _Finetune(Training[FinetuneResults]):
 
     @override
     def finish(
-        self, session: Session, folder: RunFolder, settings: Settings, trained: tuple[RunResults, Job, nn.Module]
+        self, session: Session, folder: RunFolder, settings: Settings, trained: Finished, files: Files
     ) -> FinetuneResults:
         results, _, module = trained
         after = self._measured(session, with_best_weights(module, results, folder))

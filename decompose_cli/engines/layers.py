@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.study import default_model
-from decompose_cli.models.classifier import Classifier, find_entry, preprocessing_of
-from decompose_cli.models.head import example_images, find_head, last_map_layer, trace_layers
+from decompose_cli.models.classifier import Classifier, find_entry
+from decompose_cli.models.head import example_images, find_head, trace_layers
+from decompose_cli.models.outputs import last_map_layer, trace_outputs
 from decompose_cli.preprocessing import parse_image_options
 
 _HINT = f"It has to take 3-channel images; set their size with {param('input_size')}."
@@ -53,7 +54,7 @@ def list_layers(
     model = model or default_model()
     classifier = Classifier(find_entry(model), None, head, seed)
     fallback = usual_preprocessing(classifier.entry.dataset)
-    size = preprocessing_of(classifier, fallback).overridden(parse_image_options(input_size=input_size)).crop
+    size = fallback.overridden(classifier.image_options, parse_image_options(input_size=input_size)).crop
     module = classifier.entry.make(classifier.entry.num_classes, size).eval()
     refusal: InputError | None = None
     head_name = None
@@ -70,7 +71,7 @@ def list_layers(
         raise InputError(
             refusal.sentence if refusal else f"{model} cannot run on images of {size[0]}x{size[1]} pixels.", hint=_HINT
         ) from None
-    cam = last_map_layer(calls)
+    cam = last_map_layer(trace_outputs(module, images))
     layers = [
         Layer(
             name=call.name,

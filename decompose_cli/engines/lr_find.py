@@ -20,8 +20,8 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.progress import track
 from decompose_cli.reporting.training_plots import lr_curve
-from decompose_cli.storage.files import write_files
-from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo, describe_environment
+from decompose_cli.storage.file_sets import write_result
+from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch, WeightsInfo, describe_environment
 from decompose_cli.training.devices import Machines
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.gating.objective import GateObjective
@@ -179,7 +179,7 @@ def lr_find(
     if folder is not None and plot is not None:
         title = f"{classifier.name} on {learner.train.name.rsplit('/', 1)[-1]}"
         picture = lr_curve(title, rates, losses, smoothed, suggestion.rate)
-        write_files({plot: picture, folder / "result.json": document.to_json()})
+        write_result(document, folder / RESULT, {plot: picture})
     return document
 
 

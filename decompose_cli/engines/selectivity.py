@@ -8,15 +8,21 @@ from dataclasses import dataclass
 
 import torch
 from pydantic import BaseModel
-from torch import Tensor
+from torch import Tensor, nn
 
 from decompose_cli.decomposition.index_set import split_name
-from decompose_cli.decomposition.selectivity import LayerSelectivity, measure_selectivity, selectable_layers
-from decompose_cli.errors import InputError, param
+from decompose_cli.decomposition.selectivity import (
+    LayerSelectivity,
+    measure_selectivity,
+    selectable_layers,
+    units_left_out,
+)
+from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.extraction import device_memory, normalised_batches, short_name
 from decompose_cli.features.study import Inputs, Study
-from decompose_cli.models.head import evaluating, example_images, trace_layers
-from decompose_cli.progress import track
+from decompose_cli.models.head import evaluating, example_images
+from decompose_cli.models.outputs import LayerOutput, trace_outputs
+from decompose_cli.progress import track, warn
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo
 
 ALL, THIS = "all", "this"
@@ -109,34 +115,52 @@ def selectivity(inputs: Inputs, settings: SelectivitySettings | None = None) -> 
     layers, fraction = settings.layers, settings.fraction
     study = Study(inputs, ("train",))
     others = {
-        name: Study(dataclasses.replace(inputs, model=study.classifier.name, weights=weights), ("train",))
+        name: Study(dataclasses.replace(inputs, model=study.classifier.name, weights=weights, ema=False), ("train",))
         for name, weights in settings.named()
     }
     study.warn_of_empty_classes()
     for other in others.values():
         other.classifier.load(other.preprocessing.crop)  # what does not fit is refused before the work
-    results = SelectivityResults(fraction=fraction, layers=_measured(study, layers, fraction), compared={})
+    module, outputs = _traced(study)
+    names = _names(study.classifier.name, module, outputs, layers)
+    measured = _measured(study, module, outputs, names, fraction)
+    results = SelectivityResults(fraction=fraction, layers=measured, compared={})
     for name, other in others.items():
         results.compared[name] = Compared(
-            weights=other.describe_model().weights, layers=_measured(other, layers, fraction)
+            weights=other.describe_model().weights, layers=_measured(other, *_traced(other), names, fraction)
         )
     arguments = {"layers": list(layers), "fraction": fraction, "compare": list(settings.compare)}
     return study.document("selectivity", arguments, results, watch)
 
 
-def _measured(study: Study, layers: Sequence[str], fraction: float) -> dict[str, Layer]:
-    inputs = study.inputs
+def _traced(study: Study) -> tuple[nn.Module, list[LayerOutput]]:
     module = study.classifier.load(study.preprocessing.crop).module
-    _, calls = trace_layers(module, example_images(study.preprocessing.crop, model=module))
-    names = list(layers)
-    if ALL in names:
-        usual = selectable_layers(module, calls)
-        names = [*usual, *(name for name in names if name != ALL)]
-        if not usual:
-            raise InputError(
-                f"{study.classifier.name} has neither residual units nor ReLU modules to look at.",
-                hint=f"Name layers with {param('layers')}; 'decompose layers' lists them.",
-            )
+    return module, trace_outputs(module, example_images(study.preprocessing.crop, model=module))
+
+
+def _names(model: str, module: nn.Module, outputs: Sequence[LayerOutput], layers: Sequence[str]) -> list[str]:
+    """The layers to measure, with the usual ones of the network in place of ``all``."""
+    if ALL not in layers:
+        return list(layers)
+    usual, left_out = selectable_layers(module, outputs), units_left_out(module, outputs)
+    why = (
+        f"Units of {model} yield negative values, which have no shares, and no layer inside them makes negative values "
+        f"zero as a ReLU does: {first_few(left_out)} ({len(left_out)} in all)"
+    )
+    if not usual:
+        raise InputError(
+            f"{why}." if left_out else f"{model} has neither residual units nor ReLU modules to look at.",
+            hint=f"Name layers with {param('layers')}; 'decompose layers' lists them.",
+        )
+    if left_out:
+        warn(f"{why}. They are left out.")
+    return [*usual, *(name for name in layers if name != ALL)]
+
+
+def _measured(
+    study: Study, module: nn.Module, outputs: Sequence[LayerOutput], names: Sequence[str], fraction: float
+) -> dict[str, Layer]:
+    inputs = study.inputs
     batches = normalised_batches(
         study.dataset,
         study.preprocessing,
@@ -153,7 +177,7 @@ def _measured(study: Study, layers: Sequence[str], fraction: float) -> dict[str,
         track(f"Layers on {short_name(study.dataset)}", len(study.dataset)) as advance,
     ):
         measured = measure_selectivity(
-            module, _labelled(batches, study), names, calls, study.head.num_classes, fraction, advance
+            module, _labelled(batches, study), names, outputs, study.head.num_classes, fraction, advance
         )
     return {name: _describe(layer, study.class_map.names) for name, layer in measured.items()}
 

@@ -29,8 +29,9 @@ from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.progress import note, track
 from decompose_cli.reporting.plots import Curve, accuracy_curves
-from decompose_cli.storage.files import given_file, write_files
-from decompose_cli.storage.result_document import ResultDocument, Stopwatch
+from decompose_cli.storage.file_sets import write_result
+from decompose_cli.storage.files import given_file
+from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 
 CURVE, INDICES = "curve.png", "indices.json"
 _USUAL_LARGEST_K = 64
@@ -217,9 +218,7 @@ def sweep(
     contents = _drawn(folder, results, study, order) if folder is not None else {}
     document = study.document("sweep", arguments, results, watch, [train])
     if folder is not None:
-        write_files({**contents, folder / "result.json": document.to_json()})
-        if chosen is None:
-            (folder / INDICES).unlink(missing_ok=True)  # left by an earlier sweep, which this one replaces
+        write_result(document, folder / RESULT, contents)
     return document
 
 

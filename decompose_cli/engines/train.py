@@ -6,16 +6,14 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
 from typing_extensions import override
 
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.storage.result_document import ResultDocument
-from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.run_folder import RunFolder
-from decompose_cli.training.runner import LearnerTraining, run_training
+from decompose_cli.training.runner import Files, Finished, LearnerTraining, run_training
 from decompose_cli.training.session import Request, Session
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import configure
@@ -64,6 +62,6 @@ class _Train(LearnerTraining[RunResults]):
 
     @override
     def finish(
-        self, session: Session, folder: RunFolder, settings: Settings, trained: tuple[RunResults, Job, nn.Module]
+        self, session: Session, folder: RunFolder, settings: Settings, trained: Finished, files: Files
     ) -> RunResults:
         return trained[0]

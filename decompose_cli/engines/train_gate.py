@@ -24,8 +24,9 @@ from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.progress import note
 from decompose_cli.reporting.gate_plots import SHOWN, extremes, gate_distribution
-from decompose_cli.storage.files import cores, write_files, write_text
-from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo, describe_environment
+from decompose_cli.storage.file_sets import write_result
+from decompose_cli.storage.files import cores
+from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch, WeightsInfo, describe_environment
 from decompose_cli.training.data import HELD_OUT
 from decompose_cli.training.devices import on_first
 from decompose_cli.training.evaluate import LabelledImages
@@ -40,11 +41,11 @@ from decompose_cli.training.gating.report import (
     study,
 )
 from decompose_cli.training.gating.settings import GateSettings
-from decompose_cli.training.gating.start import begin_with, open_baseline, with_label_noise, write_label_noise
+from decompose_cli.training.gating.start import begin_with, label_noise_csv, open_baseline, with_label_noise
 from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults, Spread, all_results
 from decompose_cli.training.run_folder import EXTREMES, G_VALUES, GATE_PLOT, LABEL_NOISE, NOISE_PLOT, RunFolder
-from decompose_cli.training.runner import LearnerTraining, run_training, with_best_weights
+from decompose_cli.training.runner import Files, Finished, LearnerTraining, run_training, with_best_weights
 from decompose_cli.training.session import Request, Session, check_same
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import (
@@ -170,7 +171,7 @@ class _TrainGate(LearnerTraining[GateResults]):
 
     @override
     def finish(
-        self, session: Session, folder: RunFolder, settings: Settings, trained: tuple[RunResults, Job, nn.Module]
+        self, session: Session, folder: RunFolder, settings: Settings, trained: Finished, files: Files
     ) -> GateResults:
         results, job, module = trained
         learner, changed = self.learner, self._changed
@@ -186,10 +187,11 @@ class _TrainGate(LearnerTraining[GateResults]):
                 device=session.fabric.device,
                 workers=session.workers,
             )
-            _write(folder.path, readings, network.gate_name, learner, f"{self.title}, seed {settings.seed}", changed)
+            title = f"{self.title}, seed {settings.seed}"
+            files.update(_kept(folder.path, readings, network.gate_name, learner, title, changed))
             if changed is not None:
-                labels, names, files = job.data.labels, job.data.class_names, _files(learner.train)
-                write_label_noise(folder.path / LABEL_NOISE, changed, learner.labels, labels, names, files)
+                labels, names, paths = job.data.labels, job.data.class_names, _files(learner.train)
+                files[folder.path / LABEL_NOISE] = label_noise_csv(changed, learner.labels, labels, names, paths)
             return report
 
         return GateResults(**dict(results), gates=on_first(session.fabric, measure))
@@ -208,7 +210,7 @@ def evaluate_gates(
         inputs: The network, its weights, and the images.
         gates: The gate and its details, where the weights do not say them, and ``skip_below``.
         split: ``train``, or the split of the test images, which is the default where there are any.
-        folder: Where g of every image and two plots are written.
+        folder: Gets g of every image, two plots and the document as ``result.json``, all or none.
 
     Raises:
         InputError: Something given cannot be used.
@@ -240,10 +242,8 @@ def evaluate_gates(
         workers=min(8, cores()) if inputs.workers is None else inputs.workers,
         batch_size=inputs.batch_size,
     )
-    if folder is not None:
-        _write(folder, readings, gate, learner, _title(learner, gate))
     weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)
-    return ResultDocument(
+    document = ResultDocument(
         command="train-gate",
         arguments={**inputs.as_arguments(), "evaluate": True, "skip_below": gates.skip_below},
         model=describe_network(learner, inputs.seed, weights),
@@ -259,6 +259,9 @@ def evaluate_gates(
         seconds=watch.seconds(),
         results=GateEvaluation(gates=report),
     )
+    if folder is not None:
+        write_result(document, folder / RESULT, _kept(folder, readings, gate, learner, _title(learner, gate)))
+    return document
 
 
 def _title(learner: Learner, gate: str) -> str:
@@ -295,19 +298,19 @@ def _figures(runs: Sequence[GateResults]) -> dict[str, list[float | None]]:
     }
 
 
-def _write(
+def _kept(
     folder: Path,
     readings: Sequence[GateReadings],
     gate: str,
     learner: Learner,
     title: str,
     changed: Tensor | None = None,
-) -> None:
-    """Write g of every image, plots of the last split and, where labels were changed, one of the training images."""
+) -> Files:
+    """Files: g of every image, plots of the last split and, where labels were changed, one of the training images."""
     files = {"train": _files(learner.train), HELD_OUT: _files(learner.train)}
     if learner.test is not None:
         files[learner.test.split] = _files(learner.test.dataset)
-    write_text(folder / G_VALUES, gates_csv(readings, gate, learner.labels if changed is not None else None, files))
+    table = gates_csv(readings, gate, learner.labels if changed is not None else None, files)
     plots = _plots(title, readings[-1], learner.class_names, GATES[gate].place)
     if changed is not None:
         is_changed = torch.isin(readings[0].numbers, changed)
@@ -315,7 +318,7 @@ def _write(
         groups = {"wrong label": [g[is_changed].tolist()], "others": [g[~is_changed].tolist()]}
         what = "g" if readings[0].g.shape[1] == 1 else "g, mean over gates"
         plots[NOISE_PLOT] = gate_distribution(f"{title}, training images", [what], groups)
-    write_files({folder / name: content for name, content in plots.items()})
+    return {folder / G_VALUES: table, **{folder / name: content for name, content in plots.items()}}
 
 
 def _plots(title: str, readings: GateReadings, names: tuple[str, ...], place: Place) -> dict[str, bytes]:

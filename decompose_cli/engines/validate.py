@@ -13,7 +13,8 @@ from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.result_types import Difference, difference_of
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
-from decompose_cli.models.classifier import Classifier, HeadTensors
+from decompose_cli.models.classifier import Classifier
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.statistics import wilson_interval
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch

@@ -22,12 +22,14 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from decompose_cli.errors import DecomposeError
-from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import warn
-from decompose_cli.storage.files import cache_root, write_with
+from decompose_cli.storage.files import cache_root, check_trusted, write_with
 from decompose_cli.storage.fingerprints import digest_of
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
+_DAMAGED = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError)
+"""What reading a damaged entry raises; brackets that are nested too deep make the one before the last."""
 _HEAD_PARTS = ("weight", "bias", "indices", "mask", "reference")
 
 
@@ -69,14 +71,15 @@ def entry_path(key: Mapping[str, Any]) -> Path:
 def load(key: Mapping[str, Any]) -> FeatureBank | None:
     """The features for a key, or None if they are not there; a damaged entry is removed with a warning."""
     path = entry_path(key)
-    if not path.is_file():
-        return None
     try:
+        if not path.is_file():
+            return None
+        check_trusted(path)
         with safe_open(path, framework="pt") as handle:
             header = json.loads(handle.metadata()["decompose"])
             # Tensors are copied: the file maps them at odd addresses, where matrix products round differently.
             tensors = {name: handle.get_tensor(name).clone() for name in handle.keys()}  # noqa: SIM118 - not a dict
-        if header.pop("checksum") != _checksum(header, tensors):
+        if header.pop("checksum") != _checksum(header, tensors) or digest_of(header["key"]) != digest_of(dict(key)):
             raise ValueError("checksum")
         head = HeadTensors(
             header["kind"],
@@ -87,7 +90,10 @@ def load(key: Mapping[str, Any]) -> FeatureBank | None:
             **{part: tensors.get(f"head.{part}") for part in ("indices", "mask", "reference")},
         )
         return FeatureBank(tensors["features"], tensors["labels"], head)
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+    except PermissionError as error:
+        warn(f"The cached features {path} cannot be used ({error.strerror}) and are computed again.")
+        return None
+    except _DAMAGED:
         warn(f"The cached features {path} are damaged and are computed again.")
         with suppress(OSError):  # a cache that is shared may be read-only
             path.unlink(missing_ok=True)
@@ -130,24 +136,35 @@ def _checksum(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> int:
 def entries() -> list[CacheEntry]:
     """The entries of the cache, most recent first."""
     listed = []
-    for path in features_folder().glob("*.safetensors"):
+    for path in _found("*.safetensors"):
         try:
             status = path.stat()
+        except OSError:
+            continue
+        try:
             with safe_open(path, framework="pt") as handle:
                 description = str(json.loads(handle.metadata()["decompose"])["description"])
         except FileNotFoundError:
             continue
-        except (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError):
+        except _DAMAGED:
             description = "damaged"
         listed.append(CacheEntry(path, status.st_size, status.st_mtime, description))
     return sorted(listed, key=lambda entry: -entry.modified)
+
+
+def _found(pattern: str) -> list[Path]:
+    try:
+        return list(features_folder().glob(pattern))
+    except OSError as error:
+        warn(f"The cache {features_folder()} cannot be read: {error.strerror or error}.")
+        return []
 
 
 def clear(older_than_days: float = 0) -> tuple[int, int]:
     """Delete entries (and leftovers of an interrupted write) older than so many days; return their number and bytes."""
     limit = time.time() - 86400 * older_than_days
     count = freed = 0
-    for path in features_folder().glob("*"):
+    for path in _found("*"):
         with suppress(OSError):  # another process may be clearing too
             status = path.stat()
             if status.st_mtime > limit:

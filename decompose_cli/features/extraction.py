@@ -11,8 +11,8 @@ from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
-from decompose_cli.models.classifier import Network
 from decompose_cli.models.inference import FeatureReader
+from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import track
 
@@ -20,6 +20,7 @@ from decompose_cli.progress import track
 # on 2 cores is as fast in chunks of 48 (96 in bfloat16) as in chunks of 64 to 128, and a tenth slower in chunks of 32.
 _PIXELS_AT_ONCE = {"32": 48 * 32 * 32, "bf16": 96 * 32 * 32}
 _FEWEST_AT_ONCE = 4
+_EXAMPLES = 8  # images that a faster copy of the network is compared on
 
 
 def extract_features(
@@ -59,7 +60,7 @@ def extract_features(
     with device_memory(device), track(f"Features of {short_name(dataset)}", count) as advance:
         for images, truth in batches:
             if reader is None:
-                reader = FeatureReader(network, device, precision, images[:2])
+                reader = FeatureReader(network, device, precision, images[:_EXAMPLES])
                 features = torch.empty(count, network.tensors.num_features)
             read = reader(images)
             if not bool(torch.isfinite(read).all()):
@@ -97,7 +98,7 @@ def features_of_batches(
             images, truth = _checked_batch(batch, number, network.tensors.num_classes)
             try:
                 if reader is None:
-                    reader = FeatureReader(network, device, precision, images[:2].cpu())
+                    reader = FeatureReader(network, device, precision, images[:_EXAMPLES].cpu())
                 features.append(reader(images))
             except (RuntimeError, ValueError) as error:
                 if isinstance(error, torch.OutOfMemoryError):

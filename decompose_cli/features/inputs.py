@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,8 @@ class Inputs:
         seed: Seed of everything random.
         use_cache: Whether features are looked for in the cache and kept there.
         allow_download: Whether files may be downloaded.
+        ema: Whether the averaged weights are taken where the file has raw and averaged ones.
+        model_options: Options of the network, by name, where its weights do not say them.
     """
 
     model: str | None = None
@@ -59,6 +62,8 @@ class Inputs:
     seed: int = 0
     use_cache: bool = True
     allow_download: bool = True
+    ema: bool = False
+    model_options: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -69,6 +74,8 @@ class Inputs:
             raise InputError(f"{param('workers')} {self.workers} is negative.")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"{param('seed')} {self.seed} is not between 0 and 2**63 - 1.")
+        if self.ema and self.weights in (None, "default", "random"):
+            raise InputError(f"{param('ema')} needs a file or URL with averaged weights: give {param('weights')}.")
 
     def image_options(self) -> ImageOptions:
         """Read the options of the preprocessing.

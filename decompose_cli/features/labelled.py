@@ -73,7 +73,7 @@ def check_gates(
     """Return class-specific gates, unless they are missing or belong to another network.
 
     Raises:
-        InputError: There are no gates, or their shape is not (classes, features).
+        InputError: There are no gates, they are no real numbers, or their shape is not (classes, features).
     """
     if gates is None:
         raise InputError(
@@ -83,5 +83,9 @@ def check_gates(
         raise InputError(
             f"The gates 'csg' in {source} have the shape {tuple(gates.shape)}, but the network has {num_classes} "
             f"classes and {num_features} features."
+        )
+    if not gates.is_floating_point():
+        raise InputError(
+            f"The gates 'csg' in {source} are {str(gates.dtype).removeprefix('torch.')}, not real numbers."
         )
     return gates

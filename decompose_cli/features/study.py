@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.datasets.classes import ClassMap, ClassNames, match_classes
+from decompose_cli.datasets.classes import ClassMap, ClassNames
 from decompose_cli.datasets.registry import available_splits, default_data_dir, known_class_names, open_dataset
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features import cache as feature_cache
@@ -21,9 +21,11 @@ from decompose_cli.features.device import resolve_device
 from decompose_cli.features.extraction import extract_features
 from decompose_cli.features.inputs import Inputs as Inputs
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
-from decompose_cli.models.classifier import Classifier, HeadTensors, open_classifier, preprocessing_of
+from decompose_cli.features.seen import listed, matched, settled
+from decompose_cli.models.classifier import Classifier, open_classifier
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
-from decompose_cli.preprocessing import ImageOptions, Preprocessing
+from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import cores
 from decompose_cli.storage.result_document import (
@@ -66,7 +68,8 @@ class Study:
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """Preprocessing of an image before the network sees it."""
-        return seen_by(self.classifier, self.inputs.image_options(), self.dataset.preprocessing)
+        options = self.classifier.image_options, self.inputs.image_options()
+        return settled(self.classifier.name, options, self.dataset.preprocessing, self.dataset.decided_by)
 
     @cached_property
     def _cached_bank(self) -> FeatureBank | None:
@@ -90,11 +93,11 @@ class Study:
             self._cache_state = "hit"
             return self._cached_bank
         bank = self._compute()
-        if self.inputs.use_cache:
+        if self.inputs.use_cache and not self.classifier.load(self.preprocessing.crop).depends_on_batch:
             description = (
                 f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "
                 f"{self.dataset.split}, {len(bank.labels):,} images, {'x'.join(map(str, self.preprocessing.crop))}, "
-                f"mean {_listed(self.preprocessing.mean)}, precision {self.inputs.precision}"
+                f"mean {listed(self.preprocessing.mean)}, precision {self.inputs.precision}"
             )
             self._cache_state = "miss" if feature_cache.store(self._key, bank, description) else "off"
         return bank
@@ -135,24 +138,8 @@ class Study:
     @cached_property
     def class_map(self) -> ClassMap:
         """The output of the network that belongs to each class of the data set."""
-        classes = match_classes(
-            self.dataset.class_names,
-            self.dataset.class_ids,
-            self._model_classes,
-            self.head.num_classes,
-            what=f"{self.dataset.name} with {self.classifier.name}",
-            present=torch.unique(self._dataset_labels).tolist(),
-        )
-        if classes.by_position and self._model_classes is not None:
-            warn(
-                f"The classes of {self.dataset.name} are not named as those of {self.classifier.name}; they are taken "
-                f"as its outputs in this order: {first_few(classes.names, 10)}."
-            )
-        return classes
-
-    @property
-    def _model_classes(self) -> ClassNames | None:
-        return class_names_of(self.classifier)
+        classes = class_names_of(self.classifier)
+        return matched(self.dataset, self._dataset_labels, self.classifier.name, classes, self.head.num_classes)
 
     @cached_property
     def labels(self) -> Tensor:
@@ -285,10 +272,6 @@ class Study:
         )
 
 
-def _listed(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:g}" for value in values)
-
-
 def default_model(more: str = "") -> str:
     """Announce and return the model to use where none was named."""
     note(f"No model was named: using {DEFAULT_MODEL}, the network that ships with decompose{more}.")
@@ -305,25 +288,6 @@ def class_names_of(classifier: Classifier) -> ClassNames | None:
     return known_class_names(classifier.entry.dataset, certain=classifier.uses_default_weights)
 
 
-def seen_by(classifier: Classifier, given: ImageOptions, fallback: Preprocessing) -> Preprocessing:
-    """Preprocessing of an image before a network sees it.
-
-    Args:
-        classifier: The network.
-        given: Options of the preprocessing that the user chose.
-        fallback: Preprocessing where none is known for the network.
-    """
-    base = preprocessing_of(classifier, fallback)
-    metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
-    is_guess = classifier.entry.preprocessing is None and (metadata is None or metadata.mean is None)
-    if is_guess and (given.mean is None or given.std is None):
-        warn(
-            f"It is not known how {classifier.name} was trained: pixels are normalised with mean {_listed(base.mean)} "
-            f"and std {_listed(base.std)}; give {param('mean')} and {param('std')} (0,0,0 and 1,1,1 for none)."
-        )
-    return base.overridden(given)
-
-
 def open_network(inputs: Inputs) -> Classifier:
     """The network that was asked for, or the one that ships with decompose.
 
@@ -335,7 +299,13 @@ def open_network(inputs: Inputs) -> Classifier:
     if model is None and inputs.weights in (None, "default", "random"):
         model = default_model(f" on its data set, {get_entry(DEFAULT_MODEL).dataset}" if inputs.dataset is None else "")
     return open_classifier(
-        model, inputs.weights, head=inputs.head, allow_download=inputs.allow_download, seed=inputs.seed
+        model,
+        inputs.weights,
+        head=inputs.head,
+        allow_download=inputs.allow_download,
+        ema=inputs.ema,
+        seed=inputs.seed,
+        options=inputs.model_options,
     )
 
 

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 Norm = Callable[[int], nn.Module]
 Shortcut = Literal["identity", "projection"]
+PreActShortcut = Literal["projection", "input-projection"]
 
 
 class ResidualBlock(nn.Module):
@@ -117,15 +118,17 @@ class Bottleneck(ResidualBlock):
 class PreActBlock(nn.Module):
     """residual(a) + shortcut with a = relu(bn1(x)); subclasses define the residual (arXiv 1603.05027, figure 4e).
 
-    Nothing follows the addition. The shortcut is x itself where the shape stays, else conv1x1(a), called
-    ``downsample``.
+    Nothing follows the addition. The shortcut is x itself where the shape stays. Where it changes, ``projection`` is
+    conv1x1(a), called ``downsample``, and ``input-projection`` conv1x1(x), under the same name, as in
+    https://github.com/bearpaw/pytorch-classification and the networks that began there.
     """
 
     expansion: ClassVar[int] = 1
     downsample: nn.Module | None
     bn1: nn.Module
 
-    def _add_shortcut(self, in_channels: int, out_channels: int, stride: int) -> None:
+    def _add_shortcut(self, in_channels: int, out_channels: int, stride: int, shortcut: PreActShortcut) -> None:
+        self.projects_input = shortcut == "input-projection"
         changes = stride != 1 or in_channels != out_channels
         self.downsample = nn.Sequential(conv1x1(in_channels, out_channels, stride)) if changes else None
 
@@ -136,7 +139,7 @@ class PreActBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, channels * expansion, H / stride, W / stride)."""
         activated = F.relu(self.bn1(x))
-        shortcut = x if self.downsample is None else self.downsample(activated)
+        shortcut = x if self.downsample is None else self.downsample(x if self.projects_input else activated)
         out: Tensor = self.residual(activated) + shortcut
         return out
 
@@ -144,13 +147,21 @@ class PreActBlock(nn.Module):
 class PreActBasicBlock(PreActBlock):
     """A block with the residual conv3x3(relu(bn(conv3x3(a)))), the first convolution strided."""
 
-    def __init__(self, in_channels: int, channels: int, stride: int = 1, *, norm_layer: Norm = nn.BatchNorm2d) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        *,
+        shortcut: PreActShortcut = "projection",
+        norm_layer: Norm = nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
         self.bn1 = norm_layer(in_channels)
         self.conv1 = conv3x3(in_channels, channels, stride)
         self.bn2 = norm_layer(channels)
         self.conv2 = conv3x3(channels, channels)
-        self._add_shortcut(in_channels, channels, stride)
+        self._add_shortcut(in_channels, channels, stride, shortcut)
 
     def residual(self, activated: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, channels, H / stride, W / stride)."""
@@ -166,7 +177,15 @@ class PreActBottleneck(PreActBlock):
 
     expansion: ClassVar[int] = 4
 
-    def __init__(self, in_channels: int, channels: int, stride: int = 1, *, norm_layer: Norm = nn.BatchNorm2d) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        *,
+        shortcut: PreActShortcut = "projection",
+        norm_layer: Norm = nn.BatchNorm2d,
+    ) -> None:
         super().__init__()
         self.bn1 = norm_layer(in_channels)
         self.conv1 = conv1x1(in_channels, channels)
@@ -174,7 +193,7 @@ class PreActBottleneck(PreActBlock):
         self.conv2 = conv3x3(channels, channels, stride)
         self.bn3 = norm_layer(channels)
         self.conv3 = conv1x1(channels, channels * self.expansion)
-        self._add_shortcut(in_channels, channels * self.expansion, stride)
+        self._add_shortcut(in_channels, channels * self.expansion, stride, shortcut)
 
     def residual(self, activated: Tensor) -> Tensor:
         """(N, in_channels, H, W) to (N, 4 * channels, H / stride, W / stride)."""

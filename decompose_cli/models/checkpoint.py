@@ -23,12 +23,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decompose_cli.errors import InputError, UnsafeFileError, first_few
-from decompose_cli.preprocessing import LARGEST_SIDE, Interpolation
-from decompose_cli.storage.files import sha256_of, write_with
+from decompose_cli.errors import InputError, UnsafeFileError, first_few, param
+from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolation
+from decompose_cli.progress import note
+from decompose_cli.storage.files import as_bytes, sha256_of, write_with
+from decompose_cli.storage.journal import settle
 
 METADATA_KEY = "decompose"
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_AVERAGED = (
+    *("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict"),
+    *("ema_model", "ema_weights", "averaged_model", "swa_model", "swa_state_dict"),
+)
+_DEEPEST = 4  # mappings in mappings in which other weights are looked for
 _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and by torch.compile
 
 
@@ -50,9 +57,11 @@ class Metadata(BaseModel):
         dataset: Name of the data set that the network was trained on.
         mean: Mean of :class:`decompose_cli.preprocessing.Preprocessing`.
         std: Standard deviation of the same.
-        resize: Resize of the same; ``resize``, ``crop`` and ``interpolation`` are all there or all None.
+        resize: Resize of the same.
         crop: Centre crop of the same.
         interpolation: Interpolation of the same.
+        input_size: (height, width) of the images that the network takes, where the data set decides how they come to
+            that size.
         command: Command line that made the checkpoint.
     """
 
@@ -69,7 +78,19 @@ class Metadata(BaseModel):
     resize: _Side | _Sides | None = None
     crop: _Sides | None = None
     interpolation: Interpolation | None = None
+    input_size: _Sides | None = None
     command: str | None = None
+
+    def image_options(self) -> ImageOptions:
+        """What is described of the preprocessing."""
+        lists = {name: getattr(self, name) for name in vars(ImageOptions())}
+        chosen: dict[str, Any] = {n: tuple(value) if isinstance(value, list) else value for n, value in lists.items()}
+        return ImageOptions(**chosen)
+
+    def as_text(self) -> str:
+        """The description as JSON, also where a path in it is no UTF-8."""
+        plain = self.model_dump(exclude_none=True)
+        return as_bytes(json.dumps(plain, ensure_ascii=False, separators=(",", ":"))).decode()
 
 
 @dataclass(frozen=True)
@@ -89,6 +110,7 @@ class Checkpoint:
         sha256: SHA-256 of the file.
         state_dict: Parameters and buffers of the network, prefixes removed.
         metadata: Description of itself, if the file has one.
+        is_averaged: Whether these are the averaged weights of a file that has raw and averaged ones.
         csg: Class-specific gates (C, D) of arXiv 2007.08194, if the file has them; no part of the network's function.
         published_decomposition: Fine-tuned head, if the file has the authors' decomposed layout.
     """
@@ -97,6 +119,7 @@ class Checkpoint:
     sha256: str
     state_dict: dict[str, Tensor]
     metadata: Metadata | None = None
+    is_averaged: bool = False
     csg: Tensor | None = None
     published_decomposition: PublishedDecomposition | None = None
 
@@ -106,19 +129,23 @@ class Checkpoint:
         return any(f"{name.removesuffix('.indices')}.mask" in self.state_dict for name in self.state_dict)
 
 
-def read_checkpoint(path: Path, source: str | None = None) -> Checkpoint:
+def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False) -> Checkpoint:
     """Read a weights file without executing anything in it.
+
+    Where the file has averaged weights beside raw ones, a note says which are taken.
 
     Args:
         path: The file.
         source: Name of the file in messages and results; the path by default.
+        ema: Whether the averaged weights are taken.
 
     Raises:
-        InputError: The file is missing, empty, truncated, of no known format, without tensors, or has NaN among the
-            weights.
+        InputError: The file is missing, empty, truncated, of no known format, without tensors, without the averaged
+            weights that were asked for, or has NaN among the weights.
         UnsafeFileError: Reading the file would execute code.
     """
     source = source or str(path)
+    settle(path.parent)
     try:
         if path.is_dir():
             raise InputError(f"The weights {path} are a folder, not a file.")
@@ -131,15 +158,21 @@ def read_checkpoint(path: Path, source: str | None = None) -> Checkpoint:
             raise InputError(f"The weights file {path} is empty.")
         if path.suffix == ".safetensors":
             content, metadata = _read_safetensors(path)
+            averaged = None
+            if ema:
+                raise _without_averages(path)
         else:
-            content, metadata = _read_torch(path)
+            content, metadata, averaged = _read_torch(path, ema=ema)
         digest = sha256_of(path)
     except OSError as error:
         raise InputError(f"The weights file {path} cannot be read: {error.strerror or error}.") from error
     state = _without_prefix(content)
     _refuse_nan(state, path)
     csg = state.pop("csg", None)
-    return Checkpoint(source, digest, state, metadata, csg, _pop_published_decomposition(state, path))
+    if averaged is not None and not ema:
+        note(f"{source} also holds other weights of this network ({averaged}); {param('ema')} takes averaged ones.")
+    published = _pop_published_decomposition(state, path)
+    return Checkpoint(source, digest, state, metadata, ema, csg, published)
 
 
 def write_checkpoint(path: Path, state_dict: dict[str, Tensor], metadata: Metadata) -> None:
@@ -149,7 +182,7 @@ def write_checkpoint(path: Path, state_dict: dict[str, Tensor], metadata: Metada
         DecomposeError: The file cannot be written.
     """
     tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
-    header = {METADATA_KEY: metadata.model_dump_json(exclude_none=True)}
+    header = {METADATA_KEY: metadata.as_text()}
     write_with(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
@@ -193,7 +226,8 @@ def _numpy_scalars() -> list[Any]:
     return [*((scalar, name) for name in names), np.dtype, *kinds]
 
 
-def _read_torch(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
+def _read_torch(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], Metadata | None, str | None]:
+    """The state dict, the description, and where the file also holds weights of the same names and shapes."""
     if _is_torchscript(path):
         raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=_SAVE_STATE_DICT)
     with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
@@ -207,7 +241,67 @@ def _read_torch(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
                 raise
             raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
     metadata = _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
-    return _unwrap(content, path), metadata
+    others = _states_like(_unwrap(content, path) if _has_raw(content) else None, content)
+    if ema:
+        if not others:
+            raise _without_averages(path)
+        named = [name for name in others if name.rsplit(".", 1)[-1] in _AVERAGED or name.split(".")[0] in _AVERAGED]
+        if len(named or others) > 1:
+            raise InputError(
+                f"{path} holds several weights that {param('ema')} could mean: {', '.join(named or others)}."
+            )
+        return others[(named or list(others))[0]], metadata, None
+    if not _has_raw(content) and others:
+        name = next(iter(others))
+        note(f"{path} holds averaged weights only ({name}), which are taken.")
+        return others[name], metadata, None
+    return _unwrap(content, path), metadata, first_few(others) or None
+
+
+def _has_raw(content: Any) -> bool:
+    """Whether a file has weights at the top or under a usual name, rather than under names of averages alone."""
+    if not isinstance(content, dict) or any(isinstance(content.get(name), dict) for name in _WRAPPERS):
+        return True
+    return any(isinstance(value, Tensor) for value in content.values())
+
+
+def _states_like(taken: dict[str, Tensor] | None, content: Any) -> dict[str, dict[str, Tensor]]:
+    """Other state dicts of a file, by where they stand: of the names and shapes of the one that is taken.
+
+    Where none is taken, those under a name of averages.
+    """
+    found: dict[str, dict[str, Tensor]] = {}
+
+    def look(value: Any, place: str, depth: int) -> None:
+        if not isinstance(value, dict) or depth > _DEEPEST:
+            return
+        tensors = {name: part for name, part in value.items() if isinstance(part, Tensor) and isinstance(name, str)}
+        state = _without_prefix(tensors)
+        if (
+            place
+            and state
+            and (_shapes(state) == wanted if taken is not None else set(place.split(".")) & {*_AVERAGED})
+        ):
+            if taken is None or not all(value.get(name) is part for name, part in taken.items()):
+                found[place] = state
+            return
+        for name, part in value.items():
+            look(part, f"{place}.{name}" if place else str(name), depth + 1)
+
+    wanted = _shapes(_without_prefix(taken)) if taken is not None else {}
+    look(content, "", 0)
+    return found
+
+
+def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in state.items()}
+
+
+def _without_averages(path: Path) -> InputError:
+    names = first_few(_AVERAGED, len(_AVERAGED))
+    return InputError(
+        f"{path} holds no averaged weights, which {param('ema')} asks for.", hint=f"They would stand under {names}."
+    )
 
 
 def _describes_itself(content: Any) -> bool:
@@ -260,7 +354,12 @@ _SAVE_STATE_DICT = "A checkpoint is what torch.save(model.state_dict(), ...) wri
 
 
 def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove a prefix that all names have; a prefix that only some have belongs to the network."""
+    """Remove a prefix that all names have; a prefix that only some have belongs to the network.
+
+    The counter beside it is that of ``torch.optim.swa_utils.AveragedModel``.
+    """
+    if "n_averaged" in state and all(name.startswith("module.") for name in state if name != "n_averaged"):
+        state = {name: value for name, value in state.items() if name != "n_averaged"}
     for prefix in _PREFIXES:
         if state and all(name.startswith(prefix) for name in state):
             return _without_prefix({name.removeprefix(prefix): value for name, value in state.items()})
@@ -275,6 +374,31 @@ def _refuse_nan(state: dict[str, Tensor], path: Path) -> None:
             raise InputError(f"The weights in {path} are not finite: {name} contains NaN or infinity.")
 
 
+def check_kind(value: Tensor, expected: str, what: str) -> None:
+    """Refuse a tensor that holds another kind of numbers than it should.
+
+    Args:
+        value: The tensor.
+        expected: ``real``, ``complex``, ``whole`` or ``true-or-false``.
+        what: The file and the name of the tensor, for the sentence.
+
+    Raises:
+        InputError: The numbers are of another kind, or are quantised.
+    """
+    if kind_of(value) != expected:
+        dtype = str(value.dtype).removeprefix("torch.")
+        raise InputError(f"{what} holds {kind_of(value)} numbers ({dtype}) where the network has {expected} ones.")
+
+
+def kind_of(value: Tensor) -> str:
+    """The kind of numbers that a tensor holds: real, complex, whole, true-or-false or quantised."""
+    if value.is_quantized:
+        return "quantised"
+    if value.dtype == torch.bool:
+        return "true-or-false"
+    return "complex" if value.is_complex() else "real" if value.is_floating_point() else "whole"
+
+
 def _pop_published_decomposition(state: dict[str, Tensor], path: Path) -> PublishedDecomposition | None:
     weight, bias = state.pop("final_weights", None), state.pop("final_bias", None)
     if weight is None and bias is None:
@@ -284,4 +408,6 @@ def _pop_published_decomposition(state: dict[str, Tensor], path: Path) -> Publis
         raise InputError(
             f"{path}: final_weights and final_bias have shapes {shapes[0]} and {shapes[1]}, not (C, k), (C,)."
         )
+    for name, value in (("final_weights", weight), ("final_bias", bias)):
+        check_kind(value, "real", f"{path}: {name}")
     return PublishedDecomposition(weight.float(), bias.float())

@@ -19,6 +19,7 @@ from decompose_cli.models.blocks import (
     Norm,
     PreActBasicBlock,
     PreActBottleneck,
+    PreActShortcut,
     Shortcut,
     conv3x3,
     initialise,
@@ -85,6 +86,7 @@ class PreActCifarResNet(nn.Module):
     Args:
         depth: 6n + 2 for basic blocks (20, 110), 9n + 2 for bottlenecks (164), n >= 1.
         num_classes: Outputs of ``fc``.
+        shortcut: ``projection`` or ``input-projection``, as in :class:`.blocks.PreActBlock`.
         block: ``basic`` or ``bottleneck``, whose output is 4 times as wide.
         norm_layer: Makes a normalisation layer from its number of channels.
 
@@ -93,12 +95,18 @@ class PreActCifarResNet(nn.Module):
     """
 
     def __init__(
-        self, depth: int, num_classes: int = 10, *, block: Block = "basic", norm_layer: Norm = nn.BatchNorm2d
+        self,
+        depth: int,
+        num_classes: int = 10,
+        *,
+        shortcut: PreActShortcut = "projection",
+        block: Block = "basic",
+        norm_layer: Norm = nn.BatchNorm2d,
     ) -> None:
         super().__init__()
         blocks = blocks_per_stage(depth, block)
         kind = PreActBasicBlock if block == "basic" else PreActBottleneck
-        make = partial(kind, norm_layer=norm_layer)
+        make = partial(kind, shortcut=shortcut, norm_layer=norm_layer)
         first, second, third = CHANNELS
         wide = kind.expansion
         self.conv1 = conv3x3(3, first)

@@ -5,88 +5,34 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
-from decompose_cli.models.decomposed import DecomposedLinear
-from decompose_cli.models.fitting import classes_in, load_state, split_decomposed_head, state_for
+from decompose_cli.models.entry import ANY
+from decompose_cli.models.fitting import (
+    classes_in,
+    decomposed_head_name,
+    load_state,
+    state_for,
+    take_decomposed_head,
+)
 from decompose_cli.models.gate_entry import GATE_DETAILS
 from decompose_cli.models.gate_kinds import GATES, NO_GATE
-from decompose_cli.models.head import Head, find_head
+from decompose_cli.models.head import example_images, find_head, trace_layers
+from decompose_cli.models.network import HeadTensors, Network, network_of
 from decompose_cli.models.registry import ModelEntry, get_entry
 from decompose_cli.models.user import user_entry
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
-from decompose_cli.preprocessing import IMAGENET, Preprocessing, Size
+from decompose_cli.preprocessing import IMAGENET, ImageOptions, Size
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import user_path
-
-
-@dataclass(frozen=True)
-class HeadTensors:
-    """The parameters of a head, constant factor folded in, float32.
-
-    The ``kind`` is ``dense``: weight (C, D); ``decomposed``: weight (C, k) with indices (C, k) and mask (C, k); or
-    ``subspaces``: weight (C, k) whose indices are not known (the authors' fine-tuned layout), and ``reference`` (C, D),
-    the full head that fine-tuning started from, if the file holds one. The bias is (C,) throughout.
-    """
-
-    kind: str
-    name: str
-    weight: Tensor
-    bias: Tensor
-    num_features: int
-    indices: Tensor | None = None
-    mask: Tensor | None = None
-    reference: Tensor | None = None
-
-    @property
-    def num_classes(self) -> int:
-        """Number of classes C."""
-        return len(self.bias)
-
-
-@dataclass(frozen=True)
-class Network:
-    """A built network with its weights and its head, which is None where a decomposed head stands in its place.
-
-    ``scale`` is the constant factor after the head, which ``tensors`` include.
-    """
-
-    module: nn.Module
-    head: Head | None
-    head_name: str
-    tensors: HeadTensors
-    scale: float = 1.0
-
-    def as_it_is(self) -> Network:
-        """The network with the present parameters of the head, which training changes in the module only."""
-        if self.tensors.kind == "subspaces":  # such a head is not in the module
-            return self
-        head = self.module.get_submodule(self.head_name)
-        if isinstance(head, DecomposedLinear):
-            return replace(self, head=None, tensors=_decomposed_tensors(head, self.head_name, self.scale))
-        return replace(self, tensors=_dense_tensors(Head(self.head_name, head, self.scale)))
-
-
-def network_of(module: nn.Module, input_size: Size, head: str | None = None) -> Network:
-    """The network of a module that the caller has built, with its head.
-
-    Args:
-        module: The module, used as it is.
-        input_size: (height, width) of the images that the module takes.
-        head: Name of the submodule that is the head, where tracing does not settle it.
-
-    Raises:
-        InputError: There is no head.
-    """
-    traced = find_head(module, input_size, name=head, model_name=type(module).__name__)
-    return Network(module, traced, traced.name, _dense_tensors(traced), traced.scale)
 
 
 class Classifier:
@@ -137,12 +83,21 @@ class Classifier:
         return self._build(self.entry.num_classes, (self.entry.preprocessing or IMAGENET).crop)
 
     @property
+    def image_options(self) -> ImageOptions:
+        """What the weights say of the preprocessing of the images, and the registry where they say nothing."""
+        usual = self.entry.preprocessing
+        known = ImageOptions(**vars(usual)) if usual is not None else ImageOptions()
+        metadata = self.checkpoint.metadata if self.checkpoint else None
+        return known if metadata is None else replace(known, **metadata.image_options().given())
+
+    @property
     def identity(self) -> dict[str, Any]:
         """The facts that decide the function from pixels to features, as JSON-ready values."""
         return {
             "weights": self.weights_sha256,
             "architecture": self.entry.architecture,
             "head": self.head_name or "traced",
+            **({"ema": True} if self.checkpoint is not None and self.checkpoint.is_averaged else {}),
         }
 
     def load(self, input_size: Size) -> Network:
@@ -155,7 +110,9 @@ class Classifier:
             InputError: The weights do not fit (the sentence accounts for every key), or there is no head.
         """
         if input_size not in self._networks:
-            self._networks[input_size] = self._load(input_size)
+            network = self._load(input_size)
+            depends = warn_of_batch_dependence(network.module, input_size, network.head.name, self.name)
+            self._networks[input_size] = replace(network, depends_on_batch=depends)
         return self._networks[input_size]
 
     def _build(self, num_classes: int, input_size: Size) -> nn.Module:
@@ -164,46 +121,62 @@ class Classifier:
             torch.manual_seed(self.seed)
             return self.entry.make(num_classes, input_size, pretrained=pretrained).eval()
 
-    def _load(self, input_size: Size) -> Network:
-        module = self._initial if self.checkpoint is None else self._build(self.entry.num_classes, input_size)
-        head = find_head(module, input_size, name=self.head_name, model_name=self.name)
+    def build(self, input_size: Size) -> tuple[nn.Module, str | None]:
+        """Build the network and put the weights in.
+
+        Returns:
+            The network, and the name of the decomposed head that the weights have put into it, if they did.
+
+        Raises:
+            InputError: The weights do not fit; the sentence accounts for every key.
+        """
         if self.checkpoint is None:
-            return Network(module, head, head.name, _dense_tensors(head), head.scale)
+            return self._initial, None
+        module = self._build(self.entry.num_classes, input_size)
         state = state_for(module, self.checkpoint, self.entry)
-        decomposed = split_decomposed_head(state, head, self.checkpoint.source)
-        classes = len(decomposed.bias) if decomposed else classes_in(state, head)
-        if classes == 0:
-            raise InputError(f"{self.weights_source} has a head without any class.")
-        if classes is not None and classes != head.num_classes:
+        source = self.checkpoint.source
+        place = decomposed_head_name(state)
+        classes = classes_in(state, module, self.entry.num_classes, place)
+        if classes == 0 != self.entry.num_classes:
+            raise InputError(f"{source} has a head without any class.")
+        if classes != self.entry.num_classes:
             module = self._build(classes, input_size)
-            head = find_head(module, input_size, name=head.name, model_name=self.name)
-        if decomposed is not None:
-            load_state(module, state, self.checkpoint, self.name, without=f"{head.name}.")
-            decomposed = decomposed.to(dtype=torch.float32)
-            module.set_submodule(head.name, decomposed)
-            self._check_description(head.num_classes)
-            tensors = _decomposed_tensors(decomposed, head.name, head.scale)
-            return Network(module, None, head.name, tensors, head.scale)
-        load_state(module, state, self.checkpoint, self.name)
+        if place is None:
+            load_state(module, state, self.checkpoint, self.name)
+        else:
+            num_features = self._features_entering(module, input_size, place)
+            decomposed = take_decomposed_head(state, place, num_features, source)
+            load_state(module, state, self.checkpoint, self.name, without=f"{place}.")
+            module.set_submodule(place, decomposed)
+        return module, place
+
+    def _load(self, input_size: Size) -> Network:
+        module, place = self.build(input_size)
+        network = network_of(module, input_size, place or self.head_name, self.name)
+        head = network.head
         self._check_description(head.num_classes)
-        published = self.checkpoint.published_decomposition
+        published = self.checkpoint.published_decomposition if self.checkpoint is not None else None
         if published is None:
-            return Network(module, head, head.name, _dense_tensors(head), head.scale)
+            return network
         if len(published.bias) != head.num_classes or published.weight.shape[1] > head.num_features:
             raise InputError(
-                f"{self.checkpoint.source}: final_weights {tuple(published.weight.shape)} does not fit a head of "
+                f"{self.weights_source}: final_weights {tuple(published.weight.shape)} does not fit a head of "
                 f"{head.num_features} features and {head.num_classes} classes."
             )
-        reference = head.dense()[0]
-        tensors = HeadTensors(
-            "subspaces",
-            head.name,
-            published.weight * head.scale,
-            published.bias * head.scale,
-            head.num_features,
-            reference=reference,
+        weight, bias = head.following.fold(published.weight, published.bias)
+        tensors = HeadTensors("subspaces", head.name, weight, bias, head.num_features, reference=head.weight)
+        return replace(network, tensors=tensors)
+
+    def _features_entering(self, module: nn.Module, input_size: Size, place: str) -> int:
+        """The number of features that enter the part in whose place the weights have a decomposed head."""
+        _, layers = trace_layers(module, example_images(input_size, model=module))
+        shapes = [layer.input_shape for layer in layers if layer.name == place]
+        if shapes and shapes[0] is not None and self.head_name in (None, place):
+            return torch.Size(shapes[0][1:]).numel()
+        head = find_head(module, input_size, name=self.head_name, model_name=self.name)
+        raise InputError(
+            f"{self.weights_source} has a decomposed head {place!r}, but the head of this network is {head.name!r}."
         )
-        return Network(module, head, head.name, tensors, head.scale)
 
     def _check_description(self, num_classes: int) -> None:
         metadata = self.checkpoint.metadata if self.checkpoint else None
@@ -223,6 +196,7 @@ def open_classifier(
     *,
     head: str | None = None,
     allow_download: bool = True,
+    ema: bool = False,
     seed: int = 0,
     options: Mapping[str, str] | None = None,
 ) -> Classifier:
@@ -234,6 +208,7 @@ def open_classifier(
         weights: A path, a URL, ``default``, ``random`` or None; see :func:`decompose_cli.models.weights.read_weights`.
         head: Name of the submodule to use as the head, where tracing does not settle it.
         allow_download: Whether files may be downloaded.
+        ema: Whether the averaged weights are taken where the file has raw and averaged ones.
         seed: Seed of initial weights, where there are no others.
         options: Options of the network. Where the weights say theirs, only decays of online normalisation may differ.
 
@@ -243,7 +218,7 @@ def open_classifier(
     """
     if model is None:
         assert weights is not None
-        checkpoint = read_checkpoint(user_path(weights), weights)
+        checkpoint = read_checkpoint(user_path(weights), weights, ema=ema)
         if checkpoint.metadata is None:
             raise InputError(f"{weights} does not say which network it belongs to; name the model, such as resnet20.")
         if ":" in checkpoint.metadata.model:  # a weights file must not decide what code is imported
@@ -251,11 +226,11 @@ def open_classifier(
                 f"{weights} belongs to {checkpoint.metadata.model}, which is Python code of its own.",
                 hint=f"If you trust it, name {checkpoint.metadata.model} as the model.",
             )
-        entry = _as_trained(find_entry(checkpoint.metadata.model), checkpoint, options or {})
+        entry = as_trained(find_entry(checkpoint.metadata.model), checkpoint, options or {})
         return Classifier(entry, checkpoint, head, seed)
     entry = find_entry(model)
-    read = read_weights(entry, weights, allow_download=allow_download)
-    configured = _as_trained(entry, read, options or {}) if read is not None else entry.configured(**(options or {}))
+    read = read_weights(entry, weights, allow_download=allow_download, ema=ema)
+    configured = as_trained(entry, read, options or {}) if read is not None else entry.configured(**(options or {}))
     classifier = Classifier(configured, read, head, seed)
     if classifier.checkpoint is None and weights == RANDOM:
         note(f"{model} has random weights (from {param('seed')}): accuracies mean nothing.")
@@ -270,7 +245,7 @@ def open_classifier(
     return classifier
 
 
-def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, str]) -> ModelEntry:
+def as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, str]) -> ModelEntry:
     """The entry with the options that the weights say they were trained with, else with those given or shown."""
     metadata = checkpoint.metadata
     if metadata is not None and metadata.model == entry.name:
@@ -288,13 +263,21 @@ def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, s
             return entry.configured(**(metadata.model_options or {})).configured(**given)
     told = _as_given(entry.shown_by(checkpoint.state_dict), given, checkpoint)
     shown = {name: value for name, value in told.items() if name not in given}
-    if shown:
-        text = ", ".join(f"{name} {value!r}" for name, value in shown.items())
+    seen = {name: value for name, value in shown.items() if name not in entry.unseen}
+    if seen:
+        text = ", ".join(f"{name} {value!r}" for name, value in seen.items())
         note(f"The names in {checkpoint.source} are those of {entry.name} with {text}; it is loaded as that.")
+    for name in shown:
+        if name in entry.unseen:
+            others = [value for value in entry.options[name] if value not in (shown[name], ANY)]
+            note(
+                f"No weight in {checkpoint.source} shows {name}: {shown[name]!r} is taken, as in published networks; "
+                f"{param('model_options')} {name}={'|'.join(others) or 'VALUE'} takes another."
+            )
     if "ecm" in shown:
         warn(
             f"{checkpoint.source} does not say which error compensation it was made with; {shown['ecm']} is assumed, "
-            "as the published commands do; 'train --evaluate --norm-mode online --ecm ...' takes another."
+            f"as the published commands do; {param('model_options')} norm_mode=online,ecm=... takes another."
         )
     configured = entry.configured(**shown, **given)
     published = entry.of_published_gates
@@ -302,9 +285,14 @@ def _as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, s
         configured = replace(configured, preprocessing=published)
         mean, std = (", ".join(map(str, values)) for values in (published.mean, published.std))
         note(f"Its images are normalised as those of the published gated networks: mean {mean}, std {std}.")
-    caution = GATES[shown["gate"]].caution if "gate" in shown else None
-    if caution is not None:
-        warn(f"{checkpoint.source} {caution}")
+    taken = shown.get("gate")
+    alike = [kind.name for kind in GATES.values() if kind.shown_by(checkpoint.state_dict)] if taken is not None else []
+    if len(alike) > 1:
+        different = " or ".join(name for name in alike if name != taken)
+        warn(
+            f"{checkpoint.source} does not say whether its gate is {taken} or {different}, which have the same "
+            f"weights: {taken} is assumed, and {param('model_options')} gate=NAME takes another."
+        )
     return configured
 
 
@@ -348,39 +336,6 @@ def find_entry(model: str) -> ModelEntry:
 
 def _has_default_hash(entry: ModelEntry, checkpoint: Checkpoint) -> bool:
     return entry.sha256 is not None and checkpoint.sha256.startswith(entry.sha256)
-
-
-def _dense_tensors(head: Head) -> HeadTensors:
-    weight, bias = head.dense()
-    return HeadTensors("dense", head.name, weight.cpu(), bias.cpu(), head.num_features)  # where features are kept
-
-
-def _decomposed_tensors(module: DecomposedLinear, name: str, scale: float) -> HeadTensors:
-    return HeadTensors(
-        "decomposed",
-        name,
-        module.weight.detach().cpu().float() * scale,
-        module.bias.detach().cpu().float() * scale,
-        module.num_features,
-        module.indices.cpu(),
-        module.mask.cpu(),
-    )
-
-
-def preprocessing_of(classifier: Classifier, fallback: Preprocessing) -> Preprocessing:
-    """Preprocessing of the images: the checkpoint's, else the model's, else the data set's."""
-    base = classifier.entry.preprocessing or fallback
-    metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
-    if metadata is None:
-        return base
-    if metadata.mean is not None and metadata.std is not None:
-        (m0, m1, m2), (s0, s1, s2) = metadata.mean, metadata.std
-        base = replace(base, mean=(m0, m1, m2), std=(s0, s1, s2))
-    if metadata.resize is not None and metadata.crop is not None and metadata.interpolation is not None:
-        resize = metadata.resize if isinstance(metadata.resize, int) else (metadata.resize[0], metadata.resize[1])
-        height, width = metadata.crop
-        base = replace(base, resize=resize, crop=(height, width), interpolation=metadata.interpolation)
-    return base
 
 
 def num_features_of(model: str) -> int:

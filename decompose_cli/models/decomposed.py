@@ -32,7 +32,8 @@ class DecomposedLinear(nn.Module):
         num_features: Number of features D.
 
     Shapes:
-        Input (N, D), or (N, D, 1, 1) where a convolution stood; output (N, C), or (N, C, 1, 1).
+        Input (N, D), or with further axes of size 1, as (N, D, 1, 1) where a convolution stood; output (N, C), or
+        (N, C, 1, 1) and the like.
 
     Raises:
         ValueError: A call passes input of another shape.
@@ -78,22 +79,25 @@ class DecomposedLinear(nn.Module):
         rows = zip(self.indices.tolist(), self.mask.tolist(), strict=True)
         return tuple(tuple(i for i, real in zip(row, keep, strict=True) if real) for row, keep in rows)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Map features to logits, in the shapes that the class states."""
-        if x.ndim not in (2, 4) or x.shape[1] != self.num_features or x.shape[2:].numel() != 1:
+        x, shape = input, input.shape[1:]
+        if self.num_features not in shape or shape.numel() != self.num_features:
             raise ValueError(f"expected (N, {self.num_features}) features, got {tuple(x.shape)}")
+        axis = shape.index(self.num_features) if x.ndim == 4 else len(shape) - 1
+        made = (*shape[:axis], len(self.bias), *shape[axis + 1 :])
         if _is_exporting():
             # Nothing here may turn the number of images into a constant of the graph.
             gathered = x.flatten(1).index_select(1, self.indices.flatten()).reshape(-1, *self.indices.shape)
             logits = (gathered * (self.weight * self.mask)).sum(-1) + self.bias
-            return logits[..., None, None] if x.ndim == 4 else logits
+            return logits if x.ndim == 2 else logits.reshape(-1, *made)
         if x.shape[0] == 0:
-            return x.new_zeros((0, len(self.bias), *x.shape[2:]))
+            return x.new_zeros((0, *made))
         dtype = torch.promote_types(x.dtype, self.weight.dtype)
         table = x.flatten(1).t().to(dtype).contiguous()
         weight = (self.weight * self.mask).to(dtype)
         logits = F.embedding_bag(self.indices, table, per_sample_weights=weight, mode="sum").t() + self.bias
-        return logits.reshape(len(x), -1, *x.shape[2:])
+        return logits.reshape(len(x), *made)
 
     def extra_repr(self) -> str:
         """C, k and D, as ``print(model)`` shows them."""

@@ -52,6 +52,7 @@ class ModelEntry:
         settle: Takes the options that were given and returns those to build with, without any that are at their
             default; raises InputError where options do not go together. Without it no option restricts another.
         recognise: Takes a state dict and returns the options, other than defaults, that it shows.
+        unseen: Options that no name and no shape of a weight shows; ``recognise`` returns those of published weights.
         of_published_gates: Preprocessing that published networks with gates expect; their weights do not say it.
         depends_on_size: Whether ``build`` takes ``input_size``, (height, width).
     """
@@ -76,6 +77,7 @@ class ModelEntry:
     chosen: dict[str, str] = field(default_factory=dict)
     settle: Callable[[Mapping[str, str]], dict[str, str]] | None = None
     recognise: Callable[[Mapping[str, Tensor]], dict[str, str]] | None = None
+    unseen: tuple[str, ...] = ()
     of_published_gates: Preprocessing | None = None
     depends_on_size: bool = False
 

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import InputError, first_few
-from decompose_cli.models.checkpoint import Checkpoint
+from decompose_cli.models.checkpoint import Checkpoint, check_kind, kind_of
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.entry import DEFAULT_MODEL, ModelEntry, registered_models
-from decompose_cli.models.head import Head
 from decompose_cli.preprocessing import IMAGENET
 from decompose_cli.progress import note
 
@@ -38,24 +37,30 @@ def state_for(module: nn.Module, checkpoint: Checkpoint, entry: ModelEntry) -> d
     return state
 
 
-def split_decomposed_head(state: dict[str, Tensor], head: Head, source: str) -> DecomposedLinear | None:
-    """Take a decomposed head (``weight``, ``bias``, ``indices``, ``mask``) out of a state dict, if it has one.
+def decomposed_head_name(state: dict[str, Tensor]) -> str | None:
+    """Name of the module in whose place a state dict has a decomposed head, if it has one."""
+    names = [name.removesuffix(".indices") for name in state if name.endswith(".indices")]
+    return next((name for name in names if f"{name}.mask" in state), None)
+
+
+def take_decomposed_head(state: dict[str, Tensor], name: str, num_features: int, source: str) -> DecomposedLinear:
+    """Take a decomposed head (``weight``, ``bias``, ``indices``, ``mask``) out of a state dict.
+
+    Args:
+        state: The state dict, which loses these entries.
+        name: Name of the head in it.
+        num_features: Number of features D that enter the head.
+        source: The file, for messages.
 
     Raises:
         InputError: The parts of the head do not fit each other or the network.
     """
-    prefixes = [name.removesuffix(".indices") for name in state if name.endswith(".indices")]
-    prefixes = [prefix for prefix in prefixes if f"{prefix}.mask" in state]
-    if not prefixes:
-        return None
-    if prefixes != [head.name]:
-        raise InputError(
-            f"{source} has a decomposed head {prefixes[0]!r}, but the head of this network is {head.name!r}."
-        )
-    parts = {part: state.pop(f"{head.name}.{part}", None) for part in ("weight", "bias", "indices", "mask")}
+    parts = {part: state.pop(f"{name}.{part}", None) for part in ("weight", "bias", "indices", "mask")}
     weight, bias, indices, mask = parts["weight"], parts["bias"], parts["indices"], parts["mask"]
     if weight is None or bias is None or indices is None or mask is None:
         raise InputError(f"{source}: the decomposed head lacks its weight, bias, indices or mask.")
+    for part, value in (("weight", weight), ("bias", bias)):
+        check_kind(value, "real", f"{source}: {name}.{part}")
     fits = (
         weight.ndim == 2
         and weight.shape == indices.shape == mask.shape
@@ -66,20 +71,32 @@ def split_decomposed_head(state: dict[str, Tensor], head: Head, source: str) -> 
         and bool(mask.all(1).any())
         and not bool((mask[:, 1:] & ~mask[:, :-1]).any())  # padding is at the end
         and bool((indices >= 0).all())
-        and bool((indices < head.num_features).all())
+        and bool((indices < num_features).all())
     )
     if not fits:
         raise InputError(f"{source}: the parts of the decomposed head do not fit each other or the network.")
     rows = [[int(i) for i in row[keep]] for row, keep in zip(indices, mask, strict=True)]
-    module = DecomposedLinear(rows, head.num_features)
+    module = DecomposedLinear(rows, num_features)
     module.load_state_dict({"weight": weight, "bias": bias, "indices": indices, "mask": mask})
     return module
 
 
-def classes_in(state: dict[str, Tensor], head: Head) -> int | None:
-    """The number of classes that the head of a state dict has, if it has one."""
-    weight = state.get(f"{head.name}.weight")
-    return len(weight) if weight is not None and weight.ndim >= 1 else None
+def classes_in(state: dict[str, Tensor], module: nn.Module, built: int, decomposed: str | None) -> int:
+    """The number of classes of a state dict, where the network was built for another one, else that one.
+
+    Args:
+        state: The state dict.
+        module: The network, whose parameters differ from the state dict in the number of classes at most.
+        built: The number of classes that the network was built for.
+        decomposed: Name of the decomposed head in the state dict, if it has one.
+    """
+    if decomposed is not None:
+        bias = state.get(f"{decomposed}.bias")
+        return len(bias) if bias is not None and bias.ndim == 1 else built
+    pairs = [(value.shape, state[name].shape) for name, value in module.state_dict().items() if name in state]
+    weights = [(ours, theirs) for ours, theirs in pairs if len(ours) >= 2 and len(theirs) == len(ours)]
+    others = {theirs[0] for ours, theirs in weights if ours[0] == built != theirs[0] and ours[1:] == theirs[1:]}
+    return others.pop() if len(others) == 1 else built
 
 
 def load_state(
@@ -105,6 +122,9 @@ def load_state(
     misshaped = [name for name in expected if name in state and expected[name].shape != state[name].shape]
     if missing or unexpected or misshaped:
         raise _mismatch(checkpoint, model, expected, state, missing, unexpected, misshaped)
+    for name, value in expected.items():
+        if name in state and not name.endswith("num_batches_tracked"):
+            check_kind(state[name], kind_of(value), f"{checkpoint.source}: {name}")
     module.load_state_dict(state, strict=False)
 
 

@@ -11,7 +11,7 @@ from decompose_cli.models.entry import ANY
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-GateMap = Literal["stretched", "plain", "original"]
+GateMap = Literal["stretched", "plain", "original", "plain-10"]
 GATE_MAPS: tuple[GateMap, ...] = get_args(GateMap)
 GateLoss = Literal["cross-entropy", "bce"]
 GATE_LOSSES: tuple[GateLoss, ...] = get_args(GateLoss)
@@ -97,7 +97,6 @@ class GateKind:
         penalty: Default weight of its penalty; None if it has none.
         details: Those of :data:`GATE_DETAILS` that the gate has, and their defaults.
         published: Details of the published checkpoints that are not at these defaults; no weight shows them.
-        caution: Warning, after the source, for weights that only their names and shapes ascribe to this gate.
     """
 
     name: str
@@ -110,7 +109,6 @@ class GateKind:
     penalty: float | None = None
     details: Mapping[str, str] = field(default_factory=dict)
     published: Mapping[str, str] = field(default_factory=dict)
-    caution: str | None = None
 
     @property
     def level(self) -> Level:

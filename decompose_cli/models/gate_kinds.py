@@ -187,6 +187,7 @@ for _kind in (
         _over_last_stage(lambda layers: layers.outputs == layers.classes and not layers.on_pooled),
         reads_first=True,
         details={"gate_map": "plain"},
+        published={"gate_map": "plain-10"},
     ),
     GateKind(
         "l2",
@@ -214,8 +215,6 @@ for _kind in (
         _exclusive,
         _in_units(lambda channels: channels),
         penalty=0.0,
-        caution="does not say whether its gates are exclusive ones or of the shortcut, which have the same weights; "
-        "exclusive is assumed. 'train-gate --evaluate --gate shortcut' takes the other.",
     ),
     GateKind(
         "shortcut",

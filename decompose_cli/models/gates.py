@@ -51,9 +51,12 @@ def from_entropy(entropy: Tensor, num_classes: int, gate_map: GateMap) -> Tensor
 
     ``plain``: sigmoid(H - log(C) / 2). ``stretched``: sigmoid((8 / 2.3) (log 10 / log C) (H - log(C) / 2)), from 0.018
     to 0.982 whatever C. ``original``: sigmoid((H - B + 1.15) 8 / 2.3 - 4), with B = 2.3026 / 2 for 10 classes and
-    4.6052 / 2 for 100, as the original's checkpoints were trained.
+    4.6052 / 2 for 100, as the original's checkpoints were trained. ``plain-10``: sigmoid(H - log(10) / 2) whatever C,
+    as the original's gate ``entropy``.
     """
     half = math.log(num_classes) / 2
+    if gate_map == "plain-10":
+        return torch.sigmoid(entropy - math.log(10) / 2)
     if gate_map == "plain":
         return torch.sigmoid(entropy - half)
     if gate_map == "stretched":

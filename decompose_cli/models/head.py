@@ -1,10 +1,12 @@
 """Find the head of a classifier, and read the features that enter it.
 
-The head is the ``nn.Linear`` or 1x1 ``nn.Conv2d`` whose output *is* the logits, up to a constant factor. The behaviour
-of the network decides, not the names of its parts: during a forward pass the output of a candidate is replaced by
-random numbers z, and the candidate is the head if the network then returns s * z with one constant s, whatever the
-input and whatever z. Anything else after the last linear layer (a ReLU, pooling, softmax, a soft cap) fails this test
-and is refused by name.
+The head is the part whose output *is* the logits, up to a factor and a summand for each class, and which maps features
+to its output by a weight and a bias: an ``nn.Linear`` or 1x1 ``nn.Conv2d``, or a part that scales, masks or adapts one.
+The behaviour of the network as it stands, with its weights loaded, decides, not the names of its parts: during a
+forward pass the output of a candidate is replaced by random numbers z, and the candidate is the head if the network
+then returns factor_c * z_c + shift_c with constants for each class c, whatever the input and whatever z. Anything else
+after the last linear layer (a ReLU, pooling, softmax, a soft cap), or beside it, fails this test and is refused by
+name. What was found then has to give the network's own logits for varied images, class by class.
 """
 
 from __future__ import annotations
@@ -16,47 +18,45 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import InputError, first_line, param
+from decompose_cli.errors import DecomposeError, InputError, first_line, param
+from decompose_cli.models.affine import Following, agree, following, linear_map
+from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.preprocessing import Size
 
-_RELATIVE_TOLERANCE = 1e-5
+PART_OF_SPREAD = 1e-4
+"""How far logits may be off, as a share of what they spread over in their class."""
+_FEWEST_FINITE = 2
 
 
 @dataclass(frozen=True)
 class Head:
-    """The last linear layer of a classifier.
+    """The part that makes the logits of a classifier from its features, as it was when it was found.
 
     Attributes:
         name: Name of the submodule.
         module: The submodule itself.
-        scale: The constant s in logits = s * module(features).
+        following: What the network makes of the submodule's output.
+        weight: Weight that gives the logits, with that folded in; float32 (C, D) on the CPU.
+        bias: Bias, float32 (C,) on the CPU.
+        is_pointwise: Whether features come as maps of one pixel (N, D, 1, 1), not as (N, D).
     """
 
     name: str
     module: nn.Module
-    scale: float
+    following: Following
+    weight: Tensor
+    bias: Tensor
+    is_pointwise: bool
 
     @property
     def num_features(self) -> int:
         """Number of features D, the size of its input."""
-        return int(self._matrix().shape[1])
+        return int(self.weight.shape[1])
 
     @property
     def num_classes(self) -> int:
         """Number of classes C, the size of its output."""
-        return int(self._matrix().shape[0])
-
-    def _matrix(self) -> Tensor:
-        weight: Tensor = self.module.weight  # type: ignore[assignment]
-        return weight.flatten(1)
-
-    def dense(self) -> tuple[Tensor, Tensor]:
-        """Weight (C, D) and bias (C,) as float32, with the constant factor folded in."""
-        weight = self._matrix().detach().float() * self.scale
-        bias = self.module.bias
-        if not isinstance(bias, Tensor):
-            return weight, weight.new_zeros(len(weight))
-        return weight, bias.detach().float() * self.scale
+        return int(self.weight.shape[0])
 
 
 @contextmanager
@@ -74,13 +74,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def recorded_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the inputs of a module while the block runs."""
+    """Collect the inputs of a module while the block runs, as they are before hooks of the module change them."""
     inputs: list[Tensor] = []
 
     def record(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        inputs.append(args[0] if args else named["input"])
+        inputs.append(next(iter((*args, *named.values()))))
 
-    handle = module.register_forward_pre_hook(record, with_kwargs=True)
+    handle = module.register_forward_pre_hook(record, with_kwargs=True, prepend=True)
     try:
         yield inputs
     finally:
@@ -100,6 +100,7 @@ class LayerCall:
 
     name: str
     module: nn.Module
+    input_shape: tuple[int, ...] | None
     output_shape: tuple[int, ...] | None
     calls: int = 1
 
@@ -108,32 +109,51 @@ def trace_layers(model: nn.Module, images: Tensor) -> tuple[object, list[LayerCa
     """Run the model once; return its output and its submodules in the order in which they finished."""
     calls: dict[str, LayerCall] = {}
 
-    def record(name: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(module: nn.Module, _: object, output: object) -> None:
-            shape = tuple(output.shape) if isinstance(output, Tensor) else None
+    def record(name: str) -> Callable[[nn.Module, tuple[object, ...], dict[str, object], object], None]:
+        def hook(module: nn.Module, args: tuple[object, ...], named: dict[str, object], output: object) -> None:
             before = calls.pop(name, None)
-            calls[name] = LayerCall(name, module, shape, 1 + (before.calls if before else 0))
+            given = next(iter((*args, *named.values())), None)
+            calls[name] = LayerCall(name, module, _shape(given), _shape(output), 1 + (before.calls if before else 0))
 
         return hook
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if name:
-                stack.callback(module.register_forward_hook(record(name)).remove)
+                stack.callback(module.register_forward_hook(record(name), with_kwargs=True).remove)
         with evaluating(model):
             output: object = model(images)
     return output, list(calls.values())
 
 
+def _shape(value: object) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
 def example_images(size: Size, seed: int = 0, model: nn.Module | None = None) -> Tensor:
     """Two random images (2, 3, H, W), on the model's device and of its number type."""
-    images = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed))
+    return _like(torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(seed)), model)
+
+
+def varied_images(size: Size, model: nn.Module) -> Tensor:
+    """Eight images (8, 3, H, W) that differ in more than noise: in contrast, in brightness, and in what is large."""
+    generator = torch.Generator().manual_seed(1)
+    noise = torch.randn(8, 3, *size, generator=generator)
+    noise[3] *= 0.1
+    noise[4] *= 3
+    noise[5] += 1
+    noise[6] -= 1
+    noise[7] = noise[7].mean((1, 2), keepdim=True) + torch.linspace(-1, 1, size[1])
+    return _like(noise, model)
+
+
+def _like(images: Tensor, model: nn.Module | None) -> Tensor:
     parameter = next(iter(model.parameters()), None) if model is not None else None
     return images if parameter is None else images.to(parameter.device, parameter.dtype)
 
 
 def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, model_name: str = "the model") -> Head:
-    """Find the last linear layer of a classifier by tracing what yields its logits.
+    """Find the part of a classifier that makes its logits by a weight and a bias, by what it does.
 
     Args:
         model: The model, which is left as it is.
@@ -144,8 +164,9 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
     Raises:
         InputError: The model cannot run on such images, returns no logits, or does not end in a linear layer; or the
             named submodule does not exist or is not the head.
+        DecomposeError: The model gives NaN or infinite logits.
     """
-    images = example_images(input_size, model=model)
+    images = varied_images(input_size, model)
     try:
         logits, layers = trace_layers(model, images)
     except Exception as error:
@@ -154,17 +175,19 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
             f"{model_name} cannot run on RGB images of {height}x{width} pixels: {first_line(error)}.",
             hint=f"It has to take 3-channel images; set their size with {param('input_size')}.",
         ) from error
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(images):
+    count = len(images)
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
         got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise InputError(f"{model_name} returns {got} for two images, not logits of shape (2, number of classes).")
+        raise InputError(f"{model_name} returns {got} for {count} images, not logits ({count}, number of classes).")
+    is_finite = torch.isfinite(logits).all(1)
+    if int(is_finite.sum()) < _FEWEST_FINITE:
+        raise DecomposeError(f"{model_name} gives NaN or infinite numbers for random images.")
     if name is not None:
         layers = [_named(layers, model, name, model_name)]
-    candidates = [layer for layer in layers if _may_be_head(layer, logits.numel())]
-    for layer in reversed(candidates):
-        scale = _constant_factor(model, layer.module, input_size)
-        if scale is not None:
-            head = Head(layer.name, layer.module, scale)
-            if _reproduces_logits(model, head, images, logits):
+    with evaluating(model):
+        for layer in _candidates(layers, logits):
+            head = _as_head(model, layer, images, logits, example_images(input_size, 2, model))
+            if head is not None:
                 return head
     raise InputError(_no_head(layers, logits, name, model_name), hint="'decompose layers MODEL' lists its modules.")
 
@@ -183,74 +206,71 @@ def is_linear(module: nn.Module) -> bool:
     """Whether a layer's kind can be a head: a Linear, or a convolution that looks at one pixel at a time."""
     if isinstance(module, nn.Conv2d):
         return module.kernel_size == (1, 1) and module.groups == 1 and module.padding in ((0, 0), "valid")
-    return isinstance(module, nn.Linear)
+    return isinstance(module, nn.Linear | DecomposedLinear)
 
 
-def _may_be_head(layer: LayerCall, logits: int) -> bool:
-    shape = layer.output_shape
-    return layer.calls == 1 and is_linear(layer.module) and shape is not None and _numel(shape) == logits
+def _candidates(layers: list[LayerCall], logits: Tensor) -> list[LayerCall]:
+    """The parts that may be the head: linear layers, the last first; then parts that hold one, the innermost first."""
+    fitting = [
+        layer
+        for layer in layers
+        if layer.calls == 1 and layer.output_shape is not None and _rows_of(layer.output_shape) == tuple(logits.shape)
+    ]
+    linear = [layer for layer in fitting if is_linear(layer.module)]
+    return [*reversed(linear), *(layer for layer in fitting if not is_linear(layer.module))]
 
 
-def _numel(shape: tuple[int, ...]) -> int:
-    return int(torch.Size(shape).numel())
+def _rows_of(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """(N, C) for the shape (N, C), and for those with further axes of size 1: (N, C, 1, 1), (N, 1, C)."""
+    return (*shape[:1], max(shape[1:], default=0)) if torch.Size(shape[1:]).numel() == max(shape[1:], default=0) else ()
 
 
-def _constant_factor(model: nn.Module, module: nn.Module, input_size: Size) -> float | None:
-    """The s for which replacing the module's output by z makes the model return s * z, or None if there is none."""
-    factors, tolerance = [], _RELATIVE_TOLERANCE
-    # Small and large z show clamps and soft caps; several inputs show a factor that is computed from them.
-    for seed, size in ((1, 1.0), (2, 100.0), (3, 1e5)):
-        replaced: list[Tensor] = []
-
-        def replace(
-            _: nn.Module, __: object, output: Tensor, seed: int = seed, size: float = size, out: list[Tensor] = replaced
-        ) -> Tensor:
-            generator = torch.Generator().manual_seed(seed)
-            out.append((torch.randn(output.shape, generator=generator) * size).to(output))
-            return out[-1]
-
-        handle = module.register_forward_hook(replace)
-        try:
-            with evaluating(model):
-                result = model(example_images(input_size, seed, model)).flatten(1)
-        except Exception:  # the model ran on other images before, so its behaviour depends on them
-            return None
-        finally:
-            handle.remove()
-        if len(replaced) != 1:
-            return None
-        z, result = replaced[0].flatten(1).double(), result.double()
-        if result.shape != z.shape:
-            return None
-        tolerance = max(_RELATIVE_TOLERANCE, 2 * torch.finfo(replaced[0].dtype).eps)
-        factor = float((result * z).sum() / (z * z).sum())
-        allowed = tolerance * float(z.abs().max()) * max(abs(factor), 1e-6)
-        if float((result - factor * z).abs().max()) > allowed:
-            return None
-        factors.append(factor)
-    if factors[0] == 0 or max(factors) - min(factors) > tolerance * abs(factors[0]):
+def _as_head(model: nn.Module, layer: LayerCall, images: Tensor, logits: Tensor, others: Tensor) -> Head | None:
+    """The layer as a head, if it is one; the model is in evaluation mode."""
+    inputs: list[Tensor] = []
+    after = following(model, layer.module, images, others, inputs)
+    if after is None:
         return None
-    nearest = round(factors[0] * 4096) / 4096  # 1, 0.125 and their like exactly, without the noise of the estimate
-    return nearest if abs(nearest - factors[0]) < 1e-6 * abs(factors[0]) else factors[0]
+    (features,) = inputs
+    if not isinstance(features, Tensor) or not features.is_floating_point() or not _rows_of(tuple(features.shape)):
+        return None
+    is_finite = torch.isfinite(features.flatten(1)).all(1) & torch.isfinite(logits).all(1)
+    features, logits = features[is_finite], logits[is_finite]  # what overflows for one image need not for another
+    mapped = linear_map(layer.module, features) if len(features) else None
+    if mapped is None or (not is_linear(layer.module) and _keeps_features_apart(mapped[0])):
+        return None
+    head = Head(
+        layer.name,
+        layer.module,
+        after,
+        *after.fold(*mapped),
+        is_pointwise=features.ndim == 4 and features.shape[2:].numel() == 1,
+    )
+    outputs = logits.double().cpu()
+    allowed = PART_OF_SPREAD * (outputs.amax(0) - outputs.amin(0))
+    return head if agree(head.weight.double(), head.bias.double(), features, outputs, allowed) else None
 
 
-def _reproduces_logits(model: nn.Module, head: Head, images: Tensor, logits: Tensor) -> bool:
-    with evaluating(model):
-        features = penultimate(model, head.module, images)
-    if features.shape[1] != head.num_features:  # a convolution on maps larger than one pixel
-        return False
-    weight, bias = head.dense()
-    ours = features.float() @ weight.t() + bias
-    tolerance = max(1e-4, 4 * torch.finfo(logits.dtype).eps)
-    return bool((ours - logits.float()).abs().max() <= tolerance * (1 + logits.float().abs().max()))
+def _keeps_features_apart(weight: Tensor) -> bool:
+    """Whether each output is a multiple of one feature, as in a batch norm or a scale after scores."""
+    return weight.shape[0] == weight.shape[1] and not bool((weight - weight.diag().diag()).any())
 
 
 def _no_head(layers: list[LayerCall], logits: Tensor, name: str | None, model_name: str) -> str:
     if name is not None:
-        return f"{name!r} is not the head of {model_name}: the logits are not its output times a constant."
+        return (
+            f"{name!r} is not the head of {model_name}: the logits are not its output times a constant plus a constant "
+            "for each class."
+        )
     linear = [number for number, layer in enumerate(layers) if is_linear(layer.module) and layer.calls == 1]
     if not linear:
-        return f"{model_name} has no linear layer that could be its head."
+        parts = [layer for layer in _candidates(layers, logits) if any(True for _ in layer.module.parameters())]
+        if not parts:
+            return f"{model_name} has no linear layer that could be its head."
+        return (
+            f"The logits of {model_name} are made by {parts[0].name!r} ({type(parts[0].module).__name__}), which is "
+            "not linear: no weight and bias give its outputs."
+        )
     last = layers[linear[-1]]
     later = [f"{layer.name!r} ({type(layer.module).__name__})" for layer in layers[linear[-1] + 1 :] if _is_leaf(layer)]
     start = f"The logits of {model_name} are not the output of its last linear layer {last.name!r}"
@@ -258,22 +278,8 @@ def _no_head(layers: list[LayerCall], logits: Tensor, name: str | None, model_na
         return f"{start}: after it come {' and '.join(later)}, so its head cannot be replaced."
     if bool(torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4)):
         return f"{start} but probabilities; leave the softmax out of the network."
-    return f"{start} times a constant: the network computes something else from it."
+    return f"{start} times a constant plus a constant for each class: the network computes something else from it."
 
 
 def _is_leaf(layer: LayerCall) -> bool:
     return next(layer.module.children(), None) is None
-
-
-def last_map_layer(layers: list[LayerCall]) -> str | None:
-    """The default layer for class activation maps: the last module with maps (N, C, H, W) larger than one pixel.
-
-    Where several modules finish with the same maps, such as a stage, its last block and that block's last layer, it is
-    the outermost.
-    """
-    with_maps = [layer for layer in layers if layer.output_shape is not None and _has_maps(layer.output_shape)]
-    return with_maps[-1].name if with_maps else None
-
-
-def _has_maps(shape: tuple[int, ...]) -> bool:
-    return len(shape) == 4 and shape[2] * shape[3] > 1

@@ -9,40 +9,42 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from decompose_cli.models.axes import AxisTracer, Planes, slow_attention
 from decompose_cli.models.head import evaluating, penultimate, recorded_inputs
 
 _TOLERANCE = 1e-5
 _REMEMBERED = 12
 
 
-class _Maps(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Remembers the last maps (N, D, h, w) that operations made or were given, larger than one pixel.
+class _Maps(AxisTracer):  # type: ignore[no-untyped-call]
+    """Remembers the last maps that operations made or were given: values (N, ...) with an axis of D.
 
     It sees functions like modules, wherever in a network they are called.
 
     Args:
+        images: Images (N, 3, H, W), which the network is then given.
         num_features: Number of features D.
     """
 
-    def __init__(self, num_features: int) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+    def __init__(self, images: Tensor, num_features: int) -> None:
+        super().__init__(images)
         self.num_features = num_features
         self.latest: deque[Tensor] = deque(maxlen=_REMEMBERED)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = super().__torch_dispatch__(func, types, args, kwargs)
         for value in (*args[:1], out):
             if isinstance(value, Tensor) and self._may_be_maps(value):
                 self.latest.append(value)
         return out
 
     def _may_be_maps(self, value: Tensor) -> bool:
-        has_shape = value.ndim == 4 and value.shape[1] == self.num_features and value.shape[2] * value.shape[3] > 1
-        return has_shape and not any(value is maps for maps in self.latest)
+        has_shape = value.ndim == 4 and self.num_features in value.shape[1:]
+        is_larger = has_shape and value.shape[1:].numel() > self.num_features
+        return is_larger and not any(value is maps for maps in self.latest)
 
 
 def feature_maps(module: nn.Module, head: nn.Module, images: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -62,35 +64,60 @@ def feature_maps(module: nn.Module, head: nn.Module, images: Tensor) -> tuple[Te
     """
     with evaluating(module), torch.no_grad():
         count = penultimate(module, head, images[:1]).shape[1]
-        with recorded_inputs(head) as inputs, _Maps(count) as seen:
+        with recorded_inputs(head) as inputs, slow_attention(), _Maps(images, count) as seen:
             module(images)
     features = inputs[0].flatten(1).float()
     scale = float(features.abs().max()) + 1e-12
-    for maps in reversed(seen.latest):
-        # Maps that were overwritten in place since do not have the features as means; the last that do are wanted.
-        if len(maps) != len(features):
+    for value in reversed(seen.latest):
+        axes = seen.axes(seen.layout(value))
+        if axes.rows is None or axes.columns is None:  # whatever its means are, they are of no picture
             continue
-        if float((maps.float().mean((2, 3)) - features).abs().max()) <= _TOLERANCE * scale:
-            return features, maps.detach().float()
+        channels = 6 - axes.rows - axes.columns
+        if value.shape[channels] != count:
+            continue
+        maps = value.detach().float().permute(0, channels, axes.rows, axes.columns)
+        # Maps that were overwritten in place since do not have the features as means; the last that do are wanted.
+        if float((maps.mean((2, 3)) - features).abs().max()) <= _TOLERANCE * scale:
+            return features, maps
     return features, None
 
 
-def grad_cam(module: nn.Module, layer: nn.Module, images: Tensor, classes: Tensor) -> Tensor:
+def grad_cam(
+    module: nn.Module,
+    layer: nn.Module,
+    images: Tensor,
+    classes: Tensor,
+    planes: Planes = (0, 1, 2, 3),
+) -> Tensor:
     """Grad-CAM (Selvaraju et al., arXiv 1610.02391): relu(sum_j a_j A_j), a_j the mean over positions of dz_c / dA_j.
 
     Args:
         module: The network, which is left as it is.
-        layer: Layer of the network, with outputs A of shape (N, D, h, w).
+        layer: Layer of the network, whose outputs are the maps A; of several uses in a pass, the last is looked at.
         images: Images (N, 3, H, W), normalised.
         classes: Class c of each image, int64 (N,).
+        planes: The order in which the axes of the outputs are those of maps (N, D, h, w).
 
     Returns:
         Maps (N, h, w), not negative.
     """
     from captum.attr import LayerGradCam  # type: ignore[import-untyped]
 
-    with _in_evaluation(module):
-        maps = LayerGradCam(module, layer).attribute(images, target=classes, relu_attributions=True)
+    turned = nn.Identity()  # where captum looks at the outputs, as maps
+    back = [planes.index(axis) for axis in range(4)]
+
+    def turn(_: nn.Module, __: object, output: Tensor) -> Tensor:
+        if output.ndim != 4:  # of another use than the last
+            return output
+        maps: Tensor = turned(output.permute(planes))
+        return maps.permute(back)
+
+    handle = layer.register_forward_hook(turn)
+    try:
+        with _in_evaluation(module):
+            maps = LayerGradCam(module, turned).attribute(images, target=classes, relu_attributions=True)
+    finally:
+        handle.remove()
     assert isinstance(maps, Tensor)
     return maps.detach().float()[:, 0]
 

@@ -64,18 +64,18 @@ def _cifar_resnet_of_depth(prefix: str, depth: int) -> ModelEntry:
     """A CIFAR ResNet that is not registered; ``resnet50`` and the like are, so these are torchvision's."""
     if depth % 6 == 2 and 8 <= depth <= _DEEPEST:
         return small_networks.untrained_cifar_resnet(depth) if prefix == "" else small_networks.preact_resnet(depth)
-    if prefix == "" and depth % 9 == 2 and 11 <= depth <= _DEEPEST:
-        return small_networks.bottleneck_resnet(depth)
+    if depth % 9 == 2 and 11 <= depth <= _DEEPEST:
+        if prefix == "":
+            return small_networks.bottleneck_resnet(depth)
+        return small_networks.preact_resnet(depth, block="bottleneck")
     names = [entry.name for entry in registered_models()]
     known = {int(n.removeprefix(f"{prefix}resnet")) for n in names if re.fullmatch(rf"{prefix}resnet\d+", n)}
-    bottlenecks = () if prefix else range(11, _DEEPEST + 1, 9)
-    depths = sorted(known.union(range(8, _DEEPEST + 1, 6), bottlenecks))
+    depths = sorted(known.union(range(8, _DEEPEST + 1, 6), range(11, _DEEPEST + 1, 9)))
     nearest = [depths[: bisect(depths, depth)][-1:], depths[bisect(depths, depth) :][:1]]
     near = " or ".join(f"{prefix}resnet{depth}" for neighbours in nearest for depth in neighbours)
-    layers = "6n + 2 layers" if prefix else "6n + 2 layers, with bottlenecks 9n + 2"
     raise InputError(
-        f"There is no model '{prefix}resnet{depth}': such networks have {layers}, {_DEEPEST} at most (did you "
-        f"mean {near}?).",
+        f"There is no model '{prefix}resnet{depth}': such networks have 6n + 2 layers, with bottlenecks 9n + 2, "
+        f"{_DEEPEST} at most (did you mean {near}?).",
         hint=_NAMES_HINT,
     )
 

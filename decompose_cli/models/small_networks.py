@@ -18,11 +18,12 @@ from decompose_cli.preprocessing import CIFAR, CIFAR_OF_GATES, Size
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from decompose_cli.models.blocks import Shortcut
+    from decompose_cli.models.blocks import PreActShortcut, Shortcut
     from decompose_cli.models.cifar_resnet import Block
 
 _SHORTCUTS: Options = {"shortcut": ("identity", "projection")}
 _ONLY_PROJECTION: Options = {"shortcut": ("projection",)}
+_PREACT_SHORTCUTS: Options = {"shortcut": ("projection", "input-projection")}
 _UNITS_OF = {"basic": 6, "bottleneck": 9}
 """Layers that a further block in each of the three stages adds: a depth is this number times n, plus 2."""
 
@@ -101,11 +102,16 @@ def _settle_cifar_resnet(usual: str, options: Mapping[str, str]) -> dict[str, st
 
 
 def _build_preact_resnet(
-    depth: int, block: Block, num_classes: int, *, shortcut: Shortcut = "projection", pretrained: bool = False
+    depth: int,
+    num_classes: int,
+    *,
+    block: Block = "basic",
+    shortcut: PreActShortcut = "projection",
+    pretrained: bool = False,
 ) -> nn.Module:
     from decompose_cli.models.cifar_resnet import PreActCifarResNet
 
-    return PreActCifarResNet(depth, num_classes, block=block)
+    return PreActCifarResNet(depth, num_classes, block=block, shortcut=shortcut)
 
 
 def _build_custom_resnet(num_classes: int, *, pretrained: bool = False) -> nn.Module:
@@ -140,6 +146,16 @@ def _recognise_cifar_resnet(usual: str, blocks: Collection[str], state: Mapping[
     return shown
 
 
+def _recognise_preact_resnet(usual: str, blocks: Collection[str], state: Mapping[str, Tensor]) -> dict[str, str]:
+    """The units that a state dict shows, and the shortcuts of published networks.
+
+    Ours have the same weights, and say in a description that they are ours.
+    """
+    block = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
+    own = {"block": block} if block != usual and block in blocks else {}
+    return {**own, "shortcut": "input-projection"}
+
+
 def cifar_resnet(depth: int, parameters: int, file: str, accuracy: float) -> ModelEntry:
     """A plain CIFAR ResNet with published weights, option-A shortcuts unless others are chosen."""
     return replace(
@@ -169,25 +185,37 @@ def bottleneck_resnet(depth: int, parameters: int | None = None) -> ModelEntry:
 
 
 def _with_options(entry: ModelEntry, depth: int, usual: Block, shortcuts: Options) -> ModelEntry:
-    other: Block = "bottleneck" if usual == "basic" else "basic"
-    blocks: Options = {"block": (usual, other) if depth % _UNITS_OF[other] == 2 else (usual,)}
+    blocks = _blocks_of(depth, usual)
     return replace(
         entry,
-        options=_WithGates({**shortcuts, **blocks}),
+        options=_WithGates({**shortcuts, "block": blocks}),
         settle=partial(_settle_cifar_resnet, usual),
-        recognise=partial(_recognise_cifar_resnet, usual, blocks["block"]),
+        recognise=partial(_recognise_cifar_resnet, usual, blocks),
+        unseen=tuple(GATE_DETAILS),
         of_published_gates=CIFAR_OF_GATES,
         depends_on_size=True,
     )
 
 
+def _blocks_of(depth: int, usual: Block) -> tuple[Block, ...]:
+    """The kinds of residual units that a depth allows, the usual one first."""
+    other: Block = "bottleneck" if usual == "basic" else "basic"
+    return (usual, other) if depth % _UNITS_OF[other] == 2 else (usual,)
+
+
 def preact_resnet(depth: int, parameters: int | None = None, *, block: Block = "basic") -> ModelEntry:
     """A pre-activation CIFAR ResNet, depth 6n + 2 with basic blocks, 9n + 2 with bottlenecks."""
-    build = partial(_build_preact_resnet, depth, block)
+    build = partial(_build_preact_resnet, depth, block=block)
     architecture = {"family": "preact_cifar_resnet", "depth": depth, "block": block}
     num_features = 64 if block == "basic" else 256
     entry = _untrained(f"preresnet{depth}", build, parameters, num_features, architecture)
-    return replace(entry, options=_ONLY_PROJECTION)
+    blocks = _blocks_of(depth, block)
+    return replace(
+        entry,
+        options={**_PREACT_SHORTCUTS, "block": blocks},
+        recognise=partial(_recognise_preact_resnet, block, blocks),
+        unseen=("shortcut",),
+    )
 
 
 def custom_resnet(parameters: int) -> ModelEntry:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +12,7 @@ from torch import nn
 
 from decompose_cli.errors import InputError, first_line
 from decompose_cli.models.entry import ModelEntry
-from decompose_cli.storage.files import sha256_of
-from decompose_cli.storage.fingerprints import digest_of
+from decompose_cli.models.sources import source_digest
 
 
 def user_entry(model: str) -> ModelEntry:
@@ -56,7 +54,7 @@ def user_entry(model: str) -> ModelEntry:
         num_classes=0,
         preprocessing=None,
         source="user",
-        architecture={"family": "user", "name": model, "source": _source_sha256(module_name)},
+        architecture={"family": "user", "name": model, "source": source_digest(module_name)},
     )
 
 
@@ -71,28 +69,3 @@ def _user_build(model: str, target: Callable[[], Any]) -> Callable[..., nn.Modul
         return module
 
     return build
-
-
-def _source_sha256(module_name: str) -> str:
-    """Digest of the Python files that may define the network: those of its package, and local ones.
-
-    All that the module imported is loaded by now. Installed packages and Python's own library are left out: their
-    upgrades do not change the digest, edits of the user's own files do.
-    """
-    top, here = module_name.split(".")[0], Path.cwd().resolve()
-    files: dict[str, str] = {}
-
-    @cache  # thousands of modules lie in a few hundred folders, and asking where one really is takes its time
-    def is_local(folder: Path) -> bool:
-        real = folder.resolve()
-        return real.is_relative_to(here) and not {"site-packages", "dist-packages"} & set(real.parts)
-
-    for name, module in list(sys.modules.items()):
-        file = getattr(module, "__file__", None)
-        if not isinstance(file, str) or not file.endswith(".py"):
-            continue
-        path = Path(file)
-        path = path.resolve() if path.is_symlink() else path
-        if (name.split(".")[0] == top or is_local(path.parent)) and path.is_file():
-            files[name] = sha256_of(path.resolve())
-    return digest_of(files)

@@ -29,13 +29,16 @@ def default_source(entry: ModelEntry) -> str | None:
     return str(shipped_weights(entry.weights)) if isinstance(entry.weights, Path) else entry.weights
 
 
-def read_weights(entry: ModelEntry, weights: str | None, *, allow_download: bool = True) -> Checkpoint | None:
+def read_weights(
+    entry: ModelEntry, weights: str | None, *, allow_download: bool = True, ema: bool = False
+) -> Checkpoint | None:
     """Read what ``--weights`` names for a model.
 
     Args:
         entry: The model.
         weights: A path, a URL, ``default`` or None for the model's published weights, ``random`` for none at all.
         allow_download: Whether files may be downloaded.
+        ema: Whether the averaged weights of the file are taken.
 
     Returns:
         The checkpoint; None for ``random``, and for a model of the user's that was given no weights.
@@ -59,11 +62,11 @@ def read_weights(entry: ModelEntry, weights: str | None, *, allow_download: bool
         return _fetched(entry.weights, entry.sha256, allow_download)
     assert weights is not None
     if is_url(weights):
-        return _fetched(weights, hash_in_name(weights), allow_download)
-    return read_checkpoint(user_path(weights), weights)
+        return _fetched(weights, hash_in_name(weights), allow_download, ema)
+    return read_checkpoint(user_path(weights), weights, ema=ema)
 
 
-def _fetched(url: str, digest: str | None, allow_download: bool) -> Checkpoint:
+def _fetched(url: str, digest: str | None, allow_download: bool, ema: bool = False) -> Checkpoint:
     target = cached_weights_path(url)
     by_hand = f"Download {url} by hand and give the file with {param('weights')}, or put it at {target}."
     is_damaged = target.is_file() and digest is not None and not sha256_of(target).startswith(digest)
@@ -77,7 +80,7 @@ def _fetched(url: str, digest: str | None, allow_download: bool) -> Checkpoint:
     elif digest is None:
         fetched = datetime.fromtimestamp(target.stat().st_mtime).isoformat(sep=" ", timespec="minutes")
         note(f"Using {target}, fetched from {url} on {fetched}; delete it to fetch it again.")
-    return read_checkpoint(target, url)
+    return read_checkpoint(target, url, ema=ema)
 
 
 def cached_weights_path(url: str) -> Path:

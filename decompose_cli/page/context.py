@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,11 +33,13 @@ class Context:
         sources: The results.
         has_images: Whether pictures of data sets are looked up.
         left_out: Number of pictures and matrices that had no room.
+        unwritten: Bytes of pictures that are not read from the disk.
     """
 
     sources: Sequence[Source]
     has_images: bool = True
     left_out: int = 0
+    unwritten: Mapping[Path, object] = field(default_factory=dict)
     _left: int = _PICTURE_BYTES
     _charts: int = field(default=0)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+import json
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,14 @@ from pydantic import ValidationError
 
 from decompose_cli.engines.catalogue import results_type
 from decompose_cli.errors import InputError
+from decompose_cli.printable import printable
 from decompose_cli.storage.files import read_json
+from decompose_cli.storage.journal import settle
 from decompose_cli.storage.result_document import SCHEMA_VERSION, ResultDocument
 
 _WHAT, _HINT = "The result file", "Name the JSON file that a command wrote, or the folder of a run."
 _RUN = "result.json"
+_LONGEST = 10_000  # a command line may be long
 
 
 @dataclass(frozen=True)
@@ -53,11 +57,12 @@ class Source:
         return names[number] if 0 <= number < len(names) else str(number)
 
 
-def read_sources(places: Sequence[Path]) -> list[Source]:
+def read_sources(places: Sequence[Path], unwritten: Mapping[Path, object] | None = None) -> list[Source]:
     """Read result files, and those in folders: runs, and folders of results and of runs.
 
     Args:
         places: At least one file or folder; a file that is named twice is read once.
+        unwritten: Texts of documents that are not read from the disk.
 
     Raises:
         InputError: A place is missing, is no result, cannot be used, or is a folder without results.
@@ -66,7 +71,7 @@ def read_sources(places: Sequence[Path]) -> list[Source]:
     for place in places:
         for path in _files_in(place) if place.is_dir() else [place]:
             paths.setdefault(path.resolve(), path)
-    documents = [(path, _read(path)) for path in paths.values()]
+    documents = [(path, _read(path, (unwritten or {}).get(path))) for path in paths.values()]
     is_one = len({_subject(document) for _, document in documents}) == 1  # the one subject is the title of the page
     titles = [_title(document, with_subject=not is_one) for _, document in documents]
     return [
@@ -84,8 +89,8 @@ def _short(path: Path, others: Collection[Path]) -> str:
     return printable(str(path))
 
 
-def _read(path: Path) -> ResultDocument[Any]:
-    value = read_json(path, _WHAT, _HINT)
+def _read(path: Path, text: object) -> ResultDocument[Any]:
+    value = json.loads(text) if isinstance(text, str) else read_json(path, _WHAT, _HINT)
     try:
         return _parsed(path, _cleaned(value))
     except RecursionError as error:
@@ -104,6 +109,7 @@ def _files_in(folder: Path) -> list[Path]:
 
 def _documents_below(folder: Path) -> list[Path]:
     """The documents in a folder; those below it too, unless it is a run, whose document says what is below it."""
+    settle(folder)
     try:
         entries = sorted(folder.iterdir())
     except OSError as error:
@@ -162,15 +168,10 @@ def _subject(document: ResultDocument[Any]) -> str:
     return " on ".join(names)
 
 
-def printable(text: str) -> str:
-    """The text without letters that move a cursor, turn the direction of writing, or are half a character."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
-
-
 def _cleaned(value: Any) -> Any:
     """The value with every text printable; XML has no control characters, but names of folders may have them."""
     if isinstance(value, str):
-        return value if value.isprintable() else printable(value)
+        return printable(value, _LONGEST)
     if isinstance(value, list):
         return [_cleaned(item) for item in value] if any(isinstance(i, str | list | dict) for i in value) else value
     if isinstance(value, dict):

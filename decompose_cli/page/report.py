@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -13,7 +13,7 @@ from types import ModuleType
 from decompose_cli.errors import InputError, first_line
 from decompose_cli.page.blocks import Section
 from decompose_cli.page.context import Context
-from decompose_cli.page.documents import Source, printable, read_sources
+from decompose_cli.page.documents import Source, read_sources
 from decompose_cli.page.sections import (
     accuracy,
     by_k,
@@ -29,7 +29,8 @@ from decompose_cli.page.sections import (
     sharing,
     training,
 )
-from decompose_cli.storage.files import check_writable, user_path, write_text
+from decompose_cli.printable import printable
+from decompose_cli.storage.files import as_bytes, check_writable, user_path, write_text
 from decompose_cli.version import __version__
 
 LARGEST = 5_000_000
@@ -74,6 +75,7 @@ def report(
     title: str | None = None,
     overwrite: bool = False,
     with_images: bool = True,
+    unwritten: Mapping[Path, object] | None = None,
 ) -> Report:
     """Put results on one page that needs nothing else: no network, no other file.
 
@@ -86,6 +88,7 @@ def report(
         title: Title of the page; by default what the first results are about.
         overwrite: Whether an existing file may be replaced.
         with_images: Whether misclassified images are looked up in their data sets, where these are at hand.
+        unwritten: Text or bytes of files, documents and pictures, that are read here and not from the disk.
 
     Raises:
         InputError: Something given cannot be used; nothing has been written.
@@ -97,10 +100,11 @@ def report(
         raise InputError("There is nothing to report on.", hint="Name result files, runs or folders of them.")
     if output is not None:
         check_writable(output, overwrite=overwrite)
-    sources = read_sources([user_path(place) for place in places])
+    unwritten = unwritten or {}
+    sources = read_sources([user_path(place) for place in places], unwritten)
     if output is not None and output.resolve() in {source.path.resolve() for source in sources}:
         raise InputError(f"{output} is one of the results; give the page another name.")
-    context = Context(sources, has_images=with_images)
+    context = Context(sources, has_images=with_images, unwritten=unwritten)
     sections = tuple(section for module in _SECTIONS if (section := _built(module.section, context)) is not None)
     html = _rendered(printable(title) if title else _usual_title(sources), sections, len(sources), context.left_out)
     if output is not None:
@@ -161,4 +165,4 @@ def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int
         script=script,
         script_hash=f"sha256-{digest}",
     )
-    return page.strip() + "\n"
+    return as_bytes(page.strip() + "\n").decode()

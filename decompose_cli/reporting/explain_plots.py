@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from io import BytesIO
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.style import plain, png
+from decompose_cli.reporting.style import MARKED, plain, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,21 +30,42 @@ class Panel:
 
 
 @dataclass(frozen=True)
+class Whole:
+    """An image as it was given, uint8 (3, h, w); ``frame`` is the part that a network saw, and ``title`` says how.
+
+    The frame is its top, left, bottom and right, as shares of the height and width.
+    """
+
+    title: str
+    image: Tensor
+    frame: tuple[float, float, float, float]
+
+
+@dataclass(frozen=True)
 class Picture:
-    """An image, uint8 (3, H, W), with its maps and lines of text beside it."""
+    """An image, uint8 (3, H, W), as a network sees it, with its maps and lines of text beside it.
+
+    ``whole`` is drawn before it where the image was given in another size.
+    """
 
     title: str
     image: Tensor
     panels: Sequence[Panel]
     lines: Sequence[str]
+    whole: Whole | None = None
 
 
 def picture_row(picture: Picture) -> bytes:
     """One image and its maps side by side, as a PNG file."""
-    figure = _figure()
-    row = figure.subplots(1, _MOST_PANELS + 1, width_ratios=_WIDTHS)
+    widths = _WIDTHS if picture.whole is None else [1.0, *_WIDTHS]
+    figure = _figure(sum(widths))
+    row = list(figure.subplots(1, len(widths), width_ratios=widths))
     # Places are fixed: laying each row out by its texts takes longer than drawing it, and would not align the rows.
     figure.subplots_adjust(left=0.005, right=0.995, top=_SIDE / _HEIGHT, bottom=0.02, wspace=0.06)
+    for axes in row:
+        axes.axis("off")
+    if picture.whole is not None:
+        _draw_whole(row.pop(0), picture.whole)
     _draw(row, picture)
     return png(figure)
 
@@ -53,7 +74,7 @@ def picture_sheet(rows: Sequence[bytes]) -> bytes:
     """All rows, one below the other, as a PNG file."""
     from PIL import Image
 
-    pictures = [Image.open(BytesIO(row)).convert("RGB") for row in rows]
+    pictures = [Image.open(BytesIO(row), formats=["PNG"]).convert("RGB") for row in rows]
     width, height = max(picture.width for picture in pictures), sum(picture.height for picture in pictures)
     sheet, top = Image.new("RGB", (width, height), "white"), 0
     for picture in pictures:
@@ -67,22 +88,32 @@ def picture_sheet(rows: Sequence[bytes]) -> bytes:
 _WIDTHS = [*[1.0] * _MOST_PANELS, 1.3]
 
 
-def _figure() -> Figure:
+def _figure(columns: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_SIDE * (_MOST_PANELS + 1.6), _HEIGHT), dpi=130)
+    figure = Figure(figsize=(_SIDE * (columns + 0.3), _HEIGHT), dpi=130)
     FigureCanvasAgg(figure)
     return figure
+
+
+def _draw_whole(axes: Axes, whole: Whole) -> None:
+    from matplotlib.patches import Rectangle
+
+    image = whole.image.permute(1, 2, 0).numpy()
+    height, width = image.shape[:2]
+    axes.imshow(image)
+    top, left, bottom, right = whole.frame
+    place, sides = (left * width - 0.5, top * height - 0.5), ((right - left) * width, (bottom - top) * height)
+    axes.add_patch(Rectangle(place, *sides, fill=False, edgecolor=MARKED, linewidth=2, clip_on=False))
+    axes.set_title("\n".join(plain(_short(line)) for line in whole.title.split("\n")), fontsize=7)
 
 
 def _draw(row: Sequence[Axes], picture: Picture) -> None:
     image = picture.image.permute(1, 2, 0).numpy()
     height, width = image.shape[:2]
-    for axes in row:
-        axes.axis("off")
     row[0].imshow(image, interpolation="nearest")
-    row[0].set_title(plain(_short(picture.title)), fontsize=7)
+    row[0].set_title("\n".join(plain(_short(line)) for line in picture.title.split("\n")), fontsize=7)
     largest = max((float(panel.values.abs().max()) for panel in picture.panels if panel.signed), default=0.0) or 1.0
     grey = image.mean(2)
     for axes, panel in zip(row[1:], picture.panels, strict=False):

@@ -6,6 +6,8 @@ import warnings
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
+from decompose_cli.storage.files import as_bytes
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -39,6 +41,11 @@ def png(figure: Figure) -> bytes:
 
 def saved(figure: Figure, **how: Any) -> bytes:
     """The figure as a file; ``how`` are arguments of ``savefig``."""
+    from matplotlib.text import Text
+
+    for text in figure.findobj(Text):  # a path that is no UTF-8 cannot be drawn
+        if not (words := text.get_text()).isascii():
+            text.set_text(as_bytes(words).decode())
     target = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks are drawn as boxes

@@ -7,12 +7,14 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from decompose_cli.errors import DecomposeError, InputError, param
+from decompose_cli.storage.journal import NO_HARD_LINKS, settle
+from decompose_cli.storage.leftovers import TEMPORARY, sweep, temporary_prefix
 
 
 def cache_root() -> Path:
@@ -22,6 +24,16 @@ def cache_root() -> Path:
     if xdg := os.environ.get("XDG_CACHE_HOME"):
         return Path(xdg).expanduser() / "decompose"
     return Path.home() / ".cache" / "decompose"
+
+
+def check_trusted(path: Path) -> None:
+    """Refuse a file of the cache that is neither this user's nor the administrator's: it may say anything.
+
+    Raises:
+        PermissionError: It is another user's.
+    """
+    if hasattr(os, "geteuid") and path.stat().st_uid not in (os.geteuid(), 0):
+        raise PermissionError(errno.EPERM, "owned by another user")
 
 
 @contextmanager
@@ -37,21 +49,39 @@ def atomic_path(target: Path, *, replace: bool = True) -> Iterator[Path]:
     Raises:
         OSError: The file system refuses something; nothing is left behind.
     """
+    with staged_path(target) as temporary:
+        yield temporary
+        finish_staged(temporary)
+        if replace:
+            temporary.replace(target)
+        else:
+            _rename_new(temporary, target)
+
+
+@contextmanager
+def staged_path(target: Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``target``, in a folder that is made for it; what is there in the end is removed.
+
+    Files that earlier processes left in this folder, and that nobody needs, are removed as well.
+
+    Raises:
+        OSError: The file system refuses something; nothing is left behind.
+    """
     with _made(target.parent):
-        descriptor, name = tempfile.mkstemp(prefix=".decompose-", suffix=".tmp", dir=target.parent)
+        sweep(target.parent)
+        descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=TEMPORARY, dir=target.parent)
         os.close(descriptor)
-        temporary = Path(name)
         try:
-            yield temporary
-            with temporary.open("rb+") as handle:
-                os.fsync(handle.fileno())
-            temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
-            if replace:
-                temporary.replace(target)
-            else:
-                _rename_new(temporary, target)
+            yield Path(name)
         finally:
-            temporary.unlink(missing_ok=True)
+            Path(name).unlink(missing_ok=True)
+
+
+def finish_staged(temporary: Path) -> None:
+    """Have a temporary file on the disk, which on some says only now that it is full, and readable as any other."""
+    with temporary.open("rb+") as handle:
+        os.fsync(handle.fileno())
+    temporary.chmod(0o666 & ~_umask())  # mkstemp makes private files; results are ordinary ones
 
 
 @contextmanager
@@ -68,14 +98,11 @@ def _made(folder: Path) -> Iterator[None]:
         raise
 
 
-_NO_HARD_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)  # what file systems without them say
-
-
 def _rename_new(temporary: Path, target: Path) -> None:
     try:
         target.hardlink_to(temporary)  # fails where the name is taken, which a rename does not
     except OSError as error:
-        if error.errno not in _NO_HARD_LINKS:
+        if error.errno not in NO_HARD_LINKS:
             raise
         target.open("x").close()  # reserves the name
         temporary.replace(target)
@@ -88,11 +115,25 @@ def _umask() -> int:
 
 
 @contextmanager
-def _explained(path: Path) -> Iterator[None]:
+def explained(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into one about this path, as :func:`write_error` has it."""
     try:
         yield
     except OSError as error:
         raise write_error(path, error) from error
+
+
+_BAD_PATH = (
+    errno.ENOENT,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+    errno.EILSEQ,
+    errno.ELOOP,
+)
 
 
 def write_error(path: Path, error: OSError) -> DecomposeError:
@@ -102,53 +143,26 @@ def write_error(path: Path, error: OSError) -> DecomposeError:
             f"No space left on the disk while writing {path}; nothing was left half-written.",
             hint=f"Free some space or choose another place with {param('output')}.",
         )
-    if error.errno in (errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENAMETOOLONG):
+    if error.errno in _BAD_PATH:
         return InputError(
             f"Cannot write {path}: {error.strerror}.", hint=f"Choose another place with {param('output')}."
         )
     return DecomposeError(f"Cannot write {path}: {error.strerror or error}.")
 
 
+def as_bytes(text: str) -> bytes:
+    r"""The text in UTF-8; what is no UTF-8 in a path is written ``\udcff``, as JSON reads it back."""
+    return text.encode("utf-8", errors="backslashreplace")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all.
+    """Write a text file whole or not at all, as :func:`as_bytes` has it.
 
     Raises:
         DecomposeError: The file cannot be written; nothing is left behind.
     """
-    with _explained(path), atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-
-
-def write_files(contents: Mapping[Path, str | bytes]) -> None:
-    """Write several files, text or bytes; unless all of them can be written, none appears.
-
-    All files are on the disk, under temporary names, before the first replaces a file that is there.
-
-    Raises:
-        DecomposeError: One of the files cannot be written.
-    """
-    with ExitStack() as stack:
-        stack.enter_context(removed_on_failure([path for path in contents if not os.path.lexists(path)]))
-        for path, content in contents.items():
-            stack.enter_context(_explained(path))
-            if path.is_dir():
-                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            with stack.enter_context(atomic_path(path)).open("wb") as handle:
-                handle.write(content.encode() if isinstance(content, str) else content)
-                handle.flush()
-                os.fsync(handle.fileno())  # some disks say only now that they are full
-
-
-@contextmanager
-def removed_on_failure(paths: Sequence[Path]) -> Iterator[None]:
-    """Remove files, as far as they are there, if the block fails or is interrupted."""
-    try:
-        yield
-    except BaseException:
-        for path in paths:
-            with suppress(OSError):
-                path.unlink()
-        raise
+    with explained(path), atomic_path(path) as temporary:
+        temporary.write_bytes(as_bytes(text))
 
 
 def write_under_new_name(names: Iterator[Path], text: str) -> Path:
@@ -158,10 +172,10 @@ def write_under_new_name(names: Iterator[Path], text: str) -> Path:
         DecomposeError: The file cannot be written; nothing is left behind.
     """
     for path in names:
-        with _explained(path):
+        with explained(path):
             try:
                 with atomic_path(path, replace=False) as temporary:
-                    temporary.write_text(text, encoding="utf-8")
+                    temporary.write_bytes(as_bytes(text))
                 return path
             except FileExistsError:
                 continue
@@ -176,7 +190,7 @@ def new_folder(names: Iterator[Path]) -> Iterator[Path]:
         DecomposeError: No folder can be made there.
     """
     for path in names:
-        with _explained(path):
+        with explained(path):
             has_parent = path.parent.exists()
             path.parent.mkdir(parents=True, exist_ok=True)
             try:
@@ -185,13 +199,26 @@ def new_folder(names: Iterator[Path]) -> Iterator[Path]:
                 continue
         break
     try:
-        yield path
+        with _reserved(path):
+            yield path
     except BaseException:
         with suppress(OSError):  # where something was written after all, it stays
             path.rmdir()
             if not has_parent:
                 path.parent.rmdir()
         raise
+
+
+@contextmanager
+def _reserved(folder: Path) -> Iterator[None]:
+    """Mark a folder as this process's while it is at work, so that it is found if the process is killed."""
+    with explained(folder):
+        descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=TEMPORARY, dir=folder)
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def cores() -> int:
@@ -234,7 +261,7 @@ def given_file(text: str, parameter: str) -> Path:
 
 def write_with(path: Path, write: Callable[[Path], object]) -> None:
     """Let ``write`` fill a temporary file that then becomes ``path``; the errors are those of :func:`write_text`."""
-    with _explained(path), atomic_path(path) as temporary:
+    with explained(path), atomic_path(path) as temporary:
         write(temporary)
 
 
@@ -244,7 +271,9 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     Raises:
         InputError: A file is there and may not be replaced, the path is a folder, or no file can be made there.
     """
-    with _explained(path):
+    _check_name(path)
+    with explained(path):
+        settle(path.parent)
         exists, is_folder, is_file = os.path.lexists(path), path.is_dir(), path.is_file()
     if is_folder:
         raise InputError(f"Cannot write {path}: it is a folder.", hint=f"Give a file name with {param('output')}.")
@@ -260,17 +289,47 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
 def check_folder_writable(folder: Path) -> None:
     """Refuse an output folder that is a file, or that can neither be written nor made.
 
+    What the system says of permissions is not all (quotas, network disks, a disk that is full), so a file that has no
+    name is made there, or in the nearest folder above that is there already.
+
     Raises:
         InputError: The folder is a file, or it can neither be written nor made.
+        DecomposeError: The disk is full, or fails.
     """
+    _check_name(folder)
     existing = folder
-    with _explained(folder):
+    with explained(folder):
+        settle(folder)
         while not existing.exists() and existing != existing.parent:
             existing = existing.parent
     if not existing.is_dir():
         raise InputError(f"Cannot write into {folder}: {existing} is not a folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise InputError(f"Cannot write into {folder}: permission denied.")
+    with explained(folder), tempfile.TemporaryFile(dir=existing):
+        pass
+
+
+def _check_name(path: Path) -> None:
+    """Refuse a path that the file system cannot have, whether or not the folders in it are there already.
+
+    Raises:
+        InputError: It is too long, or is not made of bytes.
+    """
+    try:
+        os.fsencode(path)
+    except UnicodeEncodeError:
+        raise InputError(f"{str(path)!a} cannot be a path: it holds half a character.") from None
+    if "\0" in str(path):
+        raise InputError(f"{str(path)!a} cannot be a path: it holds a null character.")
+    existing = path.absolute()
+    with explained(path):
+        while not os.path.lexists(existing) and existing != existing.parent:
+            existing = existing.parent
+        # In a folder that is missing every name is merely missing, so each is looked for where something is.
+        for place in (path / ("x" * 80), *(existing / name for name in path.absolute().relative_to(existing).parts)):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                place.lstat()
 
 
 def sha256_of(path: Path) -> str:
@@ -292,6 +351,7 @@ def read_json(path: Path, what: str, hint: str | None = None) -> Any:
     Raises:
         InputError: The file is missing, unreadable, empty, not UTF-8 or not JSON.
     """
+    settle(path.parent)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.errors import DecomposeError, InputError
-from decompose_cli.storage.files import cache_root, write_text
+from decompose_cli.errors import DecomposeError, InputError, first_line
+from decompose_cli.progress import warn
+from decompose_cli.storage.files import cache_root, check_trusted, write_text
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_FORMAT_VERSION = 2
+_LONGEST = 200
 
 
 def pixel_fingerprint(pixels: Tensor, labels: Tensor) -> str:
@@ -43,15 +48,35 @@ def digest_of(value: Any) -> str:
 
 
 def remembered(key: Any, compute: Callable[[], str]) -> str:
-    """Look a digest up in the cache folder, or compute and note it; a cache that cannot be written is no error."""
-    path = cache_root() / "fingerprints" / digest_of(key)
+    """Look a digest up in the cache folder, or compute and note it; a cache that cannot be used is no error.
+
+    An entry is the digest and a checksum of it and of the key. One that is damaged, cannot be read or is another user's
+    is computed again, with a warning.
+    """
+    name = digest_of([_FORMAT_VERSION, key])
+    path = cache_root() / "fingerprints" / name
     try:
-        value = path.read_text(encoding="ascii").strip()
-        if len(value) == 64 and set(value) <= set("0123456789abcdef"):
-            return value
-    except (OSError, UnicodeDecodeError):
-        pass
+        if os.path.lexists(path):
+            return _noted(path, name)
+    except (OSError, ValueError) as error:
+        reason = (isinstance(error, OSError) and error.strerror) or first_line(error)
+        warn(f"The fingerprint {path} cannot be used ({reason}) and is computed again.")
     value = compute()
     with suppress(DecomposeError):
-        write_text(path, value + "\n")
+        write_text(path, f"{value} {_checksum(name, value)}\n")
     return value
+
+
+def _noted(path: Path, name: str) -> str:
+    check_trusted(path)
+    if not path.is_file():  # reading a pipe would wait for ever
+        raise ValueError("it is no ordinary file")
+    with path.open("rb") as handle:
+        value, _, checksum = handle.read(_LONGEST).decode("ascii").rstrip("\n").partition(" ")
+    if checksum != _checksum(name, value):
+        raise ValueError("it is damaged")
+    return value
+
+
+def _checksum(name: str, value: str) -> str:
+    return hashlib.sha256(f"{name} {value}".encode()).hexdigest()[:16]

@@ -16,9 +16,12 @@ from typing import Any, Generic, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict
 
 from decompose_cli.storage.files import file_stem, write_text
+from decompose_cli.storage.leftovers import sweep_reserved
 from decompose_cli.version import __version__
 
 SCHEMA_VERSION = 1
+RESULT = "result.json"
+"""Name of the document in a folder of results."""
 Results = TypeVar("Results")
 
 
@@ -66,7 +69,10 @@ class CacheInfo(_Strict):
 
 
 class ResultDocument(BaseModel, Generic[Results]):
-    """The results of a command, and everything needed to get them again. Field names are stable."""
+    """The results of a command, and everything needed to get them again. Field names are stable.
+
+    ``files``: names of the files that were written together with the document, relative to its folder.
+    """
 
     schema_version: int = SCHEMA_VERSION
     command: str
@@ -77,6 +83,7 @@ class ResultDocument(BaseModel, Generic[Results]):
     started_at: str
     seconds: float
     cache: CacheInfo | None = None
+    files: list[str] = []
     results: Results
 
     def to_json(self) -> str:
@@ -145,9 +152,14 @@ def describe_environment(device: str, seed: int) -> dict[str, Any]:
 
 
 def default_names(command: str, *parts: str, suffix: str = ".json") -> Iterator[Path]:
-    """Yield ``results/<command>-<parts>-<UTC time>.json``, then that name with -2, -3, ... for where it is taken."""
+    """Yield ``results/<command>-<parts>-<UTC time>.json``, then that name with -2, -3, ... for where it is taken.
+
+    Folders there that killed processes had made, and that hold nothing, are removed.
+    """
+    folder = Path("results")
+    sweep_reserved(folder)
     stamp = datetime.now(timezone.utc).strftime("%Y%m%dT%H%M%SZ")
     name = "-".join([command, *(file_stem(part) for part in parts), stamp])
-    yield Path("results") / f"{name}{suffix}"
+    yield folder / f"{name}{suffix}"
     for number in itertools.count(2):
-        yield Path("results") / f"{name}-{number}{suffix}"
+        yield folder / f"{name}-{number}{suffix}"

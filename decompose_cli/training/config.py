@@ -13,8 +13,11 @@ from decompose_cli.errors import InputError
 from decompose_cli.storage.files import read_json
 from decompose_cli.training.export import Kind
 
-FROM_INPUTS = ("model", "weights", "head", "dataset", "mean", "std", "input_size", "resize", "crop", "interpolation")
-_SHOWN = tuple(name for name in FROM_INPUTS if name != "model")
+FROM_INPUTS = (
+    *("model", "weights", "ema", "model_options", "head", "dataset"),
+    *("mean", "std", "input_size", "resize", "crop", "interpolation"),
+)
+_SHOWN = tuple(name for name in FROM_INPUTS if name not in ("model", "model_options"))
 
 
 class RunConfig(BaseModel):
@@ -37,9 +40,11 @@ class RunConfig(BaseModel):
 
     model_config = ConfigDict(extra="allow", strict=True)
 
-    command: str
+    command: Annotated[str, Field(pattern=r"^[a-z-]+$")]  # it is shown as something to type
     model: str
     weights: str | None
+    ema: bool = False
+    model_options: dict[str, str] | None = None
     head: str | None
     dataset: str
     mean: str | None
@@ -84,10 +89,12 @@ def shown_command(config: Mapping[str, Any], seed: int, own: Mapping[str, Any]) 
         seed: Seed of this network.
         own: Options of the command beside those of network, images and settings; those that are None are left out.
     """
-    named = {name: config[name] for name in _SHOWN if config[name] is not None}
+    named = {name: config[name] for name in _SHOWN if config[name] not in (None, False)}
     words = ["decompose", config["command"], config["model"]]
     for name, value in {**named, **own, "seed": seed}.items():
-        if value is not None:
+        if value is True:
+            words.append(f"--{name.replace('_', '-')}")
+        elif value is not None:
             words += [f"--{name.replace('_', '-')}", str(value)]
     for name, value in config["overrides"].items():
         if name != "seed":

@@ -150,7 +150,7 @@ def _to_onnx(network: nn.Module, example: Tensor, metadata: Metadata) -> tuple[b
         for node in part.node:
             # These say where in the source the node comes from, with names of files on this machine.
             del node.metadata_props[:]
-    proto.metadata_props.add(key=METADATA_KEY, value=metadata.model_dump_json(exclude_none=True))
+    proto.metadata_props.add(key=METADATA_KEY, value=metadata.as_text())
     data: bytes = proto.SerializeToString()
     runtime: Any = importlib.import_module("onnxruntime")
     options = runtime.SessionOptions()
@@ -164,7 +164,7 @@ def _to_torchscript(network: nn.Module, example: Tensor, metadata: Metadata) -> 
     # The tracer's own check would repeat the example; ours takes other images and batch sizes.
     traced = torch.jit.trace(network, (example,), check_trace=False)  # type: ignore[no-untyped-call]
     buffer = io.BytesIO()
-    description = metadata.model_dump_json(exclude_none=True)
+    description = metadata.as_text()
     torch.jit.save(traced, buffer, _extra_files={f"{METADATA_KEY}.json": description})
     buffer.seek(0)
     loaded: _Run = torch.jit.load(buffer)  # type: ignore[no-untyped-call]

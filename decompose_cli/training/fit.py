@@ -32,7 +32,7 @@ from decompose_cli.training.job import Job, Upkeep
 from decompose_cli.training.objective import Objective, Share
 from decompose_cli.training.optimizers import Part, make_optimizer
 from decompose_cli.training.records import EpochRecord, RunLog, Score
-from decompose_cli.training.run_folder import RunFolder, write_state
+from decompose_cli.training.run_folder import RunFolder, Takeover, write_state
 from decompose_cli.training.schedules import make_schedule
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.table import epoch_cells, running_cells
@@ -58,14 +58,21 @@ class Trainer:
         settings: How to train.
         folder: Where the run is kept.
         upkeep: How the run is kept up, which changes nothing of what is learned.
+        takeover: How the run takes its folder with the first checkpoint; None if the folder is its own.
     """
 
     def __init__(
-        self, fabric: Fabric, job: Job, settings: Settings, folder: RunFolder, upkeep: Upkeep = _PLAIN_UPKEEP
+        self,
+        fabric: Fabric,
+        job: Job,
+        settings: Settings,
+        folder: RunFolder,
+        upkeep: Upkeep = _PLAIN_UPKEEP,
+        takeover: Takeover | None = None,
     ) -> None:
         module, data = job.module, job.data
         self.fabric, self.module, self.settings = fabric, module, settings
-        self.folder, self.metadata, self.upkeep = folder, job.metadata, upkeep
+        self.folder, self.metadata, self.upkeep, self.takeover = folder, job.metadata, upkeep, takeover
         self.val, self.test = data.val, data.test if data.val is None else None
         self.num_classes, self.frozen = len(data.class_names), job.frozen
         self.objective = job.objective or Objective(settings.label_smoothing)
@@ -210,10 +217,11 @@ class Trainer:
         if wants_stop or saves:
             self._save(self.folder.last)
         if wants_stop:
+            named = f" and the model {self.metadata.model} again" if ":" in self.metadata.model else ""
             raise StoppedError(
                 f"Interrupted in epoch {state.epoch + 1} after step {state.step} of {self.steps_per_epoch}; everything "
                 "up to there is saved.",
-                hint=f"Go on with {param('resume')} {self.folder.path}.",
+                hint=f"Go on with {param('resume')} {self.folder.path}{named}.",
             )
 
     def _bad_loss(self, split: str | None = None) -> DecomposeError:
@@ -223,7 +231,8 @@ class Trainer:
         return self._diverged(f"{of_what} is NaN or infinite in {where}")
 
     def _diverged(self, what: str) -> DecomposeError:
-        saved = "the last checkpoint is still there" if self.folder.last.is_file() else "nothing was saved yet"
+        is_kept = self.folder.last.is_file() and (self.takeover is None or self.takeover.is_done)
+        saved = "the last checkpoint is still there" if is_kept else "nothing was saved yet"
         return DecomposeError(
             f"{what}{self.state.made}, at a learning rate of {self.state.rate:g}; {saved}.",
             hint=f"Try a smaller {self.objective.rate_options} or {param('clip_norm')} 1; 'decompose lr-find' looks "
@@ -326,9 +335,11 @@ class Trainer:
         def write() -> None:
             if not all(bool(torch.isfinite(value).all()) for value in measured.values() if value.is_floating_point()):
                 raise self._bad_loss()
-            write_state(path, self.metadata, measured, training)
+            write_state(path, self.metadata, measured, training, self.takeover)
 
         on_first(fabric, write)
+        if self.takeover is not None:
+            self.takeover.is_done = True
 
     def load(self, saved: dict[str, Any]) -> None:
         """Go on from what :func:`decompose_cli.training.run_folder.read_state` has read."""

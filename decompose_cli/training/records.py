@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 import socket
 import time
@@ -13,6 +11,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from decompose_cli.storage.csv_text import csv_text
 from decompose_cli.storage.files import write_error, write_text
 
 GATE_BINS = 20
@@ -102,12 +101,9 @@ def write_csv(path: Path, records: Sequence[EpochRecord]) -> None:
     Raises:
         DecomposeError: The file cannot be written.
     """
-    target = io.StringIO()
     rows = [record.flat() for record in records]
-    writer = csv.DictWriter(target, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    write_text(path, target.getvalue())
+    columns = list(rows[0]) if rows else []
+    write_text(path, csv_text(columns, ([row[column] for column in columns] for row in rows)))
 
 
 class RunLog:

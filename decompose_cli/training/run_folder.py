@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,10 @@ from torch import Tensor
 
 from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata
-from decompose_cli.storage.files import check_folder_writable, read_json, write_error, write_text, write_with
+from decompose_cli.storage.file_sets import Content, write_files
+from decompose_cli.storage.files import check_folder_writable, read_json, write_error
+from decompose_cli.storage.journal import settle
+from decompose_cli.storage.leftovers import sweep
 from decompose_cli.storage.result_document import readable_json
 from decompose_cli.training.export import KINDS, SUFFIXES, Kind
 
@@ -32,6 +36,7 @@ _LOCK = ".lock"
 _TRAINING = "training"
 _FORMAT = 1
 _LONG = 200
+_A_MOMENT_S = 60
 _SEED = re.compile(r"seed-\d+")
 
 
@@ -86,9 +91,9 @@ class RunFolder:
         except OSError as error:
             raise write_error(self.path, error) from error
         try:
-            for folder in (self, *self._seeds()):  # a process that was killed while it wrote left these
-                for leftover in folder.path.glob(".decompose-*.tmp"):
-                    leftover.unlink(missing_ok=True)
+            settle(self.path)
+            for folder in (self, *self._seeds()):
+                sweep(folder.path, alone=True)
             yield
         finally:
             with suppress(OSError):  # removed before the release: whoever waits for this file notices that it is gone
@@ -116,21 +121,6 @@ class RunFolder:
                 f"{param('overwrite')} to start anew.",
             )
 
-    def discard(self) -> None:
-        """Remove a run that has no checkpoint yet, so that the folder is free again."""
-        if not any(folder.last.is_file() for folder in (self, *self._seeds())):
-            self._clear()
-
-    def begin(self, config: Mapping[str, Any]) -> None:
-        """Write the configuration of a new run, in place of whatever run is there.
-
-        Raises:
-            DecomposeError: The folder cannot be written.
-        """
-        if any(path.exists() for path in self._main_files):
-            self._clear()
-        write_text(self.config, readable_json(config) + "\n")
-
     def check_unfinished(self) -> None:
         """Refuse to go on with a run that has come to its end.
 
@@ -143,6 +133,30 @@ class RunFolder:
                 f"The run in {self.path} is finished; {RESULT} is its result.",
                 hint=f"To train further, start a new run from its weights: {param('weights')} {newest}.",
             )
+
+    def check_checkpoints(self) -> None:
+        """Refuse to go on with a run without the checkpoints that it needs in the end, as those were never there.
+
+        Raises:
+            InputError: A checkpoint of a run or a seed that has not come to its end is missing or damaged.
+        """
+        for folder in (self, *self._seeds()):
+            if folder.is_finished or not folder.last.is_file():
+                continue
+            last = read_state(folder.last)
+            if not last.get("best"):
+                continue
+            hint = f"Put it back, or start a new run with {param('output')}."
+            if not folder.best.is_file():
+                raise InputError(f"{folder.best} is missing, whose weights the run needs in the end.", hint=hint)
+            try:
+                best = read_state(folder.best)
+            except InputError as error:
+                raise InputError(error.sentence, hint=hint) from error
+            if {name: value.shape for name, value in best["state_dict"].items()} != {
+                name: value.shape for name, value in last["state_dict"].items()
+            }:
+                raise InputError(f"{folder.best} and {folder.last} are checkpoints of different networks.", hint=hint)
 
     def _has_a_configuration(self) -> bool:
         """Whether the folder has the configuration of a run, of whatever version."""
@@ -159,16 +173,35 @@ class RunFolder:
     def _seeds(self) -> list[RunFolder]:
         return [RunFolder(path) for path in self.path.glob("seed-*") if _SEED.fullmatch(path.name) and path.is_dir()]
 
-    def _clear(self) -> None:
-        """Remove what a run writes, here and in the folders of its seeds, and nothing else."""
+    def written(self) -> list[Path]:
+        """What a run writes, here and in the folders of its seeds, as far as it is there; nothing of the user's."""
+        paths: list[Path] = []
         for folder in (*self._seeds(), self):
-            events = list(folder.tensorboard.glob("events.out.*"))
             exported = [folder.exported(kind) for kind in KINDS]
-            for path in (*folder._main_files, folder.curve, *folder.of_gates, *exported, *events):
-                path.unlink(missing_ok=True)
-            for path in (folder.tensorboard, folder.path) if folder is not self else (folder.tensorboard,):
-                with suppress(OSError):  # the user has put something there
-                    path.rmdir()
+            paths += [*folder._main_files, folder.curve, *folder.of_gates, *exported]
+            paths += folder.tensorboard.glob("events.out.*")
+        return [path for path in paths if path.is_file()]
+
+
+class Takeover:
+    """A new run takes a folder with its first checkpoint, from one moment to the next, and until then not at all.
+
+    With the checkpoint comes the configuration, and whatever run was in the folder goes.
+
+    Args:
+        folder: The folder of the run, not that of one of its seeds.
+        config: The configuration.
+        is_done: Whether the folder is the run's already, as that of a run that goes on.
+    """
+
+    def __init__(self, folder: RunFolder, config: Mapping[str, Any], *, is_done: bool = False) -> None:
+        self.folder, self.config, self.is_done = folder, config, is_done
+
+    def files(self) -> tuple[dict[Path, Content], list[Path]]:
+        """What is written with the first checkpoint, and what is removed; nothing with any other."""
+        if self.is_done:
+            return {}, []
+        return {self.folder.config: readable_json(dict(self.config)) + "\n"}, self.folder.written()
 
 
 @contextmanager
@@ -183,6 +216,7 @@ def new_run(names: Iterable[Path]) -> Iterator[RunFolder]:
             check_folder_writable(path)
             if not path.parent.exists():
                 stack.callback(_remove_empty, path.parent)
+            _sweep_unused(path.parent)
             try:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.mkdir()
@@ -193,6 +227,16 @@ def new_run(names: Iterable[Path]) -> Iterator[RunFolder]:
             stack.callback(_remove_empty, path)
             yield RunFolder(path)
             return
+
+
+def _sweep_unused(folder: Path) -> None:
+    """Remove the folders of runs that were killed before their first checkpoint, and so hold nothing but a lock."""
+    for lock in folder.glob(f"*/{_LOCK}"):
+        with suppress(OSError, DecomposeError):
+            is_alone = [path.name for path in lock.parent.iterdir()] == [_LOCK]
+            if is_alone and time.time() - lock.stat().st_mtime > _A_MOMENT_S:
+                with RunFolder(lock.parent).locked():
+                    pass  # an empty folder goes with the lock
 
 
 def _remove_empty(folder: Path) -> None:
@@ -206,6 +250,8 @@ def find_run(path: Path) -> RunFolder:
     Raises:
         InputError: There is no run to go on with; the sentence says what to do instead.
     """
+    settle(path)
+    settle(path.parent)
     if path.is_dir():
         folder = _whole(RunFolder(path))
     elif path.is_file():
@@ -241,7 +287,13 @@ def _whole(folder: RunFolder) -> RunFolder:
     return RunFolder(folder.path.parent if folder.path.name else parent.path) if is_part else folder
 
 
-def write_state(path: Path, metadata: Metadata, weights: Mapping[str, Tensor], training: Mapping[str, Any]) -> None:
+def write_state(
+    path: Path,
+    metadata: Metadata,
+    weights: Mapping[str, Tensor],
+    training: Mapping[str, Any],
+    takeover: Takeover | None = None,
+) -> None:
     """Write a checkpoint that describes itself, whole or not at all.
 
     Args:
@@ -249,12 +301,13 @@ def write_state(path: Path, metadata: Metadata, weights: Mapping[str, Tensor], t
         metadata: Description of the network.
         weights: State dict of the network.
         training: Tensors and plain values with which the run can go on.
+        takeover: How the run takes its folder, if this may be its first checkpoint.
 
     Raises:
         DecomposeError: The file cannot be written; an older one is still there.
     """
     content = {
-        METADATA_KEY: metadata.model_dump_json(exclude_none=True),
+        METADATA_KEY: metadata.as_text(),
         "state_dict": dict(weights),
         _TRAINING: {"format_version": _FORMAT, **training},
     }
@@ -268,7 +321,8 @@ def write_state(path: Path, metadata: Metadata, weights: Mapping[str, Tensor], t
                 hint=f"Free some space and go on with {param('resume')}.",
             ) from error
 
-    write_with(path, save)
+    contents, removed = takeover.files() if takeover is not None else ({}, [])
+    write_files({**contents, path: save}, removed)
 
 
 def read_state(path: Path) -> dict[str, Any]:

@@ -12,8 +12,9 @@ from torch import nn
 from typing_extensions import override
 
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.models.read_back import check_read_back
 from decompose_cli.reporting.training_plots import training_curves
-from decompose_cli.storage.files import write_files
+from decompose_cli.storage.file_sets import Content, write_files
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import RunConfig, shown_command
 from decompose_cli.training.devices import on_first
@@ -25,6 +26,10 @@ from decompose_cli.training.seeds import Results, repeated
 from decompose_cli.training.session import Request, Session, opened, train_job
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import Learner, TrainConfig, announce, make_job, open_for, training_document
+
+Finished = tuple[RunResults, Job, nn.Module]
+"""The results of a training, its job, and the network after the last epoch."""
+Files = dict[Path, Content]
 
 
 class Training(ABC, Generic[Results]):
@@ -67,15 +72,16 @@ class Training(ABC, Generic[Results]):
 
     @abstractmethod
     def finish(
-        self, session: Session, folder: RunFolder, settings: Settings, trained: tuple[RunResults, Job, nn.Module]
+        self, session: Session, folder: RunFolder, settings: Settings, trained: Finished, files: Files
     ) -> Results:
-        """Measure the network of one run, and write what is kept beside its checkpoints.
+        """Measure the network of one run, and say what is kept beside its checkpoints.
 
         Args:
             session: The run as a whole.
             folder: Where this run is kept.
             settings: Settings of this run, with its seed.
             trained: Results of the training, its job, and the network after the last epoch.
+            files: Gets, in the first process, what is written together with the result.
         """
 
     def together(self, runs: Sequence[Results]) -> Any:
@@ -98,22 +104,35 @@ def run_training(training: Training[Results], request: Request) -> ResultDocumen
     watch = Stopwatch()
     with opened(training.command, request, training.configure, training.config) as session:
         training.open(session)
+        files: Files = {}
 
         def train(folder: RunFolder, settings: Settings) -> Results:
             job = training.job(session, settings)
             results, module = train_job(session, folder, settings, job)
+            if session.request.machines.strategy != "fsdp":  # there no process has the whole network
+                size = job.data.preprocessing.crop
+                on_first(session.fabric, lambda: check_read_back(folder.last, module, size))
+                if results.best is not None:
+                    best = with_best_weights(module, results, folder)
+                    on_first(session.fabric, lambda: check_read_back(folder.best, best, size))
             title = f"{training.title}, seed {settings.seed}"
             on_first(
-                session.fabric, lambda: write_files({folder.curve: training_curves(title, **curves(results.epochs))})
+                session.fabric,
+                lambda: files.update({folder.curve: training_curves(title, **curves(results.epochs))}),
             )
-            return training.finish(session, folder, settings, (results, job, module))
+            return training.finish(session, folder, settings, (results, job, module), files)
 
-        def write(path: Path, results: Results) -> None:
-            training.document(session, results, watch).write(path)
+        def write(path: Path, document: ResultDocument[Any]) -> None:
+            document.files = [file.relative_to(path.parent).as_posix() for file in files]
+            write_files({**files, path: document.to_json()})
+            files.clear()
 
-        runs = repeated(session, train, training.results, write)
+        def write_one(path: Path, results: Results) -> None:
+            write(path, training.document(session, results, watch))
+
+        runs = repeated(session, train, training.results, write_one)
         whole = on_first(session.fabric, lambda: training.document(session, training.together(runs), watch))
-        on_first(session.fabric, lambda: whole.write(session.folder.result))
+        on_first(session.fabric, lambda: write(session.folder.result, whole))
     return whole
 
 

@@ -35,14 +35,16 @@ def repeated(
     runs = session.config["runs"]
     if runs == 1:
         return [train(session.folder, session.settings)]
+    seeds = [session.settings.model_copy(update={"seed": session.settings.seed + number}) for number in range(runs)]
+    folders = [RunFolder(session.folder.path / f"seed-{settings.seed}") for settings in seeds]
+    # Read before anything is trained: a result that is damaged is not found after hours.
+    known = [
+        _read_results(folder.result, kind) if session.is_begun and folder.is_finished else None for folder in folders
+    ]
     finished = []
-    for number in range(runs):
-        settings = session.settings.model_copy(update={"seed": session.settings.seed + number})
-        folder = RunFolder(session.folder.path / f"seed-{settings.seed}")
-        note(f"Run {number + 1} of {runs}, seed {settings.seed}: {folder.path}")
-        if session.is_begun and folder.is_finished:
-            results = _read_results(folder.result, kind)
-        else:
+    for number, (settings, folder, results) in enumerate(zip(seeds, folders, known, strict=True), 1):
+        note(f"Run {number} of {runs}, seed {settings.seed}: {folder.path}")
+        if results is None:
             results = train(folder, settings)
             on_first(session.fabric, partial(write, folder.result, results))
         finished.append(results)

@@ -21,14 +21,14 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 from decompose_cli.progress import growing_table, note, warn
-from decompose_cli.storage.files import cores
+from decompose_cli.storage.files import check_folder_writable, cores
 from decompose_cli.training.config import FROM_INPUTS, RunConfig, read_config
 from decompose_cli.training.devices import Machines, on_first, start
 from decompose_cli.training.export import Kind, check_export, export_network
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.job import Job, Upkeep
 from decompose_cli.training.outcome import Measured, RunResults
-from decompose_cli.training.run_folder import RunFolder, changed, find_run, new_run, read_state
+from decompose_cli.training.run_folder import RunFolder, Takeover, changed, find_run, new_run, read_state
 from decompose_cli.training.settings import Settings, make_settings
 from decompose_cli.training.table import columns
 
@@ -79,7 +79,7 @@ class Session:
         config: Everything that decides what is trained.
         settings: The part of ``config`` that says how it is trained.
         request: The request of the user.
-        is_begun: Whether the folder holds this run; until then it holds what it held before.
+        takeover: How the run takes the folder.
     """
 
     fabric: Fabric
@@ -88,17 +88,12 @@ class Session:
     config: Mapping[str, Any]
     settings: Settings
     request: Request
-    is_begun: bool
+    takeover: Takeover
 
-    def begin(self) -> None:
-        """Take the folder for this run, now that everything has been checked.
-
-        Raises:
-            DecomposeError: The folder cannot be written.
-        """
-        if not self.is_begun:
-            on_first(self.fabric, lambda: self.folder.begin(self.config))
-            self.is_begun = True
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds this run; until then it holds what it held before."""
+        return self.takeover.is_done
 
     @property
     def workers(self) -> int:
@@ -113,7 +108,7 @@ def opened(
     configure: Callable[[Inputs], tuple[Inputs, Settings, Mapping[str, Any]]],
     kind: type[RunConfig],
 ) -> Iterator[Session]:
-    """Settle the configuration, start the processes and lock the folder; only :meth:`Session.begin` changes it.
+    """Settle the configuration, start the processes and lock the folder; only the first checkpoint changes it.
 
     Args:
         command: Name of the command.
@@ -136,12 +131,15 @@ def opened(
                 f"{param('output')} and {param('resume')} both name a run folder; a resumed run stays where it is."
             )
         folder = find_run(request.resume)
-        _check_command(command, request.resume, read_config(folder.config)["command"])
+        config = read_config(folder.config)
+        _check_command(command, request.resume, config["command"])
+        _check_model(request, config["model"])
         config = read_config(folder.config, kind)
         inputs = _resumed(request, config)
         settings = make_settings(config["settings"])
     else:
         folder = None
+        _check_place(request)
         inputs, settings, choices = configure(request.inputs)
         config = {
             "command": command,
@@ -173,17 +171,22 @@ def opened(
                 claimed.check_free(overwrite=request.overwrite)
             else:
                 claimed.check_unfinished()  # the run may have come to its end since it was found
+                claimed.check_checkpoints()
             return claimed.path
 
         # The first process settles the name, which may hold the time.
         claimed = RunFolder(on_first(fabric, claim))
-        session = Session(fabric, claimed, inputs, config, settings, request, is_begun=folder is not None)
-        try:
-            yield session
-        except Exception:
-            if session.is_begun and folder is None and fabric.is_global_zero:
-                claimed.discard()
-            raise
+        takeover = Takeover(claimed, config, is_done=folder is not None)
+        yield Session(fabric, claimed, inputs, config, settings, request, takeover)
+
+
+def _check_place(request: Request) -> None:
+    """Refuse a place for a new run before images are fetched and read; nobody is kept out of it yet."""
+    if request.folder is not None:
+        check_folder_writable(request.folder)
+        RunFolder(request.folder).check_free(overwrite=request.overwrite)
+    elif request.names is not None:
+        check_folder_writable(next(request.names("", "")).parent)
 
 
 def _check_command(command: str, resumed: Path, of_run: str) -> None:
@@ -191,6 +194,20 @@ def _check_command(command: str, resumed: Path, of_run: str) -> None:
         raise InputError(
             f"{resumed} is a run of '{of_run}', not of '{command}'.",
             hint=f"Go on with: decompose {of_run} --resume {resumed}",
+        )
+
+
+def _check_model(request: Request, of_run: str) -> None:
+    """A run folder, which may be somebody else's, must not decide what code is imported."""
+    if ":" in of_run and request.inputs.model is None:
+        raise InputError(
+            f"The run in {request.resume} trains {of_run}, which is Python code of its own.",
+            hint=f"If you trust it, name {of_run} as the model again, beside {param('resume')}.",
+        )
+    if ":" in of_run and request.inputs.model != of_run:
+        raise InputError(
+            f"The run in {request.resume} was begun otherwise: model {of_run}, now {request.inputs.model}.",
+            hint=f"Name the same model to go on with it, or start a new run with {param('output')}.",
         )
 
 
@@ -240,11 +257,10 @@ def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job)
         session.request.checkpoint_every or session.config["checkpoint_every"],
         session.request.print_freq,
     )
-    trainer = Trainer(fabric, job, settings, folder, upkeep)
+    trainer = Trainer(fabric, job, settings, folder, upkeep, session.takeover)
     _check_smallest_batch(trainer, job)
     _check_online_norm(trainer, job)
-    session.begin()
-    if folder.last.is_file():
+    if session.is_begun and folder.last.is_file():
         try:
             trainer.load(read_state(folder.last))
         except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:

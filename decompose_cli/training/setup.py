@@ -14,9 +14,11 @@ from torch import nn
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
+from decompose_cli.features.seen import sized
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata
-from decompose_cli.models.classifier import Classifier, find_entry, open_classifier, preprocessing_of
+from decompose_cli.models.classifier import Classifier, find_entry, open_classifier
 from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.head import evaluating, find_head
 from decompose_cli.models.registry import DEFAULT_MODEL
@@ -145,6 +147,7 @@ def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) ->
         inputs.weights,
         head=inputs.head,
         allow_download=inputs.allow_download,
+        ema=inputs.ema,
         seed=seed,
         options=model_options,
     )
@@ -188,7 +191,8 @@ def open_learner(
 
 def _seen(inputs: Inputs, entry: ModelEntry, train: ImageDataset) -> Preprocessing:
     """The preprocessing of images for a network that is trained from scratch."""
-    return preprocessing_of(Classifier(entry, None, None, 0), train.preprocessing).overridden(inputs.image_options())
+    options = Classifier(entry, None, None, 0).image_options, inputs.image_options()
+    return sized(options, train.preprocessing, train.decided_by)
 
 
 def open_for(session: Session) -> Learner:
@@ -231,6 +235,7 @@ def make_job(config: Mapping[str, Any], learner: Learner, settings: Settings, co
     else:
         module = copied(learner.classifier.load(learner.preprocessing.crop).module)
     _check_outputs(module, entry, learner)
+    warn_of_batch_dependence(module, learner.preprocessing.crop, None, entry.name)
     metadata = Metadata(
         model=entry.name,
         num_classes=len(learner.class_names),

@@ -195,7 +195,8 @@ def test_only_what_was_said_of_the_images_is_written_down(net: Net) -> None:
     assert silent is not None
     assert told is not None
     assert (silent.mean, silent.std, silent.resize, silent.crop) == (None, None, None, None)
-    assert (told.mean, told.std, told.resize, told.crop) == ([0.5] * 3, [0.25] * 3, [8, 8], [8, 8])
+    assert (told.mean, told.std, told.resize, told.crop) == ([0.5] * 3, [0.25] * 3, None, None)
+    assert silent.input_size == told.input_size == [8, 8]
 
 
 def test_a_network_with_options_and_gates_is_read_back_as_it_was() -> None:
@@ -259,8 +260,8 @@ def test_numbers_given_to_a_network_are_used_as_they_are(net: Net) -> None:
     named = dc.load_model(input_size=(40, 36), mean=mean, std=std).preprocessing
     assert (named.mean, named.std, named.resize, named.crop) == (mean, std, 40, (40, 36))
     of_module = dc.load_model(net, input_size=(12, 8), mean=mean).preprocessing
-    assert (of_module.mean, of_module.resize, of_module.crop) == (mean, (12, 8), (12, 8))
-    assert of_module.std == dc.load_model(net, input_size=8).preprocessing.std == (0.229, 0.224, 0.225)
+    assert (of_module.mean, of_module.resize, of_module.crop) == (mean, 12, (12, 8))
+    assert of_module.std == dc.load_model(net, input_size=8).preprocessing.std == (0.247, 0.243, 0.261)
 
 
 IMAGES, LABELS = torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])
@@ -275,6 +276,10 @@ REFUSED: dict[str, tuple[Callable[[dc.Model], Any], str]] = {
     "size": (lambda m: dc.load_model(m.module, input_size=(0, 8)), r"^input_size \(0, 8\) is out of range"),
     "deviation": (lambda m: dc.load_model(std=(1, 0, 1)), r"^std \(1\.0, 0\.0, 1\.0\) must be positive"),
     "mean": (lambda m: dc.load_model(m.module, input_size=8, mean=(0.5,)), "three comma-separated numbers"),
+    "resize": (lambda m: dc.load_model(resize=(0, 8)), r"^resize \(0, 8\) is out of range"),
+    "crop of images": (lambda m: dc.load_dataset(crop=5000), "^crop 5000 is out of range"),
+    "interpolation of images": (lambda m: dc.load_dataset(interpolation="cubic"), "^interpolation 'cubic' is unknown"),
+    "constants of images": (lambda m: dc.load_dataset(mean=(125, 123, 114)), "is not for pixel values in"),
     "data set": (lambda m: dc.load_dataset("cifar11"), "There is no data set 'cifar11'"),
     "no images": (lambda m: dc.extract_features(m, []), "There are no images"),
     "no pair": (lambda m: dc.extract_features(m, [IMAGES]), "Batch 0 is not a pair"),  # type: ignore[list-item]

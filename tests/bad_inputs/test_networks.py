@@ -31,8 +31,8 @@ USER_NETWORKS = [
     ("no linear layer", "networks:no_head", "has no linear layer that could be its head"),
     ("softmax", "networks:softmax", "after it come 'end' (Softmax)"),
     ("ReLU after the head", "networks:relu", "after it come 'end' (ReLU)"),
-    ("maps for logits", "networks:maps", "returns shape (2, 10, 32, 32) for two images, not logits"),
-    ("pair for logits", "networks:Pair", "returns a tuple for two images, not logits"),
+    ("maps for logits", "networks:maps", "returns shape (8, 10, 32, 32) for 8 images, not logits"),
+    ("pair for logits", "networks:Pair", "returns a tuple for 8 images, not logits"),
     ("forward raises", "networks:Failing", "cannot run on RGB images of 32x32 pixels: broken inside"),
     ("other classes", "networks:seven", "the data set has 10 classes, but the network has 7"),
 ]

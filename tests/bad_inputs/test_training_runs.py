@@ -80,6 +80,43 @@ def test_resuming_with_another_command() -> None:
     assert "decompose train --resume stopped" in said
 
 
+def of_other_code(model: str, **changes: Any) -> None:
+    """Let the stopped run name this network, of a module that leaves a trace when it is imported."""
+    config = json.loads(Path("stopped/config.json").read_text())
+    Path("stopped/config.json").write_text(json.dumps({**config, "model": model, **changes}))
+    for name in ("theirs.py", "mine.py"):
+        Path(name).write_text("open('imported', 'w')\ndef net(): raise ValueError('called')\n")
+
+
+@pytest.mark.usefixtures("runs")
+@pytest.mark.parametrize("command", ["train", "finetune", "train-gate"])
+@pytest.mark.parametrize("more", [[], ["-o", "other"], ["mine:net"], ["theirs:other"], ["resnet8"]])
+@pytest.mark.parametrize("resumed", ["stopped", "stopped/last.pt"])
+def test_a_run_does_not_decide_what_code_is_imported(command: str, more: list[str], resumed: str) -> None:
+    of_other_code("theirs:net", command=command)
+    sentence = "was begun otherwise: model theirs:net, now" if more and more[0] != "-o" else "trains theirs:net, which"
+    if more[:1] == ["-o"]:
+        sentence = "both name a run folder"
+    said = refused([command, *more, "--resume", resumed], REFUSED, sentence)
+    assert more or "name theirs:net as the model again, beside --resume" in said
+    assert not Path("imported").exists()
+
+
+@pytest.mark.usefixtures("runs")
+def test_the_code_of_a_run_is_imported_where_it_is_named_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    of_other_code("theirs:net")
+    result = invoke("train", "theirs:net", "--resume", "stopped")
+    assert Path("imported").exists()
+    assert "theirs:net() failed: ValueError: called" in result.stderr
+
+
+@pytest.mark.usefixtures("runs")
+def test_a_run_does_not_decide_what_is_to_be_typed() -> None:
+    of_other_code("resnet8", command="train; rm -rf ~ #")
+    assert "rm -rf" not in refused(["train", "--resume", "stopped"], REFUSED, "command: String should match pattern")
+
+
 @pytest.mark.usefixtures("runs")
 def test_resuming_from_a_best_checkpoint_that_is_behind() -> None:
     content = torch.load("stopped/best.pt", weights_only=True)

@@ -45,13 +45,15 @@ def break_tables(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], N
     from rich.console import Console
     from rich.table import Table
 
+    from decompose_cli.cli import stdout
+
     shown = Console.print
     kept: list[Any] = []
 
     def prepare(error: BaseException) -> None:
         def show(self: Console, *values: Any, **how: Any) -> None:
             if any(isinstance(value, Table) for value in values):
-                kept.append(sys.stdout)  # after a broken pipe it is replaced, and must not take the runner's with it
+                kept.append(stdout.results())  # replaced after a broken pipe; it must not take the runner's with it
                 raise error
             shown(self, *values, **how)
 
@@ -63,6 +65,7 @@ def break_tables(monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], N
 @pytest.fixture
 def own_main(monkeypatch: pytest.MonkeyPatch) -> None:
     """The entry point may be called here: what it sets for its process stays as it was."""
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
     monkeypatch.setattr("gc.set_threshold", lambda *_: None)
     monkeypatch.setattr("gc.freeze", lambda: None)
 

@@ -147,6 +147,19 @@ def test_a_job_in_the_background_ignores_what_interrupts_the_terminal(signalled:
     assert done == ["imported", "run"]
 
 
+def test_an_interrupt_that_comes_while_a_class_is_defined_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As most of the first import of a library is; Python 3.11 and earlier make a RuntimeError of it."""
+
+    def define(*_: Any) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt as interrupt:
+            raise RuntimeError("Error calling __set_name__ on 'x' instance 'y' in 'Z'") from interrupt
+
+    monkeypatch.setattr("decompose_cli.engines.validate.validate", define)
+    assert errors_in(run("validate", code=130).stderr) == ["Interrupted; no file was left half-written."]
+
+
 # --- disks ------------------------------------------------------------------------------------------------------------
 
 

@@ -22,9 +22,7 @@ COMMAND_LINES = (
     "decompose train {} --shortcut projection --recipe soft-gates",
     "decompose {} --resume {}",
     "extract-indices --method weight",
-    "train --evaluate --norm-mode online --ecm ...",
     "train {} --evaluate -w {} --norm-mode MODE",
-    "train-gate --evaluate --gate shortcut",
     "validate -i",
 )
 """What sentences quote to be typed. Elsewhere below ``cli/`` a parameter goes by its name."""

@@ -71,8 +71,6 @@ def test_json_with_output_does_both_with_the_same_content() -> None:
     [
         (("validate", "-o", "x.json"), "x.json"),
         (("extract-indices", "-o", "x.json"), "x.json"),
-        (("extract-indices", "-k", "5,6", "-o", "out"), "out/resnet20-digits_digits_k6_indices.json"),
-        (("demo", "-o", "out"), "out/accuracy-by-k.json"),
     ],
 )
 def test_output_is_replaced_only_when_asked_and_then_quietly(arguments: tuple[str, ...], file: str) -> None:

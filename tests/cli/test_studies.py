@@ -193,11 +193,10 @@ def test_none_of_the_files_of_a_sweep_is_replaced_unless_asked(brief: Brief, nam
     Path("out", name).write_text("mine", encoding="utf-8")
     refused = brief("sweep", "--max-drop", "5", "-o", "out", code=2)
     assert f"out/{name} exists already" in only_error(refused.stderr)
+    refused = brief("sweep", "--max-drop", "5", "-o", "out", "--overwrite", code=2)
+    assert f"out/{name} is not listed in a result of decompose" in only_error(refused.stderr)
     assert files_below() == [f"out/{name}"]
     assert Path("out", name).read_text(encoding="utf-8") == "mine"
-    brief("sweep", "--max-drop", "5", "-o", "out", "--overwrite")
-    assert files_below() == ["out/curve.png", "out/indices.json", "out/result.json"]
-    assert Path("out", name).read_bytes() != b"mine"
 
 
 def test_other_files_in_the_folder_of_a_sweep_are_left_alone(brief: Brief) -> None:
@@ -419,6 +418,12 @@ def test_gates_are_compared_by_name(brief: Brief, tmp_path: Path) -> None:
     assert list(json.loads(essential.stdout)["results"]["summary"]) == ["ours", "csg"]
     assert "csg by class" in essential.stderr
     assert row_of(essential.stderr.split("by class")[0], "csg (lowest gates)")[1] == "5"
+    both = run("mutual-info", "-i", "file=g.json", "--csg", "gates.pth", "--order", "lowest").stderr
+    assert row_of(both.split("Overlap")[1], "csg (lowest gates)")[1] == "5"
+    # What only has the name says nothing about gates.
+    alone = run("mutual-info", "resnet20-digits", "-i", "csg=g.json", "-i", "CSG=g.json").stderr
+    assert "gates)" not in alone
+    assert row_of(alone.split("Overlap")[1], "csg")[1] == "5"
     sweep = ("sweep", "resnet20-digits", "-w", "gates.pth", "--ks", "1-3", "--methods", "weight,csg")
     for order in ("highest", "lowest"):
         result = run(*sweep, "--order", order, "--json")
@@ -521,3 +526,19 @@ def test_an_order_that_no_method_of_the_sweep_follows_is_refused() -> None:
     result = run("sweep", "--ks", "1", "--order", "lowest", code=2)
     assert "--order lowest has no effect" in result.stderr
     assert not Path("results").exists() or not list(Path("results").iterdir())
+
+
+def test_extracted_features_are_called_what_they_are() -> None:
+    source = Study(Inputs(), ("test",)).classifier.weights_source
+    gates = torch.rand(10, 64, generator=torch.Generator().manual_seed(0))
+    torch.save({**read_checkpoint(Path(source)).state_dict, "csg": gates}, "gates.pth")
+    extract = ("extract-indices", "resnet20-digits", "-w", "gates.pth", "-k", "3")
+    for more, expected in (
+        (("--method", "csg", "--order", "lowest"), "csg (lowest gates)"),
+        (("--method", "csg"), "csg (highest gates)"),
+        (("--method", "weight"), "weight"),
+    ):
+        said = run(*extract, *more, "--json").stderr
+        assert f"3 features per class by {expected}, in the order of the ranking (k = 3)" in said
+        assert "equal scores are a tie" in said
+        assert "influential" not in said

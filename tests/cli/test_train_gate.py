@@ -39,7 +39,10 @@ WRONG: list[tuple[list[str], str]] = [
     (["--gate", "l2", "--lambda", "nan"], "--lambda nan is not a number from 0 upwards."),
     (["--lr-gate", "-1"], "--lr-gate -1.0 is not a positive number."),
     (["--gate", "gate"], "--gate 'gate' is unknown; choose entropy-classifier, "),
-    (["--gate-map", "flat"], "--gate-map 'flat' is not known to resnet14; choose stretched, plain, original."),
+    (
+        ["--gate-map", "flat"],
+        "--gate-map 'flat' is not known to resnet14; choose stretched, plain, original, plain-10.",
+    ),
     (["--gate-schedule", "2"], "--gate-schedule '2' is unknown; choose constant, step50."),
     (["--scratch", "2"], "--scratch 2 is neither 0 nor 1."),
     (["--scratch", "0"], "--init baseline needs --baseline CHECKPOINT."),

@@ -127,6 +127,18 @@ def test_files_with_another_md5_are_used_with_a_warning(tmp_path: Path) -> None:
     assert "md5 differs" in recorder.warnings[0]
 
 
+@pytest.mark.parametrize("place", [".", "cifar10"])
+def test_files_of_an_archive_that_have_another_md5_are_refused(place: str, tmp_path: Path) -> None:
+    """Beside the archive they are what came of a download, and no images of the user's."""
+    root = tmp_path / place
+    write_all(root / ARCHIVES["cifar10"].folder, "cifar10")
+    (root / "cifar-10-python.tar.gz").write_bytes(b"any")
+    with pytest.raises(InputError, match=r"test_batch is damaged: its md5 is not the published one") as refusal:
+        open_cifar("cifar10", "test", tmp_path, False).pixels_and_labels  # noqa: B018
+    assert str(root / "cifar-10-python.tar.gz") in refusal.value.message
+    assert str(root / ARCHIVES["cifar10"].folder) in (refusal.value.hint or "")
+
+
 def test_fingerprint_changes_with_the_images(tmp_path: Path) -> None:
     folder = tmp_path / ARCHIVES["cifar10"].folder
     write_all(folder, "cifar10")

@@ -160,6 +160,17 @@ def test_tiny_imagenet_that_is_damaged(tiny: Path, file: str, content: str | Non
         open_dataset("tiny-imagenet", "val", tiny.parent)
 
 
+def test_of_tiny_imagenet_nothing_vanishes(tiny: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_image(tiny / "val" / "images" / "val_9.JPEG", side=64, seed=9)
+    write_image(tiny / "train" / "n01440764" / "images" / "more" / "x.png", side=64, seed=9)
+    assert len(open_dataset("tiny-imagenet", "val", tiny.parent)) == 3
+    assert caplog.messages == [f"{tiny / 'val'}: images of no class are left out: 1 (val_9.JPEG)."]
+    assert open_dataset("tiny-imagenet", "train", tiny.parent).labels.tolist() == [0, 0, 0, 0, 1, 1, 1]
+    (tiny / "train" / "n02123045").rename(tiny / "train" / "n0")
+    with pytest.raises(InputError, match=r"train names a class that is not in wnids\.txt: 'n0'"):
+        open_dataset("tiny-imagenet", "train", tiny.parent)
+
+
 def test_tiny_imagenet_with_a_missing_image_names_it(tiny: Path) -> None:
     (tiny / "val" / "images" / "val_1.JPEG").unlink()
     with pytest.raises(InputError, match=r"val_1\.JPEG"):

@@ -64,7 +64,7 @@ def test_names_that_are_no_text_are_made_so() -> None:
     path = Path(os.fsdecode(b"a\xff\x1b[31m.png"))
     Image.fromarray(PIXELS).save(path)
     (found,) = from_files([path], SEEN)
-    assert found.name == "a\N{REPLACEMENT CHARACTER}\N{REPLACEMENT CHARACTER}[31m.png"
+    assert found.name == r"a\udcff\x1b[31m.png"
 
 
 def test_the_same_image_twice_is_refused() -> None:
@@ -113,3 +113,17 @@ def test_files_that_are_no_images() -> None:
     ):
         with pytest.raises(InputError, match=sentence):
             from_files([Path(name)], SEEN)
+
+
+def test_an_image_of_another_size_is_kept_whole_too() -> None:
+    Image.fromarray(PIXELS).save("a.png")
+    Image.fromarray(PIXELS).resize((1200, 400)).save("b.png")
+    Image.fromarray(PIXELS).resize((3, 4)).convert("L").save("c.png")
+    same, large, small = from_files([Path(f"{name}.png") for name in "abc"], SEEN)
+    assert (same.size, same.whole) == ((2, 3), None)
+    assert large.size == (400, 1200)
+    assert large.whole is not None
+    assert large.whole.shape == (3, 171, 512)
+    assert small.size == (4, 3)
+    assert small.whole is not None
+    assert torch.equal(small.whole, torch.from_numpy(np.array(Image.open("c.png")))[None].expand(3, 4, 3))

@@ -13,8 +13,8 @@ from decompose_cli.decomposition.ranking import RANKINGS, select
 from decompose_cli.decomposition.scores import frequency_orders
 from decompose_cli.errors import InputError
 from decompose_cli.features.labelled import LabelledFeatures
-from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.network import HeadTensors
 
 C, D = 4, 9
 Case = tuple[LabelledFeatures, Tensor, Tensor, HeadTensors]

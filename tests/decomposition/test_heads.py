@@ -13,7 +13,7 @@ from decompose_cli.decomposition.heads import check_index_request, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Checkpoint, PublishedDecomposition, read_checkpoint
-from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.network import HeadTensors
 
 C, D = 4, 9
 INDICES = ((8, 1, 3), (0, 2, 4), (5, 7, 6), (3, 0, 8))

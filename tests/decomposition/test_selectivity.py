@@ -23,7 +23,8 @@ from decompose_cli.decomposition.selectivity import (
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.models import imagenet
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.models.head import LayerCall, example_images, trace_layers
+from decompose_cli.models.head import example_images
+from decompose_cli.models.outputs import LayerOutput, trace_outputs
 
 NAN = float("nan")
 
@@ -290,14 +291,30 @@ def test_values_that_are_no_numbers_are_refused(shape: tuple[int, ...], value: f
     assert caught.value.exit_code == 1
 
 
-@pytest.mark.parametrize("shape", [(3,), (3, 4, 5), (3, 4, 5, 6, 7)])
-def test_other_shapes_are_refused(shape: tuple[int, ...]) -> None:
+@pytest.mark.parametrize("shape", [(3, 4, 5), (3, 4, 5, 6), (3, 4, 5, 6, 7)])
+def test_maps_whose_filters_cannot_be_told_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(InputError) as caught:
-        SelectivityCounter("encoder", 2, 0.5).add(torch.ones(shape), torch.tensor([0, 1, 0]))
+        SelectivityCounter("encoder", 2, 0.5).add(torch.ones(shape), torch.tensor([0, 1, 0]), None)
     assert caught.value.message == (
-        f"The layer 'encoder' yields values of shape {shape[1:]}, neither maps (filters, height, width) nor one value "
-        "per filter."
+        f"The layer 'encoder' yields values of shape {shape[1:]}, and it cannot be told which axis counts filters."
     )
+
+
+@pytest.mark.parametrize("shape", [(3,), (12, 4), (12, 4, 2, 2)])
+def test_what_is_no_row_per_image_is_refused(shape: tuple[int, ...]) -> None:
+    with pytest.raises(InputError) as caught:
+        SelectivityCounter("windows", 2, 0.5).add(torch.ones(shape), torch.tensor([0, 1, 0]))
+    assert caught.value.message == (
+        f"The layer 'windows' yields values of shape {shape} for 3 images, not a row for each."
+    )
+
+
+@pytest.mark.parametrize("axis", [1, 2, 3])
+def test_filters_are_counted_along_the_axis_that_has_them(axis: int) -> None:
+    maps, labels = make_maps(15)
+    counter = SelectivityCounter("layer", 4, 0.5)
+    counter.add(maps.movedim(1, axis), labels, axis)
+    check_against_twin(counter.result(), maps, labels, 4, 0.5)
 
 
 def test_what_is_given_is_left_as_it_was() -> None:
@@ -330,13 +347,12 @@ def test_memory_does_not_grow_with_the_number_of_images(flat: bool) -> None:
 # ------------------------------------------------------------------------------------------------- choice of layers
 
 
-def traced(module: nn.Module, side: int = 32) -> list[LayerCall]:
-    return trace_layers(module, example_images((side, side), model=module))[1]
+def traced(module: nn.Module, side: int = 32) -> list[LayerOutput]:
+    return trace_outputs(module, example_images((side, side), model=module))
 
 
 def torchvision(name: str) -> nn.Module:
-    with torch.device("meta"):
-        return imagenet.build(name, 10).eval()
+    return imagenet.build(name, 10).eval()
 
 
 def units(stages: Iterable[int]) -> list[str]:
@@ -377,9 +393,20 @@ class SharedRelu(nn.Module):
         return self.linear(self.once(x.mean((2, 3)) - 0.1))
 
 
-def test_a_relu_used_twice_or_never_is_not_chosen() -> None:
+def test_each_use_of_a_relu_is_a_layer_and_one_that_is_not_used_is_none() -> None:
+    torch.manual_seed(0)
     network = SharedRelu().eval()
-    assert selectable_layers(network, traced(network, 8)) == ["once"]
+    outputs = traced(network, 8)
+    assert selectable_layers(network, outputs) == ["relu#1", "relu#2", "once"]
+    images, labels = make_images(side=8)
+    with torch.no_grad():
+        first = F.relu(network.conv1(images))
+        second = F.relu(network.conv2(first))
+    for names in (["relu"], ["relu#2", "relu#1"]):
+        found = measure_selectivity(network, batched(images, labels), names, outputs, 4, 0.5)
+        assert sorted(found) == ["relu#1", "relu#2"]
+        check_against_twin(found["relu#1"], first, labels, 4, 0.5)
+        check_against_twin(found["relu#2"], second, labels, 4, 0.5)
 
 
 class Mixer(nn.Module):
@@ -558,23 +585,28 @@ def test_what_the_network_says_is_not_changed() -> None:
     assert not torch.is_inference_mode_enabled()
 
 
+class Spectrum(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fft2(x).abs()
+
+
 class Refused(nn.Module):
-    """A ReLU used twice, one that is never used, and layers whose outputs cannot be measured."""
+    """A ReLU that is never used, and layers whose outputs cannot be measured."""
 
     def __init__(self) -> None:
         super().__init__()
         self.conv = nn.Conv2d(3, 6, 3)
         self.fine = nn.ReLU()
-        self.twice = nn.ReLU()
         self.unused = nn.ReLU()
-        self.tokens = nn.Flatten(2)
+        self.pieces = nn.Flatten(0, 2)
+        self.spectrum = Spectrum()
         self.pool = nn.AdaptiveMaxPool2d(1, return_indices=True)
         self.linear = nn.Linear(6, 4)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fine(self.conv(x))
-        x = self.twice(self.twice(x))
-        self.tokens(x)
+        self.pieces(x.permute(0, 2, 3, 1))
+        self.spectrum(x)
         return self.linear(self.pool(x)[0].flatten(1))
 
 
@@ -585,9 +617,10 @@ class Refused(nn.Module):
         ("", "There is no layer '' in this network."),
         ("unused", "There is no layer 'unused' in this network."),
         (STEM, "There is no layer 'stem' in this network."),
-        ("twice", "The layer 'twice' is used 2 times in one pass, so its outputs are not one layer."),
+        ("fine#2", "There is no layer 'fine#2' in this network."),
         ("pool", "The layer 'pool' yields a tuple, not a tensor."),
-        ("tokens", "The layer 'tokens' yields values of shape (6, 36), neither maps (filters, height, width) nor"),
+        ("pieces", "The layer 'pieces' yields values of shape (144, 6) for 4 images, not a row for each."),
+        ("spectrum", "The layer 'spectrum' yields values of shape (6, 6, 6), and it cannot be told which axis counts"),
         ("conv", "The layer 'conv' has negative outputs (-"),
     ],
 )

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from decompose_cli.decomposition.metrics import Predictions
 from decompose_cli.decomposition.shrinking import Shrunk, loss_bound, shrink, smallest_k
-from decompose_cli.models.classifier import HeadTensors
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.statistics import paired_difference_interval
 
 Case = tuple[Tensor, Predictions, HeadTensors, list[list[int]]]

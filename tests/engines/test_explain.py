@@ -235,7 +235,7 @@ def test_a_network_that_gives_nan_leaves_nothing_behind() -> None:
     state["bn1.weight"] = torch.full((16,), 1e38)
     torch.save(state, "net.pt")
     Image.effect_noise((32, 32), 60).save("a.png")
-    with pytest.raises(DecomposeError, match=r"The network gives NaN or infinite numbers for image a.png"):
+    with pytest.raises(DecomposeError, match="gives NaN or infinite numbers for random images"):
         explain(Inputs(model="resnet14", weights="net.pt"), ExplainSettings(images=[Path("a.png")]), folder=Path("out"))
     assert not Path("out").exists()
 
@@ -269,3 +269,111 @@ def test_a_data_set_means_nothing_for_files() -> None:
     Image.new("RGB", (8, 8)).save("a.png")
     with pytest.raises(InputError, match=r"^dataset and split mean nothing for image files"):
         explain(Inputs(dataset="digits"), ExplainSettings(images=[Path("a.png")]))
+
+
+# ---------------------------------------------------------------------------------------------- what the network saw
+
+
+def test_pictures_say_what_the_network_saw_of_a_photograph(figures: list[Figure]) -> None:
+    Image.effect_noise((80, 60), 60).save("photo.png")
+    Image.effect_noise((32, 32), 60).save("small.png")
+    images = [Path("photo.png"), Path("small.png")]
+    results = explain(Inputs(model="resnet20-digits"), ExplainSettings(images=images), folder=Path("out")).results
+    photo, small = results.explanations
+    assert (photo.size, photo.resized) == ((60, 80), (32, 42))
+    assert photo.geometry([32, 32]) == "60x80 pixels, made 32x42, of which the network sees the middle 32x32"
+    assert (small.size, small.resized, small.geometry([32, 32])) == ((32, 32), (32, 32), None)
+    first = figures[0].axes
+    name = photo.predicted_name
+    assert [axes.get_title() for axes in first[:2]] == [
+        "photo.png\n60x80 pixels",
+        f"photo.png: {name}\nas seen: 32x32 pixels",
+    ]
+    seen = np.asarray(Image.open("photo.png").convert("RGB").resize((42, 32), Image.Resampling.BILINEAR))[:, 5:37]
+    assert np.array_equal(first[1].images[0].get_array(), seen)
+    assert figures[1].axes[0].get_title() == f"small.png: {small.predicted_name}"
+
+
+@pytest.mark.parametrize(
+    ("size", "resized", "crop", "said"),
+    [
+        ((32, 32), (32, 32), [32, 32], None),
+        ((60, 60), (32, 32), [32, 32], "60x60 pixels, made 32x32"),
+        ((60, 80), (60, 80), [32, 32], "60x80 pixels, of which the network sees the middle 32x32"),
+        ((20, 20), (20, 20), [32, 32], "20x20 pixels, which the network sees with black around them, as 32x32"),
+        ((9, 12), (6, 8), [7, 7], "9x12 pixels, made 6x8, which the network sees with black around them, as 7x7"),
+        (None, None, [32, 32], None),
+    ],
+)  # fmt: skip
+def test_geometry_in_words(size: Any, resized: Any, crop: list[int], said: str | None) -> None:
+    nothing = dict.fromkeys(("label", "label_name", "original", "decomposed", "sums", "file"))
+    found = Explanation(image="a", predicted=0, predicted_name="", size=size, resized=resized, **nothing)
+    assert found.geometry(crop) == said
+
+
+# ------------------------------------------------------------------------------------------------- channels last
+
+NETWORKS = """
+import torch
+from torch import nn
+
+class Twin(nn.Module):
+    def __init__(self, is_last):
+        super().__init__()
+        self.is_last = is_last
+        self.embed = nn.Conv2d(3, 8, 4, 4)
+        self.mix = nn.Linear(8, 8) if is_last else nn.Conv2d(8, 8, 1)
+        self.act = nn.ReLU()
+        self.attention, self.linear = nn.Softmax(-1), nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.embed(x)
+        if self.is_last:
+            x = self.act(self.mix(x.permute(0, 2, 3, 1)))
+            tokens = x.flatten(1, 2)
+            self.attention((tokens @ tokens.transpose(1, 2))[:, None])
+            return self.linear(x.mean((1, 2)))
+        return self.linear(self.act(self.mix(x)).mean((2, 3)))
+
+def made(is_last):
+    torch.manual_seed(5)
+    first = Twin(False)
+    if not is_last:
+        return first
+    state = first.state_dict()
+    last = Twin(True)
+    last.load_state_dict({**state, "mix.weight": state["mix.weight"].flatten(1)})
+    return last
+
+def first(): return made(False)
+def last(): return made(True)
+"""
+
+
+@pytest.mark.painted
+def test_a_network_with_channels_last_is_explained_as_with_channels_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By default, and at a layer that is named."""
+    Path("twins.py").write_text(NETWORKS, encoding="utf-8")
+    monkeypatch.syspath_prepend(".")
+    for layer in (None, "mix"):
+        found = []
+        for name in ("first", "last"):
+            inputs = Inputs(model=f"twins:{name}", dataset="digits", input_size="32", mean="0,0,0", std="1,1,1")
+            settings = ExplainSettings(indices_of=[3, 9], layer=layer)
+            results = explain(inputs, settings, folder=Path(f"{name}-{layer}")).results
+            assert results.layer == (layer or "act")
+            assert results.explanations[0].sums is not None
+            assert results.explanations[0].sums.error < 1e-4
+            found.append((results, pixels(f"{name}-{layer}/{SHEET}")))
+        (one, shown), (other, shown_too) = found
+        for a, b in zip(one.deletion, other.deletion, strict=True):
+            assert (a.map, a.images) == (b.map, b.images)
+            assert (a.highlighted, a.elsewhere) == pytest.approx((b.highlighted, b.elsewhere), rel=1e-3)
+        assert np.abs(shown.astype(int) - shown_too.astype(int)).max() <= 3
+    inputs = Inputs(model="twins:last", dataset="digits", input_size="32")
+    with pytest.raises(InputError) as caught:
+        explain(inputs, ExplainSettings(indices_of=[3], layer="attention"))
+    assert caught.value.message == (
+        "'attention' of twins:last yields values of shape (1, 64, 64), and it cannot be told which of these axes are "
+        "channels, rows and columns of the image."
+    )

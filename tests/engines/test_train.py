@@ -393,7 +393,7 @@ def test_a_changed_configuration_is_named_and_refused(stopped: str) -> None:
 def test_changed_starting_weights_are_noticed(images: str, power_cut: PowerCut) -> None:
     trained(images, "first")
     inputs = dataclasses.replace(SEEN, weights="first/last.pt")
-    with power_cut("config.json"):
+    with power_cut("last.pt"):
         train(request_of(images, inputs=inputs))
     trained(images, "first", {"seed": 1}, overwrite=True)
     with pytest.raises(InputError, match="The starting weights are not what they were"):

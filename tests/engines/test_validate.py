@@ -8,7 +8,7 @@ import torch
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.engines.validate import MOST_MISTAKES, measure
 from decompose_cli.errors import InputError
-from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.network import HeadTensors
 
 # Two classes, three features; class 0 keeps feature 0, class 1 feature 1, so feature 2 is lost to both.
 HEAD = HeadTensors("dense", "fc", torch.tensor([[1.0, 0.0, 4.0], [0.0, 1.0, 0.0]]), torch.zeros(2), 3)

@@ -25,7 +25,7 @@ from decompose_cli.features.cache import (
     load,
     store,
 )
-from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.network import HeadTensors
 
 KEY = {"weights": "abc", "precision": "32", "dataset": "def"}
 
@@ -159,6 +159,68 @@ def test_a_damaged_entry_is_noticed_removed_and_made_anew(caplog: pytest.LogCapt
     assert len(caplog.messages) == 1
 
 
+def test_an_entry_under_the_name_of_another_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    store(KEY, make_bank(), "")
+    other = {**KEY, "weights": "other"}
+    entry_path(KEY).rename(entry_path(other))
+    assert load(other) is None
+    assert len(caplog.messages) == 1
+
+
+def test_an_entry_whose_description_is_nested_too_deep_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
+    path = entry_path(KEY)
+    path.parent.mkdir(parents=True)
+    deep = {"decompose": '{"description": ' + "[" * 100_000 + "]" * 100_000 + "}"}
+    save_file({"features": torch.zeros(2, 3)}, path, metadata=deep)
+    assert [entry.description for entry in entries()] == ["damaged"]
+    assert load(KEY) is None
+    assert len(caplog.messages) == 1
+    assert not path.exists()
+
+
+def test_an_entry_of_another_user_is_left_alone_and_made_anew(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(KEY, make_bank(), "")
+    owner = entry_path(KEY).stat().st_uid
+    if owner == 0:  # whom everybody trusts
+        os.chown(entry_path(KEY), 12345, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: owner + 1)
+    assert load(KEY) is None
+    assert caplog.messages == [
+        f"The cached features {entry_path(KEY)} cannot be used (owned by another user) and are computed again."
+    ]
+    assert entry_path(KEY).exists()
+
+
+@pytest.mark.parametrize("call", ["is_file", "stat"])
+def test_a_cache_that_may_not_be_read_costs_a_warning(
+    call: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(KEY, make_bank(), "")
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, call, refuse)
+        assert load(KEY) is None
+        if call == "stat":
+            assert entries() == []
+            assert clear() == (0, 0)
+    used, *listed = caplog.messages
+    assert used == f"The cached features {entry_path(KEY)} cannot be used (Permission denied) and are computed again."
+    assert listed == [f"The cache {features_folder()} cannot be read: Permission denied."] * (2 * (call == "stat"))
+
+
+def test_a_link_to_itself_is_no_entry() -> None:
+    features_folder().mkdir(parents=True)
+    loop = features_folder() / "x.safetensors"
+    loop.symlink_to(loop)
+    assert entries() == []
+
+
 @pytest.mark.parametrize(
     "metadata",
     [None, {}, {"decompose": ""}, {"decompose": "[]"}, {"decompose": "{}"}, {"decompose": '"x"'}, {"other": "{}"}],
@@ -280,7 +342,7 @@ import sys, time
 from pathlib import Path
 import torch
 from decompose_cli.features import cache as feature_cache
-from decompose_cli.models.classifier import HeadTensors
+from decompose_cli.models.network import HeadTensors
 
 ready, go = Path(sys.argv[1]), Path(sys.argv[2])
 head = HeadTensors("dense", "linear", torch.ones(3, 64), torch.zeros(3), 64)

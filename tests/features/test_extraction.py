@@ -19,9 +19,8 @@ from decompose_cli.datasets.base import Batches, InMemoryImages
 from decompose_cli.errors import DecomposeError
 from decompose_cli.features.extraction import extract_features, keep_freed_memory, normalised_batches
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.models.classifier import HeadTensors, Network
 from decompose_cli.models.decomposed import DecomposedLinear
-from decompose_cli.models.head import find_head
+from decompose_cli.models.network import Network, network_of
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import use_reporter
 
@@ -62,9 +61,7 @@ def with_statistics(module: nn.Module, seed: int = 0) -> nn.Module:
 def make_network(kind: str = "resnet") -> Network:
     torch.manual_seed(0)
     module = with_statistics(CifarResNet(8, 4) if kind == "resnet" else WithControlFlow()).eval()
-    head = find_head(module, (SIDE, SIDE))
-    weight, bias = head.dense()
-    return Network(module, head, head.name, HeadTensors("dense", head.name, weight, bias, head.num_features))
+    return network_of(module, (SIDE, SIDE))
 
 
 def make_images(n: int = 70, side: int = SIDE) -> InMemoryImages:
@@ -82,7 +79,7 @@ def plain_features(network: Network, images: InMemoryImages, dtype: torch.dtype)
     """One image at a time through an untouched copy: what enters the head, seen by a hook."""
     module = copy.deepcopy(network.module).to(dtype).eval()
     seen: list[Tensor] = []
-    module.get_submodule(network.head_name).register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten()))
+    module.get_submodule(network.head.name).register_forward_pre_hook(lambda _, args: seen.append(args[0].flatten()))
     mean = torch.tensor(PREPROCESSING.mean, dtype=torch.float64).view(3, 1, 1)
     std = torch.tensor(PREPROCESSING.std, dtype=torch.float64).view(3, 1, 1)
     with torch.no_grad():
@@ -167,8 +164,7 @@ def test_a_decomposed_network_has_the_same_features() -> None:
     module = copy.deepcopy(network.module)
     rows = [[1, 2], [3], [4, 5], [6]]
     module.set_submodule("linear", DecomposedLinear.from_dense(network.tensors.weight, network.tensors.bias, rows))
-    decomposed = Network(module, None, "linear", network.tensors)
-    features, _ = extract(decomposed, images)
+    features, _ = extract(network_of(module, (SIDE, SIDE)), images)
     torch.testing.assert_close(features, expected)
     assert isinstance(module.get_submodule("linear"), DecomposedLinear)
 
@@ -291,7 +287,7 @@ def test_the_network_is_left_as_it_was_found(kind: str, precision: str, failing:
         parameter.grad = torch.full_like(parameter, 0.5) if parameter.requires_grad and number % 2 else None
     if failing:
         spoil_with_nan(network)
-    head = module.get_submodule(network.head_name)
+    head = module.get_submodule(network.head.name)
     head.register_forward_hook(lambda *_: None)
     before, grad_mode = repr(snapshot(module)), torch.is_grad_enabled()
     if failing:
@@ -310,9 +306,10 @@ class Stubborn(nn.Module):
         super().__init__()
         self.norm = nn.BatchNorm2d(3)
         self.last = nn.Linear(3, 4)
+        self.brightest = float("inf")
 
     def forward(self, x: Tensor) -> Tensor:
-        if float(x.max()) > 0:
+        if float(x.max()) > self.brightest:
             raise ValueError("too bright")
         return self.last(self.norm(x).mean((2, 3)))
 
@@ -322,10 +319,11 @@ def test_a_network_that_raises_is_left_as_it_was_found() -> None:
     pixels[4] = 255
     images = InMemoryImages("toy", "val", list("abcd"), PREPROCESSING, lambda: (pixels, torch.zeros(5).long()), "s")
     module = Stubborn()
-    tensors = HeadTensors("dense", "last", module.last.weight.detach(), module.last.bias.detach(), 3)
+    network = network_of(module, (SIDE, SIDE))
+    module.brightest = 0.0
     before = repr(snapshot(module))
     with pytest.raises(ValueError, match="too bright"):
-        extract(Network(module, None, "last", tensors), images, batch_size=2)
+        extract(network, images, batch_size=2)
     assert repr(snapshot(module)) == before
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
@@ -360,9 +358,9 @@ def test_features_can_be_trained_on() -> None:
 class Breaking(nn.Module):
     """Gives an infinite or undefined feature for images whose first pixel is bright."""
 
-    def __init__(self, value: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.value = value
+        self.value = 0.0
         self.last = nn.Linear(3, 4)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -376,10 +374,11 @@ def test_features_that_are_no_numbers_are_refused(value: float) -> None:
     pixels = torch.zeros(7, 3, SIDE, SIDE, dtype=torch.uint8)
     pixels[[2, 5], 0, 0, 0] = 255
     images = InMemoryImages("toy", "val", list("abcd"), PREPROCESSING, lambda: (pixels, torch.arange(7) % 4), "s")
-    module = Breaking(value).eval()
-    tensors = HeadTensors("dense", "last", module.last.weight.detach(), module.last.bias.detach(), 3)
+    module = Breaking().eval()
+    network = network_of(module, (SIDE, SIDE))
+    module.value = value
     with pytest.raises(DecomposeError) as caught:
-        extract(Network(module, None, "last", tensors), images, batch_size=2)
+        extract(network, images, batch_size=2)
     expected = "The network gives NaN or infinite features for image number 2 of toy val."
     assert caught.value.message == expected
     assert caught.value.exit_code == 1

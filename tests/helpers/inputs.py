@@ -145,7 +145,12 @@ class Beside(Net):
 
 def odd(): return Beside(Odd())
 def pairs(): return Beside(Pairs())
-def tokens(): return Beside(nn.Sequential(nn.Flatten(2), nn.ReLU()))
+def pieces(): return Beside(nn.Sequential(nn.Flatten(0, 1), nn.ReLU()))
+def spectrum(): return Beside(Spectrum())
+
+class Spectrum(nn.Module):
+    def forward(self, x):
+        return torch.fft.fft2(x).abs()
 
 class Twice(Net):
     def __init__(self):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,36 @@ def power_cut(name: str, number: int = 1) -> Iterator[None]:
 
     with pytest.raises(PowerFailure), pytest.MonkeyPatch.context() as patch, watched(name, cut):
         yield
+
+
+@contextmanager
+def cut_before(number: int) -> Iterator[list[str]]:
+    """The power fails in this block right before the ``number``-th change of a name, if there are so many.
+
+    Gives the changes that were made by then.
+    """
+    made: list[str] = []
+    with pytest.MonkeyPatch.context() as patch:
+
+        def counted(method: str) -> None:
+            real = getattr(Path, method)
+
+            def change(path: Path, *arguments: Any, **how: Any) -> Any:
+                if len(made) >= number:
+                    return None
+                if len(made) == number - 1:
+                    made.append("cut")
+                    raise PowerFailure
+                done = real(path, *arguments, **how)
+                made.append(f"{method} {Path(arguments[0]).name if method == 'replace' else path.name}")
+                return done
+
+            patch.setattr(Path, method, change)
+
+        for method in ("replace", "rename", "hardlink_to", "unlink", "rmdir"):
+            counted(method)
+        with suppress(PowerFailure):
+            yield made
 
 
 @contextmanager

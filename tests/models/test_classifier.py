@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.models.classifier import Network, open_classifier, preprocessing_of
+from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import evaluating, example_images, penultimate
+from decompose_cli.models.network import Network
 from decompose_cli.models.registry import get_entry
 from decompose_cli.preprocessing import CIFAR, IMAGENET
 
@@ -38,7 +39,7 @@ def logits_from(network: Network, images: Tensor) -> Tensor:
     """The logits by the definition of a decomposed head, one class at a time, or by the full matrix."""
     tensors = network.tensors
     with evaluating(network.module):
-        features = penultimate(network.module, network.module.get_submodule(network.head_name), images)
+        features = penultimate(network.module, network.module.get_submodule(network.head.name), images)
     if tensors.indices is None or tensors.mask is None:
         return features @ tensors.weight.t() + tensors.bias
     out = torch.zeros(len(features), tensors.num_classes)
@@ -54,7 +55,7 @@ def test_weights_are_put_into_the_network() -> None:
     state = resnet_weights()
     network = open_classifier("resnet20", save(state)).load(SIZE)
     assert all(torch.equal(value, state[name]) for name, value in network.module.state_dict().items())
-    assert network.head_name == "linear"
+    assert network.head.name == "linear"
     assert torch.equal(network.tensors.weight, state["linear.weight"])
     assert not network.module.training
     images = example_images(SIZE)
@@ -188,7 +189,7 @@ def test_decomposed_checkpoint_computes_what_its_module_computes(name: str, rows
         expected = model(images)
         torch.testing.assert_close(network.module(images), expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(logits_from(network, images), expected, rtol=1e-5, atol=1e-5)
-    assert network.head is None
+    assert network.is_decomposed
     assert network.tensors.kind == "decomposed"
     assert isinstance(network.module.linear, DecomposedLinear)
     assert network.module.linear.classes() == tuple(tuple(row) for row in rows)
@@ -234,7 +235,7 @@ def test_checkpoint_that_says_which_network_it_belongs_to() -> None:
     write_checkpoint(Path("net.safetensors"), resnet_weights(), Metadata(model="resnet20", num_classes=10))
     classifier = open_classifier(None, "net.safetensors")
     assert classifier.name == "resnet20"
-    assert classifier.load(SIZE).head_name == "linear"
+    assert classifier.load(SIZE).head.name == "linear"
 
 
 def test_checkpoint_that_does_not_say_which_network_it_belongs_to() -> None:
@@ -302,14 +303,14 @@ def test_network_of_the_current_directory_with_linear_layers_inside(module_name:
     Path(f"{module_name}.py").write_text(USER_NETWORK)
     classifier = open_classifier(f"{module_name}:make", None)
     network = classifier.load((16, 16))
-    assert network.head_name == "out"
+    assert network.head.name == "out"
     assert network.tensors.num_features == 3
     assert network.tensors.num_classes == 4
     images = example_images((16, 16), seed=5)
     with torch.no_grad():
         torch.testing.assert_close(logits_from(network, images), network.module(images), rtol=1e-5, atol=1e-5)
     assert len(classifier.identity["architecture"]["source"]) == 64
-    assert preprocessing_of(classifier, IMAGENET) == IMAGENET
+    assert IMAGENET.overridden(classifier.image_options) == IMAGENET
 
 
 def test_network_of_the_current_directory_takes_weights(module_name: str) -> None:
@@ -326,7 +327,7 @@ def test_network_with_a_part_called_module_takes_its_own_weights(module_name: st
     source += "        self.module = Net()\n\n    def forward(self, x):\n        return self.module(x)\n"
     Path(f"{module_name}.py").write_text(USER_NETWORK + source)
     state = open_classifier(f"{module_name}:Wrapped", None).load(SIZE).module.state_dict()
-    assert open_classifier(f"{module_name}:Wrapped", save(state)).load(SIZE).head_name == "module.out"
+    assert open_classifier(f"{module_name}:Wrapped", save(state)).load(SIZE).head.name == "module.out"
 
 
 def test_class_and_nested_attribute_are_callables(module_name: str) -> None:
@@ -400,7 +401,7 @@ def test_random_weights_are_those_of_the_seed(module_name: str) -> None:
 
 def test_head_may_be_asked_for() -> None:
     path = save(resnet_weights())
-    assert open_classifier("resnet20", path, head="linear").load(SIZE).head_name == "linear"
+    assert open_classifier("resnet20", path, head="linear").load(SIZE).head.name == "linear"
     with pytest.raises(InputError, match="'conv1' is not the head of resnet20"):
         open_classifier("resnet20", path, head="conv1").load(SIZE)
     assert open_classifier("resnet20", path, head="linear").identity != open_classifier("resnet20", path).identity
@@ -409,9 +410,9 @@ def test_head_may_be_asked_for() -> None:
 def test_constants_of_the_checkpoint_go_before_those_of_the_model_and_the_data() -> None:
     metadata = Metadata(model="resnet20", num_classes=10, mean=[0.1, 0.2, 0.3], std=[0.4, 0.5, 0.6])
     write_checkpoint(Path("net.safetensors"), resnet_weights(), metadata)
-    own = preprocessing_of(open_classifier(None, "net.safetensors"), IMAGENET)
+    own = IMAGENET.overridden(open_classifier(None, "net.safetensors").image_options)
     assert own == replace(CIFAR, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
-    assert preprocessing_of(open_classifier("resnet20", "random"), IMAGENET) == CIFAR
+    assert IMAGENET.overridden(open_classifier("resnet20", "random").image_options) == CIFAR
 
 
 def test_constant_factor_of_a_users_network_is_folded_into_a_decomposed_head(module_name: str) -> None:

@@ -83,11 +83,12 @@ def test_forward_is_the_written_out_function(scale: float) -> None:
 def test_factor_of_the_logits_belongs_to_the_head() -> None:
     model = CustomResNet(5).eval()
     head = find_head(model, SIZE)
-    assert (head.name, head.scale, head.num_features, head.num_classes) == ("fc", 0.125, 512, 5)
+    assert (head.name, head.num_features, head.num_classes) == ("fc", 512, 5)
+    assert head.following.factor.tolist() == [0.125] * 5
     images = example_images(SIZE, seed=7)
     with evaluating(model):
         features, expected = penultimate(model, model.fc, images), model(images)
-    weight, bias = head.dense()
+    weight, bias = head.weight, head.bias
     assert torch.equal(bias, model.fc.bias / 8)
     torch.testing.assert_close(features @ weight.t() + bias, expected, rtol=1e-5, atol=1e-6)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.models.classifier import open_classifier, preprocessing_of
+from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.gate_kinds import GATES, ORIGINAL_SCALE, gate_shown_by
 from decompose_cli.models.gated_resnet import StageGatedResNet, UnitGatedResNet, from_plain
 from decompose_cli.models.gates import Reading
@@ -55,6 +55,8 @@ def published(gate: str, path: str = "model_best.pth.tar", prefix: str = "module
     original: dict[str, Any] = {}
     if gate == "entropy-classifier":
         original = {"gate_map": "original"}
+    elif gate == "entropy":
+        original = {"gate_map": "plain-10"}
     elif "gate_scale" in GATES[gate].details:
         original = {"gate_scale": float(ORIGINAL_SCALE)}
     module = made(gate, **more, **original)
@@ -76,31 +78,31 @@ def test_published_checkpoints_are_loaded_as_what_they_are(
     else:
         classifier = open_classifier("resnet14", "model_best.pth.tar")
     assert classifier.entry.chosen["gate"] == gate
-    assert preprocessing_of(classifier, CIFAR) == CIFAR_OF_GATES
+    assert CIFAR.overridden(classifier.image_options) == CIFAR_OF_GATES
     assert classifier.entry.chosen["shortcut"] == "projection"
     network = classifier.load(SIZE)
     with torch.no_grad():
         assert torch.equal(network.module(images()), module(images()))
         features = penultimate(network.module, network.module.fc, images())  # type: ignore[arg-type]
         torch.testing.assert_close(module.fc(features), module(images()))
-    assert (network.head_name, network.tensors.num_features) == ("fc", 64)
+    assert (network.head.name, network.tensors.num_features) == ("fc", 64)
 
 
 def test_published_checkpoints_have_the_maps_scales_and_constants_of_the_original() -> None:
     for gate, expected in {
         "entropy-classifier": {"gate_map": "original"},
         "entropy-classifier-b3b2": {"gate_map": "plain"},
-        "entropy": {"gate_map": "plain"},
+        "entropy": {"gate_map": "plain-10"},
         "l2": {},
         "exclusive-tube-3x3": {"gate_scale": "0.0001"},
     }.items():
         published(gate)
         classifier = open_classifier("resnet14", "model_best.pth.tar")
         assert classifier.entry.chosen == {"shortcut": "projection", "gate": gate, **expected}
-        assert preprocessing_of(classifier, CIFAR) == CIFAR_OF_GATES
+        assert CIFAR.overridden(classifier.image_options) == CIFAR_OF_GATES
     plain = CifarResNet(14, shortcut="projection")
     torch.save(plain.state_dict(), "plain.pt")
-    assert preprocessing_of(open_classifier("resnet14", "plain.pt"), CIFAR) == CIFAR
+    assert CIFAR.overridden(open_classifier("resnet14", "plain.pt").image_options) == CIFAR
 
 
 @pytest.mark.parametrize("gate", ["entropy-classifier", "exclusive-element-1x1", "exclusive-tube-3x3"])
@@ -148,7 +150,7 @@ def test_another_gate_than_that_of_the_weights_is_refused() -> None:
 def test_that_exclusive_gates_are_assumed_is_said(caplog: pytest.LogCaptureFixture) -> None:
     published("shortcut")
     assert open_classifier("resnet14", "model_best.pth.tar").entry.chosen["gate"] == "exclusive"
-    assert "train-gate --evaluate --gate shortcut" in caplog.text
+    assert "its gate is exclusive or shortcut, which have the same weights: exclusive is assumed" in caplog.text
 
 
 @pytest.mark.parametrize("gate", GATES)

@@ -10,19 +10,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.models.classifier import HeadTensors, Network
 from decompose_cli.models.decomposed import DecomposedLinear
-from decompose_cli.models.head import evaluating, find_head, penultimate
+from decompose_cli.models.head import evaluating, penultimate
 from decompose_cli.models.imagenet import build
 from decompose_cli.models.inference import FeatureReader
+from decompose_cli.models.network import network_of
 
 CPU = torch.device("cpu")
-
-
-def network_of(module: nn.Module, size: tuple[int, int]) -> Network:
-    head = find_head(module, size)
-    weight, bias = head.dense()
-    return Network(module, head, head.name, HeadTensors("dense", head.name, weight, bias, head.num_features))
 
 
 def with_statistics(module: nn.Module) -> nn.Module:
@@ -148,7 +142,7 @@ def test_features_are_those_of_the_network(make: Callable[[], nn.Module], side: 
     for n, seed in ((1, 2), (3, 3), (7, 4)):
         batch = images(n, side, seed)
         with evaluating(network.module):
-            expected = penultimate(network.module, network.module.get_submodule(network.head_name), batch)
+            expected = penultimate(network.module, network.module.get_submodule(network.head.name), batch)
         features = reader(batch)
         assert features.dtype == torch.float32
         assert features.shape == (n, network.tensors.num_features)
@@ -162,7 +156,7 @@ def test_bfloat16_features_are_near_those_of_the_network(make: Callable[[], nn.M
     reader = FeatureReader(network, CPU, "bf16", images(4, side))
     batch = images(5, side, 2)
     with evaluating(network.module):
-        expected = penultimate(network.module, network.module.get_submodule(network.head_name), batch)
+        expected = penultimate(network.module, network.module.get_submodule(network.head.name), batch)
     features = reader(batch)
     assert features.dtype == torch.float32
     relative = float((features - expected).norm() / expected.norm())
@@ -184,7 +178,7 @@ def test_network_that_makes_float32_tensors_of_its_own_works_in_bfloat16() -> No
     network = network_of(Own().eval(), (12, 12))
     batch = images(5, 12, 2)
     with evaluating(network.module):
-        expected = penultimate(network.module, network.module.get_submodule(network.head_name), batch)
+        expected = penultimate(network.module, network.module.get_submodule(network.head.name), batch)
     reader = FeatureReader(network, CPU, "bf16", images(4, 12))
     torch.testing.assert_close(reader(batch), expected, rtol=0.05, atol=0.02)
 
@@ -216,9 +210,8 @@ def test_decomposed_head_gives_the_same_features() -> None:
     batch = images(3, 32, 5)
     expected = FeatureReader(network, CPU, "32", images(2, 32))(batch)
     head = DecomposedLinear.from_dense(model.linear.weight.detach(), model.linear.bias.detach(), [[0, 1]] * 10)
-    tensors = HeadTensors("decomposed", "linear", head.weight, head.bias, 64, head.indices, head.mask)
     model.linear = head
-    features = FeatureReader(Network(model, None, "linear", tensors), CPU, "32", images(2, 32))(batch)
+    features = FeatureReader(network_of(model, (32, 32)), CPU, "32", images(2, 32))(batch)
     torch.testing.assert_close(features, expected, rtol=1e-5, atol=1e-5)
     assert isinstance(model.linear, DecomposedLinear)
 

@@ -102,6 +102,136 @@ def test_maps_are_found_however_they_are_averaged(way: str) -> None:
     torch.testing.assert_close(features, maps.mean((2, 3)))
 
 
+class Twin(nn.Module):
+    """The same network with channels second, by convolutions, or last, by linear layers."""
+
+    def __init__(self, is_last: bool) -> None:
+        super().__init__()
+        self.is_last = is_last
+        self.embed = nn.Conv2d(3, 6, 2, 2)
+        self.mix = nn.Linear(6, 6) if is_last else nn.Conv2d(6, 6, 1)
+        self.act = nn.ReLU()
+        self.head = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(x)
+        if self.is_last:
+            return self.head(self.act(self.mix(x.permute(0, 2, 3, 1))).mean((1, 2)))
+        return self.head(self.act(self.mix(x)).mean((2, 3)))
+
+
+def test_maps_with_channels_last_are_those_of_the_same_network_with_channels_second() -> None:
+    torch.manual_seed(0)
+    first, last = Twin(False).eval(), Twin(True).eval()
+    state = first.state_dict()
+    last.load_state_dict({**state, "mix.weight": state["mix.weight"].flatten(1)})
+    images, classes = torch.randn(3, 3, 12, 10), torch.tensor([0, 3, 1])
+    pairs = [feature_maps(module, module.head, images)[1] for module in (first, last)]
+    assert pairs[0] is not None
+    assert pairs[1] is not None
+    assert pairs[0].shape == (3, 6, 6, 5)
+    torch.testing.assert_close(*pairs)
+    cams = [
+        grad_cam(module, module.mix, images, classes, planes)
+        for module, planes in ((first, (0, 1, 2, 3)), (last, (0, 3, 1, 2)))
+    ]
+    assert cams[0].shape == (3, 6, 5)
+    torch.testing.assert_close(*cams)
+    assert float(cams[0].max()) > 0
+    assert not last.mix._forward_hooks
+    with pytest.raises(RuntimeError):
+        grad_cam(last, last.mix, images[:, :2], classes, (0, 3, 1, 2))
+    assert not last.mix._forward_hooks
+
+
+def test_grad_cam_of_swin_is_the_same_before_and_after_it_turns_its_maps() -> None:
+    module, head, images = network("swin_t")
+    classes = torch.tensor([1, 2, 3])
+    norm = module.get_submodule("norm")
+    before = grad_cam(module, norm, images, classes, (0, 3, 1, 2))
+    assert before.shape == (3, 2, 2)
+    torch.testing.assert_close(before, grad_cam(module, module.get_submodule("permute"), images, classes))
+    _, maps = feature_maps(module, head, images)
+    assert maps is not None
+    assert maps.shape == (3, 768, 2, 2)
+
+
+class Lined(nn.Module):
+    """Averages positions that it has put into a line: their places in the image are not those in the line."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 6, 1), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x.flatten(2)[:, :, torch.arange(15, -1, -1)].unflatten(2, (4, 4))).relu()
+        return self.head(x.flatten(2).unsqueeze(-1).mean((2, 3)))
+
+
+def test_positions_in_a_line_are_no_picture() -> None:
+    torch.manual_seed(0)
+    module = Lined().eval()
+    features, maps = feature_maps(module, module.head, torch.randn(3, 3, 4, 4))
+    assert maps is None
+    assert features.shape == (3, 6)
+
+
+class Encoded(nn.Module):
+    """An encoder layer of torch, which in evaluation does all of its work in one operation, between maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 2, 2), nn.Linear(8, 4)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.conv(x)
+        return self.head(self.encoder(maps.flatten(2).transpose(1, 2)).unflatten(1, maps.shape[2:]).mean((1, 2)))
+
+
+def test_maps_are_found_behind_layers_that_work_in_one_operation() -> None:
+    torch.manual_seed(0)
+    module = Encoded().eval()
+    before = torch.backends.mha.get_fastpath_enabled()
+    features, maps = feature_maps(module, module.head, torch.randn(3, 3, 8, 12))
+    assert torch.backends.mha.get_fastpath_enabled() == before
+    assert maps is not None
+    assert maps.shape == (3, 8, 4, 6)
+    torch.testing.assert_close(maps.mean((2, 3)), features)
+
+
+def test_of_several_uses_of_a_layer_the_last_is_looked_at() -> None:
+    torch.manual_seed(0)
+    relu = nn.ReLU()
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3), relu, nn.Conv2d(8, 6, 3), relu, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 4)
+    ).eval()
+    images, classes = torch.randn(3, 3, 9, 9), torch.tensor([0, 3, 1])
+    shown = grad_cam(module, relu, images, classes)
+    module[3] = nn.ReLU()
+    torch.testing.assert_close(shown, grad_cam(module, module[3], images, classes))
+
+
+class Scaled(nn.Module):
+    """A layer is used for a number per channel before it is used for maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.act, self.head = nn.Conv2d(3, 6, 3), nn.ReLU(), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        return self.head(self.act(x * self.act(x.mean((2, 3)))[..., None, None]).mean((2, 3)))
+
+
+def test_earlier_uses_of_a_layer_may_be_no_maps() -> None:
+    torch.manual_seed(0)
+    module = Scaled().eval()
+    images, classes = torch.randn(3, 3, 9, 9), torch.tensor([0, 3, 1])
+    shown = grad_cam(module, module.act, images, classes)
+    torch.testing.assert_close(shown, written_out(module, module.act, images, classes))
+
+
 def test_a_network_is_left_as_it_was() -> None:
     module, head, images = network("resnet14")
     module.train()
@@ -128,9 +258,9 @@ def written_out(module: Any, layer: nn.Module, images: Tensor, classes: Tensor) 
         handle = layer.register_forward_hook(lambda _m, _i, out, kept=kept: kept.append(out))
         logit = module(image[None])[0, c]
         handle.remove()
-        (gradient,) = torch.autograd.grad(logit, kept[0])
+        (gradient,) = torch.autograd.grad(logit, kept[-1])
         alphas = gradient.mean((2, 3))[0]
-        found.append(sum(alpha * plane for alpha, plane in zip(alphas, kept[0][0], strict=True)).clamp(min=0))  # type: ignore[union-attr]
+        found.append(sum(alpha * plane for alpha, plane in zip(alphas, kept[-1][0], strict=True)).clamp(min=0))  # type: ignore[union-attr]
     return torch.stack(found).detach()
 
 

@@ -127,7 +127,11 @@ def test_images_of_another_size_than_layer_norm_has_seen() -> None:
 @pytest.mark.usefixtures("pooled_weights")
 @pytest.mark.parametrize(
     ("prefix", "model", "options"),
-    [("", "resnet20", {"shortcut": "projection"}), ("module.", "resnet18", {}), ("", "preresnet20", {})],
+    [
+        ("", "resnet20", {"shortcut": "projection"}),
+        ("module.", "resnet18", {}),
+        ("", "preresnet20", {"shortcut": "input-projection"}),
+    ],
 )
 def test_published_checkpoints_are_recognised_by_their_names(
     prefix: str, model: str, options: dict[str, str], caplog: pytest.LogCaptureFixture

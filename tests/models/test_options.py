@@ -85,7 +85,7 @@ def test_network_without_the_option_is_refused_with_those_that_have_it(name: str
     assert refusal.value.message.endswith(" and others.")
 
 
-@pytest.mark.parametrize(("name", "own"), [("preresnet20", "shortcut"), ("resnet50", "none")])
+@pytest.mark.parametrize(("name", "own"), [("preresnet20", "shortcut, block"), ("resnet50", "none")])
 def test_option_of_no_network_is_refused_with_those_there_are(name: str, own: str) -> None:
     with pytest.raises(InputError) as refusal:
         get_entry(name).configured(some_thing="x")
@@ -140,7 +140,7 @@ def test_checkpoint_with_options_computes_what_was_saved(model: str | None, suff
     network = classifier.load(SIZE)
     assert classifier.entry.chosen == PROJECTION
     assert classifier.name == "resnet20"
-    assert network.head_name == "fc"
+    assert network.head.name == "fc"
     assert not classifier.uses_default_weights
     assert classifier.identity["architecture"] == {"family": "cifar_resnet", "depth": 20, "shortcut": "projection"}
     images = example_images(SIZE, seed=2)
@@ -197,7 +197,7 @@ def test_description_of_another_network_leaves_it_to_the_names() -> None:
     write_checkpoint(Path("net.safetensors"), projected_weights(), description(model_options=PROJECTION))
     classifier = open_classifier(DEFAULT_MODEL, "net.safetensors")
     assert classifier.entry.chosen == PROJECTION
-    assert classifier.load(SIZE).head_name == "fc"
+    assert classifier.load(SIZE).head.name == "fc"
     write_checkpoint(Path("net.safetensors"), projected_weights(), description("resnet50", model_options={"a": "b"}))
     assert open_classifier("resnet20", "net.safetensors").entry.chosen == PROJECTION
 

@@ -10,10 +10,11 @@ import torch
 from torch import nn
 
 from decompose_cli.errors import InputError
-from decompose_cli.models.classifier import HeadTensors, Network
-from decompose_cli.models.head import evaluating, example_images, find_head, last_map_layer, penultimate, trace_layers
+from decompose_cli.models.head import evaluating, example_images, find_head, penultimate
 from decompose_cli.models.imagenet import torchvision_classifiers
 from decompose_cli.models.inference import FeatureReader
+from decompose_cli.models.network import network_of
+from decompose_cli.models.outputs import last_map_layer, trace_outputs
 from decompose_cli.models.registry import ModelEntry, get_entry, registered_models
 from decompose_cli.models.small_networks import preact_resnet
 from decompose_cli.preprocessing import CIFAR
@@ -58,12 +59,12 @@ def built(entry: ModelEntry, num_classes: int = 7) -> nn.Module:
 def test_head_of_the_features_is_the_model(entry: ModelEntry) -> None:
     model = built(entry)
     head = find_head(model, SIZE)
-    assert head.scale == (0.125 if entry.name == "custom_resnet" else 1)
+    assert set(head.following.factor.tolist()) == {0.125 if entry.name == "custom_resnet" else 1}
     assert (head.num_features, head.num_classes) == (entry.num_features, 7)
     images = example_images(SIZE, seed=5)
     with evaluating(model):
         features, logits = penultimate(model, head.module, images), model(images)
-    weight, bias = head.dense()
+    weight, bias = head.weight, head.bias
     difference = (features @ weight.t() + bias - logits).abs().max()
     assert (logits[0] - logits[1]).abs().max() > 1e-3 * logits.abs().max()
     assert difference <= 1e-5 * logits.abs().max()
@@ -74,9 +75,8 @@ def test_head_of_the_features_is_the_model(entry: ModelEntry) -> None:
 def test_folded_copy_reads_the_same_features(entry: ModelEntry) -> None:
     model = built(entry)
     head = find_head(model, SIZE)
-    tensors = HeadTensors("dense", head.name, *head.dense(), head.num_features)
     images = example_images(SIZE, seed=6)
-    reader = FeatureReader(Network(model, head, head.name, tensors), torch.device("cpu"), "32", images)
+    reader = FeatureReader(network_of(model, SIZE), torch.device("cpu"), "32", images)
     with evaluating(model):
         expected = penultimate(model, head.module, images)
     torch.testing.assert_close(reader(images), expected, rtol=1e-3, atol=1e-4 * expected.abs().max().item())
@@ -88,8 +88,7 @@ def test_folded_copy_reads_the_same_features(entry: ModelEntry) -> None:
     [("resnet11", "layer3"), ("preresnet8", "bn"), ("custom_resnet", "residual3"), ("resnet18_32x32", "layer4")],
 )
 def test_layer_for_activation_maps_is_the_last_with_maps(name: str, layer: str) -> None:
-    _, layers = trace_layers(get_entry(name).build(10), example_images(SIZE))
-    assert last_map_layer(layers) == layer
+    assert last_map_layer(trace_outputs(get_entry(name).build(10), example_images(SIZE))) == layer
 
 
 @pytest.mark.parametrize("name", NEW)
@@ -150,8 +149,8 @@ def test_wrong_depth_is_refused_with_the_nearest(name: str, nearest: str) -> Non
     with pytest.raises(InputError) as refusal:
         get_entry(name)
     assert refusal.value.message == (
-        f"There is no model '{name}': such networks have 6n + 2 layers"
-        f"{'' if name.startswith('pre') else ', with bottlenecks 9n + 2'}, 1202 at most (did you mean {nearest}?)."
+        f"There is no model '{name}': such networks have 6n + 2 layers, with bottlenecks 9n + 2, 1202 at most (did you "
+        f"mean {nearest}?)."
     )
     for suggested in nearest.split(" or "):
         get_entry(suggested)

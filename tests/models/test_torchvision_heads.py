@@ -103,7 +103,7 @@ def check_head(model: nn.Module, size: tuple[int, int], classes: int) -> None:
         logits = model(images)
     assert features.shape == (2, head.num_features)
     assert logits.abs().max() > 0
-    weight, bias = head.dense()
+    weight, bias = head.weight, head.bias
     difference = (features @ weight.t() + bias - logits).abs().max()
     assert difference <= 1e-5 * logits.abs().max()
 

@@ -6,6 +6,7 @@ import html
 import itertools
 import json
 import re
+import unicodedata
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -334,6 +335,13 @@ def test_pictures_are_taken_from_beside_the_result_only(write_results: WriteResu
     assert "1 of 1 pictures are not on this page." in text
 
 
+def test_the_page_says_what_was_seen_of_a_photograph(write_results: WriteResults) -> None:
+    folder = write_results(only=("explain",))
+    assert "pixels" not in page_of(report([folder]))[1].split("01-7")[0].split("taken for")[-1]
+    edited(folder, "explain", lambda d: d["results"]["explanations"][0].update(size=[300, 400], resized=[32, 42]))
+    assert "(300x400 pixels, made 32x42, of which the network sees the middle 32x32)" in page_of(report([folder]))[1]
+
+
 def test_damaged_pictures_are_left_out(write_results: WriteResults) -> None:
     folder = write_results(only=("explain",))
     (folder / "01-7.png").write_bytes((folder / "01-7.png").read_bytes()[:60])
@@ -536,3 +544,26 @@ def test_a_tall_picture_is_made_smaller(write_results: WriteResults) -> None:
     Image.new("L", (60, 20_000)).save(folder / "01-7.png")
     (image,) = page_of(report([folder]))[0].all("img")
     assert int(image["height"] or 0) <= 4000
+
+
+def test_names_of_folders_and_classes_reach_the_page_as_letters(write_results: Callable[..., Path]) -> None:
+    evil = "a\x1b[2J\x9b\u202eb\rc"
+    folder = write_results([evil, *map(str, range(1, 10))], folder=evil)
+    page = report([folder], title=evil * 2).html
+    assert r"a\x1b[2J\x9b\u202eb\rc" in page
+    shown = page.replace("\n", "")
+    assert not [letter for letter in shown if unicodedata.category(letter) in ("Cc", "Cf", "Zl", "Zp")]
+    long = report([write_results(["y" * 100_000, *map(str, range(1, 10))], folder="long", only=["validate"])]).html
+    assert "y" * 20_000 not in long
+
+
+def test_sets_of_lowest_gates_are_called_so(write_results: Callable[..., Path]) -> None:
+    folder = write_results(only=["extract-indices"])
+    (file,) = folder.glob("*.json")
+    assert "(lowest gates)" not in report([folder]).html
+    document = json.loads(file.read_text(encoding="utf-8"))
+    document["arguments"] |= {"method": "csg", "order": "lowest"}
+    for extracted in document["results"].values():
+        extracted["method"] = "csg"
+    file.write_text(json.dumps(document), encoding="utf-8")
+    assert "ranked by csg (lowest gates)" in report([folder]).html

@@ -10,7 +10,7 @@ import torch
 from helpers.pictures import box_of, changed, colours_of, pixels
 from matplotlib.figure import Figure
 
-from decompose_cli.reporting.explain_plots import Panel, Picture, picture_row, picture_sheet
+from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, picture_row, picture_sheet
 from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet
 
 
@@ -64,6 +64,20 @@ def test_the_image_is_painted_as_it_is_and_a_map_over_its_own_panel(figures: lis
         width = redness.shape[1] // 4
         left_part, right_part = redness[:, :width].mean(), redness[:, -width:].mean()
         assert speaks_for == ("left" if left_part > right_part else "right")
+
+
+def test_an_image_of_another_size_stands_whole_before_what_was_seen_of_it(figures: list[Figure]) -> None:
+    plain_one = picture("photo: cat\nas seen: 4x6 pixels")
+    whole = Whole("photo\n20x40 pixels", torch.full((3, 20, 40), 90, dtype=torch.uint8), (0.25, 0.5, 0.75, 1.0))
+    picture_row(dataclasses.replace(plain_one, whole=whole))
+    first, second, third = figures[0].axes[:3]
+    assert (first.get_title(), second.get_title()) == ("photo\n20x40 pixels", "photo: cat\nas seen: 4x6 pixels")
+    assert np.array_equal(first.images[0].get_array(), whole.image.permute(1, 2, 0))
+    assert np.array_equal(second.images[0].get_array(), plain_one.image.permute(1, 2, 0))
+    assert third.get_title() == "Grad-CAM\ncat"
+    (frame,) = first.patches
+    assert frame.get_bbox().bounds == (19.5, 4.5, 20.0, 10.0)
+    assert not second.patches
 
 
 @pytest.mark.painted

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 
 from decompose_cli.reporting.plots import Curve, accuracy_curves, accuracy_figure
+from decompose_cli.reporting.style import new_figure, png
 
 LINE = Curve([1, 2, 3, 4, 5], [50.0, 60, 70, 80, 85], [45.0, 55, 65, 75, 80], [55.0, 65, 75, 85, 90])
 POINT = Curve([5], [70.0], [66.0], [73.0], is_line=False)
@@ -158,3 +159,13 @@ def test_names_are_painted_as_text_and_never_as_mathematics(written: list[tuple[
     shown = dict(written)
     for text in (*ODD, *(f"_point {name}" for name in ODD), f"net on {ODD[0]}", r"net on $\frac{1}"):
         assert shown[text] is False
+
+
+@pytest.mark.painted
+def test_a_name_that_is_no_utf8_is_drawn_escaped() -> None:
+    pictures = []
+    for title in ("caf\udce9", "caf\\udce9", "caf"):
+        figure = new_figure(1)
+        figure.suptitle(title)
+        pictures.append(png(figure))
+    assert pictures[0] == pictures[1] != pictures[2]

@@ -170,6 +170,27 @@ def test_connection_refused() -> None:
     assert files_below(Path()) == []
 
 
+@pytest.mark.parametrize(
+    "answer", [b"HTTP/1.1 500 \x1b[2J\x9b\r\n\r\n", b"\x1b[2Jnonsense\r\n", b"x" * 70_000 + b"\r\n"]
+)
+def test_what_a_server_says_reaches_nobody_as_it_is(answer: bytes) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def serve() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                connection.recv(10_000)
+                connection.sendall(answer)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        with pytest.raises(DownloadError) as failure:
+            download(f"http://127.0.0.1:{listening.getsockname()[1]}/x", Path("x"), by_hand="by hand")
+        thread.join()
+    assert str(failure.value).isprintable()
+    assert len(str(failure.value)) < 3000
+
+
 def test_connection_that_stalls(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("decompose_cli.storage.download._TIMEOUT_S", 0.1)
     with socket.socket() as silent:

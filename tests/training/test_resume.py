@@ -156,5 +156,6 @@ def test_a_signal_saves_and_exits_with_130(number: signal.Signals, make_images: 
     assert "Interrupted in epoch 2" in errors
     assert "--resume stopped" in errors
     assert not Path("stopped/result.json").exists()
-    run("train", "--resume", "stopped", "-q")
+    assert "and the model held:Net again" in errors
+    run("train", "held:Net", "--resume", "stopped", "-q")
     assert_same_end(Path("whole"), Path("stopped"))

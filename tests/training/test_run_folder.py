@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ import torch
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.models.checkpoint import Metadata, read_checkpoint
 from decompose_cli.training.config import read_config
-from decompose_cli.training.run_folder import RunFolder, changed, find_run, read_state, write_state
+from decompose_cli.training.run_folder import RunFolder, Takeover, changed, find_run, new_run, read_state, write_state
 
 METADATA = Metadata(model="resnet8", num_classes=2)
 CONFIG = {
@@ -36,16 +38,15 @@ CONFIG = {
 }
 
 
-def saved(path: Path, step: int = 1) -> None:
-    write_state(path, METADATA, {"weight": torch.full((2,), float(step))}, {"global_step": step})
+def saved(path: Path, step: int = 1, takeover: Takeover | None = None) -> None:
+    write_state(path, METADATA, {"weight": torch.full((2,), float(step))}, {"global_step": step}, takeover)
 
 
 @pytest.fixture
 def begun() -> RunFolder:
     folder = RunFolder(Path("run"))
     folder.check_free(overwrite=False)
-    folder.begin(CONFIG)
-    saved(folder.last, 2)
+    saved(folder.last, 2, Takeover(folder, CONFIG))
     return folder
 
 
@@ -105,6 +106,22 @@ def test_an_empty_folder_does_not_stay_and_neither_does_what_was_half_written() 
     assert [path.name for path in folder.path.iterdir()] == ["mine.tmp"]
 
 
+def test_folders_of_runs_that_were_killed_before_their_first_checkpoint_go_with_the_next() -> None:
+    for name, age in (("killed", 100), ("just begun", 0), ("with a file", 100)):
+        Path("runs", name).mkdir(parents=True)
+        Path("runs", name, ".lock").touch()
+        os.utime(Path("runs", name, ".lock"), (time.time() - age,) * 2)
+    Path("runs/with a file/notes.txt").write_text("mine")
+    with new_run([Path("runs/next")]) as folder, folder.locked():
+        assert sorted(path.name for path in Path("runs").iterdir()) == ["just begun", "next", "with a file"]
+
+
+def test_a_folder_of_a_run_that_is_at_work_is_left_alone(busy: Path) -> None:
+    os.utime(busy / ".lock", (time.time() - 100,) * 2)
+    with new_run([Path("next")]):
+        assert (busy / ".lock").exists()
+
+
 def test_a_folder_that_is_a_file_is_refused() -> None:
     Path("file").write_text("x")
     for path in (Path("file"), Path("file/run")):
@@ -128,7 +145,7 @@ def test_a_run_that_is_there_is_not_replaced_unasked(name: str) -> None:
 
 def test_overwriting_leaves_nothing_of_the_old_run_and_all_that_is_the_users(begun: RunFolder) -> None:
     old = [
-        "best.pt",
+        "last.pt",
         "result.json",
         "log.csv",
         "tensorboard/events.out.tfevents.1",
@@ -138,10 +155,11 @@ def test_overwriting_leaves_nothing_of_the_old_run_and_all_that_is_the_users(beg
     for name in (*old, "notes.txt"):
         (begun.path / name).parent.mkdir(exist_ok=True)
         (begun.path / name).write_text("old")
-    begun.begin({**CONFIG, "new": 1})
+    saved(begun.best, 1, Takeover(begun, {**CONFIG, "new": 1}))
     assert read_config(begun.config)["new"] == 1
+    assert read_state(begun.best)["global_step"] == 1
     assert (begun.path / "notes.txt").read_text() == "old"
-    assert not begun.last.exists()
+    assert sorted(path.name for path in begun.path.iterdir()) == ["best.pt", "config.json", "notes.txt"]
     assert [name for name in old if (begun.path / name).exists()] == []
 
 
@@ -154,7 +172,7 @@ def test_overwriting_takes_nothing_that_looks_a_little_like_a_runs(begun: RunFol
     }
     (begun.path / "model.torchscript.pt").write_text("old")
     begun.check_free(overwrite=True)
-    begun.begin(CONFIG)
+    saved(begun.last, 1, Takeover(begun, CONFIG))
     assert len(kept) == 5
     assert {path: path.read_bytes() for path in kept} == kept
     assert not (begun.path / "model.torchscript.pt").exists()

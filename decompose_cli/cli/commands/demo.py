@@ -30,15 +30,19 @@ def demo(inputs: Inputs, out: Output, open_page: OPEN = False) -> None:
     for that network.
     """
     from decompose_cli.engines.demo import demo as run
+    from decompose_cli.engines.demo import manifest_of, usual_files
     from decompose_cli.page.report import report
-    from decompose_cli.storage.files import check_folder_writable, check_writable, new_folder
+    from decompose_cli.storage.file_sets import check_replaceable, write_result
+    from decompose_cli.storage.files import check_folder_writable, new_folder
     from decompose_cli.storage.result_document import default_names
 
     def show(folder: Path) -> None:
         page = folder / "report.html"
-        check_writable(page, overwrite=True)
+        check_replaceable([*usual_files(folder), page], manifest_of(folder), overwrite=True)
         result = run(inputs, folder)
-        report([path for name, path in result.files.items() if name != "indices"], output=page, overwrite=True)
+        documents = [path for name, path in result.files.items() if name != "indices"]
+        html = report(documents, unwritten=result.contents).html
+        write_result(result.curve, manifest_of(folder), {**result.contents, page: html})
         show_indices(out.terminal, result.extracted)
         show_validation(out.terminal, result.validated)
         show_curve(out.terminal, result.curve)

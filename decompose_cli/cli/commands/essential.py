@@ -74,7 +74,7 @@ def essential(
     from decompose_cli.engines.essential import EssentialSettings, parse_method, parse_noise
     from decompose_cli.engines.essential import essential as run
 
-    path = checked_output(out)
+    path = checked_output(out, Path())
     ks = parse_k(k) if k is not None else [None]
     if len(ks) > 1:
         raise InputError(f"{param('k')} {k}: essential looks at one k at a time.")
@@ -106,7 +106,7 @@ def show_essentiality(terminal: Terminal, document: ResultDocument[EssentialResu
         low, high = kept.features_per_class
         rows.append(
             [
-                label(name, document.arguments["order"]),
+                label(name, document.arguments["order"], has_gates=name == "csg"),  # no other method may be named so
                 f"{low}" if low == high else f"{low}-{high}",
                 *_kept_cells(kept),
             ]

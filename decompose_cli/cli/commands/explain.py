@@ -13,7 +13,7 @@ from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import FILTERS_OF_CLASSES, FILTERS_PER_CLASS
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -94,6 +94,13 @@ def show_explanations(terminal: Terminal, document: ResultDocument[ExplainResult
     terminal.title("Explanations")
     columns = ["Image", "Label", "Full head", "Decomposed", "Own filters", "All others"]
     terminal.print(make_table(columns, rows, left=4))
+    made: dict[str, list[str]] = {}
+    for explanation in results.explanations:
+        geometry = explanation.geometry(document.dataset.crop) if document.dataset is not None else None
+        if geometry is not None:
+            made.setdefault(geometry, []).append(Path(explanation.image).name)
+    for geometry, names in made.items():
+        terminal.print(f"{first_few(names)}: {geometry}.")
     terminal.print(f"Grad-CAM at {results.layer}.")
     for figures in results.deletion:
         interval = f", 95% interval {figures.ci95[0]:+.2f} to {figures.ci95[1]:+.2f}" if figures.ci95 else ""

@@ -8,7 +8,7 @@ from typing import Annotated
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import METHOD_HELP, METHODS, ORDER
-from decompose_cli.cli.output import RESULT, Output, finish, model_and_dataset
+from decompose_cli.cli.output import RESULT, Output, model_and_dataset, present
 from decompose_cli.cli.tables.indices import show_indices
 from decompose_cli.decomposition.ranking import DEFAULT_METHOD
 from decompose_cli.errors import InputError, one_of, param
@@ -66,9 +66,11 @@ def extract_indices(
             settings,
             output=file,
             folder=folder,
+            result=result_path,
             overwrite=out.overwrite,
         )
-        finish(out, document, result_path, show=lambda: show_indices(out.terminal, document))
+        written = f"Result written to {result_path}" if result_path is not None else None
+        present(out, document, lambda: show_indices(out.terminal, document), written=written)
 
     if out.path is not None and len(ks) > 1 and out.path.suffix == ".json":
         raise InputError(

@@ -44,8 +44,6 @@ def filters(
 
     def work(folder: Path | None) -> None:
         document = run(inputs, settings, folder=folder)
-        if folder is not None:
-            document.write(folder / RESULT)
         written = f"Written to {folder}: {SHEET}, {RESULT}" if folder is not None else None
         present(out, document, lambda: show_filters(out.terminal, document), written=written)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 from decompose_cli.cli.console import Terminal
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.training import FROM_SCRATCH, NOT_FOR_TRAINING, NetworkOptions
+from decompose_cli.cli.options.training import FROM_SCRATCH, NOT_FROM_SCRATCH, NetworkOptions
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.features.inputs import Inputs
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @command(  # the recipe says what the options left out would say
-    without=(*NOT_FOR_TRAINING, "head", "batch_size", "precision"), replaced=FROM_SCRATCH
+    without=(*NOT_FROM_SCRATCH, "head", "batch_size", "precision"), replaced=FROM_SCRATCH
 )
 def lr_find(
     inputs: Inputs,

@@ -80,7 +80,10 @@ def show_overlap(terminal: Terminal, document: ResultDocument[MutualInfoResults]
     show_setting(terminal, document)
     sets = document.results.sets
     ks = list(dict.fromkeys(k for by_k in sets.values() for k in by_k))
-    names = {name: label(name, document.arguments["order"]) for name in sets}
+    arguments = document.arguments
+    # An index file may have any name; only beside gates that were given is this one theirs.
+    from_gates = "csg" if arguments["csg"] is not None else None
+    names = {name: label(name, arguments["order"], has_gates=name == from_gates) for name in sets}
     terminal.title(
         "Mutual information of the classes' feature sets, in nats: mean over all pairs, as published, which includes "
         "each class with itself"

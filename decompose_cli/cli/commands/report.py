@@ -10,7 +10,7 @@ import typer
 from decompose_cli.cli.browser import OPEN, show_page
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.output import Output, print_json
+from decompose_cli.cli.output import Output, checked_output, print_json
 
 
 @command()
@@ -46,6 +46,7 @@ def report(
     from decompose_cli.storage.files import user_path, write_under_new_name
     from decompose_cli.storage.result_document import default_names
 
+    checked_output(out)
     page = run(
         [user_path(path) for path in results or ()],
         output=out.path,

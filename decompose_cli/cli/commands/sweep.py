@@ -11,7 +11,7 @@ from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import INDEX_FILES, ORDER, listed
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.cli.tables.accuracy import show_setting
-from decompose_cli.cli.tables.words import p_value
+from decompose_cli.cli.tables.words import label, p_value
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.features.inputs import Inputs
 
@@ -82,11 +82,13 @@ def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> No
         f"{results.total}, {results.original.top1:.2f}%, 95% interval {low:.2f} to {high:.2f})"
     )
     methods = {name: results.curves[name] for name in document.arguments["methods"]}
+    order = document.arguments["order"]
+    names = [label(name, order, has_gates=RANKINGS[name].needs_gates) for name in methods]
     ks = list(dict.fromkeys(k for points in methods.values() for k in points))
     shown = ks if len(ks) <= _MOST_KS else [k for k in ks if k == ks[-1] or _is_round(int(k), len(ks))]
     terminal.print(
         make_table(
-            ["k", *(_label(name, document.arguments["order"]) for name in methods)],
+            ["k", *names],
             [[k, *(str(points[k].correct) for points in methods.values())] for k in shown],
             left=0,
         )
@@ -106,11 +108,6 @@ def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> No
         _show_chosen(terminal, results.chosen)
     if results.plot is not None:
         terminal.print(f"Curve drawn in {results.plot}")
-
-
-def _label(name: str, order: str) -> str:
-    """The name of a ranking, with the order of its gates where it has any."""
-    return f"{name} ({order} gates)" if RANKINGS[name].needs_gates else name
 
 
 def _is_round(k: int, count: int) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.training import FROM_SCRATCH, NOT_FOR_TRAINING, NetworkOptions, Tuning
+from decompose_cli.cli.options.training import FROM_SCRATCH, NOT_FROM_SCRATCH, NetworkOptions, Tuning
 from decompose_cli.cli.output import RunOutput, finish
 from decompose_cli.cli.runs import finish_run, make_request, weights_to_evaluate
 from decompose_cli.cli.tables.accuracy import show_validation
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decompose_cli.training.outcome import RunResults
 
 
-@command(without=(*NOT_FOR_TRAINING, "head"), replaced=FROM_SCRATCH)
+@command(without=(*NOT_FROM_SCRATCH, "head"), replaced=FROM_SCRATCH)
 def train(
     inputs: Inputs,
     out: RunOutput,

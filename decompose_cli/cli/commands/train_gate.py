@@ -10,7 +10,7 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import GATES, NETWORK, OUTPUT, option, text
 from decompose_cli.cli.options.inputs import model_argument
-from decompose_cli.cli.options.training import NOT_FOR_TRAINING, Tuning
+from decompose_cli.cli.options.training import NOT_FROM_SCRATCH, Tuning
 from decompose_cli.cli.output import RESULT, RunOutput, in_folder, present
 from decompose_cli.cli.runs import finish_run, make_request, weights_to_evaluate
 from decompose_cli.cli.tables.accuracy import show_setting
@@ -45,7 +45,7 @@ _REPLACED: dict[str, tuple[Any, Any]] = {
 _HARDLY_DIFFERENT = 0.01
 
 
-@command(without=(*NOT_FOR_TRAINING, "head", "final_test"), replaced=_REPLACED)
+@command(without=(*NOT_FROM_SCRATCH, "head", "final_test"), replaced=_REPLACED)
 def train_gate(
     inputs: Inputs,
     out: RunOutput,
@@ -103,8 +103,6 @@ def _evaluate(inputs: Inputs, out: RunOutput, gates: GateSettings, split: str | 
 
     def work(folder: Path | None) -> None:
         document = evaluate_gates(inputs, gates, split=split, folder=folder)
-        if folder is not None:
-            document.write(folder / RESULT)
 
         def show() -> None:
             show_setting(out.terminal, document)

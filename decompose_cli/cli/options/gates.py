@@ -14,8 +14,8 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "gate": text("--gate", metavar="NAME", panel=GATES, help=f"{shown_gates()}."),
     "depth": number("--depth", metavar="N", panel=NETWORK, help="Depth of a CIFAR ResNet, in place of MODEL: 6n + 2, or 9n + 2 with bottlenecks."),
     "block": BLOCK,
-    "gate_map": text("--gate-map", metavar="stretched|plain|original", panel=GATES,
-                     help="How the entropy H becomes g: plain is sigmoid(H - log(C)/2); stretched goes from 0.02 to 0.98; original is the map of published weights. "
+    "gate_map": text("--gate-map", metavar="stretched|plain|original|plain-10", panel=GATES,
+                     help="How the entropy H becomes g: plain is sigmoid(H - log(C)/2); stretched goes from 0.02 to 0.98; original is the map of published weights of entropy-classifier, plain-10 that of entropy, which takes log(10) whatever C. "
                           f"Default: {shown_defaults('gate_map')}."),
     "gate_loss": text("--gate-loss", metavar="cross-entropy|bce", panel=GATES,
                       help=f"Penalty of gate {', '.join(gates_with('gate_loss'))}. Default: cross-entropy."),

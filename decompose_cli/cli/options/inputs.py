@@ -33,6 +33,9 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "model": model_argument("resnet20-digits, which ships with decompose."),
     "weights": text("--weights", "-w", metavar="FILE|URL|default|random", panel=NETWORK,
                     help="Weights of the network. Default: the published ones, downloaded once; for package.module:callable its own."),
+    "ema": switch("--ema", panel=NETWORK, help="Take the averaged weights, where --weights has raw and averaged ones."),
+    "model_options": text("--model-options", metavar="NAME=VALUE[,...]", panel=NETWORK,
+                          help="Options of the network, as for 'train', where its weights do not say them: shortcut, block, gate, gate_map, norm_mode, ..."),
     "head": text("--head", metavar="NAME", panel=NETWORK, help="Submodule that is the head, where several could be."),
     "dataset": text("--dataset", metavar="NAME|folder:PATH", panel=IMAGES,
                     help="Images to use. Default: the data set that belongs to the network."),
@@ -72,9 +75,25 @@ def _make(given: dict[str, Any]) -> Inputs:
         raise InputError(f"{param('gpu')} and {param('device')} say the same thing; give one of them.")
     if gpu is not None and gpu < 0:
         raise InputError(f"{param('gpu')} {gpu} is negative.")
+    if given.get("model_options") is not None:
+        given["model_options"] = _model_options(given["model_options"])
     device = f"cuda:{gpu}" if gpu is not None else device or "auto"
     allow_download, use_cache = not given.pop("no_download"), not given.pop("no_cache", False)
     return Inputs(device=device, allow_download=allow_download, use_cache=use_cache, **given)
+
+
+def _model_options(text: str) -> dict[str, str]:
+    """Options as they are typed, ``shortcut=projection,norm_mode=group``, by name."""
+    options: dict[str, str] = {}
+    for part in text.split(","):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        name = name.replace("-", "_")
+        if not name or not equals or not value:
+            raise InputError(f"{param('model_options')} {part!r} is not NAME=VALUE.")
+        if name in options:
+            raise InputError(f"{param('model_options')} names {name} twice.")
+        options[name] = value
+    return options
 
 
 INPUTS = Bundle(_OPTIONS, _make, leads=True)

@@ -158,8 +158,8 @@ BLOCK = text("--block", "--block-name", metavar="basic|bottleneck", panel=NETWOR
              help="Residual units of CIFAR ResNets: basic for depth 6n + 2, bottleneck for 9n + 2. Default: basic where the depth allows both, but bottleneck for resnet164.")  # fmt: skip
 
 _NETWORK: dict[str, tuple[Any, Any]] = {
-    "shortcut": text("--shortcut", metavar="identity|projection", panel=NETWORK,
-                     help="Shortcuts of CIFAR ResNets. Default: identity."),
+    "shortcut": text("--shortcut", metavar="identity|projection|input-projection", panel=NETWORK,
+                     help="Shortcuts of CIFAR ResNets. Default: identity; for preresnets projection, which reads what bn-relu made of the input, where input-projection reads the input itself."),
     "block": BLOCK,
     "norm_mode": text("--norm-mode", metavar="MODE", panel=NETWORK,
                       help="Normalisation in place of batch norm: batch, group, layer, instance, online or none. Where it is given the recipe is online-norm, unless --recipe says otherwise."),
@@ -208,3 +208,6 @@ FROM_SCRATCH: dict[str, tuple[Any, Any]] = {
 
 NOT_FOR_TRAINING = ("split", "no_cache")
 """Options without a meaning for training, which looks at all splits and changes the features with every step."""
+
+NOT_FROM_SCRATCH = (*NOT_FOR_TRAINING, "model_options")
+"""The same where options of the network have flags of their own."""

@@ -34,9 +34,9 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
     seen = f", resized to {resized}, centre {height}x{width}" if is_cropped else ""
     terminal.print(
         f"Network   {name}: {model.num_features} features into {model.head!r}, {model.num_classes} classes",
-        f"\nWeights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
-        f"\nImages    {dataset.name}, {dataset.split}: {dataset.images:,}, mean {triple[0]}, std {triple[1]}{seen}",
-        f"\nFeatures  {states[cache.features]}",
+        f"Weights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
+        f"Images    {dataset.name}, {dataset.split}: {dataset.images:,}, mean {triple[0]}, std {triple[1]}{seen}",
+        f"Features  {states[cache.features]}",
     )
 
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.tables.accuracy import show_setting
+from decompose_cli.cli.tables.words import label
+from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.errors import first_few
 
 if TYPE_CHECKING:
@@ -26,10 +28,12 @@ def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -
         rows = []
         for number, indices in list(extracted.indices.items())[:_MOST_CLASSES]:
             rows.append([names[int(number)], first_few(indices, _SHOWN_INDICES)])
-        title = f"{size} features per class by {extracted.method}, most influential first (k = {extracted.k})"
-        terminal.title(title)
+        has_gates = RANKINGS[extracted.method].needs_gates
+        method = label(extracted.method, document.arguments["order"], has_gates=has_gates)
+        terminal.title(f"{size} features per class by {method}, in the order of the ranking (k = {extracted.k})")
         terminal.print(make_table(["Class", "Features"], rows, left=2))
         if len(extracted.indices) > _MOST_CLASSES:
             terminal.print(f"... and {len(extracted.indices) - _MOST_CLASSES} more classes")
         if extracted.file:
             terminal.print(f"Indices written to {extracted.file}")
+    terminal.print("Features with equal scores are a tie, in which the higher index comes first.")

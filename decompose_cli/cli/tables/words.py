@@ -8,6 +8,6 @@ def p_value(p: float) -> str:
     return "< 0.0001" if p < 1e-4 else f"= {p:.4f}"
 
 
-def label(name: str, order: str) -> str:
-    """The name of a set for people to read: csg with its order, which changes everything."""
-    return f"csg ({order} gates)" if name == "csg" else name
+def label(name: str, order: str, *, has_gates: bool) -> str:
+    """The name of a set for people to read; if it was made of gates, with their order, which changes everything."""
+    return f"{name} ({order} gates)" if has_gates else name

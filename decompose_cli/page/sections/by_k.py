@@ -12,9 +12,9 @@ from decompose_cli.page.documents import Source
 from decompose_cli.reporting.plots import accuracy_figure
 
 _LEAD = (
-    "Each class keeps its k most influential penultimate features; the logits of all classes are then compared as "
-    "before. The line is the full head. Bands are 95% intervals of each point by itself: points of one curve are about "
-    "the same images, so they move together."
+    "Each class keeps k penultimate features, the first of a ranking or those of an index file; the logits of all "
+    "classes are then compared as before. The line is the full head. Bands are 95% intervals of each point by itself: "
+    "points of one curve are about the same images, so they move together."
 )
 
 
@@ -39,7 +39,7 @@ def section(context: Context) -> Section | None:
 def _values(curves: Mapping[str, Mapping[str, Point]], full: float) -> Table:
     return Table(
         f"Accuracy by k (full head: {full:.2f}%)",
-        [Column("Features ranked by"), Column("k"), Column("Correct"), Column("Top-1 %"), Column("95% interval")],
+        [Column("Ranking or index file"), Column("k"), Column("Correct"), Column("Top-1 %"), Column("95% interval")],
         [
             [name, int(k) if k.isdecimal() else k, point.correct, point.top1, point.top1_ci95]
             for name, points in curves.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +67,12 @@ def _explained(context: Context, source: Source) -> Iterator[Block]:
         is_folded=True,
     )
     shown = results.explanations[:_MOST_ROWS]
-    pictures = [_saved(context, source, e.file, _alt(e), f"{e.image}: {_caption(e)}") for e in shown]
+    crop = source.document.dataset.crop if source.document.dataset is not None else ()
+    made = [e.geometry(crop) for e in shown]
+    pictures = [
+        _saved(context, source, e.file, _alt(e), f"{e.image}: {_caption(e)}{f' ({geometry})' if geometry else ''}")
+        for e, geometry in zip(shown, made, strict=True)
+    ]
     yield from (picture for picture in pictures if picture is not None)
     more = len(results.explanations) - len([picture for picture in pictures if picture is not None])
     if more > 0:
@@ -127,21 +133,22 @@ def _saved(context: Context, source: Source, name: str | None, alt: str, caption
     if name is None:
         return None
     path = source.path.parent / Path(name).name
-    image = _opened(path)
+    image = _opened(path, context.unwritten.get(path))
     return None if image is None else context.picture(image, alt, caption)
 
 
-def _opened(path: Path) -> Image | None:
+def _opened(path: Path, content: object) -> Image | None:
     from PIL import Image
 
     try:
-        if not path.is_file() or path.stat().st_size > _MOST_BYTES:  # reading a pipe would wait for ever
+        file = BytesIO(content) if isinstance(content, bytes) else path
+        if file is path and (not path.is_file() or path.stat().st_size > _MOST_BYTES):  # a pipe would wait for ever
             return None
-        with warnings.catch_warnings(), Image.open(path, formats=["PNG"]) as opened:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with warnings.catch_warnings(), Image.open(file, formats=["PNG"]) as opened:
+            warnings.simplefilter("ignore")
             if opened.width * opened.height > _MOST_PIXELS:
                 return None
             opened.load()
             return opened.copy()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except Exception:  # a damaged file can raise nearly anything
         return None

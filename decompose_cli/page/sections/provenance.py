@@ -5,6 +5,7 @@ from __future__ import annotations
 from decompose_cli.page.blocks import Block, Column, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
+from decompose_cli.printable import printable
 
 _LEAD = "What was run, on which weights and images, and with which versions; enough to run it again and to compare."
 
@@ -17,7 +18,7 @@ def section(context: Context) -> Section | None:
 
 def _table(source: Source) -> Table:
     document = source.document
-    rows: list[tuple[str, str]] = [("result file", str(source.path)), ("command", document.command)]
+    rows: list[tuple[str, str]] = [("result file", printable(str(source.path))), ("command", document.command)]
     environment = document.environment
     if document.model is not None:
         model, weights = document.model, document.model.weights

@@ -14,8 +14,8 @@ from decompose_cli.page.documents import Source
 
 _LEAD = (
     "A filter is one penultimate feature. Marks show the filters that a class keeps. Numbers, where there are any, "
-    "rank them, 1 being the most influential; the order in an index file need not mean anything. A column with many "
-    "marks is a filter that many classes share."
+    "rank them, 1 being the first of the ranking that is named; numbers next to each other can be a tie. The order in "
+    "an index file need not mean anything. A column with many marks is a filter that many classes share."
 )
 _MOST_ROWS, _MOST_COLUMNS = 30, 130
 _MOST_LISTED = 500
@@ -65,8 +65,9 @@ def _sets(source: Source) -> Iterator[_Set]:
             yield _Set(title, source, classes, count, source.command != "essential")
 
     if source.command == "extract-indices":
+        gates = " (lowest gates)" if source.document.arguments.get("order") == "lowest" else ""
         for k, extracted in source.results.items():
-            yield from set_of(f"{source.name}, k = {k}, ranked by {extracted.method}", extracted.indices)
+            yield from set_of(f"{source.name}, k = {k}, ranked by {extracted.method}{gates}", extracted.indices)
     elif source.command == "sweep" and source.results.chosen is not None:
         yield from set_of(f"{source.name}, chosen set", source.results.chosen.indices)
     elif source.command == "essential":

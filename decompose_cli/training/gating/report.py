@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from decompose_cli.models.gated_resnet import GatedNetwork, StageGatedResNet
 from decompose_cli.models.head import evaluating
 from decompose_cli.progress import track
 from decompose_cli.statistics import mean_difference_interval, mean_interval
+from decompose_cli.storage.csv_text import csv_text
 from decompose_cli.training.data import HELD_OUT, TrainingData
 from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.gating.objective import image_gates
@@ -284,8 +283,8 @@ def gates_csv(
     """
     is_layer, ends = GATES[gate].level == "layer", GATES[gate].place.ends
     count = splits[0].g.shape[1]
-    target = io.StringIO()
-    writer = csv.writer(target, lineterminator="\n")
+    header: list[str] = []
+    rows: list[tuple[object, ...]] = []
     for readings in splits:
         images = readings.images
         by_gate = readings.g.mean(1, keepdim=True) if is_layer else readings.g
@@ -307,10 +306,9 @@ def gates_csv(
         if original_labels is not None:
             is_training = images.split in ("train", HELD_OUT)
             columns["original_label"] = (original_labels[readings.numbers] if is_training else images.labels).tolist()
-        if readings is splits[0]:
-            writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
-    return target.getvalue()
+        header = list(columns)
+        rows += zip(*columns.values(), strict=True)
+    return csv_text(header, rows)
 
 
 def _texts(values: Tensor) -> list[object]:

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Sequence
-from pathlib import Path
 
 from torch import Tensor
 
@@ -19,7 +16,7 @@ from decompose_cli.models.gated_resnet import GatedNetwork, from_plain
 from decompose_cli.models.weights import DEFAULT, RANDOM, read_weights
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import note
-from decompose_cli.storage.files import write_text
+from decompose_cli.storage.csv_text import csv_text
 from decompose_cli.training.data import TrainingData
 
 
@@ -119,17 +116,13 @@ def with_label_noise(data: TrainingData, share: float | None, seed: int) -> tupl
     return dataclasses.replace(data, labels=labels), changed
 
 
-def write_label_noise(
-    path: Path, changed: Tensor, before: Tensor, after: Tensor, names: Sequence[str], files: Sequence[str] | None
-) -> None:
-    """List the images with other labels: ``image,label,original_label`` by number, names of both classes, files.
-
-    Raises:
-        DecomposeError: The file cannot be written.
-    """
-    target = io.StringIO()
-    writer = csv.writer(target, lineterminator="\n")
-    writer.writerow(["image", "label", "original_label", "label_name", "original_label_name", "file"])
-    for image, new, old in zip(changed.tolist(), after[changed].tolist(), before[changed].tolist(), strict=True):
-        writer.writerow([image, new, old, names[new], names[old], "" if files is None else files[image]])
-    write_text(path, target.getvalue())
+def label_noise_csv(
+    changed: Tensor, before: Tensor, after: Tensor, names: Sequence[str], files: Sequence[str] | None
+) -> str:
+    """List the images with other labels: ``image,label,original_label`` by number, names of both classes, files."""
+    columns = ["image", "label", "original_label", "label_name", "original_label_name", "file"]
+    rows = [
+        [image, new, old, names[new], names[old], "" if files is None else files[image]]
+        for image, new, old in zip(changed.tolist(), after[changed].tolist(), before[changed].tolist(), strict=True)
+    ]
+    return csv_text(columns, rows)

@@ -1,0 +1,90 @@
+"""What a network makes of the images of a data set: the pixels that it sees, and which output is which class.
+
+Commands and Python programs ask here, so that both measure the same thing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.classes import ClassMap, ClassNames, match_classes
+from decompose_cli.errors import first_few, param
+from decompose_cli.preprocessing import ImageOptions, Preprocessing
+from decompose_cli.progress import note, warn
+
+
+def settled(
+    network: str, options: Sequence[ImageOptions], usual: Preprocessing, decided_by: Path | None = None
+) -> Preprocessing:
+    """Preprocessing of an image before a network sees it; what nobody knows is guessed, and said.
+
+    Args:
+        network: Name of the network.
+        options: What is known of its images and what was chosen for them, the later before the earlier: the network's
+            own (``Classifier.image_options``), then the user's.
+        usual: What the data set suggests where the options are silent.
+        decided_by: The image whose size decided ``usual``, where one did.
+    """
+    result = sized(options, usual, decided_by)
+    if not all(any(getattr(each, name) is not None for each in options) for name in ("mean", "std")):
+        warn(
+            f"It is not known how {network} was trained: pixels are normalised with mean {listed(result.mean)} "
+            f"and std {listed(result.std)}; give {param('mean')} and {param('std')} (0,0,0 and 1,1,1 for none)."
+        )
+    return result
+
+
+def sized(options: Sequence[ImageOptions], usual: Preprocessing, decided_by: Path | None) -> Preprocessing:
+    """As :func:`settled`, for a network that is trained from scratch, so that its constants are no guess."""
+    result = usual.overridden(*options)
+    if decided_by is not None and all(each.input_size is None and each.crop is None for each in options):
+        resize = result.resize if isinstance(result.resize, int) else "x".join(map(str, result.resize))
+        note(
+            f"Images are resized to {resize} and cropped to {'x'.join(map(str, result.crop))} pixels, as the size of "
+            f"{decided_by} suggests; {param('input_size')} says otherwise."
+        )
+    return result
+
+
+def listed(values: Sequence[float]) -> str:
+    """Constants as they are typed."""
+    return ",".join(f"{value:g}" for value in values)
+
+
+def matched(
+    dataset: ImageDataset, labels: Tensor, network: str, classes: ClassNames | None, num_classes: int
+) -> ClassMap:
+    """The output of a network that belongs to each class of a data set; any order by position is said.
+
+    Args:
+        dataset: The data set.
+        labels: Its labels, int64 (N,).
+        network: Name of the network.
+        classes: Names of its outputs, if they are known.
+        num_classes: Number of outputs.
+
+    Raises:
+        InputError: Some names match and others do not, or there are no names to match and the numbers differ.
+    """
+    found = match_classes(
+        dataset.class_names,
+        dataset.class_ids,
+        classes,
+        num_classes,
+        what=f"{dataset.name} with {network}",
+        present=torch.unique(labels).tolist(),
+    )
+    if found.by_position:
+        are_named = classes is not None and len(classes.names) == num_classes
+        why = (
+            f"The classes of {dataset.name} are not named as those of {network}"
+            if are_named
+            else f"The outputs of {network} have no names that match the classes of {dataset.name}"
+        )
+        warn(f"{why}; they are taken as its outputs in this order: {first_few(found.names, 10)}.")
+    return found

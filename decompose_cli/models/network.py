@@ -1,0 +1,124 @@
+"""A network that has been built and holds its weights, with its head."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from decompose_cli.errors import InputError
+from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.head import Head, find_head
+from decompose_cli.preprocessing import Size
+
+
+@dataclass(frozen=True)
+class HeadTensors:
+    """The parameters of a head, constant factor folded in, float32.
+
+    The ``kind`` is ``dense``: weight (C, D); ``decomposed``: weight (C, k) with indices (C, k) and mask (C, k); or
+    ``subspaces``: weight (C, k) whose indices are not known (the authors' fine-tuned layout), and ``reference`` (C, D),
+    the full head that fine-tuning started from, if the file holds one. The bias is (C,) throughout.
+    """
+
+    kind: str
+    name: str
+    weight: Tensor
+    bias: Tensor
+    num_features: int
+    indices: Tensor | None = None
+    mask: Tensor | None = None
+    reference: Tensor | None = None
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes C."""
+        return len(self.bias)
+
+
+@dataclass(frozen=True)
+class Network:
+    """A built network with its weights and its head.
+
+    Attributes:
+        module: The network.
+        head: The part that is the head, full or decomposed, and what follows it.
+        tensors: Parameters of the head, with what follows it folded in.
+        input_size: (height, width) of the images that the module takes.
+        depends_on_batch: Whether features of an image were found to depend on the other images of its batch.
+    """
+
+    module: nn.Module
+    head: Head
+    tensors: HeadTensors
+    input_size: Size
+    depends_on_batch: bool = False
+
+    @property
+    def is_decomposed(self) -> bool:
+        """Whether a decomposed head stands in the module."""
+        return isinstance(self.head.module, DecomposedLinear)
+
+    def as_it_is(self) -> Network:
+        """The network with the present parameters of the head, which training changes in the module only.
+
+        Raises:
+            InputError: The part that was the head no longer is.
+        """
+        if self.tensors.kind == "subspaces":  # such a head is not in the module
+            return self
+        return network_of(self.module, self.input_size, self.head.name)
+
+
+def network_of(module: nn.Module, input_size: Size, head: str | None = None, name: str | None = None) -> Network:
+    """The network of a module that has been built and holds its weights, with its head.
+
+    Args:
+        module: The module, used as it is.
+        input_size: (height, width) of the images that the module takes.
+        head: Name of the submodule that is the head, where tracing does not settle it.
+        name: Name of the network in messages.
+
+    Raises:
+        InputError: There is no head.
+    """
+    found = find_head(module, input_size, name=head, model_name=name or type(module).__name__)
+    if isinstance(found.module, DecomposedLinear):
+        return Network(module, found, _decomposed_tensors(found, found.module), input_size)
+    return Network(
+        module, found, HeadTensors("dense", found.name, found.weight, found.bias, found.num_features), input_size
+    )
+
+
+def check_head_stays(module: nn.Module, head: str, input_size: Size, name: str) -> None:
+    """Refuse a network whose training would make its head one of several ways from features to logits.
+
+    A low-rank update or a factor computed from the features that begins at zero is of no effect, and shows in no
+    logit, until it is trained. So all parameters that are zero throughout are moved in a copy, where the head has to be
+    found again.
+
+    Raises:
+        InputError: It is not found.
+    """
+    moved = copy.deepcopy(module)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in moved.parameters():
+            if parameter.is_floating_point() and not bool(parameter.any()):
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    try:
+        find_head(moved, input_size, name=head, model_name=name)
+    except InputError as error:
+        raise InputError(
+            f"{head!r} would not stay the head of {name} in training: something that begins at zero adds to its "
+            "logits, or scales them, by the features."
+        ) from error
+
+
+def _decomposed_tensors(head: Head, module: DecomposedLinear) -> HeadTensors:
+    weight, bias = head.following.fold(module.weight, module.bias)
+    return HeadTensors(
+        "decomposed", head.name, weight, bias, module.num_features, module.indices.cpu(), module.mask.cpu()
+    )

@@ -1,0 +1,149 @@
+"""What the modules of a network yield in a forward pass: their maps, and whether these can be negative."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from decompose_cli.models.axes import Axes, AxisTracer, Layout
+from decompose_cli.models.head import evaluating
+
+
+@dataclass(frozen=True)
+class Values:
+    """A tensor that a module was given, or yielded.
+
+    Attributes:
+        shape: Its shape.
+        axes: What its axes are.
+        lowest: Its lowest value, NaN where it holds no numbers.
+    """
+
+    shape: torch.Size
+    axes: Axes
+    lowest: float
+
+    @property
+    def channels(self) -> int | None:
+        """The axis that counts channels; None where it cannot be told."""
+        return 1 if len(self.shape) == 2 else self.axes.channels
+
+    @property
+    def positions(self) -> int:
+        """Number of values per image and channel; 0 where channels cannot be told."""
+        return 0 if self.channels is None else self.shape[1:].numel() // max(1, self.shape[self.channels])
+
+    @property
+    def has_maps(self) -> bool:
+        """Whether these are maps that are larger than one pixel."""
+        return len(self.shape) == 4 and self.axes.planes is not None and self.positions > 1
+
+
+@dataclass(frozen=True, eq=False)
+class LayerOutput:
+    """One use of a submodule in a forward pass.
+
+    Attributes:
+        layer: Name of the submodule.
+        module: The submodule.
+        number: Which of its uses this is, from 1.
+        times: How often it is used.
+        given: Its first argument, or None if that is no tensor.
+        values: What it yields, or None if that is no tensor.
+        rectifies: Whether it is a layer without others in it that makes negative values zero, as a ReLU does.
+    """
+
+    layer: str
+    module: nn.Module
+    number: int
+    times: int
+    given: Values | None
+    values: Values | None
+    rectifies: bool
+
+    @property
+    def name(self) -> str:
+        """The name of the submodule, with the number of the use where there are several: ``relu#2``."""
+        return self.layer if self.times == 1 else f"{self.layer}#{self.number}"
+
+
+def trace_outputs(model: nn.Module, images: Tensor) -> list[LayerOutput]:
+    """Run a model once; return the uses of its submodules in the order in which they finish.
+
+    Args:
+        model: The model, which is left as it is.
+        images: Images (N, 3, H, W), on its device.
+    """
+    tracer = AxisTracer(images)
+    found: list[tuple[str, nn.Module, int, _Seen | None, _Seen | None, bool]] = []
+    times: Counter[str] = Counter()
+    entered: dict[str, list[tuple[_Seen | None, Tensor | None]]] = {}
+
+    def enter(name: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
+        def hook(module: nn.Module, args: tuple[object, ...]) -> None:
+            value = args[0] if args else None
+            is_leaf = isinstance(value, Tensor) and value.is_floating_point() and next(module.children(), None) is None
+            negative = value < 0 if is_leaf and isinstance(value, Tensor) else None  # before it works in place
+            entered.setdefault(name, []).append((_seen(value, tracer), negative))
+
+        return hook
+
+    def leave(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, _: object, output: object) -> None:
+            times[name] += 1
+            given, negative = entered[name].pop()
+            yielded = _seen(output, tracer)
+            rectifies = isinstance(module, nn.ReLU | nn.ReLU6) or _rectified(negative, output)
+            found.append((name, module, times[name], given, yielded, rectifies))
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            if name:
+                stack.callback(module.register_forward_pre_hook(enter(name)).remove)
+                stack.callback(module.register_forward_hook(leave(name)).remove)
+        stack.enter_context(evaluating(model))
+        stack.enter_context(tracer)
+        model(images)
+    return [
+        LayerOutput(name, module, number, times[name], _values(given, tracer), _values(yielded, tracer), rectifies)
+        for name, module, number, given, yielded, rectifies in found
+    ]
+
+
+def last_map_layer(outputs: Sequence[LayerOutput]) -> str | None:
+    """The default layer for class activation maps: the last module whose last use yields maps larger than one pixel.
+
+    Where several modules finish with the same maps, such as a stage, its last block and that block's last layer, it is
+    the outermost.
+    """
+    with_maps = [one for one in outputs if one.number == one.times and one.values is not None and one.values.has_maps]
+    return with_maps[-1].layer if with_maps else None
+
+
+_Seen = tuple[torch.Size, Layout | None, float]
+
+
+def _seen(value: object, tracer: AxisTracer) -> _Seen | None:
+    """What there is to say of a tensor now; later layers may overwrite it, but they also show what its axes are."""
+    if not isinstance(value, Tensor):
+        return None
+    lowest = float(value.min()) if value.numel() > 0 and not value.is_complex() else float("nan")
+    return value.shape, tracer.layout(value), lowest
+
+
+def _values(seen: _Seen | None, tracer: AxisTracer) -> Values | None:
+    return None if seen is None else Values(seen[0], tracer.axes(seen[1]), seen[2])
+
+
+def _rectified(negative: Tensor | None, output: object) -> bool:
+    """Whether a layer that was given these negative values has made all of them zero, and none elsewhere."""
+    if negative is None or not isinstance(output, Tensor) or output.shape != negative.shape:
+        return False
+    return bool(negative.any() and (output[negative] == 0).all() and (output >= 0).all())

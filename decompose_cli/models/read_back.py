@@ -1,0 +1,68 @@
+"""Whether a checkpoint that was just written gives back the network that it was written from."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from decompose_cli.errors import DecomposeError, first_line
+from decompose_cli.models.checkpoint import read_checkpoint
+from decompose_cli.models.classifier import Classifier, as_trained, find_entry
+from decompose_cli.models.head import PART_OF_SPREAD, evaluating, varied_images
+from decompose_cli.preprocessing import Size
+from decompose_cli.progress import warn
+
+
+def check_read_back(path: Path, module: nn.Module, input_size: Size) -> bool:
+    """Read a checkpoint that describes its network, and warn if the network in it computes other logits.
+
+    What a network computes with, but holds neither as a parameter nor as a buffer, is not in its state dict: such a
+    checkpoint would be measured as another network than that which was trained.
+
+    Args:
+        path: The checkpoint.
+        module: The network that it was written from, left as it is.
+        input_size: (height, width) of the images that the network takes.
+
+    Returns:
+        Whether the logits agree, to 1e-4 of their spread in each class.
+    """
+    try:
+        checkpoint = read_checkpoint(path)
+        assert checkpoint.metadata is not None
+        entry = as_trained(find_entry(checkpoint.metadata.model), checkpoint, {})
+        classifier = Classifier(entry, checkpoint, None, 0)
+        # A decomposed head has to be found again: what was trained beside it may have made it one of several.
+        again = (
+            classifier.load(input_size).module if checkpoint.has_decomposed_head else classifier.build(input_size)[0]
+        )
+        expected, found = (_logits(network, input_size) for network in (module, again))
+    except DecomposeError as error:
+        warn(f"{path} cannot be read back: {first_line(error)}.")
+        return False
+    except Exception as error:  # the user's own network may fail in any way, and a finished training must not
+        warn(f"{path} could not be checked: its network fails on images of noise ({first_line(error)}).")
+        return False
+    allowed = PART_OF_SPREAD * (expected.amax(0) - expected.amin(0)) + 1e-5 * expected.abs().amax()
+    difference = (found - expected).abs().amax(0)
+    if found.shape == expected.shape and bool((difference <= allowed).all()):
+        return True
+    warn(
+        f"{path} does not give back the network that it was written from: for images of noise, logits differ by up to "
+        f"{float(difference.max()):.3g}. Something that the network computes with is neither a parameter nor a buffer."
+    )
+    return False
+
+
+def _logits(network: nn.Module, input_size: Size) -> Tensor:
+    with torch.random.fork_rng():
+        with evaluating(network):  # hooks that make weights then make some that can be copied
+            network(varied_images(input_size, network))
+        copied = copy.deepcopy(network).cpu().float()  # a GPU rounds otherwise, in TF32 visibly so
+        torch.manual_seed(0)  # for networks that draw random numbers in evaluation too
+        with evaluating(copied):
+            logits: Tensor = copied(varied_images(input_size, copied))
+    return logits

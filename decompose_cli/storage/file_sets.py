@@ -1,0 +1,125 @@
+"""Files that belong together: written all or none, and replaced only where decompose wrote what is there."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from decompose_cli.errors import InputError, param
+from decompose_cli.storage.files import as_bytes, check_writable, explained, finish_staged, read_json, staged_path
+from decompose_cli.storage.journal import commit
+from decompose_cli.storage.result_document import ResultDocument
+
+Content = str | bytes | Callable[[Path], object]
+"""What comes into a file: text, bytes, or a function that writes them to a path."""
+
+
+def write_files(contents: Mapping[Path, Content], remove: Iterable[Path] = ()) -> None:
+    """Write several files and remove others; after an error or an interruption of any kind, all is done or nothing.
+
+    Args:
+        contents: At least one file and what comes into it; folders are made.
+        remove: Files that have to go, as far as they are there and nothing is written to them.
+
+    Raises:
+        DecomposeError: One of the files cannot be written.
+    """
+    removed = [path for path in remove if path not in contents and os.path.lexists(path)]
+    root = Path(os.path.commonpath([path.parent for path in (*contents, *removed)]))
+    first = next(iter(contents))
+    staged: dict[Path, Path] = {}
+    with ExitStack() as stack:
+        for target, content in contents.items():
+            with explained(target):
+                if target.is_dir():
+                    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+                temporary = stack.enter_context(staged_path(target))
+                _fill(temporary, content)
+                finish_staged(temporary)
+            staged[temporary] = target
+        with explained(first):
+            if len(staged) > 1 or removed:
+                commit(root, staged, removed)
+            else:
+                temporary.replace(first)
+
+
+def _fill(path: Path, content: Content) -> None:
+    if isinstance(content, str | bytes):
+        path.write_bytes(as_bytes(content) if isinstance(content, str) else content)
+    else:
+        content(path)
+
+
+def written_with(manifest: Path, usual: Iterable[Path] = ()) -> set[Path]:
+    """The files that a result document says were written together with it, itself among them.
+
+    Documents of earlier versions do not list them, but say in their results where pictures and index files are.
+
+    Args:
+        manifest: The document; without one, and if it is no result of decompose, there are no files.
+        usual: Files that earlier versions wrote as well.
+    """
+    try:
+        content = read_json(manifest, "The result")
+    except InputError:
+        return set()
+    if not isinstance(content, dict) or not {"schema_version", "command", "results"} <= content.keys():
+        return set()
+    listed = content.get("files")
+    names = listed if isinstance(listed, list) else [Path(text).name for text in _paths_in(content["results"])]
+    paths = [PurePosixPath(name) for name in names if isinstance(name, str)]
+    inside = {manifest.parent / path for path in paths if not path.is_absolute() and ".." not in path.parts}
+    return {manifest, *inside, *(usual if listed is None else ())}
+
+
+def _paths_in(value: Any) -> Iterator[str]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            if name in ("file", "plot", "sheet") and isinstance(item, str):
+                yield item
+            yield from _paths_in(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _paths_in(item)
+
+
+def check_replaceable(targets: Collection[Path], manifest: Path, *, overwrite: bool) -> None:
+    """Refuse, before any work is done, to write files over others that are not of an earlier result in this place.
+
+    Args:
+        targets: The files that will be written.
+        manifest: The result document that will list them.
+        overwrite: Whether the files of an earlier result may be replaced.
+
+    Raises:
+        InputError: One of them cannot be written, may not be replaced, or is not of decompose.
+    """
+    for path in targets:
+        check_writable(path, overwrite=overwrite)
+    present = [path for path in targets if os.path.lexists(path)]
+    ours = written_with(manifest, targets) if present else set()
+    if foreign := [path for path in present if path not in ours]:
+        raise InputError(
+            f"{foreign[0]} is not listed in a result of decompose in {manifest}, so it is not overwritten.",
+            hint=f"Remove it, or choose another {param('output')}.",
+        )
+
+
+def write_result(document: ResultDocument[Any], manifest: Path, contents: Mapping[Path, Content]) -> None:
+    """Write a result document with the files that belong to it; those of the result that was there before go.
+
+    Args:
+        document: The result, which gets the names of the files.
+        manifest: The file of the document; all others are in its folder or below.
+        contents: The other files; the document among them is passed over.
+
+    Raises:
+        DecomposeError: One of the files cannot be written; all is as it was before.
+    """
+    document.files = [path.relative_to(manifest.parent).as_posix() for path in contents if path != manifest]
+    write_files({**contents, manifest: document.to_json()}, written_with(manifest))
