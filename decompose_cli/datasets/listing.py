@@ -102,10 +102,10 @@ def _content(folder: Path) -> list[tuple[Path, Literal["folder", "image", "other
     """What is in a folder, in the order of the names, without what is hidden."""
     try:
         with os.scandir(folder) as entries:
-            found = sorted((entry.name, _kind(entry)) for entry in entries if not entry.name.startswith("."))
+            content = sorted((entry.name, _kind(entry)) for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
-    return [(folder / name, kind) for name, kind in found]
+    return [(folder / name, kind) for name, kind in content]
 
 
 def _kind(entry: os.DirEntry[str]) -> Literal["folder", "image", "other"]:

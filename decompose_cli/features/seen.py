@@ -71,7 +71,7 @@ def matched(
     Raises:
         InputError: Some names match and others do not, or there are no names to match and the numbers differ.
     """
-    found = match_classes(
+    class_map = match_classes(
         dataset.class_names,
         dataset.class_ids,
         classes,
@@ -79,12 +79,12 @@ def matched(
         what=f"{dataset.name} with {network}",
         present=torch.unique(labels).tolist(),
     )
-    if found.by_position:
+    if class_map.by_position:
         are_named = classes is not None and len(classes.names) == num_classes
         why = (
             f"The classes of {dataset.name} are not named as those of {network}"
             if are_named
             else f"The outputs of {network} have no names that match the classes of {dataset.name}"
         )
-        warn(f"{why}; they are taken as its outputs in this order: {first_few(found.names, 10)}.")
-    return found
+        warn(f"{why}; they are taken as its outputs in this order: {first_few(class_map.names, 10)}.")
+    return class_map

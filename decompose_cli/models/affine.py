@@ -143,9 +143,9 @@ def linear_map(module: nn.Module, features: Tensor) -> tuple[Tensor, Tensor] | N
     except Exception:  # it takes more than features
         return None
     for candidate in (_own_parameters, _measured_parameters):
-        found = candidate(module, run, tried, outputs.shape[1])
-        if found is not None and agree(*found, tried, outputs):
-            return found
+        mapped = candidate(module, run, tried, outputs.shape[1])
+        if mapped is not None and agree(*mapped, tried, outputs):
+            return mapped
     return None
 
 

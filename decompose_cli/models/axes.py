@@ -168,12 +168,12 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             having(_CHANNELS) or having(_SUMMED),
             *([n for n in having(role) if n not in within] for role in (_ROWS, _COLUMNS)),
         ]
-        found = [place[0] if len(place) == 1 else None for place in places]
-        if len(layout) == 4 and found.count(None) == 1:
-            (left,) = {1, 2, 3}.difference(found) if len(set(found)) == 3 else (0,)
+        alone = [place[0] if len(place) == 1 else None for place in places]
+        if len(layout) == 4 and alone.count(None) == 1:
+            (left,) = {1, 2, 3}.difference(alone) if len(set(alone)) == 3 else (0,)
             if left and layout[left].size == 1:  # an axis of one element is not followed; it is what is left
-                found[found.index(None)] = left
-        return Axes(*found)
+                alone[alone.index(None)] = left
+        return Axes(*alone)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None

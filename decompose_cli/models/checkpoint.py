@@ -23,20 +23,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decompose_cli.errors import InputError, UnsafeFileError, first_few, param
+from decompose_cli.errors import InputError, UnsafeFileError, param
+from decompose_cli.models.state_dicts import SAVE_STATE_DICT, chosen_state, unwrapped, without_averages, without_prefix
 from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolation
 from decompose_cli.progress import note
 from decompose_cli.storage.files import as_bytes, sha256_of, write_with
 from decompose_cli.storage.journal import settle
 
 METADATA_KEY = "decompose"
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
-_AVERAGED = (
-    *("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict"),
-    *("ema_model", "ema_weights", "averaged_model", "swa_model", "swa_state_dict"),
-)
-_DEEPEST = 4  # mappings in mappings in which other weights are looked for
-_PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and by torch.compile
 
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -160,13 +154,13 @@ def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False)
             content, metadata = _read_safetensors(path)
             averaged = None
             if ema:
-                raise _without_averages(path)
+                raise without_averages(path)
         else:
             content, metadata, averaged = _read_torch(path, ema=ema)
         digest = sha256_of(path)
     except OSError as error:
         raise InputError(f"The weights file {path} cannot be read: {error.strerror or error}.") from error
-    state = _without_prefix(content)
+    state = without_prefix(content)
     _refuse_nan(state, path)
     csg = state.pop("csg", None)
     if averaged is not None and not ema:
@@ -229,7 +223,7 @@ def _numpy_scalars() -> list[Any]:
 def _read_torch(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], Metadata | None, str | None]:
     """The state dict, the description, and where the file also holds weights of the same names and shapes."""
     if _is_torchscript(path):
-        raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=_SAVE_STATE_DICT)
+        raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=SAVE_STATE_DICT)
     with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's warnings about odd pickles do not help the user, who gets a sentence
         try:
@@ -241,67 +235,12 @@ def _read_torch(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], Metadata |
                 raise
             raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
     metadata = _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
-    others = _states_like(_unwrap(content, path) if _has_raw(content) else None, content)
-    if ema:
-        if not others:
-            raise _without_averages(path)
-        named = [name for name in others if name.rsplit(".", 1)[-1] in _AVERAGED or name.split(".")[0] in _AVERAGED]
-        if len(named or others) > 1:
-            raise InputError(
-                f"{path} holds several weights that {param('ema')} could mean: {', '.join(named or others)}."
-            )
-        return others[(named or list(others))[0]], metadata, None
-    if not _has_raw(content) and others:
-        name = next(iter(others))
-        note(f"{path} holds averaged weights only ({name}), which are taken.")
-        return others[name], metadata, None
-    return _unwrap(content, path), metadata, first_few(others) or None
-
-
-def _has_raw(content: Any) -> bool:
-    """Whether a file has weights at the top or under a usual name, rather than under names of averages alone."""
-    if not isinstance(content, dict) or any(isinstance(content.get(name), dict) for name in _WRAPPERS):
-        return True
-    return any(isinstance(value, Tensor) for value in content.values())
-
-
-def _states_like(taken: dict[str, Tensor] | None, content: Any) -> dict[str, dict[str, Tensor]]:
-    """Other state dicts of a file, by where they stand: of the names and shapes of the one that is taken.
-
-    Where none is taken, those under a name of averages.
-    """
-    found: dict[str, dict[str, Tensor]] = {}
-
-    def look(value: Any, place: str, depth: int) -> None:
-        if not isinstance(value, dict) or depth > _DEEPEST:
-            return
-        tensors = {name: part for name, part in value.items() if isinstance(part, Tensor) and isinstance(name, str)}
-        state = _without_prefix(tensors)
-        if (
-            place
-            and state
-            and (_shapes(state) == wanted if taken is not None else set(place.split(".")) & {*_AVERAGED})
-        ):
-            if taken is None or not all(value.get(name) is part for name, part in taken.items()):
-                found[place] = state
-            return
-        for name, part in value.items():
-            look(part, f"{place}.{name}" if place else str(name), depth + 1)
-
-    wanted = _shapes(_without_prefix(taken)) if taken is not None else {}
-    look(content, "", 0)
-    return found
-
-
-def _shapes(state: dict[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: value.shape for name, value in state.items()}
-
-
-def _without_averages(path: Path) -> InputError:
-    names = first_few(_AVERAGED, len(_AVERAGED))
-    return InputError(
-        f"{path} holds no averaged weights, which {param('ema')} asks for.", hint=f"They would stand under {names}."
-    )
+    if metadata is not None:  # our own files: beside the weights they hold the state of a training, raw weights as well
+        if ema:
+            raise without_averages(path)
+        return unwrapped(content, path), metadata, None
+    state, others = chosen_state(content, path, ema=ema)
+    return state, None, others
 
 
 def _describes_itself(content: Any) -> bool:
@@ -328,42 +267,6 @@ def _refusal(path: Path, reason: str) -> InputError:
             hint="Save the weights alone, with torch.save(model.state_dict(), ...) or as .safetensors.",
         )
     return InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.")
-
-
-def _unwrap(content: Any, path: Path) -> dict[str, Tensor]:
-    """Find the state dict: the tensors of the outermost mapping, or of the one inside a known wrapper."""
-    for wrapper in _WRAPPERS:
-        if isinstance(content, dict) and isinstance(content.get(wrapper), dict):
-            content = content[wrapper]
-            break
-    if not isinstance(content, dict):
-        raise InputError(f"{path} holds a {type(content).__name__}, not a state dict.", hint=_SAVE_STATE_DICT)
-    tensors = {name: value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)}
-    if not tensors:
-        raise InputError(f"{path} holds no tensors.", hint=_SAVE_STATE_DICT)
-    strays = [str(name) for name in content if name not in tensors]
-    if strays:
-        raise InputError(
-            f"{path} mixes tensors with other values ({first_few(strays)}), so its layout is unclear.",
-            hint="Put the weights under 'state_dict'.",
-        )
-    return tensors
-
-
-_SAVE_STATE_DICT = "A checkpoint is what torch.save(model.state_dict(), ...) writes, bare or under 'state_dict'."
-
-
-def _without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove a prefix that all names have; a prefix that only some have belongs to the network.
-
-    The counter beside it is that of ``torch.optim.swa_utils.AveragedModel``.
-    """
-    if "n_averaged" in state and all(name.startswith("module.") for name in state if name != "n_averaged"):
-        state = {name: value for name, value in state.items() if name != "n_averaged"}
-    for prefix in _PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            return _without_prefix({name.removeprefix(prefix): value for name, value in state.items()})
-    return state
 
 
 def _refuse_nan(state: dict[str, Tensor], path: Path) -> None:

@@ -84,11 +84,11 @@ def network_of(module: nn.Module, input_size: Size, head: str | None = None, nam
     Raises:
         InputError: There is no head.
     """
-    found = find_head(module, input_size, name=head, model_name=name or type(module).__name__)
-    if isinstance(found.module, DecomposedLinear):
-        return Network(module, found, _decomposed_tensors(found, found.module), input_size)
+    traced = find_head(module, input_size, name=head, model_name=name or type(module).__name__)
+    if isinstance(traced.module, DecomposedLinear):
+        return Network(module, traced, _decomposed_tensors(traced, traced.module), input_size)
     return Network(
-        module, found, HeadTensors("dense", found.name, found.weight, found.bias, found.num_features), input_size
+        module, traced, HeadTensors("dense", traced.name, traced.weight, traced.bias, traced.num_features), input_size
     )
 
 

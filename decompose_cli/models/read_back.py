@@ -39,7 +39,7 @@ def check_read_back(path: Path, module: nn.Module, input_size: Size) -> bool:
         again = (
             classifier.load(input_size).module if checkpoint.has_decomposed_head else classifier.build(input_size)[0]
         )
-        expected, found = (_logits(network, input_size) for network in (module, again))
+        expected, given_back = (_logits(network, input_size) for network in (module, again))
     except DecomposeError as error:
         warn(f"{path} cannot be read back: {first_line(error)}.")
         return False
@@ -47,8 +47,8 @@ def check_read_back(path: Path, module: nn.Module, input_size: Size) -> bool:
         warn(f"{path} could not be checked: its network fails on images of noise ({first_line(error)}).")
         return False
     allowed = PART_OF_SPREAD * (expected.amax(0) - expected.amin(0)) + 1e-5 * expected.abs().amax()
-    difference = (found - expected).abs().amax(0)
-    if found.shape == expected.shape and bool((difference <= allowed).all()):
+    difference = (given_back - expected).abs().amax(0)
+    if given_back.shape == expected.shape and bool((difference <= allowed).all()):
         return True
     warn(
         f"{path} does not give back the network that it was written from: for images of noise, logits differ by up to "

@@ -193,3 +193,15 @@ def test_an_averaged_model_saved_alone_is_read() -> None:
         taken = read_checkpoint(save(content)).state_dict
         assert torch.equal(taken["conv1.weight"], averaged["module.conv1.weight"])
         assert "n_averaged" not in taken
+
+
+def test_the_raw_weights_in_our_own_runs_are_nobodys_business(
+    make_images: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A run that averages keeps the raw weights to go on with; its state dict is the averaged one, as it says."""
+    make_images(Path("images"), ["a", "b", "c"], n=4, side=8)
+    size = ("--dataset", "folder:images", "--input-size", "8", "-j", "0", "-b", "4", "--epochs", "1", "-q")
+    run("train", "resnet8", *size, "--ema-decay", "0.9", "-o", "run")
+    caplog.set_level("INFO")
+    read_checkpoint(Path("run/last.pt"))
+    assert not caplog.messages
