@@ -23,8 +23,9 @@ def source_digest(module_name: str) -> str:
     """Digest of every file that may define a network, for a module that has been imported.
 
     These are the files of its own top-level package; of all modules by now imported that are neither installed packages
-    nor part of Python or of decompose, wherever on the Python path they lie; and of what any of these imports later,
-    inside a function, or names as a text; and other files that a source names, beside itself or in the current folder.
+    nor part of Python or of decompose, wherever on the Python path they lie; and of what its package, and what that
+    names, imports later, inside a function, or names as a text: modules, and other files beside the source or in the
+    current folder.
     Upgrades of installed packages do not change the digest; edits of the user's own files do.
     """
     top = module_name.split(".")[0]
@@ -38,7 +39,7 @@ def source_digest(module_name: str) -> str:
             continue
         if _on_disk(file).is_file():
             files[name] = file
-    waiting, looked_for = list(files), set()
+    waiting, looked_for = [name for name in files if name.split(".")[0] == top], set()
     while waiting:
         name = waiting.pop()
         file = files[name]
