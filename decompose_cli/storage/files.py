@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import tempfile
@@ -334,11 +333,15 @@ def _check_name(path: Path) -> None:
 
 def sha256_of(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
+    import hashlib
+
     with path.open("rb") as handle:
         return hashlib.file_digest(handle, "sha256").hexdigest() if hasattr(hashlib, "file_digest") else _digest(handle)
 
 
 def _digest(handle: Any) -> str:  # Python 3.10 has no hashlib.file_digest
+    import hashlib
+
     digest = hashlib.sha256()
     while chunk := handle.read(1 << 20):
         digest.update(chunk)

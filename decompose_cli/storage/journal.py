@@ -14,9 +14,8 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.storage.leftovers import BACKUP, JOURNAL, NAME, TEMPORARY, temporary_prefix
@@ -30,8 +29,7 @@ Stamp = tuple[int, int, int]
 """Number, size and modification time in ns, which a file keeps when it gets another name."""
 
 
-@dataclass(frozen=True)
-class _Placed:
+class _Placed(NamedTuple):
     """A new file; paths are relative to the folder, and ``stamp`` is that of the new file."""
 
     target: str
@@ -40,8 +38,7 @@ class _Placed:
     stamp: Stamp
 
 
-@dataclass(frozen=True)
-class _Removed:
+class _Removed(NamedTuple):
     """A file that has to go, as long as it is still the one of this stamp."""
 
     target: str
@@ -64,9 +61,9 @@ def commit(folder: Path, placed: Mapping[Path, Path], removed: Sequence[Path]) -
         _recover(folder)
         update = {
             "format": _FORMAT,
-            "placed": [asdict(_placed(folder, new, target)) for new, target in placed.items()],
+            "placed": [_placed(folder, new, target)._asdict() for new, target in placed.items()],
             "removed": [
-                asdict(_Removed(_relative(folder, path), stamp)) for path in removed if (stamp := _stamp(path))
+                _Removed(_relative(folder, path), stamp)._asdict() for path in removed if (stamp := _stamp(path))
             ],
         }
         _write(folder, update)

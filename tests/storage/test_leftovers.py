@@ -166,6 +166,6 @@ def test_a_machine_that_was_started_anew_or_another_container_is_another_machine
             patch.setattr(Path, method, lambda *_, other=other, **__: other)
             words.add(leftovers._machine.__wrapped__())
     with monkeypatch.context() as patch:
-        patch.setattr("socket.gethostname", lambda: "elsewhere")
+        patch.setattr("platform.node", lambda: "elsewhere")
         words.add(leftovers._machine.__wrapped__())
     assert len(words) == 4
