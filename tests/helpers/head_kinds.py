@@ -320,6 +320,28 @@ def _drop(_: nn.Module, logits: Tensor, __: Tensor) -> Tensor:
     return F.dropout(logits, 0.5, training=True)
 
 
+class DropsFeatures(Network):
+    """Nothing between features and logits is wrong, and yet no pass gives the logits of another."""
+
+    def features(self, x: Tensor) -> Tensor:
+        return F.dropout(super().features(x), 0.5, training=True)
+
+
+def dropping_features() -> nn.Module:
+    return DropsFeatures(linear())
+
+
+class Brighter(Network):
+    """The logits of bright images are doubled; noise is not bright."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * torch.where(x.mean((1, 2, 3)) > 0.7, 2.0, 1.0)[:, None]
+
+
+def scaled_where_it_is_bright() -> nn.Module:
+    return Brighter(linear())
+
+
 class TwoArguments(nn.Linear):
     def forward(self, x: Tensor, strength: Tensor) -> Tensor:
         return super().forward(x * strength)
@@ -353,6 +375,7 @@ def called_with_a_list() -> nn.Module:
 REFUSED = (
     *(cosine, updated_beside_the_head, two_heads, shifted_by_the_features, scaled_by_the_features, group_normed, mixed),
     *(clamped_in_a_hook, always_dropping, called_with_two, called_with_a_list),
+    *(dropping_features, scaled_where_it_is_bright),
 )
 
 

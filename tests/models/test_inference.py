@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -250,3 +251,38 @@ def test_residual_network_works_in_place() -> None:
     code = FeatureReader(network_of(with_statistics(CifarResNet(20)), (32, 32)), CPU, "32", images(2, 32)).module.code
     assert code.count("inplace = True") == 19
     assert code.count("operator_iadd") == 9 or code.count("+=") == 9
+
+
+class OneIsHuge(nn.Module):
+    """Four features, the first of which is a hundred thousand times as large as the others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.fc = nn.Linear(4, 3)
+        with torch.no_grad():
+            self.conv.weight[0] *= 1e5
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(F.relu(self.conv(x)).mean((2, 3)))
+
+
+def test_a_large_feature_does_not_hide_that_a_small_one_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(module: nn.Module) -> nn.Module:
+        copied = copy.deepcopy(module)
+        with torch.no_grad():
+            copied.conv.weight[2] *= 1.01
+        return copied
+
+    torch.manual_seed(0)
+    network = network_of(OneIsHuge().eval(), (16, 16))
+    monkeypatch.setattr("decompose_cli.models.inference.fuse", wrong)
+    with torch.no_grad():
+        expected = penultimate(network.module, network.head.module, images(4, 16))
+    found = FeatureReader(network, CPU, "32", images(8, 16))(images(4, 16))
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_layers_that_are_used_twice_are_not_folded_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decompose_cli.models.inference.fuse", lambda _: pytest.fail("it was folded"))
+    FeatureReader(network_of(SharedConvolution().eval(), (16, 16)), CPU, "32", images(4, 16))
