@@ -306,7 +306,7 @@ def _as_given(shown: dict[str, str], given: Mapping[str, str], checkpoint: Check
             f"The weights in {checkpoint.source} are of gate {gate}, not {named}.", hint=f"Leave {param('gate')} out."
         )
     others = {name: value for name, value in shown.items() if name not in GATE_DETAILS}
-    return {**others, "gate": named, **GATES[named].published}
+    return {**others, "gate": named, **GATES[named].published_for(checkpoint.state_dict)}
 
 
 def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collection[str] = ()) -> ModelEntry:

@@ -15,15 +15,23 @@ GateMap = Literal["stretched", "plain", "original", "plain-10"]
 GATE_MAPS: tuple[GateMap, ...] = get_args(GateMap)
 GateLoss = Literal["cross-entropy", "bce"]
 GATE_LOSSES: tuple[GateLoss, ...] = get_args(GateLoss)
+GateOutput = Literal["mixed", "residual"]
+GATE_OUTPUTS: tuple[GateOutput, ...] = get_args(GateOutput)
 GATE_DETAILS: dict[str, tuple[str, ...]] = {
     "gate_map": GATE_MAPS,
     "gate_loss": GATE_LOSSES,
     "gate_scale": ("1.0", ANY),
+    "gate_output": GATE_OUTPUTS,
 }
 """Details that some gates let the user choose, and their values; each gate has its own default."""
 
 Level = Literal["block", "layer"]
 State = Mapping[str, "Tensor"]
+
+
+def has_bottlenecks(state: State) -> bool:
+    """Whether the residual units of a CIFAR ResNet with these weights are bottlenecks."""
+    return "layer1.0.conv3.weight" in state
 
 
 class StageSite(NamedTuple):
@@ -97,6 +105,7 @@ class GateKind:
         penalty: Default weight of its penalty; None if it has none.
         details: Those of :data:`GATE_DETAILS` that the gate has, and their defaults.
         published: Details of the published checkpoints that are not at these defaults; no weight shows them.
+        published_bottlenecks: Those that published networks of bottlenecks have besides.
     """
 
     name: str
@@ -109,11 +118,16 @@ class GateKind:
     penalty: float | None = None
     details: Mapping[str, str] = field(default_factory=dict)
     published: Mapping[str, str] = field(default_factory=dict)
+    published_bottlenecks: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def level(self) -> Level:
         """``block`` or ``layer``."""
         return self.place.level
+
+    def published_for(self, state: State) -> dict[str, str]:
+        """The details of a published checkpoint with these weights."""
+        return {**self.published, **(self.published_bottlenecks if has_bottlenecks(state) else {})}
 
     def made(self, site: StageSite | UnitSite, details: Mapping[str, object]) -> nn.Module:
         """Build the module of the gate; details that are left out are at their defaults."""

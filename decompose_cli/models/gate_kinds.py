@@ -18,6 +18,7 @@ from decompose_cli.models.gate_entry import (
     GateKind,
     GateLoss,
     GateMap,
+    GateOutput,
     Place,
     StageSite,
     State,
@@ -125,11 +126,11 @@ def _in_units(outputs: Callable[[int], int], size: int = 1) -> Callable[[State],
 def _two_way(name: str, summary: str, *, size: int, is_shared: bool) -> GateKind:
     """A gate in units that is a softmax of two scores, for each number or shared by all channels."""
 
-    def build(site: UnitSite, gate_scale: str | float) -> UnitGate:
+    def build(site: UnitSite, gate_scale: str | float, gate_output: GateOutput) -> UnitGate:
         from decompose_cli.models.gates import TwoWayGate
 
         channels = 1 if is_shared else site.out_channels
-        return TwoWayGate(site.in_channels, channels, site.stride, size, float(gate_scale))
+        return TwoWayGate(site.in_channels, channels, site.stride, size, float(gate_scale), gate_output)
 
     return GateKind(
         name,
@@ -138,8 +139,9 @@ def _two_way(name: str, summary: str, *, size: int, is_shared: bool) -> GateKind
         build,
         _in_units((lambda _: 2) if is_shared else (lambda channels: 2 * channels), size),
         penalty=0.01,
-        details={"gate_scale": "1.0"},
+        details={"gate_scale": "1.0", "gate_output": "mixed"},
         published={"gate_scale": ORIGINAL_SCALE},
+        published_bottlenecks={} if is_shared else {"gate_output": "residual"},
     )
 
 

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from typing_extensions import override
 
-from decompose_cli.models.gate_entry import GateLoss, GateMap
+from decompose_cli.models.gate_entry import GateLoss, GateMap, GateOutput
 
 _ROUNDED_LOG = {10: 2.3026, 100: 4.6052}
 """The original's logarithms of the number of classes."""
@@ -51,12 +51,12 @@ def from_entropy(entropy: Tensor, num_classes: int, gate_map: GateMap) -> Tensor
 
     ``plain``: sigmoid(H - log(C) / 2). ``stretched``: sigmoid((8 / 2.3) (log 10 / log C) (H - log(C) / 2)), from 0.018
     to 0.982 whatever C. ``original``: sigmoid((H - B + 1.15) 8 / 2.3 - 4), with B = 2.3026 / 2 for 10 classes and
-    4.6052 / 2 for 100, as the original's checkpoints were trained. ``plain-10``: sigmoid(H - log(10) / 2) whatever C,
-    as the original's gate ``entropy``.
+    4.6052 / 2 for 100, as the original's checkpoints were trained. ``plain-10``: sigmoid(H - 2.3026 / 2)
+    whatever C, as the original's gate ``entropy``.
     """
     half = math.log(num_classes) / 2
     if gate_map == "plain-10":
-        return torch.sigmoid(entropy - math.log(10) / 2)
+        return torch.sigmoid(entropy - _ROUNDED_LOG[10] / 2)
     if gate_map == "plain":
         return torch.sigmoid(entropy - half)
     if gate_map == "stretched":
@@ -228,11 +228,15 @@ class TwoWayGate(UnitGate):
         stride: Stride of the unit.
         size: Side of the convolution's kernel, odd.
         scale: Factor s of the scores.
+        output: ``mixed``: the unit gives relu(g F(x) + (1 - g) shortcut(x)). ``residual``: relu(F(x)), neither gate nor
+            shortcut, as in the original's bottlenecks, which compute the mixture and return the other.
     """
 
-    def __init__(self, in_channels: int, channels: int, stride: int, size: int, scale: float) -> None:
+    def __init__(
+        self, in_channels: int, channels: int, stride: int, size: int, scale: float, output: GateOutput = "mixed"
+    ) -> None:
         super().__init__(in_channels, 2 * channels, stride, size)
-        self.scale = scale
+        self.scale, self.output = scale, output
 
     @override
     def reading(self, scores: Tensor) -> Reading:
@@ -240,3 +244,10 @@ class TwoWayGate(UnitGate):
         # The softmax of two is the sigmoid of their difference.
         g = torch.sigmoid(self.scale * (towards - away))
         return Reading(g, penalty=F.softplus(towards - away).flatten(1).mean(1))
+
+    @override
+    def mixed(self, g: Tensor, residual: Tensor, shortcut: Tensor) -> Tensor:
+        if self.output == "mixed":
+            return super().mixed(g, residual, shortcut)
+        # Training in several processes waits for a gradient of every parameter, so the shortcut gets one of zero.
+        return residual + 0 * shortcut if self.training else residual

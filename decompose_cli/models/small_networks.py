@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.entry import OUR_LICENCE, OURS, ModelEntry, Options, hash_in_name
-from decompose_cli.models.gate_entry import GATE_DETAILS
+from decompose_cli.models.gate_entry import GATE_DETAILS, has_bottlenecks
 from decompose_cli.models.gate_kinds import GATES, NO_GATE, gate_shown_by, settle_gate
 from decompose_cli.preprocessing import CIFAR, CIFAR_OF_GATES, Size
 
@@ -136,11 +136,11 @@ def _recognise_cifar_resnet(usual: str, blocks: Collection[str], state: Mapping[
         return {}
     gate = gate_shown_by(state)
     shown: dict[str, str] = {}
-    block = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
+    block = "bottleneck" if has_bottlenecks(state) else "basic"
     if "layer1.0.conv2.weight" in state and block != usual and block in blocks:
         shown["block"] = block
     if gate is not None:
-        shown |= {"gate": gate, **GATES[gate].published}
+        shown |= {"gate": gate, **GATES[gate].published_for(state)}
     elif usual != "bottleneck" and any(".downsample." in name for name in state):
         shown["shortcut"] = "projection"
     return shown
@@ -151,7 +151,7 @@ def _recognise_preact_resnet(usual: str, blocks: Collection[str], state: Mapping
 
     Ours have the same weights, and say in a description that they are ours.
     """
-    block = "bottleneck" if "layer1.0.conv3.weight" in state else "basic"
+    block = "bottleneck" if has_bottlenecks(state) else "basic"
     own = {"block": block} if block != usual and block in blocks else {}
     return {**own, "shortcut": "input-projection"}
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.errors import InputError
@@ -105,7 +106,7 @@ def test_published_checkpoints_have_the_maps_scales_and_constants_of_the_origina
     assert CIFAR.overridden(open_classifier("resnet14", "plain.pt").image_options) == CIFAR
 
 
-@pytest.mark.parametrize("gate", ["entropy-classifier", "exclusive-element-1x1", "exclusive-tube-3x3"])
+@pytest.mark.parametrize("gate", ["entropy-classifier", "exclusive", "entropy"])
 def test_bottlenecks_are_recognised_too(gate: str) -> None:
     module = published(gate, depth=20, block="bottleneck")
     classifier = open_classifier("resnet20", "model_best.pth.tar")
@@ -114,6 +115,56 @@ def test_bottlenecks_are_recognised_too(gate: str) -> None:
     with torch.no_grad():
         assert torch.equal(network.module(images()), module(images()))
     assert network.tensors.num_features == 256
+
+
+@pytest.mark.parametrize(("name", "depth"), [("resnet20", 20), ("resnet29", 29), ("resnet164", 164)])
+def test_published_bottlenecks_with_two_way_gates_give_the_residual_alone(
+    name: str, depth: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    # The original's bottlenecks compute their gates, of one shape for numbers and tubes, and give relu(F(x)).
+    caplog.set_level(logging.INFO)
+    module = made("exclusive-element-1x1", depth=depth, block="bottleneck")
+    torch.save({"state_dict": module.state_dict()}, "model_best.pth.tar")
+    state = module.state_dict()
+    classifier = open_classifier(name, "model_best.pth.tar")
+    assert classifier.entry.chosen["gate_output"] == "residual"
+    said = "shows gate_output: 'residual' is taken, as in published networks; model_options gate_output=mixed takes"
+    assert any(said in message for message in caplog.messages)
+    mixed = open_classifier(name, "model_best.pth.tar", options={"gate_output": "mixed", "gate_scale": "1"})
+    x = images(2)
+    with torch.no_grad():
+        assert torch.equal(mixed.load(SIZE).module(x), module(x))
+        torch.testing.assert_close(classifier.load(SIZE).module(x), chain_of_residuals(state, x), rtol=1e-4, atol=1e-4)
+    assert mixed.identity != classifier.identity
+    for wrong in ("exclusive-tube-1x1", "exclusive-tube-3x3"):
+        with pytest.raises(InputError, match=f"are of gate exclusive-element-1x1, not {wrong}"):
+            open_classifier(name, "model_best.pth.tar", options={"gate": wrong})
+
+
+def chain_of_residuals(state: dict[str, Tensor], x: Tensor) -> Tensor:
+    """Bottlenecks without shortcuts, written out."""
+
+    def step(x: Tensor, conv: str, bn: str, **more: int) -> Tensor:
+        parts = [state[f"{bn}.{part}"] for part in ("running_mean", "running_var", "weight", "bias")]
+        return F.relu(F.batch_norm(F.conv2d(x, state[f"{conv}.weight"], **more), *parts))
+
+    x = step(x, "conv1", "bn1", padding=1)
+    units = {tuple(map(int, name[5:].split(".")[:2])) for name in state if name.startswith("layer")}
+    for stage, number in sorted(units):
+        unit = f"layer{stage}.{number}"
+        x = step(x, f"{unit}.conv1", f"{unit}.bn1")
+        x = step(x, f"{unit}.conv2", f"{unit}.bn2", padding=1, stride=2 if stage > 1 and number == 0 else 1)
+        x = step(x, f"{unit}.conv3", f"{unit}.bn3")
+    return x.mean((2, 3)) @ state["fc.weight"].t() + state["fc.bias"]
+
+
+def test_tubes_in_bottlenecks_are_ours() -> None:
+    # No published network has gates of this shape in bottlenecks, so nothing but the mixture can be meant.
+    module = made("exclusive-tube-3x3", depth=20, block="bottleneck")
+    torch.save(module.state_dict(), "own.pt")
+    found = open_classifier("resnet20", "own.pt", options={"gate_scale": "1"})
+    with torch.no_grad():
+        assert torch.equal(found.load(SIZE).module(images()), module(images()))
 
 
 def test_blocks_are_recognised_either_way_and_only_where_the_depth_allows_them() -> None:

@@ -141,7 +141,7 @@ def twin_of_stages(
 
 
 def twin_of_units(
-    twin: Twin, gate: str, x: Tensor, labels: Tensor, weight: float, scale: float
+    twin: Twin, gate: str, x: Tensor, labels: Tensor, weight: float, scale: float, *, residual_only: bool = False
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
     x = twin.stem(x)
     penalties, gates = [], []
@@ -159,7 +159,8 @@ def twin_of_units(
                 g = (scale * pair).softmax(1)[:, 0]
                 penalties.append(-pair.log_softmax(1)[:, 1].mean((1, 2, 3)))
             gates.append(g)
-            x = torch.clamp((residual if gate == "shortcut" else g * residual) + (1 - g) * shortcut, min=0)
+            mixture = (residual if gate == "shortcut" else g * residual) + (1 - g) * shortcut
+            x = torch.clamp(residual if residual_only else mixture, min=0)
     logits = twin.linear(mean(x), "fc")
     return logits, cross_entropy(logits, labels) + weight * torch.stack(penalties).mean(0).sum(), gates
 
@@ -204,6 +205,25 @@ def test_outputs_gates_penalties_and_gradients_are_those_of_the_twin(gate: str, 
         torch.testing.assert_close(
             parameter.grad, expected, rtol=1e-7, atol=1e-9, msg=lambda text, n=name: f"{n}: {text}"
         )
+
+
+@pytest.mark.parametrize("gate", [name for name in LAYER_LEVEL if "gate_output" in GATES[name].details])
+def test_units_that_give_their_residual_alone_learn_nothing_of_the_shortcut(gate: str) -> None:
+    module = network(gate, 20, "bottleneck", gate_output="residual")
+    twin = Twin(module)
+    torch.manual_seed(1)
+    x, labels = torch.randn(5, 3, SIDE, SIDE).double(), torch.tensor([0, 1, 2, 3, 0])
+    found = module(x)
+    logits, total, gates = twin_of_units(twin, gate, x, labels, 0.3, 1.0, residual_only=True)
+    torch.testing.assert_close(found.logits, logits, rtol=1e-9, atol=1e-9)
+    for reading, g in zip(found.readings, gates, strict=True):
+        torch.testing.assert_close(reading.g, g, rtol=1e-9, atol=1e-9)
+    objective(found, labels, 0.3).backward()
+    total.backward()
+    for name, parameter in module.named_parameters():
+        expected = twin.p[name].grad
+        expected = torch.zeros_like(parameter) if "downsample" in name else expected
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-7, atol=1e-9)
 
 
 @pytest.mark.parametrize("gate", ["entropy-classifier", "entropy-classifier-b3b2"])

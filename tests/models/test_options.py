@@ -103,7 +103,9 @@ def test_option_of_no_network_is_refused_with_those_there_are(name: str, own: st
 )
 def test_every_registered_option_can_be_built(entry) -> None:
     for name, values in entry.options.items():
-        gate = {"gate_loss": "softmax", "gate_map": "entropy", "gate_scale": "exclusive-tube-3x3"}.get(name)
+        two_way = "exclusive-tube-3x3"
+        gates = {"gate_loss": "softmax", "gate_map": "entropy", "gate_scale": two_way, "gate_output": two_way}
+        gate = gates.get(name)
         # Those of the family differ in their depth, which decides about the kinds of blocks alone.
         for value in values if entry.name in (DEFAULT_MODEL, "resnet20") or name == "block" else values[-1:]:
             with torch.device("meta"):
@@ -119,7 +121,7 @@ def test_facts_list_the_options() -> None:
     options = get_entry("resnet20").facts()["options"]
     assert options["shortcut"] == ["identity", "projection"]
     assert options["block"] == ["basic", "bottleneck"]
-    assert list(options) == ["shortcut", "block", "gate", "gate_map", "gate_loss", "gate_scale"]
+    assert list(options) == ["shortcut", "block", "gate", "gate_map", "gate_loss", "gate_scale", "gate_output"]
     assert get_entry("resnet44").facts()["options"]["block"] == ["basic"]
     assert get_entry("resnet50").facts()["options"] == {}
 

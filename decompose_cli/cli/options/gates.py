@@ -21,6 +21,8 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
                       help=f"Penalty of gate {', '.join(gates_with('gate_loss'))}. Default: cross-entropy."),
     "gate_scale": text("--gate-scale", metavar="S", panel=GATES,
                        help="Scale of two-way gates in units: softmax(S x scores). Default: 1; the original's 0.0001 keeps g at 1/2."),
+    "gate_output": text("--gate-output", metavar="mixed|residual", panel=GATES,
+                        help="Output of units with two-way gates: residual leaves gate and shortcut out, as the original's bottlenecks do. Default: mixed."),
     "lr_gate": real("--lr-gate", "--lr_gate", metavar="RATE", panel=GATES,
                     help="Learning rate of the gate's classifier. Default: 0.01."),
     "gate_schedule": text("--gate-schedule", "--schedule_gate", metavar="constant|step50", panel=GATES,

@@ -15,7 +15,7 @@ GATE_SCHEDULES: tuple[GateSchedule, ...] = get_args(GateSchedule)
 Start = Literal["scratch", "baseline"]
 STARTS: tuple[Start, ...] = get_args(Start)
 LR_GATE = 0.01
-_OF_NETWORK = ("gate", "block", "gate_map", "gate_loss", "gate_scale")
+_OF_NETWORK = ("gate", "block", "gate_map", "gate_loss", "gate_scale", "gate_output")
 _OF_CLASSIFIER = ("lr_gate", "gate_schedule", "gate_iters")
 _IN_CONFIGURATIONS = {"penalty": "lambda"}
 """Names in configurations that are no names in Python, by the name of the attribute."""
@@ -32,6 +32,7 @@ class GateSettings:
         gate_map: How an entropy becomes g.
         gate_loss: Penalty of the gates that have a choice.
         gate_scale: s of two-way gates in units, a number as text.
+        gate_output: Output of the units of two-way gates.
         lr_gate: Learning rate of the gate's own classifier.
         gate_schedule: How ``lr_gate`` changes. ``step50``: times 0.1 as the 50th, 100th, ... epoch begins, as in the
             original.
@@ -52,6 +53,7 @@ class GateSettings:
     gate_map: str | None = None
     gate_loss: str | None = None
     gate_scale: str | None = None
+    gate_output: str | None = None
     lr_gate: float | None = None
     gate_schedule: GateSchedule | None = None
     gate_iters: int | None = None
