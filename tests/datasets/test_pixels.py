@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.inputs import read_rgb
 from PIL import Image
 
-from decompose_cli.datasets.folders import read_rgb
 from decompose_cli.decomposition.chosen_images import from_files
 from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import CIFAR

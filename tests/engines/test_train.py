@@ -418,7 +418,10 @@ def saved_steps() -> Iterator[list[int]]:
 
 def test_changed_training_images_are_noticed(stopped: str) -> None:
     Image.new("RGB", (8, 8), "red").save("images/train/a/000.png")
-    with pytest.raises(InputError, match="The training images are not what they were when the run in run began"):
+    with pytest.raises(
+        InputError,
+        match="The training images, or the order of their classes, are not what they were when the run in run began",
+    ):
         resumed()
 
 
