@@ -117,9 +117,10 @@ def _is_black(path: Path) -> bool:
 
 def _with(values: Any, old: str, new: str) -> Any:
     """A tuple in which a text is another, and so in the tuples within."""
-    if isinstance(values, tuple):
-        return tuple(_with(value, old, new) for value in values)
-    return new if values == old else values
+    if not isinstance(values, tuple):
+        return new if values == old else values
+    make = getattr(values, "_make", tuple)  # a tile has names
+    return make(_with(value, old, new) for value in values)
 
 
 def _levels(values: npt.NDArray[Any], numbers: Numbers, path: Path) -> npt.NDArray[np.uint8]:

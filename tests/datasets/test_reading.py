@@ -38,7 +38,6 @@ TRANSPARENT = (
     "Images with transparent parts are read without their transparency, in the colours that are stored there: "
 )
 SEVERAL = "Of files with several pictures or pages the first is read: "
-DIM = "Images of 16 bits stay below a sixteenth of white, and are read as dark as that: "
 
 
 def saved(kind: str, image: Any = RGB, *, orientation: int | None = None, **how: Any) -> bytes:
@@ -127,7 +126,7 @@ def test_an_image_is_explained_alike_by_its_path_and_by_its_number(name: str, ca
     assert (first.original, first.sums) == (second.original, second.sums)
 
 
-# ---------------------------------------------------------------------------------------------------------- once, counted
+# --- once, counted ----------------------------------------------------------------------------------------------------
 
 
 def odd_folder(*, side: int = 0) -> dict[str, bytes]:
@@ -215,7 +214,7 @@ def test_what_is_not_read_may_be_damaged(content: bytes, caplog: pytest.LogCaptu
     assert caplog.messages == []
 
 
-# ------------------------------------------------------------------------------------------------------------- the version
+# --- the version ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("side", [0, 80])
@@ -238,7 +237,7 @@ def test_features_of_an_earlier_reading_are_not_taken(side: int, monkeypatch: py
         assert reads == [1]
 
 
-# -------------------------------------------------------------------------------------------------------- damaged TIFF
+# --- damaged TIFF -----------------------------------------------------------------------------------------------------
 
 
 def damaged(mode: str, compression: str) -> bytes:
