@@ -107,7 +107,8 @@ def _seen_of(image: Image.Image, numbers: Numbers) -> _Seen:
         warnings.simplefilter("ignore")
         for kind, has_it in _CHECKS.items():
             with suppress(Exception):
-                seen |= kind if has_it(image, numbers) else _Seen(0)
+                if has_it(image, numbers):
+                    seen |= kind
     return seen
 
 
