@@ -71,6 +71,9 @@ class ImageDataset(ABC):
             InputError: The image cannot be read.
         """
 
+    def remark(self) -> None:  # noqa: B027 - most have nothing to say
+        """Say, once, what a user might not expect of the images that have been read, where that can be told."""
+
 
 class InMemoryImages(ImageDataset):
     """Small images, held as one uint8 tensor (N, 3, H, W) that is read when first needed.

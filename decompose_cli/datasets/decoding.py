@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from PIL import Image
+from PIL import Image, ImageFile
 
+from decompose_cli.datasets.libtiff import damage_as_warnings
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.progress import warn_of_first
 
@@ -19,7 +20,7 @@ FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[Image.Image]:
+def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
     """Open an image file, of which only the header is read, and close it after the block, which may decode it.
 
     A warning of the decoder is passed on with the name of the file, once for all images that give the same.
@@ -29,7 +30,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
     """
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
-        with _opened(path) as image:
+        with _opened(path) as image, damage_as_warnings() if image.format == "TIFF" else nullcontext():
             try:
                 yield image
             except DecomposeError:
@@ -40,7 +41,7 @@ def open_image(path: Path) -> Iterator[Image.Image]:
         warn_of_first(re.sub(r"\d+", "0", text), f"Decoding {path} gave a warning: {text}.")
 
 
-def _opened(path: Path) -> Image.Image:
+def _opened(path: Path) -> ImageFile.ImageFile:
     try:
         return Image.open(path, formats=FORMATS)
     except FileNotFoundError:

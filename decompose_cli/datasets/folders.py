@@ -18,7 +18,7 @@ from typing_extensions import override
 from decompose_cli.datasets.base import Batches, ImageDataset, batches_in_memory
 from decompose_cli.datasets.decoding import open_image
 from decompose_cli.datasets.listing import Remarks, class_folders, images_below, refuse_dangling
-from decompose_cli.datasets.pixels import numbers_in, to_rgb
+from decompose_cli.datasets.reading import READING, ImageFiles
 from decompose_cli.errors import InputError, param
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
 from decompose_cli.progress import report_by_logging, track
@@ -30,7 +30,6 @@ _SMALL_SIDE = 64
 _MOST_BYTES = 4 << 30
 _ERROR_NAME = f"{InputError.__module__}.{InputError.__qualname__}"
 _Batch = TypeVar("_Batch")
-_READING = 2  # of pixels; counted up when the same files give others
 _STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not fit one tensor
 
 
@@ -68,7 +67,8 @@ class FolderImages(ImageDataset):
         self.name = name
         self.split = split
         self.root = root
-        self.files = list(files)
+        self._images = ImageFiles(files)
+        self.files = self._images.paths
         self._labels = torch.tensor(labels, dtype=torch.int64)
         self.class_names = tuple(class_names)
         self.class_ids = tuple(class_ids) if class_ids else None
@@ -113,7 +113,8 @@ class FolderImages(ImageDataset):
 
     @cached_property
     def _stamp(self) -> str:
-        return digest_of([str(self.root.resolve()), file_stamp(self.files, self.root), self.labels.tolist()])
+        stamps = file_stamp(self.files, self.root)
+        return digest_of([READING, str(self.root.resolve()), stamps, self.labels.tolist()])
 
     @cached_property
     def _first_size(self) -> tuple[int, int]:
@@ -131,12 +132,13 @@ class FolderImages(ImageDataset):
         pixels = np.empty((len(self.files), 3, height, width), dtype=np.uint8)
         # Images are read one after another: for small ones, threads would spend three times as long on waiting.
         with track("Reading images", len(self.files)) as advance:
-            for number, file in enumerate(self.files):
-                image = read_rgb(file)
+            for number in range(len(self.files)):
+                image = self._images.read(number)
                 if image.size != self._first_size:
                     return None
                 pixels[number] = np.asarray(image).transpose(2, 0, 1)
                 advance(1)
+        self.remark()
         return torch.from_numpy(pixels)
 
     @override
@@ -147,7 +149,7 @@ class FolderImages(ImageDataset):
         def compute() -> str:
             return _STREAMED if self._pixels is None else pixel_fingerprint(self._pixels, self.labels)
 
-        fingerprint = remembered(["folder", _READING, self._stamp], compute)
+        fingerprint = remembered(["folder", self._stamp], compute)
         return self._stamp if fingerprint == _STREAMED else fingerprint
 
     @override
@@ -155,13 +157,21 @@ class FolderImages(ImageDataset):
         if self._pixels is not None:
             return batches_in_memory(self._pixels, self.labels, preprocessing, batch_size)
         loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            _Files(self.files, self.labels.tolist(), preprocessing),
+            _Files(self._images, self.labels.tolist(), preprocessing),
             batch_size=batch_size,
             num_workers=workers,
             worker_init_fn=report_by_logging,
             generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
         )
-        return without_worker_traces(iter(loader))
+        return self._remarked(without_worker_traces(iter(loader)))
+
+    def _remarked(self, batches: Batches) -> Batches:
+        yield from batches
+        self.remark()
+
+    @override
+    def remark(self) -> None:
+        self._images.say()
 
     @override
     def in_memory(self) -> Tensor | None:
@@ -169,7 +179,7 @@ class FolderImages(ImageDataset):
 
     @override
     def image(self, index: int) -> Image.Image:
-        return read_rgb(self.files[index])
+        return self._images.read(index)
 
 
 def without_worker_traces(batches: Iterator[_Batch]) -> Iterator[_Batch]:
@@ -183,30 +193,18 @@ def without_worker_traces(batches: Iterator[_Batch]) -> Iterator[_Batch]:
 class _Files(Dataset[tuple[Tensor, int]]):
     """Decodes one file at a time, in a worker process."""
 
-    def __init__(self, files: Sequence[Path], labels: Sequence[int], preprocessing: Preprocessing) -> None:
-        self.files = files
+    def __init__(self, images: ImageFiles, labels: Sequence[int], preprocessing: Preprocessing) -> None:
+        self.images = images
         self.labels = labels
         self.preprocessing = preprocessing
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.images)
 
     def __getitem__(self, number: int) -> tuple[Tensor, int]:
         from decompose_cli.datasets.transforms import image_to_tensor
 
-        return image_to_tensor(read_rgb(self.files[number]), self.preprocessing), self.labels[number]
-
-
-def read_rgb(path: Path) -> Image.Image:
-    """Decode an image file to 8-bit RGB, whatever its mode; see :mod:`decompose_cli.datasets.pixels`.
-
-    Raises:
-        InputError: The file is no image, is damaged, or its pixels have more than one reading.
-    """
-    with open_image(path) as image:
-        numbers = numbers_in(image)
-        image.load()
-        return to_rgb(image, numbers, path)
+        return image_to_tensor(self.images.read(number), self.preprocessing), self.labels[number]
 
 
 def open_folder(spec: str, split: str) -> FolderImages:

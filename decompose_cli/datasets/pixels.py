@@ -7,6 +7,8 @@ of them would turn it black or white without a word.
 from __future__ import annotations
 
 import re
+import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from decompose_cli.datasets.decoding import open_image
 from decompose_cli.errors import InputError
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF 6.0
@@ -68,7 +71,7 @@ def to_rgb(image: Image.Image, numbers: Numbers, path: Path) -> Image.Image:
         InputError: The pixels could be read in more than one way, or in none.
     """
     if numbers.kind == "levels":
-        if numbers.is_cut and _is_black(image):
+        if numbers.is_cut and _brightest(image) == 0 and not _is_black(path):
             raise InputError(
                 f"The pixels of {path} are below 256, which is black where white is 65535, as 16 bits say.",
                 hint=_HINT,
@@ -80,9 +83,44 @@ def to_rgb(image: Image.Image, numbers: Numbers, path: Path) -> Image.Image:
     return Image.fromarray(255 - levels if numbers.is_inverted else levels).convert("RGB")
 
 
-def _is_black(image: Image.Image) -> bool:
-    colours = [band for name, band in zip(image.getbands(), image.split(), strict=True) if name not in "Aa"]
-    return all(band.getextrema()[1] == 0 for band in colours)
+def is_dim(image: Image.Image, numbers: Numbers) -> bool:
+    """Whether the numbers of a decoded image of 16 bits, if not all 0, are below a sixteenth of white.
+
+    Those of a camera or scanner of 12 bits are, where the file does not say that they have 12.
+    """
+    if numbers.kind == "levels":
+        return numbers.is_cut and 0 < _brightest(image) < 16
+    return numbers.kind == "deep" and numbers.bits == 16 and 0 < int(np.asarray(image).max()) < 4096
+
+
+def _brightest(image: Image.Image, bands: str = "RGBLCMYK") -> int:
+    """The highest of the 8-bit numbers in these bands, which are all but transparency."""
+    each = zip(image.getbands(), image.split(), strict=True)
+    return max(int(band.getextrema()[1]) for name, band in each if name in bands)  # type: ignore[arg-type]
+
+
+def _is_black(path: Path) -> bool:
+    """Whether the lower 8 of 16 bits, of which Pillow keeps the upper, are all 0; False where that cannot be told.
+
+    They are the upper ones when bytes are read in the other order.
+    """
+    with open_image(path) as image, suppress(ValueError, OSError):
+        raw = re.search(r"'(\w+);16([BLN])'", str(image.tile))
+        assert raw is not None
+        order = {"N": sys.byteorder[0].upper()}.get(raw[2], raw[2])
+        other = "RGBA" if raw[1] == "LA" else f"{raw[1]};16{'B' if order == 'L' else 'L'}"  # or all four bytes as such
+        image.tile = [_with(tile, raw[0][1:-1], other) for tile in image.tile]
+        image.load()
+        return _brightest(image, "RG" if raw[1] == "LA" else "RGBCMYK") == 0
+    return False
+
+
+def _with(values: Any, old: str, new: str) -> Any:
+    """A tuple in which a text is another, and so in the tuples within."""
+    if not isinstance(values, tuple):
+        return new if values == old else values
+    make = getattr(values, "_make", tuple)  # a tile has names
+    return make(_with(value, old, new) for value in values)
 
 
 def _levels(values: npt.NDArray[Any], numbers: Numbers, path: Path) -> npt.NDArray[np.uint8]:

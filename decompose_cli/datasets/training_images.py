@@ -95,6 +95,7 @@ class TrainingImages:
             if self.augmentation.cutout and self.augmentation.kind != "none":
                 cut_out(images, indices[part], self.augmentation.cutout, self.seed, epoch)
             yield images
+        self.dataset.remark()
 
     @cached_property
     def _table(self) -> PixelTable | None:

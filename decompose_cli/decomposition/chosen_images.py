@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from decompose_cli.datasets.reading import ImageFiles
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Study
 from decompose_cli.preprocessing import Preprocessing, Size
@@ -42,7 +43,7 @@ class ChosenImage:
 
 
 def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[ChosenImage]:
-    """Read image files, turned as their EXIF data say, transparent parts on white.
+    """Read image files as those of a data set are read; see :mod:`decompose_cli.datasets.reading`.
 
     Raises:
         InputError: A file is missing, no image, damaged, or given twice.
@@ -52,7 +53,12 @@ def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[Chos
     ]
     if repeated:
         raise InputError(f"The image {repeated[0]} is given twice.")
-    return [_chosen(printable(str(path)), _upright(path), None, preprocessing) for path in paths]
+    images = ImageFiles(paths)
+    chosen = [
+        _chosen(printable(str(path)), images.read(number), None, preprocessing) for number, path in enumerate(paths)
+    ]
+    images.say()
+    return chosen
 
 
 def _chosen(name: str, image: Image, label: int | None, preprocessing: Preprocessing) -> ChosenImage:
@@ -67,23 +73,6 @@ def _chosen(name: str, image: Image, label: int | None, preprocessing: Preproces
     whole = image.copy()
     whole.thumbnail((_LONGEST, _LONGEST))
     return ChosenImage(name, pixels, label, size, pil_to_tensor(whole))
-
-
-def _upright(path: Path) -> Image:
-    from PIL import Image, ImageOps
-
-    from decompose_cli.datasets.decoding import open_image
-    from decompose_cli.datasets.pixels import numbers_in, to_rgb
-
-    with open_image(path) as opened:
-        numbers = numbers_in(opened)
-        opened.load()
-        image = ImageOps.exif_transpose(opened)
-    if image.mode in ("RGBA", "LA", "PA") or (image.mode == "P" and "transparency" in image.info):
-        whole = image.convert("RGBA")
-        ground = Image.new("RGBA", whole.size, (255, 255, 255, 255))
-        return Image.alpha_composite(ground, whole).convert("RGB")
-    return to_rgb(image, numbers, path)
 
 
 def from_dataset(study: Study, numbers: Sequence[int]) -> list[ChosenImage]:
@@ -101,7 +90,9 @@ def from_dataset(study: Study, numbers: Sequence[int]) -> list[ChosenImage]:
             raise InputError(
                 f"{study.dataset.name} {study.dataset.split} has no image number {number}; it has {count:,}, from 0."
             )
-    return [
+    chosen = [
         _chosen(str(number), study.dataset.image(number).convert("RGB"), int(study.labels[number]), study.preprocessing)
         for number in numbers
     ]
+    study.dataset.remark()
+    return chosen

@@ -167,7 +167,7 @@ DAMAGES: list[tuple[str, Callable[[], object], str]] = [
     (
         "images",
         lambda: Image.new("RGB", (8, 8)).save("images/train/a/000.png"),
-        "training images are not what they were",
+        "training images, or the order of their classes, are not what they were",
     ),
     ("images gone", lambda: shutil.rmtree("images"), "images"),
 ]

@@ -15,12 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers.command_line import REFUSED, refused, run, warnings_in
-from helpers.inputs import GOOD, jpeg, png_of_size, put
+from helpers.inputs import GOOD, jpeg, png_of_size, put, read_rgb
 from PIL import EpsImagePlugin, Image, PngImagePlugin
 
 import decompose_cli
 from decompose_cli.datasets.decoding import FORMATS, open_image
-from decompose_cli.datasets.folders import read_rgb
 from decompose_cli.decomposition.chosen_images import from_files
 from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import CIFAR

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import struct
 import zlib
@@ -10,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from helpers.inputs import read_rgb
 from PIL import Image
 
-from decompose_cli.datasets.folders import read_rgb
 from decompose_cli.decomposition.chosen_images import from_files
 from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import CIFAR
@@ -54,15 +55,42 @@ def pgm(highest: int, values: np.ndarray) -> bytes:
 
 
 def png_16(values: np.ndarray) -> bytes:
-    """A PNG of 16 bits a channel, (32, 32, 3), which Pillow reads and does not write."""
+    """A PNG of 16 bits a channel, (32, 32, channels), which Pillow reads and does not write."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
-    header = struct.pack(">IIBBBBB", 32, 32, 16, 2, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", 32, 32, 16, {2: 4, 3: 2, 4: 6}[values.shape[2]], 0, 0, 0)
     parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + parts
+
+
+PACKED = ("raw", "tiff_lzw", "tiff_adobe_deflate")
+
+
+def tiff_16(values: np.ndarray, compression: str) -> bytes:
+    """A TIFF of 16 bits a channel, (32, 32, 3), made of one of 8 bits with twice as many columns."""
+    buffer = io.BytesIO()
+    octets = np.ascontiguousarray(values, dtype="<u2").view(np.uint8).reshape(32, 64, 3)
+    Image.fromarray(octets).save(buffer, "TIFF", compression=compression)
+    content = bytearray(buffer.getvalue())
+    (start,) = struct.unpack_from("<I", content, 4)
+    (count,) = struct.unpack_from("<H", content, start)
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        tag, _, _, value = struct.unpack_from("<HHII", content, entry)
+        if tag == 256:
+            struct.pack_into("<I", content, entry + 8, 32)
+        elif tag == 258:
+            struct.pack_into("<HHH", content, value, 16, 16, 16)
+    return bytes(content)
+
+
+def opaque_black(bands: int) -> np.ndarray:
+    """Pixels of 16 bits (32, 32, bands), of which the second of two bands and the fourth of four are transparency."""
+    pixels = np.zeros((32, 32, bands), dtype=np.uint16)
+    pixels[..., bands - 1] = 0 if bands == 3 else 0xFF00
+    return pixels
 
 
 def write(saved: Saved, path: Path) -> Path:
@@ -98,6 +126,9 @@ READ: dict[str, tuple[Saved, np.ndarray]] = {
         np.round((GREY * 4.0 + 3) / 1023 * 65535) // 256,
     ),
     "colours of 16 bits": (("png", png_16(RGB.astype(np.uint16) * 257), {}), RGB),
+    **{f"colours of 16 bits, {how}": (("tif", tiff_16(RGB.astype(np.uint16) * 257, how), {}), RGB) for how in PACKED},
+    **{f"{bands} bands of 16 bits, all 0": (("png", png_16(opaque_black(bands)), {}), BLACK) for bands in (2, 3, 4)},
+    **{f"colours of 16 bits, all 0, {how}": (("tif", tiff_16(opaque_black(3), how), {}), BLACK) for how in PACKED},
     "1 bit": (("png", MASK, {}), MASK * 255),
     "8 bits, 0 is white": (("tif", bare_tiff((255 - GREY).tobytes(), 8, photometric=0), {}), GREY),
     "8 bits, nearly black": (("png", GREY // 128, {}), GREY // 128),
@@ -138,6 +169,9 @@ NOT_READ: dict[str, tuple[Saved, str]] = {
     "16 bits with 8": (("png", GREY.astype(np.uint16), {}), "go from 0 to 255, which is black where white is 65535"),
     "12 bits with 8": (("tif", bare_tiff(packed_12_bits(GREY), 12), {}), "which is black where white is 4095"),
     "colours of 16 bits with 8": (("png", png_16(RGB.astype(np.uint16)), {}), "are below 256, which is black"),
+    "grey and alpha of 16 bits with 8": (("png", png_16(opaque_black(2) + 9), {}), "are below 256, which is black"),
+    "colours and alpha of 16 bits with 8": (("png", png_16(opaque_black(4) + 9), {}), "are below 256, which is black"),
+    **{f"colours of 16 bits with 8, {how}": (("tif", tiff_16(RGB, how), {}), "are below 256, which") for how in PACKED},
 }
 
 
@@ -149,3 +183,40 @@ def test_numbers_with_several_readings_are_refused_by_name(name: str, tmp_path: 
         with pytest.raises(InputError, match=re.escape(fragment)) as refusal:
             read(file)
         assert str(file) in refusal.value.message
+
+
+GREY_16 = GREY.astype(np.uint16) * 16
+DARK: dict[str, Saved] = {
+    "12 bits in 16, grey PNG": ("png", GREY_16 + 15, {}),
+    "12 bits in 16, grey TIFF": tiff(GREY_16 + 15),
+    "12 bits in 16, PGM": ("pgm", pgm(65535, GREY_16 + 15), {}),
+    "12 bits in 16, colours": ("png", png_16(np.dstack([GREY_16 + 15] * 3)), {}),
+    "12 bits in 16, grey and alpha": ("png", png_16(np.dstack([GREY_16, GREY_16 * 0 + 65535])), {}),
+    "12 bits in 16, colours, TIFF": ("tif", tiff_16(np.dstack([GREY_16 + 15] * 3), "tiff_lzw"), {}),
+    "10 bits in 16": ("png", GREY.astype(np.uint16) * 4, {}),
+}
+NOT_DARK: dict[str, Saved] = {
+    "a little more": ("png", GREY_16 + 16, {}),
+    "a little more, colours": ("png", png_16(np.dstack([GREY_16 + 16] * 3)), {}),
+    "black": ("png", BLACK.astype(np.uint16), {}),
+    "black, colours": ("png", png_16(opaque_black(3)), {}),
+    "dim, of 8 bits": ("png", DIM // 8, {}),
+    "12 bits that the file says": ("tif", bare_tiff(packed_12_bits(GREY.astype(int) * 16), 12), {}),
+    "PGM up to 4095": ("pgm", pgm(4095, GREY_16), {}),
+}
+
+
+@pytest.mark.parametrize(
+    ("saved", "is_dark"),
+    [*((saved, True) for saved in DARK.values()), *((saved, False) for saved in NOT_DARK.values())],
+    ids=[*DARK, *NOT_DARK],
+)
+def test_16_bits_of_which_few_are_used_are_counted(
+    saved: Saved, is_dark: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = write(saved, tmp_path)
+    from_files([file], CIFAR)
+    assert caplog.messages == [
+        f"Images of 16 bits stay below a sixteenth of white, and are read as dark as that: 1 of 1 ({file}); scale them "
+        "to 65535 where their white is less, as that of 12 bits is."
+    ] * int(is_dark)

@@ -34,26 +34,6 @@ def test_an_image_of_the_right_size_is_itself() -> None:
     assert torch.equal(seen("a.png"), expected(PIXELS))
 
 
-@pytest.mark.parametrize(
-    ("orientation", "turned"), [(1, lambda p: p), (3, lambda p: p[::-1, ::-1]), (2, lambda p: p[:, ::-1])]
-)
-def test_images_are_turned_as_their_exif_data_say(orientation: int, turned: object) -> None:
-    image = Image.fromarray(PIXELS)
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    image.save("a.png", exif=exif)
-    assert torch.equal(seen("a.png"), expected(turned(PIXELS)))  # type: ignore[operator]
-
-
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-def test_a_photograph_taken_upright_is_upright(suffix: str) -> None:
-    image = Image.fromarray(PIXELS)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned a quarter clockwise
-    image.transpose(Image.Transpose.ROTATE_90).save(f"a.{suffix}", exif=exif)
-    assert torch.equal(seen(f"a.{suffix}"), expected(PIXELS))
-
-
 def test_16_bit_grey_with_a_transparent_colour_keeps_its_greys() -> None:
     deep = PIXELS[:, :, 0].astype(np.uint16) * 256
     Image.fromarray(deep).save("deep.png", transparency=0)
@@ -71,26 +51,6 @@ def test_the_same_image_twice_is_refused() -> None:
     Image.fromarray(PIXELS).save("a.png")
     with pytest.raises(InputError, match=r"The image .*a.png is given twice"):
         from_files([Path("a.png"), Path.cwd() / "a.png"], SEEN)
-
-
-@pytest.mark.parametrize("suffix", ["png", "tiff"])
-@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "I;16"])
-def test_images_of_any_mode_are_turned(mode: str, suffix: str) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 3
-    grey = PIXELS[:, :, 0]
-    image = Image.fromarray(grey.astype(np.uint16) * 256) if mode == "I;16" else Image.fromarray(grey).convert(mode)
-    image.save(f"a.{suffix}", exif=exif)
-    assert torch.equal(seen(f"a.{suffix}"), expected(np.repeat(grey[::-1, ::-1, None], 3, 2)))
-
-
-def test_what_is_transparent_is_on_white() -> None:
-    alpha = np.full((2, 3, 1), 255, dtype=np.uint8)
-    alpha[0, 0] = 0
-    Image.fromarray(np.concatenate([PIXELS, alpha], 2), "RGBA").save("a.png")
-    on_white = PIXELS.copy()
-    on_white[0, 0] = 255
-    assert torch.equal(seen("a.png"), expected(on_white))
 
 
 def test_grey_images_have_three_equal_channels() -> None:

@@ -418,8 +418,21 @@ def saved_steps() -> Iterator[list[int]]:
 
 def test_changed_training_images_are_noticed(stopped: str) -> None:
     Image.new("RGB", (8, 8), "red").save("images/train/a/000.png")
-    with pytest.raises(InputError, match="The training images are not what they were when the run in run began"):
+    with pytest.raises(
+        InputError, match=r"The training images, or .* are not what they were when the run in run began"
+    ):
         resumed()
+
+
+def test_class_folders_that_were_numbered_otherwise_are_spoken_of(power_cut: PowerCut, make_images: Any) -> None:
+    """Folders 0 to 10 were once in the order of text, and so in the labels of a run that was begun then."""
+    images = f"folder:{make_images(Path('images'), list(map(str, range(11))), ('train',), n=2, side=8)}"
+    with power_cut("last.pt"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr("decompose_cli.datasets.folders.class_folders", lambda *_: sorted(map(str, range(11))))
+        train(request_of(images, overrides={"val_split": 0.5}))
+    with pytest.raises(InputError, match="or the order of their classes, are not what they were") as refusal:
+        resumed()
+    assert "(folders named 0 to C-1 by their numbers): go on with the version that began" in (refusal.value.hint or "")
 
 
 def test_a_resumed_run_finds_its_images_where_they_were(

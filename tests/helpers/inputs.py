@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from decompose_cli.datasets.reading import ImageFiles
+
 CLASSES, FEATURES = 10, 64  # of the shipped network
 
 
@@ -177,3 +179,8 @@ MODULES: dict[str, bytes] = {
     "exits.py": b"import sys\nsys.exit(0)\n",
 }
 """Networks of a user's, and modules that cannot be imported."""
+
+
+def read_rgb(path: Path) -> Image.Image:
+    """One file as data sets and explanations read it."""
+    return ImageFiles([path]).read(0)
