@@ -16,7 +16,7 @@ COUNTERS = {"decay", "initted", "n_averaged", "num_updates", "step", "steps"}
 """What the classes that average keep beside the weights."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Averages:
     """Averaged weights that need the network, or the raw weights, to become a state dict.
 

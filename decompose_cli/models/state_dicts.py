@@ -72,7 +72,9 @@ def chosen_state(content: Any, path: Path, *, ema: bool) -> Choice:
         places = first_few(other.place for other in averaged)
         remarks.append(f"also holds other weights of this network ({places}); {param('ema')} takes averaged ones.")
     if beside := [other.place for other in others if other not in averaged]:
-        remarks.append(f"holds several weights of this network: {place} are taken, not {first_few(beside)}. {_ALONE}")
+        remarks.append(
+            f"holds several weights of this network: those under {place} are taken, not {first_few(beside)}. {_ALONE}"
+        )
     return Choice(raw, remark=" It ".join(remarks) or None)
 
 
