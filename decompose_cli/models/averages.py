@@ -14,6 +14,8 @@ _AVERAGED = {"ema", "avg", "average", "averaged", "averages", "polyak", "shadow"
 _NOT_AVERAGED = {"backup", "collected", "current", "optim", "optimizer", "optimizers", "original", "raw", "saved"}
 COUNTERS = {"decay", "initted", "n_averaged", "num_updates", "step", "steps"}
 """What the classes that average keep beside the weights."""
+EXCHANGED = "ema_*"
+"""The buffers of mmcv's hook, which exchanges them with the weights when an epoch ends."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +61,7 @@ def separated(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Aver
         if dot and is_average(first):
             groups.setdefault(first, {})[inner] = value
         elif not dot and name.startswith("ema_"):
-            groups.setdefault("ema_*", {})[name.removeprefix("ema_")] = value
+            groups.setdefault(EXCHANGED, {})[name.removeprefix("ema_")] = value
         else:
             rest[name] = value
     if not groups:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import InputError, first_few, param
-from decompose_cli.models.averages import put_in_place, separated
+from decompose_cli.models.averages import EXCHANGED, put_in_place, separated
 from decompose_cli.models.checkpoint import Checkpoint, check_kind, kind_of
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.entry import DEFAULT_MODEL, ModelEntry, registered_models
@@ -62,7 +62,10 @@ def _in_names_of(module: nn.Module, state: dict[str, Tensor], source: str) -> di
     if not raw.keys() <= names:
         return state
     places = first_few(one.place for one in averages)
-    note(f"{source} also holds other weights of this network ({places}); {param('ema')} takes averaged ones.")
+    how = f"{param('ema')} takes averaged ones"
+    if any(one.place == EXCHANGED for one in averages):
+        how = "either may be the averages, which mmcv exchanges when an epoch ends"
+    note(f"{source} also holds other weights of this network ({places}); {how}.")
     return raw
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.errors import InputError, first_few, param
-from decompose_cli.models.averages import Averages, are_of, is_average, separated, words_of
+from decompose_cli.models.averages import EXCHANGED, Averages, are_of, is_average, separated, words_of
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _AVERAGED = (
@@ -86,9 +86,9 @@ def _averaged(
     rest = raw
     if not named and raw is not None:
         rest, named = separated(raw)
-        if any(other.place == "ema_*" for other in named):  # the hook of mmcv exchanges the two when an epoch ends
+        if any(other.place == EXCHANGED for other in named):
             raise InputError(
-                f"{path} does not say whether its ema_* or its other tensors are the averages, which mmcv exchanges.",
+                f"{path} does not say whether its {EXCHANGED} or its other tensors are the averages, which mmcv exchanges.",
                 hint=_ALONE,
             )
     if not named:

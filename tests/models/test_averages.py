@@ -227,7 +227,7 @@ def test_the_hook_of_mmcv_is_not_guessed_about(caplog: pytest.LogCaptureFixture)
     beside = {f"ema_{name.replace('.', '_')}": value for name, value in by_name(averaged).items()}
     torch.save({"state_dict": {**raw.state_dict(), **beside}}, "net.pth")
     assert_same(loaded(Path("net.pth")), raw, raw)
-    assert "also holds other weights of this network (ema_*)" in caplog.text
+    assert "also holds other weights of this network (ema_*); either may be the averages" in caplog.text
     with pytest.raises(InputError, match=r"does not say whether its ema_\* or its other tensors are the averages"):
         loaded(Path("net.pth"), ema=True)
 
