@@ -88,7 +88,7 @@ def _averaged(
         rest, named = separated(raw)
         if any(other.place == EXCHANGED for other in named):
             raise InputError(
-                f"{path} does not say whether its {EXCHANGED} or its other tensors are the averages, which mmcv exchanges.",
+                f"{path} does not say whether its {EXCHANGED} or its other tensors are averages; mmcv exchanges them.",
                 hint=_ALONE,
             )
     if not named:

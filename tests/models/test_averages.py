@@ -228,7 +228,7 @@ def test_the_hook_of_mmcv_is_not_guessed_about(caplog: pytest.LogCaptureFixture)
     torch.save({"state_dict": {**raw.state_dict(), **beside}}, "net.pth")
     assert_same(loaded(Path("net.pth")), raw, raw)
     assert "also holds other weights of this network (ema_*); either may be the averages" in caplog.text
-    with pytest.raises(InputError, match=r"does not say whether its ema_\* or its other tensors are the averages"):
+    with pytest.raises(InputError, match=r"does not say whether its ema_\* or its other tensors are averages"):
         loaded(Path("net.pth"), ema=True)
 
 
