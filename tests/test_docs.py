@@ -170,6 +170,13 @@ def test_code_on_the_page_for_python_uses_what_is_exported() -> None:
     assert set(dc.__all__) - {"__version__"} <= named
 
 
+def test_the_code_on_the_page_that_says_so_runs(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DOCS / "bring-your-own.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"<!-- code: tests/test_docs.py runs it -->\n\n```python\n(.*?)```", text, flags=re.DOTALL)
+    exec(compile(code, "bring-your-own.md", "exec"), {})
+    assert capsys.readouterr().out.strip() == code.strip().rpartition("# ")[2]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("first", ["decompose train resnet18", "decompose layers mynet:net"])
 def test_ones_own_images_lead_to_a_decomposed_network(first: str, make_images: Any) -> None:

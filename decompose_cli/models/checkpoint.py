@@ -23,8 +23,16 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decompose_cli.errors import InputError, UnsafeFileError, param
-from decompose_cli.models.state_dicts import SAVE_STATE_DICT, chosen_state, unwrapped, without_averages, without_prefix
+from decompose_cli.errors import InputError, UnsafeFileError
+from decompose_cli.models.averages import Averages
+from decompose_cli.models.state_dicts import (
+    SAVE_STATE_DICT,
+    Choice,
+    chosen_state,
+    unwrapped,
+    without_averages,
+    without_prefix,
+)
 from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolation
 from decompose_cli.progress import note
 from decompose_cli.storage.files import as_bytes, sha256_of, write_with
@@ -105,6 +113,7 @@ class Checkpoint:
         state_dict: Parameters and buffers of the network, prefixes removed.
         metadata: Description of itself, if the file has one.
         is_averaged: Whether these are the averaged weights of a file that has raw and averaged ones.
+        averages: Averages that take the place of the network's parameters once it is built.
         csg: Class-specific gates (C, D) of arXiv 2007.08194, if the file has them; no part of the network's function.
         published_decomposition: Fine-tuned head, if the file has the authors' decomposed layout.
     """
@@ -114,6 +123,7 @@ class Checkpoint:
     state_dict: dict[str, Tensor]
     metadata: Metadata | None = None
     is_averaged: bool = False
+    averages: Averages | None = None
     csg: Tensor | None = None
     published_decomposition: PublishedDecomposition | None = None
 
@@ -150,23 +160,23 @@ def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False)
             )
         if path.stat().st_size == 0:
             raise InputError(f"The weights file {path} is empty.")
-        if path.suffix == ".safetensors":
-            content, metadata = _read_safetensors(path)
-            averaged = None
-            if ema:
-                raise without_averages(path)
-        else:
-            content, metadata, averaged = _read_torch(path, ema=ema)
+        content, metadata = (_read_safetensors if path.suffix == ".safetensors" else _read_torch)(path)
         digest = sha256_of(path)
     except OSError as error:
         raise InputError(f"The weights file {path} cannot be read: {error.strerror or error}.") from error
-    state = without_prefix(content)
-    _refuse_nan(state, path)
+    if metadata is not None:  # our own files: beside the weights they hold the state of a training, raw weights as well
+        if ema:
+            raise without_averages(path)
+        choice = Choice(unwrapped(content, path))
+    else:
+        choice = chosen_state(content, path, ema=ema)
+    state = without_prefix(choice.state)
+    _refuse_nan({**state, **(choice.averages.named() if choice.averages is not None else {})}, path)
     csg = state.pop("csg", None)
-    if averaged is not None and not ema:
-        note(f"{source} also holds other weights of this network ({averaged}); {param('ema')} takes averaged ones.")
+    if choice.remark is not None:
+        note(f"{source} {choice.remark}")
     published = _pop_published_decomposition(state, path)
-    return Checkpoint(source, digest, state, metadata, ema, csg, published)
+    return Checkpoint(source, digest, state, metadata, ema, choice.averages, csg, published)
 
 
 def write_checkpoint(path: Path, state_dict: dict[str, Tensor], metadata: Metadata) -> None:
@@ -180,7 +190,7 @@ def write_checkpoint(path: Path, state_dict: dict[str, Tensor], metadata: Metada
     write_with(path, lambda temporary: save_file(tensors, temporary, metadata=header))
 
 
-def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Metadata | None]:
+def _read_safetensors(path: Path) -> tuple[Any, Metadata | None]:
     try:
         with safe_open(path, framework="pt") as handle:
             header = handle.metadata() or {}
@@ -220,8 +230,8 @@ def _numpy_scalars() -> list[Any]:
     return [*((scalar, name) for name in names), np.dtype, *kinds]
 
 
-def _read_torch(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], Metadata | None, str | None]:
-    """The state dict, the description, and where the file also holds weights of the same names and shapes."""
+def _read_torch(path: Path) -> tuple[Any, Metadata | None]:
+    """The content, and the description in it."""
     if _is_torchscript(path):
         raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=SAVE_STATE_DICT)
     with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
@@ -234,13 +244,7 @@ def _read_torch(path: Path, *, ema: bool) -> tuple[dict[str, Tensor], Metadata |
             if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a jump to before its beginning
                 raise
             raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
-    metadata = _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
-    if metadata is not None:  # our own files: beside the weights they hold the state of a training, raw weights as well
-        if ema:
-            raise without_averages(path)
-        return unwrapped(content, path), metadata, None
-    state, others = chosen_state(content, path, ema=ema)
-    return state, None, others
+    return content, _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
 
 
 def _describes_itself(content: Any) -> bool:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import InputError, first_few
+from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.models.averages import EXCHANGED, put_in_place, separated
 from decompose_cli.models.checkpoint import Checkpoint, check_kind, kind_of
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.entry import DEFAULT_MODEL, ModelEntry, registered_models
+from decompose_cli.models.state_dicts import without_prefix
 from decompose_cli.preprocessing import IMAGENET
 from decompose_cli.progress import note
 
@@ -23,18 +28,45 @@ def state_for(module: nn.Module, checkpoint: Checkpoint, entry: ModelEntry) -> d
     names = module.state_dict()
     if checkpoint.csg is not None and "csg" in names:
         state["csg"] = checkpoint.csg
+    state = _in_names_of(module, state, checkpoint.source)
+    if checkpoint.averages is None:
+        return state
+    averages = checkpoint.averages
+    if isinstance(averages.tensors, Mapping):
+        read = {name: value for name, value in averages.tensors.items() if not name.startswith(entry.unread or ("\0",))}
+        averages = replace(averages, tensors=_in_names_of(module, read, f"{checkpoint.source}, {averages.place}"))
+    return put_in_place(module, state, averages, checkpoint.source)
+
+
+def _in_names_of(module: nn.Module, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The weights in the names of the module, without a prefix that it does not have, and averages among them."""
+    names = module.state_dict().keys()
     if all(name.startswith("module.") for name in names):
         return {f"module.{name}": value for name, value in state.items()}
+    if state.keys() <= names:
+        return state
     prefix = next(iter(state), "").split(".")[0] + "."
     inner = {name.removeprefix(prefix): value for name, value in state.items()}
-    if (
-        all(name.startswith(prefix) for name in state)
-        and inner.keys() <= names.keys()
-        and not state.keys() & names.keys()
-    ):
-        note(f"{checkpoint.source}: the {prefix!r} that all names begin with was left off.")
+    if all(name.startswith(prefix) for name in state) and inner.keys() <= names and not state.keys() & names:
+        note(f"{source}: the {prefix!r} that all names begin with was left off.")
         return inner
-    return state
+    rest, averages = separated(state)
+    if not averages:
+        return state
+    if not rest and len(averages) == 1:
+        (only,) = averages
+        note(f"{source} holds averaged weights only ({only.place}), which are taken.")
+        assert isinstance(only.tensors, dict)
+        return without_prefix(only.tensors)
+    raw = _in_names_of(module, rest, source)
+    if not raw.keys() <= names:
+        return state
+    places = first_few(one.place for one in averages)
+    how = f"{param('ema')} takes averaged ones"
+    if any(one.place == EXCHANGED for one in averages):
+        how = "either may be the averages, which mmcv exchanges when an epoch ends"
+    note(f"{source} also holds other weights of this network ({places}); {how}.")
+    return raw
 
 
 def decomposed_head_name(state: dict[str, Tensor]) -> str | None:

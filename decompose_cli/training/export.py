@@ -17,12 +17,15 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, InputError, first_line, one_of
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata, write_checkpoint
+from decompose_cli.models.head import varied_images
+from decompose_cli.models.read_back import difference_beyond
 from decompose_cli.storage.files import write_with
 
 Kind = Literal["onnx", "safetensors", "torchscript"]
 SUFFIXES: dict[Kind, str] = {"onnx": ".onnx", "safetensors": ".safetensors", "torchscript": ".torchscript.pt"}
 KINDS: tuple[Kind, ...] = get_args(Kind)
 TOLERANCE = 1e-4
+_REASONS = "Does the network branch on its input, draw random numbers, or give NaN?"
 _PACKAGES: dict[Kind, tuple[str, ...]] = {"onnx": ("onnx", "onnxscript", "onnxruntime")}
 _CHATTY = ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir")  # loggers that report progress
 
@@ -69,12 +72,13 @@ def export_network(
 
     Returns:
         For programs, how far the logits of what was written are from those of the network on random images, in batches
-        of three and of one: the larger of ``max |a - b| / max |a|``. None for ``safetensors``.
+        of three and of one: the larger of ``max |a - b| / max |a|``. None for ``safetensors``, which
+        :func:`decompose_cli.models.read_back.check_read_back` compares.
 
     Raises:
         InputError: :func:`check_export` refuses the kind.
-        DecomposeError: The network cannot be exported, the difference exceeds 1e-4, or the file cannot be written. No
-            file is left behind, and one that was there stays.
+        DecomposeError: The network cannot be exported, the difference exceeds 1e-4 or for one class 1e-4 of the spread
+            of its logits, or the file cannot be written. No file is left behind, and one that was there stays.
 
     Example:
         >>> export_network(model, (32, 32), Path("resnet20.onnx"), check_export("onnx"), Metadata(...))
@@ -90,23 +94,31 @@ def export_network(
     with torch.no_grad(), _quiet(), torch.random.fork_rng(devices=[]), torch.autocast("cpu", enabled=False):
         network = _plain_copy(module)
         try:
-            expected = [network(images) for images in (three, one)]
+            varied = varied_images(input_size, network)
+            expected = [network(images) for images in (three, one, varied)]
             if not all(isinstance(logits, Tensor) and logits.ndim == 2 for logits in expected):
                 raise TypeError("it does not return logits of the shape (N, C)")
             data, run = (_to_onnx if kind == "onnx" else _to_torchscript)(network, example, metadata)
-            results = [run(images) for images in (three, one)]
+            results = [run(images) for images in (three, one, varied)]
         except Exception as error:  # an exporter, and the user's code in it, can raise nearly anything
             raise DecomposeError(
                 f"The network cannot be exported to {kind}: {first_line(error)}.",
                 hint="Export to safetensors works for every network.",
             ) from error
-    differences = [_relative_difference(a, b) for a, b in zip(expected, results, strict=True)]
+    differences = [_relative_difference(a, b) for a, b in zip(expected[:2], results[:2], strict=True)]
     if not all(difference <= TOLERANCE for difference in differences):  # also for NaN, which max would overlook
         raise DecomposeError(
             f"The {kind} export computes something else than the network: logits differ by "
             f"{' and '.join(f'{difference:.1e}' for difference in differences)} of the largest (three images, one "
             f"image), where {TOLERANCE:.0e} is allowed; {path} was not written.",
-            hint="Does the network branch on its input, draw random numbers, or give NaN?",
+            hint=_REASONS,
+        )
+    beyond = difference_beyond(expected[2], results[2])
+    if beyond is not None:
+        raise DecomposeError(
+            f"The {kind} export computes something else than the network: logits of eight varied images differ by up "
+            f"to {beyond:.3g}, more than {TOLERANCE:.0e} of their spread in a class; {path} was not written.",
+            hint=_REASONS,
         )
     write_with(path, lambda temporary: temporary.write_bytes(data))
     return max(differences)

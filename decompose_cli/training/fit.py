@@ -14,7 +14,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, StoppedError, param
+from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, param
 from decompose_cli.features.extraction import device_memory, keep_freed_memory
 from decompose_cli.progress import EpochTable
 from decompose_cli.training.batches import StepBatches
@@ -125,6 +125,10 @@ class Trainer:
                 on_first(self.fabric, lambda: self._log.write(self.state.records))
                 table.add(epoch_cells(record, self.total_epochs, self._left(record.images_per_second)))
         self._log.close()
+        # Here a signal interrupts again, so that each is either noted by now or raised: none is passed over.
+        wants_stop = torch.tensor(float(stop.is_set), device=self.fabric.device)
+        if sum_over_processes(self.fabric, wants_stop) > 0:
+            raise self.folder.stopped("after the last step, before its result was written", self.metadata.model)
         return self.state
 
     def _train_epoch(self, stop: StopRequest, table: EpochTable) -> None:
@@ -217,12 +221,8 @@ class Trainer:
         if wants_stop or saves:
             self._save(self.folder.last)
         if wants_stop:
-            named = f" and the model {self.metadata.model} again" if ":" in self.metadata.model else ""
-            raise StoppedError(
-                f"Interrupted in epoch {state.epoch + 1} after step {state.step} of {self.steps_per_epoch}; everything "
-                "up to there is saved.",
-                hint=f"Go on with {param('resume')} {self.folder.path}{named}.",
-            )
+            where = f"in epoch {state.epoch + 1} after step {state.step} of {self.steps_per_epoch}"
+            raise self.folder.stopped(where, self.metadata.model)
 
     def _bad_loss(self, split: str | None = None) -> DecomposeError:
         is_exact = self.fabric.device.type == "cpu" and self.fabric.world_size == 1

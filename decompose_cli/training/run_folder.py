@@ -14,7 +14,7 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from decompose_cli.errors import DecomposeError, InputError, param
+from decompose_cli.errors import DecomposeError, InputError, StoppedError, param
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata
 from decompose_cli.storage.file_sets import Content, write_files
 from decompose_cli.storage.files import check_folder_writable, read_json, write_error
@@ -157,6 +157,19 @@ class RunFolder:
                 name: value.shape for name, value in last["state_dict"].items()
             }:
                 raise InputError(f"{folder.best} and {folder.last} are checkpoints of different networks.", hint=hint)
+
+    def stopped(self, where: str, model: str) -> StoppedError:
+        """The error for a run that a signal has stopped, and how it goes on.
+
+        Args:
+            where: How far the run has come, as in ``after the last step``.
+            model: The network, whose code has to be named again.
+        """
+        named = f" and the model {model} again" if ":" in model else ""
+        return StoppedError(
+            f"Interrupted {where}; everything up to there is saved.",
+            hint=f"Go on with {param('resume')} {self.path}{named}.",
+        )
 
     def _has_a_configuration(self) -> bool:
         """Whether the folder has the configuration of a run, of whatever version."""

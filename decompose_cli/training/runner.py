@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar, Generic
 
@@ -102,7 +103,7 @@ def run_training(training: Training[Results], request: Request) -> ResultDocumen
         DecomposeError: The work failed; the last checkpoint is still there.
     """
     watch = Stopwatch()
-    with opened(training.command, request, training.configure, training.config) as session:
+    with opened(training.command, request, training.configure, training.config) as session, _to_be_resumed(session):
         training.open(session)
         files: Files = {}
 
@@ -110,11 +111,17 @@ def run_training(training: Training[Results], request: Request) -> ResultDocumen
             job = training.job(session, settings)
             results, module = train_job(session, folder, settings, job)
             if session.request.machines.strategy != "fsdp":  # there no process has the whole network
+                best = with_best_weights(module, results, folder)
+                # The programs among the exports are run before they are written.
+                of_which = {"last": module, "best": best, "safetensors": best}
                 size = job.data.preprocessing.crop
-                on_first(session.fabric, lambda: check_read_back(folder.last, module, size))
-                if results.best is not None:
-                    best = with_best_weights(module, results, folder)
-                    on_first(session.fabric, lambda: check_read_back(folder.best, best, size))
+
+                def check() -> None:
+                    for name, network in of_which.items():
+                        if name in results.checkpoints:
+                            check_read_back(Path(results.checkpoints[name]), network, size)
+
+                on_first(session.fabric, check)
             title = f"{training.title}, seed {settings.seed}"
             on_first(
                 session.fabric,
@@ -134,6 +141,17 @@ def run_training(training: Training[Results], request: Request) -> ResultDocumen
         whole = on_first(session.fabric, lambda: training.document(session, training.together(runs), watch))
         on_first(session.fabric, lambda: write(session.folder.result, whole))
     return whole
+
+
+@contextmanager
+def _to_be_resumed(session: Session) -> Iterator[None]:
+    """Say how a run goes on that was interrupted outside its steps: while it is measured, exported or written down."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if not session.is_begun or session.folder.is_finished:
+            raise
+        raise session.folder.stopped("after the last checkpoint", session.config["model"]) from None
 
 
 def with_best_weights(module: nn.Module, results: RunResults, folder: RunFolder) -> nn.Module:
