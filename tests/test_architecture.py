@@ -28,6 +28,7 @@ READING_ORDER = (
     "models",
     "datasets",
     "features",
+    "sparse",
     "decomposition",
     "training",
     "engines",

@@ -1,0 +1,182 @@
+"""Second derivatives of the mean cross-entropy, from the images that carry them: what a Newton step divides by."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from decompose_cli.sparse.problem import Problem
+
+_MOST_DENSE = 2600  # parameters whose whole matrix is made: 54 MB of float64, a factorisation in under a second
+_PRODUCTS = 1 << 32  # of the whole matrix, which decide how many images it is made from
+_PRODUCTS_IN_DOUBLE = 1 << 29
+_FEWEST_IMAGES = 2048
+_IMAGES_PER_CLASS = 2048
+_FASTER = 8  # how many times as fast products of large float32 matrices are as those of an evaluation
+_RIDGE = 1e-9
+
+
+class Curvature(ABC):
+    """An approximation H of the second derivative that is positive definite on any choice of parameters."""
+
+    cost: float
+    """Multiplications that made it, over those of an evaluation of the loss."""
+
+    @abstractmethod
+    def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
+        """H^-1 gradient on the chosen parameters.
+
+        Args:
+            gradient: (C, D + 1).
+            among: Which parameters are chosen, bool (C, D + 1); the others stay 0.
+        """
+
+
+def curvature_of(problem: Problem, head: Tensor, free: Tensor, l2: float) -> Curvature:
+    """The curvature of f + l2/2 |W|^2 at a head (C, D + 1): whole for few free parameters, else class by class."""
+    if int(free.sum()) <= _MOST_DENSE:
+        return _Dense(problem, head, free, l2)
+    return _ByClass(problem, head, free, l2)
+
+
+class _Dense(Curvature):
+    """The second derivative over all free parameters.
+
+    H_(c,j),(d,l) = sum_i a_i p_ic (1[c = d] - p_id) z_ij z_il / sum_i a_i. Where that takes too long, images are drawn
+    with probabilities q_i that follow sum_c p_ic (1 - p_ic), from the same seed each time, and weighted by 1 / (n q_i).
+    """
+
+    def __init__(self, problem: Problem, head: Tensor, free: Tensor, l2: float) -> None:
+        self.index = free.flatten().nonzero()[:, 0]
+        self.place = torch.full((free.numel(),), -1)
+        self.place[self.index] = torch.arange(len(self.index))
+        width = free.shape[1]
+        classes, columns = self.index // width, self.index % width
+        p = problem.probabilities(head)
+        spread = p * (1 - p)
+        if problem.image_weights is not None:
+            spread = spread * problem.image_weights[:, None]
+        count = min(len(p), max(_FEWEST_IMAGES, _PRODUCTS // max(1, len(self.index)) ** 2))
+        products = count * len(self.index) ** 2
+        self.cost = products / (_FASTER * 2 * len(p) * problem.num_features * problem.num_classes)
+        dtype = problem.dtype if products <= _PRODUCTS_IN_DOUBLE else torch.float32
+        if count == len(p):
+            kept, weights = torch.arange(count), torch.ones(count, dtype=torch.float64)
+        else:
+            kept, weights = _drawn(spread.sum(1).double(), count)
+        if problem.image_weights is not None:
+            weights = weights * problem.image_weights[kept]
+        weights = weights.to(dtype)
+        z = _standardised(problem, kept).to(dtype)
+        chosen_p = p[kept].to(dtype)
+        scaled = z[:, columns] * (chosen_p * weights[:, None].sqrt())[:, classes]
+        matrix = -(scaled.t() @ scaled).double()
+        for number in range(problem.num_classes):
+            own = (classes == number).nonzero()[:, 0]
+            if len(own):
+                part = z[:, columns[own]]
+                mass = chosen_p[:, number] * weights
+                matrix[own[:, None], own] += ((part * mass[:, None]).t() @ part).double()
+        matrix /= problem.total
+        is_bias = columns == width - 1
+        matrix.diagonal().add_(torch.where(is_bias, 0.0, l2))
+        if bool(free[:, -1].all()):
+            # The same number added to all biases changes no probability: no gradient points there.
+            matrix[is_bias.nonzero(), is_bias.nonzero()[:, 0]] += matrix.diagonal()[is_bias].mean()
+        self.matrix = matrix
+        self._among: Tensor | None = None
+        self._factor = matrix
+
+    def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
+        chosen = among.flatten()[self.index].nonzero()[:, 0]
+        if self._among is None or not torch.equal(chosen, self._among):
+            self._among = chosen
+            self._factor = _factor(self.matrix[chosen[:, None], chosen])
+        places = self.index[chosen]
+        result = torch.zeros(gradient.numel(), dtype=torch.float64)
+        if len(chosen):
+            result[places] = torch.cholesky_solve(gradient.flatten()[places, None], self._factor)[:, 0]
+        return result.view_as(gradient)
+
+
+class _ByClass(Curvature):
+    """The blocks of single classes: H_(c,j),(c,l) = sum_i a_i p_ic (1 - p_ic) z_ij z_il / sum_i a_i."""
+
+    def __init__(self, problem: Problem, head: Tensor, free: Tensor, l2: float) -> None:
+        self.rows: list[Tensor] = []
+        self.blocks: list[Tensor] = []
+        width = free.shape[1]
+        spread = _spread(problem, head)
+        count = min(_IMAGES_PER_CLASS, spread.shape[1])
+        squares = float(free.sum(1).double().square().sum())
+        self.cost = count * squares / (2 * len(problem.labels) * problem.num_features * problem.num_classes)
+        for number in range(problem.num_classes):
+            columns = free[number].nonzero()[:, 0]
+            self.rows.append(columns)
+            if len(columns) == 0:
+                self.blocks.append(torch.zeros(0, 0, dtype=torch.float64))
+                continue
+            mass, kept = spread[number].topk(count)
+            z = _standardised(problem, kept, columns).double()
+            block = (z * mass.double()[:, None]).t() @ z / problem.total
+            rest = float(spread[number].sum() - mass.sum()) / problem.total
+            diagonal = max(0.0, rest) + torch.where(columns < width - 1, l2, 0.0)
+            block.diagonal().add_(diagonal)
+            self.blocks.append(block)
+
+    def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
+        result = torch.zeros_like(gradient)
+        for number, (columns, block) in enumerate(zip(self.rows, self.blocks, strict=True)):
+            chosen = among[number, columns].nonzero()[:, 0]
+            if len(chosen):
+                places = columns[chosen]
+                factor = _factor(block[chosen[:, None], chosen])
+                result[number, places] = torch.cholesky_solve(gradient[number, places, None], factor)[:, 0]
+        return result
+
+
+def _factor(matrix: Tensor) -> Tensor:
+    """The Cholesky factor, with as much added to the diagonal as it takes."""
+    ridge = _RIDGE * float(matrix.diagonal().mean()) + 1e-15
+    while True:
+        raised = matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype)
+        factor: Tensor
+        factor, failed = torch.linalg.cholesky_ex(raised)
+        if not bool(failed):
+            return factor
+        ridge *= 100
+
+
+def _drawn(spread: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Images drawn by their share of the curvature, ascending, and their weights."""
+    share = spread + 0.05 * spread.mean() + 1e-30
+    share = share / share.sum()
+    drawn = torch.multinomial(share, count, replacement=True, generator=torch.Generator().manual_seed(0)).sort().values
+    return drawn, 1 / (count * share[drawn])
+
+
+def _standardised(problem: Problem, rows: Tensor, columns: Tensor | None = None) -> Tensor:
+    """z of some images with a last column of ones, for the bias; all columns, or some of the D + 1."""
+    x, scale, features = problem.features, problem.scale, problem.num_features
+    mean, inverse = scale.mean.to(x.dtype), scale.inverse.to(x.dtype)
+    if columns is None:
+        z = (x[rows] - mean) * inverse
+        return torch.cat([z, z.new_ones(len(z), 1)], 1)
+    inner = columns[columns < features]
+    z = (x[rows[:, None], inner] - mean[inner]) * inverse[inner]
+    return torch.cat([z, z.new_ones(len(z), len(columns) - len(inner))], 1)
+
+
+def _spread(problem: Problem, head: Tensor) -> Tensor:
+    """a p (1 - p), float32 (C, N)."""
+    result = torch.empty(problem.num_classes, len(problem.labels))
+    for start in range(0, len(problem.labels), problem.step):
+        rows = slice(start, start + problem.step)
+        p = torch.softmax(problem.logits(head, rows), 1)
+        spread = p * (1 - p)
+        if problem.image_weights is not None:
+            spread *= problem.image_weights[rows, None]
+        result[:, rows] = spread.t().float()
+    return result

@@ -1,0 +1,152 @@
+"""The smooth part of a fit: mean cross-entropy of a linear head on standardised features, and its gradient."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+_VALUES_AT_ONCE = 1 << 22  # of a block of logits: 32 MB of float64
+_IN_DOUBLE = 1 << 25  # values of features that are held in float64, 256 MB
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Standardisation of features: z = (x - mean) / deviation, by the images that are fitted.
+
+    Attributes:
+        mean: Mean of each feature, float64 (D,).
+        deviation: Standard deviation of each feature (with N in the denominator), float64 (D,); 0 where a feature is
+            constant, which has z = 0 for every image.
+    """
+
+    mean: Tensor
+    deviation: Tensor
+
+    @classmethod
+    def of(cls, features: Tensor) -> Scale:
+        """Measure features (N, D), N >= 1."""
+        total = torch.zeros(features.shape[1], dtype=torch.float64)
+        squares = torch.zeros_like(total)
+        blocks = features.split(max(1, _VALUES_AT_ONCE // features.shape[1]))  # type: ignore[no-untyped-call]
+        for block in blocks:
+            total += block.double().sum(0)
+        mean = total / len(features)
+        for block in blocks:
+            squares += (block.double() - mean).square().sum(0)
+        deviation = (squares / len(features)).sqrt()
+        # A feature that varies by rounding alone is constant.
+        return cls(mean, torch.where(deviation > 1e-6 * mean.abs(), deviation, 0.0))
+
+    @property
+    def varies(self) -> Tensor:
+        """Whether each feature is not constant, bool (D,)."""
+        return self.deviation > 0
+
+    @cached_property
+    def inverse(self) -> Tensor:
+        """1 / deviation, and 0 where a feature is constant, (D,)."""
+        return torch.where(self.varies, 1 / self.deviation, 0.0)
+
+    def standardised(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The head on z that gives the logits of ``weight`` (C, D) and ``bias`` (C,) on x; float64."""
+        weight, bias = weight.double(), bias.double()
+        return weight * self.deviation, bias + weight @ self.mean
+
+    def folded(self, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+        """The head on x that gives the logits of ``weight`` (C, D) and ``bias`` (C,) on z; float64."""
+        on_x = weight.double() * self.inverse
+        return on_x, bias.double() - on_x @ self.mean
+
+
+class Problem:
+    """Mean over images of the weighted cross-entropy of softmax(W z + b) towards targets.
+
+    f(W, b) = sum_i a_i [log sum_c exp(l_ic) - sum_c t_ic l_ic] / sum_i a_i, with l_i = W z_i + b. Features stay as they
+    are given: standardisation is folded into the head, and images are taken in blocks, so that nothing larger than a
+    block of logits is made.
+
+    Args:
+        features: x, (N, D).
+        labels: Class numbers, int64 (N,).
+        num_classes: C.
+        scale: Standardisation; by default that of the features.
+        targets: t, (N, C), rows that sum to one, in place of the labels.
+        image_weights: a, (N,), positive; by default 1.
+    """
+
+    def __init__(
+        self,
+        features: Tensor,
+        labels: Tensor,
+        num_classes: int,
+        scale: Scale | None = None,
+        *,
+        targets: Tensor | None = None,
+        image_weights: Tensor | None = None,
+    ) -> None:
+        self.scale = scale or Scale.of(features)
+        self.labels, self.num_classes = labels, num_classes
+        self.dtype = torch.float64 if features.numel() <= _IN_DOUBLE else torch.float32
+        self.features = features.to(self.dtype)
+        self.targets = None if targets is None else targets.to(self.dtype)
+        weights = None if image_weights is None else image_weights.double()
+        self.total = float(len(labels)) if weights is None else float(weights.sum())
+        self.image_weights = None if weights is None else weights.to(self.dtype)
+        self.step = max(1, _VALUES_AT_ONCE // num_classes)
+
+    @property
+    def num_features(self) -> int:
+        """D."""
+        return self.features.shape[1]
+
+    def logits(self, head: Tensor, rows: slice | Tensor = slice(None)) -> Tensor:
+        """Logits (n, C) of some images by a head (C, D + 1) on z, whose last column is the bias."""
+        weight, bias = self.scale.folded(head[:, :-1], head[:, -1])
+        return torch.addmm(bias.to(self.dtype), self.features[rows], weight.to(self.dtype).t())
+
+    def value_and_gradient(self, head: Tensor) -> tuple[float, Tensor]:
+        """f and its gradient, float64 (C, D + 1), for a head (C, D + 1) on z, whose last column is the bias."""
+        weight, bias = self.scale.folded(head[:, :-1], head[:, -1])
+        weight, bias = weight.to(self.dtype).t().contiguous(), bias.to(self.dtype)
+        value = torch.zeros((), dtype=torch.float64)
+        gradient = torch.zeros(self.num_classes, self.num_features, dtype=torch.float64)
+        sums = torch.zeros(self.num_classes, dtype=torch.float64)
+        for start in range(0, len(self.labels), self.step):
+            rows = slice(start, start + self.step)
+            x = self.features[rows]
+            logits = torch.addmm(bias, x, weight)
+            residual, losses = self._residual(logits, rows)
+            value += losses.double().sum()
+            gradient += (residual.t() @ x).double()
+            sums += residual.sum(0, dtype=torch.float64)
+        on_z = (gradient - sums[:, None] * self.scale.mean) * self.scale.inverse
+        return float(value) / self.total, torch.cat([on_z, sums[:, None]], 1) / self.total
+
+    def _residual(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+        """a (p - t), (n, C), which replaces the logits, and a times the cross-entropy, (n,)."""
+        largest = logits.amax(1, keepdim=True)
+        truth = self.labels[rows, None]
+        if self.targets is None:
+            meant = logits.gather(1, truth)[:, 0]
+        else:
+            meant = (logits * self.targets[rows]).sum(1)
+        residual = logits.sub_(largest).exp_()
+        sums = residual.sum(1, keepdim=True)
+        losses = sums.log()[:, 0] + largest[:, 0] - meant
+        residual /= sums
+        if self.targets is None:
+            residual.scatter_add_(1, truth, residual.new_full((1, 1), -1.0).expand(len(truth), 1))
+        else:
+            residual -= self.targets[rows]
+        if self.image_weights is not None:
+            weights = self.image_weights[rows]
+            residual *= weights[:, None]
+            losses = losses * weights
+        return residual, losses
+
+    def probabilities(self, head: Tensor) -> Tensor:
+        """softmax of the logits, (N, C), for heads of few classes."""
+        return torch.softmax(self.logits(head), 1)
