@@ -13,7 +13,10 @@ _MOST_DENSE = 2600  # parameters whose whole matrix is made: 54 MB of float64, a
 _PRODUCTS = 1 << 32  # of the whole matrix, which decide how many images it is made from
 _PRODUCTS_IN_DOUBLE = 1 << 29
 _FEWEST_IMAGES = 2048
-_IMAGES_PER_CLASS = 2048
+_MOST_IN_BLOCKS = 1 << 25  # elements of the blocks of all classes, 256 MB
+_IMAGES_PER_CLASS = 512
+_VALUES_AT_ONCE = 1 << 22
+_COST_BY_CLASS = 5  # gathering what a class uses takes longer than multiplying it
 _FASTER = 8  # how many times as fast products of large float32 matrices are as those of an evaluation
 _RIDGE = 1e-9
 
@@ -35,10 +38,12 @@ class Curvature(ABC):
 
 
 def curvature_of(problem: Problem, head: Tensor, free: Tensor, l2: float) -> Curvature:
-    """The curvature of f + l2/2 |W|^2 at a head (C, D + 1): whole for few free parameters, else class by class."""
+    """The curvature of f + l2/2 |W|^2 at a head (C, D + 1): whole, by class, or the diagonal, as size allows."""
     if int(free.sum()) <= _MOST_DENSE:
         return _Dense(problem, head, free, l2)
-    return _ByClass(problem, head, free, l2)
+    if len(free) * int(free.sum(1).max()) ** 2 <= _MOST_IN_BLOCKS:
+        return _ByClass(problem, head, free, l2)
+    return _Diagonal(problem, head, free, l2)
 
 
 class _Dense(Curvature):
@@ -102,49 +107,74 @@ class _Dense(Curvature):
 
 
 class _ByClass(Curvature):
-    """The blocks of single classes: H_(c,j),(c,l) = sum_i a_i p_ic (1 - p_ic) z_ij z_il / sum_i a_i."""
+    """The blocks of single classes: H_(c,j),(c,l) = sum_i a_i p_ic (1 - p_ic) z_ij z_il / sum_i a_i.
+
+    For each class the images with the largest a_i p_ic (1 - p_ic) are taken as they are; the rest of that sum goes to
+    the diagonal, where z has variance 1. Blocks are padded to the largest, and made for several classes at a time.
+    """
 
     def __init__(self, problem: Problem, head: Tensor, free: Tensor, l2: float) -> None:
-        self.rows: list[Tensor] = []
-        self.blocks: list[Tensor] = []
-        width = free.shape[1]
+        self.cost = _COST_BY_CLASS
+        classes, features = problem.num_classes, problem.num_features
+        counts = free.sum(1)
+        width = max(1, int(counts.max()))
+        # Free parameters of each class, the padded ones last.
+        self.columns = free.byte().argsort(dim=1, descending=True, stable=True)[:, :width]
+        self.real = torch.arange(width) < counts[:, None]
+        self.blocks = torch.zeros(classes, width, width, dtype=torch.float64)
         spread = _spread(problem, head)
-        count = min(_IMAGES_PER_CLASS, spread.shape[1])
-        squares = float(free.sum(1).double().square().sum())
-        self.cost = count * squares / (2 * len(problem.labels) * problem.num_features * problem.num_classes)
-        for number in range(problem.num_classes):
-            columns = free[number].nonzero()[:, 0]
-            self.rows.append(columns)
-            if len(columns) == 0:
-                self.blocks.append(torch.zeros(0, 0, dtype=torch.float64))
-                continue
-            mass, kept = spread[number].topk(count)
-            z = _standardised(problem, kept, columns).double()
-            block = (z * mass.double()[:, None]).t() @ z / problem.total
-            rest = float(spread[number].sum() - mass.sum()) / problem.total
-            diagonal = max(0.0, rest) + torch.where(columns < width - 1, l2, 0.0)
-            block.diagonal().add_(diagonal)
-            self.blocks.append(block)
+        images = min(max(_IMAGES_PER_CLASS, 8 * width), spread.shape[1])
+        mean, inverse = problem.scale.mean, problem.scale.inverse
+        mean, inverse = torch.cat([mean, mean.new_zeros(1)]), torch.cat([inverse, inverse.new_ones(1)])
+        at_once = max(1, _VALUES_AT_ONCE // (images * width))
+        flat = problem.features.flatten()
+        for start in range(0, classes, at_once):
+            some = slice(start, start + at_once)
+            mass, rows = spread[some].topk(images, dim=1)
+            columns = self.columns[some]
+            is_bias = columns == features
+            places = rows[:, :, None] * features + columns.clamp(max=features - 1)[:, None, :]
+            z = flat[places]
+            z = torch.where(is_bias[:, None, :], 1.0, z)
+            z = (z - mean[columns].to(z.dtype)[:, None, :]) * inverse[columns].to(z.dtype)[:, None, :]
+            block = ((z * mass[:, :, None]).transpose(1, 2) @ z).double() / problem.total
+            rest = (spread[some].sum(1) - mass.sum(1)).double().clamp(min=0) / problem.total
+            block.diagonal(dim1=1, dim2=2).add_(rest[:, None] + torch.where(is_bias, 0.0, l2))
+            self.blocks[some] = block
 
     def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
-        result = torch.zeros_like(gradient)
-        for number, (columns, block) in enumerate(zip(self.rows, self.blocks, strict=True)):
-            chosen = among[number, columns].nonzero()[:, 0]
-            if len(chosen):
-                places = columns[chosen]
-                factor = _factor(block[chosen[:, None], chosen])
-                result[number, places] = torch.cholesky_solve(gradient[number, places, None], factor)[:, 0]
-        return result
+        chosen = self.real & among.gather(1, self.columns)
+        both = chosen[:, :, None] & chosen[:, None, :]
+        identity = torch.eye(self.columns.shape[1], dtype=torch.float64)
+        factor = _factor(torch.where(both, self.blocks, identity))
+        right = torch.where(chosen, gradient.gather(1, self.columns), 0.0)
+        found = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
+        return torch.zeros_like(gradient).scatter_(1, self.columns, torch.where(chosen, found, 0.0))
+
+
+class _Diagonal(Curvature):
+    """The diagonal alone: sum_i a_i p_ic (1 - p_ic) / sum_i a_i for every weight of a class, as z has variance 1."""
+
+    def __init__(self, problem: Problem, head: Tensor, free: Tensor, l2: float) -> None:
+        self.cost = _COST_BY_CLASS
+        self.diagonal = (_spread(problem, head).sum(1, dtype=torch.float64) / problem.total)[:, None].repeat(
+            1, free.shape[1]
+        )
+        self.diagonal[:, :-1] += l2
+        self.diagonal += _RIDGE * float(self.diagonal.mean()) + 1e-15
+
+    def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
+        return torch.where(among, gradient / self.diagonal, 0.0)
 
 
 def _factor(matrix: Tensor) -> Tensor:
-    """The Cholesky factor, with as much added to the diagonal as it takes."""
-    ridge = _RIDGE * float(matrix.diagonal().mean()) + 1e-15
+    """Cholesky factors, with as much added to the diagonal as it takes."""
+    ridge = _RIDGE * float(matrix.diagonal(dim1=-2, dim2=-1).mean()) + 1e-15
     while True:
-        raised = matrix + ridge * torch.eye(len(matrix), dtype=matrix.dtype)
+        raised = matrix + ridge * torch.eye(matrix.shape[-1], dtype=matrix.dtype)
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(raised)
-        if not bool(failed):
+        if not bool(failed.any()):
             return factor
         ridge *= 100
 
@@ -157,16 +187,11 @@ def _drawn(spread: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return drawn, 1 / (count * share[drawn])
 
 
-def _standardised(problem: Problem, rows: Tensor, columns: Tensor | None = None) -> Tensor:
-    """z of some images with a last column of ones, for the bias; all columns, or some of the D + 1."""
-    x, scale, features = problem.features, problem.scale, problem.num_features
-    mean, inverse = scale.mean.to(x.dtype), scale.inverse.to(x.dtype)
-    if columns is None:
-        z = (x[rows] - mean) * inverse
-        return torch.cat([z, z.new_ones(len(z), 1)], 1)
-    inner = columns[columns < features]
-    z = (x[rows[:, None], inner] - mean[inner]) * inverse[inner]
-    return torch.cat([z, z.new_ones(len(z), len(columns) - len(inner))], 1)
+def _standardised(problem: Problem, rows: Tensor) -> Tensor:
+    """z of some images with a last column of ones, for the bias, (n, D + 1)."""
+    x, scale = problem.features, problem.scale
+    z = (x[rows] - scale.mean.to(x.dtype)) * scale.inverse.to(x.dtype)
+    return torch.cat([z, z.new_ones(len(z), 1)], 1)
 
 
 def _spread(problem: Problem, head: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 _VALUES_AT_ONCE = 1 << 22  # of a block of logits: 32 MB of float64
-_IN_DOUBLE = 1 << 25  # values of features that are held in float64, 256 MB
+_IN_DOUBLE = 1 << 29  # products of an evaluation (N D C) up to which features are held in float64
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Problem:
     ) -> None:
         self.scale = scale or Scale.of(features)
         self.labels, self.num_classes = labels, num_classes
-        self.dtype = torch.float64 if features.numel() <= _IN_DOUBLE else torch.float32
+        self.dtype = torch.float64 if features.numel() * num_classes <= _IN_DOUBLE else torch.float32
         self.features = features.to(self.dtype)
         self.targets = None if targets is None else targets.to(self.dtype)
         weights = None if image_weights is None else image_weights.double()

@@ -92,13 +92,18 @@ def test_a_head_on_standardised_features_is_one_on_features() -> None:
     assert not back[0][:, 2].any()
 
 
-@pytest.mark.parametrize("dense", [True, False])
-@pytest.mark.parametrize("toward", [False, True])
-def test_a_refit_reaches_the_minimum_that_scipy_finds(
-    dense: bool, toward: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not dense:
+def use(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Take one of the three kinds of curvature, whatever the size."""
+    if kind != "whole":
         monkeypatch.setattr(curvature, "_MOST_DENSE", 0)
+    if kind == "diagonal":
+        monkeypatch.setattr(curvature, "_MOST_IN_BLOCKS", 0)
+
+
+@pytest.mark.parametrize("kind", ["whole", "by class", "diagonal"])
+@pytest.mark.parametrize("toward", [False, True])
+def test_a_refit_reaches_the_minimum_that_scipy_finds(kind: str, toward: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(kind, monkeypatch)
     x, labels = images()
     support = torch.rand(CLASSES, FEATURES, generator=torch.Generator().manual_seed(2)) < 0.5
     support[1] = False  # a class may have its bias alone
@@ -129,10 +134,9 @@ def test_strong_penalties_leave_the_shares_of_the_classes() -> None:
 
 
 @pytest.mark.parametrize("l1_ratio", [0.5, 0.99])
-@pytest.mark.parametrize("dense", [True, False])
-def test_an_elastic_net_is_that_of_scikit_learn(l1_ratio: float, dense: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not dense:
-        monkeypatch.setattr(curvature, "_MOST_DENSE", 0)
+@pytest.mark.parametrize("kind", ["whole", "by class", "diagonal"])
+def test_an_elastic_net_is_that_of_scikit_learn(l1_ratio: float, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(kind, monkeypatch)
     x, labels = images()
     problem = Problem(x, labels, CLASSES)
     z = ((x.double() - problem.scale.mean) * problem.scale.inverse).numpy()
