@@ -125,7 +125,8 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             (left,) = {1, 2, 3}.difference(alone) if len(set(alone)) == 3 else (0,)
             if left and layout[left].size == 1:  # an axis of one element is not followed; it is what is left
                 alone[alone.index(None)] = left
-        return Axes(*alone, _lost_by(layout[1:]))
+        channels, seen_rows, seen_columns = alone
+        return Axes(channels, seen_rows, seen_columns, _lost_by(layout[1:]))
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -198,7 +199,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def _lost_by(axes: Sequence[Part]) -> str | None:
-    """The operation that made axes of which nothing is known, if there is nothing else than these, channels and rows."""
+    """The operation that made axes of which nothing is known, if all others are channels, rows, columns or points."""
     lost = None
     for axis in axes:
         roles = axis.root().roles

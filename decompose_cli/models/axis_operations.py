@@ -264,7 +264,7 @@ def _repeat(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequenc
     repeats = given["repeats"]
     axes = [*(Part(1) for _ in range(len(repeats) - len(axes))), *axes]
     return [
-        Part(size, name if axis.size > 1 else "")
+        Part(size, (axis.root().lost or name) if axis.size > 1 else "")
         if count > 1 and (axis.size == 1 or axis.is_of_positions())
         else axis.resized(size, name)
         for axis, count, size in zip(axes, repeats, value.shape, strict=True)

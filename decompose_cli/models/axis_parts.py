@@ -59,7 +59,7 @@ class Part:
         if size == self.size:
             return self
         if self.is_of_positions() and not self.root().roles & _POSITIONS:
-            return Part(size, name)
+            return Part(size, self.root().lost or name)
         part = Part(size)
         part.is_like(self)
         return part
@@ -80,7 +80,7 @@ class Part:
         """
         if self._before is not None and self._before[0] == way:
             return self._before[1].resized(size, name)
-        part = Part(size, name)
+        part = Part(size, self.root().lost or name)
         part._before = back, self
         return part
 
