@@ -113,7 +113,7 @@ def grad_cam(
 
     handle = layer.register_forward_hook(turn)
     try:
-        with evaluating(module), torch.enable_grad():
+        with evaluating(module):  # captum asks for gradients itself
             maps = LayerGradCam(module, turned).attribute(images, target=classes, relu_attributions=True)
     finally:
         handle.remove()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from decompose_cli.models.axes import Axes
 from decompose_cli.models.head import example_images
-from decompose_cli.models.outputs import last_map_layer, passed_over, trace_outputs
+from decompose_cli.models.outputs import Values, last_map_layer, passed_over, trace_outputs
 
 Operation = Callable[[Tensor], Tensor]
 FIRST = (1, 2, 3)
@@ -186,6 +186,7 @@ UNKNOWN: dict[str, tuple[Operation, str]] = {
     "rolled": (lambda x: torch.roll(x, 3, 2), "roll"),
     "rolled in one line": (lambda x: torch.roll(x, 3), "roll"),
     "upside down": (lambda x: x.flip(2), "flip"),
+    "upside down, each row twice": (lambda x: x.flip(2).repeat_interleave(2, 2), "flip"),
     "turned": (lambda x: torch.rot90(x, 1, (2, 3)), "rot90"),
     "tiled": (lambda x: x.repeat(1, 1, 2, 1), "repeat"),
     "in another order": (lambda x: x[:, :, ORDER], "index"),
@@ -246,6 +247,13 @@ def test_what_is_no_map_is_not_missed(operation: Operation) -> None:
     outputs = trace_outputs(network(operation), example_images((8, 12)))
     assert last_map_layer(outputs) == "conv"
     assert passed_over(outputs) is None
+
+
+def test_a_row_of_numbers_is_no_map_whatever_was_lost() -> None:
+    lost = Axes(lost_by="flip")
+    assert not Values(torch.Size((2, 8, 1, 1)), lost, 0.0, is_complex=False).may_have_maps
+    assert not Values(torch.Size((2, 8, 4)), lost, 0.0, is_complex=False).may_have_maps
+    assert Values(torch.Size((2, 8, 4, 1)), lost, 0.0, is_complex=False).may_have_maps
 
 
 class ComplexMaps(nn.Module):
