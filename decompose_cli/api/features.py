@@ -172,7 +172,8 @@ def extract_indices(
         InputError: k is out of range, a class has no images, or the method needs something that ``features`` lack.
     """
     check_classes(features.labels, features.class_names)
-    weight = features.head.weight if features.head.kind == "dense" else None
+    full = features.head.full
+    weight = full.weight if full is not None else None
     ranked = LabelledFeatures(features.values, features.labels, weight, features.class_names, features.gates, order)
     return select(ranked, parse_method(method), k)
 

@@ -7,7 +7,6 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,7 +25,8 @@ from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.models.network import Network, network_of
 from decompose_cli.models.read_back import check_read_back
-from decompose_cli.preprocessing import ImageOptions, Preprocessing, check_image_options
+from decompose_cli.models.sparse_record import SparseRecord
+from decompose_cli.preprocessing import ImageOptions, Preprocessing, check_image_options, known_fields
 from decompose_cli.storage.files import check_writable, user_path, write_text
 
 
@@ -44,6 +44,7 @@ class Model:
         gates: Class-specific gates (C, D) of the weights file, if it has any; for the method ``csg``.
         options: The options of the network that differ from the defaults.
         dataset: The data set that the network was trained on, where that is known.
+        sparse: What the weights file holds of a sparse head beside the network, if it does.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Model:
     gates: Tensor | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     dataset: str | None = None
+    sparse: SparseRecord | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -191,6 +193,7 @@ def load_model(
         dict(classifier.entry.chosen),
         (metadata.dataset if metadata else None)
         or (classifier.entry.dataset if classifier.uses_default_weights else None),
+        checkpoint.sparse if checkpoint else None,
     )
 
 
@@ -311,26 +314,19 @@ def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> No
         model_options=dict(model.options) or None,
         class_names=list(model.class_names) if model.class_names is not None else None,
         dataset=model.dataset,
-        **_known_of_images(model),
+        **known_fields(model.image_options, model.usual),
     )
     # The weights are copied, as the file format has none that are shared between layers.
     state = {name: value.detach().cpu().clone() for name, value in model.module.state_dict().items()}
     if model.gates is not None:
         state["csg"] = model.gates
-    write_checkpoint(target, state, metadata)
+    # What the file held of a sparse head is true of that head alone.
+    sparse = (
+        model.sparse if model.sparse is not None and model.network.as_it_is().tensors is model.network.tensors else None
+    )
+    write_checkpoint(target, state, metadata, sparse)
     try:
         find_entry(model.name)
     except InputError:  # the class of a module is no name that a network can be built by
         return
     check_read_back(target, model.module, model.network.input_size)
-
-
-def _known_of_images(model: Model) -> dict[str, Any]:
-    """What is known of the preprocessing, whatever the data set, as fields of :class:`Metadata`."""
-    known: dict[str, Any] = {}
-    for options in model.image_options:
-        known |= options.given()
-    if "crop" in known and "resize" in known:  # then no data set changes the size, and it can be said in full
-        known = {name: value for name, value in known.items() if name in ("mean", "std")}
-        known |= model.preprocessing.geometry()
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}

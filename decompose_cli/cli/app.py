@@ -19,6 +19,7 @@ from decompose_cli.cli.commands.datasets import datasets
 from decompose_cli.cli.commands.demo import demo
 from decompose_cli.cli.commands.essential import essential
 from decompose_cli.cli.commands.explain import explain
+from decompose_cli.cli.commands.export import export
 from decompose_cli.cli.commands.extract_indices import extract_indices
 from decompose_cli.cli.commands.filters import filters
 from decompose_cli.cli.commands.finetune import finetune
@@ -44,6 +45,7 @@ _COMMANDS = (
     mutual_info,
     selectivity,
     finetune,
+    export,
     train,
     train_gate,
     lr_find,

@@ -91,6 +91,8 @@ class SelectivityCounter:
             raise InputError(f"{what} {shape} for {len(labels)} images, not a row for each.")
         if len(shape) > 2 and channels is None:
             raise InputError(f"{what} {shape[1:]}, and it cannot be told which axis counts filters.")
+        if activations.is_complex():
+            raise InputError(f"The layer {self.name!r} yields complex numbers, which have no shares.")
         values = activations.float()
         if len(shape) > 2:
             assert channels is not None
@@ -188,9 +190,30 @@ def units_left_out(module: nn.Module, outputs: Sequence[LayerOutput]) -> list[st
     return [unit.name for unit in _units(module, outputs) if _measurable(unit, outputs) is None]
 
 
-def _units(module: nn.Module, outputs: Sequence[LayerOutput]) -> list[LayerOutput]:
+def layers_passed_over(module: nn.Module, outputs: Sequence[LayerOutput]) -> list[LayerOutput]:
+    """The units that would be looked at if it could be told which axis counts filters, and if they were real numbers.
+
+    In networks without units, the layers that make negative values zero.
+    """
+    units = _units(module, outputs, _is_hidden)
+    if not units and not _units(module, outputs):
+        return [use for use in outputs if use.rectifies and use.values and _is_hidden(use.values)]
+    return [use for use in units if use.values and _is_hidden(use.values)]
+
+
+def _is_readable(values: Values) -> bool:
+    return len(values.shape) > 2 and values.positions > 0 and not values.is_complex
+
+
+def _is_hidden(values: Values) -> bool:
+    return len(values.shape) > 2 and values.obstacle is not None and not _is_readable(values)
+
+
+def _units(
+    module: nn.Module, outputs: Sequence[LayerOutput], like: Callable[[Values], bool] = _is_readable
+) -> list[LayerOutput]:
     parents = dict(module.named_modules())
-    yielding = {use.layer for use in outputs if use.values and len(use.values.shape) > 2 and use.values.positions}
+    yielding = {use.layer for use in outputs if use.values and like(use.values)}
     names: list[str] = []
     for name, part in module.named_modules():
         parent = parents.get(name.rpartition(".")[0]) if name else None

@@ -30,7 +30,7 @@ from decompose_cli.models.axes import Planes
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.head import example_images
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.models.outputs import last_map_layer, trace_outputs
+from decompose_cli.models.outputs import last_map_layer, passed_over, trace_outputs, warn_of_passed_over
 from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.printable import printable
 from decompose_cli.progress import note, track, warn
@@ -234,16 +234,23 @@ def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> tuple[str, 
     outputs = trace_outputs(module, example_images(opened.preprocessing.crop, model=module))
     chosen = layer or last_map_layer(outputs)
     if chosen is None:
+        later = passed_over(outputs)
+        why = f": of {later.layer!r}, {later.values.obstacle}" if later is not None and later.values is not None else ""
         raise InputError(
-            f"{name} has no layer with maps of which it can be told what their axes are; Grad-CAM needs one."
+            f"{name} has no layer with maps of which it can be told what their axes are{why}; Grad-CAM needs one."
         )
+    if layer is None:
+        warn_of_passed_over(outputs, name)
     values = next((output.values for output in reversed(outputs) if output.layer == chosen), None)
     if values is None or len(values.shape) != 4:
         raise InputError(f"{chosen!r} is no layer of {name} with maps.", hint=hint)
+    if values.is_complex:
+        raise InputError(f"{chosen!r} of {name} yields complex numbers, and Grad-CAM needs real ones.", hint=hint)
     if values.axes.planes is None:
+        lost = values.axes.lost_by
         raise InputError(
             f"{chosen!r} of {name} yields values of shape {tuple(values.shape[1:])}, and it cannot be told which of "
-            "these axes are channels, rows and columns of the image.",
+            f"these axes are channels, rows and columns of the image{f' after the operation {lost}' if lost else ''}.",
             hint=hint,
         )
     return chosen, values.axes.planes
@@ -261,9 +268,7 @@ def _images(
             raise InputError(
                 f"{study.dataset.name} {study.dataset.split} has only {len(study.dataset)} images, not {worst}."
             )
-        head = heads.original or heads.decomposed
-        assert head is not None
-        losses = F.cross_entropy(head(study.bank.features), study.labels, reduction="none")
+        losses = F.cross_entropy(heads.own(study.bank.features), study.labels, reduction="none")
         numbers = losses.argsort(descending=True, stable=True)[:worst].tolist()
     return from_dataset(study, numbers)
 

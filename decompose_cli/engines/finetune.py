@@ -7,14 +7,19 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from pydantic import BaseModel
 from torch import nn
 from typing_extensions import override
 
-from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads, with_decomposed_head
+from decompose_cli.decomposition.heads import (
+    check_index_request,
+    check_made_from,
+    own_index_set,
+    resolve_heads,
+    with_decomposed_head,
+)
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.ranking import (
@@ -32,16 +37,15 @@ from decompose_cli.decomposition.result_types import Difference, difference_of
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
-from decompose_cli.models.checkpoint import Metadata
-from decompose_cli.models.gate_kinds import GATES
-from decompose_cli.models.gated_resnet import GatedNetwork
-from decompose_cli.models.head import trace_layers
+from decompose_cli.models.checkpoint import Checkpoint, Metadata
 from decompose_cli.models.network import check_head_stays
+from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.progress import note
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import RunConfig, shown_command
 from decompose_cli.training.data import check_trainable, divide
 from decompose_cli.training.evaluate import LabelledImages, evaluate, score_of
+from decompose_cli.training.freezing import TRAINED, Trained, freeze
 from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
@@ -51,9 +55,6 @@ from decompose_cli.training.runner import Files, Finished, Training, run_trainin
 from decompose_cli.training.session import Request, Session, check_same
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import copied
-
-Trained = Literal["all", "head", "head+last-block"]
-TRAINED: tuple[Trained, ...] = ("all", "head", "head+last-block")
 
 
 class FinetuneConfig(RunConfig):
@@ -105,7 +106,8 @@ class FinetuneSettings:
         k: Features per class, or a fraction, of features that are ranked; 5 by default.
         method: Name of the ranking; ``frequency`` by default.
         order: Which gates are taken by a ranking that needs gates.
-        only: What is trained: ``all`` parameters (the default), the ``head``, or ``head+last-block``.
+        only: What is trained: ``all`` parameters (the default), the ``head``, ``head+last-block``, or the ``backbone``,
+            all but the head and what follows it.
 
     Raises:
         InputError: Both a set and a ranking were given, or a word is unknown.
@@ -243,9 +245,8 @@ class _Finetune(Training[FinetuneResults]):
         if not network.is_decomposed:
             with_decomposed_head(module, network.head, heads.decomposed)
         check_head_stays(module, network.head.name, network.input_size, test.classifier.name)
-        used = index_set or IndexSet(
-            heads.decomposed.classes(), test.head.num_features, source=test.classifier.weights_source
-        )
+        used = index_set or own_index_set(test.head, test.classifier.weights_source)
+        self._sparse = self._still_true(checkpoint, config["only"])
         self._test, self._train, self._module, self._head_name = test, train, module, network.head.name
         self._used, self._original = used, original
         self._held = LabelledImages(test.dataset.split, test.dataset, test.labels, test.preprocessing)
@@ -277,13 +278,24 @@ class _Finetune(Training[FinetuneResults]):
             command=shown_command(config, settings.seed, own),
         )
         module = copy.deepcopy(self._module)
-        frozen = _freeze(module, self._head_name, config["only"], test.preprocessing.crop)
+        frozen = freeze(module, self._head_name, config["only"], test.preprocessing.crop)
         self._before = self._measured(session, module)
         if self._original is not None:
             split = self._held.split
             note(f"Full head: {self._original.correct:,} of {self._original.total:,} {split} images correct.")
         note(f"Decomposed, before fine-tuning: {self._before.correct:,} of {self._before.total:,}.")
-        return Job(module, metadata, data, frozen)
+        return Job(module, metadata, data, frozen, sparse=self._sparse)
+
+    @staticmethod
+    def _still_true(checkpoint: Checkpoint | None, only: Trained) -> SparseRecord | None:
+        """What a sparse checkpoint says of its head that still holds after training; what does not is said."""
+        record = checkpoint.sparse if checkpoint is not None else None
+        if checkpoint is None or record is None:
+            return None
+        kept = record.without_dense() if only == "backbone" else None
+        lost = "the dense head" if record.values is None or kept is not None else "the dense head and the few values"
+        note(f"The checkpoints of this run leave out {lost} of {checkpoint.source}; the result keeps their accuracy.")
+        return kept
 
     def _measured(self, session: Session, module: nn.Module) -> Evaluation:
         device = session.fabric.device
@@ -333,49 +345,3 @@ def _ranked(train: Study, k: int | float, method: str, order: Order) -> IndexSet
     index_set = select(data_for(train, [method], order), method, k)
     note(f"{k} features per class by {method}, ranked over {len(train.labels):,} images.")
     return index_set
-
-
-def _freeze(module: nn.Module, head_name: str, only: Trained, size: tuple[int, int]) -> list[nn.Module]:
-    """Leave only a part to be trained; return the modules that stay in evaluation mode, so that no statistics move."""
-    if only == "all":
-        _hold_classifiers_of_gates(module)
-        return []
-    kept = {head_name}
-    if only == "head+last-block":
-        block = _last_block(module, head_name, size)
-        kept.add(block)
-        note(f"Trained: {head_name} and {block}.")
-    trained = [module.get_submodule(name) for name in kept]
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    for part in trained:
-        for parameter in part.parameters():
-            parameter.requires_grad_(True)
-    inside = {id(child) for part in trained for child in part.modules()}
-    return [child for child in module.modules() if id(child) not in inside and not list(child.children())]
-
-
-def _hold_classifiers_of_gates(module: nn.Module) -> None:
-    """Freeze the classifiers of gates: they learn only from a loss of their own, in ``train-gate``."""
-    if not isinstance(module, GatedNetwork):
-        return
-    if GATES[module.gate_name].penalty:
-        note("The penalty of the gates, which keeps g small, is no part of the loss here.")
-    if not GATES[module.gate_name].has_classifier:
-        return
-    for gate in module.gates():
-        gate.requires_grad_(False)
-    note("The classifiers of the gates stay as they are.")
-
-
-def _last_block(module: nn.Module, head_name: str, size: tuple[int, int]) -> str:
-    """The last block that finishes before the head: a module of several layers that is no mere sequence of others."""
-    _, calls = trace_layers(module, torch.zeros(2, 3, *size))
-    before = [
-        call for call in calls if not f"{head_name}.".startswith(f"{call.name}.") and list(call.module.parameters())
-    ]
-    blocks = [call for call in before if list(call.module.children()) and not isinstance(call.module, nn.Sequential)]
-    chosen = blocks or [call for call in before if not list(call.module.children())]
-    if not chosen:
-        raise InputError(f"The network has no layer before its head; use {param('only')} head.")
-    return chosen[-1].name

@@ -9,7 +9,7 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.study import default_model
 from decompose_cli.models.classifier import Classifier, find_entry
 from decompose_cli.models.head import example_images, find_head, trace_layers
-from decompose_cli.models.outputs import last_map_layer, trace_outputs
+from decompose_cli.models.outputs import last_map_layer, trace_outputs, warn_of_passed_over
 from decompose_cli.preprocessing import parse_image_options
 
 _HINT = f"It has to take 3-channel images; set their size with {param('input_size')}."
@@ -71,7 +71,9 @@ def list_layers(
         raise InputError(
             refusal.sentence if refusal else f"{model} cannot run on images of {size[0]}x{size[1]} pixels.", hint=_HINT
         ) from None
-    cam = last_map_layer(trace_outputs(module, images))
+    outputs = trace_outputs(module, images)
+    cam = last_map_layer(outputs)
+    warn_of_passed_over(outputs, model)
     layers = [
         Layer(
             name=call.name,

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from decompose_cli.decomposition.index_set import split_name
 from decompose_cli.decomposition.selectivity import (
     LayerSelectivity,
+    layers_passed_over,
     measure_selectivity,
     selectable_layers,
     units_left_out,
@@ -147,13 +148,23 @@ def _names(model: str, module: nn.Module, outputs: Sequence[LayerOutput], layers
         f"Units of {model} yield negative values, which have no shares, and no layer inside them makes negative values "
         f"zero as a ReLU does: {first_few(left_out)} ({len(left_out)} in all)"
     )
+    hidden = layers_passed_over(module, outputs)
+    not_seen = (
+        f"Of {first_few([use.name for use in hidden])} in {model} ({len(hidden)} in all) no filters are looked at, as "
+        f"{hidden[-1].values.obstacle}"
+        if hidden and hidden[-1].values
+        else None
+    )
     if not usual:
+        nothing = f"{not_seen or f'{model} has neither residual units nor ReLU modules to look at'}."
         raise InputError(
-            f"{why}." if left_out else f"{model} has neither residual units nor ReLU modules to look at.",
+            f"{why}." if left_out else nothing,
             hint=f"Name layers with {param('layers')}; 'decompose layers' lists them.",
         )
     if left_out:
         warn(f"{why}. They are left out.")
+    if not_seen:
+        warn(f"{not_seen}; {param('layers')} takes other layers.")
     return [*usual, *(name for name in layers if name != ALL)]
 
 

@@ -9,7 +9,15 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.curves import accuracy_by_k
-from decompose_cli.decomposition.heads import check_made_from, decomposed_head, full_head
+from decompose_cli.decomposition.heads import (
+    OWN,
+    check_index_request,
+    check_made_from,
+    decomposed_head,
+    full_head,
+    own_index_set,
+    resolve_heads,
+)
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text, read_index_set, split_name
 from decompose_cli.decomposition.metrics import Predictions, compare, predict
 from decompose_cli.decomposition.ranking import (
@@ -27,6 +35,7 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import short_name
 from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import note, track
 from decompose_cli.reporting.plots import Curve, accuracy_curves
 from decompose_cli.storage.file_sets import write_result
@@ -83,7 +92,10 @@ class Chosen(BaseModel):
 
 
 class SweepResults(BaseModel):
-    """``curves``: by method or name of an index file, then by k. ``chosen``: null if not asked for, or out of reach."""
+    """``curves``: by method, name of an index file, or ``own head`` for that of a sparse checkpoint, then by k.
+
+    ``chosen``: null if not asked for, or out of reach.
+    """
 
     total: int
     original: Point
@@ -171,8 +183,9 @@ def sweep(
     methods, ks, order, max_drop = settings.methods, settings.ks, settings.order, settings.max_drop
     points = _read(settings.indices)
     study = Study(inputs, ("test", "val"))
-    study.require_full_head("sweep")
-    head = study.head
+    head = study.require_full_head("sweep")
+    for _, index_set in points:
+        check_index_request(study.classifier.checkpoint, index_set)
     points = [(name, index_set.fitted_to(head.num_classes, head.num_features)) for name, index_set in points]
     sizes = list(ks) if ks else list(range(1, min(head.num_features, _USUAL_LARGEST_K) + 1))
     for k in sizes:
@@ -192,7 +205,7 @@ def sweep(
     check_order(order, uses_gates=any(RANKINGS[method].needs_gates for method in chosen_methods))
     bank, classes = study.bank, head.num_classes
     original = predict(full_head(head), bank.features, study.labels, classes)
-    search = _Search(train, study, order, max_drop) if max_drop is not None else None
+    search = _Search(train, study, head, order, max_drop) if max_drop is not None else None
     curves: dict[str, dict[str, Point]] = {}
     with track("Numbers of features", len(chosen_methods) * len(sizes), unit="heads") as advance:
         for method in chosen_methods:
@@ -204,6 +217,11 @@ def sweep(
         curves.setdefault(name, {})[index_set.k_label] = point_of(
             predict(decomposed, bank.features, study.labels, classes)
         )
+    if (own := resolve_heads(study.head, None).decomposed) is not None:
+        source = study.classifier.weights_source
+        note(f"{source}: rankings cut the full head that its sparse head was made from; {OWN!r} is the sparse head.")
+        label = own_index_set(study.head, source).k_label
+        curves[OWN] = {label: point_of(predict(own, bank.features, study.labels, classes))}
     chosen = search.smallest(chosen_methods, sizes, original) if search else None
     results = SweepResults(
         total=len(study.labels), original=point_of(original), curves=curves, chosen=chosen, plot=None
@@ -255,12 +273,13 @@ class _Search:
 
     train: Study
     test: Study
+    head: HeadTensors
     order: Order
     max_drop: float
 
     def smallest(self, methods: Sequence[str], ks: Sequence[int], reported: Predictions) -> Chosen | None:
         """The set with the fewest features over all methods; the first method among equals."""
-        head, features, labels = self.train.head, self.train.bank.features, self.train.labels
+        head, features, labels = self.head, self.train.bank.features, self.train.labels
         full = predict(full_head(head), features, labels, head.num_classes)
         ranked = data_for(self.train, methods, self.order)
         candidates: dict[str, Candidate | None] = {}
@@ -299,9 +318,8 @@ class _Search:
             candidates=candidates,
         )
 
-    @staticmethod
-    def _loss(study: Study, full: Predictions, common: IndexSet, kept: IndexSet) -> Loss:
-        head, features, labels = study.head, study.bank.features, study.labels
+    def _loss(self, study: Study, full: Predictions, common: IndexSet, kept: IndexSet) -> Loss:
+        head, features, labels = self.head, study.bank.features, study.labels
         with_common, with_kept = (
             predict(decomposed_head(head, index_set), features, labels, head.num_classes)
             for index_set in (common, kept)

@@ -7,7 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from torch import Tensor
 
-from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads
+from decompose_cli.decomposition.heads import check_index_request, check_made_from, own_index_set, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.result_types import Difference, difference_of
@@ -70,7 +70,7 @@ class Mistake(BaseModel):
 
 
 class ValidateResults(BaseModel):
-    """``original`` is null for a decomposed checkpoint, which has no full head; ``decomposed`` is null without indices.
+    """``original`` is null for a checkpoint that has no full head, ``decomposed`` is null without indices.
 
     ``mistakes``: up to 24 images that the decomposed head gets wrong, or the full one where that is all there is: first
     those that only the full head gets right, and of these and of the others the most confident errors first.
@@ -148,7 +148,7 @@ def measure(
     decomposed = evaluate_head(heads.decomposed, features, labels, head.num_classes) if heads.decomposed else None
     used = index_set
     if heads.decomposed is not None and used is None:
-        used = IndexSet(heads.decomposed.classes(), head.num_features, source=source)
+        used = own_index_set(head, source)
     return ValidateResults(
         total=len(labels),
         original=_accuracy(original, names) if original else None,

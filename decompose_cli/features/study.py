@@ -181,7 +181,7 @@ class Study:
         matrix = checkpoint.csg if checkpoint else None
         if gates:
             check_gates(matrix, head.num_classes, head.num_features, self.classifier.weights_source)
-        weight = head.weight if head.kind == "dense" else None
+        weight = head.full.weight if head.full is not None else None
         names = self.class_map.names
         if not images:
             features, labels = torch.zeros(0, head.num_features), torch.zeros(0, dtype=torch.int64)
@@ -199,17 +199,23 @@ class Study:
             what = f"{self.dataset.name} {self.dataset.split}"
             warn(f"{what} has no images of {len(empty)} of the {len(names)} classes ({shown}); they are left out.")
 
-    def require_full_head(self, what: str) -> None:
-        """Refuse a checkpoint that holds a decomposed head only.
+    def require_full_head(self, what: str, *, in_network: bool = False) -> HeadTensors:
+        """The full head: the network's own, or the one that the checkpoint of a sparse head is compared with.
+
+        Args:
+            what: What needs it, for messages.
+            in_network: Whether the network has to compute with it.
 
         Raises:
-            InputError: The checkpoint has no full head.
+            InputError: The checkpoint holds a decomposed head only.
         """
-        if self.head.kind != "dense":
+        full = self.head.full if not in_network or self.head.kind == "dense" else None
+        if full is None:
             raise InputError(
                 f"{what} needs the full head, which {self.classifier.weights_source} no longer has: its head is "
                 "decomposed."
             )
+        return full
 
     def describe_model(self) -> ModelInfo:
         """The network, for the result document."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,7 +41,7 @@ class _Maps(AxisTracer):  # type: ignore[no-untyped-call]
         return out
 
     def _may_be_maps(self, value: Tensor) -> bool:
-        has_shape = value.ndim == 4 and self.num_features in value.shape[1:]
+        has_shape = value.ndim == 4 and self.num_features in value.shape[1:] and not value.is_complex()
         is_larger = has_shape and value.shape[1:].numel() > self.num_features
         return is_larger and not any(value is maps for maps in self.latest)
 
@@ -114,24 +113,12 @@ def grad_cam(
 
     handle = layer.register_forward_hook(turn)
     try:
-        with _in_evaluation(module):
+        with evaluating(module):  # captum asks for gradients itself
             maps = LayerGradCam(module, turned).attribute(images, target=classes, relu_attributions=True)
     finally:
         handle.remove()
     assert isinstance(maps, Tensor)
     return maps.detach().float()[:, 0]
-
-
-@contextmanager
-def _in_evaluation(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients, unlike :func:`.head.evaluating`; every part is put back into its own mode."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 def class_maps(maps: Tensor, weights: Tensor) -> Tensor:

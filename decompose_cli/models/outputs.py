@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.models.axes import Axes, AxisTracer, Layout
+from decompose_cli.errors import param
+from decompose_cli.models.axes import Axes, AxisTracer
+from decompose_cli.models.axis_parts import Layout
 from decompose_cli.models.head import evaluating
+from decompose_cli.progress import warn
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,14 @@ class Values:
     Attributes:
         shape: Its shape.
         axes: What its axes are.
-        lowest: Its lowest value, NaN where it holds no numbers.
+        lowest: Its lowest value, NaN where it holds no numbers, or complex ones.
+        is_complex: Whether it holds complex numbers.
     """
 
     shape: torch.Size
     axes: Axes
     lowest: float
+    is_complex: bool
 
     @property
     def channels(self) -> int | None:
@@ -40,7 +45,26 @@ class Values:
 
     @property
     def has_maps(self) -> bool:
-        """Whether these are maps that are larger than one pixel."""
+        """Whether these are maps of real numbers that are larger than one pixel."""
+        return self._has_planes and not self.is_complex
+
+    @property
+    def may_have_maps(self) -> bool:
+        """Whether these are maps, or would be if it could be told what their axes are."""
+        is_larger = len(self.shape) == 4 and sum(side > 1 for side in self.shape[1:]) > 1
+        return self._has_planes or (is_larger and self.axes.lost_by is not None)
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why these cannot be looked at, or None where nothing is known that stands in the way."""
+        if self.is_complex:
+            return "its values are complex numbers"
+        if self.axes.lost_by is not None:
+            return f"it cannot be told what its axes are after the operation {self.axes.lost_by}"
+        return None
+
+    @property
+    def _has_planes(self) -> bool:
         return len(self.shape) == 4 and self.axes.planes is not None and self.positions > 1
 
 
@@ -127,7 +151,25 @@ def last_map_layer(outputs: Sequence[LayerOutput]) -> str | None:
     return with_maps[-1].layer if with_maps else None
 
 
-_Seen = tuple[torch.Size, Layout | None, float]
+def passed_over(outputs: Sequence[LayerOutput]) -> LayerOutput | None:
+    """The last use of a module that may yield maps, if :func:`last_map_layer` cannot be that one."""
+    last = last_map_layer(outputs)
+    may_have = [one for one in outputs if one.number == one.times and one.values and one.values.may_have_maps]
+    return may_have[-1] if may_have and may_have[-1].layer != last else None
+
+
+def warn_of_passed_over(outputs: Sequence[LayerOutput], model: str) -> None:
+    """Say that the default layer for class activation maps of a model is not the last one that may yield maps."""
+    last, later = last_map_layer(outputs), passed_over(outputs)
+    if last is not None and later is not None:
+        assert later.values is not None
+        warn(
+            f"Grad-CAM of {model} looks at {last!r} by default and not at {later.layer!r}, which comes later, as "
+            f"{later.values.obstacle}; 'explain' takes another layer as {param('layer')}."
+        )
+
+
+_Seen = tuple[torch.Size, Layout | None, float, bool]
 
 
 def _seen(value: object, tracer: AxisTracer) -> _Seen | None:
@@ -135,11 +177,11 @@ def _seen(value: object, tracer: AxisTracer) -> _Seen | None:
     if not isinstance(value, Tensor):
         return None
     lowest = float(value.min()) if value.numel() > 0 and not value.is_complex() else float("nan")
-    return value.shape, tracer.layout(value), lowest
+    return value.shape, tracer.layout(value), lowest, value.is_complex()
 
 
 def _values(seen: _Seen | None, tracer: AxisTracer) -> Values | None:
-    return None if seen is None else Values(seen[0], tracer.axes(seen[1]), seen[2])
+    return None if seen is None else Values(seen[0], tracer.axes(seen[1]), *seen[2:])
 
 
 def _rectified(negative: Tensor | None, output: object) -> bool:

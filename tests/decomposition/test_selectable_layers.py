@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from decompose_cli.decomposition.selectivity import (
     LayerSelectivity,
+    layers_passed_over,
     measure_selectivity,
     selectable_layers,
     units_left_out,
@@ -131,6 +132,57 @@ def test_a_layer_that_sees_fewer_positions_than_its_unit_does_not_stand_in() -> 
             return x * self.two(gates).sigmoid() - 1
 
     assert found_in(Net(nn.ModuleList([Squeezing(nn.Identity, nn.ReLU)])), 8) == (["stem"], ["body.0"])
+
+
+class Frequencies(nn.Module):
+    """Of channels too: it cannot be told which axis counts filters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.fft.fftn(x, dim=(1, 2, 3)).abs().relu()
+
+
+class Complex(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.complex(x, x)
+
+
+class Last(nn.Module):
+    """A head on values of which nothing shows the axes."""
+
+    def __init__(self, *parts: nn.Module) -> None:
+        super().__init__()
+        self.parts, self.head = nn.Sequential(nn.Conv2d(3, 6, 3), *parts), nn.Linear(6 * 6 * 6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.parts(x).abs().flatten(1))
+
+
+class Wrapped(nn.ReLU):
+    """A ReLU of what cannot be read."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(Frequencies()(x))
+
+
+@pytest.mark.parametrize(
+    ("module", "names", "passed_over", "why"),
+    [
+        (Last(Unit(nn.ReLU), Unit(Frequencies)), ["parts.1"], ["parts.2"], "after the operation _fft_c2c"),
+        (Last(Unit(nn.ReLU), Unit(Complex)), ["parts.1"], ["parts.2"], "complex numbers"),
+        (Last(Unit(Frequencies)), [], ["parts.1"], "after the operation _fft_c2c"),
+        (Last(nn.ReLU(), Wrapped()), ["parts.1"], ["parts.2"], "after the operation _fft_c2c"),
+        (Last(nn.ReLU(), Unit(nn.ReLU)), ["parts.1", "parts.2"], [], ""),
+    ],
+)
+def test_layers_whose_filters_cannot_be_told_are_said(
+    module: nn.Module, names: list[str], passed_over: list[str], why: str
+) -> None:
+    assert found_in(module, 8)[0] == names
+    found = layers_passed_over(module, trace_outputs(module, example_images((8, 8))))
+    assert [use.name for use in found] == passed_over
+    for use in found:
+        assert use.values is not None
+        assert str(use.values.obstacle).endswith(why)
 
 
 class Tokens(nn.Module):

@@ -587,7 +587,12 @@ def test_what_the_network_says_is_not_changed() -> None:
 
 class Spectrum(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.fft.fft2(x).abs()
+        return torch.fft.fftn(x, dim=(1, 2, 3)).abs()
+
+
+class Complex(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.complex(x, x)
 
 
 class Refused(nn.Module):
@@ -599,7 +604,7 @@ class Refused(nn.Module):
         self.fine = nn.ReLU()
         self.unused = nn.ReLU()
         self.pieces = nn.Flatten(0, 2)
-        self.spectrum = Spectrum()
+        self.spectrum, self.complex = Spectrum(), Complex()
         self.pool = nn.AdaptiveMaxPool2d(1, return_indices=True)
         self.linear = nn.Linear(6, 4)
 
@@ -607,6 +612,7 @@ class Refused(nn.Module):
         x = self.fine(self.conv(x))
         self.pieces(x.permute(0, 2, 3, 1))
         self.spectrum(x)
+        self.complex(x)
         return self.linear(self.pool(x)[0].flatten(1))
 
 
@@ -621,6 +627,7 @@ class Refused(nn.Module):
         ("pool", "The layer 'pool' yields a tuple, not a tensor."),
         ("pieces", "The layer 'pieces' yields values of shape (144, 6) for 4 images, not a row for each."),
         ("spectrum", "The layer 'spectrum' yields values of shape (6, 6, 6), and it cannot be told which axis counts"),
+        ("complex", "The layer 'complex' yields complex numbers, which have no shares."),
         ("conv", "The layer 'conv' has negative outputs (-"),
     ],
 )

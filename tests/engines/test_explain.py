@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,7 @@ from decompose_cli.decomposition.explaining import Explanation
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.engines.explain import SHEET, ExplainSettings, explain
 from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
+from decompose_cli.engines.layers import list_layers
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
@@ -377,3 +381,100 @@ def test_a_network_with_channels_last_is_explained_as_with_channels_second(monke
         "'attention' of twins:last yields values of shape (1, 64, 64), and it cannot be told which of these axes are "
         "channels, rows and columns of the image."
     )
+
+
+PASSED_OVER = """
+import torch
+from torch import nn
+
+class Step(nn.Module):
+    def __init__(self, step):
+        super().__init__()
+        self.step = step
+
+    def forward(self, x):
+        return self.step(x)
+
+class Net(nn.Module):
+    def __init__(self, first, second):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.first, self.second = nn.Conv2d(3, 8, 5, 3), Step(first), Step(second)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.head(self.second(self.first(self.conv(x))).mean((2, 3)).abs())
+
+def nothing(x): return x + 0
+def both(x): return torch.complex(x, x)
+
+def upside_down(): return Net(nothing, lambda x: x.flip(2))
+def shuffled(): return Net(nothing, lambda x: torch.channel_shuffle(x, 2))
+def complex(): return Net(nothing, both)
+def only_frequencies():
+    net = Net(nothing, nothing)
+    net.conv = Step(lambda x: torch.fft.fftn(x, dim=(1, 2, 3)).abs()[:, [0] * 8, :10, :10])
+    return net
+"""
+
+
+@pytest.fixture
+def nets(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Inputs]:
+    """Networks whose last maps pass an operation, by the name of it."""
+    Path("passed_over.py").write_text(PASSED_OVER, encoding="utf-8")
+    monkeypatch.syspath_prepend(".")
+    monkeypatch.delitem(sys.modules, "passed_over", raising=False)
+    return lambda name: Inputs(model=f"passed_over:{name}", dataset="digits", input_size="32")
+
+
+@pytest.mark.filterwarnings("error:Casting complex values")
+@pytest.mark.parametrize(
+    ("name", "layer", "why"),
+    [
+        ("upside_down", "first", "it cannot be told what its axes are after the operation flip"),
+        ("complex", "first", "its values are complex numbers"),
+        ("shuffled", "second", None),
+    ],
+)
+def test_a_default_layer_that_is_not_the_last_is_said(
+    name: str, layer: str, why: str | None, nets: Callable[[str], Inputs], caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = (
+        f"Grad-CAM of passed_over:{name} looks at {layer!r} by default and not at 'second', which comes later, as "
+        f"{why}; 'explain' takes another layer as layer."
+    )
+    with caplog.at_level(logging.WARNING, "decompose_cli"):
+        assert explain(nets(name), ExplainSettings(indices_of=[3])).results.layer == layer
+        assert [said for said in caplog.messages if "Grad-CAM" in said] == ([expected] if why else [])
+        caplog.clear()
+        assert explain(nets(name), ExplainSettings(indices_of=[3], layer="conv")).results.layer == "conv"
+        assert not [said for said in caplog.messages if "Grad-CAM" in said], "the layer was chosen"
+        (marked,) = [one.name for one in list_layers(f"passed_over:{name}", input_size="32").layers if one.is_cam_layer]
+        assert marked == layer
+        assert [said for said in caplog.messages if "Grad-CAM" in said] == ([expected] if why else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "message"),
+    [
+        (
+            "upside_down",
+            "second",
+            "'second' of passed_over:upside_down yields values of shape (8, 10, 10), and it cannot be told which of "
+            "these axes are channels, rows and columns of the image after the operation flip.",
+        ),
+        ("complex", "second", "'second' of passed_over:complex yields complex numbers, and Grad-CAM needs real ones."),
+        (
+            "only_frequencies",
+            None,
+            "passed_over:only_frequencies has no layer with maps of which it can be told what their axes are: of "
+            "'second', it cannot be told what its axes are after the operation _fft_c2c; Grad-CAM needs one.",
+        ),
+    ],
+)
+def test_a_layer_whose_maps_cannot_be_read_is_refused_with_the_reason(
+    name: str, layer: str | None, message: str, nets: Callable[[str], Inputs]
+) -> None:
+    with pytest.raises(InputError) as caught:
+        explain(nets(name), ExplainSettings(indices_of=[3], layer=layer))
+    assert caught.value.message == message

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 import shutil
 import statistics
@@ -372,3 +373,31 @@ def test_other_weights_are_measured_at_the_same_layers(inputs: Inputs) -> None:
         assert list(results.compared["positive"].layers) == list(results.layers) == ["2.act", "4.act"]
     finally:
         sys.modules.pop("selectivity_negative", None)
+
+
+@pytest.mark.parametrize("units", ["Unit(16), Unit(16), Frequencies(16)", "Frequencies(16)"])
+def test_layers_whose_filters_cannot_be_told_are_named(
+    inputs: Inputs, units: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = (
+        NET.replace("Unit(16), Unit(16)", units)
+        .replace(".mean((2, 3))", ".flatten(1)")
+        .replace("nn.Linear(16, 3)", "nn.Linear(1600, 3)")
+        .replace("self.relu(self.conv(x))", "self.conv(x)")
+    )
+    unit = (
+        "class Frequencies(Unit):\n    def forward(self, x):\n        return torch.fft.fftn(x, dim=(1, 2, 3)).abs()\n\n"
+    )
+    Path("selectivity_net.py").write_text(made.replace("class Net", f"{unit}class Net"), encoding="utf-8")
+    why = (
+        "in selectivity_net:Net (1 in all) no filters are looked at, as it cannot be told what its axes are after the "
+        "operation _fft_c2c"
+    )
+    if units.startswith("Unit"):
+        with caplog.at_level(logging.WARNING, "decompose_cli"):
+            assert list(selectivity(inputs).results.layers) == ["body.0", "body.1"]
+        assert f"Of body.2 {why}; layers takes other layers." in caplog.messages
+    else:
+        with pytest.raises(InputError) as caught:
+            selectivity(inputs)
+        assert caught.value.message.startswith(f"Of body.0 {why}.")

@@ -45,8 +45,9 @@ def finetune(
         Optional[str],
         option(
             "--only",
-            metavar="all|head|head+last-block",
-            help="What is trained; everything else stays, its batch-norm statistics included. Default: all.",
+            metavar="all|head|head+last-block|backbone",
+            help="What is trained; everything else stays, its batch-norm statistics included. "
+            "backbone: all but the head. Default: all.",
         ),
     ] = None,
 ) -> None:
@@ -57,8 +58,9 @@ def finetune(
     Example: decompose finetune resnet20 -i indices.json --lr 0.0001 --epochs 5
     """
     from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
-    from decompose_cli.engines.finetune import TRAINED, FinetuneSettings
+    from decompose_cli.engines.finetune import FinetuneSettings
     from decompose_cli.engines.finetune import finetune as run
+    from decompose_cli.training.freezing import TRAINED
 
     ks = parse_k(k) if k is not None else [None]
     if len(ks) != 1:

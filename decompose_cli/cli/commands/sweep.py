@@ -74,6 +74,8 @@ def sweep(
 
 def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> None:
     """Show the accuracy by number of features and method, and the set that was chosen."""
+    from decompose_cli.decomposition.heads import OWN
+
     show_setting(terminal, document)
     results = document.results
     low, high = results.original.top1_ci95
@@ -102,7 +104,7 @@ def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> No
         if name not in methods or k not in ks
     ]
     if rows:
-        terminal.title("Index files")
+        terminal.title("Index files" if OWN not in results.curves else "The sparse head of the weights")
         terminal.print(make_table(["Name", "k", "Correct", "Top-1 %", "95% interval"], rows))
     if results.chosen is not None:
         _show_chosen(terminal, results.chosen)

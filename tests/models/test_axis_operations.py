@@ -1,0 +1,298 @@
+"""What operations do to the axes of maps, against where light in one corner of the maps is afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from decompose_cli.models.axes import Axes
+from decompose_cli.models.head import example_images
+from decompose_cli.models.outputs import Values, last_map_layer, passed_over, trace_outputs
+
+Operation = Callable[[Tensor], Tensor]
+FIRST = (1, 2, 3)
+ORDER = torch.tensor([3, 0, 7, 4, 1, 6, 2, 5])
+
+
+class Step(nn.Module):
+    """An operation as a module, which is the last before the mean over positions."""
+
+    def __init__(self, operation: Operation) -> None:
+        super().__init__()
+        self.operation = operation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.operation(x)
+
+
+class Net(nn.Module):
+    """Maps (N, 8, 8, 12), an operation, and a head on the means of what it makes."""
+
+    def __init__(self, operation: Operation, features: int) -> None:
+        super().__init__()
+        self.conv, self.step, self.head = nn.Conv2d(3, 8, 1), Step(operation), nn.Linear(features, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.step(self.conv(x)).flatten(2).mean(2))
+
+
+def network(operation: Operation) -> Net:
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return Net(operation, operation(torch.rand(2, 8, 8, 12)).shape[1]).eval()
+
+
+def tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)
+
+
+def with_class_token(x: Tensor) -> Tensor:
+    return torch.cat([torch.ones(len(x), 1, 8), tokens(x)], 1)
+
+
+def planes(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).reshape(len(x), -1, 8, 12)
+
+
+def attended(x: Tensor) -> Tensor:
+    seen = tokens(x).unflatten(2, (2, 4)).transpose(1, 2)
+    return x + 0.1 * planes(F.scaled_dot_product_attention(seen, seen, seen).transpose(1, 2).flatten(2))
+
+
+def gathered(x: Tensor) -> Tensor:
+    return x.gather(1, ORDER.view(1, 8, 1, 1).expand(x.shape))
+
+
+def scattered(x: Tensor) -> Tensor:
+    return torch.zeros_like(x).scatter(1, ORDER.view(1, 8, 1, 1).expand(x.shape), x)
+
+
+def recurrent(kind: type[nn.LSTM] | type[nn.GRU]) -> Operation:
+    torch.manual_seed(0)
+    layer = kind(8, 4, bidirectional=True, batch_first=True)
+    return lambda x: layer(x.permute(0, 2, 3, 1).flatten(0, 1))[0].unflatten(0, (len(x), 8)).permute(0, 3, 1, 2) + 0
+
+
+def shuffled_by_hand(x: Tensor) -> Tensor:
+    return x.reshape(len(x), 2, 2, 2, 8, 12).permute(0, 1, 4, 2, 5, 3).reshape(len(x), 2, 16, 24)
+
+
+def quadratic(x: Tensor) -> Tensor:
+    first, last = torch.view_as_complex(x.unflatten(1, (4, 2)).movedim(2, -1).contiguous()), torch.polar(x, x)
+    return torch.cat([torch.view_as_real(first * 1j).movedim(-1, 2).flatten(1, 2), last.conj().real], 1)
+
+
+KNOWN: dict[str, Operation] = {
+    "channel_shuffle": lambda x: torch.channel_shuffle(x, 2),
+    "native_channel_shuffle": lambda x: torch.native_channel_shuffle(x, 2),
+    "pixel_shuffle": lambda x: F.pixel_shuffle(x, 2),
+    "pixel_shuffle by hand": shuffled_by_hand,
+    "pixel_unshuffle": lambda x: F.pixel_unshuffle(x, 2),
+    "pixel_unshuffle and back": lambda x: F.pixel_shuffle(F.pixel_unshuffle(x, 4), 2),
+    "nearest-exact": lambda x: F.interpolate(x, scale_factor=2, mode="nearest-exact"),
+    "repeat_interleave": lambda x: x.repeat_interleave(2, 2).repeat_interleave(3, 3),
+    "volume": lambda x: F.interpolate(x[:, None], scale_factor=(1, 2, 2), mode="trilinear")[:, 0],
+    "average of a volume": lambda x: F.avg_pool3d(x[:, None], 3, 1, 1)[:, 0],
+    "fractional_max_pool2d": nn.FractionalMaxPool2d(2, output_size=(4, 6)),
+    "max_unpool2d": lambda x: F.max_unpool2d(*F.max_pool2d(x, 2, return_indices=True), 2),  # type: ignore[misc]
+    "Fourier and back": lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * 2, s=x.shape[-2:]),
+    "complex Fourier and back": lambda x: torch.fft.ifft2(torch.fft.fft2(x)).real,
+    "roll and back": lambda x: torch.roll(torch.roll(x, (3, 2), (2, 3)) * 2, (-3, -2), (2, 3)),
+    "flip and back": lambda x: torch.cat([x, x.flip(3).relu().flip(3)], 1),
+    "turn and back": lambda x: torch.rot90(torch.rot90(x, 1, (2, 3)).relu(), 3, (2, 3)),
+    "order and back": lambda x: x[:, :, ORDER].relu()[:, :, ORDER.argsort()],
+    "F.unfold and F.fold": lambda x: F.fold(F.unfold(x, 2, stride=2), x.shape[-2:], 2, stride=2),
+    "F.unfold": lambda x: F.unfold(x, 3, padding=1, stride=2).unflatten(2, (4, 6)),
+    "F.unfold, sums of windows": lambda x: F.unfold(x, 3, padding=1).unflatten(1, (8, 9)).sum(2).unflatten(2, (8, 12)),
+    "Tensor.unfold": lambda x: x.unfold(2, 2, 2).unfold(3, 3, 3).mean((-1, -2)),
+    "cumsum": lambda x: x.cumsum(2),
+    "cumprod": lambda x: (1 + x).cumprod(3),
+    "cummax": lambda x: x.cummax(2)[0],
+    "logcumsumexp": lambda x: x.logcumsumexp(2),
+    "x[:, order]": lambda x: x[:, ORDER],
+    "x[:, :, rising]": lambda x: x[:, :, torch.arange(0, 8, 2)],
+    "x[:, mask]": lambda x: x[:, torch.arange(8) % 3 == 0],
+    "index_select": lambda x: x.index_select(1, ORDER).index_select(3, torch.tensor([0, 1, 4, 6, 10])),
+    "gather": gathered,
+    "scatter": scattered,
+    "topk of channels": lambda x: x.topk(4, 1)[0],
+    "sort of channels": lambda x: x.sort(1)[0],
+    "kthvalue over channels": lambda x: x.kthvalue(3, 1, keepdim=True)[0] * torch.ones(1, 8, 1, 1),
+    "var_mean over channels": lambda x: torch.cat(torch.var_mean(x, 1, keepdim=True), 1),
+    "repeat of channels": lambda x: x.repeat(1, 2, 1, 1),
+    "slice_scatter": lambda x: torch.slice_scatter(x, x[:, :4] * 2, 1, 4),
+    "glu": lambda x: F.glu(x, 1),
+    "logsigmoid": F.logsigmoid,
+    "rms_norm": lambda x: F.rms_norm(x.permute(0, 2, 3, 1), (8,)).permute(0, 3, 1, 2) * x.abs(),
+    "complex numbers": quadratic,
+    "quantised": lambda x: torch.quantize_per_tensor(x, 0.1, 0, torch.qint8).dequantize(),
+    "quantised for training": lambda x: torch.fake_quantize_per_tensor_affine(x, 0.1, 0, -128, 127),
+    "attention": attended,
+    "attention by products": lambda x: planes((tokens(x) @ tokens(x).mT / 9).softmax(-1) @ tokens(x)),
+    "class token cut off": lambda x: planes(with_class_token(x).relu()[:, 1:]),
+    "class token split off": lambda x: planes(with_class_token(x).split([1, 96], 1)[1]),
+    "class token at the end": lambda x: planes(torch.cat([tokens(x), torch.ones(len(x), 1, 8)], 1)[:, :-1]),
+    "codebook": lambda x: F.embedding((10 * x[:, 0]).long().clamp(0, 9), torch.eye(10)[:, 1:]).permute(0, 3, 1, 2),
+    "table": lambda x: torch.eye(10)[:, 1:][(10 * x[:, 0]).long().clamp(0, 9)].permute(0, 3, 1, 2),
+    "lstm": recurrent(nn.LSTM),
+}  # fmt: skip
+SPREAD = ("attention by products",)  # everything everywhere: light in a corner is seen in all of them
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+@pytest.mark.parametrize("name", KNOWN)
+def test_rows_and_columns_are_where_light_goes(name: str) -> None:
+    module = network(KNOWN[name])
+    outputs = trace_outputs(module, example_images((8, 12)))
+    values = next(use.values for use in outputs if use.name == "step")
+    assert values is not None
+    assert (values.axes.channels, values.axes.rows, values.axes.columns) == FIRST
+    assert last_map_layer(outputs) == "step"
+    assert passed_over(outputs) is None
+    if name not in SPREAD:
+        (top, left), (bottom, right) = centre(KNOWN[name], 0), centre(KNOWN[name], 1)
+        assert bottom > top + 0.1
+        assert right > left + 0.1
+
+
+def centre(operation: Operation, corner: int) -> tuple[float, float]:
+    """Where, from 0 to 1, an operation's output changes as light comes up in the first or the last corner of maps."""
+    maps = torch.full((1, 8, 8, 12), 0.1)
+    lit = maps.clone()
+    rows, columns = (slice(0, 4), slice(0, 6)) if corner == 0 else (slice(4, 8), slice(6, 12))
+    lit[:, :, rows, columns] = 0.75 + 0.25 * torch.rand(8, 1, 1, generator=torch.Generator().manual_seed(1))
+    states = []
+    for x in (maps, lit):
+        torch.manual_seed(0)
+        with torch.no_grad():
+            states.append(operation(x))
+    seen = (states[1] - states[0]).abs().sum((0, 1))
+    down, across = (torch.linspace(0, 1, side) for side in seen.shape)
+    return float(seen.sum(1) @ down / seen.sum()), float(seen.sum(0) @ across / seen.sum())
+
+
+UNKNOWN: dict[str, tuple[Operation, str]] = {
+    "frequencies": (lambda x: torch.fft.fft2(x).abs(), "_fft_c2c"),
+    "half of the frequencies": (lambda x: torch.fft.rfft2(x).abs(), "_fft_r2c"),
+    "sampled": (
+        lambda x: F.grid_sample(x, F.affine_grid(torch.eye(2, 3).expand(len(x), 2, 3), x.shape, align_corners=False)),  # type: ignore[arg-type]
+        "grid_sampler_2d",
+    ),
+    "part of the frequencies": (lambda x: torch.fft.fft2(x).abs()[..., :4].repeat(1, 1, 1, 2), "_fft_c2c"),
+    "rolled": (lambda x: torch.roll(x, 3, 2), "roll"),
+    "rolled in one line": (lambda x: torch.roll(x, 3), "roll"),
+    "upside down": (lambda x: x.flip(2), "flip"),
+    "upside down, each row twice": (lambda x: x.flip(2).repeat_interleave(2, 2), "flip"),
+    "turned": (lambda x: torch.rot90(x, 1, (2, 3)), "rot90"),
+    "tiled": (lambda x: x.repeat(1, 1, 2, 1), "repeat"),
+    "in another order": (lambda x: x[:, :, ORDER], "index"),
+    "back in the wrong order": (lambda x: x[:, :, ORDER][:, :, ORDER], "index"),
+    "selected": (lambda x: x.index_select(2, ORDER), "index_select"),
+    "sorted": (lambda x: x.sort(2)[0], "sort"),
+    "tokens in another order": (lambda x: planes(tokens(x)[:, torch.arange(95, -1, -1)]), "index"),
+    "tokens cut at another place": (lambda x: planes(with_class_token(x)[:, :-1]), "cat"),
+    "steps one by one": (recurrent(nn.GRU), "stack"),
+    "strides": (lambda x: x.contiguous().as_strided(x.shape, x.contiguous().stride()), "as_strided"),
+    "bilinear": (
+        lambda x: F.bilinear(*[x.permute(0, 2, 3, 1).contiguous()] * 2, torch.ones(8, 8, 8)).permute(0, 3, 1, 2),
+        "_trilinear",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Default grid_sample")
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_what_cannot_be_told_is_lost_by_an_operation_that_is_named(name: str) -> None:
+    operation, lost_by = UNKNOWN[name]
+    outputs = trace_outputs(network(operation), example_images((8, 12)))
+    later = passed_over(outputs)
+    assert last_map_layer(outputs) == "conv"
+    assert later is not None
+    assert later.values is not None
+    assert (later.name, later.values.axes.lost_by) == ("step", lost_by)
+    assert later.values.obstacle == f"it cannot be told what its axes are after the operation {lost_by}"
+
+
+def test_an_operation_of_a_users_own_is_named() -> None:
+    @torch.library.custom_op("decompose_tests::negated", mutates_args=())
+    def negated(x: Tensor) -> Tensor:
+        return -x
+
+    later = passed_over(trace_outputs(network(negated), example_images((8, 12))))
+    assert later is not None
+    assert later.values is not None
+    assert later.values.axes.lost_by == "negated"
+
+
+@pytest.mark.parametrize("after", [nn.MaxPool2d(2), nn.Conv2d(8, 8, 3, padding=1)])
+def test_nothing_is_lost_where_later_operations_show_the_axes(after: nn.Module) -> None:
+    outputs = trace_outputs(network(lambda x: after(torch.fft.fft2(x).abs())), example_images((8, 12)))
+    assert last_map_layer(outputs) == "step"
+    assert passed_over(outputs) is None
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        lambda x: torch.fft.fft2(x).abs().amax((2, 3), keepdim=True),  # one pixel
+        lambda x: tokens(torch.fft.fft2(x).abs()).mT,  # a line
+        lambda x: tokens(x)[:, ::2].unflatten(2, (2, 4)).transpose(1, 2),  # heads of some of the tokens
+    ],
+)
+def test_what_is_no_map_is_not_missed(operation: Operation) -> None:
+    outputs = trace_outputs(network(operation), example_images((8, 12)))
+    assert last_map_layer(outputs) == "conv"
+    assert passed_over(outputs) is None
+
+
+def test_a_row_of_numbers_is_no_map_whatever_was_lost() -> None:
+    lost = Axes(lost_by="flip")
+    assert not Values(torch.Size((2, 8, 1, 1)), lost, 0.0, is_complex=False).may_have_maps
+    assert not Values(torch.Size((2, 8, 4)), lost, 0.0, is_complex=False).may_have_maps
+    assert Values(torch.Size((2, 8, 4, 1)), lost, 0.0, is_complex=False).may_have_maps
+
+
+class ComplexMaps(nn.Module):
+    """Two convolutions make the real and the imaginary part; the last maps that a module yields are complex."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.real, self.imaginary, self.both = nn.Conv2d(3, 8, 3), nn.Conv2d(3, 8, 3), nn.Identity()
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.both(torch.complex(self.real(x), self.imaginary(x)))
+        return self.head(x.mean((2, 3)).abs())
+
+
+def test_complex_maps_are_passed_over_for_what_they_are() -> None:
+    outputs = trace_outputs(ComplexMaps(), example_images((8, 12)))
+    later = passed_over(outputs)
+    assert last_map_layer(outputs) == "imaginary"
+    assert later is not None
+    assert later.values.axes == Axes(*FIRST)
+    assert later.values.obstacle == "its values are complex numbers"
+
+
+class AcrossColumns(nn.Module):
+    """Weights sum over channels, and over the columns of maps; only the one is no axis of the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.mix, self.head = nn.Linear(12, 6), nn.Linear(6, 6), nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.embed(F.pixel_unshuffle(x, 2).sin().permute(0, 2, 3, 1))
+        x = x + self.mix(x.transpose(2, 3)).transpose(2, 3)
+        return self.head(x.mean((1, 2)))
+
+
+def test_columns_that_weights_sum_over_are_columns() -> None:
+    outputs = trace_outputs(AcrossColumns(), example_images((8, 12)))
+    values = next(use.values for use in outputs if use.name == "embed")
+    assert values is not None
+    assert values.axes == Axes(3, 1, 2)
