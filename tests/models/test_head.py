@@ -155,8 +155,8 @@ def test_double_precision_network() -> None:
 @pytest.mark.parametrize(
     ("after", "named"),
     [
-        ((nn.ReLU(),), "after it come 'after.0' (ReLU)"),
-        ((nn.Softmax(1),), "after it come 'after.0' (Softmax)"),
+        ((nn.ReLU(),), "after it comes 'after.0' (ReLU)"),
+        ((nn.Softmax(1),), "after it comes 'after.0' (Softmax)"),
         ((nn.BatchNorm1d(CLASSES), nn.Hardtanh()), "after it come 'after.0' (BatchNorm1d) and 'after.1' (Hardtanh)"),
     ],
 )
