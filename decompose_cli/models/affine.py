@@ -78,12 +78,12 @@ def following(model: nn.Module, module: nn.Module, images: Tensor, others: Tenso
 
 def _to_measure_with(noise: Tensor, largest: float) -> tuple[Tensor, ...]:
     """Zeros, which give the summands; a constant, which then gives the factors; and large negative numbers."""
-    return torch.zeros_like(noise[0]), torch.full_like(noise[1], _UNIT), -largest * noise[2].abs()
+    return torch.zeros_like(noise[0]), torch.full_like(noise[1], _UNIT), -largest * (1 + noise[2].abs())
 
 
 def _to_check_with(noise: Tensor, largest: float) -> tuple[Tensor, ...]:
     """Small numbers and large positive ones: with those above, a clamp or soft cap shows in each class."""
-    return noise[0], largest * noise[1].abs()
+    return noise[0], largest * (1 + noise[1].abs())
 
 
 def _with_replaced_output(
