@@ -109,7 +109,8 @@ class LayerCall:
         module: The submodule itself.
         input_shape: Shape of its first argument, before its own hooks change it; None if that is no tensor.
         output_shape: Shape of what it returned; None if that is no tensor.
-        features: Its first argument, where it returned one row of numbers for each image; else None, to save memory.
+        features: Its first argument, where that was one row of real numbers for each image, as was what it returned;
+            else None, as maps would take memory.
         calls: How often it was used.
     """
 
@@ -128,10 +129,9 @@ def trace_layers(model: nn.Module, images: Tensor) -> tuple[object, list[LayerCa
     def record(name: str, entering: list[Any]) -> Callable[[nn.Module, object, object], None]:
         def hook(module: nn.Module, _: object, output: object) -> None:
             given, before = entering.pop(), calls.pop(name, None)
-            output_shape = _shape(output)
-            kept = given if isinstance(given, Tensor) and output_shape and _rows_of(output_shape) else None
+            features = given if _has_rows(given) and _has_rows(output) else None
             number = 1 + (before.calls if before else 0)
-            calls[name] = LayerCall(name, module, _shape(given), output_shape, kept, number)
+            calls[name] = LayerCall(name, module, _shape(given), _shape(output), features, number)
 
         return hook
 
@@ -143,6 +143,10 @@ def trace_layers(model: nn.Module, images: Tensor) -> tuple[object, list[LayerCa
         with evaluating(model):
             output: object = model(images)
     return output, list(calls.values())
+
+
+def _has_rows(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and _rows_of(tuple(value.shape)) != ()
 
 
 def _shape(value: object) -> tuple[int, ...] | None:
@@ -263,9 +267,7 @@ def _as_head(
         others: Further images.
     """
     features = layer.features
-    if features is None or not features.is_floating_point():
-        return None
-    if not _rows_of(tuple(features.shape)) or len(features) != len(logits):
+    if features is None or len(features) != len(logits):
         return None
     with recorded_inputs(layer.module) as again:
         after = following(model, layer.module, images[0][-_FEWEST_AT_ONCE:], others)
