@@ -266,22 +266,24 @@ def _as_head(
         logits: Logits of the first portion.
         others: Further images.
     """
-    features = layer.features
+    features, module = layer.features, layer.module
     if features is None or len(features) != len(logits):
         return None
-    with recorded_inputs(layer.module) as again:
-        after = following(model, layer.module, images[0][-_FEWEST_AT_ONCE:], others)
-    finite = _is_finite(features, logits)
-    mapped = linear_map(layer.module, features[finite]) if after is not None and bool(finite.any()) else None
-    if after is None or mapped is None or (not is_linear(layer.module) and _keeps_features_apart(mapped[0])):
+    with recorded_inputs(module) as again:
+        after = following(model, module, images[0][-_FEWEST_AT_ONCE:], others)
+    if after is None:
         return None
-    weight, bias = after.fold(*mapped)
+    finite = _is_finite(features, logits)
+    mapped = linear_map(module, features[finite]) if bool(finite.any()) else None
+    if mapped is None or (not is_linear(module) and _keeps_features_apart(mapped[0])):
+        return None
     passed = [(features, logits)]
     for portion in images[1:]:
-        further = _pass(model, layer.module, portion)
+        further = _pass(model, module, portion)
         if further is None:
             return None
         passed.append(further)
+    weight, bias = after.fold(*mapped)
     outputs = torch.cat([made[_is_finite(given, made)] for given, made in passed])
     allowed = PART_OF_SPREAD * (outputs.amax(0) - outputs.amin(0)).double().cpu()
 
@@ -291,12 +293,12 @@ def _as_head(
 
     if not all(fits(*one) for one in passed):
         return None
-    if not fits(again[0], logits[-_FEWEST_AT_ONCE:]):  # of another pass, where other images were in the batch
-        second = _pass(model, layer.module, images[0])
+    if not fits(again[0], logits[-_FEWEST_AT_ONCE:]):  # of another pass, and with other images in the batch
+        second = _pass(model, module, images[0])
         if second is None or not fits(second[0], logits):
             return None
     is_pointwise = features.ndim == 4 and features.shape[2:].numel() == 1
-    return Head(layer.name, layer.module, after, weight, bias, is_pointwise, features)
+    return Head(layer.name, module, after, weight, bias, is_pointwise, features)
 
 
 def _pass(model: nn.Module, module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor] | None:
