@@ -13,6 +13,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 README = (BENCHMARKS / "README.md").read_text(encoding="utf-8")
 
 HELP = "decompose --help against an empty Typer program"
+OPENING = "opening a network"
 FORWARD = "forward loop of resnet20"
 VALIDATE = "validate, 10,000 images of 32x32, whole process"
 PNG_FILES = "validate, 10,000 images of 32x32, whole process, as PNG files"
@@ -71,6 +72,11 @@ ROWS: list[tuple[str, str, list[str]]] = [
         "`decompose COMMAND --help`",
         HELP,
         [f"decompose {name} --help" for name in ("validate", "extract-indices", "demo")],
+    ),
+    (
+        "opening a network in Python",
+        OPENING,
+        [f"{name}, 224x224: opening / a pass over 8 images" for name in ("ResNet-18", "ResNet-50")],
     ),
     ("forward loop, float32", FORWARD, ["fp32 in chunks of 48, eager / ours"]),
     ("forward loop, bfloat16", FORWARD, ["bf16 in chunks of 96, eager / ours"]),

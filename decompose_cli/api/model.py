@@ -162,7 +162,7 @@ def load_model(
             raise InputError("The size of a module's images is not known; give input_size.")
         usual = usual_preprocessing(None)
         network = network_of(model, usual.overridden(options).crop, head)
-        warn_of_batch_dependence(model, network.input_size, network.head.name, type(model).__name__)
+        warn_of_batch_dependence(model, network.input_size, network.head, type(model).__name__)
         return Model(type(model).__name__, network, (options,), usual, _checked_names(class_names, network))
     inputs = Inputs(
         model=model,

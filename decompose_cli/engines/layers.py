@@ -8,7 +8,7 @@ from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.study import default_model
 from decompose_cli.models.classifier import Classifier, find_entry
-from decompose_cli.models.head import example_images, find_head, trace_layers
+from decompose_cli.models.head import example_images, find_head
 from decompose_cli.models.outputs import last_map_layer, trace_outputs, warn_of_passed_over
 from decompose_cli.preprocessing import parse_image_options
 
@@ -64,25 +64,24 @@ def list_layers(
         if head is not None:
             raise
         refusal = error
-    images = example_images(size, model=module)
     try:
-        _, calls = trace_layers(module, images)
+        outputs = trace_outputs(module, example_images(size, model=module))
     except Exception:
         raise InputError(
             refusal.sentence if refusal else f"{model} cannot run on images of {size[0]}x{size[1]} pixels.", hint=_HINT
         ) from None
-    outputs = trace_outputs(module, images)
     cam = last_map_layer(outputs)
     warn_of_passed_over(outputs, model)
     layers = [
         Layer(
-            name=call.name,
-            kind=type(call.module).__name__,
-            output_shape=call.output_shape[1:] if call.output_shape else None,
-            parameters=sum(parameter.numel() for parameter in call.module.parameters()),
-            is_head=call.name == head_name,
-            is_cam_layer=call.name == cam,
+            name=use.layer,
+            kind=type(use.module).__name__,
+            output_shape=tuple(use.values.shape[1:]) if use.values and use.values.shape else None,
+            parameters=sum(parameter.numel() for parameter in use.module.parameters()),
+            is_head=use.layer == head_name,
+            is_cam_layer=use.layer == cam,
         )
-        for call in calls
+        for use in outputs
+        if use.number == use.times
     ]
     return Layers(model, size, layers, refusal.message if refusal else None)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 _RELATIVE_TOLERANCE = 1e-5
-_SIZES = (1.0, 100.0, 1e5)  # small and large outputs show clamps and soft caps
+_LARGEST = 1e5  # large outputs show clamps and soft caps
 _UNIT = 1024.0  # a power of two, so that dividing by it is exact
 _ROUNDINGS = 64  # how many roundings a sum of products may be off by
 _ROWS_AT_ONCE = 512
@@ -43,24 +43,21 @@ class Following:
         return own.float(), torch.where(seen, (bias.detach().cpu().double() - self.shift) / divisor, 0.0).float()
 
 
-def following(
-    model: nn.Module, module: nn.Module, images: Tensor, others: Tensor, features: list[Tensor]
-) -> Following | None:
+def following(model: nn.Module, module: nn.Module, images: Tensor, others: Tensor) -> Following | None:
     """Measure what comes after a layer: replace its output by numbers z, and see which logits the network returns.
 
     Args:
         model: The network, in evaluation mode.
         module: The layer, whose output has a number for each class.
-        images: At least six images (N, 3, H, W).
-        others: Further images, in a batch of their own: what the network computes from a whole batch shows.
-        features: Takes the inputs of the layer for ``images``, as they come.
+        images: Three images (3, 3, H, W).
+        others: Two further images (2, 3, H, W), in a batch of their own: what is computed from a whole batch shows.
 
     Returns:
         The factors and summands, or None if they depend on anything, or if a logit depends on more than its own z.
     """
     measured: Following | None = None
-    for number, batch in enumerate((images, others)):
-        passed = _with_replaced_output(model, module, batch, number, features if number == 0 else [])
+    for batch, numbers in ((images, _to_measure_with), (others, _to_check_with)):
+        passed = _with_replaced_output(model, module, batch, numbers)
         if passed is None:
             return None
         z, logits, tolerance = passed
@@ -79,37 +76,36 @@ def following(
     return measured
 
 
+def _to_measure_with(noise: Tensor, largest: float) -> tuple[Tensor, ...]:
+    """Zeros, which give the summands; a constant, which then gives the factors; and large negative numbers."""
+    return torch.zeros_like(noise[0]), torch.full_like(noise[1], _UNIT), -largest * (1 + noise[2].abs())
+
+
+def _to_check_with(noise: Tensor, largest: float) -> tuple[Tensor, ...]:
+    """Small numbers and large positive ones: with those above, a clamp or soft cap shows in each class."""
+    return noise[0], largest * (1 + noise[1].abs())
+
+
 def _with_replaced_output(
-    model: nn.Module, module: nn.Module, images: Tensor, seed: int, features: list[Tensor]
+    model: nn.Module, module: nn.Module, images: Tensor, numbers: Callable[[Tensor, float], tuple[Tensor, ...]]
 ) -> tuple[Tensor, Tensor, float] | None:
     """The numbers (n, C) that stood in for the output, the logits (n, C), and the relative error to expect."""
     replaced: list[Tensor] = []
 
-    def record(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        features.append(next(iter((*args, *named.values()))))
-
     def replace(_: nn.Module, __: object, output: Tensor) -> Tensor:
-        z = torch.randn(output.shape, generator=torch.Generator().manual_seed(seed))
-        largest = torch.finfo(output.dtype).max ** 0.5
-        sizes = torch.tensor([min(_SIZES[row % len(_SIZES)], largest) for row in range(len(z))])
-        z = z * sizes.view(-1, *[1] * (z.ndim - 1))
-        if seed == 0:
-            z[0], z[1] = 0, _UNIT
+        noise = torch.randn(output.shape, generator=torch.Generator().manual_seed(0))
+        z = torch.stack(numbers(noise, min(_LARGEST, torch.finfo(output.dtype).max ** 0.5)))
         replaced.append(z.to(output))
         return replaced[-1]
 
     # The layer's own hooks change what it is given and what it returns, so they are part of it.
-    handles = [
-        module.register_forward_pre_hook(record, with_kwargs=True, prepend=True),
-        module.register_forward_hook(replace),
-    ]
+    handle = module.register_forward_hook(replace)
     try:
         result = model(images).flatten(1)
     except Exception:  # the model ran on other images before, so its behaviour depends on them
         return None
     finally:
-        for handle in handles:
-            handle.remove()
+        handle.remove()
     if len(replaced) != 1 or result.shape != replaced[0].flatten(1).shape:
         return None
     tolerance = max(_RELATIVE_TOLERANCE, 2 * torch.finfo(replaced[0].dtype).eps)

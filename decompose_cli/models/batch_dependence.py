@@ -15,16 +15,16 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import param
-from decompose_cli.models.head import evaluating, example_images, recorded_inputs
+from decompose_cli.models.head import Head, evaluating, recorded_inputs, varied_images
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import warn
 
 _OF_SPREAD, _OF_LARGEST = 1e-3, 1e-5  # of the spread between images, and of the largest value, for rounding
 
 
-def warn_of_batch_dependence(model: nn.Module, input_size: Size, head: str | None, model_name: str) -> bool:
+def warn_of_batch_dependence(model: nn.Module, input_size: Size, head: Head | None, model_name: str) -> bool:
     """Warn where :func:`mixes_images` names a module; return whether it does."""
-    name = mixes_images(model, input_size, head)
+    name = mixes_images(model, input_size, head.name if head else None, head.features if head else None)
     if name is None:
         return False
     kind = type(model.get_submodule(name)).__name__
@@ -36,19 +36,22 @@ def warn_of_batch_dependence(model: nn.Module, input_size: Size, head: str | Non
     return True
 
 
-def mixes_images(model: nn.Module, input_size: Size, head: str | None = None) -> str | None:
+def mixes_images(
+    model: nn.Module, input_size: Size, head: str | None = None, together: Tensor | None = None
+) -> str | None:
     """Name the first submodule whose outputs for an image, in evaluation, depend on the other images of the batch.
 
     Args:
         model: The model, which is left as it is.
         input_size: (height, width) of its images.
         head: Name of the submodule whose input is looked at; by default the output of the model is.
+        together: What is looked at, where it is known for the first :func:`varied_images` in one batch: n rows.
 
     Returns:
         The name, which is empty where the model does it outside of its submodules; None if nothing depends on the
         batch, or if the model gives other outputs each time.
     """
-    images = torch.cat([example_images(input_size, seed, model) for seed in (0, 1)])
+    images = varied_images(input_size, model)
 
     def read(count: int) -> Tensor:
         with evaluating(model), ExitStack() as stack:
@@ -59,12 +62,14 @@ def mixes_images(model: nn.Module, input_size: Size, head: str | None = None) ->
             raise TypeError(f"{type(value).__name__} is no tensor of real numbers")
         return value
 
-    for few, many in ((1, 2), (2, 4)):
+    if together is not None and not bool(torch.isfinite(together).all()):  # fewer images need not overflow
+        together = None
+    for few, many in ((1, 2), (2, 4)) if together is None else ((1, len(together)), (2, len(together))):
         try:
-            alone, together = read(few), read(many)
+            alone, beside = read(few), read(many) if together is None else together
         except Exception:  # batch statistics of a single value are refused by torch; what does not run is told later
             continue
-        if _agree(alone, together) or not _agree(read(many), together):
+        if _agree(alone, beside) or not _agree(read(many), beside):
             return None
         return _first_that_mixes(model, images[:few], images[:many])
     return None

@@ -113,7 +113,7 @@ class Classifier:
         """
         if input_size not in self._networks:
             network = self._load(input_size)
-            depends = warn_of_batch_dependence(network.module, input_size, network.head.name, self.name)
+            depends = warn_of_batch_dependence(network.module, input_size, network.head, self.name)
             self._networks[input_size] = replace(network, depends_on_batch=depends)
         return self._networks[input_size]
 

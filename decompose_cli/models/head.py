@@ -11,9 +11,10 @@ name. What was found then has to give the network's own logits for varied images
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,8 @@ from decompose_cli.preprocessing import Size
 PART_OF_SPREAD = 1e-4
 """How far logits may be off, as a share of what they spread over in their class."""
 _FEWEST_FINITE = 2
+_PIXELS_AT_ONCE = 8 * 256 * 256  # so that finding the head takes no more memory than reading features does
+_FEWEST_AT_ONCE = 3
 
 
 @dataclass(frozen=True)
@@ -39,6 +42,7 @@ class Head:
         weight: Weight that gives the logits, with that folded in; float32 (C, D) on the CPU.
         bias: Bias, float32 (C,) on the CPU.
         is_pointwise: Whether features come as maps of one pixel (N, D, 1, 1), not as (N, D).
+        features: What entered it for the first :func:`varied_images`, as many as were in one batch: n rows of D.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Head:
     weight: Tensor
     bias: Tensor
     is_pointwise: bool
+    features: Tensor
 
     @property
     def num_features(self) -> int:
@@ -73,12 +78,12 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def recorded_inputs(module: nn.Module) -> Iterator[list[Tensor]]:
-    """Collect the inputs of a module while the block runs, as they are before hooks of the module change them."""
-    inputs: list[Tensor] = []
+def recorded_inputs(module: nn.Module) -> Iterator[list[Any]]:
+    """Collect the first arguments of a module while the block runs, as they are before its own hooks change them."""
+    inputs: list[Any] = []
 
-    def record(_: nn.Module, args: tuple[Tensor, ...], named: dict[str, Tensor]) -> None:
-        inputs.append(next(iter((*args, *named.values()))))
+    def record(_: nn.Module, args: tuple[object, ...], named: dict[str, object]) -> None:
+        inputs.append(next(iter((*args, *named.values())), None))
 
     handle = module.register_forward_pre_hook(record, with_kwargs=True, prepend=True)
     try:
@@ -91,39 +96,57 @@ def penultimate(model: nn.Module, head: nn.Module, images: Tensor) -> Tensor:
     """The input of the head for a batch of images: (N, D)."""
     with recorded_inputs(head) as inputs:
         model(images)
-    return inputs[0].flatten(1)
+    features: Tensor = inputs[0].flatten(1)
+    return features
 
 
 @dataclass
 class LayerCall:
-    """One submodule as it was used in a forward pass."""
+    """One submodule as it was used in a forward pass; of several uses, the last.
+
+    Attributes:
+        name: Name of the submodule.
+        module: The submodule itself.
+        input_shape: Shape of its first argument, before its own hooks change it; None if that is no tensor.
+        output_shape: Shape of what it returned; None if that is no tensor.
+        features: Its first argument, where that was one row of real numbers for each image, as was what it returned;
+            else None, as maps would take memory.
+        calls: How often it was used.
+    """
 
     name: str
     module: nn.Module
     input_shape: tuple[int, ...] | None
     output_shape: tuple[int, ...] | None
-    calls: int = 1
+    features: Tensor | None
+    calls: int
 
 
 def trace_layers(model: nn.Module, images: Tensor) -> tuple[object, list[LayerCall]]:
     """Run the model once; return its output and its submodules in the order in which they finished."""
     calls: dict[str, LayerCall] = {}
 
-    def record(name: str) -> Callable[[nn.Module, tuple[object, ...], dict[str, object], object], None]:
-        def hook(module: nn.Module, args: tuple[object, ...], named: dict[str, object], output: object) -> None:
-            before = calls.pop(name, None)
-            given = next(iter((*args, *named.values())), None)
-            calls[name] = LayerCall(name, module, _shape(given), _shape(output), 1 + (before.calls if before else 0))
+    def record(name: str, entering: list[Any]) -> Callable[[nn.Module, object, object], None]:
+        def hook(module: nn.Module, _: object, output: object) -> None:
+            given, before = entering.pop(), calls.pop(name, None)
+            features = given if _has_rows(given) and _has_rows(output) else None
+            number = 1 + (before.calls if before else 0)
+            calls[name] = LayerCall(name, module, _shape(given), _shape(output), features, number)
 
         return hook
 
     with ExitStack() as stack:
         for name, module in model.named_modules():
             if name:
-                stack.callback(module.register_forward_hook(record(name), with_kwargs=True).remove)
+                entering = stack.enter_context(recorded_inputs(module))
+                stack.callback(module.register_forward_hook(record(name, entering)).remove)
         with evaluating(model):
             output: object = model(images)
     return output, list(calls.values())
+
+
+def _has_rows(value: object) -> bool:
+    return isinstance(value, Tensor) and value.is_floating_point() and _rows_of(tuple(value.shape)) != ()
 
 
 def _shape(value: object) -> tuple[int, ...] | None:
@@ -147,6 +170,12 @@ def varied_images(size: Size, model: nn.Module) -> Tensor:
     return _like(noise, model)
 
 
+def in_portions(images: Tensor) -> tuple[Tensor, ...]:
+    """Images in as few batches as memory suggests, of at least two: of 3 at 512 pixels, all 8 at 224."""
+    at_once = max(_FEWEST_AT_ONCE, _PIXELS_AT_ONCE // images.shape[2:].numel())
+    return images.chunk(-(-len(images) // at_once))
+
+
 def _like(images: Tensor, model: nn.Module | None) -> Tensor:
     parameter = next(iter(model.parameters()), None) if model is not None else None
     return images if parameter is None else images.to(parameter.device, parameter.dtype)
@@ -166,16 +195,16 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
             named submodule does not exist or is not the head.
         DecomposeError: The model gives NaN or infinite logits.
     """
-    images = varied_images(input_size, model)
+    images = in_portions(varied_images(input_size, model))
     try:
-        logits, layers = trace_layers(model, images)
+        logits, layers = trace_layers(model, images[0])
     except Exception as error:
         height, width = input_size
         raise InputError(
             f"{model_name} cannot run on RGB images of {height}x{width} pixels: {first_line(error)}.",
             hint=f"It has to take 3-channel images; set their size with {param('input_size')}.",
         ) from error
-    count = len(images)
+    count = len(images[0])
     if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
         got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
         raise InputError(f"{model_name} returns {got} for {count} images, not logits ({count}, number of classes).")
@@ -225,30 +254,67 @@ def _rows_of(shape: tuple[int, ...]) -> tuple[int, ...]:
     return (*shape[:1], max(shape[1:], default=0)) if torch.Size(shape[1:]).numel() == max(shape[1:], default=0) else ()
 
 
-def _as_head(model: nn.Module, layer: LayerCall, images: Tensor, logits: Tensor, others: Tensor) -> Head | None:
-    """The layer as a head, if it is one; the model is in evaluation mode."""
-    inputs: list[Tensor] = []
-    after = following(model, layer.module, images, others, inputs)
+def _as_head(
+    model: nn.Module, layer: LayerCall, images: Sequence[Tensor], logits: Tensor, others: Tensor
+) -> Head | None:
+    """The layer as a head, if it is one.
+
+    Args:
+        model: The model, in evaluation mode.
+        layer: The layer, as it was used for the first portion of images.
+        images: The images, in portions.
+        logits: Logits of the first portion.
+        others: Further images.
+    """
+    features, module = layer.features, layer.module
+    if features is None or len(features) != len(logits):
+        return None
+    with recorded_inputs(module) as again:
+        after = following(model, module, images[0][-_FEWEST_AT_ONCE:], others)
     if after is None:
         return None
-    (features,) = inputs
-    if not isinstance(features, Tensor) or not features.is_floating_point() or not _rows_of(tuple(features.shape)):
+    finite = _is_finite(features, logits)
+    mapped = linear_map(module, features[finite]) if bool(finite.any()) else None
+    if mapped is None or (not is_linear(module) and _keeps_features_apart(mapped[0])):
         return None
-    is_finite = torch.isfinite(features.flatten(1)).all(1) & torch.isfinite(logits).all(1)
-    features, logits = features[is_finite], logits[is_finite]  # what overflows for one image need not for another
-    mapped = linear_map(layer.module, features) if len(features) else None
-    if mapped is None or (not is_linear(layer.module) and _keeps_features_apart(mapped[0])):
+    passed = [(features, logits)]
+    for portion in images[1:]:
+        further = _pass(model, module, portion)
+        if further is None:
+            return None
+        passed.append(further)
+    weight, bias = after.fold(*mapped)
+    outputs = torch.cat([made[_is_finite(given, made)] for given, made in passed])
+    allowed = PART_OF_SPREAD * (outputs.amax(0) - outputs.amin(0)).double().cpu()
+
+    def fits(given: Tensor, made: Tensor) -> bool:
+        finite = _is_finite(given, made)
+        return agree(weight.double(), bias.double(), given[finite], made[finite].double().cpu(), allowed)
+
+    if not all(fits(*one) for one in passed):
         return None
-    head = Head(
-        layer.name,
-        layer.module,
-        after,
-        *after.fold(*mapped),
-        is_pointwise=features.ndim == 4 and features.shape[2:].numel() == 1,
-    )
-    outputs = logits.double().cpu()
-    allowed = PART_OF_SPREAD * (outputs.amax(0) - outputs.amin(0))
-    return head if agree(head.weight.double(), head.bias.double(), features, outputs, allowed) else None
+    if not fits(again[0], logits[-_FEWEST_AT_ONCE:]):  # of another pass, and with other images in the batch
+        second = _pass(model, module, images[0])
+        if second is None or not fits(second[0], logits):
+            return None
+    is_pointwise = features.ndim == 4 and features.shape[2:].numel() == 1
+    return Head(layer.name, module, after, weight, bias, is_pointwise, features)
+
+
+def _pass(model: nn.Module, module: nn.Module, images: Tensor) -> tuple[Tensor, Tensor] | None:
+    """What enters a module, and the logits; None if the model does otherwise than it did for other images."""
+    try:
+        with recorded_inputs(module) as inputs:
+            logits: Tensor = model(images)
+        (features,) = inputs
+    except Exception:
+        return None
+    return features, logits
+
+
+def _is_finite(features: Tensor, logits: Tensor) -> Tensor:
+    """Where both are: what overflows for one image need not for another."""
+    return torch.isfinite(features.flatten(1)).all(1) & torch.isfinite(logits).all(1)
 
 
 def _keeps_features_apart(weight: Tensor) -> bool:
@@ -272,13 +338,19 @@ def _no_head(layers: list[LayerCall], logits: Tensor, name: str | None, model_na
             "not linear: no weight and bias give its outputs."
         )
     last = layers[linear[-1]]
-    later = [f"{layer.name!r} ({type(layer.module).__name__})" for layer in layers[linear[-1] + 1 :] if _is_leaf(layer)]
+    later = [_named_again(layer) for layer in layers[linear[-1] + 1 :] if _is_leaf(layer)]
     start = f"The logits of {model_name} are not the output of its last linear layer {last.name!r}"
     if later:
-        return f"{start}: after it come {' and '.join(later)}, so its head cannot be replaced."
+        come = "come" if len(later) > 1 else "comes"
+        return f"{start}: after it {come} {' and '.join(later)}, so its head cannot be replaced."
     if bool(torch.allclose(logits.sum(1), torch.ones_like(logits[:, 0]), atol=1e-4)):
         return f"{start} but probabilities; leave the softmax out of the network."
     return f"{start} times a constant plus a constant for each class: the network computes something else from it."
+
+
+def _named_again(layer: LayerCall) -> str:
+    """The layer in a sentence about its last use."""
+    return f"{'again ' if layer.calls > 1 else ''}{layer.name!r} ({type(layer.module).__name__})"
 
 
 def _is_leaf(layer: LayerCall) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import operator
-from collections import Counter
 from contextlib import AbstractContextManager, nullcontext, suppress
 
 import torch
@@ -14,7 +13,7 @@ from torch.nn import functional
 
 from decompose_cli.errors import InputError, first_line
 from decompose_cli.models.affine import agree
-from decompose_cli.models.head import PART_OF_SPREAD, penultimate, recorded_inputs
+from decompose_cli.models.head import PART_OF_SPREAD, LayerCall, penultimate, recorded_inputs, trace_layers
 from decompose_cli.models.network import Network
 
 _TOLERANCE = 1e-3
@@ -45,12 +44,14 @@ class FeatureReader:
             raise InputError(
                 f"The network cannot be copied, which is needed to leave it as it is: {first_line(error)}."
             ) from error
-        _check_head(module, network, example)
+        features, layers = _checked_pass(module, network, example)
         # Only what enters the head is read, and a linear layer is a leaf for the symbolic tracer, whatever stood here.
         if type(network.head.module) not in (nn.Linear, nn.Conv2d):
             module.set_submodule(network.head.name, _stand_in(network))
         with torch.inference_mode():
-            folded = self._folded(module, example)
+            # Folding one use of a convolution would change the others.
+            is_reused = any(layer.calls > 1 and isinstance(layer.module, _FOLDED) for layer in layers)
+            folded = None if is_reused else self._folded(module, example, features)
             module = (folded or module).to(device)
             with suppress(RuntimeError):  # a network may have parameters of five dimensions
                 module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -59,12 +60,9 @@ class FeatureReader:
                 module = self._in_bfloat16(module, example)
         self.module = module
 
-    def _folded(self, module: nn.Module, example: Tensor) -> nn.Module | None:
+    def _folded(self, module: nn.Module, example: Tensor, expected: Tensor) -> nn.Module | None:
         try:
-            if _uses_layers_twice(module):  # folding one use of a convolution would change the others
-                return None
             folded = _overwriting(fuse(module))
-            expected = self._read(module, example)
             difference = (self._read(folded, example) - expected).abs().amax(0)
         except Exception:  # the tracer gives up on control flow in many ways; the original network still works
             return None
@@ -96,27 +94,25 @@ class FeatureReader:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
 
-def _check_head(module: nn.Module, network: Network, example: Tensor) -> None:
-    """Refuse a network whose head gives other logits for real images than it does, though not for random ones."""
-    with torch.inference_mode(), recorded_inputs(module.get_submodule(network.head.name)) as inputs:
-        logits = module(example).double()
-    features, head = inputs[0].flatten(1), network.head
-    is_finite = torch.isfinite(features).all(1) & torch.isfinite(logits).all(1)
-    features, logits = features[is_finite], logits[is_finite]
-    if not len(features):
-        return
-    allowed = PART_OF_SPREAD * (logits.amax(0) - logits.amin(0))
-    if not agree(head.weight.double(), head.bias.double(), features, logits, allowed):
+def _checked_pass(module: nn.Module, network: Network, example: Tensor) -> tuple[Tensor, list[LayerCall]]:
+    """The features (n, D) of the examples, and the layers as they were used.
+
+    Raises:
+        InputError: The head gives other logits for these images than the network does, though not for random ones.
+    """
+    with recorded_inputs(module.get_submodule(network.head.name)) as inputs:
+        logits, layers = trace_layers(module, example)
+    assert isinstance(logits, Tensor)
+    features, outputs, head = inputs[0].flatten(1), logits.double(), network.head
+    is_finite = torch.isfinite(features).all(1) & torch.isfinite(outputs).all(1)
+    finite, outputs = features[is_finite], outputs[is_finite]
+    allowed = PART_OF_SPREAD * (outputs.amax(0) - outputs.amin(0)) if len(finite) else 0.0
+    if not agree(head.weight.double(), head.bias.double(), finite, outputs, allowed):
         raise InputError(
             f"The logits of the network are not those of its head {head.name!r} for these images, though they are for "
             "random ones: the network computes something else from them that depends on the image or on the batch."
         )
-
-
-def _uses_layers_twice(module: nn.Module) -> bool:
-    layers = dict(module.named_modules())
-    uses = Counter(str(node.target) for node in fx.symbolic_trace(module).graph.nodes if node.op == "call_module")
-    return any(count > 1 and isinstance(layers[name], _FOLDED) for name, count in uses.items())
+    return features, layers
 
 
 def _stand_in(network: Network) -> nn.Module:

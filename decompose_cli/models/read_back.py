@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from decompose_cli.errors import DecomposeError, first_line
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.classifier import Classifier, as_trained, find_entry
-from decompose_cli.models.head import PART_OF_SPREAD, evaluating, varied_images
+from decompose_cli.models.head import PART_OF_SPREAD, evaluating, example_images, in_portions, varied_images
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import warn
 
@@ -73,9 +73,8 @@ def difference_beyond(expected: Tensor, given: Tensor) -> float | None:
 def _logits(network: nn.Module, input_size: Size) -> Tensor:
     with torch.random.fork_rng():
         with evaluating(network):  # hooks that make weights then make some that can be copied
-            network(varied_images(input_size, network))
+            network(example_images(input_size, model=network))
         copied = copy.deepcopy(network).cpu().float()  # a GPU rounds otherwise, in TF32 visibly so
         torch.manual_seed(0)  # for networks that draw random numbers in evaluation too
         with evaluating(copied):
-            logits: Tensor = copied(varied_images(input_size, copied))
-    return logits
+            return torch.cat([copied(images) for images in in_portions(varied_images(input_size, copied))])

@@ -156,6 +156,42 @@ def test_rounding_is_no_mixing(dtype: torch.dtype) -> None:
     assert mixes_images(module.to(dtype), (8, 8), "head") is None
 
 
+class Crowded(nn.Module):
+    """Images are told apart from others in large batches only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean((0, 2, 3), keepdim=True) if len(x) > 4 else x
+
+
+class Overflowing(nn.Module):
+    """Compares images with each other, and is infinite where one has much contrast."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.where(x.std((1, 2, 3), keepdim=True) > 1.5, torch.inf, Whitened()(x))
+
+
+@pytest.mark.parametrize("part", [Crowded, Overflowing])
+def test_a_network_that_is_opened_is_looked_at_in_a_batch_of_eight(part: type[nn.Module]) -> None:
+    torch.manual_seed(0)
+    network = Net(part())
+    nn.init.dirac_(network.c.weight)
+    model = load_model(network, input_size=8)
+    assert mixes_images(network, (8, 8), "head", model.network.head.features) == "n"
+    assert len(model.network.head.features) == 8
+
+
+def test_images_that_are_large_are_looked_at_a_few_at_a_time(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decompose_cli.models.head._PIXELS_AT_ONCE", 1)
+    torch.manual_seed(0)
+    for part, times in ((Whitened(), 1), (nn.Identity(), 0)):
+        caplog.clear()
+        model = load_model(Net(part), input_size=8)
+        assert len(model.network.head.features) == 3
+        assert caplog.text.count("'n' (Whitened) of Net makes something else of an image") == times
+
+
 NETWORK = """
 from torch import nn
 

@@ -155,8 +155,8 @@ def test_double_precision_network() -> None:
 @pytest.mark.parametrize(
     ("after", "named"),
     [
-        ((nn.ReLU(),), "after it come 'after.0' (ReLU)"),
-        ((nn.Softmax(1),), "after it come 'after.0' (Softmax)"),
+        ((nn.ReLU(),), "after it comes 'after.0' (ReLU)"),
+        ((nn.Softmax(1),), "after it comes 'after.0' (Softmax)"),
         ((nn.BatchNorm1d(CLASSES), nn.Hardtanh()), "after it come 'after.0' (BatchNorm1d) and 'after.1' (Hardtanh)"),
     ],
 )
@@ -168,6 +168,31 @@ def test_layers_after_the_last_linear_layer_are_named(after: tuple[nn.Module, ..
     assert "my-net" in refusal.value.message
     assert "'head'" in refusal.value.message
     assert "decompose layers" in (refusal.value.hint or "")
+
+
+class UsedAgain(nn.Module):
+    """The layer before the head is used after it as well; ``after`` is between."""
+
+    def __init__(self, after: nn.Module | None) -> None:
+        super().__init__()
+        self.stem, self.head, self.after = nn.Conv2d(3, 3, 1), nn.Linear(3, CLASSES), after
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.head(self.stem(x).mean((2, 3)))
+        return (y if self.after is None else self.after(y)) * self.stem(x).amax((1, 2, 3))[:, None]
+
+
+@pytest.mark.parametrize(
+    ("after", "named"),
+    [
+        (None, "after it comes again 'stem' (Conv2d), so"),
+        (nn.ReLU(), "after it come 'after' (ReLU) and again 'stem' (Conv2d), so"),
+    ],
+)
+def test_layers_that_were_there_before_come_again(after: nn.Module | None, named: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        find_head(UsedAgain(after), SIZE)
+    assert named in refusal.value.message
 
 
 def test_squeezenet_like_ending_is_refused_by_name() -> None:
@@ -193,6 +218,36 @@ def test_squeezenet_like_ending_is_refused_by_name() -> None:
 def test_functions_after_the_head_are_refused(ending: Callable[[Tensor], Tensor], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         find_head(Pooled(ending), SIZE)
+
+
+ENDINGS: list[Callable[[Tensor], Tensor]] = [
+    F.relu,
+    lambda y: F.leaky_relu(y, 0.99),
+    lambda y: y.clamp(max=50),
+    lambda y: y.clamp(min=-50),
+    lambda y: y.clamp(max=2000),
+    lambda y: y.clamp(min=-2000),
+    lambda y: 3000 * torch.tanh(y / 3000),
+    lambda y: y + 0.1 * torch.tanh(y),
+    lambda y: F.softshrink(y, 0.5),
+    lambda y: y.abs(),
+]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_whatever_class_is_followed_by_a_function_it_shows(ending: Callable[[Tensor], Tensor]) -> None:
+    class OneOf(nn.Module):
+        def __init__(self, number: int) -> None:
+            super().__init__()
+            self.head, self.number = nn.Linear(3, 12), number
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.head(x.mean((2, 3)))
+            return torch.where(torch.arange(12) == self.number, ending(y), y)
+
+    for number in range(12):
+        with pytest.raises(InputError, match="computes something else"):
+            find_head(OneOf(number), SIZE)
 
 
 def test_factor_computed_from_the_image_is_refused() -> None:
