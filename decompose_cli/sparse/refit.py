@@ -51,6 +51,11 @@ def refit(
     return minimise(problem, penalty, head, free, tolerance=tolerance, most_steps=most_steps)
 
 
+def refit_loosely(problem: Problem, support: Tensor, l2: float, *, start: Tensor | None, held: Tensor | None) -> Fit:
+    """A refit of few steps, for searches that fit many supports only to see which is worth a whole one."""
+    return refit(problem, support, l2, start=start, held=held, tolerance=1e-3, most_steps=30)
+
+
 def beginning(problem: Problem) -> Tensor:
     """Zero weights and the logarithms of the classes' shares of the images, (C, D + 1)."""
     head = torch.zeros(problem.num_classes, problem.num_features + 1, dtype=torch.float64)

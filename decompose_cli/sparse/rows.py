@@ -1,0 +1,149 @@
+"""Exchanges in the row of one class while the others stay: exact losses, and second-order estimates of all exchanges."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decompose_cli.sparse.problem import Problem
+
+_VALUES_AT_ONCE = 1 << 22  # of a block of features
+_MOST_STEPS = 10
+_HALVINGS = 12
+_RIDGE = 1e-9
+
+
+@dataclass(frozen=True)
+class RowFit:
+    """The row of a class, fitted.
+
+    Attributes:
+        columns: Its features, int64 (k,).
+        weights: Their weights on z and the bias, float64 (k + 1,).
+        logits: W z + b of every image, float64 (N,).
+        objective: Row's part of the penalised loss, comparable among rows of the same class beside the same others.
+    """
+
+    columns: Tensor
+    weights: Tensor
+    logits: Tensor
+    objective: float
+
+
+class Row:
+    """The penalised loss as a function of the row of one class.
+
+    With R_i the logarithm of the sum of the other classes' exp(logit), which stays, the loss of an image is
+    t log(1 + exp(R - l)) + (1 - t) log(1 + exp(l - R)) and a number that does not depend on l = w z + b: a logistic
+    regression with an offset, on N x k values.
+
+    Args:
+        problem: The images.
+        number: The class.
+        logits: Logits of all classes, (N, C).
+        l2: Strength of the penalty.
+    """
+
+    def __init__(self, problem: Problem, number: int, logits: Tensor, l2: float) -> None:
+        self.problem, self.l2 = problem, l2
+        before, after = logits[:, :number], logits[:, number + 1 :]
+        self.others = torch.logaddexp(before.logsumexp(1), after.logsumexp(1)).double()
+        if problem.targets is None:
+            self.targets = (problem.labels == number).double()
+        else:
+            self.targets = problem.targets[:, number].double()
+        weights = problem.image_weights
+        self.shares = torch.full_like(self.others, 1 / problem.total)
+        if weights is not None:
+            self.shares = weights.double() / problem.total
+
+    def fit(self, columns: Tensor, start: Tensor) -> RowFit:
+        """Newton's steps from weights (k + 1,) for features (k,), with the bias last, until they gain next to nothing."""
+        z = self._standardised(columns)
+        penalty = torch.full_like(start, self.l2)
+        penalty[-1] = 0
+        weights = start
+        logits = z @ weights
+        value = self._value(logits, weights, penalty)
+        for _ in range(_MOST_STEPS):
+            p = torch.sigmoid(logits - self.others)
+            gradient = z.t() @ (self.shares * (p - self.targets)) + penalty * weights
+            curvature = z.t() @ (z * (self.shares * p * (1 - p))[:, None])
+            step = _solve(curvature + penalty.diag(), gradient[:, None])[:, 0]
+            decrease = float(gradient @ step)
+            if not decrease > 1e-5 * value:
+                break
+            length = 1.0
+            change = z @ step
+            for _ in range(_HALVINGS):
+                tried = self._value(logits - length * change, weights - length * step, penalty)
+                if tried < value:
+                    break
+                length /= 2
+            else:
+                break
+            weights, logits, value = weights - length * step, logits - length * change, tried
+        return RowFit(columns, weights, logits, value)
+
+    def _value(self, logits: Tensor, weights: Tensor, penalty: Tensor) -> float:
+        above = logits - self.others
+        softplus = torch.nn.functional.softplus
+        losses = torch.lerp(softplus(above), softplus(-above), self.targets)
+        return float(self.shares @ losses + (penalty * weights.square()).sum() / 2)
+
+    def exchanges(self, fit: RowFit) -> Tensor:
+        """Estimated change of the penalised loss by exchanging each feature of a fit for each other, (k, D).
+
+        The loss is taken as quadratic around the fit, in all weights of the row: with H its second derivative, S what
+        is in and U = H_SS^-1 H_SD, taking feature r away adds w_r^2 / (2 V_rr) with V = H_SS^-1 and moves the gradient
+        of f from g_f to g_f - U_rf w_r / V_rr; f then has the curvature H_ff - H_fS U_f + U_rf^2 / V_rr, and freeing it
+        gives back the gradient's square over twice that. Infinite for features that are in, and constant ones.
+        """
+        p = torch.sigmoid(fit.logits - self.others)
+        spread = self.shares * p * (1 - p)
+        own = self._standardised(fit.columns)
+        width = own.shape[1]
+        left = torch.cat([own * spread[:, None], (self.shares * (p - self.targets))[:, None]], 1)
+        products, squares = self._products(left.to(self.problem.dtype), spread.to(self.problem.dtype))
+        cross, gradient = products[:width], products[width]
+        inside = (own * spread[:, None]).t() @ own
+        inside.diagonal()[:-1] += self.l2
+        inverse = _solve(inside, torch.eye(width, dtype=torch.float64))
+        within = inverse @ cross
+        rest = squares + self.l2 - (cross * within).sum(0)
+        pivots = inverse.diagonal()[:-1, None].clamp(min=1e-30)
+        weights, moved = fit.weights[:-1, None], within[:-1]
+        gradient = gradient - moved * weights / pivots
+        curvature = (rest + moved.square() / pivots).clamp(min=self.l2)
+        change = weights.square() / (2 * pivots) - gradient.square() / (2 * curvature)
+        change[:, ~self.problem.scale.varies] = float("inf")
+        change[:, fit.columns] = float("inf")
+        return change
+
+    def _products(self, left: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
+        """left' z, (k + 2, D), and the sums of spread z^2, (D,)."""
+        problem, scale = self.problem, self.problem.scale
+        mean, inverse = scale.mean.to(problem.dtype), scale.inverse.to(problem.dtype)
+        products = torch.zeros(left.shape[1], problem.num_features, dtype=torch.float64)
+        squares = torch.zeros(problem.num_features, dtype=torch.float64)
+        step = max(1, _VALUES_AT_ONCE // problem.num_features)
+        for start in range(0, len(left), step):
+            rows = slice(start, start + step)
+            z = (problem.features[rows] - mean).mul_(inverse)
+            products += (left[rows].t() @ z).double()
+            squares += (spread[rows] @ z.square_()).double()
+        return products, squares
+
+    def _standardised(self, columns: Tensor) -> Tensor:
+        scale = self.problem.scale
+        z = (self.problem.features[:, columns].double() - scale.mean[columns]) * scale.inverse[columns]
+        return torch.cat([z, z.new_ones(len(z), 1)], 1)
+
+
+def _solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """matrix^-1 right, for a matrix that is positive definite but for rounding."""
+    raised = matrix.clone()
+    raised.diagonal().add_(_RIDGE * float(matrix.diagonal().mean()) + 1e-15)
+    return torch.linalg.solve(raised, right)
