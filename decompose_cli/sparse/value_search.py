@@ -1,0 +1,79 @@
+"""Exchange for heads of one scale: the best move of each class at the exact loss, then scale and biases anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from decompose_cli.sparse.moves import ClassState, Moves, changes, share_of, weights_of
+from decompose_cli.sparse.one_scale import FewValues, HeldRows, fitted, sums_of
+from decompose_cli.sparse.problem import Problem
+
+Allowed = Callable[[int, Tensor], Moves]
+"""The moves of a class, from its number and the matrix as it is, int8 (C, D)."""
+
+
+def exchange(
+    problem: Problem, matrix: Tensor, l2: float, rows: HeldRows, allowed: Allowed, most_rounds: int
+) -> FewValues:
+    """Begin at a matrix, int8 (C, D), and move until a round changes nothing; the objective never rises.
+
+    A round costs, for each class, k + 1 removals times N images times min(D, 128) features, twice that for two signs,
+    and N C^2 for scale and biases. N x C numbers are held, and features in blocks.
+    """
+    sums = sums_of(problem, matrix, rows)
+    fit = fitted(problem, matrix, sums, l2, rows)
+    for number in range(most_rounds):
+        matrix = fit.matrix.clone()
+        if fit.scale == 0 or not _round(problem, matrix, sums, fit, l2, rows, allowed):
+            break
+        fit = fitted(problem, matrix, sums, l2, rows, near=fit, rounds=number + 1)
+    return fit
+
+
+def _round(
+    problem: Problem, matrix: Tensor, sums: Tensor, fit: FewValues, l2: float, rows: HeldRows, allowed: Allowed
+) -> bool:
+    """The best move of each class in turn, made in ``matrix`` and ``sums``; whether there was any."""
+    weights = weights_of(problem)
+    factor = torch.where(rows.held, 1.0, fit.scale)
+    shift = torch.where(rows.held, 0.0, fit.bias)
+
+    def logits_of(images: slice | Tensor) -> Tensor:
+        return torch.addcmul(shift[:, None], factor[:, None], sums[:, images].double())
+
+    total = torch.empty(sums.shape[1], dtype=torch.float64)
+    for begin in range(0, len(total), problem.step):
+        images = slice(begin, begin + problem.step)
+        total[images] = logits_of(images).logsumexp(0)
+    moved = False
+    for number in (~rows.held).nonzero()[:, 0].tolist():
+        logit = fit.scale * sums[number].double() + shift[number]
+        p = (logit - total).exp()
+        others = total + torch.log1p(-p.clamp(max=0.5))
+        sure = (p > 0.5).nonzero()[:, 0]  # where the difference to the sum of all would lose digits
+        rivals = logits_of(sure)
+        rivals[number] = -float("inf")
+        others[sure] = rivals.logsumexp(0)
+        state = ClassState(matrix[number].clone(), logit - others, share_of(problem, number))
+        moves = allowed(number, matrix)
+        if not bool(moves.allowed.any()):
+            continue
+        found = changes(problem, state, moves, fit.scale, l2)
+        place = int(found.argmin())
+        row = moves.made(state.row, place)
+        changed = (row != state.row).nonzero()[:, 0]
+        step = problem.scale.inverse[changed] * (row - state.row)[changed]
+        change = (problem.features[:, changed].double() - problem.scale.mean[changed]) @ step
+        odds = state.odds + fit.scale * change
+        softplus = torch.nn.functional.softplus
+        difference = float((softplus(odds) - softplus(state.odds)) @ weights - fit.scale * (change @ state.share))
+        difference += l2 * fit.scale**2 / 2 * float(row.abs().sum() - state.row.abs().sum())
+        if difference < -1e-12 * abs(fit.objective):
+            matrix[number] = row
+            sums[number] = (sums[number].double() + change).to(sums.dtype)
+            total = torch.logaddexp(others, logit + fit.scale * change)
+            moved = True
+    return moved
