@@ -92,9 +92,8 @@ def fitted(
     l2: float,
     rows: HeldRows,
     near: FewValues | None = None,
-    rounds: int = 0,
 ) -> FewValues:
-    """The fit at a matrix whose sums (C, N) are known, begun at a fit nearby."""
+    """The fit at a matrix whose sums (C, N) are known, begun at a fit nearby, of which it is the next round."""
     if l2 <= 0:
         raise ValueError(f"l2 {l2} is not positive")
     count = float(matrix.double().square().sum())
@@ -111,7 +110,8 @@ def fitted(
         loss, parameters = _newton(problem, sums, l2 * count, parameters, free, rows.held)
     scale = float(parameters[0])
     head = torch.cat([scale * matrix.double(), parameters[1:, None]], 1) + rows.head
-    return FewValues(matrix, scale, head[:, -1].clone(), head, loss, loss + l2 * count * scale**2 / 2, rounds)
+    objective = loss + l2 * count * scale**2 / 2
+    return FewValues(matrix, scale, head[:, -1].clone(), head, loss, objective, 0 if near is None else near.rounds + 1)
 
 
 def _newton(
@@ -125,7 +125,7 @@ def _newton(
         gradient[0] += ridge * parameters[0]
         matrix[0, 0] += ridge
         inner = matrix[chosen[:, None], chosen]
-        # The same number added to all biases may change nothing; a class without images wants its own at minus infinity.
+        # The same number added to all biases may change nothing, nor may the bias of a class without images.
         inner.diagonal().add_(1e-12 + 1e-10 * float(inner.diagonal().mean()))
         step = torch.zeros_like(parameters)
         step[chosen] = -torch.linalg.solve(inner, gradient[chosen])

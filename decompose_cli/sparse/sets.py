@@ -44,7 +44,7 @@ def distinct_sets(scores: Tensor, k: int) -> Tensor:
     order = scores.argsort(dim=1, descending=True, stable=True)
     values = scores.gather(1, order).double().tolist()
     first = torch.zeros_like(scores, dtype=torch.bool).scatter_(1, order[:, :k], True)
-    if len(first.unique(dim=0)) == num_classes:
+    if len(torch.unique(first, dim=0)) == num_classes:
         return first
     places = order.tolist()
     rankings = [_ranked(row, k) for row in values]
@@ -102,12 +102,12 @@ def _numbered(known: list[list[tuple[float, frozenset[int]]]]) -> tuple[list[fro
     return list(numbers), coo_array((weights, (rows, columns)), shape=(len(known), len(numbers)))
 
 
-def _groups(known: list[list[tuple[float, frozenset[int]]]]) -> np.ndarray:
+def _groups(known: list[list[tuple[float, frozenset[int]]]]) -> list[int]:
     """Number of the group of each class: classes that know the same set are in one, (C,)."""
     _, table = _numbered(known)
     incidence = (table != 0).astype(float).tocsr()
     _, labels = connected_components(incidence @ incidence.T, directed=False)
-    return labels
+    return [int(label) for label in labels]
 
 
 def _matched(known: list[list[tuple[float, frozenset[int]]]]) -> list[frozenset[int]]:

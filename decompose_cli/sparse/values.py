@@ -13,8 +13,6 @@ from decompose_cli.sparse.refit import refit
 from decompose_cli.sparse.sets import distinct_sets
 from decompose_cli.sparse.value_search import exchange
 
-_MOST_ROUNDS = 50
-
 
 def ternary(
     problem: Problem,
@@ -24,7 +22,8 @@ def ternary(
     start: Tensor | None = None,
     exactly: bool = True,
     held: Tensor | None = None,
-    most_rounds: int = _MOST_ROUNDS,
+    kicks: int = 20,
+    seed: int = 0,
 ) -> FewValues:
     """Weights -a, 0 or a with one a for the whole head, k of them in each class that are not 0.
 
@@ -36,7 +35,8 @@ def ternary(
             more); by default the k largest class means. With ``held``, it has the rows that stay.
         exactly: Whether classes have exactly k, filled up by their class means, or up to k.
         held: Classes whose rows stay as ``start`` has them, bool (C,).
-        most_rounds: Rounds of the search.
+        kicks: How often the search begins again from a disturbed result, and keeps what is better.
+        seed: Of the kicks.
 
     Raises:
         ValueError: l2 is not positive, or fewer than k features vary.
@@ -70,7 +70,7 @@ def ternary(
                 free[place, :, -1] = False
         return Moves(removed, (1, -1), free)
 
-    return exchange(problem, matrix, l2, rows, allowed, most_rounds)
+    return exchange(problem, (matrix, -matrix), l2, rows, allowed, class_means(problem), kicks=kicks, seed=seed)
 
 
 def binary(
@@ -81,7 +81,8 @@ def binary(
     support: Tensor | None = None,
     start: Tensor | None = None,
     held: Tensor | None = None,
-    most_rounds: int = _MOST_ROUNDS,
+    kicks: int = 20,
+    seed: int = 0,
 ) -> FewValues:
     """Weights 0 or a with one a for the whole head, exactly k of them in each class, no two classes with the same set.
 
@@ -93,19 +94,21 @@ def binary(
             class means.
         start: Head on standardised features, (C, D + 1), with the rows that stay.
         held: Classes whose rows stay as ``start`` has them, bool (C,); their sets do not count.
-        most_rounds: Rounds of the search.
+        kicks: How often the search begins again from a disturbed result, and keeps what is better.
+        seed: Of the kicks.
 
     Raises:
         ValueError: l2 is not positive, fewer than k features vary, or they have fewer sets than there are classes.
     """
     varies = _enough(problem, k)
     rows = held_rows(problem, start, held)
-    scores = class_means(problem)
-    if support is not None:
-        scores = scores + support * (1 + scores.max() - scores.min())
-    matrix = torch.zeros(scores.shape, dtype=torch.int8)
     moving = ~rows.held
-    matrix[moving.nonzero(), varies.nonzero()[:, 0]] = distinct_sets(scores[moving][:, varies], k).to(torch.int8)
+    means = class_means(problem)
+    ways = [means] if support is None else [means + support * (1 + means.max() - means.min()), means]
+    starts = [torch.zeros(means.shape, dtype=torch.int8) for _ in ways]
+    for matrix, scores in zip(starts, ways, strict=True):
+        chosen = distinct_sets(scores[moving][:, varies], k)
+        matrix[moving.nonzero(), varies.nonzero()[:, 0]] = chosen.to(torch.int8)
 
     def allowed(number: int, current: Tensor) -> Moves:
         row = current[number]
@@ -121,7 +124,7 @@ def binary(
             free[place, 0, :-1] &= ~(current[same].bool() & (rest == 0)).any(0)
         return Moves(tuple(inside), (1,), free)
 
-    return exchange(problem, matrix, l2, rows, allowed, most_rounds)
+    return exchange(problem, starts, l2, rows, allowed, means, kicks=kicks, seed=seed)
 
 
 def nonnegative(
