@@ -1,0 +1,150 @@
+"""Moves of one class of a head with few values: every removal against every addition, by the loss they lead to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from decompose_cli.sparse.problem import Problem
+
+_AT_ONCE = 1 << 18  # features of a block of images: 1 MB of float32, which stays in the cache
+_ADDITIONS = 128  # that are tried exactly against each removal: all, or the best by a quadratic model
+_LARGEST = 40.0  # of an exponent: the product of two is finite in float32
+
+
+@dataclass(frozen=True)
+class ClassState:
+    """One class among the others.
+
+    Attributes:
+        row: Its integers, int8 (D,).
+        odds: Its logit less the log-sum-exp of all others, float64 (N,).
+        share: Weight of the image times its target for this class over the total weight, float64 (N,).
+    """
+
+    row: Tensor
+    odds: Tensor
+    share: Tensor
+
+
+@dataclass(frozen=True)
+class Moves:
+    """What may be tried.
+
+    Attributes:
+        removed: The feature that leaves for each group of moves, -1 where none does.
+        signs: The integers that an added feature may have.
+        allowed: Which addition may go with which removal and sign: bool (removals, signs, D + 1); the last column is
+            no addition.
+    """
+
+    removed: tuple[int, ...]
+    signs: tuple[int, ...]
+    allowed: Tensor
+
+    def made(self, row: Tensor, place: int) -> Tensor:
+        """The row (D,) after the move at a place of the flattened ``allowed``."""
+        width = self.allowed.shape[-1]
+        removal, rest = divmod(place, width * len(self.signs))
+        sign, added = divmod(rest, width)
+        row = row.clone()
+        if self.removed[removal] >= 0:
+            row[self.removed[removal]] = 0
+        if added < len(row):
+            row[added] = self.signs[sign]
+        return row
+
+
+def weights_of(problem: Problem) -> Tensor:
+    """Weight of each image over the total, float64 (N,)."""
+    if problem.image_weights is None:
+        return torch.full((len(problem.labels),), 1 / problem.total, dtype=torch.float64)
+    return problem.image_weights.double() / problem.total
+
+
+def share_of(problem: Problem, number: int) -> Tensor:
+    """Weight of each image times its target for a class over the total weight, float64 (N,)."""
+    if problem.targets is None:
+        return (problem.labels == number) * weights_of(problem)
+    return problem.targets[:, number].double() * weights_of(problem)
+
+
+def changes(problem: Problem, state: ClassState, moves: Moves, scale: float, l2: float) -> Tensor:
+    """How much each move changes the objective at a fixed scale and fixed biases, (removals, signs, D + 1).
+
+    With u the odds of the class against all others, of which only its own logit l changes, the loss is
+    mean softplus(u) - sum share l and a constant. One removal against all additions is one block of images x features;
+    of more than 128 features, those are tried whose second-order estimate is the lowest for that removal, and the
+    others are infinite, as is what is not allowed. Terms are float32: what is chosen is to be checked in float64.
+    """
+    features = problem.num_features
+    additions = _additions(problem, state, moves, scale)
+    weights = weights_of(problem)
+    sums = torch.full(moves.allowed.shape, float("inf"), dtype=torch.float64)
+    for number, chosen in enumerate(additions):
+        sums[number, :, chosen] = 0
+        sums[number, :, features] = 0
+    pull = torch.zeros(features, dtype=torch.float64)
+    for images, z in _blocks(problem):
+        odds, share, weight = state.odds[images], state.share[images].float(), weights[images].float()
+        pull += (share @ z).double()
+        powers = _power(scale * z)
+        for number, (feature, chosen) in enumerate(zip(moves.removed, additions, strict=True)):
+            left = odds if feature < 0 else odds - scale * int(state.row[feature]) * z[:, feature]
+            sums[number, :, features] += torch.nn.functional.softplus(left) @ weights[images]
+            own, base = powers[:, chosen], _power(left.float())[:, None]
+            for place, sign in enumerate(moves.signs):
+                terms = (own * base if sign > 0 else base / own).log1p_()
+                sums[number, place, chosen] += (weight @ terms).double()
+    sums -= torch.nn.functional.softplus(state.odds) @ weights
+    size = l2 * scale**2 / 2
+    for number, feature in enumerate(moves.removed):
+        if feature >= 0:
+            sums[number] += scale * int(state.row[feature]) * pull[feature] - size
+        for place, sign in enumerate(moves.signs):
+            sums[number, place, :features] += size - scale * sign * pull
+    return torch.where(moves.allowed, sums, float("inf"))
+
+
+def _blocks(problem: Problem) -> Iterator[tuple[slice, Tensor]]:
+    """Standardised features, block by block of images, float32."""
+    step = max(1, _AT_ONCE // problem.num_features)
+    mean, inverse = problem.scale.mean.to(problem.dtype), problem.scale.inverse.to(problem.dtype)
+    for start in range(0, len(problem.labels), step):
+        images = slice(start, start + step)
+        yield images, ((problem.features[images] - mean) * inverse).float()
+
+
+def _power(exponent: Tensor) -> Tensor:
+    return exponent.clamp(-_LARGEST, _LARGEST).exp_()
+
+
+def _additions(problem: Problem, state: ClassState, moves: Moves, scale: float) -> list[slice | Tensor]:
+    """Which features are tried exactly against each removal.
+
+    The estimate: a change a (s_g z_g - s_f z_f) of the logit changes the loss by its product with the gradient p - t
+    and half its square times p (1 - p).
+    """
+    features = problem.num_features
+    if features <= _ADDITIONS:
+        return [slice(0, features)] * len(moves.removed)
+    weights = weights_of(problem)
+    p = torch.sigmoid(state.odds)
+    residual, spread = (p * weights - state.share).float(), (p * (1 - p) * weights).float()
+    leaving = [feature for feature in moves.removed if feature >= 0]
+    first, second, mixed = torch.zeros(features), torch.zeros(features), torch.zeros(len(leaving), features)
+    for images, z in _blocks(problem):
+        first += residual[images] @ z
+        second += spread[images] @ z.square()
+        mixed += (z[:, leaving] * spread[images, None]).t() @ z
+    chosen: list[slice | Tensor] = []
+    for number, feature in enumerate(moves.removed):
+        cross = torch.zeros(features) if feature < 0 else mixed[leaving.index(feature)] * int(state.row[feature])
+        slopes = torch.stack([sign * (first - scale * cross) for sign in moves.signs])
+        estimates = scale * slopes + scale**2 / 2 * second
+        estimates[~moves.allowed[number, :, :-1]] = float("inf")
+        chosen.append(estimates.amin(0).argsort(stable=True)[:_ADDITIONS].sort().values)
+    return chosen
