@@ -264,7 +264,7 @@ def _fitting(data: LabelledFeatures) -> list[str]:
     for ranking in RANKINGS.values():
         if ranking.needs_nonnegative and not ranking.fits(data):
             note(f"The method {ranking.name!r} is left out: the network has negative features.")
-    return [ranking.name for ranking in RANKINGS.values() if ranking.fits(data)]
+    return [ranking.name for ranking in RANKINGS.values() if ranking.fits(data) and not ranking.is_fitted]
 
 
 @dataclass

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 Order = Literal["highest", "lowest"]
 ORDERS: tuple[Order, ...] = get_args(Order)
+DEFAULT_L2 = 1e-3
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,8 @@ class LabelledFeatures:
         class_names: C names, for messages.
         gates: Class-specific gates (C, D), for the ranking ``csg``.
         order: Whether ``csg`` takes the highest gates or the lowest.
+        bias: Bias (C,) of the full head, where fits begin with it.
+        l2: Strength of the penalty of the fits that some rankings are made of.
     """
 
     features: Tensor
@@ -35,6 +38,8 @@ class LabelledFeatures:
     class_names: Sequence[str]
     gates: Tensor | None = None
     order: Order = "highest"
+    bias: Tensor | None = None
+    l2: float = DEFAULT_L2
 
     @property
     def num_classes(self) -> int:

@@ -181,14 +181,14 @@ class Study:
         matrix = checkpoint.csg if checkpoint else None
         if gates:
             check_gates(matrix, head.num_classes, head.num_features, self.classifier.weights_source)
-        weight = head.full.weight if head.full is not None else None
+        weight, bias = (None, None) if head.full is None else (head.full.weight, head.full.bias)
         names = self.class_map.names
         if not images:
             features, labels = torch.zeros(0, head.num_features), torch.zeros(0, dtype=torch.int64)
         else:
             check_classes(self.labels, names)
             features, labels = self.bank.features, self.labels
-        return LabelledFeatures(features, labels, weight, names, matrix, order)
+        return LabelledFeatures(features, labels, weight, names, matrix, order, bias)
 
     def warn_of_empty_classes(self) -> None:
         """Warn of classes without images, for an analysis that leaves them out."""
