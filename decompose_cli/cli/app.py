@@ -29,6 +29,7 @@ from decompose_cli.cli.commands.models import models
 from decompose_cli.cli.commands.mutual_info import mutual_info
 from decompose_cli.cli.commands.report import report
 from decompose_cli.cli.commands.selectivity import selectivity
+from decompose_cli.cli.commands.sparsify import sparsify
 from decompose_cli.cli.commands.sweep import sweep
 from decompose_cli.cli.commands.train import train
 from decompose_cli.cli.commands.train_gate import train_gate
@@ -41,6 +42,7 @@ _COMMANDS = (
     validate,
     extract_indices,
     sweep,
+    sparsify,
     essential,
     mutual_info,
     selectivity,

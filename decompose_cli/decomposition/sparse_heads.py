@@ -84,9 +84,9 @@ def fit_head(
             few = binary(problem, k, l2, support=support)
     except ValueError as error:
         raise InputError(f"{param('values')} {values}: {error}.") from error
-    found = _folded(problem, few.integers != 0, few.head, few.loss, index_set.source)
+    found = _folded(problem, few.matrix != 0, few.head, few.loss, index_set.source)
     scale = problem.scale
-    written = FewValues(few.integers, torch.tensor(few.scale, dtype=torch.float64), scale.mean, scale.deviation)
+    written = FewValues(few.matrix, torch.tensor(few.scale, dtype=torch.float64), scale.mean, scale.deviation)
     return dataclasses.replace(found, values=written)
 
 

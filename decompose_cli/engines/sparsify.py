@@ -15,7 +15,7 @@ from decompose_cli.datasets.registry import available_splits
 from decompose_cli.decomposition.heads import decomposed_head, full_head, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.metrics import Predictions, compare, predict
-from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_k, select
+from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_k, parse_k, select
 from decompose_cli.decomposition.result_types import Point, point_of
 from decompose_cli.decomposition.sparse_heads import (
     VALUES,
@@ -115,6 +115,24 @@ class SparsifyResults(BaseModel):
     heads: dict[str, Sparse]
 
 
+def parse_whole(text: str) -> list[int]:
+    """Read ``5`` or ``1,2,5``: whole numbers of features, ascending, each once.
+
+    Raises:
+        InputError: A part is no whole number of at least 1.
+    """
+    ks = parse_k(text)
+    for k in ks:
+        if isinstance(k, float):
+            raise InputError(f"{param('k')} {k} is a fraction; sparsify takes whole numbers of features.")
+    return sorted(int(k) for k in ks)
+
+
+def files_of(ks: Sequence[int]) -> list[str]:
+    """The names of the files beside the result, for these k."""
+    return [f"k{k}/{name}" for k in ks for name in (CHECKPOINT, INDICES)]
+
+
 @dataclass(frozen=True)
 class SparsifySettings:
     """What the heads are like.
@@ -141,6 +159,11 @@ class SparsifySettings:
             raise InputError("No k was given.")
         one_of(self.method, (AUTO, *RANKINGS), "method")
         one_of(self.values, VALUES, "values")
+        one_of(self.toward, ("zero", "dense"), "toward")
+        if self.l2 is not None and not 0 < self.l2 < float("inf"):
+            raise InputError(f"{param('l2')} {self.l2} is not a positive number.")
+        if self.toward == "dense" and self.values != "real":
+            raise InputError(f"{param('toward')} dense has no effect with {param('values')} {self.values}.")
 
 
 def sparsify(

@@ -65,6 +65,6 @@ def on_the_path(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[Classes]:
 
 def strongest_first(support: Tensor, head: Tensor) -> Classes:
     """Per class the features of a support by the size of their weights on standardised features."""
-    order = torch.where(support, head[:, :-1].abs(), -1.0).argsort(1, descending=True, stable=True)
+    order = torch.where(support, head[:, :-1].abs(), -1.0).argsort(dim=1, descending=True, stable=True)
     counts = support.sum(1).tolist()
     return tuple(tuple(row[:count]) for row, count in zip(order.tolist(), counts, strict=True))

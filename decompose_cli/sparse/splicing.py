@@ -67,9 +67,7 @@ def splice(
 class _Search:
     """One search, from one support."""
 
-    def __init__(
-        self, problem: Problem, l2: float, held: Tensor | None, most_rounds: int, advance: Advance
-    ) -> None:
+    def __init__(self, problem: Problem, l2: float, held: Tensor | None, most_rounds: int, advance: Advance) -> None:
         self.problem, self.l2, self.held = problem, l2, held
         self.moving = torch.ones(problem.num_classes, dtype=torch.bool) if held is None else ~held
         self.most_rounds, self.advance = most_rounds, advance
@@ -144,8 +142,10 @@ class _Search:
             if torch.equal(tried, support):
                 failed.sort(key=lambda entry: entry[0])
                 for _, number, f in failed:
-                    if self.rounds >= self.most_rounds: return support, fit
-                    t2 = support.clone(); h2 = fit.head.clone()
+                    if self.rounds >= self.most_rounds:
+                        return support, fit
+                    t2 = support.clone()
+                    h2 = fit.head.clone()
                     t2[number] = False
                     t2[number, f.columns] = True
                     h2[number] = 0
@@ -171,7 +171,8 @@ class _Search:
             best = changes.flatten().sort(stable=True)
             bad = []
             for change, place in zip(best.values[:_TRIED].tolist(), best.indices[:_TRIED].tolist(), strict=True):
-                if change == float("inf"): break
+                if change == float("inf"):
+                    break
                 out, new = divmod(place, changes.shape[1])
                 exchanged, start = fit.columns.clone(), fit.weights.clone()
                 exchanged[out], start[out] = new, 0
