@@ -85,7 +85,7 @@ def stratified_part(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Te
     """
     generator = torch.Generator().manual_seed(seed)
     drawn = torch.zeros(len(labels), dtype=torch.bool)
-    for number in labels.unique().tolist():
+    for number in torch.unique(labels).tolist():
         own = (labels == number).nonzero()[:, 0]
         count = max(round(share * len(own)), 1 if len(own) > 1 else 0)
         drawn[own[torch.randperm(len(own), generator=generator)[:count]]] = True

@@ -31,7 +31,7 @@ def sparsify(
         option(
             "--method",
             metavar=f"auto|{METHODS}",
-            help="How features are chosen. auto: for each k the best of all but elastic-net, on images that are neither fitted nor measured.",
+            help="How features are chosen. auto: by the best of all but elastic-net, on images that are not measured.",
             show_default=True,
         ),
     ] = "auto",
@@ -40,7 +40,7 @@ def sparsify(
         option(
             "--values",
             metavar="real|nonnegative|ternary|binary",
-            help="Weights on standardised features: any, none below zero, -a, 0 and a, or 0 and a, with one a for the head.",
+            help="Weights on standardised features: any; none below zero; -a, 0, a; or 0, a, with one a for all.",
             show_default=True,
         ),
     ] = "real",
