@@ -39,18 +39,27 @@ class Curvature(ABC):
 
 def curvature_of(problem: Problem, head: Tensor, free: Tensor, l2: float) -> Curvature:
     """The curvature of f + l2/2 |W|^2 at a head (C, D + 1): whole, by class, or the diagonal, as size allows."""
-    if int(free.sum()) <= _MOST_DENSE:
-        return _Dense(problem, head, free, l2)
+    if is_whole(free):
+        return Dense(problem, head, free, l2)
     if len(free) * int(free.sum(1).max()) ** 2 <= _MOST_IN_BLOCKS:
         return _ByClass(problem, head, free, l2)
     return _Diagonal(problem, head, free, l2)
 
 
-class _Dense(Curvature):
+def is_whole(free: Tensor) -> bool:
+    """Whether so many free parameters, bool (C, D + 1), have their whole matrix made."""
+    return int(free.sum()) <= _MOST_DENSE
+
+
+class Dense(Curvature):
     """The second derivative over all free parameters.
 
     H_(c,j),(d,l) = sum_i a_i p_ic (1[c = d] - p_id) z_ij z_il / sum_i a_i. Where that takes too long, images are drawn
     with probabilities q_i that follow sum_c p_ic (1 - p_ic), from the same seed each time, and weighted by 1 / (n q_i).
+
+    Attributes:
+        index: The free parameters, places in a flattened (C, D + 1), ascending.
+        matrix: H, float64.
     """
 
     def __init__(self, problem: Problem, head: Tensor, free: Tensor, l2: float) -> None:
@@ -95,6 +104,7 @@ class _Dense(Curvature):
         self._factor = matrix
 
     def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
+        """See :meth:`Curvature.solve`."""
         chosen = among.flatten()[self.index].nonzero()[:, 0]
         if self._among is None or not torch.equal(chosen, self._among):
             self._among = chosen

@@ -147,6 +147,16 @@ class Problem:
             losses = losses * weights
         return residual, losses
 
+    @cached_property
+    def target_means(self) -> Tensor:
+        """sum_i a_i t_ic / sum_i a_i, the share of every class, float64 (C,)."""
+        ones = torch.ones(len(self.labels)) if self.image_weights is None else self.image_weights
+        ones = ones.double()
+        if self.targets is not None:
+            return ones @ self.targets.double() / self.total
+        counts = torch.zeros(self.num_classes, dtype=torch.float64)
+        return counts.index_add_(0, self.labels, ones) / self.total
+
     def probabilities(self, head: Tensor) -> Tensor:
         """softmax of the logits, (N, C), for heads of few classes."""
         return torch.softmax(self.logits(head), 1)

@@ -59,9 +59,5 @@ def refit_loosely(problem: Problem, support: Tensor, l2: float, *, start: Tensor
 def beginning(problem: Problem) -> Tensor:
     """Zero weights and the logarithms of the classes' shares of the images, (C, D + 1)."""
     head = torch.zeros(problem.num_classes, problem.num_features + 1, dtype=torch.float64)
-    counts = torch.zeros(problem.num_classes, dtype=torch.float64)
-    weights = problem.image_weights
-    ones = torch.ones(len(problem.labels), dtype=torch.float64) if weights is None else weights.double()
-    counts.index_add_(0, problem.labels, ones)
-    head[:, -1] = (counts.clamp(min=0.5) / problem.total).log()
+    head[:, -1] = problem.target_means.clamp(min=0.5 / problem.total).log()
     return head
