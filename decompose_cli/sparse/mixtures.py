@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-_VALUES_AT_ONCE = 1 << 18  # and their powers: 6 MB, so that a block stays in the cache
+_VALUES_AT_ONCE = 1 << 20  # and their powers: 24 MB; smaller blocks only wait for each other on several cores
 _TOLERANCE = 1e-3
 _MOST_STEPS = 100
 _RIDGE = 1e-6

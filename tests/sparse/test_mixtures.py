@@ -97,7 +97,7 @@ def test_the_start_leads_to_the_best_fit_that_random_starts_find() -> None:
     found = fit_mixtures(x, tolerance=1e-9, most_steps=2000)
     for number, values in enumerate(x.numpy().T):
         drawn = GaussianMixture(
-            2, tol=1e-7, max_iter=1000, n_init=3, init_params="random_from_data", random_state=0
+            2, tol=1e-7, max_iter=5000, n_init=3, init_params="random_from_data", random_state=0
         ).fit(values[:, None])
         if number > 0:  # where there are two groups to be found
             assert mean_log_likelihood(values, found, number) >= drawn.score(values[:, None]) - 1e-5
