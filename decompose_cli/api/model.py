@@ -320,10 +320,9 @@ def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> No
     state = {name: value.detach().cpu().clone() for name, value in model.module.state_dict().items()}
     if model.gates is not None:
         state["csg"] = model.gates
-    # What the file held of a sparse head is true of that head alone.
-    sparse = (
-        model.sparse if model.sparse is not None and model.network.as_it_is().tensors is model.network.tensors else None
-    )
+    sparse = model.sparse
+    if sparse is not None and model.network.as_it_is().tensors is not model.network.tensors:
+        sparse = None  # it is true of the head that was read
     write_checkpoint(target, state, metadata, sparse)
     try:
         find_entry(model.name)

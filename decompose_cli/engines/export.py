@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.errors import InputError, param
@@ -119,7 +120,7 @@ def export(inputs: Inputs, path: Path, format: str | None = None) -> Exported:
     )
 
 
-def _described(classifier: Classifier, num_classes: int, images: dict[str, object]) -> Metadata:
+def _described(classifier: Classifier, num_classes: int, images: dict[str, Any]) -> Metadata:
     """The description of the network, as far as its weights or the registry say what they are."""
     before = classifier.checkpoint.metadata if classifier.checkpoint is not None else None
     known = class_names_of(classifier)

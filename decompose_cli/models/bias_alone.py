@@ -19,6 +19,5 @@ def say_bias_alone(rows: Iterable[Sized], source: str) -> None:
     empty = [number for number, size in enumerate(sizes) if size == 0]
     if empty:
         verb, whose = ("has", "its") if len(empty) == 1 else ("have", "their")
-        note(
-            f"{source}: {len(empty)} of {len(sizes)} classes {verb} {whose} bias alone, no feature: {first_few(empty)}."
-        )
+        which = first_few(empty)
+        note(f"{source}: {len(empty)} of {len(sizes)} classes ({which}) {verb} {whose} bias alone, no feature.")

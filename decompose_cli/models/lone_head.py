@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.errors import InputError, first_few
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.fitting import check_description, take_decomposed_head
 from decompose_cli.models.network import HeadTensors
@@ -24,7 +24,7 @@ def refuse_lone_head(checkpoint: Checkpoint) -> None:
     if _is_alone(checkpoint):
         raise InputError(
             f"{checkpoint.source} holds a head for features from elsewhere and no network, which this needs.",
-            hint=f"'decompose validate' measures it with {param('features')}.",
+            hint="Measure it with 'decompose validate --features FILE'.",
         )
 
 
@@ -45,7 +45,7 @@ def read_lone_head(path: Path, source: str | None = None) -> tuple[HeadTensors, 
     if not _is_alone(checkpoint):
         raise InputError(
             f"{checkpoint.source} is no file of a head for features from elsewhere.",
-            hint=f"A network makes its own features: leave {param('features')} out.",
+            hint="A network makes its own features: measure it without a file of them.",
         )
     record, state = checkpoint.sparse, dict(checkpoint.state_dict)
     if record is None:

@@ -12,7 +12,7 @@ import pytest
 from helpers.command_line import COMMANDS, files_below, invoke, run
 
 RUNNING = ["validate", "extract-indices", "demo"]  # those that run a network
-KEEPING = ("demo", "finetune", "train", "train-gate")  # their point is the files, also beside --json
+KEEPING = ("demo", "export", "finetune", "train", "train-gate")  # their point is the files, also beside --json
 # What keeps them short.
 ARGUMENTS = {
     "layers": ["resnet20"],

@@ -23,7 +23,7 @@ from decompose_cli.page.documents import read_sources
 from decompose_cli.page.report import LARGEST, Report, report
 
 WriteResults = Callable[..., Path]
-WITHOUT_RESULTS = {"models", "layers", "datasets", "cache", "report"}
+WITHOUT_RESULTS = {"models", "layers", "datasets", "cache", "export", "report"}
 VOID = {"meta", "link", "img", "br", "path", "use", "rect", "input"}
 
 

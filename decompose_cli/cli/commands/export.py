@@ -45,9 +45,10 @@ def export(
     """
     from dataclasses import asdict
 
-    from decompose_cli.engines.export import SUFFIXES, format_of
     from decompose_cli.engines.export import export as run
+    from decompose_cli.engines.export import format_of
     from decompose_cli.storage.result_document import default_names
+    from decompose_cli.training.export import SUFFIXES
 
     checked_output(out)
     kind = format_of(out.path, format)
