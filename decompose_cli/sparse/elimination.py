@@ -15,9 +15,7 @@ from decompose_cli.sparse.refit import refit, refit_loosely
 from decompose_cli.sparse.second_order import invert, second_derivatives, standardised
 
 _KEPT = 5 / 6  # of the features in each step: 12 steps from 64 to 5, 21 from 2048 to 50
-_PRODUCTS = (
-    1 << 38
-)  # of the second derivatives of all classes; above, the features of a class are taken as uncorrelated
+_PRODUCTS = 1 << 38  # of the second derivatives of all classes; above, features are taken as uncorrelated
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,10 @@ def shared_pool(
     """Choose features for all classes together: refit, drop a sixth of the features, and again.
 
     The loss is taken as quadratic around the refitted head, with one second derivative for all classes,
-    H = mean over classes and images of p (1 - p) z z', + l2, and columns go one after another as :func:`.removal` has it:
-    the column of the smallest Euclidean norm, once the others have taken over what they can. So of two features that say
-    the same, whose weights are halved, one goes and the other is worth both. Constant features go first, and of equal
-    ones the last.
+    H = mean over classes and images of p (1 - p) z z' + l2, and columns go one after another as
+    :func:`.elimination.removal` has it: the column of the smallest Euclidean norm, as far as the others cannot take
+    over what it says. So of two features that say the same, whose weights are halved, one goes and the other is worth
+    both. Constant features go first, and of equal ones the last.
 
     Args:
         problem: The images.

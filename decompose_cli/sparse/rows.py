@@ -1,4 +1,4 @@
-"""Exchanges in the row of one class while the others stay: exact losses, and second-order estimates of all exchanges."""
+"""Exchanges in the row of one class while the others stay: exact losses, and estimates for all exchanges."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Row:
             self.shares = weights.double() / problem.total
 
     def fit(self, columns: Tensor, start: Tensor) -> RowFit:
-        """Newton's steps from weights (k + 1,) for features (k,), with the bias last, until they gain next to nothing."""
+        """Fit the weights of features (k,) by Newton's steps from (k + 1,) numbers, the last of which is the bias."""
         z = standardised(self.problem, columns)
         penalty = torch.full_like(start, self.l2)
         penalty[-1] = 0

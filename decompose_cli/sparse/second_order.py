@@ -46,7 +46,8 @@ def standardised(problem: Problem, columns: Tensor) -> Tensor:
 
 def invert(matrix: Tensor) -> Tensor:
     """The inverse of a matrix that is positive definite but for rounding."""
-    return torch.linalg.inv(ridged(matrix))
+    inverse: Tensor = torch.linalg.inv(ridged(matrix))
+    return inverse
 
 
 def ridged(matrix: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Best-subset search by exchange: features in and out of each class while the penalised loss falls (abess, PNAS 2020)."""
+"""Best-subset search: features go in and out of each class while the penalised loss falls (abess, PNAS 2020)."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class _Search:
         return changed, sorted(missed, key=lambda exchange: exchange.rise)
 
     def _best_of(self, row: Row, fit: RowFit) -> tuple[RowFit, list[RowFit]]:
-        """Exchange features of one class until no exchange that is tried lowers the loss; those are returned as well."""
+        """Exchange features of one class until no exchange that is tried lowers the loss; return those as well."""
         least = _LOWER * self.fit.objective
         while True:
             changes, places = row.exchanges(fit).flatten().sort(stable=True)

@@ -29,7 +29,7 @@ def standardised(x: Tensor) -> Tensor:
 
 
 def penalised_loss(x: Tensor, t: Tensor, head: Tensor, l2: float, a: Tensor | None = None) -> Tensor:
-    """Mean cross-entropy towards targets t (N, C), images weighted by a, and (l2 / 2) |W|^2; differentiable in the head."""
+    """Mean cross-entropy towards targets t (N, C) with images weighted by a, and (l2 / 2) |W|^2."""
     logs = (standardised(x) @ head.t()).log_softmax(1)
     a = torch.ones(len(x)).double() if a is None else a.double()
     return -(a[:, None] * t.double() * logs).sum() / a.sum() + l2 / 2 * head[:, :-1].square().sum()

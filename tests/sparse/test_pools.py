@@ -55,7 +55,7 @@ def test_a_pool_is_that_of_the_slow_twin(weighted: bool, at_once: int, monkeypat
         hessian = (z[:, left] * spread[:, None]).t() @ z[:, left] + L2 * torch.eye(len(left))
         weights = head[:, left]
         while len(left) > size:
-            column = min(range(len(left)), key=lambda f: least_rise(weights, hessian, f))  # noqa: B023 - used at once
+            column = min(range(len(left)), key=lambda f: least_rise(weights, hessian, f))
             weights = taken_over(weights, hessian, column)
             rest = [f for f in range(len(left)) if f != column]
             hessian = hessian[rest][:, rest]
