@@ -12,9 +12,10 @@ from decompose_cli.progress import Advance
 from decompose_cli.sparse.minimise import Fit
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit, refit_loosely
-from decompose_cli.sparse.second_order import second_derivatives
+from decompose_cli.sparse.second_order import invert, second_derivatives, standardised
 
-_KEPT = 5 / 6  # of the features in each step: 14 steps from 64 to 5, 20 from 2048 to 50
+_KEPT = 5 / 6  # of the features in each step: 12 steps from 64 to 5, 21 from 2048 to 50
+_PRODUCTS = 1 << 38  # of the second derivatives of all classes; above, features are taken as uncorrelated
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,38 @@ def sizes(largest: int, smallest: int) -> list[int]:
     return found
 
 
+def removal(inverse: Tensor, weights: Tensor, count: int) -> Tensor:
+    """Which weights to take away, one after another, so that a quadratic loss around its minimum rises least each time.
+
+    With V the inverse of the second derivative, taking f away raises the loss by sum_r w_rf^2 / (2 V_ff) when the
+    others take over what they can, w_rg -= V_gf w_rf / V_ff (optimal brain surgeon, Hassibi and Stork 1993). So of two
+    features that say the same one costs nothing, and the other is then worth both.
+
+    Args:
+        inverse: V, the same for all rows, (m, m); m is at least the number of weights, and what is above stays.
+        weights: (R, n), n <= m: rows of weights that go together, column by column.
+        count: How many columns go.
+
+    Returns:
+        The columns, the first to go first, int64 (count,).
+    """
+    inverse, present = inverse.clone(), weights.shape[1]
+    weights = torch.nn.functional.pad(weights, (0, len(inverse) - present))
+    left = torch.arange(len(inverse)) < present
+    gone = torch.empty(count, dtype=torch.int64)
+    for number in range(count):
+        pivots = inverse.diagonal().clamp(min=1e-30)
+        costs = torch.where(left, weights.square().sum(0) / pivots, float("inf"))
+        # Of equal costs the last goes.
+        column = len(costs) - 1 - int(costs.flip(0).argmin())
+        along = inverse[column] / pivots[column]
+        weights = weights - weights[:, column, None] * along
+        inverse = inverse - inverse[:, column, None] * along
+        left[column] = False
+        gone[number] = column
+    return gone
+
+
 def backward(
     problem: Problem,
     ks: Sequence[int],
@@ -59,8 +92,9 @@ def backward(
 ) -> Elimination:
     """Choose features by elimination: refit, take the cheapest sixth from each class, and again.
 
-    A weight costs H w^2 / 2 with H = mean p (1 - p) z^2 + l2: the rise of the penalised loss when it alone is set to
-    zero, to second order around the refitted head, where the gradient vanishes. Several k share one descent, whose
+    The loss is taken as quadratic in the row of a class around the refitted head, where its gradient vanishes, with
+    H = mean p (1 - p) z z' + l2, and features go one after another as :func:`removal` has it. Where that is too much
+    for many classes of many features, H is its diagonal: a weight costs H w^2 / 2. Several k share one descent, whose
     steps do not depend on them.
 
     Args:
@@ -84,19 +118,39 @@ def backward(
     for size, following in zip(steps, [*steps[1:], 0], strict=True):
         fit = refit_loosely(problem, first(order, size), l2, start=head, held=held)
         head = fit.head
-        order[:, :size] = order[:, :size].gather(1, _descending(_costs(problem, head, l2, order[:, :size])))
+        order[:, :size] = order[:, :size].gather(1, _ranked(problem, head, l2, order[:, :size], following))
         for k in sorted({k for k in ks if following < k <= size}, reverse=True):
             fits[k] = refit(problem, first(order, k), l2, start=head, held=held)
         advance(1)
     return Elimination(order, fits)
 
 
-def _costs(problem: Problem, head: Tensor, l2: float, among: Tensor) -> Tensor:
-    """H w^2 / 2 of the features that are left, (C, size); -1 for a constant one, which goes before one of no weight."""
-    costs = (second_derivatives(problem, head)[:, :-1] + l2) * head[:, :-1].square() / 2
+def _ranked(problem: Problem, head: Tensor, l2: float, among: Tensor, following: int) -> Tensor:
+    """Where in their row the features (C, size) stand that are left, the dearest first, (C, size).
+
+    What goes before ``following`` are left stands at the end, the first to go last; constant features go before all.
+    """
+    size = among.shape[1]
+    costs = (second_derivatives(problem, head)[:, :-1] + l2) * head[:, :-1].square()
     costs[:, ~problem.scale.varies] = -1
-    return costs.gather(1, among)
-
-
-def _descending(costs: Tensor) -> Tensor:
-    return costs.sort(dim=1, descending=True, stable=True).indices
+    ranked = costs.gather(1, among).sort(dim=1, descending=True, stable=True).indices
+    if len(problem.labels) * among.numel() * size > _PRODUCTS:
+        return ranked
+    logits = problem.logits(head)
+    logits -= logits.logsumexp(1, keepdim=True)
+    for number in range(problem.num_classes):
+        columns = among[number, ranked[number]]
+        varying = int(problem.scale.varies[columns].sum())
+        if varying <= following:
+            continue
+        columns = columns[:varying]
+        z = standardised(problem, columns)
+        p = logits[:, number].double().exp()
+        spread = p * (1 - p) if problem.image_weights is None else p * (1 - p) * problem.image_weights
+        hessian = (z * spread[:, None]).t() @ z / problem.total
+        hessian.diagonal()[:-1].add_(l2)
+        gone = removal(invert(hessian), head[number, columns][None], varying - following).flip(0)
+        staying = torch.ones(varying, dtype=torch.bool)
+        staying[gone] = False
+        ranked[number, :varying] = ranked[number, torch.cat([staying.nonzero()[:, 0], gone])]
+    return ranked

@@ -1,4 +1,4 @@
-"""Exchanges in the row of one class while the others stay: exact losses, and second-order estimates of all exchanges."""
+"""Exchanges in the row of one class while the others stay: exact losses, and estimates for all exchanges."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 from decompose_cli.sparse.problem import Problem
+from decompose_cli.sparse.second_order import invert, ridged, standardised
 
 _VALUES_AT_ONCE = 1 << 22  # of a block of features
 _MOST_STEPS = 10
 _HALVINGS = 12
-_RIDGE = 1e-9
+_TOLERANCE = 1e-5  # decrease that a step promises, as a share of the loss
 
 
 @dataclass(frozen=True)
@@ -60,8 +61,8 @@ class Row:
             self.shares = weights.double() / problem.total
 
     def fit(self, columns: Tensor, start: Tensor) -> RowFit:
-        """Newton's steps from weights (k + 1,) for features (k,), with the bias last, until they gain next to nothing."""
-        z = self._standardised(columns)
+        """Fit the weights of features (k,) by Newton's steps from (k + 1,) numbers, the last of which is the bias."""
+        z = standardised(self.problem, columns)
         penalty = torch.full_like(start, self.l2)
         penalty[-1] = 0
         weights = start
@@ -71,9 +72,9 @@ class Row:
             p = torch.sigmoid(logits - self.others)
             gradient = z.t() @ (self.shares * (p - self.targets)) + penalty * weights
             curvature = z.t() @ (z * (self.shares * p * (1 - p))[:, None])
-            step = _solve(curvature + penalty.diag(), gradient[:, None])[:, 0]
+            step = torch.linalg.solve(ridged(curvature + penalty.diag()), gradient)
             decrease = float(gradient @ step)
-            if not decrease > 1e-5 * value:
+            if not decrease > _TOLERANCE * value:
                 break
             length = 1.0
             change = z @ step
@@ -86,6 +87,12 @@ class Row:
                 break
             weights, logits, value = weights - length * step, logits - length * change, tried
         return RowFit(columns, weights, logits, value)
+
+    def exchanged(self, fit: RowFit, out: int, new: int) -> RowFit:
+        """Fit again with feature ``new`` in the place of the one that stands at position ``out`` of a fit."""
+        columns, start = fit.columns.clone(), fit.weights.clone()
+        columns[out], start[out] = new, 0
+        return self.fit(columns, start)
 
     def _value(self, logits: Tensor, weights: Tensor, penalty: Tensor) -> float:
         above = logits - self.others
@@ -103,14 +110,14 @@ class Row:
         """
         p = torch.sigmoid(fit.logits - self.others)
         spread = self.shares * p * (1 - p)
-        own = self._standardised(fit.columns)
+        own = standardised(self.problem, fit.columns)
         width = own.shape[1]
         left = torch.cat([own * spread[:, None], (self.shares * (p - self.targets))[:, None]], 1)
         products, squares = self._products(left.to(self.problem.dtype), spread.to(self.problem.dtype))
         cross, gradient = products[:width], products[width]
         inside = (own * spread[:, None]).t() @ own
         inside.diagonal()[:-1] += self.l2
-        inverse = _solve(inside, torch.eye(width, dtype=torch.float64))
+        inverse = invert(inside)
         within = inverse @ cross
         rest = squares + self.l2 - (cross * within).sum(0)
         pivots = inverse.diagonal()[:-1, None].clamp(min=1e-30)
@@ -135,15 +142,3 @@ class Row:
             products += (left[rows].t() @ z).double()
             squares += (spread[rows] @ z.square_()).double()
         return products, squares
-
-    def _standardised(self, columns: Tensor) -> Tensor:
-        scale = self.problem.scale
-        z = (self.problem.features[:, columns].double() - scale.mean[columns]) * scale.inverse[columns]
-        return torch.cat([z, z.new_ones(len(z), 1)], 1)
-
-
-def _solve(matrix: Tensor, right: Tensor) -> Tensor:
-    """matrix^-1 right, for a matrix that is positive definite but for rounding."""
-    raised = matrix.clone()
-    raised.diagonal().add_(_RIDGE * float(matrix.diagonal().mean()) + 1e-15)
-    return torch.linalg.solve(raised, right)

@@ -1,4 +1,4 @@
-"""The diagonal of the second derivative of the cross-entropy: what a single weight gains or costs, on its own."""
+"""Second derivatives of the cross-entropy, for what single weights gain or cost."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from torch import Tensor
 from decompose_cli.sparse.problem import Problem
 
 _VALUES_AT_ONCE = 1 << 22  # of a block of features or probabilities
+_RIDGE = 1e-9
 
 
 def second_derivatives(problem: Problem, head: Tensor) -> Tensor:
@@ -34,3 +35,23 @@ def second_derivatives(problem: Problem, head: Tensor) -> Tensor:
         result[:, :-1] += (spread.t() @ z.square_()).double()
         result[:, -1] += spread.sum(0, dtype=torch.float64)
     return result / problem.total
+
+
+def standardised(problem: Problem, columns: Tensor) -> Tensor:
+    """z of some features with a last column of ones, for the bias, float64 (N, k + 1)."""
+    scale = problem.scale
+    z = (problem.features[:, columns].double() - scale.mean[columns]) * scale.inverse[columns]
+    return torch.cat([z, z.new_ones(len(z), 1)], 1)
+
+
+def invert(matrix: Tensor) -> Tensor:
+    """The inverse of a matrix that is positive definite but for rounding."""
+    inverse: Tensor = torch.linalg.inv(ridged(matrix))
+    return inverse
+
+
+def ridged(matrix: Tensor) -> Tensor:
+    """The matrix with next to nothing added to its diagonal, so that it has an inverse."""
+    result = matrix.clone()
+    result.diagonal().add_(_RIDGE * float(matrix.diagonal().mean()) + 1e-15)
+    return result

@@ -1,4 +1,4 @@
-"""Best-subset search by exchange: features in and out of each class while the penalised loss falls (abess, PNAS 2020)."""
+"""Best-subset search: features go in and out of each class while the penalised loss falls (abess, PNAS 2020)."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from decompose_cli.progress import Advance
 from decompose_cli.sparse.minimise import Fit
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit, refit_loosely
-from decompose_cli.sparse.rows import Row
+from decompose_cli.sparse.rows import Row, RowFit
 from decompose_cli.sparse.second_order import second_derivatives
 
-_TRIED = 5  # exchanges of a class, the most promising, before it is left as it is
+_TRIED = 3  # exchanges of a class, the most promising by their estimates
 _LOWER = 1e-6  # the least decrease that counts, as a share of the penalised loss
 
 
@@ -41,15 +41,16 @@ def splice(
     *,
     start: Tensor | None = None,
     held: Tensor | None = None,
-    most_rounds: int = 300,
+    most_rounds: int = 30,
     advance: Advance = lambda _: None,
 ) -> Splice:
     """Exchange features of each class for better ones, from each of the given supports; the best result.
 
     Features are exchanged in all classes at once, by single second derivatives: those outside that gain most against
-    those inside that cost least, first for half of a class's features, then for fewer. Then the classes are taken in
-    turn, each with the others fixed, as in :class:`.rows.Row`. Only what lowers the penalised loss on the images stays,
-    so that a result is never worse than its start; which of two supports is better is decided by whole refits.
+    those inside that cost least, first half of a class's features, then fewer. Then the classes are taken in turn, each
+    with the others fixed, as :class:`.rows.Row` has it. When that ends, the exchanges that came nearest are tried once
+    more, the nearest first, with a refit of all classes. Only what lowers the penalised loss on the images stays, and
+    at the end whole refits decide, so that a result is never worse than its start.
 
     Args:
         problem: The images.
@@ -60,126 +61,134 @@ def splice(
         most_rounds: Largest number of refits of the whole head for each start, at least 1.
         advance: Told of each of at most ``len(starts) * most_rounds`` rounds.
     """
-    found = [_Search(problem, l2, held, most_rounds, advance).run(support, start) for support in starts]
+    found = [_Search(problem, l2, support, start, held, most_rounds, advance).run() for support in starts]
     return min(found, key=lambda result: result.fit.objective)
+
+
+@dataclass(frozen=True)
+class _Missed:
+    """An exchange in one class that did not lower the loss while the other classes stayed."""
+
+    rise: float
+    number: int
+    columns: Tensor
+    weights: Tensor
 
 
 class _Search:
     """One search, from one support."""
 
-    def __init__(self, problem: Problem, l2: float, held: Tensor | None, most_rounds: int, advance: Advance) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        l2: float,
+        support: Tensor,
+        start: Tensor | None,
+        held: Tensor | None,
+        most_rounds: int,
+        advance: Advance,
+    ) -> None:
         self.problem, self.l2, self.held = problem, l2, held
-        self.moving = torch.ones(problem.num_classes, dtype=torch.bool) if held is None else ~held
-        self.most_rounds, self.advance = most_rounds, advance
-        self.rounds = 0
+        self.moving = support.any(1) if held is None else support.any(1) & ~held
+        self.rounds, self.most_rounds, self.advance = 1, most_rounds, advance
+        self.support = self.first_support = support
+        self.fit = self.first_fit = refit(problem, support, l2, start=start, held=held)
+        advance(1)
 
-    def run(self, support: Tensor, start: Tensor | None) -> Splice:
-        first = refit(self.problem, support, self.l2, start=start, held=self.held)
-        self._count()
-        ended, fit = self._all_classes(support, first)
-        ended, fit = self._class_by_class(ended, fit)
-        last = refit(self.problem, ended, self.l2, start=fit.head, held=self.held)
-        if last.objective > first.objective:
-            ended, last = support, first
-        return Splice(ended, last, self.rounds)
+    def run(self) -> Splice:
+        self._exchange_in_all_classes()
+        while self.rounds < self.most_rounds:
+            changed, missed = self._exchange_in_turn()
+            if not changed and not self._exchange_what_was_missed(missed):
+                break
+        last = refit(self.problem, self.support, self.l2, start=self.fit.head, held=self.held)
+        if last.objective > self.first_fit.objective:
+            return Splice(self.first_support, self.first_fit, self.rounds)
+        return Splice(self.support, last, self.rounds)
 
-    def _count(self) -> None:
+    def _improves(self, support: Tensor, head: Tensor) -> bool:
+        """Refit at another support, and keep it if the penalised loss is lower."""
         self.rounds += 1
         self.advance(1)
+        fit = refit_loosely(self.problem, support, self.l2, start=head, held=self.held)
+        if not fit.objective < (1 - _LOWER) * self.fit.objective:
+            return False
+        self.support, self.fit = support, fit
+        return True
 
-    def _refit(self, support: Tensor, head: Tensor) -> Fit:
-        self._count()
-        return refit_loosely(self.problem, support, self.l2, start=head, held=self.held)
-
-    def _all_classes(self, support: Tensor, fit: Fit) -> tuple[Tensor, Fit]:
-        """Exchange the same number in every class, from half of the features down to one."""
-        number = int(support[self.moving].sum(1).amax()) // 2 if bool(self.moving.any()) else 0
-        number = max(number, 1)
+    def _exchange_in_all_classes(self) -> None:
+        """Exchange up to the same number of features in every class, from half of them down to one."""
+        number = max(1, int(self.support[self.moving].sum(1).max()) // 2) if bool(self.moving.any()) else 0
         while number and self.rounds < self.most_rounds:
-            tried = self._exchanged(support, fit.head, number)
-            if torch.equal(tried, support):
+            tried = self._exchanged(number)
+            if torch.equal(tried, self.support) or not self._improves(tried, self.fit.head):
                 number //= 2
-                continue
-            outcome = self._refit(tried, fit.head)
-            if outcome.objective < fit.objective * (1 - _LOWER):
-                support, fit = tried, outcome
-            else:
-                number //= 2
-        return support, fit
 
-    def _exchanged(self, support: Tensor, head: Tensor, number: int) -> Tensor:
-        """The support with up to ``number`` features of each class exchanged, where the gain is above the cost."""
+    def _exchanged(self, number: int) -> Tensor:
+        """The support with up to ``number`` features of each class exchanged, as long as the gain is above the cost."""
+        head, varies = self.fit.head, self.problem.scale.varies
         _, gradient = self.problem.value_and_gradient(head)
+        gradient, weights = gradient[:, :-1], head[:, :-1]
         curvature = second_derivatives(self.problem, head)[:, :-1] + self.l2
-        gains = gradient[:, :-1].square() / (2 * curvature)
-        gains[support | ~self.problem.scale.varies] = -1
-        costs = torch.where(support, curvature * head[:, :-1].square() / 2, float("inf"))
+        gains = torch.where(self.support | ~varies, -1.0, gradient.square() / (2 * curvature))
+        costs = torch.where(self.support, curvature * weights.square() / 2, float("inf"))
         gained, added = gains.sort(dim=1, descending=True, stable=True)
         lost, removed = costs.sort(dim=1, stable=True)
-        better = (gained > lost)[:, :number] & self.moving[:, None]
-        classes, places = better.nonzero().unbind(1)
-        result = support.clone()
+        classes, places = ((gained > lost)[:, :number] & self.moving[:, None]).nonzero().unbind(1)
+        result = self.support.clone()
         result[classes, removed[classes, places]] = False
         result[classes, added[classes, places]] = True
         return result
 
-    def _class_by_class(self, support: Tensor, fit: Fit) -> tuple[Tensor, Fit]:
-        """Exchange one feature at a time, class after class, until a pass over the classes changes nothing."""
-        numbers = (self.moving & support.any(1)).nonzero()[:, 0].tolist()
-        while self.rounds < self.most_rounds:
-            head, tried = fit.head.clone(), support.clone()
-            logits = self.problem.logits(head)
-            failed = []
-            for number in numbers:
-                row = Row(self.problem, number, logits, self.l2)
-                columns, weights, bad = self._best_row(row, tried[number].nonzero()[:, 0], head[number], fit.objective)
-                failed += [(d, number, f) for d, f in bad]
-                tried[number] = False
-                tried[number, columns] = True
-                head[number] = 0
-                head[number, columns], head[number, -1] = weights[:-1], weights[-1]
-                logits[:, number] = self.problem.logits(head)[:, number]
-            if torch.equal(tried, support):
-                failed.sort(key=lambda entry: entry[0])
-                for _, number, f in failed:
-                    if self.rounds >= self.most_rounds:
-                        return support, fit
-                    t2 = support.clone()
-                    h2 = fit.head.clone()
-                    t2[number] = False
-                    t2[number, f.columns] = True
-                    h2[number] = 0
-                    h2[number, f.columns], h2[number, -1] = f.weights[:-1], f.weights[-1]
-                    outcome = self._refit(t2, h2)
-                    if outcome.objective < fit.objective * (1 - _LOWER):
-                        support, fit = t2, outcome
-                        break
-                else:
-                    break
-                continue
-            outcome = self._refit(tried, head)
-            if not outcome.objective < fit.objective:
-                break
-            support, fit = tried, outcome
-        return support, fit
+    def _exchange_in_turn(self) -> tuple[bool, list[_Missed]]:
+        """One pass over the classes, each improved while the others stay, then a refit of all.
 
-    def _best_row(self, row: Row, columns: Tensor, weights: Tensor, objective: float):
-        bias = weights[-1:]
-        fit = row.fit(columns, torch.cat([weights[columns], bias]))
+        Returns:
+            Whether that changed the support, and the exchanges that were tried last in each class and not kept.
+        """
+        support, head = self.support.clone(), self.fit.head.clone()
+        logits = self.problem.logits(head)
+        missed: list[_Missed] = []
+        for number in self.moving.nonzero()[:, 0].tolist():
+            row = Row(self.problem, number, logits, self.l2)
+            columns = support[number].nonzero()[:, 0]
+            fit = row.fit(columns, torch.cat([head[number, columns], head[number, -1:]]))
+            fit, others = self._best_of(row, fit)
+            missed += [
+                _Missed(other.objective - fit.objective, number, other.columns, other.weights) for other in others
+            ]
+            _put(support, head, number, fit.columns, fit.weights)
+            logits[:, number] = fit.logits.to(logits.dtype)
+        changed = not torch.equal(support, self.support) and self._improves(support, head)
+        return changed, sorted(missed, key=lambda exchange: exchange.rise)
+
+    def _best_of(self, row: Row, fit: RowFit) -> tuple[RowFit, list[RowFit]]:
+        """Exchange features of one class until no exchange that is tried lowers the loss; return those as well."""
+        least = _LOWER * self.fit.objective
         while True:
-            changes = row.exchanges(fit)
-            best = changes.flatten().sort(stable=True)
-            bad = []
-            for change, place in zip(best.values[:_TRIED].tolist(), best.indices[:_TRIED].tolist(), strict=True):
-                if change == float("inf"):
+            changes, places = row.exchanges(fit).flatten().sort(stable=True)
+            others: list[RowFit] = []
+            for place in places[:_TRIED][changes[:_TRIED].isfinite()].tolist():
+                others.append(row.exchanged(fit, *divmod(place, self.problem.num_features)))
+                if others[-1].objective < fit.objective - least:
                     break
-                out, new = divmod(place, changes.shape[1])
-                exchanged, start = fit.columns.clone(), fit.weights.clone()
-                exchanged[out], start[out] = new, 0
-                tried = row.fit(exchanged, start)
-                if tried.objective < fit.objective - _LOWER * objective:
-                    fit = tried
-                    break
-                bad.append((tried.objective - fit.objective, tried))
-            else:
-                return fit.columns, fit.weights, bad
+            if not others or not others[-1].objective < fit.objective - least:
+                return fit, others
+            fit = others[-1]
+
+    def _exchange_what_was_missed(self, missed: list[_Missed]) -> bool:
+        """Try exchanges with a refit of all classes until one lowers the penalised loss."""
+        for exchange in missed[: self.most_rounds - self.rounds]:
+            support, head = self.support.clone(), self.fit.head.clone()
+            _put(support, head, exchange.number, exchange.columns, exchange.weights)
+            if self._improves(support, head):
+                return True
+        return False
+
+
+def _put(support: Tensor, head: Tensor, number: int, columns: Tensor, weights: Tensor) -> None:
+    """Give a class these features, and these weights with the bias last."""
+    support[number] = False
+    support[number, columns] = True
+    head[number] = 0
+    head[number, columns], head[number, -1] = weights[:-1], weights[-1]
