@@ -249,5 +249,5 @@ class TwoWayGate(UnitGate):
     def mixed(self, g: Tensor, residual: Tensor, shortcut: Tensor) -> Tensor:
         if self.output == "mixed":
             return super().mixed(g, residual, shortcut)
-        # Training in several processes waits for a gradient of every parameter, so the shortcut gets one of zero.
-        return residual + 0 * shortcut if self.training else residual
+        # Training in several processes waits for a gradient of every parameter, so shortcut and gate get one of zero.
+        return residual + 0 * (g * shortcut) if self.training else residual

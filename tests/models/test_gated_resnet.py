@@ -226,6 +226,15 @@ def test_units_that_give_their_residual_alone_learn_nothing_of_the_shortcut(gate
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-7, atol=1e-9)
 
 
+@pytest.mark.parametrize("output", ["mixed", "residual"])
+def test_the_loss_of_the_network_alone_gives_every_parameter_a_gradient(output: str) -> None:
+    # Training in several processes waits for all of them, and `finetune` has no penalties of gates.
+    module = network("exclusive-element-1x1", 20, "bottleneck", gate_output=output)
+    logits = module(torch.randn(2, 3, SIDE, SIDE).double()).logits
+    F.cross_entropy(logits, torch.tensor([0, 1])).backward()
+    assert [name for name, parameter in module.named_parameters() if parameter.grad is None] == []
+
+
 @pytest.mark.parametrize("gate", ["entropy-classifier", "entropy-classifier-b3b2"])
 def test_gate_and_backbone_learn_from_their_own_losses_only(gate: str) -> None:
     module = network(gate)
