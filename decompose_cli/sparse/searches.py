@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.features.labelled import LabelledFeatures
-from decompose_cli.sparse.cuts import largest_weights, nearest_the_mean
+from decompose_cli.sparse.cuts import exactly
 from decompose_cli.sparse.elastic_net import elastic_net_path
 from decompose_cli.sparse.elimination import backward
 from decompose_cli.sparse.problem import Problem
@@ -55,12 +55,13 @@ def spliced(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[Classes]:
 
 
 def on_the_path(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[Classes]:
-    """The k largest weights of each class at the path point whose mean number of weights is nearest to k."""
+    """The k largest weights of each class where the path first has so many of each; see :func:`.cuts.exactly`."""
     problem = problem_of(data)
-    path = elastic_net_path(problem, most_per_class=2 * max(ks))
+    path = elastic_net_path(problem, most_per_class=4 * max(ks))
+    start = dense_start(data, problem)
     for k in ks:
-        head = nearest_the_mean(path, k).head
-        yield strongest_first(largest_weights(head, k), head)
+        support = exactly(path, k)
+        yield strongest_first(support, refit(problem, support, data.l2, start=start).head)
 
 
 def strongest_first(support: Tensor, head: Tensor) -> Classes:
