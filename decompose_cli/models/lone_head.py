@@ -24,7 +24,7 @@ def refuse_lone_head(checkpoint: Checkpoint) -> None:
     if _is_alone(checkpoint):
         raise InputError(
             f"{checkpoint.source} holds a head for features from elsewhere and no network, which this needs.",
-            hint="Measure it with 'decompose validate --features FILE'.",
+            hint="'decompose validate' measures it on a file of such features.",
         )
 
 
