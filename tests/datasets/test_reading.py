@@ -131,6 +131,16 @@ def test_an_image_is_explained_alike_by_its_path_and_by_its_number(name: str, ca
     assert (first.original, first.sums) == (second.original, second.sums)
 
 
+@pytest.mark.parametrize("colour", [40 * 256, 200 * 256 + 7])
+def test_a_transparent_grey_of_16_bits_counts_where_it_is(colour: int, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.array([[40, 90], [120, 250]], dtype=np.uint16) * 256
+    put(Path("images"), {"test/a/1.png": saved("PNG", pixels, transparency=colour)})
+    stored = open_folder("folder:images", "test").in_memory()
+    assert stored is not None
+    assert stored[0, 0].tolist() == [[40, 90], [120, 250]]
+    assert [text.startswith(TRANSPARENT) for text in caplog.messages] == ([True] if colour in pixels else [])
+
+
 # --- once, counted ----------------------------------------------------------------------------------------------------
 
 
