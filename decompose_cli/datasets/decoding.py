@@ -3,20 +3,61 @@
 from __future__ import annotations
 
 import re
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageFile
 
 from decompose_cli.datasets.libtiff import damage_as_warnings
+from decompose_cli.datasets.overlapping import Overlapping
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.progress import warn_of_first
 
 # Those that the content of a file may have, whatever its name says. Pillow knows some that start other programs, as EPS
 # starts Ghostscript. JPEG includes the photographs of several frames that some cameras write.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+
+
+class _Heard(threading.local):
+    """Texts of the warnings in the block that this thread is in; None outside."""
+
+    texts: list[str] | None = None
+
+
+_heard = _Heard()
+
+
+@contextmanager
+def _heard_by_threads() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        elsewhere = warnings.showwarning
+
+        def hear(message: Warning | str, *more: Any) -> None:
+            if _heard.texts is None:
+                elsewhere(message, *more)
+            else:
+                _heard.texts.append(str(message))
+
+        warnings.showwarning = hear  # type: ignore[assignment]
+        yield
+
+
+_warnings_to_threads = Overlapping(_heard_by_threads)
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Pass over what decoders say, within a block of :func:`open_image`, of what does not matter to its image."""
+    before, _heard.texts = _heard.texts, []
+    try:
+        yield
+    finally:
+        _heard.texts = before
 
 
 @contextmanager
@@ -28,16 +69,23 @@ def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
     Raises:
         InputError: The file is no image in one of these formats, cannot be read, or is found damaged in the block.
     """
-    with warnings.catch_warnings(record=True) as said:
-        warnings.simplefilter("always")
-        with _opened(path) as image, damage_as_warnings() if image.format == "TIFF" else nullcontext():
+    said: list[str] = []
+    before, _heard.texts = _heard.texts, said
+    try:
+        with _warnings_to_threads, _opened(path) as image:
             try:
-                yield image
+                if image.format == "TIFF":
+                    with damage_as_warnings:
+                        yield image
+                else:
+                    yield image
             except DecomposeError:
                 raise
             except Exception as error:  # decoders raise nearly anything
                 raise InputError(f"The image {path} is damaged and cannot be decoded.") from error
-    for text in dict.fromkeys(str(warning.message).strip().rstrip(".") for warning in said):
+    finally:
+        _heard.texts = before
+    for text in dict.fromkeys(text.strip().rstrip(".") for text in said):
         warn_of_first(re.sub(r"\d+", "0", text), f"Decoding {path} gave a warning: {text}.")
 
 

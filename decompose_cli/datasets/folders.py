@@ -30,6 +30,7 @@ _SMALL_SIDE = 64
 _MOST_BYTES = 4 << 30
 _ERROR_NAME = f"{InputError.__module__}.{InputError.__qualname__}"
 _Batch = TypeVar("_Batch")
+_FIRST_READING = 2  # of which the fingerprints of streamed images say nothing
 _STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not fit one tensor
 
 
@@ -67,7 +68,7 @@ class FolderImages(ImageDataset):
         self.name = name
         self.split = split
         self.root = root
-        self._images = ImageFiles(files)
+        self._images = ImageFiles(files, root)
         self.files = self._images.paths
         self._labels = torch.tensor(labels, dtype=torch.int64)
         self.class_names = tuple(class_names)
@@ -113,8 +114,12 @@ class FolderImages(ImageDataset):
 
     @cached_property
     def _stamp(self) -> str:
-        stamps = file_stamp(self.files, self.root)
-        return digest_of([READING, str(self.root.resolve()), stamps, self.labels.tolist()])
+        return digest_of([str(self.root.resolve()), file_stamp(self.files, self.root), self.labels.tolist()])
+
+    @property
+    def _streamed(self) -> str:
+        """The fingerprint of images that do not fit one tensor: of their files, and of how these are read."""
+        return self._stamp if READING == _FIRST_READING else digest_of([READING, self._stamp])
 
     @cached_property
     def _first_size(self) -> tuple[int, int]:
@@ -144,13 +149,13 @@ class FolderImages(ImageDataset):
     @override
     def fingerprint(self) -> str:
         if max(self._first_size) > _SMALL_SIDE:
-            return self._stamp
+            return self._streamed
 
         def compute() -> str:
             return _STREAMED if self._pixels is None else pixel_fingerprint(self._pixels, self.labels)
 
-        fingerprint = remembered(["folder", self._stamp], compute)
-        return self._stamp if fingerprint == _STREAMED else fingerprint
+        fingerprint = remembered(["folder", READING, self._stamp], compute)
+        return self._streamed if fingerprint == _STREAMED else fingerprint
 
     @override
     def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:

@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import _imaging
 
+from decompose_cli.datasets.overlapping import Overlapping
+
 
 def _warn(decoder: bytes | None, _: bytes, __: int) -> None:
     """The text is a format whose values only C code can fetch; the name of the decoder has to do."""
@@ -21,11 +23,7 @@ _handler = ctypes.CFUNCTYPE(None, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_voi
 
 
 @contextmanager
-def damage_as_warnings() -> Iterator[None]:
-    """Let libtiff say in the block what it says as Python warnings; where it cannot be reached it prints as before.
-
-    Decoders of it that can go on after damage (those of fax) give no other sign of it.
-    """
+def _handled() -> Iterator[None]:
     set_handler = _set_handler()
     if set_handler is None:
         yield
@@ -35,6 +33,13 @@ def damage_as_warnings() -> Iterator[None]:
         yield
     finally:
         set_handler(before)
+
+
+damage_as_warnings = Overlapping(_handled)
+"""Lets libtiff say in a block what it says as Python warnings; where it cannot be reached it prints as before.
+
+Decoders of it that can go on after damage (those of fax) give no other sign of it.
+"""
 
 
 @cache

@@ -53,7 +53,8 @@ def numbers_in(image: Image.Image) -> Numbers:
         return Numbers("deep", 12 if tags.get(_BITS_PER_SAMPLE) == (12,) else 16, is_inverted=is_inverted)
     if image.mode == "I" or tags.get(_SAMPLE_FORMAT) == (_SIGNED,):
         return Numbers("whole")
-    return Numbers("levels", is_cut=re.search(r";16[BLN]", str(getattr(image, "tile", ""))) is not None)
+    arguments = str([tile[3] for tile in getattr(image, "tile", ())])  # of the decoder, with the mode in the file
+    return Numbers("levels", is_cut=re.search(r";16[BLN]", arguments) is not None)
 
 
 def to_rgb(image: Image.Image, numbers: Numbers, path: Path) -> Image.Image:

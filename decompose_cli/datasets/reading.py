@@ -7,10 +7,9 @@ without their transparency; the first of several pictures. What is passed over i
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from enum import IntFlag
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,39 +17,33 @@ import torch
 from PIL import Image
 from PIL.ExifTags import Base
 
-from decompose_cli.datasets.decoding import open_image
+from decompose_cli.datasets.decoding import open_image, unheard
 from decompose_cli.datasets.pixels import Numbers, is_dim, numbers_in, to_rgb
 from decompose_cli.errors import first_few
-from decompose_cli.progress import warn
+from decompose_cli.progress import warn_of_first
+from decompose_cli.storage.fingerprints import digest_of
 
 READING = 2
 """Counted up when the same files give other pixels, so that nothing made of the earlier ones is taken for theirs."""
 
 
-class _Seen(IntFlag):
-    """What was seen of a file."""
-
-    READ = 1
-    TURNED = 2
-    TRANSPARENT = 4
-    SEVERAL = 8
-    DIM = 16
-
+# What was seen of a file; plain numbers, as an IntFlag costs small images a tenth of their time.
+_READ, _TURNED, _TRANSPARENT, _SEVERAL, _DIM = (1 << bit for bit in range(5))
 
 _SAID = {
-    _Seen.TURNED: (
+    _TURNED: (
         "Images that are turned by their EXIF data are read unturned, as torchvision reads them",
         "save them turned where they should be",
     ),
-    _Seen.TRANSPARENT: (
+    _TRANSPARENT: (
         "Images with transparent parts are read without their transparency, in the colours that are stored there",
         "put them on a ground where those are not meant to be seen",
     ),
-    _Seen.SEVERAL: (
+    _SEVERAL: (
         "Of files with several pictures or pages the first is read",
         "save the others as files of their own where they count",
     ),
-    _Seen.DIM: (
+    _DIM: (
         "Images of 16 bits stay below a sixteenth of white, and are read as dark as that",
         "scale them to 65535 where their white is less, as that of 12 bits is",
     ),
@@ -62,14 +55,15 @@ class ImageFiles:
 
     Args:
         paths: The files.
+        root: The folder that they are images of; what is said of one is said once, whatever data sets read it.
     """
 
-    def __init__(self, paths: Sequence[Path]) -> None:
+    def __init__(self, paths: Sequence[Path], root: Path | None = None) -> None:
         self.paths = list(paths)
+        self._root = root
         self._seen = torch.zeros(len(self.paths), dtype=torch.uint8)
         with suppress(RuntimeError):  # without shared memory there are no processes to share it with
             self._seen.share_memory_()  # type: ignore[no-untyped-call]
-        self._said: set[_Seen] = set()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -86,35 +80,47 @@ class ImageFiles:
             image.load()
             rgb = to_rgb(image, numbers, path)
             seen = _seen_of(image, numbers)
-        self._seen[number] = int(seen)
+        self._seen.numpy()[number] = seen  # not kept, as it would not be shared with processes that are not forked
         return rgb
 
     def say(self) -> None:
-        """Say what was seen of the files that have been read, each thing once."""
-        read = int(self._seen.count_nonzero())
+        """Say what was seen of the files that have been read, each thing once.
+
+        Of several processes that train, each reads its share, and the first speaks.
+        """
+        read = f"{int(self._seen.count_nonzero()):,}"
+        group = torch.distributed
+        if group.is_available() and group.is_initialized() and group.get_world_size() > 1:
+            read += " that this process read"
         for kind, (what, advice) in _SAID.items():
-            concerned = (self._seen & int(kind)).nonzero()[:, 0].tolist()
-            if concerned and kind not in self._said:
-                self._said.add(kind)
+            concerned = (self._seen & kind).nonzero()[:, 0].tolist()
+            if concerned:
                 names = first_few(self.paths[number] for number in concerned)
-                warn(f"{what}: {len(concerned):,} of {read:,} ({names}); {advice}.")
+                warn_of_first(f"{what} {self._of_which}", f"{what}: {len(concerned):,} of {read} ({names}); {advice}.")
+
+    @cached_property
+    def _of_which(self) -> str:
+        if self._root is not None:
+            return str(self._root.resolve())
+        return digest_of([str(path.resolve()) for path in self.paths])
 
 
-def _seen_of(image: Image.Image, numbers: Numbers) -> _Seen:
+def _seen_of(image: Image.Image, numbers: Numbers) -> int:
     """Look at an image that has been decoded; that of which the file speaks nonsense does not matter to its pixels."""
-    seen = _Seen.READ
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for kind, has_it in _CHECKS.items():
-            with suppress(Exception):
+    seen = _READ
+    with unheard():
+        for kind, has_it in _CHECKS:
+            try:
                 if has_it(image, numbers):
                     seen |= kind
+            except Exception:  # decoders raise nearly anything
+                pass
     return seen
 
 
 def _is_turned(image: Image.Image, _: Numbers) -> bool:
     """Whether an image is still to be turned; Pillow turns TIFF files by itself, and forgets the mark."""
-    return image.getexif().get(Base.Orientation) in range(2, 9)
+    return bool(image.info) and image.getexif().get(Base.Orientation) in range(2, 9)
 
 
 def _is_transparent(image: Image.Image, _: Numbers) -> bool:
@@ -133,9 +139,9 @@ def _has_several(image: Image.Image, _: Numbers) -> bool:
     return bool(getattr(image, "is_animated", False))
 
 
-_CHECKS: dict[_Seen, Callable[[Image.Image, Numbers], bool]] = {
-    _Seen.TURNED: _is_turned,
-    _Seen.TRANSPARENT: _is_transparent,
-    _Seen.DIM: is_dim,
-    _Seen.SEVERAL: _has_several,
-}
+_CHECKS: list[tuple[int, Callable[[Image.Image, Numbers], bool]]] = [
+    (_TURNED, _is_turned),
+    (_TRANSPARENT, _is_transparent),
+    (_DIM, is_dim),
+    (_SEVERAL, _has_several),
+]

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -74,9 +75,27 @@ def separated(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[Aver
 
 def are_of(taken: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> bool:
     """Whether all these tensors are of the names, but for their dots, and shapes of those that are taken."""
-    wanted = {_plain(name): value.shape for name, value in taken.items()}
-    shapes = {_plain(name): value.shape for name, value in tensors.items() if name not in COUNTERS}
-    return bool(shapes) and shapes.items() <= wanted.items()
+    found = _matched(taken, tensors)
+    return bool(found) and all(
+        name is not None and tensors[given].shape == taken[name].shape for given, name in found.items()
+    )
+
+
+def seem_whole(taken: Mapping[str, Tensor], averages: Averages) -> bool:
+    """Whether these seem to be of all parameters; :func:`put_in_place`, which knows the network, is sure.
+
+    Names of parameters end with weight or bias in nearly all networks, and those of buffers in none. A parameter that
+    has several of them has one average.
+    """
+    groups: dict[int, set[str]] = {}
+    for name, value in taken.items():
+        if name.endswith(("weight", "bias")):
+            groups.setdefault(value.data_ptr(), set()).add(name)
+    if isinstance(averages.tensors, tuple):
+        shapes, known = (Counter(value.shape for value in part) for part in (averages.tensors, taken.values()))
+        return len(groups) <= len(averages.tensors) and shapes <= known
+    found = set(_matched(taken, averages.tensors).values())
+    return all(group & found for group in groups.values())
 
 
 def put_in_place(module: nn.Module, state: dict[str, Tensor], averages: Averages, source: str) -> dict[str, Tensor]:
@@ -104,8 +123,7 @@ def put_in_place(module: nn.Module, state: dict[str, Tensor], averages: Averages
                 hint=f"Without {param('ema')} the raw weights are taken.",
             )
         return {**state, **found}
-    names = {_plain(name): name for name in state}
-    found = {names.get(_plain(n), n): value for n, value in averages.tensors.items() if n not in COUNTERS}
+    found = {name or given: averages.tensors[given] for given, name in _matched(state, averages.tensors).items()}
     for group in parameters:
         known = next((found[name] for name in group if name in found), None)
         found |= {} if known is None else dict.fromkeys(group, known)
@@ -128,6 +146,26 @@ def _by_order(
         if shapes == [value.shape for value in tensors]:
             return {name: value for group, value in zip(groups, tensors, strict=True) for name in group}
     return None
+
+
+def _matched(names: Iterable[str], given: Iterable[str]) -> dict[str, str | None]:
+    """For names of averages those of the network: the same ones, or else those that are alike but for their dots.
+
+    None stands for those that are like no name, or like several, and for several that are like one; counters are left
+    out.
+    """
+    names, given = set(names), list(given)
+    alike: dict[str, list[str]] = {}
+    for name in names:
+        alike.setdefault(_plain(name), []).append(name)
+    others = [name for name in given if name not in names and name not in COUNTERS]
+    times = Counter(map(_plain, others))
+    found: dict[str, str | None] = {name: name for name in given if name in names}
+    for name in others:
+        fitting = alike.get(_plain(name), [])
+        is_clear = len(fitting) == times[_plain(name)] == 1 and fitting[0] not in found
+        found[name] = fitting[0] if is_clear else None
+    return found
 
 
 def _plain(name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from pathlib import Path
 
 import torch
@@ -14,6 +15,9 @@ from decompose_cli.models.classifier import Classifier, as_trained, find_entry
 from decompose_cli.models.head import PART_OF_SPREAD, evaluating, example_images, in_portions, varied_images
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import warn
+
+PART_OF_LARGEST = 1e-5
+"""So far, of the largest logit, logits are apart by rounding, whatever their spread."""
 
 
 def check_read_back(path: Path, module: nn.Module, input_size: Size) -> bool:
@@ -50,8 +54,8 @@ def check_read_back(path: Path, module: nn.Module, input_size: Size) -> bool:
     if difference is None:
         return True
     warn(
-        f"{path} does not give back the network that it was written from: for images of noise, logits differ by up to "
-        f"{difference:.3g}. Something that the network computes with is neither a parameter nor a buffer."
+        f"{path} does not give back the network that it was written from: for images of noise, logits "
+        f"{in_words(difference)}. Something that the network computes with is neither a parameter nor a buffer."
     )
     return False
 
@@ -61,13 +65,19 @@ def difference_beyond(expected: Tensor, given: Tensor) -> float | None:
 
     Returns:
         The largest difference if a class differs by more than 1e-4 of its spread over the images, also where the logits
-        of other classes are far larger; None if none does. NaN differs, and so do other shapes.
+        of other classes are far larger; None if none does. For rounding, 1e-5 of the largest logit is allowed beside
+        that. NaN differs, and so do other shapes.
     """
     if given.shape != expected.shape:
         return float("nan")
-    allowed = PART_OF_SPREAD * (expected.amax(0) - expected.amin(0)) + 1e-5 * expected.abs().amax()
+    allowed = PART_OF_SPREAD * (expected.amax(0) - expected.amin(0)) + PART_OF_LARGEST * expected.abs().amax()
     difference = (given - expected).abs().amax(0)
     return None if bool((difference <= allowed).all()) else float(difference.max())
+
+
+def in_words(difference: float) -> str:
+    """What logits do, by :func:`difference_beyond`."""
+    return "are not numbers (NaN)" if math.isnan(difference) else f"differ by up to {difference:.3g}"
 
 
 def _logits(network: nn.Module, input_size: Size) -> Tensor:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.errors import InputError, first_few, param
-from decompose_cli.models.averages import EXCHANGED, Averages, are_of, is_average, separated, words_of
+from decompose_cli.models.averages import EXCHANGED, Averages, are_of, is_average, seem_whole, separated, words_of
 
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
 _AVERAGED = (
@@ -50,8 +50,8 @@ def chosen_state(content: Any, path: Path, *, ema: bool) -> Choice:
     Raises:
         InputError: There is no state dict, or none that ``ema`` asks for, or several.
     """
-    place = _place_of_raw(content, path)
-    raw = None if place is None else unwrapped(content[place] if place else content, path)
+    place, found = _place_of_raw(content, path)
+    raw = None if found is None else unwrapped(found, path)
     exchanged = _exchanged(content)
     if exchanged is not None and raw is not None:
         said = f"holds averaged weights under {place}, which are taken; the raw ones are under {exchanged}."
@@ -65,11 +65,10 @@ def chosen_state(content: Any, path: Path, *, ema: bool) -> Choice:
             only = others[0]
             return Choice(others[0].tensors, remark=f"holds averaged weights only ({only.place}), which are taken.")
         if others:
-            raise _several(path, others)
+            raise _several(path, others, ema=False)
         return Choice(unwrapped(content, path))
     remarks = []
-    if averaged:
-        places = first_few(other.place for other in averaged)
+    if places := first_few(other.place for other in averaged if seem_whole(without_prefix(raw), other)):
         remarks.append(f"also holds other weights of this network ({places}); {param('ema')} takes averaged ones.")
     if beside := [other.place for other in others if other not in averaged]:
         remarks.append(
@@ -82,6 +81,8 @@ def _averaged(
     path: Path, raw: dict[str, Tensor] | None, averaged: Sequence[Averages], others: Sequence[Averages]
 ) -> Choice:
     """The averages of a file: those under a usual name, else the only ones."""
+    if raw is not None:
+        averaged = [other for other in averaged if seem_whole(without_prefix(raw), other)] or averaged
     named = [other for other in averaged if {*other.place.split(".")} & {*_AVERAGED}] or averaged
     rest = raw
     if not named and raw is not None:
@@ -106,49 +107,59 @@ def _averaged(
     return Choice(rest, Averages(only.place, state))
 
 
-def _several(path: Path, found: Sequence[Averages]) -> InputError:
+def _several(path: Path, found: Sequence[Averages], *, ema: bool = True) -> InputError:
     places = first_few(other.place for other in found)
     if all(isinstance(other.tensors, tuple) for other in found):
         return InputError(
             f"{path} holds tensors without names ({places}), and no state dict that they could belong to."
         )
     if all(is_average(other.place) for other in found):
+        if not ema:
+            return InputError(f"{path} holds several averaged weights ({places}), and no others.", hint=_ALONE)
         return InputError(f"{path} holds several weights that {param('ema')} could mean: {places}.", hint=_ALONE)
     return InputError(f"{path} holds several state dicts: {places}.", hint=_ALONE)
 
 
-def _place_of_raw(content: Any, path: Path) -> str | None:
-    """Where the weights are that are no averages: a key of the file, "" for the file itself, None for nowhere.
+def _place_of_raw(content: Any, path: Path) -> tuple[str, Any]:
+    """Where the weights are that are no averages, "" for the file itself, and what is there, None if there are none.
 
     Raises:
         InputError: There are several under unusual names, and nothing says which are the network.
     """
     if not isinstance(content, dict):
-        return ""
+        return "", content
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), dict):
-            return wrapper
+            return wrapper, content[wrapper]
     if any(isinstance(value, Tensor) for value in content.values()):
-        return ""
+        return "", content
     whole = [other for other in _others(None, content) if isinstance(other.tensors, dict)]
-    unusual = {
-        str(name): value
+    unusual = [
+        (name, value)
         for name, value in content.items()
         if not is_average(str(name)) and not words_of(str(name)) & _NO_WEIGHTS and _is_state_dict(value)
-    }
+    ]
     if len(unusual) == 1 and whole:
-        ((name, state),) = unusual.items()
-        if all(_shapes(without_prefix(state)) == _shapes(other.tensors) for other in whole):
-            return name
+        ((name, state),) = unusual
+        is_named = isinstance(name, str) and name != ""
+        if is_named and all(_shapes(without_prefix(state)) == _shapes(other.tensors) for other in whole):
+            return name, state
     if unusual and (whole or len(unusual) > 1):
-        raise _several(path, [*(Averages(name, state) for name, state in unusual.items()), *whole])
-    return None
+        raise _several(path, [*(Averages(_shown(name), state) for name, state in unusual), *whole])
+    return "", None
 
 
 def _is_state_dict(value: Any) -> bool:
-    if not isinstance(value, dict) or not all(isinstance(part, Tensor) for part in value.values()):
+    if not isinstance(value, dict):
         return False
-    return sum(str(name).endswith("weight") for name in value) > 1
+    if not all(isinstance(name, str) and isinstance(part, Tensor) for name, part in value.items()):
+        return False
+    return len([name for name in value if name.endswith("weight")]) > 1
+
+
+def _shown(key: Any) -> str:
+    """A key of a file as a place; one without text is not taken for the file itself."""
+    return str(key) or "''"
 
 
 def _exchanged(content: Any) -> str | None:
@@ -184,7 +195,7 @@ def _others(taken: dict[str, Tensor] | None, content: Any) -> Iterator[Averages]
                 yield Averages(place, state)
             return
         for name, part in value.items():
-            yield from look(part, f"{place}.{name}" if place else str(name), depth + 1)
+            yield from look(part, f"{place}.{_shown(name)}" if place else _shown(name), depth + 1)
 
     def is_other(place: str, state: dict[str, Tensor], wanted: dict[str, Tensor] | None) -> bool:
         if wanted is None:

@@ -6,6 +6,7 @@ import copy
 import importlib
 import io
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,8 +18,8 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, InputError, first_line, one_of
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata, write_checkpoint
-from decompose_cli.models.head import varied_images
-from decompose_cli.models.read_back import difference_beyond
+from decompose_cli.models.head import PART_OF_SPREAD, varied_images
+from decompose_cli.models.read_back import PART_OF_LARGEST, difference_beyond, in_words
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.storage.files import write_with
 
@@ -92,7 +93,8 @@ def export_network(
     Raises:
         InputError: :func:`check_export` refuses the kind.
         DecomposeError: The network cannot be exported, the difference exceeds 1e-4 or for one class 1e-4 of the spread
-            of its logits, or the file cannot be written. No file is left behind, and one that was there stays.
+            of its logits and 1e-5 of the largest, or the file cannot be written. No file is left behind, and one that
+            was there stays.
 
     Example:
         >>> export_network(model, (32, 32), Path("resnet20.onnx"), check_export("onnx"), Metadata(...))
@@ -122,17 +124,21 @@ def export_network(
             ) from error
     differences = [_relative_difference(a, b) for a, b in zip(expected[:2], results[:2], strict=True)]
     if not all(difference <= TOLERANCE for difference in differences):  # also for NaN, which max would overlook
+        apart = [
+            f"{'are not numbers (NaN)' if math.isnan(part) else f'differ by {part:.1e} of the largest'} for {images}"
+            for part, images in zip(differences, ("three images", "one image"), strict=True)
+        ]
         raise DecomposeError(
-            f"The {kind} export computes something else than the network: logits differ by "
-            f"{' and '.join(f'{difference:.1e}' for difference in differences)} of the largest (three images, one "
-            f"image), where {TOLERANCE:.0e} is allowed; {path} was not written.",
+            f"The {kind} export computes something else than the network: logits {' and '.join(apart)}, where "
+            f"{TOLERANCE:.0e} is allowed; {path} was not written.",
             hint=_REASONS,
         )
     beyond = difference_beyond(expected[2], results[2])
     if beyond is not None:
         raise DecomposeError(
-            f"The {kind} export computes something else than the network: logits of eight varied images differ by up "
-            f"to {beyond:.3g}, more than {TOLERANCE:.0e} of their spread in a class; {path} was not written.",
+            f"The {kind} export computes something else than the network: logits of eight varied images "
+            f"{in_words(beyond)}, where {PART_OF_SPREAD:.0e} of their spread in each class and {PART_OF_LARGEST:.0e} "
+            f"of the largest logit, together, are allowed; {path} was not written.",
             hint=_REASONS,
         )
     write_with(path, lambda temporary: temporary.write_bytes(data))

@@ -339,12 +339,6 @@ def _try_export(session: Session, job: Job) -> None:
             on_first(session.fabric, partial(export_network, module, size, path, kind, job.metadata, sparse=job.sparse))
 
 
-_OTHERWISE_READ = (
-    "Put the images back; if they never changed, this version of decompose reads them, or numbers their classes, "
-    "otherwise (folders named 0 to C-1 by their numbers): go on with the version that began the run"
-)
-
-
 def check_same(session: Session, **now: str | None) -> None:
     """Refuse to go on with a run whose weights or images have been replaced since, or whose images are read otherwise.
 
@@ -355,7 +349,12 @@ def check_same(session: Session, **now: str | None) -> None:
         if session.config.get(name) != digest:
             is_of_images = name == "training_images"  # their digest is of the labels, too
             what = f"{name.replace('_', ' ')}{', or the order of their classes,' if is_of_images else ''}"
-            hint = _OTHERWISE_READ if is_of_images else "Put them back"
+            hint = "Put them back"
+            if is_of_images:
+                hint = (
+                    "Put the images back. If they never changed, an earlier version began this run and read them "
+                    "differently: resume with that version"
+                )
             raise InputError(
                 f"The {what} are not what they were when the run in {session.folder.path} began.",
                 hint=f"{hint}, or start a new run with {param('output')}.",

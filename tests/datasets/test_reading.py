@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import dataclasses
 import io
+import threading
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,9 @@ from torchvision.datasets.folder import pil_loader
 
 from decompose_cli.datasets import folders
 from decompose_cli.datasets.augment import Augmentation
+from decompose_cli.datasets.decoding import open_image
 from decompose_cli.datasets.folders import FolderImages, open_folder
+from decompose_cli.datasets.subset import subset
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.decomposition.chosen_images import from_files
 from decompose_cli.engines.explain import ExplainSettings, explain
@@ -26,7 +31,7 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
 from decompose_cli.preprocessing import CIFAR, Preprocessing
 from decompose_cli.progress import LoggingReporter, use_reporter
-from decompose_cli.storage.fingerprints import pixel_fingerprint
+from decompose_cli.storage.fingerprints import digest_of, file_stamp, pixel_fingerprint
 
 RGB = np.random.default_rng(0).integers(0, 256, (32, 24, 3), dtype=np.uint8)
 HALF = np.where(np.arange(24) < 12, 0, 255).astype(np.uint8)[None].repeat(32, 0)
@@ -126,6 +131,16 @@ def test_an_image_is_explained_alike_by_its_path_and_by_its_number(name: str, ca
     assert (first.original, first.sums) == (second.original, second.sums)
 
 
+@pytest.mark.parametrize("colour", [40 * 256, 200 * 256 + 7])
+def test_a_transparent_grey_of_16_bits_counts_where_it_is(colour: int, caplog: pytest.LogCaptureFixture) -> None:
+    pixels = np.array([[40, 90], [120, 250]], dtype=np.uint16) * 256
+    put(Path("images"), {"test/a/1.png": saved("PNG", pixels, transparency=colour)})
+    stored = open_folder("folder:images", "test").in_memory()
+    assert stored is not None
+    assert stored[0, 0].tolist() == [[40, 90], [120, 250]]
+    assert [text.startswith(TRANSPARENT) for text in caplog.messages] == ([True] if colour in pixels else [])
+
+
 # --- once, counted ----------------------------------------------------------------------------------------------------
 
 
@@ -173,6 +188,27 @@ def test_training_says_once_what_its_images_were(workers: int, caplog: pytest.Lo
         order = torch.randperm(5, generator=torch.Generator().manual_seed(epoch))
         assert len(list(images.batches(epoch, order.split(2)))) == 3
         assert caplog.messages == expected_of(5)
+
+
+def test_a_split_that_is_opened_twice_or_divided_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
+    first = opened(80)
+    for dataset in (first, open_folder("folder:images", "train"), subset(first, torch.arange(1, 5))):
+        list(dataset.batches(SEEN, 2, 0))
+        assert caplog.messages == expected_of(5)
+
+
+def test_one_of_several_processes_says_that_it_read_a_share(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, value in {"is_initialized": True, "get_world_size": 2, "get_rank": 0}.items():
+        monkeypatch.setattr(torch.distributed, name, lambda *_, value=value: value)
+    images = TrainingImages(
+        opened(80), SEEN, Augmentation("resized-crop"), seed=0, device=torch.device("cpu"), workers=0
+    )
+    list(images.batches(0, [torch.arange(2)]))
+    assert caplog.messages == [
+        f"{TURNED}1 of 2 that this process read (images/train/a/1.jpg); save them turned where they should be."
+    ]
 
 
 def test_the_terminal_says_it_once(tmp_path: Path) -> None:
@@ -229,12 +265,19 @@ def test_features_of_an_earlier_reading_are_not_taken(side: int, monkeypatch: py
     assert [state(), state()] == ["miss", "hit"]
     monkeypatch.setattr(folders, "READING", folders.READING + 1)
     if side:
-        assert [state(), state()] == ["miss", "hit"]
+        assert [state(), state()] == ["miss", "hit"], "of streamed images files are looked at, and not pixels"
     else:  # the pixels themselves are looked at again, and are the same
         reads = []
         monkeypatch.setattr(folders, "pixel_fingerprint", lambda *_: reads.append(1) or pixel_fingerprint(*_))
         assert [state(), state()] == ["hit", "hit"]
         assert reads == [1]
+
+
+def test_fingerprints_of_streamed_images_are_those_that_they_were_before_readings_were_counted() -> None:
+    """Else runs that were begun then could not be gone on with."""
+    dataset = opened(80)
+    stamps = file_stamp(dataset.files, dataset.root)
+    assert dataset.fingerprint() == digest_of([str(dataset.root.resolve()), stamps, dataset.labels.tolist()])
 
 
 # --- damaged TIFF -----------------------------------------------------------------------------------------------------
@@ -259,17 +302,64 @@ def test_libtiff_prints_nothing(compression: str, capfd: pytest.CaptureFixture[s
     assert capfd.readouterr().err != "", "elsewhere libtiff says what it did before"
 
 
-def test_damage_that_libtiff_passes_over_is_said_once(
-    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
-) -> None:
+def damaged_fax() -> bytes:
     content = bytearray(saved("TIFF", Image.fromarray(RGB).convert("1"), compression="group4"))
     with Image.open(io.BytesIO(content)) as image:
         start, size = (image.tag_v2[tag][0] for tag in (273, 279))  # type: ignore[attr-defined]
     for place in np.random.default_rng(1).integers(start, start + size, 8):
         content[place] ^= 0x55
-    put(Path("images"), {"test/a/1.tif": bytes(content), "test/a/2.tif": bytes(content)})
+    return bytes(content)
+
+
+def test_damage_that_libtiff_passes_over_is_said_once(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    put(Path("images"), {"test/a/1.tif": damaged_fax(), "test/a/2.tif": damaged_fax()})
     dataset = open_folder("folder:images", "test")
     with use_reporter(LoggingReporter()):
         assert dataset.in_memory() is not None
     assert caplog.messages == ["Decoding images/test/a/1.tif gave a warning: Fax4Decode finds damaged data."]
     assert capfd.readouterr() == ("", "")
+
+
+def test_images_may_be_read_in_threads_whose_blocks_overlap(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("1.tif", "2.tif", "3.tif"):
+        Path(name).write_bytes(damaged_fax())
+    before = warnings.showwarning, list(warnings.filters)
+    with use_reporter(LoggingReporter()), open_image(Path("1.tif")) as first:
+        first.load()
+        is_open, may_load = threading.Event(), threading.Event()
+
+        def read_second() -> None:
+            with open_image(Path("2.tif")) as second:
+                is_open.set()
+                assert may_load.wait(60)
+                second.load()
+
+        thread = threading.Thread(target=contextvars.copy_context().run, args=(read_second,))
+        thread.start()
+        assert is_open.wait(60)
+        assert caplog.messages == [], "warnings are said when a block ends"
+    assert caplog.messages == ["Decoding 1.tif gave a warning: Fax4Decode finds damaged data."]
+    caplog.clear()
+    may_load.set()
+    thread.join()
+    with use_reporter(LoggingReporter()):
+        read_rgb(Path("3.tif"))
+    assert caplog.messages == ["Decoding 3.tif gave a warning: Fax4Decode finds damaged data."]
+    assert capfd.readouterr() == ("", "")
+    assert (warnings.showwarning, warnings.filters) == before
+    with Image.open("3.tif") as image:
+        image.load()
+    assert "Fax4Decode" in capfd.readouterr().err, "elsewhere libtiff says what it did before"
+
+
+def test_a_warning_of_another_thread_goes_where_it_went() -> None:
+    Path("1.png").write_bytes(GOOD)
+    with warnings.catch_warnings(record=True) as heard, open_image(Path("1.png")):
+        thread = threading.Thread(target=warnings.warn, args=("of another thread",))
+        thread.start()
+        thread.join()
+    assert [str(warning.message) for warning in heard] == ["of another thread"]

@@ -432,7 +432,10 @@ def test_class_folders_that_were_numbered_otherwise_are_spoken_of(power_cut: Pow
         train(request_of(images, overrides={"val_split": 0.5}))
     with pytest.raises(InputError, match="or the order of their classes, are not what they were") as refusal:
         resumed()
-    assert "(folders named 0 to C-1 by their numbers): go on with the version that began" in (refusal.value.hint or "")
+    assert refusal.value.hint == (
+        "Put the images back. If they never changed, an earlier version began this run and read them differently: "
+        "resume with that version, or start a new run with output."
+    )
 
 
 def test_a_resumed_run_finds_its_images_where_they_were(

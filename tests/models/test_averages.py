@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,12 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from decompose_cli.errors import InputError
+from decompose_cli.models.averages import Averages, are_of, put_in_place
+from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.classifier import open_classifier
+from decompose_cli.models.fitting import state_for
+from decompose_cli.models.registry import get_entry
 
 State = dict[str, Tensor]
 Layout = Callable[[nn.Module, nn.Module], Any]
@@ -261,7 +266,12 @@ def test_both_averages_and_others_beside(caplog: pytest.LogCaptureFixture) -> No
     [
         (lambda r, a: {"generator": r, "discriminator": a}, "holds several state dicts: generator, discriminator."),
         (lambda r, a: {"student": CifarResNet(14).state_dict(), "teacher": a}, "several state dicts: student, teacher"),
-        (lambda r, a: {"ema": r, "swa": a}, r"several weights that ema could mean: ema, swa"),
+        (lambda r, a: {"ema": r, "swa": a}, r"^net\.pth holds several averaged weights \(ema, swa\), and no others\.$"),
+        (lambda r, a: {0: r, "ema": a}, "holds several state dicts: 0, ema."),
+        (lambda r, a: {"": r, "ema": a}, "holds several state dicts: '', ema."),
+        (lambda r, a: {"0": r, 0: a}, "holds several state dicts: 0, 0."),
+        (lambda r, a: {b"student": r, "teacher": a}, "holds several state dicts: b'student', teacher."),
+        (lambda r, a: {"student": {0: a["linear.bias"], **r}, "note": 1}, "holds no tensors"),
         (lambda r, a: {"shadow_params": [*a.values()]}, r"holds tensors without names \(shadow_params\), and no state"),
     ],
 )
@@ -270,6 +280,100 @@ def test_files_of_which_nothing_says_what_is_meant(make: Callable[[State, State]
     torch.save(make(raw.state_dict(), other.state_dict()), "net.pth")
     with pytest.raises(InputError, match=sentence):
         loaded(Path("net.pth"))
+
+
+def test_several_averages_are_not_chosen_from() -> None:
+    raw, other = networks()
+    torch.save({"ema": raw.state_dict(), "swa": other.state_dict()}, "net.pth")
+    assert_same(loaded(Path("net.pth"), ema=True), raw, raw)  # the usual name
+    torch.save({"swa": raw.state_dict(), "polyak": other.state_dict()}, "net.pth")
+    with pytest.raises(InputError, match=r"^net\.pth holds several weights that ema could mean: swa, polyak\.$"):
+        loaded(Path("net.pth"), ema=True)
+
+
+def test_a_key_without_text_is_a_place_in_a_file(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    raw, other = networks()
+    torch.save({"model": raw.state_dict(), "": other.state_dict()}, "net.pth")
+    assert_same(loaded(Path("net.pth")), raw, raw)
+    assert "those under model are taken, not ''." in caplog.text
+
+
+@pytest.mark.parametrize("name", ["optimizer", "scheduler", "optim"])
+@pytest.mark.parametrize("inner", ["ema", "previous"])
+def test_what_optimisers_keep_is_not_looked_at(name: str, inner: str, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    raw, other = networks()
+    torch.save({"model": raw.state_dict(), name: {inner: other.state_dict()}}, "net.pth")
+    assert_same(loaded(Path("net.pth")), raw, raw)
+    assert not caplog.messages
+    with pytest.raises(InputError, match="holds no averaged weights"):
+        loaded(Path("net.pth"), ema=True)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"ema": {"linear.weight": torch.zeros(10, 64)}},
+        {"ema": {"linear.weight": torch.zeros(10, 64), "linear.bias": torch.zeros(10)}},
+        {"avg": [torch.tensor(1.0)]},
+        {"avg": [torch.tensor(1.0)] * 23},
+        {"shadow": (torch.zeros(10, 64), torch.zeros(10))},
+    ],
+)
+def test_ema_is_not_recommended_for_what_it_refuses(part: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    raw, averaged = networks()
+    torch.save({"model": raw.state_dict(), **part}, "net.pth")
+    assert_same(loaded(Path("net.pth")), raw, raw)
+    assert not caplog.messages
+    with pytest.raises(InputError, match=r"do not fit the network|has no names"):
+        loaded(Path("net.pth"), ema=True)
+    torch.save({"model": raw.state_dict(), **part, "polyak": averaged.state_dict()}, "net.pth")
+    assert_same(loaded(Path("net.pth"), ema=True), averaged, averaged)
+
+
+def test_heads_for_training_only_are_left_out_of_averages_too() -> None:
+    raw, averaged = networks()
+    aux = {"aux.weight": torch.zeros(3)}
+    torch.save({"model": {**raw.state_dict(), **aux}, "ema": {**by_name(averaged), **aux}}, "net.pth")
+    entry = dataclasses.replace(get_entry("resnet8"), unread=("aux.",))
+    assert_same(state_for(raw, read_checkpoint(Path("net.pth"), ema=True), entry), averaged, raw)
+
+
+class Deep(nn.Module):
+    """A network with names that are the same without their dots: 1.1 and 11, and those of buffers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            nn.ModuleList([nn.Linear(3, 3), nn.Linear(3, 3)]) if i == 1 else nn.Linear(3, 3) for i in range(12)
+        )
+        self.a = nn.Module()
+        self.register_buffer("a_b", torch.rand(2))
+        self.a.register_buffer("b", torch.rand(2))
+        self.decay = nn.Parameter(torch.rand(1))
+
+
+def test_names_that_are_the_same_without_their_dots() -> None:
+    raw, averaged = Deep(), Deep()
+    state = raw.state_dict()
+    exact = averaged.state_dict()
+    assert_same(put_in_place(raw, state, Averages("ema", exact), "net.pth"), averaged, averaged)
+    assert_same(put_in_place(raw, state, Averages("ema", by_name(averaged)), "net.pth"), averaged, raw)
+    some = {name.replace(".", "") if name.startswith("layers.2.") else name: value for name, value in exact.items()}
+    assert_same(put_in_place(raw, state, Averages("ema", some), "net.pth"), averaged, averaged)
+    assert are_of(state, some)
+    for unclear in (
+        {name.replace(".", ""): value for name, value in exact.items()},
+        {name.replace(".1.1.", ".11."): value for name, value in exact.items()} | {"layers11weight": torch.zeros(3, 3)},
+        {**exact, "layers2weight": torch.zeros(3, 3)},
+        {name: value for name, value in exact.items() if name != "layers.2.weight"}
+        | dict.fromkeys(("layers2weight", "layers2_weight"), torch.zeros(3, 3)),
+    ):
+        assert not are_of(state, unclear)
+        with pytest.raises(InputError, match="the averages in ema do not fit the network"):
+            put_in_place(raw, state, Averages("ema", unclear), "net.pth")
 
 
 @pytest.mark.parametrize(

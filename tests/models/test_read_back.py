@@ -115,7 +115,9 @@ def test_a_fine_tuned_network_is_read_back_wherever_it_is_written(
         return checked[path.name]
 
     monkeypatch.setattr("decompose_cli.training.runner.check_read_back", check)
-    finetune(Request(inputs, training, folder=Path("tuned"), export=["safetensors"]), FinetuneSettings(k=3))
+    training |= {"epochs": 3, "lr": 1e-4}
+    tuned = finetune(Request(inputs, training, folder=Path("tuned"), export=["safetensors"]), FinetuneSettings(k=3))
+    assert tuned.results.best.epoch < tuned.results.last.epoch, "else the two networks would be the same"
     assert checked == {"last.pt": True, "best.pt": True, "model.safetensors": True}
     with safe_open("tuned/model.safetensors", "pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict

@@ -337,7 +337,11 @@ def exporter(monkeypatch: pytest.MonkeyPatch, kind: Kind, error: Tensor) -> None
 
 @pytest.mark.parametrize(
     ("change", "refused"),
-    [(0.9e-5, None), (0.9e-4, r"eight varied images differ by up to 0\.18"), (1.1e-4, r"by 1\.1e-04 and 1\.1e-04")],
+    [
+        (0.9e-5, None),
+        (0.9e-4, r"eight varied images differ by up to 0\.18"),
+        (1.1e-4, r"by 1\.1e-04 of the largest for one image"),
+    ],
 )
 @pytest.mark.parametrize("kind", PROGRAMS)
 def test_the_difference_is_relative_to_the_largest_logit(
@@ -363,7 +367,26 @@ class BranchingForOneClass(nn.Module):
 
 
 def test_a_class_with_small_logits_counts_as_well() -> None:
-    exporting_fails(BranchingForOneClass(), "torchscript", "eight varied images differ .* of their spread in a class")
+    limits = "where 1e-04 of their spread in each class and 1e-05 of the largest logit, together, are allowed"
+    exporting_fails(BranchingForOneClass(), "torchscript", f"eight varied images differ .*, {limits}; net was not")
+
+
+@pytest.mark.parametrize(
+    ("images", "sentence"),
+    [
+        (
+            3,
+            "logits are not numbers \\(NaN\\) for three images and differ by 0.0e\\+00 of the largest for one",
+        ),
+        (8, "logits of eight varied images are not numbers \\(NaN\\), where"),
+    ],
+)
+def test_nan_is_said_in_words(images: int, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(network: nn.Module, *_: Any) -> Any:
+        return b"a program", lambda x: network(x) * (float("nan") if len(x) == images else 1)
+
+    monkeypatch.setattr(export, "_to_torchscript", wrong)
+    exporting_fails(linear([1.0, 2, 3, 4]), "torchscript", sentence)
 
 
 def test_a_network_whose_logits_are_all_zero_is_exported(monkeypatch: pytest.MonkeyPatch) -> None:
