@@ -55,7 +55,7 @@ def _fit(x: Tensor, tolerance: float, most_steps: int) -> Mixtures:
     found = torch.empty(3, 2, len(x), dtype=torch.float64)
     left = torch.arange(len(x))
     before = torch.full((len(x),), -torch.inf, dtype=torch.float64)
-    for step in range(most_steps):
+    for _ in range(most_steps):
         # The logarithm of a weighted density is a polynomial of x; (2, u, 3).
         logs = weights.log() - variances.log() / 2 - means.square() / (2 * variances)
         polynomials = torch.stack([logs, means / variances, -1 / (2 * variances)], 2)
@@ -64,7 +64,7 @@ def _fit(x: Tensor, tolerance: float, most_steps: int) -> Mixtures:
         weights, means, variances = _moments(powers, difference.sigmoid_())
         found[:, :, left] = torch.stack([weights, means, variances])
         goes_on = (likelihood - before).abs() >= tolerance
-        if step + 1 == most_steps or not bool(goes_on.any()):
+        if not bool(goes_on.any()):
             break
         before = likelihood
         if not bool(goes_on.all()):
@@ -104,8 +104,8 @@ def _moments(powers: Tensor, share: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def overlap(means: Tensor, deviations: Tensor) -> Tensor:
     """The integral of the smaller of two normal densities, between 0 and 1.
 
-    With t in deviations of the wider one from its mean, d the distance of the means and r the ratio of the variances
-    (r <= 1), the densities are equal where (1 - r) t^2 - 2 d t + d^2 + r log r = 0, and the overlap is
+    With t in deviations of the first from its mean, towards the other's, d the distance of the means and r the second
+    variance by the first, the densities are equal where (1 - r) t^2 - 2 d t + d^2 + r log r = 0, and the overlap is
     1 - sum over both roots of |Phi(t) - Phi((t - d) / sqrt(r))|. With r = 1 one root is infinite, and adds nothing.
 
     Args:
@@ -116,10 +116,8 @@ def overlap(means: Tensor, deviations: Tensor) -> Tensor:
         (U,).
     """
     means, deviations = means.double(), deviations.double()
-    wide = deviations.argmax(0, keepdim=True)
-    wider = deviations.gather(0, wide)[0]
-    d = (means.gather(0, 1 - wide) - means.gather(0, wide))[0].abs() / wider
-    root = deviations.gather(0, 1 - wide)[0] / wider
+    d = (means[1] - means[0]).abs() / deviations[0]
+    root = deviations[1] / deviations[0]
     r = root.square()
     q = d + (r * (d.square() - (1 - r) * r.log())).sqrt()
     outside = torch.zeros_like(d)
