@@ -278,6 +278,8 @@ def measure_selectivity(
     def receive(name: str, output: object, values: Values | None) -> None:
         if not isinstance(output, Tensor):
             raise InputError(f"The layer {name!r} yields a {type(output).__name__}, not a tensor.")
+        if values is not None and not values.axes.in_order:
+            raise InputError(f"The layer {name!r} cannot be measured: {values.obstacle}.")
         channels = None if values is None else values.channels
         counters[name].add(output, labels, channels)  # at once: a later layer may overwrite it
 
