@@ -206,7 +206,8 @@ def _is_readable(values: Values) -> bool:
 
 
 def _is_hidden(values: Values) -> bool:
-    return len(values.shape) > 2 and values.obstacle is not None and not _is_readable(values)
+    may_be_read = len(values.shape) > 2 or not values.axes.in_order
+    return may_be_read and values.obstacle is not None and not _is_readable(values)
 
 
 def _units(

@@ -153,10 +153,17 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return out
 
     def _write_through(self, base: Tensor, before: Layout | None, after: Layout, name: str) -> None:
-        """What is written into a part of a tensor may be no more what the tensor's axes were."""
-        if before is None or any(old.root() is not new.root() for old, new in zip(before, after, strict=True)):
-            lost = next((axis.root().lost for axis in after if axis.root().elsewhere), "")
-            self._layouts[base] = tuple(Part(size, lost or name, elsewhere=bool(lost)) for size in base.shape)
+        """What is written into a part of a tensor may be no more what the tensor's axes were; those are then lost."""
+        pairs = [] if before is None else zip(before, after, strict=True)
+        if before is not None and all(old.size == 1 or old.root() is new.root() for old, new in pairs):
+            return
+        roots = {axis.root() for axis in after}
+        lost = next((root.lost for root in roots if root.elsewhere), "")
+        own = self.layout(base) or (*after[:1], *new_axes(base.shape[1:]))
+        self._layouts[base] = tuple(
+            axis if axis.root() in roots and axis.size == size else Part(size, lost or name, elsewhere=bool(lost))
+            for axis, size in zip(own, base.shape, strict=True)
+        )
 
     def _new(self, value: Tensor, lost: str) -> Layout:
         layout = new_axes(value.shape, lost)

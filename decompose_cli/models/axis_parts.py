@@ -44,7 +44,7 @@ class Part:
         return part
 
     def mark(self, role: str) -> None:
-        """Say what is known of the axis; positions that are elsewhere are no rows or columns, whatever is done with them."""
+        """Say what is known of the axis; positions that are elsewhere are no rows or columns, whatever slides there."""
         root = self.root()
         if not (root.elsewhere and role in _PLACES):
             root.roles.add(role)
