@@ -158,7 +158,7 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if before is not None and all(old.size == 1 or old.root() is new.root() for old, new in pairs):
             return
         roots = {axis.root() for axis in after}
-        lost = next((root.lost for root in roots if root.elsewhere), "")
+        lost = next((axis.root().lost for axis in after if axis.root().elsewhere), "")
         own = self.layout(base) or (*after[:1], *new_axes(base.shape[1:]))
         self._layouts[base] = tuple(
             axis if axis.root() in roots and axis.size == size else Part(size, lost or name, elsewhere=bool(lost))
