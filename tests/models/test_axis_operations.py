@@ -229,7 +229,7 @@ UNKNOWN: dict[str, tuple[Operation, str]] = {
     "upside down, with pooling": (lambda x: F.max_pool2d(x.flip(2), 2), "flip"),
     "upside down, padded in a circle": (lambda x: convolved(F.pad(x.flip(2), (0, 0, 1, 1), mode="circular")), "flip"),
     "upside down, in windows": (lambda x: convolved(x.flip(2).unflatten(2, (4, 2))[:, :, :, 0]), "flip"),
-    "upside down, in one line": (lambda x: F.conv2d(x.flip(2).flatten(2)[:, None], torch.ones(8, 1, 3, 3)), "flip"),
+    "upside down, in one line": (lambda x: convolved(x.flip(2).flatten(2)[:, :, None].expand(-1, -1, 4, -1)), "flip"),
     "upside down, after what is new": (lambda x: (x + torch.zeros_like(x)).flip(2), "flip"),
     "pooled halves swapped": (lambda x: torch.cat([F.max_pool2d(y, 2) for y in x.chunk(2, 2)[::-1]], 2), "cat"),
     "rolled, with a convolution": (lambda x: convolved(x.roll(4, 2)), "roll"),
