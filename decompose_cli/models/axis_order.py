@@ -31,7 +31,8 @@ def taken(axis: Part, numbers: Tensor, name: str) -> Part:
     """The axis of the elements that have these numbers; those of positions must rise, as in a slice, to go down it."""
     order = _listed(numbers, axis.size)
     if _rises(order):
-        return axis.resized(len(order), name)
+        step = (order[-1] + 1 - order[0]) / len(order) if order else 1
+        return axis.piece(order[0] if order else 0, len(order), step, name)
     back = _inverse(order) if _is_permutation(order, axis.size) else None
     return elsewhere(axis, ("order", *order), object() if back is None else ("order", *back), len(order), name)
 

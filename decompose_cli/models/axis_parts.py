@@ -149,13 +149,13 @@ class Part:
             at += part.size
         return None
 
-    def piece(self, start: int, size: int, step: int, name: str) -> Part:
+    def piece(self, start: int, size: int, step: float, name: str) -> Part:
         """The axis cut to so many of its elements, from one on, each a step further.
 
         Args:
             start: The number of the first element.
             size: How many there are.
-            step: How far they are from each other.
+            step: How far they are from each other, on average.
             name: The operation.
         """
         part = self.resized(size, name)

@@ -88,6 +88,16 @@ def strided(x: Tensor) -> Tensor:
     return x.contiguous().as_strided(x.shape, x.contiguous().stride())
 
 
+def rolled_lines(x: Tensor) -> Tensor:
+    return (x.flatten(2) + x.relu().flatten(2)).unflatten(2, (8, 12))
+
+
+def written_by_two(x: Tensor) -> Tensor:
+    y = torch.zeros_like(x)
+    y[:, :, ORDER[:, None], torch.arange(12)] = x
+    return y
+
+
 def convolved(x: Tensor) -> Tensor:
     return F.conv2d(x, torch.ones(8, 8, 3, 3), padding=1)
 
@@ -152,6 +162,10 @@ KNOWN: dict[str, Operation] = {
     "written to rising numbers": lambda x: written(x, torch.tensor([1, 4, 6]), x[:, :, 2:5]),
     "written back": lambda x: written(x, ORDER, x[:, :, ORDER]),
     "index_copy back": lambda x: x.exp().index_copy(2, ORDER, x[:, :, ORDER]),
+    "index_copy over another order": lambda x: x.flip(2).index_copy(2, ORDER, x[:, :, ORDER]),
+    "copied upside down and back": lambda x: torch.empty_like(x).copy_(x.flip(2)).flip(2),
+    "rolled by nothing": lambda x: x.roll(8, 2),
+    "lines rolled and back": lambda x: rolled_lines(x.roll(3, 2)).roll(-3, 2),
     "a number written": lambda x: x.index_fill(3, torch.tensor([5, 2]), 0.0).masked_fill(x > 0.9, 1.0),
     "copied": lambda x: torch.empty_like(x).copy_(x),
     "flip, convolution and back": lambda x: convolved(x.flip(3)).flip(3),
@@ -242,11 +256,18 @@ UNKNOWN: dict[str, tuple[Operation, str]] = {
     "beside itself": (lambda x: torch.cat([x, x], 2), "cat"),
     "halves swapped": (lambda x: torch.cat([x[:, :, 4:], x[:, :, :4]], 2), "cat"),
     "even and odd rows": (lambda x: torch.cat([x[:, :, ::2], x[:, :, 1::2]], 2), "cat"),
+    "halves swapped by numbers": (lambda x: torch.cat([x[:, :, torch.arange(4, 8)], x[:, :, :4]], 2), "cat"),
+    "shuffled halves swapped": (lambda x: torch.cat([F.pixel_shuffle(y, 2) for y in x.chunk(2, 2)[::-1]], 2), "cat"),
+    "half of it twice": (lambda x: torch.cat([x, x[:, :, 4:]], 2), "cat"),
     "halves swapped in what is new": (lambda x: swapped(torch.zeros_like(x), x), "copy_"),
     "halves swapped in place": (lambda x: swapped(x.clone(), x), "copy_"),
     "halves upon each other": (lambda x: x[:, :, :4] + x[:, :, 4:], "add"),
     "Fourier twice": (lambda x: torch.fft.fft2(torch.fft.fft2(x)).real, "_fft_c2c"),
     "Fourier and back, conjugate": (lambda x: torch.fft.ifft2(torch.fft.fft2(x).conj()).real, "_fft_c2c"),
+    "Fourier and back, conjugate in memory": (
+        lambda x: torch.fft.ifft2(torch.conj_physical(torch.fft.fft2(x))).real,
+        "_fft_c2c",
+    ),
     "correlation": (lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * torch.fft.rfft2(x).conj(), s=(8, 12)), "_fft_r2c"),
     "written in another order": (lambda x: written(x, ORDER, x), "index_put_"),
     "written in another order, in part": (lambda x: written(x, ORDER[:4], x[:, :, :4]), "index_put_"),
@@ -257,6 +278,12 @@ UNKNOWN: dict[str, tuple[Operation, str]] = {
     "scattered": (lambda x: x.scatter(2, ORDER.view(1, 1, 8, 1).expand(x.shape), x), "scatter"),
     "written into nothing": (lambda x: torch.zeros(x.shape).index_copy_(2, ORDER, x), "index_copy_"),
     "copied upside down": (lambda x: torch.empty_like(x).copy_(x.flip(2)), "flip"),
+    "half of it copied upside down, with a convolution": (
+        lambda x: convolved(written(x, slice(4, None), x[:, :, :4].flip(2)) + written(x, slice(0, 8), x)),
+        "flip",
+    ),
+    "written by two numbers": (written_by_two, "index_put_"),
+    "half of it overwritten, with a convolution": (lambda x: convolved(swapped(x.clone(), x)), "copy_"),
     "half of it copied upside down": (lambda x: written(x, slice(4, None), x[:, :, :4].flip(2)), "flip"),
     "turned": (lambda x: torch.rot90(x, 1, (2, 3)), "rot90"),
     "tiled": (lambda x: x.repeat(1, 1, 2, 1), "repeat"),
