@@ -172,6 +172,7 @@ KNOWN: dict[str, Operation] = {
     "beside its flip and cut off": lambda x: torch.cat([x, x.flip(3)], 3)[..., :12],
     "overlapping tiles": lambda x: torch.cat([x[:, :, :5], x[:, :, 3:]], 2),
     "tiles of tiles": lambda x: torch.cat([torch.cat(half.chunk(2, 3), 3) for half in x.chunk(2, 3)], 3),
+    "shuffled halves": lambda x: torch.cat([F.pixel_shuffle(y, 2) for y in x.chunk(2, 2)], 2),
     "gates": lambda x: x[:, :4] * x[:, 4:],
     "images and back": lambda x: x.flip(0).relu().flip(0),
     "twice the images": lambda x: torch.cat([x, 2 * x]).chunk(2)[1],
