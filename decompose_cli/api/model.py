@@ -152,6 +152,8 @@ def load_model(
         InputError: There is no such network, it has no head, or the weights do not fit.
         DownloadError: The weights cannot be fetched.
     """
+    if model_options is not None and not isinstance(model_options, Mapping):
+        raise InputError("model_options are no names with values, such as {'shortcut': 'projection'}.")
     options = check_image_options(
         mean=mean, std=std, input_size=input_size, resize=resize, crop=crop, interpolation=interpolation
     )

@@ -206,7 +206,8 @@ def _is_readable(values: Values) -> bool:
 
 
 def _is_hidden(values: Values) -> bool:
-    return len(values.shape) > 2 and values.obstacle is not None and not _is_readable(values)
+    may_be_read = len(values.shape) > 2 or not values.axes.in_order
+    return may_be_read and values.obstacle is not None and not _is_readable(values)
 
 
 def _units(
@@ -278,6 +279,8 @@ def measure_selectivity(
     def receive(name: str, output: object, values: Values | None) -> None:
         if not isinstance(output, Tensor):
             raise InputError(f"The layer {name!r} yields a {type(output).__name__}, not a tensor.")
+        if values is not None and not values.axes.in_order:
+            raise InputError(f"The layer {name!r} cannot be measured: {values.obstacle}.")
         channels = None if values is None else values.channels
         counters[name].add(output, labels, channels)  # at once: a later layer may overwrite it
 

@@ -246,6 +246,8 @@ def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> tuple[str, 
         raise InputError(f"{chosen!r} is no layer of {name} with maps.", hint=hint)
     if values.is_complex:
         raise InputError(f"{chosen!r} of {name} yields complex numbers, and Grad-CAM needs real ones.", hint=hint)
+    if not values.axes.in_order:
+        raise InputError(f"{chosen!r} of {name} has no maps to look at: {values.obstacle}.", hint=hint)
     if values.axes.planes is None:
         lost = values.axes.lost_by
         raise InputError(

@@ -25,7 +25,7 @@ from decompose_cli.errors import InputError, one_of
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.storage.file_sets import Content, check_replaceable, write_files, write_result
-from decompose_cli.storage.files import check_writable, file_stem
+from decompose_cli.storage.files import check_place, check_writable, file_stem
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 
@@ -155,7 +155,7 @@ def _check_files(files: Sequence[Path | None], output: Path | None, result: Path
     """Refuse what may not be replaced; a file that the user names is the user's to have replaced."""
     named = [file for file in files if file is not None]
     for file in named:
-        check_writable(file, overwrite=overwrite)
+        (check_writable if output is not None else check_place)(file, overwrite=overwrite)
     if result is not None:
         others = [] if output is not None else named
         check_replaceable([*others, result], result, overwrite=overwrite)

@@ -19,9 +19,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from decompose_cli.models.axis_operations import SAME_SHAPE, given_arguments, of_first, of_several
+from decompose_cli.models.axis_order import MOVES
 from decompose_cli.models.axis_parts import (
     CHANNELS,
     COLUMNS,
+    IMAGES,
     ROWS,
     SUMMED,
     WITHIN,
@@ -67,12 +69,14 @@ class Axes:
         columns: The axis that goes across it.
         lost_by: The operation after which it cannot be told what the others are, where each of them may be one of
             these three; else None.
+        in_order: Whether the first axis has the images in the order in which the network was given them.
     """
 
     channels: int | None = None
     rows: int | None = None
     columns: int | None = None
     lost_by: str | None = None
+    in_order: bool = True
 
     @property
     def planes(self) -> Planes | None:
@@ -96,7 +100,7 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._layouts: MutableMapping[Tensor, Layout] = WeakTensorKeyDictionary()
         self._count = len(images)
         layout = self._new(images, "")
-        for axis, role in zip(layout[1:], (CHANNELS, ROWS, COLUMNS), strict=True):
+        for axis, role in zip(layout, (IMAGES, CHANNELS, ROWS, COLUMNS), strict=True):
             axis.mark(role)
 
     def layout(self, value: Tensor) -> Layout | None:
@@ -108,6 +112,9 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """What axes are, by all that has been done so far with the tensors that have them."""
         if layout is None or len(layout) < 2 or layout[0].size != self._count:  # cut into pieces, a row for each
             return Axes()
+        images = layout[0].root()
+        if images.elsewhere:
+            return Axes(lost_by=images.lost, in_order=False)
         roles = [axis.root().roles for axis in layout]
 
         def having(role: str) -> list[int]:
@@ -141,7 +148,22 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for output in outputs if given else ():
             if self.layout(output) is None:  # it depends on the image, and may be no weight
                 self._new(output, name)
+        if given and outputs and outputs[0] is args[0] and outputs[0]._base is not None:
+            self._write_through(outputs[0]._base, first, self._layouts[outputs[0]], name)
         return out
+
+    def _write_through(self, base: Tensor, before: Layout | None, after: Layout, name: str) -> None:
+        """What is written into a part of a tensor may be no more what the tensor's axes were; those are then lost."""
+        pairs = [] if before is None else zip(before, after, strict=True)
+        if before is not None and all(old.size == 1 or old.root() is new.root() for old, new in pairs):
+            return
+        roots = {axis.root() for axis in after}
+        lost = next((axis.root().lost for axis in after if axis.root().elsewhere), "")
+        own = self.layout(base) or (*after[:1], *new_axes(base.shape[1:]))
+        self._layouts[base] = tuple(
+            axis if axis.root() in roots and axis.size == size else Part(size, lost or name, elsewhere=bool(lost))
+            for axis, size in zip(own, base.shape, strict=True)
+        )
 
     def _new(self, value: Tensor, lost: str) -> Layout:
         layout = new_axes(value.shape, lost)
@@ -163,7 +185,7 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                     first[-1].mark(CHANNELS)
         elif not given:
             return  # weights of weights are weights
-        elif torch.Tag.pointwise in func.tags or name in SAME_SHAPE:
+        elif name not in MOVES and (torch.Tag.pointwise in func.tags or name in SAME_SHAPE):
             self._layouts[value] = broadcast(given, value, name)
         else:
             named = given_arguments(func, args, kwargs)

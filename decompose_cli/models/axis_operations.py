@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
+from decompose_cli.models.axis_order import MOVES, WRITES, Given, taken, written
 from decompose_cli.models.axis_parts import (
     SUMMED,
     WITHIN,
@@ -25,7 +25,7 @@ from decompose_cli.models.axis_parts import (
 SAME_SHAPE = {
     "hardswish", "hardswish_", "hardsigmoid_", "_prelu_kernel", "masked_fill", "masked_fill_", "copy_",
     "native_dropout", "bernoulli_", "rrelu_with_noise", "complex", "polar", "log_sigmoid_forward",
-    "_conj", "_conj_physical", "_neg_view", "resolve_conj", "resolve_neg",
+    "_neg_view", "resolve_conj", "resolve_neg",
 }  # fmt: skip
 _SAME_AXES = {
     "clone", "_to_copy", "detach", "alias", "lift_fresh", "contiguous", "_softmax", "_log_softmax", "_safe_softmax",
@@ -33,10 +33,6 @@ _SAME_AXES = {
     "channel_shuffle", "native_channel_shuffle", "quantize_per_tensor", "quantize_per_channel", "dequantize",
     "fake_quantize_per_tensor_affine_cachemask", "fake_quantize_per_channel_affine_cachemask",
     "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",
-    "scatter", "scatter_", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_", "masked_scatter",
-    "masked_scatter_", "index_put", "index_put_", "_index_put_impl_", "index_add", "index_add_", "index_copy",
-    "index_copy_", "index_fill", "index_fill_", "slice_scatter", "select_scatter", "diagonal_scatter",
-    "zeros_like", "ones_like", "full_like", "empty_like", "rand_like", "randn_like",
     "reflection_pad1d", "reflection_pad3d", "replication_pad1d", "replication_pad3d", "upsample_nearest1d",
     "_upsample_nearest_exact1d", "upsample_linear1d", "upsample_nearest3d", "_upsample_nearest_exact3d",
     "upsample_trilinear3d", "avg_pool3d", "max_pool3d_with_indices", "_adaptive_avg_pool3d", "adaptive_max_pool3d",
@@ -53,9 +49,6 @@ _REDUCTIONS = {
 _CUTS = {"slice", "split", "split_with_sizes", "unsafe_split", "unsafe_split_with_sizes"}
 _RECURRENT = {"mkldnn_rnn_layer", "_cudnn_rnn", "miopen_rnn"}
 _PRODUCTS = {"mm": 0, "bmm": 0, "linear": 0, "addmm": 1, "baddbmm": 1, "addbmm": 1}  # the place of the first factor
-
-Given = Mapping[str, Any]
-"""The arguments of an operation by the names that torch gives them."""
 
 
 def given_arguments(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Given:
@@ -90,6 +83,8 @@ def of_several(
         return (*queries[:-1], values[-1]) if queries is not None and values is not None else None
     if name == "index":
         return _indexed(known("self"), given["indices"], layout_of, value)
+    if name in WRITES:
+        return written(name, given, layout_of, value)
     if name == "embedding":
         numbers = known("indices")
         return None if numbers is None else (*numbers, Part(value.shape[-1]))
@@ -123,7 +118,7 @@ def _joined(name: str, given: Given, layout_of: Callable[[Tensor], Layout | None
         new = Part(value.shape[place], name)
         return alike([(*one[:place], new, *one[place:]) for one in layouts if one is not None], value, name)
     known = [one for one in layouts if one is not None and len(one) == value.ndim]
-    axes = alike(known, value, name)
+    axes = alike(known, value, name, joined=place)
     is_new = all(axes[place] is not one[place] for one in known)
     if is_new and any(one[place].is_of_positions() for one in known):  # tokens, which may be cut off again
         axes[place].joined_of = tuple(
@@ -148,7 +143,7 @@ def _indexed(
     if chosen.ndim != 1:
         return None
     axes = list(layout)
-    axes[places[0]] = _taken(axes[places[0]], chosen, "index")
+    axes[places[0]] = taken(axes[places[0]], chosen, "index")
     return tuple(axes)
 
 
@@ -175,9 +170,11 @@ def _cut(name: str, layout: Layout, given: Given, outputs: Sequence[Tensor]) -> 
     start += axis.size if start < 0 else 0
     result = []
     for value in outputs:
-        part = axis.cut(start, value.shape[place]) if given.get("step", 1) == 1 else None
-        result.append(resized((*layout[:place], part or axis, *layout[place + 1 :]), value, name))
-        start += value.shape[place]
+        size, step = value.shape[place], given.get("step", 1)
+        part = axis.cut(start, size) if step == 1 else None
+        part = part or axis.piece(start, size, step, name)
+        result.append(resized((*layout[:place], part, *layout[place + 1 :]), value, name))
+        start += size
     return result
 
 
@@ -231,35 +228,6 @@ def _as_complex(axes: list[Part], given: Given, value: Tensor, name: str) -> Seq
     return axes[:-1]
 
 
-def _roll(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequence[Part]:
-    if not given["dims"] and value.ndim > 1:  # all in one line
-        return new_axes(value.shape, name)
-    for dim, shift in zip(given["dims"] or [0], given["shifts"], strict=True):
-        size = value.shape[dim]
-        axes[dim] = _elsewhere(axes[dim], (name, shift % size), (name, -shift % size), size, name)
-    return axes
-
-
-def _flip(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequence[Part]:
-    for dim in given["dims"]:
-        axes[dim] = _elsewhere(axes[dim], "flip", "flip", axes[dim].size, name)
-    return axes
-
-
-def _rotate(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequence[Part]:
-    one, other = given["dims"]
-    turns = given["k"] % 4
-    axes = list(_flip(axes, {"dims": {0: (), 1: (other,), 2: (one, other), 3: (one,)}[turns]}, value, name))
-    return _transpose(axes, {"dim0": one, "dim1": other}, value, name) if turns % 2 else axes
-
-
-def _transform(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequence[Part]:
-    """Fourier's: of positions it makes frequencies, and of these positions."""
-    for dim in given["dim"]:
-        axes[dim] = axes[dim].moved("fft", "fft", value.shape[dim], name)
-    return axes
-
-
 def _repeat(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequence[Part]:
     repeats = given["repeats"]
     axes = [*(Part(1) for _ in range(len(repeats) - len(axes))), *axes]
@@ -269,31 +237,6 @@ def _repeat(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequenc
         else axis.resized(size, name)
         for axis, count, size in zip(axes, repeats, value.shape, strict=True)
     ]
-
-
-def _sampled(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequence[Part]:
-    """Along one axis values are put in another order, or taken from elsewhere."""
-    dim = given["dim"] % value.ndim
-    if name == "index_select":
-        axes[dim] = _taken(axes[dim], given["index"], name)
-        return axes
-    axes[dim] = _elsewhere(axes[dim], object(), object(), value.shape[dim], name)
-    return [axis.resized(size, name) for axis, size in zip(axes, value.shape, strict=True)]
-
-
-def _elsewhere(axis: Part, way: object, back: object, size: int, name: str) -> Part:
-    """Channels are channels in whatever order; positions are no longer those of the image."""
-    return axis.moved(way, back, size, name) if axis.is_of_positions() else axis.resized(size, name)
-
-
-def _taken(axis: Part, numbers: Tensor, name: str) -> Part:
-    """The axis of the elements that have these numbers; those of positions must rise, as in a slice, to go down it."""
-    order = (numbers.nonzero()[:, 0] if numbers.dtype in (torch.bool, torch.uint8) else numbers % axis.size).tolist()
-    if order == sorted(set(order)):
-        return axis.resized(len(order), name)
-    is_permutation = len(order) == axis.size == len(set(order))
-    back = ("order", *sorted(range(len(order)), key=order.__getitem__)) if is_permutation else object()
-    return _elsewhere(axis, ("order", *order), back, len(order), name)
 
 
 def _windows(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequence[Part]:
@@ -367,12 +310,8 @@ _MOVES: dict[str, Callable[[list[Part], Given, Tensor, str], Sequence[Part]]] = 
     **dict.fromkeys(["select", "unbind"], _select),
     "view_as_real": _as_real,
     "view_as_complex": _as_complex,
-    "roll": _roll,
-    "flip": _flip,
-    "rot90": _rotate,
-    **dict.fromkeys(["_fft_r2c", "_fft_c2c", "_fft_c2r"], _transform),
+    **MOVES,
     "repeat": _repeat,
-    **dict.fromkeys(["sort", "topk", "gather", "index_select"], _sampled),
     "unfold": _windows,
     "im2col": _unfold,
     "col2im": _fold,

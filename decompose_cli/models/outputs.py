@@ -35,7 +35,9 @@ class Values:
 
     @property
     def channels(self) -> int | None:
-        """The axis that counts channels; None where it cannot be told."""
+        """The axis that counts channels; None where it cannot be told, or for which image."""
+        if not self.axes.in_order:
+            return None
         return 1 if len(self.shape) == 2 else self.axes.channels
 
     @property
@@ -59,6 +61,8 @@ class Values:
         """Why these cannot be looked at, or None where nothing is known that stands in the way."""
         if self.is_complex:
             return "its values are complex numbers"
+        if not self.axes.in_order:
+            return f"its images are in another order after the operation {self.axes.lost_by}"
         if self.axes.lost_by is not None:
             return f"it cannot be told what its axes are after the operation {self.axes.lost_by}"
         return None

@@ -10,8 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from decompose_cli.errors import InputError, param
-from decompose_cli.storage.files import as_bytes, check_writable, explained, finish_staged, read_json, staged_path
+from decompose_cli.storage.files import as_bytes, check_place, explained, finish_staged, read_json, staged_path
 from decompose_cli.storage.journal import commit
+from decompose_cli.storage.ownership import holds_run
 from decompose_cli.storage.result_document import ResultDocument
 
 Content = str | bytes | Callable[[Path], object]
@@ -100,7 +101,12 @@ def check_replaceable(targets: Collection[Path], manifest: Path, *, overwrite: b
         InputError: One of them cannot be written, may not be replaced, or is not of decompose.
     """
     for path in targets:
-        check_writable(path, overwrite=overwrite)
+        check_place(path, overwrite=overwrite)
+    if holds_run(manifest.parent):
+        raise InputError(
+            f"{manifest.parent} holds the run of a training, whose result is not overwritten.",
+            hint=f"Choose another {param('output')}.",
+        )
     present = [path for path in targets if os.path.lexists(path)]
     ours = written_with(manifest, targets) if present else set()
     if foreign := [path for path in present if path not in ours]:

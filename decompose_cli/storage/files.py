@@ -14,6 +14,7 @@ from typing import Any
 from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.storage.journal import NO_HARD_LINKS, settle
 from decompose_cli.storage.leftovers import TEMPORARY, sweep, temporary_prefix
+from decompose_cli.storage.ownership import is_own
 
 
 def cache_root() -> Path:
@@ -265,7 +266,21 @@ def write_with(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def check_writable(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output path before any work is done for it.
+    """Refuse an output path that the user named before any work is done for it.
+
+    Raises:
+        InputError: A file is there that may not be replaced or is not of decompose, or no file can be made there.
+    """
+    check_place(path, overwrite=overwrite)
+    with explained(path):
+        is_foreign = path.is_file() and not is_own(path)
+    if is_foreign:
+        hint = f"Remove it, or choose another {param('output')}."
+        raise InputError(f"{path} is not a result of an analysis by decompose, so it is not overwritten.", hint=hint)
+
+
+def check_place(path: Path, *, overwrite: bool) -> None:
+    """Refuse a path for a file, whatever is in the file that is there.
 
     Raises:
         InputError: A file is there and may not be replaced, the path is a folder, or no file can be made there.

@@ -330,13 +330,16 @@ def write_state(
     if sparse is not None:
         content[SPARSE_KEY] = sparse.beside(weights, path)
 
+    has_earlier = takeover is None and path.is_file()
+    how = f"go on with {param('resume')}" if has_earlier else "run the command again"
+
     def save(temporary: Path) -> None:
         try:
             torch.save(content, temporary)
         except RuntimeError as error:  # on a full disk torch's archive writer only says that a position is unexpected
             raise DecomposeError(
                 f"{path} could not be written; is the disk full? What was saved before is still there.",
-                hint=f"Free some space and go on with {param('resume')}.",
+                hint=f"Free some space and {how}.",
             ) from error
 
     contents, removed = takeover.files() if takeover is not None else ({}, [])

@@ -76,12 +76,12 @@ def test_json_with_output_does_both_with_the_same_content() -> None:
 def test_output_is_replaced_only_when_asked_and_then_quietly(arguments: tuple[str, ...], file: str) -> None:
     path = Path(file)
     path.parent.mkdir(exist_ok=True)
-    path.write_text("mine", encoding="utf-8")
+    path.write_text('{"0": [1]}', encoding="utf-8")
     refused = run(*arguments, code=2)
     assert refused.stderr.count("Error: ") == 1
     assert "--overwrite" in refused.stderr
     assert files_below() == [file]
-    assert path.read_text(encoding="utf-8") == "mine"
+    assert path.read_text(encoding="utf-8") == '{"0": [1]}'
     assert run(*arguments, "--overwrite", "-q").output == ""
     json.loads(path.read_text(encoding="utf-8"))
 

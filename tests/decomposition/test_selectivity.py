@@ -17,6 +17,7 @@ from decompose_cli.decomposition.selectivity import (
     LayerSelectivity,
     SelectivityCounter,
     class_selectivity,
+    layers_passed_over,
     measure_selectivity,
     selectable_layers,
 )
@@ -605,6 +606,7 @@ class Refused(nn.Module):
         self.unused = nn.ReLU()
         self.pieces = nn.Flatten(0, 2)
         self.spectrum, self.complex = Spectrum(), Complex()
+        self.backwards, self.sums = nn.Identity(), nn.ReLU()
         self.pool = nn.AdaptiveMaxPool2d(1, return_indices=True)
         self.linear = nn.Linear(6, 4)
 
@@ -613,6 +615,7 @@ class Refused(nn.Module):
         self.pieces(x.permute(0, 2, 3, 1))
         self.spectrum(x)
         self.complex(x)
+        self.sums(self.backwards(x.flip(0)).mean((2, 3)) - 0.1)
         return self.linear(self.pool(x)[0].flatten(1))
 
 
@@ -627,6 +630,8 @@ class Refused(nn.Module):
         ("pool", "The layer 'pool' yields a tuple, not a tensor."),
         ("pieces", "The layer 'pieces' yields values of shape (144, 6) for 4 images, not a row for each."),
         ("spectrum", "The layer 'spectrum' yields values of shape (6, 6, 6), and it cannot be told which axis counts"),
+        ("backwards", "The layer 'backwards' cannot be measured: its images are in another order after the operation "),
+        ("sums", "The layer 'sums' cannot be measured: its images are in another order after the operation flip."),
         ("complex", "The layer 'complex' yields complex numbers, which have no shares."),
         ("conv", "The layer 'conv' has negative outputs (-"),
     ],
@@ -642,6 +647,14 @@ def test_layers_that_cannot_be_measured_are_refused_and_no_hook_stays(name: str,
     assert set(hooks(network)) == {0}
     found = measure_selectivity(network, batched(images, labels), ["fine"], calls, 4, 0.5)
     assert int(found["fine"].images.sum()) == 10
+
+
+def test_layers_whose_images_are_in_another_order_are_passed_over() -> None:
+    torch.manual_seed(0)
+    network = Refused().eval()
+    calls = traced(network, 8)
+    assert selectable_layers(network, calls) == ["fine"]
+    assert [use.name for use in layers_passed_over(network, calls)] == ["sums"]
 
 
 def test_no_hook_stays_after_a_network_or_its_images_fail() -> None:

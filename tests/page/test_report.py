@@ -423,8 +423,13 @@ def test_nothing_is_written_where_something_is_wrong(write_results: WriteResults
     with pytest.raises(InputError, match="exists already"):
         report([folder], output=target)
     assert target.read_text(encoding="utf-8") == "mine"
-    report([folder], output=target, overwrite=True)
-    assert target.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+    with pytest.raises(InputError, match="is not a result of an analysis by decompose"):
+        report([folder], output=target, overwrite=True)
+    assert target.read_text(encoding="utf-8") == "mine"
+    target.write_text("", encoding="utf-8")
+    for _ in range(2):
+        report([folder], output=target, overwrite=True)
+        assert target.read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
 def test_a_page_that_is_full_takes_no_more_pictures() -> None:

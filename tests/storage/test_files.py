@@ -158,7 +158,7 @@ def test_folders_made_for_a_file_that_fails_do_not_stay(error: BaseException) ->
 
 
 def test_output_is_checked_before_the_work() -> None:
-    Path("there").write_text("old")
+    Path("there").write_text('{"0": [1]}')
     Path("folder").mkdir()
     with pytest.raises(InputError, match="there exists already") as refusal:
         check_writable(Path("there"), overwrite=False)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from decompose_cli.cli.guard import expected_errors, interrupts_held_back
@@ -20,8 +21,10 @@ from decompose_cli.cli.options.outputs import LISTING, RESULT, RUN
 from decompose_cli.cli.options.training import NETWORK_OPTIONS, TUNING, NetworkOptions, Tuning
 from decompose_cli.cli.output import Listing, Output, RunOutput
 from decompose_cli.cli.stdout import kept_for_results
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.progress import use_reporter
+from decompose_cli.storage.files import user_path
 from decompose_cli.training.gating.settings import GateSettings
 
 BUNDLES: dict[type, Bundle] = {
@@ -83,6 +86,7 @@ def command(
                 if Inputs in bundles:
                     with interrupts_held_back():
                         load_torch()
+                _refuse_replacing(out, [*values.values(), *(value for one in given.values() for value in one.values())])
                 made = {kinds[kind]: bundles[kind].make(given[kind]) for kind in given}
                 function(**made, **{kinds[kind_of_output]: out}, **values)
 
@@ -91,6 +95,27 @@ def command(
         return wrapper
 
     return decorate
+
+
+def _refuse_replacing(out: Output, values: Iterable[Any]) -> None:
+    """Refuse an output that is a file or folder which the command reads."""
+    if out.path is None or not out.path.is_file():
+        return
+    for value in values:
+        for text in value if isinstance(value, list | tuple) else [value]:
+            whole = str(text) if isinstance(text, str | Path) else ""
+            if any(_is_same(out.path, part) for part in (whole, whole.partition("=")[2])):
+                raise InputError(
+                    f"{out.path} is read by this command, so it is not overwritten.",
+                    hint=f"Choose another {param('output')}.",
+                )
+
+
+def _is_same(path: Path, text: str) -> bool:
+    try:
+        return bool(text) and path.samefile(user_path(text))
+    except (OSError, ValueError):
+        return False
 
 
 def _parameter(name: str, declared: Declared) -> inspect.Parameter:
