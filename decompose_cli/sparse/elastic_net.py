@@ -35,7 +35,6 @@ from decompose_cli.sparse.quadratic import minimum
 from decompose_cli.sparse.refit import beginning
 
 _BIAS_LEFT = 1e-8  # difference of mean probability and mean target after Newton steps on biases alone
-_SHARE_OF_BIASES = 0.1
 _SUFFICIENT = 1e-4
 _SHORTEST = 1e-3
 _ROUNDING = 64
@@ -244,14 +243,12 @@ class _Solver:
         return max(0.0, float((parts + over.square() / (2 * self.l2)).sum())) + beyond
 
     def _is_done(self, tolerance: float) -> bool:
-        allowed = tolerance * self._objective(self.at)
-        if self._gap(self.at) > allowed:
-            return False
+        gap, allowed = self._gap(self.at), tolerance * self._objective(self.at)
         # Exact biases would change g by about as much as the means of P and Y differ, and the gap, in each weight that
         # is not zero, by the square of that over 2 lambda (1 - alpha).
         left = float(self.at.gradient[self.moving, -1].abs().max())
         weights = 1 + int((self.at.head[self.penalised] != 0).sum())
-        return weights * left**2 / (2 * self.l2) <= _SHARE_OF_BIASES * allowed
+        return gap + weights * left**2 / (2 * self.l2) <= allowed
 
     def _step(self, needed: Tensor) -> bool:
         """One step to the minimum of the model, or towards it; whether there was one."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 _VALUES_AT_ONCE = 1 << 22  # of a block of logits: 32 MB of float64
+_MOST_IMAGES_AT_ONCE = 4096  # whose logits of few classes stay in the cache
 _IN_DOUBLE = 1 << 29  # products of an evaluation (N D C) up to which features are held in float64
 
 
@@ -96,6 +97,7 @@ class Problem:
         self.total = float(len(labels)) if weights is None else float(weights.sum())
         self.image_weights = None if weights is None else weights.to(self.dtype)
         self.step = max(1, _VALUES_AT_ONCE // num_classes)
+        self.at_once = min(self.step, _MOST_IMAGES_AT_ONCE)
 
     @property
     def num_features(self) -> int:
@@ -110,40 +112,41 @@ class Problem:
     def value_and_gradient(self, head: Tensor) -> tuple[float, Tensor]:
         """f and its gradient, float64 (C, D + 1), for a head (C, D + 1) on z, whose last column is the bias."""
         weight, bias = self.scale.folded(head[:, :-1], head[:, -1])
-        weight, bias = weight.to(self.dtype).t().contiguous(), bias.to(self.dtype)
+        weight, bias = weight.to(self.dtype), bias.to(self.dtype)[:, None]
         value = torch.zeros((), dtype=torch.float64)
         gradient = torch.zeros(self.num_classes, self.num_features, dtype=torch.float64)
         sums = torch.zeros(self.num_classes, dtype=torch.float64)
-        for start in range(0, len(self.labels), self.step):
-            rows = slice(start, start + self.step)
+        for start in range(0, len(self.labels), self.at_once):
+            rows = slice(start, start + self.at_once)
             x = self.features[rows]
-            logits = torch.addmm(bias, x, weight)
+            # Classes first: with few of them, sums over the other dimension take longer than the products.
+            logits = torch.addmm(bias, weight, x.t())
             residual, losses = self._residual(logits, rows)
             value += losses.double().sum()
-            gradient += (residual.t() @ x).double()
-            sums += residual.sum(0, dtype=torch.float64)
+            gradient += (residual @ x).double()
+            sums += residual.sum(1, dtype=torch.float64)
         on_z = (gradient - sums[:, None] * self.scale.mean) * self.scale.inverse
         return float(value) / self.total, torch.cat([on_z, sums[:, None]], 1) / self.total
 
     def _residual(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
-        """a (p - t), (n, C), which replaces the logits, and a times the cross-entropy, (n,)."""
-        largest = logits.amax(1, keepdim=True)
-        truth = self.labels[rows, None]
+        """a (p - t), (C, n), which replaces the logits, and a times the cross-entropy, (n,)."""
+        largest = logits.amax(0)
+        truth = self.labels[None, rows]
         if self.targets is None:
-            meant = logits.gather(1, truth)[:, 0]
+            meant = logits.gather(0, truth)[0]
         else:
-            meant = (logits * self.targets[rows]).sum(1)
+            meant = (logits * self.targets[rows].t()).sum(0)
         residual = logits.sub_(largest).exp_()
-        sums = residual.sum(1, keepdim=True)
-        losses = sums.log()[:, 0] + largest[:, 0] - meant
+        sums = residual.sum(0)
+        losses = sums.log() + largest - meant
         residual /= sums
         if self.targets is None:
-            residual.scatter_add_(1, truth, residual.new_full((1, 1), -1.0).expand(len(truth), 1))
+            residual.scatter_add_(0, truth, residual.new_full((1, 1), -1.0).expand(truth.shape))
         else:
-            residual -= self.targets[rows]
+            residual -= self.targets[rows].t()
         if self.image_weights is not None:
             weights = self.image_weights[rows]
-            residual *= weights[:, None]
+            residual *= weights
             losses = losses * weights
         return residual, losses
 
