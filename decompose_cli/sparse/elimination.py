@@ -95,7 +95,7 @@ def backward(
     The loss is taken as quadratic in the row of a class around the refitted head, where its gradient vanishes, with
     H = mean p (1 - p) z z' + l2, and features go one after another as :func:`removal` has it. Where that is too much
     for many classes of many features, H is its diagonal: a weight costs H w^2 / 2. Several k share one descent, whose
-    steps do not depend on them.
+    steps do not depend on them. Constant features, which have no weight, go first, and of equal ones the last.
 
     Args:
         problem: The images.
@@ -128,11 +128,10 @@ def backward(
 def _ranked(problem: Problem, head: Tensor, l2: float, among: Tensor, following: int) -> Tensor:
     """Where in their row the features (C, size) stand that are left, the dearest first, (C, size).
 
-    What goes before ``following`` are left stands at the end, the first to go last; constant features go before all.
+    What goes before ``following`` are left stands at the end, the first to go last.
     """
     size = among.shape[1]
     costs = (second_derivatives(problem, head)[:, :-1] + l2) * head[:, :-1].square()
-    costs[:, ~problem.scale.varies] = -1
     ranked = costs.gather(1, among).sort(dim=1, descending=True, stable=True).indices
     if len(problem.labels) * among.numel() * size > _PRODUCTS:
         return ranked
@@ -140,17 +139,13 @@ def _ranked(problem: Problem, head: Tensor, l2: float, among: Tensor, following:
     logits -= logits.logsumexp(1, keepdim=True)
     for number in range(problem.num_classes):
         columns = among[number, ranked[number]]
-        varying = int(problem.scale.varies[columns].sum())
-        if varying <= following:
-            continue
-        columns = columns[:varying]
         z = standardised(problem, columns)
         p = logits[:, number].double().exp()
         spread = p * (1 - p) if problem.image_weights is None else p * (1 - p) * problem.image_weights
         hessian = (z * spread[:, None]).t() @ z / problem.total
         hessian.diagonal()[:-1].add_(l2)
-        gone = removal(invert(hessian), head[number, columns][None], varying - following).flip(0)
-        staying = torch.ones(varying, dtype=torch.bool)
+        gone = removal(invert(hessian), head[number, columns][None], size - following).flip(0)
+        staying = torch.ones(size, dtype=torch.bool)
         staying[gone] = False
-        ranked[number, :varying] = ranked[number, torch.cat([staying.nonzero()[:, 0], gone])]
+        ranked[number] = ranked[number, torch.cat([staying.nonzero()[:, 0], gone])]
     return ranked

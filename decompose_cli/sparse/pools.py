@@ -9,6 +9,7 @@ from decompose_cli.progress import Advance
 from decompose_cli.sparse.elimination import removal, sizes
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit_loosely
+from decompose_cli.sparse.second_order import invert
 
 _VALUES_AT_ONCE = 1 << 22  # of a block of features
 
@@ -28,7 +29,7 @@ def shared_pool(
     H = mean over classes and images of p (1 - p) z z' + l2, and columns go one after another as
     :func:`.elimination.removal` has it: the column of the smallest Euclidean norm, as far as the others cannot take
     over what it says. So of two features that say the same, whose weights are halved, one goes and the other is worth
-    both. Constant features go first, and of equal ones the last.
+    both. Constant features, which have no weight, go first, and of equal ones the last.
 
     Args:
         problem: The images.
@@ -55,13 +56,10 @@ def shared_pool(
         support[:, pool] = True
         head = refit_loosely(problem, support, l2, start=head, held=held).head
         speaking = head if held is None else head[~held]
-        constant = pool[~problem.scale.varies[pool]].flip(0)[: len(pool) - following]
-        pool = pool[~torch.isin(pool, constant)]
-        if len(pool) > following:
-            inverse = _shared_curvature(problem, head, pool)
-            inverse.diagonal().add_(l2)
-            gone = removal(torch.linalg.inv(inverse), speaking[:, pool], len(pool) - following)
-            pool = pool[~torch.isin(torch.arange(len(pool)), gone)]
+        hessian = _shared_curvature(problem, head, pool)
+        hessian.diagonal().add_(l2)
+        gone = removal(invert(hessian), speaking[:, pool], len(pool) - following)
+        pool = pool[~torch.isin(torch.arange(len(pool)), gone)]
         advance(1)
     return pool
 

@@ -22,12 +22,14 @@ class RowFit:
 
     Attributes:
         columns: Its features, int64 (k,).
+        z: Their values, and ones for the bias, float64 (N, k + 1).
         weights: Their weights on z and the bias, float64 (k + 1,).
         logits: W z + b of every image, float64 (N,).
         objective: Row's part of the penalised loss, comparable among rows of the same class beside the same others.
     """
 
     columns: Tensor
+    z: Tensor
     weights: Tensor
     logits: Tensor
     objective: float
@@ -62,7 +64,16 @@ class Row:
 
     def fit(self, columns: Tensor, start: Tensor) -> RowFit:
         """Fit the weights of features (k,) by Newton's steps from (k + 1,) numbers, the last of which is the bias."""
-        z = standardised(self.problem, columns)
+        return self._fit(columns, standardised(self.problem, columns), start)
+
+    def exchanged(self, fit: RowFit, out: int, new: int) -> RowFit:
+        """Fit again with feature ``new`` in the place of the one that stands at position ``out`` of a fit."""
+        columns, z, start = fit.columns.clone(), fit.z.clone(), fit.weights.clone()
+        columns[out], start[out] = new, 0
+        z[:, out] = standardised(self.problem, columns[out, None])[:, 0]
+        return self._fit(columns, z, start)
+
+    def _fit(self, columns: Tensor, z: Tensor, start: Tensor) -> RowFit:
         penalty = torch.full_like(start, self.l2)
         penalty[-1] = 0
         weights = start
@@ -86,13 +97,7 @@ class Row:
             else:
                 break
             weights, logits, value = weights - length * step, logits - length * change, tried
-        return RowFit(columns, weights, logits, value)
-
-    def exchanged(self, fit: RowFit, out: int, new: int) -> RowFit:
-        """Fit again with feature ``new`` in the place of the one that stands at position ``out`` of a fit."""
-        columns, start = fit.columns.clone(), fit.weights.clone()
-        columns[out], start[out] = new, 0
-        return self.fit(columns, start)
+        return RowFit(columns, z, weights, logits, value)
 
     def _value(self, logits: Tensor, weights: Tensor, penalty: Tensor) -> float:
         above = logits - self.others
@@ -110,10 +115,9 @@ class Row:
         """
         p = torch.sigmoid(fit.logits - self.others)
         spread = self.shares * p * (1 - p)
-        own = standardised(self.problem, fit.columns)
-        width = own.shape[1]
+        own, width = fit.z, fit.z.shape[1]
         left = torch.cat([own * spread[:, None], (self.shares * (p - self.targets))[:, None]], 1)
-        products, squares = self._products(left.to(self.problem.dtype), spread.to(self.problem.dtype))
+        products, squares = self._products(left, spread)
         cross, gradient = products[:width], products[width]
         inside = (own * spread[:, None]).t() @ own
         inside.diagonal()[:-1] += self.l2
@@ -130,15 +134,18 @@ class Row:
         return change
 
     def _products(self, left: Tensor, spread: Tensor) -> tuple[Tensor, Tensor]:
-        """left' z, (k + 2, D), and the sums of spread z^2, (D,)."""
+        """left' z, (k + 2, D), and the sums of spread z^2, (D,), by sums of x and x^2."""
         problem, scale = self.problem, self.problem.scale
-        mean, inverse = scale.mean.to(problem.dtype), scale.inverse.to(problem.dtype)
-        products = torch.zeros(left.shape[1], problem.num_features, dtype=torch.float64)
+        left = torch.cat([left, spread[:, None]], 1).to(problem.dtype)
+        sums = torch.zeros(left.shape[1], problem.num_features, dtype=torch.float64)
         squares = torch.zeros(problem.num_features, dtype=torch.float64)
         step = max(1, _VALUES_AT_ONCE // problem.num_features)
         for start in range(0, len(left), step):
             rows = slice(start, start + step)
-            z = (problem.features[rows] - mean).mul_(inverse)
-            products += (left[rows].t() @ z).double()
-            squares += (spread[rows] @ z.square_()).double()
-        return products, squares
+            x = problem.features[rows]
+            sums += (left[rows].t() @ x).double()
+            squares += (left[rows, -1] @ x.square()).double()
+        total = left.sum(0, dtype=torch.float64)
+        squares += scale.mean * (scale.mean * total[-1] - 2 * sums[-1])
+        sums -= total[:, None] * scale.mean
+        return sums[:-1] * scale.inverse, squares.clamp(min=0) * scale.inverse.square()

@@ -97,9 +97,14 @@ class _Search:
 
     def run(self) -> Splice:
         self._exchange_in_all_classes()
+        visited = self.moving
         while self.rounds < self.most_rounds:
-            changed, missed = self._exchange_in_turn()
-            if not changed and not self._exchange_what_was_missed(missed):
+            changed, missed = self._exchange_in_turn(visited)
+            if bool(changed.any()):
+                visited = changed  # the others had nothing to gain, and little is new to them
+            elif not torch.equal(visited, self.moving) or self._exchange_what_was_missed(missed):
+                visited = self.moving
+            else:
                 break
         last = refit(self.problem, self.support, self.l2, start=self.fit.head, held=self.held)
         if last.objective > self.first_fit.objective:
@@ -126,11 +131,11 @@ class _Search:
 
     def _exchanged(self, number: int) -> Tensor:
         """The support with up to ``number`` features of each class exchanged, as long as the gain is above the cost."""
-        head, varies = self.fit.head, self.problem.scale.varies
+        head = self.fit.head
         _, gradient = self.problem.value_and_gradient(head)
         gradient, weights = gradient[:, :-1], head[:, :-1]
         curvature = second_derivatives(self.problem, head)[:, :-1] + self.l2
-        gains = torch.where(self.support | ~varies, -1.0, gradient.square() / (2 * curvature))
+        gains = torch.where(self.support, -1.0, gradient.square() / (2 * curvature))
         costs = torch.where(self.support, curvature * weights.square() / 2, float("inf"))
         gained, added = gains.sort(dim=1, descending=True, stable=True)
         lost, removed = costs.sort(dim=1, stable=True)
@@ -140,16 +145,17 @@ class _Search:
         result[classes, added[classes, places]] = True
         return result
 
-    def _exchange_in_turn(self) -> tuple[bool, list[_Missed]]:
-        """One pass over the classes, each improved while the others stay, then a refit of all.
+    def _exchange_in_turn(self, visited: Tensor) -> tuple[Tensor, list[_Missed]]:
+        """One pass over some classes, each improved while the others stay, then a refit of all.
 
         Returns:
-            Whether that changed the support, and the exchanges that were tried last in each class and not kept.
+            Classes whose features are others now, bool (C,), and the exchanges that were tried last in each class and
+            not kept, the nearest first.
         """
         support, head = self.support.clone(), self.fit.head.clone()
         logits = self.problem.logits(head)
         missed: list[_Missed] = []
-        for number in self.moving.nonzero()[:, 0].tolist():
+        for number in visited.nonzero()[:, 0].tolist():
             row = Row(self.problem, number, logits, self.l2)
             columns = support[number].nonzero()[:, 0]
             fit = row.fit(columns, torch.cat([head[number, columns], head[number, -1:]]))
@@ -159,12 +165,14 @@ class _Search:
             ]
             _put(support, head, number, fit.columns, fit.weights)
             logits[:, number] = fit.logits.to(logits.dtype)
-        changed = not torch.equal(support, self.support) and self._improves(support, head)
+        changed = (support != self.support).any(1)
+        if bool(changed.any()) and not self._improves(support, head):
+            changed[:] = False
         return changed, sorted(missed, key=lambda exchange: exchange.rise)
 
     def _best_of(self, row: Row, fit: RowFit) -> tuple[RowFit, list[RowFit]]:
         """Exchange features of one class until no exchange that is tried lowers the loss; return those as well."""
-        least = _LOWER * self.fit.objective
+        least = _LOWER * self.fit.objective / self.problem.num_classes
         while True:
             changes, places = row.exchanges(fit).flatten().sort(stable=True)
             others: list[RowFit] = []

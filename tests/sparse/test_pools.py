@@ -40,8 +40,8 @@ def taken_over(head: Tensor, hessian: Tensor, column: int) -> Tensor:
 @pytest.mark.parametrize("at_once", [1 << 22, 100])
 def test_a_pool_is_that_of_the_slow_twin(weighted: bool, at_once: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pools, "_VALUES_AT_ONCE", at_once)
-    x, labels = images(CLASSES, FEATURES, IMAGES)
-    a = torch.rand(IMAGES, generator=torch.Generator().manual_seed(1)) + 0.1 if weighted else None
+    x, labels = images(CLASSES, FEATURES, IMAGES, 2)
+    a = torch.rand(IMAGES, generator=torch.Generator().manual_seed(1)) ** 6 + 1e-3 if weighted else None
     problem = Problem(x, labels, CLASSES, image_weights=a)
     shares = torch.ones(IMAGES).double() if a is None else a.double()
     z = ((x.double() - problem.scale.mean) * problem.scale.inverse)[:, :FEATURES]

@@ -10,7 +10,7 @@ from torch import Tensor
 from decompose_cli.sparse.elimination import backward, first
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit
-from decompose_cli.sparse.splicing import splice
+from decompose_cli.sparse.splicing import _Search, splice
 
 L2 = 1e-2
 
@@ -129,6 +129,53 @@ def test_rounds_are_counted_and_limited() -> None:
     assert objectives[-1] < objectives[0]
 
 
+def test_features_are_exchanged_in_all_classes_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_Search, "_exchange_in_turn", lambda self, visited: (~visited, []))
+    monkeypatch.setattr(_Search, "_exchange_what_was_missed", lambda self, missed: False)
+    x, labels = images(4, 12, 200)
+    start = random_support(4, 12, 4, 0)
+    problem = Problem(x, labels, 4)
+    found = splice(problem, [start], L2, most_rounds=2)
+    exchanged = (found.support & ~start).sum(1).tolist()
+    assert max(exchanged) == 2  # half of four
+    assert min(exchanged) >= 1
+    assert found.fit.objective < refit(problem, start, L2).objective
+
+
+def test_exchanges_that_one_row_cannot_use_are_tried_with_all_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = images(3, 6, 60, 7)
+    problem = Problem(x, labels, 3)
+    start = random_support(3, 6, 2, 0)
+    with_them = splice(problem, [start], L2)
+    for most in range(4, 12):
+        assert splice(problem, [start], L2, most_rounds=most).rounds <= most
+    monkeypatch.setattr(_Search, "_exchange_what_was_missed", lambda self, missed: False)
+    assert with_them.fit.objective < 0.9 * splice(problem, [start], L2).fit.objective
+
+
+def test_a_pass_over_the_classes_never_raises_the_loss(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = images(5, 12, 200, wrong=0.2)
+    problem = Problem(x, labels, 5)
+    monkeypatch.setattr(_Search, "_exchange_in_all_classes", lambda self: None)
+    seen: list[bool] = []
+
+    def loss(head: Tensor) -> float:
+        return problem.value_and_gradient(head)[0] + L2 / 2 * float(head[:, :-1].square().sum())
+
+    improves = _Search._improves
+
+    def watched(self: _Search, support: Tensor, head: Tensor) -> bool:
+        seen.append(loss(head) < self.fit.objective)
+        return improves(self, support, head)
+
+    monkeypatch.setattr(_Search, "_improves", watched)
+    monkeypatch.setattr(_Search, "_exchange_what_was_missed", lambda self, missed: False)
+    for seed in range(6):
+        splice(problem, [random_support(5, 12, 3, seed)], L2)
+    assert len(seen) >= 6
+    assert all(seen)
+
+
 def test_planted_features_are_found() -> None:
     generator = torch.Generator().manual_seed(0)
     labels = torch.arange(600) % 5
@@ -182,6 +229,7 @@ def test_classes_that_are_held_keep_their_rows() -> None:
     x, labels = images(4, 12, 200)
     few = labels != 1
     head = torch.randn(4, 13, generator=torch.Generator().manual_seed(3)).double()
+    head[1, :-1] = 0  # so that exchanging its features would seem to pay
     held = torch.arange(4) == 1
     problem = Problem(x[few], labels[few], 4)
     start = random_support(4, 12, 3, 0)
