@@ -102,8 +102,8 @@ def _settled(
 
 
 def _drawn(moves: Moves, row: Tensor, worth: Tensor, generator: torch.Generator) -> Tensor:
-    """The row after a random move that brings in another feature, if there is one."""
-    other = moves.allowed[..., :-1] & (row == 0)
+    """The row after a random move that brings in a feature or turns a sign, if there is one."""
+    other = moves.allowed[..., :-1]
     removals = other.flatten(1).any(1).nonzero()[:, 0]
     if len(removals) == 0:
         return row
