@@ -92,14 +92,19 @@ def every_head(values: tuple[float, ...], classes: int, features: int, counts: s
 L2 = 1e-2
 
 
+SLOW = [
+    pytest.param(*size, 12, marks=pytest.mark.slow) for size in ((3, 4, 1), (3, 3, 1), (3, 5, 2), (3, 5, 3), (4, 4, 2))
+]
+
+
 @pytest.mark.parametrize(
-    ("classes", "features", "k", "reached"), [(3, 4, 1, 12), (3, 3, 1, 12), (3, 5, 2, 11), (4, 4, 2, 12)], ids=str
+    ("classes", "features", "k", "seeds"), [(3, 4, 1, 4), (3, 3, 1, 3), (3, 5, 2, 4), (4, 4, 2, 3), *SLOW], ids=str
 )
-def test_the_search_reaches_the_best_of_all_binary_heads(classes: int, features: int, k: int, reached: int) -> None:
-    """Of 12 seeds; the one that is missed is at most 1% above."""
+def test_the_search_reaches_the_best_of_all_binary_heads(classes: int, features: int, k: int, seeds: int) -> None:
+    """In all cases but one of 12, which is at most 1% above."""
     matrices = every_head((0.0, 1.0), classes, features, {k}, distinct=True)
     hits = 0
-    for seed in range(12):
+    for seed in range(seeds):
         x, labels = images(60, classes, features, seed)
         best = float(objectives(standardised(x), labels, matrices, L2).min())
         found = binary(Problem(x, labels, classes), k, L2)
@@ -107,13 +112,13 @@ def test_the_search_reaches_the_best_of_all_binary_heads(classes: int, features:
         hits += found.objective <= best * (1 + 1e-8)
         assert found.matrix.sum(1).tolist() == [k] * classes
         assert len(torch.unique(found.matrix, dim=0)) == classes
-    assert hits >= reached
+    assert hits >= (seeds if seeds < 12 else 11)
 
 
 @pytest.mark.parametrize(("features", "k", "exactly"), [(4, 1, True), (4, 1, False), (3, 2, True)], ids=str)
 def test_the_search_reaches_the_best_of_all_ternary_heads(features: int, k: int, exactly: bool) -> None:
     matrices = every_head((-1.0, 0.0, 1.0), 3, features, {k} if exactly else set(range(k + 1)), distinct=False)
-    for seed in range(4):
+    for seed in range(2):
         x, labels = images(60, 3, features, seed)
         best = float(objectives(standardised(x), labels, matrices, L2).min())
         found = ternary(Problem(x, labels, 3), k, L2, exactly=exactly)
@@ -131,7 +136,8 @@ def weighted(seed: int = 5) -> tuple[Problem, Tensor, Tensor, Tensor, Tensor]:
     """A problem with soft targets and image weights, and what it is made of."""
     x, labels = images(80, 4, 6, seed)
     generator = torch.Generator().manual_seed(seed)
-    targets = torch.randn(80, 4, generator=generator).double().softmax(1)
+    near = 2 * torch.nn.functional.one_hot(labels, 4)
+    targets = (near + torch.randn(80, 4, generator=generator)).double().softmax(1)
     a = torch.rand(80, generator=generator).double() + 0.1
     return Problem(x, labels, 4, targets=targets, image_weights=a), standardised(x), labels, targets, a
 
@@ -139,7 +145,7 @@ def weighted(seed: int = 5) -> tuple[Problem, Tensor, Tensor, Tensor, Tensor]:
 @pytest.mark.parametrize("held", [False, True])
 def test_scale_and_biases_are_those_that_scipy_finds(held: bool) -> None:
     problem, z, labels, targets, a = weighted()
-    matrix = some_matrix(4, 6, 1)
+    matrix = (class_means(problem).sign() * some_matrix(4, 6, 1).abs()).to(torch.int8)
     start = torch.randn(4, 7, generator=torch.Generator().manual_seed(2)).double()
     stays = torch.tensor([False, held, False, False])
     found = fit_scale(problem, matrix, L2, start=start, held=stays)
@@ -216,14 +222,15 @@ def test_changes_are_those_of_the_written_out_loss(most: int, at_once: int, monk
 
 
 def test_only_the_likely_additions_are_tried_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The estimate puts the best move of all among the first few."""
+    """The estimate puts the best moves among the first few."""
     x, labels = images(300, 4, 40, 0)
     problem = Problem(x, labels, 4)
     whole = binary(problem, 4, L2, kicks=0)
     monkeypatch.setattr(moves_module, "_ADDITIONS", 5)
     few = binary(problem, 4, L2, kicks=0)
-    assert few.objective <= whole.objective * 1.05
-    assert few.objective < 0.8 * fit_scale(problem, class_means(problem) > 0, L2).objective
+    assert few.objective <= whole.objective * 1.01
+    start = torch.zeros(4, 40).scatter_(1, class_means(problem).argsort(dim=1, descending=True)[:, :4], 1)
+    assert whole.objective < 0.99 * fit_scale(problem, start, L2).objective
 
 
 def test_the_objective_never_rises(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,7 +244,7 @@ def test_the_objective_never_rises(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(value_search, "fitted", watched)
     monkeypatch.setattr(value_search, "_REFITTED", 0)  # what is refitted is taken only where it is better
-    for seed in range(4):
+    for seed in range(2):
         x, labels = images(200, 5, 12, seed)
         problem = Problem(x, labels, 5)
         last = float("inf")
@@ -249,21 +256,21 @@ def test_the_objective_never_rises(monkeypatch: pytest.MonkeyPatch) -> None:
             assert found.loss == pytest.approx(float(written_out(standardised(x), labels, head, 0.0)), rel=1e-9)
             assert found.objective == pytest.approx(float(written_out(standardised(x), labels, head, L2)), rel=1e-9)
     later = [(near.objective, found.objective) for near, found in steps if near is not None]
-    assert len(later) > 20
+    assert len(later) > 10
     assert all(after < before for before, after in later)
 
 
 def test_a_search_begins_where_it_is_told() -> None:
     x, labels = images(200, 5, 12, 0)
     problem = Problem(x, labels, 5)
-    best = binary(problem, 3, L2)
+    best = binary(problem, 3, L2, kicks=3)
     again = binary(problem, 3, L2, support=best.matrix.bool(), kicks=0)
     assert torch.equal(again.matrix, best.matrix)
     assert again.rounds == 0
-    signs = ternary(problem, 3, L2)
+    signs = ternary(problem, 3, L2, kicks=0)
     again = ternary(problem, 3, L2, start=signs.head, kicks=0)
     assert torch.equal(again.matrix, signs.matrix)
-    twice = binary(problem, 3, L2)
+    twice = binary(problem, 3, L2, kicks=3)
     assert torch.equal(twice.head, best.head)
 
 
@@ -308,6 +315,8 @@ def test_rows_that_are_held_stay_and_do_not_count() -> None:
     assert torch.equal(found.head[3:], start[3:])
     assert found.matrix.sum(1).tolist() == [1, 1, 1, 0, 0]
     assert found.loss == pytest.approx(float(written_out(standardised(x), labels, found.head, 0.0)), rel=1e-9)
+    with pytest.raises(ValueError, match="no head says"):
+        binary(problem, 1, L2, held=held)
     signs = ternary(problem, 2, L2, start=start, held=held)
     assert torch.equal(signs.head[3:], start[3:])
 
