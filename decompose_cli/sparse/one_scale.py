@@ -67,11 +67,17 @@ class HeldRows:
 
 
 def held_rows(problem: Problem, start: Tensor | None, held: Tensor | None) -> HeldRows:
-    """The rows of a head that stay; none by default."""
+    """The rows of a head that stay; none by default.
+
+    Raises:
+        ValueError: Classes are held without a head to take their rows from.
+    """
     none = torch.zeros(problem.num_classes, dtype=torch.bool)
     empty = torch.zeros(problem.num_classes, problem.num_features + 1, dtype=torch.float64)
-    if held is None or start is None:
+    if held is None:
         return HeldRows(none, empty)
+    if start is None:
+        raise ValueError("classes are held, and no head says at which rows")
     return HeldRows(held, torch.where(held[:, None], start.double(), empty))
 
 

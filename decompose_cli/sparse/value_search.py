@@ -13,6 +13,10 @@ from decompose_cli.sparse.one_scale import FewValues, HeldRows, fitted, sums_of
 from decompose_cli.sparse.problem import Problem
 
 _MOST_ROUNDS = 100
+_REFITTED = 30  # moves of other biases that are tried when none helps as they are
+_NEAR = 10  # of each class
+_SLACK = 0.1  # that they raise the objective by before the refit, as a share of it
+_HOPEFUL = 1.02  # times the best objective, after a kick, is looked at further
 _KICKED = 3  # classes
 _DRAWN_FROM = 10
 
@@ -61,28 +65,45 @@ def exchange(
             matrix[number] = _drawn(allowed(number, matrix), matrix[number], worth[number], generator)
         if torch.equal(matrix, best.matrix):
             continue
-        found = _settled(problem, matrix, l2, rows, allowed)
+        found = _settled(problem, matrix, l2, rows, allowed, hopeful=_HOPEFUL * best.objective)
         rounds += found.rounds
         if found.objective < best.objective:
             best = found
     return replace(best, rounds=rounds)
 
 
-def _settled(problem: Problem, matrix: Tensor, l2: float, rows: HeldRows, allowed: Allowed) -> FewValues:
-    """Rounds from a matrix until one changes nothing."""
+def _settled(
+    problem: Problem, matrix: Tensor, l2: float, rows: HeldRows, allowed: Allowed, hopeful: float = float("inf")
+) -> FewValues:
+    """Rounds from a matrix until one changes nothing, nor, below a ``hopeful`` objective, a move that is refitted."""
     sums = sums_of(problem, matrix, rows)
     fit = fitted(problem, matrix, sums, l2, rows)
     while fit.scale > 0 and fit.rounds < _MOST_ROUNDS:
         matrix = fit.matrix.clone()
-        if not _round(problem, matrix, sums, fit, l2, rows, allowed):
+        moved, nearly = _round(problem, matrix, sums, fit, l2, rows, allowed)
+        if moved:
+            fit = fitted(problem, matrix, sums, l2, rows, near=fit)
+            continue
+        if fit.objective > hopeful:
             break
-        fit = fitted(problem, matrix, sums, l2, rows, near=fit)
+        for _, number, row in sorted(nearly, key=lambda one: one[0])[:_REFITTED]:
+            before = sums[number].clone()
+            matrix[number] = row
+            sums[number] = before + _sums_change(problem, fit.matrix[number], row).to(sums.dtype)
+            found = fitted(problem, matrix, sums, l2, rows, near=fit)
+            if found.objective < fit.objective * (1 - 1e-9):
+                fit = found
+                break
+            matrix[number] = fit.matrix[number]
+            sums[number] = before
+        else:
+            break
     return fit
 
 
 def _drawn(moves: Moves, row: Tensor, worth: Tensor, generator: torch.Generator) -> Tensor:
-    """The row after a random move that brings in another feature, if there is one."""
-    other = moves.allowed[..., :-1] & (row == 0)
+    """The row after a random move that brings in a feature or turns a sign, if there is one."""
+    other = moves.allowed[..., :-1]
     removals = other.flatten(1).any(1).nonzero()[:, 0]
     if len(removals) == 0:
         return row
@@ -96,8 +117,12 @@ def _drawn(moves: Moves, row: Tensor, worth: Tensor, generator: torch.Generator)
 
 def _round(
     problem: Problem, matrix: Tensor, sums: Tensor, fit: FewValues, l2: float, rows: HeldRows, allowed: Allowed
-) -> bool:
-    """The best move of each class in turn, made in ``matrix`` and ``sums``; whether there was any."""
+) -> tuple[bool, list[tuple[float, int, Tensor]]]:
+    """The best move of each class in turn, made in ``matrix`` and ``sums``.
+
+    Returns:
+        Whether there was any, and the next best of each class: what they change, the class, and its row.
+    """
     weights = weights_of(problem)
     factor = torch.where(rows.held, 1.0, fit.scale)
     shift = torch.where(rows.held, 0.0, fit.bias)
@@ -110,6 +135,7 @@ def _round(
         images = slice(begin, begin + problem.step)
         total[images] = logits_of(images).logsumexp(0)
     moved = False
+    nearly: list[tuple[float, int, Tensor]] = []
     for number in (~rows.held).nonzero()[:, 0].tolist():
         logit = fit.scale * sums[number].double() + shift[number]
         p = (logit - total).exp()
@@ -125,9 +151,7 @@ def _round(
         found = changes(problem, state, moves, fit.scale, l2)
         place = int(found.argmin())
         row = moves.made(state.row, place)
-        changed = (row != state.row).nonzero()[:, 0]
-        step = problem.scale.inverse[changed] * (row - state.row)[changed]
-        change = (problem.features[:, changed].double() - problem.scale.mean[changed]) @ step
+        change = _sums_change(problem, state.row, row)
         odds = state.odds + fit.scale * change
         softplus = torch.nn.functional.softplus
         difference = float((softplus(odds) - softplus(state.odds)) @ weights - fit.scale * (change @ state.share))
@@ -137,4 +161,17 @@ def _round(
             sums[number] = (sums[number].double() + change).to(sums.dtype)
             total = torch.logaddexp(others, logit + fit.scale * change)
             moved = True
-    return moved
+        lowest = found.flatten().topk(min(_NEAR, found.numel()), largest=False)
+        nearly += [
+            (value, number, moves.made(state.row, where))
+            for value, where in zip(lowest.values.tolist(), lowest.indices.tolist(), strict=True)
+            if value < _SLACK * fit.objective
+        ]
+    return moved, nearly
+
+
+def _sums_change(problem: Problem, before: Tensor, after: Tensor) -> Tensor:
+    """How the sums of a class, S_c z, change with its row, float64 (N,)."""
+    changed = (after != before).nonzero()[:, 0]
+    step = problem.scale.inverse[changed] * (after - before)[changed]
+    return (problem.features[:, changed].double() - problem.scale.mean[changed]) @ step

@@ -54,6 +54,7 @@ def ternary(
     )
     if start is not None and not exactly:
         chosen &= own != 0
+    chosen &= ~rows.held[:, None]
     matrix = torch.where(chosen, torch.where(means < 0, -1, 1), 0).to(torch.int8)
 
     def allowed(number: int, current: Tensor) -> Moves:
