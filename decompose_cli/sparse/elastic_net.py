@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError
 from decompose_cli.sparse.biases import with_exact_biases
 from decompose_cli.sparse.curvature import Dense, is_whole
 from decompose_cli.sparse.minimise import Penalty, minimise
@@ -114,13 +114,14 @@ def elastic_net_path(
         advance: Called with every point.
 
     Raises:
-        InputError: An argument is out of its range, or no feature tells the classes apart.
+        ValueError: An argument is out of its range.
+        InputError: No feature tells the classes apart.
     """
     if strengths < 2:
-        raise InputError(f"{param('strengths')} {strengths} is not at least 2.")
+        raise ValueError(f"strengths {strengths} is not at least 2")
     for name, value in (("ratio", ratio), ("alpha", alpha)):
         if not 0 < value < 1:
-            raise InputError(f"{param(name)} {value} is not between 0 and 1.")
+            raise ValueError(f"{name} {value} is not between 0 and 1")
     solver = _Solver(problem, alpha, held, start)
     strongest = solver.strongest
     if strongest == 0:

@@ -213,7 +213,7 @@ def test_arguments_out_of_range_are_refused(data: tuple[Tensor, Tensor]) -> None
         ({"alpha": 1.0}, r"alpha 1\.0 is not between 0 and 1"),
         ({"alpha": 0.0}, r"alpha 0\.0 is not between 0 and 1"),
     ):
-        with pytest.raises(InputError, match=sentence):
+        with pytest.raises(ValueError, match=sentence):
             elastic_net_path(problem, **arguments)
     for nothing in (Problem(torch.ones(10, 3), labels[:10], CLASSES), Problem(x, torch.zeros_like(labels), 1)):
         with pytest.raises(InputError, match="No feature tells the classes apart"):
