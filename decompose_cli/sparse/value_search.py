@@ -124,7 +124,7 @@ def _round(
         Whether there was any, and the next best of each class: what they change, the class, and its row.
     """
     weights = weights_of(problem)
-    factor = torch.where(rows.held, 1.0, fit.scale)
+    factor = torch.where(rows.held, 1.0, torch.tensor(fit.scale, dtype=torch.float64))
     shift = torch.where(rows.held, 0.0, fit.bias)
 
     def logits_of(images: slice | Tensor) -> Tensor:
