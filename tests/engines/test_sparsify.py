@@ -50,7 +50,7 @@ def test_few_values_are_in_the_checkpoint(values: str) -> None:
 
 
 def test_a_table_shows_the_cut_and_both_baselines() -> None:
-    said = run("sparsify", "-k", "3", "--method", "weight", "--l2", "1e-3", "-o", "out").stdout
+    said = run("sparsify", "-k", "3", "--method", "weight", "--l2", "1e-3", "-o", "out").output
     assert "the same fitted anew" in said
     assert "Cut: the same features with the weights of the full head." in said
     assert "test images chose nothing" in said
@@ -62,8 +62,8 @@ def test_a_table_shows_the_cut_and_both_baselines() -> None:
         (("-k", "65"), "k 65 is more than the 64 features"),
         (("-k", "0.5"), "k 0.5 is a fraction; sparsify takes whole numbers"),
         (("-k", "0"), "neither a whole number of at least 1"),
-        (("--method", "best"), "--method 'best' is not known"),
-        (("--values", "few"), "--values 'few' is not known"),
+        (("--method", "best"), "--method 'best' is unknown"),
+        (("--values", "few"), "--values 'few' is unknown"),
         (("--l2", "0"), "--l2 0.0 is not a positive number"),
         (("--l2", "nan"), "--l2 nan is not a positive number"),
         (("--toward", "dense", "--values", "binary"), "--toward dense has no effect with --values binary"),
