@@ -24,7 +24,6 @@ from decompose_cli.cli.stdout import kept_for_results
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.progress import use_reporter
-from decompose_cli.storage.files import user_path
 from decompose_cli.training.gating.settings import GateSettings
 
 BUNDLES: dict[type, Bundle] = {
@@ -112,6 +111,8 @@ def _refuse_replacing(out: Output, values: Iterable[Any]) -> None:
 
 
 def _is_same(path: Path, text: str) -> bool:
+    from decompose_cli.storage.files import user_path
+
     try:
         return bool(text) and path.samefile(user_path(text))
     except (OSError, ValueError):
