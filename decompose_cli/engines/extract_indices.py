@@ -152,10 +152,12 @@ def _files(output: Path | None, folder: Path | None, ks: Sequence[int | float], 
 
 
 def _check_files(files: Sequence[Path | None], output: Path | None, result: Path | None, *, overwrite: bool) -> None:
-    """Refuse what may not be replaced; a file that the user names is the user's to have replaced."""
+    """Refuse what may not be replaced: a file that is named by its content, those in a folder by its result."""
     named = [file for file in files if file is not None]
+    if output is not None:
+        check_writable(output, overwrite=overwrite)
+        named = []
     for file in named:
-        (check_writable if output is not None else check_place)(file, overwrite=overwrite)
+        check_place(file, overwrite=overwrite)
     if result is not None:
-        others = [] if output is not None else named
-        check_replaceable([*others, result], result, overwrite=overwrite)
+        check_replaceable([*named, result], result, overwrite=overwrite)

@@ -13,7 +13,7 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.storage.files import as_bytes, check_place, explained, finish_staged, read_json, staged_path
 from decompose_cli.storage.journal import commit
 from decompose_cli.storage.ownership import holds_run
-from decompose_cli.storage.result_document import ResultDocument
+from decompose_cli.storage.result_document import RESULT, ResultDocument
 
 Content = str | bytes | Callable[[Path], object]
 """What comes into a file: text, bytes, or a function that writes them to a path."""
@@ -78,6 +78,15 @@ def written_with(manifest: Path, usual: Iterable[Path] = ()) -> set[Path]:
     return {manifest, *inside, *(usual if listed is None else ())}
 
 
+def replaced_with(output: Path) -> set[Path]:
+    """The files that an output takes the place of: a file itself; of a folder its run, or what its result lists."""
+    if not output.is_dir():
+        return {output}
+    if holds_run(output):
+        return {path for path in output.rglob("*") if path.is_file()}
+    return written_with(output / RESULT)
+
+
 def _paths_in(value: Any) -> Iterator[str]:
     if isinstance(value, dict):
         for name, item in value.items():
@@ -104,7 +113,7 @@ def check_replaceable(targets: Collection[Path], manifest: Path, *, overwrite: b
         check_place(path, overwrite=overwrite)
     if holds_run(manifest.parent):
         raise InputError(
-            f"{manifest.parent} holds the run of a training, whose result is not overwritten.",
+            f"{manifest.parent} holds the run of a training, and takes no other results.",
             hint=f"Choose another {param('output')}.",
         )
     present = [path for path in targets if os.path.lexists(path)]

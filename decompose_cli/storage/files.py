@@ -14,7 +14,7 @@ from typing import Any
 from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.storage.journal import NO_HARD_LINKS, settle
 from decompose_cli.storage.leftovers import TEMPORARY, sweep, temporary_prefix
-from decompose_cli.storage.ownership import is_own
+from decompose_cli.storage.ownership import obstacle
 
 
 def cache_root() -> Path:
@@ -273,10 +273,9 @@ def check_writable(path: Path, *, overwrite: bool) -> None:
     """
     check_place(path, overwrite=overwrite)
     with explained(path):
-        is_foreign = path.is_file() and not is_own(path)
-    if is_foreign:
-        hint = f"Remove it, or choose another {param('output')}."
-        raise InputError(f"{path} is not a result of an analysis by decompose, so it is not overwritten.", hint=hint)
+        why = obstacle(path) if path.is_file() else None
+    if why is not None:
+        raise InputError(f"{path} {why}, so it is not overwritten.", hint=f"Choose another {param('output')}.")
 
 
 def check_place(path: Path, *, overwrite: bool) -> None:

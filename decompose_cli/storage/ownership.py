@@ -1,4 +1,4 @@
-"""Whether a file is one that decompose wrote, as far as its content says."""
+"""Whether a file is one that a command may replace, as far as its content says."""
 
 from __future__ import annotations
 
@@ -10,47 +10,49 @@ _HEAD = 1 << 16
 _TRAININGS = ("train", "finetune", "train-gate")
 
 
-def is_own(path: Path) -> bool:
-    """Whether a file is empty, or of decompose: a result, an index file, a page, a checkpoint, an exported network.
-
-    Results of trainings do not count: they belong to their run, which is replaced as a whole.
+def obstacle(path: Path) -> str | None:
+    """What stands against replacing a file, as in ``is the result of a training``.
 
     Args:
         path: An ordinary file.
+
+    Returns:
+        None for an empty file, and for an analysis's result, an index file, a page or a checkpoint of decompose.
 
     Raises:
         OSError: It cannot be read.
     """
     with path.open("rb") as file:
-        head = file.read(_HEAD)
-    if not head.strip():
-        return True
-    if path.name.endswith((".onnx", ".torchscript.pt")):
-        return True
+        head = file.read(_HEAD).lstrip()
+    is_ours = not head
     if path.suffix == ".safetensors":
-        return b'"decompose"' in head
-    if head.lstrip().startswith(b"<"):
-        return b'name="generator" content="decompose' in head
-    return head.lstrip()[:1] in (b"{", b"[") and _is_own_json(path)
+        is_ours = is_ours or b'"decompose"' in head
+    elif head[:1] == b"<":
+        is_ours = b'name="generator" content="decompose' in head
+    elif head[:1] in (b"{", b"["):
+        content = _json(path)
+        if isinstance(content, dict) and {"schema_version", "command", "results"} <= content.keys():
+            return "is the result of a training" if content["command"] in _TRAININGS else None
+        is_ours = _is_index_set(content)
+    return None if is_ours else "was not written by decompose"
 
 
 def holds_run(folder: Path) -> bool:
     """Whether a folder has the configuration of a training."""
-    try:
-        content: Any = json.loads((folder / "config.json").read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return False
+    content = _json(folder / "config.json")
     return isinstance(content, dict) and content.get("command") in _TRAININGS
 
 
-def _is_own_json(path: Path) -> bool:
+def _json(path: Path) -> Any:
+    """The content of a JSON file; None where there is none."""
     try:
-        content: Any = json.loads(path.read_bytes())
-    except (ValueError, RecursionError):
-        return False
-    if isinstance(content, dict) and "command" in content:
-        return {"schema_version", "results"} <= content.keys() and content["command"] not in _TRAININGS
+        return json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _is_index_set(content: Any) -> bool:
     if isinstance(content, dict) and "format" in content:
         return bool(content["format"] == "decompose-index-set")
     rows = list(content.values()) if isinstance(content, dict) else content
-    return all(isinstance(row, list) and all(isinstance(index, int) for index in row) for row in rows)
+    return bool(rows) and all(isinstance(row, list) and all(isinstance(part, int) for part in row) for row in rows)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers.command_line import run
 
-from decompose_cli.storage.ownership import holds_run, is_own
+from decompose_cli.storage.ownership import holds_run, obstacle
 
 RESULT = {"schema_version": 1, "command": "validate", "results": {}}
 
@@ -27,6 +27,8 @@ RESULT = {"schema_version": 1, "command": "validate", "results": {}}
         ("package.json", b'{"name": "mine", "command": "x"}', False),
         ("broken.json", b'{"schema_version": 1,', False),
         ("numbers.json", b"[1, 2]", False),
+        ("nothing.json", b"{}", False),
+        ("of-train.json", b'{"command": "train"}', False),
         ("page.html", b'<!doctype html><meta name="generator" content="decompose 0.1">', True),
         ("mine.html", b"<!doctype html><title>My page</title>", False),
         ("network.py", b"import torch\n", False),
@@ -38,7 +40,9 @@ RESULT = {"schema_version": 1, "command": "validate", "results": {}}
 def test_files_are_told_by_their_content(tmp_path: Path, name: str, content: bytes, own: bool) -> None:
     path = tmp_path / name
     path.write_bytes(content)
-    assert is_own(path) == own
+    found = obstacle(path)
+    assert (found is None) == own
+    assert found in (None, "is the result of a training" if name == "trained.json" else "was not written by decompose")
 
 
 def test_files_of_the_user_are_not_replaced() -> None:
@@ -50,7 +54,7 @@ def test_files_of_the_user_are_not_replaced() -> None:
         ("report", "-o", "page.html", "."),
     ):
         said = run(*words, "--overwrite", code=2).stderr
-        assert "is not a result of an analysis by decompose, so it is not overwritten" in said
+        assert "was not written by decompose, so it is not overwritten" in said
     assert Path("thesis.docx").read_text() == "years"
     assert Path("page.html").read_text() == "<html>mine</html>"
 
@@ -60,7 +64,7 @@ def test_what_a_command_reads_is_not_its_output() -> None:
     before = Path("ix.json").read_bytes()
     for given in ("ix.json", str(Path("ix.json").absolute())):
         said = run("validate", "-i", given, "-o", "ix.json", "--overwrite", code=2).stderr
-        assert "ix.json is read by this command, so it is not overwritten" in said
+        assert f"{given} is read by this command, so it is not overwritten" in said
     said = run("mutual-info", "-i", "a=ix.json", "-o", "ix.json", "--overwrite", code=2).stderr
     assert "ix.json is read by this command" in said
     assert Path("ix.json").read_bytes() == before
@@ -78,8 +82,31 @@ def test_studies_do_not_go_into_the_folder_of_a_run(tmp_path: Path) -> None:
     before = (folder / "result.json").read_bytes()
     for words in (("explain", "--worst", "1", "-o", str(folder)), ("sweep", "--ks", "1", "-o", str(folder))):
         said = run(*words, "--overwrite", code=2).stderr
-        assert "holds the run of a training, whose result is not overwritten" in said
+        assert "holds the run of a training, and takes no other results" in said
     said = run("validate", "-o", str(folder / "result.json"), "--overwrite", code=2).stderr
-    assert "is not a result of an analysis by decompose" in said
+    assert "is the result of a training, so it is not overwritten" in said
     assert (folder / "result.json").read_bytes() == before
     shutil.rmtree(folder)
+
+
+def test_what_a_command_reads_does_not_go_with_the_folder_that_it_writes() -> None:
+    run("sweep", "--ks", "1-2", "--max-drop", "20", "-o", "out", "-q")
+    before = Path("out/indices.json").read_bytes()
+    said = run("sweep", "-i", "out/indices.json", "--ks", "1", "-o", "out", "--overwrite", code=2).stderr
+    assert "out/indices.json is read by this command, so it is not overwritten" in said
+    assert Path("out/indices.json").read_bytes() == before
+    Path("mine.json").write_bytes(before)
+    Path("out/mine.json").write_bytes(before)  # no file of the result, so it stays
+    run("sweep", "-i", "out/mine.json", "--ks", "1", "-o", "out", "--overwrite", "-q")
+    assert Path("out/mine.json").read_bytes() == before
+
+
+def test_weights_of_a_run_do_not_go_with_it(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    (folder / "config.json").write_text('{"command": "train"}')
+    (folder / "last.pt").write_bytes(b"weights")
+    for words in (("finetune", "-w"), ("train", "resnet20", "-w"), ("train-gate", "resnet20", "--baseline")):
+        said = run(*words, str(folder / "last.pt"), "--dataset", "digits", "-o", str(folder), "--overwrite", code=2)
+        assert "last.pt is read by this command, so it is not overwritten" in said.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "last.pt"]

@@ -177,11 +177,11 @@ def test_a_failed_sweep_leaves_no_folder(brief: Brief) -> None:
 
 @pytest.mark.parametrize("command", ["mutual-info", "essential", "selectivity"])
 def test_a_file_named_with_output_is_replaced_only_when_asked(brief: Brief, command: str) -> None:
-    Path("x.json").write_text("mine", encoding="utf-8")
+    Path("x.json").write_text("[[1]]", encoding="utf-8")
     refused = brief(command, "-o", "x.json", code=2)
     assert "x.json exists already" in only_error(refused.stderr)
     assert "--overwrite" in refused.stderr
-    assert Path("x.json").read_text(encoding="utf-8") == "mine"
+    assert Path("x.json").read_text(encoding="utf-8") == "[[1]]"
     brief(command, "-o", "x.json", "--overwrite")
     assert content("x.json")["command"] == command
     assert files_below() == ["x.json"]

@@ -152,7 +152,7 @@ def spectrum(): return Beside(Spectrum())
 
 class Spectrum(nn.Module):
     def forward(self, x):
-        return torch.fft.fft2(x).abs()
+        return torch.fft.fftn(x, dim=(1, 2, 3)).abs()
 
 class Twice(Net):
     def __init__(self):

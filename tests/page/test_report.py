@@ -423,7 +423,7 @@ def test_nothing_is_written_where_something_is_wrong(write_results: WriteResults
     with pytest.raises(InputError, match="exists already"):
         report([folder], output=target)
     assert target.read_text(encoding="utf-8") == "mine"
-    with pytest.raises(InputError, match="is not a result of an analysis by decompose"):
+    with pytest.raises(InputError, match="was not written by decompose, so it is not overwritten"):
         report([folder], output=target, overwrite=True)
     assert target.read_text(encoding="utf-8") == "mine"
     target.write_text("", encoding="utf-8")

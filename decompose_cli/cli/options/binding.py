@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,6 @@ from decompose_cli.cli.stdout import kept_for_results
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.progress import use_reporter
-from decompose_cli.storage.files import user_path
 from decompose_cli.training.gating.settings import GateSettings
 
 BUNDLES: dict[type, Bundle] = {
@@ -98,24 +98,23 @@ def command(
 
 
 def _refuse_replacing(out: Output, values: Iterable[Any]) -> None:
-    """Refuse an output that is a file or folder which the command reads."""
-    if out.path is None or not out.path.is_file():
+    """Refuse to replace what the command reads: a file that is its output, or one that goes with the output's folder."""
+    if out.path is None or not out.overwrite or not out.path.exists():
         return
+    from decompose_cli.storage.file_sets import replaced_with
+    from decompose_cli.storage.files import user_path
+
+    goes = {path.resolve() for path in replaced_with(out.path)}
     for value in values:
         for text in value if isinstance(value, list | tuple) else [value]:
             whole = str(text) if isinstance(text, str | Path) else ""
-            if any(_is_same(out.path, part) for part in (whole, whole.partition("=")[2])):
-                raise InputError(
-                    f"{out.path} is read by this command, so it is not overwritten.",
-                    hint=f"Choose another {param('output')}.",
-                )
-
-
-def _is_same(path: Path, text: str) -> bool:
-    try:
-        return bool(text) and path.samefile(user_path(text))
-    except (OSError, ValueError):
-        return False
+            for part in filter(None, (whole, whole.partition("=")[2])):
+                with suppress(OSError, ValueError):  # a text that is no path
+                    if user_path(part).resolve() in goes:
+                        raise InputError(
+                            f"{part} is read by this command, so it is not overwritten.",
+                            hint=f"Choose another {param('output')}.",
+                        )
 
 
 def _parameter(name: str, declared: Declared) -> inspect.Parameter:
