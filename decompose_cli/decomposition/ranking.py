@@ -199,7 +199,8 @@ def _fitted_sets(
 ) -> Iterator[IndexSet]:
     from decompose_cli.features.labelled import check_classes
 
-    check_classes(data.labels, data.class_names)
+    if data.held is None:
+        check_classes(data.labels, data.class_names)
     for k, classes in zip(ks, search(data, ks), strict=True):
         yield IndexSet(classes, data.num_features, source=f"{name}, k={k}")
 

@@ -1,9 +1,7 @@
-"""Sparse heads: features chosen for each class by any ranking, and their weights fitted anew."""
+"""Sparse heads: features chosen for each class in any way, and their weights fitted anew."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -12,12 +10,13 @@ from torch import Tensor
 
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions, predict
-from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.sparse_record import FewValues
-from decompose_cli.sparse.problem import Problem
+from decompose_cli.sparse.one_scale import FewValues as FittedValues
+from decompose_cli.sparse.one_scale import fit_scale
+from decompose_cli.sparse.problem import Problem, Scale
 from decompose_cli.sparse.refit import refit
 from decompose_cli.sparse.searches import dense_start, problem_of, strongest_first
 from decompose_cli.sparse.strength import Strength, choose_strength
@@ -25,6 +24,7 @@ from decompose_cli.sparse.values import binary, ternary
 
 Values = Literal["real", "nonnegative", "ternary", "binary"]
 VALUES: tuple[Values, ...] = get_args(Values)
+Toward = Literal["zero", "dense"]
 
 
 @dataclass(frozen=True)
@@ -32,18 +32,28 @@ class SparseHead:
     """A head with a few features per class and weights of its own.
 
     Attributes:
-        index_set: The features of each class, the strongest weights on standardised features first.
+        index_set: The features of each class, the strongest weights on standardised features first. A class without
+            training images has all that its row of the full head has.
         weight: Weights on features, 0 outside the set, float64 (C, D).
         bias: Biases, float64 (C,).
+        on_z: The same head on standardised features z = (x - mean) / deviation, last column the bias, (C, D + 1).
         loss: Mean cross-entropy of the images that it was fitted on.
+        l2: Strength of the penalty that it was fitted with; None for a published cut, which is not fitted.
         values: The few values that the weights come from; None for real weights.
     """
 
     index_set: IndexSet
     weight: Tensor
     bias: Tensor
+    on_z: Tensor
     loss: float
+    l2: float | None
     values: FewValues | None = None
+
+    @property
+    def support(self) -> Tensor:
+        """Whether a class uses a feature, bool (C, D)."""
+        return mask_of(self.index_set, self.weight.shape[1])
 
     def linear(self) -> DecomposedLinear:
         """The head as a module, float32."""
@@ -53,47 +63,131 @@ class SparseHead:
         """Its predictions for images."""
         return predict(self.linear(), features, labels, len(self.bias))
 
+    def loss_on(self, features: Tensor, labels: Tensor) -> float:
+        """Mean cross-entropy of other images (n, D), n >= 1, in nats."""
+        total = 0.0
+        for x, y in zip(features.split(4096), labels.split(4096), strict=True):  # type: ignore[no-untyped-call]
+            logits = torch.addmm(self.bias, x.double(), self.weight.t())
+            total += float(torch.nn.functional.cross_entropy(logits, y, reduction="sum"))
+        return total / len(labels)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the weights of a head are to be.
+
+    Attributes:
+        values: ``real``; ``nonnegative``; ``ternary``: -a, 0, a; ``binary``: 0, a. One a for the head.
+        l2: Strength of the penalty (l2 / 2) |W|^2 on standardised features.
+        toward: What the penalty pulls real weights to: zero, or the full head.
+        keeps_sets: Whether few values leave the features as they were chosen, and exchange none for a better one.
+        seed: Of searches with few values.
+    """
+
+    values: Values
+    l2: float
+    toward: Toward = "zero"
+    keeps_sets: bool = False
+    seed: int = 0
+
 
 def fit_head(
-    data: LabelledFeatures, index_set: IndexSet, values: Values, l2: float, *, toward: Literal["zero", "dense"] = "zero"
+    data: LabelledFeatures, index_set: IndexSet, values: Values, l2: float, *, toward: Toward = "zero"
 ) -> SparseHead:
     """Fit the weights of a head whose features are chosen; few values may exchange features for better ones.
 
     Args:
         data: Features of the images to fit, and the full head if there is one.
         index_set: The features of each class.
-        values: ``real``; ``nonnegative``; ``ternary``: -a, 0, a; ``binary``: 0, a. One a for the head.
-        l2: Strength of the penalty (l2 / 2) |W|^2 on standardised features.
-        toward: What the penalty pulls real weights to: zero, or the full head.
+        values: See :class:`Wanted`.
+        l2: See there.
+        toward: See there.
 
     Raises:
         InputError: There are fewer sets of k features than classes, for binary weights.
     """
     problem = problem_of(data)
     start = dense_start(data, problem)
-    support = mask_of(index_set, data.num_features)
-    aim = start if toward == "dense" else None
-    real = refit(problem, support, l2, start=start, toward=aim, nonnegative=values == "nonnegative")
+    return fit_at(problem, start, index_set, Wanted(values, l2, toward), data.held)
+
+
+def fit_at(
+    problem: Problem, start: Tensor, index_set: IndexSet, wanted: Wanted, held: Tensor | None = None
+) -> SparseHead:
+    """Fit the weights of a head, as :func:`fit_head`, where the images are at hand as a problem.
+
+    Args:
+        problem: The images.
+        start: The full head on standardised features, (C, D + 1), with which fits begin.
+        index_set: The features of each class.
+        wanted: What the weights are to be.
+        held: Classes whose rows stay as ``start`` has them, bool (C,).
+
+    Raises:
+        InputError: Binary weights need distinct sets, and there are too few; or fewer than k features vary.
+    """
+    support, values, l2 = mask_of(index_set, problem.num_features), wanted.values, wanted.l2
+    real = refit(
+        problem,
+        support,
+        l2,
+        start=start,
+        toward=start if wanted.toward == "dense" else None,
+        nonnegative=values == "nonnegative",
+        held=held,
+    )
     if values in ("real", "nonnegative"):
-        return _folded(problem, support, real.head, real.loss, index_set.source)
-    k = index_set.largest_k
+        return head_on(problem.scale, support, real.head, real.loss, l2, index_set.source, held)
+    few = _few_values(problem, start, support, real.head, wanted, held)
+    used = few.matrix != 0
+    if wanted.keeps_sets:
+        used = support
+    if held is not None:
+        used[held] = support[held]
+    found = head_on(problem.scale, used, few.head, few.loss, l2, index_set.source, held)
+    return with_values(found, few.matrix, few.scale, problem.scale)
+
+
+def _few_values(
+    problem: Problem, start: Tensor, support: Tensor, real: Tensor, wanted: Wanted, held: Tensor | None
+) -> FittedValues:
+    own = support if held is None else support & ~held[:, None]
+    if wanted.keeps_sets:
+        signs = real[:, :-1].sign() if wanted.values == "ternary" else torch.ones_like(real[:, :-1])
+        matrix = torch.where(own, torch.where(signs < 0, -1, 1), 0).to(torch.int8)
+        return fit_scale(problem, matrix, wanted.l2, start=start, held=held)
+    k = int(own.sum(1).max())
     try:
-        if values == "ternary":
-            few = ternary(problem, k, l2, start=real.head)
-        else:
-            few = binary(problem, k, l2, support=support)
+        if wanted.values == "ternary":
+            begin = real if held is None else torch.where(held[:, None], start, real)
+            return ternary(problem, k, wanted.l2, start=begin, held=held, seed=wanted.seed)
+        return binary(problem, k, wanted.l2, support=own, start=start, held=held, seed=wanted.seed)
     except ValueError as error:
-        raise InputError(f"{param('values')} {values}: {error}.") from error
-    found = _folded(problem, few.matrix != 0, few.head, few.loss, index_set.source)
-    scale = problem.scale
-    written = FewValues(few.matrix, torch.tensor(few.scale, dtype=torch.float64), scale.mean, scale.deviation)
-    return dataclasses.replace(found, values=written)
+        raise InputError(f"{param('values')} {wanted.values}: {error}.") from error
 
 
-def _folded(problem: Problem, support: Tensor, head: Tensor, loss: float, source: str) -> SparseHead:
-    weight, bias = problem.scale.folded(head[:, :-1], head[:, -1])
-    index_set = IndexSet(strongest_first(support, head), problem.num_features, source=source)
-    return SparseHead(index_set, weight, bias, loss)
+def head_on(
+    scale: Scale,
+    support: Tensor,
+    head: Tensor,
+    loss: float,
+    l2: float | None,
+    source: str,
+    held: Tensor | None = None,
+) -> SparseHead:
+    """A head on standardised features (C, D + 1), with the features of a support bool (C, D), as one on features."""
+    weight, bias = scale.folded(head[:, :-1], head[:, -1])
+    classes = strongest_first(support, head)
+    if held is not None:
+        everything = tuple(range(len(scale.mean)))
+        classes = tuple(everything if stays else row for stays, row in zip(held.tolist(), classes, strict=True))
+    return SparseHead(IndexSet(classes, len(scale.mean), source=source), weight, bias, head, loss, l2)
+
+
+def with_values(head: SparseHead, integers: Tensor, scale: float, of: Scale) -> SparseHead:
+    """The head with the few values that its weights come from: integers (C, D) times a scale."""
+    written = FewValues(integers, torch.tensor(scale, dtype=torch.float64), of.mean, of.deviation)
+    return SparseHead(head.index_set, head.weight, head.bias, head.on_z, head.loss, head.l2, written)
 
 
 def mask_of(index_set: IndexSet, num_features: int) -> Tensor:
@@ -109,67 +203,27 @@ def strength_for(
 ) -> Strength:
     """The strength of the penalty at a support, chosen on images (n, D) that are not fitted."""
     problem = problem_of(data)
-    start = dense_start(data, problem)
-    support = mask_of(index_set, data.num_features)
+    return strength_at(problem, dense_start(data, problem), index_set, features, labels, values, data.held)
+
+
+def strength_at(
+    problem: Problem,
+    start: Tensor,
+    index_set: IndexSet,
+    features: Tensor,
+    labels: Tensor,
+    values: Values = "real",
+    held: Tensor | None = None,
+) -> Strength:
+    """The strength, as :func:`strength_for`, where the images are at hand as a problem.
+
+    Fits end where their objective is within a thousandth of its minimum: what tells strengths apart is far more.
+    """
+    support = mask_of(index_set, problem.num_features)
 
     def fitted(l2: float, before: Tensor | None) -> Tensor:
         first = start if before is None else before
-        return refit(problem, support, l2, start=first, nonnegative=values == "nonnegative", tolerance=1e-5).head
+        is_bounded = values == "nonnegative"
+        return refit(problem, support, l2, start=first, nonnegative=is_bounded, held=held, tolerance=1e-3).head
 
     return choose_strength(problem, fitted, features, labels)
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A method at one k, on the images that choose.
-
-    Attributes:
-        method: Name of the ranking.
-        k: Features per class.
-        strength: The strength of the penalty, and what was tried.
-        correct: Choosing images that its head gets right, fitted on the others.
-        loss: Mean cross-entropy on them.
-    """
-
-    method: str
-    k: int
-    strength: Strength
-    correct: int
-    loss: float
-
-
-def candidates(
-    data: LabelledFeatures,
-    methods: Sequence[str],
-    ks: Sequence[int],
-    values: Values,
-    features: Tensor,
-    labels: Tensor,
-    l2: float | None = None,
-) -> list[Candidate]:
-    """Fit every method at every k on some images, and measure them on the choosing images (n, D).
-
-    Args:
-        data: The images that are fitted.
-        methods: Names of rankings.
-        ks: Ascending numbers of features per class.
-        values: See :func:`fit_head`.
-        features: Features of the choosing images.
-        labels: Their class numbers, int64 (n,).
-        l2: Strength of the penalty; None to choose it at each support.
-    """
-    found = []
-    for method in methods:
-        for k, index_set in zip(ks, RANKINGS[method].sets(data, ks), strict=True):
-            strength = strength_for(data, index_set, features, labels, values) if l2 is None else Strength(l2, ())
-            head = fit_head(data, index_set, values, strength.l2)
-            predictions = head.predict(features, labels)
-            logits = features.double() @ head.weight.t() + head.bias
-            loss = float(torch.nn.functional.cross_entropy(logits, labels))
-            found.append(Candidate(method, k, strength, predictions.correct, loss))
-    return found
-
-
-def best_of(found: Sequence[Candidate], k: int) -> Candidate:
-    """The candidate of a k with most choosing images right, of equals that of the smaller loss."""
-    return min((one for one in found if one.k == k), key=lambda one: (-one.correct, one.loss))

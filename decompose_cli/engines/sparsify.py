@@ -2,168 +2,52 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
-from pydantic import BaseModel
-
-from decompose_cli.datasets.registry import available_splits
-from decompose_cli.decomposition.heads import decomposed_head, full_head, with_decomposed_head
+from decompose_cli.decomposition.heads import decomposed_head, full_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
-from decompose_cli.decomposition.metrics import Predictions, compare, predict
-from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_k, parse_k, select
-from decompose_cli.decomposition.result_types import Point, point_of
-from decompose_cli.decomposition.sparse_heads import (
-    VALUES,
-    Candidate,
-    SparseHead,
-    Values,
-    best_of,
-    candidates,
-    fit_head,
-    strength_for,
+from decompose_cli.decomposition.metrics import Predictions, predict
+from decompose_cli.decomposition.result_types import point_of
+from decompose_cli.decomposition.sparse_heads import SparseHead
+from decompose_cli.decomposition.sparse_methods import used_in
+from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
+from decompose_cli.decomposition.sparse_settings import LADDER, SparsifySettings
+from decompose_cli.engines.sparsify_results import (
+    Baseline,
+    ChosenOn,
+    Few,
+    Nec,
+    Smallest,
+    Sparse,
+    SparsifyResults,
+    Tried,
+    Versus,
+    measures_of,
+    rows_of,
+    versus,
+    weights_of,
 )
-from decompose_cli.errors import InputError, one_of, param
-from decompose_cli.features.labelled import LabelledFeatures
-from decompose_cli.features.study import Inputs, Study
-from decompose_cli.models.checkpoint import Metadata, write_checkpoint
-from decompose_cli.models.sparse_record import SparseRecord
+from decompose_cli.engines.sparsify_sources import NetworkSource, Source
+from decompose_cli.errors import DecomposeError, first_few
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.models.bias_alone import say_bias_alone
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import note
-from decompose_cli.sparse.strength import stratified_part
+from decompose_cli.sparse.cuts import nearest_the_mean
+from decompose_cli.sparse.measures import NEC, measure, nec
 from decompose_cli.storage.file_sets import Content, write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 
-AUTO = "auto"
-SLOW = ("elastic-net",)
-"""Methods that ``auto`` leaves out: their path takes longer than all others together."""
 CHECKPOINT, INDICES = "sparse.safetensors", "indices.json"
-_SHARE = 0.2
-
-
-class Versus(BaseModel):
-    """A sparse head minus a baseline on the same test images: points, 95% interval, exact McNemar p."""
-
-    points: float
-    ci95: tuple[float, float]
-    mcnemar_p: float
-    only_baseline_correct: int
-    only_sparse_correct: int
-
-
-class Chosen(BaseModel):
-    """The images on which methods and strengths were chosen, which are no test images."""
-
-    split: str
-    images: int
-    fitted: int
-    part_of_training: bool
-
-
-class Baseline(BaseModel):
-    """The full head fitted anew in the same way: its accuracy on the test images, and the strength it has."""
-
-    point: Point
-    l2: float
-    versus_original: Versus
-
-
-class Tried(BaseModel):
-    """A method at one k on the choosing images: right ones, mean cross-entropy, and the strength that was chosen."""
-
-    method: str
-    correct: int
-    loss: float
-    l2: float
-
-
-class Sparse(BaseModel):
-    """A sparse head: its accuracy on the test images, and what it was compared with.
-
-    ``cut``: the same features with the weights of the full head, and its bias. ``features``: features in use by all
-    classes together. ``candidates``: every method that was tried, best first.
-    """
-
-    method: str
-    k: int
-    values: str
-    l2: float
-    point: Point
-    cut: Point
-    versus_original: Versus
-    versus_refitted: Versus
-    features: int
-    features_per_class: tuple[int, int]
-    indices: dict[str, list[int]]
-    checkpoint: str | None
-    candidates: list[Tried]
-
-
-class SparsifyResults(BaseModel):
-    """``original``: the full head; ``refitted``: the full head fitted anew; ``heads``: sparse heads by k.
-
-    All figures but those under ``candidates`` are of the test images, which chose nothing.
-    """
-
-    total: int
-    original: Point
-    refitted: Baseline
-    chosen_on: Chosen
-    heads: dict[str, Sparse]
-
-
-def parse_whole(text: str) -> list[int]:
-    """Read ``5`` or ``1,2,5``: whole numbers of features, ascending, each once.
-
-    Raises:
-        InputError: A part is no whole number of at least 1.
-    """
-    ks = parse_k(text)
-    for k in ks:
-        if isinstance(k, float):
-            raise InputError(f"{param('k')} {k} is a fraction; sparsify takes whole numbers of features.")
-    return sorted(int(k) for k in ks)
 
 
 def files_of(ks: Sequence[int]) -> list[str]:
     """The names of the files beside the result, for these k."""
     return [f"k{k}/{name}" for k in ks for name in (CHECKPOINT, INDICES)]
-
-
-@dataclass(frozen=True)
-class SparsifySettings:
-    """What the heads are like.
-
-    Attributes:
-        k: Numbers of features per class.
-        method: Name of a ranking, or ``auto``: for each k the best of all that fit the network and are quick.
-        values: Values that weights on standardised features may have.
-        l2: Strength of the penalty; None to choose it.
-        toward: What the penalty pulls real weights to.
-
-    Raises:
-        InputError: There is no k, a word is unknown, or a number is out of range.
-    """
-
-    k: Sequence[int] = (DEFAULT_K,)
-    method: str = AUTO
-    values: Values = "real"
-    l2: float | None = None
-    toward: Literal["zero", "dense"] = "zero"
-
-    def __post_init__(self) -> None:
-        if not self.k:
-            raise InputError("No k was given.")
-        one_of(self.method, (AUTO, *RANKINGS), "method")
-        one_of(self.values, VALUES, "values")
-        one_of(self.toward, ("zero", "dense"), "toward")
-        if self.l2 is not None and not 0 < self.l2 < float("inf"):
-            raise InputError(f"{param('l2')} {self.l2} is not a positive number.")
-        if self.toward == "dense" and self.values != "real":
-            raise InputError(f"{param('toward')} dense has no effect with {param('values')} {self.values}.")
 
 
 def sparsify(
@@ -178,170 +62,209 @@ def sparsify(
 
     Raises:
         InputError: Something given cannot be used; nothing has been written.
-        DecomposeError: The work failed.
+        DecomposeError: The work failed, or no k is within ``max_drop``.
     """
     watch = Stopwatch()
     settings = settings or SparsifySettings()
-    ks = sorted(set(settings.k))
-    study = Study(inputs, ("test", "val"))
-    study.require_full_head("sparsify")
-    for k in ks:
-        check_k(k, study.head.num_features)
-    train = study.on_training_split()
-    if train.dataset.split == study.dataset.split:
-        raise InputError(
-            "sparsify fits the training images, so it cannot be measured on them.",
-            hint=f"Use another {param('split')}.",
-        )
-    bench = _bench(study, train, settings)
-    heads = {k: bench.head(k) for k in ks}
-    results = SparsifyResults(
-        total=len(study.labels),
-        original=point_of(bench.original),
-        refitted=Baseline(
-            point=point_of(bench.refitted),
-            l2=bench.refitted_l2,
-            versus_original=_versus(bench.original, bench.refitted),
-        ),
-        chosen_on=bench.chosen_on,
-        heads={str(k): bench.described(k, head) for k, head in heads.items()},
-    )
+    return sparsified(NetworkSource(inputs, settings), settings, inputs.seed, watch, folder=folder)
+
+
+def sparsified(
+    source: Source, settings: SparsifySettings, seed: int, watch: Stopwatch, *, folder: Path | None = None
+) -> ResultDocument[SparsifyResults]:
+    """The same for features of any source; arguments and errors as for :func:`sparsify`."""
+    if settings.max_drop is not None:
+        count = source.train.num_features
+        ks = [k for k in settings.k if k <= count] if tuple(settings.k) == LADDER else settings.k
+        settings = dataclasses.replace(settings, k=ks)
+    locality = source.locality() if settings.objective == "qpm" and settings.maps else None
+    if settings.objective == "qpm" and locality is None:
+        why = "the network's features are no means of maps" if settings.maps else "no maps were looked at"
+        note(f"The objective is without its term for locality, as {why}.")
+    search = Search(source.train, settings, source.choosing, seed=seed, locality=locality)
+    run = _Run(source, settings, search)
+    results = run.results()
     contents: dict[Path, Content] = {}
     if folder is not None:
-        for k, head in heads.items():
-            place = folder / f"k{k}"
-            results.heads[str(k)].checkpoint = str(place / CHECKPOINT)
-            contents[place / CHECKPOINT] = _checkpoint(study, head)
-            provenance = {"method": results.heads[str(k)].method, "k": k, "model": study.describe_model().model_dump()}
+        for k, head in run.heads.items():
+            place, described = folder / f"k{k}", results.heads[str(k)]
+            described.checkpoint = str(place / CHECKPOINT)
+            contents[place / CHECKPOINT] = source.checkpoint(head, run.full)
+            provenance = {"method": described.method, "k": k, **source.provenance()}
             index_set = IndexSet(head.index_set.classes, head.index_set.num_features, provenance)
             contents[place / INDICES] = index_set_text(index_set, document=True)
-    arguments = {name: getattr(settings, name) for name in ("method", "values", "l2", "toward")}
-    document = study.document("sparsify", {"k": ks, **arguments}, results, watch, bench.studies)
+    document = source.document(_arguments(settings), results, watch)
     if folder is not None:
         write_result(document, folder / RESULT, contents)
     return document
 
 
+def _arguments(settings: SparsifySettings) -> dict[str, Any]:
+    found = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    indices = settings.indices
+    return {**found, "k": sorted(set(settings.k)), "indices": None if indices is None else indices.source}
+
+
 @dataclass
-class _Bench:
-    """The images, the methods and the choices of one run."""
+class _Run:
+    """One run: the choices, the heads and the baselines."""
 
-    study: Study
-    studies: list[Study]
+    source: Source
     settings: SparsifySettings
-    data: LabelledFeatures
-    found: list[Candidate]
-    chosen_on: Chosen
-    original: Predictions
-    refitted: Predictions
-    refitted_l2: float
+    search: Search
 
-    def head(self, k: int) -> SparseHead:
-        """The head of the best method at k, chosen and fitted anew on all training images."""
-        best = best_of(self.found, k)
-        l2 = best.strength.l2
-        data = dataclasses.replace(self.data, l2=l2)
-        index_set = select(data, best.method, k)
-        return fit_head(data, index_set, self.settings.values, l2, toward=self.settings.toward)
+    def __post_init__(self) -> None:
+        source, search = self.source, self.search
+        if source.choosing is None:
+            note(
+                f"Methods and strengths are chosen on {len(search.chooser.labels):,} of the "
+                f"{len(source.train.labels):,} training images, by the one-standard-error rule, as the network has "
+                "been trained on them; then all are fitted."
+            )
+        fitted = search.chooser.fitted
+        if search.searched is not search.final:
+            note(
+                f"Methods are tried on {len(fitted.labels):,} training images, and features are looked for on "
+                f"{len(search.searched.data.labels):,}, drawn by class; weights are fitted on all."
+            )
+        wanted = sorted(set(search.settings.k))
+        more = [k for k in NEC if k <= source.train.num_features] if self.settings.nec else []
+        self.found = search.candidates(sorted({*wanted, *more}))
+        self.best = {k: best_of(self.found, k) for k in {one.k for one in self.found}}
+        self.smallest = self._smallest(wanted) if self.settings.max_drop is not None else None
+        if self.smallest is not None:
+            wanted = [self.smallest.k]
+        self.heads = {k: search.head(self.best[k]) for k in wanted}
+        refitted = search.refitted
+        self.refitted = refitted.predict(source.features, source.labels)
+        self.full = source.full or _as_full(refitted)
+        self.original = None
+        if source.full is not None:
+            full = source.full
+            self.original = predict(full_head(full), source.features, source.labels, full.num_classes)
+        self._say_what_is_odd()
 
-    def described(self, k: int, head: SparseHead) -> Sparse:
-        """A head as results hold it."""
-        best, study = best_of(self.found, k), self.study
-        own = head.predict(study.bank.features, study.labels)
-        full = study.head.full
-        assert full is not None  # require_full_head
-        cut = predict(decomposed_head(full, head.index_set), study.bank.features, study.labels, full.num_classes)
+    def _smallest(self, ks: Sequence[int]) -> Smallest:
+        limit = self.settings.max_drop
+        assert limit is not None
+        bounds = self.search.bounds(self.best, ks)
+        within = [k for k in ks if bounds[k] <= limit]
+        if not within:
+            nearest = min(ks, key=lambda k: bounds[k])
+            raise DecomposeError(
+                f"No k of {first_few(ks)} is within {limit:g} points of the full head on the "
+                f"{len(self.search.chooser.labels):,} choosing images; k = {nearest} comes nearest, with a bound of "
+                f"{bounds[nearest]:.2f} points."
+            )
+        return Smallest(max_drop=limit, k=min(within), tried={str(k): bound for k, bound in bounds.items()})
+
+    def _say_what_is_odd(self) -> None:
+        """Say what a user would not expect: separable images, constant features, classes with their bias alone."""
+        data, search = self.search.data, self.search
+        right = search.refitted.predict(data.features, data.labels)
+        if right.correct == right.total:
+            note(
+                "A linear head separates the training images without error, so weights are kept finite by the penalty "
+                f"alone (strength {search.refitted_l2:.3g})."
+            )
+        constant = int((data.features.amin(0) == data.features.amax(0)).sum())
+        if constant:
+            verb = "is" if constant == 1 else "are"
+            note(f"{constant} of the {data.num_features} features {verb} the same for every training image; no use.")
+        for k, head in self.heads.items():
+            say_bias_alone(head.index_set.classes, f"k = {k}")
+
+    def results(self) -> SparsifyResults:
+        """What is known of the heads."""
+        source, search = self.source, self.search
+        diversity = (
+            source.local_diversity(list(self.heads.values())) if self.settings.maps else [None] * len(self.heads)
+        )
+        results = SparsifyResults(
+            total=len(source.labels),
+            original=None if self.original is None else point_of(self.original),
+            refitted=Baseline(
+                point=point_of(self.refitted),
+                l2=search.refitted_l2,
+                versus_original=self._versus_original(self.refitted),
+            ),
+            chosen_on=ChosenOn(
+                split="val" if source.choosing is not None else source.train_split,
+                images=len(search.chooser.labels),
+                fitted=len(search.chooser.fitted.labels),
+                part_of_training=source.choosing is None,
+                searched=len(search.searched.data.labels),
+            ),
+            heads={
+                str(k): self._described(k, head, sid5)
+                for (k, head), sid5 in zip(self.heads.items(), diversity, strict=True)
+            },
+            smallest=self.smallest,
+            nec=self._nec() if self.settings.nec else None,
+            locality=search.locality is not None if self.settings.objective == "qpm" else None,
+            feature_names=None if source.feature_names is None else list(source.feature_names),
+        )
+        if "path" in search.searched.__dict__:
+            results.path = rows_of(search.searched.path)
+        return results
+
+    def _versus_original(self, head: Predictions) -> Versus | None:
+        return None if self.original is None else versus(self.original, head)
+
+    def _described(self, k: int, head: SparseHead, sid5: float | None) -> Sparse:
+        source, best, held = self.source, self.best[k], self.search.data.held
+        own = head.predict(source.features, source.labels)
+        cut = predict(decomposed_head(self.full, head.index_set), source.features, source.labels, self.full.num_classes)
+        used = used_in(head, held)
+        sizes = used.sum(1) if held is None else used.sum(1)[~held]
+        kept = [] if held is None else held.nonzero()[:, 0].tolist()
         order = sorted((one for one in self.found if one.k == k), key=lambda one: (-one.correct, one.loss))
         return Sparse(
             method=best.method,
             k=k,
-            values=self.settings.values,
-            l2=best.strength.l2,
+            values=self.settings.kind,
+            l2=head.l2,
             point=point_of(own),
+            loss=head.loss_on(source.features, source.labels),
             cut=point_of(cut),
-            versus_original=_versus(self.original, own),
-            versus_refitted=_versus(self.refitted, own),
-            features=len({index for row in head.index_set.classes for index in row}),
-            features_per_class=head.index_set.sizes,
+            versus_original=self._versus_original(own),
+            versus_refitted=versus(self.refitted, own),
+            features=int(used.any(0).sum()),
+            features_per_class=(int(sizes.min()), int(sizes.max())),
+            bias_alone=[number for number, row in enumerate(head.index_set.classes) if not row],
+            kept_whole=kept,
             indices=head.index_set.published_layout(),
+            weights=weights_of(head),
+            biases=head.on_z[:, -1].tolist(),
+            scale=None if head.values is None else float(head.values.scale),
+            measures=measures_of(measure(source.train.features, source.train.labels, used, sid5=sid5)),
             checkpoint=None,
-            candidates=[
-                Tried(method=one.method, correct=one.correct, loss=one.loss, l2=one.strength.l2) for one in order
-            ],
+            candidates=[_tried(one) for one in order],
         )
 
+    def _nec(self) -> Nec:
+        source, search = self.source, self.search
+        features, labels, count = source.features, source.labels, source.train.num_features
+        bench = search.searched
 
-def _bench(study: Study, train: Study, settings: SparsifySettings) -> _Bench:
-    """Choose methods and strengths on images that are neither fitted nor reported on; measure the baselines."""
-    needs_gates = settings.method in RANKINGS and RANKINGS[settings.method].needs_gates
-    data = train.labelled(gates=needs_gates)
-    names = available_splits(study.dataset.name)
-    studies, ks = [train], sorted(set(settings.k))
-    if study.dataset.split == "test" and "val" in names:
-        inputs = dataclasses.replace(study.inputs, split="val", dataset=study.dataset.name)
-        held = Study(inputs, ("val",), study.classifier)
-        studies.append(held)
-        part, features, labels, split = data, held.bank.features, held.labels, "val"
-    else:
-        rest, drawn = stratified_part(data.labels, _SHARE, study.inputs.seed)
-        part = dataclasses.replace(data, features=data.features[rest], labels=data.labels[rest])
-        features, labels, split = data.features[drawn], data.labels[drawn], train.dataset.split
-        note(
-            f"Methods and strengths are chosen on {len(drawn):,} of the {len(data.labels):,} training images, by the "
-            "one-standard-error rule, as the network has been trained on them; then all are fitted."
-        )
-    found = candidates(part, _methods(settings.method, data), ks, settings.values, features, labels, settings.l2)
-    full = study.head.full
-    assert full is not None  # require_full_head
-    every = IndexSet((tuple(range(data.num_features)),) * data.num_classes, data.num_features, source="full head")
-    l2 = settings.l2 or strength_for(part, every, features, labels).l2
-    return _Bench(
-        study,
-        studies,
-        settings,
-        data,
-        found,
-        Chosen(split=split, images=len(labels), fitted=len(part.labels), part_of_training=split != "val"),
-        predict(full_head(full), study.bank.features, study.labels, full.num_classes),
-        fit_head(data, every, "real", l2).predict(study.bank.features, study.labels),
-        l2,
-    )
+        def on_the_path(number: int) -> float:
+            head = bench.path_head(nearest_the_mean(bench.path, number))
+            return point_of(head.predict(features, labels)).top1
+
+        def exactly(number: int) -> float:
+            head = self.heads.get(number) or search.head(self.best[number])
+            return point_of(head.predict(features, labels)).top1
+
+        return Nec(elastic_net=_few(nec(count, on_the_path)), sparse=_few(nec(count, exactly)))
 
 
-def _methods(method: str, data: LabelledFeatures) -> list[str]:
-    """The rankings to try."""
-    if method != AUTO:
-        return [method]
-    return [ranking.name for ranking in RANKINGS.values() if ranking.fits(data) and ranking.name not in SLOW]
+def _few(found: Any) -> Few:
+    return Few(accuracy={str(number): value for number, value in found.accuracy.items()}, mean=found.mean)
 
 
-def _versus(baseline: Predictions, head: Predictions) -> Versus:
-    found = compare(baseline, head)
-    return Versus(
-        points=found.points,
-        ci95=found.ci95,
-        mcnemar_p=found.mcnemar_p,
-        only_baseline_correct=found.only_first,
-        only_sparse_correct=found.only_second,
-    )
+def _tried(one: Candidate) -> Tried:
+    return Tried(method=one.method, correct=one.correct, loss=one.loss, l2=one.l2)
 
 
-def _checkpoint(study: Study, head: SparseHead) -> Callable[[Path], None]:
-    """Writes the network with the head in it, the full head beside it as reference."""
-    network = study.classifier.load(study.preprocessing.crop)
-    full, entry = study.head.full, study.classifier.entry
-    assert full is not None  # require_full_head
-    module = copy.deepcopy(network.module)
-    with_decomposed_head(module, network.head, head.linear())
-    state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
-    names = study.class_map.names
-    metadata = Metadata(
-        model=entry.name,
-        num_classes=len(names),
-        class_names=list(names),
-        dataset=study.dataset.name,
-        model_options=dict(entry.chosen) or None,
-        **study.preprocessing.described(),
-    )
-    record = SparseRecord(full.weight, full.bias, head.values)
-    return lambda path: write_checkpoint(path, state, metadata, record)
+def _as_full(head: SparseHead) -> HeadTensors:
+    return HeadTensors("dense", "head", head.weight.float(), head.bias.float(), head.weight.shape[1])

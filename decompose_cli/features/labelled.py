@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -30,6 +31,9 @@ class LabelledFeatures:
         order: Whether ``csg`` takes the highest gates or the lowest.
         bias: Bias (C,) of the full head, where fits begin with it.
         l2: Strength of the penalty of the fits that some rankings are made of.
+        held: Classes without images whose rows of the full head stay as they are in fits, bool (C,); None for none.
+        image_weights: How much each image counts in fits, positive, (N,); by default 1.
+        targets: Shares of the classes that fits aim at in place of the labels, (N, C), rows that sum to one.
     """
 
     features: Tensor
@@ -40,6 +44,9 @@ class LabelledFeatures:
     order: Order = "highest"
     bias: Tensor | None = None
     l2: float = DEFAULT_L2
+    held: Tensor | None = None
+    image_weights: Tensor | None = None
+    targets: Tensor | None = None
 
     @property
     def num_classes(self) -> int:
@@ -55,6 +62,42 @@ class LabelledFeatures:
     def has_negative(self) -> bool:
         """Whether any feature of any image is negative."""
         return bool((self.features < 0).any())
+
+    def of_images(self, numbers: Tensor) -> LabelledFeatures:
+        """The same of some images, int64 (n,)."""
+        return dataclasses.replace(
+            self,
+            features=self.features[numbers],
+            labels=self.labels[numbers],
+            image_weights=None if self.image_weights is None else self.image_weights[numbers],
+            targets=None if self.targets is None else self.targets[numbers],
+        )
+
+    def of_features(self, columns: Tensor) -> LabelledFeatures:
+        """The same with some features alone, int64 (P,)."""
+        return dataclasses.replace(
+            self,
+            features=self.features[:, columns],
+            weight=None if self.weight is None else self.weight[:, columns],
+            gates=None if self.gates is None else self.gates[:, columns],
+        )
+
+    def of_classes(self, numbers: Tensor) -> LabelledFeatures:
+        """The same with some classes alone, int64 (c,), ascending, to which all images belong, for rankings."""
+        import torch
+
+        places = torch.full((self.num_classes,), -1)
+        places[numbers] = torch.arange(len(numbers))
+        return LabelledFeatures(
+            self.features,
+            places[self.labels],
+            None if self.weight is None else self.weight[numbers],
+            [self.class_names[number] for number in numbers.tolist()],
+            None if self.gates is None else self.gates[numbers],
+            self.order,
+            None if self.bias is None else self.bias[numbers],
+            self.l2,
+        )
 
 
 def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:

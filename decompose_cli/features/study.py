@@ -166,13 +166,16 @@ class Study:
         inputs = dataclasses.replace(self.inputs, split=None, dataset=name)
         return Study(inputs, ("train",), self.classifier)
 
-    def labelled(self, *, images: bool = True, gates: bool = False, order: Order = "highest") -> LabelledFeatures:
+    def labelled(
+        self, *, images: bool = True, gates: bool = False, order: Order = "highest", every_class: bool = True
+    ) -> LabelledFeatures:
         """The data that features are ranked by.
 
         Args:
             images: Whether features of images are needed; otherwise there are none, and no image is looked at.
             gates: Whether class-specific gates are needed.
             order: Whether the highest gates are taken or the lowest.
+            every_class: Whether a class without images is refused.
 
         Raises:
             InputError: Needed gates are missing or do not fit, or a class has no images.
@@ -186,7 +189,8 @@ class Study:
         if not images:
             features, labels = torch.zeros(0, head.num_features), torch.zeros(0, dtype=torch.int64)
         else:
-            check_classes(self.labels, names)
+            if every_class:
+                check_classes(self.labels, names)
             features, labels = self.bank.features, self.labels
         return LabelledFeatures(features, labels, weight, names, matrix, order, bias)
 

@@ -1,0 +1,240 @@
+"""The choice of methods and strengths for sparse heads on images that are neither fitted nor reported on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.decomposition.metrics import Predictions
+from decompose_cli.decomposition.ranking import check_k
+from decompose_cli.decomposition.shrinking import loss_bound
+from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head, strength_for
+from decompose_cli.decomposition.sparse_methods import Bench, Proposal, methods_for
+from decompose_cli.decomposition.sparse_settings import SparsifySettings
+from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.features.labelled import DEFAULT_L2, LabelledFeatures, check_classes
+from decompose_cli.progress import note, track
+from decompose_cli.sparse.strength import stratified_part
+
+SHARE = 0.2
+"""Of the training images, by class, that choose where there is no split for it."""
+_MOST_PRODUCTS = 1 << 34  # N D C of the images on which methods are tried: 8,388 images of 2048 features, 1000 classes
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A method at one k, on the images that choose.
+
+    Attributes:
+        method: Its name.
+        k: Features per class.
+        l2: The strength of the penalty; None for a published cut, which is not fitted.
+        predictions: What its head, fitted on the other images, says of the choosing images.
+        loss: Mean cross-entropy on them.
+    """
+
+    method: str
+    k: int
+    l2: float | None
+    predictions: Predictions
+    loss: float
+
+    @property
+    def correct(self) -> int:
+        """Choosing images that its head gets right."""
+        return self.predictions.correct
+
+
+@dataclass(frozen=True)
+class Chooser:
+    """Images that choose, and those that are fitted meanwhile."""
+
+    fitted: LabelledFeatures
+    features: Tensor
+    labels: Tensor
+
+
+class Search:
+    """Every method at every k on a part of the images, and the best of them on all.
+
+    Args:
+        data: The training images; with the full head where there is one.
+        settings: What the heads are like.
+        choosing: Features (n, D) and labels (n,) of other images that choose; None for a stratified fifth of the
+            training images.
+        seed: Of draws and searches.
+        locality: See :class:`.sparse_methods.Bench`.
+
+    Raises:
+        InputError: What was chosen does not fit the images.
+    """
+
+    def __init__(
+        self,
+        data: LabelledFeatures,
+        settings: SparsifySettings,
+        choosing: tuple[Tensor, Tensor] | None = None,
+        *,
+        seed: int = 0,
+        locality: Tensor | None = None,
+    ) -> None:
+        self.settings, self.seed, self.locality = settings, seed, locality
+        for k in settings.k:
+            check_k(k, data.num_features)
+        if settings.pool is not None:
+            check_k(settings.pool, data.num_features, "pool")
+        if settings.indices is not None:
+            fitted = settings.indices.fitted_to(data.num_classes, data.num_features)
+            self.settings = dataclasses.replace(settings, indices=fitted, k=(fitted.largest_k,))
+        self.has_head = data.weight is not None
+        self._check(data)
+        self.data = _prepared(data, settings)
+        if choosing is None:
+            rest, drawn = stratified_part(data.labels, SHARE, seed)
+            fitted_part = self.data.of_images(rest)
+            features, labels = data.features[drawn], data.labels[drawn]
+            if len(labels) == 0:
+                raise InputError("No class has two training images, so none can choose methods and strengths.")
+        else:
+            fitted_part = self.data
+            features, labels = choosing
+        self.chooser = Chooser(self._sampled(fitted_part), features, labels)
+
+    def _check(self, data: LabelledFeatures) -> None:
+        if data.num_classes < 2:
+            raise InputError("There is one class only, so there is nothing to tell apart.")
+        if not self.has_head:
+            check_classes(data.labels, data.class_names)
+            for is_wanted, name in (
+                (self.settings.distil, param("distil")),
+                (self.settings.toward == "dense", f"{param('toward')} dense"),
+            ):
+                if is_wanted:
+                    raise InputError(f"{name} needs a full head, and these features have none.")
+
+    def _sampled(self, data: LabelledFeatures) -> LabelledFeatures:
+        """So many of the images, by class, that methods can be tried on them in minutes."""
+        share = _MOST_PRODUCTS / (data.features.numel() * data.num_classes)
+        if share >= 1:
+            return data
+        drawn = torch.zeros(len(data.labels), dtype=torch.bool)
+        drawn[stratified_part(data.labels, share, self.seed)[1]] = True
+        # Of every class one image at least, or its bias would run away.
+        first = torch.zeros(data.num_classes, dtype=torch.int64)
+        first[data.labels.flip(0)] = torch.arange(len(data.labels)).flip(0)
+        drawn[first[torch.unique(data.labels)]] = True
+        return data.of_images(drawn.nonzero()[:, 0])
+
+    @cached_property
+    def refitted_l2(self) -> float:
+        """Strength of the penalty of the full head fitted anew."""
+        if self.settings.l2 is not None:
+            return self.settings.l2
+        chooser = self.chooser
+        return strength_for(chooser.fitted, _everything(self.data), chooser.features, chooser.labels).l2
+
+    @cached_property
+    def refitted(self) -> SparseHead:
+        """The full head fitted anew on all training images."""
+        return fit_head(self.data, _everything(self.data), "real", self.refitted_l2)
+
+    @cached_property
+    def full(self) -> SparseHead:
+        """The full head fitted anew on the images that are fitted while others choose."""
+        part = self.chooser.fitted
+        return self.refitted if part is self.data else fit_head(part, _everything(part), "real", self.refitted_l2)
+
+    @cached_property
+    def part(self) -> Bench:
+        """The images that are fitted while others choose."""
+        return self._bench(self.chooser.fitted)
+
+    @cached_property
+    def final(self) -> Bench:
+        """All training images."""
+        return self.part if self.chooser.fitted is self.data else self._bench(self.data)
+
+    @cached_property
+    def searched(self) -> Bench:
+        """The training images on which the chosen method looks for features: all of them, unless they are too many."""
+        drawn = self._sampled(self.data)
+        return self.final if drawn is self.data else self._bench(drawn)
+
+    def _bench(self, data: LabelledFeatures) -> Bench:
+        if not self.has_head:
+            full = self.full if data is self.chooser.fitted else self.refitted
+            data = dataclasses.replace(data, weight=full.weight.float(), bias=full.bias.float())
+        return Bench(data, self.settings, self.refitted_l2, self.locality, self.seed)
+
+    def candidates(self, ks: Sequence[int]) -> list[Candidate]:
+        """Fit every method at ascending k on some images, and measure it on the choosing images."""
+        chooser, bench, found = self.chooser, self.part, []
+        methods = methods_for(self.settings, bench.data)
+        first = self.settings.l2 or DEFAULT_L2
+        with track("Trying methods", len(methods) * len(ks), "heads") as advance:
+            for method in methods:
+                for proposal in bench.proposals(method, ks, first):
+                    l2 = None if proposal.head is not None else self.settings.l2
+                    if l2 is None and proposal.head is None:
+                        l2 = bench.strength(proposal, chooser.features, chooser.labels).l2
+                    head = bench.fit(proposal, l2)
+                    predictions = head.predict(chooser.features, chooser.labels)
+                    loss = head.loss_on(chooser.features, chooser.labels)
+                    found.append(Candidate(method, proposal.k, l2, predictions, loss))
+                    advance(1)
+        return found
+
+    def head(self, best: Candidate) -> SparseHead:
+        """The head of a method with its strength, chosen and fitted anew on all training images."""
+        l2 = best.l2
+        proposal = next(iter(self.searched.proposals(best.method, [best.k], l2 or DEFAULT_L2)))
+        if self.searched is not self.final and self.settings.kind in ("ternary", "binary"):
+            # Sets are exchanged where that is quick; scale and biases are fitted on all images.
+            kept = self.searched.fit(proposal, l2).index_set
+            proposal = Proposal(best.method, best.k, kept, None, keeps_sets=True)
+        return self.final.fit(proposal, l2)
+
+    def bounds(self, best: Mapping[int, Candidate], ks: Sequence[int]) -> dict[int, float]:
+        """For each k the one-sided 95% upper bound of the points that its best head costs on the choosing images.
+
+        It is the bound of :func:`.shrinking.loss_bound`, against the full head fitted anew on the same images.
+        """
+        full = self.full.predict(self.chooser.features, self.chooser.labels)
+        return {k: loss_bound(full.is_correct, best[k].predictions.is_correct) for k in ks}
+
+
+def best_of(found: Sequence[Candidate], k: int) -> Candidate:
+    """The candidate of a k with most choosing images right, of equals that of the smaller loss."""
+    return min((one for one in found if one.k == k), key=lambda one: (-one.correct, one.loss))
+
+
+def _everything(data: LabelledFeatures) -> IndexSet:
+    return IndexSet((tuple(range(data.num_features)),) * data.num_classes, data.num_features, source="full head")
+
+
+def _prepared(data: LabelledFeatures, settings: SparsifySettings) -> LabelledFeatures:
+    """The images as fits take them: classes without any held, weights and soft targets where they were asked for."""
+    counts = data.labels.bincount(minlength=data.num_classes)
+    empty = counts == 0
+    if bool(empty.any()):
+        data = dataclasses.replace(data, held=empty)
+        names = [data.class_names[number] for number in empty.nonzero()[:, 0].tolist()]
+        note(
+            f"There are no training images of {len(names)} of the {data.num_classes} classes ({first_few(names)}): "
+            "they keep their rows of the full head, with all features."
+        )
+    if settings.class_weights == "balanced":
+        weights = len(data.labels) / (int((~empty).sum()) * counts.double())
+        data = dataclasses.replace(data, image_weights=weights[data.labels])
+    if settings.distil:
+        assert data.weight is not None
+        assert data.bias is not None
+        logits = torch.addmm(data.bias, data.features, data.weight.t())
+        data = dataclasses.replace(data, targets=torch.softmax(logits, 1))
+    return data
