@@ -11,13 +11,24 @@ from decompose_cli.decomposition.heads import check_index_request, check_made_fr
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.result_types import Difference, difference_of
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.features.device import resolve_device
+from decompose_cli.features.elsewhere import SPLITS, FeatureFile, read_feature_file
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.classifier import Classifier
+from decompose_cli.models.lone_head import FEATURES, read_lone_head
 from decompose_cli.models.network import HeadTensors
+from decompose_cli.models.weights import DEFAULT, RANDOM
 from decompose_cli.statistics import wilson_interval
 from decompose_cli.storage.files import sha256_of
-from decompose_cli.storage.result_document import ResultDocument, Stopwatch
+from decompose_cli.storage.result_document import (
+    ModelInfo,
+    ResultDocument,
+    Stopwatch,
+    WeightsInfo,
+    describe_environment,
+)
 
 MOST_MISTAKES = 24
 
@@ -85,13 +96,19 @@ class ValidateResults(BaseModel):
 
 
 def validate(
-    inputs: Inputs, indices: Path | IndexSet | None = None, *, classifier: Classifier | None = None
+    inputs: Inputs,
+    indices: Path | IndexSet | None = None,
+    *,
+    features: Path | None = None,
+    classifier: Classifier | None = None,
 ) -> ResultDocument[ValidateResults]:
     """Measure a classifier on a split (``test``, else ``val``), and its decomposition if indices are given or carried.
 
     Args:
         inputs: The network and the images.
         indices: An index file or set: the features that each class keeps.
+        features: A file of features that were made elsewhere (:mod:`decompose_cli.features.elsewhere`); then the
+            weights are a file of a head without a network, and nothing of the inputs is about one.
         classifier: The network, if it has been opened already.
 
     Raises:
@@ -100,6 +117,8 @@ def validate(
     """
     watch = Stopwatch()
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
+    if features is not None:
+        return _validate_alone(inputs, features, index_set, watch)
     study = Study(inputs, ("test", "val"), classifier)
     check_index_request(study.classifier.checkpoint, index_set)
     resolve_heads(study.head, index_set)  # what does not fit shows before the network runs
@@ -115,6 +134,72 @@ def validate(
         sha256=sha256_of(indices) if isinstance(indices, Path) else None,
     )
     return study.document("validate", {"indices": index_set.source if index_set else None}, results, watch)
+
+
+def _validate_alone(
+    inputs: Inputs, path: Path, index_set: IndexSet | None, watch: Stopwatch
+) -> ResultDocument[ValidateResults]:
+    """Measure a head without a network on features that were made elsewhere."""
+    inputs.check_features_alone()
+    if inputs.weights in (None, DEFAULT, RANDOM):
+        raise InputError(
+            f"{param('features')} measures the file of a head that takes such features; none was named.",
+            hint=f"Give what 'decompose sparsify --features' wrote with {param('weights')}.",
+        )
+    device = resolve_device(inputs.device)
+    head, checkpoint = read_lone_head(inputs.weights, allow_download=inputs.allow_download)
+    check_index_request(checkpoint, index_set)
+    needs = ("test", "val") if inputs.split is None else one_of(inputs.split, SPLITS, "split")
+    file = read_feature_file(path, needs=(needs,), optional=())
+    ((name, split),) = file.splits.items()
+    names = _matching_names(head, checkpoint, file)
+    return ResultDocument(
+        command="validate",
+        arguments={**inputs.as_arguments(), "indices": None, "features": str(path)},
+        model=ModelInfo(
+            name=FEATURES,
+            num_classes=head.num_classes,
+            num_features=head.num_features,
+            head=head.name,
+            weights=WeightsInfo(source=checkpoint.source, sha256=checkpoint.sha256),
+        ),
+        dataset=file.describe(name),
+        environment=describe_environment(str(device), inputs.seed),
+        started_at=watch.started_at,
+        results=measure(head, split.features, split.labels, names, source=checkpoint.source),
+        seconds=watch.seconds(),
+    )
+
+
+def _matching_names(head: HeadTensors, checkpoint: Checkpoint, file: FeatureFile) -> tuple[str, ...]:
+    """The names of the classes of a head, unless a features file has other features or classes than the head.
+
+    Raises:
+        InputError: It has.
+    """
+    described = checkpoint.metadata
+    assert described is not None  # read_lone_head
+    if file.num_features != head.num_features:
+        raise InputError(
+            f"{file.path} has {file.num_features:,} features, but the head of {checkpoint.source} takes "
+            f"{head.num_features:,}."
+        )
+    given = file.class_names if file.has_class_names else None
+    if len(file.class_names) > head.num_classes or (given is not None and len(given) < head.num_classes):
+        raise InputError(
+            f"{file.path} has {len(file.class_names):,} classes, but the head of {checkpoint.source} has "
+            f"{head.num_classes:,}."
+        )
+    for what, own, theirs in (
+        ("class", described.class_names, given),
+        ("feature", described.feature_names, file.feature_names),
+    ):
+        for number, (mine, other) in enumerate(zip(own or (), theirs or (), strict=False)):
+            if mine != other:
+                raise InputError(
+                    f"{file.path} calls {what} {number} {other!r}, but the head of {checkpoint.source} {mine!r}."
+                )
+    return tuple(described.class_names or file.class_names)
 
 
 def measure(

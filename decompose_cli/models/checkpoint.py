@@ -60,6 +60,7 @@ class Metadata(BaseModel):
         num_classes: Outputs of the head.
         model_options: Options of the network that are not at their defaults; None if there are none.
         class_names: Names of the classes in the order of the outputs.
+        feature_names: Names of the features that enter a head without a network.
         dataset: Name of the data set that the network was trained on.
         mean: Mean of :class:`decompose_cli.preprocessing.Preprocessing`.
         std: Standard deviation of the same.
@@ -78,6 +79,7 @@ class Metadata(BaseModel):
     num_classes: int
     model_options: dict[str, str] | None = None
     class_names: list[str] | None = None
+    feature_names: list[str] | None = None
     dataset: str | None = None
     mean: Annotated[list[_Finite], Field(min_length=3, max_length=3)] | None = None
     std: Annotated[list[_Positive], Field(min_length=3, max_length=3)] | None = None

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from decompose_cli.decomposition.heads import with_decomposed_head
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import open_network
+from decompose_cli.models import lone_head
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.registry import DEFAULT_MODEL
@@ -67,12 +71,13 @@ def write_sparse(path: Path, sparse: SparseRecord | None = None, **changes: Tens
     return path
 
 
-def write_lone_head(path: Path, **changes: Tensor | None) -> Path:
-    """A file of the same head without a network."""
-    head = head_of(few_values())
-    tensors = {f"head.{name}": value for name, value in head.state_dict().items()}
-    tensors |= replace(record(), dense_bias=torch.zeros(CLASSES)).tensors()
-    tensors |= {name.replace("__", "."): value for name, value in changes.items()}  # type: ignore[misc]
-    metadata = Metadata(model="features", num_classes=CLASSES, class_names=list(DIGITS))
-    write_checkpoint(path, {name: value for name, value in tensors.items() if value is not None}, metadata)
+def write_lone_head(path: Path, feature_names: Sequence[str] | None = None, **changes: Tensor | None) -> Path:
+    """A file of the same head without a network; changes to its tensors, ``__`` standing for a dot."""
+    sparse = replace(record(), dense_bias=torch.zeros(CLASSES))
+    lone_head.write_lone_head(path, head_of(few_values()), sparse, DIGITS, feature_names)
+    if changes:
+        with safe_open(path, framework="pt") as handle:
+            metadata = handle.metadata()
+        tensors = load_file(path) | {name.replace("__", "."): value for name, value in changes.items()}
+        save_file({name: value for name, value in tensors.items() if value is not None}, path, metadata)
     return path

@@ -177,7 +177,7 @@ def test_a_head_alone_is_read_with_its_description() -> None:
 def test_other_commands_say_that_the_network_is_missing(arguments: tuple[str, ...]) -> None:
     path = write_lone_head(FILE)
     said = refused([*arguments, "-w", str(path)], REFUSED, f"{path} holds a head for features from elsewhere and no")
-    assert "'decompose validate' measures it on a file of such features." in said
+    assert "'decompose validate -w FILE --features FEATURES' measures it." in said
 
 
 @pytest.mark.parametrize(

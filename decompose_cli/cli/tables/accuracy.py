@@ -16,9 +16,20 @@ _MOST_CLASSES = 20
 
 
 def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
-    """Show the network, the images and the constants that a result belongs to."""
+    """Show the network, the images and the constants that a result belongs to; or the head and its features alone."""
+    from decompose_cli.storage.result_document import DatasetInfo
+
     model, dataset, cache = document.model, document.dataset, document.cache
-    if model is None or dataset is None or cache is None:
+    if model is None or dataset is None:
+        return
+    if not isinstance(dataset, DatasetInfo):
+        terminal.print(
+            f"Head      {model.num_features} features into {model.num_classes} classes",
+            f"Weights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
+            f"Features  {dataset.name}, {dataset.split}: {dataset.images:,} (sha256 {dataset.fingerprint[:8]})",
+        )
+        return
+    if cache is None:
         return
     triple = [", ".join(f"{value:g}" for value in values) for values in (dataset.mean, dataset.std)]
     states = {

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from decompose_cli.page.blocks import Block, Column, Group, Picture, Section, Table, Text
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
+from decompose_cli.storage.result_document import DatasetInfo
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -67,7 +68,7 @@ def _explained(context: Context, source: Source) -> Iterator[Block]:
         is_folded=True,
     )
     shown = results.explanations[:_MOST_ROWS]
-    crop = source.document.dataset.crop if source.document.dataset is not None else ()
+    crop = source.document.dataset.crop if isinstance(source.document.dataset, DatasetInfo) else ()
     made = [e.geometry(crop) for e in shown]
     pictures = [
         _saved(context, source, e.file, _alt(e), f"{e.image}: {_caption(e)}{f' ({geometry})' if geometry else ''}")
