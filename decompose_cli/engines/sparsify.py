@@ -16,6 +16,7 @@ from decompose_cli.decomposition.sparse_heads import SparseHead
 from decompose_cli.decomposition.sparse_methods import used_in
 from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
 from decompose_cli.decomposition.sparse_settings import LADDER, SparsifySettings
+from decompose_cli.engines.sparsify_files import FileSource
 from decompose_cli.engines.sparsify_results import (
     Baseline,
     ChosenOn,
@@ -51,13 +52,19 @@ def files_of(ks: Sequence[int]) -> list[str]:
 
 
 def sparsify(
-    inputs: Inputs, settings: SparsifySettings | None = None, *, folder: Path | None = None
+    inputs: Inputs,
+    settings: SparsifySettings | None = None,
+    *,
+    features: Path | None = None,
+    folder: Path | None = None,
 ) -> ResultDocument[SparsifyResults]:
     """Choose features and fit weights on training images, and measure the heads on a split (``test``, else ``val``).
 
     Args:
         inputs: The network and the images.
         settings: What the heads are like; by default five features per class by the best method.
+        features: A file of features that were made elsewhere (:mod:`decompose_cli.features.elsewhere`), in place of a
+            network; nothing of the inputs is about one then.
         folder: Gets ``result.json`` and for each k ``k5/sparse.safetensors`` and ``k5/indices.json``, all or none.
 
     Raises:
@@ -66,7 +73,8 @@ def sparsify(
     """
     watch = Stopwatch()
     settings = settings or SparsifySettings()
-    return sparsified(NetworkSource(inputs, settings), settings, inputs.seed, watch, folder=folder)
+    source: Source = NetworkSource(inputs, settings) if features is None else FileSource(inputs, features, settings)
+    return sparsified(source, settings, inputs.seed, watch, folder=folder)
 
 
 def sparsified(
@@ -116,10 +124,11 @@ class _Run:
     def __post_init__(self) -> None:
         source, search = self.source, self.search
         if source.choosing is None:
+            why = "" if source.full is None else ", as the network has been trained on them"
             note(
                 f"Methods and strengths are chosen on {len(search.chooser.labels):,} of the "
-                f"{len(source.train.labels):,} training images, by the one-standard-error rule, as the network has "
-                "been trained on them; then all are fitted."
+                f"{len(source.train.labels):,} training images, by the one-standard-error rule{why}; then all are "
+                "fitted."
             )
         fitted = search.chooser.fitted
         if search.searched is not search.final:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Optional
 
@@ -44,6 +45,14 @@ def sparsify(
     indices: Annotated[
         Optional[Path],
         option("--indices", "-i", metavar="FILE", help="Index file that says which features classes have."),
+    ] = None,
+    features: Annotated[
+        Optional[Path],
+        option(
+            "--features",
+            metavar="FILE",
+            help="Features from elsewhere (.npz, .safetensors) in place of a network: train_x, train_y, test_x...",
+        ),
     ] = None,
     objective: Annotated[
         str,
@@ -130,8 +139,11 @@ def sparsify(
     )
 
     def work(folder: Path | None) -> None:
-        document = run(inputs, settings, folder=folder)
+        document = run(inputs, settings, features=features, folder=folder)
         written = f"Result written to {folder / RESULT}" if folder is not None else None
         present(out, document, lambda: show_heads(out.terminal, document), written=written)
 
-    in_folder(out, "sparsify", inputs, (RESULT, *files_of(settings.k)), work)
+    named = inputs
+    if features is not None:
+        named = dataclasses.replace(inputs, model="features", dataset=features.stem)
+    in_folder(out, "sparsify", named, (RESULT, *files_of(settings.k)), work)
