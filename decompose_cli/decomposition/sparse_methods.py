@@ -28,7 +28,7 @@ from decompose_cli.sparse import cuts, qpm
 from decompose_cli.sparse.elastic_net import Path, PathPoint, elastic_net_path
 from decompose_cli.sparse.pools import shared_pool
 from decompose_cli.sparse.problem import Problem, Scale
-from decompose_cli.sparse.searches import dense_start, largest_on, problem_of
+from decompose_cli.sparse.searches import dense_start, largest_on, problem_of, strongest_first
 from decompose_cli.sparse.strength import Strength
 
 INDICES, QPM = "indices", "qpm"
@@ -138,8 +138,10 @@ class Bench:
                 yield self._published(method, k)
             return
         if method == "elastic-net":
-            classes = largest_on(self.path, problem, start, data, ks)
-            sets: Iterator[IndexSet] = (IndexSet(row, data.num_features, source=method) for row in classes)
+            found = largest_on(self.path, problem, start, ks, l2, data.held)
+            sets: Iterator[IndexSet] = (
+                IndexSet(strongest_first(*one), data.num_features, source=method) for one in found
+            )
         else:
             sets = _ranked(method, data, ks)
         for k, index_set in zip(ks, sets, strict=True):
