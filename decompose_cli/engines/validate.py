@@ -163,7 +163,7 @@ def _validate_alone(
             head=head.name,
             weights=WeightsInfo(source=checkpoint.source, sha256=checkpoint.sha256),
         ),
-        dataset=file.describe(name),
+        dataset=file.describe(name, names),
         environment=describe_environment(str(device), inputs.seed),
         started_at=watch.started_at,
         results=measure(head, split.features, split.labels, names, source=checkpoint.source),
