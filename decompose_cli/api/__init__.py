@@ -16,6 +16,7 @@ from decompose_cli.api.features import (
     validate,
 )
 from decompose_cli.api.model import Model, decompose, load_model, read_index_set, save_model, write_index_set
+from decompose_cli.api.sparse import SparseHead, sparsify
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
@@ -33,6 +34,7 @@ __all__ = [
     "InputError",
     "Inputs",
     "Model",
+    "SparseHead",
     "SparseLinearClassifier",
     "decompose",
     "extract_features",
@@ -43,6 +45,7 @@ __all__ = [
     "read_index_set",
     "report",
     "save_model",
+    "sparsify",
     "validate",
     "write_index_set",
 ]

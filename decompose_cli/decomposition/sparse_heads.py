@@ -13,6 +13,7 @@ from decompose_cli.decomposition.metrics import Predictions, predict
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.sparse_record import FewValues
 from decompose_cli.sparse.one_scale import FewValues as FittedValues
 from decompose_cli.sparse.one_scale import fit_scale
@@ -182,6 +183,11 @@ def head_on(
         everything = tuple(range(len(scale.mean)))
         classes = tuple(everything if stays else row for stays, row in zip(held.tolist(), classes, strict=True))
     return SparseHead(IndexSet(classes, len(scale.mean), source=source), weight, bias, head, loss, l2)
+
+
+def as_full(head: SparseHead) -> HeadTensors:
+    """A head that has all features, as the parameters of a full head, float32."""
+    return HeadTensors("dense", "head", head.weight.float(), head.bias.float(), head.weight.shape[1])
 
 
 def with_values(head: SparseHead, integers: Tensor, scale: float, of: Scale) -> SparseHead:

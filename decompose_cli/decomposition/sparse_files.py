@@ -10,8 +10,8 @@ from torch import Tensor
 
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.decomposition.sparse_heads import SparseHead
+from decompose_cli.decomposition.sparse_results import SparsifyResults
 from decompose_cli.decomposition.sparse_settings import SparsifySettings
-from decompose_cli.engines.sparsify_results import SparsifyResults
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.device import resolve_device
 from decompose_cli.features.elsewhere import SPLITS, read_feature_file
