@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         InputError,
         Inputs,
         Model,
+        SparseHead,
         SparseLinearClassifier,
         decompose,
         extract_features,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
         read_index_set,
         report,
         save_model,
+        sparsify,
         validate,
         write_index_set,
     )
@@ -48,6 +50,7 @@ __all__ = [
     "InputError",
     "Inputs",
     "Model",
+    "SparseHead",
     "SparseLinearClassifier",
     "__version__",
     "decompose",
@@ -59,6 +62,7 @@ __all__ = [
     "read_index_set",
     "report",
     "save_model",
+    "sparsify",
     "validate",
     "write_index_set",
 ]
