@@ -27,7 +27,13 @@ from PIL import Image
 
 pytest.register_assert_rewrite("helpers")
 
+# Of the folders here only `helpers` can be imported by its name: were all of them on the path for good, SciPy would take
+# the tests of `sparse` for the package `sparse`, which it uses where it is installed.
+HERE = str(Path(__file__).parent)
+sys.path.insert(0, HERE)
 from helpers.power_cut import PowerCut, power_cut
+
+sys.path.remove(HERE)
 
 # Typer makes all commands, with their seven hundred options, anew for each call of a CliRunner: 15 ms of the same.
 typer.testing._get_command = functools.cache(typer.testing._get_command)
