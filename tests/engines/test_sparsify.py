@@ -12,6 +12,8 @@ from decompose_cli.engines.sparsify import SparsifySettings, parse_whole, sparsi
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 
+pytestmark = pytest.mark.usefixtures("warm")
+
 
 def test_checkpoints_give_the_counts_of_the_result() -> None:
     said = run("sparsify", "-k", "2,5", "--method", "contribution", "-o", "out", "--json")
