@@ -27,8 +27,8 @@ from PIL import Image
 
 pytest.register_assert_rewrite("helpers")
 
-# Of the folders here only `helpers` can be imported by its name: with all of them on the path for good, SciPy would take
-# the tests of `sparse` for the package of that name.
+# Only `helpers` can be imported by its name, no other folder here: with all of them on the path for good, SciPy would
+# take the tests of `sparse` for the package of that name.
 HERE = str(Path(__file__).parent)
 sys.path.insert(0, HERE)
 from helpers.power_cut import PowerCut, power_cut
