@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from helpers.sparse_fits import CLASSES, FEATURES, IMAGES, images, some_head, written_out
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -14,35 +15,6 @@ from decompose_cli.sparse import curvature
 from decompose_cli.sparse.minimise import Penalty, minimise
 from decompose_cli.sparse.problem import Problem, Scale
 from decompose_cli.sparse.refit import beginning, refit
-
-CLASSES, FEATURES, IMAGES = 4, 7, 300
-
-
-def images(count: int = IMAGES, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features with means, scales and correlations, and labels that they say something of."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % CLASSES
-    centres = torch.randn(CLASSES, FEATURES, generator=generator)
-    mixing = torch.randn(FEATURES, FEATURES, generator=generator) / 2
-    x = centres[labels] + torch.randn(count, FEATURES, generator=generator) @ mixing
-    return x * torch.logspace(-1, 1, FEATURES) + 3, labels
-
-
-def written_out(
-    x: Tensor, labels: Tensor, head: Tensor, targets: Tensor | None = None, a: Tensor | None = None
-) -> Tensor:
-    """The mean cross-entropy on standardised features, with nothing folded."""
-    x = x.double()
-    z = (x - x.mean(0)) / x.std(0, correction=0)
-    logits = z @ head[:, :-1].t() + head[:, -1]
-    logs = logits - logits.exp().sum(1, keepdim=True).log()
-    t = torch.nn.functional.one_hot(labels, head.shape[0]).double() if targets is None else targets.double()
-    a = torch.ones(len(x)).double() if a is None else a.double()
-    return -(a[:, None] * t * logs).sum() / a.sum()
-
-
-def some_head(seed: int = 3) -> Tensor:
-    return torch.randn(CLASSES, FEATURES + 1, generator=torch.Generator().manual_seed(seed)).double() / 2
 
 
 def by_scipy(objective, start: Tensor, free: Tensor) -> float:
