@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
+from decompose_cli.cli.options.rankings import L2
 from decompose_cli.cli.output import Output, checked_output, finish
 from decompose_cli.cli.tables.accuracy import show_validation
 from decompose_cli.features.inputs import Inputs
@@ -20,6 +21,10 @@ def validate(
         Optional[Path],
         option("--indices", "-i", metavar="FILE", help="Index file: decompose the head and compare."),
     ] = None,
+    refit: Annotated[
+        bool, option("--refit", help="With -i: also fit the weights of its features anew, on training images.")
+    ] = False,
+    l2: L2 = None,
 ) -> None:
     """Measure a classifier: with its full head and, given an index file, with a few features per class.
 
@@ -28,5 +33,5 @@ def validate(
     from decompose_cli.engines.validate import validate as run
 
     path = checked_output(out)
-    document = run(inputs, indices)
+    document = run(inputs, indices, refit=refit, l2=l2)
     finish(out, document, path, inputs, show=lambda: show_validation(out.terminal, document))

@@ -79,11 +79,14 @@ def measurements(source: Source) -> Iterator[Measured]:
     """The measurements of a result; on held-out images those of the last epoch only, as they chose the best one."""
     results = source.results
     if source.command == "validate":
-        for what, head in (("full head", results.original), ("decomposed", results.decomposed)):
+        found = {"full head": results.original, "decomposed": results.decomposed, "refitted": results.refitted}
+        for what, head in found.items():
             if head is not None:
                 split = source.document.dataset.split if source.document.dataset else ""
                 if what == "decomposed" and results.indices is not None:
                     what = f"decomposed, {_features(results.indices.k)} per class"
+                elif what == "refitted":
+                    what = "the same features, weights fitted anew"
                 yield Measured(source.name, what, split, head.correct, results.total, head.top5, head.loss)
     elif source.command in ("finetune", "train", "train-gate"):
         runs = getattr(results, "runs", None)
