@@ -102,7 +102,9 @@ def measurements(source: Source) -> Iterator[Measured]:
 def _scores(command: str, run: Any) -> Iterator[tuple[str, Any]]:
     if command == "finetune":
         yield "full head", run.original
-        yield f"decomposed, {_features(run.features_per_class)} per class, not trained", run.before
+        sizes = f"decomposed, {_features(run.features_per_class)} per class"
+        yield f"{sizes}, weights of the full head", run.cut
+        yield f"{sizes}, not trained" + (", weights fitted anew" if run.refitting is not None else ""), run.before
         yield "decomposed, fine-tuned", run.after
     elif hasattr(run, "last"):
         yield f"after epoch {run.last.epoch}", run.last.test or run.last.val
