@@ -33,8 +33,8 @@ def digits() -> dc.Features:
 
 def test_a_head_goes_into_the_network_and_into_a_file(digits: dc.Features, tmp_path: Path) -> None:
     model = dc.load_model()
-    head = dc.sparsify(digits, k=3, method="weight", values="binary", l2=1e-3)
-    assert repr(head) == "SparseHead('weight', 3 of 64 features in each of 10 classes)"
+    head = dc.sparsify(digits, values="binary", l2=1e-3, indices=dc.extract_indices(digits, 3, "weight"))
+    assert repr(head) == "SparseHead('indices', 3 of 64 features in each of 10 classes)"
     assert head.integers is not None
     assert head.integers.sum(1).tolist() == [3] * 10
     small = head.decompose(model)
@@ -46,7 +46,7 @@ def test_a_head_goes_into_the_network_and_into_a_file(digits: dc.Features, tmp_p
     assert of_network.decomposed is not None
     assert of_features.decomposed is not None
     assert of_features.original is not None
-    assert of_network.decomposed.correct == of_features.decomposed.correct > 300
+    assert of_network.decomposed.correct == of_features.decomposed.correct > 200
     path = tmp_path / "small.safetensors"
     dc.save_model(small, path)
     again = dc.load_model(weights=path)
@@ -67,7 +67,7 @@ def test_features_without_a_head_are_compared_with_the_fitted_one(tmp_path: Path
     assert results.original.correct >= results.decomposed.correct > 40
     path = tmp_path / "head.safetensors"
     head.save(path)
-    with pytest.raises(dc.InputError, match="already exists"):
+    with pytest.raises(dc.InputError, match="exists already"):
         head.save(path)
     file = npz(
         tmp_path / "f.npz",

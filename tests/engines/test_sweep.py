@@ -23,6 +23,7 @@ from decompose_cli.decomposition.smallest import Chosen
 from decompose_cli.engines.sweep import SweepResults, SweepSettings, parse_ks, parse_methods, sweep
 from decompose_cli.engines.validate import RefittedHead, validate
 from decompose_cli.errors import InputError
+from decompose_cli.features.labelled import DEFAULT_L2
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.registry import DEFAULT_MODEL
@@ -73,7 +74,8 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
     [*((method, [1, 2, 3, 7, 20, 63, 64]) for method in WITHOUT_GATES), ("backward", [1, 3, 64])],
 )
 def test_each_point_is_what_validate_says_of_the_same_set(method: Any, ks: list[int]) -> None:
-    curves = sweep(Inputs(), SweepSettings(methods=[method], ks=ks)).results.curves
+    l2 = DEFAULT_L2 if RANKINGS[method].is_fitted else None  # at which select() fits too
+    curves = sweep(Inputs(), SweepSettings(methods=[method], ks=ks, l2=l2)).results.curves
     assert {name: list(points) for name, points in curves.items()} == {method: [str(k) for k in ks]}
     ranked = data_for(Study(Inputs(), ("train",)), [method])
     expected = {str(k): validated(select(ranked, method, k)) for k in ks}
