@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -98,6 +99,24 @@ class Problem:
         self.image_weights = None if weights is None else weights.to(self.dtype)
         self.step = max(1, _VALUES_AT_ONCE // num_classes)
         self.at_once = min(self.step, _MOST_IMAGES_AT_ONCE)
+
+    @cached_property
+    def in_single(self) -> Problem:
+        """The same on standardised features in float32, evaluated in less than half the time; itself where it is one.
+
+        Float32 has the digits of z then, and not those of means that are far from 0.
+        """
+        if self.dtype == torch.float32:
+            return self
+        single = copy(self)
+        single.dtype, scale = torch.float32, self.scale
+        single.scale = Scale(torch.zeros_like(scale.mean), scale.varies.double())
+        single.features = torch.cat(
+            [(x - scale.mean).mul_(scale.inverse).float() for x in torch.split(self.features, self.at_once)]
+        )
+        single.targets = None if self.targets is None else self.targets.float()
+        single.image_weights = None if self.image_weights is None else self.image_weights.float()
+        return single
 
     @property
     def num_features(self) -> int:

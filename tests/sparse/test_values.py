@@ -165,7 +165,7 @@ def test_scale_and_biases_are_those_that_scipy_finds(held: bool) -> None:
     best = minimize(by_numpy, torch.zeros(5).double().numpy(), jac=True, method="BFGS", options={"gtol": 1e-9})
     assert best.x[0] > 0
     assert found.objective == pytest.approx(best.fun, rel=1e-9)
-    assert found.scale == pytest.approx(best.x[0], rel=1e-5)
+    assert found.scale == pytest.approx(best.x[0], rel=1e-4)
     assert found.loss == pytest.approx(float(written_out(z, labels, found.head, 0.0, targets, a)), rel=1e-9)
     assert torch.equal(found.head[1], start[1]) == held
     assert bool((found.matrix[1] == 0).all()) == held
