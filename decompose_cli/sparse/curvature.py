@@ -75,7 +75,7 @@ class Dense(Curvature):
         count = min(len(p), max(_FEWEST_IMAGES, _PRODUCTS // moments.products))
         products = count * moments.products
         self.cost = products / (_FASTER * 2 * len(p) * problem.num_features * problem.num_classes)
-        weights = torch.ones(count, dtype=torch.float64)
+        weights = torch.ones(count, dtype=torch.float64, device=p.device)
         kept: Tensor | None = None
         if count < len(p):
             kept, weights = _drawn(spread.sum(1).double(), count)
@@ -107,7 +107,7 @@ class Dense(Curvature):
             self._among = chosen
             self._factor = _factor(self.matrix[chosen[:, None], chosen])
         places = self.index[chosen]
-        result = torch.zeros(gradient.numel(), dtype=torch.float64)
+        result = gradient.new_zeros(gradient.numel())
         if len(chosen):
             result[places] = torch.cholesky_solve(gradient.flatten()[places, None], self._factor)[:, 0]
         return result.view_as(gradient)
@@ -128,11 +128,13 @@ class _Moments:
     def __init__(self, classes: Tensor, columns: Tensor) -> None:
         self.classes, self._own_class = torch.unique(classes, return_inverse=True)
         self.columns, self._own_column = torch.unique(columns, return_inverse=True)
-        self._pairs = tuple(torch.triu_indices(len(own), len(own)) for own in (self.classes, self.columns))
+        self._pairs = tuple(
+            torch.triu_indices(len(own), len(own), device=own.device) for own in (self.classes, self.columns)
+        )
         alone, paired = len(classes) ** 2, self._pairs[0].shape[1] * self._pairs[1].shape[1]
         self.products, self._is_paired = max(1, min(alone, paired)), paired < alone
         shape = tuple(pairs.shape[1] for pairs in self._pairs) if self._is_paired else (len(classes), len(classes))
-        self._sums = torch.zeros(shape, dtype=torch.float64)
+        self._sums = torch.zeros(shape, dtype=torch.float64, device=classes.device)
         self.step = max(1, (_IN_CACHE if self._is_paired else _VALUES_AT_ONCE) // max(1, *shape))
 
     def add(self, z: Tensor, p: Tensor, weights: Tensor) -> None:
@@ -161,8 +163,9 @@ class _Moments:
             return self._sums
         places = []
         for own, pairs in zip((self._own_class, self._own_column), self._pairs, strict=True):
-            table = torch.empty(int(own.max()) + 1, int(own.max()) + 1, dtype=torch.int64)
-            table[pairs[0], pairs[1]] = table[pairs[1], pairs[0]] = torch.arange(pairs.shape[1])
+            size = int(own.max()) + 1
+            table = own.new_empty(size, size)
+            table[pairs[0], pairs[1]] = table[pairs[1], pairs[0]] = torch.arange(pairs.shape[1], device=own.device)
             places.append(table[own[:, None], own])
         return self._sums[places[0], places[1]]
 
@@ -181,8 +184,8 @@ class _ByClass(Curvature):
         width = max(1, int(counts.max()))
         # Free parameters of each class, the padded ones last.
         self.columns = free.byte().argsort(dim=1, descending=True, stable=True)[:, :width]
-        self.real = torch.arange(width) < counts[:, None]
-        self.blocks = torch.zeros(classes, width, width, dtype=torch.float64)
+        self.real = torch.arange(width, device=counts.device) < counts[:, None]
+        self.blocks = head.new_zeros(classes, width, width)
         spread = _spread(problem, head)
         images = min(max(_IMAGES_PER_CLASS, 8 * width), spread.shape[1])
         mean, inverse = problem.scale.mean, problem.scale.inverse
@@ -206,7 +209,7 @@ class _ByClass(Curvature):
     def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
         chosen = self.real & among.gather(1, self.columns)
         both = chosen[:, :, None] & chosen[:, None, :]
-        identity = torch.eye(self.columns.shape[1], dtype=torch.float64)
+        identity = torch.eye(self.columns.shape[1], dtype=torch.float64, device=self.columns.device)
         factor = _factor(torch.where(both, self.blocks, identity))
         right = torch.where(chosen, gradient.gather(1, self.columns), 0.0)
         found = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
@@ -232,7 +235,7 @@ def _factor(matrix: Tensor) -> Tensor:
     """Cholesky factors, with as much added to the diagonal as it takes."""
     ridge = _RIDGE * float(matrix.diagonal(dim1=-2, dim2=-1).mean()) + 1e-15
     while True:
-        raised = matrix + ridge * torch.eye(matrix.shape[-1], dtype=matrix.dtype)
+        raised = matrix + ridge * torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
         factor: Tensor
         factor, failed = torch.linalg.cholesky_ex(raised)
         if not bool(failed.any()):
@@ -244,7 +247,8 @@ def _drawn(spread: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Images drawn by their share of the curvature, ascending, and their weights."""
     share = spread + 0.05 * spread.mean() + 1e-30
     share = share / share.sum()
-    drawn = torch.multinomial(share, count, replacement=True, generator=torch.Generator().manual_seed(0)).sort().values
+    generator = torch.Generator().manual_seed(0)  # on the CPU, where it draws the same for every device
+    drawn = torch.multinomial(share.cpu(), count, replacement=True, generator=generator).sort().values.to(share.device)
     return drawn, 1 / (count * share[drawn])
 
 
@@ -260,7 +264,7 @@ def _standardised(problem: Problem, rows: slice | Tensor, columns: Tensor) -> Te
 
 def _spread(problem: Problem, head: Tensor) -> Tensor:
     """a p (1 - p), float32 (C, N)."""
-    result = torch.empty(problem.num_classes, len(problem.labels))
+    result = torch.empty(problem.num_classes, len(problem.labels), device=problem.device)
     for start in range(0, len(problem.labels), problem.step):
         rows = slice(start, start + problem.step)
         p = torch.softmax(problem.logits(head, rows), 1)

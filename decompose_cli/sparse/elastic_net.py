@@ -207,11 +207,11 @@ class _Solver:
 
     def __init__(self, problem: Problem, alpha: float, held: Tensor | None, start: Tensor | None) -> None:
         self.problem, self.alpha = problem, alpha
-        self.moving = torch.ones(problem.num_classes, dtype=torch.bool) if held is None else ~held
         head = beginning(problem)
+        self.moving = torch.ones_like(head[:, -1], dtype=torch.bool) if held is None else ~held
         if start is not None:
             head[~self.moving] = start[~self.moving].double()
-        free = self.moving[:, None] & torch.cat([problem.scale.varies, torch.ones(1, dtype=torch.bool)])
+        free = self.moving[:, None] & torch.cat([problem.scale.varies, self.moving.new_ones(1)])
         self.penalised, self.biases = free.clone(), free.clone()
         self.penalised[:, -1], self.biases[:, :-1] = False, False
         self.steps = 0

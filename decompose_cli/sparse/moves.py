@@ -61,7 +61,7 @@ class Moves:
 def weights_of(problem: Problem) -> Tensor:
     """Weight of each image over the total, float64 (N,)."""
     if problem.image_weights is None:
-        return torch.full((len(problem.labels),), 1 / problem.total, dtype=torch.float64)
+        return torch.full((len(problem.labels),), 1 / problem.total, dtype=torch.float64, device=problem.device)
     return problem.image_weights.double() / problem.total
 
 
@@ -83,11 +83,11 @@ def changes(problem: Problem, state: ClassState, moves: Moves, scale: float, l2:
     features = problem.num_features
     additions = _additions(problem, state, moves, scale)
     weights = weights_of(problem)
-    sums = torch.full(moves.allowed.shape, float("inf"), dtype=torch.float64)
+    sums = state.odds.new_full(moves.allowed.shape, float("inf"))
     for number, chosen in enumerate(additions):
         sums[number, :, chosen] = 0
         sums[number, :, features] = 0
-    pull = torch.zeros(features, dtype=torch.float64)
+    pull = state.odds.new_zeros(features)
     for images, z in _blocks(problem):
         odds, share, weight = state.odds[images], state.share[images].float(), weights[images].float()
         pull += (share @ z).double()
@@ -135,14 +135,14 @@ def _additions(problem: Problem, state: ClassState, moves: Moves, scale: float) 
     p = torch.sigmoid(state.odds)
     residual, spread = (p * weights - state.share).float(), (p * (1 - p) * weights).float()
     leaving = [feature for feature in moves.removed if feature >= 0]
-    first, second, mixed = torch.zeros(features), torch.zeros(features), torch.zeros(len(leaving), features)
+    first, second, mixed = (residual.new_zeros(shape) for shape in ((features,), (features,), (len(leaving), features)))
     for images, z in _blocks(problem):
         first += residual[images] @ z
         second += spread[images] @ z.square()
         mixed += (z[:, leaving] * spread[images, None]).t() @ z
     chosen: list[slice | Tensor] = []
     for number, feature in enumerate(moves.removed):
-        cross = torch.zeros(features) if feature < 0 else mixed[leaving.index(feature)] * int(state.row[feature])
+        cross = torch.zeros_like(first) if feature < 0 else mixed[leaving.index(feature)] * int(state.row[feature])
         slopes = torch.stack([sign * (first - scale * cross) for sign in moves.signs])
         estimates = scale * slopes + scale**2 / 2 * second
         estimates[~moves.allowed[number, :, :-1]] = float("inf")

@@ -14,6 +14,16 @@ _MOST_IMAGES_AT_ONCE = 4096  # whose logits of few classes stay in the cache
 _IN_DOUBLE = 1 << 29  # products of an evaluation (N D C) up to which features are held in float64
 
 
+def fitting_device(device: torch.device | str) -> torch.device:
+    """Where fits run for what else runs on a device: there, but for mps on the CPU, as mps has no float64.
+
+    >>> fitting_device("cuda:1"), fitting_device("mps")
+    (device(type='cuda', index=1), device(type='cpu'))
+    """
+    device = torch.device(device)
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 @dataclass(frozen=True)
 class Scale:
     """Standardisation of features: z = (x - mean) / deviation, by the images that are fitted.
@@ -30,7 +40,7 @@ class Scale:
     @classmethod
     def of(cls, features: Tensor) -> Scale:
         """Measure features (N, D), N >= 1."""
-        total = torch.zeros(features.shape[1], dtype=torch.float64)
+        total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
         squares = torch.zeros_like(total)
         blocks = features.split(max(1, _VALUES_AT_ONCE // features.shape[1]))  # type: ignore[no-untyped-call]
         for block in blocks:
@@ -71,7 +81,7 @@ class Problem:
     block of logits is made.
 
     Args:
-        features: x, (N, D).
+        features: x, (N, D). Where they are, there everything is computed; heads and supports are to be there as well.
         labels: Class numbers, int64 (N,).
         num_classes: C.
         scale: Standardisation; by default that of the features.
@@ -90,11 +100,11 @@ class Problem:
         image_weights: Tensor | None = None,
     ) -> None:
         self.scale = scale or Scale.of(features)
-        self.labels, self.num_classes = labels, num_classes
+        self.labels, self.num_classes = labels.to(features.device), num_classes
         self.dtype = torch.float64 if features.numel() * num_classes <= _IN_DOUBLE else torch.float32
         self.features = features.to(self.dtype)
-        self.targets = None if targets is None else targets.to(self.dtype)
-        weights = None if image_weights is None else image_weights.double()
+        self.targets = None if targets is None else targets.to(features.device, self.dtype)
+        weights = None if image_weights is None else image_weights.to(features.device).double()
         self.total = float(len(labels)) if weights is None else float(weights.sum())
         self.image_weights = None if weights is None else weights.to(self.dtype)
         self.step = max(1, _VALUES_AT_ONCE // num_classes)
@@ -119,6 +129,11 @@ class Problem:
         return single
 
     @property
+    def device(self) -> torch.device:
+        """Where the features are, and with them all that is fitted."""
+        return self.features.device
+
+    @property
     def num_features(self) -> int:
         """D."""
         return self.features.shape[1]
@@ -132,9 +147,8 @@ class Problem:
         """f and its gradient, float64 (C, D + 1), for a head (C, D + 1) on z, whose last column is the bias."""
         weight, bias = self.scale.folded(head[:, :-1], head[:, -1])
         weight, bias = weight.to(self.dtype), bias.to(self.dtype)[:, None]
-        value = torch.zeros((), dtype=torch.float64)
-        gradient = torch.zeros(self.num_classes, self.num_features, dtype=torch.float64)
-        sums = torch.zeros(self.num_classes, dtype=torch.float64)
+        value, sums = head.new_zeros((), dtype=torch.float64), head.new_zeros(self.num_classes, dtype=torch.float64)
+        gradient = sums.new_zeros(self.num_classes, self.num_features)
         for start in range(0, len(self.labels), self.at_once):
             rows = slice(start, start + self.at_once)
             x = self.features[rows]
@@ -172,11 +186,13 @@ class Problem:
     @cached_property
     def target_means(self) -> Tensor:
         """sum_i a_i t_ic / sum_i a_i, the share of every class, float64 (C,)."""
-        ones = torch.ones(len(self.labels)) if self.image_weights is None else self.image_weights
-        ones = ones.double()
+        if self.image_weights is None:
+            ones = torch.ones_like(self.labels, dtype=torch.float64)
+        else:
+            ones = self.image_weights.double()
         if self.targets is not None:
             return ones @ self.targets.double() / self.total
-        counts = torch.zeros(self.num_classes, dtype=torch.float64)
+        counts = ones.new_zeros(self.num_classes)
         return counts.index_add_(0, self.labels, ones) / self.total
 
     def probabilities(self, head: Tensor) -> Tensor:

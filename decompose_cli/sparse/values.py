@@ -61,7 +61,7 @@ def ternary(
         row = current[number]
         inside = row.nonzero()[:, 0].tolist()
         removed = (*inside, *([-1] if len(inside) < k else []))
-        free = torch.zeros(len(removed), 2, len(row) + 1, dtype=torch.bool)
+        free = torch.zeros(len(removed), 2, len(row) + 1, dtype=torch.bool, device=row.device)
         free[..., :-1] = varies & (row == 0)
         free[..., -1] = not exactly
         for place, feature in enumerate(removed):
@@ -106,7 +106,7 @@ def binary(
     moving = ~rows.held
     means = class_means(problem)
     ways = [means] if support is None else [means + support * (1 + means.max() - means.min()), means]
-    starts = [torch.zeros(means.shape, dtype=torch.int8) for _ in ways]
+    starts = [torch.zeros_like(means, dtype=torch.int8) for _ in ways]
     for matrix, scores in zip(starts, ways, strict=True):
         chosen = distinct_sets(scores[moving][:, varies], k)
         matrix[moving.nonzero(), varies.nonzero()[:, 0]] = chosen.to(torch.int8)
@@ -114,7 +114,7 @@ def binary(
     def allowed(number: int, current: Tensor) -> Moves:
         row = current[number]
         inside = row.nonzero()[:, 0].tolist()
-        free = torch.zeros(len(inside), 1, len(row) + 1, dtype=torch.bool)
+        free = torch.zeros(len(inside), 1, len(row) + 1, dtype=torch.bool, device=row.device)
         free[..., :-1] = varies & (row == 0)
         others = moving.clone()
         others[number] = False
@@ -139,8 +139,8 @@ def nonnegative(
 
 def class_means(problem: Problem) -> Tensor:
     """Mean of z over the images of each class, float64 (C, D); 0 for classes without images and constant features."""
-    totals = torch.zeros(problem.num_classes, dtype=torch.float64)
-    sums = torch.zeros(problem.num_classes, problem.num_features, dtype=torch.float64)
+    totals = problem.scale.mean.new_zeros(problem.num_classes)
+    sums = totals.new_zeros(problem.num_classes, problem.num_features)
     for begin in range(0, len(problem.labels), problem.step):
         images = slice(begin, begin + problem.step)
         if problem.targets is None:
