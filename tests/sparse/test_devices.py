@@ -53,6 +53,7 @@ CASES: dict[str, Callable[[Problem], Any]] = {
     "binary": lambda p: values.binary(p, 2, L2, start=HEAD, held=HELD, kicks=2),
     "binary, nothing given": lambda p: values.binary(p, 2, L2, kicks=2),
     "nonnegative": lambda p: values.nonnegative(p, SUPPORT, L2),
+    "ternary_at": lambda p: values.ternary_at(p, SUPPORT, L2, start=HEAD, held=HELD, kicks=2),
     "fit_scale": lambda p: fit_scale(p, SUPPORT, L2, start=HEAD, held=HELD),
     "qpm": lambda p: qpm.select(p, 2, size=5, locality=qpm.locality([(p.features, MAPS)]), restarts=2),
     "measures": lambda p: measures.measure(p.features, p.labels, SUPPORT),
