@@ -21,7 +21,7 @@ from decompose_cli.sparse.problem import Problem, Scale
 from decompose_cli.sparse.refit import refit
 from decompose_cli.sparse.searches import dense_start, problem_of, strongest_first
 from decompose_cli.sparse.strength import Strength, choose_strength
-from decompose_cli.sparse.values import binary, ternary
+from decompose_cli.sparse.values import binary, ternary, ternary_at
 
 Values = Literal["real", "nonnegative", "ternary", "binary"]
 VALUES: tuple[Values, ...] = get_args(Values)
@@ -153,14 +153,14 @@ def _few_values(
     problem: Problem, start: Tensor, support: Tensor, real: Tensor, wanted: Wanted, held: Tensor | None
 ) -> FittedValues:
     own = support if held is None else support & ~held[:, None]
+    begin = real if held is None else torch.where(held[:, None], start, real)
     if wanted.keeps_sets:
-        signs = real[:, :-1].sign() if wanted.values == "ternary" else torch.ones_like(real[:, :-1])
-        matrix = torch.where(own, torch.where(signs < 0, -1, 1), 0).to(torch.int8)
-        return fit_scale(problem, matrix, wanted.l2, start=start, held=held)
+        if wanted.values == "ternary":
+            return ternary_at(problem, own, wanted.l2, start=begin, held=held, seed=wanted.seed)
+        return fit_scale(problem, own.to(torch.int8), wanted.l2, start=start, held=held)
     k = int(own.sum(1).max())
     try:
         if wanted.values == "ternary":
-            begin = real if held is None else torch.where(held[:, None], start, real)
             return ternary(problem, k, wanted.l2, start=begin, held=held, seed=wanted.seed)
         return binary(problem, k, wanted.l2, support=own, start=start, held=held, seed=wanted.seed)
     except ValueError as error:

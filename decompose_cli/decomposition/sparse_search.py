@@ -223,7 +223,7 @@ def _prepared(data: LabelledFeatures, settings: SparsifySettings) -> LabelledFea
     counts = data.labels.bincount(minlength=data.num_classes)
     empty = counts == 0
     if bool(empty.any()):
-        data = dataclasses.replace(data, held=empty)
+        data = dataclasses.replace(data, held=empty, targets=_with_absent(data, empty))
         names = [data.class_names[number] for number in empty.nonzero()[:, 0].tolist()]
         note(
             f"There are no training images of {len(names)} of the {data.num_classes} classes ({first_few(names)}): "
@@ -233,8 +233,25 @@ def _prepared(data: LabelledFeatures, settings: SparsifySettings) -> LabelledFea
         weights = len(data.labels) / (int((~empty).sum()) * counts.double())
         data = dataclasses.replace(data, image_weights=weights[data.labels])
     if settings.distil:
-        assert data.weight is not None
-        assert data.bias is not None
-        logits = torch.addmm(data.bias, data.features, data.weight.t())
-        data = dataclasses.replace(data, targets=torch.softmax(logits, 1))
+        data = dataclasses.replace(data, targets=_full_probabilities(data))
     return data
+
+
+def _full_probabilities(data: LabelledFeatures) -> Tensor:
+    """What the full head says of each image, (N, C)."""
+    assert data.weight is not None
+    assert data.bias is not None
+    return torch.softmax(torch.addmm(data.bias, data.features, data.weight.t()), 1)
+
+
+def _with_absent(data: LabelledFeatures, absent: Tensor) -> Tensor | None:
+    """Targets (N, C): the label, but for the share that the full head gives to classes without images.
+
+    No image speaks for such a class, so with labels alone the biases of the others would rise together until it is
+    never predicted; with these its mean probability stays what it is under the full head.
+    """
+    if data.weight is None:
+        return None
+    targets = torch.where(absent, _full_probabilities(data), 0.0)
+    rest = 1 - targets.sum(1, keepdim=True)
+    return targets.scatter_(1, data.labels[:, None], rest)

@@ -58,6 +58,6 @@ def refit_loosely(problem: Problem, support: Tensor, l2: float, *, start: Tensor
 
 def beginning(problem: Problem) -> Tensor:
     """Zero weights and the logarithms of the classes' shares of the images, (C, D + 1)."""
-    head = torch.zeros(problem.num_classes, problem.num_features + 1, dtype=torch.float64)
+    head = torch.zeros(problem.num_classes, problem.num_features + 1, dtype=torch.float64, device=problem.device)
     head[:, -1] = problem.target_means.clamp(min=0.5 / problem.total).log()
     return head

