@@ -346,6 +346,22 @@ def test_what_no_memory_holds_is_refused_before_it_is_unpacked(monkeypatch: pyte
     assert read(NPZ, needs=("test",), optional=())[0].num_features == 2, "what is not read needs no memory"
 
 
+def test_what_finds_no_memory_in_the_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    npz(NPZ)
+    monkeypatch.setattr(np.lib.format, "read_array", full)
+    with pytest.raises(InputError, match=r"train_y in features\.npz does not fit into memory"):
+        read(NPZ)
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize <= 8, reason="no numbers are longer than 64 bits here")
+def test_numbers_that_torch_does_not_have_are_refused() -> None:
+    with pytest.raises(InputError, match=r"train_x holds float\d+ instead of real numbers"):
+        read(npz(NPZ, train_x=np.ones((12, 5), np.longdouble)))
+
+
 def test_this_machine_says_how_much_memory_it_has() -> None:
     from decompose_cli.features.array_files import _memory
 
