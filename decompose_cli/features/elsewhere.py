@@ -30,6 +30,7 @@ MOST_CLASSES = 1 << 20
 """A label from here on is no class number, where no names say how many classes there are."""
 _NAMES = ("class_names", "feature_names")
 _ARRAYS = tuple(f"{split}_{part}" for split in SPLITS for part in "xy")
+_VALUES_AT_ONCE = 1 << 22
 _WHAT = "The features file"
 _CLASS_NUMBERS = "Labels are class numbers, 0 to C - 1; names of classes go into class_names."
 
@@ -183,9 +184,13 @@ def checked_features(values: Tensor, what: str) -> Tensor:
         InputError: A feature is NaN, infinite or beyond float32; the sentence says where.
     """
     features = values.float()
-    finite = torch.isfinite(features)
-    if not bool(finite.all()):
+    step = max(1, _VALUES_AT_ONCE // features.shape[1])
+    for start in range(0, len(features), step):
+        finite = torch.isfinite(features[start : start + step])
+        if bool(finite.all()):
+            continue
         row, column = divmod(int((~finite).flatten().int().argmax()), features.shape[1])
+        row += start
         number = f"{values[row, column].item():g}".replace("nan", "NaN")
         reason = "is not finite" if not torch.isfinite(values[row, column]) else "is too large for float32"
         raise InputError(f"{what} has {number} in row {row}, column {column} (counted from 0), which {reason}.")

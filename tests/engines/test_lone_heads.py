@@ -164,7 +164,7 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("other order", {"feature_names": np.array([f"f{j}" for j in [1, 0, *range(2, FEATURES)]])},
      "features.npz calls feature 0 'f1', but the head of head.safetensors 'f0'."),
     ("no images of the split", {"test_x": None, "test_y": None}, "features.npz lacks test_x and test_y; it has"),
-    ("objects", {"test_x": np.full((IMAGES, FEATURES), Hostile())}, "test_x in features.npz holds Python objects, which"),
+    ("objects", {"test_x": np.full((IMAGES, FEATURES), Hostile())}, "test_x in features.npz holds Python objects"),
     ("NaN", {"test_x": np.full((IMAGES, FEATURES), np.nan)}, "test_x in features.npz has NaN in row 0, column 0"),
 ]  # fmt: skip
 

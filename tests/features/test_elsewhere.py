@@ -208,7 +208,11 @@ BAD_ARRAYS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [row[1:] for row in BAD_ARRAYS], ids=[row[0] for row in BAD_ARRAYS])
-def test_arrays_that_do_not_fit_are_refused(changes: dict[str, Any], sentence: str) -> None:
+@pytest.mark.parametrize("at_once", [1 << 22, 10])
+def test_arrays_that_do_not_fit_are_refused(
+    at_once: int, changes: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decompose_cli.features.elsewhere._VALUES_AT_ONCE", at_once)
     npz(NPZ, **changes)
     with pytest.raises(InputError, match=re.escape(sentence)) as raised:
         read(NPZ)
