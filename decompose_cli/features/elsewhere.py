@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decompose_cli.errors import InputError, first_few, first_line, param
+from decompose_cli.errors import InputError, first_few, first_line
 from decompose_cli.features.array_files import (
     REAL,
     TEXT,
@@ -98,32 +98,33 @@ def split_of(values: object, labels: object, num_classes: int | None = None) -> 
     features, features_kind = _in_memory(values, "values")
     classes, classes_kind = _in_memory(labels, "labels")
     if features_kind not in (REAL, WHOLE):
-        raise InputError(f"{param('values')} holds {features_kind} instead of {REAL}.")
+        raise InputError(f"values holds {features_kind} instead of {REAL}.")
     if classes_kind != WHOLE:
-        raise InputError(f"{param('labels')} holds {classes_kind} instead of {WHOLE}.", hint=_CLASS_NUMBERS)
-    _check_shape(param("values"), tuple(features.shape), ("N", "D"))
-    _check_shape(param("labels"), tuple(classes.shape), ("N",))
+        raise InputError(f"labels holds {classes_kind} instead of {WHOLE}.", hint=_CLASS_NUMBERS)
+    _check_shape("values", tuple(features.shape), ("N", "D"))
+    _check_shape("labels", tuple(classes.shape), ("N",))
     if len(features) != len(classes):
-        raise InputError(f"{param('values')} has {len(features):,} rows, but {param('labels')} has {len(classes):,}.")
+        raise InputError(f"values has {len(features):,} rows, but labels has {len(classes):,}.")
     if features_kind == WHOLE:
         features = features.double()
-    return Split(checked_features(features, param("values")), checked_labels(classes, param("labels"), num_classes))
+    return Split(checked_features(features, "values"), checked_labels(classes, "labels", num_classes))
 
 
 def _in_memory(values: object, name: str) -> tuple[Tensor, str]:
     """A tensor of numbers on the CPU, and their kind."""
     if isinstance(values, Tensor):
         if values.layout != torch.strided or values.is_meta:
-            raise InputError(f"{param(name)} is no ordinary tensor ({values.layout}, {values.device}).")
+            raise InputError(f"{name} is no ordinary tensor ({values.layout}, {values.device}).")
         kind = kind_of_tensor(values)
         return values.detach().cpu(), {"real": REAL, "whole": WHOLE}.get(kind, f"{kind} numbers")
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{param(name)} is no array of numbers: {first_line(error)}.") from error
+        raise InputError(f"{name} is no array of numbers: {first_line(error)}.") from error
     kind = kind_of(array.dtype)
     if kind not in (REAL, WHOLE):
-        raise InputError(f"{param(name)} holds {kind} instead of numbers.", hint=_CLASS_NUMBERS)
+        hint = _CLASS_NUMBERS if name == "labels" else None
+        raise InputError(f"{name} holds {kind} instead of numbers.", hint=hint)
     return tensor_of(array), kind
 
 
