@@ -17,7 +17,7 @@ from decompose_cli.datasets.registry import available_splits, default_data_dir, 
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_METHOD, RANKINGS, parse_method, select
 from decompose_cli.engines.validate import ValidateResults, measure
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError
 from decompose_cli.features.device import resolve_device
 from decompose_cli.features.elsewhere import SPLITS, read_feature_file, split_of
 from decompose_cli.features.extraction import extract_features as features_of_dataset
@@ -80,12 +80,12 @@ class Features:
         split = split_of(values, labels, None if classes is None else len(classes))
         columns, width = _names(feature_names, "feature_names"), split.features.shape[1]
         if columns is not None and len(columns) != width:
-            raise InputError(f"{param('feature_names')} has {len(columns):,} names for {width:,} features.")
+            raise InputError(f"feature_names has {len(columns):,} names for {width:,} features.")
         if classes is None:
             classes = tuple(map(str, range(int(split.labels.max()) + 1)))
         if head is not None and (head.num_classes, head.num_features) != (len(classes), width):
             raise InputError(
-                f"{param('head')} takes {head.num_features:,} features into {head.num_classes:,} classes, but there "
+                f"head takes {head.num_features:,} features into {head.num_classes:,} classes, but there "
                 f"are {width:,} and {len(classes):,}."
             )
         set_attribute = partial(object.__setattr__, self)  # as the class is frozen
@@ -104,12 +104,12 @@ class Features:
         return f"Features({len(self):,} images, {self.values.shape[1]} features, {len(self.class_names)} classes)"
 
 
-def _names(names: Sequence[str] | None, parameter: str) -> tuple[str, ...] | None:
+def _names(names: Sequence[str] | None, name: str) -> tuple[str, ...] | None:
     if names is None:
         return None
     found = () if isinstance(names, str) else tuple(names)
-    if not found or not all(isinstance(name, str) for name in found):
-        raise InputError(f"{param(parameter)} is no list of names.")
+    if not found or not all(isinstance(each, str) for each in found):
+        raise InputError(f"{name} is no list of names.")
     return tuple(map(str, found))  # as plain text, also where NumPy's was given
 
 
@@ -264,7 +264,7 @@ def extract_indices(
     name = parse_method(method)
     if features.head is None and RANKINGS[name].needs_head:
         raise InputError(
-            f"The method {name!r} needs the full head, and there is none in {param('features')}.",
+            f"The method {name!r} needs the full head, and there is none in features.",
             hint="Rank them by another method, or give features that extract_features has taken from a network.",
         )
     weight = full.weight if full is not None else None
@@ -291,7 +291,7 @@ def validate(features: Features, indices: Indices | None = None) -> ValidateResu
     head = features.head
     if head is None:
         raise InputError(
-            f"There is no head in {param('features')} to measure.",
+            "There is no head in features to measure.",
             hint="Features have one where extract_features has taken them from a network.",
         )
     if head.kind == "decomposed" and indices is not None:

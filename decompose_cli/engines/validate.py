@@ -189,7 +189,7 @@ def _validate_alone(
     if inputs.weights in (None, DEFAULT, RANDOM):
         raise InputError(
             f"{param('features')} measures the file of a head that takes such features; none was named.",
-            hint=f"Give what 'decompose sparsify --features' wrote with {param('weights')}.",
+            hint=f"Give the file of a head that was fitted to such features with {param('weights')}.",
         )
     device = resolve_device(inputs.device)
     head, checkpoint = read_lone_head(inputs.weights, allow_download=inputs.allow_download)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from decompose_cli.errors import InputError, first_few, first_line, param
+from decompose_cli.errors import InputError, first_few, first_line
 from decompose_cli.features.array_files import (
     REAL,
     TEXT,
@@ -30,6 +30,7 @@ MOST_CLASSES = 1 << 20
 """A label from here on is no class number, where no names say how many classes there are."""
 _NAMES = ("class_names", "feature_names")
 _ARRAYS = tuple(f"{split}_{part}" for split in SPLITS for part in "xy")
+_VALUES_AT_ONCE = 1 << 22
 _WHAT = "The features file"
 _CLASS_NUMBERS = "Labels are class numbers, 0 to C - 1; names of classes go into class_names."
 
@@ -97,32 +98,33 @@ def split_of(values: object, labels: object, num_classes: int | None = None) -> 
     features, features_kind = _in_memory(values, "values")
     classes, classes_kind = _in_memory(labels, "labels")
     if features_kind not in (REAL, WHOLE):
-        raise InputError(f"{param('values')} holds {features_kind} instead of {REAL}.")
+        raise InputError(f"values holds {features_kind} instead of {REAL}.")
     if classes_kind != WHOLE:
-        raise InputError(f"{param('labels')} holds {classes_kind} instead of {WHOLE}.", hint=_CLASS_NUMBERS)
-    _check_shape(param("values"), tuple(features.shape), ("N", "D"))
-    _check_shape(param("labels"), tuple(classes.shape), ("N",))
+        raise InputError(f"labels holds {classes_kind} instead of {WHOLE}.", hint=_CLASS_NUMBERS)
+    _check_shape("values", tuple(features.shape), ("N", "D"))
+    _check_shape("labels", tuple(classes.shape), ("N",))
     if len(features) != len(classes):
-        raise InputError(f"{param('values')} has {len(features):,} rows, but {param('labels')} has {len(classes):,}.")
+        raise InputError(f"values has {len(features):,} rows, but labels has {len(classes):,}.")
     if features_kind == WHOLE:
         features = features.double()
-    return Split(checked_features(features, param("values")), checked_labels(classes, param("labels"), num_classes))
+    return Split(checked_features(features, "values"), checked_labels(classes, "labels", num_classes))
 
 
 def _in_memory(values: object, name: str) -> tuple[Tensor, str]:
     """A tensor of numbers on the CPU, and their kind."""
     if isinstance(values, Tensor):
         if values.layout != torch.strided or values.is_meta:
-            raise InputError(f"{param(name)} is no ordinary tensor ({values.layout}, {values.device}).")
+            raise InputError(f"{name} is no ordinary tensor ({values.layout}, {values.device}).")
         kind = kind_of_tensor(values)
         return values.detach().cpu(), {"real": REAL, "whole": WHOLE}.get(kind, f"{kind} numbers")
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(f"{param(name)} is no array of numbers: {first_line(error)}.") from error
+        raise InputError(f"{name} is no array of numbers: {first_line(error)}.") from error
     kind = kind_of(array.dtype)
     if kind not in (REAL, WHOLE):
-        raise InputError(f"{param(name)} holds {kind} instead of numbers.", hint=_CLASS_NUMBERS)
+        hint = _CLASS_NUMBERS if name == "labels" else None
+        raise InputError(f"{name} holds {kind} instead of numbers.", hint=hint)
     return tensor_of(array), kind
 
 
@@ -183,9 +185,13 @@ def checked_features(values: Tensor, what: str) -> Tensor:
         InputError: A feature is NaN, infinite or beyond float32; the sentence says where.
     """
     features = values.float()
-    finite = torch.isfinite(features)
-    if not bool(finite.all()):
+    step = max(1, _VALUES_AT_ONCE // features.shape[1])
+    for start in range(0, len(features), step):
+        finite = torch.isfinite(features[start : start + step])
+        if bool(finite.all()):
+            continue
         row, column = divmod(int((~finite).flatten().int().argmax()), features.shape[1])
+        row += start
         number = f"{values[row, column].item():g}".replace("nan", "NaN")
         reason = "is not finite" if not torch.isfinite(values[row, column]) else "is too large for float32"
         raise InputError(f"{what} has {number} in row {row}, column {column} (counted from 0), which {reason}.")

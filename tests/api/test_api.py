@@ -269,6 +269,8 @@ def test_features_of_a_network_can_be_made_by_hand(net: Net, batches: list[tuple
     made = dc.Features(found.values.numpy(), found.labels.numpy(), head=found.head)
     assert made.class_names == ("0", "1", "2")
     assert dc.validate(made) == dc.validate(found)
+    few = found.labels < 2
+    assert len(dc.Features(found.values[few], found.labels[few], head=found.head).class_names) == 3
 
 
 IMAGES, LABELS = torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])

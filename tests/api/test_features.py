@@ -46,6 +46,11 @@ def test_features_from_elsewhere_are_taken_in_any_form(values: Any) -> None:
     assert dc.Features(np.array([[1, 2], [3, 4]]), [0, 1]).values.tolist() == [[1.0, 2.0], [3.0, 4.0]]
 
 
+def test_whole_numbers_that_float32_cannot_tell_apart_are_said(caplog: pytest.LogCaptureFixture) -> None:
+    dc.Features([[1, 2**30], [5, 2**30 + 1]], [0, 1])
+    assert "values: images differ in 1 feature (1) by less than float32 can tell" in caplog.text
+
+
 def test_features_from_elsewhere_are_ranked_without_a_head() -> None:
     features = dc.Features(MADE, [0, 1, 1, 0])
     assert dc.extract_indices(features, 1, "mean").classes == ((1,), (0,))

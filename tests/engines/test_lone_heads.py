@@ -9,12 +9,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers.command_line import REFUSED, content, document_of, files_below, refused, row_of, run
+from helpers.checkpoints import Hostile
+from helpers.command_line import FAILED, REFUSED, content, document_of, files_below, refused, row_of, run
 from helpers.inputs import CLASSES, FEATURES, put
 from helpers.sparse_heads import DIGITS, EMPTY, few_values, record, write_lone_head, write_sparse
 from safetensors.torch import save_file
 
 from decompose_cli.engines.catalogue import results_type
+from decompose_cli.models.weights import cached_weights_path
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.result_document import FeaturesInfo, ResultDocument
 
@@ -162,6 +164,7 @@ OTHERS: list[tuple[str, dict[str, Any], str]] = [
     ("other order", {"feature_names": np.array([f"f{j}" for j in [1, 0, *range(2, FEATURES)]])},
      "features.npz calls feature 0 'f1', but the head of head.safetensors 'f0'."),
     ("no images of the split", {"test_x": None, "test_y": None}, "features.npz lacks test_x and test_y; it has"),
+    ("objects", {"test_x": np.full((IMAGES, FEATURES), Hostile())}, "test_x in features.npz holds Python objects"),
     ("NaN", {"test_x": np.full((IMAGES, FEATURES), np.nan)}, "test_x in features.npz has NaN in row 0, column 0"),
 ]  # fmt: skip
 
@@ -171,6 +174,18 @@ def test_features_that_do_not_fit_the_head_are_refused(changes: dict[str, Any], 
     write(**changes)
     write_lone_head(HEAD, feature_names=[f"f{j}" for j in range(FEATURES)])
     refused([*ON_FEATURES, "--split", "test"], REFUSED, sentence)
+
+
+def test_the_head_may_be_a_url() -> None:
+    write()
+    url = "https://example.org/head.safetensors"
+    target = cached_weights_path(url)
+    refused(["validate", "-w", url, "--features", str(FILE), "--no-download"], FAILED, "not on this machine")
+    target.parent.mkdir(parents=True)
+    target.write_bytes(HEAD.read_bytes())
+    document = document_of("validate", "-w", url, "--features", str(FILE), "--no-download")
+    assert document["model"]["weights"]["source"] == url
+    assert document["results"] == {**document_of(*ON_FEATURES)["results"], "indices": document["results"]["indices"]}
 
 
 def test_features_of_tensors_and_without_names_fit_any_head() -> None:

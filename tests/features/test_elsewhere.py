@@ -208,7 +208,11 @@ BAD_ARRAYS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [row[1:] for row in BAD_ARRAYS], ids=[row[0] for row in BAD_ARRAYS])
-def test_arrays_that_do_not_fit_are_refused(changes: dict[str, Any], sentence: str) -> None:
+@pytest.mark.parametrize("at_once", [1 << 22, 10])
+def test_arrays_that_do_not_fit_are_refused(
+    at_once: int, changes: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decompose_cli.features.elsewhere._VALUES_AT_ONCE", at_once)
     npz(NPZ, **changes)
     with pytest.raises(InputError, match=re.escape(sentence)) as raised:
         read(NPZ)
@@ -344,6 +348,22 @@ def test_what_no_memory_holds_is_refused_before_it_is_unpacked(monkeypatch: pyte
     with pytest.raises(InputError, match=r"holds 0\.0 GB in train_x, test_x, which is more than the 0\.0 GB of memory"):
         read(NPZ)
     assert read(NPZ, needs=("test",), optional=())[0].num_features == 2, "what is not read needs no memory"
+
+
+def test_what_finds_no_memory_in_the_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    npz(NPZ)
+    monkeypatch.setattr(np.lib.format, "read_array", full)
+    with pytest.raises(InputError, match=r"train_y in features\.npz does not fit into memory"):
+        read(NPZ)
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize <= 8, reason="no numbers are longer than 64 bits here")
+def test_numbers_that_torch_does_not_have_are_refused() -> None:
+    with pytest.raises(InputError, match=r"train_x holds float\d+ instead of real numbers"):
+        read(npz(NPZ, train_x=np.ones((12, 5), np.longdouble)))
 
 
 def test_this_machine_says_how_much_memory_it_has() -> None:
