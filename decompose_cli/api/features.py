@@ -267,8 +267,10 @@ def extract_indices(
             f"The method {name!r} needs the full head, and there is none in features.",
             hint="Rank them by another method, or give features that extract_features has taken from a network.",
         )
-    weight = full.weight if full is not None else None
-    ranked = LabelledFeatures(features.values, features.labels, weight, features.class_names, features.gates, order)
+    weight, bias = (None, None) if full is None else (full.weight, full.bias)
+    ranked = LabelledFeatures(
+        features.values, features.labels, weight, features.class_names, features.gates, order, bias
+    )
     return select(ranked, name, k)
 
 

@@ -15,6 +15,7 @@ from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.sparse_record import FewValues
+from decompose_cli.sparse.minimise import Fit
 from decompose_cli.sparse.one_scale import FewValues as FittedValues
 from decompose_cli.sparse.one_scale import fit_scale
 from decompose_cli.sparse.problem import Problem, Scale
@@ -25,6 +26,7 @@ from decompose_cli.sparse.values import binary, ternary, ternary_at
 
 Values = Literal["real", "nonnegative", "ternary", "binary"]
 VALUES: tuple[Values, ...] = get_args(Values)
+_TO_COMPARE = 1e-3
 Toward = Literal["zero", "dense"]
 
 
@@ -227,9 +229,14 @@ def strength_at(
     """
     support = mask_of(index_set, problem.num_features)
 
-    def fitted(l2: float, before: Tensor | None) -> Tensor:
-        first = start if before is None else before
-        is_bounded = values == "nonnegative"
-        return refit(problem, support, l2, start=first, nonnegative=is_bounded, held=held, tolerance=1e-3).head
+    is_bounded = values == "nonnegative"
+    last: Fit | None = None
+
+    def fitted(l2: float) -> Tensor:
+        nonlocal last
+        last = refit(
+            problem, support, l2, start=start, nonnegative=is_bounded, held=held, near=last, tolerance=_TO_COMPARE
+        )
+        return last.head
 
     return choose_strength(problem, fitted, features, labels)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +29,15 @@ from decompose_cli.sparse import cuts, qpm
 from decompose_cli.sparse.elastic_net import Path, PathPoint, elastic_net_path
 from decompose_cli.sparse.pools import shared_pool
 from decompose_cli.sparse.problem import Problem, Scale
-from decompose_cli.sparse.searches import dense_start, largest_on, problem_of, strongest_first
+from decompose_cli.sparse.searches import (
+    SEARCHES,
+    Found,
+    dense_start,
+    largest_on,
+    problem_of,
+    spliced,
+    strongest_first,
+)
 from decompose_cli.sparse.strength import Strength
 
 INDICES, QPM = "indices", "qpm"
@@ -79,6 +88,7 @@ class Bench:
         seed: int = 0,
     ) -> None:
         self.data, self.settings, self.pool_l2, self.locality, self.seed = data, settings, pool_l2, locality, seed
+        self._eliminated: tuple[Any, list[tuple[Tensor, Tensor]]] = (None, [])
 
     @cached_property
     def pool(self) -> Tensor | None:
@@ -131,14 +141,13 @@ class Bench:
         if method == QPM:
             yield from self._qpm(ks)
             return
-        inside, problem, start = self._inside
-        data = dataclasses.replace(inside, l2=l2)
+        data = dataclasses.replace(self._inside[0], l2=l2)
         if method in CUTS:
             for k in ks:
                 yield self._published(method, k)
             return
-        if method == "elastic-net":
-            found = largest_on(self.path, problem, start, ks, l2, data.held)
+        if method in SEARCHES:
+            found = self._found(method, ks, l2)
             sets: Iterator[IndexSet] = (
                 IndexSet(strongest_first(*one), data.num_features, source=method) for one in found
             )
@@ -146,6 +155,19 @@ class Bench:
             sets = _ranked(method, data, ks)
         for k, index_set in zip(ks, sets, strict=True):
             yield Proposal(method, k, index_set, self.pool)
+
+    def _found(self, method: str, ks: Sequence[int], l2: float) -> Found:
+        """What a search finds; the path and an elimination serve all who begin with them."""
+        _, problem, start = self._inside
+        if method == "elastic-net":
+            return largest_on(self.path, problem, start, ks, l2, self.data.held)
+        if (tuple(ks), l2) != self._eliminated[0]:
+            supports = list(SEARCHES["backward"](problem, start, ks, l2, self.data.held))
+            self._eliminated = (tuple(ks), l2), supports
+        supports = self._eliminated[1]
+        if method == "backward":
+            return iter(supports)
+        return spliced(problem, start, ks, l2, self.data.held, [support for support, _ in supports])
 
     def _published(self, method: str, k: int) -> Proposal:
         if self.data.held is not None:

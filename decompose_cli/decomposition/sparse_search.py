@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,21 +175,31 @@ class Search:
 
     def candidates(self, ks: Sequence[int]) -> list[Candidate]:
         """Fit every method at ascending k on some images, and measure it on the choosing images."""
-        chooser, bench, found = self.chooser, self.part, []
+        bench, found = self.part, []
+        known: dict[Any, Candidate] = {}  # rankings often agree
         methods = methods_for(self.settings, bench.data)
         first = self.settings.l2 or DEFAULT_L2
         with track("Trying methods", len(methods) * len(ks), "heads") as advance:
             for method in methods:
                 for proposal in bench.proposals(method, ks, first):
-                    l2 = None if proposal.head is not None else self.settings.l2
-                    if l2 is None and proposal.head is None:
-                        l2 = bench.strength(proposal, chooser.features, chooser.labels).l2
-                    head = bench.fit(proposal, l2)
-                    predictions = head.predict(chooser.features, chooser.labels)
-                    loss = head.loss_on(chooser.features, chooser.labels)
-                    found.append(Candidate(method, proposal.k, l2, predictions, loss))
+                    sets = None if proposal.head is not None else tuple(map(frozenset, proposal.index_set.classes))
+                    same = known.get(sets) if sets is not None else None
+                    one = dataclasses.replace(same, method=method) if same else self._tried(proposal)
+                    if sets is not None:
+                        known[sets] = one
+                    found.append(one)
                     advance(1)
         return found
+
+    def _tried(self, proposal: Proposal) -> Candidate:
+        """Choose a strength for a proposal, fit it on some images, and measure it on the choosing images."""
+        features, labels, l2 = self.chooser.features, self.chooser.labels, None
+        if proposal.head is None:
+            l2 = self.settings.l2 or self.part.strength(proposal, features, labels).l2
+        head = self.part.fit(proposal, l2)
+        return Candidate(
+            proposal.method, proposal.k, l2, head.predict(features, labels), head.loss_on(features, labels)
+        )
 
     def head(self, best: Candidate) -> SparseHead:
         """The head of a method with its strength, chosen and fitted anew on all training images."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 
 import torch
 from torch import Tensor
+from typing_extensions import Self
 
 from decompose_cli.sparse.problem import Problem
 
@@ -27,6 +29,19 @@ class Curvature(ABC):
 
     cost: float
     """Multiplications that made it, over those of an evaluation of the loss."""
+
+    l2: float
+
+    def at_strength(self, l2: float) -> Self:
+        """The same with the penalty at another strength."""
+        other = copy(self)
+        other.l2 = l2
+        other.raise_weights(l2 - self.l2)
+        return other
+
+    @abstractmethod
+    def raise_weights(self, by: float) -> None:
+        """Add a number to the second derivative in each weight, in a copy of what is there."""
 
     @abstractmethod
     def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
@@ -96,9 +111,14 @@ class Dense(Curvature):
         if bool(free[:, -1].all()):
             # The same number added to all biases changes no probability: no gradient points there.
             matrix[is_bias.nonzero(), is_bias.nonzero()[:, 0]] += matrix.diagonal()[is_bias].mean()
-        self.matrix = matrix
+        self.matrix, self.l2, self._is_bias = matrix, l2, is_bias
         self._among: Tensor | None = None
         self._factor = matrix
+
+    def raise_weights(self, by: float) -> None:
+        """See :meth:`Curvature.raise_weights`."""
+        self.matrix = self.matrix + torch.diag(torch.where(self._is_bias, 0.0, by))
+        self._among = None
 
     def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
         """See :meth:`Curvature.solve`."""
@@ -178,7 +198,7 @@ class _ByClass(Curvature):
     """
 
     def __init__(self, problem: Problem, head: Tensor, free: Tensor, l2: float) -> None:
-        self.cost = _COST_BY_CLASS
+        self.cost, self.l2 = _COST_BY_CLASS, l2
         classes, features = problem.num_classes, problem.num_features
         counts = free.sum(1)
         width = max(1, int(counts.max()))
@@ -205,6 +225,10 @@ class _ByClass(Curvature):
             rest = (spread[some].sum(1) - mass.sum(1)).double().clamp(min=0) / problem.total
             block.diagonal(dim1=1, dim2=2).add_(rest[:, None] + torch.where(is_bias, 0.0, l2))
             self.blocks[some] = block
+        self._is_bias = self.columns == features
+
+    def raise_weights(self, by: float) -> None:
+        self.blocks = self.blocks + torch.diag_embed(torch.where(self._is_bias, 0.0, by))
 
     def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
         chosen = self.real & among.gather(1, self.columns)
@@ -220,12 +244,16 @@ class _Diagonal(Curvature):
     """The diagonal alone: sum_i a_i p_ic (1 - p_ic) / sum_i a_i for every weight of a class, as z has variance 1."""
 
     def __init__(self, problem: Problem, head: Tensor, free: Tensor, l2: float) -> None:
-        self.cost = _COST_BY_CLASS
+        self.cost, self.l2 = _COST_BY_CLASS, l2
         self.diagonal = (_spread(problem, head).sum(1, dtype=torch.float64) / problem.total)[:, None].repeat(
             1, free.shape[1]
         )
         self.diagonal[:, :-1] += l2
         self.diagonal += _RIDGE * float(self.diagonal.mean()) + 1e-15
+
+    def raise_weights(self, by: float) -> None:
+        self.diagonal = self.diagonal.clone()
+        self.diagonal[:, :-1] += by
 
     def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
         return torch.where(among, gradient / self.diagonal, 0.0)

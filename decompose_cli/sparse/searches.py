@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -49,14 +49,25 @@ def eliminated(problem: Problem, start: Tensor, ks: Sequence[int], l2: float, he
         yield found.support(k), found.fits[k].head
 
 
-def spliced(problem: Problem, start: Tensor, ks: Sequence[int], l2: float, held: Tensor | None = None) -> Found:
-    """Exchange from two starts, contribution and backward elimination; see :func:`.splicing.splice`."""
-    found = backward(problem, ks, l2, start=start, held=held)
+def spliced(
+    problem: Problem,
+    start: Tensor,
+    ks: Sequence[int],
+    l2: float,
+    held: Tensor | None = None,
+    others: Iterable[Tensor] | None = None,
+) -> Found:
+    """Exchange from two starts, contribution and backward elimination; see :func:`.splicing.splice`.
+
+    ``others``: the supports of backward elimination, bool (C, D) for each k, where they are known.
+    """
+    if others is None:
+        others = (support for support, _ in eliminated(problem, start, ks, l2, held))
     contribution = start[:, :-1] * (class_means(problem) + problem.scale.mean * problem.scale.inverse)
-    for k in ks:
-        first = torch.zeros(contribution.shape, dtype=torch.bool)
+    for k, other in zip(ks, others, strict=True):
+        first = torch.zeros_like(other)
         first.scatter_(1, contribution.topk(k, 1).indices, True)
-        best = splice(problem, [first, found.support(k)], l2, start=start, held=held)
+        best = splice(problem, [first, other], l2, start=start, held=held)
         yield best.support, best.fit.head
 
 
@@ -75,7 +86,11 @@ def largest_on(
         yield support, refit(problem, support, l2, start=start, held=held).head
 
 
-SEARCHES = {"backward": eliminated, "splicing": spliced, "elastic-net": on_the_path}
+SEARCHES: dict[str, Callable[[Problem, Tensor, Sequence[int], float, Tensor | None], Found]] = {
+    "backward": eliminated,
+    "splicing": spliced,
+    "elastic-net": on_the_path,
+}
 """Searches for the features of each class by fits of heads, by the names of their rankings."""
 
 

@@ -124,7 +124,7 @@ def test_a_class_without_images_keeps_its_row_of_the_full_head(settings: dict[st
     assert head.index_set.classes[2] == tuple(range(FEATURES))
     sizes = used_in(head, torch.tensor([False, False, True, False])).sum(1).tolist()
     assert sizes == [3, 3, 0, 3]
-    # Its logits stay in the softmax, and its mean probability that of the full head: with labels alone the others' biases
+    # Its logits stay in the softmax, its mean probability that of the full head: with labels alone the others' biases
     # would rise together until the class is never predicted.
     logits = torch.addmm(head.bias, images.features.double(), head.weight.t())
     full = images.features.double() @ whole.weight.double().t()

@@ -58,9 +58,7 @@ CASES: dict[str, Callable[[Problem], Any]] = {
     "qpm": lambda p: qpm.select(p, 2, size=5, locality=qpm.locality([(p.features, MAPS)]), restarts=2),
     "measures": lambda p: measures.measure(p.features, p.labels, SUPPORT),
     "local diversity": local_diversity,
-    "strength": lambda p: choose_strength(
-        p, lambda l2, head: refit(p, SUPPORT, l2).head, p.features, p.labels, [1, 0.1]
-    ),
+    "strength": lambda p: choose_strength(p, lambda l2: refit(p, SUPPORT, l2).head, p.features, p.labels, [1, 0.1]),
     "stratified_part": lambda p: stratified_part(p.labels, 0.3, 0),
 }
 
