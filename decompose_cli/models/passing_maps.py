@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -55,9 +54,8 @@ class _Passing(TorchFunctionMode):
         return out
 
     def _may_be_maps(self, value: Tensor) -> bool:
-        with torch._C.DisableTorchFunction():
-            has_shape = value.ndim == 4 and self.num_features in value.shape[1:] and value.is_floating_point()
-            is_larger = has_shape and value.shape[1:].numel() > self.num_features
+        has_shape = value.ndim == 4 and self.num_features in value.shape[1:] and value.is_floating_point()
+        is_larger = has_shape and value.shape[1:].numel() > self.num_features
         return is_larger and not any(value is maps for maps in self.latest)
 
 

@@ -13,6 +13,7 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 from decompose_cli.datasets.digits import open_digits
+from decompose_cli.decomposition import refitting
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import select
 from decompose_cli.decomposition.refitting import check_refit, log_spaced, refitted, settle
@@ -22,6 +23,7 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
 from decompose_cli.models.registry import DEFAULT_MODEL
+from decompose_cli.sparse.strength import Strength
 
 C, D, N = 4, 9, 240
 
@@ -111,7 +113,9 @@ def three_splits(made_once: Callable[[str, Callable[[Path], None]], Path]) -> st
     return f"folder:{made_once('three-splits', make)}"
 
 
-def test_a_strength_is_chosen_on_images_that_are_not_reported_on(three_splits: str) -> None:
+def test_a_strength_is_chosen_on_images_that_are_not_reported_on(
+    three_splits: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     inputs = Inputs(model=DEFAULT_MODEL, dataset=three_splits, workers=0)
     study = Study(inputs, ("test", "val"))
     data = study.on_training_split().labelled()
@@ -126,17 +130,27 @@ def test_a_strength_is_chosen_on_images_that_are_not_reported_on(three_splits: s
 
     reported = Study(dataclasses.replace(inputs, split="val"), ("test", "val"))
     seen: list[LabelledFeatures] = []
+    compared: list[tuple[LabelledFeatures, Tensor]] = []
+
+    def compare(part: LabelledFeatures, index_set: IndexSet, features: Tensor, labels: Tensor) -> Strength:
+        compared.append((part, features))
+        return strength_for(part, index_set, features, labels)
 
     def watched(part: LabelledFeatures) -> IndexSet:
         seen.append(part)
         return support
 
+    monkeypatch.setattr(refitting, "strength_for", compare)
     found, others = settle(reported, data, watched, None)
     assert found.chosen_on is not None
     shown = found.chosen_on
     assert (others, shown.split, shown.images, shown.fitted) == ([], "train", 10, 30)
     assert (shown.part_of_training, found.fitted) == (True, 40)
     assert seen[0].labels.bincount().tolist() == [3] * 10, "the same share of every class is left out"
+    ((part, chosen_by),) = compared
+    assert part is seen[0]
+    rows = sorted(map(tuple, torch.cat([part.features, chosen_by]).tolist()))
+    assert rows == sorted(map(tuple, data.features.tolist())), "each image is on one side"
 
     given, others = settle(study, data, watched, 0.5)
     assert (given.l2, given.fitted, given.chosen_on, others) == (0.5, 40, None, [])

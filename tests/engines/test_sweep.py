@@ -200,20 +200,21 @@ def test_with_refit_each_curve_is_there_twice_and_both_are_those_of_validate() -
 
 @pytest.mark.usefixtures("no_forward_pass")
 @pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=pytest.mark.slow if name == "splicing" else ()) for name in FITTED]
+    "method", [pytest.param(name, marks=() if name == "backward" else pytest.mark.slow) for name in FITTED]
 )
 def test_methods_that_fit_are_swept_where_they_are_named(method: str) -> None:
-    settings = SweepSettings(methods=[method, "weight"], ks=[2, 5], l2=1e-3, refit=method == "backward")
+    settings = SweepSettings(methods=[method, "weight"], ks=[2, 5], l2=0.3, refit=method == "backward")
     results = sweep(Inputs(), settings).results
-    ranked = dataclasses.replace(Study(Inputs(), ("train",)).labelled(), l2=1e-3)
+    ranked = dataclasses.replace(Study(Inputs(), ("train",)).labelled(), l2=0.3)
     sets = dict(zip([2, 5], RANKINGS[method].sets(ranked, [2, 5]), strict=True))
     assert {k: point.correct for k, point in results.curves[method].items()} == {
         str(k): validated(index_set) for k, index_set in sets.items()
     }
     assert list(results.refitted) == ([method, "weight"] if settings.refit else [])
     if settings.refit:
-        assert results.refitted[method]["2"].correct == of_validate(sets[2], 1e-3).correct
-    assert results.curves[method]["2"].correct != results.curves["weight"]["2"].correct
+        assert results.refitted[method]["2"].correct == of_validate(sets[2], 0.3).correct
+    usual = next(RANKINGS[method].sets(dataclasses.replace(ranked, l2=1e-3), [2]))
+    assert (usual.classes == sets[2].classes) == (method == "elastic-net"), "the case can tell strengths apart"
 
 
 @pytest.mark.usefixtures("no_forward_pass")
@@ -253,10 +254,10 @@ def test_the_strength_is_chosen_once_whatever_is_swept() -> None:
 
 @pytest.mark.usefixtures("no_forward_pass")
 def test_of_a_method_that_fits_the_smallest_set_is_among_those_that_were_measured() -> None:
-    settings = SweepSettings(methods=["backward", "weight"], ks=[3, 5, 10], max_drop=3.0, l2=1e-3)
+    settings = SweepSettings(methods=["backward"], ks=[2, 5, 10], max_drop=10.0, l2=1e-3)
     chosen = sweep(Inputs(), settings).results.chosen
     assert chosen is not None
-    assert set(chosen.candidates) == {"backward", "weight"}
+    assert chosen.k < 10, "the case can tell the k apart"
     ranked = dataclasses.replace(Study(Inputs(), ("train",)).labelled(), l2=1e-3)
     common = select(ranked, chosen.method, chosen.k).classes
     assert all(set(row) <= set(whole) for row, whole in zip(chosen.indices.values(), common, strict=True))

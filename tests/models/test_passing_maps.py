@@ -87,15 +87,25 @@ class Ends(nn.Module):
             "methods": lambda: maps.sigmoid().flatten(2).mean(-1),
             "channels last": lambda: maps.permute(0, 2, 3, 1).tanh().mean((1, 2)),
             "dropped": lambda: F.dropout(maps.relu().mean((2, 3)), 0.5, self.training),
+            "looked at later": lambda: (maps.relu().mean((2, 3)), maps * 2, maps * 3)[0],
             "random depth": lambda: (maps + (maps * 0 if self.training else 0)).mean((2, 3)),
         }[self.way]()
         return self.head(pooled)
 
 
-ENDS = ["functions", "in place", "added in place", "methods", "channels last", "dropped", "random depth"]
+ENDS = [
+    "functions",
+    "in place",
+    "added in place",
+    "methods",
+    "channels last",
+    "dropped",
+    "looked at later",
+    "random depth",
+]
 
 
-@pytest.mark.parametrize("way", ENDS)
+@pytest.mark.parametrize("way", [*ENDS, "random depth"])
 def test_maps_are_found_however_a_network_ends(way: str) -> None:
     torch.manual_seed(0)
     module = Ends(way)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.rankings import INDEX_FILES, L2, ORDER, listed
+from decompose_cli.cli.options.rankings import INDEX_FILES, L2, ORDER, fitted, listed
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.words import label, p_value, said_of_fits
@@ -31,7 +31,7 @@ def sweep(
     out: Output,
     methods: Annotated[
         Optional[str],
-        option("--methods", metavar="M[,M...]", help=f"{listed()}. Default: all that need no fits."),
+        option("--methods", metavar="M[,M...]", help=f"{listed()}. Default: all that fit the network but {fitted()}."),
     ] = None,
     ks: Annotated[
         Optional[str],

@@ -63,3 +63,8 @@ FILTERS_PER_CLASS = Annotated[
 def listed() -> str:
     """The names of the rankings, as a sentence lists them."""
     return ", ".join(RANKINGS)
+
+
+def fitted() -> str:
+    """The names of those that fit heads, which take longer."""
+    return ", ".join(name for name, ranking in RANKINGS.items() if ranking.is_fitted)
