@@ -12,6 +12,8 @@ from decompose_cli.sparse.problem import Problem
 
 _AT_ONCE = 1 << 18  # features of a block of images: 1 MB of float32, which stays in the cache
 _ADDITIONS = 128  # that are tried exactly against each removal: all, or the best by a quadratic model
+_MOVES = 10 * _ADDITIONS  # that are tried exactly in all, where there are not so few additions that all are tried
+_FEWEST = 16  # against each removal
 _LARGEST = 40.0  # of an exponent: the product of two is finite in float32
 
 
@@ -77,8 +79,9 @@ def changes(problem: Problem, state: ClassState, moves: Moves, scale: float, l2:
 
     With u the odds of the class against all others, of which only its own logit l changes, the loss is
     mean softplus(u) - sum share l and a constant. One removal against all additions is one block of images x features;
-    of more than 128 additions, those are tried whose second-order estimate is the lowest for that removal, and the
-    others are infinite, as is what is not allowed. Terms are float32: what is chosen is to be checked in float64.
+    of more than 128 additions, those are tried whose second-order estimate is the lowest for that removal (128, fewer
+    where more than 10 features may leave), and the others are infinite, as is what is not allowed. Terms are float32:
+    what is chosen is to be checked in float64.
     """
     features = problem.num_features
     additions = _additions(problem, state, moves, scale)
@@ -148,6 +151,7 @@ def _additions(problem: Problem, state: ClassState, moves: Moves, scale: float) 
         return [slice(0, features)] * len(moves.removed)
     if most <= _ADDITIONS:
         return [row.nonzero()[:, 0] for row in allowed]
+    tried = max(min(_FEWEST, _ADDITIONS), min(_ADDITIONS, _MOVES // len(moves.removed)))
     weights = weights_of(problem)
     p = torch.sigmoid(state.odds)
     residual, spread = (p * weights - state.share).float(), (p * (1 - p) * weights).float()
@@ -163,5 +167,5 @@ def _additions(problem: Problem, state: ClassState, moves: Moves, scale: float) 
         slopes = torch.stack([sign * (first - scale * cross) for sign in moves.signs])
         estimates = scale * slopes + scale**2 / 2 * second
         estimates[~moves.allowed[number, :, :-1]] = float("inf")
-        chosen.append(estimates.amin(0).argsort(stable=True)[:_ADDITIONS].sort().values)
+        chosen.append(estimates.amin(0).argsort(stable=True)[:tried].sort().values)
     return chosen

@@ -152,11 +152,10 @@ def binary(
         free[..., :-1] = varies & (row == 0)
         others = moving.clone()
         others[number] = False
+        shared = current[:, inside].sum(1)
         for place, feature in enumerate(inside):
-            rest = row.float()
-            rest[feature] = 0
-            same = others & (current.float() @ rest == k - 1)
-            free[place, 0, :-1] &= ~(current[same].bool() & (rest == 0)).any(0)
+            same = others & (shared - current[:, feature] == k - 1)
+            free[place, 0, :-1] &= ~(current[same] > row).any(0)
         return Moves(tuple(inside), (1,), free)
 
     return exchange(problem, starts, l2, rows, allowed, means, kicks=kicks, seed=seed)

@@ -475,3 +475,16 @@ def test_features_that_no_move_needs_are_left_out(monkeypatch: pytest.MonkeyPatc
     )
     assert torch.equal(found.matrix[:, 200:], alone.matrix)
     assert 0 < max(widths) <= 8
+
+
+def test_of_many_moves_fewer_additions_are_tried_against_each_removal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(moves_module, "_ADDITIONS", 9)
+    monkeypatch.setattr(moves_module, "_MOVES", 12)
+    monkeypatch.setattr(moves_module, "_FEWEST", 4)
+    x, labels = images(100, 4, 30, 0)
+    problem = Problem(x, labels, 4)
+    state = ClassState(torch.ones(30, dtype=torch.int8), torch.zeros(100).double(), share_of(problem, 1))
+    for removals, expected in ((1, 9), (2, 6), (10, 4)):
+        moves = Moves(tuple(range(removals)), (1,), torch.ones(removals, 1, 31, dtype=torch.bool))
+        found = changes(problem, state, moves, 0.5, L2)
+        assert found[..., :-1].isfinite().sum(2).flatten().tolist() == [expected] * removals
