@@ -148,7 +148,7 @@ def main() -> None:
         folder = Path(name)
         for command in SETUP:
             run(command, folder)
-        for page in pages():
+        for page in [*pages(), ROOT / "README.md"]:
             text = page.read_text(encoding="utf-8")
             updated = with_outputs(with_tables(text, contents), folder)
             if updated != text:

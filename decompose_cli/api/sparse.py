@@ -18,6 +18,7 @@ from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
 from decompose_cli.decomposition.sparse_settings import AUTO, ClassWeights, Objective, SparsifySettings
 from decompose_cli.engines.validate import ValidateResults, measure
 from decompose_cli.errors import InputError, param
+from decompose_cli.features.device import resolve_device
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.lone_head import HEAD, write_lone_head
 from decompose_cli.models.network import HeadTensors
@@ -161,6 +162,7 @@ def sparsify(
     objective: Objective = "loss",
     indices: Indices | None = None,
     choosing: Features | None = None,
+    device: str = "auto",
     seed: int = 0,
 ) -> SparseHead:
     """Choose a few features per class and fit their weights anew, as ``decompose sparsify`` does.
@@ -187,6 +189,7 @@ def sparsify(
         indices: Features of each class, in place of ``k`` and ``method``.
         choosing: Features of other images, which choose methods and strengths; by default a fifth of the training
             images by class.
+        device: Where heads are fitted: ``auto``, ``cpu``, ``cuda`` or ``cuda:N``; ``mps`` has no float64: on the CPU.
         seed: Of draws and searches.
 
     Raises:
@@ -212,7 +215,8 @@ def sparsify(
     if features.head is not None and full is None:
         raise InputError("The head of these features is decomposed, and there is no full one to begin with.")
     weight, bias = (None, None) if full is None else (full.weight, full.bias)
-    data = LabelledFeatures(features.values, features.labels, weight, names, features.gates, bias=bias)
+    where = str(resolve_device(device))
+    data = LabelledFeatures(features.values, features.labels, weight, names, features.gates, bias=bias, device=where)
     others = None
     if choosing is not None:
         if (choosing.class_names, choosing.values.shape[1]) != (names, count):

@@ -63,7 +63,9 @@ class FileSource:
         splits, names = self.file.splits, self.file.class_names
         self.split = inputs.split or ("test" if "test" in splits else "val")
         train, own = splits[self.train_split], splits[self.split]
-        self.train: LabelledFeatures = LabelledFeatures(train.features, train.labels, None, names)
+        self.train: LabelledFeatures = LabelledFeatures(
+            train.features, train.labels, None, names, device=str(self.device)
+        )
         self.features, self.labels = own.features, own.labels
         self.feature_names: Sequence[str] | None = self.file.feature_names
         self.choosing: tuple[Tensor, Tensor] | None = None

@@ -111,7 +111,8 @@ def fit_head(
     """
     problem = problem_of(data)
     start = dense_start(data, problem)
-    return fit_at(problem, start, index_set, Wanted(values, l2, toward), data.held)
+    held = None if data.held is None else data.held.to(problem.device)
+    return fit_at(problem, start, index_set, Wanted(values, l2, toward), held)
 
 
 def fit_at(
@@ -129,7 +130,8 @@ def fit_at(
     Raises:
         InputError: Binary weights need distinct sets, and there are too few; or fewer than k features vary.
     """
-    support, values, l2 = mask_of(index_set, problem.num_features), wanted.values, wanted.l2
+    support = mask_of(index_set, problem.num_features).to(problem.device)
+    values, l2 = wanted.values, wanted.l2
     real = refit(
         problem,
         support,
@@ -178,7 +180,11 @@ def head_on(
     source: str,
     held: Tensor | None = None,
 ) -> SparseHead:
-    """A head on standardised features (C, D + 1), with the features of a support bool (C, D), as one on features."""
+    """A head on standardised features (C, D + 1), with the features of a support bool (C, D), as one on features.
+
+    It is on the CPU, wherever it was fitted.
+    """
+    scale, support, head = scale.to("cpu"), support.cpu(), head.cpu()
     weight, bias = scale.folded(head[:, :-1], head[:, -1])
     classes = strongest_first(support, head)
     if held is not None:
@@ -194,7 +200,8 @@ def as_full(head: SparseHead) -> HeadTensors:
 
 def with_values(head: SparseHead, integers: Tensor, scale: float, of: Scale) -> SparseHead:
     """The head with the few values that its weights come from: integers (C, D) times a scale."""
-    written = FewValues(integers, torch.tensor(scale, dtype=torch.float64), of.mean, of.deviation)
+    of = of.to("cpu")
+    written = FewValues(integers.cpu(), torch.tensor(scale, dtype=torch.float64), of.mean, of.deviation)
     return SparseHead(head.index_set, head.weight, head.bias, head.on_z, head.loss, head.l2, written)
 
 
@@ -211,7 +218,8 @@ def strength_for(
 ) -> Strength:
     """The strength of the penalty at a support, chosen on images (n, D) that are not fitted."""
     problem = problem_of(data)
-    return strength_at(problem, dense_start(data, problem), index_set, features, labels, values, data.held)
+    held = None if data.held is None else data.held.to(problem.device)
+    return strength_at(problem, dense_start(data, problem), index_set, features, labels, values, held)
 
 
 def strength_at(
@@ -227,7 +235,7 @@ def strength_at(
 
     Fits end where their objective is within a thousandth of its minimum: what tells strengths apart is far more.
     """
-    support = mask_of(index_set, problem.num_features)
+    support = mask_of(index_set, problem.num_features).to(problem.device)
 
     is_bounded = values == "nonnegative"
     last: Fit | None = None
@@ -239,4 +247,4 @@ def strength_at(
         )
         return last.head
 
-    return choose_strength(problem, fitted, features, labels)
+    return choose_strength(problem, fitted, features.to(problem.device), labels.to(problem.device))

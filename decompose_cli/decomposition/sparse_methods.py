@@ -28,7 +28,7 @@ from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.sparse import cuts, qpm
 from decompose_cli.sparse.elastic_net import Path, PathPoint, elastic_net_path
 from decompose_cli.sparse.pools import shared_pool
-from decompose_cli.sparse.problem import Problem, Scale
+from decompose_cli.sparse.problem import Problem, Scale, fitting_device
 from decompose_cli.sparse.searches import (
     SEARCHES,
     Found,
@@ -103,7 +103,12 @@ class Bench:
         if self.data.held is not None:
             raise InputError(f"{param('pool')} needs images of every class: a class without any keeps all features.")
         problem = problem_of(self.data)
-        return shared_pool(problem, size, self.pool_l2, start=dense_start(self.data, problem))
+        return shared_pool(problem, size, self.pool_l2, start=dense_start(self.data, problem)).cpu()
+
+    @cached_property
+    def held(self) -> Tensor | None:
+        """Classes without images, bool (C,), where fits run."""
+        return None if self.data.held is None else self.data.held.to(fitting_device(self.data.device))
 
     @cached_property
     def _inside(self) -> tuple[LabelledFeatures, Problem, Tensor]:
@@ -113,7 +118,7 @@ class Bench:
     def path(self) -> Path:
         """The elastic-net path on the features of the pool."""
         _, problem, start = self._inside
-        return elastic_net_path(problem, held=self.data.held, start=start)
+        return elastic_net_path(problem, held=self.held, start=start)
 
     def path_head(self, point: PathPoint) -> SparseHead:
         """A point of the path as a head on all features."""
@@ -160,14 +165,14 @@ class Bench:
         """What a search finds; the path and an elimination serve all who begin with them."""
         _, problem, start = self._inside
         if method == "elastic-net":
-            return largest_on(self.path, problem, start, ks, l2, self.data.held)
+            return largest_on(self.path, problem, start, ks, l2, self.held)
         if (tuple(ks), l2) != self._eliminated[0]:
-            supports = list(SEARCHES["backward"](problem, start, ks, l2, self.data.held))
+            supports = list(SEARCHES["backward"](problem, start, ks, l2, self.held))
             self._eliminated = (tuple(ks), l2), supports
         supports = self._eliminated[1]
         if method == "backward":
             return iter(supports)
-        return spliced(problem, start, ks, l2, self.data.held, [support for support, _ in supports])
+        return spliced(problem, start, ks, l2, self.held, [support for support, _ in supports])
 
     def _published(self, method: str, k: int) -> Proposal:
         if self.data.held is not None:
@@ -190,7 +195,7 @@ class Bench:
                 found = qpm.select(problem, k, size=size, locality=self.locality, seed=self.seed)
             except ValueError as error:
                 raise InputError(f"{param('objective')} qpm: {error}.") from error
-            support = found.support.clone()
+            support = found.support.cpu().clone()
             if self.data.held is not None:
                 support[self.data.held] = True
             rows = tuple(tuple(row.nonzero()[:, 0].tolist()) for row in support)
@@ -201,7 +206,7 @@ class Bench:
         _, problem, start = self._at(proposal)
         if proposal.columns is not None:
             features = features[:, proposal.columns]
-        return strength_at(problem, start, proposal.index_set, features, labels, self.settings.kind, self.data.held)
+        return strength_at(problem, start, proposal.index_set, features, labels, self.settings.kind, self.held)
 
     def fit(self, proposal: Proposal, l2: float | None) -> SparseHead:
         """The head of a proposal, on all features; without a strength for a published cut.
@@ -210,7 +215,7 @@ class Bench:
             InputError: Few values cannot be had.
         """
         _, problem, start = self._at(proposal)
-        settings, held = self.settings, self.data.held
+        settings, held = self.settings, self.held
         if proposal.head is not None:
             loss, _ = problem.value_and_gradient(proposal.head)
             source = proposal.index_set.source

@@ -96,6 +96,7 @@ class NetworkSource:
             )
         gates = settings.method in RANKINGS and RANKINGS[settings.method].needs_gates
         self.train: LabelledFeatures = self.training.labelled(gates=gates, every_class=False)
+        self.train = dataclasses.replace(self.train, device=str(self.study.device))
         self.features, self.labels = self.study.bank.features, self.study.labels
         self.others = [self.training]
         self.choosing: tuple[Tensor, Tensor] | None = None

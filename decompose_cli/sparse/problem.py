@@ -52,6 +52,10 @@ class Scale:
         # A feature that varies by rounding alone is constant.
         return cls(mean, torch.where(deviation > 1e-6 * mean.abs(), deviation, 0.0))
 
+    def to(self, device: torch.device | str) -> Scale:
+        """The same on a device."""
+        return Scale(self.mean.to(device), self.deviation.to(device))
+
     @property
     def varies(self) -> Tensor:
         """Whether each feature is not constant, bool (D,)."""

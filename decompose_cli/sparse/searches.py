@@ -11,7 +11,7 @@ from decompose_cli.features.labelled import LabelledFeatures, check_classes
 from decompose_cli.sparse.cuts import exactly
 from decompose_cli.sparse.elastic_net import Path, elastic_net_path
 from decompose_cli.sparse.elimination import backward
-from decompose_cli.sparse.problem import Problem
+from decompose_cli.sparse.problem import Problem, fitting_device
 from decompose_cli.sparse.refit import refit
 from decompose_cli.sparse.splicing import splice
 from decompose_cli.sparse.values import class_means
@@ -21,7 +21,8 @@ Classes = tuple[tuple[int, ...], ...]
 
 def problem_of(data: LabelledFeatures) -> Problem:
     """The images of some features as a fit takes them."""
-    return Problem(data.features, data.labels, data.num_classes, targets=data.targets, image_weights=data.image_weights)
+    features = data.features.to(fitting_device(data.device))
+    return Problem(features, data.labels, data.num_classes, targets=data.targets, image_weights=data.image_weights)
 
 
 def dense_start(data: LabelledFeatures, problem: Problem) -> Tensor:
@@ -31,10 +32,11 @@ def dense_start(data: LabelledFeatures, problem: Problem) -> Tensor:
         InputError: There is none, and a class without images has no row that could stay.
     """
     if data.weight is not None and data.bias is not None:
-        weight, bias = problem.scale.standardised(data.weight, data.bias)
+        weight, bias = (each.to(problem.device) for each in (data.weight, data.bias))
+        weight, bias = problem.scale.standardised(weight, bias)
         return torch.cat([weight, bias[:, None]], 1)
     check_classes(data.labels, data.class_names)
-    everything = torch.ones(data.num_classes, data.num_features, dtype=torch.bool)
+    everything = torch.ones(data.num_classes, data.num_features, dtype=torch.bool, device=problem.device)
     return refit(problem, everything, data.l2).head
 
 
@@ -98,7 +100,8 @@ def searched(name: str, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[C
     """Per ascending k and class the features that a search finds, those with the strongest weights first."""
     problem = problem_of(data)
     start = dense_start(data, problem)
-    for support, head in SEARCHES[name](problem, start, ks, data.l2, data.held):
+    held = None if data.held is None else data.held.to(problem.device)
+    for support, head in SEARCHES[name](problem, start, ks, data.l2, held):
         yield strongest_first(support, head)
 
 
