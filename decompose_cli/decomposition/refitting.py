@@ -7,26 +7,14 @@ from collections.abc import Callable, Iterator, Mapping
 
 from pydantic import BaseModel
 
-from decompose_cli.datasets.registry import available_splits
+from decompose_cli.decomposition.choosing import ChosenOn, chooser_for, say_part, validation_of
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head, strength_for
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
-from decompose_cli.progress import note
-from decompose_cli.sparse.strength import stratified_part
 
-_SHARE = 0.2
 _STEPS = (1, 2, 3, 5)
-
-
-class ChosenOn(BaseModel):
-    """The images that chose a strength of those tried, and how many were fitted meanwhile; none is reported on."""
-
-    split: str
-    images: int
-    fitted: int
-    part_of_training: bool
 
 
 class Refitting(BaseModel):
@@ -95,21 +83,19 @@ def settle(
     """
     if l2 is not None:
         return Refitting(l2=l2, fitted=len(data.labels), chosen_on=None), []
-    others: list[Study] = []
-    if study.dataset.split == "test" and "val" in available_splits(study.dataset.name):
-        inputs = dataclasses.replace(study.inputs, split="val", dataset=study.dataset.name)
-        others = [Study(inputs, ("val",), study.classifier)]
-        part, features, labels, split = data, others[0].bank.features, others[0].labels, "val"
-    else:
-        rest, drawn = stratified_part(data.labels, _SHARE, study.inputs.seed)
-        part = dataclasses.replace(data, features=data.features[rest], labels=data.labels[rest])
-        features, labels, split = data.features[drawn], data.labels[drawn], "train"
-        note(
-            f"The strength of the penalty is chosen on {len(drawn):,} of the {len(data.labels):,} training images, by "
-            "the one-standard-error rule, as the network has been trained on them; then all are fitted."
-        )
-    found = strength_for(part, support(part), features, labels)
-    chosen = ChosenOn(split=split, images=len(labels), fitted=len(part.labels), part_of_training=not others)
+    validation = validation_of(study)
+    choosing = None if validation is None else (validation.bank.features, validation.labels)
+    chooser = chooser_for(data, choosing, study.inputs.seed)
+    if validation is None:
+        say_part("The strength of the penalty is", chooser, len(data.labels), is_seen=True)
+    found = strength_for(chooser.fitted, support(chooser.fitted), chooser.features, chooser.labels)
+    chosen = ChosenOn(
+        split="train" if validation is None else "val",
+        images=len(chooser.labels),
+        fitted=len(chooser.fitted.labels),
+        part_of_training=validation is None,
+    )
+    others = [] if validation is None else [validation]
     return Refitting(l2=found.l2, fitted=len(data.labels), chosen_on=chosen), others
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
+from decompose_cli.decomposition.choosing import ChosenOn
 from decompose_cli.decomposition.metrics import Predictions, compare
 from decompose_cli.decomposition.result_types import Point
 from decompose_cli.decomposition.sparse_heads import SparseHead
@@ -21,16 +22,12 @@ class Versus(BaseModel):
     only_sparse_correct: int
 
 
-class ChosenOn(BaseModel):
-    """The images on which methods and strengths were chosen, which are no test images; ``fitted``: those fitted then.
+class SearchedOn(ChosenOn):
+    """The images on which methods and strengths were chosen.
 
     ``searched``: training images on which the chosen method looked for features; all are fitted in the end.
     """
 
-    split: str
-    images: int
-    fitted: int
-    part_of_training: bool
     searched: int
 
 
@@ -169,7 +166,7 @@ class SparsifyResults(BaseModel):
     total: int
     original: Point | None
     refitted: Baseline
-    chosen_on: ChosenOn
+    chosen_on: SearchedOn
     heads: dict[str, Sparse]
     smallest: Smallest | None = None
     nec: Nec | None = None

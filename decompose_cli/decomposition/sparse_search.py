@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from decompose_cli.decomposition.choosing import chooser_for
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions
 from decompose_cli.decomposition.ranking import check_k
@@ -23,8 +24,6 @@ from decompose_cli.features.labelled import DEFAULT_L2, LabelledFeatures, check_
 from decompose_cli.progress import note, track
 from decompose_cli.sparse.strength import stratified_part
 
-SHARE = 0.2
-"""Of the training images, by class, that choose where there is no split for it."""
 _MOST_PRODUCTS = 1 << 34  # N D C of the images on which methods are tried: 8,388 images of 2048 features, 1000 classes
 
 
@@ -50,15 +49,6 @@ class Candidate:
     def correct(self) -> int:
         """Choosing images that its head gets right."""
         return self.predictions.correct
-
-
-@dataclass(frozen=True)
-class Chooser:
-    """Images that choose, and those that are fitted meanwhile."""
-
-    fitted: LabelledFeatures
-    features: Tensor
-    labels: Tensor
 
 
 class Search:
@@ -96,16 +86,8 @@ class Search:
         self.has_head = data.weight is not None
         self._check(data)
         self.data = _prepared(data, settings)
-        if choosing is None:
-            rest, drawn = stratified_part(data.labels, SHARE, seed)
-            fitted_part = self.data.of_images(rest)
-            features, labels = data.features[drawn], data.labels[drawn]
-            if len(labels) == 0:
-                raise InputError("No class has two training images, so none can choose methods and strengths.")
-        else:
-            fitted_part = self.data
-            features, labels = choosing
-        self.chooser = Chooser(self._sampled(fitted_part), features, labels)
+        chooser = chooser_for(self.data, choosing, seed)
+        self.chooser = dataclasses.replace(chooser, fitted=self._sampled(chooser.fitted))
 
     def _check(self, data: LabelledFeatures) -> None:
         if data.num_classes < 2:

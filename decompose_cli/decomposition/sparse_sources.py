@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from decompose_cli.datasets.registry import available_splits
+from decompose_cli.decomposition.choosing import validation_of
 from decompose_cli.decomposition.heads import with_decomposed_head
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.decomposition.sparse_heads import SparseHead
@@ -100,11 +100,10 @@ class NetworkSource:
         self.features, self.labels = self.study.bank.features, self.study.labels
         self.others = [self.training]
         self.choosing: tuple[Tensor, Tensor] | None = None
-        name = self.study.dataset.name
-        if self.study.dataset.split == "test" and "val" in available_splits(name):
-            held = Study(dataclasses.replace(inputs, split="val", dataset=name), ("val",), self.study.classifier)
-            self.others.append(held)
-            self.choosing = held.bank.features, held.labels
+        validation = validation_of(self.study)
+        if validation is not None:
+            self.others.append(validation)
+            self.choosing = validation.bank.features, validation.labels
 
     def locality(self) -> Tensor | None:
         """How local each feature is on training images; see :func:`.qpm.locality`."""

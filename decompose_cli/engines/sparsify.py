@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from decompose_cli.decomposition.choosing import say_part
 from decompose_cli.decomposition.heads import decomposed_head, full_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.metrics import Predictions, predict
@@ -17,9 +18,9 @@ from decompose_cli.decomposition.sparse_heads import SparseHead, as_full
 from decompose_cli.decomposition.sparse_methods import used_in
 from decompose_cli.decomposition.sparse_results import (
     Baseline,
-    ChosenOn,
     Few,
     Nec,
+    SearchedOn,
     Smallest,
     Sparse,
     SparsifyResults,
@@ -123,12 +124,8 @@ class _Run:
     def __post_init__(self) -> None:
         source, search = self.source, self.search
         if source.choosing is None:
-            why = "" if source.full is None else ", as the network has been trained on them"
-            note(
-                f"Methods and strengths are chosen on {len(search.chooser.labels):,} of the "
-                f"{len(source.train.labels):,} training images, by the one-standard-error rule{why}; then all are "
-                "fitted."
-            )
+            is_seen = source.full is not None
+            say_part("Methods and strengths are", search.chooser, len(source.train.labels), is_seen=is_seen)
         fitted = search.chooser.fitted
         if search.searched is not search.final:
             note(
@@ -196,7 +193,7 @@ class _Run:
                 l2=search.refitted_l2,
                 versus_original=self._versus_original(self.refitted),
             ),
-            chosen_on=ChosenOn(
+            chosen_on=SearchedOn(
                 split="val" if source.choosing is not None else source.train_split,
                 images=len(search.chooser.labels),
                 fitted=len(search.chooser.fitted.labels),

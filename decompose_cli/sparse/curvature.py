@@ -125,7 +125,7 @@ class Dense(Curvature):
         chosen = among.flatten()[self.index].nonzero()[:, 0]
         if self._among is None or not torch.equal(chosen, self._among):
             self._among = chosen
-            self._factor = _factor(self.matrix[chosen[:, None], chosen])
+            self._factor = factor_of(self.matrix[chosen[:, None], chosen])
         places = self.index[chosen]
         result = gradient.new_zeros(gradient.numel())
         if len(chosen):
@@ -234,7 +234,7 @@ class _ByClass(Curvature):
         chosen = self.real & among.gather(1, self.columns)
         both = chosen[:, :, None] & chosen[:, None, :]
         identity = torch.eye(self.columns.shape[1], dtype=torch.float64, device=self.columns.device)
-        factor = _factor(torch.where(both, self.blocks, identity))
+        factor = factor_of(torch.where(both, self.blocks, identity))
         right = torch.where(chosen, gradient.gather(1, self.columns), 0.0)
         found = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
         return torch.zeros_like(gradient).scatter_(1, self.columns, torch.where(chosen, found, 0.0))
@@ -259,7 +259,7 @@ class _Diagonal(Curvature):
         return torch.where(among, gradient / self.diagonal, 0.0)
 
 
-def _factor(matrix: Tensor) -> Tensor:
+def factor_of(matrix: Tensor) -> Tensor:
     """Cholesky factors, with as much added to the diagonal as it takes."""
     ridge = _RIDGE * float(matrix.diagonal(dim1=-2, dim2=-1).mean()) + 1e-15
     while True:

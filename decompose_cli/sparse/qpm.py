@@ -66,18 +66,21 @@ def select(
     Raises:
         ValueError: The pool has fewer than k features, or fewer sets than there are classes.
     """
-    columns = problem.scale.varies.nonzero()[:, 0]
+    columns = problem.scale.varies.nonzero()[:, 0].cpu()
     size = min(size, len(columns))
     if not 0 < k <= size:
         raise ValueError(f"k {k} is not in 1 to {size}, the number of features that are chosen")
-    similarities = correlations(problem.features, problem.labels, problem.num_classes)[:, columns]
-    present = (problem.labels.bincount(minlength=problem.num_classes) > 0).nonzero()[:, 0]
+    # What is chosen depends on comparisons of nearly equal numbers: made on the CPU, of 12 decimals, it is the same for
+    # every device.
+    similarities = correlations(problem.features, problem.labels, problem.num_classes).cpu().round(decimals=12)
+    similarities = similarities[:, columns]
+    present = (problem.labels.bincount(minlength=problem.num_classes) > 0).nonzero()[:, 0].cpu()
     similarities = similarities[present]
     weights = _WEIGHT / (k * len(present)) * similarities / similarities.abs().max().clamp(min=1e-300)
-    bias = torch.zeros_like(weights[0]) if locality is None else locality.to(weights.device).double()[columns]
+    bias = torch.zeros_like(weights[0]) if locality is None else locality.cpu().double()[columns]
     search = _Search(weights, redundancy(similarities, size), bias, k)
     distinct_sets(weights[:, :size], k)  # says where there are too few
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator("cpu").manual_seed(seed)
     best = search.climbed(search.grown([], size))
     for _ in range(restarts if size < len(columns) else 0):
         kept = torch.randperm(size, generator=generator, device="cpu")[: size - max(2, size // 5)]
@@ -89,10 +92,11 @@ def select(
             best = found
     own = columns.new_tensor(sorted(best[1]))
     chosen = distinct_sets(weights[:, own], k)
-    support = torch.zeros(problem.num_classes, problem.num_features, dtype=torch.bool, device=columns.device)
+    support = torch.zeros(problem.num_classes, problem.num_features, dtype=torch.bool, device="cpu")
     support[present[:, None], columns[own]] = chosen
     parts = float(weights[:, own][chosen].sum()), search.penalty(own), float(bias[own].sum())
-    return Selection(columns[own], support, parts[0] - parts[1] + parts[2], *parts)
+    places = columns[own].to(problem.device)
+    return Selection(places, support.to(problem.device), parts[0] - parts[1] + parts[2], *parts)
 
 
 class _Search:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from decompose_cli.sparse.curvature import factor_of
+
 _PRECISION = 1e-10
 _MOST_ROUNDS = 200
 
@@ -59,10 +61,10 @@ def minimum(matrix: Tensor, linear: Tensor, l1: Tensor, l2: Tensor, start: Tenso
 def _step(raised: Tensor, away: Tensor, chosen: Tensor, u: Tensor, sign: Tensor, l1: Tensor) -> tuple[Tensor, Tensor]:
     """The chosen variables and their way to the minimum with signs fixed, but for those at zero that go astray."""
     while True:
-        factor, failed = torch.linalg.cholesky_ex(raised[chosen[:, None], chosen])
-        if bool(failed):
-            ridge = 1e-9 * raised.diagonal().mean() * torch.eye(len(chosen), dtype=raised.dtype, device=raised.device)
-            factor = torch.linalg.cholesky(raised[chosen[:, None], chosen] + ridge)
+        inside = raised[chosen[:, None], chosen]
+        factor, failed = torch.linalg.cholesky_ex(inside)
+        if bool(failed):  # a matrix from float32 is symmetric and positive but for rounding
+            factor = factor_of(inside)
         step = torch.cholesky_solve(away[chosen, None], factor)[:, 0]
         astray = (l1[chosen] > 0) & (u[chosen] == 0) & (step * sign[chosen] <= 0)
         if not bool(astray.any()):
