@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 
 _LONGEST = 60
+_LEVELS = ("--", "-.", ":")
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,16 @@ def accuracy_curves(title: str, curves: Mapping[str, Curve], full_top1: float) -
 
 
 def accuracy_figure(
-    title: str, curves: Mapping[str, Curve], full_top1: float | None, chosen: int | None = None
+    title: str,
+    curves: Mapping[str, Curve],
+    full_top1: float | None,
+    chosen: int | None = None,
+    levels: Mapping[str, tuple[float, tuple[float, float]]] | None = None,
 ) -> Figure:
-    """The figure of :func:`accuracy_curves`; ``chosen`` is a number of features to mark."""
+    """The figure of :func:`accuracy_curves`.
+
+    ``chosen`` is a number of features to mark; ``levels`` are further heads of all features, each with its interval.
+    """
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(5)
@@ -75,6 +84,10 @@ def accuracy_figure(
     if full_top1 is not None:
         handles.append(axes.axhline(full_top1, color="0.35", linestyle="--", linewidth=1))
         names.append("full head")
+    for (name, (top1, interval)), style in zip((levels or {}).items(), itertools.cycle(_LEVELS)):
+        handles.append(axes.axhline(top1, color="0.35", linestyle=style, linewidth=1.2))
+        axes.axhspan(*interval, color="0.35", alpha=0.07, linewidth=0)
+        names.append(name)
     if chosen is not None:
         handles.append(axes.axvline(chosen, color=MARKED, linestyle=":", linewidth=1.5))
         names.append(f"chosen: k = {chosen}")
