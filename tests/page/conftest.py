@@ -135,7 +135,7 @@ def documents(names: Sequence[str], features: int, k: int = 5) -> Documents:
             "loss": 0.25,
             "cut": {**point, "correct": 40, "top1": 80.0},
             "versus_original": versus,
-            "versus_refitted": versus,
+            "versus_refitted": {**versus, "points": -3.0},
             "features": 30,
             "features_per_class": [size, size],
             "bias_alone": [],

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from decompose_cli.errors import InputError
-from decompose_cli.page.blocks import Block, Chart, Grid, Group, Raster, Section, Sum, Table, Text
+from decompose_cli.page.blocks import Block, Chart, Figures, Grid, Group, Raster, Section, Sum, Table, Text
 from decompose_cli.page.report import Report, report
 from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet
 
@@ -45,7 +45,7 @@ def tables(found: Report) -> dict[str, Table]:
 def edited(path: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
     document = json.loads(path.read_text(encoding="utf-8"))
     change(document)
-    path.write_text(json.dumps(document), encoding="utf-8")
+    path.write_text(json.dumps(document).replace("Infinity", "1e999"), encoding="utf-8")
     return path
 
 
@@ -69,10 +69,13 @@ def test_tables_say_what_the_result_says(write_results: WriteResults) -> None:
         ["k = 2", "splicing", 30, 45, 90.0, (80.0, 95.0), 40, 80.0, 0.25, 0.001],
         ["k = 5", "splicing", 30, 45, 90.0, (80.0, 95.0), 40, 80.0, 0.25, 0.001],
     ]
-    assert [row[:2] for row in found["Against the full heads, image by image"].rows] == [
-        ["full head, refitted", "full head"],
-        *([f"k = {k}", what] for k in (2, 5) for what in ("full head", "full head, refitted")),
+    both = (("full head", -2.0), ("full head, refitted", -3.0))
+    differences = found["Against the full heads, image by image"].rows
+    assert [row[:3] for row in differences] == [
+        ["full head, refitted", "full head", -2.0],
+        *([f"k = {k}", what, points] for k in (2, 5) for what, points in both),
     ]
+    assert all(row[3:] == [(-6.0, 2.0), 0.5, 2, 1] for row in differences)
     (measures,) = [table for caption, table in found.items() if caption.startswith("What the heads are like")]
     assert measures.rows[0] == [2, 30, 1.5, (1.0, 3.0), 0.7, 0.8, 0.9, None, 45]
     (pairs,) = [table for caption, table in found.items() if caption.startswith("Classes that are one feature apart")]
@@ -104,13 +107,26 @@ def test_the_chart_has_the_cut_and_both_full_heads(write_results: WriteResults) 
         edited(folder / "sparsify.json", lambda document: document["results"]["heads"].pop("2", None))
         (chart,) = [block for block in blocks_of(found, "sparse") if isinstance(block, Chart)]
         assert said in chart.svg
-        assert {row[0] for row in chart.values.rows} == {
-            "sparse head",
-            "the same features, cut",
-            "full head",
-            "full head, refitted",
-        }
+        assert [[row[0], row[2]] for row in chart.values.rows if row[1] in (None, 5)] == [
+            ["full head", 45],
+            ["full head, refitted", 46],
+            ["sparse head", 45],
+            ["the same features, cut", 40],
+        ]
         assert all(name in chart.svg for name in ("full head", "full head, refitted", "the same features, cut"))
+
+
+def test_sparse_heads_are_seen_at_a_glance(write_results: WriteResults) -> None:
+    (figures,) = blocks_of(report([alone(write_results)]), "glance")
+    assert isinstance(figures, Figures)
+    assert list(figures.items) == [
+        (
+            f"sparse head, k = {k}",
+            "90.00%",
+            "45 of 50 images; -3.00 points (-6.00 to +2.00) against the full head, refitted",
+        )
+        for k in (2, 5)
+    ]
 
 
 def test_the_choice_is_described(write_results: WriteResults) -> None:
@@ -332,6 +348,7 @@ UNFIT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a weight too few": lambda results: results["heads"]["2"]["weights"]["0"].pop(),
     "a class without weights": lambda results: results["heads"]["2"]["weights"].pop("0"),
     "a bias too few": lambda results: results["heads"]["5"]["biases"].pop(),
+    "an endless weight": lambda results: results["heads"]["2"]["weights"]["0"].__setitem__(0, float("inf")),
     "no class number": lambda results: results["heads"]["2"]["indices"].update(cat=[]),
     "no name": lambda results: results.update(feature_names=["one"]),
     "no images": lambda results: results["chosen_on"].update(images=0),

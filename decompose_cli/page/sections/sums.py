@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,10 +40,12 @@ class _Weights:
     head: Any
     rows: Mapping[int, Mapping[int, float]]
 
-    @property
+    @cached_property
     def largest(self) -> float:
+        """The size of the largest weight."""
         return max((abs(weight) for row in self.rows.values() for weight in row.values()), default=0.0) or 1.0
 
+    @cached_property
     def users(self) -> dict[int, list[int]]:
         """The classes of each feature; features that most classes share come first, then by their classes."""
         found: dict[int, list[int]] = {}
@@ -66,8 +70,13 @@ class _Pictured:
 def section(context: Context) -> Section | None:
     """Make the section from sparsify, with the pictures that filters made of the same network."""
     blocks: list[Block] = []
-    for source in context.of("sparsify"):
-        pictures = _pictures(context, source)
+    sources = list(context.of("sparsify"))
+    found = [(shown, _pictures(context, shown)) for shown in context.of("filters")] if sources else []
+    for source in sources:
+        pictures: dict[int, _Pictured] = {}
+        for shown, by_feature in found:
+            if _is_same_network(context, source, shown):
+                pictures |= by_feature
         groups = [
             Group(f"k = {head.k}: {head.method}", [*_head(context, _weights(source, head), pictures)])
             for head in heads_of(source)
@@ -86,6 +95,8 @@ def _weights(source: Source, head: Any) -> _Weights:
         for number, features in head.indices.items()
         if number not in kept
     }
+    if not all(math.isfinite(weight) for row in rows.values() for weight in row.values()):
+        raise ValueError("a weight is infinite")
     return _Weights(source, head, rows)
 
 
@@ -114,12 +125,12 @@ def _said(weights: _Weights) -> Iterator[Block]:
 
 
 def _matrix(context: Context, weights: _Weights) -> Iterator[Block]:
-    source, users = weights.source, weights.users()
+    source, users = weights.source, weights.users
     model = source.document.model
     names = [source.class_name(number) for number in weights.rows]
     columns = [feature_name(source, feature).removeprefix("feature ") for feature in users]
     every = f" of {model.num_features:,}" if model is not None else ""
-    caption = f"Weights: {len(names):,} classes by the {len(users):,}{every} features in use"
+    caption = f"Weights, k = {weights.head.k}: {len(names):,} classes by the {len(users):,}{every} features in use"
     if len(names) <= _MOST_ROWS and len(users) <= _MOST_COLUMNS:
         cells = [
             [_cell(weights, name, feature, row.get(feature)) for feature in users]
@@ -168,21 +179,22 @@ def _sums(weights: _Weights) -> Table:
     )
 
 
-def _pictures(context: Context, source: Source) -> dict[int, _Pictured]:
-    """What filters showed of a network, by feature."""
-    found: dict[int, _Pictured] = {}
-    for shown in context.of("filters"):
-        if not _is_same_network(context, source, shown):
-            continue
-        results = shown.results
-        sheet = saved_image(context, shown, results.sheet)
-        if sheet is None:
-            continue
-        columns = max((len(one.images) for one in results.filters), default=0)
-        for one, strip in zip(results.filters, filter_strips(sheet, len(results.filters), columns), strict=False):
-            images = ", ".join(f"{image.label_name} {image.value:.2f}" for image in one.images)
-            found.setdefault(one.feature, _Pictured(strip, f"Images with the most of feature {one.feature}: {images}"))
-    return found
+def _pictures(context: Context, shown: Source) -> dict[int, _Pictured]:
+    """What a result of filters shows, by feature."""
+    results = shown.results
+    sheet = saved_image(context, shown, results.sheet)
+    if sheet is None:
+        return {}
+    columns = max((len(one.images) for one in results.filters), default=0)
+    strips = filter_strips(sheet, len(results.filters), columns)
+    return {
+        one.feature: _Pictured(
+            strip,
+            f"Images with the most of feature {one.feature}: "
+            + ", ".join(f"{image.label_name} {image.value:.2f}" for image in one.images),
+        )
+        for one, strip in zip(results.filters, strips, strict=False)  # a sheet of another size has no strips
+    }
 
 
 def _is_same_network(context: Context, source: Source, shown: Source) -> bool:
@@ -204,7 +216,7 @@ def _place(source: Source, path: str) -> Path:
 
 
 def _terms(context: Context, weights: _Weights, number: int, pictures: Mapping[int, _Pictured]) -> Iterator[Term]:
-    source, users = weights.source, weights.users()
+    source, users = weights.source, weights.users
     for feature, weight in _strongest_first(weights.rows[number]):
         others = [source.class_name(other) for other in users[feature] if other != number]
         more = f"shared with {_listed(others)}" if others else "of this class alone"
