@@ -162,7 +162,7 @@ def test_the_example_on_the_page_is_the_one_that_is_run(example_block: str) -> N
 def test_code_on_the_page_for_python_uses_what_is_exported() -> None:
     import decompose_cli as dc
 
-    for page in (ROOT / "README.md", DOCS / "bring-your-own.md"):
+    for page in (ROOT / "README.md", DOCS / "bring-your-own.md", DOCS / "sparsify.md"):
         text = page.read_text(encoding="utf-8")
         assert set(re.findall(r"\bdc\.([a-z_]+)", text)) <= set(dc.__all__)
     table = (DOCS / "bring-your-own.md").read_text(encoding="utf-8")
@@ -170,10 +170,11 @@ def test_code_on_the_page_for_python_uses_what_is_exported() -> None:
     assert set(dc.__all__) - {"__version__"} <= named
 
 
-def test_the_code_on_the_page_that_says_so_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    text = (DOCS / "bring-your-own.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["bring-your-own.md", "sparsify.md"])
+def test_the_code_on_the_page_that_says_so_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DOCS / page).read_text(encoding="utf-8")
     (code,) = re.findall(r"<!-- code: tests/test_docs.py runs it -->\n\n```python\n(.*?)```", text, flags=re.DOTALL)
-    exec(compile(code, "bring-your-own.md", "exec"), {})
+    exec(compile(code, page, "exec"), {})
     assert capsys.readouterr().out.strip() == code.strip().rpartition("# ")[2]
 
 

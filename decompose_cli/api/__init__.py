@@ -7,8 +7,16 @@ so. The commands of the program are functions too, ``decompose_cli.engines.<comm
 
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.api.features import Features, extract_features, extract_indices, load_dataset, validate
+from decompose_cli.api.features import (
+    Features,
+    extract_features,
+    extract_indices,
+    load_dataset,
+    load_features,
+    validate,
+)
 from decompose_cli.api.model import Model, decompose, load_model, read_index_set, save_model, write_index_set
+from decompose_cli.api.sparse import SparseHead, sparsify
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
@@ -26,15 +34,18 @@ __all__ = [
     "InputError",
     "Inputs",
     "Model",
+    "SparseHead",
     "SparseLinearClassifier",
     "decompose",
     "extract_features",
     "extract_indices",
     "load_dataset",
+    "load_features",
     "load_model",
     "read_index_set",
     "report",
     "save_model",
+    "sparsify",
     "validate",
     "write_index_set",
 ]

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils import Tags
 from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
-from decompose_cli.sparse.minimise import Fit
+from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.decomposition.sparse_heads import VALUES, SparseHead, Values, Wanted, fit_at
+from decompose_cli.sparse.cuts import largest_per_class
 from decompose_cli.sparse.problem import Problem, Scale
 from decompose_cli.sparse.refit import refit
+from decompose_cli.sparse.searches import SEARCHES, strongest_first
+from decompose_cli.sparse.sets import enough_sets
 
-METHODS = ("magnitude",)
-VALUES = ("real", "nonnegative")
+MAGNITUDE = "magnitude"
+METHODS = (MAGNITUDE, *SEARCHES)
 
 
 class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -37,9 +42,13 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     True
 
     Args:
-        k: Features per class; all that vary where there are fewer.
-        method: How they are chosen: ``magnitude`` takes the largest absolute weights (on z) of the head that has all.
-        values: ``real``, or ``nonnegative``, where a feature can only speak for a class.
+        k: Features per class; all that vary where there are fewer. Binary weights have as many as leave every class a
+            set of its own; where the features have too few sets for that, classes may share them.
+        method: How they are chosen: ``backward``, elimination with refits between; ``splicing``, exchange while the
+            penalised loss falls, which takes longest and fits best; ``elastic-net``, the largest weights of the path;
+            ``magnitude``, the largest absolute weights (on z) of the head that has all.
+        values: ``real``; ``nonnegative``, where a feature can only speak for a class; ``ternary``: -a, 0, a; or
+            ``binary``: 0, a, exactly k in each class and no two classes with the same. One a for all classes.
         l2: Strength of the penalty on the weights, positive.
         class_weight: Weight of each label in the loss; ``balanced`` makes all classes count the same, whatever their
             numbers of images. Means and deviations of features are those without it.
@@ -48,6 +57,7 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         classes_: The labels, ascending, (C,).
         coef_: Weights on the features as they are given, (C, D), also of two classes.
         intercept_: Biases, (C,).
+        scale_: The one size a of ternary and binary weights on z; None of others.
         support_: Which features each class uses, bool (C, D).
         n_features_in_: D.
         feature_names_in_: Names of the features, where those that it was fitted to have some.
@@ -57,7 +67,7 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self,
         k: int = 5,
         *,
-        method: str = "magnitude",
+        method: str = "backward",
         values: str = "real",
         l2: float = 1e-3,
         class_weight: Mapping[Any, float] | str | None = None,
@@ -67,6 +77,12 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         self.values = values
         self.l2 = l2
         self.class_weight = class_weight
+
+    def __sklearn_tags__(self) -> Tags:
+        """Binary weights of few features can tell few classes apart: scikit-learn's checks expect more elsewhere."""
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.poor_score = self.values == "binary"
+        return tags
 
     def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> SparseLinearClassifier:  # noqa: N803
         """Choose features and fit their weights.
@@ -98,11 +114,32 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             _scale_of(x, torch.from_numpy(counted)),
             image_weights=torch.from_numpy(weights / weights.mean()),
         )
-        support, dense = _support(problem, self.k, self.method, self.l2)
-        fitted = refit(problem, support, self.l2, start=dense.head, nonnegative=self.values == "nonnegative")
-        weight, bias = problem.scale.folded(fitted.head[:, :-1], fitted.head[:, -1])
-        self.coef_, self.intercept_, self.support_ = weight.numpy(), bias.numpy(), support.numpy()
+        varies = problem.scale.varies
+        start = refit(problem, varies.expand(classes, -1), self.l2).head
+        self.scale_ = None
+        if not bool(varies.any()):  # nothing tells the classes apart but their numbers of images
+            self.coef_, self.intercept_ = np.zeros((classes, x.shape[1])), start[:, -1].numpy()
+            self.support_ = np.zeros((classes, x.shape[1]), dtype=bool)
+            return self
+        head = self._head(problem, start)
+        self.coef_, self.intercept_, self.support_ = head.weight.numpy(), head.bias.numpy(), head.support.numpy()
+        if head.values is not None:
+            self.scale_ = float(head.values.scale)
         return self
+
+    def _head(self, problem: Problem, start: Tensor) -> SparseHead:
+        varies = problem.scale.varies
+        count = int(varies.sum())
+        k, is_distinct = min(self.k, count), True
+        if self.values == "binary":
+            enough = [size for size in range(1, k + 1) if enough_sets(problem.num_classes, count, size)]
+            k, is_distinct = (enough[-1], True) if enough else (k, False)
+        if self.method == MAGNITUDE:
+            support = largest_per_class(start[:, :-1].abs().masked_fill(~varies, -torch.inf), k)
+        else:
+            support, _ = next(SEARCHES[self.method](problem, start, [k], self.l2, None))
+        index_set = IndexSet(strongest_first(support & varies, start), problem.num_features)
+        return fit_at(problem, start, index_set, Wanted(cast(Values, self.values), self.l2, keeps_sets=not is_distinct))
 
     def decision_function(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
         """Logits (n, C) of features (n, D); of two classes the second's minus the first's, (n,)."""
@@ -143,15 +180,6 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         for name, choices in (("method", METHODS), ("values", VALUES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose {', '.join(choices)}.")
-
-
-def _support(problem: Problem, k: int, method: str, l2: float) -> tuple[Tensor, Fit]:
-    """Choose k features for each class, of those that vary: bool (C, D), and the head that has all features."""
-    varies = problem.scale.varies
-    dense = refit(problem, varies.expand(problem.num_classes, -1), l2)
-    sizes = dense.head[:, :-1].abs().masked_fill(~varies, -torch.inf)
-    chosen = sizes.sort(stable=True, dim=1, descending=True).indices[:, :k]
-    return torch.zeros_like(sizes, dtype=torch.bool).scatter_(1, chosen, True) & varies, dense
 
 
 def _scale_of(features: Tensor, counted: Tensor) -> Scale:

@@ -173,42 +173,17 @@ def _weight_of(data: LabelledFeatures, name: str) -> Tensor:
     return data.weight
 
 
-def _eliminated(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
-    from decompose_cli.sparse.searches import eliminated
-
-    return _fitted_sets("backward", data, ks, eliminated)
-
-
-def _spliced(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
-    from decompose_cli.sparse.searches import spliced
-
-    return _fitted_sets("splicing", data, ks, spliced)
-
-
-def _on_the_path(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
-    from decompose_cli.sparse.searches import on_the_path
-
-    return _fitted_sets("elastic-net", data, ks, on_the_path)
-
-
-def _fitted_sets(
-    name: str,
-    data: LabelledFeatures,
-    ks: Sequence[int],
-    search: Callable[[LabelledFeatures, Sequence[int]], Iterator[tuple[tuple[int, ...], ...]]],
-) -> Iterator[IndexSet]:
-    from decompose_cli.features.labelled import check_classes
-
-    if data.held is None:
-        check_classes(data.labels, data.class_names)
-    for k, classes in zip(ks, search(data, ks), strict=True):
-        yield IndexSet(classes, data.num_features, source=f"{name}, k={k}")
-
-
-def _fitted(
-    name: str, summary: str, select_many: Callable[[LabelledFeatures, Sequence[int]], Iterator[IndexSet]]
-) -> Ranking:
+def _fitted(name: str, summary: str) -> Ranking:
     """A way to choose features by fits of heads."""
+
+    def select_many(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
+        from decompose_cli.features.labelled import check_classes
+        from decompose_cli.sparse.searches import searched
+
+        if data.held is None:
+            check_classes(data.labels, data.class_names)
+        for k, classes in zip(ks, searched(name, data, ks), strict=True):
+            yield IndexSet(classes, data.num_features, source=f"{name}, k={k}")
 
     def select_one(data: LabelledFeatures, k: int | float) -> IndexSet:
         if isinstance(k, float):
@@ -261,9 +236,9 @@ for _ranking in (
         needs_images=False,
         needs_gates=True,
     ),
-    _fitted("backward", "elimination: the head refitted, the cheapest weights left out, and again", _eliminated),
-    _fitted("splicing", "exchange of features for better ones while the refitted loss falls (PNAS 2020)", _spliced),
-    _fitted("elastic-net", "the largest weights of the elastic-net path (arXiv 2105.04857)", _on_the_path),
+    _fitted("backward", "elimination: the head refitted, the cheapest weights left out, and again"),
+    _fitted("splicing", "exchange of features for better ones while the refitted loss falls (PNAS 2020)"),
+    _fitted("elastic-net", "the largest weights of the elastic-net path (arXiv 2105.04857)"),
 ):
     register(_ranking)
 

@@ -13,17 +13,20 @@ from decompose_cli.decomposition.metrics import Predictions, predict
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.sparse_record import FewValues
+from decompose_cli.sparse.minimise import Fit
 from decompose_cli.sparse.one_scale import FewValues as FittedValues
 from decompose_cli.sparse.one_scale import fit_scale
 from decompose_cli.sparse.problem import Problem, Scale
 from decompose_cli.sparse.refit import refit
 from decompose_cli.sparse.searches import dense_start, problem_of, strongest_first
 from decompose_cli.sparse.strength import Strength, choose_strength
-from decompose_cli.sparse.values import binary, ternary
+from decompose_cli.sparse.values import binary, ternary, ternary_at
 
 Values = Literal["real", "nonnegative", "ternary", "binary"]
 VALUES: tuple[Values, ...] = get_args(Values)
+_TO_COMPARE = 1e-3
 Toward = Literal["zero", "dense"]
 
 
@@ -108,7 +111,8 @@ def fit_head(
     """
     problem = problem_of(data)
     start = dense_start(data, problem)
-    return fit_at(problem, start, index_set, Wanted(values, l2, toward), data.held)
+    held = None if data.held is None else data.held.to(problem.device)
+    return fit_at(problem, start, index_set, Wanted(values, l2, toward), held)
 
 
 def fit_at(
@@ -126,7 +130,8 @@ def fit_at(
     Raises:
         InputError: Binary weights need distinct sets, and there are too few; or fewer than k features vary.
     """
-    support, values, l2 = mask_of(index_set, problem.num_features), wanted.values, wanted.l2
+    support = mask_of(index_set, problem.num_features).to(problem.device)
+    values, l2 = wanted.values, wanted.l2
     real = refit(
         problem,
         support,
@@ -152,14 +157,14 @@ def _few_values(
     problem: Problem, start: Tensor, support: Tensor, real: Tensor, wanted: Wanted, held: Tensor | None
 ) -> FittedValues:
     own = support if held is None else support & ~held[:, None]
+    begin = real if held is None else torch.where(held[:, None], start, real)
     if wanted.keeps_sets:
-        signs = real[:, :-1].sign() if wanted.values == "ternary" else torch.ones_like(real[:, :-1])
-        matrix = torch.where(own, torch.where(signs < 0, -1, 1), 0).to(torch.int8)
-        return fit_scale(problem, matrix, wanted.l2, start=start, held=held)
+        if wanted.values == "ternary":
+            return ternary_at(problem, own, wanted.l2, start=begin, held=held, seed=wanted.seed)
+        return fit_scale(problem, own.to(torch.int8), wanted.l2, start=start, held=held)
     k = int(own.sum(1).max())
     try:
         if wanted.values == "ternary":
-            begin = real if held is None else torch.where(held[:, None], start, real)
             return ternary(problem, k, wanted.l2, start=begin, held=held, seed=wanted.seed)
         return binary(problem, k, wanted.l2, support=own, start=start, held=held, seed=wanted.seed)
     except ValueError as error:
@@ -175,7 +180,11 @@ def head_on(
     source: str,
     held: Tensor | None = None,
 ) -> SparseHead:
-    """A head on standardised features (C, D + 1), with the features of a support bool (C, D), as one on features."""
+    """A head on standardised features (C, D + 1), with the features of a support bool (C, D), as one on features.
+
+    It is on the CPU, wherever it was fitted.
+    """
+    scale, support, head = scale.to("cpu"), support.cpu(), head.cpu()
     weight, bias = scale.folded(head[:, :-1], head[:, -1])
     classes = strongest_first(support, head)
     if held is not None:
@@ -184,9 +193,15 @@ def head_on(
     return SparseHead(IndexSet(classes, len(scale.mean), source=source), weight, bias, head, loss, l2)
 
 
+def as_full(head: SparseHead) -> HeadTensors:
+    """A head that has all features, as the parameters of a full head, float32."""
+    return HeadTensors("dense", "head", head.weight.float(), head.bias.float(), head.weight.shape[1])
+
+
 def with_values(head: SparseHead, integers: Tensor, scale: float, of: Scale) -> SparseHead:
     """The head with the few values that its weights come from: integers (C, D) times a scale."""
-    written = FewValues(integers, torch.tensor(scale, dtype=torch.float64), of.mean, of.deviation)
+    of = of.to("cpu")
+    written = FewValues(integers.cpu(), torch.tensor(scale, dtype=torch.float64), of.mean, of.deviation)
     return SparseHead(head.index_set, head.weight, head.bias, head.on_z, head.loss, head.l2, written)
 
 
@@ -203,7 +218,8 @@ def strength_for(
 ) -> Strength:
     """The strength of the penalty at a support, chosen on images (n, D) that are not fitted."""
     problem = problem_of(data)
-    return strength_at(problem, dense_start(data, problem), index_set, features, labels, values, data.held)
+    held = None if data.held is None else data.held.to(problem.device)
+    return strength_at(problem, dense_start(data, problem), index_set, features, labels, values, held)
 
 
 def strength_at(
@@ -219,11 +235,16 @@ def strength_at(
 
     Fits end where their objective is within a thousandth of its minimum: what tells strengths apart is far more.
     """
-    support = mask_of(index_set, problem.num_features)
+    support = mask_of(index_set, problem.num_features).to(problem.device)
 
-    def fitted(l2: float, before: Tensor | None) -> Tensor:
-        first = start if before is None else before
-        is_bounded = values == "nonnegative"
-        return refit(problem, support, l2, start=first, nonnegative=is_bounded, held=held, tolerance=1e-3).head
+    is_bounded = values == "nonnegative"
+    last: Fit | None = None
 
-    return choose_strength(problem, fitted, features, labels)
+    def fitted(l2: float) -> Tensor:
+        nonlocal last
+        last = refit(
+            problem, support, l2, start=start, nonnegative=is_bounded, held=held, near=last, tolerance=_TO_COMPARE
+        )
+        return last.head
+
+    return choose_strength(problem, fitted, features.to(problem.device), labels.to(problem.device))

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,8 +28,16 @@ from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.sparse import cuts, qpm
 from decompose_cli.sparse.elastic_net import Path, PathPoint, elastic_net_path
 from decompose_cli.sparse.pools import shared_pool
-from decompose_cli.sparse.problem import Problem, Scale
-from decompose_cli.sparse.searches import dense_start, largest_on, problem_of
+from decompose_cli.sparse.problem import Problem, Scale, fitting_device
+from decompose_cli.sparse.searches import (
+    SEARCHES,
+    Found,
+    dense_start,
+    largest_on,
+    problem_of,
+    spliced,
+    strongest_first,
+)
 from decompose_cli.sparse.strength import Strength
 
 INDICES, QPM = "indices", "qpm"
@@ -79,6 +88,7 @@ class Bench:
         seed: int = 0,
     ) -> None:
         self.data, self.settings, self.pool_l2, self.locality, self.seed = data, settings, pool_l2, locality, seed
+        self._eliminated: tuple[Any, list[tuple[Tensor, Tensor]]] = (None, [])
 
     @cached_property
     def pool(self) -> Tensor | None:
@@ -93,7 +103,12 @@ class Bench:
         if self.data.held is not None:
             raise InputError(f"{param('pool')} needs images of every class: a class without any keeps all features.")
         problem = problem_of(self.data)
-        return shared_pool(problem, size, self.pool_l2, start=dense_start(self.data, problem))
+        return shared_pool(problem, size, self.pool_l2, start=dense_start(self.data, problem)).cpu()
+
+    @cached_property
+    def held(self) -> Tensor | None:
+        """Classes without images, bool (C,), where fits run."""
+        return None if self.data.held is None else self.data.held.to(fitting_device(self.data.device))
 
     @cached_property
     def _inside(self) -> tuple[LabelledFeatures, Problem, Tensor]:
@@ -103,7 +118,7 @@ class Bench:
     def path(self) -> Path:
         """The elastic-net path on the features of the pool."""
         _, problem, start = self._inside
-        return elastic_net_path(problem, held=self.data.held, start=start)
+        return elastic_net_path(problem, held=self.held, start=start)
 
     def path_head(self, point: PathPoint) -> SparseHead:
         """A point of the path as a head on all features."""
@@ -131,19 +146,33 @@ class Bench:
         if method == QPM:
             yield from self._qpm(ks)
             return
-        inside, problem, start = self._inside
-        data = dataclasses.replace(inside, l2=l2)
+        data = dataclasses.replace(self._inside[0], l2=l2)
         if method in CUTS:
             for k in ks:
                 yield self._published(method, k)
             return
-        if method == "elastic-net":
-            classes = largest_on(self.path, problem, start, data, ks)
-            sets: Iterator[IndexSet] = (IndexSet(row, data.num_features, source=method) for row in classes)
+        if method in SEARCHES:
+            found = self._found(method, ks, l2)
+            sets: Iterator[IndexSet] = (
+                IndexSet(strongest_first(*one), data.num_features, source=method) for one in found
+            )
         else:
             sets = _ranked(method, data, ks)
         for k, index_set in zip(ks, sets, strict=True):
             yield Proposal(method, k, index_set, self.pool)
+
+    def _found(self, method: str, ks: Sequence[int], l2: float) -> Found:
+        """What a search finds; the path and an elimination serve all who begin with them."""
+        _, problem, start = self._inside
+        if method == "elastic-net":
+            return largest_on(self.path, problem, start, ks, l2, self.held)
+        if (tuple(ks), l2) != self._eliminated[0]:
+            supports = list(SEARCHES["backward"](problem, start, ks, l2, self.held))
+            self._eliminated = (tuple(ks), l2), supports
+        supports = self._eliminated[1]
+        if method == "backward":
+            return iter(supports)
+        return spliced(problem, start, ks, l2, self.held, [support for support, _ in supports])
 
     def _published(self, method: str, k: int) -> Proposal:
         if self.data.held is not None:
@@ -166,7 +195,7 @@ class Bench:
                 found = qpm.select(problem, k, size=size, locality=self.locality, seed=self.seed)
             except ValueError as error:
                 raise InputError(f"{param('objective')} qpm: {error}.") from error
-            support = found.support.clone()
+            support = found.support.cpu().clone()
             if self.data.held is not None:
                 support[self.data.held] = True
             rows = tuple(tuple(row.nonzero()[:, 0].tolist()) for row in support)
@@ -177,7 +206,7 @@ class Bench:
         _, problem, start = self._at(proposal)
         if proposal.columns is not None:
             features = features[:, proposal.columns]
-        return strength_at(problem, start, proposal.index_set, features, labels, self.settings.kind, self.data.held)
+        return strength_at(problem, start, proposal.index_set, features, labels, self.settings.kind, self.held)
 
     def fit(self, proposal: Proposal, l2: float | None) -> SparseHead:
         """The head of a proposal, on all features; without a strength for a published cut.
@@ -186,7 +215,7 @@ class Bench:
             InputError: Few values cannot be had.
         """
         _, problem, start = self._at(proposal)
-        settings, held = self.settings, self.data.held
+        settings, held = self.settings, self.held
         if proposal.head is not None:
             loss, _ = problem.value_and_gradient(proposal.head)
             source = proposal.index_set.source

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -174,21 +175,31 @@ class Search:
 
     def candidates(self, ks: Sequence[int]) -> list[Candidate]:
         """Fit every method at ascending k on some images, and measure it on the choosing images."""
-        chooser, bench, found = self.chooser, self.part, []
+        bench, found = self.part, []
+        known: dict[Any, Candidate] = {}  # rankings often agree
         methods = methods_for(self.settings, bench.data)
         first = self.settings.l2 or DEFAULT_L2
         with track("Trying methods", len(methods) * len(ks), "heads") as advance:
             for method in methods:
                 for proposal in bench.proposals(method, ks, first):
-                    l2 = None if proposal.head is not None else self.settings.l2
-                    if l2 is None and proposal.head is None:
-                        l2 = bench.strength(proposal, chooser.features, chooser.labels).l2
-                    head = bench.fit(proposal, l2)
-                    predictions = head.predict(chooser.features, chooser.labels)
-                    loss = head.loss_on(chooser.features, chooser.labels)
-                    found.append(Candidate(method, proposal.k, l2, predictions, loss))
+                    sets = None if proposal.head is not None else tuple(map(frozenset, proposal.index_set.classes))
+                    same = known.get(sets) if sets is not None else None
+                    one = dataclasses.replace(same, method=method) if same else self._tried(proposal)
+                    if sets is not None:
+                        known[sets] = one
+                    found.append(one)
                     advance(1)
         return found
+
+    def _tried(self, proposal: Proposal) -> Candidate:
+        """Choose a strength for a proposal, fit it on some images, and measure it on the choosing images."""
+        features, labels, l2 = self.chooser.features, self.chooser.labels, None
+        if proposal.head is None:
+            l2 = self.settings.l2 or self.part.strength(proposal, features, labels).l2
+        head = self.part.fit(proposal, l2)
+        return Candidate(
+            proposal.method, proposal.k, l2, head.predict(features, labels), head.loss_on(features, labels)
+        )
 
     def head(self, best: Candidate) -> SparseHead:
         """The head of a method with its strength, chosen and fitted anew on all training images."""
@@ -223,7 +234,7 @@ def _prepared(data: LabelledFeatures, settings: SparsifySettings) -> LabelledFea
     counts = data.labels.bincount(minlength=data.num_classes)
     empty = counts == 0
     if bool(empty.any()):
-        data = dataclasses.replace(data, held=empty)
+        data = dataclasses.replace(data, held=empty, targets=_with_absent(data, empty))
         names = [data.class_names[number] for number in empty.nonzero()[:, 0].tolist()]
         note(
             f"There are no training images of {len(names)} of the {data.num_classes} classes ({first_few(names)}): "
@@ -233,8 +244,25 @@ def _prepared(data: LabelledFeatures, settings: SparsifySettings) -> LabelledFea
         weights = len(data.labels) / (int((~empty).sum()) * counts.double())
         data = dataclasses.replace(data, image_weights=weights[data.labels])
     if settings.distil:
-        assert data.weight is not None
-        assert data.bias is not None
-        logits = torch.addmm(data.bias, data.features, data.weight.t())
-        data = dataclasses.replace(data, targets=torch.softmax(logits, 1))
+        data = dataclasses.replace(data, targets=_full_probabilities(data))
     return data
+
+
+def _full_probabilities(data: LabelledFeatures) -> Tensor:
+    """What the full head says of each image, (N, C)."""
+    assert data.weight is not None
+    assert data.bias is not None
+    return torch.softmax(torch.addmm(data.bias, data.features, data.weight.t()), 1)
+
+
+def _with_absent(data: LabelledFeatures, absent: Tensor) -> Tensor | None:
+    """Targets (N, C): the label, but for the share that the full head gives to classes without images.
+
+    No image speaks for such a class, so with labels alone the biases of the others would rise together until it is
+    never predicted; with these its mean probability stays what it is under the full head.
+    """
+    if data.weight is None:
+        return None
+    targets = torch.where(absent, _full_probabilities(data), 0.0)
+    rest = 1 - targets.sum(1, keepdim=True)
+    return targets.scatter_(1, data.labels[:, None], rest)

@@ -12,12 +12,10 @@ from decompose_cli.decomposition.heads import decomposed_head, full_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.metrics import Predictions, predict
 from decompose_cli.decomposition.result_types import point_of
-from decompose_cli.decomposition.sparse_heads import SparseHead
+from decompose_cli.decomposition.sparse_files import FileSource
+from decompose_cli.decomposition.sparse_heads import SparseHead, as_full
 from decompose_cli.decomposition.sparse_methods import used_in
-from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
-from decompose_cli.decomposition.sparse_settings import LADDER, SparsifySettings
-from decompose_cli.engines.sparsify_files import FileSource
-from decompose_cli.engines.sparsify_results import (
+from decompose_cli.decomposition.sparse_results import (
     Baseline,
     ChosenOn,
     Few,
@@ -32,11 +30,12 @@ from decompose_cli.engines.sparsify_results import (
     versus,
     weights_of,
 )
-from decompose_cli.engines.sparsify_sources import NetworkSource, Source
+from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
+from decompose_cli.decomposition.sparse_settings import LADDER, SparsifySettings
+from decompose_cli.decomposition.sparse_sources import NetworkSource, Source
 from decompose_cli.errors import DecomposeError, first_few
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.bias_alone import say_bias_alone
-from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import note
 from decompose_cli.sparse.cuts import nearest_the_mean
 from decompose_cli.sparse.measures import NEC, measure, nec
@@ -146,7 +145,7 @@ class _Run:
         self.heads = {k: search.head(self.best[k]) for k in wanted}
         refitted = search.refitted
         self.refitted = refitted.predict(source.features, source.labels)
-        self.full = source.full or _as_full(refitted)
+        self.full = source.full or as_full(refitted)
         self.original = None
         if source.full is not None:
             full = source.full
@@ -273,7 +272,3 @@ def _few(found: Any) -> Few:
 
 def _tried(one: Candidate) -> Tried:
     return Tried(method=one.method, correct=one.correct, loss=one.loss, l2=one.l2)
-
-
-def _as_full(head: SparseHead) -> HeadTensors:
-    return HeadTensors("dense", "head", head.weight.float(), head.bias.float(), head.weight.shape[1])

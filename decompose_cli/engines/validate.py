@@ -10,7 +10,9 @@ from torch import Tensor
 from decompose_cli.decomposition.heads import check_index_request, check_made_from, own_index_set, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
-from decompose_cli.decomposition.result_types import Difference, difference_of
+from decompose_cli.decomposition.refitting import Refitting, check_apart, check_refit, settle
+from decompose_cli.decomposition.result_types import Difference, Gain, difference_of, gain_of
+from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.device import resolve_device
 from decompose_cli.features.elsewhere import SPLITS, FeatureFile, read_feature_file
@@ -56,6 +58,18 @@ class HeadAccuracy(BaseModel):
     confusion: list[list[int]]
 
 
+class RefittedHead(HeadAccuracy):
+    """The head of the same features with weights that were fitted anew, and how.
+
+    ``difference``: this head minus the full head; ``gain``: this head minus the decomposed one, which keeps weights of
+    the full head.
+    """
+
+    refitting: Refitting
+    difference: Difference
+    gain: Gain
+
+
 class IndicesInfo(BaseModel):
     """The index set that was used; ``k`` is the smallest and largest number of features per class."""
 
@@ -83,6 +97,8 @@ class Mistake(BaseModel):
 class ValidateResults(BaseModel):
     """``original`` is null for a checkpoint that has no full head, ``decomposed`` is null without indices.
 
+    ``refitted`` is null unless it was asked for.
+
     ``mistakes``: up to 24 images that the decomposed head gets wrong, or the full one where that is all there is: first
     those that only the full head gets right, and of these and of the others the most confident errors first.
     """
@@ -91,6 +107,7 @@ class ValidateResults(BaseModel):
     original: HeadAccuracy | None
     decomposed: HeadAccuracy | None
     difference: Difference | None
+    refitted: RefittedHead | None = None
     indices: IndicesInfo | None
     mistakes: list[Mistake] = []
 
@@ -100,6 +117,8 @@ def validate(
     indices: Path | IndexSet | None = None,
     *,
     features: Path | None = None,
+    refit: bool = False,
+    l2: float | None = None,
     classifier: Classifier | None = None,
 ) -> ResultDocument[ValidateResults]:
     """Measure a classifier on a split (``test``, else ``val``), and its decomposition if indices are given or carried.
@@ -109,6 +128,8 @@ def validate(
         indices: An index file or set: the features that each class keeps.
         features: A file of features that were made elsewhere (:mod:`decompose_cli.features.elsewhere`); then the
             weights are a file of a head without a network, and nothing of the inputs is about one.
+        refit: Whether the weights of these features are also fitted anew, on the training images.
+        l2: Strength of the penalty of that fit; None to choose it on images that are not measured.
         classifier: The network, if it has been opened already.
 
     Raises:
@@ -116,24 +137,48 @@ def validate(
         DecomposeError: The work failed.
     """
     watch = Stopwatch()
+    check_refit(l2, fits=refit)
+    if refit and indices is None:
+        raise InputError(
+            f"{param('refit')} fits the weights of an index set anew, and none was given.",
+            hint=f"Name an index file with {param('indices')}.",
+        )
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
     if features is not None:
+        if refit:
+            raise InputError(
+                f"{param('refit')} needs a network; 'decompose sparsify --features' fits heads for {param('features')}."
+            )
         return _validate_alone(inputs, features, index_set, watch)
     study = Study(inputs, ("test", "val"), classifier)
     check_index_request(study.classifier.checkpoint, index_set)
     resolve_heads(study.head, index_set)  # what does not fit shows before the network runs
     if index_set is not None:
         check_made_from(index_set, study.classifier)
+    anew, others = _refitted(study, index_set, l2) if refit and index_set is not None else (None, [])
     results = measure(
         study.head,
         study.bank.features,
         study.labels,
         study.class_map.names,
         index_set,
+        refitted=anew,
         source=study.classifier.weights_source,
         sha256=sha256_of(indices) if isinstance(indices, Path) else None,
     )
-    return study.document("validate", {"indices": index_set.source if index_set else None}, results, watch)
+    arguments = {"indices": index_set.source if index_set else None, "refit": refit, "l2": l2}
+    return study.document("validate", arguments, results, watch, others)
+
+
+def _refitted(study: Study, index_set: IndexSet, l2: float | None) -> tuple[tuple[SparseHead, Refitting], list[Study]]:
+    """The head of an index set with weights fitted anew, and the further images that were looked at."""
+    full = study.require_full_head(param("refit"))
+    index_set = index_set.fitted_to(full.num_classes, full.num_features)
+    train = study.on_training_split()
+    check_apart(study, train)
+    data = train.labelled()
+    refitting, others = settle(study, data, lambda _: index_set, l2)
+    return (fit_head(data, index_set, "real", refitting.l2), refitting), [train, *others]
 
 
 def _validate_alone(
@@ -144,7 +189,7 @@ def _validate_alone(
     if inputs.weights in (None, DEFAULT, RANDOM):
         raise InputError(
             f"{param('features')} measures the file of a head that takes such features; none was named.",
-            hint=f"Give what 'decompose sparsify --features' wrote with {param('weights')}.",
+            hint=f"Give the file of a head that was fitted to such features with {param('weights')}.",
         )
     device = resolve_device(inputs.device)
     head, checkpoint = read_lone_head(inputs.weights, allow_download=inputs.allow_download)
@@ -155,7 +200,7 @@ def _validate_alone(
     names = _matching_names(head, checkpoint, file)
     return ResultDocument(
         command="validate",
-        arguments={**inputs.as_arguments(), "indices": None, "features": str(path)},
+        arguments={**inputs.as_arguments(), "indices": None, "refit": False, "l2": None, "features": str(path)},
         model=ModelInfo(
             name=FEATURES,
             num_classes=head.num_classes,
@@ -163,7 +208,7 @@ def _validate_alone(
             head=head.name,
             weights=WeightsInfo(source=checkpoint.source, sha256=checkpoint.sha256),
         ),
-        dataset=file.describe(name),
+        dataset=file.describe(name, names),
         environment=describe_environment(str(device), inputs.seed),
         started_at=watch.started_at,
         results=measure(head, split.features, split.labels, names, source=checkpoint.source),
@@ -209,6 +254,7 @@ def measure(
     names: tuple[str, ...],
     index_set: IndexSet | None = None,
     *,
+    refitted: tuple[SparseHead, Refitting] | None = None,
     source: str = "the network",
     sha256: str | None = None,
 ) -> ValidateResults:
@@ -220,6 +266,7 @@ def measure(
         labels: Class numbers, int64 (N,), in 0..C-1.
         names: Names of the C classes.
         index_set: The features that each class keeps; None for the full head only, or for a head that is decomposed.
+        refitted: The head of the index set with weights fitted anew, and how they were.
         source: What to call the indices of a head that has its own.
         sha256: Hash of the file that the index set is from.
 
@@ -234,11 +281,17 @@ def measure(
     used = index_set
     if heads.decomposed is not None and used is None:
         used = own_index_set(head, source)
+    anew = None
+    if refitted is not None and original is not None and decomposed is not None:
+        fitted, refitting = refitted
+        evaluation = evaluate_head(fitted.linear(), features, labels, head.num_classes)
+        anew = _anew(evaluation, refitting, original, decomposed, names)
     return ValidateResults(
         total=len(labels),
         original=_accuracy(original, names) if original else None,
         decomposed=_accuracy(decomposed, names) if decomposed else None,
         difference=difference_of(original, decomposed) if original and decomposed else None,
+        refitted=anew,
         indices=IndicesInfo(source=used.source, sha256=sha256, k=used.sizes) if used else None,
         mistakes=_mistakes(original, decomposed),
     )
@@ -258,6 +311,17 @@ def _accuracy(evaluation: Evaluation, names: tuple[str, ...]) -> HeadAccuracy:
             for number, name in enumerate(names)
         ],
         confusion=confusion,
+    )
+
+
+def _anew(
+    evaluation: Evaluation, refitting: Refitting, original: Evaluation, decomposed: Evaluation, names: tuple[str, ...]
+) -> RefittedHead:
+    return RefittedHead(
+        **dict(_accuracy(evaluation, names)),
+        refitting=refitting,
+        difference=difference_of(original, evaluation),
+        gain=gain_of(decomposed, evaluation),
     )
 
 

@@ -127,9 +127,8 @@ def open_arrays(path: Path, wanted: Sequence[str], what: str, texts: Sequence[st
 
 
 def tensor_of(values: np.ndarray[Any, Any]) -> Tensor:
-    """A tensor with the numbers of an array, in the byte order of this machine; the array is not changed with it."""
-    native = values.dtype.newbyteorder("=")
-    return torch.from_numpy(np.array(values, dtype=native, order="C"))
+    """A tensor with the numbers of an array, in the byte order of this machine; without a copy where that can be."""
+    return torch.from_numpy(np.require(values, values.dtype.newbyteorder("="), ["C", "W"]))
 
 
 def kind_of(dtype: np.dtype[Any]) -> str:

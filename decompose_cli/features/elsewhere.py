@@ -6,11 +6,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from decompose_cli.errors import InputError, first_few
-from decompose_cli.features.array_files import REAL, TEXT, WHOLE, ArrayFile, Stored, open_arrays
+from decompose_cli.errors import InputError, first_few, first_line
+from decompose_cli.features.array_files import (
+    REAL,
+    TEXT,
+    WHOLE,
+    ArrayFile,
+    Stored,
+    kind_of,
+    open_arrays,
+    tensor_of,
+)
+from decompose_cli.models.checkpoint import kind_of as kind_of_tensor
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.result_document import FeaturesInfo
 
@@ -19,7 +30,9 @@ MOST_CLASSES = 1 << 20
 """A label from here on is no class number, where no names say how many classes there are."""
 _NAMES = ("class_names", "feature_names")
 _ARRAYS = tuple(f"{split}_{part}" for split in SPLITS for part in "xy")
+_VALUES_AT_ONCE = 1 << 22
 _WHAT = "The features file"
+_CLASS_NUMBERS = "Labels are class numbers, 0 to C - 1; names of classes go into class_names."
 
 
 @dataclass(frozen=True)
@@ -55,15 +68,64 @@ class FeatureFile:
         """Number of features D."""
         return next(iter(self.splits.values())).features.shape[1]
 
-    def describe(self, split: str) -> FeaturesInfo:
-        """A split of the file, for the result document; its fingerprint is the SHA-256 of the file."""
+    def describe(self, split: str, class_names: Sequence[str] | None = None) -> FeaturesInfo:
+        """A split of the file, for the result document; its fingerprint is the SHA-256 of the file.
+
+        Args:
+            split: Name of the split.
+            class_names: Names of the outputs of a head, where it has other ones than the file.
+        """
         return FeaturesInfo(
             name=str(self.path),
             split=split,
             images=len(self.splits[split].labels),
             fingerprint=self.sha256,
-            classes=list(self.class_names),
+            classes=list(class_names or self.class_names),
         )
+
+
+def split_of(values: object, labels: object, num_classes: int | None = None) -> Split:
+    """Features and labels in memory as a split.
+
+    Args:
+        values: Features (N, D): a tensor, an array, or anything that NumPy makes one of; real or whole numbers.
+        labels: Whole numbers 0..C-1, (N,), of the same kinds.
+        num_classes: C; by default any number that can be one.
+
+    Raises:
+        InputError: They are of a wrong kind or shape, do not fit each other, or have a feature or label that is none.
+    """
+    features, features_kind = _in_memory(values, "values")
+    classes, classes_kind = _in_memory(labels, "labels")
+    if features_kind not in (REAL, WHOLE):
+        raise InputError(f"values holds {features_kind} instead of {REAL}.")
+    if classes_kind != WHOLE:
+        raise InputError(f"labels holds {classes_kind} instead of {WHOLE}.", hint=_CLASS_NUMBERS)
+    _check_shape("values", tuple(features.shape), ("N", "D"))
+    _check_shape("labels", tuple(classes.shape), ("N",))
+    if len(features) != len(classes):
+        raise InputError(f"values has {len(features):,} rows, but labels has {len(classes):,}.")
+    if features_kind == WHOLE:
+        features = features.double()
+    return Split(checked_features(features, "values"), checked_labels(classes, "labels", num_classes))
+
+
+def _in_memory(values: object, name: str) -> tuple[Tensor, str]:
+    """A tensor of numbers on the CPU, and their kind."""
+    if isinstance(values, Tensor):
+        if values.layout != torch.strided or values.is_meta:
+            raise InputError(f"{name} is no ordinary tensor ({values.layout}, {values.device}).")
+        kind = kind_of_tensor(values)
+        return values.detach().cpu(), {"real": REAL, "whole": WHOLE}.get(kind, f"{kind} numbers")
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(f"{name} is no array of numbers: {first_line(error)}.") from error
+    kind = kind_of(array.dtype)
+    if kind not in (REAL, WHOLE):
+        hint = _CLASS_NUMBERS if name == "labels" else None
+        raise InputError(f"{name} holds {kind} instead of numbers.", hint=hint)
+    return tensor_of(array), kind
 
 
 Needs = Sequence[str | tuple[str, ...]]
@@ -123,9 +185,13 @@ def checked_features(values: Tensor, what: str) -> Tensor:
         InputError: A feature is NaN, infinite or beyond float32; the sentence says where.
     """
     features = values.float()
-    finite = torch.isfinite(features)
-    if not bool(finite.all()):
+    step = max(1, _VALUES_AT_ONCE // features.shape[1])
+    for start in range(0, len(features), step):
+        finite = torch.isfinite(features[start : start + step])
+        if bool(finite.all()):
+            continue
         row, column = divmod(int((~finite).flatten().int().argmax()), features.shape[1])
+        row += start
         number = f"{values[row, column].item():g}".replace("nan", "NaN")
         reason = "is not finite" if not torch.isfinite(values[row, column]) else "is too large for float32"
         raise InputError(f"{what} has {number} in row {row}, column {column} (counted from 0), which {reason}.")
@@ -218,13 +284,16 @@ def _check_shapes(file: ArrayFile, present: Sequence[str]) -> None:
 def _check(file: ArrayFile, name: str, kind: str, axes: tuple[str, ...]) -> None:
     array: Stored = file.stored[name]
     if array.kind != kind:
-        hint = "Labels are class numbers, 0 to C - 1; names of classes go into class_names." if kind == WHOLE else None
+        hint = _CLASS_NUMBERS if kind == WHOLE else None
         raise InputError(f"{file.path}: {name} holds {array.kind} instead of {kind}.", hint=hint)
-    if len(array.shape) != len(axes):
-        shape = f"({', '.join(axes)}{',' if len(axes) == 1 else ''})"
-        raise InputError(f"{file.path}: {name} has the shape {array.shape}, not {shape}.")
-    if 0 in array.shape:
-        raise InputError(f"{file.path}: {name} is empty: its shape is {array.shape}.")
+    _check_shape(f"{name} in {file.path}", array.shape, axes)
+
+
+def _check_shape(what: str, shape: tuple[int, ...], axes: tuple[str, ...]) -> None:
+    if len(shape) != len(axes):
+        raise InputError(f"{what} has the shape {shape}, not ({', '.join(axes)}{',' if len(axes) == 1 else ''}).")
+    if 0 in shape:
+        raise InputError(f"{what} is empty: its shape is {shape}.")
 
 
 def _labels(file: ArrayFile, present: Sequence[str], class_names: Sequence[str] | None) -> dict[str, Tensor]:

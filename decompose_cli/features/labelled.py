@@ -34,6 +34,7 @@ class LabelledFeatures:
         held: Classes without images whose rows of the full head stay as they are in fits, bool (C,); None for none.
         image_weights: How much each image counts in fits, positive, (N,); by default 1.
         targets: Shares of the classes that fits aim at in place of the labels, (N, C), rows that sum to one.
+        device: Where fits run; the tensors here are on the CPU.
     """
 
     features: Tensor
@@ -47,6 +48,7 @@ class LabelledFeatures:
     held: Tensor | None = None
     image_weights: Tensor | None = None
     targets: Tensor | None = None
+    device: str = "cpu"
 
     @property
     def num_classes(self) -> int:

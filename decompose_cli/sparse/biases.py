@@ -32,7 +32,7 @@ def with_exact_biases(problem: Problem, head: Tensor, free: Tensor, tolerance: f
         if most <= tolerance:
             break
         assert second is not None
-        raised = second + _RIDGE * torch.eye(len(second), dtype=torch.float64)
+        raised = second + _RIDGE * torch.eye(len(second), dtype=second.dtype, device=second.device)
         if bool(free.all()):  # the same number added to all biases changes no probability
             raised = raised + second.diagonal().mean() / len(second)
         step = torch.linalg.solve(raised, left)
@@ -50,8 +50,8 @@ def with_exact_biases(problem: Problem, head: Tensor, free: Tensor, tolerance: f
 def _moments(problem: Problem, head: Tensor, free: Tensor, *, with_second: bool) -> tuple[Tensor, Tensor | None]:
     """The weighted means of p and, if asked for, of diag(p) - p p' over the images, for free classes, in float64."""
     count = int(free.sum())
-    masses = torch.zeros(count, dtype=torch.float64)
-    products = torch.zeros(count, count, dtype=torch.float64)
+    masses = head.new_zeros(count)
+    products = head.new_zeros(count, count)
     for start in range(0, len(problem.labels), problem.step):
         rows = slice(start, start + problem.step)
         p = torch.softmax(problem.logits(head, rows), 1)[:, free]

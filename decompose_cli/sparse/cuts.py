@@ -17,7 +17,7 @@ def largest_per_class(weight: Tensor, k: int, then: Tensor | None = None) -> Ten
         then: (C, D), decides among weights of the same size, the larger first; after it the lower index.
     """
     size = weight.abs().double()
-    order = torch.arange(size.shape[1]).expand_as(size)
+    order = torch.arange(size.shape[1], device=size.device).expand_as(size)
     for score in (size,) if then is None else (then, size):
         places = score.gather(1, order).argsort(dim=1, descending=True, stable=True)
         order = order.gather(1, places)
@@ -78,4 +78,4 @@ def _largest(weight: Tensor, k: int) -> Tensor:
     """Where the kC largest |w| of all classes together are, at most those that are not zero."""
     count = min(k * len(weight), int((weight != 0).sum()))
     chosen = weight.abs().flatten().argsort(descending=True, stable=True)[:count]
-    return torch.zeros(weight.numel(), dtype=torch.bool).index_fill_(0, chosen, True).view_as(weight)
+    return torch.zeros_like(weight, dtype=torch.bool).flatten().index_fill_(0, chosen, True).view_as(weight)

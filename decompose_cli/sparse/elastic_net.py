@@ -41,6 +41,9 @@ _ROUNDING = 64
 _MOST_STEPS_OF_A_MODEL = 12
 _MOST_POINTS_OF_A_MODEL = 10
 _COVERED = 64
+_ROUGH_ABOVE = 30  # times the tolerance: a gap from which another step leads to one that is small enough
+_LEAST_ROUGH = 1e-5  # of the objective: a gap that float32 can tell
+_MOST_ROUGH = 3
 
 
 @dataclass(frozen=True)
@@ -137,33 +140,52 @@ def elastic_net_path(
 
 @dataclass(frozen=True)
 class _At:
-    """A head with its loss and gradient."""
+    """A head with its loss and gradient, and the relative rounding of the numbers that made them."""
 
     head: Tensor
     loss: float
     gradient: Tensor
+    rounding: float
 
 
 class _Model:
-    """A quadratic model of f on some parameters, which learns from every step (BFGS) and outlives a strength."""
+    """A quadratic model of f on some parameters, which learns from every step (BFGS) and outlives a strength.
+
+    What lies between its first minimum at a strength and the optimum there is much the same at the next strength.
+    """
 
     def __init__(self, problem: Problem, at: _At, covered: Tensor, penalised: Tensor) -> None:
         made = Dense(problem, at.head, covered, 0.0)
         self.index, self.matrix, self.covered = made.index, made.matrix, covered
         self.penalised = penalised.flatten()[self.index].double()
         self.steps = self.points = 0
+        self._first: Tensor | None = None
+        self._missed: Tensor | None = None
 
     @property
     def is_old(self) -> bool:
         """Whether it is better made anew: after many strengths, or where many steps are not enough for one."""
         return self.points >= _MOST_POINTS_OF_A_MODEL or self.steps >= _MOST_STEPS_OF_A_MODEL
 
-    def minimum(self, at: _At, l1: float, l2: float) -> Tensor:
-        """The head that is best by the model with penalties."""
+    def minimum(self, at: _At, l1: float, l2: float, biases: Tensor) -> Tensor:
+        """The head that is best by the model with penalties, the first at a strength put right as the one before."""
         here = at.head.flatten()[self.index]
         linear = at.gradient.flatten()[self.index] - self.matrix @ here
         found = minimum(self.matrix, linear, l1 * self.penalised, l2 * self.penalised, here)
-        return at.head.flatten().index_copy(0, self.index, found).view_as(at.head)
+        aim = at.head.flatten().index_copy(0, self.index, found).view_as(at.head)
+        if self._first is not None:
+            return aim
+        self._first = aim.clone()
+        if self._missed is None:
+            return aim
+        beyond = aim + self._missed
+        return torch.where((beyond * aim > 0) | biases, beyond, aim)
+
+    def end(self, head: Tensor) -> None:
+        """Take the optimum at a strength; what follows is at the next."""
+        self._missed = None if self._first is None else head - self._first
+        self._first = None
+        self.points, self.steps = self.points + 1, 0
 
     def learn(self, before: _At, after: _At) -> None:
         """Agree with the change of the gradient along a step."""
@@ -171,7 +193,9 @@ class _Model:
         step = (after.head - before.head).flatten()[self.index]
         change = (after.gradient - before.gradient).flatten()[self.index]
         product = float(step @ change)
-        if product <= 1e-14 * float(step.norm() * change.norm()):
+        # What rounding may have made of the change is nothing to learn.
+        rounding = max(before.rounding, after.rounding) * len(change) ** 0.5
+        if product <= float(step.norm()) * max(rounding, 1e-14 * float(change.norm())):
             return
         expected = self.matrix @ step
         self.matrix.addr_(change, change, alpha=1 / product)
@@ -183,11 +207,11 @@ class _Solver:
 
     def __init__(self, problem: Problem, alpha: float, held: Tensor | None, start: Tensor | None) -> None:
         self.problem, self.alpha = problem, alpha
-        self.moving = torch.ones(problem.num_classes, dtype=torch.bool) if held is None else ~held
         head = beginning(problem)
+        self.moving = torch.ones_like(head[:, -1], dtype=torch.bool) if held is None else ~held
         if start is not None:
             head[~self.moving] = start[~self.moving].double()
-        free = self.moving[:, None] & torch.cat([problem.scale.varies, torch.ones(1, dtype=torch.bool)])
+        free = self.moving[:, None] & torch.cat([problem.scale.varies, self.moving.new_ones(1)])
         self.penalised, self.biases = free.clone(), free.clone()
         self.penalised[:, -1], self.biases[:, :-1] = False, False
         self.steps = 0
@@ -205,12 +229,10 @@ class _Solver:
         former, self.strength = self.strength or strength, strength
         self.l1, self.l2 = strength * self.alpha, strength * (1 - self.alpha)
         self.steps, finer = 0, tolerance / 2
-        if self.model is not None:
-            self.model.points, self.model.steps = self.model.points + 1, 0
         while not self._is_done(tolerance) and self.steps < most_steps:
             needed = self.biases | (self.penalised & ((self.at.head != 0) | (self.at.gradient.abs() > self.l1)))
             if is_whole(needed):
-                has_moved = self._step(needed)
+                has_moved = self._step(needed, tolerance)
             else:
                 has_moved = self._steps(needed, former, finer, most_steps - self.steps)
                 finer /= 4
@@ -219,13 +241,16 @@ class _Solver:
         if not self._is_done(tolerance):
             self.at = self._evaluate(with_exact_biases(self.problem, self.at.head, self.moving, _BIAS_LEFT))
         head = self.at.head
+        if self.model is not None:
+            self.model.end(head)
         weights = int(((head != 0) & self.penalised).sum())
         value, gap = self._objective(self.at), self._gap(self.at)
         return PathPoint(strength, self.at.loss, value, gap, weights, self.steps, head.to_sparse())
 
-    def _evaluate(self, head: Tensor) -> _At:
+    def _evaluate(self, head: Tensor, roughly: bool = False) -> _At:
         self.steps += 1
-        return _At(head, *self.problem.value_and_gradient(head))
+        problem = self.problem.in_single if roughly else self.problem
+        return _At(head, *problem.value_and_gradient(head), torch.finfo(problem.dtype).eps)
 
     def _penalty(self, head: Tensor) -> float:
         weights = head[self.penalised]
@@ -244,6 +269,8 @@ class _Solver:
         return max(0.0, float((parts + over.square() / (2 * self.l2)).sum())) + beyond
 
     def _is_done(self, tolerance: float) -> bool:
+        if self.at.rounding > torch.finfo(self.problem.dtype).eps:
+            return False
         gap, allowed = self._gap(self.at), tolerance * self._objective(self.at)
         # Exact biases would change g by about as much as the means of P and Y differ, and the gap, in each weight that
         # is not zero, by the square of that over 2 lambda (1 - alpha).
@@ -251,19 +278,25 @@ class _Solver:
         weights = 1 + int((self.at.head[self.penalised] != 0).sum())
         return gap + weights * left**2 / (2 * self.l2) <= allowed
 
-    def _step(self, needed: Tensor) -> bool:
+    def _step(self, needed: Tensor, tolerance: float) -> bool:
         """One step to the minimum of the model, or towards it; whether there was one."""
         model = self.model
         if model is None or bool((needed & ~model.covered).any()) or model.is_old:
             model = self.model = _Model(self.problem, self.at, self._cover(needed), self.penalised)
-        aim = model.minimum(self.at, self.l1, self.l2)
+        aim = model.minimum(self.at, self.l1, self.l2, self.biases)
+        if not bool(self.moving.all()):
+            # Beside held classes without images all biases go up together, without an end to come to.
+            together = (aim - self.at.head)[self.moving, -1].mean()
+            aim[self.moving, -1] -= together - together.clamp(-1, 1)
         way = aim - self.at.head
         value, gap = self._objective(self.at), self._gap(self.at)
         slope = float((self.at.gradient * way).sum()) + self._penalty(aim) - self._penalty(self.at.head)
-        rounding = _ROUNDING * torch.finfo(self.problem.dtype).eps * value
+        # Steps shrink the gap about a hundredfold: before the last of them float32 will do.
+        roughly = self.steps < _MOST_ROUGH and gap > max(_ROUGH_ABOVE * tolerance, _LEAST_ROUGH) * value
         length = 1.0
         while length >= _SHORTEST:
-            tried = self._evaluate(self.at.head + length * way)
+            tried = self._evaluate(self.at.head + length * way, roughly)
+            rounding = _ROUNDING * max(self.at.rounding, tried.rounding) * value
             reached = self._objective(tried)
             if reached <= value + _SUFFICIENT * length * slope or (
                 reached <= value + rounding and self._gap(tried) < gap

@@ -66,8 +66,8 @@ def removal(inverse: Tensor, weights: Tensor, count: int) -> Tensor:
     """
     inverse, present = inverse.clone(), weights.shape[1]
     weights = torch.nn.functional.pad(weights, (0, len(inverse) - present))
-    left = torch.arange(len(inverse)) < present
-    gone = torch.empty(count, dtype=torch.int64)
+    left = torch.arange(len(inverse), device=inverse.device) < present
+    gone = torch.empty(count, dtype=torch.int64, device=inverse.device)
     for number in range(count):
         pivots = inverse.diagonal().clamp(min=1e-30)
         costs = torch.where(left, weights.square().sum(0) / pivots, float("inf"))
@@ -111,7 +111,7 @@ def backward(
     features = problem.num_features
     if not ks or not 1 <= min(ks) <= max(ks) <= features:
         raise ValueError(f"{list(ks)} are not numbers of {features} features")
-    order = torch.arange(features).expand(problem.num_classes, features).clone()
+    order = torch.arange(features, device=problem.device).expand(problem.num_classes, features).clone()
     fits: dict[int, Fit] = {}
     head = start
     steps = sizes(features, min(ks))
@@ -145,7 +145,7 @@ def _ranked(problem: Problem, head: Tensor, l2: float, among: Tensor, following:
         hessian = (z * spread[:, None]).t() @ z / problem.total
         hessian.diagonal()[:-1].add_(l2)
         gone = removal(invert(hessian), head[number, columns][None], size - following).flip(0)
-        staying = torch.ones(size, dtype=torch.bool)
+        staying = torch.ones_like(ranked[number], dtype=torch.bool)
         staying[gone] = False
         ranked[number] = ranked[number, torch.cat([staying.nonzero()[:, 0], gone])]
     return ranked

@@ -108,7 +108,7 @@ def class_independence(features: Tensor, labels: Tensor, num_classes: int) -> fl
     if varying.shape[1] == 0:
         return None
     least = varying.amin(0).double()
-    sums = torch.zeros(num_classes, varying.shape[1], dtype=torch.float64)
+    sums = least.new_zeros(num_classes, varying.shape[1])
     for rows in _blocks(varying):
         sums.index_add_(0, labels[rows], varying[rows].double() - least)
     return 1 - float((sums.amax(0) / sums.sum(0)).mean())
@@ -128,8 +128,9 @@ def contrastiveness(features: Tensor) -> float | None:
         None if no feature varies.
     """
     if len(features) > _IMAGES_OF_MIXTURES:
-        drawn = torch.randperm(len(features), generator=torch.Generator().manual_seed(0))[:_IMAGES_OF_MIXTURES]
-        features = features[drawn.sort().values]
+        generator = torch.Generator().manual_seed(0)  # on the CPU, where it draws the same for every device
+        drawn = torch.randperm(len(features), generator=generator, device="cpu")[:_IMAGES_OF_MIXTURES]
+        features = features[drawn.sort().values.to(features.device)]
     varying = _varying(features)
     if varying.shape[1] == 0:
         return None
@@ -151,7 +152,7 @@ def correlation(features: Tensor) -> float | None:
     count = varying.shape[1]
     if count < 2:
         return None
-    products = torch.zeros(count, count, dtype=torch.float64)
+    products = torch.zeros(count, count, dtype=torch.float64, device=features.device)
     for rows in _blocks(varying):
         block = varying[rows].double()
         products.addmm_(block.t(), block)

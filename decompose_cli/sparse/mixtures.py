@@ -52,9 +52,9 @@ def _fit(x: Tensor, tolerance: float, most_steps: int) -> Mixtures:
     """Fit the rows of x (u, n), leaving out those that have ended."""
     powers = torch.stack([torch.ones_like(x), x, x.square()], 2)
     weights, means, variances = _moments(powers, _upper_group(x))
-    found = torch.empty(3, 2, len(x), dtype=torch.float64)
-    left = torch.arange(len(x))
-    before = torch.full((len(x),), -torch.inf, dtype=torch.float64)
+    found = x.new_empty(3, 2, len(x))
+    left = torch.arange(len(x), device=x.device)
+    before = x.new_full((len(x),), -torch.inf)
     for _ in range(most_steps):
         # The logarithm of a weighted density is a polynomial of x; (2, u, 3).
         logs = weights.log() - variances.log() / 2 - means.square() / (2 * variances)
@@ -77,7 +77,7 @@ def _upper_group(x: Tensor) -> Tensor:
     """1 for the values of each row of x that are in the upper of the two groups with the least squares within them."""
     ordered = x.sort(1).values
     sums = ordered.cumsum(1)
-    count = torch.arange(1, x.shape[1], dtype=torch.float64)
+    count = torch.arange(1, x.shape[1], dtype=x.dtype, device=x.device)
     below, above = sums[:, :-1], sums[:, -1:] - sums[:, :-1]
     # What lies between the groups is what does not lie within them.
     between = below.square() / count + above.square() / (x.shape[1] - count)

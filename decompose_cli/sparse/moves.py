@@ -12,6 +12,8 @@ from decompose_cli.sparse.problem import Problem
 
 _AT_ONCE = 1 << 18  # features of a block of images: 1 MB of float32, which stays in the cache
 _ADDITIONS = 128  # that are tried exactly against each removal: all, or the best by a quadratic model
+_MOVES = 10 * _ADDITIONS  # that are tried exactly in all, where there are not so few additions that all are tried
+_FEWEST = 16  # against each removal
 _LARGEST = 40.0  # of an exponent: the product of two is finite in float32
 
 
@@ -61,7 +63,7 @@ class Moves:
 def weights_of(problem: Problem) -> Tensor:
     """Weight of each image over the total, float64 (N,)."""
     if problem.image_weights is None:
-        return torch.full((len(problem.labels),), 1 / problem.total, dtype=torch.float64)
+        return torch.full((len(problem.labels),), 1 / problem.total, dtype=torch.float64, device=problem.device)
     return problem.image_weights.double() / problem.total
 
 
@@ -77,25 +79,28 @@ def changes(problem: Problem, state: ClassState, moves: Moves, scale: float, l2:
 
     With u the odds of the class against all others, of which only its own logit l changes, the loss is
     mean softplus(u) - sum share l and a constant. One removal against all additions is one block of images x features;
-    of more than 128 features, those are tried whose second-order estimate is the lowest for that removal, and the
-    others are infinite, as is what is not allowed. Terms are float32: what is chosen is to be checked in float64.
+    of more than 128 additions, those are tried whose second-order estimate is the lowest for that removal (128, fewer
+    where more than 10 features may leave), and the others are infinite, as is what is not allowed. Terms are float32:
+    what is chosen is to be checked in float64.
     """
     features = problem.num_features
     additions = _additions(problem, state, moves, scale)
+    columns, place_of = _needed(moves, additions, features)
     weights = weights_of(problem)
-    sums = torch.full(moves.allowed.shape, float("inf"), dtype=torch.float64)
+    sums = state.odds.new_full(moves.allowed.shape, float("inf"))
     for number, chosen in enumerate(additions):
         sums[number, :, chosen] = 0
         sums[number, :, features] = 0
-    pull = torch.zeros(features, dtype=torch.float64)
-    for images, z in _blocks(problem):
+    pull = state.odds.new_zeros(features)
+    own_additions = [chosen if isinstance(chosen, slice) else place_of[chosen] for chosen in additions]
+    for images, z in _blocks(problem, columns):
         odds, share, weight = state.odds[images], state.share[images].float(), weights[images].float()
-        pull += (share @ z).double()
+        pull[columns] += (share @ z).double()
         powers = _power(scale * z)
-        for number, (feature, chosen) in enumerate(zip(moves.removed, additions, strict=True)):
-            left = odds if feature < 0 else odds - scale * int(state.row[feature]) * z[:, feature]
+        for number, (feature, chosen, places) in enumerate(zip(moves.removed, additions, own_additions, strict=True)):
+            left = odds if feature < 0 else odds - scale * int(state.row[feature]) * z[:, place_of[feature]]
             sums[number, :, features] += torch.nn.functional.softplus(left) @ weights[images]
-            own, base = powers[:, chosen], _power(left.float())[:, None]
+            own, base = powers[:, places], _power(left.float())[:, None]
             for place, sign in enumerate(moves.signs):
                 terms = (own * base if sign > 0 else base / own).log1p_()
                 sums[number, place, chosen] += (weight @ terms).double()
@@ -109,13 +114,24 @@ def changes(problem: Problem, state: ClassState, moves: Moves, scale: float, l2:
     return torch.where(moves.allowed, sums, float("inf"))
 
 
-def _blocks(problem: Problem) -> Iterator[tuple[slice, Tensor]]:
+def _needed(moves: Moves, additions: list[slice | Tensor], features: int) -> tuple[slice | Tensor, Tensor]:
+    """The features that leave or are added, ascending, and the place of each feature among them, (D,)."""
+    place_of = torch.arange(features, device=moves.allowed.device)
+    if any(isinstance(chosen, slice) for chosen in additions):
+        return slice(0, features), place_of
+    needed = torch.zeros_like(place_of, dtype=torch.bool)
+    for chosen in (*additions, [feature for feature in moves.removed if feature >= 0]):
+        needed[chosen] = True
+    return needed.nonzero()[:, 0], needed.cumsum(0) - 1
+
+
+def _blocks(problem: Problem, columns: slice | Tensor = slice(None)) -> Iterator[tuple[slice, Tensor]]:
     """Standardised features, block by block of images, float32."""
-    step = max(1, _AT_ONCE // problem.num_features)
-    mean, inverse = problem.scale.mean.to(problem.dtype), problem.scale.inverse.to(problem.dtype)
+    mean, inverse = (each[columns].to(problem.dtype) for each in (problem.scale.mean, problem.scale.inverse))
+    step = max(1, _AT_ONCE // max(1, len(mean)))
     for start in range(0, len(problem.labels), step):
         images = slice(start, start + step)
-        yield images, ((problem.features[images] - mean) * inverse).float()
+        yield images, ((problem.features[images][:, columns] - mean) * inverse).float()
 
 
 def _power(exponent: Tensor) -> Tensor:
@@ -129,22 +145,27 @@ def _additions(problem: Problem, state: ClassState, moves: Moves, scale: float) 
     and half its square times p (1 - p).
     """
     features = problem.num_features
-    if features <= _ADDITIONS:
+    allowed = moves.allowed[:, :, :-1].any(1)
+    most = int(allowed.sum(1).max()) if len(allowed) else 0
+    if 2 * most >= features and features <= _ADDITIONS:
         return [slice(0, features)] * len(moves.removed)
+    if most <= _ADDITIONS:
+        return [row.nonzero()[:, 0] for row in allowed]
+    tried = max(min(_FEWEST, _ADDITIONS), min(_ADDITIONS, _MOVES // len(moves.removed)))
     weights = weights_of(problem)
     p = torch.sigmoid(state.odds)
     residual, spread = (p * weights - state.share).float(), (p * (1 - p) * weights).float()
     leaving = [feature for feature in moves.removed if feature >= 0]
-    first, second, mixed = torch.zeros(features), torch.zeros(features), torch.zeros(len(leaving), features)
+    first, second, mixed = (residual.new_zeros(shape) for shape in ((features,), (features,), (len(leaving), features)))
     for images, z in _blocks(problem):
         first += residual[images] @ z
         second += spread[images] @ z.square()
         mixed += (z[:, leaving] * spread[images, None]).t() @ z
     chosen: list[slice | Tensor] = []
     for number, feature in enumerate(moves.removed):
-        cross = torch.zeros(features) if feature < 0 else mixed[leaving.index(feature)] * int(state.row[feature])
+        cross = torch.zeros_like(first) if feature < 0 else mixed[leaving.index(feature)] * int(state.row[feature])
         slopes = torch.stack([sign * (first - scale * cross) for sign in moves.signs])
         estimates = scale * slopes + scale**2 / 2 * second
         estimates[~moves.allowed[number, :, :-1]] = float("inf")
-        chosen.append(estimates.amin(0).argsort(stable=True)[:_ADDITIONS].sort().values)
+        chosen.append(estimates.amin(0).argsort(stable=True)[:tried].sort().values)
     return chosen

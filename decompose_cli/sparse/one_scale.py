@@ -72,8 +72,8 @@ def held_rows(problem: Problem, start: Tensor | None, held: Tensor | None) -> He
     Raises:
         ValueError: Classes are held without a head to take their rows from.
     """
-    none = torch.zeros(problem.num_classes, dtype=torch.bool)
-    empty = torch.zeros(problem.num_classes, problem.num_features + 1, dtype=torch.float64)
+    empty = beginning(problem).zero_()
+    none = torch.zeros_like(empty[:, -1], dtype=torch.bool)
     if held is None:
         return HeldRows(none, empty)
     if start is None:
@@ -84,7 +84,7 @@ def held_rows(problem: Problem, start: Tensor | None, held: Tensor | None) -> He
 def sums_of(problem: Problem, matrix: Tensor, rows: HeldRows) -> Tensor:
     """S z of each image, (C, N) in the problem's precision; whole logits for the classes that are held."""
     head = torch.cat([matrix.double(), matrix.new_zeros(len(matrix), 1).double()], 1) + rows.head
-    result = torch.empty(problem.num_classes, len(problem.labels), dtype=problem.dtype)
+    result = problem.features.new_empty(problem.num_classes, len(problem.labels))
     for start in range(0, len(problem.labels), problem.step):
         images = slice(start, start + problem.step)
         result[:, images] = problem.logits(head, images).t()
@@ -105,11 +105,11 @@ def fitted(
     count = float(matrix.double().square().sum())
     if near is None:
         bias = torch.where(rows.held, 0.0, beginning(problem)[:, -1])
-        parameters = torch.cat([torch.zeros(1, dtype=torch.float64), bias])
+        parameters = torch.cat([bias.new_zeros(1), bias])
     else:
-        parameters = torch.cat([torch.tensor([near.scale], dtype=torch.float64), near.bias])
+        parameters = torch.cat([near.bias.new_tensor([near.scale]), near.bias])
         parameters[1:][rows.held] = 0
-    free = torch.cat([torch.tensor([count > 0]), ~rows.held])
+    free = torch.cat([rows.held.new_tensor([count > 0]), ~rows.held])
     loss, parameters = _newton(problem, sums, l2 * count, parameters, free, rows.held)
     if float(parameters[0]) < 0:  # convex, so the best scale that is not negative is zero
         parameters[0], free[0] = 0.0, False
@@ -158,9 +158,9 @@ def _derivatives(problem: Problem, sums: Tensor, parameters: Tensor, held: Tenso
     of q and of the indicator under p.
     """
     classes = len(sums)
-    loss = torch.zeros((), dtype=torch.float64)
-    gradient = torch.zeros(1 + classes, dtype=torch.float64)
-    matrix = torch.zeros(1 + classes, 1 + classes, dtype=torch.float64)
+    loss = parameters.new_zeros(())
+    gradient = parameters.new_zeros(1 + classes)
+    matrix = parameters.new_zeros(1 + classes, 1 + classes)
     factor = torch.where(held, 1.0, parameters[0])[:, None]
     for start in range(0, sums.shape[1], problem.step):
         images = slice(start, start + problem.step)
@@ -174,7 +174,7 @@ def _derivatives(problem: Problem, sums: Tensor, parameters: Tensor, held: Tenso
             labels = problem.labels[images]
             losses = normaliser - logits.gather(0, labels[None])[0]
             residual = p.clone()
-            residual.scatter_add_(0, labels[None], torch.full((1, len(labels)), -1.0, dtype=torch.float64))
+            residual.scatter_add_(0, labels[None], p.new_full((1, len(labels)), -1.0))
         else:
             targets = problem.targets[images].double().t()
             losses = normaliser - (targets * logits).sum(0)

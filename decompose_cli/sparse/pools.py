@@ -49,17 +49,17 @@ def shared_pool(
     features, classes = problem.num_features, problem.num_classes
     if not 1 <= size <= features:
         raise ValueError(f"{size} is not a number of {features} features")
-    pool, head = torch.arange(features), start
+    pool, head = torch.arange(features, device=problem.device), start
     steps = sizes(features, size)[1:]
     for following in steps:
-        support = torch.zeros(classes, features, dtype=torch.bool)
+        support = torch.zeros(classes, features, dtype=torch.bool, device=problem.device)
         support[:, pool] = True
         head = refit_loosely(problem, support, l2, start=head, held=held).head
         speaking = head if held is None else head[~held]
         hessian = _shared_curvature(problem, head, pool)
         hessian.diagonal().add_(l2)
         gone = removal(invert(hessian), speaking[:, pool], len(pool) - following)
-        pool = pool[~torch.isin(torch.arange(len(pool)), gone)]
+        pool = pool[~torch.isin(torch.arange(len(pool), device=pool.device), gone)]
         advance(1)
     return pool
 
@@ -68,7 +68,7 @@ def _shared_curvature(problem: Problem, head: Tensor, pool: Tensor) -> Tensor:
     """Mean over classes of mean_i a_i p_ic (1 - p_ic) z_i z_i', for the features of the pool, float64 (P, P)."""
     scale, classes = problem.scale, problem.num_classes
     mean, inverse = scale.mean[pool].to(problem.dtype), scale.inverse[pool].to(problem.dtype)
-    result = torch.zeros(len(pool), len(pool), dtype=torch.float64)
+    result = head.new_zeros(len(pool), len(pool))
     step = max(1, _VALUES_AT_ONCE // max(len(pool), classes))
     for start in range(0, len(problem.labels), step):
         rows = slice(start, start + step)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -11,6 +12,16 @@ from torch import Tensor
 _VALUES_AT_ONCE = 1 << 22  # of a block of logits: 32 MB of float64
 _MOST_IMAGES_AT_ONCE = 4096  # whose logits of few classes stay in the cache
 _IN_DOUBLE = 1 << 29  # products of an evaluation (N D C) up to which features are held in float64
+
+
+def fitting_device(device: torch.device | str) -> torch.device:
+    """Where fits run for what else runs on a device: there, but for mps on the CPU, as mps has no float64.
+
+    >>> fitting_device("cuda:1"), fitting_device("mps")
+    (device(type='cuda', index=1), device(type='cpu'))
+    """
+    device = torch.device(device)
+    return torch.device("cpu") if device.type == "mps" else device
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,7 @@ class Scale:
     @classmethod
     def of(cls, features: Tensor) -> Scale:
         """Measure features (N, D), N >= 1."""
-        total = torch.zeros(features.shape[1], dtype=torch.float64)
+        total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
         squares = torch.zeros_like(total)
         blocks = features.split(max(1, _VALUES_AT_ONCE // features.shape[1]))  # type: ignore[no-untyped-call]
         for block in blocks:
@@ -40,6 +51,10 @@ class Scale:
         deviation = (squares / len(features)).sqrt()
         # A feature that varies by rounding alone is constant.
         return cls(mean, torch.where(deviation > 1e-6 * mean.abs(), deviation, 0.0))
+
+    def to(self, device: torch.device | str) -> Scale:
+        """The same on a device."""
+        return Scale(self.mean.to(device), self.deviation.to(device))
 
     @property
     def varies(self) -> Tensor:
@@ -70,7 +85,7 @@ class Problem:
     block of logits is made.
 
     Args:
-        features: x, (N, D).
+        features: x, (N, D). Where they are, there everything is computed; heads and supports are to be there as well.
         labels: Class numbers, int64 (N,).
         num_classes: C.
         scale: Standardisation; by default that of the features.
@@ -89,15 +104,38 @@ class Problem:
         image_weights: Tensor | None = None,
     ) -> None:
         self.scale = scale or Scale.of(features)
-        self.labels, self.num_classes = labels, num_classes
+        self.labels, self.num_classes = labels.to(features.device), num_classes
         self.dtype = torch.float64 if features.numel() * num_classes <= _IN_DOUBLE else torch.float32
         self.features = features.to(self.dtype)
-        self.targets = None if targets is None else targets.to(self.dtype)
-        weights = None if image_weights is None else image_weights.double()
+        self.targets = None if targets is None else targets.to(features.device, self.dtype)
+        weights = None if image_weights is None else image_weights.to(features.device).double()
         self.total = float(len(labels)) if weights is None else float(weights.sum())
         self.image_weights = None if weights is None else weights.to(self.dtype)
         self.step = max(1, _VALUES_AT_ONCE // num_classes)
         self.at_once = min(self.step, _MOST_IMAGES_AT_ONCE)
+
+    @cached_property
+    def in_single(self) -> Problem:
+        """The same on standardised features in float32, evaluated in less than half the time; itself where it is one.
+
+        Float32 has the digits of z then, and not those of means that are far from 0.
+        """
+        if self.dtype == torch.float32:
+            return self
+        single = copy(self)
+        single.dtype, scale = torch.float32, self.scale
+        single.scale = Scale(torch.zeros_like(scale.mean), scale.varies.double())
+        single.features = torch.cat(
+            [(x - scale.mean).mul_(scale.inverse).float() for x in torch.split(self.features, self.at_once)]
+        )
+        single.targets = None if self.targets is None else self.targets.float()
+        single.image_weights = None if self.image_weights is None else self.image_weights.float()
+        return single
+
+    @property
+    def device(self) -> torch.device:
+        """Where the features are, and with them all that is fitted."""
+        return self.features.device
 
     @property
     def num_features(self) -> int:
@@ -113,9 +151,8 @@ class Problem:
         """f and its gradient, float64 (C, D + 1), for a head (C, D + 1) on z, whose last column is the bias."""
         weight, bias = self.scale.folded(head[:, :-1], head[:, -1])
         weight, bias = weight.to(self.dtype), bias.to(self.dtype)[:, None]
-        value = torch.zeros((), dtype=torch.float64)
-        gradient = torch.zeros(self.num_classes, self.num_features, dtype=torch.float64)
-        sums = torch.zeros(self.num_classes, dtype=torch.float64)
+        value, sums = head.new_zeros((), dtype=torch.float64), head.new_zeros(self.num_classes, dtype=torch.float64)
+        gradient = sums.new_zeros(self.num_classes, self.num_features)
         for start in range(0, len(self.labels), self.at_once):
             rows = slice(start, start + self.at_once)
             x = self.features[rows]
@@ -153,11 +190,13 @@ class Problem:
     @cached_property
     def target_means(self) -> Tensor:
         """sum_i a_i t_ic / sum_i a_i, the share of every class, float64 (C,)."""
-        ones = torch.ones(len(self.labels)) if self.image_weights is None else self.image_weights
-        ones = ones.double()
+        if self.image_weights is None:
+            ones = torch.ones_like(self.labels, dtype=torch.float64)
+        else:
+            ones = self.image_weights.double()
         if self.targets is not None:
             return ones @ self.targets.double() / self.total
-        counts = torch.zeros(self.num_classes, dtype=torch.float64)
+        counts = ones.new_zeros(self.num_classes)
         return counts.index_add_(0, self.labels, ones) / self.total
 
     def probabilities(self, head: Tensor) -> Tensor:

@@ -74,22 +74,22 @@ def select(
     present = (problem.labels.bincount(minlength=problem.num_classes) > 0).nonzero()[:, 0]
     similarities = similarities[present]
     weights = _WEIGHT / (k * len(present)) * similarities / similarities.abs().max().clamp(min=1e-300)
-    bias = torch.zeros(len(columns), dtype=torch.float64) if locality is None else locality.double()[columns]
+    bias = torch.zeros_like(weights[0]) if locality is None else locality.to(weights.device).double()[columns]
     search = _Search(weights, redundancy(similarities, size), bias, k)
     distinct_sets(weights[:, :size], k)  # says where there are too few
     generator = torch.Generator().manual_seed(seed)
     best = search.climbed(search.grown([], size))
     for _ in range(restarts if size < len(columns) else 0):
-        kept = torch.randperm(size, generator=generator)[: size - max(2, size // 5)]
-        others = torch.randperm(len(columns), generator=generator).tolist()
+        kept = torch.randperm(size, generator=generator, device="cpu")[: size - max(2, size // 5)]
+        others = torch.randperm(len(columns), generator=generator, device="cpu").tolist()
         pool = [best[1][place] for place in kept.tolist()]
         pool += [feature for feature in others if feature not in pool][: size - len(pool)]
         found = search.climbed(pool)
         if found[0] > best[0] + _EPS:
             best = found
-    own = torch.tensor(sorted(best[1]))
+    own = columns.new_tensor(sorted(best[1]))
     chosen = distinct_sets(weights[:, own], k)
-    support = torch.zeros(problem.num_classes, problem.num_features, dtype=torch.bool)
+    support = torch.zeros(problem.num_classes, problem.num_features, dtype=torch.bool, device=columns.device)
     support[present[:, None], columns[own]] = chosen
     parts = float(weights[:, own][chosen].sum()), search.penalty(own), float(bias[own].sum())
     return Selection(columns[own], support, parts[0] - parts[1] + parts[2], *parts)
@@ -107,7 +107,7 @@ class _Search:
 
     def value(self, pool: list[int]) -> float:
         """The objective of a pool with its best sets."""
-        inside = torch.tensor(sorted(pool))
+        inside = torch.tensor(sorted(pool), device=self.weights.device)
         own = self.weights[:, inside]
         best = own[distinct_sets(own, self.k)].sum()
         return float(best) - self.penalty(inside) + float(self.bias[inside].sum())
@@ -144,7 +144,7 @@ class _Search:
 
     def swapped(self, pool: list[int]) -> Tensor:
         """The objective after each swap where classes may have the same set, which bounds it above, (P, D)."""
-        inside = torch.tensor(pool)
+        inside = torch.tensor(pool, device=self.weights.device)
         own = self.weights[:, inside]
         more = min(self.k + 1, len(pool))
         values, places = own.topk(more, dim=1)
@@ -153,7 +153,7 @@ class _Search:
         total = values[:, : self.k].sum(1)
         pull = self.pairs[:, inside].sum(1)
         fixed = float(self.bias[inside].sum()) - self.penalty(inside)
-        result = torch.empty(len(pool), self.weights.shape[1], dtype=torch.float64)
+        result = self.weights.new_empty(len(pool), self.weights.shape[1])
         for place, feature in enumerate(pool):
             has = (places[:, : self.k] == place).any(1)
             base = torch.where(has, total - own[:, place], total - last)
@@ -171,7 +171,7 @@ def correlations(features: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     0 for constant features and for classes that have no image or all of them.
     """
     scale = Scale.of(features)
-    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64)
+    sums = scale.mean.new_zeros(num_classes, features.shape[1])
     step = max(1, (1 << 22) // features.shape[1])
     for begin in range(0, len(labels), step):
         sums.index_add_(0, labels[begin : begin + step], features[begin : begin + step].double())
@@ -208,7 +208,7 @@ def locality(batches: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     if total is None or count == 0:
         raise ValueError("there are no images")
     mean = total / count
-    low, high = mean.quantile(torch.tensor([0.25, 0.75], dtype=torch.float64))
+    low, high = mean.quantile(mean.new_tensor([0.25, 0.75]))
     reach = 1.5 * (high - low)
     clipped = mean.clamp(low - reach, high + reach)
     centred = clipped - clipped.mean()

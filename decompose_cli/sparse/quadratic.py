@@ -61,7 +61,7 @@ def _step(raised: Tensor, away: Tensor, chosen: Tensor, u: Tensor, sign: Tensor,
     while True:
         factor, failed = torch.linalg.cholesky_ex(raised[chosen[:, None], chosen])
         if bool(failed):
-            ridge = 1e-9 * raised.diagonal().mean() * torch.eye(len(chosen), dtype=raised.dtype)
+            ridge = 1e-9 * raised.diagonal().mean() * torch.eye(len(chosen), dtype=raised.dtype, device=raised.device)
             factor = torch.linalg.cholesky(raised[chosen[:, None], chosen] + ridge)
         step = torch.cholesky_solve(away[chosen, None], factor)[:, 0]
         astray = (l1[chosen] > 0) & (u[chosen] == 0) & (step * sign[chosen] <= 0)

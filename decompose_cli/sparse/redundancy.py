@@ -32,7 +32,7 @@ def redundancy(similarities: Tensor, size: int) -> Tensor:
 def _threshold(cosines: Tensor, size: int) -> float:
     """The smallest cosine that ``size`` features exist pairwise below; infinite where none is."""
     values = torch.unique(cosines)[1:].tolist()  # the first is that of the diagonal
-    table = cosines.numpy()
+    table = cosines.cpu().numpy()
     low, high = 0, len(values)
     while low < high:
         middle = (low + high) // 2

@@ -18,6 +18,7 @@ def refit(
     toward: Tensor | None = None,
     nonnegative: bool = False,
     held: Tensor | None = None,
+    near: Fit | None = None,
     tolerance: float = 1e-6,
     most_steps: int = 500,
 ) -> Fit:
@@ -32,9 +33,12 @@ def refit(
         toward: Weights that the penalty pulls to, in the layout of ``start``; by default zero.
         nonnegative: Whether no weight may be below zero.
         held: Classes whose rows stay as ``start`` has them, whole, bool (C,): classes without images.
+        near: A fit of the same support at another strength, which this one begins with.
         tolerance: See :func:`.minimise.minimise`.
         most_steps: See there.
     """
+    if near is not None:
+        start = near.head
     head = beginning(problem) if start is None else start.double().clone()
     free = torch.cat([support & problem.scale.varies, support.new_ones(len(support), 1)], 1)
     if held is not None:
@@ -48,7 +52,8 @@ def refit(
     if toward is not None:
         toward = torch.where(free, toward.double(), 0.0)
     penalty = Penalty(l2=l2, toward=toward, nonnegative=nonnegative)
-    return minimise(problem, penalty, head, free, tolerance=tolerance, most_steps=most_steps)
+    curvature = None if near is None else near.curvature.at_strength(l2)
+    return minimise(problem, penalty, head, free, curvature=curvature, tolerance=tolerance, most_steps=most_steps)
 
 
 def refit_loosely(problem: Problem, support: Tensor, l2: float, *, start: Tensor | None, held: Tensor | None) -> Fit:
@@ -58,6 +63,6 @@ def refit_loosely(problem: Problem, support: Tensor, l2: float, *, start: Tensor
 
 def beginning(problem: Problem) -> Tensor:
     """Zero weights and the logarithms of the classes' shares of the images, (C, D + 1)."""
-    head = torch.zeros(problem.num_classes, problem.num_features + 1, dtype=torch.float64)
+    head = torch.zeros(problem.num_classes, problem.num_features + 1, dtype=torch.float64, device=problem.device)
     head[:, -1] = problem.target_means.clamp(min=0.5 / problem.total).log()
     return head

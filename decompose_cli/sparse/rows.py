@@ -137,8 +137,8 @@ class Row:
         """left' z, (k + 2, D), and the sums of spread z^2, (D,), by sums of x and x^2."""
         problem, scale = self.problem, self.problem.scale
         left = torch.cat([left, spread[:, None]], 1).to(problem.dtype)
-        sums = torch.zeros(left.shape[1], problem.num_features, dtype=torch.float64)
-        squares = torch.zeros(problem.num_features, dtype=torch.float64)
+        sums = scale.mean.new_zeros(left.shape[1], problem.num_features)
+        squares = torch.zeros_like(scale.mean)
         step = max(1, _VALUES_AT_ONCE // problem.num_features)
         for start in range(0, len(left), step):
             rows = slice(start, start + step)

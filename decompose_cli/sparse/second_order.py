@@ -23,7 +23,7 @@ def second_derivatives(problem: Problem, head: Tensor) -> Tensor:
     """
     scale, dtype = problem.scale, problem.dtype
     mean, inverse = scale.mean.to(dtype), scale.inverse.to(dtype)
-    result = torch.zeros(problem.num_classes, problem.num_features + 1, dtype=torch.float64)
+    result = scale.mean.new_zeros(problem.num_classes, problem.num_features + 1)
     step = max(1, _VALUES_AT_ONCE // max(problem.num_classes, problem.num_features))
     for start in range(0, len(problem.labels), step):
         rows = slice(start, start + step)

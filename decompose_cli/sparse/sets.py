@@ -5,12 +5,14 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components, min_weight_full_bipartite_matching
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from scipy.sparse import coo_array
 
 
 def enough_sets(num_classes: int, num_features: int, k: int) -> bool:
@@ -90,6 +92,8 @@ def _ranked(values: list[float], k: int) -> Iterator[tuple[float, tuple[int, ...
 
 def _numbered(known: list[list[tuple[float, frozenset[int]]]]) -> tuple[list[frozenset[int]], coo_array]:
     """All sets that are known, and which class has which: their sums from 1 to 2, (C, sets)."""
+    from scipy.sparse import coo_array  # loaded where classes want the same set, which is seldom
+
     numbers: dict[frozenset[int], int] = {}
     rows, columns, totals = [], [], []
     for number, row in enumerate(known):
@@ -104,6 +108,8 @@ def _numbered(known: list[list[tuple[float, frozenset[int]]]]) -> tuple[list[fro
 
 def _groups(known: list[list[tuple[float, frozenset[int]]]]) -> list[int]:
     """Number of the group of each class: classes that know the same set are in one, (C,)."""
+    from scipy.sparse.csgraph import connected_components
+
     _, table = _numbered(known)
     incidence = (table != 0).astype(float).tocsr()
     _, labels = connected_components(incidence @ incidence.T, directed=False)
@@ -112,6 +118,8 @@ def _groups(known: list[list[tuple[float, frozenset[int]]]]) -> list[int]:
 
 def _matched(known: list[list[tuple[float, frozenset[int]]]]) -> list[frozenset[int]]:
     """One of its sets for each class, no two the same, of the largest sum."""
+    from scipy.sparse.csgraph import min_weight_full_bipartite_matching
+
     sets, table = _numbered(known)
     rows, columns = min_weight_full_bipartite_matching(table.tocsr(), maximize=True)
     chosen = dict(zip(rows.tolist(), columns.tolist(), strict=True))

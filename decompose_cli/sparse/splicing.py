@@ -16,6 +16,8 @@ from decompose_cli.sparse.rows import Row, RowFit
 from decompose_cli.sparse.second_order import second_derivatives
 
 _TRIED = 3  # exchanges of a class, the most promising by their estimates
+_MOST_ROUNDS = 30
+_PRODUCTS = 1 << 38  # of one estimate for each class: minutes; 10,000 x 2048 features, 258 classes with k = 50
 _LOWER = 1e-6  # the least decrease that counts, as a share of the penalised loss
 
 
@@ -41,7 +43,7 @@ def splice(
     *,
     start: Tensor | None = None,
     held: Tensor | None = None,
-    most_rounds: int = 30,
+    most_rounds: int | None = None,
     advance: Advance = lambda _: None,
 ) -> Splice:
     """Exchange features of each class for better ones, from each of the given supports; the best result.
@@ -58,8 +60,10 @@ def splice(
         l2: Strength of the penalty, positive.
         start: Head on standardised features that the first refits begin with, (C, D + 1), last column the bias.
         held: Classes whose rows stay as ``start`` has them, whole, bool (C,): classes without images.
-        most_rounds: Largest number of refits of the whole head for each start, at least 1.
-        advance: Told of each of at most ``len(starts) * most_rounds`` rounds.
+        most_rounds: Largest number of refits of the whole head for each start, at least 1; by default 30, and where
+            estimates for all classes take more than 2^38 products (N D C k), those in all classes at once alone, which
+            bring most of what there is to gain.
+        advance: Told of each of at most ``len(starts)`` times ``most_rounds`` (30 by default) rounds.
     """
     found = [_Search(problem, l2, support, start, held, most_rounds, advance).run() for support in starts]
     return min(found, key=lambda result: result.fit.objective)
@@ -85,12 +89,14 @@ class _Search:
         support: Tensor,
         start: Tensor | None,
         held: Tensor | None,
-        most_rounds: int,
+        most_rounds: int | None,
         advance: Advance,
     ) -> None:
         self.problem, self.l2, self.held = problem, l2, held
         self.moving = support.any(1) if held is None else support.any(1) & ~held
-        self.rounds, self.most_rounds, self.advance = 1, most_rounds, advance
+        self.rounds, self.most_rounds, self.advance = 1, most_rounds or _MOST_ROUNDS, advance
+        products = len(problem.labels) * problem.num_features * int(support.sum())
+        self.in_turn = most_rounds is not None or products <= _PRODUCTS
         self.support = self.first_support = support
         self.fit = self.first_fit = refit(problem, support, l2, start=start, held=held)
         advance(1)
@@ -98,7 +104,7 @@ class _Search:
     def run(self) -> Splice:
         self._exchange_in_all_classes()
         visited = self.moving
-        while self.rounds < self.most_rounds:
+        while self.in_turn and self.rounds < self.most_rounds:
             changed, missed = self._exchange_in_turn(visited)
             if bool(changed.any()):
                 visited = changed  # the others had nothing to gain, and little is new to them

@@ -34,7 +34,7 @@ class Strength:
 
 def choose_strength(
     problem: Problem,
-    fitted: Callable[[float, Tensor | None], Tensor],
+    fitted: Callable[[float], Tensor],
     features: Tensor,
     labels: Tensor,
     strengths: Sequence[float] = STRENGTHS,
@@ -46,16 +46,14 @@ def choose_strength(
 
     Args:
         problem: The images that are fitted.
-        fitted: Takes a strength and the head of the one before (C, D + 1), or None; returns the head on standardised
-            features.
+        fitted: Takes a strength; returns the head (C, D + 1) on standardised features.
         features: Features of the choosing images, (n, D), n >= 1.
         labels: Their class numbers, int64 (n,).
         strengths: What is tried, descending.
     """
-    tried, head = [], None
+    tried = []
     for l2 in strengths:
-        head = fitted(l2, head)
-        losses = losses_of(problem, head, features, labels)
+        losses = losses_of(problem, fitted(l2), features, labels)
         error = float(losses.std(correction=1)) / len(losses) ** 0.5 if len(losses) > 1 else 0.0
         tried.append(Tried(l2, float(losses.mean()), error))
     best = min(tried, key=lambda one: one.loss)
@@ -83,10 +81,11 @@ def stratified_part(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Te
     Returns:
         Numbers of the others and of those drawn, ascending, int64.
     """
-    generator = torch.Generator().manual_seed(seed)
-    drawn = torch.zeros(len(labels), dtype=torch.bool)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, where it draws the same for every device
+    drawn = torch.zeros_like(labels, dtype=torch.bool)
     for number in torch.unique(labels).tolist():
         own = (labels == number).nonzero()[:, 0]
         count = max(round(share * len(own)), 1 if len(own) > 1 else 0)
-        drawn[own[torch.randperm(len(own), generator=generator)[:count]]] = True
+        chosen = torch.randperm(len(own), generator=generator, device="cpu")[:count]
+        drawn[own[chosen.to(own.device)]] = True
     return (~drawn).nonzero()[:, 0], drawn.nonzero()[:, 0]

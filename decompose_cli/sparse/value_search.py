@@ -56,12 +56,13 @@ def exchange(
         best = _settled(problem, matrix, l2, rows, allowed)
         if best.scale > 0:
             break
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)  # on the CPU, where it draws the same for every device
     rounds = best.rounds
     for _ in range(kicks):
         matrix = best.matrix.clone()
         moving = (~rows.held).nonzero()[:, 0]
-        for number in moving[torch.randperm(len(moving), generator=generator)[:_KICKED]].tolist():
+        kicked = torch.randperm(len(moving), generator=generator, device="cpu")[:_KICKED].tolist()
+        for number in moving[kicked].tolist():
             matrix[number] = _drawn(allowed(number, matrix), matrix[number], worth[number], generator)
         if torch.equal(matrix, best.matrix):
             continue
@@ -107,11 +108,11 @@ def _drawn(moves: Moves, row: Tensor, worth: Tensor, generator: torch.Generator)
     removals = other.flatten(1).any(1).nonzero()[:, 0]
     if len(removals) == 0:
         return row
-    removal = int(removals[torch.randint(len(removals), (1,), generator=generator)])
-    signs = torch.tensor(moves.signs, dtype=torch.float64)[:, None]
+    removal = int(removals[torch.randint(len(removals), (1,), generator=generator, device="cpu")])
+    signs = worth.new_tensor(moves.signs)[:, None]
     values = torch.where(other[removal], signs * worth, -float("inf"))
     best = values.flatten().argsort(descending=True, stable=True)[: min(_DRAWN_FROM, int(other[removal].sum()))]
-    sign, added = divmod(int(best[torch.randint(len(best), (1,), generator=generator)]), len(row))
+    sign, added = divmod(int(best[torch.randint(len(best), (1,), generator=generator, device="cpu")]), len(row))
     return moves.made(row, (removal * len(moves.signs) + sign) * (len(row) + 1) + added)
 
 
@@ -124,13 +125,13 @@ def _round(
         Whether there was any, and the next best of each class: what they change, the class, and its row.
     """
     weights = weights_of(problem)
-    factor = torch.where(rows.held, 1.0, torch.tensor(fit.scale, dtype=torch.float64))
+    factor = torch.where(rows.held, 1.0, fit.bias.new_tensor(fit.scale))
     shift = torch.where(rows.held, 0.0, fit.bias)
 
     def logits_of(images: slice | Tensor) -> Tensor:
         return torch.addcmul(shift[:, None], factor[:, None], sums[:, images].double())
 
-    total = torch.empty(sums.shape[1], dtype=torch.float64)
+    total = fit.bias.new_empty(sums.shape[1])
     for begin in range(0, len(total), problem.step):
         images = slice(begin, begin + problem.step)
         total[images] = logits_of(images).logsumexp(0)

@@ -59,19 +59,53 @@ def ternary(
 
     def allowed(number: int, current: Tensor) -> Moves:
         row = current[number]
-        inside = row.nonzero()[:, 0].tolist()
-        removed = (*inside, *([-1] if len(inside) < k else []))
-        free = torch.zeros(len(removed), 2, len(row) + 1, dtype=torch.bool)
-        free[..., :-1] = varies & (row == 0)
+        turned = _turned(number, current)
+        free = turned.allowed
+        free[..., :-1] |= varies & (row == 0)
         free[..., -1] = not exactly
-        for place, feature in enumerate(removed):
-            if feature >= 0:
-                free[place, 1 if int(row[feature]) > 0 else 0, feature] = True
-            else:
-                free[place, :, -1] = False
-        return Moves(removed, (1, -1), free)
+        if len(turned.removed) == k:
+            return turned
+        added = free.new_zeros(1, *free.shape[1:])
+        added[..., :-1] = varies & (row == 0)
+        return Moves((*turned.removed, -1), turned.signs, torch.cat([free, added]))
 
     return exchange(problem, (matrix, -matrix), l2, rows, allowed, class_means(problem), kicks=kicks, seed=seed)
+
+
+def ternary_at(
+    problem: Problem,
+    support: Tensor,
+    l2: float,
+    *,
+    start: Tensor | None = None,
+    held: Tensor | None = None,
+    kicks: int = 20,
+    seed: int = 0,
+) -> FewValues:
+    """Weights -a or a at a support, and 0 elsewhere, with one a for the whole head: only signs are searched.
+
+    They begin as those of the refitted head, and are turned, one in each class, while that lowers the objective. For
+    weights that are all a there is nothing to search: :func:`.one_scale.fit_scale` takes the support as its matrix.
+
+    Args:
+        problem: The images.
+        support: Which features each class uses, any number of them, bool (C, D); constant features are left out.
+        l2: Strength of the penalty, positive.
+        start: Head on standardised features that the refit begins with, (C, D + 1); with ``held``, it has the rows
+            that stay.
+        held: Classes whose rows stay as ``start`` has them, bool (C,).
+        kicks: How often the search begins again from a result with some signs turned, and keeps what is better.
+        seed: Of the kicks.
+
+    Raises:
+        ValueError: l2 is not positive, or classes are held without a head.
+    """
+    rows = held_rows(problem, start, held)
+    inside = support & problem.scale.varies & ~rows.held[:, None]
+    weights, means = refit(problem, inside, l2, start=start, held=held).head[:, :-1], class_means(problem)
+    negative = torch.where(weights != 0, weights, means) < 0
+    matrix = torch.where(inside, torch.where(negative, -1, 1), 0).to(torch.int8)
+    return exchange(problem, (matrix, -matrix), l2, rows, _turned, means, kicks=kicks, seed=seed)
 
 
 def binary(
@@ -106,7 +140,7 @@ def binary(
     moving = ~rows.held
     means = class_means(problem)
     ways = [means] if support is None else [means + support * (1 + means.max() - means.min()), means]
-    starts = [torch.zeros(means.shape, dtype=torch.int8) for _ in ways]
+    starts = [torch.zeros_like(means, dtype=torch.int8) for _ in ways]
     for matrix, scores in zip(starts, ways, strict=True):
         chosen = distinct_sets(scores[moving][:, varies], k)
         matrix[moving.nonzero(), varies.nonzero()[:, 0]] = chosen.to(torch.int8)
@@ -114,15 +148,14 @@ def binary(
     def allowed(number: int, current: Tensor) -> Moves:
         row = current[number]
         inside = row.nonzero()[:, 0].tolist()
-        free = torch.zeros(len(inside), 1, len(row) + 1, dtype=torch.bool)
+        free = torch.zeros(len(inside), 1, len(row) + 1, dtype=torch.bool, device=row.device)
         free[..., :-1] = varies & (row == 0)
         others = moving.clone()
         others[number] = False
+        shared = current[:, inside].sum(1)
         for place, feature in enumerate(inside):
-            rest = row.float()
-            rest[feature] = 0
-            same = others & (current.float() @ rest == k - 1)
-            free[place, 0, :-1] &= ~(current[same].bool() & (rest == 0)).any(0)
+            same = others & (shared - current[:, feature] == k - 1)
+            free[place, 0, :-1] &= ~(current[same] > row).any(0)
         return Moves(tuple(inside), (1,), free)
 
     return exchange(problem, starts, l2, rows, allowed, means, kicks=kicks, seed=seed)
@@ -139,8 +172,8 @@ def nonnegative(
 
 def class_means(problem: Problem) -> Tensor:
     """Mean of z over the images of each class, float64 (C, D); 0 for classes without images and constant features."""
-    totals = torch.zeros(problem.num_classes, dtype=torch.float64)
-    sums = torch.zeros(problem.num_classes, problem.num_features, dtype=torch.float64)
+    totals = problem.scale.mean.new_zeros(problem.num_classes)
+    sums = totals.new_zeros(problem.num_classes, problem.num_features)
     for begin in range(0, len(problem.labels), problem.step):
         images = slice(begin, begin + problem.step)
         if problem.targets is None:
@@ -153,6 +186,15 @@ def class_means(problem: Problem) -> Tensor:
         sums += (targets.t() @ problem.features[images]).double()
     means = sums / totals[:, None] - problem.scale.mean
     return torch.where(totals[:, None] > 0, means * problem.scale.inverse, 0.0)
+
+
+def _turned(number: int, current: Tensor) -> Moves:
+    """The moves that turn one sign of a class."""
+    row = current[number]
+    inside = row.nonzero()[:, 0]
+    turned = torch.zeros(len(inside), 2, len(row) + 1, dtype=torch.bool, device=row.device)
+    turned[torch.arange(len(inside), device=row.device), (row[inside] > 0).long(), inside] = True
+    return Moves(tuple(inside.tolist()), (1, -1), turned)
 
 
 def _enough(problem: Problem, k: int) -> Tensor:

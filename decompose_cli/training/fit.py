@@ -176,7 +176,7 @@ class Trainer:
             is_last = number == len(batches) - 1
             with self.fabric.no_backward_sync(self.model, enabled=not is_last) if several else nullcontext():
                 try:
-                    output = self.model(images)
+                    output = self.objective.forward(self.model, images)
                     total, loss = self.objective.losses(output, targets)
                     self.fabric.backward(total * weight)
                 except NotFiniteError as error:

@@ -36,6 +36,18 @@ def standardised(x: np.ndarray) -> np.ndarray:
     return (x - x.mean(0)) / x.std(0)
 
 
+OTHERS = [
+    *(SparseLinearClassifier(values=values) for values in ("ternary", "binary")),
+    *(SparseLinearClassifier(method=method) for method in ("splicing", "elastic-net", "magnitude")),
+]
+
+
+@pytest.mark.slow
+@parametrize_with_checks(OTHERS)
+def test_scikit_learn_finds_nothing_wrong_with_any_method(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
 def test_with_all_features_it_is_logistic_regression() -> None:
     x, labels = images()
     ours = SparseLinearClassifier(k=100, l2=0.01).fit(x, labels)
@@ -48,7 +60,7 @@ def test_with_all_features_it_is_logistic_regression() -> None:
 
 def test_each_class_has_its_k_largest_weights_refitted() -> None:
     x, labels = images()
-    ours = SparseLinearClassifier(k=3, l2=0.01).fit(x, labels)
+    ours = SparseLinearClassifier(k=3, l2=0.01, method="magnitude").fit(x, labels)
     dense = LogisticRegression(C=1 / (len(x) * 0.01), tol=1e-9, max_iter=2000).fit(standardised(x), labels)
     for number, weights in enumerate(dense.coef_):
         largest = sorted(range(8), key=lambda f, weights=weights: -abs(weights[f]))[:3]
@@ -66,6 +78,37 @@ def test_nonnegative_weights_speak_for_their_class_only() -> None:
     weights = SparseLinearClassifier(k=4, values="nonnegative").fit(x, labels).coef_
     assert weights.min() == 0 < weights.max()
     assert SparseLinearClassifier(k=4).fit(x, labels).coef_.min() < 0
+
+
+@pytest.mark.parametrize("values", ["ternary", "binary"])
+def test_few_values_are_few_and_have_one_size(values: str) -> None:
+    x, labels = images()
+    ours = SparseLinearClassifier(k=3, values=values).fit(x, labels)
+    on_z = ours.coef_ * x.std(0)
+    np.testing.assert_allclose(np.abs(on_z[ours.support_]), ours.scale_, rtol=1e-9)
+    assert ours.support_.sum(1).tolist() == [3, 3, 3]
+    assert (on_z.min() < 0) == (values == "ternary")
+    assert len({tuple(row) for row in ours.support_}) == 3
+    assert ours.score(x, labels) > 0.7
+
+
+def test_a_search_fits_better_than_the_largest_weights() -> None:
+    x, labels = images(seed=4)
+
+    def objective(method: str) -> float:
+        ours = SparseLinearClassifier(k=2, method=method, l2=1e-2).fit(x, labels)
+        on_z = ours.coef_ * x.std(0)
+        return float(-np.log(ours.predict_proba(x)[np.arange(len(x)), labels]).mean() + 5e-3 * (on_z**2).sum())
+
+    assert objective("splicing") <= objective("backward") + 1e-9
+    assert objective("splicing") < objective("magnitude")
+
+
+def test_binary_weights_clip_k_to_where_every_class_has_a_set_of_its_own() -> None:
+    x, labels = images()
+    assert SparseLinearClassifier(k=3, values="binary").fit(x[:, -3:], labels).support_.sum(1).tolist() == [2, 2, 2]
+    alone = SparseLinearClassifier(k=3, values="binary").fit(x[:, -1:], labels)
+    assert alone.support_.all(), "one feature cannot make three sets: classes share it"
 
 
 def test_an_image_counts_as_often_as_its_weight_says() -> None:

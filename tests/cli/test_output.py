@@ -23,6 +23,7 @@ ARGUMENTS = {
     "train-gate": ["resnet14", "--gate", "l2", "--dataset", "{few}", "--iterations", "1", "--schedule", "constant"],
     "report": ["../validate.json"],
     "selectivity": ["--layers", "layer3.2", "--dataset", "{few}"],
+    "sparsify": ["--method", "contribution", "--l2", "1e-3"],
     "lr-find": ["resnet8", "--dataset", "{few}", "--steps", "40", "--lowest", "1e-3", "--set", "batch_size=8"],
 }
 

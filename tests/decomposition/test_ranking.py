@@ -225,11 +225,11 @@ def test_how_rows_are_blocked_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, at_once: int, levels: int | None
 ) -> None:
     data = make_data(5, levels=levels)
-    whole = {method: select(data, method, 4) for method in RANKINGS}
+    whole = {method: select(data, method, 4) for method in SCORED}
     counts = frequencies(data.features, data.labels, 4, 4)
     monkeypatch.setattr(scores, "_VALUES_AT_ONCE", at_once)
     assert len(scores.feature_blocks(data.features)) == math.ceil(60 / max(1, at_once // 12))
-    assert {method: select(data, method, 4) for method in RANKINGS} == whole
+    assert {method: select(data, method, 4) for method in SCORED} == whole
     assert torch.equal(frequencies(data.features, data.labels, 4, 4), counts)
 
 

@@ -174,14 +174,14 @@ BAD_ARRAYS: list[tuple[str, dict[str, Any], str]] = [
      "lacks train_x and train_y; it has test_x, test_y, X."),
     ("no labels", {"train_y": None}, "has train_x but no train_y; it has train_x, test_x, test_y."),
     ("labels alone", {"val_y": np.zeros(3, int)}, "has val_y but no val_x; it has train_x"),
-    ("flat features", {"train_x": np.ones(12, F32)}, "train_x has the shape (12,), not (N, D)."),
-    ("maps", {"train_x": np.ones((12, 5, 2, 2), F32)}, "train_x has the shape (12, 5, 2, 2), not (N, D)."),
-    ("a number", {"train_x": np.float32(3)}, "train_x has the shape (), not (N, D)."),
+    ("flat features", {"train_x": np.ones(12, F32)}, "train_x in features.npz has the shape (12,), not (N, D)."),
+    ("maps", {"train_x": np.ones((12, 5, 2, 2), F32)}, "has the shape (12, 5, 2, 2), not (N, D)."),
+    ("a number", {"train_x": np.float32(3)}, "train_x in features.npz has the shape (), not (N, D)."),
     ("one-hot labels", {"train_y": np.eye(4, dtype=int)[arrays()["train_y"]]}, "the shape (12, 4), not (N,)"),
-    ("a label for all", {"test_y": np.array(3)}, "test_y has the shape (), not (N,)."),
-    ("no images", {"test_x": np.ones((0, 5), F32), "test_y": np.ones(0, int)}, "test_x is empty: its shape is (0, 5)."),
-    ("no features", {"test_x": np.ones((6, 0), F32)}, "test_x is empty: its shape is (6, 0)."),
-    ("no names", {"class_names": np.array([], dtype=str)}, "class_names is empty: its shape is (0,)."),
+    ("a label for all", {"test_y": np.array(3)}, "test_y in features.npz has the shape (), not (N,)."),
+    ("no images", {"test_x": np.ones((0, 5), F32), "test_y": np.ones(0, int)}, "test_x in features.npz is empty"),
+    ("no features", {"test_x": np.ones((6, 0), F32)}, "test_x in features.npz is empty: its shape is (6, 0)."),
+    ("no names", {"class_names": np.array([], dtype=str)}, "class_names in features.npz is empty: its shape is (0,)."),
     ("fewer labels", {"train_y": np.zeros(11, int)}, "train_x has 12 rows, but train_y has 11 labels."),
     ("other features", {"test_x": np.ones((6, 4), F32)}, "test_x has 4 features, but train_x has 5."),
     ("whole features", {"train_x": np.ones((12, 5), int)}, "train_x holds whole numbers instead of real numbers."),
@@ -191,7 +191,7 @@ BAD_ARRAYS: list[tuple[str, dict[str, Any], str]] = [
     ("names as labels", {"train_y": np.array(NAMES * 3)}, "train_y holds text instead of whole numbers."),
     ("numbers as names", {"class_names": np.arange(4)}, "class_names holds whole numbers instead of text."),
     ("bytes as names", {"class_names": np.array([b"a"] * 4)}, "class_names holds |S1 instead of text."),
-    ("a table of names", {"class_names": np.array([NAMES])}, "class_names has the shape (1, 4), not (C,)."),
+    ("a table of names", {"class_names": np.array([NAMES])}, "the shape (1, 4), not (C,)."),
     ("fewer columns", {"feature_names": np.array(NAMES)}, "feature_names has 4 names for 5 features."),
     ("fewer names", {"class_names": np.array(NAMES[:3])},
      "train_y in features.npz has the label 3 in row 3 (counted from 0), which is not one of 0 to 2."),
@@ -208,7 +208,11 @@ BAD_ARRAYS: list[tuple[str, dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [row[1:] for row in BAD_ARRAYS], ids=[row[0] for row in BAD_ARRAYS])
-def test_arrays_that_do_not_fit_are_refused(changes: dict[str, Any], sentence: str) -> None:
+@pytest.mark.parametrize("at_once", [1 << 22, 10])
+def test_arrays_that_do_not_fit_are_refused(
+    at_once: int, changes: dict[str, Any], sentence: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("decompose_cli.features.elsewhere._VALUES_AT_ONCE", at_once)
     npz(NPZ, **changes)
     with pytest.raises(InputError, match=re.escape(sentence)) as raised:
         read(NPZ)
@@ -344,6 +348,22 @@ def test_what_no_memory_holds_is_refused_before_it_is_unpacked(monkeypatch: pyte
     with pytest.raises(InputError, match=r"holds 0\.0 GB in train_x, test_x, which is more than the 0\.0 GB of memory"):
         read(NPZ)
     assert read(NPZ, needs=("test",), optional=())[0].num_features == 2, "what is not read needs no memory"
+
+
+def test_what_finds_no_memory_in_the_end_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    npz(NPZ)
+    monkeypatch.setattr(np.lib.format, "read_array", full)
+    with pytest.raises(InputError, match=r"train_y in features\.npz does not fit into memory"):
+        read(NPZ)
+
+
+@pytest.mark.skipif(np.dtype(np.longdouble).itemsize <= 8, reason="no numbers are longer than 64 bits here")
+def test_numbers_that_torch_does_not_have_are_refused() -> None:
+    with pytest.raises(InputError, match=r"train_x holds float\d+ instead of real numbers"):
+        read(npz(NPZ, train_x=np.ones((12, 5), np.longdouble)))
 
 
 def test_this_machine_says_how_much_memory_it_has() -> None:

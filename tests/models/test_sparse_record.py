@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.command_line import REFUSED, refused
 from helpers.inputs import CLASSES, FEATURES
-from helpers.sparse_heads import EMPTY, few_values, record, write_lone_head, write_sparse
+from helpers.sparse_heads import EMPTY, few_values, head_of, record, write_lone_head, write_sparse
 from torch import Tensor
 
 from decompose_cli.errors import DecomposeError, InputError
@@ -194,6 +194,27 @@ def test_other_commands_say_that_the_network_is_missing(arguments: tuple[str, ..
 def test_a_head_alone_that_does_not_fit_is_refused(changes: dict[str, Tensor | None], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         read_lone_head(write_lone_head(FILE, **changes))
+
+
+def test_a_head_that_is_written_alone_is_read_back_as_it_was() -> None:
+    names = [f"f{j}" for j in range(FEATURES)]
+    head, checkpoint = read_lone_head(write_lone_head(FILE, feature_names=names))
+    wanted = head_of(few_values()).state_dict()
+    for name in ("weight", "bias", "indices", "mask"):
+        assert torch.equal(getattr(head, name), wanted[name]), name
+    assert head.full is not None
+    assert torch.equal(head.full.weight, record().dense_weight)  # type: ignore[arg-type]
+    assert checkpoint.metadata is not None
+    assert checkpoint.metadata.feature_names == names
+    assert checkpoint.sparse is not None
+    for name, value in record().tensors().items():
+        if name != "sparse.dense_bias":
+            assert torch.equal(checkpoint.sparse.tensors()[name], value), name
+
+
+def test_names_of_other_features_are_refused() -> None:
+    with pytest.raises(InputError, match=r"sparse\.safetensors names 3 features, but its head takes 64\."):
+        read_lone_head(write_lone_head(FILE, feature_names=["a", "b", "c"]))
 
 
 def test_a_network_is_no_head_alone() -> None:

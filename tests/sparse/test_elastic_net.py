@@ -7,8 +7,8 @@ import math
 
 import pytest
 import torch
+from helpers.sparse_fits import CLASSES, IMAGES, images, some_head, written_out
 from sklearn.linear_model import LogisticRegression
-from sparse.test_minimise import CLASSES, IMAGES, images, some_head, written_out
 from torch import Tensor
 
 from decompose_cli.errors import InputError

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from helpers.sparse_fits import CLASSES, FEATURES, IMAGES, images, some_head, written_out
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
@@ -14,35 +15,6 @@ from decompose_cli.sparse import curvature
 from decompose_cli.sparse.minimise import Penalty, minimise
 from decompose_cli.sparse.problem import Problem, Scale
 from decompose_cli.sparse.refit import beginning, refit
-
-CLASSES, FEATURES, IMAGES = 4, 7, 300
-
-
-def images(count: int = IMAGES, seed: int = 0) -> tuple[Tensor, Tensor]:
-    """Features with means, scales and correlations, and labels that they say something of."""
-    generator = torch.Generator().manual_seed(seed)
-    labels = torch.arange(count) % CLASSES
-    centres = torch.randn(CLASSES, FEATURES, generator=generator)
-    mixing = torch.randn(FEATURES, FEATURES, generator=generator) / 2
-    x = centres[labels] + torch.randn(count, FEATURES, generator=generator) @ mixing
-    return x * torch.logspace(-1, 1, FEATURES) + 3, labels
-
-
-def written_out(
-    x: Tensor, labels: Tensor, head: Tensor, targets: Tensor | None = None, a: Tensor | None = None
-) -> Tensor:
-    """The mean cross-entropy on standardised features, with nothing folded."""
-    x = x.double()
-    z = (x - x.mean(0)) / x.std(0, correction=0)
-    logits = z @ head[:, :-1].t() + head[:, -1]
-    logs = logits - logits.exp().sum(1, keepdim=True).log()
-    t = torch.nn.functional.one_hot(labels, head.shape[0]).double() if targets is None else targets.double()
-    a = torch.ones(len(x)).double() if a is None else a.double()
-    return -(a[:, None] * t * logs).sum() / a.sum()
-
-
-def some_head(seed: int = 3) -> Tensor:
-    return torch.randn(CLASSES, FEATURES + 1, generator=torch.Generator().manual_seed(seed)).double() / 2
 
 
 def by_scipy(objective, start: Tensor, free: Tensor) -> float:
@@ -212,3 +184,52 @@ def test_curvature_from_drawn_images_changes_nothing_of_the_minimum(monkeypatch:
     drawn = refit(problem, support, 1e-3, tolerance=1e-9)
     assert drawn.objective == pytest.approx(whole.objective, rel=1e-8)
     assert math.isfinite(drawn.bound)
+
+
+@pytest.mark.parametrize("kind", ["all", "most", "few"])
+@pytest.mark.parametrize("single", [False, True])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_whole_curvature_is_the_second_derivative(
+    kind: str, single: bool, weighted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made by all pairs of classes and columns, or by the free parameters alone where those are few."""
+    monkeypatch.setattr(curvature, "_IN_CACHE", 4000)
+    monkeypatch.setattr(curvature, "_VALUES_AT_ONCE", 1000)
+    if single:
+        monkeypatch.setattr(curvature, "_PRODUCTS_IN_DOUBLE", 0)
+    x, labels = images()
+    a = torch.rand(IMAGES, generator=torch.Generator().manual_seed(1)) + 0.1 if weighted else None
+    free = torch.ones(CLASSES, FEATURES + 1, dtype=torch.bool)
+    if kind != "all":
+        free[2], free[:, 3] = False, False
+    if kind == "few":
+        free[:, 4:] = False
+        free[0, 1] = free[1, 2] = False
+    problem, head = Problem(x, labels, CLASSES, image_weights=a), some_head()
+    made = curvature.Dense(problem, head, free, 0.3)
+    whole = torch.autograd.functional.hessian(lambda h: written_out(x, labels, h, None, a), head)
+    expected = whole.view(free.numel(), free.numel())[made.index][:, made.index]
+    is_bias = made.index % (FEATURES + 1) == FEATURES
+    expected.diagonal().add_(torch.where(is_bias, 0.0, 0.3))
+    assert torch.equal(made.index, free.flatten().nonzero()[:, 0])
+    if kind == "all":  # with something added to the direction in which nothing changes
+        expected[is_bias.nonzero(), is_bias.nonzero()[:, 0]] += expected.diagonal()[is_bias].mean()
+    torch.testing.assert_close(made.matrix, expected, rtol=0, atol=2e-6 if single else 1e-12)
+
+
+@pytest.mark.parametrize("more", ["labels", "targets", "weights"])
+def test_the_same_in_single_precision_keeps_the_digits_of_features_far_from_zero(more: str) -> None:
+    x, labels = images()
+    x = x.double() + 1e5
+    generator = torch.Generator().manual_seed(1)
+    targets = torch.rand(IMAGES, CLASSES, generator=generator).double().softmax(1) if more == "targets" else None
+    a = torch.rand(IMAGES, generator=generator) + 0.1 if more == "weights" else None
+    problem = Problem(x, labels, CLASSES, targets=targets, image_weights=a)
+    single = problem.in_single
+    assert single.features.dtype == torch.float32
+    assert single.in_single is single
+    value, gradient = problem.value_and_gradient(some_head())
+    found, roughly = single.value_and_gradient(some_head())
+    assert found == pytest.approx(value, rel=1e-6)
+    assert found != value
+    torch.testing.assert_close(roughly, gradient, rtol=0, atol=1e-6)

@@ -62,24 +62,24 @@ def by_scikit_learn(values: np.ndarray, **settings: object) -> GaussianMixture:
 
 
 @pytest.mark.parametrize("settings", [{}, {"tolerance": 1e-9, "most_steps": 2000}, {"most_steps": 2}])
-@pytest.mark.parametrize("at_once", [1 << 20, 3 * IMAGES])
 def test_mixtures_are_those_of_scikit_learn_from_the_best_groups(
-    settings: dict[str, float], at_once: int, monkeypatch: pytest.MonkeyPatch
+    settings: dict[str, float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(mixtures, "_VALUES_AT_ONCE", at_once)
     x = columns()
-    found = fit_mixtures(x, **settings)  # type: ignore[arg-type]
     theirs = {"tol": settings.get("tolerance", 1e-3), "max_iter": int(settings.get("most_steps", 100))}
-    for number, values in enumerate(x.numpy().T):
-        expected = by_scikit_learn(values, **theirs)
-        for ours, their in (
-            (found.weights, expected.weights_),
-            (found.means, expected.means_),
-            (found.variances, expected.covariances_),
-        ):
-            np.testing.assert_allclose(
-                ours[:, number].numpy(), their.ravel(), rtol=1e-5, atol=1e-7, err_msg=f"{number}"
-            )
+    every = [by_scikit_learn(values, **theirs) for values in x.numpy().T]
+    for at_once in (1 << 20, 3 * IMAGES):
+        monkeypatch.setattr(mixtures, "_VALUES_AT_ONCE", at_once)
+        found = fit_mixtures(x, **settings)  # type: ignore[arg-type]
+        for number, expected in enumerate(every):
+            for ours, their in (
+                (found.weights, expected.weights_),
+                (found.means, expected.means_),
+                (found.variances, expected.covariances_),
+            ):
+                np.testing.assert_allclose(
+                    ours[:, number].numpy(), their.ravel(), rtol=1e-5, atol=1e-7, err_msg=f"{number}"
+                )
 
 
 def mean_log_likelihood(values: np.ndarray, fitted: Mixtures, number: int) -> float:

@@ -246,3 +246,26 @@ def test_a_search_is_repeatable() -> None:
     problem = Problem(x, labels, 4)
     once, twice = (splice(problem, [random_support(4, 12, 3, 0)], L2) for _ in range(2))
     assert torch.equal(once.fit.head, twice.fit.head)
+
+
+def test_large_problems_are_exchanged_in_all_classes_at_once_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless a number of rounds is asked for."""
+    x, labels = images(4, 12, 200)
+    problem, start = Problem(x, labels, 4), random_support(4, 12, 4, 0)
+    visits: list[int] = []
+    honest = _Search._exchange_in_turn
+
+    def watched(self: _Search, visited: Tensor) -> object:
+        visits.append(int(visited.sum()))
+        return honest(self, visited)
+
+    monkeypatch.setattr(_Search, "_exchange_in_turn", watched)
+    whole = splice(problem, [start], L2)
+    assert visits
+    monkeypatch.setattr("decompose_cli.sparse.splicing._PRODUCTS", 200 * 12 * 16 - 1)
+    visits.clear()
+    short = splice(problem, [start], L2)
+    assert not visits
+    assert whole.fit.objective <= short.fit.objective < refit(problem, start, L2).objective
+    assert splice(problem, [start], L2, most_rounds=30).fit.objective == whole.fit.objective
+    assert visits

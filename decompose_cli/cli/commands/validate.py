@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
+from decompose_cli.cli.options.rankings import L2
 from decompose_cli.cli.output import Output, checked_output, finish, model_and_dataset
 from decompose_cli.cli.tables.accuracy import show_validation
 from decompose_cli.features.inputs import Inputs
@@ -29,6 +30,10 @@ def validate(
             "network.",
         ),
     ] = None,
+    refit: Annotated[
+        bool, option("--refit", help="With -i: also fit the weights of its features anew, on training images.")
+    ] = False,
+    l2: L2 = None,
 ) -> None:
     """Measure a classifier: with its full head and, given an index file, with a few features per class.
 
@@ -38,7 +43,7 @@ def validate(
     from decompose_cli.storage.result_document import default_names
 
     path = checked_output(out)
-    document = run(inputs, indices, features=features)
+    document = run(inputs, indices, features=features, refit=refit, l2=l2)
     names = None
     if features is not None:
         names = default_names("validate", model_and_dataset(inputs)[0], features.stem)

@@ -9,7 +9,7 @@ from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.words import p_value
 
 if TYPE_CHECKING:
-    from decompose_cli.engines.sparsify_results import Few, Sparse, SparsifyResults, Versus
+    from decompose_cli.decomposition.sparse_results import Few, Sparse, SparsifyResults, Versus
     from decompose_cli.storage.result_document import ResultDocument
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.decomposition.sparse_heads import SparseHead
+from decompose_cli.decomposition.sparse_results import SparsifyResults
 from decompose_cli.decomposition.sparse_settings import SparsifySettings
-from decompose_cli.engines.sparsify_results import SparsifyResults
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.device import resolve_device
 from decompose_cli.features.elsewhere import SPLITS, read_feature_file
@@ -63,7 +63,9 @@ class FileSource:
         splits, names = self.file.splits, self.file.class_names
         self.split = inputs.split or ("test" if "test" in splits else "val")
         train, own = splits[self.train_split], splits[self.split]
-        self.train: LabelledFeatures = LabelledFeatures(train.features, train.labels, None, names)
+        self.train: LabelledFeatures = LabelledFeatures(
+            train.features, train.labels, None, names, device=str(self.device)
+        )
         self.features, self.labels = own.features, own.labels
         self.feature_names: Sequence[str] | None = self.file.feature_names
         self.choosing: tuple[Tensor, Tensor] | None = None

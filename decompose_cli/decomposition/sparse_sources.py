@@ -15,8 +15,8 @@ from decompose_cli.datasets.registry import available_splits
 from decompose_cli.decomposition.heads import with_decomposed_head
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.decomposition.sparse_heads import SparseHead
+from decompose_cli.decomposition.sparse_results import SparsifyResults
 from decompose_cli.decomposition.sparse_settings import SparsifySettings
-from decompose_cli.engines.sparsify_results import SparsifyResults
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import device_memory, normalised_batches, short_name
 from decompose_cli.features.inputs import Inputs
@@ -96,6 +96,7 @@ class NetworkSource:
             )
         gates = settings.method in RANKINGS and RANKINGS[settings.method].needs_gates
         self.train: LabelledFeatures = self.training.labelled(gates=gates, every_class=False)
+        self.train = dataclasses.replace(self.train, device=str(self.study.device))
         self.features, self.labels = self.study.bank.features, self.study.labels
         self.others = [self.training]
         self.choosing: tuple[Tensor, Tensor] | None = None
