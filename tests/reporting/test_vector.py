@@ -155,6 +155,7 @@ def test_levels_are_lines_with_bands() -> None:
     assert [line.get_ydata()[0] for line in lines] == [90.0, 91.0]
     assert len({line.get_linestyle() for line in lines}) == 2
     assert [patch.get_bbox().intervaly.tolist() for patch in axes.patches] == [[85.0, 95.0], [86.0, 96.0]]
+    assert axes.get_xscale() == "log"
     legend = axes.get_legend()
     assert legend is not None
     assert [text.get_text() for text in legend.get_texts()] == ["mean", "full head", "other"]
