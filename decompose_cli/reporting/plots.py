@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 
 _LONGEST = 60
+_LEVELS = ("--", "-.", ":")
 _ROOM = 1.25
 _REFITTED = {"linestyle": (0, (3, 1.5)), "markerfacecolor": "white", "markersize": 5, "linewidth": 1.5}
 
@@ -59,8 +61,13 @@ def accuracy_figure(
     full_top1: float | None,
     chosen: int | None = None,
     refitted: Mapping[str, Curve] | None = None,
+    levels: Mapping[str, tuple[float, tuple[float, float]]] | None = None,
 ) -> Figure:
-    """The figure of :func:`accuracy_curves`; ``chosen`` is a number of features to mark."""
+    """The figure of :func:`accuracy_curves`.
+
+    ``chosen`` is a number of features to mark; ``levels`` are further heads of all features, each with its interval.
+    With them too numbers of features are on a logarithmic scale.
+    """
     from matplotlib.ticker import MaxNLocator
 
     figure = new_figure(5)
@@ -75,17 +82,22 @@ def accuracy_figure(
                 _draw(axes, f"{name}, refitted", refitted[name], number, alpha, is_refitted=True)
         handles.append(_key(_REFITTED))
         names.append("the same, weights fitted anew")
-        _space_by_factors(axes, sorted({k for curve in refitted.values() for k in curve.ks}))
     if full_top1 is not None:
         handles.append(axes.axhline(full_top1, color="0.35", linestyle="--", linewidth=1))
         names.append("full head")
+    for (name, (top1, interval)), style in zip((levels or {}).items(), itertools.cycle(_LEVELS)):
+        handles.append(axes.axhline(top1, color="0.35", linestyle=style, linewidth=1.2))
+        axes.axhspan(*interval, color="0.35", alpha=0.07, linewidth=0)
+        names.append(name)
     if chosen is not None:
         handles.append(axes.axvline(chosen, color=MARKED, linestyle=":", linewidth=1.5))
         names.append(f"chosen: k = {chosen}")
     axes.set_xlabel("features per class (k)")
     axes.set_ylabel("top-1 accuracy (%), with 95% interval")
     axes.set_title(plain(title))
-    if not refitted:
+    if refitted or levels:
+        _space_by_factors(axes, sorted({k for curve in (refitted or curves).values() for k in curve.ks}))
+    else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(visible=True, alpha=0.25)
     # Handles and texts side by side: labels of the curves themselves would be left out where they begin with "_".

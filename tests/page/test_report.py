@@ -93,6 +93,8 @@ def test_the_page_has_every_section_and_says_what_the_files_say(whole_html: str)
         "glance",
         "accuracy",
         "by-k",
+        "sparse",
+        "sums",
         "filters",
         "overlap",
         "essentiality",
@@ -483,6 +485,10 @@ def test_a_page_that_is_full_takes_no_more_pictures() -> None:
         "still room"
     )
     assert context.left_out == 2
+    names = [f"{number} {'x' * 1000}" for number in range(20)]
+    assert context.raster("", "", pixels[:20, :20, 0].astype(float), (names, []), "", is_sparse=False) is None, (
+        "its names have none"
+    )
 
 
 def test_held_out_images_that_chose_the_best_epoch_do_not_measure_it(write_results: WriteResults) -> None:
