@@ -17,7 +17,7 @@ from decompose_cli.features.device import resolve_device
 from decompose_cli.features.elsewhere import SPLITS, read_feature_file
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
-from decompose_cli.models.lone_head import FEATURES, HEAD, write_lone_head
+from decompose_cli.models.lone_head import FEATURES, HEAD, read_lone_head, write_lone_head
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.storage.result_document import (
@@ -80,11 +80,16 @@ class FileSource:
         """Unknown: there are no maps."""
         return [None] * len(heads)
 
-    def checkpoint(self, head: SparseHead, full: HeadTensors) -> Callable[[Path], None]:
-        """Writes the head alone, the full one beside it as reference."""
+    def checkpoint(
+        self, head: SparseHead, full: HeadTensors
+    ) -> tuple[Callable[[Path], None], Callable[[Path], object]]:
+        """What writes the head alone, the full one beside it as reference, and what reads it back."""
         record = SparseRecord(full.weight, full.bias, head.values)
         names = self.file.class_names
-        return lambda path: write_lone_head(path, head.linear(), record, names, self.feature_names)
+        return (
+            lambda path: write_lone_head(path, head.linear(), record, names, self.feature_names),
+            lambda path: read_lone_head(path, allow_download=False),
+        )
 
     def provenance(self) -> Mapping[str, Any]:
         """The file."""

@@ -20,7 +20,7 @@ from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head, stren
 from decompose_cli.decomposition.sparse_methods import Bench, Proposal, methods_for
 from decompose_cli.decomposition.sparse_settings import SparsifySettings
 from decompose_cli.errors import InputError, first_few, param
-from decompose_cli.features.labelled import DEFAULT_L2, LabelledFeatures, check_classes
+from decompose_cli.features.labelled import DEFAULT_L2, LabelledFeatures
 from decompose_cli.progress import note, track
 from decompose_cli.sparse.strength import stratified_part
 
@@ -93,7 +93,13 @@ class Search:
         if data.num_classes < 2:
             raise InputError("There is one class only, so there is nothing to tell apart.")
         if not self.has_head:
-            check_classes(data.labels, data.class_names)
+            counts = data.labels.bincount(minlength=data.num_classes)
+            absent = [name for name, count in zip(data.class_names, counts.tolist(), strict=True) if count == 0]
+            if absent:
+                raise InputError(
+                    f"There are no training images of {len(absent)} of the {data.num_classes} classes "
+                    f"({first_few(absent)}), and no full head whose rows they could keep."
+                )
             for is_wanted, name in (
                 (self.settings.distil, param("distil")),
                 (self.settings.toward == "dense", f"{param('toward')} dense"),

@@ -25,6 +25,7 @@ from decompose_cli.features.study import Study
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.maps import feature_maps
 from decompose_cli.models.network import HeadTensors
+from decompose_cli.models.read_back import check_read_back
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.progress import track, warn
 from decompose_cli.sparse.measures import LocalDiversity
@@ -59,8 +60,13 @@ class Source(Protocol):
     def local_diversity(self, heads: Sequence[SparseHead]) -> list[float | None]:
         """SID@5 of each head on the images that are reported on; None where there are no maps."""
 
-    def checkpoint(self, head: SparseHead, full: HeadTensors) -> Callable[[Path], None]:
-        """Writes a sparse head, with the full one beside it, into a file that other commands take."""
+    def checkpoint(
+        self, head: SparseHead, full: HeadTensors
+    ) -> tuple[Callable[[Path], None], Callable[[Path], object]]:
+        """What writes a sparse head, with the full one beside it, into a file that other commands take; what reads it.
+
+        The second looks whether the file gives back what was written, and warns if it does not.
+        """
 
     def provenance(self) -> Mapping[str, Any]:
         """Where the features of an index file come from."""
@@ -126,8 +132,10 @@ class NetworkSource:
                     diversity.add(maps, module(features).argmax(1))
         return [diversity.value for diversity in found]
 
-    def checkpoint(self, head: SparseHead, full: HeadTensors) -> Callable[[Path], None]:
-        """Writes the network with the head in it, the full head beside it as reference."""
+    def checkpoint(
+        self, head: SparseHead, full: HeadTensors
+    ) -> tuple[Callable[[Path], None], Callable[[Path], object]]:
+        """What writes the network with the head in it, the full head beside it as reference, and what reads it back."""
         study = self.study
         network, entry = study.classifier.load(study.preprocessing.crop), study.classifier.entry
         module = copy.deepcopy(network.module)
@@ -143,7 +151,11 @@ class NetworkSource:
             **study.preprocessing.described(),
         )
         record = SparseRecord(full.weight, full.bias, head.values)
-        return lambda path: write_checkpoint(path, state, metadata, record)
+        size = network.input_size
+        return (
+            lambda path: write_checkpoint(path, state, metadata, record),
+            lambda path: check_read_back(path, module, size),
+        )
 
     def provenance(self) -> Mapping[str, Any]:
         """The network."""

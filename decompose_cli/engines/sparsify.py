@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,17 +93,20 @@ def sparsified(
     run = _Run(source, settings, search)
     results = run.results()
     contents: dict[Path, Content] = {}
+    checks: dict[Path, Callable[[Path], object]] = {}
     if folder is not None:
         for k, head in run.heads.items():
             place, described = folder / f"k{k}", results.heads[str(k)]
             described.checkpoint = str(place / CHECKPOINT)
-            contents[place / CHECKPOINT] = source.checkpoint(head, run.full)
+            contents[place / CHECKPOINT], checks[place / CHECKPOINT] = source.checkpoint(head, run.full)
             provenance = {"method": described.method, "k": k, **source.provenance()}
             index_set = IndexSet(head.index_set.classes, head.index_set.num_features, provenance)
             contents[place / INDICES] = index_set_text(index_set, document=True)
     document = source.document(_arguments(settings), results, watch)
     if folder is not None:
         write_result(document, folder / RESULT, contents)
+        for path, check in checks.items():
+            check(path)
     return document
 
 

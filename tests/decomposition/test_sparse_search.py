@@ -207,7 +207,7 @@ def test_without_a_full_head_one_is_fitted() -> None:
         with pytest.raises(InputError, match="needs a full head"):
             Search(images, SparsifySettings(**{name: True if name == "distil" else "dense"}))  # type: ignore[arg-type]
     without = images.of_images((images.labels != 2).nonzero()[:, 0])
-    with pytest.raises(InputError, match="no images in this split for 1 of the network's 4 classes"):
+    with pytest.raises(InputError, match="There are no training images of 1 of the 4 classes"):
         Search(without, SparsifySettings())
 
 

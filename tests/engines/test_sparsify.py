@@ -190,7 +190,7 @@ def test_features_from_elsewhere_make_a_head_that_validate_measures(tmp_path: Pa
     ):
         assert sentence in run(*words, code=2).stderr
     few = npz(tmp_path / "few.npz", train_x=x[labels < 2], train_y=2 * labels[labels < 2], test_x=x, test_y=labels)
-    assert "no images in this split for 2 of the" in run("sparsify", "--features", str(few), code=2).stderr
+    assert "no training images of 2 of the 4 classes" in run("sparsify", "--features", str(few), code=2).stderr
 
 
 def test_separable_images_and_constant_features_are_said() -> None:
