@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _VALUES_AT_ONCE = 1 << 22  # of a block of logits: 32 MB of float64
-_MOST_IMAGES_AT_ONCE = 4096  # whose logits of few classes stay in the cache
+_MOST_IMAGES_AT_ONCE = 3072  # whose logits of few classes stay in the cache; of ten, torch leaves them to one thread
 _IN_DOUBLE = 1 << 29  # products of an evaluation (N D C) up to which features are held in float64
 
 
@@ -39,7 +39,10 @@ class Scale:
 
     @classmethod
     def of(cls, features: Tensor) -> Scale:
-        """Measure features (N, D), N >= 1."""
+        """Measure features (N, D), N >= 1.
+
+        Weights of images play no part: with and without them, features and penalties have the same scale.
+        """
         total = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
         squares = torch.zeros_like(total)
         blocks = features.split(max(1, _VALUES_AT_ONCE // features.shape[1]))  # type: ignore[no-untyped-call]
@@ -90,7 +93,7 @@ class Problem:
         num_classes: C.
         scale: Standardisation; by default that of the features.
         targets: t, (N, C), rows that sum to one, in place of the labels.
-        image_weights: a, (N,), positive; by default 1.
+        image_weights: a, (N,), positive; by default 1. The scale is not theirs.
     """
 
     def __init__(

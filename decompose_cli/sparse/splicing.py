@@ -17,7 +17,7 @@ from decompose_cli.sparse.second_order import second_derivatives
 
 _TRIED = 3  # exchanges of a class, the most promising by their estimates
 _MOST_ROUNDS = 30
-_PRODUCTS = 1 << 38  # of one estimate for each class: minutes; 10,000 x 2048 features, 258 classes with k = 50
+_PRODUCTS = 1 << 38  # of one estimate for each class: minutes; 10,000 x 2048 features, 268 classes with k = 50
 _LOWER = 1e-6  # the least decrease that counts, as a share of the penalised loss
 
 

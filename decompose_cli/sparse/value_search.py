@@ -17,6 +17,8 @@ _REFITTED = 30  # moves of other biases that are tried when none helps as they a
 _NEAR = 10  # of each class
 _SLACK = 0.1  # that they raise the objective by before the refit, as a share of it
 _HOPEFUL = 1.02  # times the best objective, after a kick, is looked at further
+_KICKS = 20
+_PRODUCTS = 1 << 38  # of a round: 10,000 x 2048 features, 268 classes with k = 50
 _KICKED = 3  # classes
 _DRAWN_FROM = 10
 
@@ -32,7 +34,7 @@ def exchange(
     allowed: Allowed,
     worth: Tensor,
     *,
-    kicks: int,
+    kicks: int | None,
     seed: int,
 ) -> FewValues:
     """Move from the first start with a positive scale until a round changes nothing, then from kicked copies of it.
@@ -49,7 +51,7 @@ def exchange(
         rows: The rows that stay.
         allowed: The moves of a class.
         worth: What kicks draw additions by, (C, D): one of the best ten.
-        kicks: Their number.
+        kicks: Their number; by default 20, and none where a round of large problems takes minutes.
         seed: Of the kicks.
     """
     for matrix in starts:
@@ -58,6 +60,9 @@ def exchange(
             break
     generator = torch.Generator().manual_seed(seed)  # on the CPU, where it draws the same for every device
     rounds = best.rounds
+    if kicks is None:
+        products = len(problem.labels) * problem.num_features * int(best.matrix.count_nonzero())
+        kicks = _KICKS if products <= _PRODUCTS else 0
     for _ in range(kicks):
         matrix = best.matrix.clone()
         moving = (~rows.held).nonzero()[:, 0]

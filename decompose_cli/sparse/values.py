@@ -22,7 +22,7 @@ def ternary(
     start: Tensor | None = None,
     exactly: bool = True,
     held: Tensor | None = None,
-    kicks: int = 20,
+    kicks: int | None = None,
     seed: int = 0,
 ) -> FewValues:
     """Weights -a, 0 or a with one a for the whole head, k of them in each class that are not 0.
@@ -35,7 +35,8 @@ def ternary(
             more); by default the k largest class means. With ``held``, it has the rows that stay.
         exactly: Whether classes have exactly k, filled up by their class means, or up to k.
         held: Classes whose rows stay as ``start`` has them, bool (C,).
-        kicks: How often the search begins again from a disturbed result, and keeps what is better.
+        kicks: How often the search begins again from a disturbed result, and keeps what is better; by default 20, and
+            none where N D C k is above 2^38.
         seed: Of the kicks.
 
     Raises:
@@ -79,7 +80,7 @@ def ternary_at(
     *,
     start: Tensor | None = None,
     held: Tensor | None = None,
-    kicks: int = 20,
+    kicks: int | None = None,
     seed: int = 0,
 ) -> FewValues:
     """Weights -a or a at a support, and 0 elsewhere, with one a for the whole head: only signs are searched.
@@ -94,7 +95,8 @@ def ternary_at(
         start: Head on standardised features that the refit begins with, (C, D + 1); with ``held``, it has the rows
             that stay.
         held: Classes whose rows stay as ``start`` has them, bool (C,).
-        kicks: How often the search begins again from a result with some signs turned, and keeps what is better.
+        kicks: How often the search begins again from a result with some signs turned, and keeps what is better; by
+            default 20, and none where N D C k is above 2^38.
         seed: Of the kicks.
 
     Raises:
@@ -116,7 +118,7 @@ def binary(
     support: Tensor | None = None,
     start: Tensor | None = None,
     held: Tensor | None = None,
-    kicks: int = 20,
+    kicks: int | None = None,
     seed: int = 0,
 ) -> FewValues:
     """Weights 0 or a with one a for the whole head, exactly k of them in each class, no two classes with the same set.
@@ -129,7 +131,8 @@ def binary(
             class means.
         start: Head on standardised features, (C, D + 1), with the rows that stay.
         held: Classes whose rows stay as ``start`` has them, bool (C,); their sets do not count.
-        kicks: How often the search begins again from a disturbed result, and keeps what is better.
+        kicks: How often the search begins again from a disturbed result, and keeps what is better; by default 20, and
+            none where N D C k is above 2^38.
         seed: Of the kicks.
 
     Raises:

@@ -488,3 +488,13 @@ def test_of_many_moves_fewer_additions_are_tried_against_each_removal(monkeypatc
         moves = Moves(tuple(range(removals)), (1,), torch.ones(removals, 1, 31, dtype=torch.bool))
         found = changes(problem, state, moves, 0.5, L2)
         assert found[..., :-1].isfinite().sum(2).flatten().tolist() == [expected] * removals
+
+
+def test_large_problems_are_not_kicked_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = images(200, 5, 12, 0)
+    problem = Problem(x, labels, 5)
+    kicked = binary(problem, 3, L2)
+    assert kicked.rounds == binary(problem, 3, L2, kicks=20).rounds > binary(problem, 3, L2, kicks=0).rounds
+    monkeypatch.setattr(value_search, "_PRODUCTS", 200 * 12 * 15 - 1)
+    assert binary(problem, 3, L2).rounds == binary(problem, 3, L2, kicks=0).rounds
+    assert binary(problem, 3, L2, kicks=20).rounds == kicked.rounds
