@@ -5,12 +5,14 @@ The other side is glm_saga 0.1.2 (arXiv 2105.04857; `pip install glm-saga==0.1.2
 published settings: alpha 0.99, step 0.1, batch 512, at most 2000 epochs, ended by 5 epochs that do not improve by 1e-4.
 It takes minutes for a few strengths, so it runs for those given with --strengths, each begun two strengths before, from
 our optimum there with the gradients of all images, which is a better start than its own path would have; the mean of
-the times of the strengths themselves is multiplied by 100. `--strengths all` runs its whole path instead. Both have the
+the times of the strengths themselves is multiplied by 100. `--strengths all` runs its whole path instead, and counts test
+images too: those that its head with a mean of 5 features per class gets right, and ours with exactly 5. Both have the
 same standardised features, and all objectives are computed here in float64.
 
 Features are those of the published ResNet-20 on CIFAR-10 (from JPEG) with DECOMPOSE_REFERENCE_DIR, else drawn. A refit
 at a fixed support, and how its cost grows, is measured beside a product of the features with a matrix of the head's
-size; --large adds 50,000 features of width 2048 with 1000 classes (minutes), in a process of its own.
+size; --large adds 50,000 features of width 2048 with 1000 classes (minutes), in a process of its own, and what else a
+run of `sparsify` does there, on the part of the images that it takes.
 
     python benchmarks/bench_sparsify.py [--repeats N] [--strengths 10,40,70,99] [--large]
 """
@@ -53,13 +55,16 @@ def main() -> None:
     parser.add_argument("--large", action="store_true", help="add 50,000 x 2048 features, 1000 classes (minutes)")
     given = parser.parse_args()
     large = common.run(common.python(Path(__file__).resolve(), "--refit-large")) if given.large else None
-    x, labels, description = features()
+    apart = common.run(common.python(Path(__file__).resolve(), "--apart-large")) if given.large else None
+    x, labels, test, description = features()
     numbers = [] if given.strengths == "all" else [int(number) for number in given.strengths.split(",")]
-    lines, notes = of_path(x, labels, given.repeats, numbers)
+    lines, notes = of_path(x, labels, test, given.repeats, numbers)
     lines.append(of_refit(x, labels, given.repeats))
     notes += of_sizes(given.repeats)
     if large is not None:
         lines += of_large(large)
+    if apart is not None:
+        notes += json.loads(apart.output)
     common.report(
         f"sparse heads, {IMAGES:,} x {FEATURES} features, {CLASSES} classes",
         lines,
@@ -71,7 +76,9 @@ def main() -> None:
 # --------------------------------------------------------------------------------------------------------------- path
 
 
-def of_path(x: Tensor, labels: Tensor, repeats: int, numbers: list[int]) -> tuple[list[common.Line], list[str]]:
+def of_path(
+    x: Tensor, labels: Tensor, test: tuple[Tensor, Tensor] | None, repeats: int, numbers: list[int]
+) -> tuple[list[common.Line], list[str]]:
     from decompose_cli.sparse.elastic_net import elastic_net_path
     from decompose_cli.sparse.problem import Problem
 
@@ -83,6 +90,7 @@ def of_path(x: Tensor, labels: Tensor, repeats: int, numbers: list[int]) -> tupl
     gap = max(point.relative_gap for point in path.points)
     steps = sum(point.steps for point in path.points)
     detail = f"{seconds:.2f} s for {STRENGTHS} strengths, {steps} evaluations of the loss"
+    accuracies: list[str] = []
     lines = [
         common.Line("path, largest gap of a point / 1e-6", gap / GAP_GOAL, 1.0, at_least=False, detail=detail),
     ]
@@ -94,6 +102,8 @@ def of_path(x: Tensor, labels: Tensor, repeats: int, numbers: list[int]) -> tupl
     else:
         numbers, how = list(range(1, STRENGTHS + 1)), "every strength run"
         results = by_glm_saga(problem, path.points, numbers)
+        if test is not None:
+            accuracies = at_five(problem, [result["head"] for result in results], x, labels, test)
     theirs = STRENGTHS * statistics.mean(result["seconds"] for result in results)
     above = [result["objective"] / path.points[n - 1].objective - 1 for n, result in zip(numbers, results, strict=True)]
     detail = f"{seconds:.2f} s; glm_saga {theirs:.0f} s, {how}"
@@ -106,7 +116,31 @@ def of_path(x: Tensor, labels: Tensor, repeats: int, numbers: list[int]) -> tupl
         f"objective {result['objective']:.6f}, ours {path.points[number - 1].objective:.6f}"
         for number, result in list(zip(numbers, results, strict=True))[-4:]
     ]
-    return lines, notes
+    return lines, notes + accuracies
+
+
+def at_five(
+    problem: Problem, theirs: Sequence[Tensor], x: Tensor, labels: Tensor, test: tuple[Tensor, Tensor]
+) -> list[str]:
+    """Test images right at a mean of K features per class by glm_saga, and at exactly K by ours."""
+    import decompose_cli as dc
+
+    def mean(head: Tensor) -> float:
+        return float((head[:, :-1] != 0).sum()) / len(head)
+
+    nearest = min(theirs, key=lambda head: abs(mean(head) - K))
+    weight, bias = problem.scale.folded(nearest[:, :-1], nearest[:, -1])
+    right = int(((test[0].double() @ weight.t() + bias).argmax(1) == test[1]).sum())
+    said = [
+        f"at a mean of {mean(nearest):.1f} features per class glm_saga gets {right:,} of {len(test[1]):,} test images"
+    ]
+    train = dc.Features(x, labels)
+    for method in ("elastic-net", "backward", "splicing"):
+        common.say(f"sparsify by {method}")
+        head = dc.sparsify(train, k=K, method=method)
+        right = head.fitted.predict(*test).correct
+        said.append(f"at exactly {K} features per class sparsify --method {method} gets {right:,} ({head.method})")
+    return said
 
 
 def by_glm_saga(problem: Problem, points: Sequence[PathPoint], numbers: Sequence[int]) -> list[dict[str, Any]]:
@@ -141,7 +175,7 @@ def by_glm_saga(problem: Problem, points: Sequence[PathPoint], numbers: Sequence
         loss, _ = problem.value_and_gradient(found)
         weight, alpha = found[:, :-1], SETTINGS["alpha"]
         penalty = strength * (alpha * weight.abs().sum() + (1 - alpha) / 2 * weight.square().sum())
-        results.append({"seconds": seconds, "epochs": len(said) - 1, "objective": loss + float(penalty)})
+        results.append({"seconds": seconds, "epochs": len(said) - 1, "objective": loss + float(penalty), "head": found})
     return results
 
 
@@ -223,23 +257,59 @@ def refit_large() -> None:
     print(json.dumps({"seconds": seconds, "steps": fit.steps, "bound": bound, "products": seconds / product}))
 
 
+def apart_large() -> None:
+    """What else a run does at that size, each by itself, on as many images as it takes."""
+    import torch
+
+    from decompose_cli.decomposition.index_set import IndexSet
+    from decompose_cli.decomposition.sparse_heads import strength_for
+    from decompose_cli.decomposition.sparse_search import MOST_PRODUCTS
+    from decompose_cli.features.labelled import LabelledFeatures
+    from decompose_cli.sparse.measures import measure
+    from decompose_cli.sparse.problem import Problem
+    from decompose_cli.sparse.refit import refit
+    from decompose_cli.sparse.splicing import splice
+
+    images, width, classes, k = LARGE
+    x, labels = drawn(images, width, classes)
+    count = MOST_PRODUCTS // (width * classes)
+    some, truth, other = x[:count], labels[:count], slice(count, count + count // 4)
+    support, others = by_means(some, truth, classes, k), (x[other], labels[other])
+    rows = tuple(tuple(row.nonzero()[:, 0].tolist()) for row in support)
+    data = LabelledFeatures(some, truth, None, list(map(str, range(classes))))
+    problem, notes = Problem(some, truth, classes), []
+    for what, job in (
+        (f"full head on {images:,} images", lambda: refit(Problem(x, labels, classes), torch.ones_like(support), L2)),
+        (
+            f"strength at a support, {count:,} images",
+            lambda: strength_for(data, IndexSet(rows), x[other], labels[other]),
+        ),
+        (f"splicing, {count:,} images", lambda: splice(problem, [support], L2)),
+        ("measures, 50,000 images", lambda: measure(x, labels, support)),
+    ):
+        seconds, _ = timed(what, job, 1)
+        notes.append(f"{what}, {width} features, {classes} classes, k = {k}: {seconds:.0f} s")
+    print(json.dumps(notes))
+
+
 # -------------------------------------------------------------------------------------------------------------- inputs
 
 
-def features() -> tuple[Tensor, Tensor, str]:
-    """Features, labels and what they are."""
-    import torch
-
+def features() -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None, str]:
+    """Features, labels, those of test images where there are any, and what they are."""
     if not os.environ.get("DECOMPOSE_REFERENCE_DIR"):
-        return *drawn(IMAGES, FEATURES, CLASSES), "drawn features, float32"
+        return *drawn(IMAGES, FEATURES, CLASSES), None, "drawn features, float32"
     import decompose_cli as dc
 
     with tempfile.TemporaryDirectory() as name:
-        inputs = common.make_inputs(Path(name), train=IMAGES)
+        inputs = common.make_inputs(Path(name), train=IMAGES, test=10_000)
         common.say("computing the features")
         network = dc.load_model("resnet20", inputs.weights)
-        found = dc.extract_features(network, dc.load_dataset("cifar10", "train", data_dir=inputs.data))
-        return torch.as_tensor(found.values), torch.as_tensor(found.labels), f"features of {inputs.description}"
+        found, test = (
+            dc.extract_features(network, dc.load_dataset("cifar10", split, data_dir=inputs.data))
+            for split in ("train", "test")
+        )
+        return found.values, found.labels, (test.values, test.labels), f"features of {inputs.description}"
 
 
 def drawn(images: int, width: int, classes: int) -> tuple[Tensor, Tensor]:
@@ -271,5 +341,7 @@ def timed(what: str, job: Callable[[], Any], repeats: int) -> tuple[float, Any]:
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--refit-large"]:
         refit_large()
+    elif sys.argv[1:2] == ["--apart-large"]:
+        apart_large()
     else:
         main()

@@ -24,7 +24,8 @@ from decompose_cli.features.labelled import DEFAULT_L2, LabelledFeatures
 from decompose_cli.progress import note, track
 from decompose_cli.sparse.strength import stratified_part
 
-_MOST_PRODUCTS = 1 << 34  # N D C of the images on which methods are tried: 8,388 images of 2048 features, 1000 classes
+MOST_PRODUCTS = 1 << 34
+"""N D C of the images on which methods are tried: 8,388 images of 2048 features, 1000 classes."""
 
 
 @dataclass(frozen=True)
@@ -109,7 +110,7 @@ class Search:
 
     def _sampled(self, data: LabelledFeatures) -> LabelledFeatures:
         """So many of the images, by class, that methods can be tried on them in minutes."""
-        share = _MOST_PRODUCTS / (data.features.numel() * data.num_classes)
+        share = MOST_PRODUCTS / (data.features.numel() * data.num_classes)
         if share >= 1:
             return data
         drawn = torch.zeros(len(data.labels), dtype=torch.bool)

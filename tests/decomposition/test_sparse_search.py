@@ -181,7 +181,7 @@ def test_many_images_are_tried_on_a_sample_with_every_class_in_it(monkeypatch: p
     whole = data()
     kept = (whole.labels != 2) | (torch.arange(len(whole.labels)) == 2)
     images = whole.of_images(kept.nonzero()[:, 0])
-    monkeypatch.setattr(sparse_search, "_MOST_PRODUCTS", 40 * FEATURES * CLASSES)
+    monkeypatch.setattr(sparse_search, "MOST_PRODUCTS", 40 * FEATURES * CLASSES)
     for values in ("real", "binary"):
         search = Search(images, SparsifySettings(k=(2,), method="backward", values=values, l2=1e-2))  # type: ignore[arg-type]
         assert len(search.searched.data.labels) <= 45
