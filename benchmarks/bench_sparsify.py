@@ -5,9 +5,9 @@ The other side is glm_saga 0.1.2 (arXiv 2105.04857; `pip install glm-saga==0.1.2
 published settings: alpha 0.99, step 0.1, batch 512, at most 2000 epochs, ended by 5 epochs that do not improve by 1e-4.
 It takes minutes for a few strengths, so it runs for those given with --strengths, each begun two strengths before, from
 our optimum there with the gradients of all images, which is a better start than its own path would have; the mean of
-the times of the strengths themselves is multiplied by 100. `--strengths all` runs its whole path instead, and counts test
-images too: those that its head with a mean of 5 features per class gets right, and ours with exactly 5. Both have the
-same standardised features, and all objectives are computed here in float64.
+the times of the strengths themselves is multiplied by 100. `--strengths all` runs its whole path instead, and
+counts test images too: those that its head with a mean of 5 features per class gets right, and ours with exactly 5.
+Both have the same standardised features, and all objectives are computed here in float64.
 
 Features are those of the published ResNet-20 on CIFAR-10 (from JPEG) with DECOMPOSE_REFERENCE_DIR, else drawn. A refit
 at a fixed support, and how its cost grows, is measured beside a product of the features with a matrix of the head's
@@ -282,7 +282,7 @@ def apart_large() -> None:
         (f"full head on {images:,} images", lambda: refit(Problem(x, labels, classes), torch.ones_like(support), L2)),
         (
             f"strength at a support, {count:,} images",
-            lambda: strength_for(data, IndexSet(rows), x[other], labels[other]),
+            lambda: strength_for(data, IndexSet(rows), *others),
         ),
         (f"splicing, {count:,} images", lambda: splice(problem, [support], L2)),
         ("measures, 50,000 images", lambda: measure(x, labels, support)),
