@@ -16,7 +16,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
 
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.decomposition.sparse_heads import VALUES, SparseHead, Values, Wanted, fit_at
+from decompose_cli.decomposition.sparse_heads import SparseHead, Wanted, fit_at
+from decompose_cli.decomposition.sparse_settings import VALUES, Values
 from decompose_cli.sparse.cuts import largest_per_class
 from decompose_cli.sparse.problem import Problem, Scale
 from decompose_cli.sparse.refit import refit

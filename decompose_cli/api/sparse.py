@@ -13,9 +13,9 @@ from decompose_cli.api.model import Indices, Model, index_set_of
 from decompose_cli.decomposition.heads import with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.sparse_heads import SparseHead as FittedHead
-from decompose_cli.decomposition.sparse_heads import Toward, Values, as_full
+from decompose_cli.decomposition.sparse_heads import as_full
 from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
-from decompose_cli.decomposition.sparse_settings import AUTO, ClassWeights, Objective, SparsifySettings
+from decompose_cli.decomposition.sparse_settings import AUTO, ClassWeights, Objective, SparsifySettings, Toward, Values
 from decompose_cli.engines.validate import ValidateResults, measure
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.device import resolve_device

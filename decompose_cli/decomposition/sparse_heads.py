@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions, predict
+from decompose_cli.decomposition.sparse_settings import Toward, Values
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.decomposed import DecomposedLinear
@@ -24,10 +24,7 @@ from decompose_cli.sparse.searches import dense_start, problem_of, strongest_fir
 from decompose_cli.sparse.strength import Strength, choose_strength
 from decompose_cli.sparse.values import binary, ternary, ternary_at
 
-Values = Literal["real", "nonnegative", "ternary", "binary"]
-VALUES: tuple[Values, ...] = get_args(Values)
 _TO_COMPARE = 1e-3
-Toward = Literal["zero", "dense"]
 
 
 @dataclass(frozen=True)

@@ -1,16 +1,18 @@
-"""What a user can choose about sparse heads."""
+"""What a user can choose about sparse heads; torch is not loaded for it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_filters, parse_k
-from decompose_cli.decomposition.sparse_heads import VALUES, Toward, Values
 from decompose_cli.errors import InputError, one_of, param
 
+Values = Literal["real", "nonnegative", "ternary", "binary"]
+VALUES: tuple[Values, ...] = get_args(Values)
+Toward = Literal["zero", "dense"]
 AUTO = "auto"
 SLOW = ("elastic-net",)
 """Methods that ``auto`` leaves out: their path takes longer than all others together."""

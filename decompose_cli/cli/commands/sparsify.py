@@ -11,6 +11,7 @@ from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import METHODS
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.cli.tables.sparse import show_heads
+from decompose_cli.decomposition.sparse_settings import AUTO, CUTS, SLOW
 from decompose_cli.features.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ def sparsify(
         str,
         option(
             "--method",
-            metavar=f"auto|{METHODS}|sldd|q-senn",
+            metavar="|".join((AUTO, METHODS, *CUTS)),
             help=(
-                "How features are chosen. auto: by the best of all rankings but elastic-net, on images that are not "
-                "measured. sldd, q-senn: published cuts of the elastic-net path, which --method elastic-net tries too."
+                f"How features are chosen. auto: by the best of all rankings but {' and '.join(SLOW)}, on images that "
+                f"are not measured. {', '.join(CUTS)}: published cuts of the elastic-net path, which --method "
+                "elastic-net tries too."
             ),
             show_default=True,
         ),
