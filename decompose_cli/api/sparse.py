@@ -220,7 +220,7 @@ def sparsify(
     others = None
     if choosing is not None:
         if (choosing.class_names, choosing.values.shape[1]) != (names, count):
-            raise InputError(f"{param('choosing')} has other classes or features than the training images.")
+            raise InputError("The images that choose have other classes or features than the training images.")
         others = choosing.values, choosing.labels
     search = Search(data, settings, others, seed=seed)
     found = search.candidates(search.settings.k)

@@ -94,7 +94,7 @@ def test_other_images_may_choose() -> None:
     head = dc.sparsify(train, k=2, method="mean", choosing=others)
     assert head.candidates[0].predictions.total == 40
     wider = dc.Features(np.ones((4, 5)), [0, 1, 2, 3])
-    with pytest.raises(dc.InputError, match="choosing has other classes or features"):
+    with pytest.raises(dc.InputError, match="images that choose have other classes or features"):
         dc.sparsify(train, k=2, choosing=wider)
 
 

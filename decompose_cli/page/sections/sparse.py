@@ -25,8 +25,8 @@ _MOST_CURVES, _MOST_ROWS = 5, 60
 _KINDS = {
     "real": "real weights",
     "nonnegative": "weights that only add",
-    "ternary": "weights -a, 0, a",
-    "binary": "weights 0, a",
+    "ternary": "weights of one size, and 0",
+    "binary": "weights all alike, or 0",
 }
 _WORDS = {
     ("objective", "qpm"): "objective of QPM",

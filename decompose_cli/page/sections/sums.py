@@ -238,7 +238,7 @@ def _hint(source: Source, *, is_pictured: bool) -> str:
         return "These features came without a network, so there are no pictures of them."
     written = [head for head in heads_of(source) if head.checkpoint is not None]
     if not written:
-        return "No checkpoint was written, so there are no pictures of features; sparsify -o FOLDER writes one."
+        return "Pictures of features need a checkpoint, and none was written; 'decompose sparsify -o FOLDER' does."
     head = min(written, key=lambda head: abs(head.k - DEFAULT_K))
     return (
         f"For pictures of a class's features run 'decompose filters -w {head.checkpoint} --class NAME -o looked', and "
