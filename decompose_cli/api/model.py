@@ -16,7 +16,7 @@ from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.decomposition.heads import resolve_heads, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.index_set import read_index_set as read_file
-from decompose_cli.errors import InputError, first_line
+from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.seen import settled
 from decompose_cli.features.study import class_names_of, open_network
@@ -220,7 +220,7 @@ def decompose(model: Model, indices: Indices) -> Model:
 
     Args:
         model: The classifier; left as it was.
-        indices: An index set, a file with one, or feature numbers by class number.
+        indices: An index set, a file with one, or feature numbers by class number: a mapping, or a row for each class.
 
     Raises:
         InputError: The index set does not fit, or the head is decomposed already.
@@ -235,8 +235,8 @@ def decompose(model: Model, indices: Indices) -> Model:
     return replace(model, network=replace(network, module=module).as_it_is())
 
 
-Indices = IndexSet | str | Path | Mapping[int, Sequence[int]]
-"""An index set, a file with one, or feature numbers by class number."""
+Indices = IndexSet | str | Path | Mapping[int, Sequence[int]] | Sequence[Sequence[int]]
+"""An index set, a file with one, or feature numbers by class number: a mapping, or a row for each class."""
 
 
 def index_set_of(indices: Indices, num_classes: int, num_features: int) -> IndexSet:
@@ -249,6 +249,12 @@ def index_set_of(indices: Indices, num_classes: int, num_features: int) -> Index
         return indices
     if isinstance(indices, (str, Path)):
         return read_index_set(user_path(indices))
+    if not isinstance(indices, Mapping):
+        if not hasattr(indices, "__getitem__"):  # a set, say, has no order
+            raise InputError(
+                f"{param('indices')} {indices!r} is no index set, no file, and no feature numbers by class number."
+            )
+        indices = dict(enumerate(indices))
     if set(indices) != set(range(num_classes)):
         raise InputError(f"Feature numbers are needed of the classes 0 to {num_classes - 1}, and of no others.")
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from decompose_cli.api.features import Features
 from decompose_cli.api.model import Indices, Model, index_set_of
 from decompose_cli.decomposition.heads import with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters
 from decompose_cli.decomposition.sparse_heads import SparseHead as FittedHead
 from decompose_cli.decomposition.sparse_heads import as_full
 from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
@@ -19,6 +21,8 @@ from decompose_cli.decomposition.sparse_settings import AUTO, ClassWeights, Obje
 from decompose_cli.engines.validate import ValidateResults, measure
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.device import resolve_device
+from decompose_cli.features.elsewhere import Described, are_numbers, check_fits, check_names
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.lone_head import HEAD, write_lone_head
 from decompose_cli.models.network import HeadTensors
@@ -88,13 +92,19 @@ class SparseHead:
         """Measure it on features of test images, beside the full head that it is compared with.
 
         Raises:
-            InputError: The features are of another number, or of other classes.
+            InputError: The features are of another number, or of other classes; or names of classes or features, where
+                both have some, are others or in another order.
         """
-        if (len(features.class_names), features.values.shape[1]) != tuple(self.weight.shape):
-            raise InputError(
-                f"The head takes {self.weight.shape[1]:,} features into {self.weight.shape[0]:,} classes; there are "
-                f"{features.values.shape[1]:,} and {len(features.class_names):,}."
-            )
+        _check_kind(features, "features")
+        names = features.class_names
+        given = Described(
+            "The Features object",
+            features.values.shape[1],
+            len(names),
+            None if are_numbers(names) else names,
+            features.feature_names,
+        )
+        check_fits(given, self._described)
         return measure(self._tensors(), features.values, features.labels, self.class_names, source="the sparse head")
 
     def decompose(self, model: Model) -> Model:
@@ -103,7 +113,8 @@ class SparseHead:
         Its own head stays in what :func:`save_model` writes, as the one to compare with.
 
         Raises:
-            InputError: The classifier has another number of features or classes, or is decomposed already.
+            InputError: The classifier has another number of features or classes, or classes of other names, or is
+                decomposed already.
         """
         network = model.network.as_it_is()
         own = network.tensors
@@ -114,6 +125,8 @@ class SparseHead:
                 f"The head takes {self.weight.shape[1]:,} features into {self.weight.shape[0]:,} classes, but "
                 f"{model.name} has {own.num_features:,} and {own.num_classes:,}."
             )
+        if model.classes is not None and model.classes.certain:  # others are a guess
+            check_names(Described(model.name, own.num_features, own.num_classes, model.class_names), self._described)
         module = copy.deepcopy(network.module)
         with_decomposed_head(module, network.head, self.fitted.linear())
         record = SparseRecord(own.weight, own.bias, self.fitted.values)
@@ -133,6 +146,11 @@ class SparseHead:
         record = SparseRecord(self.full.weight, self.full.bias, self.fitted.values)
         write_lone_head(target, self.fitted.linear(), record, self.class_names, self.feature_names)
 
+    @property
+    def _described(self) -> Described:
+        classes, features = self.weight.shape
+        return Described("the sparse head", features, classes, self.class_names, self.feature_names)
+
     def _tensors(self) -> HeadTensors:
         module = self.fitted.linear()
         return HeadTensors(
@@ -150,7 +168,7 @@ class SparseHead:
 
 def sparsify(
     features: Features,
-    k: int = 5,
+    k: int | None = None,
     method: str = AUTO,
     *,
     values: Values | None = None,
@@ -177,7 +195,7 @@ def sparsify(
 
     Args:
         features: Features of training images, with a head or without.
-        k: Features per class.
+        k: Features per class; 5 by default.
         method: A ranking, ``sldd``, ``q-senn``, or ``auto``: the best of all that are quick, on the choosing images.
         values: ``real`` (default), ``nonnegative``, ``ternary`` or ``binary`` weights on standardised features.
         l2: Strength of the penalty; chosen by default.
@@ -195,12 +213,23 @@ def sparsify(
     Raises:
         InputError: Something given is out of range, contradicts the rest, or does not fit the features.
     """
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise InputError(f"{param('k')} {k!r} is not a whole number of at least 1.")
+    _check_kind(features, "features")
+    if choosing is not None:
+        _check_kind(choosing, "choosing")
+    for number, name in ((k, "k"), (pool, "pool")):
+        if number is not None and not _is_whole(number):
+            raise InputError(f"{param(name)} {number!r} is not a whole number of at least 1.")
+    strength: object = l2
+    if l2 is not None and (isinstance(strength, bool) or not isinstance(strength, Real)):
+        raise InputError(f"{param('l2')} {l2!r} is not a positive number.")
+    if not _is_whole(seed):
+        raise InputError(f"{param('seed')} {seed!r} is not a whole number.")
+    Inputs(seed=seed)  # checks its range
+    check_filters(indices, k)
     count, names = features.values.shape[1], features.class_names
     index_set = None if indices is None else index_set_of(indices, len(names), count)
     settings = SparsifySettings(
-        k=(k if index_set is None else index_set.largest_k,),
+        k=((DEFAULT_K if k is None else k) if index_set is None else index_set.largest_k,),
         method=method,
         values=values,
         l2=l2,
@@ -235,3 +264,15 @@ def sparsify(
         class_names=tuple(names),
         feature_names=features.feature_names,
     )
+
+
+def _is_whole(number: object) -> bool:
+    return isinstance(number, int) and not isinstance(number, bool)
+
+
+def _check_kind(features: object, name: str) -> None:
+    if not isinstance(features, Features):
+        raise InputError(
+            f"{param(name)} is of the type {type(features).__name__}, not Features.",
+            hint="decompose_cli.Features(values, labels) takes features of any origin.",
+        )

@@ -15,7 +15,7 @@ from decompose_cli.decomposition.result_types import Difference, Gain, differenc
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.device import resolve_device
-from decompose_cli.features.elsewhere import SPLITS, FeatureFile, read_feature_file
+from decompose_cli.features.elsewhere import SPLITS, Described, FeatureFile, check_fits, read_feature_file
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.classifier import Classifier
@@ -224,26 +224,22 @@ def _matching_names(head: HeadTensors, checkpoint: Checkpoint, file: FeatureFile
     """
     described = checkpoint.metadata
     assert described is not None  # read_lone_head
-    if file.num_features != head.num_features:
-        raise InputError(
-            f"{file.path} has {file.num_features:,} features, but the head of {checkpoint.source} takes "
-            f"{head.num_features:,}."
-        )
-    given = file.class_names if file.has_class_names else None
-    if len(file.class_names) > head.num_classes or (given is not None and len(given) < head.num_classes):
-        raise InputError(
-            f"{file.path} has {len(file.class_names):,} classes, but the head of {checkpoint.source} has "
-            f"{head.num_classes:,}."
-        )
-    for what, own, theirs in (
-        ("class", described.class_names, given),
-        ("feature", described.feature_names, file.feature_names),
-    ):
-        for number, (mine, other) in enumerate(zip(own or (), theirs or (), strict=False)):
-            if mine != other:
-                raise InputError(
-                    f"{file.path} calls {what} {number} {other!r}, but the head of {checkpoint.source} {mine!r}."
-                )
+    check_fits(
+        Described(
+            str(file.path),
+            file.num_features,
+            len(file.class_names),
+            file.class_names if file.has_class_names else None,
+            file.feature_names,
+        ),
+        Described(
+            f"the head of {checkpoint.source}",
+            head.num_features,
+            head.num_classes,
+            described.class_names,
+            described.feature_names,
+        ),
+    )
     return tuple(described.class_names or file.class_names)
 
 

@@ -84,6 +84,70 @@ class FeatureFile:
         )
 
 
+@dataclass(frozen=True)
+class Described:
+    """How many features and classes something has, and what it calls them.
+
+    Attributes:
+        what: What it is, for messages.
+        num_features: Number of features D.
+        num_classes: Number of classes C.
+        class_names: Names of the classes, where it has some.
+        feature_names: Names of the features, where it has some.
+    """
+
+    what: str
+    num_features: int
+    num_classes: int
+    class_names: Sequence[str] | None = None
+    feature_names: Sequence[str] | None = None
+
+
+def check_fits(given: Described, head: Described) -> None:
+    """Refuse features that a head does not take: others in number, of other classes, or with other names.
+
+    Features without names of classes may have fewer than the head. Names are compared in order, where both have some;
+    the numbers from 0 in place of names are none, unless the others have one of them for a name.
+
+    Args:
+        given: The features.
+        head: The head.
+
+    Raises:
+        InputError: The head does not take them; the sentence says what differs.
+    """
+    if given.num_features != head.num_features:
+        raise InputError(
+            f"{given.what} has {given.num_features:,} features, but {head.what} takes {head.num_features:,}."
+        )
+    is_fewer = given.class_names is not None and given.num_classes < head.num_classes
+    if given.num_classes > head.num_classes or is_fewer:
+        raise InputError(f"{given.what} has {given.num_classes:,} classes, but {head.what} has {head.num_classes:,}.")
+    check_names(given, head)
+
+
+def check_names(given: Described, head: Described) -> None:
+    """Refuse names that are others than a head's or in another order, as :func:`check_fits` does.
+
+    Raises:
+        InputError: They are.
+    """
+    for what, own, theirs in (
+        ("class", head.class_names or (), given.class_names or ()),
+        ("feature", head.feature_names or (), given.feature_names or ()),
+    ):
+        if (are_numbers(own) or are_numbers(theirs)) and set(own).isdisjoint(theirs):
+            continue
+        for number, (mine, other) in enumerate(zip(own, theirs, strict=False)):
+            if mine != other:
+                raise InputError(f"{given.what} calls {what} {number} {other!r}, but {head.what} {mine!r}.")
+
+
+def are_numbers(names: Sequence[str]) -> bool:
+    """Whether names are the numbers from 0, as they are where none were given."""
+    return list(names) == list(map(str, range(len(names))))
+
+
 def split_of(values: object, labels: object, num_classes: int | None = None) -> Split:
     """Features and labels in memory as a split.
 

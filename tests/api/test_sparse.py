@@ -107,12 +107,79 @@ def test_other_images_may_choose() -> None:
         ({"method": "best"}, "method 'best' is unknown"),
         ({"distil": True}, "distil needs a full head"),
         ({"indices": {0: [1]}}, "Feature numbers are needed of the classes 0 to 3"),
+        ({"indices": [[0], [1], [2]]}, "Feature numbers are needed of the classes 0 to 3"),
+        ({"indices": [0, 1, 2, 3]}, "Feature numbers are whole numbers"),
+        ({"indices": {(0, 1)}}, "indices {(0, 1)} is no index set, no file, and no feature numbers by class number."),
+        ({"indices": 3}, "indices 3 is no index set"),
+        ({"indices": [[0]] * 4, "k": 5}, "indices and k both say which filters a class has"),
+        ({"pool": 2.5}, "pool 2.5 is not a whole number of at least 1"),
+        ({"l2": "x"}, "l2 'x' is not a positive number"),
+        ({"l2": True}, "l2 True is not a positive number"),
+        ({"seed": "x"}, "seed 'x' is not a whole number"),
+        ({"seed": -1}, "seed -1 is not between 0 and 2**63 - 1"),
+        ({"choosing": torch.ones(4, 9)}, "choosing is of the type Tensor, not Features"),
+        ({"features": torch.ones(4, 9)}, "features is of the type Tensor, not Features"),
     ],
 )
 def test_what_cannot_be_is_a_sentence(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(dc.InputError) as caught:
-        dc.sparsify(alone(), **arguments)
+        dc.sparsify(**{"features": alone(), **arguments})
     assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize("rows", [[[0, 2], [1], [3], [4]], np.arange(8).reshape(4, 2), torch.arange(8).view(4, 2)])
+def test_feature_numbers_may_be_a_row_for_each_class(rows: Any) -> None:
+    head = dc.sparsify(alone(), indices=rows, l2=1e-2)
+    assert [sorted(row) for row in head.indices.classes] == [list(map(int, row)) for row in rows]
+
+
+KINDS = ("cat", "dog", "ship", "frog")
+
+
+def named(**names: Any) -> dc.Features:
+    """Other images, with these names in place of those there are."""
+    test = alone(80, seed=1)
+    return dc.Features(test.values, test.labels, **{"feature_names": test.feature_names, **names})
+
+
+@pytest.mark.parametrize(
+    ("names", "sentence"),
+    [
+        ({"class_names": KINDS[::-1]}, "The Features object calls class 0 'frog', but the sparse head 'cat'."),
+        ({"feature_names": [f"f{8 - j}" for j in range(9)]}, "calls feature 0 'f8', but the sparse head 'f0'."),
+        ({"class_names": [*KINDS, "deer"]}, "The Features object has 5 classes, but the sparse head has 4."),
+    ],
+)
+def test_features_of_other_names_are_not_measured(names: dict[str, Any], sentence: str) -> None:
+    train = dc.Features(alone().values, alone().labels, class_names=KINDS, feature_names=alone().feature_names)
+    head = dc.sparsify(train, k=2, method="weight", l2=1e-2)
+    with pytest.raises(dc.InputError) as caught:
+        head.validate(named(**names))
+    assert sentence in str(caught.value)
+    with pytest.raises(dc.InputError, match="features is of the type Tensor"):
+        head.validate(torch.ones(4, 9))  # type: ignore[arg-type]
+
+
+def test_features_without_names_are_measured_by_any_head() -> None:
+    train = dc.Features(alone().values, alone().labels, class_names=KINDS)
+    head = dc.sparsify(train, k=2, method="weight", l2=1e-2)
+    assert head.validate(named()).total == 80
+    assert head.validate(named(class_names=KINDS)).total == 80
+    test = alone(80, seed=1)
+    few = dc.Features(test.values[test.labels < 3], test.labels[test.labels < 3])
+    assert head.validate(few).total == 60, "without names the largest label says how many classes there are"
+    nameless = dc.sparsify(alone(), k=2, method="weight", l2=1e-2)
+    assert nameless.validate(named(class_names=KINDS)).total == 80
+    with pytest.raises(dc.InputError, match="calls class 2 '3', but the sparse head '2'"):
+        nameless.validate(named(class_names=["0", "1", "3", "2"]))
+
+
+def test_a_head_of_other_classes_goes_into_no_network(digits: dc.Features) -> None:
+    names = [str(number) for number in (1, 0, *range(2, 10))]
+    other = dc.Features(digits.values, digits.labels, class_names=names)
+    head = dc.sparsify(other, k=2, method="mean", l2=1e-2)
+    with pytest.raises(dc.InputError, match="resnet20-digits calls class 0 '0', but the sparse head '1'"):
+        head.decompose(dc.load_model())
 
 
 def test_a_head_of_another_network_is_refused(tmp_path: Path) -> None:
@@ -121,5 +188,5 @@ def test_a_head_of_another_network_is_refused(tmp_path: Path) -> None:
         head.decompose(dc.load_model())
     with pytest.raises(dc.InputError, match=r"does not end in \.safetensors"):
         head.save(tmp_path / "head.pt")
-    with pytest.raises(dc.InputError, match="takes 9 features into 4 classes; there are 2 and 4"):
+    with pytest.raises(dc.InputError, match="The Features object has 2 features, but the sparse head takes 9"):
         head.validate(dc.Features(np.ones((4, 2)), [0, 1, 2, 3]))
