@@ -59,7 +59,7 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     Attributes:
         classes_: The labels, ascending, (C,).
         coef_: Weights on the features as they are given, (C, D), also of two classes.
-        intercept_: Biases, (C,).
+        intercept_: Biases, (C,). Their sum, which says nothing, is 0.
         scale_: The one size a of ternary and binary weights on z; None of others.
         support_: Which features each class uses, bool (C, D): those whose weight is not 0. ``nonnegative`` weights may
             be fewer than k, as those that would be negative are 0.
@@ -123,14 +123,15 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         start = refit(problem, varies.expand(classes, -1), self.l2).head
         self.scale_ = None
         if not bool(varies.any()):  # nothing tells the classes apart but their numbers of images
-            self.coef_, self.intercept_ = np.zeros((classes, x.shape[1])), start[:, -1].numpy()
+            biases = start[:, -1]
+            self.coef_, self.intercept_ = np.zeros((classes, x.shape[1])), (biases - biases.mean()).numpy()
             self.support_ = np.zeros((classes, x.shape[1]), dtype=bool)
             return self
         try:
             head = self._head(problem, start)
         except InputError as error:  # scikit-learn's contract, and that of this function
             raise ValueError(error.message) from error
-        self.coef_, self.intercept_ = head.weight.numpy(), head.bias.numpy()
+        self.coef_, self.intercept_ = head.weight.numpy(), (head.bias - head.bias.mean()).numpy()
         self.support_ = self.coef_ != 0
         if head.values is not None:
             self.scale_ = float(head.values.scale)
