@@ -72,7 +72,7 @@ def test_another_runtime_gives_the_same_classes(reference_dir: Path) -> None:
     (given,) = session.get_inputs()
     images = open_dataset(f"folder:{reference_dir / 'data' / 'cifar10-lossless'}", "test", Path("data"))
     said = json.loads(Path("out/result.json").read_text())["dataset"]
-    seen = Preprocessing(crop=(32, 32), mean=tuple(said["mean"]), std=tuple(said["std"]))
+    seen = Preprocessing(tuple(said["mean"]), tuple(said["std"]), resize=32, crop=(32, 32))
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (seen.mean, seen.std))
     right = 0
     for pixels, labels in images.batches(seen, 100, 0):
