@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,7 +101,6 @@ class NetworkSource:
             )
         gates = settings.method in RANKINGS and RANKINGS[settings.method].needs_gates
         self.train: LabelledFeatures = self.training.labelled(gates=gates, every_class=False)
-        self.train = dataclasses.replace(self.train, device=str(self.study.device))
         self.features, self.labels = self.study.bank.features, self.study.labels
         self.others = [self.training]
         self.choosing: tuple[Tensor, Tensor] | None = None
