@@ -18,9 +18,10 @@ from torch import Tensor
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.sparse_heads import SparseHead, Wanted, fit_at
 from decompose_cli.decomposition.sparse_settings import VALUES, Values
+from decompose_cli.errors import InputError
 from decompose_cli.sparse.cuts import largest_per_class
 from decompose_cli.sparse.problem import Problem, Scale
-from decompose_cli.sparse.refit import refit
+from decompose_cli.sparse.refit import LARGEST_L2, refit
 from decompose_cli.sparse.searches import SEARCHES, strongest_first
 from decompose_cli.sparse.sets import enough_sets
 
@@ -50,16 +51,18 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             ``magnitude``, the largest absolute weights (on z) of the head that has all.
         values: ``real``; ``nonnegative``, where a feature can only speak for a class; ``ternary``: -a, 0, a; or
             ``binary``: 0, a, exactly k in each class and no two classes with the same. One a for all classes.
-        l2: Strength of the penalty on the weights, positive.
-        class_weight: Weight of each label in the loss; ``balanced`` makes all classes count the same, whatever their
-            numbers of images. Means and deviations of features are those without it.
+        l2: Strength of the penalty on the weights, positive, at most 1e12.
+        class_weight: Weight of each label in the loss, not negative, of one at least positive; ``balanced`` makes all
+            classes count the same, whatever their numbers of images. Means and deviations of features are those
+            without it.
 
     Attributes:
         classes_: The labels, ascending, (C,).
         coef_: Weights on the features as they are given, (C, D), also of two classes.
         intercept_: Biases, (C,).
         scale_: The one size a of ternary and binary weights on z; None of others.
-        support_: Which features each class uses, bool (C, D).
+        support_: Which features each class uses, bool (C, D): those whose weight is not 0. ``nonnegative`` weights may
+            be fewer than k, as those that would be negative are 0.
         n_features_in_: D.
         feature_names_in_: Names of the features, where those that it was fitted to have some.
     """
@@ -94,7 +97,8 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             sample_weight: How many times each image counts, (N,), not negative; by default once.
 
         Raises:
-            ValueError: A parameter is out of range, or the data are of wrong shape or kind, or not finite.
+            ValueError: A parameter is out of range; the data are of wrong shape or kind, or not finite; or the method
+                cannot choose features from them.
         """
         self._check_parameters()
         features, labels = validate_data(self, X, y, dtype=(np.float64, np.float32))
@@ -122,8 +126,12 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             self.coef_, self.intercept_ = np.zeros((classes, x.shape[1])), start[:, -1].numpy()
             self.support_ = np.zeros((classes, x.shape[1]), dtype=bool)
             return self
-        head = self._head(problem, start)
-        self.coef_, self.intercept_, self.support_ = head.weight.numpy(), head.bias.numpy(), head.support.numpy()
+        try:
+            head = self._head(problem, start)
+        except InputError as error:  # scikit-learn's contract, and that of this function
+            raise ValueError(error.message) from error
+        self.coef_, self.intercept_ = head.weight.numpy(), head.bias.numpy()
+        self.support_ = self.coef_ != 0
         if head.values is not None:
             self.scale_ = float(head.values.scale)
         return self
@@ -169,6 +177,11 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             return 1 / np.bincount(numbers, counted)
         labels = self.classes_[numbers]
         weights: NDArray[np.float64] = compute_class_weight(self.class_weight, classes=self.classes_, y=labels)
+        if not (np.isfinite(weights).all() and (weights >= 0).all()):
+            raise ValueError("class_weight has values that are negative or not finite.")
+        if not weights.any():
+            raise ValueError("class_weight is zero for every class that has images.")
+        weights /= weights.max()  # sums of large ones would be infinite
         return weights
 
     def _check_parameters(self) -> None:
@@ -176,8 +189,10 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         if not isinstance(k, (int, np.integer)) or isinstance(k, bool) or k < 1:
             raise ValueError(f"k {k!r} is not a whole number of at least 1.")
         l2: object = self.l2
-        if not isinstance(l2, (int, float, np.floating)) or not 0 < l2 < float("inf"):
+        if not isinstance(l2, (int, float, np.integer, np.floating)) or not l2 > 0:
             raise ValueError(f"l2 {l2!r} is not a positive number.")
+        if l2 > LARGEST_L2:
+            raise ValueError(f"l2 {l2!r} is more than {LARGEST_L2:g}, where every weight is zero.")
         for name, choices in (("method", METHODS), ("values", VALUES)):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} {getattr(self, name)!r} is unknown; choose {', '.join(choices)}.")
@@ -196,7 +211,7 @@ def _scale_of(features: Tensor, counted: Tensor) -> Scale:
 def _weights_of(sample_weight: ArrayLike | None, count: int) -> NDArray[np.float64]:
     if sample_weight is None:
         return np.ones(count)
-    weights = np.asarray(sample_weight, dtype=np.float64)
+    weights: NDArray[np.float64] = np.array(sample_weight, dtype=np.float64)
     if weights.ndim == 0:
         weights = np.full(count, weights)
     if weights.shape != (count,):
@@ -205,4 +220,5 @@ def _weights_of(sample_weight: ArrayLike | None, count: int) -> NDArray[np.float
         raise ValueError("sample_weight has values that are negative or not finite.")
     if not weights.any():
         raise ValueError("sample_weight is zero for every image.")
+    weights /= weights.max()  # sums of large ones would be infinite
     return weights

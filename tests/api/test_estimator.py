@@ -80,6 +80,31 @@ def test_nonnegative_weights_speak_for_their_class_only() -> None:
     assert SparseLinearClassifier(k=4).fit(x, labels).coef_.min() < 0
 
 
+def test_the_support_says_which_features_are_used() -> None:
+    x, labels = images()
+    ours = SparseLinearClassifier(k=3, values="nonnegative").fit(x, labels)
+    assert (ours.support_ == (ours.coef_ > 0)).all()
+    assert ours.support_.sum(1).min() < 3, "a weight that would be negative is zero"
+
+
+def test_only_the_proportions_of_weights_matter() -> None:
+    x, labels = images()
+    weights, counts = np.array([1.0, 2.0, 0.5]), 1.0 + np.arange(len(x)) % 2
+    usual, large = (
+        SparseLinearClassifier(k=3, class_weight=dict(enumerate(factor * weights)))
+        .fit(x, labels, sample_weight=factor * counts)
+        .decision_function(x)
+        for factor in (1.0, 1e307)
+    )
+    np.testing.assert_allclose(large, usual, atol=1e-9)
+
+
+def test_the_strongest_penalty_leaves_what_the_classes_share() -> None:
+    x, labels = images()
+    ours = SparseLinearClassifier(k=3, l2=1e12).fit(x, labels)
+    np.testing.assert_allclose(ours.predict_proba(x), 1 / 3, atol=1e-6)
+
+
 @pytest.mark.parametrize("values", ["ternary", "binary"])
 def test_few_values_are_few_and_have_one_size(values: str) -> None:
     x, labels = images()
@@ -108,7 +133,9 @@ def test_binary_weights_clip_k_to_where_every_class_has_a_set_of_its_own() -> No
     x, labels = images()
     assert SparseLinearClassifier(k=3, values="binary").fit(x[:, -3:], labels).support_.sum(1).tolist() == [2, 2, 2]
     alone = SparseLinearClassifier(k=3, values="binary").fit(x[:, -1:], labels)
-    assert alone.support_.all(), "one feature cannot make three sets: classes share it"
+    np.testing.assert_allclose(
+        alone.predict_proba(x[:, -1:]), 1 / 3, atol=1e-6, err_msg="one feature cannot make three sets: classes share it"
+    )
 
 
 def test_an_image_counts_as_often_as_its_weight_says() -> None:
@@ -187,9 +214,24 @@ def test_it_is_searched_over_as_any_other() -> None:
         ({"l2": 0}, {}, "l2 0 is not a positive number"),
         ({"l2": float("nan")}, {}, "l2 nan is not"),
         ({"l2": "weak"}, {}, "l2 'weak' is not"),
+        ({"l2": 1e300}, {}, r"l2 1e\+300 is more than 1e\+12"),
+        ({"l2": float("inf")}, {}, r"l2 inf is more than 1e\+12"),
         ({"method": "magic"}, {}, "method 'magic' is unknown; choose magnitude"),
         ({"values": "complex"}, {}, "values 'complex' is unknown; choose real, nonnegative"),
         ({"class_weight": "fair"}, {}, "class_weight"),
+        ({"class_weight": {0: -1.0, 1: 1, 2: 1}}, {}, "class_weight has values that are negative or not finite"),
+        ({"class_weight": {0: float("inf"), 1: 1, 2: 1}}, {}, "class_weight has values that are negative or not"),
+        ({"class_weight": {0: 0.0, 1: 0, 2: 0}}, {}, "class_weight is zero for every class that has images"),
+        (
+            {"class_weight": {0: 0, 1: 0, 2: 1}},
+            {"sample_weight": np.arange(240) % 3 < 2},
+            "class_weight is zero for every class that has images",
+        ),
+        (
+            {"method": "elastic-net"},
+            {"X": np.tile([[-1.0], [1.0]], (120, 1)), "y": np.arange(240) // 120},
+            "No feature tells the classes apart",
+        ),
         ({}, {"X": np.full((240, 8), np.nan)}, "contains NaN"),
         ({}, {"y": np.zeros(240, int)}, "one class only; a classifier needs two"),
         ({}, {"y": np.linspace(0, 1, 240)}, "Unknown label type"),
