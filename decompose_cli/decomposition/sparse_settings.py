@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_filters, parse_k
 from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.features.labelled import check_l2
 
 Values = Literal["real", "nonnegative", "ternary", "binary"]
 VALUES: tuple[Values, ...] = get_args(Values)
@@ -79,8 +80,8 @@ class SparsifySettings:
         one_of(self.toward, ("zero", "dense"), "toward")
         one_of(self.objective, ("loss", "qpm"), "objective")
         one_of(self.class_weights, ("none", "balanced"), "class_weights")
-        if self.l2 is not None and not 0 < self.l2 < float("inf"):
-            raise InputError(f"{param('l2')} {self.l2} is not a positive number.")
+        if self.l2 is not None:
+            check_l2(self.l2)
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise InputError(f"{param('max_drop')} {self.max_drop} is not between 0 and 100 points.")
         if self.pool is not None and self.pool < 1:

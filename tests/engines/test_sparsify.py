@@ -80,6 +80,7 @@ def test_a_table_shows_the_cut_and_both_baselines() -> None:
         (("--method", "best"), "--method 'best' is unknown"),
         (("--values", "few"), "--values 'few' is unknown"),
         (("--l2", "0"), "--l2 0.0 is not a positive number"),
+        (("--l2", "1e300"), "--l2 1e+300 is more than 1e+12"),
         (("--l2", "nan"), "--l2 nan is not a positive number"),
         (("--toward", "dense", "--values", "binary"), "--toward dense has no effect with --values binary"),
         (("--pool", "65"), "pool 65 is more than the 64 features"),
