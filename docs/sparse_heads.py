@@ -1,8 +1,8 @@
 """Measure sparse heads on CIFAR-10 and write ``sparse-heads.json``.
 
 Needs the published ResNet-20 and the images in ``$DECOMPOSE_REFERENCE_DIR``; takes about an hour on two cores, or less
-for some of its parts by name: ``python docs/sparse_heads.py [lossless] [methods] [values]``. After it ``make docs`` puts
-the figures into ``sparsify.md`` and the first page.
+for some of its parts by name: ``python docs/sparse_heads.py [lossless] [methods] [values]``. After it ``make docs``
+puts the figures into ``sparsify.md`` and the first page.
 """
 
 from __future__ import annotations
