@@ -1,7 +1,8 @@
 """Measure sparse heads on CIFAR-10 and write ``sparse-heads.json``.
 
-Needs the published ResNet-20 and the images in ``$DECOMPOSE_REFERENCE_DIR``; takes about an hour on two cores. After it
-``make docs`` puts the figures into ``sparsify.md`` and the first page.
+Needs the published ResNet-20 and the images in ``$DECOMPOSE_REFERENCE_DIR``; takes about an hour on two cores, or less
+for some of its parts by name: ``python docs/sparse_heads.py [lossless] [methods] [values]``. After it ``make docs``
+puts the figures into ``sparsify.md`` and the first page.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 import decompose_cli as dc
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.decomposition.sparse_results import Sparse, SparsifyResults
-from decompose_cli.decomposition.sparse_settings import SparsifySettings
+from decompose_cli.decomposition.sparse_settings import CUTS, VALUES, SparsifySettings
 from decompose_cli.engines.sparsify import sparsify
 
 TARGET = Path(__file__).with_name("sparse-heads.json")
@@ -28,7 +29,6 @@ WHERE = "$DECOMPOSE_REFERENCE_DIR"
 WEIGHTS = "weights/resnet20-12fca82f.th"
 ALL_K, FEW_K = tuple(range(1, 11)), (1, 2, 3, 5, 10)
 METHODS = [name for name, ranking in RANKINGS.items() if not ranking.needs_gates]
-VALUES = ("nonnegative", "ternary", "binary")
 
 
 def inputs(folder: Path, images: Path) -> dc.Inputs:
@@ -60,8 +60,8 @@ def made(columns: Sequence[str], rows: list[list[Any]]) -> dict[str, Any]:
     return {"columns": list(columns), "rows": rows}
 
 
-def of_all_images(given: dc.Inputs) -> dict[str, Any]:
-    """50,000 and 10,000 images: every method at every k, both baselines, few values, NEC."""
+def methods(given: dc.Inputs) -> dict[str, Any]:
+    """50,000 and 10,000 images: every method at every k, and both baselines."""
     rows: list[list[Any]] = []
     results: SparsifyResults | None = None
     for method in METHODS:
@@ -71,8 +71,8 @@ def of_all_images(given: dc.Inputs) -> dict[str, Any]:
             rows.append([f"`{method}`, cut", *(head.cut.correct for head in heads)])
         rows.append([f"`{method}`, fitted", *counted(heads)])
         print(rows[-1], flush=True)
-    for method, values in (("sldd", "real"), ("q-senn", "ternary")):
-        found = sparsify(given, SparsifySettings(k=ALL_K, method=method, values=values)).results  # type: ignore[arg-type]
+    for method, kind in CUTS.items():
+        found = sparsify(given, SparsifySettings(k=ALL_K, method=method, values=kind)).results
         rows.append([f"`{method}`, as published, k on average", *counted(list(found.heads.values()))])
         print(rows[-1], flush=True)
     assert results is not None
@@ -89,42 +89,40 @@ def of_all_images(given: dc.Inputs) -> dict[str, Any]:
             f"{refitted.l2:.3g}",
         ],
     ]
-    best: list[list[Any]] = []
-    for values in ("real", *VALUES):
-        settings = SparsifySettings(k=FEW_K, values=values, nec=values == "real")  # type: ignore[arg-type]
-        results = sparsify(given, settings).results
-        best += [[values, k, head.method, *cells(head)] for k, head in results.heads.items()]
-        print(best[-1], flush=True)
-        if results.nec is not None:
-            few = results.nec
-            nec = [
-                [name, *(f"{value:.2f}" for value in one.accuracy.values() if value is not None), f"{one.mean:.2f}"]
-                for name, one in (("elastic-net path, on average", few.elastic_net), ("sparsify, exactly", few.sparse))
-            ]
-            counts = list(few.sparse.accuracy)
     return {
         "sparse, all images": made(("10,000 test images right at k =", *map(str, ALL_K)), rows),
         "sparse, baselines": made(("", "right", "points more than the full head", "strength"), baselines),
-        "sparse, values": made(
-            (
-                "values",
-                "k",
-                "chosen by",
-                "right",
-                "points more than the full head fitted anew",
-                "McNemar p",
-                "features",
-                "independence",
-                "contrastiveness",
-                "correlation",
-            ),
-            best,
-        ),
+    }
+
+
+def values(given: dc.Inputs) -> dict[str, Any]:
+    """50,000 and 10,000 images: the best of all methods for each kind of values, and NEC."""
+    best: list[list[Any]] = []
+    nec: list[list[Any]] = []
+    counts: list[str] = []
+    for kind in VALUES:
+        settings = SparsifySettings(k=FEW_K, values=kind, nec=kind == "real")
+        results = sparsify(given, settings).results
+        best += [[kind, k, head.method, *cells(head)] for k, head in results.heads.items()]
+        print(best[-1], flush=True)
+        if results.nec is not None:
+            counts = list(results.nec.sparse.accuracy)
+            for name, few in (
+                ("elastic-net path, on average", results.nec.elastic_net),
+                ("sparsify, exactly", results.nec.sparse),
+            ):
+                nec.append(
+                    [name, *(f"{value:.2f}" for value in (*few.accuracy.values(), few.mean) if value is not None)]
+                )
+    columns = ("values", "k", "chosen by", "right", "points more than the full head fitted anew", "McNemar p")
+    measures = ("features", "independence", "contrastiveness", "correlation")
+    return {
+        "sparse, values": made((*columns, *measures), best),
         "sparse, nec": made(("top-1 %, features per class", *counts, "mean"), nec),
     }
 
 
-def of_lossless_images(given: dc.Inputs) -> dict[str, Any]:
+def lossless(given: dc.Inputs) -> dict[str, Any]:
     """4,000 and 1,000 images: cut, real, ternary and binary heads, and pools."""
     cut = sparsify(given, SparsifySettings(k=FEW_K, method="frequency")).results
     assert cut.original is not None
@@ -147,26 +145,33 @@ def of_lossless_images(given: dc.Inputs) -> dict[str, Any]:
     return {"sparse, lossless": made(("1,000 test images right at k =", *map(str, FEW_K)), rows)}
 
 
+PARTS = {"lossless": lossless, "methods": methods, "values": values}
+
+
 def main() -> None:
     """Measure and write."""
     place = os.environ.get("DECOMPOSE_REFERENCE_DIR")
     if not place:
         sys.exit("Set DECOMPOSE_REFERENCE_DIR to the folder with the published material.")
-    folder = Path(place)
+    folder, parts = Path(place), sys.argv[1:] or list(PARTS)
+    known = json.loads(TARGET.read_text(encoding="utf-8")) if TARGET.exists() else {"tables": {}}
+    tables = known["tables"]
     with tempfile.TemporaryDirectory() as name:
-        with tarfile.open(folder / "data" / "cifar10-jpeg.tar.gz") as archive:
-            archive.extractall(name, filter="data")
-        tables = of_lossless_images(inputs(folder, folder / "data" / "cifar10-lossless"))
-        tables |= of_all_images(inputs(folder, Path(name) / "cifar10-jpeg"))
-    content = {
-        "torch": torch.__version__,
-        "decompose": dc.__version__,
-        "weights": f"{WHERE}/{WEIGHTS}",
-        "images": [f"{WHERE}/data/cifar10-lossless", f"{WHERE}/data/cifar10-jpeg.tar.gz"],
-        "seed": 0,
-        "tables": tables,
-    }
-    TARGET.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        if set(parts) - {"lossless"}:
+            with tarfile.open(folder / "data" / "cifar10-jpeg.tar.gz") as archive:
+                archive.extractall(name, filter="data")
+        for part in parts:
+            images = folder / "data" / "cifar10-lossless" if part == "lossless" else Path(name) / "cifar10-jpeg"
+            tables |= PARTS[part](inputs(folder, images))
+            content = {
+                "torch": torch.__version__,
+                "decompose": dc.__version__,
+                "weights": f"{WHERE}/{WEIGHTS}",
+                "images": [f"{WHERE}/data/cifar10-lossless", f"{WHERE}/data/cifar10-jpeg.tar.gz"],
+                "seed": 0,
+                "tables": tables,
+            }
+            TARGET.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -19,9 +19,10 @@ from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.sparse_heads import SparseHead, Wanted, fit_at
 from decompose_cli.decomposition.sparse_settings import VALUES, Values
 from decompose_cli.errors import InputError
+from decompose_cli.features.labelled import LARGEST_L2
 from decompose_cli.sparse.cuts import largest_per_class
 from decompose_cli.sparse.problem import Problem, Scale
-from decompose_cli.sparse.refit import LARGEST_L2, refit
+from decompose_cli.sparse.refit import refit
 from decompose_cli.sparse.searches import SEARCHES, strongest_first
 from decompose_cli.sparse.sets import enough_sets
 

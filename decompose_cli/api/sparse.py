@@ -260,7 +260,7 @@ def sparsify(
         fitted=head,
         full=full or as_full(search.refitted),
         candidates=tuple(sorted(found, key=lambda one: (-one.correct, one.loss))),
-        path=search.searched.path.points if "path" in search.searched.__dict__ else (),
+        path=search.searched.computed_path.points if search.searched.computed_path else (),
         class_names=tuple(names),
         feature_names=features.feature_names,
     )

@@ -52,26 +52,31 @@ def validation_of(study: Study) -> Study | None:
     return Study(inputs, ("val",), study.classifier)
 
 
-def chooser_for(data: LabelledFeatures, choosing: tuple[Tensor, Tensor] | None, seed: int) -> Chooser:
+def chooser_for(
+    data: LabelledFeatures, choosing: tuple[Tensor, Tensor] | None, seed: int, *, must: bool = True
+) -> Chooser:
     """Let other images choose, or a fifth of each class where there are none.
 
     Args:
         data: The training images.
         choosing: Features (n, D) and labels (n,) of images that choose; None for a part of the training images.
         seed: Of the part.
+        must: Whether there is something to choose; otherwise the training images themselves will do.
 
     Raises:
-        InputError: No class has two images.
+        InputError: No class has two images, and there is something to choose.
     """
     if choosing is not None:
         return Chooser(data, *choosing)
     rest, drawn = stratified_part(data.labels, SHARE, seed)
+    if len(drawn) == 0 and not must:
+        return Chooser(data, data.features, data.labels)
     if len(drawn) == 0:
         raise InputError("No class has two training images, so none can choose methods and strengths.")
     return Chooser(data.of_images(rest), data.features[drawn], data.labels[drawn])
 
 
-def say_part(what: str, chooser: Chooser, total: int, *, is_seen: bool) -> None:
+def say_part(what: str, chooser: Chooser, total: int, *, is_seen: bool, by_rule: bool = True) -> None:
     """Say that a part of the training images chooses.
 
     Args:
@@ -79,9 +84,9 @@ def say_part(what: str, chooser: Chooser, total: int, *, is_seen: bool) -> None:
         chooser: The images.
         total: Number of training images.
         is_seen: Whether a network has been trained on them.
+        by_rule: Whether a strength is among what is chosen.
     """
-    why = ", as the network has been trained on them" if is_seen else ""
-    note(
-        f"{what} chosen on {len(chooser.labels):,} of the {total:,} training images, by the one-standard-error "
-        f"rule{why}; then all are fitted."
-    )
+    why = ", by the one-standard-error rule" if by_rule else ""
+    if is_seen:
+        why += " as the network has been trained on them" if by_rule else ", which the network has been trained on"
+    note(f"{what} chosen on {len(chooser.labels):,} of the {total:,} training images{why}; then all are fitted.")

@@ -11,7 +11,7 @@ from decompose_cli.decomposition.choosing import ChosenOn, chooser_for, say_part
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head, strength_for
 from decompose_cli.errors import InputError, param
-from decompose_cli.features.labelled import LabelledFeatures
+from decompose_cli.features.labelled import LabelledFeatures, check_l2
 from decompose_cli.features.study import Study
 
 _STEPS = (1, 2, 3, 5)
@@ -37,8 +37,7 @@ def check_refit(l2: float | None, *, fits: bool) -> None:
     """
     if l2 is None:
         return
-    if not 0 < l2 < float("inf"):
-        raise InputError(f"{param('l2')} {l2} is not a positive number.")
+    check_l2(l2)
     if not fits:
         raise InputError(
             f"{param('l2')} {l2:g} has no effect: no weights are fitted.", hint=f"Fit them with {param('refit')}."

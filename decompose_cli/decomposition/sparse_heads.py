@@ -22,7 +22,7 @@ from decompose_cli.sparse.problem import Problem, Scale
 from decompose_cli.sparse.refit import refit
 from decompose_cli.sparse.searches import dense_start, problem_of, strongest_first
 from decompose_cli.sparse.strength import Strength, choose_strength
-from decompose_cli.sparse.values import binary, ternary, ternary_at
+from decompose_cli.sparse.values import binary, nonnegative, ternary, ternary_at
 
 _TO_COMPARE = 1e-3
 
@@ -129,15 +129,17 @@ def fit_at(
     """
     support = mask_of(index_set, problem.num_features).to(problem.device)
     values, l2 = wanted.values, wanted.l2
-    real = refit(
-        problem,
-        support,
-        l2,
-        start=start,
-        toward=start if wanted.toward == "dense" else None,
-        nonnegative=values == "nonnegative",
-        held=held,
-    )
+    toward = start if wanted.toward == "dense" else None
+    if values == "nonnegative":
+        real, unused = nonnegative(problem, support, l2, start=start, toward=toward, held=held)
+        support = support & ~unused
+        if not bool(support.any()):
+            raise InputError(
+                f"{param('values')} nonnegative: no chosen feature speaks for its class, so every weight is 0.",
+                hint="Choose features in another way.",
+            )
+    else:
+        real = refit(problem, support, l2, start=start, toward=toward, held=held)
     if values in ("real", "nonnegative"):
         return head_on(problem.scale, support, real.head, real.loss, l2, index_set.source, held)
     few = _few_values(problem, start, support, real.head, wanted, held)
@@ -211,12 +213,21 @@ def mask_of(index_set: IndexSet, num_features: int) -> Tensor:
 
 
 def strength_for(
-    data: LabelledFeatures, index_set: IndexSet, features: Tensor, labels: Tensor, values: Values = "real"
+    data: LabelledFeatures,
+    index_set: IndexSet,
+    features: Tensor,
+    labels: Tensor,
+    values: Values = "real",
+    *,
+    toward: Toward = "zero",
 ) -> Strength:
-    """The strength of the penalty at a support, chosen on images (n, D) that are not fitted."""
+    """The strength of the penalty at a support, chosen on images (n, D) that are not fitted.
+
+    For few values it is that of real weights there.
+    """
     problem = problem_of(data)
     held = None if data.held is None else data.held.to(problem.device)
-    return strength_at(problem, dense_start(data, problem), index_set, features, labels, values, held)
+    return strength_at(problem, dense_start(data, problem), index_set, features, labels, values, held, toward=toward)
 
 
 def strength_at(
@@ -227,6 +238,8 @@ def strength_at(
     labels: Tensor,
     values: Values = "real",
     held: Tensor | None = None,
+    *,
+    toward: Toward = "zero",
 ) -> Strength:
     """The strength, as :func:`strength_for`, where the images are at hand as a problem.
 
@@ -234,13 +247,21 @@ def strength_at(
     """
     support = mask_of(index_set, problem.num_features).to(problem.device)
 
-    is_bounded = values == "nonnegative"
+    is_bounded, aim = values == "nonnegative", start if toward == "dense" else None
     last: Fit | None = None
 
     def fitted(l2: float) -> Tensor:
         nonlocal last
         last = refit(
-            problem, support, l2, start=start, nonnegative=is_bounded, held=held, near=last, tolerance=_TO_COMPARE
+            problem,
+            support,
+            l2,
+            start=start,
+            toward=aim,
+            nonnegative=is_bounded,
+            held=held,
+            near=last,
+            tolerance=_TO_COMPARE,
         )
         return last.head
 

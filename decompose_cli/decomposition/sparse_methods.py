@@ -40,6 +40,7 @@ from decompose_cli.sparse.searches import (
 )
 from decompose_cli.sparse.strength import Strength
 
+_Made = tuple[LabelledFeatures, Problem, Tensor]
 INDICES, QPM = "indices", "qpm"
 """Names of what proposes the features of an index file, and those of the published objective."""
 QPM_POOL = 50  # features, as published
@@ -56,7 +57,8 @@ class Proposal:
         columns: The features that it chose from, int64 (P,); None for all.
         keeps_sets: Whether few values leave these features as they are.
         head: A published cut (C, P + 1) on standardised features, which is not fitted; None for what is.
-        integers: Its few values, int8 (C, P), and their scale.
+        integers: Its few values, int8 (C, P), and their size.
+        scale: The standardisation that a published cut is for.
     """
 
     method: str
@@ -66,6 +68,7 @@ class Proposal:
     keeps_sets: bool = False
     head: Tensor | None = None
     integers: tuple[Tensor, float] | None = None
+    scale: Scale | None = None
 
 
 class Bench:
@@ -89,6 +92,8 @@ class Bench:
     ) -> None:
         self.data, self.settings, self.pool_l2, self.locality, self.seed = data, settings, pool_l2, locality, seed
         self._eliminated: tuple[Any, list[tuple[Tensor, Tensor]]] = (None, [])
+        self._made: list[tuple[Tensor | None, _Made]] = []
+        self.computed_path: Path | None = None
 
     @cached_property
     def pool(self) -> Tensor | None:
@@ -110,32 +115,34 @@ class Bench:
         """Classes without images, bool (C,), where fits run."""
         return None if self.data.held is None else self.data.held.to(fitting_device(self.data.device))
 
-    @cached_property
-    def _inside(self) -> tuple[LabelledFeatures, Problem, Tensor]:
+    @property
+    def _inside(self) -> _Made:
         return self._with(self.pool)
 
-    @cached_property
+    @property
     def path(self) -> Path:
-        """The elastic-net path on the features of the pool."""
-        _, problem, start = self._inside
-        return elastic_net_path(problem, held=self.held, start=start)
+        """The elastic-net path on the features of the pool; ``computed_path`` is None before anyone asks for it."""
+        if self.computed_path is None:
+            _, problem, start = self._inside
+            self.computed_path = elastic_net_path(problem, held=self.held, start=start)
+        return self.computed_path
 
     def path_head(self, point: PathPoint) -> SparseHead:
         """A point of the path as a head on all features."""
         scale = self._inside[1].scale
         head = head_on(scale, point.head[:, :-1] != 0, point.head, point.loss, None, "elastic-net path")
-        return head if self.pool is None else _spread(head, self.pool, Scale.of(self.data.features))
+        return head if self.pool is None else _spread(head, self.pool, scale, Scale.of(self.data.features))
 
-    def _with(self, columns: Tensor | None) -> tuple[LabelledFeatures, Problem, Tensor]:
-        """The images with some features, as a problem, and the full head on these."""
+    def _with(self, columns: Tensor | None) -> _Made:
+        """The images with some features (None: all), as a problem, and the full head on these; kept for the next."""
+        for known, made in self._made:
+            if known is columns:
+                return made
         data = self.data if columns is None else self.data.of_features(columns)
         problem = problem_of(data)
-        return data, problem, dense_start(data, problem)
-
-    def _at(self, proposal: Proposal) -> tuple[LabelledFeatures, Problem, Tensor]:
-        if proposal.columns is self.__dict__.get("pool"):
-            return self._inside
-        return self._with(proposal.columns)
+        made = data, problem, dense_start(data, problem)
+        self._made = [*self._made[-1:], (columns, made)]
+        return made
 
     def proposals(self, method: str, ks: Sequence[int], l2: float) -> Iterator[Proposal]:
         """What a method proposes at ascending k, with the strength l2 for fits that it is made of."""
@@ -185,7 +192,8 @@ class Bench:
             signs = head[:, :-1].sign()
             integers = signs.to(torch.int8), float(head[:, :-1].abs().max())
         index_set = IndexSet(classes, support.shape[1], source=method)
-        return Proposal(method, k, index_set, self.pool, head=head, integers=integers)
+        scale = self._inside[1].scale
+        return Proposal(method, k, index_set, self.pool, head=head, integers=integers, scale=scale)
 
     def _qpm(self, ks: Sequence[int]) -> Iterator[Proposal]:
         problem = problem_of(self.data)
@@ -203,10 +211,11 @@ class Bench:
 
     def strength(self, proposal: Proposal, features: Tensor, labels: Tensor) -> Strength:
         """The strength of the penalty for a proposal, chosen on other images (n, D)."""
-        _, problem, start = self._at(proposal)
+        _, problem, start = self._with(proposal.columns)
         if proposal.columns is not None:
             features = features[:, proposal.columns]
-        return strength_at(problem, start, proposal.index_set, features, labels, self.settings.kind, self.held)
+        kind, toward = self.settings.kind, self.settings.toward
+        return strength_at(problem, start, proposal.index_set, features, labels, kind, self.held, toward=toward)
 
     def fit(self, proposal: Proposal, l2: float | None) -> SparseHead:
         """The head of a proposal, on all features; without a strength for a published cut.
@@ -214,19 +223,21 @@ class Bench:
         Raises:
             InputError: Few values cannot be had.
         """
-        _, problem, start = self._at(proposal)
-        settings, held = self.settings, self.held
+        data, problem, start = self._with(proposal.columns)
+        settings, scale = self.settings, proposal.scale or problem.scale
         if proposal.head is not None:
-            loss, _ = problem.value_and_gradient(proposal.head)
             source = proposal.index_set.source
-            head = head_on(problem.scale, proposal.head[:, :-1] != 0, proposal.head, loss, None, source)
+            head = head_on(scale, proposal.head[:, :-1] != 0, proposal.head, 0.0, None, source)
+            head = dataclasses.replace(head, loss=head.loss_on(data.features, data.labels))
             if proposal.integers is not None:
-                head = with_values(head, *proposal.integers, problem.scale)
+                head = with_values(head, *proposal.integers, scale)
         else:
             assert l2 is not None
             wanted = Wanted(settings.kind, l2, settings.toward, proposal.keeps_sets, self.seed)
-            head = fit_at(problem, start, proposal.index_set, wanted, held)
-        return head if proposal.columns is None else _spread(head, proposal.columns, Scale.of(self.data.features))
+            head = fit_at(problem, start, proposal.index_set, wanted, self.held)
+        if proposal.columns is None:
+            return head
+        return _spread(head, proposal.columns, scale, Scale.of(self.data.features))
 
 
 def methods_for(settings: SparsifySettings, data: LabelledFeatures) -> list[str]:
@@ -257,9 +268,9 @@ def _ranked(method: str, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[
         yield IndexSet(tuple(rows), data.num_features, source=found.source)
 
 
-def _spread(head: SparseHead, columns: Tensor, scale: Scale) -> SparseHead:
-    """A head on some features as one on all of them, whose standardisation is given."""
-    places, count = columns.tolist(), len(scale.mean)
+def _spread(head: SparseHead, columns: Tensor, own: Scale, everything: Scale) -> SparseHead:
+    """A head on some features as one on all of them; the standardisation of these, and of all."""
+    places, count = columns.tolist(), len(everything.mean)
     classes = tuple(tuple(places[index] for index in row) for row in head.index_set.classes)
     index_set = IndexSet(classes, count, source=head.index_set.source)
 
@@ -272,6 +283,8 @@ def _spread(head: SparseHead, columns: Tensor, scale: Scale) -> SparseHead:
     found = SparseHead(index_set, widened(head.weight), head.bias, on_z, head.loss, head.l2)
     if head.values is None:
         return found
+    own, scale = own.to("cpu"), Scale(everything.mean.clone(), everything.deviation.clone())
+    scale.mean[columns], scale.deviation[columns] = own.mean, own.deviation
     return with_values(found, widened(head.values.integers), float(head.values.scale), scale)
 
 

@@ -26,9 +26,11 @@ class SearchedOn(ChosenOn):
     """The images on which methods and strengths were chosen.
 
     ``searched``: training images on which the chosen method looked for features; all are fitted in the end.
+    ``chosen``: what was chosen: ``method``, ``strength``, ``k``; none where all of it was given.
     """
 
     searched: int
+    chosen: list[str]
 
 
 class Baseline(BaseModel):

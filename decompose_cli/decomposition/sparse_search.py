@@ -18,10 +18,11 @@ from decompose_cli.decomposition.ranking import check_k
 from decompose_cli.decomposition.shrinking import loss_bound
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head, strength_for
 from decompose_cli.decomposition.sparse_methods import Bench, Proposal, methods_for
-from decompose_cli.decomposition.sparse_settings import SparsifySettings
+from decompose_cli.decomposition.sparse_settings import LADDER, SparsifySettings
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.labelled import DEFAULT_L2, LabelledFeatures
 from decompose_cli.progress import note, track
+from decompose_cli.sparse.sets import enough_sets
 from decompose_cli.sparse.strength import stratified_part
 
 MOST_PRODUCTS = 1 << 34
@@ -76,21 +77,65 @@ class Search:
         seed: int = 0,
         locality: Tensor | None = None,
     ) -> None:
-        self.settings, self.seed, self.locality = settings, seed, locality
+        self.seed, self.locality = seed, locality
         for k in settings.k:
             check_k(k, data.num_features)
         if settings.pool is not None:
             check_k(settings.pool, data.num_features, "pool")
+        self.has_head = data.weight is not None
+        self._check(data, settings)
+        self.data = _prepared(data, settings)
         if settings.indices is not None:
             fitted = settings.indices.fitted_to(data.num_classes, data.num_features)
-            self.settings = dataclasses.replace(settings, indices=fitted, k=(fitted.largest_k,))
-        self.has_head = data.weight is not None
-        self._check(data)
-        self.data = _prepared(data, settings)
-        chooser = chooser_for(self.data, choosing, seed)
+            settings = dataclasses.replace(settings, indices=fitted, k=(fitted.largest_k,))
+        self.settings = settings if settings.k else dataclasses.replace(settings, k=self._ladder(settings))
+        for k in self.settings.k:
+            self._check_k(k)
+        self.methods = methods_for(self.settings, self.data)
+        chooser = chooser_for(self.data, choosing, seed, must=bool(self.chosen))
         self.chooser = dataclasses.replace(chooser, fitted=self._sampled(chooser.fitted))
 
-    def _check(self, data: LabelledFeatures) -> None:
+    @property
+    def chosen(self) -> list[str]:
+        """What the choosing images choose: ``method``, ``strength``, ``k``."""
+        settings = self.settings
+        chosen = {
+            "method": len(self.methods) > 1,
+            "strength": settings.l2 is None,
+            "k": settings.max_drop is not None,
+        }
+        return [name for name, is_chosen in chosen.items() if is_chosen]
+
+    def can_have(self, k: int, settings: SparsifySettings | None = None) -> bool:
+        """Whether every class can have k features, and with binary weights a set of its own."""
+        return self._obstacle(k, settings or self.settings) is None
+
+    def _obstacle(self, k: int, settings: SparsifySettings) -> str | None:
+        """Why classes cannot have k features."""
+        size, what = settings.pool or self.data.num_features, "features"
+        if settings.kind in ("ternary", "binary") and settings.indices is None:
+            varying = int((self.data.features.amin(0) < self.data.features.amax(0)).sum())
+            size, what = min(size, varying), "features that vary"
+        if k > size:
+            return f"there are {size} {what}"
+        classes = self.data.num_classes if self.data.held is None else int((~self.data.held).sum())
+        if settings.kind == "binary" and settings.indices is None and not enough_sets(classes, size, k):
+            return f"{size} {what} have fewer than {classes} sets of {k}, one for each class"
+        return None
+
+    def _check_k(self, k: int) -> None:
+        obstacle = self._obstacle(k, self.settings)
+        if obstacle is not None:
+            raise InputError(f"{param('k')} {k} cannot be had with {param('values')} {self.settings.kind}: {obstacle}.")
+
+    def _ladder(self, settings: SparsifySettings) -> list[int]:
+        """The numbers of features that are tried where none were given."""
+        ks = [k for k in LADDER if self.can_have(k, settings)]
+        if not ks:
+            raise InputError(f"No number of features can be had: with 1, {self._obstacle(1, settings)}.")
+        return ks
+
+    def _check(self, data: LabelledFeatures, settings: SparsifySettings) -> None:
         if data.num_classes < 2:
             raise InputError("There is one class only, so there is nothing to tell apart.")
         if not self.has_head:
@@ -102,8 +147,8 @@ class Search:
                     f"({first_few(absent)}), and no full head whose rows they could keep."
                 )
             for is_wanted, name in (
-                (self.settings.distil, param("distil")),
-                (self.settings.toward == "dense", f"{param('toward')} dense"),
+                (settings.distil, param("distil")),
+                (settings.toward == "dense", f"{param('toward')} dense"),
             ):
                 if is_wanted:
                     raise InputError(f"{name} needs a full head, and these features have none.")
@@ -127,18 +172,22 @@ class Search:
         if self.settings.l2 is not None:
             return self.settings.l2
         chooser = self.chooser
-        return strength_for(chooser.fitted, _everything(self.data), chooser.features, chooser.labels).l2
+        everything, toward = _everything(self.data), self.settings.toward
+        return strength_for(chooser.fitted, everything, chooser.features, chooser.labels, toward=toward).l2
 
     @cached_property
     def refitted(self) -> SparseHead:
         """The full head fitted anew on all training images."""
-        return fit_head(self.data, _everything(self.data), "real", self.refitted_l2)
+        return self._refit(self.data)
 
     @cached_property
     def full(self) -> SparseHead:
         """The full head fitted anew on the images that are fitted while others choose."""
         part = self.chooser.fitted
-        return self.refitted if part is self.data else fit_head(part, _everything(part), "real", self.refitted_l2)
+        return self.refitted if part is self.data else self._refit(part)
+
+    def _refit(self, data: LabelledFeatures) -> SparseHead:
+        return fit_head(data, _everything(data), "real", self.refitted_l2, toward=self.settings.toward)
 
     @cached_property
     def part(self) -> Bench:
@@ -166,7 +215,7 @@ class Search:
         """Fit every method at ascending k on some images, and measure it on the choosing images."""
         bench, found = self.part, []
         known: dict[Any, Candidate] = {}  # rankings often agree
-        methods = methods_for(self.settings, bench.data)
+        methods = self.methods
         first = self.settings.l2 or DEFAULT_L2
         with track("Trying methods", len(methods) * len(ks), "heads") as advance:
             for method in methods:
@@ -194,7 +243,8 @@ class Search:
         """The head of a method with its strength, chosen and fitted anew on all training images."""
         l2 = best.l2
         proposal = next(iter(self.searched.proposals(best.method, [best.k], l2 or DEFAULT_L2)))
-        if self.searched is not self.final and self.settings.kind in ("ternary", "binary"):
+        is_exchanged = self.settings.kind in ("ternary", "binary") and proposal.head is None
+        if self.searched is not self.final and is_exchanged:
             # Sets are exchanged where that is quick; scale and biases are fitted on all images.
             kept = self.searched.fit(proposal, l2).index_set
             proposal = Proposal(best.method, best.k, kept, None, keeps_sets=True)

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_filters, parse_k
 from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.features.labelled import check_l2
 
 Values = Literal["real", "nonnegative", "ternary", "binary"]
 VALUES: tuple[Values, ...] = get_args(Values)
@@ -29,7 +30,7 @@ class SparsifySettings:
     """What the heads are like.
 
     Attributes:
-        k: Numbers of features per class.
+        k: Numbers of features per class; none with ``max_drop`` for :data:`LADDER`, as far as there can be such heads.
         method: Name of a ranking or of a published cut, or ``auto``: for each k the best of all that fit the network
             and are quick.
         values: Values that weights on standardised features may have; None for ``real``, with ``qpm`` for ``binary``.
@@ -70,7 +71,7 @@ class SparsifySettings:
         return self.values
 
     def __post_init__(self) -> None:
-        if not self.k:
+        if not self.k and self.max_drop is None:
             raise InputError("No k was given.")
         one_of(self.method, method_names(), "method")
         if self.values is None:
@@ -79,8 +80,8 @@ class SparsifySettings:
         one_of(self.toward, ("zero", "dense"), "toward")
         one_of(self.objective, ("loss", "qpm"), "objective")
         one_of(self.class_weights, ("none", "balanced"), "class_weights")
-        if self.l2 is not None and not 0 < self.l2 < float("inf"):
-            raise InputError(f"{param('l2')} {self.l2} is not a positive number.")
+        if self.l2 is not None:
+            check_l2(self.l2)
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise InputError(f"{param('max_drop')} {self.max_drop} is not between 0 and 100 points.")
         if self.pool is not None and self.pool < 1:
@@ -95,6 +96,8 @@ class SparsifySettings:
     def _check_combinations(self) -> None:
         if self.toward == "dense" and self.values in ("ternary", "binary"):
             raise InputError(f"{param('toward')} dense has no effect with {param('values')} {self.values}.")
+        if self.toward == "dense" and self.method in CUTS:
+            raise InputError(f"{param('toward')} dense has no effect with {param('method')} {self.method}.")
         if CUTS.get(self.method, self.values) != self.values:
             needed = CUTS[self.method]
             raise InputError(f"{param('method')} {self.method} has {needed} weights: add {param('values')} {needed}.")
@@ -133,7 +136,7 @@ def parse_ks(text: str | None, indices: IndexSet | None, max_drop: float | None)
     """
     check_filters(indices, None if text is None else 1)
     if text is None:
-        return [indices.largest_k] if indices is not None else list(LADDER) if max_drop is not None else [DEFAULT_K]
+        return [indices.largest_k] if indices is not None else [] if max_drop is not None else [DEFAULT_K]
     ks = parse_k(text)
     for k in ks:
         if isinstance(k, float):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -102,7 +101,6 @@ class NetworkSource:
             )
         gates = settings.method in RANKINGS and RANKINGS[settings.method].needs_gates
         self.train: LabelledFeatures = self.training.labelled(gates=gates, every_class=False)
-        self.train = dataclasses.replace(self.train, device=str(self.study.device))
         self.features, self.labels = self.study.bank.features, self.study.labels
         self.others = [self.training]
         self.choosing: tuple[Tensor, Tensor] | None = None
@@ -113,17 +111,17 @@ class NetworkSource:
 
     def locality(self) -> Tensor | None:
         """How local each feature is on training images; see :func:`.qpm.locality`."""
-        first = next(iter(_maps(self.training, "Maps")), None)
+        first = next(iter(_maps(self.training)), None)
         if first is None or first[1] is None:
             return None
-        batches = ((features, maps) for features, maps in _maps(self.training, "Maps") if maps is not None)
+        batches = ((features, maps) for features, maps in _maps(self.training) if maps is not None)
         return locality(batches)
 
     def local_diversity(self, heads: Sequence[SparseHead]) -> list[float | None]:
         """SID@5 of each head on the images that are reported on."""
         found = [LocalDiversity(head.on_z[:, :-1], head.support) for head in heads]
         modules = [head.linear() for head in heads]
-        for features, maps in _maps(self.study, "Maps"):
+        for features, maps in _maps(self.study):
             if maps is None:
                 warn("The network's features are no means of maps, so SID@5 is not known.")
                 return [None] * len(heads)
@@ -168,7 +166,7 @@ class NetworkSource:
         return self.study.document("sparsify", arguments, results, watch, self.others)
 
 
-def _maps(study: Study, what: str) -> Iterator[tuple[Tensor, Tensor | None]]:
+def _maps(study: Study) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Features (n, D) and the maps (n, D, h, w) whose means they are, batch by batch, on the CPU; None without maps."""
     network, inputs = study.classifier.load(study.preprocessing.crop), study.inputs
     module = copy.deepcopy(network.module).to(study.device)
@@ -183,7 +181,7 @@ def _maps(study: Study, what: str) -> Iterator[tuple[Tensor, Tensor | None]]:
     )
     with (
         device_memory(study.device),
-        track(f"{what} of {short_name(study.dataset)}", len(study.dataset)) as advance,
+        track(f"Maps of {short_name(study.dataset)}", len(study.dataset)) as advance,
     ):
         for images, truth in batches:
             features, maps = feature_maps(module, head, images.to(study.device))

@@ -32,7 +32,7 @@ from decompose_cli.decomposition.sparse_results import (
     weights_of,
 )
 from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
-from decompose_cli.decomposition.sparse_settings import LADDER, SparsifySettings
+from decompose_cli.decomposition.sparse_settings import SparsifySettings
 from decompose_cli.decomposition.sparse_sources import NetworkSource, Source
 from decompose_cli.errors import DecomposeError, first_few
 from decompose_cli.features.inputs import Inputs
@@ -81,10 +81,6 @@ def sparsified(
     source: Source, settings: SparsifySettings, seed: int, watch: Stopwatch, *, folder: Path | None = None
 ) -> ResultDocument[SparsifyResults]:
     """The same for features of any source; arguments and errors as for :func:`sparsify`."""
-    if settings.max_drop is not None:
-        count = source.train.num_features
-        ks = [k for k in settings.k if k <= count] if tuple(settings.k) == LADDER else settings.k
-        settings = dataclasses.replace(settings, k=ks)
     locality = source.locality() if settings.objective == "qpm" and settings.maps else None
     if settings.objective == "qpm" and locality is None:
         why = "the network's features are no means of maps" if settings.maps else "no maps were looked at"
@@ -102,7 +98,7 @@ def sparsified(
             provenance = {"method": described.method, "k": k, **source.provenance()}
             index_set = IndexSet(head.index_set.classes, head.index_set.num_features, provenance)
             contents[place / INDICES] = index_set_text(index_set, document=True)
-    document = source.document(_arguments(settings), results, watch)
+    document = source.document(_arguments(search.settings), results, watch)
     if folder is not None:
         write_result(document, folder / RESULT, contents)
         for path, check in checks.items():
@@ -126,9 +122,14 @@ class _Run:
 
     def __post_init__(self) -> None:
         source, search = self.source, self.search
-        if source.choosing is None:
-            is_seen = source.full is not None
-            say_part("Methods and strengths are", search.chooser, len(source.train.labels), is_seen=is_seen)
+        if source.choosing is None and search.chosen:
+            say_part(
+                _as_subject(search.chosen),
+                search.chooser,
+                len(source.train.labels),
+                is_seen=source.full is not None,
+                by_rule="strength" in search.chosen,
+            )
         fitted = search.chooser.fitted
         if search.searched is not search.final:
             note(
@@ -136,7 +137,7 @@ class _Run:
                 f"{len(search.searched.data.labels):,}, drawn by class; weights are fitted on all."
             )
         wanted = sorted(set(search.settings.k))
-        more = [k for k in NEC if k <= source.train.num_features] if self.settings.nec else []
+        more = [k for k in NEC if search.can_have(k)] if self.settings.nec else []
         self.found = search.candidates(sorted({*wanted, *more}))
         self.best = {k: best_of(self.found, k) for k in {one.k for one in self.found}}
         self.smallest = self._smallest(wanted) if self.settings.max_drop is not None else None
@@ -181,6 +182,8 @@ class _Run:
             note(f"{constant} of the {data.num_features} features {verb} the same for every training image; no use.")
         for k, head in self.heads.items():
             say_bias_alone(head.index_set.classes, f"k = {k}")
+            if head.values is not None and float(head.values.scale) == 0:
+                note(f"k = {k}: no positive scale is better than none, so all weights are 0 and biases decide alone.")
 
     def results(self) -> SparsifyResults:
         """What is known of the heads."""
@@ -202,6 +205,7 @@ class _Run:
                 fitted=len(search.chooser.fitted.labels),
                 part_of_training=source.choosing is None,
                 searched=len(search.searched.data.labels),
+                chosen=search.chosen,
             ),
             heads={
                 str(k): self._described(k, head, sid5)
@@ -212,8 +216,9 @@ class _Run:
             locality=search.locality is not None if self.settings.objective == "qpm" else None,
             feature_names=None if source.feature_names is None else list(source.feature_names),
         )
-        if "path" in search.searched.__dict__:
-            results.path = rows_of(search.searched.path)
+        path = search.searched.computed_path
+        if path is not None:
+            results.path = rows_of(path)
         return results
 
     def _versus_original(self, head: Predictions) -> Versus | None:
@@ -252,18 +257,28 @@ class _Run:
 
     def _nec(self) -> Nec:
         source, search = self.source, self.search
-        features, labels, count = source.features, source.labels, source.train.num_features
+        features, labels = source.features, source.labels
+        count = self.settings.pool or source.train.num_features
         bench = search.searched
 
         def on_the_path(number: int) -> float:
             head = bench.path_head(nearest_the_mean(bench.path, number))
             return point_of(head.predict(features, labels)).top1
 
-        def exactly(number: int) -> float:
+        def exactly(number: int) -> float | None:
+            if not search.can_have(number):
+                return None
             head = self.heads.get(number) or search.head(self.best[number])
             return point_of(head.predict(features, labels)).top1
 
         return Nec(elastic_net=_few(nec(count, on_the_path)), sparse=_few(nec(count, exactly)))
+
+
+def _as_subject(chosen: Sequence[str]) -> str:
+    """What is chosen, as the subject of a sentence, with its verb."""
+    plural = [name if name == "k" else {"method": "methods", "strength": "strengths"}[name] for name in chosen]
+    words = f"{', '.join(plural[:-1])} and {plural[-1]}" if len(plural) > 1 else plural[0]
+    return f"{words[0].upper() if words != 'k' else 'k'}{words[1:]} {'is' if words == 'k' else 'are'}"
 
 
 def _few(found: Any) -> Few:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
-from decompose_cli.errors import InputError, first_few
+from decompose_cli.errors import InputError, first_few, param
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 Order = Literal["highest", "lowest"]
 ORDERS: tuple[Order, ...] = get_args(Order)
 DEFAULT_L2 = 1e-3
+LARGEST_L2 = 1e12
+"""Strengths of a penalty beyond it are refused: weights are zero long before, and squares of it leave float32."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,18 @@ class LabelledFeatures:
             None if self.bias is None else self.bias[numbers],
             self.l2,
         )
+
+
+def check_l2(l2: float) -> None:
+    """Refuse what is no strength of a penalty.
+
+    Raises:
+        InputError: It is no positive number, or so large that numbers overflow.
+    """
+    if not 0 < l2 < float("inf"):
+        raise InputError(f"{param('l2')} {l2} is not a positive number.")
+    if l2 > LARGEST_L2:
+        raise InputError(f"{param('l2')} {l2:g} is more than {LARGEST_L2:g}, where every weight is zero.")
 
 
 def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:

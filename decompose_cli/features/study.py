@@ -192,7 +192,7 @@ class Study:
             if every_class:
                 check_classes(self.labels, names)
             features, labels = self.bank.features, self.labels
-        return LabelledFeatures(features, labels, weight, names, matrix, order, bias)
+        return LabelledFeatures(features, labels, weight, names, matrix, order, bias, device=str(self.device))
 
     def warn_of_empty_classes(self) -> None:
         """Warn of classes without images, for an analysis that leaves them out."""

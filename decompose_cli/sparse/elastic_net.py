@@ -81,10 +81,17 @@ class PathPoint:
 
 @dataclass(frozen=True)
 class Path:
-    """Points from the strongest penalty, at which all weights are zero, to the weakest."""
+    """Points from the strongest penalty, at which all weights are zero, to the weakest.
+
+    Attributes:
+        alpha: Share of the l1 penalty.
+        points: The points.
+        classes: Classes whose weights are counted: those that are not held.
+    """
 
     alpha: float
     points: tuple[PathPoint, ...]
+    classes: int
 
 
 def elastic_net_path(
@@ -130,12 +137,13 @@ def elastic_net_path(
     if strongest == 0:
         raise InputError("No feature tells the classes apart: all are constant, or there is one class only.")
     points: list[PathPoint] = []
+    classes = problem.num_classes if held is None else int((~held).sum())
     for number in range(strengths):
         points.append(solver.point(strongest * ratio ** (number / (strengths - 1)), tolerance, most_steps))
         advance(points[-1])
-        if points[-1].weights > most_per_class * problem.num_classes:
+        if points[-1].weights > most_per_class * classes:
             break
-    return Path(alpha, tuple(points))
+    return Path(alpha, tuple(points), classes)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -242,7 +242,7 @@ class Nec:
     mean: float | None
 
 
-def nec(num_features: int, accuracy_at: Callable[[int], float]) -> Nec:
+def nec(num_features: int, accuracy_at: Callable[[int], float | None]) -> Nec:
     """Measure accuracy at 5, 10, 15, 20, 25 and 30 features per class, and their mean.
 
     >>> nec(12, lambda number: 90.0 + number / 10).mean
@@ -251,16 +251,11 @@ def nec(num_features: int, accuracy_at: Callable[[int], float]) -> Nec:
     Args:
         num_features: D.
         accuracy_at: Accuracy of the head with that many features per class: exactly, or on average, as the point of a
-            path that :func:`nearest` finds.
+            path that :func:`.cuts.nearest_the_mean` finds; None where there can be no such head.
     """
     accuracy = {number: accuracy_at(number) if number <= num_features else None for number in NEC}
     known = [value for value in accuracy.values() if value is not None]
     return Nec(accuracy, sum(known) / len(known) if known else None)
-
-
-def nearest(means: Sequence[float], number: float) -> int:
-    """The point of a path whose mean number of features per class is nearest to a number; of equals the first."""
-    return min(range(len(means)), key=lambda point: abs(means[point] - number))
 
 
 def _varying(features: Tensor) -> Tensor:

@@ -8,9 +8,6 @@ from torch import Tensor
 from decompose_cli.sparse.minimise import Fit, Penalty, minimise
 from decompose_cli.sparse.problem import Problem
 
-LARGEST_L2 = 1e12
-"""Strengths of a penalty beyond it are refused: weights are zero long before, and squares of it leave float32."""
-
 
 def refit(
     problem: Problem,
@@ -31,7 +28,7 @@ def refit(
         problem: The images.
         support: Which features each class uses, bool (C, D); constant features are left out.
         l2: Strength of the penalty, positive, so that separable images have finite weights; at most
-            :data:`LARGEST_L2`.
+            :data:`.labelled.LARGEST_L2`.
         start: Head on standardised features to begin with, (C, D + 1), last column the bias; by default zero weights
             and the logarithms of the shares of the classes. What is outside the support counts as zero.
         toward: Weights that the penalty pulls to, in the layout of ``start``; by default zero.

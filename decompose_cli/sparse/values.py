@@ -165,10 +165,16 @@ def binary(
 
 
 def nonnegative(
-    problem: Problem, support: Tensor, l2: float, *, start: Tensor | None = None, held: Tensor | None = None
+    problem: Problem,
+    support: Tensor,
+    l2: float,
+    *,
+    start: Tensor | None = None,
+    toward: Tensor | None = None,
+    held: Tensor | None = None,
 ) -> tuple[Fit, Tensor]:
     """Refit at a support with no weight below zero; also which features of it end at zero, bool (C, D)."""
-    fit = refit(problem, support, l2, start=start, nonnegative=True, held=held)
+    fit = refit(problem, support, l2, start=start, toward=toward, nonnegative=True, held=held)
     unused = support & (fit.head[:, :-1] == 0)
     return fit, unused if held is None else unused & ~held[:, None]
 

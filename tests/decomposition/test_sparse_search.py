@@ -94,7 +94,12 @@ def test_sets_of_the_published_objective_are_kept() -> None:
 def test_the_features_of_an_index_file_are_kept(values: str) -> None:
     rows = ((0, 1, 2), (0, 1, 2), (5,), (3, 4, 5, 6))
     head = found(data(), indices=IndexSet(rows, source="file"), values=values)
-    assert tuple(tuple(sorted(row)) for row in head.index_set.classes) == rows
+    kept = tuple(tuple(sorted(row)) for row in head.index_set.classes)
+    if values == "nonnegative":  # a weight that ends at zero leaves
+        assert all(set(own) <= set(row) for own, row in zip(kept, rows, strict=True))
+        assert int((head.weight != 0).sum()) == sum(map(len, kept))
+        return
+    assert kept == rows
     if values in ("ternary", "binary"):
         assert head.values is not None
         assert head.values.integers.abs().sum(1).tolist() == [3, 3, 1, 4]
@@ -123,7 +128,8 @@ def test_a_class_without_images_keeps_its_row_of_the_full_head(settings: dict[st
     assert abs(float(head.bias[2])) < 1e-9
     assert head.index_set.classes[2] == tuple(range(FEATURES))
     sizes = used_in(head, torch.tensor([False, False, True, False])).sum(1).tolist()
-    assert sizes == [3, 3, 0, 3]
+    assert sizes[2] == 0
+    assert sizes == [3, 3, 0, 3] or settings.get("values") == "nonnegative"
     # Its logits stay in the softmax, its mean probability that of the full head: with labels alone the others' biases
     # would rise together until the class is never predicted.
     logits = torch.addmm(head.bias, images.features.double(), head.weight.t())
@@ -177,19 +183,92 @@ def test_images_that_choose_are_not_fitted_meanwhile() -> None:
     assert one.predictions.total == 48
 
 
-def test_many_images_are_tried_on_a_sample_with_every_class_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"method": "backward"},
+        {"method": "backward", "values": "binary"},
+        {"method": "backward", "values": "ternary", "pool": 6},
+        {"method": "backward", "values": "binary", "pool": 6},
+        {"method": "mean", "pool": 6},
+    ],
+)
+def test_many_images_are_tried_on_a_sample_with_every_class_in_it(
+    settings: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     whole = data()
     kept = (whole.labels != 2) | (torch.arange(len(whole.labels)) == 2)
     images = whole.of_images(kept.nonzero()[:, 0])
     monkeypatch.setattr(sparse_search, "MOST_PRODUCTS", 40 * FEATURES * CLASSES)
-    for values in ("real", "binary"):
-        search = Search(images, SparsifySettings(k=(2,), method="backward", values=values, l2=1e-2))  # type: ignore[arg-type]
-        assert len(search.searched.data.labels) <= 45
-        assert set(search.searched.data.labels.tolist()) == set(range(CLASSES))
-        head = search.head(best_of(search.candidates([2]), 2))
-        logits = torch.addmm(head.bias, images.features.double(), head.weight.t())
-        residual = torch.softmax(logits, 1) - torch.nn.functional.one_hot(images.labels, CLASSES)
-        assert float(residual.mean(0).abs().max()) < 1e-3, "weights are fitted on all images"
+    search = Search(images, SparsifySettings(k=(2,), l2=1e-2, **settings))  # type: ignore[arg-type]
+    assert len(search.searched.data.labels) <= 45
+    assert set(search.searched.data.labels.tolist()) == set(range(CLASSES))
+    head = search.head(best_of(search.candidates([2]), 2))
+    assert head.support.sum(1).tolist() == [2] * CLASSES
+    assert int(head.support.any(0).sum()) <= 6 or "pool" not in settings
+    logits = torch.addmm(head.bias, images.features.double(), head.weight.t())
+    residual = torch.softmax(logits, 1) - torch.nn.functional.one_hot(images.labels, CLASSES)
+    assert float(residual.mean(0).abs().max()) < 1e-3, "weights are fitted on all images"
+
+
+@pytest.mark.parametrize(("method", "values"), [("sldd", "real"), ("q-senn", "ternary")])
+def test_a_published_cut_is_that_of_the_images_it_was_found_on(
+    method: str, values: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = data()
+    monkeypatch.setattr(sparse_search, "MOST_PRODUCTS", 100 * FEATURES * CLASSES)
+    search = Search(images, SparsifySettings(k=(2,), method=method, values=values, l2=1e-2))  # type: ignore[arg-type]
+    head = search.head(best_of(search.candidates([2]), 2))
+    drawn = search.searched.data
+    path = elastic_net_path(Problem(drawn.features, drawn.labels, CLASSES))
+    published = (cuts.sldd if method == "sldd" else cuts.ternary)(path, 2)
+    x = drawn.features.double()
+    z = (x - x.mean(0)) / x.std(0, correction=0)
+    expected = torch.addmm(published[:, -1], z, published[:, :-1].t())
+    assert torch.allclose(torch.addmm(head.bias, x, head.weight.t()), expected, atol=1e-6)
+    assert head.loss == pytest.approx(head.loss_on(images.features, images.labels))
+
+
+def test_weights_that_end_at_zero_are_no_features_of_a_class() -> None:
+    images = data()
+    assert images.weight is not None
+    order = images.weight.argsort(dim=1)
+    rows = [order[0, :2].tolist(), *order[1:, -2:].tolist()]  # what speaks most against the first, for the others
+    head = found(images, indices=IndexSet(tuple(map(tuple, rows))), values="nonnegative")
+    assert torch.equal(head.support, head.weight != 0)
+    assert head.index_set.classes[0] == ()
+    assert bool((head.weight >= 0).all())
+    against = IndexSet(tuple(map(tuple, order[:, :1].tolist())))
+    with pytest.raises(InputError, match="no chosen feature speaks for its class"):
+        found(images, indices=against, values="nonnegative")
+
+
+def test_real_weights_are_pulled_to_the_full_head_and_so_is_the_baseline() -> None:
+    images = data()
+    strong = SparsifySettings(k=(3,), method="mean", toward="dense", l2=1e4)
+    search = Search(images, strong)
+    head = search.head(best_of(search.candidates([3]), 3))
+    assert images.weight is not None
+    kept = torch.where(head.support, images.weight.double(), 0.0)
+    assert torch.allclose(head.weight, kept, atol=1e-3)
+    assert torch.allclose(search.refitted.weight, images.weight.double(), atol=1e-3)
+    # Towards zero, so strong a penalty leaves next to nothing.
+    assert float(found(images, method="mean", l2=1e4).weight.abs().max()) < 1e-3
+    chosen = Search(images, SparsifySettings(k=(3,), method="mean", toward="dense")).candidates([3])[0].l2
+    zero = Search(images, SparsifySettings(k=(3,), method="mean")).candidates([3])[0].l2
+    assert chosen != zero, "the strength is chosen for what it is used for"
+
+
+def test_what_is_chosen_is_said_and_nothing_needs_images_that_choose() -> None:
+    images = data()
+    assert Search(images, SparsifySettings(k=(2,))).chosen == ["method", "strength"]
+    assert Search(images, SparsifySettings(k=(2,), max_drop=1.0, l2=1e-2)).chosen == ["method", "k"]
+    alone = images.of_images(torch.arange(CLASSES))  # one image of each class
+    given = Search(alone, SparsifySettings(k=(2,), method="weight", l2=1e-2))
+    assert given.chosen == []
+    assert given.head(given.candidates([2])[0]).support.sum(1).tolist() == [2] * CLASSES
+    with pytest.raises(InputError, match="No class has two training images"):
+        Search(alone, SparsifySettings(k=(2,), method="weight"))
 
 
 def test_the_loss_of_a_small_k_is_bounded_against_the_full_head_fitted_alike() -> None:
@@ -225,6 +304,7 @@ def test_without_a_full_head_one_is_fitted() -> None:
         ({"method": "q-senn"}, "q-senn has ternary weights: add values ternary"),
         ({"method": "sldd", "values": "binary"}, "sldd has real weights"),
         ({"toward": "dense", "values": "ternary"}, "toward dense has no effect"),
+        ({"toward": "dense", "method": "sldd"}, "toward dense has no effect with method sldd"),
         ({"class_weights": "even"}, "class_weights 'even' is unknown"),
         ({"indices": IndexSet(((0,),)), "pool": 3, "k": (1,)}, "leave out pool"),
         ({"indices": IndexSet(((0,),)), "method": "mean", "k": (1,)}, "leave out method"),
@@ -243,6 +323,7 @@ def test_what_contradicts_itself_is_refused(settings: dict[str, object], sentenc
         ({"pool": FEATURES + 1}, "pool 13 is more than the 12 features"),
         ({"indices": IndexSet(((0,), (1,))), "k": (1,)}, "has 2 classes, but the network has 4"),
         ({"objective": "qpm", "pool": 3, "k": (3,)}, "fewer than 4 sets of 3"),
+        ({"values": "binary", "k": (12,)}, "k 12 cannot be had with values binary: 12 features that vary have fewer"),
     ],
 )
 def test_what_does_not_fit_the_features_is_refused(settings: dict[str, object], sentence: str) -> None:
@@ -254,7 +335,11 @@ def test_what_does_not_fit_the_features_is_refused(settings: dict[str, object], 
 def test_numbers_of_features_are_ascending_and_each_once() -> None:
     assert parse_ks("5,1,5, 2", None, None) == [1, 2, 5]
     assert parse_ks(None, None, None) == [5]
-    assert parse_ks(None, None, 1.0) == list(LADDER)
+    assert parse_ks(None, None, 1.0) == []
+    assert Search(data(), SparsifySettings(k=(), max_drop=1.0)).settings.k == [k for k in LADDER if k <= FEATURES]
+    assert Search(data(), SparsifySettings(k=(), max_drop=1.0, pool=5)).settings.k == [1, 2, 3, 5]
+    few = SparsifySettings(k=(), max_drop=1.0, pool=5, values="binary")
+    assert Search(data(), few).settings.k == [1, 2, 3], "five features have one set of five"
     assert parse_ks(None, IndexSet(((0, 1), (2,))), None) == [2]
     with pytest.raises(InputError, match="both say which filters"):
         parse_ks("3", IndexSet(((0,),)), None)

@@ -65,7 +65,10 @@ def test_a_table_shows_the_cut_and_both_baselines() -> None:
     said = run("sparsify", "-k", "3", "--method", "weight", "--l2", "1e-3", "-o", "out").output
     assert "full head fitted anew" in said
     assert "Cut: the same features with the weights of the full head." in said
-    assert "test images chose nothing" in said
+    assert "chose nothing" not in said, "all was given"
+    said = run("sparsify", "-k", "3", "--method", "weight", "-o", "other").output
+    assert "Strengths are chosen on 287 of the 1,437 training images, by the one-standard-error rule as the" in said
+    assert "Chosen on 287 images of train: strength; test images chose nothing." in said
 
 
 @pytest.mark.parametrize(
@@ -77,12 +80,14 @@ def test_a_table_shows_the_cut_and_both_baselines() -> None:
         (("--method", "best"), "--method 'best' is unknown"),
         (("--values", "few"), "--values 'few' is unknown"),
         (("--l2", "0"), "--l2 0.0 is not a positive number"),
+        (("--l2", "1e300"), "--l2 1e+300 is more than 1e+12"),
         (("--l2", "nan"), "--l2 nan is not a positive number"),
         (("--toward", "dense", "--values", "binary"), "--toward dense has no effect with --values binary"),
         (("--pool", "65"), "pool 65 is more than the 64 features"),
         (("--pool", "3", "-k", "4"), "k 4 is more than the 3 features of --pool"),
         (("--objective", "qpm", "--method", "mean"), "--objective qpm chooses features itself; leave out --method"),
         (("--method", "q-senn"), "--method q-senn has ternary weights: add --values ternary"),
+        (("--values", "binary", "-k", "64"), "k 64 cannot be had with --values binary: "),
         (("--max-drop", "nan"), "--max-drop nan is not between 0 and 100 points"),
         (("--class-weights", "even"), "--class-weights 'even' is unknown"),
         (("--method", "csg"), "needs class-specific gates"),
@@ -114,6 +119,16 @@ def test_the_path_has_a_certificate_in_every_row_and_nec_is_measured_beside_it()
     for few in results["nec"].values():
         assert list(few["accuracy"]) == ["5", "10", "15", "20", "25", "30"]
         assert few["mean"] == pytest.approx(sum(few["accuracy"].values()) / 6)
+
+
+def test_nec_leaves_out_what_a_pool_or_distinct_sets_cannot_have() -> None:
+    results = written("-k", "2", "--method", "mean", "--pool", "12", "--nec")
+    for few in results["nec"].values():
+        assert [k for k, value in few["accuracy"].items() if value is None] == ["15", "20", "25", "30"]
+    results = written("-k", "2", "--objective", "qpm", "--pool", "10", "--nec", "--overwrite")
+    assert results["nec"]["sparse"]["accuracy"]["5"] is not None
+    assert results["nec"]["sparse"]["accuracy"]["10"] is None, "ten features have one set of ten"
+    assert results["nec"]["elastic_net"]["accuracy"]["10"] is not None
 
 
 def test_maps_are_looked_at_for_diversity_and_for_the_published_objective() -> None:

@@ -138,7 +138,8 @@ def test_the_choice_is_described(write_results: WriteResults) -> None:
     assert "drawn by class" not in text("b")
     assert "looked for on 60 of the training images" in text("c", searched=60)
     held = text("d", split="val", part_of_training=False)
-    assert held.startswith("Methods and strengths were chosen on the 20 images of val. The 50 images")
+    assert held.startswith("Chosen (method, strength) on the 20 images of val. The 50 images")
+    assert text("e", chosen=[]).startswith("Method, strength and k were given, and nothing was chosen. The 50 images")
 
 
 def test_features_from_elsewhere_have_one_full_head_and_no_pictures(write_results: WriteResults) -> None:

@@ -21,7 +21,6 @@ from decompose_cli.sparse.measures import (
     contrastiveness,
     correlation,
     measure,
-    nearest,
     nec,
     one_difference,
 )
@@ -260,8 +259,3 @@ def test_accuracy_at_few_features() -> None:
     assert few.mean == 91
     assert nec(4, accuracy).mean is None
     assert doctest.testmod(measures) == (0, 1)
-
-
-def test_the_point_of_a_path_is_the_one_nearest_on_average() -> None:
-    means = [0.0, 2.5, 4.0, 6.0, 9.5]
-    assert [nearest(means, number) for number in (1, 5, 9, 30)] == [0, 2, 4, 4]

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import METHODS
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.cli.tables.sparse import show_heads
-from decompose_cli.decomposition.sparse_settings import AUTO, CUTS, SLOW
+from decompose_cli.decomposition.sparse_settings import AUTO, CUTS, LADDER, SLOW
 from decompose_cli.features.inputs import Inputs
-
-if TYPE_CHECKING:
-    pass
 
 
 @command()
@@ -148,4 +145,4 @@ def sparsify(
     named = inputs
     if features is not None:
         named = dataclasses.replace(inputs, model="features", dataset=features.stem)
-    in_folder(out, "sparsify", named, (RESULT, *files_of(settings.k)), work)
+    in_folder(out, "sparsify", named, (RESULT, *files_of(settings.k or LADDER)), work)

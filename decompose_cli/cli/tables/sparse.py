@@ -46,8 +46,9 @@ def show_heads(terminal: Terminal, document: ResultDocument[SparsifyResults]) ->
     if results.nec is not None:
         _show_nec(terminal, results.nec.elastic_net, results.nec.sparse)
     chosen = results.chosen_on
-    what = f"{chosen.images:,} images of {chosen.split}"
-    terminal.print(f"Methods and strengths were chosen on {what}; test images chose nothing.")
+    if chosen.chosen:
+        what = f"{chosen.images:,} images of {chosen.split}"
+        terminal.print(f"Chosen on {what}: {', '.join(chosen.chosen)}; test images chose nothing.")
     if results.smallest is not None:
         found = results.smallest
         terminal.print(f"k = {found.k} is the smallest within {found.max_drop:g} points on these images.")

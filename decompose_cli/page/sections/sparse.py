@@ -161,12 +161,16 @@ def _curve(by_k: dict[int, Point]) -> Curve:
 def _choice(source: Source) -> str:
     results = source.results
     chosen = results.chosen_on
-    if chosen.part_of_training:
+    if not chosen.chosen:
+        how = "Method, strength and k were given, and nothing was chosen."
+    elif chosen.part_of_training:
         seen = "" if results.original is None else ", which the network was trained on,"
-        how = f"Methods and strengths were chosen on {chosen.images:,} images of {chosen.split}{seen} while the other "
+        how = (
+            f"Chosen ({', '.join(chosen.chosen)}) on {chosen.images:,} images of {chosen.split}{seen} while the other "
+        )
         how += f"{chosen.fitted:,} were fitted; what was chosen was then fitted on all."
     else:
-        how = f"Methods and strengths were chosen on the {chosen.images:,} images of {chosen.split}."
+        how = f"Chosen ({', '.join(chosen.chosen)}) on the {chosen.images:,} images of {chosen.split}."
     if chosen.searched < chosen.fitted:
         how += f" Features were looked for on {chosen.searched:,} of the training images, drawn by class."
     if results.locality is not None:
