@@ -253,7 +253,8 @@ def extract_indices(
         features: Features of training images of all classes.
         k: Features per class, or a fraction of the class's total (see
             :func:`decompose_cli.decomposition.ranking.select`).
-        method: ``frequency`` (arXiv 2112.07719), ``mean``, ``mass``, ``contribution``, ``weight`` or ``csg``.
+        method: ``frequency`` (arXiv 2112.07719), ``mean``, ``mass``, ``contribution``, ``weight``, ``csg``,
+            ``backward``, ``splicing`` or ``elastic-net``.
         order: Which gates ``csg`` takes, ``highest`` or ``lowest``.
 
     Raises:

@@ -41,6 +41,7 @@ _ROUNDING = 64
 _MOST_STEPS_OF_A_MODEL = 12
 _MOST_POINTS_OF_A_MODEL = 10
 _COVERED = 64
+_NOTHING = 1e-12  # of a gradient on features of deviation 1: rounding
 _ROUGH_ABOVE = 30  # times the tolerance: a gap from which another step leads to one that is small enough
 _LEAST_ROUGH = 1e-5  # of the objective: a gap that float32 can tell
 _MOST_ROUGH = 3
@@ -134,8 +135,8 @@ def elastic_net_path(
             raise ValueError(f"{name} {value} is not between 0 and 1")
     solver = _Solver(problem, alpha, held, start)
     strongest = solver.strongest
-    if strongest == 0:
-        raise InputError("No feature tells the classes apart: all are constant, or there is one class only.")
+    if strongest < _NOTHING:
+        raise InputError("No feature tells the classes apart: its mean is the same in each of them.")
     points: list[PathPoint] = []
     classes = problem.num_classes if held is None else int((~held).sum())
     for number in range(strengths):
