@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, replace
-from numbers import Real
+from numbers import Integral, Real
 from pathlib import Path
 
 from torch import Tensor
@@ -28,6 +28,7 @@ from decompose_cli.models.lone_head import HEAD, write_lone_head
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.sparse.elastic_net import PathPoint
+from decompose_cli.sparse.threads import few_threads
 from decompose_cli.storage.files import check_writable, user_path
 
 
@@ -224,6 +225,7 @@ def sparsify(
         raise InputError(f"{param('l2')} {l2!r} is not a positive number.")
     if not _is_whole(seed):
         raise InputError(f"{param('seed')} {seed!r} is not a whole number.")
+    k, pool, seed = (None if k is None else int(k)), (None if pool is None else int(pool)), int(seed)
     Inputs(seed=seed)  # checks its range
     check_filters(indices, k)
     count, names = features.values.shape[1], features.class_names
@@ -251,10 +253,11 @@ def sparsify(
         if (choosing.class_names, choosing.values.shape[1]) != (names, count):
             raise InputError("The images that choose have other classes or features than the training images.")
         others = choosing.values, choosing.labels
-    search = Search(data, settings, others, seed=seed)
-    found = search.candidates(search.settings.k)
-    best = best_of(found, search.settings.k[0])
-    head = search.head(best)
+    with few_threads(data.features, data.num_classes):
+        search = Search(data, settings, others, seed=seed)
+        found = search.candidates(search.settings.k)
+        best = best_of(found, search.settings.k[0])
+        head = search.head(best)
     return SparseHead(
         method=best.method,
         fitted=head,
@@ -267,7 +270,7 @@ def sparsify(
 
 
 def _is_whole(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool)
+    return isinstance(number, Integral) and not isinstance(number, bool)
 
 
 def _check_kind(features: object, name: str) -> None:

@@ -140,10 +140,15 @@ class Few(BaseModel):
 
 
 class Nec(BaseModel):
-    """NEC accuracy: of the elastic-net path (point nearest the mean number), and of these heads at exactly k."""
+    """NEC accuracy: of the elastic-net path (point nearest the mean number), and of these heads at exactly k.
+
+    ``means``: the mean numbers of features per class that the points of the path have; where that is more than a tenth
+    off, as where the path ends before, the accuracy is null.
+    """
 
     elastic_net: Few
     sparse: Few
+    means: dict[str, float]
 
 
 class Smallest(BaseModel):

@@ -33,7 +33,8 @@ class SparsifySettings:
         k: Numbers of features per class; none with ``max_drop`` for :data:`LADDER`, as far as there can be such heads.
         method: Name of a ranking or of a published cut, or ``auto``: for each k the best of all that fit the network
             and are quick.
-        values: Values that weights on standardised features may have; None for ``real``, with ``qpm`` for ``binary``.
+        values: Values that weights on standardised features may have; None for ``real``, or what ``qpm`` (binary) and
+            published cuts have.
         l2: Strength of the penalty; None to choose it.
         toward: What the penalty pulls real weights to.
         distil: Whether fits aim at what the full head says of an image, in place of its label.
@@ -75,7 +76,8 @@ class SparsifySettings:
             raise InputError("No k was given.")
         one_of(self.method, method_names(), "method")
         if self.values is None:
-            object.__setattr__(self, "values", "binary" if self.objective == "qpm" else "real")
+            settled = "binary" if self.objective == "qpm" else CUTS.get(self.method, "real")
+            object.__setattr__(self, "values", settled)
         one_of(self.kind, VALUES, "values")
         one_of(self.toward, ("zero", "dense"), "toward")
         one_of(self.objective, ("loss", "qpm"), "objective")

@@ -40,9 +40,12 @@ from decompose_cli.models.bias_alone import say_bias_alone
 from decompose_cli.progress import note
 from decompose_cli.sparse.cuts import nearest_the_mean
 from decompose_cli.sparse.measures import NEC, measure, nec
+from decompose_cli.sparse.threads import few_threads
 from decompose_cli.storage.file_sets import Content, write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 
+_NEAR = 0.1
+"""Share of a number of features by which the mean of a point of the path may be off, to stand for it."""
 CHECKPOINT, INDICES = "sparse.safetensors", "indices.json"
 
 
@@ -86,8 +89,12 @@ def sparsified(
         why = "the network's features are no means of maps" if settings.maps else "no maps were looked at"
         note(f"The objective is without its term for locality, as {why}.")
     search = Search(source.train, settings, source.choosing, seed=seed, locality=locality)
-    run = _Run(source, settings, search)
-    results = run.results()
+    with few_threads(source.train.features, source.train.num_classes):
+        run = _Run(source, settings, search)
+    heads = list(run.heads.values())
+    diversity = source.local_diversity(heads) if settings.maps else [None] * len(heads)
+    with few_threads(source.train.features, source.train.num_classes):
+        results = run.results(diversity)
     contents: dict[Path, Content] = {}
     checks: dict[Path, Callable[[Path], object]] = {}
     if folder is not None:
@@ -179,18 +186,15 @@ class _Run:
         constant = int((data.features.amin(0) == data.features.amax(0)).sum())
         if constant:
             verb = "is" if constant == 1 else "are"
-            note(f"{constant} of the {data.num_features} features {verb} the same for every training image; no use.")
+            note(f"{constant} of the {data.num_features} features {verb} the same for every training image: no weight.")
         for k, head in self.heads.items():
             say_bias_alone(head.index_set.classes, f"k = {k}")
             if head.values is not None and float(head.values.scale) == 0:
                 note(f"k = {k}: no positive scale is better than none, so all weights are 0 and biases decide alone.")
 
-    def results(self) -> SparsifyResults:
-        """What is known of the heads."""
+    def results(self, diversity: Sequence[float | None]) -> SparsifyResults:
+        """What is known of the heads, with SID@5 of each."""
         source, search = self.source, self.search
-        diversity = (
-            source.local_diversity(list(self.heads.values())) if self.settings.maps else [None] * len(self.heads)
-        )
         results = SparsifyResults(
             total=len(source.labels),
             original=None if self.original is None else point_of(self.original),
@@ -259,11 +263,14 @@ class _Run:
         source, search = self.source, self.search
         features, labels = source.features, source.labels
         count = self.settings.pool or source.train.num_features
-        bench = search.searched
+        bench, means = search.searched, dict[str, float]()
 
-        def on_the_path(number: int) -> float:
-            head = bench.path_head(nearest_the_mean(bench.path, number))
-            return point_of(head.predict(features, labels)).top1
+        def on_the_path(number: int) -> float | None:
+            point = nearest_the_mean(bench.path, number)
+            means[str(number)] = point.weights / bench.path.classes
+            if abs(means[str(number)] - number) > _NEAR * number:  # the path ends before
+                return None
+            return point_of(bench.path_head(point).predict(features, labels)).top1
 
         def exactly(number: int) -> float | None:
             if not search.can_have(number):
@@ -271,7 +278,7 @@ class _Run:
             head = self.heads.get(number) or search.head(self.best[number])
             return point_of(head.predict(features, labels)).top1
 
-        return Nec(elastic_net=_few(nec(count, on_the_path)), sparse=_few(nec(count, exactly)))
+        return Nec(elastic_net=_few(nec(count, on_the_path)), sparse=_few(nec(count, exactly)), means=means)
 
 
 def _as_subject(chosen: Sequence[str]) -> str:

@@ -33,6 +33,7 @@ from decompose_cli.sparse.minimise import Penalty, minimise
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.quadratic import minimum
 from decompose_cli.sparse.refit import beginning
+from decompose_cli.sparse.threads import in_few_threads
 
 _BIAS_LEFT = 1e-8  # difference of mean probability and mean target after Newton steps on biases alone
 _SUFFICIENT = 1e-4
@@ -95,6 +96,7 @@ class Path:
     classes: int
 
 
+@in_few_threads
 def elastic_net_path(
     problem: Problem,
     *,

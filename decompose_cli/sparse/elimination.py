@@ -13,6 +13,7 @@ from decompose_cli.sparse.minimise import Fit
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit, refit_loosely
 from decompose_cli.sparse.second_order import invert, second_derivatives, standardised
+from decompose_cli.sparse.threads import in_few_threads
 
 _KEPT = 5 / 6  # of the features in each step: 12 steps from 64 to 5, 21 from 2048 to 50
 _PRODUCTS = 1 << 38  # of the second derivatives of all classes; above, features are taken as uncorrelated
@@ -81,6 +82,7 @@ def removal(inverse: Tensor, weights: Tensor, count: int) -> Tensor:
     return gone
 
 
+@in_few_threads
 def backward(
     problem: Problem,
     ks: Sequence[int],

@@ -10,10 +10,12 @@ from decompose_cli.sparse.elimination import removal, sizes
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit_loosely
 from decompose_cli.sparse.second_order import invert
+from decompose_cli.sparse.threads import in_few_threads
 
 _VALUES_AT_ONCE = 1 << 22  # of a block of features
 
 
+@in_few_threads
 def shared_pool(
     problem: Problem,
     size: int,

@@ -11,6 +11,7 @@ from torch import Tensor
 from decompose_cli.sparse.problem import Problem, Scale
 from decompose_cli.sparse.redundancy import redundancy
 from decompose_cli.sparse.sets import distinct_sets
+from decompose_cli.sparse.threads import in_few_threads
 
 _LARGEST_LOCALITY = 0.316
 _WEIGHT = 1000.0
@@ -39,6 +40,7 @@ class Selection:
     locality: float
 
 
+@in_few_threads
 def select(
     problem: Problem,
     k: int,

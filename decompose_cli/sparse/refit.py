@@ -7,8 +7,10 @@ from torch import Tensor
 
 from decompose_cli.sparse.minimise import Fit, Penalty, minimise
 from decompose_cli.sparse.problem import Problem
+from decompose_cli.sparse.threads import in_few_threads
 
 
+@in_few_threads
 def refit(
     problem: Problem,
     support: Tensor,

@@ -14,6 +14,7 @@ from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit, refit_loosely
 from decompose_cli.sparse.rows import Row, RowFit
 from decompose_cli.sparse.second_order import second_derivatives
+from decompose_cli.sparse.threads import in_few_threads
 
 _TRIED = 3  # exchanges of a class, the most promising by their estimates
 _MOST_ROUNDS = 30
@@ -36,6 +37,7 @@ class Splice:
     rounds: int
 
 
+@in_few_threads
 def splice(
     problem: Problem,
     starts: Sequence[Tensor],

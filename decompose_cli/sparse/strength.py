@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from decompose_cli.sparse.problem import Problem
+from decompose_cli.sparse.threads import in_few_threads
 
 STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(-2, -11, -1))
 """Strengths that are tried, the strongest first: 0.1 to 1e-5 in half decades."""
@@ -32,6 +33,7 @@ class Strength:
     tried: tuple[Tried, ...]
 
 
+@in_few_threads
 def choose_strength(
     problem: Problem,
     fitted: Callable[[float], Tensor],

@@ -11,6 +11,7 @@ from torch import Tensor
 from decompose_cli.sparse.moves import ClassState, Moves, changes, share_of, weights_of
 from decompose_cli.sparse.one_scale import FewValues, HeldRows, fitted, sums_of
 from decompose_cli.sparse.problem import Problem
+from decompose_cli.sparse.threads import in_few_threads
 
 _MOST_ROUNDS = 100
 _REFITTED = 30  # moves of other biases that are tried when none helps as they are
@@ -26,6 +27,7 @@ Allowed = Callable[[int, Tensor], Moves]
 """The moves of a class, from its number and the matrix as it is, int8 (C, D)."""
 
 
+@in_few_threads
 def exchange(
     problem: Problem,
     starts: Sequence[Tensor],

@@ -122,7 +122,7 @@ def signalled(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
         monkeypatch.setattr(features, "study", study)  # and back again
         monkeypatch.delitem(sys.modules, study.__name__)
         monkeypatch.setattr(sys, "meta_path", [SignalledImport(study.__name__, number, done), *sys.meta_path])
-        monkeypatch.setattr("decompose_cli.engines.validate.validate", lambda *_: done.append("run"))
+        monkeypatch.setattr("decompose_cli.engines.validate.validate", lambda *_, **__: done.append("run"))
         return done
 
     return prepare

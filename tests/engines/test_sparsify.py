@@ -86,7 +86,7 @@ def test_a_table_shows_the_cut_and_both_baselines() -> None:
         (("--pool", "65"), "pool 65 is more than the 64 features"),
         (("--pool", "3", "-k", "4"), "k 4 is more than the 3 features of --pool"),
         (("--objective", "qpm", "--method", "mean"), "--objective qpm chooses features itself; leave out --method"),
-        (("--method", "q-senn"), "--method q-senn has ternary weights: add --values ternary"),
+        (("--method", "q-senn", "--values", "real"), "--method q-senn has ternary weights: add --values ternary"),
         (("--values", "binary", "-k", "64"), "k 64 cannot be had with --values binary: "),
         (("--max-drop", "nan"), "--max-drop nan is not between 0 and 100 points"),
         (("--class-weights", "even"), "--class-weights 'even' is unknown"),
@@ -116,19 +116,22 @@ def test_the_path_has_a_certificate_in_every_row_and_nec_is_measured_beside_it()
     assert max(row["relative_gap"] for row in path) <= 1e-6
     assert path[0]["weights"] == 0 < path[-1]["weights"]
     assert [one["method"] for one in results["heads"]["2"]["candidates"]].count("sldd") == 1
-    for few in results["nec"].values():
-        assert list(few["accuracy"]) == ["5", "10", "15", "20", "25", "30"]
-        assert few["mean"] == pytest.approx(sum(few["accuracy"].values()) / 6)
+    nec = results["nec"]
+    assert list(nec["sparse"]["accuracy"]) == ["5", "10", "15", "20", "25", "30"]
+    assert nec["sparse"]["mean"] == pytest.approx(sum(nec["sparse"]["accuracy"].values()) / 6)
+    # The path ends with fewer features per class than any of these, and stands for none of them.
+    assert set(nec["means"].values()) == {path[-1]["weights"] / 10}
+    assert set(nec["elastic_net"]["accuracy"].values()) == {None}
+    assert nec["elastic_net"]["mean"] is None
 
 
 def test_nec_leaves_out_what_a_pool_or_distinct_sets_cannot_have() -> None:
     results = written("-k", "2", "--method", "mean", "--pool", "12", "--nec")
-    for few in results["nec"].values():
-        assert [k for k, value in few["accuracy"].items() if value is None] == ["15", "20", "25", "30"]
+    accuracy = results["nec"]["sparse"]["accuracy"]
+    assert [k for k, value in accuracy.items() if value is None] == ["15", "20", "25", "30"]
     results = written("-k", "2", "--objective", "qpm", "--pool", "10", "--nec", "--overwrite")
     assert results["nec"]["sparse"]["accuracy"]["5"] is not None
     assert results["nec"]["sparse"]["accuracy"]["10"] is None, "ten features have one set of ten"
-    assert results["nec"]["elastic_net"]["accuracy"]["10"] is not None
 
 
 def test_maps_are_looked_at_for_diversity_and_for_the_published_objective() -> None:

@@ -228,7 +228,7 @@ def documents(names: Sequence[str], features: int, k: int = 5) -> Documents:
                     "chosen": ["method", "strength"],
                 },
                 "smallest": {"max_drop": 1.0, "k": k, "tried": {"2": 3.5, str(k): 0.75}},
-                "nec": {"elastic_net": few, "sparse": {**few, "mean": 93.5}},
+                "nec": {"elastic_net": few, "sparse": {**few, "mean": 93.5}, "means": {"5": 4.8}},
                 "path": [PATH_ROW],
             },
         ),

@@ -27,19 +27,20 @@ def show_heads(terminal: Terminal, document: ResultDocument[SparsifyResults]) ->
     terminal.title(f"Images classified correctly, of {results.total:,} ({full})")
     rows = [
         [
-            k,
+            _sizes(head),
             head.method,
+            "-" if head.l2 is None else f"{head.l2:.2g}",
             str(head.cut.correct),
             str(head.point.correct),
             f"{head.point.top1:.2f}",
             *_versus(head.versus_original),
             *_versus(head.versus_refitted),
         ]
-        for k, head in results.heads.items()
+        for head in results.heads.values()
     ]
-    columns = ["k", "Method", "Cut", "Sparse", "Top-1 %", "- full", "p", "- refitted", "p"]
+    columns = ["k", "Method", "L2", "Cut", "Sparse", "Top-1 %", "- full", "p", "- refitted", "p"]
     if results.original is None:
-        columns, rows = columns[:5] + columns[7:], [row[:5] + row[7:] for row in rows]
+        columns, rows = columns[:6] + columns[8:], [row[:6] + row[8:] for row in rows]
     terminal.print(make_table(columns, rows, left=2))
     terminal.print("Cut: the same features with the weights of the full head.")
     _show_measures(terminal, results)
@@ -57,6 +58,11 @@ def show_heads(terminal: Terminal, document: ResultDocument[SparsifyResults]) ->
             terminal.print(f"Checkpoint {head.checkpoint}")
 
 
+def _sizes(head: Sparse) -> str:
+    low, high = head.features_per_class
+    return str(head.k) if low == high == head.k else f"{head.k} ({low}-{high})"
+
+
 def _show_measures(terminal: Terminal, results: SparsifyResults) -> None:
     terminal.title("What the heads are like")
     rows = [[k, *_measures(head)] for k, head in results.heads.items()]
@@ -72,6 +78,8 @@ def _show_measures(terminal: Terminal, results: SparsifyResults) -> None:
     ]
     terminal.print(make_table(columns, rows, left=1))
     terminal.print("One apart: pairs of classes that differ in one feature only.")
+    if all(head.measures.sid5 is None for head in results.heads.values()):
+        terminal.print("SID@5 needs --maps, and classes with five features.")
 
 
 def _measures(head: Sparse) -> list[str]:
