@@ -111,6 +111,22 @@ class ImageOptions:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
+def known_fields(options: Sequence[ImageOptions], usual: Preprocessing) -> dict[str, Any]:
+    """What options say of the preprocessing, whatever the data set: the fields that a checkpoint is described by.
+
+    Args:
+        options: What is known of a network's images and what was chosen for them, the later before the earlier.
+        usual: The preprocessing where these say none.
+    """
+    known: dict[str, Any] = {}
+    for each in options:
+        known |= each.given()
+    if "crop" in known and "resize" in known:  # then no data set changes the size, and it can be said in full
+        known = {name: value for name, value in known.items() if name in ("mean", "std")}
+        known |= usual.overridden(*options).geometry()
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}
+
+
 def check_image_options(
     *,
     mean: Sequence[float] | None = None,

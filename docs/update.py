@@ -2,7 +2,8 @@
 
 - ``commands.md``: every option of every command, by Typer's own generator.
 - What follows ``<!-- run: ... -->`` in a page: the output of that command, where the page shows all of it.
-- What follows ``<!-- table: ... -->``: in ``reproduce.md`` from ``reproduced.json``; elsewhere rankings, gates and data
+- What follows ``<!-- table: ... -->``: in ``reproduce.md`` from ``reproduced.json``, in ``sparsify.md``
+  from ``sparse-heads.json``; elsewhere rankings, gates and data
   sets, from the program's own tables of them.
 
 Tests compare all of it (tests/test_docs.py).
@@ -82,9 +83,11 @@ def with_outputs(text: str, folder: Path) -> str:
 
 
 def tables() -> dict[str, str]:
-    """The tables of ``reproduce.md``, by name."""
-    found = json.loads((DOCS / "reproduced.json").read_text(encoding="utf-8"))
-    return {name: table(content["columns"], content["rows"]) for name, content in found["tables"].items()}
+    """The tables of ``reproduce.md`` and ``sparsify.md``, by name."""
+    found: dict[str, Any] = {}
+    for file in ("reproduced.json", "sparse-heads.json"):
+        found |= json.loads((DOCS / file).read_text(encoding="utf-8"))["tables"]
+    return {name: table(content["columns"], content["rows"]) for name, content in found.items()}
 
 
 def table(columns: list[str], rows: list[list[Any]]) -> str:
@@ -145,7 +148,7 @@ def main() -> None:
         folder = Path(name)
         for command in SETUP:
             run(command, folder)
-        for page in pages():
+        for page in [*pages(), ROOT / "README.md"]:
             text = page.read_text(encoding="utf-8")
             updated = with_outputs(with_tables(text, contents), folder)
             if updated != text:

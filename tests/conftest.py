@@ -27,7 +27,13 @@ from PIL import Image
 
 pytest.register_assert_rewrite("helpers")
 
+# Only `helpers` can be imported by its name, no other folder here: with all of them on the path for good, SciPy would
+# take the tests of `sparse` for the package of that name.
+HERE = str(Path(__file__).parent)
+sys.path.insert(0, HERE)
 from helpers.power_cut import PowerCut, power_cut
+
+sys.path.remove(HERE)
 
 # Typer makes all commands, with their seven hundred options, anew for each call of a CliRunner: 15 ms of the same.
 typer.testing._get_command = functools.cache(typer.testing._get_command)

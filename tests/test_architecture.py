@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import Mapping
 from functools import cache
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ READING_ORDER = (
     "models",
     "datasets",
     "features",
+    "sparse",
     "decomposition",
     "training",
     "engines",
@@ -182,6 +184,14 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 def test_every_part_of_the_package_has_a_place() -> None:
     parts = {name.split(".")[0] for name in MODULES} - DOORS
     assert parts == {*READING_ORDER, *GROUND} - {"ground"}
+
+
+def test_folders_of_tests_do_not_stand_for_packages_of_others() -> None:
+    """Such as `sparse` and `datasets`, which libraries use where they are installed."""
+    for folder in filter(Path.is_dir, Path(__file__).parent.iterdir()):
+        found = find_spec(folder.name)
+        places = found.submodule_search_locations if found is not None else None
+        assert folder.name == "helpers" or str(folder) not in (places or ())
 
 
 def test_all_modules_are_checked() -> None:

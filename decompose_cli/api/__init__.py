@@ -5,13 +5,26 @@ so. The commands of the program are functions too, ``decompose_cli.engines.<comm
 :class:`Inputs`, names as on the command line, and return the result document.
 """
 
-from decompose_cli.api.features import Features, extract_features, extract_indices, load_dataset, validate
+from typing import TYPE_CHECKING, Any
+
+from decompose_cli.api.features import (
+    Features,
+    extract_features,
+    extract_indices,
+    load_dataset,
+    load_features,
+    validate,
+)
 from decompose_cli.api.model import Model, decompose, load_model, read_index_set, save_model, write_index_set
+from decompose_cli.api.sparse import SparseHead, sparsify
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.page.report import report
+
+if TYPE_CHECKING:
+    from decompose_cli.api.estimator import SparseLinearClassifier
 
 __all__ = [
     "DecomposeError",
@@ -21,14 +34,27 @@ __all__ = [
     "InputError",
     "Inputs",
     "Model",
+    "SparseHead",
+    "SparseLinearClassifier",
     "decompose",
     "extract_features",
     "extract_indices",
     "load_dataset",
+    "load_features",
     "load_model",
     "read_index_set",
     "report",
     "save_model",
+    "sparsify",
     "validate",
     "write_index_set",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """Import the estimator when it is first used: scikit-learn takes as long to load as torch."""
+    if name == "SparseLinearClassifier":
+        from decompose_cli.api.estimator import SparseLinearClassifier
+
+        return SparseLinearClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from decompose_cli.api.model import Indices, Model, index_set_of
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.decomposition.ranking import DEFAULT_METHOD, parse_method, select
+from decompose_cli.decomposition.ranking import DEFAULT_METHOD, RANKINGS, parse_method, select
 from decompose_cli.engines.validate import ValidateResults, measure
 from decompose_cli.errors import InputError
 from decompose_cli.features.device import resolve_device
+from decompose_cli.features.elsewhere import SPLITS, read_feature_file, split_of
 from decompose_cli.features.extraction import extract_features as features_of_dataset
 from decompose_cli.features.extraction import features_of_batches
 from decompose_cli.features.inputs import Inputs
@@ -27,23 +30,71 @@ from decompose_cli.preprocessing import check_image_options
 from decompose_cli.storage.files import user_path
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False, repr=False, eq=False)
 class Features:
-    """Penultimate features of labelled images, and the head that they enter.
+    """Features of labelled images: those of a network, with the head that they enter, or those of anything else.
+
+    >>> Features([[0.5, 1.0], [2.0, 0.0], [1.5, 0.5]], [0, 1, 1], class_names=["cat", "dog"])
+    Features(3 images, 2 features, 2 classes)
+
+    Args:
+        values: Values of the features, (N, D): a tensor, a NumPy array, or what can be made one.
+        labels: Class numbers 0..C-1, (N,), of the same kinds. A class may be without images.
+        class_names: Names of the C classes; by default the numbers from 0 to the largest label, or those of the head.
+        feature_names: Names of the D features.
+        head: Parameters of the head that they enter, as :func:`extract_features` finds it.
+        gates: Class-specific gates (C, D).
 
     Attributes:
-        values: Values of the features, float32 (N, D).
-        labels: The network's class numbers, int64 (N,).
-        head: Parameters of the head.
+        values: As given, float32 (N, D).
+        labels: As given, int64 (N,).
         class_names: Names of the C classes.
+        feature_names: Names of the D features, where they have some.
+        head: Parameters of the head; None for features without one.
         gates: Class-specific gates (C, D) of the weights file, if it has any.
+
+    Raises:
+        InputError: Something given is of a wrong kind or shape, is not finite, or does not fit the rest.
     """
 
     values: Tensor
     labels: Tensor
-    head: HeadTensors
     class_names: tuple[str, ...]
-    gates: Tensor | None = None
+    feature_names: tuple[str, ...] | None
+    head: HeadTensors | None
+    gates: Tensor | None
+
+    def __init__(
+        self,
+        values: Tensor | ArrayLike,
+        labels: Tensor | ArrayLike,
+        *,
+        class_names: Sequence[str] | None = None,
+        feature_names: Sequence[str] | None = None,
+        head: HeadTensors | None = None,
+        gates: Tensor | None = None,
+    ) -> None:
+        if class_names is None and head is not None:
+            class_names = tuple(map(str, range(head.num_classes)))
+        classes = _names(class_names, "class_names")
+        split = split_of(values, labels, None if classes is None else len(classes))
+        columns, width = _names(feature_names, "feature_names"), split.features.shape[1]
+        if columns is not None and len(columns) != width:
+            raise InputError(f"feature_names has {len(columns):,} names for {width:,} features.")
+        if classes is None:
+            classes = tuple(map(str, range(int(split.labels.max()) + 1)))
+        if head is not None and (head.num_classes, head.num_features) != (len(classes), width):
+            raise InputError(
+                f"head takes {head.num_features:,} features into {head.num_classes:,} classes, but there "
+                f"are {width:,} and {len(classes):,}."
+            )
+        set_attribute = partial(object.__setattr__, self)  # as the class is frozen
+        set_attribute("values", split.features)
+        set_attribute("labels", split.labels)
+        set_attribute("class_names", classes)
+        set_attribute("feature_names", columns)
+        set_attribute("head", head)
+        set_attribute("gates", gates)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -51,6 +102,42 @@ class Features:
 
     def __repr__(self) -> str:
         return f"Features({len(self):,} images, {self.values.shape[1]} features, {len(self.class_names)} classes)"
+
+
+def _names(names: Sequence[str] | None, name: str) -> tuple[str, ...] | None:
+    if names is None:
+        return None
+    found = () if isinstance(names, str) else tuple(names)
+    if not found or not all(isinstance(each, str) for each in found):
+        raise InputError(f"{name} is no list of names.")
+    return tuple(map(str, found))  # as plain text, also where NumPy's was given
+
+
+def load_features(path: str | Path) -> dict[str, Features]:
+    """Read features that were made elsewhere, and their labels, from a ``.npz`` or ``.safetensors`` file.
+
+    The file has arrays ``train_x`` (N, D) and ``train_y`` (N,), likewise for ``val`` and ``test``, and perhaps
+    ``class_names`` and ``feature_names`` (see :func:`decompose_cli.features.elsewhere.read_feature_file`).
+
+    >>> import numpy as np
+    >>> np.savez("features.npz", train_x=np.eye(4), train_y=[0, 1, 2, 2], test_x=np.eye(4), test_y=[0, 1, 2, 2])
+    >>> load_features("features.npz")
+    {'train': Features(4 images, 4 features, 3 classes), 'test': Features(4 images, 4 features, 3 classes)}
+
+    Args:
+        path: The file.
+
+    Returns:
+        The features of each split that is in the file; of ``train``, ``val`` and ``test`` one at least.
+
+    Raises:
+        InputError: The file cannot be read, or what is in it cannot be used; the sentence says what and where.
+    """
+    file = read_feature_file(user_path(path), needs=(), optional=SPLITS)
+    return {
+        name: Features(split.features, split.labels, class_names=file.class_names, feature_names=file.feature_names)
+        for name, split in file.splits.items()
+    }
 
 
 def load_dataset(
@@ -138,7 +225,7 @@ def extract_features(
     if not isinstance(images, ImageDataset):
         names = model.class_names or tuple(map(str, range(head.num_classes)))
         values, labels = features_of_batches(network, images, device=where, precision=precision)
-        return Features(values, labels, head, names, model.gates)
+        return Features(values, labels, class_names=names, head=head, gates=model.gates)
     classes = matched(images, images.labels, model.name, model.classes, head.num_classes)
     values, labels = features_of_dataset(
         network,
@@ -149,7 +236,8 @@ def extract_features(
         batch_size=batch_size,
         workers=workers,
     )
-    return Features(values, torch.tensor(classes.outputs)[labels], head, classes.names, model.gates)
+    outputs = torch.tensor(classes.outputs)[labels]
+    return Features(values, outputs, class_names=classes.names, head=head, gates=model.gates)
 
 
 def extract_indices(
@@ -165,16 +253,26 @@ def extract_indices(
         features: Features of training images of all classes.
         k: Features per class, or a fraction of the class's total (see
             :func:`decompose_cli.decomposition.ranking.select`).
-        method: ``frequency`` (arXiv 2112.07719), ``mean``, ``mass``, ``contribution``, ``weight`` or ``csg``.
+        method: ``frequency`` (arXiv 2112.07719), ``mean``, ``mass``, ``contribution``, ``weight``, ``csg``,
+            ``backward``, ``splicing`` or ``elastic-net``.
         order: Which gates ``csg`` takes, ``highest`` or ``lowest``.
 
     Raises:
         InputError: k is out of range, a class has no images, or the method needs something that ``features`` lack.
     """
     check_classes(features.labels, features.class_names)
-    weight = features.head.weight if features.head.kind == "dense" else None
-    ranked = LabelledFeatures(features.values, features.labels, weight, features.class_names, features.gates, order)
-    return select(ranked, parse_method(method), k)
+    full = features.head.full if features.head is not None else None
+    name = parse_method(method)
+    if features.head is None and RANKINGS[name].needs_head:
+        raise InputError(
+            f"The method {name!r} needs the full head, and there is none in features.",
+            hint="Rank them by another method, or give features that extract_features has taken from a network.",
+        )
+    weight, bias = (None, None) if full is None else (full.weight, full.bias)
+    ranked = LabelledFeatures(
+        features.values, features.labels, weight, features.class_names, features.gates, order, bias
+    )
+    return select(ranked, name, k)
 
 
 def validate(features: Features, indices: Indices | None = None) -> ValidateResults:
@@ -194,6 +292,11 @@ def validate(features: Features, indices: Indices | None = None) -> ValidateResu
         InputError: The index set does not fit, or there is no image.
     """
     head = features.head
+    if head is None:
+        raise InputError(
+            "There is no head in features to measure.",
+            hint="Features have one where extract_features has taken them from a network.",
+        )
     if head.kind == "decomposed" and indices is not None:
         raise InputError("The model is decomposed already; its features are validated without indices.")
     if head.kind == "subspaces" and indices is None:

@@ -7,7 +7,6 @@ import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,7 +16,7 @@ from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.decomposition.heads import resolve_heads, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.index_set import read_index_set as read_file
-from decompose_cli.errors import InputError, first_line
+from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.seen import settled
 from decompose_cli.features.study import class_names_of, open_network
@@ -26,7 +25,8 @@ from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.models.network import Network, network_of
 from decompose_cli.models.read_back import check_read_back
-from decompose_cli.preprocessing import ImageOptions, Preprocessing, check_image_options
+from decompose_cli.models.sparse_record import SparseRecord
+from decompose_cli.preprocessing import ImageOptions, Preprocessing, check_image_options, known_fields
 from decompose_cli.storage.files import check_writable, user_path, write_text
 
 
@@ -44,6 +44,7 @@ class Model:
         gates: Class-specific gates (C, D) of the weights file, if it has any; for the method ``csg``.
         options: The options of the network that differ from the defaults.
         dataset: The data set that the network was trained on, where that is known.
+        sparse: What the weights file holds of a sparse head beside the network, if it does.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Model:
     gates: Tensor | None = None
     options: Mapping[str, str] = field(default_factory=dict)
     dataset: str | None = None
+    sparse: SparseRecord | None = None
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -193,6 +195,7 @@ def load_model(
         dict(classifier.entry.chosen),
         (metadata.dataset if metadata else None)
         or (classifier.entry.dataset if classifier.uses_default_weights else None),
+        checkpoint.sparse if checkpoint else None,
     )
 
 
@@ -217,7 +220,7 @@ def decompose(model: Model, indices: Indices) -> Model:
 
     Args:
         model: The classifier; left as it was.
-        indices: An index set, a file with one, or feature numbers by class number.
+        indices: An index set, a file with one, or feature numbers by class number: a mapping, or a row for each class.
 
     Raises:
         InputError: The index set does not fit, or the head is decomposed already.
@@ -232,8 +235,8 @@ def decompose(model: Model, indices: Indices) -> Model:
     return replace(model, network=replace(network, module=module).as_it_is())
 
 
-Indices = IndexSet | str | Path | Mapping[int, Sequence[int]]
-"""An index set, a file with one, or feature numbers by class number."""
+Indices = IndexSet | str | Path | Mapping[int, Sequence[int]] | Sequence[Sequence[int]]
+"""An index set, a file with one, or feature numbers by class number: a mapping, or a row for each class."""
 
 
 def index_set_of(indices: Indices, num_classes: int, num_features: int) -> IndexSet:
@@ -246,6 +249,12 @@ def index_set_of(indices: Indices, num_classes: int, num_features: int) -> Index
         return indices
     if isinstance(indices, (str, Path)):
         return read_index_set(user_path(indices))
+    if not isinstance(indices, Mapping):
+        if not hasattr(indices, "__getitem__"):  # a set, say, has no order
+            raise InputError(
+                f"{param('indices')} {indices!r} is no index set, no file, and no feature numbers by class number."
+            )
+        indices = dict(enumerate(indices))
     if set(indices) != set(range(num_classes)):
         raise InputError(f"Feature numbers are needed of the classes 0 to {num_classes - 1}, and of no others.")
     try:
@@ -313,26 +322,18 @@ def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> No
         model_options=dict(model.options) or None,
         class_names=list(model.class_names) if model.class_names is not None else None,
         dataset=model.dataset,
-        **_known_of_images(model),
+        **known_fields(model.image_options, model.usual),
     )
     # The weights are copied, as the file format has none that are shared between layers.
     state = {name: value.detach().cpu().clone() for name, value in model.module.state_dict().items()}
     if model.gates is not None:
         state["csg"] = model.gates
-    write_checkpoint(target, state, metadata)
+    sparse = model.sparse
+    if sparse is not None and model.network.as_it_is().tensors is not model.network.tensors:
+        sparse = None  # it is true of the head that was read
+    write_checkpoint(target, state, metadata, sparse)
     try:
         find_entry(model.name)
     except InputError:  # the class of a module is no name that a network can be built by
         return
     check_read_back(target, model.module, model.network.input_size)
-
-
-def _known_of_images(model: Model) -> dict[str, Any]:
-    """What is known of the preprocessing, whatever the data set, as fields of :class:`Metadata`."""
-    known: dict[str, Any] = {}
-    for options in model.image_options:
-        known |= options.given()
-    if "crop" in known and "resize" in known:  # then no data set changes the size, and it can be said in full
-        known = {name: value for name, value in known.items() if name in ("mean", "std")}
-        known |= model.preprocessing.geometry()
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in known.items()}

@@ -19,6 +19,7 @@ from decompose_cli.cli.commands.datasets import datasets
 from decompose_cli.cli.commands.demo import demo
 from decompose_cli.cli.commands.essential import essential
 from decompose_cli.cli.commands.explain import explain
+from decompose_cli.cli.commands.export import export
 from decompose_cli.cli.commands.extract_indices import extract_indices
 from decompose_cli.cli.commands.filters import filters
 from decompose_cli.cli.commands.finetune import finetune
@@ -28,6 +29,7 @@ from decompose_cli.cli.commands.models import models
 from decompose_cli.cli.commands.mutual_info import mutual_info
 from decompose_cli.cli.commands.report import report
 from decompose_cli.cli.commands.selectivity import selectivity
+from decompose_cli.cli.commands.sparsify import sparsify
 from decompose_cli.cli.commands.sweep import sweep
 from decompose_cli.cli.commands.train import train
 from decompose_cli.cli.commands.train_gate import train_gate
@@ -40,10 +42,12 @@ _COMMANDS = (
     validate,
     extract_indices,
     sweep,
+    sparsify,
     essential,
     mutual_info,
     selectivity,
     finetune,
+    export,
     train,
     train_gate,
     lr_find,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from decompose_cli.decomposition.heads import decomposed_head
+from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions, predict
 from decompose_cli.decomposition.ranking import RANKINGS, check_k
 from decompose_cli.decomposition.scores import descending
@@ -31,6 +32,7 @@ def accuracy_by_k(
     ks: Sequence[int],
     method: str,
     advance: Callable[[int], None] = lambda _: None,
+    sets: Mapping[int, IndexSet] | None = None,
 ) -> dict[int, Predictions]:
     """Evaluate the decomposed head for several numbers of features per class, with the same result as one by one.
 
@@ -45,6 +47,7 @@ def accuracy_by_k(
         ks: Numbers of features, 1..D.
         method: Name of the ranking.
         advance: Called with the number of k just finished.
+        sets: The ranking's sets for these k, where they are known, as those of a search should be.
 
     Returns:
         Predictions by k, ascending.
@@ -56,9 +59,9 @@ def accuracy_by_k(
     for k in ks:
         check_k(k, head.num_features)
     ranking = RANKINGS[method]
-    if not ranking.is_nested or ranking.score is None:
+    if sets is not None or not ranking.is_nested or ranking.score is None:
         result = {}
-        for k, index_set in zip(ks, ranking.sets(ranked, ks), strict=True):
+        for k, index_set in zip(ks, [sets[k] for k in ks] if sets else ranking.sets(ranked, ks), strict=True):
             result[k] = predict(decomposed_head(head, index_set), features, labels, head.num_classes)
             advance(1)
         return result

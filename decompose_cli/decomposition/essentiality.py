@@ -103,7 +103,8 @@ def essentiality(
 
     so one product of |S| columns serves both, and a random set of the same size costs the same again. The two use
     disjoint parts of z, so they are as independent as with the two draws of the published code (arXiv 2112.07719). An
-    image counts if the largest logit, the first among equals, is that of c.
+    image counts if the largest logit, the first among equals, is that of c. A class without features has noise
+    on nothing, and on everything.
 
     Noise, per repeat, image and feature:
 
@@ -161,7 +162,7 @@ def _generator(seed: int, number: int, purpose: int) -> torch.Generator:
 def _sets(own: Sequence[int], num_features: int, controls: int, generator: torch.Generator) -> Tensor:
     """The class's own features, then random ones, each row without repetition: (1 + controls, k)."""
     random = torch.rand(controls, num_features, generator=generator).topk(len(own)).indices
-    return torch.cat([torch.tensor([list(own)]), random])
+    return torch.cat([torch.tensor([list(own)], dtype=torch.int64), random])
 
 
 class _Drawer:
@@ -223,8 +224,8 @@ def _one_class(
             for position, some in enumerate(some_sets):
                 if is_random:
                     chosen = sets[some].flatten()
-                    columns = by_feature[chosen].view(-1, k, classes).transpose(1, 2)
-                    product = columns @ change[chosen].view(-1, k, change.shape[1])
+                    columns = by_feature[chosen].view(len(sets[some]), k, classes).transpose(1, 2)
+                    product = columns @ change[chosen].view(len(sets[some]), k, change.shape[1])
                     at, other = base + product, noisy - product
                 else:  # rare enough to do at length: differences would leave rounding where nothing is left
                     replaced = torch.zeros(len(sets[some]), len(given), 1, dtype=torch.bool)

@@ -37,8 +37,9 @@ class ClassScore(BaseModel):
 class FilterSums(BaseModel):
     """A logit of the predicted class, taken apart: ``own`` filters, ``others``, ``bias``.
 
-    ``own`` + ``bias`` is the decomposed head's logit, ``own`` + ``others`` + ``bias`` the full head's. ``error`` is the
-    largest difference between these sums and the logits that the heads give.
+    ``own`` + ``bias`` is the decomposed head's logit, ``own`` + ``others`` + ``bias`` the full head's, unless the
+    decomposed head has weights of its own: then ``others`` is null. ``error`` is the largest difference between these
+    sums and the logits that the heads give.
     """
 
     filters: list[int]
@@ -51,6 +52,7 @@ class FilterSums(BaseModel):
 class Explanation(BaseModel):
     """The explanation of one image; ``original`` and ``decomposed`` are the five highest classes of each head.
 
+    ``predicted`` is what the network says: the full head, unless the decomposed one has weights of its own.
     ``size`` is (height, width) of the image as it was given, and ``resized`` that to which it was resized before the
     network's part was cut out of its middle; null in results of before.
     """
@@ -170,7 +172,7 @@ class Explainer:
             self.lacks_maps = maps is None
         original = self.heads.original(features) if self.heads.original is not None else None
         decomposed = self.heads.decomposed(features).detach() if self.heads.decomposed is not None else None
-        main = original if original is not None else decomposed
+        main = original if self.heads.is_cut else decomposed
         assert main is not None
         bad = (~torch.isfinite(features).all(1) | ~torch.isfinite(main).all(1)).nonzero()[:, 0].tolist()
         if bad:
@@ -213,7 +215,7 @@ class Explainer:
             return None, None
         rows = self._own_weights()[classes]
         own = class_maps(maps, rows)
-        if self.heads.original is None:
+        if self.heads.original is None or not self.heads.is_cut:
             return own, None
         full = self.network.tensors.weight[classes]
         return own, class_maps(maps, torch.where(self._is_own()[classes], 0.0, full))

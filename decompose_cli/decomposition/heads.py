@@ -18,6 +18,9 @@ from decompose_cli.models.head import Head
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import warn
 
+OWN = "own head"
+"""What the features of a decomposed head are called beside sets that were ranked."""
+
 
 @dataclass(frozen=True)
 class Heads:
@@ -26,10 +29,20 @@ class Heads:
     Attributes:
         original: The full head; None where a checkpoint has only a decomposed one.
         decomposed: The decomposed head; None where no index set is known.
+        is_cut: Whether the decomposed head keeps weights of the full one; otherwise it has weights of its own, and the
+            network as it stands computes with it.
     """
 
     original: Callable[[Tensor], Tensor] | None
     decomposed: DecomposedLinear | None
+    is_cut: bool = True
+
+    @property
+    def own(self) -> Callable[[Tensor], Tensor]:
+        """The head that the network as it stands computes with."""
+        head = self.original if self.is_cut else self.decomposed
+        assert head is not None
+        return head
 
 
 def check_index_request(checkpoint: Checkpoint | None, index_set: IndexSet | None) -> None:
@@ -73,14 +86,19 @@ def resolve_heads(head: HeadTensors, index_set: IndexSet | None) -> Heads:
     if index_set is not None:
         index_set = index_set.fitted_to(head.num_classes, head.num_features)
     if head.kind == "decomposed":
-        return Heads(None, _own_decomposition(head))
+        return Heads(full_head(head.full) if head.full is not None else None, _own_decomposition(head), is_cut=False)
     if head.kind == "subspaces":
         assert index_set is not None  # check_index_request refuses a file without one
-        return Heads(None, _published_decomposition(head, index_set))
+        return Heads(None, _published_decomposition(head, index_set), is_cut=False)
     original = full_head(head)
     if index_set is None:
         return Heads(original, None)
     return Heads(original, decomposed_head(head, index_set))
+
+
+def own_index_set(head: HeadTensors, source: str) -> IndexSet:
+    """The features of each class of a head of the kind ``decomposed``; ``source`` is what messages call them."""
+    return IndexSet(_own_decomposition(head).classes(), head.num_features, source=source)
 
 
 def full_head(head: HeadTensors) -> Callable[[Tensor], Tensor]:

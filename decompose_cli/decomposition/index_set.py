@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.models.bias_alone import say_bias_alone
 from decompose_cli.storage.files import file_stem, read_json, user_path, write_text
 
 FORMAT = "decompose-index-set"
@@ -19,6 +20,8 @@ FORMAT_VERSION = 1
 class IndexSet:
     """For each class the indices of the penultimate features that it uses; classes may use different numbers of them.
 
+    A class without any index has its bias alone.
+
     Attributes:
         classes: One tuple of feature indices per class, in the order of the classes.
         num_features: Number of features D, or None if unknown (published files do not say).
@@ -26,8 +29,8 @@ class IndexSet:
         source: Name of the set in messages, usually the file that it was read from.
 
     Raises:
-        InputError: There is no class, a class has no index, an index is not a whole number, is negative or not below
-            ``num_features``, or stands twice in its class. The sentence names source, class and value.
+        InputError: There is no class, no class has an index, or an index is not a whole number, is negative or not
+            below ``num_features``, or stands twice in its class. The sentence names source, class and value.
     """
 
     classes: tuple[tuple[int, ...], ...]
@@ -38,9 +41,9 @@ class IndexSet:
     def __post_init__(self) -> None:
         if not self.classes:
             raise InputError(f"{self.source} has no classes.")
+        if not any(self.classes):
+            raise InputError(f"{self.source} has no indices: every class is empty.")
         for number, indices in enumerate(self.classes):
-            if not indices:
-                raise InputError(f"{self.source}: class {number} has no indices; each class needs at least one.")
             seen: set[int] = set()
             for index in indices:
                 self._check_index(number, index, seen)
@@ -103,13 +106,15 @@ def read_index_set(path: Path) -> IndexSet:
     """Read an index file: the published mapping, a list of lists, our own document, or an extraction's result.
 
     The order inside a published file carries no rank (the file for k = 5 lists the least frequent features first, those
-    for k = 10 and 20 the most frequent), so a file is only ever used whole.
+    for k = 10 and 20 the most frequent), so a file is only ever used whole. A note names classes without any index.
 
     Raises:
         InputError: The file is missing, not JSON, of another layout, or its content is invalid.
     """
     hint = f"Are {param('indices')} and {param('weights')} swapped?"
-    return index_set_from_json(read_json(path, "The index file", hint), str(path))
+    index_set = index_set_from_json(read_json(path, "The index file", hint), str(path))
+    say_bias_alone(index_set.classes, index_set.source)
+    return index_set
 
 
 def index_set_from_json(content: Any, source: str) -> IndexSet:

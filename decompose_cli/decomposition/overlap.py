@@ -17,7 +17,7 @@ class Overlap:
         information: Mutual information of the membership vectors in nats, float64 (C, C).
         normalized: Mutual information divided by the mean of the two entropies, in [0, 1]; as in scikit-learn, 1 where
             both entropies are zero and 0 where the mutual information is zero.
-        jaccard: Size of the intersection by size of the union, in [0, 1].
+        jaccard: Size of the intersection by size of the union, in [0, 1]; 1 for two empty sets, which are equal.
         classes_per_feature: Number of classes that use each feature, int64 (D,).
     """
 
@@ -94,7 +94,8 @@ def overlap(classes: Sequence[Sequence[int]], num_features: int) -> Overlap:
     normalizer = (entropy[:, None] + entropy) / 2
     normalized = torch.where(normalizer > 0, information / normalizer.clamp(min=1e-300), 1.0).clamp(max=1)
     union = size[:, None] + size - both
-    return Overlap(information, normalized, both / union, used.sum(0).long())
+    jaccard = torch.where(union > 0, both / union.clamp(min=1), 1.0)
+    return Overlap(information, normalized, jaccard, used.sum(0).long())
 
 
 def _term(count: Tensor, product: Tensor, num_features: int) -> Tensor:

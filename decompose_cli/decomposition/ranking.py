@@ -42,6 +42,7 @@ class Ranking:
         needs_gates: Whether the ranking needs class-specific gates, whose order can be chosen.
         needs_nonnegative: Whether the ranking cannot rank features that may be negative.
         is_nested: Whether the set for k contains that for k - 1, in the order of the scores for any k.
+        is_fitted: Whether sets come from fits of heads, which take seconds, for whole numbers k.
         select_many: Takes data and ascending whole numbers k; yields their sets, where that is cheaper than one by one.
     """
 
@@ -54,6 +55,7 @@ class Ranking:
     needs_gates: bool = False
     needs_nonnegative: bool = False
     is_nested: bool = False
+    is_fitted: bool = False
     select_many: Callable[[LabelledFeatures, Sequence[int]], Iterator[IndexSet]] | None = None
 
     def fits(self, data: LabelledFeatures) -> bool:
@@ -171,6 +173,28 @@ def _weight_of(data: LabelledFeatures, name: str) -> Tensor:
     return data.weight
 
 
+def _fitted(name: str, summary: str) -> Ranking:
+    """A way to choose features by fits of heads."""
+
+    def select_many(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
+        from decompose_cli.features.labelled import check_classes
+        from decompose_cli.sparse.searches import searched
+
+        if data.held is None:
+            check_classes(data.labels, data.class_names)
+        for k, classes in zip(ks, searched(name, data, ks), strict=True):
+            yield IndexSet(classes, data.num_features, source=f"{name}, k={k}")
+
+    def select_one(data: LabelledFeatures, k: int | float) -> IndexSet:
+        if isinstance(k, float):
+            raise InputError(
+                f"The method {name!r} has no scores, so there is no fraction of them; give a whole number."
+            )
+        return next(select_many(data, [k]))
+
+    return Ranking(name, summary, select_one, is_fitted=True, select_many=select_many)
+
+
 def _csg(data: LabelledFeatures, k: int | float) -> Tensor:
     if data.order == "lowest" and isinstance(k, float):
         raise InputError("There is no fraction of the lowest gates; give a whole number of features.")
@@ -212,6 +236,9 @@ for _ranking in (
         needs_images=False,
         needs_gates=True,
     ),
+    _fitted("backward", "elimination: the head refitted, the cheapest weights left out, and again"),
+    _fitted("splicing", "exchange of features for better ones while the refitted loss falls (PNAS 2020)"),
+    _fitted("elastic-net", "the largest weights of the elastic-net path (arXiv 2105.04857)"),
 ):
     register(_ranking)
 
@@ -227,6 +254,8 @@ def select(data: LabelledFeatures, method: str, k: int | float) -> IndexSet:
     - ``mass``: mean of x_j / sum_i x_i (an image whose features are all zero contributes zero).
     - ``contribution``: mean of w_cj x_j, with the weight w of the full head.
     - ``weight``: w_cj.
+    - ``backward``, ``splicing``, ``elastic-net``: not by scores but by fits, see
+      :mod:`decompose_cli.sparse.searches`; the strongest refitted weights first.
     - ``csg``: the gate g_cj of a network trained with class-specific gates (arXiv 2007.08194), or -g_cj for the order
       ``lowest``, which is what the publication of ``frequency`` took for its comparison.
 

@@ -26,6 +26,16 @@ class Difference(BaseModel):
     only_decomposed_correct: int
 
 
+class Gain(BaseModel):
+    """Refitted minus cut, in percentage points, image by image, from :func:`.metrics.compare`."""
+
+    points: float
+    ci95: tuple[float, float]
+    mcnemar_p: float
+    only_cut_correct: int
+    only_refitted_correct: int
+
+
 def point_of(predictions: Predictions) -> Point:
     """Count the correct predictions; return count, accuracy and its interval."""
     correct, total = predictions.correct, predictions.total
@@ -42,4 +52,16 @@ def difference_of(original: Predictions, decomposed: Predictions) -> Difference:
         mcnemar_p=difference.mcnemar_p,
         only_original_correct=difference.only_first,
         only_decomposed_correct=difference.only_second,
+    )
+
+
+def gain_of(cut: Predictions, refitted: Predictions) -> Gain:
+    """Compare a head with weights that were fitted anew with the cut of the same features, on the same images."""
+    found = compare(cut, refitted)
+    return Gain(
+        points=found.points,
+        ci95=found.ci95,
+        mcnemar_p=found.mcnemar_p,
+        only_cut_correct=found.only_first,
+        only_refitted_correct=found.only_second,
     )

@@ -8,6 +8,7 @@ from typing import Any
 RESULTS = {
     "validate": "decompose_cli.engines.validate:ValidateResults",
     "extract-indices": "decompose_cli.engines.extract_indices:ExtractResults",
+    "sparsify": "decompose_cli.engines.sparsify:SparsifyResults",
     "sweep": "decompose_cli.engines.sweep:SweepResults",
     "essential": "decompose_cli.engines.essential:EssentialResults",
     "mutual-info": "decompose_cli.engines.mutual_info:MutualInfoResults",

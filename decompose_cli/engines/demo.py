@@ -91,7 +91,7 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
     """
     test = Study(inputs, ("test", "val"))
     train = test.on_training_split()
-    test.require_full_head("The demo")
+    test.require_full_head("The demo", in_network=True)
     extracted = extract_indices(inputs)
     rows = extracted.results[str(DEFAULT_K)].indices.values()
     indices = IndexSet(tuple(map(tuple, rows)), test.head.num_features, source=f"{DEFAULT_K} most frequent features")

@@ -22,7 +22,7 @@ from decompose_cli.decomposition.essentiality import (
     permutation_p,
     summarize,
 )
-from decompose_cli.decomposition.heads import check_index_request, check_made_from
+from decompose_cli.decomposition.heads import check_index_request, check_made_from, own_index_set
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
@@ -36,7 +36,8 @@ from decompose_cli.decomposition.ranking import (
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import Order, check_gates
 from decompose_cli.features.study import Inputs, Study
-from decompose_cli.progress import track, warn
+from decompose_cli.models.network import HeadTensors
+from decompose_cli.progress import note, track, warn
 from decompose_cli.statistics import mean_interval
 from decompose_cli.storage.files import given_file, sha256_of, user_path
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo
@@ -136,8 +137,8 @@ class EssentialSettings:
     """Whose features the noise is put on, and what noise.
 
     Attributes:
-        indices: Features per class of the network called ``ours``; by default the most frequent ones over the training
-            images.
+        indices: Features per class of the network called ``ours``; by default those of its sparse head, or else the
+            most frequent ones over the training images.
         csg: A checkpoint with class-specific gates; its network, with the features of its gates, is called ``csg``.
         method: Further networks of the same architecture.
         k: Features per class that are ranked here; by default 5, for ``csg`` as many as ``ours`` has.
@@ -201,6 +202,10 @@ def essential(inputs: Inputs, settings: EssentialSettings | None = None) -> Resu
         subjects.append(_Subject.of(CSG, _sibling(study, csg), gates.index_set(size, order), k))
     for method in settings.method:
         subjects.append(_Subject.of(method.name, _sibling(study, method.weights), method.indices, k))
+    if k is not None and csg is None and all(subject.given is not None for subject in subjects):
+        raise InputError(
+            f"{param('k')} {k} has no effect: every feature set is given, in a file or a sparse head, and used whole."
+        )
     study.warn_of_empty_classes()
     if len({subject.index_set().sizes for subject in subjects}) > 1:
         warn("The networks have different numbers of features per class, so their figures are hard to compare.")
@@ -260,6 +265,7 @@ class _Subject:
 
     name: str
     study: Study
+    full: HeadTensors
     given: IndexSet | None
     k: int | float
     sha256: str | None = None
@@ -272,12 +278,16 @@ class _Subject:
         if isinstance(given, Path):
             digest = sha256_of(given) if given.is_file() else None
             given = read_index_set(given)
-        study.require_full_head("essential")
+        full = study.require_full_head("essential")
         check_index_request(study.classifier.checkpoint, given)
         if given is not None:
             given = given.fitted_to(study.head.num_classes, study.head.num_features)
             check_made_from(given, study.classifier)
-        subject = cls(name, study, given, DEFAULT_K if k is None else k, digest)
+        if given is None and study.head.kind == "decomposed":
+            source = study.classifier.weights_source
+            given = own_index_set(study.head, source)
+            note(f"{source}: the full head that it was made from judges noise on the features of its sparse head.")
+        subject = cls(name, study, full, given, DEFAULT_K if k is None else k, digest)
         check_k(subject.k, study.head.num_features)
         return subject
 
@@ -289,7 +299,7 @@ class _Subject:
         return self.given
 
     def measured(self, noise: Noise, repeats: int, controls: int, seed: int) -> tuple[dict[str, Kept], MethodSummary]:
-        index_set, head = self.index_set(), self.study.head
+        index_set, head = self.index_set(), self.full
         with track(f"Noise on {self.name}", head.num_classes, unit="classes") as advance:
             by_class = essentiality(
                 self.study.bank.features,

@@ -270,9 +270,7 @@ def _images(
             raise InputError(
                 f"{study.dataset.name} {study.dataset.split} has only {len(study.dataset)} images, not {worst}."
             )
-        head = heads.original or heads.decomposed
-        assert head is not None
-        losses = F.cross_entropy(head(study.bank.features), study.labels, reduction="none")
+        losses = F.cross_entropy(heads.own(study.bank.features), study.labels, reduction="none")
         numbers = losses.argsort(descending=True, stable=True)[:worst].tolist()
     return from_dataset(study, numbers)
 

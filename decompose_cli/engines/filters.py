@@ -124,6 +124,8 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     if given is not None:
         check_made_from(given, study.classifier)
     rows = head.classes()
+    if not rows[c]:
+        raise InputError(f"The class {study.class_map.names[c]} has no filters to show: its head is its bias alone.")
     if len(rows[c]) > MOST_FILTERS:
         raise InputError(
             f"The class has {len(rows[c])} filters, and at most {MOST_FILTERS} can be shown; choose fewer."

@@ -5,44 +5,51 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
 from pydantic import BaseModel
-from torch import nn
+from torch import Tensor, nn
 from typing_extensions import override
 
-from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads, with_decomposed_head
+from decompose_cli.decomposition.heads import (
+    check_index_request,
+    check_made_from,
+    own_index_set,
+    resolve_heads,
+    with_decomposed_head,
+)
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.ranking import (
-    DEFAULT_K,
-    DEFAULT_METHOD,
     RANKINGS,
     check_k,
     check_order,
     data_for,
-    parse_method,
-    parse_order,
     select,
 )
+from decompose_cli.decomposition.refitting import Refitting, settle
 from decompose_cli.decomposition.result_types import Difference, difference_of
-from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.decomposition.sparse_heads import fit_head
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
-from decompose_cli.models.checkpoint import Metadata
-from decompose_cli.models.gate_kinds import GATES
-from decompose_cli.models.gated_resnet import GatedNetwork
-from decompose_cli.models.head import trace_layers
+from decompose_cli.models.checkpoint import Checkpoint, Metadata
+from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.head import varied_images
 from decompose_cli.models.network import check_head_stays
+from decompose_cli.models.passing_maps import find_place
+from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.progress import note
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import RunConfig, shown_command
 from decompose_cli.training.data import check_trainable, divide
+from decompose_cli.training.diversity import DiversityObjective
 from decompose_cli.training.evaluate import LabelledImages, evaluate, score_of
+from decompose_cli.training.finetune_settings import FinetuneSettings as FinetuneSettings
+from decompose_cli.training.freezing import Trained, freeze
 from decompose_cli.training.job import Job
+from decompose_cli.training.objective import Objective
 from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
 from decompose_cli.training.records import Score
@@ -52,15 +59,13 @@ from decompose_cli.training.session import Request, Session, check_same
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import copied
 
-Trained = Literal["all", "head", "head+last-block"]
-TRAINED: tuple[Trained, ...] = ("all", "head", "head+last-block")
-
 
 class FinetuneConfig(RunConfig):
     """``indices``: the given set in the published layout; without one, ``ranking`` says how features are ranked.
 
     ``indices_source``: file of the given set. ``only``: what is trained. ``starting_weights``: SHA-256 of the original
-    network's weights.
+    network's weights. ``refit``: whether training begins with weights that were fitted anew, ``l2`` with this strength.
+    ``diversity``: how much the diversity of maps counts in the loss.
     """
 
     indices: dict[str, list[int]] | None
@@ -68,10 +73,15 @@ class FinetuneConfig(RunConfig):
     ranking: dict[str, Any] | None
     only: Trained
     starting_weights: str
+    refit: bool = False
+    l2: float | None = None
+    diversity: float = 0.0
 
 
 class FinetuneResults(RunResults):
     """``original``: the full head (null where the checkpoint has none); ``before``: decomposed, not yet trained.
+
+    ``cut``: the same features with the weights of the full head, where ``before`` has others: those of ``refitting``.
 
     ``after``: the network of ``checkpoints``, ``best`` if there is one, else ``last``. ``difference``: after minus
     original. All figures are of the same test images, which chose nothing. ``features_per_class``: smallest and largest
@@ -79,6 +89,8 @@ class FinetuneResults(RunResults):
     """
 
     original: Score | None
+    cut: Score | None = None
+    refitting: Refitting | None = None
     before: Score
     after: Score
     difference: Difference | None
@@ -94,51 +106,6 @@ class RepeatedFinetuning(BaseModel):
 
 
 AnyFinetuning = FinetuneResults | RepeatedFinetuning
-
-
-@dataclass(frozen=True)
-class FinetuneSettings:
-    """How the network is decomposed, and what of it is trained; None is a choice that was left open.
-
-    Attributes:
-        indices: An index file or set. Without it the features are ranked first.
-        k: Features per class, or a fraction, of features that are ranked; 5 by default.
-        method: Name of the ranking; ``frequency`` by default.
-        order: Which gates are taken by a ranking that needs gates.
-        only: What is trained: ``all`` parameters (the default), the ``head``, or ``head+last-block``.
-
-    Raises:
-        InputError: Both a set and a ranking were given, or a word is unknown.
-    """
-
-    indices: Path | IndexSet | None = None
-    k: int | float | None = None
-    method: str | None = None
-    order: Order | None = None
-    only: Trained | None = None
-
-    def __post_init__(self) -> None:
-        if self.indices is not None and self.ranks:
-            raise InputError(
-                f"With an index file there is nothing to rank: leave {param('k')}, {param('method')} and "
-                f"{param('order')} out."
-            )
-        if self.method is not None:
-            parse_method(self.method)
-        if self.order is not None:
-            parse_order(self.order)
-        if self.only is not None:
-            one_of(self.only, TRAINED, "only")
-
-    @property
-    def ranks(self) -> bool:
-        """Whether anything about a ranking was given."""
-        return self.k is not None or self.method is not None or self.order is not None
-
-    def ranking(self) -> dict[str, Any]:
-        """How features are ranked, with the defaults, for the configuration of a run."""
-        k = DEFAULT_K if self.k is None else self.k
-        return {"k": k, "method": self.method or DEFAULT_METHOD, "order": self.order or "highest"}
 
 
 def finetune(request: Request, settings: FinetuneSettings | None = None) -> ResultDocument[Any]:
@@ -166,8 +133,12 @@ def finetune(request: Request, settings: FinetuneSettings | None = None) -> Resu
         choices["ranking"] = settings.ranking()
     if settings.only is not None:
         choices["only"] = settings.only
+    if settings.refit:
+        choices |= {"refit": True, "l2": settings.l2}
+    if settings.diversity is not None:
+        choices["diversity"] = float(settings.diversity)
     request = dataclasses.replace(request, choices=choices)
-    return run_training(_Finetune(request.overrides, index_set, settings), request)
+    return run_training(_Finetune(request, index_set, settings), request)
 
 
 class _Finetune(Training[FinetuneResults]):
@@ -175,8 +146,9 @@ class _Finetune(Training[FinetuneResults]):
     config = FinetuneConfig
     results = FinetuneResults
 
-    def __init__(self, overrides: Mapping[str, Any], index_set: IndexSet | None, settings: FinetuneSettings) -> None:
-        self._overrides, self._index_set, self._settings = overrides, index_set, settings
+    def __init__(self, request: Request, index_set: IndexSet | None, settings: FinetuneSettings) -> None:
+        self._overrides, self._strategy = request.overrides, request.machines.strategy
+        self._index_set, self._settings = index_set, settings
 
     @override
     def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
@@ -192,10 +164,19 @@ class _Finetune(Training[FinetuneResults]):
                 f"{study.classifier.weights_source} is decomposed already, so there is nothing to rank: leave "
                 f"{param('k')}, {param('method')} and {param('order')} out."
             )
+        if own and self._settings.refit:
+            raise InputError(
+                f"{study.classifier.weights_source} is decomposed already and has weights of its own: leave "
+                f"{param('refit')} out."
+            )
         given = self._index_set
         check_index_request(checkpoint, given)
+        if self._settings.refit:
+            study.require_full_head(param("refit"))
         is_large = max(study.preprocessing.crop) > LARGEST_SMALL_SIDE
         settings = resolve("finetune", self._overrides, large_images=is_large, dataset=study.dataset.name)
+        if self._settings.diversity:
+            _check_diversity(settings, self._strategy)
         check_trainable(study.dataset.name)
         ranking = None if own or given is not None else self._settings.ranking()
         choices = {
@@ -204,6 +185,9 @@ class _Finetune(Training[FinetuneResults]):
             "indices_source": None if given is None else given.source,
             "ranking": ranking,
             "only": self._settings.only or "all",
+            "refit": self._settings.refit,
+            "l2": self._settings.l2,
+            "diversity": float(self._settings.diversity or 0),
             "starting_weights": study.classifier.weights_sha256,
             "training_images": study.on_training_split().dataset.fingerprint(),
         }
@@ -243,10 +227,19 @@ class _Finetune(Training[FinetuneResults]):
         if not network.is_decomposed:
             with_decomposed_head(module, network.head, heads.decomposed)
         check_head_stays(module, network.head.name, network.input_size, test.classifier.name)
-        used = index_set or IndexSet(
-            heads.decomposed.classes(), test.head.num_features, source=test.classifier.weights_source
-        )
-        self._test, self._train, self._module, self._head_name = test, train, module, network.head.name
+        used = index_set or own_index_set(test.head, test.classifier.weights_source)
+        self._sparse = self._still_true(checkpoint, config["only"])
+        self._test, self._train, self._module = test, train, module
+        self._head = network.head
+        self._place = None
+        if config["diversity"]:
+            images = varied_images(network.input_size, network.module)
+            self._place = find_place(network.module, network.head.module, images)
+            if self._place is None:
+                raise InputError(
+                    f"{param('diversity')} needs features that are means of maps over positions, and those of "
+                    f"{test.classifier.name} are not."
+                )
         self._used, self._original = used, original
         self._held = LabelledImages(test.dataset.split, test.dataset, test.labels, test.preprocessing)
 
@@ -266,6 +259,7 @@ class _Finetune(Training[FinetuneResults]):
         entry = test.classifier.entry
         options = ",".join(f"{name}={value}" for name, value in (config["model_options"] or {}).items())
         own = {"indices": config["indices_source"], **(config["ranking"] or {}), "only": config["only"]}
+        own |= {"refit": config["refit"] or None, "l2": config["l2"], "diversity": config["diversity"] or None}
         own["model_options"] = options or None
         metadata = Metadata(
             model=entry.name,
@@ -277,13 +271,44 @@ class _Finetune(Training[FinetuneResults]):
             command=shown_command(config, settings.seed, own),
         )
         module = copy.deepcopy(self._module)
-        frozen = _freeze(module, self._head_name, config["only"], test.preprocessing.crop)
+        self._cut, self._refitting = None, None
+        if config["refit"]:
+            self._cut = self._measured(session, module)
+            self._refitting = self._refit(module, data.indices, config["l2"])
+        name = self._head.name
+        frozen = freeze(module, name, config["only"], test.preprocessing.crop)
+        objective: Objective | None = None
+        if self._place is not None:
+            head = module.get_submodule(name)
+            assert isinstance(head, DecomposedLinear)
+            objective = DiversityObjective(settings.label_smoothing, config["diversity"], head, self._place)
         self._before = self._measured(session, module)
         if self._original is not None:
             split = self._held.split
             note(f"Full head: {self._original.correct:,} of {self._original.total:,} {split} images correct.")
+        if self._cut is not None:
+            note(f"Decomposed, with the weights of the full head: {self._cut.correct:,} of {self._cut.total:,}.")
         note(f"Decomposed, before fine-tuning: {self._before.correct:,} of {self._before.total:,}.")
-        return Job(module, metadata, data, frozen)
+        return Job(module, metadata, data, frozen, objective, self._sparse)
+
+    def _refit(self, module: nn.Module, images: Tensor, l2: float | None) -> Refitting:
+        """Put the head with weights fitted to these training images into the network; say how they were fitted."""
+        data = self._train.labelled()
+        data = dataclasses.replace(data, features=data.features[images], labels=data.labels[images])
+        refitting, _ = settle(self._test, data, lambda _: self._used, l2)
+        with_decomposed_head(module, self._head, fit_head(data, self._used, "real", refitting.l2).linear())
+        return refitting
+
+    @staticmethod
+    def _still_true(checkpoint: Checkpoint | None, only: Trained) -> SparseRecord | None:
+        """What a sparse checkpoint says of its head that still holds after training; what does not is said."""
+        record = checkpoint.sparse if checkpoint is not None else None
+        if checkpoint is None or record is None:
+            return None
+        kept = record.without_dense() if only == "backbone" else None
+        lost = "the dense head" if record.values is None or kept is not None else "the dense head and the few values"
+        note(f"The checkpoints of this run leave out {lost} of {checkpoint.source}; the result keeps their accuracy.")
+        return kept
 
     def _measured(self, session: Session, module: nn.Module) -> Evaluation:
         device = session.fabric.device
@@ -305,6 +330,8 @@ class _Finetune(Training[FinetuneResults]):
         return FinetuneResults(
             **dict(results),
             original=score_of(original, split) if original is not None else None,
+            cut=score_of(self._cut, split) if self._cut is not None else None,
+            refitting=self._refitting,
             before=score_of(self._before, split),
             after=score_of(after, split),
             difference=difference_of(original, after) if original is not None else None,
@@ -326,6 +353,13 @@ class _Finetune(Training[FinetuneResults]):
         return whole
 
 
+def _check_diversity(settings: Settings, strategy: str | None) -> None:
+    """Refuse what keeps maps and weights out of sight."""
+    for is_given, what in ((settings.compile, param("compile")), (strategy == "fsdp", f"{param('strategy')} fsdp")):
+        if is_given:
+            raise InputError(f"{param('diversity')} does not go together with {what}.")
+
+
 def _ranked(train: Study, k: int | float, method: str, order: Order) -> IndexSet:
     """The index set that a ranking over the training images makes."""
     check_order(order, uses_gates=RANKINGS[method].needs_gates)
@@ -333,49 +367,3 @@ def _ranked(train: Study, k: int | float, method: str, order: Order) -> IndexSet
     index_set = select(data_for(train, [method], order), method, k)
     note(f"{k} features per class by {method}, ranked over {len(train.labels):,} images.")
     return index_set
-
-
-def _freeze(module: nn.Module, head_name: str, only: Trained, size: tuple[int, int]) -> list[nn.Module]:
-    """Leave only a part to be trained; return the modules that stay in evaluation mode, so that no statistics move."""
-    if only == "all":
-        _hold_classifiers_of_gates(module)
-        return []
-    kept = {head_name}
-    if only == "head+last-block":
-        block = _last_block(module, head_name, size)
-        kept.add(block)
-        note(f"Trained: {head_name} and {block}.")
-    trained = [module.get_submodule(name) for name in kept]
-    for parameter in module.parameters():
-        parameter.requires_grad_(False)
-    for part in trained:
-        for parameter in part.parameters():
-            parameter.requires_grad_(True)
-    inside = {id(child) for part in trained for child in part.modules()}
-    return [child for child in module.modules() if id(child) not in inside and not list(child.children())]
-
-
-def _hold_classifiers_of_gates(module: nn.Module) -> None:
-    """Freeze the classifiers of gates: they learn only from a loss of their own, in ``train-gate``."""
-    if not isinstance(module, GatedNetwork):
-        return
-    if GATES[module.gate_name].penalty:
-        note("The penalty of the gates, which keeps g small, is no part of the loss here.")
-    if not GATES[module.gate_name].has_classifier:
-        return
-    for gate in module.gates():
-        gate.requires_grad_(False)
-    note("The classifiers of the gates stay as they are.")
-
-
-def _last_block(module: nn.Module, head_name: str, size: tuple[int, int]) -> str:
-    """The last block that finishes before the head: a module of several layers that is no mere sequence of others."""
-    _, calls = trace_layers(module, torch.zeros(2, 3, *size))
-    before = [
-        call for call in calls if not f"{head_name}.".startswith(f"{call.name}.") and list(call.module.parameters())
-    ]
-    blocks = [call for call in before if list(call.module.children()) and not isinstance(call.module, nn.Sequential)]
-    chosen = blocks or [call for call in before if not list(call.module.children())]
-    if not chosen:
-        raise InputError(f"The network has no layer before its head; use {param('only')} head.")
-    return chosen[-1].name

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.class_gates import Gates, default_ks, read_gates
+from decompose_cli.decomposition.heads import OWN, own_index_set
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, split_name
 from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, overlap
 from decompose_cli.decomposition.ranking import (
@@ -59,7 +60,10 @@ class SetOverlap(BaseModel):
 
 
 class MutualInfoResults(BaseModel):
-    """``sets``: by name of the set, then by number of features per class (``2-7`` where classes differ)."""
+    """``sets``: by name of the set, then by number of features per class (``2-7`` where classes differ).
+
+    ``own head`` is the set of a network with a decomposed head.
+    """
 
     sets: dict[str, dict[str, SetOverlap]]
 
@@ -140,6 +144,9 @@ def mutual_info(inputs: Inputs, settings: MutualInfoSettings | None = None) -> R
     if uses_network:
         study = Study(inputs, ("train",))
         named += _ranked(study, settings)
+        if study.head.kind == "decomposed":
+            own = own_index_set(study.head, study.classifier.weights_source)
+            named.append(_Named(OWN, own.k_label, own))
     width = _Width(settings.num_features, gates, inputs.model if settings.indices else None)
     named = [dataclasses.replace(one, index_set=width.applied(one.index_set)) for one in named]
     if gates is not None:

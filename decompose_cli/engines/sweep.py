@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,10 +10,19 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.curves import accuracy_by_k
-from decompose_cli.decomposition.heads import check_made_from, decomposed_head, full_head
+from decompose_cli.decomposition.heads import (
+    OWN,
+    check_index_request,
+    check_made_from,
+    decomposed_head,
+    full_head,
+    own_index_set,
+    resolve_heads,
+)
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text, read_index_set, split_name
-from decompose_cli.decomposition.metrics import Predictions, compare, predict
+from decompose_cli.decomposition.metrics import predict
 from decompose_cli.decomposition.ranking import (
+    DEFAULT_K,
     RANKINGS,
     check_k,
     check_order,
@@ -21,8 +31,9 @@ from decompose_cli.decomposition.ranking import (
     parse_order,
     select,
 )
-from decompose_cli.decomposition.result_types import Point, point_of
-from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
+from decompose_cli.decomposition.refitting import Refitting, check_apart, check_refit, log_spaced, refitted, settle
+from decompose_cli.decomposition.result_types import Difference, Point, difference_of, point_of
+from decompose_cli.decomposition.smallest import Chosen, Search
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import short_name
 from decompose_cli.features.labelled import LabelledFeatures, Order
@@ -38,56 +49,24 @@ _USUAL_LARGEST_K = 64
 _MOST_DIGITS = 6
 
 
-class Loss(BaseModel):
-    """What the chosen head costs on one split, image by image against the full head.
+class RefittedPoint(Point):
+    """``difference``: the refitted head minus the full head, on the same images."""
 
-    ``points``: accuracy of the chosen head minus that of the full head, in percentage points, with 95% interval and
-    McNemar's p; ``loss_bound95``: one-sided 95% upper bound of the accuracy lost; ``common_correct``: images that the
-    head with the common k gets right.
-    """
-
-    split: str
-    total: int
-    full_correct: int
-    common_correct: int
-    correct: int
-    points: float
-    ci95: tuple[float, float]
-    mcnemar_p: float
-    loss_bound95: float
-
-
-class Candidate(BaseModel):
-    """The smallest common k of one method within the loss, and the features of all classes together after shrinking."""
-
-    k: int
-    features: int
-
-
-class Chosen(BaseModel):
-    """The smallest index set within ``max_drop`` points, chosen on one split and reported on the other.
-
-    ``candidates``: by method; null where no k stays within the loss. ``file``: null if none was written.
-    """
-
-    max_drop: float
-    method: str
-    k: int
-    features: int
-    features_per_class: tuple[int, int]
-    file: str | None
-    indices: dict[str, list[int]]
-    chosen_on: Loss
-    reported_on: Loss
-    candidates: dict[str, Candidate | None]
+    difference: Difference
 
 
 class SweepResults(BaseModel):
-    """``curves``: by method or name of an index file, then by k. ``chosen``: null if not asked for, or out of reach."""
+    """``curves``: by method, name of an index file, or ``own head`` for that of a sparse checkpoint, then by k.
+
+    ``refitted``: the same features with weights that were fitted anew, where asked for. ``refitting``: how; it also
+    holds for methods that choose features by fits. ``chosen``: null if not asked for, or out of reach.
+    """
 
     total: int
     original: Point
     curves: dict[str, dict[str, Point]]
+    refitted: dict[str, dict[str, RefittedPoint]] = {}
+    refitting: Refitting | None = None
     chosen: Chosen | None
     plot: str | None
 
@@ -128,14 +107,17 @@ class SweepSettings:
     """Which heads are evaluated, and whether the smallest is looked for.
 
     Attributes:
-        methods: Rankings; by default all that fit the network.
-        ks: Ascending numbers of features per class; by default 1 to 64, or as far as D goes.
+        methods: Rankings; by default all that fit the network and need no fits.
+        ks: Ascending numbers of features per class; by default 1 to 64, or as far as D goes; with ``refit``, and for
+            methods that choose features by fits, 1, 2, 3, 5, 10, 20, ... and D.
         indices: ``NAME=FILE`` or ``FILE``: index files, each used whole.
         order: Which gates are taken by a ranking that needs gates.
         max_drop: Percentage points that the smallest index set may cost; None to look for none.
+        refit: Whether the weights of all features that are kept are also fitted anew.
+        l2: Strength of the penalty of all fits; None to choose it once, at five features per class by ``contribution``.
 
     Raises:
-        InputError: ``max_drop`` is out of range, or a word is unknown.
+        InputError: ``max_drop`` or ``l2`` is out of range, a word is unknown, or nothing is fitted with ``l2``.
     """
 
     methods: Sequence[str] | None = None
@@ -143,6 +125,8 @@ class SweepSettings:
     indices: Sequence[str] = ()
     order: Order = "highest"
     max_drop: float | None = None
+    refit: bool = False
+    l2: float | None = None
 
     def __post_init__(self) -> None:
         for method in self.methods or ():
@@ -150,6 +134,12 @@ class SweepSettings:
         parse_order(self.order)
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise InputError(f"{param('max_drop')} {self.max_drop} is not between 0 and 100 points.")
+        check_refit(self.l2, fits=self.fits)
+
+    @property
+    def fits(self) -> bool:
+        """Whether any head is fitted."""
+        return self.refit or any(RANKINGS[method].is_fitted for method in self.methods or ())
 
 
 def sweep(
@@ -168,58 +158,113 @@ def sweep(
     """
     watch = Stopwatch()
     settings = settings or SweepSettings()
-    methods, ks, order, max_drop = settings.methods, settings.ks, settings.order, settings.max_drop
-    points = _read(settings.indices)
+    methods, order, max_drop = settings.methods, settings.order, settings.max_drop
+    files = _read(settings.indices)
     study = Study(inputs, ("test", "val"))
-    study.require_full_head("sweep")
-    head = study.head
-    points = [(name, index_set.fitted_to(head.num_classes, head.num_features)) for name, index_set in points]
-    sizes = list(ks) if ks else list(range(1, min(head.num_features, _USUAL_LARGEST_K) + 1))
-    for k in sizes:
+    head = study.require_full_head("sweep")
+    for _, index_set in files:
+        check_index_request(study.classifier.checkpoint, index_set)
+    files = [(name, index_set.fitted_to(head.num_classes, head.num_features)) for name, index_set in files]
+    for k in settings.ks or ():
         check_k(k, head.num_features, "ks")
-    needs_training = max_drop is not None or not methods or any(RANKINGS[method].needs_images for method in methods)
-    train = study.on_training_split() if needs_training else study
+    few = list(settings.ks or log_spaced(head.num_features))  # at which heads are fitted
+    sizes = few if settings.refit else list(settings.ks or range(1, min(head.num_features, _USUAL_LARGEST_K) + 1))
+    needs_images = not methods or any(RANKINGS[method].needs_images for method in methods)
+    train = study.on_training_split() if needs_images or settings.fits or max_drop is not None else study
+    if settings.fits:
+        check_apart(study, train)
     if max_drop is not None and study.dataset.split == train.dataset.split:
         raise InputError(
             f"{param('max_drop')} chooses on the training images, so it cannot be reported on them.",
             hint=f"Use another {param('split')}.",
         )
-    if methods:
-        chosen_methods, ranked = list(methods), data_for(train, methods, order)
-    else:
-        ranked = train.labelled(order=order)
-        chosen_methods = _fitting(ranked)
+    ranked = _ranked(train, settings)
+    chosen_methods = list(methods) if methods else _fitting(ranked)
     check_order(order, uses_gates=any(RANKINGS[method].needs_gates for method in chosen_methods))
+    studies, refitting = [train], None
+    if settings.fits:
+        refitting, others = settle(study, ranked, _usual_support, settings.l2)
+        studies += others
+        ranked = dataclasses.replace(ranked, l2=refitting.l2)
     bank, classes = study.bank, head.num_classes
     original = predict(full_head(head), bank.features, study.labels, classes)
-    search = _Search(train, study, order, max_drop) if max_drop is not None else None
     curves: dict[str, dict[str, Point]] = {}
-    with track("Numbers of features", len(chosen_methods) * len(sizes), unit="heads") as advance:
+    anew: dict[str, dict[str, RefittedPoint]] = {}
+    sets: dict[str, dict[int, IndexSet] | None] = {}  # of the methods that search for them, or are fitted at them
+    counts = {method: len(few if RANKINGS[method].is_fitted else sizes) for method in chosen_methods}
+    heads = sum(counts.values()) + settings.refit * (sum(counts.values()) + len(files))
+    with track("Numbers of features", heads, unit="heads") as advance:
+
+        def fit_anew(name: str, found: Mapping[int, IndexSet]) -> None:
+            assert refitting is not None
+            for k, sparse in refitted(ranked, found, refitting.l2):
+                predictions = sparse.predict(bank.features, study.labels)
+                difference = difference_of(original, predictions)
+                point = RefittedPoint(**dict(point_of(predictions)), difference=difference)
+                anew.setdefault(name, {})[found[k].k_label] = point
+                advance(1)
+
         for method in chosen_methods:
-            by_k = accuracy_by_k(ranked, bank.features, study.labels, head, sizes, method, advance)
+            is_searched = settings.refit or RANKINGS[method].is_fitted
+            known = dict(zip(few, RANKINGS[method].sets(ranked, few), strict=True)) if is_searched else None
+            sets[method] = known
+            ks = sizes if known is None else few
+            by_k = accuracy_by_k(ranked, bank.features, study.labels, head, ks, method, advance, known)
             curves[method] = {str(k): point_of(predictions) for k, predictions in by_k.items()}
-    for name, index_set in points:
-        check_made_from(index_set, study.classifier)
-        decomposed = decomposed_head(head, index_set)
-        curves.setdefault(name, {})[index_set.k_label] = point_of(
-            predict(decomposed, bank.features, study.labels, classes)
-        )
-    chosen = search.smallest(chosen_methods, sizes, original) if search else None
+            if settings.refit and known is not None:
+                fit_anew(method, known)
+        for name, index_set in files:
+            check_made_from(index_set, study.classifier)
+            decomposed = decomposed_head(head, index_set)
+            curves.setdefault(name, {})[index_set.k_label] = point_of(
+                predict(decomposed, bank.features, study.labels, classes)
+            )
+            if settings.refit:
+                fit_anew(name, {index_set.largest_k: index_set})
+    if (own := resolve_heads(study.head, None).decomposed) is not None:
+        source = study.classifier.weights_source
+        note(f"{source}: rankings cut the full head that its sparse head was made from; {OWN!r} is the sparse head.")
+        label = own_index_set(study.head, source).k_label
+        curves[OWN] = {label: point_of(predict(own, bank.features, study.labels, classes))}
+    chosen = None
+    if max_drop is not None:
+        chosen = Search(train, study, head, ranked, max_drop).smallest(sets, sizes, original)
     results = SweepResults(
-        total=len(study.labels), original=point_of(original), curves=curves, chosen=chosen, plot=None
+        total=len(study.labels),
+        original=point_of(original),
+        curves=curves,
+        refitted=anew,
+        refitting=refitting,
+        chosen=chosen,
+        plot=None,
     )
     arguments = {
         "methods": list(chosen_methods),
-        "ks": sizes,
+        "ks": sorted({*sizes, *(few if any(known is not None for known in sets.values()) else ())}),
         "indices": list(settings.indices),
         "order": order,
         "max_drop": max_drop,
+        "refit": settings.refit,
+        "l2": settings.l2,
     }
     contents = _drawn(folder, results, study, order) if folder is not None else {}
-    document = study.document("sweep", arguments, results, watch, [train])
+    document = study.document("sweep", arguments, results, watch, studies)
     if folder is not None:
         write_result(document, folder / RESULT, contents)
     return document
+
+
+def _ranked(train: Study, settings: SweepSettings) -> LabelledFeatures:
+    """What rankings are made from; images that none needs are not looked at."""
+    if settings.methods and not settings.fits:
+        return data_for(train, settings.methods, settings.order)
+    gates = any(RANKINGS[method].needs_gates for method in settings.methods or ())
+    return train.labelled(gates=gates, order=settings.order)
+
+
+def _usual_support(data: LabelledFeatures) -> IndexSet:
+    """The features at which the strength of the penalty is chosen, whatever methods and k are tried."""
+    return select(data, "contribution", min(DEFAULT_K, data.num_features))
 
 
 def _read(files: Sequence[str]) -> list[tuple[str, IndexSet]]:
@@ -246,78 +291,7 @@ def _fitting(data: LabelledFeatures) -> list[str]:
     for ranking in RANKINGS.values():
         if ranking.needs_nonnegative and not ranking.fits(data):
             note(f"The method {ranking.name!r} is left out: the network has negative features.")
-    return [ranking.name for ranking in RANKINGS.values() if ranking.fits(data)]
-
-
-@dataclass
-class _Search:
-    """A search for the smallest index set: chosen on the training images, reported on the others."""
-
-    train: Study
-    test: Study
-    order: Order
-    max_drop: float
-
-    def smallest(self, methods: Sequence[str], ks: Sequence[int], reported: Predictions) -> Chosen | None:
-        """The set with the fewest features over all methods; the first method among equals."""
-        head, features, labels = self.train.head, self.train.bank.features, self.train.labels
-        full = predict(full_head(head), features, labels, head.num_classes)
-        ranked = data_for(self.train, methods, self.order)
-        candidates: dict[str, Candidate | None] = {}
-        best: tuple[int, str, int, tuple[tuple[int, ...], ...]] | None = None
-        for method in methods:
-            k = smallest_k(full, accuracy_by_k(ranked, features, labels, head, ks, method), self.max_drop)
-            candidates[method] = None
-            if k is None:
-                continue
-            with track(f"Shrinking {method}", (k - 1) * head.num_classes, unit="features") as advance:
-                widest = select(ranked, method, k).classes
-                kept = shrink(features, full, head, widest, self.max_drop, advance).classes
-            size = sum(map(len, kept))
-            candidates[method] = Candidate(k=k, features=size)
-            if best is None or size < best[0]:
-                best = (size, method, k, kept)
-        if best is None:
-            note(
-                f"No set was chosen: for no k of those tried is the loss shown (with 95% confidence) to stay within "
-                f"{self.max_drop:g} points. Allow more with {param('max_drop')}, or try more with {param('ks')}."
-            )
-            return None
-        size, method, k, kept = best
-        common = select(ranked, method, k)
-        index_set = IndexSet(kept, head.num_features, source=f"{method}, within {self.max_drop:g} points")
-        return Chosen(
-            max_drop=self.max_drop,
-            method=method,
-            k=k,
-            features=size,
-            features_per_class=index_set.sizes,
-            file=None,
-            indices=index_set.published_layout(),
-            chosen_on=self._loss(self.train, full, common, index_set),
-            reported_on=self._loss(self.test, reported, common, index_set),
-            candidates=candidates,
-        )
-
-    @staticmethod
-    def _loss(study: Study, full: Predictions, common: IndexSet, kept: IndexSet) -> Loss:
-        head, features, labels = study.head, study.bank.features, study.labels
-        with_common, with_kept = (
-            predict(decomposed_head(head, index_set), features, labels, head.num_classes)
-            for index_set in (common, kept)
-        )
-        difference = compare(full, with_kept)
-        return Loss(
-            split=study.dataset.split,
-            total=full.total,
-            full_correct=full.correct,
-            common_correct=with_common.correct,
-            correct=with_kept.correct,
-            points=difference.points,
-            ci95=difference.ci95,
-            mcnemar_p=difference.mcnemar_p,
-            loss_bound95=loss_bound(full.is_correct, with_kept.is_correct),
-        )
+    return [ranking.name for ranking in RANKINGS.values() if ranking.fits(data) and not ranking.is_fitted]
 
 
 def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> dict[Path, str | bytes]:
@@ -334,13 +308,17 @@ def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> d
         index_set = IndexSet(rows, study.head.num_features, provenance)
         results.chosen.file = str(folder / INDICES)
         contents[folder / INDICES] = index_set_text(index_set, document=True)
-    curves = {
-        (f"{name} ({order} gates)" if name in RANKINGS and RANKINGS[name].needs_gates else name): curve_of(name, points)
-        for name, points in results.curves.items()
+    shown = {
+        name: f"{name} ({order} gates)" if name in RANKINGS and RANKINGS[name].needs_gates else name
+        for name in results.curves
     }
+    curves, anew = (
+        {shown[name]: curve_of(name, points) for name, points in found.items()}
+        for found in (results.curves, results.refitted)
+    )
     title = f"{study.classifier.name} on {short_name(study.dataset)}"
     results.plot = str(folder / CURVE)
-    contents[folder / CURVE] = accuracy_curves(title, curves, results.original.top1)
+    contents[folder / CURVE] = accuracy_curves(title, curves, results.original.top1, anew)
     return contents
 
 

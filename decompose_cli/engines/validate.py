@@ -7,17 +7,30 @@ from pathlib import Path
 from pydantic import BaseModel
 from torch import Tensor
 
-from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads
+from decompose_cli.decomposition.heads import check_index_request, check_made_from, own_index_set, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
-from decompose_cli.decomposition.result_types import Difference, difference_of
-from decompose_cli.errors import InputError
+from decompose_cli.decomposition.refitting import Refitting, check_apart, check_refit, settle
+from decompose_cli.decomposition.result_types import Difference, Gain, difference_of, gain_of
+from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head
+from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.features.device import resolve_device
+from decompose_cli.features.elsewhere import SPLITS, Described, FeatureFile, check_fits, read_feature_file
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.classifier import Classifier
+from decompose_cli.models.lone_head import FEATURES, read_lone_head
 from decompose_cli.models.network import HeadTensors
+from decompose_cli.models.weights import DEFAULT, RANDOM
 from decompose_cli.statistics import wilson_interval
 from decompose_cli.storage.files import sha256_of
-from decompose_cli.storage.result_document import ResultDocument, Stopwatch
+from decompose_cli.storage.result_document import (
+    ModelInfo,
+    ResultDocument,
+    Stopwatch,
+    WeightsInfo,
+    describe_environment,
+)
 
 MOST_MISTAKES = 24
 
@@ -45,6 +58,18 @@ class HeadAccuracy(BaseModel):
     confusion: list[list[int]]
 
 
+class RefittedHead(HeadAccuracy):
+    """The head of the same features with weights that were fitted anew, and how.
+
+    ``difference``: this head minus the full head; ``gain``: this head minus the decomposed one, which keeps weights of
+    the full head.
+    """
+
+    refitting: Refitting
+    difference: Difference
+    gain: Gain
+
+
 class IndicesInfo(BaseModel):
     """The index set that was used; ``k`` is the smallest and largest number of features per class."""
 
@@ -70,7 +95,9 @@ class Mistake(BaseModel):
 
 
 class ValidateResults(BaseModel):
-    """``original`` is null for a decomposed checkpoint, which has no full head; ``decomposed`` is null without indices.
+    """``original`` is null for a checkpoint that has no full head, ``decomposed`` is null without indices.
+
+    ``refitted`` is null unless it was asked for.
 
     ``mistakes``: up to 24 images that the decomposed head gets wrong, or the full one where that is all there is: first
     those that only the full head gets right, and of these and of the others the most confident errors first.
@@ -80,18 +107,29 @@ class ValidateResults(BaseModel):
     original: HeadAccuracy | None
     decomposed: HeadAccuracy | None
     difference: Difference | None
+    refitted: RefittedHead | None = None
     indices: IndicesInfo | None
     mistakes: list[Mistake] = []
 
 
 def validate(
-    inputs: Inputs, indices: Path | IndexSet | None = None, *, classifier: Classifier | None = None
+    inputs: Inputs,
+    indices: Path | IndexSet | None = None,
+    *,
+    features: Path | None = None,
+    refit: bool = False,
+    l2: float | None = None,
+    classifier: Classifier | None = None,
 ) -> ResultDocument[ValidateResults]:
     """Measure a classifier on a split (``test``, else ``val``), and its decomposition if indices are given or carried.
 
     Args:
         inputs: The network and the images.
         indices: An index file or set: the features that each class keeps.
+        features: A file of features that were made elsewhere (:mod:`decompose_cli.features.elsewhere`); then the
+            weights are a file of a head without a network, and nothing of the inputs is about one.
+        refit: Whether the weights of these features are also fitted anew, on the training images.
+        l2: Strength of the penalty of that fit; None to choose it on images that are not measured.
         classifier: The network, if it has been opened already.
 
     Raises:
@@ -99,22 +137,110 @@ def validate(
         DecomposeError: The work failed.
     """
     watch = Stopwatch()
+    check_refit(l2, fits=refit)
+    if refit and indices is None:
+        raise InputError(
+            f"{param('refit')} fits the weights of an index set anew, and none was given.",
+            hint=f"Name an index file with {param('indices')}.",
+        )
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
+    if features is not None:
+        if refit:
+            raise InputError(
+                f"{param('refit')} needs a network; 'decompose sparsify --features' fits heads for {param('features')}."
+            )
+        return _validate_alone(inputs, features, index_set, watch)
     study = Study(inputs, ("test", "val"), classifier)
     check_index_request(study.classifier.checkpoint, index_set)
     resolve_heads(study.head, index_set)  # what does not fit shows before the network runs
     if index_set is not None:
         check_made_from(index_set, study.classifier)
+    anew, others = _refitted(study, index_set, l2) if refit and index_set is not None else (None, [])
     results = measure(
         study.head,
         study.bank.features,
         study.labels,
         study.class_map.names,
         index_set,
+        refitted=anew,
         source=study.classifier.weights_source,
         sha256=sha256_of(indices) if isinstance(indices, Path) else None,
     )
-    return study.document("validate", {"indices": index_set.source if index_set else None}, results, watch)
+    arguments = {"indices": index_set.source if index_set else None, "refit": refit, "l2": l2}
+    return study.document("validate", arguments, results, watch, others)
+
+
+def _refitted(study: Study, index_set: IndexSet, l2: float | None) -> tuple[tuple[SparseHead, Refitting], list[Study]]:
+    """The head of an index set with weights fitted anew, and the further images that were looked at."""
+    full = study.require_full_head(param("refit"))
+    index_set = index_set.fitted_to(full.num_classes, full.num_features)
+    train = study.on_training_split()
+    check_apart(study, train)
+    data = train.labelled()
+    refitting, others = settle(study, data, lambda _: index_set, l2)
+    return (fit_head(data, index_set, "real", refitting.l2), refitting), [train, *others]
+
+
+def _validate_alone(
+    inputs: Inputs, path: Path, index_set: IndexSet | None, watch: Stopwatch
+) -> ResultDocument[ValidateResults]:
+    """Measure a head without a network on features that were made elsewhere."""
+    inputs.check_features_alone()
+    if inputs.weights in (None, DEFAULT, RANDOM):
+        raise InputError(
+            f"{param('features')} measures the file of a head that takes such features; none was named.",
+            hint=f"Give the file of a head that was fitted to such features with {param('weights')}.",
+        )
+    device = resolve_device(inputs.device)
+    head, checkpoint = read_lone_head(inputs.weights, allow_download=inputs.allow_download)
+    check_index_request(checkpoint, index_set)
+    needs = ("test", "val") if inputs.split is None else one_of(inputs.split, SPLITS, "split")
+    file = read_feature_file(path, needs=(needs,), optional=())
+    ((name, split),) = file.splits.items()
+    names = _matching_names(head, checkpoint, file)
+    return ResultDocument(
+        command="validate",
+        arguments={**inputs.as_arguments(), "indices": None, "refit": False, "l2": None, "features": str(path)},
+        model=ModelInfo(
+            name=FEATURES,
+            num_classes=head.num_classes,
+            num_features=head.num_features,
+            head=head.name,
+            weights=WeightsInfo(source=checkpoint.source, sha256=checkpoint.sha256),
+        ),
+        dataset=file.describe(name, names),
+        environment=describe_environment(str(device), inputs.seed),
+        started_at=watch.started_at,
+        results=measure(head, split.features, split.labels, names, source=checkpoint.source),
+        seconds=watch.seconds(),
+    )
+
+
+def _matching_names(head: HeadTensors, checkpoint: Checkpoint, file: FeatureFile) -> tuple[str, ...]:
+    """The names of the classes of a head, unless a features file has other features or classes than the head.
+
+    Raises:
+        InputError: It has.
+    """
+    described = checkpoint.metadata
+    assert described is not None  # read_lone_head
+    check_fits(
+        Described(
+            str(file.path),
+            file.num_features,
+            len(file.class_names),
+            file.class_names if file.has_class_names else None,
+            file.feature_names,
+        ),
+        Described(
+            f"the head of {checkpoint.source}",
+            head.num_features,
+            head.num_classes,
+            described.class_names,
+            described.feature_names,
+        ),
+    )
+    return tuple(described.class_names or file.class_names)
 
 
 def measure(
@@ -124,6 +250,7 @@ def measure(
     names: tuple[str, ...],
     index_set: IndexSet | None = None,
     *,
+    refitted: tuple[SparseHead, Refitting] | None = None,
     source: str = "the network",
     sha256: str | None = None,
 ) -> ValidateResults:
@@ -135,6 +262,7 @@ def measure(
         labels: Class numbers, int64 (N,), in 0..C-1.
         names: Names of the C classes.
         index_set: The features that each class keeps; None for the full head only, or for a head that is decomposed.
+        refitted: The head of the index set with weights fitted anew, and how they were.
         source: What to call the indices of a head that has its own.
         sha256: Hash of the file that the index set is from.
 
@@ -148,12 +276,18 @@ def measure(
     decomposed = evaluate_head(heads.decomposed, features, labels, head.num_classes) if heads.decomposed else None
     used = index_set
     if heads.decomposed is not None and used is None:
-        used = IndexSet(heads.decomposed.classes(), head.num_features, source=source)
+        used = own_index_set(head, source)
+    anew = None
+    if refitted is not None and original is not None and decomposed is not None:
+        fitted, refitting = refitted
+        evaluation = evaluate_head(fitted.linear(), features, labels, head.num_classes)
+        anew = _anew(evaluation, refitting, original, decomposed, names)
     return ValidateResults(
         total=len(labels),
         original=_accuracy(original, names) if original else None,
         decomposed=_accuracy(decomposed, names) if decomposed else None,
         difference=difference_of(original, decomposed) if original and decomposed else None,
+        refitted=anew,
         indices=IndicesInfo(source=used.source, sha256=sha256, k=used.sizes) if used else None,
         mistakes=_mistakes(original, decomposed),
     )
@@ -173,6 +307,17 @@ def _accuracy(evaluation: Evaluation, names: tuple[str, ...]) -> HeadAccuracy:
             for number, name in enumerate(names)
         ],
         confusion=confusion,
+    )
+
+
+def _anew(
+    evaluation: Evaluation, refitting: Refitting, original: Evaluation, decomposed: Evaluation, names: tuple[str, ...]
+) -> RefittedHead:
+    return RefittedHead(
+        **dict(_accuracy(evaluation, names)),
+        refitting=refitting,
+        difference=difference_of(original, evaluation),
+        gain=gain_of(decomposed, evaluation),
     )
 
 

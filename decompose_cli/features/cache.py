@@ -30,7 +30,8 @@ from decompose_cli.storage.fingerprints import digest_of
 FORMAT_VERSION = 3
 _DAMAGED = (OSError, SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError)
 """What reading a damaged entry raises; brackets that are nested too deep make the one before the last."""
-_HEAD_PARTS = ("weight", "bias", "indices", "mask", "reference")
+_OPTIONAL = ("indices", "mask", "reference", "reference_bias")
+_HEAD_PARTS = ("weight", "bias", *_OPTIONAL)
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def load(key: Mapping[str, Any]) -> FeatureBank | None:
             tensors["head.weight"],
             tensors["head.bias"],
             header["num_features"],
-            **{part: tensors.get(f"head.{part}") for part in ("indices", "mask", "reference")},
+            **{part: tensors.get(f"head.{part}") for part in _OPTIONAL},
         )
         return FeatureBank(tensors["features"], tensors["labels"], head)
     except PermissionError as error:

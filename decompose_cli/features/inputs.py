@@ -12,6 +12,11 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.preprocessing import ImageOptions, parse_image_options
 
 PRECISIONS = ("32", "bf16")
+_OF_NETWORKS = (
+    *("model", "model_options", "head", "ema", "precision"),
+    *("dataset", "data_dir", "mean", "std", "input_size", "resize", "crop", "interpolation", "batch_size", "workers"),
+)
+"""Options about a network and the images that it sees."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,24 @@ class Inputs:
             raise InputError(f"{param('seed')} {self.seed} is not between 0 and 2**63 - 1.")
         if self.ema and self.weights in (None, "default", "random"):
             raise InputError(f"{param('ema')} needs a file or URL with averaged weights: give {param('weights')}.")
+
+    def check_features_alone(self, *more: str) -> None:
+        """Refuse what is about a network or its images, where features were given that were made elsewhere.
+
+        Args:
+            more: Names of further options that the command has no use for then.
+
+        Raises:
+            InputError: One of these is not at its default.
+        """
+        usual = Inputs()
+        for name in (*_OF_NETWORKS, *more):
+            if getattr(self, name) != getattr(usual, name):
+                what = "The network that was named" if name == "model" else param(name)
+                raise InputError(
+                    f"{what} has no effect with {param('features')}, which were made elsewhere.",
+                    hint=f"Leave it out, or leave out {param('features')}.",
+                )
 
     def image_options(self) -> ImageOptions:
         """Read the options of the preprocessing.

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
-from decompose_cli.errors import InputError, first_few
+from decompose_cli.errors import InputError, first_few, param
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Order = Literal["highest", "lowest"]
 ORDERS: tuple[Order, ...] = get_args(Order)
+DEFAULT_L2 = 1e-3
+LARGEST_L2 = 1e12
+"""Strengths of a penalty beyond it are refused: weights are zero long before, and squares of it leave float32."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,12 @@ class LabelledFeatures:
         class_names: C names, for messages.
         gates: Class-specific gates (C, D), for the ranking ``csg``.
         order: Whether ``csg`` takes the highest gates or the lowest.
+        bias: Bias (C,) of the full head, where fits begin with it.
+        l2: Strength of the penalty of the fits that some rankings are made of.
+        held: Classes without images whose rows of the full head stay as they are in fits, bool (C,); None for none.
+        image_weights: How much each image counts in fits, positive, (N,); by default 1.
+        targets: Shares of the classes that fits aim at in place of the labels, (N, C), rows that sum to one.
+        device: Where fits run; the tensors here are on the CPU.
     """
 
     features: Tensor
@@ -35,6 +45,12 @@ class LabelledFeatures:
     class_names: Sequence[str]
     gates: Tensor | None = None
     order: Order = "highest"
+    bias: Tensor | None = None
+    l2: float = DEFAULT_L2
+    held: Tensor | None = None
+    image_weights: Tensor | None = None
+    targets: Tensor | None = None
+    device: str = "cpu"
 
     @property
     def num_classes(self) -> int:
@@ -50,6 +66,54 @@ class LabelledFeatures:
     def has_negative(self) -> bool:
         """Whether any feature of any image is negative."""
         return bool((self.features < 0).any())
+
+    def of_images(self, numbers: Tensor) -> LabelledFeatures:
+        """The same of some images, int64 (n,)."""
+        return dataclasses.replace(
+            self,
+            features=self.features[numbers],
+            labels=self.labels[numbers],
+            image_weights=None if self.image_weights is None else self.image_weights[numbers],
+            targets=None if self.targets is None else self.targets[numbers],
+        )
+
+    def of_features(self, columns: Tensor) -> LabelledFeatures:
+        """The same with some features alone, int64 (P,)."""
+        return dataclasses.replace(
+            self,
+            features=self.features[:, columns],
+            weight=None if self.weight is None else self.weight[:, columns],
+            gates=None if self.gates is None else self.gates[:, columns],
+        )
+
+    def of_classes(self, numbers: Tensor) -> LabelledFeatures:
+        """The same with some classes alone, int64 (c,), ascending, to which all images belong, for rankings."""
+        import torch
+
+        places = torch.full((self.num_classes,), -1)
+        places[numbers] = torch.arange(len(numbers))
+        return LabelledFeatures(
+            self.features,
+            places[self.labels],
+            None if self.weight is None else self.weight[numbers],
+            [self.class_names[number] for number in numbers.tolist()],
+            None if self.gates is None else self.gates[numbers],
+            self.order,
+            None if self.bias is None else self.bias[numbers],
+            self.l2,
+        )
+
+
+def check_l2(l2: float) -> None:
+    """Refuse what is no strength of a penalty.
+
+    Raises:
+        InputError: It is no positive number, or so large that numbers overflow.
+    """
+    if not 0 < l2 < float("inf"):
+        raise InputError(f"{param('l2')} {l2} is not a positive number.")
+    if l2 > LARGEST_L2:
+        raise InputError(f"{param('l2')} {l2:g} is more than {LARGEST_L2:g}, where every weight is zero.")
 
 
 def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:

@@ -166,13 +166,16 @@ class Study:
         inputs = dataclasses.replace(self.inputs, split=None, dataset=name)
         return Study(inputs, ("train",), self.classifier)
 
-    def labelled(self, *, images: bool = True, gates: bool = False, order: Order = "highest") -> LabelledFeatures:
+    def labelled(
+        self, *, images: bool = True, gates: bool = False, order: Order = "highest", every_class: bool = True
+    ) -> LabelledFeatures:
         """The data that features are ranked by.
 
         Args:
             images: Whether features of images are needed; otherwise there are none, and no image is looked at.
             gates: Whether class-specific gates are needed.
             order: Whether the highest gates are taken or the lowest.
+            every_class: Whether a class without images is refused.
 
         Raises:
             InputError: Needed gates are missing or do not fit, or a class has no images.
@@ -181,14 +184,15 @@ class Study:
         matrix = checkpoint.csg if checkpoint else None
         if gates:
             check_gates(matrix, head.num_classes, head.num_features, self.classifier.weights_source)
-        weight = head.weight if head.kind == "dense" else None
+        weight, bias = (None, None) if head.full is None else (head.full.weight, head.full.bias)
         names = self.class_map.names
         if not images:
             features, labels = torch.zeros(0, head.num_features), torch.zeros(0, dtype=torch.int64)
         else:
-            check_classes(self.labels, names)
+            if every_class:
+                check_classes(self.labels, names)
             features, labels = self.bank.features, self.labels
-        return LabelledFeatures(features, labels, weight, names, matrix, order)
+        return LabelledFeatures(features, labels, weight, names, matrix, order, bias, device=str(self.device))
 
     def warn_of_empty_classes(self) -> None:
         """Warn of classes without images, for an analysis that leaves them out."""
@@ -199,17 +203,23 @@ class Study:
             what = f"{self.dataset.name} {self.dataset.split}"
             warn(f"{what} has no images of {len(empty)} of the {len(names)} classes ({shown}); they are left out.")
 
-    def require_full_head(self, what: str) -> None:
-        """Refuse a checkpoint that holds a decomposed head only.
+    def require_full_head(self, what: str, *, in_network: bool = False) -> HeadTensors:
+        """The full head: the network's own, or the one that the checkpoint of a sparse head is compared with.
+
+        Args:
+            what: What needs it, for messages.
+            in_network: Whether the network has to compute with it.
 
         Raises:
-            InputError: The checkpoint has no full head.
+            InputError: The checkpoint holds a decomposed head only.
         """
-        if self.head.kind != "dense":
+        full = self.head.full if not in_network or self.head.kind == "dense" else None
+        if full is None:
             raise InputError(
                 f"{what} needs the full head, which {self.classifier.weights_source} no longer has: its head is "
                 "decomposed."
             )
+        return full
 
     def describe_model(self) -> ModelInfo:
         """The network, for the result document."""

@@ -13,6 +13,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -25,6 +26,8 @@ from torch import Tensor
 
 from decompose_cli.errors import InputError, UnsafeFileError
 from decompose_cli.models.averages import Averages
+from decompose_cli.models.bias_alone import say_bias_alone
+from decompose_cli.models.sparse_record import NAMES, SparseRecord, take_record
 from decompose_cli.models.state_dicts import (
     SAVE_STATE_DICT,
     Choice,
@@ -39,6 +42,7 @@ from decompose_cli.storage.files import as_bytes, sha256_of, write_with
 from decompose_cli.storage.journal import settle
 
 METADATA_KEY = "decompose"
+SPARSE_KEY = "sparse"
 
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -56,6 +60,7 @@ class Metadata(BaseModel):
         num_classes: Outputs of the head.
         model_options: Options of the network that are not at their defaults; None if there are none.
         class_names: Names of the classes in the order of the outputs.
+        feature_names: Names of the features that enter a head without a network.
         dataset: Name of the data set that the network was trained on.
         mean: Mean of :class:`decompose_cli.preprocessing.Preprocessing`.
         std: Standard deviation of the same.
@@ -74,6 +79,7 @@ class Metadata(BaseModel):
     num_classes: int
     model_options: dict[str, str] | None = None
     class_names: list[str] | None = None
+    feature_names: list[str] | None = None
     dataset: str | None = None
     mean: Annotated[list[_Finite], Field(min_length=3, max_length=3)] | None = None
     std: Annotated[list[_Positive], Field(min_length=3, max_length=3)] | None = None
@@ -116,6 +122,7 @@ class Checkpoint:
         averages: Averages that take the place of the network's parameters once it is built.
         csg: Class-specific gates (C, D) of arXiv 2007.08194, if the file has them; no part of the network's function.
         published_decomposition: Fine-tuned head, if the file has the authors' decomposed layout.
+        sparse: What belongs to a sparse head beside the network, if the file has it.
     """
 
     source: str
@@ -126,11 +133,24 @@ class Checkpoint:
     averages: Averages | None = None
     csg: Tensor | None = None
     published_decomposition: PublishedDecomposition | None = None
+    sparse: SparseRecord | None = None
 
     @property
     def has_decomposed_head(self) -> bool:
         """Whether the file holds a decomposed head together with its indices."""
-        return any(f"{name.removesuffix('.indices')}.mask" in self.state_dict for name in self.state_dict)
+        return self._mask is not None
+
+    @property
+    def _mask(self) -> Tensor | None:
+        """The mask (C, k) of the decomposed head, as it stands in the file."""
+        places = (name.removesuffix(".indices") for name in self.state_dict if name.endswith(".indices"))
+        return next((self.state_dict[f"{name}.mask"] for name in places if f"{name}.mask" in self.state_dict), None)
+
+    def say_bias_alone(self) -> None:
+        """Say which classes of a decomposed head have their bias alone; whether its parts fit is seen later."""
+        mask = self._mask
+        if mask is not None and mask.ndim == 2:
+            say_bias_alone([row.nonzero() for row in mask], self.source)
 
 
 def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False) -> Checkpoint:
@@ -167,27 +187,45 @@ def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False)
     if metadata is not None:  # our own files: beside the weights they hold the state of a training, raw weights as well
         if ema:
             raise without_averages(path)
-        choice = Choice(unwrapped(content, path))
+        choice = Choice({**unwrapped(content, path), **_beside(content)})
     else:
         choice = chosen_state(content, path, ema=ema)
     state = without_prefix(choice.state)
     _refuse_nan({**state, **(choice.averages.named() if choice.averages is not None else {})}, path)
     csg = state.pop("csg", None)
+    sparse = take_record(state, source) if metadata is not None else None
     if choice.remark is not None:
         note(f"{source} {choice.remark}")
     published = _pop_published_decomposition(state, path)
-    return Checkpoint(source, digest, state, metadata, ema, choice.averages, csg, published)
+    return Checkpoint(source, digest, state, metadata, ema, choice.averages, csg, published, sparse)
 
 
-def write_checkpoint(path: Path, state_dict: dict[str, Tensor], metadata: Metadata) -> None:
+def write_checkpoint(
+    path: Path, state_dict: Mapping[str, Tensor], metadata: Metadata, sparse: SparseRecord | None = None
+) -> None:
     """Write a self-describing ``.safetensors`` file, whole or not at all.
 
+    Args:
+        path: The file.
+        state_dict: State dict of the network; no two tensors share memory.
+        metadata: Description of the network.
+        sparse: What belongs to its sparse head beside the network.
+
     Raises:
-        DecomposeError: The file cannot be written.
+        DecomposeError: The file cannot be written, or the network has a tensor under a name of the record.
     """
-    tensors = {name: value.detach().cpu().contiguous() for name, value in state_dict.items()}
+    beside = sparse.beside(state_dict, path) if sparse is not None else {}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in {**state_dict, **beside}.items()}
     header = {METADATA_KEY: metadata.as_text()}
     write_with(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+
+
+def _beside(content: Any) -> dict[str, Tensor]:
+    """The tensors of a sparse head that a checkpoint of a run has beside its state dict."""
+    beside = content.get(SPARSE_KEY)
+    if not isinstance(beside, dict):
+        return {}
+    return {name: value for name, value in beside.items() if name in NAMES and isinstance(value, Tensor)}
 
 
 def _read_safetensors(path: Path) -> tuple[Any, Metadata | None]:

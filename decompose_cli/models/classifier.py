@@ -17,6 +17,7 @@ from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.entry import ANY
 from decompose_cli.models.fitting import (
+    check_description,
     classes_in,
     decomposed_head_name,
     load_state,
@@ -26,6 +27,7 @@ from decompose_cli.models.fitting import (
 from decompose_cli.models.gate_entry import GATE_DETAILS
 from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.head import example_images, find_head, trace_layers
+from decompose_cli.models.lone_head import refuse_lone_head
 from decompose_cli.models.network import HeadTensors, Network, network_of
 from decompose_cli.models.registry import ModelEntry, get_entry
 from decompose_cli.models.user import user_entry
@@ -154,8 +156,12 @@ class Classifier:
         module, place = self.build(input_size)
         network = network_of(module, input_size, place or self.head_name, self.name)
         head = network.head
-        self._check_description(head.num_classes)
-        published = self.checkpoint.published_decomposition if self.checkpoint is not None else None
+        if self.checkpoint is None:
+            return network
+        check_description(self.checkpoint, head.num_classes)
+        if self.checkpoint.sparse is not None:
+            return replace(network, tensors=self.checkpoint.sparse.joined(network.tensors, self.weights_source))
+        published = self.checkpoint.published_decomposition
         if published is None:
             return network
         if len(published.bias) != head.num_classes or published.weight.shape[1] > head.num_features:
@@ -177,17 +183,6 @@ class Classifier:
         raise InputError(
             f"{self.weights_source} has a decomposed head {place!r}, but the head of this network is {head.name!r}."
         )
-
-    def _check_description(self, num_classes: int) -> None:
-        metadata = self.checkpoint.metadata if self.checkpoint else None
-        if metadata is None:
-            return
-        counts = {metadata.num_classes, len(metadata.class_names or range(num_classes))}
-        if counts != {num_classes}:
-            raise InputError(
-                f"{self.weights_source} says that it has {max(counts - {num_classes})} classes, but its head has "
-                f"{num_classes}."
-            )
 
 
 def open_classifier(
@@ -219,6 +214,8 @@ def open_classifier(
     if model is None:
         assert weights is not None
         checkpoint = read_checkpoint(user_path(weights), weights, ema=ema)
+        refuse_lone_head(checkpoint)
+        checkpoint.say_bias_alone()
         if checkpoint.metadata is None:
             raise InputError(f"{weights} does not say which network it belongs to; name the model, such as resnet20.")
         if ":" in checkpoint.metadata.model:  # a weights file must not decide what code is imported
@@ -230,6 +227,9 @@ def open_classifier(
         return Classifier(entry, checkpoint, head, seed)
     entry = find_entry(model)
     read = read_weights(entry, weights, allow_download=allow_download, ema=ema)
+    if read is not None:
+        refuse_lone_head(read)
+        read.say_bias_alone()
     configured = as_trained(entry, read, options or {}) if read is not None else entry.configured(**(options or {}))
     classifier = Classifier(configured, read, head, seed)
     if classifier.checkpoint is None and weights == RANDOM:

@@ -95,11 +95,11 @@ def take_decomposed_head(state: dict[str, Tensor], name: str, num_features: int,
         check_kind(value, "real", f"{source}: {name}.{part}")
     fits = (
         weight.ndim == 2
+        and weight.shape[1] > 0
         and weight.shape == indices.shape == mask.shape
         and bias.shape == weight.shape[:1]
         and indices.dtype == torch.int64
         and mask.dtype == torch.bool
-        and bool(mask.any(1).all())
         and bool(mask.all(1).any())
         and not bool((mask[:, 1:] & ~mask[:, :-1]).any())  # padding is at the end
         and bool((indices >= 0).all())
@@ -111,6 +111,23 @@ def take_decomposed_head(state: dict[str, Tensor], name: str, num_features: int,
     module = DecomposedLinear(rows, num_features)
     module.load_state_dict({"weight": weight, "bias": bias, "indices": indices, "mask": mask})
     return module
+
+
+def check_description(checkpoint: Checkpoint, num_classes: int) -> None:
+    """Refuse a file that says it has another number of classes than its head.
+
+    Raises:
+        InputError: Its description says so.
+    """
+    metadata = checkpoint.metadata
+    if metadata is None:
+        return
+    counts = {metadata.num_classes, len(metadata.class_names or range(num_classes))}
+    if counts != {num_classes}:
+        raise InputError(
+            f"{checkpoint.source} says that it has {max(counts - {num_classes})} classes, but its head has "
+            f"{num_classes}."
+        )
 
 
 def classes_in(state: dict[str, Tensor], module: nn.Module, built: int, decomposed: str | None) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -19,8 +19,10 @@ class HeadTensors:
     """The parameters of a head, constant factor folded in, float32.
 
     The ``kind`` is ``dense``: weight (C, D); ``decomposed``: weight (C, k) with indices (C, k) and mask (C, k); or
-    ``subspaces``: weight (C, k) whose indices are not known (the authors' fine-tuned layout), and ``reference`` (C, D),
-    the full head that fine-tuning started from, if the file holds one. The bias is (C,) throughout.
+    ``subspaces``: weight (C, k) whose indices are not known (the authors' fine-tuned layout). The bias is (C,)
+    throughout. ``reference`` (C, D) is the full head that a decomposed one is compared with, if the file holds one: for
+    ``decomposed`` with its bias, ``reference_bias`` (C,); for ``subspaces`` the one that fine-tuning started from, of
+    other features than those of now.
     """
 
     kind: str
@@ -31,6 +33,23 @@ class HeadTensors:
     indices: Tensor | None = None
     mask: Tensor | None = None
     reference: Tensor | None = None
+    reference_bias: Tensor | None = None
+
+    @property
+    def full(self) -> HeadTensors | None:
+        """The full head: this one, or the one that this decomposed one is compared with; None if there is none."""
+        if self.kind == "dense":
+            return self
+        if self.reference is None or self.reference_bias is None:
+            return None
+        return HeadTensors("dense", self.name, self.reference, self.reference_bias, self.num_features)
+
+    def is_same(self, other: HeadTensors) -> bool:
+        """Whether another head is of the same kind with the same parameters; their references may differ."""
+        own, others = ((head.weight, head.bias, head.indices, head.mask) for head in (self, other))
+        return self.kind == other.kind and all(
+            a is b or (a is not None and b is not None and torch.equal(a, b)) for a, b in zip(own, others, strict=True)
+        )
 
     @property
     def num_classes(self) -> int:
@@ -69,7 +88,9 @@ class Network:
         """
         if self.tensors.kind == "subspaces":  # such a head is not in the module
             return self
-        return network_of(self.module, self.input_size, self.head.name)
+        present = network_of(self.module, self.input_size, self.head.name)
+        # While the head is the same, so is the full head that it is compared with.
+        return replace(present, tensors=self.tensors) if present.tensors.is_same(self.tensors) else present
 
 
 def network_of(module: nn.Module, input_size: Size, head: str | None = None, name: str | None = None) -> Network:

@@ -61,6 +61,11 @@ def read_weights(
             return read_checkpoint(shipped_weights(entry.weights))
         return _fetched(entry.weights, entry.sha256, allow_download)
     assert weights is not None
+    return read_named(weights, allow_download=allow_download, ema=ema)
+
+
+def read_named(weights: str, *, allow_download: bool = True, ema: bool = False) -> Checkpoint:
+    """Read a weights file by its path or URL; arguments and errors are those of :func:`read_weights`."""
     if is_url(weights):
         return _fetched(weights, hash_in_name(weights), allow_download, ema)
     return read_checkpoint(user_path(weights), weights, ema=ema)

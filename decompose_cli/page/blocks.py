@@ -146,7 +146,26 @@ class Gallery:
     pictures: Sequence[Picture]
 
 
-Block = Union["Text", "Figures", "Table", "Chart", "Grid", "Raster", "Picture", "Gallery", "Group"]
+@dataclass(frozen=True)
+class Term:
+    """One term of a sum: its factor as text, how dark that is (-1 to 1), what it multiplies, and a picture of that."""
+
+    factor: Shade
+    what: str
+    more: str
+    picture: Picture | None
+
+
+@dataclass(frozen=True)
+class Sum:
+    """A number as a sum of pictured terms."""
+
+    kind: ClassVar[str] = "sum"
+    caption: str
+    terms: Sequence[Term]
+
+
+Block = Union["Text", "Figures", "Table", "Chart", "Grid", "Raster", "Picture", "Gallery", "Sum", "Group"]
 
 
 @dataclass(frozen=True)

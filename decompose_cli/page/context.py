@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
@@ -106,17 +107,19 @@ class Context:
             places = rows[order] * values.shape[1] + columns[order]
             data["cells"] = {str(place): values.flat[place].item() for place in sorted(places.tolist())}
             data["isComplete"] = len(order) == len(rows)
-        uri = self._uri(target.getvalue(), "png")
+        uri = self._uri(target.getvalue(), "png", len(json.dumps(data)))
         if uri is None:
             return None
         return Raster(caption, alt, uri, values.shape[1], values.shape[0], data, is_grey)
 
-    def _uri(self, content: bytes, kind: str) -> str | None:
+    def _uri(self, content: bytes, kind: str, beside: int = 0) -> str | None:
+        """The content as text; None if that, and the bytes that the page has ``beside`` it, have no room."""
         text = base64.b64encode(content).decode("ascii")
-        if len(text) > self._left:
+        size = len(text) + beside
+        if size > self._left:
             self.left_out += 1
             return None
-        self._left -= len(text)
+        self._left -= size
         return f"data:image/{kind};base64,{text}"
 
 

@@ -15,11 +15,12 @@ from decompose_cli.errors import InputError
 from decompose_cli.printable import printable
 from decompose_cli.storage.files import read_json
 from decompose_cli.storage.journal import settle
-from decompose_cli.storage.result_document import SCHEMA_VERSION, ResultDocument
+from decompose_cli.storage.result_document import SCHEMA_VERSION, DatasetInfo, FeaturesInfo, ResultDocument
 
 _WHAT, _HINT = "The result file", "Name the JSON file that a command wrote, or the folder of a run."
 _RUN = "result.json"
 _LONGEST = 10_000  # a command line may be long
+_ALTERNATIVES = (DatasetInfo.__name__, FeaturesInfo.__name__)  # which pydantic puts into the places of errors
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,7 @@ def _parsed(path: Path, value: Any) -> ResultDocument[Any]:
         return ResultDocument[model].model_validate(value)  # type: ignore[valid-type]
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
+        place = ".".join(str(part) for part in first["loc"] if part not in _ALTERNATIVES)
         raise InputError(f"{path} is no usable result of '{command}': {place}: {first['msg']}.") from error
 
 

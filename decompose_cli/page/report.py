@@ -27,6 +27,8 @@ from decompose_cli.page.sections import (
     provenance,
     selectivity,
     sharing,
+    sparse,
+    sums,
     training,
 )
 from decompose_cli.printable import printable
@@ -40,6 +42,8 @@ _SECTIONS: tuple[ModuleType, ...] = (
     glance,
     accuracy,
     by_k,
+    sparse,
+    sums,
     sharing,
     overlap,
     essentiality,

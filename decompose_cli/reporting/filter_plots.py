@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,9 +11,14 @@ from typing import TYPE_CHECKING
 from decompose_cli.reporting.style import GREY, look, plain, png
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
     from torch import Tensor
 
 _SIDE, _TEXT = 1.15, 1.9
+_TITLE, _ROW = 0.4, _SIDE + 0.25
+_TITLE_KEPT = 0.21  # what the layout leaves of the title's height; the rows share the rest
+_DPI = 130
+_GAP = 5  # pixels
 _WIDTH, _MOST_LINES = 24, 7
 
 
@@ -48,8 +54,7 @@ def filter_sheet(title: str, rows: Sequence[FilterRow]) -> bytes:
     from matplotlib.figure import Figure
 
     columns = max(len(row.responses) for row in rows)
-    size = (_TEXT + _SIDE * columns, 0.4 + (_SIDE + 0.25) * len(rows))
-    figure = Figure(figsize=size, dpi=130, layout="constrained")
+    figure = Figure(figsize=_inches(len(rows), columns), dpi=_DPI, layout="constrained")
     FigureCanvasAgg(figure)
     figure.suptitle(plain(title), fontsize=9)
     widths = [_TEXT / _SIDE, *[1.0] * columns]
@@ -81,3 +86,27 @@ def filter_sheet(title: str, rows: Sequence[FilterRow]) -> bytes:
                 plain(response.title), fontsize=5.5, pad=2, color=GREY if response.is_own else look(5)["color"]
             )
     return png(figure)
+
+
+def filter_strips(sheet: Image, rows: int, columns: int) -> list[Image]:
+    """Cut the picture that :func:`filter_sheet` drew into one for each filter, of its images without their text.
+
+    Args:
+        sheet: The picture.
+        rows: Number of filters.
+        columns: Number of images of the filter that has most.
+
+    Returns:
+        The pictures from top to bottom; none if a sheet of so many rows and columns has another size.
+    """
+    width, height = (int(side * _DPI) for side in _inches(rows, columns))
+    if rows < 1 or columns < 1 or abs(sheet.width - width) > 1 or abs(sheet.height - height) > 1:
+        return []
+    left, top = round(sheet.width * _TEXT / (_TEXT + _SIDE * columns)) - _GAP, _TITLE_KEPT * _DPI
+    step = (sheet.height - top) / rows
+    edges = [round(top + step * row) for row in range(rows + 1)]
+    return [sheet.crop((left, low, sheet.width, high)) for low, high in itertools.pairwise(edges)]
+
+
+def _inches(rows: int, columns: int) -> tuple[float, float]:
+    return _TEXT + _SIDE * columns, _TITLE + _ROW * rows

@@ -69,7 +69,8 @@ def staged_path(target: Path) -> Iterator[Path]:
     """
     with _made(target.parent):
         sweep(target.parent)
-        descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=TEMPORARY, dir=target.parent)
+        folder = os.path.realpath(target.parent)  # tempfile would leave "x/.." out, though x may be a link
+        descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=TEMPORARY, dir=folder)
         os.close(descriptor)
         try:
             yield Path(name)
@@ -213,7 +214,7 @@ def new_folder(names: Iterator[Path]) -> Iterator[Path]:
 def _reserved(folder: Path) -> Iterator[None]:
     """Mark a folder as this process's while it is at work, so that it is found if the process is killed."""
     with explained(folder):
-        descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=TEMPORARY, dir=folder)
+        descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=TEMPORARY, dir=os.path.realpath(folder))
         os.close(descriptor)
     try:
         yield

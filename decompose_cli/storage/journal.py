@@ -93,7 +93,7 @@ def _placed(folder: Path, new: Path, target: Path) -> _Placed:
 
 
 def _relative(folder: Path, path: Path) -> str:
-    return path.absolute().relative_to(folder.absolute()).as_posix()
+    return (Path(os.path.realpath(path.parent)) / path.name).relative_to(os.path.realpath(folder)).as_posix()
 
 
 def _stamp(path: Path) -> Stamp | None:
@@ -120,7 +120,7 @@ def _keep(target: Path, old: Path) -> None:
 
 
 def _write(folder: Path, update: Mapping[str, Any]) -> None:
-    descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=TEMPORARY, dir=folder)
+    descriptor, name = tempfile.mkstemp(prefix=temporary_prefix(), suffix=TEMPORARY, dir=os.path.realpath(folder))
     os.close(descriptor)
     temporary = Path(name)
     try:

@@ -58,7 +58,7 @@ def temporary_prefix() -> str:
 def temporary_folder(beside: Path) -> Iterator[Path]:
     """A folder in ``beside`` for the time of the block."""
     sweep(beside)
-    folder = Path(tempfile.mkdtemp(prefix=temporary_prefix(), suffix=TEMPORARY, dir=beside))
+    folder = Path(tempfile.mkdtemp(prefix=temporary_prefix(), suffix=TEMPORARY, dir=os.path.realpath(beside)))
     try:
         yield folder
     finally:

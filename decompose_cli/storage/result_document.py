@@ -47,14 +47,19 @@ class ModelInfo(_Strict):
     weights: WeightsInfo
 
 
-class DatasetInfo(_Strict):
-    """The images that were used; ``classes`` are the outputs of the network."""
+class FeaturesInfo(_Strict):
+    """The labelled features that were used, of a file that was made elsewhere; ``images`` counts their rows."""
 
     name: str
     split: str
     images: int
     fingerprint: str
     classes: list[str]
+
+
+class DatasetInfo(FeaturesInfo):
+    """The images that were used; ``classes`` are the outputs of the network."""
+
     mean: list[float]
     std: list[float]
     resize: int | list[int]
@@ -78,7 +83,7 @@ class ResultDocument(BaseModel, Generic[Results]):
     command: str
     arguments: dict[str, Any]
     model: ModelInfo | None = None
-    dataset: DatasetInfo | None = None
+    dataset: DatasetInfo | FeaturesInfo | None = None
     environment: dict[str, Any]
     started_at: str
     seconds: float

@@ -20,6 +20,7 @@ from decompose_cli.errors import DecomposeError, InputError, first_line, one_of
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata, write_checkpoint
 from decompose_cli.models.head import PART_OF_SPREAD, varied_images
 from decompose_cli.models.read_back import PART_OF_LARGEST, difference_beyond, in_words
+from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.storage.files import write_with
 
 Kind = Literal["onnx", "safetensors", "torchscript"]
@@ -33,13 +34,17 @@ _CHATTY = ("torch.onnx", "torch.export", "torch._export", "onnxscript", "onnx_ir
 _Run = Callable[[Tensor], Tensor]
 
 
-def check_export(kind: str) -> Kind:
+def check_export(kind: str, parameter: str = "export") -> Kind:
     """Refuse a kind of file that cannot be written here, before any work is done for it.
+
+    Args:
+        kind: Name of the kind.
+        parameter: The parameter that it was given as, for the sentence.
 
     Raises:
         InputError: There is no such kind, or a package that it needs is missing.
     """
-    chosen = one_of(kind, KINDS, "export")
+    chosen = one_of(kind, KINDS, parameter)
     for package in _PACKAGES.get(chosen, ()):
         try:
             with _quiet():
@@ -53,7 +58,14 @@ def check_export(kind: str) -> Kind:
 
 
 def export_network(
-    module: nn.Module, input_size: tuple[int, int], path: Path, kind: Kind, metadata: Metadata
+    module: nn.Module,
+    input_size: tuple[int, int],
+    path: Path,
+    kind: Kind,
+    metadata: Metadata,
+    *,
+    sparse: SparseRecord | None = None,
+    gates: Tensor | None = None,
 ) -> float | None:
     """Write a classifier, in evaluation mode and float32, to one file, whole or not at all.
 
@@ -70,6 +82,8 @@ def export_network(
         path: The file; an existing one is replaced.
         kind: Kind of file; :func:`check_export` says whether it can be written here.
         metadata: What the file says about itself.
+        sparse: What belongs to a sparse head beside the network; a checkpoint keeps it, a program has no use for it.
+        gates: Class-specific gates (C, D), which a checkpoint keeps likewise.
 
     Returns:
         For programs, how far the logits of what was written are from those of the network on random images, in batches
@@ -88,7 +102,8 @@ def export_network(
     """
     check_export(kind)
     if kind == "safetensors":
-        write_checkpoint(path, _weights(module), metadata)
+        beside = {} if gates is None else {"csg": gates}
+        write_checkpoint(path, {**_weights(module), **beside}, metadata, sparse)
         return None
     generator = torch.Generator().manual_seed(0)
     # Two images to trace with, as exporters take a batch of one for a constant.

@@ -72,7 +72,8 @@ class Trainer:
     ) -> None:
         module, data = job.module, job.data
         self.fabric, self.module, self.settings = fabric, module, settings
-        self.folder, self.metadata, self.upkeep, self.takeover = folder, job.metadata, upkeep, takeover
+        self.folder, self.upkeep, self.takeover = folder, upkeep, takeover
+        self.metadata, self.sparse = job.metadata, job.sparse
         self.val, self.test = data.val, data.test if data.val is None else None
         self.num_classes, self.frozen = len(data.class_names), job.frozen
         self.objective = job.objective or Objective(settings.label_smoothing)
@@ -175,7 +176,7 @@ class Trainer:
             is_last = number == len(batches) - 1
             with self.fabric.no_backward_sync(self.model, enabled=not is_last) if several else nullcontext():
                 try:
-                    output = self.model(images)
+                    output = self.objective.forward(self.model, images)
                     total, loss = self.objective.losses(output, targets)
                     self.fabric.backward(total * weight)
                 except NotFiniteError as error:
@@ -335,7 +336,7 @@ class Trainer:
         def write() -> None:
             if not all(bool(torch.isfinite(value).all()) for value in measured.values() if value.is_floating_point()):
                 raise self._bad_loss()
-            write_state(path, self.metadata, measured, training, self.takeover)
+            write_state(path, self.metadata, measured, training, self.takeover, self.sparse)
 
         on_first(fabric, write)
         if self.takeover is not None:

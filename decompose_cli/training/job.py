@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from decompose_cli.models.checkpoint import Metadata
+from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.training.data import TrainingData
 from decompose_cli.training.objective import Objective
 
@@ -22,6 +23,7 @@ class Job:
         data: Images and labels.
         frozen: Modules that stay in evaluation mode.
         objective: What is minimised, and by which optimizers; the cross-entropy of the output by default.
+        sparse: What belongs to its sparse head beside the network and stays true, for its checkpoints.
     """
 
     module: nn.Module
@@ -29,6 +31,7 @@ class Job:
     data: TrainingData
     frozen: Sequence[nn.Module] = ()
     objective: Objective | None = None
+    sparse: SparseRecord | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,10 @@ class Objective:
     def shares(self, module: nn.Module, settings: Settings, steps_per_epoch: int) -> list[Share]:
         """The parameters in shares that are trained alike; the table shows the learning rate of the first share."""
         return [Share(settings, [parameter for parameter in module.parameters() if parameter.requires_grad])]
+
+    def forward(self, model: Callable[[Tensor], Any], images: Tensor) -> Any:
+        """The output of the network in training mode, with all that the losses need."""
+        return model(images)
 
     def read(self, module: nn.Module, images: Tensor) -> Any:
         """The output of the network in evaluation mode, as detailed as in training."""

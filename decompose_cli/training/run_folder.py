@@ -15,7 +15,8 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from decompose_cli.errors import DecomposeError, InputError, StoppedError, param
-from decompose_cli.models.checkpoint import METADATA_KEY, Metadata
+from decompose_cli.models.checkpoint import METADATA_KEY, SPARSE_KEY, Metadata
+from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.storage.file_sets import Content, write_files
 from decompose_cli.storage.files import check_folder_writable, read_json, write_error
 from decompose_cli.storage.journal import settle
@@ -306,6 +307,7 @@ def write_state(
     weights: Mapping[str, Tensor],
     training: Mapping[str, Any],
     takeover: Takeover | None = None,
+    sparse: SparseRecord | None = None,
 ) -> None:
     """Write a checkpoint that describes itself, whole or not at all.
 
@@ -315,6 +317,7 @@ def write_state(
         weights: State dict of the network.
         training: Tensors and plain values with which the run can go on.
         takeover: How the run takes its folder, if this may be its first checkpoint.
+        sparse: What belongs to the network's sparse head beside it.
 
     Raises:
         DecomposeError: The file cannot be written; an older one is still there.
@@ -324,6 +327,8 @@ def write_state(
         "state_dict": dict(weights),
         _TRAINING: {"format_version": _FORMAT, **training},
     }
+    if sparse is not None:
+        content[SPARSE_KEY] = sparse.beside(weights, path)
 
     has_earlier = takeover is None and path.is_file()
     how = f"go on with {param('resume')}" if has_earlier else "run the command again"

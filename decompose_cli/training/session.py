@@ -335,7 +335,8 @@ def _try_export(session: Session, job: Job) -> None:
         for kind in _exports(session):
             path = RunFolder(Path(folder)).exported(kind)
             size = job.data.preprocessing.crop
-            on_first(session.fabric, partial(export_network, copy.deepcopy(job.module), size, path, kind, job.metadata))
+            module = copy.deepcopy(job.module)
+            on_first(session.fabric, partial(export_network, module, size, path, kind, job.metadata, sparse=job.sparse))
 
 
 def check_same(session: Session, **now: str | None) -> None:
@@ -367,7 +368,7 @@ def _exports(session: Session) -> Sequence[Kind]:
 def _export(session: Session, folder: RunFolder, module: nn.Module, job: Job, results: RunResults) -> None:
     for kind in _exports(session):
         path = folder.exported(kind)
-        difference = export_network(module, job.data.preprocessing.crop, path, kind, job.metadata)
+        difference = export_network(module, job.data.preprocessing.crop, path, kind, job.metadata, sparse=job.sparse)
         results.checkpoints[kind] = str(path)
         if difference is not None:
             results.export_errors[kind] = difference

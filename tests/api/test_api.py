@@ -264,6 +264,15 @@ def test_numbers_given_to_a_network_are_used_as_they_are(net: Net) -> None:
     assert of_module.std == dc.load_model(net, input_size=8).preprocessing.std == (0.247, 0.243, 0.261)
 
 
+def test_features_of_a_network_can_be_made_by_hand(net: Net, batches: list[tuple[Tensor, Tensor]]) -> None:
+    found = dc.extract_features(dc.load_model(net, input_size=8), batches)
+    made = dc.Features(found.values.numpy(), found.labels.numpy(), head=found.head)
+    assert made.class_names == ("0", "1", "2")
+    assert dc.validate(made) == dc.validate(found)
+    few = found.labels < 2
+    assert len(dc.Features(found.values[few], found.labels[few], head=found.head).class_names) == 3
+
+
 IMAGES, LABELS = torch.zeros(2, 3, 8, 8), torch.tensor([0, 1])
 REFUSED: dict[str, tuple[Callable[[dc.Model], Any], str]] = {
     "no size": (lambda m: dc.load_model(m.module), "give input_size"),

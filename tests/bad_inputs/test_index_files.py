@@ -43,7 +43,7 @@ INDEX_FILES = [
     ("class is null", [*ROWS[:4], None, *ROWS[5:]], "class 4 has null, not a list"),
     ("class is a mapping", published(c3={"0": 1}), 'class 3 has {"0": 1}, not a list'),
     ("class is a text", published(c3="7, 23"), "class 3 has '7, 23', not a list"),
-    ("empty class", published(c3=[]), "class 3 has no indices"),
+    ("empty classes", [[]] * 10, "has no indices: every class is empty"),
     ("boolean", published(c3=[1, True]), "class 3 has true, which is not a whole number"),
     ("float", published(c3=[1.0]), "class 3 has 1.0, which is not a whole number"),
     ("text for an index", published(c3=["5"]), "class 3 has '5', which is not a whole number"),

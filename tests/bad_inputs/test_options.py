@@ -145,6 +145,46 @@ STUDY_ARGUMENTS: Rows = [
         (f"sweep: max-drop {d}", f"sweep --max-drop {d}", f"--max-drop {float(d)} is not between 0 and 100")
         for d in ("-1", "nan", "inf", "-inf", "100")
     ),
+    ("sweep: fitted and reported on one split", "sweep --split train --refit", "so they cannot be measured on them"),
+    ("sweep: a search on one split", "sweep --split train --methods splicing --ks 2", "cannot be measured on them"),
+    ("sweep: strength of no fit", "sweep --methods weight --l2 0.1", "--l2 0.1 has no effect: no weights are fitted"),
+    ("sweep: share with refit", "sweep --refit --ks 0.5", "--ks '0.5' is neither a whole number nor a range"),
+    *(
+        (f"{command}: l2 {l2}", f"{command} --refit --l2 {l2}", f"--l2 {float(l2)} is not a positive number")
+        for command in ("sweep", "validate -i {m}/plain.json", "finetune -i {m}/plain.json")
+        for l2 in ("0", "-1", "nan", "inf")
+    ),
+    ("validate: refit of nothing", "validate --refit", "--refit fits the weights of an index set anew, and none was"),
+    ("validate: strength of no fit", "validate -i {m}/plain.json --l2 1", "--l2 1 has no effect"),
+    ("validate: fitted images", "validate -i {m}/plain.json --refit --split train", "cannot be measured on them"),
+    (
+        "validate: refit without a full head",
+        "validate {images}/one_each resnet20-digits -w {m}/published.pth -i {m}/plain.json --refit",
+        "--refit needs the full head, which",
+        "published.pth no longer has",
+    ),
+    (
+        "finetune: refit without a full head",
+        "finetune {images}/one_each resnet20-digits -w {m}/published.pth -i {m}/plain.json --refit",
+        "--refit needs the full head, which",
+    ),
+    (
+        "finetune: refit of a decomposed network",
+        "finetune {images}/one_each resnet20-digits -w {m}/decomposed.pth --refit",
+        "decomposed.pth is decomposed already and has weights of its own: leave --refit out",
+    ),
+    ("finetune: strength of no fit", "finetune -i {m}/plain.json --l2 1", "--l2 1 has no effect"),
+    *(
+        (f"finetune: diversity {b}", f"finetune -k 3 --diversity {b}", f"--diversity {float(b)} is not a number of at")
+        for b in ("-0.1", "nan", "inf")
+    ),
+    ("finetune: diversity of the head", "finetune --diversity 0.2 --only head", "--diversity 0.2 has no effect with"),
+    ("finetune: diversity, compiled", "finetune --diversity 0.2 --compile", "does not go together with --compile"),
+    (
+        "finetune: diversity, sharded",
+        "finetune --diversity 0.2 --strategy fsdp",
+        "not go together with --strategy fsdp",
+    ),
     ("sweep: chosen and reported on one split", "sweep --split train --max-drop 1", "cannot be reported on them"),
     ("sweep: unknown split", "sweep --split val", "digits has no split 'val'"),
     ("selectivity: no layer", "selectivity --layers ''", "--layers names no layer; give all, or names"),

@@ -143,9 +143,9 @@ WEIGHTS = [
     ("own decomposition with a flat weight", "w.pth", decomposed(weight=torch.zeros(CLASSES)), [], WRONG_PARTS),
     ("own decomposition with a short bias", "w.pth", decomposed(bias=torch.zeros(9)), [], WRONG_PARTS),
     (
-        "own decomposition with a class masked out",
+        "own decomposition with all classes masked out",
         "w.pth",
-        decomposed(mask=torch.arange(CLASSES)[:, None].expand(-1, 3) != 3),
+        decomposed(mask=torch.zeros(CLASSES, 3, dtype=torch.bool)),
         [],
         WRONG_PARTS,
     ),

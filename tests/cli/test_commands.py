@@ -104,6 +104,14 @@ def test_extract_indices_writes_an_index_file_that_can_be_used_at_once() -> None
 
 
 @pytest.mark.usefixtures("warm")
+@pytest.mark.parametrize(("method", "has_scores"), [("weight", True), ("backward", False)])
+def test_extract_indices_speaks_of_equal_scores_where_there_are_scores(method: str, *, has_scores: bool) -> None:
+    said = run("extract-indices", "-k", "2", "--method", method, "-o", "k2.json").stderr
+    assert f"2 features per class by {method}" in said
+    assert ("Features with equal scores are a tie" in said) == has_scores
+
+
+@pytest.mark.usefixtures("warm")
 def test_extract_indices_with_several_k_fills_a_folder() -> None:
     run("extract-indices", "-k", "5,10,0.5", "-o", "out")
     names = files_below(Path("out"))

@@ -275,3 +275,15 @@ def test_a_disk_that_fails_in_the_middle_leaves_all_as_it_was(command: str, monk
             patch.setattr(Path, "replace", place)
             assert invoke(*arguments, "-o", "out", "--overwrite").exit_code == FAILED
         assert {name: Path("out", name).read_bytes() for name in names_in("out")} == before
+
+
+@pytest.mark.parametrize("place", ["x/../up", "link/../up", ".."])
+def test_a_folder_may_be_named_by_way_of_another(place: str) -> None:
+    Path("work/x").mkdir(parents=True)
+    Path("real/deep").mkdir(parents=True)
+    Path("work/link").symlink_to(Path("../real/deep"))
+    os.chdir("work")
+    run("extract-indices", "-k", "1,2", "--method", "weight", "-o", place, "-q")
+    folder = {"x/../up": Path("up"), "link/../up": Path("../real/up"), "..": Path("..")}[place]
+    assert (folder / "result.json").exists()
+    assert not list(Path("..").rglob("*.tmp"))

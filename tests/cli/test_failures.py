@@ -122,7 +122,7 @@ def signalled(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], list[str]]:
         monkeypatch.setattr(features, "study", study)  # and back again
         monkeypatch.delitem(sys.modules, study.__name__)
         monkeypatch.setattr(sys, "meta_path", [SignalledImport(study.__name__, number, done), *sys.meta_path])
-        monkeypatch.setattr("decompose_cli.engines.validate.validate", lambda *_: done.append("run"))
+        monkeypatch.setattr("decompose_cli.engines.validate.validate", lambda *_, **__: done.append("run"))
         return done
 
     return prepare
@@ -150,7 +150,7 @@ def test_a_job_in_the_background_ignores_what_interrupts_the_terminal(signalled:
 def test_an_interrupt_that_comes_while_a_class_is_defined_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """As most of the first import of a library is; Python 3.11 and earlier make a RuntimeError of it."""
 
-    def define(*_: Any) -> None:
+    def define(*_: Any, **__: Any) -> None:
         try:
             raise KeyboardInterrupt
         except KeyboardInterrupt as interrupt:

@@ -23,6 +23,10 @@ COMMAND_LINES = (
     "decompose {} --resume {}",
     "extract-indices --method weight",
     "train {} --evaluate -w {} --norm-mode MODE",
+    "decompose validate -w FILE --features FEATURES",
+    "decompose sparsify --features",
+    "decompose sparsify -o FOLDER",
+    "decompose filters -w {} --class NAME -o looked",
     "validate -i",
 )
 """What sentences quote to be typed. Elsewhere below ``cli/`` a parameter goes by its name."""

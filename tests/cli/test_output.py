@@ -12,7 +12,7 @@ import pytest
 from helpers.command_line import COMMANDS, files_below, invoke, run
 
 RUNNING = ["validate", "extract-indices", "demo"]  # those that run a network
-KEEPING = ("demo", "finetune", "train", "train-gate")  # their point is the files, also beside --json
+KEEPING = ("demo", "export", "finetune", "train", "train-gate")  # their point is the files, also beside --json
 # What keeps them short.
 ARGUMENTS = {
     "layers": ["resnet20"],
@@ -23,6 +23,7 @@ ARGUMENTS = {
     "train-gate": ["resnet14", "--gate", "l2", "--dataset", "{few}", "--iterations", "1", "--schedule", "constant"],
     "report": ["../validate.json"],
     "selectivity": ["--layers", "layer3.2", "--dataset", "{few}"],
+    "sparsify": ["--method", "contribution", "--l2", "1e-3"],
     "lr-find": ["resnet8", "--dataset", "{few}", "--steps", "40", "--lowest", "1e-3", "--set", "batch_size=8"],
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,19 @@ def read(tmp_path: Path, content: Any) -> IndexSet:
         (document(num_features=None), ((7, 2), (0, 1)), None),
         (document(num_features=..., provenance=...), ((7, 2), (0, 1)), None),
         ({"0": [3], "1": [0, 1, 2]}, ((3,), (0, 1, 2)), None),
+        ({"0": [], "1": [3, 0]}, ((), (3, 0)), None),
+        ([[3], []], ((3,), ()), None),
+        (document(classes=[[], [7]]), ((), (7,)), 8),
+        (
+            {
+                "schema_version": 1,
+                "command": "extract-indices",
+                "results": {"5": {"indices": {"0": [], "1": [2]}}},
+                "model": {"num_features": 8},
+            },
+            ((), (2,)),
+            8,
+        ),
         ([[5]], ((5,),), None),
         ({str(n): [n] for n in range(12)}, tuple((n,) for n in range(12)), None),
         ({str(n): [n] for n in sorted(range(12), key=str)}, tuple((n,) for n in range(12)), None),
@@ -66,6 +80,10 @@ def read(tmp_path: Path, content: Any) -> IndexSet:
         "document without D",
         "bare document",
         "ragged",
+        "a class without indices",
+        "a class without indices in lists",
+        "a class without indices in a document",
+        "a class without indices in a result",
         "one class",
         "twelve classes",
         "twelve classes in the order of their text",
@@ -92,11 +110,28 @@ def test_order_inside_a_class_is_kept(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("classes", "largest", "ragged"),
-    [(((1, 2), (3, 4)), 2, False), (((1,), (3, 4, 0), (2, 1)), 3, True), (((4,),), 1, False)],
+    [
+        (((1, 2), (3, 4)), 2, False),
+        (((1,), (3, 4, 0), (2, 1)), 3, True),
+        (((4,),), 1, False),
+        (((), (4,)), 1, True),
+    ],
 )
 def test_sizes(classes: tuple[tuple[int, ...], ...], largest: int, ragged: bool) -> None:
     found = IndexSet(classes)
     assert (found.largest_k, found.is_ragged) == (largest, ragged)
+
+
+def test_classes_without_indices_are_said_once_where_a_file_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    found = read(tmp_path, [[], [3, 1, 0], [], [], [2], []])
+    assert caplog.messages == [f"{found.source}: 4 of 6 classes (0, 2, 3, ...) have their bias alone, no feature."]
+    assert (found.sizes, found.k_label) == ((0, 3), "0-3")
+    caplog.clear()
+    read(tmp_path, [[1], [2]])
+    assert caplog.messages == []
 
 
 # --------------------------------------------------------------------------------------------------------- refusals
@@ -105,7 +140,7 @@ BAD_CONTENT = [
     ("no class in a mapping", {}, " has no classes."),
     ("no class in a list", [], " has no classes."),
     ("no class in a document", document(classes=[]), " has no classes."),
-    ("class without indices", {"0": [1], "1": []}, ": class 1 has no indices; each class needs at least one."),
+    ("no class with indices", {"0": [], "1": []}, " has no indices: every class is empty."),
     ("float", {"0": [1, 2.5]}, ": class 0 has 2.5, which is not a whole number."),
     ("whole float", {"0": [1, 2.0]}, ": class 0 has 2.0, which is not a whole number."),
     ("too large float", "[[1e999]]", ": class 0 has Infinity, which is not a whole number."),
@@ -211,7 +246,7 @@ def test_no_depth_of_nesting_escapes_the_sentence(tmp_path: Path) -> None:
     ("classes", "num_features", "sentence"),
     [
         ((), None, "index set has no classes."),
-        (((1,), ()), None, "index set: class 1 has no indices; each class needs at least one."),
+        (((), ()), None, "index set has no indices: every class is empty."),
         (((1, 1),), None, "index set: class 0 has the index 1 twice."),
         (((4,),), 4, "index set: class 0 has the index 4, which is not one of 0 to 3."),
         (((True,),), None, "index set: class 0 has true, which is not a whole number."),
@@ -296,7 +331,7 @@ json_values = st.recursive(
     max_leaves=12,
 )
 any_index = st.integers(-2, 12) | st.booleans() | st.sampled_from([1.0, 2.5, "1", None, [1], 10**30])
-good_rows = st.lists(st.integers(0, 9), min_size=1, max_size=5, unique=True)
+good_rows = st.lists(st.integers(0, 9), max_size=5, unique=True)
 any_row = good_rows | st.lists(any_index, max_size=5) | json_values
 rows = st.lists(good_rows, min_size=1, max_size=4) | st.lists(any_row, max_size=4)
 mappings = st.one_of(
@@ -341,18 +376,17 @@ def is_index_set(content: Any) -> bool:
         and len(content) > 0
         and all(
             isinstance(row, list)
-            and len(row) > 0
             and all(type(index) is int and index >= 0 and (limit is None or index < limit) for index in row)
             and len(set(row)) == len(row)
             for row in content
         )
+        and any(len(row) > 0 for row in content)
     )
 
 
 def assert_valid(found: IndexSet) -> None:
-    assert found.classes
+    assert any(found.classes)
     for row in found.classes:
-        assert row
         assert len(set(row)) == len(row)
         assert all(type(index) is int and index >= 0 for index in row)
         assert found.num_features is None or max(row) < found.num_features
@@ -399,9 +433,9 @@ def test_exactly_the_valid_contents_are_accepted(content: Any) -> None:
 
 @QUICK
 @given(
-    classes=st.lists(
-        st.lists(st.integers(0, 63), min_size=1, max_size=8, unique=True).map(tuple), min_size=1, max_size=12
-    ).map(tuple),
+    classes=st.lists(st.lists(st.integers(0, 63), max_size=8, unique=True).map(tuple), min_size=1, max_size=12)
+    .filter(any)
+    .map(tuple),
     as_document=st.booleans(),
 )
 def test_what_is_written_is_read_back(tmp_path: Path, classes: tuple[tuple[int, ...], ...], as_document: bool) -> None:

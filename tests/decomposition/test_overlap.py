@@ -122,6 +122,13 @@ def test_sets_of_all_features_say_nothing_and_are_the_same() -> None:
     assert found.jaccard[0].tolist() == pytest.approx([1, 1, 1 / 3])
 
 
+def test_empty_sets_say_nothing_and_are_the_same() -> None:
+    found = overlap([[], [0, 2], []], 3)
+    assert found.information[0].tolist() == [0, 0, 0]
+    assert found.normalized[0].tolist() == found.jaccard[0].tolist() == [1, 0, 1]
+    assert (found.unused, found.exclusive) == (1, 2)
+
+
 def test_rounding_makes_nothing_negative_or_larger_than_one() -> None:
     """Independent pairs of every size: rows and columns of a grid."""
     for height in range(1, 12):

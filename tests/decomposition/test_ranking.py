@@ -16,6 +16,9 @@ from decompose_cli.decomposition.scores import frequencies, largest_features, le
 from decompose_cli.errors import InputError
 from decompose_cli.features.labelled import ORDERS, LabelledFeatures, Order, check_classes
 
+SCORED = [name for name, ranking in RANKINGS.items() if not ranking.is_fitted]
+"""Fitted rankings are in test_fitted_rankings.py."""
+
 
 def make_data(seed: int = 0, n: int = 60, d: int = 12, c: int = 4, levels: int | None = None) -> LabelledFeatures:
     """Random non-negative features, half of them zero; with ``levels``, few different values and so many ties."""
@@ -91,7 +94,7 @@ def twin_select(data: LabelledFeatures, method: str, k: int | float) -> tuple[tu
 
 
 @pytest.mark.parametrize("k", [1, 2, 5, 11, 12])
-@pytest.mark.parametrize("method", RANKINGS)
+@pytest.mark.parametrize("method", SCORED)
 def test_whole_numbers_against_the_twin(method: str, k: int) -> None:
     for seed in range(4):
         data = make_data(seed)
@@ -222,11 +225,11 @@ def test_how_rows_are_blocked_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, at_once: int, levels: int | None
 ) -> None:
     data = make_data(5, levels=levels)
-    whole = {method: select(data, method, 4) for method in RANKINGS}
+    whole = {method: select(data, method, 4) for method in SCORED}
     counts = frequencies(data.features, data.labels, 4, 4)
     monkeypatch.setattr(scores, "_VALUES_AT_ONCE", at_once)
     assert len(scores.feature_blocks(data.features)) == math.ceil(60 / max(1, at_once // 12))
-    assert {method: select(data, method, 4) for method in RANKINGS} == whole
+    assert {method: select(data, method, 4) for method in SCORED} == whole
     assert torch.equal(frequencies(data.features, data.labels, 4, 4), counts)
 
 
@@ -353,7 +356,7 @@ def test_gates_of_another_shape_are_refused(shape: tuple[int, ...]) -> None:
     )
 
 
-@pytest.mark.parametrize("method", [method for method in RANKINGS if method != "csg"])
+@pytest.mark.parametrize("method", [method for method in SCORED if method != "csg"])
 def test_the_other_methods_do_not_look_at_gates(method: str) -> None:
     data = make_data(6)
     odd = LabelledFeatures(data.features, data.labels, data.weight, data.class_names, torch.zeros(1, 1), "lowest")

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from decompose_cli.cli.app import app
 from decompose_cli.engines.catalogue import RESULTS, results_type
 
-WITHOUT_DOCUMENTS = ["cache", "datasets", "layers", "models", "report"]
+WITHOUT_DOCUMENTS = ["cache", "datasets", "export", "layers", "models", "report"]
 
 
 def test_every_command_that_leaves_a_document_is_there() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import logging
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.command_line import row_of, run
 from helpers.pictures import legend_of, points
 from helpers.power_cut import PowerCut
 from matplotlib.figure import Figure
@@ -22,8 +24,10 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from decompose_cli.cli.app import app
+from decompose_cli.decomposition.heads import decomposed_head, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Predictions, compare
+from decompose_cli.decomposition.sparse_heads import fit_head
 from decompose_cli.engines.finetune import (
     FinetuneResults,
     FinetuneSettings,
@@ -83,7 +87,7 @@ def inputs(start: Path) -> Inputs:
 def tuned(
     inputs: Inputs, folder: str = "tuned", overrides: dict[str, Any] | None = None, **more: Any
 ) -> FinetuneResults:
-    names = ("indices", "k", "method", "order", "only")
+    names = ("indices", "k", "method", "order", "only", "refit", "l2", "diversity")
     own = {name: more.pop(name) for name in names if name in more}
     own = own or {"k": 3}
     results = finetune(
@@ -499,6 +503,145 @@ def test_weights_that_have_been_replaced_are_noticed(inputs: Inputs, power_cut: 
     torch.save(content, "mine.pt")
     with pytest.raises(InputError, match="The starting weights are not what they were when the run in tuned began"):
         finetune(Request(Inputs(workers=0, device="cpu"), resume=Path("tuned")))
+
+
+# ------------------------------------------------------------------------------------- a refitted head, diverse maps
+
+
+def refitted_by(inputs: Inputs, index_set: IndexSet, l2: float) -> Any:
+    return validate(dataclasses.replace(inputs, use_cache=False), index_set, refit=True, l2=l2).results
+
+
+def test_with_refit_training_begins_with_the_head_of_validate(inputs: Inputs) -> None:
+    index_set = rows_of()
+    results = tuned(inputs, indices=index_set, refit=True, l2=0.01)
+    found = refitted_by(inputs, index_set, 0.01)
+    assert results.cut is not None
+    assert results.cut.correct == found.decomposed.correct
+    assert results.cut.loss == pytest.approx(found.decomposed.loss, rel=1e-5)
+    assert results.before.correct == found.refitted.correct
+    assert results.before.loss == pytest.approx(found.refitted.loss, rel=1e-4)
+    assert results.refitting == found.refitted.refitting
+    assert results.before.loss < results.cut.loss
+    plain = tuned(inputs, "plain", indices=index_set)
+    assert (plain.cut, plain.refitting, plain.before) == (None, None, results.cut)
+
+
+def test_with_a_held_backbone_and_no_steps_to_speak_of_the_refitted_head_is_in_the_checkpoint(inputs: Inputs) -> None:
+    index_set = rows_of()
+    tuned(inputs, indices=index_set, refit=True, l2=0.01, only="backbone", overrides={"lr": 1e-9})
+    state = read_checkpoint(Path("tuned/last.pt")).state_dict
+    head = fit_head(Study(inputs, ("train",)).labelled(), index_set, "real", 0.01)
+    dense = torch.zeros(3, 64).scatter_(1, state["linear.indices"], state["linear.weight"])
+    torch.testing.assert_close(dense, head.weight.float())
+    torch.testing.assert_close(state["linear.bias"], head.bias.float())
+
+
+def test_images_that_are_held_out_are_not_fitted(inputs: Inputs) -> None:
+    index_set = rows_of()
+    results = tuned(inputs, indices=index_set, refit=True, overrides={"val_split": 0.25})
+    assert results.refitting is not None
+    assert results.refitting.fitted == 36
+    chosen = results.refitting.chosen_on
+    assert chosen is not None
+    assert (chosen.split, chosen.images + chosen.fitted, chosen.part_of_training) == ("train", 36, True)
+
+
+def test_a_run_that_is_resumed_begins_with_the_same_head(inputs: Inputs, power_cut: PowerCut) -> None:
+    own = {"indices": rows_of(), "refit": True, "diversity": 0.3}
+    whole = tuned(inputs, "whole", **own)
+    with power_cut("last.pt"):
+        tuned(inputs, "tuned", **own)
+    with pytest.raises(InputError, match=r"diversity 0\.3, now 0\.1"):
+        finetune(Request(Inputs(), resume=Path("tuned")), FinetuneSettings(diversity=0.1))
+    done = finetune(Request(Inputs(workers=0, device="cpu"), resume=Path("tuned"))).results
+    assert without_clock(done.model_dump()) == without_clock(whole.model_dump())
+
+
+def test_a_run_that_was_begun_before_there_was_a_refit_goes_on(inputs: Inputs, power_cut: PowerCut) -> None:
+    with power_cut("last.pt"):
+        tuned(inputs, indices=rows_of())
+    path = Path("tuned/config.json")
+    config = json.loads(path.read_text())
+    for name in ("refit", "l2", "diversity"):
+        del config[name]
+    path.write_text(json.dumps(config))
+    done = finetune(Request(Inputs(workers=0, device="cpu"), resume=Path("tuned"))).results
+    assert without_clock(done.model_dump()) == without_clock(tuned(inputs, "whole", indices=rows_of()).model_dump())
+
+
+def test_the_command_in_a_checkpoint_has_them(inputs: Inputs) -> None:
+    tuned(inputs, k=2, method="mean", refit=True, l2=0.25, diversity=0.5, overrides={"epochs": 1})
+    metadata = read_checkpoint(Path("tuned/last.pt")).metadata
+    assert metadata is not None
+    assert metadata.command is not None
+    assert " --refit --l2 0.25 --diversity 0.5 " in metadata.command
+
+
+ONE_STEP: dict[str, Any] = {
+    "optimizer": "sgd",
+    "lr": 0.1,
+    "momentum": 0.0,
+    "weight_decay": 0.0,
+    "epochs": None,
+    "iterations": 1,
+    "batch_size": 48,
+    "augment": "none",
+    "val_split": 0.0,
+}
+
+
+@pytest.mark.parametrize("beta", [0.0, 2.0])
+def test_a_step_is_that_of_the_loss_written_out(inputs: Inputs, beta: float) -> None:
+    index_set = rows_of()
+    request = Request(inputs, ONE_STEP, folder=Path("tuned"))
+    finetune(request, FinetuneSettings(indices=index_set, only="backbone", diversity=beta))
+    study = Study(inputs, ("train",))
+    network = study.classifier.load((8, 8))
+    module, head = copy.deepcopy(network.module), network.tensors
+    with_decomposed_head(module, network.head, decomposed_head(head, index_set))
+    mean, std = (torch.tensor(value).view(3, 1, 1) for value in (study.preprocessing.mean, study.preprocessing.std))
+    images = torch.cat([part for part, _ in study.dataset.batches(study.preprocessing, 48, 0)]).float() / 255
+    kept: list[Tensor] = []
+    module.get_submodule("layer3").register_forward_hook(lambda _, __, output: kept.append(output))
+    module.train()
+    logits = module((images - mean) / std)
+    (maps,) = kept
+    loss = torch.nn.functional.cross_entropy(logits, study.labels)
+    for image, c in enumerate(logits.argmax(1).tolist()):
+        weight = torch.zeros(64)
+        weight[list(index_set.classes[c])] = head.weight[c, list(index_set.classes[c])].abs()
+        features = maps[image].mean((1, 2))
+        factors = features / features.max() * weight / weight.square().sum().sqrt()
+        softened = maps[image].flatten(1).softmax(1) * factors[:, None]
+        loss = loss - beta / 48 * softened.max(0).values.sum()
+    loss.backward()
+    state, moved = read_checkpoint(Path("tuned/last.pt")).state_dict, 0.0
+    for name, parameter in module.named_parameters():
+        step = 0 if parameter.grad is None or name.startswith("linear") else 0.1 * parameter.grad
+        torch.testing.assert_close(state[name], (parameter - step).detach(), rtol=1e-4, atol=1e-6)
+        moved = max(moved, float((state[name] - parameter.detach()).abs().max()))
+    assert moved > 1e-4
+
+
+@pytest.mark.usefixtures("user_networks")
+def test_diversity_of_features_that_are_no_means_is_refused(inputs: Inputs) -> None:
+    flattened = "def flattened():\n    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 3))\n"
+    Path("tunednets.py").write_text(NETWORKS + flattened)
+    own = dataclasses.replace(inputs, model="tunednets:flattened", weights=None)
+    with pytest.raises(InputError, match=r"^diversity needs features that are means of maps over positions, and those"):
+        tuned(own, indices=rows_of(2, 72), diversity=0.2)
+    assert not Path("tuned").exists()
+
+
+def test_the_table_names_the_head_that_training_began_with(inputs: Inputs) -> None:
+    network = ["-w", str(inputs.weights), "--dataset", str(inputs.dataset), "--input-size", "8", "-j", "0"]
+    words = ["-k", "2", "--method", "weight", "--refit", "--epochs", "1", "--val-split", "0", "--device", "cpu"]
+    said = run("finetune", *network, *words, "-o", "tuned").output
+    results = json.loads(Path("tuned/result.json").read_text())["results"]
+    for row, name in (("decomposed, weights of the full head", "cut"), ("decomposed, before, refitted", "before")):
+        assert row_of(said, row)[2] == f"{results[name]['correct']} of 48"
+    assert "Heads were fitted on 48 training images" in said
 
 
 # ---------------------------------------------------------------------------------------------------------- bad input

@@ -19,15 +19,19 @@ from torch import Tensor
 
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, write_index_set
 from decompose_cli.decomposition.ranking import RANKINGS, data_for, select
-from decompose_cli.engines.sweep import Chosen, SweepResults, SweepSettings, parse_ks, parse_methods, sweep
-from decompose_cli.engines.validate import validate
+from decompose_cli.decomposition.smallest import Chosen
+from decompose_cli.engines.sweep import SweepResults, SweepSettings, parse_ks, parse_methods, sweep
+from decompose_cli.engines.validate import RefittedHead, validate
 from decompose_cli.errors import InputError
+from decompose_cli.features.labelled import DEFAULT_L2
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.registry import DEFAULT_MODEL
 from decompose_cli.storage.result_document import ResultDocument
 
-WITHOUT_GATES = [method for method in RANKINGS if method != "csg"]
+WITHOUT_FITS = [method for method, ranking in RANKINGS.items() if not ranking.is_fitted]
+WITHOUT_GATES = [method for method in WITHOUT_FITS if method != "csg"]
+FITTED = [method for method, ranking in RANKINGS.items() if ranking.is_fitted]
 
 
 def write_weights_with_gates(gates: Tensor, name: str = "gates.pth") -> str:
@@ -64,10 +68,14 @@ def wilson(successes: int, total: int) -> tuple[float, float]:
 
 
 @pytest.mark.usefixtures("no_forward_pass")
-@pytest.mark.parametrize("method", WITHOUT_GATES)
-def test_each_point_is_what_validate_says_of_the_same_set(method: Any) -> None:
-    ks = [1, 2, 3, 7, 20, 63, 64]
-    curves = sweep(Inputs(), SweepSettings(methods=[method], ks=ks)).results.curves
+@pytest.mark.parametrize(
+    ("method", "ks"),
+    # All fitted rankings are swept alike, and elimination is the quickest.
+    [*((method, [1, 2, 3, 7, 20, 63, 64]) for method in WITHOUT_GATES), ("backward", [1, 3, 64])],
+)
+def test_each_point_is_what_validate_says_of_the_same_set(method: Any, ks: list[int]) -> None:
+    l2 = DEFAULT_L2 if RANKINGS[method].is_fitted else None  # at which select() fits too
+    curves = sweep(Inputs(), SweepSettings(methods=[method], ks=ks, l2=l2)).results.curves
     assert {name: list(points) for name, points in curves.items()} == {method: [str(k) for k in ks]}
     ranked = data_for(Study(Inputs(), ("train",)), [method])
     expected = {str(k): validated(select(ranked, method, k)) for k in ks}
@@ -80,7 +88,7 @@ def test_gates_in_the_weights_are_a_method_too(few: str) -> None:
     inputs, found = Inputs(model=DEFAULT_MODEL, weights=weights, dataset=few), []
     for order in ("highest", "lowest"):
         results = sweep(inputs, SweepSettings(ks=[2, 30], order=order)).results  # type: ignore[arg-type]
-        assert list(results.curves) == list(RANKINGS)
+        assert list(results.curves) == WITHOUT_FITS
         ranked = data_for(Study(inputs, ("train",)), ["csg"], order)  # type: ignore[arg-type]
         expected = {str(k): validated(select(ranked, "csg", k), inputs) for k in (2, 30)}
         found.append({k: point.correct for k, point in results.curves["csg"].items()})
@@ -89,7 +97,7 @@ def test_gates_in_the_weights_are_a_method_too(few: str) -> None:
 
 
 @pytest.mark.usefixtures("no_forward_pass")
-def test_without_options_every_fitting_method_is_tried_from_1_to_64() -> None:
+def test_without_options_every_scored_method_that_fits_is_tried_from_1_to_64() -> None:
     document = sweep(Inputs())
     results = document.results
     assert list(results.curves) == WITHOUT_GATES
@@ -100,7 +108,7 @@ def test_without_options_every_fitting_method_is_tried_from_1_to_64() -> None:
     assert original is not None
     assert (results.original.correct, results.total) == (original.correct, 360)
     assert {points["64"].correct for points in results.curves.values()} == {original.correct}
-    assert (results.chosen, results.plot) == (None, None)
+    assert (results.chosen, results.plot, results.refitting, results.refitted) == (None, None, None, {})
     for point in [results.original, *results.curves["mean"].values()]:
         assert point.top1 == pytest.approx(100 * point.correct / 360)
         assert point.top1_ci95 == pytest.approx(wilson(point.correct, 360))
@@ -154,6 +162,123 @@ def test_first_a_miss_then_a_hit_for_whatever_sizes_and_methods(
     sweep(inputs, SweepSettings(methods=["weight", "frequency"], ks=[5, 64], max_drop=5))
     with pytest.raises(AssertionError, match="a forward pass was made"):
         sweep(dataclasses.replace(inputs, use_cache=False), SweepSettings(ks=[1]))
+
+
+# --------------------------------------------------------------------------------------------- weights fitted anew
+
+
+def of_validate(index_set: IndexSet, l2: float) -> RefittedHead:
+    """What ``validate -i --refit`` says of a set."""
+    refitted = validate(Inputs(), index_set, refit=True, l2=l2).results.refitted
+    assert refitted is not None
+    return refitted
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_with_refit_each_curve_is_there_twice_and_both_are_those_of_validate() -> None:
+    document = sweep(Inputs(), SweepSettings(methods=["mean", "weight"], refit=True, l2=3e-3))
+    results = document.results
+    few = [1, 2, 3, 5, 10, 20, 30, 50, 64]
+    assert document.arguments["ks"] == few
+    names = {name: [str(k) for k in few] for name in ("mean", "weight")}
+    assert {name: list(points) for name, points in results.curves.items()} == names
+    assert {name: list(points) for name, points in results.refitted.items()} == names
+    ranked = data_for(Study(Inputs(), ("train",)), ["weight"])
+    for k in (1, 3, 20):
+        index_set = select(ranked, "weight", k)
+        found, expected = results.refitted["weight"][str(k)], of_validate(index_set, 3e-3)
+        assert results.curves["weight"][str(k)].correct == validated(index_set)
+        assert found.correct == expected.correct
+        assert found.difference == expected.difference
+        assert found.top1_ci95 == pytest.approx(wilson(found.correct, 360))
+    assert results.refitted["weight"]["1"].correct > results.curves["weight"]["1"].correct + 30
+    ends = {points["64"].correct for points in results.refitted.values()}
+    assert len(ends) == 1, "with all features both are the full head, fitted anew"
+    assert results.refitting is not None
+    assert (results.refitting.l2, results.refitting.fitted, results.refitting.chosen_on) == (3e-3, 1437, None)
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+@pytest.mark.parametrize(
+    "method", [pytest.param(name, marks=() if name == "backward" else pytest.mark.slow) for name in FITTED]
+)
+def test_methods_that_fit_are_swept_where_they_are_named(method: str) -> None:
+    settings = SweepSettings(methods=[method, "weight"], ks=[2, 5], l2=0.3, refit=method == "backward")
+    results = sweep(Inputs(), settings).results
+    ranked = dataclasses.replace(Study(Inputs(), ("train",)).labelled(), l2=0.3)
+    sets = dict(zip([2, 5], RANKINGS[method].sets(ranked, [2, 5]), strict=True))
+    assert {k: point.correct for k, point in results.curves[method].items()} == {
+        str(k): validated(index_set) for k, index_set in sets.items()
+    }
+    assert list(results.refitted) == ([method, "weight"] if settings.refit else [])
+    if settings.refit:
+        assert results.refitted[method]["2"].correct == of_validate(sets[2], 0.3).correct
+    usual = next(RANKINGS[method].sets(dataclasses.replace(ranked, l2=1e-3), [2]))
+    assert (usual.classes == sets[2].classes) == (method == "elastic-net"), "the case can tell strengths apart"
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_without_sizes_heads_are_fitted_at_a_few_and_rankings_tried_at_all() -> None:
+    document = sweep(Inputs(), SweepSettings(methods=["weight", "backward"], l2=1e-3))
+    sizes = {name: list(points) for name, points in document.results.curves.items()}
+    assert sizes["weight"] == [str(k) for k in range(1, 65)]
+    assert sizes["backward"] == ["1", "2", "3", "5", "10", "20", "30", "50", "64"]
+    assert document.arguments["ks"] == list(range(1, 65))
+    assert document.results.refitted == {}
+    assert document.results.refitting is not None
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_index_files_are_fitted_at_their_own_features() -> None:
+    ragged = [[(7 * c + 5 * j) % 64 for j in range(1 + c % 4)] for c in range(10)]
+    file = write("ragged.json", ragged)
+    results = sweep(Inputs(), SweepSettings(methods=["weight"], ks=[1], indices=[file], refit=True, l2=1e-2)).results
+    expected = of_validate(read_index_set(Path(file)), 1e-2)
+    assert {k: point.correct for k, point in results.refitted["ragged"].items()} == {"1-4": expected.correct}
+    assert expected.correct != results.curves["ragged"]["1-4"].correct
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_the_strength_is_chosen_once_whatever_is_swept() -> None:
+    found = [
+        sweep(Inputs(), SweepSettings(methods=methods, ks=ks, refit=True)).results.refitting
+        for methods, ks in ((["weight"], [1]), (["mean", "contribution"], [30]))
+    ]
+    assert found[0] is not None
+    assert found[0] == found[1]
+    chosen = found[0].chosen_on
+    assert chosen is not None
+    assert (chosen.split, chosen.part_of_training, chosen.images + chosen.fitted) == ("train", True, 1437)
+    assert abs(chosen.images / 1437 - 0.2) < 0.01
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_of_a_method_that_fits_the_smallest_set_is_among_those_that_were_measured() -> None:
+    settings = SweepSettings(methods=["backward"], ks=[2, 5, 10], max_drop=10.0, l2=1e-3)
+    chosen = sweep(Inputs(), settings).results.chosen
+    assert chosen is not None
+    assert chosen.k < 10, "the case can tell the k apart"
+    ranked = dataclasses.replace(Study(Inputs(), ("train",)).labelled(), l2=1e-3)
+    common = select(ranked, chosen.method, chosen.k).classes
+    assert all(set(row) <= set(whole) for row, whole in zip(chosen.indices.values(), common, strict=True))
+    assert chosen.chosen_on.common_correct == int(correct(common, "train")[1].sum())
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_refitted_curves_are_dashed_lines_of_the_same_colour(figures: list[Figure]) -> None:
+    settings = SweepSettings(methods=["mean", "weight"], ks=[1, 5, 20], refit=True, l2=1e-3)
+    results = sweep(Inputs(), settings, folder=Path("out")).results
+    (axes,) = figures[0].axes
+    mean, weight, mean_anew, weight_anew, _ = axes.get_lines()
+    for cut, anew, name in ((mean, mean_anew, "mean"), (weight, weight_anew, "weight")):
+        assert cut.get_color() == anew.get_color()
+        assert (cut.is_dashed(), anew.is_dashed()) == (False, True)
+        assert points(anew) == [(int(k), point.top1) for k, point in results.refitted[name].items()]
+        assert points(cut) == [(int(k), point.top1) for k, point in results.curves[name].items()]
+    assert mean.get_color() != weight.get_color()
+    assert list(legend_of(axes)) == ["mean", "weight", "the same, weights fitted anew", "full head"]
+    assert axes.get_xscale() == "log"
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["20", "5", "1"]
 
 
 # ------------------------------------------------------------------------------------------------- the smallest set

@@ -206,7 +206,7 @@ def test_kinds_of_export_are_looked_at_before_anything_is_opened(monkeypatch: py
 
 
 def test_what_cannot_be_exported_is_known_before_training(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def cannot(*_: Any) -> None:
+    def cannot(*_: Any, **__: Any) -> None:
         raise DecomposeError("The network cannot be exported.")
 
     monkeypatch.setattr("decompose_cli.training.session.export_network", cannot)

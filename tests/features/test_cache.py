@@ -39,6 +39,14 @@ def make_bank(kind: str = "dense", seed: int = 0, n: int = 7) -> FeatureBank:
             "indices": torch.tensor([[4, 0], [1, 1], [3, 2]]),
             "mask": torch.tensor([[True, True], [True, False], [True, True]]),
         }
+    if kind == "sparse":
+        kind = "decomposed"
+        more |= {
+            "indices": torch.tensor([[4, 0], [0, 0], [3, 2]]),
+            "mask": torch.tensor([[True, True], [False, False], [True, True]]),
+            "reference": torch.randn(3, 5, generator=generator),
+            "reference_bias": torch.randn(3, generator=generator),
+        }
     if kind == "subspaces":
         more = {"reference": torch.randn(3, 5, generator=generator)}
     head = HeadTensors(
@@ -55,7 +63,7 @@ def assert_same(found: FeatureBank | None, expected: FeatureBank) -> None:
     assert found.labels.dtype == torch.int64
     for part in ("kind", "name", "num_features"):
         assert getattr(found.head, part) == getattr(expected.head, part)
-    for part in ("weight", "bias", "indices", "mask", "reference"):
+    for part in ("weight", "bias", "indices", "mask", "reference", "reference_bias"):
         one, other = getattr(found.head, part), getattr(expected.head, part)
         assert (one is None) == (other is None)
         assert one is None or (torch.equal(one, other) and one.dtype == other.dtype)
@@ -75,7 +83,7 @@ def test_nothing_is_found_before_something_is_kept(caplog: pytest.LogCaptureFixt
     assert caplog.messages == []
 
 
-@pytest.mark.parametrize("kind", ["dense", "decomposed", "subspaces"])
+@pytest.mark.parametrize("kind", ["dense", "decomposed", "subspaces", "sparse"])
 def test_what_is_kept_is_found(caplog: pytest.LogCaptureFixture, tmp_path: Path, kind: str) -> None:
     store(KEY, make_bank(kind), "net on images test")
     assert_same(load(KEY), make_bank(kind))

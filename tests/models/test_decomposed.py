@@ -18,8 +18,9 @@ EVEN = ((8, 1, 3), (0, 2, 4), (5, 10, 6), (3, 0, 8))
 RAGGED = ((8, 1, 3, 9), (0,), (5, 10), (3, 0, 8))
 SINGLE = ((4,),)
 FULL = (tuple(range(D)), tuple(reversed(range(D))))
-ALL_SETS = [EVEN, RAGGED, SINGLE, FULL]
-SET_NAMES = ["even", "ragged", "one class, one feature", "all features"]
+EMPTY = ((), (8, 1), (), (3,))
+ALL_SETS = [EVEN, RAGGED, SINGLE, FULL, EMPTY]
+SET_NAMES = ["even", "ragged", "one class, one feature", "all features", "classes without features"]
 
 
 def make_head(classes: tuple[tuple[int, ...], ...], dtype: torch.dtype = torch.float64) -> DecomposedLinear:
@@ -72,6 +73,14 @@ def test_numbers_that_can_be_checked_on_paper() -> None:
     head = DecomposedLinear.from_dense(weight, torch.tensor([0.5, -1.0]), [[2, 0], [1]])
     assert head.weight.tolist() == [[3, 1], [20, 0]]
     assert head(torch.tensor([[1.0, 10.0, 100.0]])).tolist() == [[301.5, 199.0]]
+
+
+def test_a_class_without_features_has_its_bias_and_padding_of_index_and_weight_zero() -> None:
+    head = make_head(EMPTY)
+    assert torch.equal(head(features())[:, 2], head.bias[2].expand(5))
+    assert head.indices[2].tolist() == head.weight[2].tolist() == [0, 0]
+    assert head.mask.sum(1).tolist() == [0, 2, 0, 1]
+    assert head.classes() == EMPTY
 
 
 def test_from_dense_with_all_features_is_the_full_layer() -> None:

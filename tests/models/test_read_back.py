@@ -135,6 +135,8 @@ WRITERS = {
     "training/fit.py": "last.pt and best.pt, which the runner reads back",
     "training/export.py": "model.safetensors, which the runner reads back, and a program that is run before",
     "api/model.py": "save_model, which reads back",
+    "decomposition/sparse_sources.py": "sparse.safetensors, which sparsify reads back",
+    "models/lone_head.py": "a head alone, which sparsify reads back",
     "features/cache.py": "features with their checksum",
 }
 

@@ -116,6 +116,40 @@ def documents(names: Sequence[str], features: int, k: int = 5) -> Documents:
         "skipping": {"split": "test", "below": 0.5, "images": 50, "skipped": [0.5], "correct": 39, "top1": 78.0}
         | {"full_correct": 40, "full_top1": 80.0, "images_per_second": 9.0, "full_images_per_second": 7.0},
     }
+    tried = [{"method": method, "correct": right, "loss": 0.5, "l2": l2} for method, right, l2 in TRIED]
+    versus = {"points": -2.0, "ci95": [-6.0, 2.0], "mcnemar_p": 0.5, "only_baseline_correct": 2}
+    versus["only_sparse_correct"] = 1
+    measures = {"features_used": 30, "classes_per_feature": {"min": 1, "mean": 1.5, "max": 3}, "sid5": None}
+    measures |= {"class_independence": 0.7, "contrastiveness": 0.8, "correlation": 0.9, "one_difference": 45}
+    measures["pairs"] = [{"classes": [0, 1], "features": [3, 4]}]
+
+    def sparse(size: int) -> dict[str, Any]:
+        """A head whose classes use the first features of the ones above; weights fall from 2, the last is below 0."""
+        weights = [2.0 - number / size for number in range(size - 1)] + [-0.5]
+        return {
+            "method": "splicing",
+            "k": size,
+            "values": "real",
+            "l2": 0.001,
+            "point": point,
+            "loss": 0.25,
+            "cut": {**point, "correct": 40, "top1": 80.0},
+            "versus_original": versus,
+            "versus_refitted": {**versus, "points": -3.0},
+            "features": 30,
+            "features_per_class": [size, size],
+            "bias_alone": [],
+            "kept_whole": [],
+            "scale": None,
+            "indices": {number: row[:size] for number, row in rows.items()},
+            "weights": dict.fromkeys(rows, weights),
+            "biases": [0.25] * count,
+            "measures": measures,
+            "checkpoint": f"out/k{size}/sparse.safetensors",
+            "candidates": tried,
+        }
+
+    few = {"accuracy": {"5": 91.5, "10": None}, "mean": 91.5}
     overlap = {"source": "k.json", "sha256": None, "num_features": features, "features_per_class": [k, k], "mean": 0.1}
     overlap |= {"off_diagonal_mean": 0.05, "normalized_mean": 0.1, "jaccard_mean": 0.1, "unused": 1, "exclusive": 2}
     overlap |= {"shared": 3, "matrix": numbers, "normalized_matrix": numbers, "jaccard_matrix": numbers}
@@ -176,6 +210,26 @@ def documents(names: Sequence[str], features: int, k: int = 5) -> Documents:
                     "candidates": {"frequency": {"k": 2, "features": 17}, "mean": None},
                 },
                 "plot": None,
+            },
+        ),
+        "sparsify": made(
+            "sparsify",
+            {
+                "total": 50,
+                "original": point,
+                "heads": {str(size): sparse(size) for size in (2, k)},
+                "refitted": {"point": {**point, "correct": 46, "top1": 92.0}, "l2": 0.01, "versus_original": versus},
+                "chosen_on": {
+                    "split": "train",
+                    "images": 20,
+                    "fitted": 80,
+                    "part_of_training": True,
+                    "searched": 100,
+                    "chosen": ["method", "strength"],
+                },
+                "smallest": {"max_drop": 1.0, "k": k, "tried": {"2": 3.5, str(k): 0.75}},
+                "nec": {"elastic_net": few, "sparse": {**few, "mean": 93.5}, "means": {"5": 4.8}},
+                "path": [PATH_ROW],
             },
         ),
         "mutual-info": made("mutual-info", {"sets": {"ours": {str(k): overlap}}}, "train"),
@@ -278,7 +332,9 @@ def whole(made_once: Callable[..., Path]) -> Path:
     return made_once("whole-report", lambda folder: _reported(folder, DIGITS, 64))
 
 
-LARGE = ("validate", "extract-indices", "mutual-info", "essential", "selectivity", "sweep", "demo")
+TRIED = (("splicing", 18, 0.001), ("frequency", 16, 0.1), ("q-senn", 12, None))
+PATH_ROW = {"strength": 0.125, "loss": 0.5, "objective": 0.75, "gap": 1.5e-8, "relative_gap": 2e-8, "weights": 40}
+LARGE = ("validate", "extract-indices", "mutual-info", "essential", "selectivity", "sweep", "sparsify", "demo")
 
 
 @pytest.fixture(scope="session")

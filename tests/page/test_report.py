@@ -23,7 +23,7 @@ from decompose_cli.page.documents import read_sources
 from decompose_cli.page.report import LARGEST, Report, report
 
 WriteResults = Callable[..., Path]
-WITHOUT_RESULTS = {"models", "layers", "datasets", "cache", "report"}
+WITHOUT_RESULTS = {"models", "layers", "datasets", "cache", "export", "report"}
 VOID = {"meta", "link", "img", "br", "path", "use", "rect", "input"}
 
 
@@ -93,6 +93,8 @@ def test_the_page_has_every_section_and_says_what_the_files_say(whole_html: str)
         "glance",
         "accuracy",
         "by-k",
+        "sparse",
+        "sums",
         "filters",
         "overlap",
         "essentiality",
@@ -315,6 +317,43 @@ def test_numbers_to_see_first_name_their_result_where_there_are_several(write_re
     assert html.escape(alone.name) not in glance(report([folder / "validate.json"]))
 
 
+def test_curves_of_weights_fitted_anew_stand_beside_those_of_the_cut(write_results: WriteResults) -> None:
+    folder = write_results(only=("sweep",))
+    _, before = page_of(report([folder]))
+    difference = {"points": 1.5, "ci95": [-2.25, 5.75], "mcnemar_p": 0.375}
+    difference |= {"only_original_correct": 1, "only_decomposed_correct": 3}
+    anew = {"correct": 47, "top1": 94.0, "top1_ci95": [83.0, 98.0], "difference": difference}
+    curves = {"frequency": {"1": anew, "2": {**anew, "correct": 48, "top1": 96.0}}, "mine": {"2-7": anew}}
+    refitting = {"l2": 0.001, "fitted": 40, "chosen_on": None}
+    edited(folder, "sweep", lambda d: d["results"].update(refitted=curves, refitting=refitting))
+    _, text = page_of(report([folder]))
+    assert "weights fitted anew (penalty of strength 0.001)" in text
+    assert "frequency 1 45 47 94.00 83.00 to 98.00 +1.50 -2.25 to +5.75 0.38" in text
+    assert "frequency, refitted, k = 2: 96.00% (83.00 to 98.00)" in text
+    assert "mine, refitted, k = 7: 94.00% (83.00 to 98.00)" in text
+    assert "frequency, k = 2: 90.00% (80.00 to 95.00)" in text
+    assert "refitted, k" not in before
+
+
+def test_heads_fitted_anew_have_a_row_beside_the_cut(write_results: WriteResults) -> None:
+    folder = write_results(only=("validate", "finetune"))
+    refitting = {"l2": 0.001, "fitted": 40, "chosen_on": None}
+    gain = {"points": 2.0, "ci95": [0.0, 4.0], "mcnemar_p": 0.5, "only_cut_correct": 0, "only_refitted_correct": 1}
+
+    def of_validate(document: dict[str, Any]) -> None:
+        results = document["results"]
+        more = {"difference": results["difference"], "gain": gain, "refitting": refitting}
+        results["refitted"] = {**results["decomposed"], **more, "correct": 41}
+
+    edited(folder, "validate", of_validate)
+    edited(folder, "finetune", lambda d: d["results"].update(cut={**d["results"]["before"], "correct": 23}))
+    edited(folder, "finetune", lambda d: d["results"].update(refitting=refitting))
+    _, text = page_of(report([folder]))
+    assert "the same features, weights fitted anew test 41 50 82.00" in text
+    assert "decomposed, 5 per class, weights of the full head test 23 50 46.00" in text
+    assert "decomposed, 5 per class, not trained, weights fitted anew test 40 50 80.00" in text
+
+
 def test_sets_of_mixed_sizes_are_named_as_the_result_names_them(write_results: WriteResults) -> None:
     def mixed(document: dict[str, Any]) -> None:
         (sets,) = document["results"]["sets"].values()
@@ -446,6 +485,10 @@ def test_a_page_that_is_full_takes_no_more_pictures() -> None:
         "still room"
     )
     assert context.left_out == 2
+    names = [f"{number} {'x' * 1000}" for number in range(20)]
+    assert context.raster("", "", pixels[:20, :20, 0].astype(float), (names, []), "", is_sparse=False) is None, (
+        "its names have none"
+    )
 
 
 def test_held_out_images_that_chose_the_best_epoch_do_not_measure_it(write_results: WriteResults) -> None:
@@ -498,11 +541,22 @@ UNFIT: dict[str, tuple[str, Callable[[dict[str, Any]], Any]]] = {
     "no such method": ("essential", lambda d: d["results"].pop("ours")),
     "no class number": ("essential", lambda d: d["results"]["ours"].update(abc=d["results"]["ours"].pop("0"))),
     "no number": ("sweep", lambda d: d["results"]["curves"]["frequency"].update({"0.5": {**POINT}})),
+    "no number of a refit": (
+        "sweep",
+        lambda d: d["results"].update(refitted={"frequency": {"x": {**POINT, "difference": DIFFERENCE}}}),
+    ),
     "ragged matrix": ("mutual-info", lambda d: d["results"]["sets"]["ours"]["5"]["matrix"][0].pop()),
     "too many features": ("extract-indices", lambda d: d["model"].update(num_features=60_000_000)),
     "a feature too far": ("extract-indices", lambda d: d["results"]["5"]["indices"].update({"0": [10**11]})),
 }
 POINT = {"correct": 45, "top1": 90.0, "top1_ci95": [80.0, 95.0]}
+DIFFERENCE = {
+    "points": 1.0,
+    "ci95": [0.0, 2.0],
+    "mcnemar_p": 0.5,
+    "only_original_correct": 0,
+    "only_decomposed_correct": 1,
+}
 
 
 @pytest.mark.parametrize("case", UNFIT)

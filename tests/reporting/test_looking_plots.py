@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from helpers.pictures import box_of, changed, colours_of, pixels
 from matplotlib.figure import Figure
 
 from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, picture_row, picture_sheet
-from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet
+from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet, filter_strips
 
 
 def picture(title: str = "a $title$") -> Picture:
@@ -145,3 +147,27 @@ def test_a_response_is_painted_where_it_is(figures: list[Figure]) -> None:
     top, bottom, left, right = first
     assert colours_of(sheets[0][top + 3 : bottom - 3, left + 3 : right - 3]) == {(7, 7, 90)}
     assert len(colours_of(sheets[0][second[0] : second[1], second[2] : second[3]])) > 20
+
+
+@pytest.mark.painted
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (6, 3)])
+def test_a_sheet_is_cut_into_its_filters(rows: int, columns: int) -> None:
+    def row(number: int) -> FilterRow:
+        colour = torch.tensor([10 * number, 200, 0], dtype=torch.uint8)
+        response = Response(colour[:, None, None].expand(3, 4, 4), None, "cat 3.14", is_own=True)
+        return FilterRow(f"{number}. filter 3\n" + "a long text beside it " * 20, [response] * columns)
+
+    sheet = PIL.Image.open(io.BytesIO(filter_sheet("title", [row(number) for number in range(rows)])))
+    strips = filter_strips(sheet, rows, columns)
+    assert len(strips) == rows
+    for number, strip in enumerate(strips):
+        shown = np.asarray(strip.convert("RGB"))
+        images = shown[(shown[..., 1] == 200) & (shown[..., 2] == 0)]
+        assert (images[:, 0] == 10 * number).all(), "images of this filter alone"
+        assert len(images) > 130 * 130 * columns, "and all of them"
+        assert (shown[:4] > 250).all()
+        assert (shown[-4:] > 250).all(), "nothing is cut through"
+        assert (shown[:, :3] > 250).all(), "no text stands beside them"
+    assert filter_strips(sheet, rows + 1, columns) == []
+    assert filter_strips(sheet, rows, columns + 1) == []
+    assert filter_strips(sheet, 0, columns) == []

@@ -107,6 +107,31 @@ def test_a_line_is_one_however_short(figures: list[Figure], count: int) -> None:
     assert len(axes.collections) == 1
 
 
+def test_refitted_points_are_open_and_of_the_colour_of_the_cut(figures: list[Figure]) -> None:
+    accuracy_curves("", {"frequency": LINE, "file": POINT}, 91.5, {"file": Curve([5], [80.0], [76.0], [83.0], False)})
+    (axes,) = figures[0].axes
+    cut, anew = (container[0] for container in axes.containers)
+    assert points(anew) == [(5.0, 80.0)]
+    assert anew.get_color() == cut.get_color()
+    assert (anew.get_linestyle(), anew.get_markerfacecolor()) == ("None", "white")
+    (bar,) = axes.containers[1][2][0].get_segments()
+    assert bar.tolist() == [[5, 76], [5, 83]]
+    assert list(legend_of(axes)) == ["frequency", "file", "the same, weights fitted anew", "full head"]
+
+
+@pytest.mark.parametrize(
+    ("ks", "named"),
+    [([1, 2, 3, 5, 10], [10, 5, 3, 2, 1]), ([1, 10, 11, 12, 13, 14], [14, 11, 1]), ([500, 512], [512])],
+)
+def test_on_a_scale_of_factors_no_two_names_are_in_one_place(
+    figures: list[Figure], ks: list[int], named: list[int]
+) -> None:
+    flat = [50.0] * len(ks)
+    accuracy_curves("", {"a": Curve(ks, flat, flat, flat)}, 90.0, {"a": Curve(ks, flat, flat, flat)})
+    (axes,) = figures[0].axes
+    assert [int(label.get_text()) for label in axes.get_xticklabels()] == named
+
+
 def test_every_curve_is_named_and_told_apart(figures: list[Figure]) -> None:
     names = [f"curve {number}" for number in range(7)]
     draw(curves=dict.fromkeys(names, LINE))

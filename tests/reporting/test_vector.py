@@ -145,3 +145,17 @@ def test_a_chosen_size_is_marked() -> None:
     marked = [line for line in accuracy_figure("", curve, 90.0, 2).axes[0].get_lines() if line.get_color() == MARKED]
     assert [line.get_xdata() for line in marked] == [[2, 2]]
     assert not [line for line in accuracy_figure("", curve, 90.0).axes[0].get_lines() if line.get_color() == MARKED]
+
+
+def test_levels_are_lines_with_bands() -> None:
+    curve = {"mean": Curve([1, 2], [50.0, 60.0], [40.0, 50.0], [60.0, 70.0])}
+    levels = {"full head": (90.0, (85.0, 95.0)), "other": (91.0, (86.0, 96.0))}
+    (axes,) = accuracy_figure("", curve, None, levels=levels).axes
+    lines = [line for line in axes.get_lines() if list(line.get_xdata()) == [0, 1]]
+    assert [line.get_ydata()[0] for line in lines] == [90.0, 91.0]
+    assert len({line.get_linestyle() for line in lines}) == 2
+    assert [patch.get_bbox().intervaly.tolist() for patch in axes.patches] == [[85.0, 95.0], [86.0, 96.0]]
+    assert axes.get_xscale() == "log"
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["mean", "full head", "other"]

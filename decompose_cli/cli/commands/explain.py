@@ -81,6 +81,8 @@ def _numbers(text: str | None) -> list[int] | None:
 
 def show_explanations(terminal: Terminal, document: ResultDocument[ExplainResults]) -> None:
     """Show what each image is taken for, and what the filters of its class contribute."""
+    from decompose_cli.storage.result_document import DatasetInfo
+
     results = document.results
     rows = []
     for explanation in results.explanations:
@@ -96,7 +98,7 @@ def show_explanations(terminal: Terminal, document: ResultDocument[ExplainResult
     terminal.print(make_table(columns, rows, left=4))
     made: dict[str, list[str]] = {}
     for explanation in results.explanations:
-        geometry = explanation.geometry(document.dataset.crop) if document.dataset is not None else None
+        geometry = explanation.geometry(document.dataset.crop) if isinstance(document.dataset, DatasetInfo) else None
         if geometry is not None:
             made.setdefault(geometry, []).append(Path(explanation.image).name)
     for geometry, names in made.items():

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.rankings import METHODS, ORDER
+from decompose_cli.cli.options.rankings import L2, METHODS, ORDER
 from decompose_cli.cli.options.training import NOT_FOR_TRAINING, Tuning
 from decompose_cli.cli.output import RunOutput
 from decompose_cli.cli.runs import finish_run, make_request
 from decompose_cli.cli.tables.runs import score_row, show_files, show_spread, when
-from decompose_cli.cli.tables.words import p_value
+from decompose_cli.cli.tables.words import p_value, said_of_fits
 from decompose_cli.decomposition.ranking import DEFAULT_METHOD
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.inputs import Inputs
@@ -45,8 +45,22 @@ def finetune(
         Optional[str],
         option(
             "--only",
-            metavar="all|head|head+last-block",
-            help="What is trained; everything else stays, its batch-norm statistics included. Default: all.",
+            metavar="all|head|head+last-block|backbone",
+            help="What is trained; everything else stays, its batch-norm statistics included. "
+            "backbone: all but the head. Default: all.",
+        ),
+    ] = None,
+    refit: Annotated[
+        bool, option("--refit", help="Begin with weights of the head that are fitted anew, on the training images.")
+    ] = False,
+    l2: L2 = None,
+    diversity: Annotated[
+        Optional[float],
+        option(
+            "--diversity",
+            metavar="BETA",
+            help="Subtract BETA times the diversity of the maps of SLDD (arXiv 2303.13166, there 0.196) from the loss. "
+            "Default: 0.",
         ),
     ] = None,
 ) -> None:
@@ -57,8 +71,9 @@ def finetune(
     Example: decompose finetune resnet20 -i indices.json --lr 0.0001 --epochs 5
     """
     from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
-    from decompose_cli.engines.finetune import TRAINED, FinetuneSettings
+    from decompose_cli.engines.finetune import FinetuneSettings
     from decompose_cli.engines.finetune import finetune as run
+    from decompose_cli.training.freezing import TRAINED
 
     ks = parse_k(k) if k is not None else [None]
     if len(ks) != 1:
@@ -69,6 +84,9 @@ def finetune(
         method=parse_method(method) if method is not None else None,
         order=parse_order(order) if order != "highest" else None,
         only=one_of(only, TRAINED, "only") if only is not None else None,
+        refit=refit,
+        l2=l2,
+        diversity=diversity,
     )
     document = run(make_request(inputs, out, tuning, "finetune"), settings)
     finish_run(out, document, lambda: show_finetuning(out.terminal, document))
@@ -81,13 +99,17 @@ def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
     terminal.title("Result")
     first = runs[0]
     rows = [score_row("full head, original", first.original)] if first.original is not None else []
-    rows.append(score_row("decomposed, before", first.before))
+    if first.cut is not None:
+        rows.append(score_row("decomposed, weights of the full head", first.cut))
+    rows.append(score_row(f"decomposed, before{', refitted' if first.refitting else ''}", first.before))
     for run in runs:
         which = f", seed {run.seed}" if len(runs) > 1 else ""
         chosen = run.best or run.last
         name = f"decomposed, {'best' if run.best else 'last'} ({when(document, run, chosen)}){which}"
         rows += [score_row(name, score) for score in (chosen.val, run.after) if score is not None]
     terminal.print(make_table(["Network", "Images", "Correct", "Top-1 %", "Loss"], rows, left=2))
+    if first.refitting is not None:
+        terminal.print(said_of_fits(first.refitting))
     for run in runs:
         difference = run.difference
         if difference is not None:

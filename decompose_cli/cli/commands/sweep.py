@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.rankings import INDEX_FILES, ORDER, listed
+from decompose_cli.cli.options.rankings import INDEX_FILES, L2, ORDER, fitted, listed
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.cli.tables.accuracy import show_setting
-from decompose_cli.cli.tables.words import label, p_value
+from decompose_cli.cli.tables.words import label, p_value, said_of_fits
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.features.inputs import Inputs
 
 if TYPE_CHECKING:
-    from decompose_cli.engines.sweep import Chosen, Loss, SweepResults
+    from decompose_cli.decomposition.result_types import Point
+    from decompose_cli.decomposition.smallest import Chosen, Loss
+    from decompose_cli.engines.sweep import SweepResults
     from decompose_cli.storage.result_document import ResultDocument
 
 _MOST_KS = 24
@@ -28,11 +31,15 @@ def sweep(
     out: Output,
     methods: Annotated[
         Optional[str],
-        option("--methods", metavar="M[,M...]", help=f"{listed()}. Default: all that fit the network."),
+        option("--methods", metavar="M[,M...]", help=f"{listed()}. Default: all that fit the network but {fitted()}."),
     ] = None,
     ks: Annotated[
         Optional[str],
-        option("--ks", metavar="A-B[,K...]", help="Features per class. Default: 1-64, at most D."),
+        option(
+            "--ks",
+            metavar="A-B[,K...]",
+            help="Features per class. Default: 1-64, at most D; of heads that are fitted 1,2,3,5,10,20,... and D.",
+        ),
     ] = None,
     indices: INDEX_FILES = None,
     order: ORDER = "highest",
@@ -44,6 +51,11 @@ def sweep(
             help="Look for the smallest index set that loses, on the training images and with 95% confidence, no more.",
         ),
     ] = None,
+    refit: Annotated[
+        bool,
+        option("--refit", help="Every curve twice: weights of the full head, and weights fitted to training images."),
+    ] = False,
+    l2: L2 = None,
 ) -> None:
     """Measure accuracy for every number of features per class, and choose the smallest index set within a given loss.
 
@@ -61,6 +73,8 @@ def sweep(
         indices=indices or (),
         order=parse_order(order),
         max_drop=max_drop,
+        refit=refit,
+        l2=l2,
     )
 
     def work(folder: Path | None) -> None:
@@ -74,6 +88,8 @@ def sweep(
 
 def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> None:
     """Show the accuracy by number of features and method, and the set that was chosen."""
+    from decompose_cli.decomposition.heads import OWN
+
     show_setting(terminal, document)
     results = document.results
     low, high = results.original.top1_ci95
@@ -81,33 +97,41 @@ def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> No
         f"Images classified correctly with k features per class (full head: {results.original.correct} of "
         f"{results.total}, {results.original.top1:.2f}%, 95% interval {low:.2f} to {high:.2f})"
     )
-    methods = {name: results.curves[name] for name in document.arguments["methods"]}
+    methods = document.arguments["methods"]
     order = document.arguments["order"]
-    names = [label(name, order, has_gates=RANKINGS[name].needs_gates) for name in methods]
-    ks = list(dict.fromkeys(k for points in methods.values() for k in points))
-    shown = ks if len(ks) <= _MOST_KS else [k for k in ks if k == ks[-1] or _is_round(int(k), len(ks))]
-    terminal.print(
-        make_table(
-            ["k", *names],
-            [[k, *(str(points[k].correct) for points in methods.values())] for k in shown],
-            left=0,
-        )
-    )
+    names = {name: label(name, order, has_gates=RANKINGS[name].needs_gates) for name in methods}
+    ks = sorted({int(k) for name in methods for k in results.curves[name]})
+    shown = ks if len(ks) <= _MOST_KS else [k for k in ks if k == ks[-1] or _is_round(k, len(ks))]
+    terminal.print(_by_k(results.curves, names, shown))
     if len(shown) < len(ks):
         terminal.print(f"{len(shown)} of {len(ks)} values of k are shown; the result has all.")
+    if results.refitting is not None:
+        if results.refitted:
+            terminal.title("The same features, their weights fitted anew")
+            terminal.print(_by_k(results.refitted, names, shown))
+        terminal.print(said_of_fits(results.refitting))
     rows = [
-        [name, k, str(point.correct), f"{point.top1:.2f}", f"{point.top1_ci95[0]:.2f} to {point.top1_ci95[1]:.2f}"]
+        [what, k, str(point.correct), f"{point.top1:.2f}", f"{point.top1_ci95[0]:.2f} to {point.top1_ci95[1]:.2f}"]
         for name, points in results.curves.items()
-        for k, point in points.items()
-        if name not in methods or k not in ks
+        for k, cut in points.items()
+        for what, point in ((name, cut), (f"{name}, refitted", results.refitted.get(name, {}).get(k)))
+        if name not in methods and point is not None
     ]
     if rows:
-        terminal.title("Index files")
+        terminal.title("Index files" if OWN not in results.curves else "The sparse head of the weights")
         terminal.print(make_table(["Name", "k", "Correct", "Top-1 %", "95% interval"], rows))
     if results.chosen is not None:
         _show_chosen(terminal, results.chosen)
     if results.plot is not None:
         terminal.print(f"Curve drawn in {results.plot}")
+
+
+def _by_k(curves: Mapping[str, Mapping[str, Point]], names: Mapping[str, str], ks: Sequence[int]) -> Any:
+    """Correct images of each method by k; nothing where a method was not tried."""
+    rows = [
+        [str(k), *(str(found.correct) if (found := curves[name].get(str(k))) else "" for name in names)] for k in ks
+    ]
+    return make_table(["k", *names.values()], rows, left=0)
 
 
 def _is_round(k: int, count: int) -> bool:

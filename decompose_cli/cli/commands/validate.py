@@ -7,7 +7,8 @@ from typing import Annotated, Optional
 
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.output import Output, checked_output, finish
+from decompose_cli.cli.options.rankings import L2
+from decompose_cli.cli.output import Output, checked_output, finish, model_and_dataset
 from decompose_cli.cli.tables.accuracy import show_validation
 from decompose_cli.features.inputs import Inputs
 
@@ -20,13 +21,30 @@ def validate(
         Optional[Path],
         option("--indices", "-i", metavar="FILE", help="Index file: decompose the head and compare."),
     ] = None,
+    features: Annotated[
+        Optional[Path],
+        option(
+            "--features",
+            metavar="FILE",
+            help="Features from elsewhere (.npz, .safetensors), on which the head of --weights is measured, without a "
+            "network.",
+        ),
+    ] = None,
+    refit: Annotated[
+        bool, option("--refit", help="With -i: also fit the weights of its features anew, on training images.")
+    ] = False,
+    l2: L2 = None,
 ) -> None:
     """Measure a classifier: with its full head and, given an index file, with a few features per class.
 
     Example: decompose validate resnet20 -i indices.json
     """
     from decompose_cli.engines.validate import validate as run
+    from decompose_cli.storage.result_document import default_names
 
     path = checked_output(out)
-    document = run(inputs, indices)
-    finish(out, document, path, inputs, show=lambda: show_validation(out.terminal, document))
+    document = run(inputs, indices, features=features, refit=refit, l2=l2)
+    names = None
+    if features is not None:
+        names = default_names("validate", model_and_dataset(inputs)[0], features.stem)
+    finish(out, document, path, inputs, names, show=lambda: show_validation(out.terminal, document))

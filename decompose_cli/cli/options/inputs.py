@@ -70,7 +70,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
 
 
 def _make(given: dict[str, Any]) -> Inputs:
-    gpu, device = given.pop("gpu"), given.pop("device")
+    gpu, device = given.pop("gpu", None), given.pop("device", None)
     if gpu is not None and device is not None:
         raise InputError(f"{param('gpu')} and {param('device')} say the same thing; give one of them.")
     if gpu is not None and gpu < 0:

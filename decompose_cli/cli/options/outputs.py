@@ -17,7 +17,8 @@ _ALL: dict[str, tuple[Any, Any]] = {
 _OVERWRITE = switch("--overwrite", panel=OUTPUT, help="Replace what --output names.")
 
 
-def _path(*names: str, metavar: str, help: str) -> tuple[Any, Any]:
+def output_path(*names: str, metavar: str, help: str) -> tuple[Any, Any]:
+    """An option with a path that a command writes, None where it is not given."""
     return Annotated[Optional[Path], option(*names, metavar=metavar, panel=OUTPUT, help=help)], None
 
 
@@ -33,7 +34,9 @@ def _make(kind: type[Output], given: dict[str, Any]) -> Output:
 
 RESULT = Bundle(
     {
-        "output": _path("--output", "-o", metavar="PATH", help="Where to write. Default: a new name, which is shown."),
+        "output": output_path(
+            "--output", "-o", metavar="PATH", help="Where to write. Default: a new name, which is shown."
+        ),
         "overwrite": _OVERWRITE,
         "json": switch(
             "--json",
@@ -49,7 +52,7 @@ LISTING = Bundle(
 )
 RUN = Bundle(
     {
-        "output": _path(
+        "output": output_path(
             "--output",
             "-o",
             "--model-dir",

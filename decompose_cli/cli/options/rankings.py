@@ -37,6 +37,14 @@ INDEX_FILES = Annotated[
     Optional[list[str]],
     option("--indices", "-i", metavar="[NAME=]FILE", help="An index file, used whole; repeatable."),
 ]
+L2 = Annotated[
+    Optional[float],
+    option(
+        "--l2",
+        metavar="STRENGTH",
+        help="Strength of the penalty of fits. Default: chosen, from 0.1 to 0.00001, on images that are not measured.",
+    ),
+]
 FILTERS_OF_CLASSES = Annotated[
     Optional[Path],
     option("--indices", "-i", metavar="FILE", help="Index file with the filters of each class."),
@@ -55,3 +63,8 @@ FILTERS_PER_CLASS = Annotated[
 def listed() -> str:
     """The names of the rankings, as a sentence lists them."""
     return ", ".join(RANKINGS)
+
+
+def fitted() -> str:
+    """The names of those that fit heads, which take longer."""
+    return ", ".join(name for name, ranking in RANKINGS.items() if ranking.is_fitted)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.cli.console import Terminal, make_table
-from decompose_cli.cli.tables.words import p_value
+from decompose_cli.cli.tables.words import p_value, said_of_fits
 
 if TYPE_CHECKING:
+    from decompose_cli.decomposition.result_types import Difference
     from decompose_cli.engines.validate import HeadAccuracy, ValidateResults
     from decompose_cli.storage.result_document import ResultDocument
 
@@ -16,9 +17,20 @@ _MOST_CLASSES = 20
 
 
 def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
-    """Show the network, the images and the constants that a result belongs to."""
+    """Show the network, the images and the constants that a result belongs to; or the head and its features alone."""
+    from decompose_cli.storage.result_document import DatasetInfo
+
     model, dataset, cache = document.model, document.dataset, document.cache
-    if model is None or dataset is None or cache is None:
+    if model is None or dataset is None:
+        return
+    if not isinstance(dataset, DatasetInfo):
+        terminal.print(
+            f"Head      {model.num_features} features into {model.num_classes} classes",
+            f"Weights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
+            f"Features  {dataset.name}, {dataset.split}: {dataset.images:,} (sha256 {dataset.fingerprint[:8]})",
+        )
+        return
+    if cache is None:
         return
     triple = [", ".join(f"{value:g}" for value in values) for values in (dataset.mean, dataset.std)]
     states = {
@@ -44,7 +56,8 @@ def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults
     """Show the accuracy of one or both heads, their difference, and accuracy by class."""
     results = document.results
     show_setting(terminal, document)
-    heads = [(name, head) for name, head in (("full", results.original), ("decomposed", results.decomposed)) if head]
+    found = {"full": results.original, "decomposed": results.decomposed, "refitted": results.refitted}
+    heads = [(name, head) for name, head in found.items() if head]
     columns = ["Head", "Correct", "Top-1 %", "95% interval", "Top-5 %", "Loss"]
     rows = [[_head_name(name, results), *_accuracy_cells(head, results.total)] for name, head in heads]
     if all(head.top5 is None for _, head in heads):
@@ -53,14 +66,26 @@ def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults
     terminal.title("Accuracy")
     terminal.print(make_table(columns, rows))
     if results.difference is not None:
-        difference = results.difference
-        low, high = difference.ci95
+        terminal.print(_said("Decomposed", results.difference))
+    if (refitted := results.refitted) is not None:
+        terminal.print(_said("Refitted", refitted.difference))
+        gain = refitted.gain
+        low, high = gain.ci95
         terminal.print(
-            f"Decomposed minus full: {difference.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; "
-            f"McNemar p {p_value(difference.mcnemar_p)} ({difference.only_original_correct} images only the full head "
-            f"gets right, {difference.only_decomposed_correct} only the decomposed)"
+            f"Refitted minus decomposed: {gain.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; McNemar p "
+            f"{p_value(gain.mcnemar_p)}",
+            said_of_fits(refitted.refitting),
         )
     _show_classes(terminal, heads)
+
+
+def _said(name: str, difference: Difference) -> str:
+    low, high = difference.ci95
+    return (
+        f"{name} minus full: {difference.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; McNemar p "
+        f"{p_value(difference.mcnemar_p)} ({difference.only_original_correct} images only the full head gets right, "
+        f"{difference.only_decomposed_correct} only the {name.lower()})"
+    )
 
 
 def _head_name(name: str, results: ValidateResults) -> str:

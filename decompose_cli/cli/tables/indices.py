@@ -36,4 +36,5 @@ def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -
             terminal.print(f"... and {len(extracted.indices) - _MOST_CLASSES} more classes")
         if extracted.file:
             terminal.print(f"Indices written to {extracted.file}")
-    terminal.print("Features with equal scores are a tie, in which the higher index comes first.")
+    if not all(RANKINGS[extracted.method].is_fitted for extracted in document.results.values()):
+        terminal.print("Features with equal scores are a tie, in which the higher index comes first.")

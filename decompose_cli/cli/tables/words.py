@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from decompose_cli.decomposition.refitting import Refitting
+
 
 def p_value(p: float) -> str:
     """A p-value with its sign, as "= 0.0123"."""
@@ -11,3 +16,13 @@ def p_value(p: float) -> str:
 def label(name: str, order: str, *, has_gates: bool) -> str:
     """The name of a set for people to read; if it was made of gates, with their order, which changes everything."""
     return f"{name} ({order} gates)" if has_gates else name
+
+
+def said_of_fits(refitting: Refitting) -> str:
+    """On what weights were fitted, at which strength of the penalty, and what chose it."""
+    chosen = refitting.chosen_on
+    how = "as given" if chosen is None else f"chosen on {chosen.images:,} images of {chosen.split}"
+    return (
+        f"Heads were fitted on {refitting.fitted:,} training images, with a penalty of strength {refitting.l2:.2g}, "
+        f"{how}; the images that are counted here chose nothing."
+    )

@@ -79,11 +79,14 @@ def measurements(source: Source) -> Iterator[Measured]:
     """The measurements of a result; on held-out images those of the last epoch only, as they chose the best one."""
     results = source.results
     if source.command == "validate":
-        for what, head in (("full head", results.original), ("decomposed", results.decomposed)):
+        found = {"full head": results.original, "decomposed": results.decomposed, "refitted": results.refitted}
+        for what, head in found.items():
             if head is not None:
                 split = source.document.dataset.split if source.document.dataset else ""
                 if what == "decomposed" and results.indices is not None:
                     what = f"decomposed, {_features(results.indices.k)} per class"
+                elif what == "refitted":
+                    what = "the same features, weights fitted anew"
                 yield Measured(source.name, what, split, head.correct, results.total, head.top5, head.loss)
     elif source.command in ("finetune", "train", "train-gate"):
         runs = getattr(results, "runs", None)
@@ -99,7 +102,9 @@ def measurements(source: Source) -> Iterator[Measured]:
 def _scores(command: str, run: Any) -> Iterator[tuple[str, Any]]:
     if command == "finetune":
         yield "full head", run.original
-        yield f"decomposed, {_features(run.features_per_class)} per class, not trained", run.before
+        sizes = f"decomposed, {_features(run.features_per_class)} per class"
+        yield f"{sizes}, weights of the full head", run.cut
+        yield f"{sizes}, not trained" + (", weights fitted anew" if run.refitting is not None else ""), run.before
         yield "decomposed, fine-tuned", run.after
     elif hasattr(run, "last"):
         yield f"after epoch {run.last.epoch}", run.last.test or run.last.val

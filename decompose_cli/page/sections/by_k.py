@@ -14,7 +14,8 @@ from decompose_cli.reporting.plots import accuracy_figure
 _LEAD = (
     "Each class keeps k penultimate features, the first of a ranking or those of an index file; the logits of all "
     "classes are then compared as before. The line is the full head. Bands are 95% intervals of each point by itself: "
-    "points of one curve are about the same images, so they move together."
+    "points of one curve are about the same images, so they move together. Dashed lines and open points: the same "
+    "features with weights that were fitted anew on training images."
 )
 
 
@@ -25,14 +26,14 @@ def section(context: Context) -> Section | None:
         results = source.results
         if source.command == "demo":
             curves = {results.method: {str(k): point for k, point in results.by_k.items()}}
-            full, chosen = 100 * results.original_correct / results.total, None
+            full, chosen, anew = 100 * results.original_correct / results.total, None, {}
         else:
-            curves, full, chosen = results.curves, results.original.top1, results.chosen
-        figure = accuracy_figure(
-            "", {name: curve_of(name, points) for name, points in curves.items()}, full, chosen.k if chosen else None
-        )
+            curves, full, chosen, anew = results.curves, results.original.top1, results.chosen, results.refitted
+        drawn = [{name: curve_of(name, points) for name, points in found.items()} for found in (curves, anew)]
+        figure = accuracy_figure("", drawn[0], full, chosen.k if chosen else None, drawn[1])
         chart = context.chart("Top-1 accuracy by number of features per class", figure, _values(curves, full))
-        blocks.append(Group(source.name, [chart, *(_chosen(source) if chosen is not None else [])]))
+        more = [_refitted(source)] if anew else []
+        blocks.append(Group(source.name, [chart, *more, *(_chosen(source) if chosen is not None else [])]))
     return Section("by-k", "Accuracy against k", _LEAD, blocks) if blocks else None
 
 
@@ -43,6 +44,40 @@ def _values(curves: Mapping[str, Mapping[str, Point]], full: float) -> Table:
         [
             [name, int(k) if k.isdecimal() else k, point.correct, point.top1, point.top1_ci95]
             for name, points in curves.items()
+            for k, point in points.items()
+        ],
+    )
+
+
+def _refitted(source: Source) -> Table:
+    results = source.results
+    return Table(
+        "The same features, weights fitted anew"
+        + (f" (penalty of strength {results.refitting.l2:.2g})" if results.refitting is not None else ""),
+        [
+            Column("Ranking or index file"),
+            Column("k"),
+            Column("Correct, cut"),
+            Column("Correct, refitted"),
+            Column("Top-1 %"),
+            Column("95% interval"),
+            Column("Minus full head, points", 2, is_signed=True),
+            Column("95% interval", 2, is_signed=True),
+            Column("McNemar p", is_p=True),
+        ],
+        [
+            [
+                name,
+                int(k) if k.isdecimal() else k,
+                cut.correct if (cut := results.curves.get(name, {}).get(k)) is not None else None,
+                point.correct,
+                point.top1,
+                point.top1_ci95,
+                point.difference.points,
+                point.difference.ci95,
+                point.difference.mcnemar_p,
+            ]
+            for name, points in results.refitted.items()
             for k, point in points.items()
         ],
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from decompose_cli.page.blocks import Figures, Section
 from decompose_cli.page.context import Context
 from decompose_cli.page.sections.accuracy import differences, measurements
+from decompose_cli.page.sections.sparse import heads_of
 
 _LEAD = (
     "A classifier is features and a head: for each image the network computes some dozens to thousands of numbers, its "
@@ -52,4 +53,14 @@ def section(context: Context) -> Section | None:
                     f"of the head; {chosen.features_per_class[0]} to {chosen.features_per_class[1]} features per class",
                 )
             )
+    sparse = list(context.of("sparsify"))
+    for source in sparse:
+        whose = f"{source.name}: " if len(sparse) > 1 else ""
+        for head in heads_of(source):
+            low, high = head.versus_refitted.ci95
+            more = (
+                f"{head.point.correct:,} of {source.results.total:,} images; {head.versus_refitted.points:+.2f} points "
+            )
+            more += f"({low:+.2f} to {high:+.2f}) against the full head, refitted"
+            items.append((f"{whose}sparse head, k = {head.k}", f"{head.point.top1:.2f}%", more))
     return Section("glance", "At a glance", _LEAD, [Figures(items[:_MOST])]) if items else None

@@ -2,25 +2,20 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
-from io import BytesIO
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from decompose_cli.page.blocks import Block, Column, Group, Picture, Section, Table, Text
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
+from decompose_cli.page.saved import saved_image
+from decompose_cli.storage.result_document import DatasetInfo
 
 _LEAD = (
     "Grad-CAM shows what raises a class's logit; the map of the class's own filters and that of all others are the two "
     "parts of the logit itself, position by position. Deletion says whether the highlighted places matter."
 )
 _MOST_ROWS = 12
-_MOST_BYTES, _MOST_PIXELS = 40_000_000, 40_000_000
 
 
 def section(context: Context) -> Section | None:
@@ -67,7 +62,7 @@ def _explained(context: Context, source: Source) -> Iterator[Block]:
         is_folded=True,
     )
     shown = results.explanations[:_MOST_ROWS]
-    crop = source.document.dataset.crop if source.document.dataset is not None else ()
+    crop = source.document.dataset.crop if isinstance(source.document.dataset, DatasetInfo) else ()
     made = [e.geometry(crop) for e in shown]
     pictures = [
         _saved(context, source, e.file, _alt(e), f"{e.image}: {_caption(e)}{f' ({geometry})' if geometry else ''}")
@@ -129,26 +124,5 @@ def _filters(context: Context, source: Source) -> Iterator[Block]:
 
 
 def _saved(context: Context, source: Source, name: str | None, alt: str, caption: str) -> Picture | None:
-    """A picture that the command wrote beside its result; a result file can name no other place."""
-    if name is None:
-        return None
-    path = source.path.parent / Path(name).name
-    image = _opened(path, context.unwritten.get(path))
+    image = saved_image(context, source, name)
     return None if image is None else context.picture(image, alt, caption)
-
-
-def _opened(path: Path, content: object) -> Image | None:
-    from PIL import Image
-
-    try:
-        file = BytesIO(content) if isinstance(content, bytes) else path
-        if file is path and (not path.is_file() or path.stat().st_size > _MOST_BYTES):  # a pipe would wait for ever
-            return None
-        with warnings.catch_warnings(), Image.open(file, formats=["PNG"]) as opened:
-            warnings.simplefilter("ignore")
-            if opened.width * opened.height > _MOST_PIXELS:
-                return None
-            opened.load()
-            return opened.copy()
-    except Exception:  # a damaged file can raise nearly anything
-        return None

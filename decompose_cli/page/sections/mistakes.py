@@ -11,6 +11,7 @@ from decompose_cli.page.blocks import Block, Column, Gallery, Group, Picture, Se
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.storage.files import user_path
+from decompose_cli.storage.result_document import FeaturesInfo
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset
@@ -35,7 +36,7 @@ def section(context: Context) -> Section | None:
 def _blocks(context: Context, source: Source) -> Iterator[Block]:
     mistakes = source.results.mistakes
     pictures: list[Picture] = []
-    if context.has_images:
+    if context.has_images and type(source.document.dataset) is not FeaturesInfo:
         try:
             dataset = _dataset(source)
         except (DecomposeError, OSError, ValueError):  # other images in their place are nothing for this page

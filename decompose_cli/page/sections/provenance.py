@@ -6,6 +6,7 @@ from decompose_cli.page.blocks import Block, Column, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.printable import printable
+from decompose_cli.storage.result_document import DatasetInfo
 
 _LEAD = "What was run, on which weights and images, and with which versions; enough to run it again and to compare."
 
@@ -33,9 +34,14 @@ def _table(source: Source) -> Table:
         ]
     if document.dataset is not None:
         dataset = document.dataset
+        what = "images" if isinstance(dataset, DatasetInfo) else "features"
         rows += [
-            ("images", f"{dataset.name}, {dataset.split}: {dataset.images:,}"),
-            ("fingerprint of the images", dataset.fingerprint),
+            (what, f"{dataset.name}, {dataset.split}: {dataset.images:,}"),
+            (f"fingerprint of the {what}", dataset.fingerprint),
+        ]
+    if isinstance(document.dataset, DatasetInfo):
+        dataset = document.dataset
+        rows += [
             ("normalisation", f"mean {_listed(dataset.mean)}, std {_listed(dataset.std)}"),
             ("resize, crop", f"{dataset.resize}, {'x'.join(map(str, dataset.crop))} ({dataset.interpolation})"),
         ]

@@ -1,0 +1,156 @@
+"""The smallest index set of a cut head within a given loss: chosen on training images, reported on others."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel
+
+from decompose_cli.decomposition.curves import accuracy_by_k
+from decompose_cli.decomposition.heads import decomposed_head, full_head
+from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.decomposition.metrics import Predictions, compare, predict
+from decompose_cli.decomposition.ranking import select
+from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
+from decompose_cli.errors import param
+from decompose_cli.features.labelled import LabelledFeatures
+from decompose_cli.features.study import Study
+from decompose_cli.models.network import HeadTensors
+from decompose_cli.progress import note, track
+
+
+class Loss(BaseModel):
+    """What the chosen head costs on one split, image by image against the full head.
+
+    ``points``: accuracy of the chosen head minus that of the full head, in percentage points, with 95% interval and
+    McNemar's p; ``loss_bound95``: one-sided 95% upper bound of the accuracy lost; ``common_correct``: images that the
+    head with the common k gets right.
+    """
+
+    split: str
+    total: int
+    full_correct: int
+    common_correct: int
+    correct: int
+    points: float
+    ci95: tuple[float, float]
+    mcnemar_p: float
+    loss_bound95: float
+
+
+class Candidate(BaseModel):
+    """The smallest common k of one method within the loss, and the features of all classes together after shrinking."""
+
+    k: int
+    features: int
+
+
+class Chosen(BaseModel):
+    """The smallest index set within ``max_drop`` points, chosen on one split and reported on the other.
+
+    ``candidates``: by method; null where no k stays within the loss. ``file``: null if none was written.
+    """
+
+    max_drop: float
+    method: str
+    k: int
+    features: int
+    features_per_class: tuple[int, int]
+    file: str | None
+    indices: dict[str, list[int]]
+    chosen_on: Loss
+    reported_on: Loss
+    candidates: dict[str, Candidate | None]
+
+
+@dataclass
+class Search:
+    """A search for the smallest index set of a cut head: chosen on the training images, reported on the others.
+
+    Attributes:
+        train: The training images.
+        test: The others.
+        head: The full head.
+        ranked: What rankings are made from.
+        max_drop: Percentage points that the set may cost.
+    """
+
+    train: Study
+    test: Study
+    head: HeadTensors
+    ranked: LabelledFeatures
+    max_drop: float
+
+    def smallest(
+        self, sets: Mapping[str, Mapping[int, IndexSet] | None], ks: Sequence[int], reported: Predictions
+    ) -> Chosen | None:
+        """The set with the fewest features over all methods; the first method among equals.
+
+        Args:
+            sets: The methods, and their sets by k where these come from a search; those of a quick ranking for ``ks``
+                are made here.
+            ks: Ascending numbers of features.
+            reported: The full head's predictions for the images that are reported on.
+        """
+        head, features, labels = self.head, self.train.bank.features, self.train.labels
+        full = predict(full_head(head), features, labels, head.num_classes)
+        candidates: dict[str, Candidate | None] = {}
+        best: tuple[int, str, int, tuple[tuple[int, ...], ...]] | None = None
+        for method, known in sets.items():
+            sizes = ks if known is None else list(known)
+            by_k = accuracy_by_k(self.ranked, features, labels, head, sizes, method, sets=known)
+            k = smallest_k(full, by_k, self.max_drop)
+            candidates[method] = None
+            if k is None:
+                continue
+            with track(f"Shrinking {method}", (k - 1) * head.num_classes, unit="features") as advance:
+                widest = self._set(method, k, known)
+                kept = shrink(features, full, head, widest.classes, self.max_drop, advance).classes
+            size = sum(map(len, kept))
+            candidates[method] = Candidate(k=k, features=size)
+            if best is None or size < best[0]:
+                best = (size, method, k, kept)
+        if best is None:
+            note(
+                f"No set was chosen: for no k of those tried is the loss shown (with 95% confidence) to stay within "
+                f"{self.max_drop:g} points. Allow more with {param('max_drop')}, or try more with {param('ks')}."
+            )
+            return None
+        size, method, k, kept = best
+        common = self._set(method, k, sets[method])
+        index_set = IndexSet(kept, head.num_features, source=f"{method}, within {self.max_drop:g} points")
+        return Chosen(
+            max_drop=self.max_drop,
+            method=method,
+            k=k,
+            features=size,
+            features_per_class=index_set.sizes,
+            file=None,
+            indices=index_set.published_layout(),
+            chosen_on=self._loss(self.train, full, common, index_set),
+            reported_on=self._loss(self.test, reported, common, index_set),
+            candidates=candidates,
+        )
+
+    def _set(self, method: str, k: int, known: Mapping[int, IndexSet] | None) -> IndexSet:
+        return select(self.ranked, method, k) if known is None else known[k]
+
+    def _loss(self, study: Study, full: Predictions, common: IndexSet, kept: IndexSet) -> Loss:
+        head, features, labels = self.head, study.bank.features, study.labels
+        with_common, with_kept = (
+            predict(decomposed_head(head, index_set), features, labels, head.num_classes)
+            for index_set in (common, kept)
+        )
+        difference = compare(full, with_kept)
+        return Loss(
+            split=study.dataset.split,
+            total=full.total,
+            full_correct=full.correct,
+            common_correct=with_common.correct,
+            correct=with_kept.correct,
+            points=difference.points,
+            ci95=difference.ci95,
+            mcnemar_p=difference.mcnemar_p,
+            loss_bound95=loss_bound(full.is_correct, with_kept.is_correct),
+        )

@@ -1,0 +1,230 @@
+"""What ``sparsify`` says in its result document."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel
+
+from decompose_cli.decomposition.choosing import ChosenOn
+from decompose_cli.decomposition.metrics import Predictions, compare
+from decompose_cli.decomposition.result_types import Point
+from decompose_cli.decomposition.sparse_heads import SparseHead
+from decompose_cli.sparse.elastic_net import Path
+from decompose_cli.sparse.measures import Measures
+
+
+class Versus(BaseModel):
+    """A sparse head minus a baseline on the same test images: points, 95% interval, exact McNemar p."""
+
+    points: float
+    ci95: tuple[float, float]
+    mcnemar_p: float
+    only_baseline_correct: int
+    only_sparse_correct: int
+
+
+class SearchedOn(ChosenOn):
+    """The images on which methods and strengths were chosen.
+
+    ``searched``: training images on which the chosen method looked for features; all are fitted in the end.
+    ``chosen``: what was chosen: ``method``, ``strength``, ``k``; none where all of it was given.
+    """
+
+    searched: int
+    chosen: list[str]
+
+
+class Baseline(BaseModel):
+    """The full head fitted anew in the same way: its accuracy on the test images, and the strength it has.
+
+    ``versus_original`` is null for features that came without a head.
+    """
+
+    point: Point
+    l2: float
+    versus_original: Versus | None
+
+
+class Tried(BaseModel):
+    """A method at one k on the choosing images: right ones, mean cross-entropy, and the strength that was chosen.
+
+    ``l2`` is null for published cuts, which are not fitted anew.
+    """
+
+    method: str
+    correct: int
+    loss: float
+    l2: float | None
+
+
+class Shared(BaseModel):
+    """The smallest, the mean and the largest number of classes that use a feature which is used at all."""
+
+    min: int
+    mean: float
+    max: int
+
+
+class OneDifference(BaseModel):
+    """Two classes that differ in one feature: their numbers, and the feature that only the first, the second has."""
+
+    classes: tuple[int, int]
+    features: tuple[int, int]
+
+
+class SparseMeasures(BaseModel):
+    """The field's measures beside accuracy, over the features in use; null where one is not defined.
+
+    ``sid5`` is of the images that are reported on and needs maps; the others are of training images.
+    """
+
+    features_used: int
+    classes_per_feature: Shared | None
+    class_independence: float | None
+    contrastiveness: float | None
+    correlation: float | None
+    sid5: float | None
+    one_difference: int
+    pairs: list[OneDifference]
+
+
+class Sparse(BaseModel):
+    """A sparse head: its accuracy on the test images, and what it was compared with.
+
+    ``cut``: the same features with the weights of the full head, and its bias. ``candidates``: every method that was
+    tried, best first. ``weights``: per class the weights on standardised features, in the order of ``indices``;
+    ``biases`` beside them. ``scale``: the one size of ternary and binary weights. ``bias_alone``: classes without any
+    feature; ``kept_whole``: classes without training images, which keep their rows of the full head.
+    """
+
+    method: str
+    k: int
+    values: str
+    l2: float | None
+    point: Point
+    loss: float
+    cut: Point
+    versus_original: Versus | None
+    versus_refitted: Versus
+    features: int
+    features_per_class: tuple[int, int]
+    bias_alone: list[int]
+    kept_whole: list[int]
+    indices: dict[str, list[int]]
+    weights: dict[str, list[float]]
+    biases: list[float]
+    scale: float | None
+    measures: SparseMeasures
+    checkpoint: str | None
+    candidates: list[Tried]
+
+
+class PathRow(BaseModel):
+    """A point of the elastic-net path: strength, mean cross-entropy, objective, its certificate, weights.
+
+    The objective is at most ``gap`` above its minimum; ``relative_gap`` is that as a share of the objective.
+    """
+
+    strength: float
+    loss: float
+    objective: float
+    gap: float
+    relative_gap: float
+    weights: int
+
+
+class Few(BaseModel):
+    """Accuracy in percent at 5, 10, 15, 20, 25, 30 features per class (null above D), and the mean of those."""
+
+    accuracy: dict[str, float | None]
+    mean: float | None
+
+
+class Nec(BaseModel):
+    """NEC accuracy: of the elastic-net path (point nearest the mean number), and of these heads at exactly k.
+
+    ``means``: the mean numbers of features per class that the points of the path have; where that is more than a tenth
+    off, as where the path ends before, the accuracy is null.
+    """
+
+    elastic_net: Few
+    sparse: Few
+    means: dict[str, float]
+
+
+class Smallest(BaseModel):
+    """The smallest k whose one-sided 95% bound of the loss on the choosing images is within ``max_drop`` points.
+
+    ``tried``: the bounds by k, against the full head fitted anew on the same images.
+    """
+
+    max_drop: float
+    k: int
+    tried: dict[str, float]
+
+
+class SparsifyResults(BaseModel):
+    """``original``: the full head; ``refitted``: the full head fitted anew; ``heads``: sparse heads by k.
+
+    All figures but those under ``candidates``, ``measures``, ``path`` and ``smallest`` are of the test images, which
+    chose nothing. ``original`` is null for features that came without a head. ``path`` is there where the elastic-net
+    path was computed, on the training images.
+    """
+
+    total: int
+    original: Point | None
+    refitted: Baseline
+    chosen_on: SearchedOn
+    heads: dict[str, Sparse]
+    smallest: Smallest | None = None
+    nec: Nec | None = None
+    path: list[PathRow] | None = None
+    locality: bool | None = None
+    feature_names: list[str] | None = None
+
+
+def versus(baseline: Predictions, head: Predictions) -> Versus:
+    """Compare a head with a baseline."""
+    found = compare(baseline, head)
+    return Versus(
+        points=found.points,
+        ci95=found.ci95,
+        mcnemar_p=found.mcnemar_p,
+        only_baseline_correct=found.only_first,
+        only_sparse_correct=found.only_second,
+    )
+
+
+def measures_of(found: Measures) -> SparseMeasures:
+    """Measures as results hold them."""
+    spread = found.classes_per_feature
+    return SparseMeasures(
+        features_used=found.features_used,
+        classes_per_feature=None if spread is None else Shared(min=spread.min, mean=spread.mean, max=spread.max),
+        class_independence=found.class_independence,
+        contrastiveness=found.contrastiveness,
+        correlation=found.correlation,
+        sid5=found.sid5,
+        one_difference=found.one_difference,
+        pairs=[OneDifference(classes=pair.classes, features=pair.features) for pair in found.pairs],
+    )
+
+
+def rows_of(path: Path) -> list[PathRow]:
+    """The points of a path as results hold them."""
+    return [
+        PathRow(
+            strength=point.strength,
+            loss=point.loss,
+            objective=point.objective,
+            gap=point.gap,
+            relative_gap=point.relative_gap,
+            weights=point.weights,
+        )
+        for point in path.points
+    ]
+
+
+def weights_of(head: SparseHead) -> dict[str, list[float]]:
+    """Per class its weights on standardised features, in the order of its features."""
+    on_z = head.on_z
+    return {str(number): on_z[number, list(row)].tolist() for number, row in enumerate(head.index_set.classes)}

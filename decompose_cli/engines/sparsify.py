@@ -1,0 +1,296 @@
+"""``sparsify``: heads with a few features per class, chosen and fitted anew on the features of a frozen network."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decompose_cli.decomposition.choosing import say_part
+from decompose_cli.decomposition.heads import decomposed_head, full_head
+from decompose_cli.decomposition.index_set import IndexSet, index_set_text
+from decompose_cli.decomposition.metrics import Predictions, predict
+from decompose_cli.decomposition.result_types import point_of
+from decompose_cli.decomposition.sparse_files import FileSource
+from decompose_cli.decomposition.sparse_heads import SparseHead, as_full
+from decompose_cli.decomposition.sparse_methods import used_in
+from decompose_cli.decomposition.sparse_results import (
+    Baseline,
+    Few,
+    Nec,
+    SearchedOn,
+    Smallest,
+    Sparse,
+    SparsifyResults,
+    Tried,
+    Versus,
+    measures_of,
+    rows_of,
+    versus,
+    weights_of,
+)
+from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
+from decompose_cli.decomposition.sparse_settings import SparsifySettings
+from decompose_cli.decomposition.sparse_sources import NetworkSource, Source
+from decompose_cli.errors import DecomposeError, first_few
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.models.bias_alone import say_bias_alone
+from decompose_cli.progress import note
+from decompose_cli.sparse.cuts import nearest_the_mean
+from decompose_cli.sparse.measures import NEC, measure, nec
+from decompose_cli.sparse.threads import few_threads
+from decompose_cli.storage.file_sets import Content, write_result
+from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
+
+_NEAR = 0.1
+"""Share of a number of features by which the mean of a point of the path may be off, to stand for it."""
+CHECKPOINT, INDICES = "sparse.safetensors", "indices.json"
+
+
+def files_of(ks: Sequence[int]) -> list[str]:
+    """The names of the files beside the result, for these k."""
+    return [f"k{k}/{name}" for k in ks for name in (CHECKPOINT, INDICES)]
+
+
+def sparsify(
+    inputs: Inputs,
+    settings: SparsifySettings | None = None,
+    *,
+    features: Path | None = None,
+    folder: Path | None = None,
+) -> ResultDocument[SparsifyResults]:
+    """Choose features and fit weights on training images, and measure the heads on a split (``test``, else ``val``).
+
+    Args:
+        inputs: The network and the images.
+        settings: What the heads are like; by default five features per class by the best method.
+        features: A file of features that were made elsewhere (:mod:`decompose_cli.features.elsewhere`), in place of a
+            network; nothing of the inputs is about one then.
+        folder: Gets ``result.json`` and for each k ``k5/sparse.safetensors`` and ``k5/indices.json``, all or none.
+
+    Raises:
+        InputError: Something given cannot be used; nothing has been written.
+        DecomposeError: The work failed, or no k is within ``max_drop``.
+    """
+    watch = Stopwatch()
+    settings = settings or SparsifySettings()
+    source: Source = NetworkSource(inputs, settings) if features is None else FileSource(inputs, features, settings)
+    return sparsified(source, settings, inputs.seed, watch, folder=folder)
+
+
+def sparsified(
+    source: Source, settings: SparsifySettings, seed: int, watch: Stopwatch, *, folder: Path | None = None
+) -> ResultDocument[SparsifyResults]:
+    """The same for features of any source; arguments and errors as for :func:`sparsify`."""
+    locality = source.locality() if settings.objective == "qpm" and settings.maps else None
+    if settings.objective == "qpm" and locality is None:
+        why = "the network's features are no means of maps" if settings.maps else "no maps were looked at"
+        note(f"The objective is without its term for locality, as {why}.")
+    search = Search(source.train, settings, source.choosing, seed=seed, locality=locality)
+    with few_threads(source.train.features, source.train.num_classes):
+        run = _Run(source, settings, search)
+    heads = list(run.heads.values())
+    diversity = source.local_diversity(heads) if settings.maps else [None] * len(heads)
+    with few_threads(source.train.features, source.train.num_classes):
+        results = run.results(diversity)
+    contents: dict[Path, Content] = {}
+    checks: dict[Path, Callable[[Path], object]] = {}
+    if folder is not None:
+        for k, head in run.heads.items():
+            place, described = folder / f"k{k}", results.heads[str(k)]
+            described.checkpoint = str(place / CHECKPOINT)
+            contents[place / CHECKPOINT], checks[place / CHECKPOINT] = source.checkpoint(head, run.full)
+            provenance = {"method": described.method, "k": k, **source.provenance()}
+            index_set = IndexSet(head.index_set.classes, head.index_set.num_features, provenance)
+            contents[place / INDICES] = index_set_text(index_set, document=True)
+    document = source.document(_arguments(search.settings), results, watch)
+    if folder is not None:
+        write_result(document, folder / RESULT, contents)
+        for path, check in checks.items():
+            check(path)
+    return document
+
+
+def _arguments(settings: SparsifySettings) -> dict[str, Any]:
+    found = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    indices = settings.indices
+    return {**found, "k": sorted(set(settings.k)), "indices": None if indices is None else indices.source}
+
+
+@dataclass
+class _Run:
+    """One run: the choices, the heads and the baselines."""
+
+    source: Source
+    settings: SparsifySettings
+    search: Search
+
+    def __post_init__(self) -> None:
+        source, search = self.source, self.search
+        if source.choosing is None and search.chosen:
+            say_part(
+                _as_subject(search.chosen),
+                search.chooser,
+                len(source.train.labels),
+                is_seen=source.full is not None,
+                by_rule="strength" in search.chosen,
+            )
+        fitted = search.chooser.fitted
+        if search.searched is not search.final:
+            note(
+                f"Methods are tried on {len(fitted.labels):,} training images, and features are looked for on "
+                f"{len(search.searched.data.labels):,}, drawn by class; weights are fitted on all."
+            )
+        wanted = sorted(set(search.settings.k))
+        more = [k for k in NEC if search.can_have(k)] if self.settings.nec else []
+        self.found = search.candidates(sorted({*wanted, *more}))
+        self.best = {k: best_of(self.found, k) for k in {one.k for one in self.found}}
+        self.smallest = self._smallest(wanted) if self.settings.max_drop is not None else None
+        if self.smallest is not None:
+            wanted = [self.smallest.k]
+        self.heads = {k: search.head(self.best[k]) for k in wanted}
+        refitted = search.refitted
+        self.refitted = refitted.predict(source.features, source.labels)
+        self.full = source.full or as_full(refitted)
+        self.original = None
+        if source.full is not None:
+            full = source.full
+            self.original = predict(full_head(full), source.features, source.labels, full.num_classes)
+        self._say_what_is_odd()
+
+    def _smallest(self, ks: Sequence[int]) -> Smallest:
+        limit = self.settings.max_drop
+        assert limit is not None
+        bounds = self.search.bounds(self.best, ks)
+        within = [k for k in ks if bounds[k] <= limit]
+        if not within:
+            nearest = min(ks, key=lambda k: bounds[k])
+            raise DecomposeError(
+                f"No k of {first_few(ks)} is within {limit:g} points of the full head on the "
+                f"{len(self.search.chooser.labels):,} choosing images; k = {nearest} comes nearest, with a bound of "
+                f"{bounds[nearest]:.2f} points."
+            )
+        return Smallest(max_drop=limit, k=min(within), tried={str(k): bound for k, bound in bounds.items()})
+
+    def _say_what_is_odd(self) -> None:
+        """Say what a user would not expect: separable images, constant features, classes with their bias alone."""
+        data, search = self.search.data, self.search
+        right = search.refitted.predict(data.features, data.labels)
+        if right.correct == right.total:
+            note(
+                "A linear head separates the training images without error, so weights are kept finite by the penalty "
+                f"alone (strength {search.refitted_l2:.3g})."
+            )
+        constant = int((data.features.amin(0) == data.features.amax(0)).sum())
+        if constant:
+            verb = "is" if constant == 1 else "are"
+            note(f"{constant} of the {data.num_features} features {verb} the same for every training image: no weight.")
+        for k, head in self.heads.items():
+            say_bias_alone(head.index_set.classes, f"k = {k}")
+            if head.values is not None and float(head.values.scale) == 0:
+                note(f"k = {k}: no positive scale is better than none, so all weights are 0 and biases decide alone.")
+
+    def results(self, diversity: Sequence[float | None]) -> SparsifyResults:
+        """What is known of the heads, with SID@5 of each."""
+        source, search = self.source, self.search
+        results = SparsifyResults(
+            total=len(source.labels),
+            original=None if self.original is None else point_of(self.original),
+            refitted=Baseline(
+                point=point_of(self.refitted),
+                l2=search.refitted_l2,
+                versus_original=self._versus_original(self.refitted),
+            ),
+            chosen_on=SearchedOn(
+                split="val" if source.choosing is not None else source.train_split,
+                images=len(search.chooser.labels),
+                fitted=len(search.chooser.fitted.labels),
+                part_of_training=source.choosing is None,
+                searched=len(search.searched.data.labels),
+                chosen=search.chosen,
+            ),
+            heads={
+                str(k): self._described(k, head, sid5)
+                for (k, head), sid5 in zip(self.heads.items(), diversity, strict=True)
+            },
+            smallest=self.smallest,
+            nec=self._nec() if self.settings.nec else None,
+            locality=search.locality is not None if self.settings.objective == "qpm" else None,
+            feature_names=None if source.feature_names is None else list(source.feature_names),
+        )
+        path = search.searched.computed_path
+        if path is not None:
+            results.path = rows_of(path)
+        return results
+
+    def _versus_original(self, head: Predictions) -> Versus | None:
+        return None if self.original is None else versus(self.original, head)
+
+    def _described(self, k: int, head: SparseHead, sid5: float | None) -> Sparse:
+        source, best, held = self.source, self.best[k], self.search.data.held
+        own = head.predict(source.features, source.labels)
+        cut = predict(decomposed_head(self.full, head.index_set), source.features, source.labels, self.full.num_classes)
+        used = used_in(head, held)
+        sizes = used.sum(1) if held is None else used.sum(1)[~held]
+        kept = [] if held is None else held.nonzero()[:, 0].tolist()
+        order = sorted((one for one in self.found if one.k == k), key=lambda one: (-one.correct, one.loss))
+        return Sparse(
+            method=best.method,
+            k=k,
+            values=self.settings.kind,
+            l2=head.l2,
+            point=point_of(own),
+            loss=head.loss_on(source.features, source.labels),
+            cut=point_of(cut),
+            versus_original=self._versus_original(own),
+            versus_refitted=versus(self.refitted, own),
+            features=int(used.any(0).sum()),
+            features_per_class=(int(sizes.min()), int(sizes.max())),
+            bias_alone=[number for number, row in enumerate(head.index_set.classes) if not row],
+            kept_whole=kept,
+            indices=head.index_set.published_layout(),
+            weights=weights_of(head),
+            biases=head.on_z[:, -1].tolist(),
+            scale=None if head.values is None else float(head.values.scale),
+            measures=measures_of(measure(source.train.features, source.train.labels, used, sid5=sid5)),
+            checkpoint=None,
+            candidates=[_tried(one) for one in order],
+        )
+
+    def _nec(self) -> Nec:
+        source, search = self.source, self.search
+        features, labels = source.features, source.labels
+        count = self.settings.pool or source.train.num_features
+        bench, means = search.searched, dict[str, float]()
+
+        def on_the_path(number: int) -> float | None:
+            point = nearest_the_mean(bench.path, number)
+            means[str(number)] = point.weights / bench.path.classes
+            if abs(means[str(number)] - number) > _NEAR * number:  # the path ends before
+                return None
+            return point_of(bench.path_head(point).predict(features, labels)).top1
+
+        def exactly(number: int) -> float | None:
+            if not search.can_have(number):
+                return None
+            head = self.heads.get(number) or search.head(self.best[number])
+            return point_of(head.predict(features, labels)).top1
+
+        return Nec(elastic_net=_few(nec(count, on_the_path)), sparse=_few(nec(count, exactly)), means=means)
+
+
+def _as_subject(chosen: Sequence[str]) -> str:
+    """What is chosen, as the subject of a sentence, with its verb."""
+    plural = [name if name == "k" else {"method": "methods", "strength": "strengths"}[name] for name in chosen]
+    words = f"{', '.join(plural[:-1])} and {plural[-1]}" if len(plural) > 1 else plural[0]
+    return f"{words[0].upper() if words != 'k' else 'k'}{words[1:]} {'is' if words == 'k' else 'are'}"
+
+
+def _few(found: Any) -> Few:
+    return Few(accuracy={str(number): value for number, value in found.accuracy.items()}, mean=found.mean)
+
+
+def _tried(one: Candidate) -> Tried:
+    return Tried(method=one.method, correct=one.correct, loss=one.loss, l2=one.l2)

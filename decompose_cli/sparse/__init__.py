@@ -1,0 +1,1 @@
+"""Sparse heads on fixed features: fits, searches and measures, on tensors alone."""

@@ -1,0 +1,75 @@
+"""What ``finetune`` makes of a network: how it is decomposed, and what of it is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.decomposition.ranking import DEFAULT_K, DEFAULT_METHOD, parse_method, parse_order
+from decompose_cli.decomposition.refitting import check_refit
+from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.features.labelled import Order
+from decompose_cli.training.freezing import TRAINED, Trained
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """How the network is decomposed, and what of it is trained; None is a choice that was left open.
+
+    Attributes:
+        indices: An index file or set. Without it the features are ranked first.
+        k: Features per class, or a fraction, of features that are ranked; 5 by default.
+        method: Name of the ranking; ``frequency`` by default.
+        order: Which gates are taken by a ranking that needs gates.
+        only: What is trained: ``all`` parameters (the default), the ``head``, ``head+last-block``, or the ``backbone``,
+            all but the head and what follows it.
+        refit: Whether training begins with weights that are fitted anew, on the images that are trained on.
+        l2: Strength of the penalty of that fit; None to choose it on images that are not measured.
+        diversity: beta of :class:`.training.diversity.DiversityObjective`; 0, the default, to leave it out.
+
+    Raises:
+        InputError: Both a set and a ranking were given, a word is unknown, a number is out of range, or maps that
+            stay as they are were to become more diverse.
+    """
+
+    indices: Path | IndexSet | None = None
+    k: int | float | None = None
+    method: str | None = None
+    order: Order | None = None
+    only: Trained | None = None
+    refit: bool = False
+    l2: float | None = None
+    diversity: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.indices is not None and self.ranks:
+            raise InputError(
+                f"With an index file there is nothing to rank: leave {param('k')}, {param('method')} and "
+                f"{param('order')} out."
+            )
+        if self.method is not None:
+            parse_method(self.method)
+        if self.order is not None:
+            parse_order(self.order)
+        if self.only is not None:
+            one_of(self.only, TRAINED, "only")
+        check_refit(self.l2, fits=self.refit)
+        if self.diversity is not None and not 0 <= self.diversity < float("inf"):
+            raise InputError(f"{param('diversity')} {self.diversity} is not a number of at least 0.")
+        if self.diversity and self.only == "head":
+            raise InputError(
+                f"{param('diversity')} {self.diversity:g} has no effect with {param('only')} head, which leaves the "
+                "maps as they are."
+            )
+
+    @property
+    def ranks(self) -> bool:
+        """Whether anything about a ranking was given."""
+        return self.k is not None or self.method is not None or self.order is not None
+
+    def ranking(self) -> dict[str, Any]:
+        """How features are ranked, with the defaults, for the configuration of a run."""
+        k = DEFAULT_K if self.k is None else self.k
+        return {"k": k, "method": self.method or DEFAULT_METHOD, "order": self.order or "highest"}
