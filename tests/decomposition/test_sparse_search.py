@@ -301,7 +301,7 @@ def test_without_a_full_head_one_is_fitted() -> None:
         ({"max_drop": -1.0}, "max_drop -1.0 is not between"),
         ({"objective": "qpm", "method": "mean"}, "qpm chooses features itself"),
         ({"objective": "qpm", "values": "real"}, "qpm has binary weights"),
-        ({"method": "q-senn"}, "q-senn has ternary weights: add values ternary"),
+        ({"method": "q-senn", "values": "real"}, "q-senn has ternary weights: add values ternary"),
         ({"method": "sldd", "values": "binary"}, "sldd has real weights"),
         ({"toward": "dense", "values": "ternary"}, "toward dense has no effect"),
         ({"toward": "dense", "method": "sldd"}, "toward dense has no effect with method sldd"),
