@@ -16,6 +16,9 @@ STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(-2, -11, -1))
 """Strengths that are tried, the strongest first: 0.1 to 1e-5 in half decades."""
 
 
+_ENOUGH = 0.01  # nats: 99% for the right class
+
+
 @dataclass(frozen=True)
 class Tried:
     """A strength, the mean cross-entropy of its head on the choosing images, and the standard error of that mean."""
@@ -44,7 +47,8 @@ def choose_strength(
     """Choose by the one-standard-error rule: the strongest within one standard error of the smallest mean loss.
 
     A network fits the images that it was trained on nearly without error, so the smallest loss on some of them speaks
-    for too little regularisation (Breiman et al., Classification and Regression Trees, 1984, for the rule).
+    for too little regularisation (Breiman et al., Classification and Regression Trees, 1984, for the rule). Where a
+    strength leaves a mean loss below 0.01, weaker ones are not tried: weights would grow, and little be gained.
 
     Args:
         problem: The images that are fitted.
@@ -58,6 +62,8 @@ def choose_strength(
         losses = losses_of(problem, fitted(l2), features, labels)
         error = float(losses.std(correction=1)) / len(losses) ** 0.5 if len(losses) > 1 else 0.0
         tried.append(Tried(l2, float(losses.mean()), error))
+        if tried[-1].loss < _ENOUGH:
+            break
     best = min(tried, key=lambda one: one.loss)
     return Strength(next(one.l2 for one in tried if one.loss <= best.loss + best.error), tuple(tried))
 
