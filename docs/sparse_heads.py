@@ -21,7 +21,7 @@ import torch
 import decompose_cli as dc
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.decomposition.sparse_results import Sparse, SparsifyResults
-from decompose_cli.decomposition.sparse_settings import CUTS, VALUES, SparsifySettings
+from decompose_cli.decomposition.sparse_settings import AUTO, CUTS, VALUES, SparsifySettings
 from decompose_cli.engines.sparsify import sparsify
 
 TARGET = Path(__file__).with_name("sparse-heads.json")
@@ -101,7 +101,9 @@ def values(given: dc.Inputs) -> dict[str, Any]:
     nec: list[list[Any]] = []
     counts: list[str] = []
     for kind in VALUES:
-        settings = SparsifySettings(k=FEW_K, values=kind, nec=kind == "real")
+        # Searches with few values take longest, and exchange features wherever they begin.
+        method = "backward" if kind in ("ternary", "binary") else AUTO
+        settings = SparsifySettings(k=FEW_K, method=method, values=kind, nec=kind == "real")
         results = sparsify(given, settings).results
         best += [[kind, k, head.method, *cells(head)] for k, head in results.heads.items()]
         print(best[-1], flush=True)
