@@ -138,6 +138,8 @@ class Search:
     def _check(self, data: LabelledFeatures, settings: SparsifySettings) -> None:
         if data.num_classes < 2:
             raise InputError("There is one class only, so there is nothing to tell apart.")
+        if not bool((data.features.amin(0) < data.features.amax(0)).any()):
+            raise InputError("All features are the same for every training image, so none tells the classes apart.")
         if not self.has_head:
             counts = data.labels.bincount(minlength=data.num_classes)
             absent = [name for name, count in zip(data.class_names, counts.tolist(), strict=True) if count == 0]

@@ -229,7 +229,9 @@ def read_feature_file(
         arrays = file.read([f"{split}_x" for split in chosen])
         splits = {}
         for split in chosen:
-            features = checked_features(arrays.pop(f"{split}_x"), f"{split}_x in {path}")
+            values = arrays.pop(f"{split}_x")
+            values = values if values.is_floating_point() else values.double()
+            features = checked_features(values, f"{split}_x in {path}")
             splits[split] = Split(features, labels[split])
     counted = tuple(map(str, range(max(int(each.max()) for each in labels.values()) + 1)))
     classes = names.get("class_names", counted)
@@ -328,7 +330,7 @@ def _check_shapes(file: ArrayFile, present: Sequence[str]) -> None:
     widths: dict[str, int] = {}
     for split in present:
         x, y = f"{split}_x", f"{split}_y"
-        _check(file, x, REAL, ("N", "D"))
+        _check(file, x, WHOLE if file.stored[x].kind == WHOLE else REAL, ("N", "D"))
         _check(file, y, WHOLE, ("N",))
         images, width = file.stored[x].shape
         if images != file.stored[y].shape[0]:

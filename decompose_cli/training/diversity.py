@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -16,10 +16,10 @@ from decompose_cli.training.objective import Objective
 
 
 class Mapped(NamedTuple):
-    """The output of a network in training mode, and the maps (N, D, h, w) behind its features."""
+    """The output of a network in training mode, and the diversity (N,) of the maps behind its features."""
 
     output: Any
-    maps: Tensor
+    diversity: Tensor
 
 
 def diversity(maps: Tensor, weights: Tensor, indices: Tensor) -> Tensor:
@@ -57,13 +57,20 @@ class DiversityObjective(Objective):
         place: Where the maps come by in that network.
     """
 
+    counted = 1
+    columns = ("Diversity",)
+
     def __init__(self, label_smoothing: float, beta: float, head: DecomposedLinear, place: Place) -> None:
         super().__init__(label_smoothing)
         self.beta, self.head, self.place = beta, head, place
 
     @override
     def forward(self, model: Callable[[Tensor], Any], images: Tensor) -> Mapped:
-        return Mapped(*with_maps(model, images, self.place))
+        output, maps = with_maps(model, images, self.place)
+        predicted = super().logits(output).argmax(1)
+        rows = (self.head.weight * self.head.mask).float()[predicted]
+        # Softmaxes over positions and sums need more than the three digits of bfloat16.
+        return Mapped(output, diversity(maps.float(), rows, self.head.indices[predicted]))
 
     @override
     def logits(self, output: Any) -> Tensor:
@@ -75,7 +82,15 @@ class DiversityObjective(Objective):
         shown, _ = super().losses(output, targets)
         if not isinstance(output, Mapped):
             return shown, shown
-        predicted = self.logits(output).argmax(1)
-        rows = (self.head.weight * self.head.mask).float()[predicted]
-        # Softmaxes over positions and sums need more than the three digits of bfloat16.
-        return shown - self.beta * diversity(output.maps.float(), rows, self.head.indices[predicted]).sum(), shown
+        return shown - self.beta * output.diversity.sum(), shown
+
+    @override
+    def counts(self, output: Any, targets: Tensor) -> Tensor:
+        """The sum of the diversities in training; 0 of a network that is measured."""
+        if not isinstance(output, Mapped):
+            return torch.zeros(1, device=targets.device)
+        return output.diversity.detach().sum()[None]
+
+    @override
+    def diversity(self, counts: Sequence[float], images: int) -> float | None:
+        return counts[0] / images

@@ -269,6 +269,7 @@ class Trainer:
             top1=100 * correct / images,
             loss=total / images,
             gates=self.objective.gate_scores(counts, int(images)),
+            diversity=self.objective.diversity(counts, int(images)),
         )
         if self.fabric.world_size > 1 and not self._is_sharded:
             for buffer in self.measured.buffers():  # statistics of batch norm are those of the first process

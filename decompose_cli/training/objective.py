@@ -86,6 +86,10 @@ class Objective:
         """
         return torch.zeros(0, device=targets.device)
 
+    def diversity(self, counts: Sequence[float], images: int) -> float | None:
+        """The mean diversity of maps that sums over so many images of a training pass make; None if not looked at."""
+        return None
+
     def gate_scores(self, counts: Sequence[float], images: int) -> list[GateScore]:
         """The scores of gates that sums of :meth:`counts` over so many images make."""
         return []

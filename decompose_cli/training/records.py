@@ -40,7 +40,7 @@ class Score(BaseModel):
 
     ``split`` names the images. Scores of the training images come from the passes in which the network learned from
     them: augmented, with weights that change from step to step, and with smoothed or mixed targets where these are
-    used.
+    used. ``diversity``: of these passes, the mean diversity of maps (SLDD), where the loss has it.
     """
 
     split: str
@@ -50,6 +50,7 @@ class Score(BaseModel):
     top5: float | None = None
     loss: float
     gates: list[GateScore] = []
+    diversity: float | None = None
 
 
 class EpochRecord(BaseModel):
@@ -79,6 +80,8 @@ class EpochRecord(BaseModel):
                 for value in ("loss", "top1", "g"):
                     figure = None if score is None else getattr(score.gates[number], value)
                     row[f"{name}_{gate.name}_{value}"] = "" if figure is None else figure
+        if self.train.diversity is not None:
+            row["train_diversity"] = self.train.diversity
         return {**row, "seconds": self.seconds, "images_per_second": self.images_per_second}
 
 

@@ -47,6 +47,7 @@ def epoch_cells(record: EpochRecord, epochs: int, left: float) -> list[str]:
         f"{record.val.top1:.2f}" if record.val else "",
         f"{record.test.top1:.2f}" if record.test else "",
         *(cell for gate in shown.gates for cell in _gate_cells(gate)),
+        *([] if record.train.diversity is None else [f"{record.train.diversity:.3f}"]),
         f"{record.images_per_second:,.0f}",
         clock(left),
     ]

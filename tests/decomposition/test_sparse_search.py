@@ -290,6 +290,12 @@ def test_without_a_full_head_one_is_fitted() -> None:
         Search(without, SparsifySettings())
 
 
+def test_features_that_never_vary_are_refused() -> None:
+    images = dataclasses.replace(data(), features=torch.ones(240, FEATURES))
+    with pytest.raises(InputError, match="All features are the same for every training image"):
+        Search(images, SparsifySettings())
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [

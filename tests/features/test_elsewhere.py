@@ -184,7 +184,6 @@ BAD_ARRAYS: list[tuple[str, dict[str, Any], str]] = [
     ("no names", {"class_names": np.array([], dtype=str)}, "class_names in features.npz is empty: its shape is (0,)."),
     ("fewer labels", {"train_y": np.zeros(11, int)}, "train_x has 12 rows, but train_y has 11 labels."),
     ("other features", {"test_x": np.ones((6, 4), F32)}, "test_x has 4 features, but train_x has 5."),
-    ("whole features", {"train_x": np.ones((12, 5), int)}, "train_x holds whole numbers instead of real numbers."),
     ("complex features", {"train_x": np.ones((12, 5), complex)}, "train_x holds complex128 instead of real numbers."),
     ("real labels", {"train_y": np.ones(12)}, "train_y holds real numbers instead of whole numbers."),
     ("true or false", {"train_y": np.ones(12, bool)}, "train_y holds bool instead of whole numbers."),
@@ -205,6 +204,14 @@ BAD_ARRAYS: list[tuple[str, dict[str, Any], str]] = [
     ("too large", with_value("test_x", (5, 0), 1e300, "f8"), "has 1e+300 in row 5, column 0 (counted from 0), "
      "which is too large for float32."),
 ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["u1", "i8"])
+def test_whole_numbers_are_features_too(kind: str) -> None:
+    values = np.arange(60).reshape(12, 5).astype(kind)
+    found = read_feature_file(npz(Path("features.npz"), train_x=values)).splits["train"].features
+    assert found.dtype == torch.float32
+    assert torch.equal(found, torch.arange(60.0).reshape(12, 5))
 
 
 @pytest.mark.parametrize(("changes", "sentence"), [row[1:] for row in BAD_ARRAYS], ids=[row[0] for row in BAD_ARRAYS])
