@@ -20,7 +20,7 @@ from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
 from decompose_cli.decomposition.sparse_settings import AUTO, ClassWeights, Objective, SparsifySettings, Toward, Values
 from decompose_cli.engines.validate import ValidateResults, measure
 from decompose_cli.errors import InputError, param
-from decompose_cli.features.device import resolve_device
+from decompose_cli.processes.device import resolve_device
 from decompose_cli.features.elsewhere import Described, are_numbers, check_fits, check_names
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures

@@ -147,7 +147,10 @@ class Terminal:
 
 def is_first_process() -> bool:
     """Whether this process was started alone, or is the first of those that a launcher has started."""
-    return all(os.environ.get(name, "0") in ("0", "") for name in ("RANK", "LOCAL_RANK"))
+    try:
+        return rank_here() == 0
+    except InputError:  # said where processes are started
+        return True
 
 
 class _HiddenRows:

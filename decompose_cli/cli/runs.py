@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def make_request(inputs: Inputs, out: RunOutput, tuning: Tuning, command: str) -> Request:
     """The request that the options of a command that trains make."""
-    from decompose_cli.training.devices import Machines
+    from decompose_cli.processes.cluster import Machines
     from decompose_cli.training.export import check_export
     from decompose_cli.training.session import Request
 

@@ -20,7 +20,7 @@ from decompose_cli.decomposition.heads import Heads, check_index_request, check_
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, select
 from decompose_cli.errors import InputError, param
-from decompose_cli.features.device import resolve_device
+from decompose_cli.processes.device import resolve_device
 from decompose_cli.features.extraction import device_memory
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures

@@ -22,7 +22,7 @@ from decompose_cli.progress import track
 from decompose_cli.reporting.training_plots import lr_curve
 from decompose_cli.storage.file_sets import write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch, WeightsInfo, describe_environment
-from decompose_cli.training.devices import Machines
+from decompose_cli.processes.cluster import Machines
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.gating.objective import GateObjective
 from decompose_cli.training.gating.settings import GateSettings

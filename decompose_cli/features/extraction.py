@@ -3,72 +3,165 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.base import Chunk, ImageDataset
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
+from decompose_cli.features.bank import chunks_of
+from decompose_cli.features.forward import Forward, Normalisation, Pending, images_at_once
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import track
 
-# Pixels that a CPU pushes through the network at a time, so that activations stay near the caches. ResNet-20 at 32x32
-# on 2 cores is as fast in chunks of 48 (96 in bfloat16) as in chunks of 64 to 128, and a tenth slower in chunks of 32.
-_PIXELS_AT_ONCE = {"32": 48 * 32 * 32, "bf16": 96 * 32 * 32}
-_FEWEST_AT_ONCE = 4
+_UNDER_WAY = 2  # chunks that are computed while the next one is read
 _EXAMPLES = 8  # images that a faster copy of the network is compared on
 
 
-def extract_features(
+@dataclass(frozen=True)
+class Computing:
+    """How features are computed.
+
+    Attributes:
+        device: Device that computes.
+        precision: ``32`` or ``bf16``; features are float32 either way.
+        batch_size: Images that go through the network at a time, except on a CPU.
+        workers: Processes that decode images, where the data set is not in memory.
+        threads: Threads of a CPU.
+    """
+
+    device: torch.device
+    precision: str = "32"
+    batch_size: int = 256
+    workers: int = 0
+    threads: int = 1
+
+
+@dataclass(frozen=True)
+class ChunkFeatures:
+    """What came of the images of a chunk.
+
+    Attributes:
+        numbers: Numbers of the images in the split.
+        features: Features (n, D), float32; NaN for images that could not be read.
+        unreadable: Why they could not be read, by their numbers.
+    """
+
+    numbers: range
+    features: Tensor
+    unreadable: Mapping[int, str]
+
+
+def features_of_chunks(
     network: Network,
     dataset: ImageDataset,
     preprocessing: Preprocessing,
-    *,
-    device: torch.device,
-    precision: str = "32",
-    batch_size: int = 256,
-    workers: int = 0,
-) -> tuple[Tensor, Tensor]:
-    """Run every image through the network once and keep what enters its head.
+    wanted: Sequence[range],
+    computing: Computing,
+) -> Iterator[ChunkFeatures]:
+    """Run the images of some chunks through the network once and keep what enters its head.
+
+    The features of a chunk do not depend on the other chunks, nor on the number of threads.
 
     Args:
         network: The network, which is left as it is.
         dataset: N >= 1 images.
         preprocessing: Decides the pixels and their normalisation.
-        device: Device that computes.
-        precision: ``32`` or ``bf16``; features are float32 either way.
-        batch_size: Images read at a time.
-        workers: Processes that decode images, where the data set is not in memory.
-
-    Returns:
-        Features (N, D) and labels of the data set (N,), in the order of the data set.
+        wanted: The numbers of the images of each chunk.
+        computing: How.
 
     Raises:
+        InputError: No image can be read.
         DecomposeError: A feature is NaN or infinite, or the device runs out of memory.
     """
-    count = len(dataset)
-    features, labels = torch.empty(0), torch.empty(count, dtype=torch.int64)
-    reader: FeatureReader | None = None
-    done = 0
-    batches = normalised_batches(
-        dataset, preprocessing, device=device, precision=precision, batch_size=batch_size, workers=workers
-    )
-    with device_memory(device), track(f"Features of {short_name(dataset)}", count) as advance:
-        for images, truth in batches:
-            if reader is None:
-                reader = FeatureReader(network, device, precision, images[:_EXAMPLES])
-                features = torch.empty(count, network.tensors.num_features)
-            read = reader(images)
-            if not bool(torch.isfinite(read).all()):
-                raise _not_finite(read, done, dataset)
-            features[done : done + len(read)], labels[done : done + len(read)] = read, truth
-            done += len(read)
-            advance(len(truth))
-    return features, labels
+    keep_freed_memory()
+    with device_memory(computing.device):
+        example = _example(dataset, preprocessing)
+        forward = Forward(
+            network,
+            preprocessing,
+            example,
+            device=computing.device,
+            precision=computing.precision,
+            batch_size=computing.batch_size,
+            threads=computing.threads,
+        )
+        waiting: deque[tuple[Chunk, Pending]] = deque()
+        with forward:
+            for chunk in dataset.chunks(preprocessing, wanted, computing.workers):
+                waiting.append((chunk, forward.submit(chunk.images)))
+                if len(waiting) > _UNDER_WAY:
+                    yield _features_of(*waiting.popleft(), dataset)
+            while waiting:
+                yield _features_of(*waiting.popleft(), dataset)
+
+
+def _example(dataset: ImageDataset, preprocessing: Preprocessing) -> Tensor:
+    """The first images that can be read, whichever chunks are wanted, so that every process makes the same copy."""
+    sentence = ""
+    for start in range(0, len(dataset), _EXAMPLES):
+        (chunk,) = dataset.chunks(preprocessing, [range(start, min(start + _EXAMPLES, len(dataset)))], 0)
+        readable = [place for place, number in enumerate(chunk.numbers) if number not in chunk.unreadable]
+        if readable:
+            return chunk.images[readable]
+        sentence = sentence or chunk.unreadable[chunk.numbers[0]]
+    raise InputError(sentence)
+
+
+def _features_of(chunk: Chunk, pending: Pending, dataset: ImageDataset) -> ChunkFeatures:
+    features = pending()
+    is_finite = torch.isfinite(features).all(1)
+    for number in chunk.unreadable:
+        features[number - chunk.numbers.start] = float("nan")
+        is_finite[number - chunk.numbers.start] = True
+    if not bool(is_finite.all()):
+        number = chunk.numbers[int((~is_finite).nonzero()[0])]
+        raise DecomposeError(
+            f"The network gives NaN or infinite features for image number {number} of {dataset.name} {dataset.split}."
+        )
+    return ChunkFeatures(chunk.numbers, features, chunk.unreadable)
+
+
+def extract_features(
+    network: Network, dataset: ImageDataset, preprocessing: Preprocessing, computing: Computing
+) -> Tensor:
+    """The features (N, D), float32, of all images of a data set, in memory; see :func:`features_of_chunks`.
+
+    Raises:
+        InputError: An image cannot be read.
+        DecomposeError: A feature is NaN or infinite, or the device runs out of memory.
+    """
+    count, size = len(dataset), network.tensors.num_features
+    features = torch.empty(count, size)
+    unreadable: dict[int, str] = {}
+    with track(f"Features of {short_name(dataset)}", count) as advance:
+        for done in features_of_chunks(network, dataset, preprocessing, chunks_of(count, size), computing):
+            features[done.numbers.start : done.numbers.stop] = done.features
+            unreadable |= done.unreadable
+            advance(len(done.numbers))
+    refuse_unreadable(unreadable)
+    return features
+
+
+def refuse_unreadable(unreadable: Mapping[int, str]) -> None:
+    """Refuse images that cannot be read, by the sentence about the first of them.
+
+    Raises:
+        InputError: There are any.
+    """
+    if not unreadable:
+        return
+    first = unreadable[min(unreadable)]
+    hint = f"Mend or remove {'it' if len(unreadable) == 1 else 'them'}, or leave {'it' if len(unreadable) == 1 else 'them'} out with {param('skip_unreadable')} {len(unreadable)}."
+    if len(unreadable) > 1:
+        first = f"{len(unreadable):,} images cannot be read; the first: {first}"
+    raise InputError(first, hint=hint)
 
 
 def features_of_batches(
@@ -99,7 +192,7 @@ def features_of_batches(
             try:
                 if reader is None:
                     reader = FeatureReader(network, device, precision, images[:_EXAMPLES].cpu())
-                features.append(reader(images))
+                features.append(reader(images).cpu())
             except (RuntimeError, ValueError) as error:
                 if isinstance(error, torch.OutOfMemoryError):
                     raise
@@ -147,13 +240,12 @@ def normalised_batches(
     workers: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield normalised float32 images on the CPU with their labels, in portions that suit the device."""
-    scale = 1 / (255 * torch.tensor(preprocessing.std)).view(3, 1, 1)
-    shift = -(torch.tensor(preprocessing.mean) / torch.tensor(preprocessing.std)).view(3, 1, 1)
+    normalise = Normalisation(preprocessing, torch.device("cpu"))
     keep_freed_memory()
-    chunk = _chunk_size(preprocessing, device, precision, batch_size)
+    chunk = images_at_once(preprocessing, device, precision, batch_size)
     for images, truth in dataset.batches(preprocessing, batch_size, workers):
         for start in range(0, len(truth), chunk):
-            yield images[start : start + chunk] * scale + shift, truth[start : start + chunk]
+            yield normalise(images[start : start + chunk]), truth[start : start + chunk]
 
 
 @contextmanager
@@ -164,13 +256,6 @@ def device_memory(device: torch.device) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         hint = f"Choose a smaller {param('batch_size')}."
         raise DecomposeError(f"{device} ran out of memory.", hint=hint) from error
-
-
-def _not_finite(features: Tensor, done: int, dataset: ImageDataset) -> DecomposeError:
-    number = done + int((~torch.isfinite(features).all(1)).nonzero()[0])
-    return DecomposeError(
-        f"The network gives NaN or infinite features for image number {number} of {dataset.name} {dataset.split}."
-    )
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
@@ -192,10 +277,3 @@ def keep_freed_memory(*, at_most: int = 62 << 20) -> None:
         return
     mallopt(_M_MMAP_THRESHOLD, 31 << 20)
     mallopt(_M_TRIM_THRESHOLD, at_most)
-
-
-def _chunk_size(preprocessing: Preprocessing, device: torch.device, precision: str, batch_size: int) -> int:
-    if device.type != "cpu":
-        return batch_size
-    height, width = preprocessing.crop
-    return max(_FEWEST_AT_ONCE, _PIXELS_AT_ONCE[precision] // (height * width))

@@ -17,7 +17,7 @@ from decompose_cli.datasets.registry import available_splits, default_data_dir, 
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.cache import FeatureBank
-from decompose_cli.features.device import resolve_device
+from decompose_cli.processes.device import resolve_device
 from decompose_cli.features.extraction import extract_features
 from decompose_cli.features.inputs import Inputs as Inputs
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
@@ -38,6 +38,10 @@ from decompose_cli.storage.result_document import (
     WeightsInfo,
     describe_environment,
 )
+
+
+class _CannotBeKept(Exception):
+    """The cache cannot take features; they are used without it."""
 
 
 class Study:
@@ -72,14 +76,26 @@ class Study:
         return settled(self.classifier.name, options, self.dataset.preprocessing, self.dataset.decided_by)
 
     @cached_property
-    def _cached_bank(self) -> FeatureBank | None:
-        return feature_cache.load(self._key) if self.inputs.use_cache else None
+    def _found(self) -> BankFolder | None:
+        """The bank of all images in the cache, if it is complete."""
+        if not self.inputs.use_cache:
+            return None
+        found = feature_cache.load(self._key)
+        if found is not None:
+            self._computed_on = str(found.header["computed_on"])
+            if self._computed_on != describe_device(self.device):
+                note(f"The features in the cache were computed on {self._computed_on}.")
+        return found
+
+    @cached_property
+    def _head_and_labels(self) -> tuple[Tensor, HeadTensors] | None:
+        return self._found.read_head() if self._found is not None else None
 
     @cached_property
     def head(self) -> HeadTensors:
         """Parameters of the head; no image is run through the network for them."""
-        if self._cached_bank is not None:
-            return self._cached_bank.head
+        if self._head_and_labels is not None:
+            return self._head_and_labels[1]
         return self.classifier.load(self.preprocessing.crop).tensors
 
     @cached_property
@@ -89,18 +105,85 @@ class Study:
         Errors in the classes show before the network runs.
         """
         _ = self.class_map
-        if self._cached_bank is not None:
-            self._cache_state = "hit"
-            return self._cached_bank
-        bank = self._compute()
-        if self.inputs.use_cache and not self.classifier.load(self.preprocessing.crop).depends_on_batch:
-            description = (
-                f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "
-                f"{self.dataset.split}, {len(bank.labels):,} images, {'x'.join(map(str, self.preprocessing.crop))}, "
-                f"mean {listed(self.preprocessing.mean)}, precision {self.inputs.precision}"
-            )
-            self._cache_state = "miss" if feature_cache.store(self._key, bank, description) else "off"
+        bank, self._cache_state = self._whole
         return bank
+
+    @cached_property
+    def _whole(self) -> tuple[FeatureBank, Literal["hit", "miss", "off"]]:
+        """Features of all images, and whether they were in the cache, or now are."""
+        if self._found is not None:
+            return self._found.bank(), "hit"
+        self._computed_on = describe_device(self.device)
+        network = self.classifier.load(self.preprocessing.crop)
+        if not self.inputs.use_cache or network.depends_on_batch:
+            return self._computed(network), "off"
+        try:
+            return self._filled(network), "miss"
+        except _CannotBeKept as error:
+            warn(f"The features cannot be kept for the next time: {error}")
+            return self._computed(network), "off"
+
+    def _computed(self, network: Network) -> FeatureBank:
+        """Features that are not kept: in memory, but for those that several processes compute."""
+        if processes_led() == 1:
+            features = extract_features(network, self.dataset, self.preprocessing, self.computing)
+            return FeatureBank(features, self.dataset.labels, network.tensors)
+        with explained(feature_cache.features_folder()):
+            bank = feature_cache.temporary(self.dataset.labels, network.tensors, describe_device(self.device))
+        self._fill(bank)
+        return bank.bank()
+
+    def _filled(self, network: Network) -> FeatureBank:
+        """Features that are kept in the cache: what is missing there is computed."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(feature_cache.alone(self._key))
+                bank = feature_cache.started(self._key, self._computed_on) or BankFolder.create(
+                    feature_cache.entry_path(self._key),
+                    self.dataset.labels,
+                    network.tensors,
+                    key=self._key,
+                    description=self._description(),
+                    computed_on=self._computed_on,
+                )
+            except (OSError, DecomposeError) as error:
+                raise _CannotBeKept(first_line(error)) from error
+            self._fill(bank)
+            return bank.bank()
+
+    def _fill(self, bank: BankFolder) -> None:
+        missing = bank.pending()
+        left = sum(len(bank.chunks[number]) for number in missing)
+        if left < bank.shape[0]:
+            note(f"Of {bank.shape[0]:,} images the features of {bank.shape[0] - left:,} are there already.")
+        inputs = self.inputs
+        opening = Opening(
+            inputs.model if self.classifier.name == DEFAULT_MODEL and inputs.model is None else self.classifier.name,
+            inputs.weights,
+            inputs.head,
+            inputs.ema,
+            inputs.seed,
+            None if inputs.model_options is None else tuple(inputs.model_options.items()),
+        )
+        share = Share(
+            bank.path,
+            missing,
+            opening,
+            self.classifier.identity,
+            self.dataset,
+            self.preprocessing,
+            self.computing,
+            skips=False,
+            classifier=self.classifier,
+        )
+        refuse_unreadable(fill(share))
+
+    def _description(self) -> str:
+        return (
+            f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "
+            f"{self.dataset.split}, {len(self.dataset):,} images, {'x'.join(map(str, self.preprocessing.crop))}, "
+            f"mean {listed(self.preprocessing.mean)}, precision {self.inputs.precision}"
+        )
 
     @cached_property
     def _key(self) -> dict[str, Any]:
@@ -114,7 +197,6 @@ class Study:
             },
             "dataset": self.dataset.fingerprint(),
             "split": self.dataset.split,
-            "device": self.device.type,
         }
 
     @property
@@ -122,18 +204,13 @@ class Study:
         """Processes that decode images."""
         return min(8, cores()) if self.inputs.workers is None else self.inputs.workers
 
-    def _compute(self) -> FeatureBank:
-        network = self.classifier.load(self.preprocessing.crop)
-        features, labels = extract_features(
-            network,
-            self.dataset,
-            self.preprocessing,
-            device=self.device,
-            precision=self.inputs.precision,
-            batch_size=self.inputs.batch_size,
-            workers=self.workers,
+    @property
+    def computing(self) -> Computing:
+        """How the network is run."""
+        inputs = self.inputs
+        return Computing(
+            self.device, inputs.precision, inputs.batch_size, self.workers, threads_for(inputs.threads)
         )
-        return FeatureBank(features, labels, network.tensors)
 
     @cached_property
     def class_map(self) -> ClassMap:
@@ -148,7 +225,7 @@ class Study:
 
     @property
     def _dataset_labels(self) -> Tensor:
-        return self.dataset.labels if self._cached_bank is None else self._cached_bank.labels
+        return self.dataset.labels if self._head_and_labels is None else self._head_and_labels[0]
 
     def on_training_split(self) -> Study:
         """The same network on the split that features are ranked on.

@@ -85,10 +85,28 @@ class FeatureReader:
         return penultimate(module, module.get_submodule(self.head_name), images)
 
     def __call__(self, images: Tensor) -> Tensor:
-        """(n, 3, H, W) normalised float32 images to (n, D) float32 features on the CPU."""
+        """(n, 3, H, W) normalised float32 images to (n, D) float32 features, which stay on the device."""
         images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
         with torch.inference_mode(), _full_float32(self.device), self._precision():
-            return self._read(self.module, images).float().cpu()
+            return self._read(self.module, images).float()
+
+    @property
+    def can_be_copied(self) -> bool:
+        """Whether copies can work at the same time: what hooks keep is kept once for all of them."""
+        return not any(part._forward_hooks or part._forward_pre_hooks for part in self.module.modules())
+
+    def copies(self, count: int) -> list[FeatureReader]:
+        """This reader and others of the same parameters, each for a thread: a network may keep what it is working on.
+
+        Args:
+            count: Number of readers, at least 1.
+        """
+        readers = [self]
+        for _ in range(count - 1):
+            reader = copy.copy(self)
+            reader.module = copy.deepcopy(self.module, {id(value): value for value in self.module.parameters()})
+            readers.append(reader)
+        return readers
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)

@@ -16,7 +16,7 @@ from decompose_cli.decomposition.metrics import MIN_CLASSES_FOR_TOP5, Evaluation
 from decompose_cli.features.extraction import device_memory, normalised_batches
 from decompose_cli.models.head import evaluating
 from decompose_cli.preprocessing import Preprocessing
-from decompose_cli.training.devices import sum_over_processes
+from decompose_cli.processes.team import sum_over_processes
 from decompose_cli.training.objective import Objective
 from decompose_cli.training.records import GateScore, Score
 

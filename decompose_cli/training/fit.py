@@ -25,7 +25,7 @@ from decompose_cli.training.checkpoint_state import (
     random_states,
     restore_random_states,
 )
-from decompose_cli.training.devices import on_first, sum_over_processes
+from decompose_cli.processes.team import on_first, sum_over_processes
 from decompose_cli.training.evaluate import LabelledImages, score_over_processes
 from decompose_cli.training.interruption import StopRequest
 from decompose_cli.training.job import Job, Upkeep

@@ -11,7 +11,9 @@ from lightning_fabric import Fabric
 
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.training import devices
-from decompose_cli.training.devices import Machines, on_first, start, sum_over_processes
+from decompose_cli.processes.cluster import Machines
+from decompose_cli.processes.launch import start
+from decompose_cli.processes.team import on_first, sum_over_processes
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "1",

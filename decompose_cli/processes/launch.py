@@ -1,0 +1,101 @@
+"""Starting the processes of a command, with Lightning Fabric."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
+from lightning_fabric.strategies.ddp import DDPStrategy
+from typing_extensions import override
+
+from decompose_cli.errors import InputError, param
+from decompose_cli.processes.cluster import Machines, Processes, processes_of
+from decompose_cli.processes.device import resolve_device
+
+_PATIENCE = timedelta(days=30)
+"""How long processes wait for the first, whose statistics may take hours; one that ends takes the others with it."""
+
+
+class _Slurm(SLURMEnvironment):
+    """Fabric's, for variables that have been looked through; it refuses some that say enough."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+        if not os.environ.get("SLURM_JOB_ID", "0").isdigit():
+            os.environ.setdefault("MASTER_PORT", "12910")
+        super().__init__()
+
+    @staticmethod
+    @override
+    def _validate_srun_used() -> None:
+        pass
+
+    @staticmethod
+    @override
+    def _validate_srun_variables() -> None:
+        pass
+
+    @override
+    def node_rank(self) -> int:
+        return self.global_rank() // self._processes.here
+
+    @override
+    def validate_settings(self, num_devices: int, num_nodes: int) -> None:
+        pass
+
+
+def start(device: str, machines: Machines, precision: str = "32", *, trains: bool = True) -> Fabric:
+    """Start the processes, and return what connects them. The other processes run the command line from its start.
+
+    Args:
+        device: The device, as ``--device`` takes it.
+        machines: How many processes, on how many machines.
+        precision: Number format of training: ``32``, ``bf16`` or ``16``.
+        trains: Whether gradients are exchanged; if not, the processes talk over their processors alone.
+
+    Raises:
+        InputError: This machine, or the launcher, does not have what was asked for.
+    """
+    processes = processes_of(machines)
+    first = resolve_device(device)
+    if precision == "16" and first.type == "cpu":
+        raise InputError(f"{param('precision')} 16 needs a GPU; on a CPU use {param('precision')} bf16.")
+    if first.type == "mps" and processes.count > 1:
+        raise InputError(f"Several processes cannot share mps; use {param('devices')} 1 or {param('device')} cpu.")
+    if first.type == "cuda" and processes.here > torch.cuda.device_count():
+        raise InputError(
+            f"{param('devices')} {processes.here}: this machine has {torch.cuda.device_count()} CUDA devices."
+        )
+    several = processes.count > 1
+    logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # else Fabric announces what was asked for
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fabric = Fabric(
+            accelerator={"cpu": "cpu", "cuda": "cuda", "mps": "mps"}[first.type],
+            devices=[first.index or 0] if first.type == "cuda" and not several else processes.here,
+            num_nodes=processes.nodes,
+            strategy=_strategy(trains=trains) if several else "auto",
+            precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision],  # type: ignore[arg-type]
+            plugins=_environment(processes),
+        )
+        fabric.launch()
+    return fabric
+
+
+def _strategy(*, trains: bool) -> DDPStrategy:
+    backend: dict[str, Any] = {} if trains else {"process_group_backend": "gloo"}
+    # Each process keeps its own buffers: statistics are those of the images that the process has seen.
+    return DDPStrategy(broadcast_buffers=False, timeout=_PATIENCE, **backend)
+
+
+def _environment(processes: Processes) -> list[ClusterEnvironment]:
+    """What tells Fabric of the processes, where it would look for itself and find something else."""
+    if processes.launcher == "torchrun":
+        return []
+    return [_Slurm(processes) if processes.launcher == "SLURM" else LightningEnvironment()]
