@@ -1,16 +1,19 @@
-"""The common interface of data sets: batches of labelled images, names of the classes, and a fingerprint."""
+"""The common interface of data sets: labelled images in chunks, names of the classes, and a fingerprint."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from typing_extensions import override
 
+from decompose_cli.datasets.chunks import Chunk as Chunk
+from decompose_cli.datasets.chunks import chunks_in_memory, in_ranges
+from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import ImageOptions, Preprocessing
-from decompose_cli.storage.fingerprints import pixel_fingerprint, remembered
+from decompose_cli.storage.fingerprints import digest_of, pixel_fingerprint, remembered
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -55,13 +58,53 @@ class ImageDataset(ABC):
     def __len__(self) -> int:
         """Number of images."""
 
-    @abstractmethod
+    def chunks(self, preprocessing: Preprocessing, wanted: Sequence[range], workers: int) -> Iterator[Chunk]:
+        """Yield the images of each range of numbers, in the order of ``wanted``.
+
+        An image that cannot be read is no error here: the chunk says which it is. Every other error is one.
+
+        Args:
+            preprocessing: Decides the pixels.
+            wanted: Numbers of images, in 0..N-1.
+            workers: Processes that decode images which are not in memory; 0 for none.
+        """
+        pixels = self.in_memory()
+        if pixels is not None:
+            yield from chunks_in_memory(pixels, preprocessing, wanted)
+            return
+        from decompose_cli.datasets.streaming import decoded_chunks
+
+        yield from decoded_chunks(self.image, preprocessing, wanted, workers)
+        self.remark()
+
     def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
-        """Yield ``(images, labels)`` in a fixed order: uint8 (n, 3, H, W) after resize and crop, int64 (n,)."""
+        """Yield ``(images, labels)`` in a fixed order: uint8 (n, 3, H, W) after resize and crop, int64 (n,).
+
+        Raises:
+            InputError: An image cannot be read.
+        """
+        for chunk in self.chunks(preprocessing, in_ranges(len(self), batch_size), workers):
+            if chunk.unreadable:
+                self.refuse(chunk.unreadable)
+            yield chunk.images, self.labels[chunk.numbers.start : chunk.numbers.stop]
+
+    def refuse(self, unreadable: Mapping[int, str]) -> NoReturn:
+        """Raise the error of the first of some images that cannot be read.
+
+        Args:
+            unreadable: Sentences by the numbers of the images; at least one.
+        """
+        first = min(unreadable)
+        self.image(first)  # raises it with its hint, unless the image can be read by now
+        raise InputError(unreadable[first])
 
     @abstractmethod
     def in_memory(self) -> Tensor | None:
-        """All images as stored, uint8 (N, 3, H, W), if they are kept in memory; else None. Callers only read them."""
+        """All images as stored, uint8 (N, 3, H, W), if they are kept in memory; else None. Callers only read them.
+
+        Raises:
+            InputError: An image cannot be read.
+        """
 
     @abstractmethod
     def image(self, index: int) -> Image:
@@ -70,6 +113,34 @@ class ImageDataset(ABC):
         Raises:
             InputError: The image cannot be read.
         """
+
+    def subset(self, numbers: Tensor) -> ImageDataset:
+        """The images with these numbers, in this order, as a data set with a fingerprint of its own.
+
+        Args:
+            numbers: Numbers of images, int64 (n,), in 0..N-1.
+        """
+        stamp = ["subset", self.fingerprint(), digest_of(numbers.tolist())]
+
+        def read() -> tuple[Tensor, Tensor]:
+            pixels = self.in_memory()
+            if pixels is None:
+                raise TypeError(f"a {type(self).__name__} that is not in memory has to bring its own subset()")
+            return pixels[numbers], self.labels[numbers]
+
+        chosen = InMemoryImages(
+            self.name, self.split, self.class_names, self.preprocessing, read, stamp, count=len(numbers)
+        )
+        chosen.class_ids, chosen.chosen = self.class_ids, self.chosen
+        return chosen
+
+    def without(self, numbers: Iterable[int]) -> ImageDataset:
+        """All images but those with these numbers, in their order; see :meth:`subset`."""
+        import torch
+
+        stays = torch.ones(len(self), dtype=torch.bool)
+        stays[list(numbers)] = False
+        return self.subset(stays.nonzero()[:, 0])
 
     def remark(self) -> None:  # noqa: B027 - most have nothing to say
         """Say, once, what a user might not expect of the images that have been read, where that can be told."""
@@ -121,11 +192,6 @@ class InMemoryImages(ImageDataset):
         return remembered(["pixels", self._stamp], lambda: pixel_fingerprint(*self.pixels_and_labels))
 
     @override
-    def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
-        pixels, labels = self.pixels_and_labels
-        return batches_in_memory(pixels, labels, preprocessing, batch_size)
-
-    @override
     def in_memory(self) -> Tensor:
         return self.pixels_and_labels[0]
 
@@ -134,15 +200,3 @@ class InMemoryImages(ImageDataset):
         from PIL import Image
 
         return Image.fromarray(self.pixels_and_labels[0][index].permute(1, 2, 0).numpy())
-
-
-def batches_in_memory(pixels: Tensor, labels: Tensor, preprocessing: Preprocessing, batch_size: int) -> Batches:
-    """Cut a uint8 tensor of images into batches, resizing and cropping whole batches where the network needs it."""
-    untouched = preprocessing.keeps(*pixels.shape[-2:])
-    for start in range(0, len(labels), batch_size):
-        images = pixels[start : start + batch_size]
-        if not untouched:
-            from decompose_cli.datasets.transforms import resize_and_crop
-
-            images = resize_and_crop(images, preprocessing)
-        yield images, labels[start : start + batch_size]

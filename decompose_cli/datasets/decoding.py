@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import threading
 import warnings
@@ -20,6 +21,8 @@ from decompose_cli.progress import warn_of_first
 # Those that the content of a file may have, whatever its name says. Pillow knows some that start other programs, as EPS
 # starts Ghostscript. JPEG includes the photographs of several frames that some cameras write.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
+
+_OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 class _Heard(threading.local):
@@ -68,6 +71,7 @@ def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
 
     Raises:
         InputError: The file is no image in one of these formats, cannot be read, or is found damaged in the block.
+        DecomposeError: No more files can be opened, whichever image it is.
     """
     said: list[str] = []
     before, _heard.texts = _heard.texts, said
@@ -95,6 +99,8 @@ def _opened(path: Path) -> ImageFile.ImageFile:
     except FileNotFoundError:
         raise InputError(f"The image {path} does not exist.") from None
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
+            raise DecomposeError(f"The image {path} cannot be opened: {error.strerror}.") from error
         raise InputError(
             f"{path} is not an image that can be read.",
             hint=f"The formats {', '.join(FORMATS)} are read, whatever the name of the file says.",

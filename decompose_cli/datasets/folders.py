@@ -6,32 +6,30 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from typing_extensions import override
 
-from decompose_cli.datasets.base import Batches, ImageDataset, batches_in_memory
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.chunks import Chunk, chunks_in_memory
 from decompose_cli.datasets.decoding import open_image
 from decompose_cli.datasets.listing import Remarks, class_folders, images_below, refuse_dangling
 from decompose_cli.datasets.reading import READING, ImageFiles
+from decompose_cli.datasets.streaming import decoded_chunks
 from decompose_cli.errors import InputError, param
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
-from decompose_cli.progress import report_by_logging, track
+from decompose_cli.progress import track
 from decompose_cli.storage.files import user_path
 from decompose_cli.storage.fingerprints import digest_of, file_stamp, pixel_fingerprint, remembered
 
 SPLITS = ("train", "val", "test")
 _SMALL_SIDE = 64
 _MOST_BYTES = 4 << 30
-_ERROR_NAME = f"{InputError.__module__}.{InputError.__qualname__}"
-_Batch = TypeVar("_Batch")
 _FIRST_READING = 2  # of which the fingerprints of streamed images say nothing
-_STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not fit one tensor
+_STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not make one tensor
 
 
 class FolderImages(ImageDataset):
@@ -110,7 +108,7 @@ class FolderImages(ImageDataset):
         for file in candidates:
             with suppress(InputError), open_image(file) as image:
                 return file, image.size
-        return self.files[0], self._first_size
+        return self._first
 
     @cached_property
     def _stamp(self) -> str:
@@ -122,57 +120,68 @@ class FolderImages(ImageDataset):
         return self._stamp if READING == _FIRST_READING else digest_of([READING, self._stamp])
 
     @cached_property
-    def _first_size(self) -> tuple[int, int]:
+    def _first(self) -> tuple[Path, tuple[int, int]]:
+        """The first image that can be opened, and its (width, height)."""
+        for file in self.files:
+            with suppress(InputError), open_image(file) as image:
+                return file, image.size
         with open_image(self.files[0]) as image:
-            return image.size
+            return self.files[0], image.size
 
     @cached_property
-    def _pixels(self) -> Tensor | None:
-        """All images, uint8 (N, 3, H, W), if they are small and of one size."""
-        if max(self._first_size) > _SMALL_SIDE:
+    def _whole(self) -> tuple[Tensor, dict[int, str]] | None:
+        """All images, uint8 (N, 3, H, W), if they are small and of one size, and what is wrong with those of zeros."""
+        size = width, height = self._first[1]
+        if max(size) > _SMALL_SIDE or len(self.files) * 3 * height * width > _MOST_BYTES:
             return None
-        width, height = self._first_size
-        if len(self.files) * 3 * height * width > _MOST_BYTES:
-            return None
-        pixels = np.empty((len(self.files), 3, height, width), dtype=np.uint8)
+        pixels = np.zeros((len(self.files), 3, height, width), dtype=np.uint8)
+        unreadable = {}
         # Images are read one after another: for small ones, threads would spend three times as long on waiting.
         with track("Reading images", len(self.files)) as advance:
             for number in range(len(self.files)):
-                image = self._images.read(number)
-                if image.size != self._first_size:
-                    return None
-                pixels[number] = np.asarray(image).transpose(2, 0, 1)
+                try:
+                    image = self._images.read(number)
+                except InputError as error:
+                    unreadable[number] = error.sentence
+                else:
+                    if image.size != size:
+                        return None
+                    pixels[number] = np.asarray(image).transpose(2, 0, 1)
                 advance(1)
         self.remark()
-        return torch.from_numpy(pixels)
+        return torch.from_numpy(pixels), unreadable
 
     @override
     def fingerprint(self) -> str:
-        if max(self._first_size) > _SMALL_SIDE:
+        if max(self._first[1]) > _SMALL_SIDE:
             return self._streamed
 
         def compute() -> str:
-            return _STREAMED if self._pixels is None else pixel_fingerprint(self._pixels, self.labels)
+            if self._whole is None or self._whole[1]:
+                return _STREAMED
+            return pixel_fingerprint(self._whole[0], self.labels)
 
         fingerprint = remembered(["folder", READING, self._stamp], compute)
         return self._streamed if fingerprint == _STREAMED else fingerprint
 
     @override
-    def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
-        if self._pixels is not None:
-            return batches_in_memory(self._pixels, self.labels, preprocessing, batch_size)
-        loader: DataLoader[tuple[Tensor, int]] = DataLoader(
-            _Files(self._images, self.labels.tolist(), preprocessing),
-            batch_size=batch_size,
-            num_workers=workers,
-            worker_init_fn=report_by_logging,
-            generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
-        )
-        return self._remarked(without_worker_traces(iter(loader)))
-
-    def _remarked(self, batches: Batches) -> Batches:
-        yield from batches
+    def chunks(self, preprocessing: Preprocessing, wanted: Sequence[range], workers: int) -> Iterator[Chunk]:
+        if self._whole is not None:
+            pixels, unreadable = self._whole
+            yield from chunks_in_memory(pixels, preprocessing, wanted, unreadable)
+            return
+        yield from decoded_chunks(self._images.read, preprocessing, wanted, workers)
         self.remark()
+
+    @override
+    def subset(self, numbers: Tensor) -> FolderImages:
+        files = [self.files[number] for number in numbers.tolist()]
+        labels = self.labels[numbers].tolist()
+        chosen = FolderImages(
+            self.name, self.split, self.root, files, labels, self.class_names, self.class_ids, self.preprocessing
+        )
+        chosen.chosen = self.chosen
+        return chosen
 
     @override
     def remark(self) -> None:
@@ -180,36 +189,16 @@ class FolderImages(ImageDataset):
 
     @override
     def in_memory(self) -> Tensor | None:
-        return self._pixels
+        if self._whole is None:
+            return None
+        pixels, unreadable = self._whole
+        if unreadable:
+            self.refuse(unreadable)
+        return pixels
 
     @override
     def image(self, index: int) -> Image.Image:
         return self._images.read(index)
-
-
-def without_worker_traces(batches: Iterator[_Batch]) -> Iterator[_Batch]:
-    """Raise errors of worker processes as the sentences they were; they come wrapped in the text of a traceback."""
-    try:
-        yield from batches
-    except InputError as error:
-        raise InputError(error.sentence.strip().splitlines()[-1].removeprefix(f"{_ERROR_NAME}: ")) from error
-
-
-class _Files(Dataset[tuple[Tensor, int]]):
-    """Decodes one file at a time, in a worker process."""
-
-    def __init__(self, images: ImageFiles, labels: Sequence[int], preprocessing: Preprocessing) -> None:
-        self.images = images
-        self.labels = labels
-        self.preprocessing = preprocessing
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, number: int) -> tuple[Tensor, int]:
-        from decompose_cli.datasets.transforms import image_to_tensor
-
-        return image_to_tensor(self.images.read(number), self.preprocessing), self.labels[number]
 
 
 def open_folder(spec: str, split: str) -> FolderImages:

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from decompose_cli.datasets.augment import Augmentation, ImageTransform
-from decompose_cli.datasets.base import ImageDataset, batches_in_memory
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.chunks import chunks_in_memory, in_ranges
 from decompose_cli.datasets.crops import Normaliser, PixelTable, cut_out, draw_crops
-from decompose_cli.datasets.folders import without_worker_traces
+from decompose_cli.datasets.streaming import without_worker_traces
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import report_by_logging
 
@@ -106,8 +107,8 @@ class TrainingImages:
         height, width = self.preprocessing.crop
         if pixels is None or len(pixels) * 3 * height * width > _MOST_BYTES:
             return None
-        parts = batches_in_memory(pixels, torch.empty(len(pixels)), self.preprocessing, _RESIZED_AT_ONCE)
-        return self._tabled((images for images, _ in parts), len(pixels))
+        parts = chunks_in_memory(pixels, self.preprocessing, in_ranges(len(pixels), _RESIZED_AT_ONCE))
+        return self._tabled((part.images for part in parts), len(pixels))
 
     def _tabled(self, parts: Iterable[Tensor], count: int) -> PixelTable:
         return PixelTable(parts, count, self.preprocessing.crop, self.device)

@@ -11,7 +11,6 @@ from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.datasets.sampling import hold_out
-from decompose_cli.datasets.subset import subset
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.preprocessing import Preprocessing
@@ -113,5 +112,5 @@ def divide(
             raise InputError(
                 f"{param('val_split')} {val_split} of {len(labels)} training images is no usable number of images."
             )
-        val = LabelledImages(HELD_OUT, subset(train, held_out), labels[held_out], preprocessing)
+        val = LabelledImages(HELD_OUT, train.subset(held_out), labels[held_out], preprocessing)
     return TrainingData(train, labels, indices, val, test, class_names, preprocessing)

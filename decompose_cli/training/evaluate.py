@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.sampling import share
-from decompose_cli.datasets.subset import subset
 from decompose_cli.decomposition.metrics import MIN_CLASSES_FOR_TOP5, Evaluation, evaluate_head
 from decompose_cli.features.extraction import device_memory, normalised_batches
 from decompose_cli.models.head import evaluating
@@ -116,7 +115,7 @@ def score_over_processes(
     own = share(torch.arange(len(images.labels)), fabric.global_rank, fabric.world_size)
     counts = torch.zeros(4 + objective.counted, dtype=torch.float64)
     if len(own):
-        part = LabelledImages(images.split, subset(images.dataset, own), images.labels[own], images.preprocessing)
+        part = LabelledImages(images.split, images.dataset.subset(own), images.labels[own], images.preprocessing)
         result, sums = measure(module, part, objective, num_classes=num_classes, device=fabric.device, workers=workers)
         top5 = 0 if result.top5 is None else result.top5
         usual = torch.tensor((result.correct, top5, result.loss * result.total, result.total), dtype=torch.float64)

@@ -43,7 +43,7 @@ def test_small_images_of_one_size_come_pixel_for_pixel(make_images: Callable[...
     assert images.dtype == torch.uint8
     for number, file in enumerate(sorted((root / "test").glob("*/*.png"))):
         assert np.array_equal(images[number].permute(1, 2, 0).numpy(), np.asarray(Image.open(file)))
-    assert dataset._pixels is not None
+    assert dataset.in_memory() is not None
     assert dataset.preprocessing == CIFAR
 
 
@@ -62,7 +62,7 @@ def test_large_images_are_streamed(make_images: Callable[..., Path], tmp_path: P
     assert dataset.preprocessing == IMAGENET
     assert images.shape == (6, 3, 224, 224)
     assert labels.tolist() == [0, 0, 0, 1, 1, 1]
-    assert dataset._pixels is None
+    assert dataset.in_memory() is None
 
 
 def test_small_images_of_mixed_sizes_are_streamed(tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_small_images_of_mixed_sizes_are_streamed(tmp_path: Path) -> None:
     images, labels = everything(dataset)
     assert images.shape == (3, 3, 32, 32)
     assert labels.tolist() == [0, 0, 1]
-    assert dataset._pixels is None
+    assert dataset.in_memory() is None
     assert len(dataset.fingerprint()) == 64
     assert dataset.fingerprint() == open_folder(f"folder:{tmp_path}", "test").fingerprint()
 

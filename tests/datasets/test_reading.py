@@ -22,7 +22,6 @@ from decompose_cli.datasets import folders
 from decompose_cli.datasets.augment import Augmentation
 from decompose_cli.datasets.decoding import open_image
 from decompose_cli.datasets.folders import FolderImages, open_folder
-from decompose_cli.datasets.subset import subset
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.decomposition.chosen_images import from_files
 from decompose_cli.engines.explain import ExplainSettings, explain
@@ -192,7 +191,7 @@ def test_training_says_once_what_its_images_were(workers: int, caplog: pytest.Lo
 
 def test_a_split_that_is_opened_twice_or_divided_says_it_once(caplog: pytest.LogCaptureFixture) -> None:
     first = opened(80)
-    for dataset in (first, open_folder("folder:images", "train"), subset(first, torch.arange(1, 5))):
+    for dataset in (first, open_folder("folder:images", "train"), first.subset(torch.arange(1, 5))):
         list(dataset.batches(SEEN, 2, 0))
         assert caplog.messages == expected_of(5)
 

@@ -7,7 +7,7 @@ import itertools
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import pytest
@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decompose_cli.datasets.base import Batches, InMemoryImages
+from decompose_cli.datasets.base import Chunk, InMemoryImages
 from decompose_cli.errors import DecomposeError
 from decompose_cli.features.extraction import extract_features, keep_freed_memory, normalised_batches
 from decompose_cli.models.cifar_resnet import CifarResNet
@@ -231,9 +231,8 @@ def test_size_of_portions(side: int, options: dict[str, object], sizes: list[int
     preprocessing = Preprocessing(PREPROCESSING.mean, PREPROCESSING.std, resize=side, crop=(side, side))
 
     class Small(InMemoryImages):
-        def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
-            for start in range(0, 100, batch_size):
-                yield pixels[start : start + batch_size], labels[start : start + batch_size]
+        def chunks(self, preprocessing: Preprocessing, wanted: Sequence[range], workers: int) -> Iterator[Chunk]:
+            return (Chunk(numbers, pixels[numbers.start : numbers.stop]) for numbers in wanted)
 
     small = Small("toy", "test", list("abcd"), preprocessing, lambda: (pixels, labels), "small")
     found = portions(small, preprocessing, **options)

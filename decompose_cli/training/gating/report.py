@@ -11,7 +11,6 @@ import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from decompose_cli.datasets.subset import subset
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import device_memory, normalised_batches
 from decompose_cli.models.gate_kinds import GATES
@@ -172,7 +171,7 @@ def _batches(images: LabelledImages, device: torch.device, workers: int, batch_s
 def splits_of(data: TrainingData) -> list[tuple[LabelledImages, Tensor]]:
     """The images that are trained on, held out, and tested on, as far as there are any, each with their numbers."""
     is_all = len(data.indices) == len(data.labels)
-    chosen = data.train if is_all else subset(data.train, data.indices)
+    chosen = data.train if is_all else data.train.subset(data.indices)
     splits = [(LabelledImages("train", chosen, data.labels[data.indices], data.preprocessing), data.indices)]
     if data.val is not None:
         is_held_out = torch.ones(len(data.labels), dtype=torch.bool)
