@@ -24,6 +24,7 @@ LONGEST_MODULE = 400
 READING_ORDER = (
     "ground",
     "storage",
+    "processes",
     "norms",
     "reporting",
     "models",

@@ -18,7 +18,6 @@ from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_METHOD, RANKINGS, parse_method, select
 from decompose_cli.engines.validate import ValidateResults, measure
 from decompose_cli.errors import InputError
-from decompose_cli.processes.device import resolve_device
 from decompose_cli.features.elsewhere import SPLITS, read_feature_file, split_of
 from decompose_cli.features.extraction import extract_features as features_of_dataset
 from decompose_cli.features.extraction import features_of_batches
@@ -27,6 +26,7 @@ from decompose_cli.features.labelled import LabelledFeatures, Order, check_class
 from decompose_cli.features.seen import matched
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.preprocessing import check_image_options
+from decompose_cli.processes.device import resolve_device
 from decompose_cli.storage.files import user_path
 
 

@@ -20,13 +20,13 @@ from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
 from decompose_cli.decomposition.sparse_settings import AUTO, ClassWeights, Objective, SparsifySettings, Toward, Values
 from decompose_cli.engines.validate import ValidateResults, measure
 from decompose_cli.errors import InputError, param
-from decompose_cli.processes.device import resolve_device
 from decompose_cli.features.elsewhere import Described, are_numbers, check_fits, check_names
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.lone_head import HEAD, write_lone_head
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.sparse_record import SparseRecord
+from decompose_cli.processes.device import resolve_device
 from decompose_cli.sparse.elastic_net import PathPoint
 from decompose_cli.sparse.threads import few_threads
 from decompose_cli.storage.files import check_writable, user_path

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.cli.flags import with_flags
-from decompose_cli.errors import DecomposeError
+from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.printable import LONGEST_CELL, printable, printable_lines
+from decompose_cli.processes.cluster import rank_here
 from decompose_cli.progress import Advance, EpochTable
 
 if TYPE_CHECKING:

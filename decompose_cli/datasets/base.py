@@ -142,6 +142,10 @@ class ImageDataset(ABC):
         stays[list(numbers)] = False
         return self.subset(stays.nonzero()[:, 0])
 
+    def called(self, number: int) -> str:
+        """An image by a name that tells a person which it is."""
+        return f"image {number}"
+
     def remark(self) -> None:  # noqa: B027 - most have nothing to say
         """Say, once, what a user might not expect of the images that have been read, where that can be told."""
 

@@ -197,6 +197,10 @@ class FolderImages(ImageDataset):
         return pixels
 
     @override
+    def called(self, number: int) -> str:
+        return self.files[number].relative_to(self.root).as_posix()
+
+    @override
     def image(self, index: int) -> Image.Image:
         return self._images.read(index)
 

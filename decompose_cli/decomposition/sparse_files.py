@@ -13,13 +13,13 @@ from decompose_cli.decomposition.sparse_heads import SparseHead
 from decompose_cli.decomposition.sparse_results import SparsifyResults
 from decompose_cli.decomposition.sparse_settings import SparsifySettings
 from decompose_cli.errors import InputError, one_of, param
-from decompose_cli.processes.device import resolve_device
 from decompose_cli.features.elsewhere import SPLITS, read_feature_file
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.lone_head import FEATURES, HEAD, read_lone_head, write_lone_head
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.sparse_record import SparseRecord
+from decompose_cli.processes.device import resolve_device
 from decompose_cli.storage.result_document import (
     ModelInfo,
     ResultDocument,

@@ -20,7 +20,6 @@ from decompose_cli.decomposition.heads import Heads, check_index_request, check_
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, select
 from decompose_cli.errors import InputError, param
-from decompose_cli.processes.device import resolve_device
 from decompose_cli.features.extraction import device_memory
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
@@ -33,6 +32,7 @@ from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.outputs import last_map_layer, passed_over, trace_outputs, warn_of_passed_over
 from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.printable import printable
+from decompose_cli.processes.device import resolve_device
 from decompose_cli.progress import note, track, warn
 from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, picture_row, picture_sheet
 from decompose_cli.storage.file_sets import Content, check_replaceable, write_result

@@ -18,11 +18,11 @@ from torch import nn
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.gated_resnet import GatedNetwork
+from decompose_cli.processes.cluster import Machines
 from decompose_cli.progress import track
 from decompose_cli.reporting.training_plots import lr_curve
 from decompose_cli.storage.file_sets import write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch, WeightsInfo, describe_environment
-from decompose_cli.processes.cluster import Machines
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.gating.objective import GateObjective
 from decompose_cli.training.gating.settings import GateSettings

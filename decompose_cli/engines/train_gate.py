@@ -16,19 +16,19 @@ from typing_extensions import override
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.folders import FolderImages
 from decompose_cli.errors import InputError, param
-from decompose_cli.processes.device import resolve_device
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import Classifier, find_entry
 from decompose_cli.models.gate_entry import Place
 from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.gated_resnet import GatedNetwork
+from decompose_cli.processes.cores import cores
+from decompose_cli.processes.device import resolve_device
+from decompose_cli.processes.team import on_first
 from decompose_cli.progress import note
 from decompose_cli.reporting.gate_plots import SHOWN, extremes, gate_distribution
 from decompose_cli.storage.file_sets import write_result
-from decompose_cli.storage.files import cores
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch, WeightsInfo, describe_environment
 from decompose_cli.training.data import HELD_OUT
-from decompose_cli.processes.team import on_first
 from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.gating.configuration import TrainGateConfig, configure_gates, with_defaults
 from decompose_cli.training.gating.objective import GateObjective

@@ -14,7 +14,6 @@ from decompose_cli.decomposition.refitting import Refitting, check_apart, check_
 from decompose_cli.decomposition.result_types import Difference, Gain, difference_of, gain_of
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head
 from decompose_cli.errors import InputError, one_of, param
-from decompose_cli.processes.device import resolve_device
 from decompose_cli.features.elsewhere import SPLITS, Described, FeatureFile, check_fits, read_feature_file
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import Checkpoint
@@ -22,6 +21,7 @@ from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.lone_head import FEATURES, read_lone_head
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.weights import DEFAULT, RANDOM
+from decompose_cli.processes.device import resolve_device
 from decompose_cli.statistics import wilson_interval
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.result_document import (

@@ -117,7 +117,14 @@ class BankFolder:
 
     @classmethod
     def create(
-        cls, path: Path, labels: Tensor, head: HeadTensors, *, key: Mapping[str, Any], description: str, computed_on: str
+        cls,
+        path: Path,
+        labels: Tensor,
+        head: HeadTensors,
+        *,
+        key: Mapping[str, Any],
+        description: str,
+        computed_on: str,
     ) -> BankFolder:
         """Make a bank without features.
 

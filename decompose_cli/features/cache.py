@@ -174,5 +174,3 @@ def clear(older_than_days: float = 0) -> tuple[int, int]:
                 freed += status.st_size
             count += path.suffix != ".lock"
     return count, freed
-
-

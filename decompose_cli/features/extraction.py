@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 from torch import Tensor
@@ -130,11 +131,14 @@ def _features_of(chunk: Chunk, pending: Pending, dataset: ImageDataset) -> Chunk
 
 def extract_features(
     network: Network, dataset: ImageDataset, preprocessing: Preprocessing, computing: Computing
-) -> Tensor:
-    """The features (N, D), float32, of all images of a data set, in memory; see :func:`features_of_chunks`.
+) -> tuple[Tensor, dict[int, str]]:
+    """The features of all images of a data set, in memory; see :func:`features_of_chunks`.
+
+    Returns:
+        Features (N, D), float32, NaN for images that cannot be read; and why these cannot be, by their numbers.
 
     Raises:
-        InputError: An image cannot be read.
+        InputError: No image can be read.
         DecomposeError: A feature is NaN or infinite, or the device runs out of memory.
     """
     count, size = len(dataset), network.tensors.num_features
@@ -145,23 +149,26 @@ def extract_features(
             features[done.numbers.start : done.numbers.stop] = done.features
             unreadable |= done.unreadable
             advance(len(done.numbers))
-    refuse_unreadable(unreadable)
-    return features
+    return features, unreadable
 
 
-def refuse_unreadable(unreadable: Mapping[int, str]) -> None:
+def refuse_unreadable(unreadable: Mapping[int, str], most: int | None = None) -> NoReturn:
     """Refuse images that cannot be read, by the sentence about the first of them.
 
+    Args:
+        unreadable: Why they cannot be read, by their numbers.
+        most: How many might be left out, if any.
+
     Raises:
-        InputError: There are any.
+        InputError: Always.
     """
-    if not unreadable:
-        return
-    first = unreadable[min(unreadable)]
-    hint = f"Mend or remove {'it' if len(unreadable) == 1 else 'them'}, or leave {'it' if len(unreadable) == 1 else 'them'} out with {param('skip_unreadable')} {len(unreadable)}."
-    if len(unreadable) > 1:
-        first = f"{len(unreadable):,} images cannot be read; the first: {first}"
-    raise InputError(first, hint=hint)
+    sentence, count = unreadable[min(unreadable)], len(unreadable)
+    if count > 1:
+        sentence = f"{count:,} images cannot be read. The first: {sentence}"
+    allowed = "" if most is None else f" instead of {most}"
+    them = "it" if count == 1 else "them"
+    hint = f"Mend {them}, or leave {them} out with {param('skip_unreadable')} {count}{allowed}; all others are done."
+    raise InputError(sentence, hint=hint)
 
 
 def features_of_batches(

@@ -13,6 +13,7 @@ from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError, param
 from decompose_cli.features.bank import DAMAGED, BankFolder
 from decompose_cli.features.extraction import Computing, features_of_chunks, short_name
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.team import device_led, together
@@ -31,13 +32,18 @@ class Opening:
     seed: int
     options: tuple[tuple[str, str], ...] | None
 
+    @classmethod
+    def of(cls, inputs: Inputs, classifier: Classifier) -> Opening:
+        """How to open a network that was opened with these inputs."""
+        options = None if inputs.model_options is None else tuple(inputs.model_options.items())
+        model = classifier.name if inputs.model is None and inputs.weights is None else inputs.model
+        return cls(model, inputs.weights, inputs.head, inputs.ema, inputs.seed, options)
+
     @functools.lru_cache(maxsize=1)  # noqa: B019 - frozen, and one for the whole process
     def classifier(self) -> Classifier:
         """The network."""
         options = None if self.options is None else dict(self.options)
-        return open_classifier(
-            self.model, self.weights, head=self.head, ema=self.ema, seed=self.seed, options=options
-        )
+        return open_classifier(self.model, self.weights, head=self.head, ema=self.ema, seed=self.seed, options=options)
 
 
 @dataclass

@@ -15,6 +15,7 @@ PRECISIONS = ("32", "bf16")
 _OF_NETWORKS = (
     *("model", "model_options", "head", "ema", "precision"),
     *("dataset", "data_dir", "mean", "std", "input_size", "resize", "crop", "interpolation", "batch_size", "workers"),
+    *("devices", "num_nodes", "skip_unreadable"),
 )
 """Options about a network and the images that it sees."""
 
@@ -40,7 +41,11 @@ class Inputs:
         crop: Size of the centre crop: ``224`` or ``224x224`` (height x width).
         interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
         batch_size: Images read at a time.
-        workers: Processes that decode images; None for one per core, at most 8.
+        workers: Processes that decode images; None for one per core.
+        threads: Threads that compute on the processor; None for one per core.
+        devices: Processes on each machine, each with a device of its own; None for one, or what a launcher started.
+        num_nodes: Machines; None for one, or what a launcher started.
+        skip_unreadable: Most images that may be left out because they cannot be read; None for none.
         seed: Seed of everything random.
         use_cache: Whether features are looked for in the cache and kept there.
         allow_download: Whether files may be downloaded.
@@ -64,6 +69,10 @@ class Inputs:
     interpolation: str | None = None
     batch_size: int = 256
     workers: int | None = None
+    threads: int | None = None
+    devices: int | None = None
+    num_nodes: int | None = None
+    skip_unreadable: int | None = None
     seed: int = 0
     use_cache: bool = True
     allow_download: bool = True
@@ -77,6 +86,11 @@ class Inputs:
             raise InputError(f"{param('batch_size')} {self.batch_size} is not at least 1.")
         if self.workers is not None and self.workers < 0:
             raise InputError(f"{param('workers')} {self.workers} is negative.")
+        for name in ("threads", "devices", "num_nodes"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise InputError(f"{param(name)} {count} is not at least 1.")
+        if self.skip_unreadable is not None and self.skip_unreadable < 0:
+            raise InputError(f"{param('skip_unreadable')} {self.skip_unreadable} is negative.")
         if not 0 <= self.seed < 2**63:
             raise InputError(f"{param('seed')} {self.seed} is not between 0 and 2**63 - 1.")
         if self.ema and self.weights in (None, "default", "random"):

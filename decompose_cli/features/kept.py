@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.errors import DecomposeError, InputError, first_line, param
+from decompose_cli.errors import DecomposeError, first_few, first_line
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.bank import BankFolder, FeatureBank, remove
 from decompose_cli.features.extraction import Computing, extract_features, refuse_unreadable
@@ -118,7 +118,8 @@ class KeptFeatures:
     @property
     def left_out(self) -> list[int]:
         """Numbers of the images that cannot be read, which :attr:`bank` lacks; errors as there."""
-        return [] if self._inputs.skip_unreadable is None or self.bank is None else sorted(self._whole[1])
+        _ = self.bank
+        return sorted(self._whole[1])
 
     @cached_property
     def _whole(self) -> tuple[FeatureBank, dict[int, str]]:
@@ -134,7 +135,7 @@ class KeptFeatures:
 
     def _unreadable(self, bank: BankFolder) -> dict[int, str]:
         numbers = [number for chunk in bank.written().unreadable.values() for number in chunk]
-        return {number: f"Image {number} of {self._dataset.name} cannot be read." for number in numbers}
+        return {number: f"{self._dataset.called(number)} cannot be read." for number in numbers}
 
     def _computed(self, network: Network) -> tuple[FeatureBank, dict[int, str]]:
         """Features that are not kept: in memory, but for those that several processes compute."""
@@ -204,7 +205,8 @@ class KeptFeatures:
 
     def _without(self, whole: FeatureBank, left_out: list[int]) -> FeatureBank:
         """The same without some images."""
-        warn(f"{len(left_out):,} images of {self._dataset.name} cannot be read and are left out of every count.")
+        names = first_few(map(self._dataset.called, left_out))
+        warn(f"{len(left_out):,} images of {self._dataset.name} cannot be read and are left out everywhere: {names}.")
         is_kept = torch.ones(len(whole.labels), dtype=torch.bool)
         is_kept[left_out] = False
         return FeatureBank(whole.features[is_kept], whole.labels[is_kept], whole.head)

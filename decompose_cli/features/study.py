@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,19 +15,20 @@ from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassMap, ClassNames
 from decompose_cli.datasets.registry import available_splits, default_data_dir, known_class_names, open_dataset
 from decompose_cli.errors import InputError, first_few, param
-from decompose_cli.features import cache as feature_cache
-from decompose_cli.features.cache import FeatureBank
-from decompose_cli.processes.device import resolve_device
-from decompose_cli.features.extraction import extract_features
+from decompose_cli.features.bank import FeatureBank
+from decompose_cli.features.extraction import Computing
 from decompose_cli.features.inputs import Inputs as Inputs
+from decompose_cli.features.kept import KeptFeatures
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
 from decompose_cli.features.seen import listed, matched, settled
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.processes.cores import cores, threads_for
+from decompose_cli.processes.device import resolve_device
+from decompose_cli.processes.team import device_led
 from decompose_cli.progress import note, warn
-from decompose_cli.storage.files import cores
 from decompose_cli.storage.result_document import (
     CacheInfo,
     DatasetInfo,
@@ -38,10 +39,6 @@ from decompose_cli.storage.result_document import (
     WeightsInfo,
     describe_environment,
 )
-
-
-class _CannotBeKept(Exception):
-    """The cache cannot take features; they are used without it."""
 
 
 class Study:
@@ -59,11 +56,10 @@ class Study:
 
     def __init__(self, inputs: Inputs, splits: tuple[str, ...], classifier: Classifier | None = None) -> None:
         self.inputs = inputs
-        self.device = resolve_device(inputs.device)
+        self.device = device_led() or resolve_device(inputs.device)
         self.classifier = classifier or open_network(inputs)
         name = _dataset_name(inputs, self.classifier)
-        self.dataset = self._open_dataset(name, _default_split(name, splits) if inputs.split is None else inputs.split)
-        self._cache_state: Literal["hit", "miss", "off"] = "off"
+        self._images = self._open_dataset(name, _default_split(name, splits) if inputs.split is None else inputs.split)
 
     def _open_dataset(self, name: str, split: str) -> ImageDataset:
         folder = self.inputs.data_dir or default_data_dir()
@@ -73,30 +69,35 @@ class Study:
     def preprocessing(self) -> Preprocessing:
         """Preprocessing of an image before the network sees it."""
         options = self.classifier.image_options, self.inputs.image_options()
-        return settled(self.classifier.name, options, self.dataset.preprocessing, self.dataset.decided_by)
+        return settled(self.classifier.name, options, self._images.preprocessing, self._images.decided_by)
 
     @cached_property
-    def _found(self) -> BankFolder | None:
-        """The bank of all images in the cache, if it is complete."""
-        if not self.inputs.use_cache:
-            return None
-        found = feature_cache.load(self._key)
-        if found is not None:
-            self._computed_on = str(found.header["computed_on"])
-            if self._computed_on != describe_device(self.device):
-                note(f"The features in the cache were computed on {self._computed_on}.")
-        return found
+    def _kept(self) -> KeptFeatures:
+        description = (
+            f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self._images.name} "
+            f"{self._images.split}, {len(self._images):,} images, {'x'.join(map(str, self.preprocessing.crop))}, "
+            f"mean {listed(self.preprocessing.mean)}, precision {self.inputs.precision}"
+        )
+        return KeptFeatures(
+            self.inputs,
+            self.classifier,
+            self._images,
+            self.preprocessing,
+            self.computing,
+            self._key,
+            description,
+        )
 
     @cached_property
-    def _head_and_labels(self) -> tuple[Tensor, HeadTensors] | None:
-        return self._found.read_head() if self._found is not None else None
+    def dataset(self) -> ImageDataset:
+        """The images, without those that cannot be read and may be left out."""
+        left_out = self._kept.left_out if self.inputs.skip_unreadable is not None else []
+        return self._images.without(left_out) if left_out else self._images
 
-    @cached_property
+    @property
     def head(self) -> HeadTensors:
         """Parameters of the head; no image is run through the network for them."""
-        if self._head_and_labels is not None:
-            return self._head_and_labels[1]
-        return self.classifier.load(self.preprocessing.crop).tensors
+        return self._kept.head
 
     @cached_property
     def bank(self) -> FeatureBank:
@@ -105,85 +106,7 @@ class Study:
         Errors in the classes show before the network runs.
         """
         _ = self.class_map
-        bank, self._cache_state = self._whole
-        return bank
-
-    @cached_property
-    def _whole(self) -> tuple[FeatureBank, Literal["hit", "miss", "off"]]:
-        """Features of all images, and whether they were in the cache, or now are."""
-        if self._found is not None:
-            return self._found.bank(), "hit"
-        self._computed_on = describe_device(self.device)
-        network = self.classifier.load(self.preprocessing.crop)
-        if not self.inputs.use_cache or network.depends_on_batch:
-            return self._computed(network), "off"
-        try:
-            return self._filled(network), "miss"
-        except _CannotBeKept as error:
-            warn(f"The features cannot be kept for the next time: {error}")
-            return self._computed(network), "off"
-
-    def _computed(self, network: Network) -> FeatureBank:
-        """Features that are not kept: in memory, but for those that several processes compute."""
-        if processes_led() == 1:
-            features = extract_features(network, self.dataset, self.preprocessing, self.computing)
-            return FeatureBank(features, self.dataset.labels, network.tensors)
-        with explained(feature_cache.features_folder()):
-            bank = feature_cache.temporary(self.dataset.labels, network.tensors, describe_device(self.device))
-        self._fill(bank)
-        return bank.bank()
-
-    def _filled(self, network: Network) -> FeatureBank:
-        """Features that are kept in the cache: what is missing there is computed."""
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(feature_cache.alone(self._key))
-                bank = feature_cache.started(self._key, self._computed_on) or BankFolder.create(
-                    feature_cache.entry_path(self._key),
-                    self.dataset.labels,
-                    network.tensors,
-                    key=self._key,
-                    description=self._description(),
-                    computed_on=self._computed_on,
-                )
-            except (OSError, DecomposeError) as error:
-                raise _CannotBeKept(first_line(error)) from error
-            self._fill(bank)
-            return bank.bank()
-
-    def _fill(self, bank: BankFolder) -> None:
-        missing = bank.pending()
-        left = sum(len(bank.chunks[number]) for number in missing)
-        if left < bank.shape[0]:
-            note(f"Of {bank.shape[0]:,} images the features of {bank.shape[0] - left:,} are there already.")
-        inputs = self.inputs
-        opening = Opening(
-            inputs.model if self.classifier.name == DEFAULT_MODEL and inputs.model is None else self.classifier.name,
-            inputs.weights,
-            inputs.head,
-            inputs.ema,
-            inputs.seed,
-            None if inputs.model_options is None else tuple(inputs.model_options.items()),
-        )
-        share = Share(
-            bank.path,
-            missing,
-            opening,
-            self.classifier.identity,
-            self.dataset,
-            self.preprocessing,
-            self.computing,
-            skips=False,
-            classifier=self.classifier,
-        )
-        refuse_unreadable(fill(share))
-
-    def _description(self) -> str:
-        return (
-            f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self.dataset.name} "
-            f"{self.dataset.split}, {len(self.dataset):,} images, {'x'.join(map(str, self.preprocessing.crop))}, "
-            f"mean {listed(self.preprocessing.mean)}, precision {self.inputs.precision}"
-        )
+        return self._kept.bank
 
     @cached_property
     def _key(self) -> dict[str, Any]:
@@ -195,8 +118,8 @@ class Study:
                 "mean": list(self.preprocessing.mean),
                 "std": list(self.preprocessing.std),
             },
-            "dataset": self.dataset.fingerprint(),
-            "split": self.dataset.split,
+            "dataset": self._images.fingerprint(),
+            "split": self._images.split,
         }
 
     @property
@@ -208,9 +131,7 @@ class Study:
     def computing(self) -> Computing:
         """How the network is run."""
         inputs = self.inputs
-        return Computing(
-            self.device, inputs.precision, inputs.batch_size, self.workers, threads_for(inputs.threads)
-        )
+        return Computing(self.device, inputs.precision, inputs.batch_size, self.workers, threads_for(inputs.threads))
 
     @cached_property
     def class_map(self) -> ClassMap:
@@ -225,7 +146,9 @@ class Study:
 
     @property
     def _dataset_labels(self) -> Tensor:
-        return self.dataset.labels if self._head_and_labels is None else self._head_and_labels[0]
+        if self.inputs.skip_unreadable is None:
+            return self._kept.labels
+        return self._kept.bank.labels
 
     def on_training_split(self) -> Study:
         """The same network on the split that features are ranked on.
@@ -322,12 +245,21 @@ class Study:
             mean=list(self.preprocessing.mean),
             std=list(self.preprocessing.std),
             **self.preprocessing.geometry(),
+            unreadable=self._left_out_names(),
         )
+
+    def _left_out_names(self) -> list[str]:
+        left_out = self._kept.left_out if self.inputs.skip_unreadable is not None else []
+        return [self._images.called(number) for number in left_out]
 
     def describe_cache(self, others: Sequence[Study] = ()) -> CacheInfo:
         """The use of the cache, for the result document: a hit if this and the other studies computed nothing."""
-        states = [study._cache_state for study in (self, *others) if "bank" in study.__dict__] or [self._cache_state]
-        return CacheInfo(features="off" if "off" in states else "miss" if "miss" in states else "hit")
+        used = [study._kept for study in (self, *others) if "bank" in study.__dict__]
+        states = [kept.state for kept in used] or ["off"]
+        return CacheInfo(
+            features="off" if "off" in states else "miss" if "miss" in states else "hit",
+            computed_on=sorted({kept.computed_on for kept in used}),
+        )
 
     def document(
         self,

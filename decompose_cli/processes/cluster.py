@@ -117,8 +117,11 @@ def _agreeing(machines: Machines, started: Processes) -> Processes:
             f"{started.launcher} started {started.here} processes on each of {started.nodes} machines, which is not "
             f"{param('devices')} {asked[0]} and {param('num_nodes')} {asked[1]}.",
             hint=f"Leave both options out under {started.launcher}"
-            + (f", or ask it for one task, of which {param('devices')} makes several processes."
-               if started.launcher == "SLURM" else "."),
+            + (
+                f", or ask it for one task, of which {param('devices')} makes several processes."
+                if started.launcher == "SLURM"
+                else "."
+            ),
         )
     return started
 

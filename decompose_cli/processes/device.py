@@ -30,3 +30,8 @@ def resolve_device(name: str) -> torch.device:
             present = f"this machine has {count} CUDA device{'s' if count != 1 else ''}"
             raise InputError(f"{param('device')} {name} is not available: {present}.")
     return device
+
+
+def describe_device(device: torch.device) -> str:
+    """A device as results name it, such as ``cpu`` or ``cuda (NVIDIA H100 80GB HBM3)``."""
+    return f"cuda ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else device.type

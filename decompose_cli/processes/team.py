@@ -98,7 +98,9 @@ def _outcomes(fabric: Fabric, task: Task) -> list[tuple[Any, Exception | None]]:
     except DecomposeError as error:
         own = None, error
     except Exception as error:
-        what = f"Process {fabric.global_rank} of {fabric.world_size} failed: {type(error).__name__}: {first_line(error)}."
+        what = (
+            f"Process {fabric.global_rank} of {fabric.world_size} failed: {type(error).__name__}: {first_line(error)}."
+        )
         own = None, error if fabric.is_global_zero else DecomposeError(what)
     outcomes: list[Any] = [None] * fabric.world_size
     sent = own if own[1] is None or isinstance(own[1], DecomposeError) else (None, DecomposeError(first_line(own[1])))

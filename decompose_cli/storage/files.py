@@ -222,13 +222,6 @@ def _reserved(folder: Path) -> Iterator[None]:
         Path(name).unlink(missing_ok=True)
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def user_path(text: str | Path) -> Path:
     """A path as the user wrote it, with ``~`` expanded.
 

@@ -58,19 +58,27 @@ class FeaturesInfo(_Strict):
 
 
 class DatasetInfo(FeaturesInfo):
-    """The images that were used; ``classes`` are the outputs of the network."""
+    """The images that were used; ``classes`` are the outputs of the network.
+
+    ``unreadable``: image files that could not be read and were left out of everything, as the user allowed.
+    """
 
     mean: list[float]
     std: list[float]
     resize: int | list[int]
     crop: list[int]
     interpolation: str
+    unreadable: list[str] = []
 
 
 class CacheInfo(_Strict):
-    """Whether penultimate features came from the cache (hit), were computed and stored (miss), or the cache was off."""
+    """Whether penultimate features came from the cache (hit), were computed and stored (miss), or the cache was off.
+
+    ``computed_on``: the devices that computed them.
+    """
 
     features: Literal["hit", "miss", "off"]
+    computed_on: list[str] = []
 
 
 class ResultDocument(BaseModel, Generic[Results]):

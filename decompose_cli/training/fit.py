@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, param
 from decompose_cli.features.extraction import device_memory, keep_freed_memory
+from decompose_cli.processes.team import on_first, sum_over_processes
 from decompose_cli.progress import EpochTable
 from decompose_cli.training.batches import StepBatches
 from decompose_cli.training.checkpoint_state import (
@@ -25,7 +26,6 @@ from decompose_cli.training.checkpoint_state import (
     random_states,
     restore_random_states,
 )
-from decompose_cli.processes.team import on_first, sum_over_processes
 from decompose_cli.training.evaluate import LabelledImages, score_over_processes
 from decompose_cli.training.interruption import StopRequest
 from decompose_cli.training.job import Job, Upkeep

@@ -14,11 +14,11 @@ from typing_extensions import override
 
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.read_back import check_read_back
+from decompose_cli.processes.team import on_first
 from decompose_cli.reporting.training_plots import training_curves
 from decompose_cli.storage.file_sets import Content, write_files
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import RunConfig, shown_command
-from decompose_cli.processes.team import on_first
 from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults, all_results
 from decompose_cli.training.records import curves

@@ -20,12 +20,13 @@ from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
-from decompose_cli.progress import growing_table, note, warn
-from decompose_cli.storage.files import check_folder_writable, cores
-from decompose_cli.training.config import FROM_INPUTS, RunConfig, read_config
 from decompose_cli.processes.cluster import Machines
+from decompose_cli.processes.cores import cores
 from decompose_cli.processes.launch import start
 from decompose_cli.processes.team import on_first
+from decompose_cli.progress import growing_table, note, warn
+from decompose_cli.storage.files import check_folder_writable
+from decompose_cli.training.config import FROM_INPUTS, RunConfig, read_config
 from decompose_cli.training.export import Kind, check_export, export_network
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.job import Job, Upkeep

@@ -15,7 +15,18 @@ if TYPE_CHECKING:
     from decompose_cli.engines.export import Exported
 
 _ABOUT_IMAGES = ("dataset", "split", "data_dir")
-_ABOUT_COMPUTING = ("device", "gpu", "precision", "batch_size", "workers", "no_cache")
+_ABOUT_COMPUTING = (
+    "device",
+    "gpu",
+    "precision",
+    "batch_size",
+    "workers",
+    "no_cache",
+    "threads",
+    "devices",
+    "num_nodes",
+    "skip_unreadable",
+)
 
 
 @command(

@@ -88,7 +88,11 @@ def command(
                         load_torch()
                 _refuse_replacing(out, [*values.values(), *(value for one in given.values() for value in one.values())])
                 made = {kinds[kind]: bundles[kind].make(given[kind]) for kind in given}
-                function(**made, **{kinds[kind_of_output]: out}, **values)
+                run = functools.partial(function, **made, **{kinds[kind_of_output]: out}, **values)
+                if Inputs in bundles and Tuning not in bundles:
+                    led(made[kinds[Inputs]], run)
+                else:
+                    run()
 
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -120,6 +124,29 @@ def _refuse_replacing(out: Output, values: Iterable[Any]) -> None:
 def _parameter(name: str, declared: Declared) -> inspect.Parameter:
     annotation, default = declared
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def led(inputs: Inputs, run: Callable[[], None]) -> None:
+    """Run a command that trains nothing, in the first of its processes; the others help it where it runs a network.
+
+    Raises:
+        InputError: The processes cannot be started as they were asked for.
+    """
+    from decompose_cli.processes.cluster import Machines, processes_of
+    from decompose_cli.processes.cores import use_threads
+
+    machines = Machines(inputs.devices, inputs.num_nodes)
+    processes = processes_of(machines)
+    if processes.count == 1:
+        use_threads(inputs.threads)
+        run()
+        return
+    from decompose_cli.processes.launch import start
+    from decompose_cli.processes.team import on_first
+
+    fabric = start(inputs.device, machines, trains=False)
+    use_threads(inputs.threads, processes.here)
+    on_first(fabric, run)
 
 
 def load_torch() -> None:

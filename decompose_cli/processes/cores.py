@@ -1,0 +1,79 @@
+"""How many cores of the processor a process may use."""
+
+from __future__ import annotations
+
+import math
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from decompose_cli.errors import InputError, param
+
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def cores() -> int:
+    """Processor cores that this process may use: those it is bound to, or fewer where its cgroup gets less time."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return bound if quota is None else max(1, min(bound, math.ceil(quota)))
+
+
+def _quota() -> float | None:
+    """Cores whose time the control groups of this process may take, the least of them; None for no limit."""
+    limits: list[float] = []
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/cgroup").read_text().splitlines():
+            _, controllers, place = line.split(":", 2)
+            if not controllers:  # version 2
+                group = _CGROUPS / place.lstrip("/")
+                limits += [_of_version_2(each) for each in (group, *group.parents) if each.is_relative_to(_CGROUPS)]
+            elif "cpu" in controllers.split(","):
+                limits += [_of_version_1(_CGROUPS / controllers / each) for each in (place.lstrip("/"), "")]
+    return min(filter(math.isfinite, limits), default=None)
+
+
+def _of_version_2(group: Path) -> float:
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota, period = (group / "cpu.max").read_text().split()
+        return float("inf") if quota == "max" else int(quota) / int(period)
+    return float("inf")
+
+
+def _of_version_1(group: Path) -> float:
+    with suppress(OSError, ValueError, ZeroDivisionError):
+        quota = int((group / "cpu.cfs_quota_us").read_text())
+        return float("inf") if quota < 0 else quota / int((group / "cpu.cfs_period_us").read_text())
+    return float("inf")
+
+
+def threads_for(asked: int | None) -> int:
+    """Threads that compute on the processor: as many as were asked for, else what torch has been told to use.
+
+    Raises:
+        InputError: The number is not at least 1.
+    """
+    import torch
+
+    if asked is not None and asked < 1:
+        raise InputError(f"{param('threads')} {asked} is not at least 1.")
+    return asked or torch.get_num_threads()
+
+
+def use_threads(asked: int | None, processes_here: int = 1) -> None:
+    """Let torch's operators use so many threads; by default a share of the cores, if the environment says nothing.
+
+    Args:
+        asked: Threads, or None.
+        processes_here: Processes of the command on this machine.
+
+    Raises:
+        InputError: The number is not at least 1.
+    """
+    import torch
+
+    count = threads_for(asked)
+    if asked is None and "OMP_NUM_THREADS" not in os.environ:
+        count = max(1, min(count, cores() // processes_here))
+    if count != torch.get_num_threads():
+        torch.set_num_threads(count)
