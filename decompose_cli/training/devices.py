@@ -13,10 +13,9 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies.ddp import DDPStrategy
 
-from decompose_cli.errors import DecomposeError, InputError, first_line, one_of, param
+from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.features.device import resolve_device
 
-STRATEGIES = ("ddp", "fsdp")
 Value = TypeVar("Value")
 
 
@@ -27,12 +26,10 @@ class Machines:
     Attributes:
         devices: Processes on this machine, each with a device of its own; None for one, or what ``torchrun`` says.
         num_nodes: Machines; more than one are started with ``torchrun``.
-        strategy: ``ddp`` or ``fsdp`` (CUDA only); None for ``ddp`` where there are several processes.
     """
 
     devices: int | None = None
     num_nodes: int | None = None
-    strategy: str | None = None
 
 
 def start(device: str, machines: Machines, precision: str) -> Fabric:
@@ -47,12 +44,9 @@ def start(device: str, machines: Machines, precision: str) -> Fabric:
         InputError: This machine, or ``torchrun``, does not have what was asked for.
     """
     count, nodes = _counts(machines)
-    strategy = one_of(machines.strategy, STRATEGIES, "strategy") if machines.strategy else None
     first = resolve_device(device)
     if precision == "16" and first.type == "cpu":
         raise InputError(f"{param('precision')} 16 needs a GPU; on a CPU use {param('precision')} bf16.")
-    if strategy == "fsdp" and first.type != "cuda":
-        raise InputError(f"{param('strategy')} fsdp needs CUDA devices; on {first.type} use {param('strategy')} ddp.")
     if first.type == "mps" and count * nodes > 1:
         raise InputError(f"Several processes cannot share mps; use {param('devices')} 1 or {param('device')} cpu.")
     if first.type == "cuda" and count > torch.cuda.device_count():
@@ -66,7 +60,7 @@ def start(device: str, machines: Machines, precision: str) -> Fabric:
             devices=[first.index or 0] if first.type == "cuda" and not several else count,
             num_nodes=nodes,
             # Each process keeps its own buffers: statistics are those of the images that the process has seen.
-            strategy=strategy if strategy == "fsdp" else DDPStrategy(broadcast_buffers=False) if several else "auto",
+            strategy=DDPStrategy(broadcast_buffers=False) if several else "auto",
             precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision],  # type: ignore[arg-type]
         )
         fabric.launch()
