@@ -19,8 +19,8 @@ from decompose_cli.decomposition.ranking import DEFAULT_METHOD, RANKINGS, parse_
 from decompose_cli.engines.validate import ValidateResults, measure
 from decompose_cli.errors import InputError
 from decompose_cli.features.elsewhere import SPLITS, read_feature_file, split_of
+from decompose_cli.features.extraction import Computing, features_of_batches
 from decompose_cli.features.extraction import extract_features as features_of_dataset
-from decompose_cli.features.extraction import features_of_batches
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes
 from decompose_cli.features.seen import matched
@@ -227,16 +227,11 @@ def extract_features(
         values, labels = features_of_batches(network, images, device=where, precision=precision)
         return Features(values, labels, class_names=names, head=head, gates=model.gates)
     classes = matched(images, images.labels, model.name, model.classes, head.num_classes)
-    values, labels = features_of_dataset(
-        network,
-        images,
-        model.preprocessing_of(images),
-        device=where,
-        precision=precision,
-        batch_size=batch_size,
-        workers=workers,
-    )
-    outputs = torch.tensor(classes.outputs)[labels]
+    computing = Computing(where, precision, batch_size, workers, torch.get_num_threads())
+    values, unreadable = features_of_dataset(network, images, model.preprocessing_of(images), computing)
+    if unreadable:
+        images.refuse(unreadable)
+    outputs = torch.tensor(classes.outputs)[images.labels]
     return Features(values, outputs, class_names=classes.names, head=head, gates=model.gates)
 
 

@@ -147,7 +147,7 @@ class _Finetune(Training[FinetuneResults]):
     results = FinetuneResults
 
     def __init__(self, request: Request, index_set: IndexSet | None, settings: FinetuneSettings) -> None:
-        self._overrides, self._strategy = request.overrides, request.machines.strategy
+        self._overrides = request.overrides
         self._index_set, self._settings = index_set, settings
 
     @override
@@ -175,8 +175,8 @@ class _Finetune(Training[FinetuneResults]):
             study.require_full_head(param("refit"))
         is_large = max(study.preprocessing.crop) > LARGEST_SMALL_SIDE
         settings = resolve("finetune", self._overrides, large_images=is_large, dataset=study.dataset.name)
-        if self._settings.diversity:
-            _check_diversity(settings, self._strategy)
+        if self._settings.diversity and settings.compile:  # it keeps the maps out of sight
+            raise InputError(f"{param('diversity')} does not go together with {param('compile')}.")
         check_trainable(study.dataset.name)
         ranking = None if own or given is not None else self._settings.ranking()
         choices = {
@@ -351,13 +351,6 @@ class _Finetune(Training[FinetuneResults]):
         whole = self._test.document("finetune", {}, results, watch, [self._train])
         whole.arguments = {**whole.arguments, **session.config}
         return whole
-
-
-def _check_diversity(settings: Settings, strategy: str | None) -> None:
-    """Refuse what keeps maps and weights out of sight."""
-    for is_given, what in ((settings.compile, param("compile")), (strategy == "fsdp", f"{param('strategy')} fsdp")):
-        if is_given:
-            raise InputError(f"{param('diversity')} does not go together with {what}.")
 
 
 def _ranked(train: Study, k: int | float, method: str, order: Order) -> IndexSet:

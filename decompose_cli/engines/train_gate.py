@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.folders import FolderImages
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import Classifier, find_entry
 from decompose_cli.models.gate_entry import Place
@@ -105,10 +105,6 @@ def train_gate(
     choices: dict[str, Any] = {} if recipe is None else {"recipe": recipe}
     choices |= {**gates.network_options(), **gates.given()}
     request = dataclasses.replace(request, choices={**choices, **request.choices}, final_test=True)
-    if request.machines.strategy == "fsdp":
-        raise InputError(
-            f"{param('strategy')} fsdp does not go together with gates, which are read between epochs; use ddp."
-        )
     return run_training(_TrainGate(request.overrides, recipe, gates), request)
 
 

@@ -174,9 +174,9 @@ class BankFolder:
         if _crc((self.path / _HEAD).read_bytes()) != self.header["head_checksum"]:
             raise ValueError("checksum of the head")
         tensors = load_file(self.path / _HEAD)
+        kind, name = self.header["kind"], self.header["head"]
         parts = {part: tensors.get(part) for part in _OPTIONAL}
-        shape = self.header["kind"], self.header["head"], tensors["weight"], tensors["bias"], self.shape[1]
-        return tensors["labels"], HeadTensors(*shape, **parts)
+        return tensors["labels"], HeadTensors(kind, name, tensors["weight"], tensors["bias"], self.shape[1], **parts)
 
     def written(self) -> Written:
         """What is there, as its lines say; lines that are cut off or damaged do not count."""

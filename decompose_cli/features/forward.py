@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from queue import SimpleQueue
 
 import torch
@@ -47,10 +46,10 @@ class Normalisation:
 class Forward:
     """Turns uint8 images into features; a context, in which several batches may be under way.
 
-    On a CPU a batch is cut into pieces, and each piece goes through the network in one of several threads, with operators
-    that use one thread: the threads of an operator would wait for each other at every layer, which on a busy machine
-    takes most of the time. A piece is computed in the same way whichever thread it falls to, so the features do not
-    depend on the number of threads. On other devices pieces are queued, and copied to and fro meanwhile.
+    On a CPU a batch is cut into pieces, and each piece goes through the network in one of several threads, with
+    operators that use one thread: the threads of an operator would wait for each other at every layer, which on a busy
+    machine takes most of the time. A piece is computed in the same way whichever thread it falls to, so the features do
+    not depend on the number of threads. On other devices pieces are queued, and copied to and fro meanwhile.
 
     Args:
         network: The network, which is left as it is.
@@ -99,7 +98,7 @@ class Forward:
 
     def submit(self, images: Tensor) -> Pending:
         """Send images (n, 3, H, W), uint8, on their way."""
-        pieces = images.split(self._at_once)
+        pieces = torch.split(images, self._at_once)
         if self._pool is None:
             return self._queued(pieces)
         running = [self._pool.submit(self._read, piece) for piece in pieces]
@@ -125,7 +124,7 @@ class Forward:
                 features.append((read.cpu(), source))
         if not is_cuda:
             return lambda: torch.cat([read for read, _ in features])
-        copied = torch.cuda.Event()
+        copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(torch.cuda.current_stream(self._device))
 
         def wait() -> Tensor:
@@ -137,14 +136,3 @@ class Forward:
 
 def _joined(running: Sequence[Future[Tensor]]) -> Tensor:
     return torch.cat([future.result() for future in running])
-
-
-@contextmanager
-def cpu_threads(count: int) -> Iterator[None]:
-    """Let operators of the block use so many threads of the processor."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

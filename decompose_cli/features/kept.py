@@ -28,7 +28,7 @@ from decompose_cli.progress import note, warn
 State = Literal["hit", "miss", "off"]
 
 
-class _CannotBeKept(Exception):
+class _NotKeptError(Exception):
     """The cache cannot take features; they are used without it."""
 
 
@@ -129,7 +129,7 @@ class KeptFeatures:
             return self._found.bank(), self._unreadable(self._found)
         network = self._classifier.load(self._preprocessing.crop)
         if self._inputs.use_cache and not network.depends_on_batch:
-            with suppress(_CannotBeKept):
+            with suppress(_NotKeptError):
                 return self._filled(network)
         return self._computed(network)
 
@@ -169,7 +169,7 @@ class KeptFeatures:
                     bank = self._created(feature_cache.entry_path(self._key), network)
             except (OSError, DecomposeError) as error:
                 warn(f"The features cannot be kept for the next time: {first_line(error)}.")
-                raise _CannotBeKept from error
+                raise _NotKeptError from error
             self.state = "miss"
             again = [] if self._inputs.skip_unreadable is not None else bank.written().unreadable.items()
             bank.forget([number for number, images in again if images])

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import ClusterEnvironment, LightningEnvironment, SLURMEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
 from typing_extensions import override
 
@@ -94,7 +95,7 @@ def _strategy(*, trains: bool) -> DDPStrategy:
     return DDPStrategy(broadcast_buffers=False, timeout=_PATIENCE, **backend)
 
 
-def _environment(processes: Processes) -> list[ClusterEnvironment]:
+def _environment(processes: Processes) -> list[Any]:
     """What tells Fabric of the processes, where it would look for itself and find something else."""
     if processes.launcher == "torchrun":
         return []

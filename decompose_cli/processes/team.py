@@ -45,7 +45,8 @@ def on_first(fabric: Fabric, work: Callable[[], Value]) -> Value:
 
 def _helping(fabric: Fabric) -> Any:
     while True:
-        task, result, failure = fabric.broadcast((None, None, None))
+        message: tuple[Task | None, Any, DecomposeError | None] = (None, None, None)
+        task, result, failure = fabric.broadcast(message)
         if failure is not None:
             raise failure
         if task is None:

@@ -1,15 +1,14 @@
-"""The state of a run between two steps, as plain values, also where it is spread over several processes."""
+"""The state of a run between two steps, as plain values, and that of the random generators of its processes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.optim import Optimizer
+from torch import Tensor
 
 from decompose_cli.training.records import EpochRecord
 
@@ -49,68 +48,6 @@ class State:
             records=[EpochRecord.model_validate(record) for record in content["records"]],
             best=EpochRecord.model_validate(content["best"]) if content["best"] else None,
         )
-
-
-def full_state(
-    model: nn.Module, module: nn.Module, optimizers: Sequence[Optimizer], is_sharded: bool
-) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """The state dicts of the network and of each optimizer.
-
-    Args:
-        model: The network as it is called.
-        module: The network that ``model`` wraps.
-        optimizers: The optimizers of its parameters.
-        is_sharded: Whether parameters are spread over processes; then every process has to call this.
-    """
-    if not is_sharded:
-        return dict(module.state_dict()), [optimizer.state_dict() for optimizer in optimizers]
-    from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        get_model_state_dict,
-        get_optimizer_state_dict,
-    )
-
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    inner = _inner(model)
-    weights: dict[str, Any] = get_model_state_dict(inner, options=options)
-    return (
-        weights,
-        [get_optimizer_state_dict(inner, optimizer, options=options) for optimizer in optimizers],
-    )
-
-
-def load_full_state(
-    model: nn.Module,
-    module: nn.Module,
-    optimizers: Sequence[Optimizer],
-    weights: Mapping[str, Tensor],
-    states: Sequence[dict[str, Any]],
-    is_sharded: bool,
-) -> None:
-    """Put back what :func:`full_state` returned."""
-    if not is_sharded:
-        module.load_state_dict(weights)
-        for optimizer, state in zip(optimizers, states, strict=True):
-            optimizer.load_state_dict(state)
-        return
-    from torch.distributed.checkpoint.state_dict import (
-        StateDictOptions,
-        set_model_state_dict,
-        set_optimizer_state_dict,
-    )
-
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    inner = _inner(model)
-    set_model_state_dict(inner, dict(weights), options=options)
-    for optimizer, state in zip(optimizers, states, strict=True):
-        set_optimizer_state_dict(inner, optimizer, state, options=options)
-
-
-def _inner(model: nn.Module) -> nn.Module:
-    """The sharded module inside Fabric's wrapper."""
-    inner = getattr(model, "_forward_module", model)
-    assert isinstance(inner, nn.Module)
-    return inner
 
 
 def random_states(fabric: Fabric) -> list[dict[str, Tensor]]:

@@ -100,14 +100,10 @@ def score_over_processes(
     num_classes: int,
     workers: int,
     *,
-    is_sharded: bool,
     objective: Objective,
 ) -> Score:
-    """How a network does, each process measuring its share of the images; no image counts twice.
-
-    The processes of a sharded network have to make every forward pass together, so each measures all images.
-    """
-    if fabric.world_size == 1 or is_sharded:
+    """How a network does, each process measuring its share of the images; no image counts twice."""
+    if fabric.world_size == 1:
         result, sums = measure(
             module, images, objective, num_classes=num_classes, device=fabric.device, workers=workers
         )

@@ -21,8 +21,6 @@ from decompose_cli.progress import EpochTable
 from decompose_cli.training.batches import StepBatches
 from decompose_cli.training.checkpoint_state import (
     State,
-    full_state,
-    load_full_state,
     random_states,
     restore_random_states,
 )
@@ -247,13 +245,7 @@ class Trainer:
     @property
     def measured(self) -> nn.Module:
         """The network whose accuracy counts: the averaged one, if weights are averaged."""
-        if self.ema is not None:
-            return self.ema.module
-        return self.model if self._is_sharded else self.module
-
-    @property
-    def _is_sharded(self) -> bool:
-        return "fsdp" in type(self.fabric.strategy).__name__.lower()
+        return self.module if self.ema is None else self.ema.module
 
     def _averaged(self) -> AveragedModel:
         return AveragedModel(self.module, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay or 0.0))  # type: ignore[no-untyped-call]
@@ -271,7 +263,7 @@ class Trainer:
             gates=self.objective.gate_scores(counts, int(images)),
             diversity=self.objective.diversity(counts, int(images)),
         )
-        if self.fabric.world_size > 1 and not self._is_sharded:
+        if self.fabric.world_size > 1:
             for buffer in self.measured.buffers():  # statistics of batch norm are those of the first process
                 torch.distributed.broadcast(buffer, 0)
         return EpochRecord(
@@ -297,7 +289,6 @@ class Trainer:
             images,
             self.num_classes,
             self.upkeep.workers,
-            is_sharded=self._is_sharded,
             objective=self.objective,
         )
         if not math.isfinite(score.loss):
@@ -320,11 +311,11 @@ class Trainer:
     def _save(self, path: Path) -> None:
         state, fabric = self.state, self.fabric
         state.tally = sum_over_processes(fabric, self._tally).tolist()
-        weights, optimizers = full_state(self.model, self.module, [p.optimizer for p in self.parts], self._is_sharded)
+        weights = dict(self.module.state_dict())
         randoms = random_states(fabric)
         training = {
             **state.content(),
-            "optimizers": optimizers,
+            "optimizers": [part.optimizer.state_dict() for part in self.parts],
             "schedules": [part.schedule.state_dict() for part in self.parts],
             "scaler": fabric.strategy.precision.state_dict(),
             "random": randoms,
@@ -345,14 +336,12 @@ class Trainer:
 
     def load(self, saved: dict[str, Any]) -> None:
         """Go on from what :func:`decompose_cli.training.run_folder.read_state` has read."""
-        weights = saved.get("weights", saved["state_dict"])
-        load_full_state(
-            self.model, self.module, [p.optimizer for p in self.parts], weights, saved["optimizers"], self._is_sharded
-        )
+        self.module.load_state_dict(saved.get("weights", saved["state_dict"]))
         if self.ema is not None:
             self.ema.module.load_state_dict(saved["state_dict"])
             self.ema.n_averaged.copy_(saved["averaged"])
-        for part, schedule in zip(self.parts, saved["schedules"], strict=True):
+        for part, optimizer, schedule in zip(self.parts, saved["optimizers"], saved["schedules"], strict=True):
+            part.optimizer.load_state_dict(optimizer)
             part.schedule.load_state_dict(schedule)
         self.fabric.strategy.precision.load_state_dict(saved["scaler"])
         restore_random_states(self.fabric, saved["random"])

@@ -110,18 +110,17 @@ def run_training(training: Training[Results], request: Request) -> ResultDocumen
         def train(folder: RunFolder, settings: Settings) -> Results:
             job = training.job(session, settings)
             results, module = train_job(session, folder, settings, job)
-            if session.request.machines.strategy != "fsdp":  # there no process has the whole network
-                best = with_best_weights(module, results, folder)
-                # The programs among the exports are run before they are written.
-                of_which = {"last": module, "best": best, "safetensors": best}
-                size = job.data.preprocessing.crop
+            best = with_best_weights(module, results, folder)
+            # The programs among the exports are run before they are written.
+            of_which = {"last": module, "best": best, "safetensors": best}
+            size = job.data.preprocessing.crop
 
-                def check() -> None:
-                    for name, network in of_which.items():
-                        if name in results.checkpoints:
-                            check_read_back(Path(results.checkpoints[name]), network, size)
+            def check() -> None:
+                for name, network in of_which.items():
+                    if name in results.checkpoints:
+                        check_read_back(Path(results.checkpoints[name]), network, size)
 
-                on_first(session.fabric, check)
+            on_first(session.fabric, check)
             title = f"{training.title}, seed {settings.seed}"
             on_first(
                 session.fabric,

@@ -156,8 +156,6 @@ def opened(
             "data_dir": None if inputs.data_dir is None else str(inputs.data_dir),
             "checkpoint_every": request.checkpoint_every,
         }
-    if request.machines.strategy == "fsdp" and settings.ema_decay is not None:
-        raise InputError(f"{param('ema_decay')} does not go together with {param('strategy')} fsdp.")
     fabric = start(inputs.device, request.machines, settings.precision)
     config = {"processes": fabric.world_size, **config}
     with ExitStack() as stack:

@@ -180,11 +180,6 @@ STUDY_ARGUMENTS: Rows = [
     ),
     ("finetune: diversity of the head", "finetune --diversity 0.2 --only head", "--diversity 0.2 has no effect with"),
     ("finetune: diversity, compiled", "finetune --diversity 0.2 --compile", "does not go together with --compile"),
-    (
-        "finetune: diversity, sharded",
-        "finetune --diversity 0.2 --strategy fsdp",
-        "not go together with --strategy fsdp",
-    ),
     ("sweep: chosen and reported on one split", "sweep --split train --max-drop 1", "cannot be reported on them"),
     ("sweep: unknown split", "sweep --split val", "digits has no split 'val'"),
     ("selectivity: no layer", "selectivity --layers ''", "--layers names no layer; give all, or names"),

@@ -234,6 +234,8 @@ def test_several_seeds_are_shown_with_their_spread() -> None:
 
 def test_resume_needs_the_folder_and_nothing_else(stopped: str) -> None:
     run(*SHORT_TRAIN, "-o", "whole", "-q")
+    config = Path(stopped, "config.json")
+    config.write_text(json.dumps({**content(config), "strategy": "ddp"}))  # a field of another version does no harm
     said = run("train", "--resume", stopped).stderr
     assert "Going on after 3 of 6 steps." in said
     assert Path("run/log.csv").read_text().count("\n") == 3

@@ -57,10 +57,6 @@ WRONG: list[tuple[list[str], str]] = [
     ),
     (["--label-noise", "2"], "--label-noise 2.0 is not a share of the images between 0 and 1."),
     (["--schedule", "100,200", "--milestones", "3"], "--schedule and --milestones both give milestones; leave one"),
-    (
-        ["--strategy", "fsdp"],
-        "--strategy fsdp does not go together with gates, which are read between epochs; use ddp.",
-    ),
     (["-e"], "--evaluate needs a network that has been trained: --weights or --resume RUN."),
     (["-e", "-w", "x.pt", "-p", "2"], "--evaluate trains nothing: leave out --print-freq."),
     (["-e", "-w", "x.pt", "--devices", "2"], "--evaluate trains nothing: leave out --devices."),

@@ -10,10 +10,10 @@ import torch
 from lightning_fabric import Fabric
 
 from decompose_cli.errors import DecomposeError, InputError
-from decompose_cli.training import devices
 from decompose_cli.processes.cluster import Machines
 from decompose_cli.processes.launch import start
 from decompose_cli.processes.team import on_first, sum_over_processes
+from decompose_cli.training import devices
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "1",
@@ -29,8 +29,6 @@ REFUSED: list[tuple[dict[str, Any], str, str]] = [
     ({"devices": 0}, "32", "devices 0 is not at least 1"),
     ({"num_nodes": 0}, "32", "num_nodes 0 is not at least 1"),
     ({"num_nodes": 2}, "32", "num_nodes 2 needs to know the other machines"),
-    ({"strategy": "deepspeed"}, "32", "strategy 'deepspeed' is unknown; choose ddp, fsdp"),
-    ({"strategy": "fsdp"}, "32", "strategy fsdp needs CUDA devices; on cpu"),
     ({}, "16", "precision 16 needs a GPU; on a CPU use precision bf16"),
 ]
 

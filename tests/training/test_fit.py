@@ -23,10 +23,10 @@ from decompose_cli.errors import DecomposeError, StoppedError
 from decompose_cli.models.checkpoint import Metadata, read_checkpoint
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 from decompose_cli.preprocessing import Preprocessing
-from decompose_cli.training import fit, records, run_folder
-from decompose_cli.training.data import TrainingData
 from decompose_cli.processes.cluster import Machines
 from decompose_cli.processes.launch import start
+from decompose_cli.training import fit, records, run_folder
+from decompose_cli.training.data import TrainingData
 from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.job import Job, Upkeep

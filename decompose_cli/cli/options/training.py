@@ -74,8 +74,6 @@ _MACHINES: dict[str, tuple[Any, Any]] = {
     "devices": number("--devices", metavar="N", panel=COMPUTING,
                       help="Processes, each with a device. Default: 1, or what torchrun started."),
     "num_nodes": number("--num-nodes", metavar="N", panel=COMPUTING, help="Number of machines; torchrun says it itself."),
-    "strategy": text("--strategy", metavar="ddp|fsdp", panel=COMPUTING,
-                     help="How processes share the work; fsdp has not been tested yet."),
 }  # fmt: skip
 _RUN: dict[str, tuple[Any, Any]] = {
     "final_test": switch("--final-test", panel=IMAGES,
@@ -101,7 +99,7 @@ class Tuning:
 
     Attributes:
         overrides: Settings of the recipe that were given, by name.
-        machines: Processes, machines and strategy, by name of the option; None where an option was not given.
+        machines: Processes and machines, by name of the option; None where an option was not given.
         run_name: Value of ``--run-name``; every further attribute is the value of the option of that name.
     """
 

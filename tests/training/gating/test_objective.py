@@ -23,9 +23,9 @@ from decompose_cli.models.gated_resnet import Gated, GatedNetwork
 from decompose_cli.models.gates import entropy_of, from_entropy
 from decompose_cli.models.registry import get_entry
 from decompose_cli.preprocessing import Preprocessing
-from decompose_cli.training.data import TrainingData
 from decompose_cli.processes.cluster import Machines
 from decompose_cli.processes.launch import start
+from decompose_cli.training.data import TrainingData
 from decompose_cli.training.evaluate import LabelledImages, measure
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.gating.objective import GateObjective, classifier_settings
