@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.errors import DecomposeError, first_few, first_line
+from decompose_cli.errors import DecomposeError, first_few
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.bank import BankFolder, FeatureBank, remove
 from decompose_cli.features.extraction import Computing, extract_features, refuse_unreadable
@@ -24,6 +24,7 @@ from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.device import describe_device
 from decompose_cli.processes.team import processes_led
 from decompose_cli.progress import note, warn
+from decompose_cli.storage.files import write_error
 
 State = Literal["hit", "miss", "off"]
 
@@ -168,7 +169,9 @@ class KeptFeatures:
                 if bank is None:
                     bank = self._created(feature_cache.entry_path(self._key), network)
             except (OSError, DecomposeError) as error:
-                warn(f"The features cannot be kept for the next time: {first_line(error)}.")
+                where = feature_cache.features_folder()
+                why = error if isinstance(error, DecomposeError) else write_error(where, error)
+                warn(f"The features cannot be kept for the next time: {why}")
                 raise _NotKeptError from error
             self.state = "miss"
             again = [] if self._inputs.skip_unreadable is not None else bank.written().unreadable.items()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from decompose_cli.datasets.base import Chunk, InMemoryImages
 from decompose_cli.errors import DecomposeError
-from decompose_cli.features.extraction import extract_features, keep_freed_memory, normalised_batches
+from decompose_cli.features.extraction import Computing, extract_features, keep_freed_memory, normalised_batches
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.network import Network, network_of
@@ -71,8 +72,12 @@ def make_images(n: int = 70, side: int = SIDE) -> InMemoryImages:
     return InMemoryImages("toy", "test", list("abcd"), PREPROCESSING, lambda: (pixels, labels), "stamp")
 
 
-def extract(network: Network, images: InMemoryImages, **options: object) -> tuple[Tensor, Tensor]:
-    return extract_features(network, images, PREPROCESSING, device=CPU, **options)  # type: ignore[arg-type]
+def extract(
+    network: Network, images: InMemoryImages, preprocessing: Preprocessing = PREPROCESSING, **options: Any
+) -> tuple[Tensor, Tensor]:
+    features, unreadable = extract_features(network, images, preprocessing, Computing(CPU, **options))
+    assert unreadable == {}
+    return features, images.labels
 
 
 def plain_features(network: Network, images: InMemoryImages, dtype: torch.dtype) -> Tensor:
@@ -154,7 +159,7 @@ def test_geometry_is_applied() -> None:
     pixels, labels = large.pixels_and_labels
     cut = InMemoryImages("toy", "test", list("abcd"), PREPROCESSING, lambda: (pixels[:, :, 2:-2, 2:-2], labels), "cut")
     preprocessing = Preprocessing(PREPROCESSING.mean, PREPROCESSING.std, resize=SIDE + 4, crop=(SIDE, SIDE))
-    features, _ = extract_features(network, large, preprocessing, device=CPU)
+    features, _ = extract(network, large, preprocessing)
     torch.testing.assert_close(features, extract(network, cut)[0])
 
 
