@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from decompose_cli.decomposition.metrics import Predictions, evaluate_head, pred
 from decompose_cli.decomposition.ranking import RANKINGS, select
 from decompose_cli.decomposition.scores import frequency_orders
 from decompose_cli.errors import InputError
+from decompose_cli.features import blocks
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.network import HeadTensors
@@ -291,8 +293,21 @@ def test_frequency_orders_need_not_contain_each_other() -> None:
 def test_how_ranked_images_are_blocked_changes_nothing(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     ranked = make_ties(1, 3)[0]
     whole = orders(ranked, [1, 2, 7])
-    monkeypatch.setattr(scores, "_VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", at_once)
     assert orders(ranked, [1, 2, 7]) == whole
+
+
+@pytest.mark.parametrize(("ranks", "passes"), [(1, 11), (4, 3), (10, 2), (11, 1)])
+def test_how_many_ranks_are_kept_at_once_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, ranks: int, passes: int
+) -> None:
+    ranked = make_ties(1, 3)[0]
+    ks = [1, 2, 5, 6, 11]
+    whole = orders(ranked, ks)
+    monkeypatch.setattr(scores, "_POSITIONS_AT_ONCE", ranks * len(ranked.labels))
+    monkeypatch.setattr(scores, "leading_features", MagicMock(side_effect=scores.leading_features))
+    assert orders(ranked, ks) == whole
+    assert scores.leading_features.call_count == passes
 
 
 # --------------------------------------------------------------------------------------------------- nested predictions
