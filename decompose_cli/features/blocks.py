@@ -1,0 +1,36 @@
+"""Features of many images, a block of rows at a time, so that no statistic holds them all in another form."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+VALUES_AT_ONCE = 1 << 24
+"""Numbers in a block: 64 MB of float32."""
+
+
+def in_blocks(
+    features: Tensor, *, device: str | torch.device = "cpu", width: int = 0
+) -> Iterator[tuple[slice, Tensor]]:
+    """Go through features in blocks of rows of about 64 MB, from the first to the last.
+
+    On the features' own device a block is a view of them, which nothing may be written to: features may be a read-only
+    mapping of a file, of which the operating system loads what is looked at and drops it where memory is short. For
+    another device each block is copied there when its turn comes.
+
+    Args:
+        features: Features (N, D).
+        device: Where blocks are wanted.
+        width: Numbers that work on a row makes, such as its C logits, where these are more than D.
+
+    Yields:
+        The rows of a block, and the block (n, D) on the device; none where N is 0.
+    """
+    step = max(1, VALUES_AT_ONCE // max(1, features.shape[1], width))
+    for start in range(0, len(features), step):
+        rows = slice(start, min(start + step, len(features)))
+        yield rows, features[rows].to(device)
