@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from decompose_cli.cli.flags import with_flags
 from decompose_cli.errors import DecomposeError
 from decompose_cli.printable import LONGEST_CELL, printable, printable_lines
-from decompose_cli.progress import Advance, EpochTable
+from decompose_cli.progress import Advance, EpochTable, clock
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,14 +133,20 @@ class Terminal:
             yield _Rows(self.console, columns, None)
 
     def _lines(self, description: str, total: int | None, unit: str) -> Advance:
-        state = {"done": 0, "last": time.monotonic()}
+        start = last = time.monotonic()
+        finished = 0
 
         def advance(done: int) -> None:
-            state["done"] += done
-            if time.monotonic() - state["last"] > _SECONDS_BETWEEN_LINES:
-                state["last"] = time.monotonic()
+            nonlocal last, finished
+            finished += done
+            now = time.monotonic()
+            if now - last > _SECONDS_BETWEEN_LINES:
+                last = now
                 of = f" of {total:,}" if total else ""
-                self._line("", f"{description}: {state['done']:,}{of} {unit}")
+                left = ""
+                if total is not None and 0 < finished < total:
+                    left = f", about {clock((now - start) * (total / finished - 1))} left"
+                self._line("", f"{description}: {finished:,}{of} {unit}{left}")
 
         return advance
 
