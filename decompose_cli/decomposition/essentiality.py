@@ -9,14 +9,15 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from decompose_cli.decomposition.noisy_logits import VALUES_AT_ONCE, FullHead, Judge
+from decompose_cli.features.blocks import in_blocks
 from decompose_cli.statistics import mean_interval
 from decompose_cli.storage.fingerprints import digest_of
 
 Noise = Literal["gaussian", "matched", "zero", "mean", "permute"]
 NOISES: tuple[Noise, ...] = get_args(Noise)
 DETERMINISTIC: tuple[Noise, ...] = ("zero", "mean")
-_VALUES_AT_ONCE = 1 << 24  # 64 MB of float32, for the largest of a handful of temporary tensors
-_VALUES_IN_CACHE = 1 << 18
+_COLUMNS = (256, 8192)  # noisy images at once on a CPU and on other devices
 # Random numbers are drawn in blocks of a multiple of 16 rows: torch makes normal numbers in groups of 16, and with
 # whole groups the numbers do not depend on the size of the blocks.
 _ROW_GROUP = 16
@@ -91,7 +92,8 @@ def essentiality(
     repeats: int = 30,
     controls: int = 100,
     seed: int = 0,
-    values_at_once: int = _VALUES_AT_ONCE,
+    values_at_once: int = VALUES_AT_ONCE,
+    device: torch.device | str = "cpu",
     advance: Callable[[int], None] = lambda _: None,
 ) -> dict[int, ClassEssentiality]:
     """Put noise on the features of each class and on all its others, image by image of the class.
@@ -116,7 +118,7 @@ def essentiality(
       random permutation, so one may meet itself (always, if it is alone in its class).
 
     Args:
-        features: Features (N, D), float32.
+        features: Features (N, D), float32; they may be a read-only mapping of a file.
         labels: Labels, int64 (N,), in 0..C-1. Classes without images are left out of the result.
         weight: Weight (C, D) of the full head.
         bias: Bias (C,) of the full head.
@@ -126,31 +128,39 @@ def essentiality(
         controls: Random feature sets per class, of the size of the class's own set; they meet the same noise.
         seed: Seed of noise and random sets; each class has generators of its own.
         values_at_once: Upper limit of the elements of a temporary tensor.
-        advance: Called with the number of classes just finished.
+        device: Where logits are computed; noise is drawn on the CPU, the same for every device.
+        advance: Called with the number of images just finished, each of which is finished once per repeat.
 
     Returns:
-        Essentiality by class number, ascending. The work is in matrix products; memory beside the features is bounded
-        by a few times ``values_at_once`` elements, one (n, D) and one (n, C) tensor.
+        Essentiality by class number, ascending. The work is in matrix products, R N D C multiplications for R repeats
+        and as a rule little more (see :mod:`.noisy_logits`); memory beside the features is bounded by a few times
+        ``values_at_once`` elements.
     """
     mean = std = torch.empty(0)
     if noise in ("matched", "mean"):
-        mean, std = features.mean(0, dtype=torch.float64).float(), features.std(0, correction=0)
+        mean, std = _means(features).float(), features.std(0, correction=0)
     repeats = 1 if noise in DETERMINISTIC else repeats
     result = {}
-    by_feature = weight.t().contiguous()  # once: large blocks that come and go between small ones fragment the heap
     order = torch.argsort(labels, stable=True)
     ends = torch.bincount(labels, minlength=len(weight)).cumsum(0).tolist()
     with torch.inference_mode():
+        head = FullHead.of(weight.to(device), bias.to(device))
         for number, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
             if end > start:
-                own = features[order[start:end]]
+                own = _Images(features, order[start:end])
                 drawer = _Drawer(noise, mean, std, own, _generator(seed, number, 0))
                 sets = _sets(classes[number], features.shape[1], controls, _generator(seed, number, 1))
-                result[number] = _one_class(
-                    number, own, (weight, by_feature, bias), sets, drawer, repeats, values_at_once
-                )
-            advance(1)
+                judge = Judge(head, number, sets.to(device), values_at_once, is_random=noise not in DETERMINISTIC)
+                result[number] = _one_class(judge, own, drawer, repeats, advance)
     return result
+
+
+def _means(features: Tensor) -> Tensor:
+    """Mean of each feature, float64 (D,)."""
+    sums = torch.zeros(features.shape[1], dtype=torch.float64)
+    for _, block in in_blocks(features):
+        sums += block.sum(0, dtype=torch.float64)
+    return sums / len(features)
 
 
 def _generator(seed: int, number: int, purpose: int) -> torch.Generator:
@@ -165,10 +175,25 @@ def _sets(own: Sequence[int], num_features: int, controls: int, generator: torch
     return torch.cat([torch.tensor([list(own)], dtype=torch.int64), random])
 
 
+class _Images:
+    """The features of some images (n, D), of which those that are asked for are copied."""
+
+    def __init__(self, features: Tensor, numbers: Tensor) -> None:
+        self._features, self._numbers = features, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def __getitem__(self, rows: slice | Tensor) -> Tensor:
+        return self._features[self._numbers[rows]]
+
+
 class _Drawer:
     """Noise for the images of one class, in blocks of rows; the rows of a repeat come in order."""
 
-    def __init__(self, noise: Noise, mean: Tensor, std: Tensor, own: Tensor, generator: torch.Generator) -> None:
+    def __init__(
+        self, noise: Noise, mean: Tensor, std: Tensor, own: Tensor | _Images, generator: torch.Generator
+    ) -> None:
         self.noise, self.mean, self.std, self.own, self.generator = noise, mean, std, own, generator
         self.order = torch.arange(len(own))
 
@@ -177,87 +202,64 @@ class _Drawer:
         if self.noise == "permute":
             self.order = torch.randperm(len(self.own), generator=self.generator)
 
-    def rows(self, rows: slice) -> Tensor:
-        """Noise for these images, (n, D)."""
-        shape = self.own[rows].shape
+    def rows(self, rows: slice, given: Tensor) -> Tensor:
+        """Noise for these images, whose features are given, (n, D)."""
         if self.noise == "permute":
             return self.own[self.order[rows]]
         if self.noise == "zero":
-            return torch.zeros(shape)
+            return torch.zeros(given.shape)
         if self.noise == "mean":
-            return self.mean.expand(shape)
+            return self.mean.expand(given.shape)
         # Whole groups of rows are drawn, so that a block at the end draws as it would in the middle.
-        full = -(-shape[0] // _ROW_GROUP) * _ROW_GROUP
-        drawn = torch.randn(full, shape[1], generator=self.generator)[: shape[0]]
+        full = -(-len(given) // _ROW_GROUP) * _ROW_GROUP
+        drawn = torch.randn(full, given.shape[1], generator=self.generator)[: len(given)]
         return drawn * self.std + self.mean if self.noise == "matched" else drawn
 
 
 def _one_class(
-    number: int,
-    own: Tensor,
-    head: tuple[Tensor, Tensor, Tensor],
-    sets: Tensor,
-    drawer: _Drawer,
-    repeats: int,
-    values_at_once: int,
+    judge: Judge, own: _Images, drawer: _Drawer, repeats: int, advance: Callable[[int], None]
 ) -> ClassEssentiality:
-    weight, by_feature, bias = head
-    images, (amount, k), classes = len(own), sets.shape, len(weight)
-    # Images are the last dimension throughout, so that everything but the products runs along rows of memory.
-    # A block has so many images that neither noise (rows, D) nor logits of one set (C, rows) pass the limit, and so
-    # many sets that their logits stay in the cache of a core.
-    rows_at_once = max(_ROW_GROUP, values_at_once // max(own.shape[1], classes) // _ROW_GROUP * _ROW_GROUP)
-    blocks = [slice(start, start + rows_at_once) for start in range(0, images, rows_at_once)]
-    is_random = drawer.noise not in DETERMINISTIC
-    width = max(classes, k if is_random else own.shape[1])
-    largest = max(min(rows_at_once, images) * width, k * classes)  # of the tensors of one set
-    sets_at_once = max(1, min(values_at_once, _VALUES_IN_CACHE) // largest)
-    some_sets = [slice(start, start + sets_at_once) for start in range(0, amount, sets_at_once)]
-    clean = [weight @ own[rows].t() + bias[:, None] for rows in blocks]
-    at_features, elsewhere = torch.zeros(repeats, dtype=torch.int64), torch.zeros(repeats, dtype=torch.int64)
-    image_scores, scores = torch.zeros(images, dtype=torch.int64), torch.zeros(amount, dtype=torch.int64)
-    for repeat in range(repeats):
-        drawer.start()
-        for rows, base in zip(blocks, clean, strict=True):
-            drawn, given = drawer.rows(rows).t().contiguous(), own[rows].t().contiguous()
-            noisy, change = weight @ drawn + bias[:, None], drawn - given
-            for position, some in enumerate(some_sets):
-                if is_random:
-                    chosen = sets[some].flatten()
-                    columns = by_feature[chosen].view(len(sets[some]), k, classes).transpose(1, 2)
-                    product = columns @ change[chosen].view(len(sets[some]), k, change.shape[1])
-                    at, other = base + product, noisy - product
-                else:  # rare enough to do at length: differences would leave rounding where nothing is left
-                    replaced = torch.zeros(len(sets[some]), len(given), 1, dtype=torch.bool)
-                    replaced[:, :, 0].scatter_(1, sets[some], value=True)
-                    at = weight @ torch.where(replaced, drawn, given) + bias[:, None]
-                    other = weight @ torch.where(replaced, given, drawn) + bias[:, None]
-                kept_at, kept_else = _is_largest(at, number), _is_largest(other, number)
-                scores[some] += kept_else.sum(1) - kept_at.sum(1)
-                if position == 0:
-                    at_features[repeat] += kept_at[0].sum()
-                    elsewhere[repeat] += kept_else[0].sum()
-                    image_scores[rows] += kept_else[0].long() - kept_at[0].long()
-    correct = sum(int(_is_largest(base[None], number).sum()) for base in clean)
+    images, device = len(own), judge.device
+    rows_at_once = max(_ROW_GROUP, judge.columns_at_once // _ROW_GROUP * _ROW_GROUP)
+    blocks = [slice(start, min(start + rows_at_once, images)) for start in range(0, images, rows_at_once)]
+    # Few images are taken several times at once, with the noise of several repeats: products of few columns are slow.
+    together = max(1, min(judge.columns_at_once, _COLUMNS[device.type != "cpu"]) // images)
+    at_features, elsewhere = (torch.zeros(repeats, dtype=torch.int64, device=device) for _ in range(2))
+    image_scores = torch.zeros(images, dtype=torch.int64, device=device)
+    scores = torch.zeros(len(judge.sets), dtype=torch.int64, device=device)
+    correct, known = 0, dict[int, Tensor]()  # clean logits of blocks, which all repeats need
+    for first in range(0, repeats, together):
+        some = range(first, min(first + together, repeats))
+        for rows in blocks:
+            given = own[rows]
+            drawn = []
+            for _ in some:  # in one block, if there are several
+                if rows.start == 0:
+                    drawer.start()
+                drawn.append(drawer.rows(rows, given).to(device))
+            given = given.to(device).t().contiguous()
+            base = known.get(rows.start)
+            if base is None:
+                base = judge.logits(given)
+                if images * len(base) <= judge.values_at_once:
+                    known[rows.start] = base
+            if first == 0:
+                correct += int(judge.is_right(base).sum())
+            kept_at, kept_else = judge.kept(given, base, torch.cat(drawn).t().contiguous())
+            scores += kept_else.sum(1) - kept_at.sum(1)
+            own_at, own_else = (kept[0].view(len(some), -1) for kept in (kept_at, kept_else))
+            at_features[some.start : some.stop] += own_at.sum(1)
+            elsewhere[some.start : some.stop] += own_else.sum(1)
+            image_scores[rows] += own_else.sum(0) - own_at.sum(0)
+            advance(own_at.numel())
     return ClassEssentiality(
         images,
         correct,
-        at_features,
-        elsewhere,
-        image_scores.double() / repeats,
-        scores[1:].double() / (repeats * images),
+        at_features.cpu(),
+        elsewhere.cpu(),
+        image_scores.cpu().double() / repeats,
+        scores[1:].cpu().double() / (repeats * images),
     )
-
-
-def _is_largest(logits: Tensor, number: int) -> Tensor:
-    """Whether the class has the largest logit, the first among equals: (sets, C, n) to bool (sets, n)."""
-    own = logits[:, number]
-    kept = torch.ones_like(own, dtype=torch.bool)
-    if number > 0:
-        kept &= own > logits[:, :number].amax(1)
-    if number + 1 < logits.shape[1]:
-        kept &= own >= logits[:, number + 1 :].amax(1)
-    return kept
 
 
 def overall_controls(classes: dict[int, ClassEssentiality]) -> list[float]:

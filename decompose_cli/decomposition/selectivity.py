@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.models.outputs import LayerOutput, Values
+from decompose_cli.sparse.problem import fitting_device
 
 STEM = "stem"
 _EPSILON = 1e-7  # in the class selectivity index, as published
+_COARSE, _FINE = 2.0**20, 2.0**30  # units of sums of activations in 1, and of those units in what they leave
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,10 @@ class LayerSelectivity:
 class SelectivityCounter:
     """Collects one layer's activations, batch by batch; its memory does not grow with the number of images.
 
+    Several counters can share the images out in any way and be merged: everything is counted in whole numbers, sums of
+    activations in units of 2^-20 and, for what these leave, of 2^-50. The result is the same to the last bit as long as
+    the activations of a filter over a class sum to less than 2^33.
+
     For an image with spatially averaged activations a_1 >= a_2 >= ... >= a_D (all at least zero), n is the number of
     leading filters whose cumulative share (a_1 + ... + a_n) / sum a is still below the fraction (the authors' later
     repository, class_specific_cnn). Few filters, hence a large Psi = (D - n) / D, mean a selective layer. An image to
@@ -68,8 +75,8 @@ class SelectivityCounter:
 
     def __init__(self, name: str, num_classes: int, fraction: float) -> None:
         self.name, self.num_classes, self.fraction = name, num_classes, fraction
-        self._sums: Tensor | None = None  # of activations, float64 (C, D)
-        self._counts = torch.zeros(0)  # images by class and n, int64 (C, D + 1)
+        self._sums: Tensor | None = None  # of activations in two units, whole numbers in float64 (2, C, D)
+        self._counts = torch.zeros(0, dtype=torch.int64)  # images by class and n, (C, D + 1)
         self._silent = torch.zeros(num_classes, dtype=torch.int64)
 
     def add(self, activations: Tensor, labels: Tensor, channels: int | None = 1) -> None:
@@ -105,29 +112,46 @@ class SelectivityCounter:
                 f"The layer {self.name!r} has negative outputs ({lowest:.3g}), which have no shares.",
                 hint=f"Choose layers that end in a ReLU with {param('layers')}; 'decompose layers' lists them.",
             )
-        values, labels = values.cpu(), labels.cpu()
+        values = values.to(fitting_device(values.device))
+        labels = labels.to(values.device)
         width = values.shape[1]
         if self._sums is None:
-            self._sums = torch.zeros(self.num_classes, width, dtype=torch.float64)
-            self._counts = torch.zeros(self.num_classes, width + 1, dtype=torch.int64)
-        self._sums.index_add_(0, labels, values.double())
+            place = values.device
+            self._sums = torch.zeros(2, self.num_classes, width, dtype=torch.float64, device=place)
+            self._counts = torch.zeros(self.num_classes, width + 1, dtype=torch.int64, device=place)
+            self._silent = self._silent.to(place)
+        exact = values.double() * _COARSE
+        coarse = exact.round()
+        self._sums[0].index_add_(0, labels, coarse)
+        self._sums[1].index_add_(0, labels, ((exact - coarse) * _FINE).round())
         total = values.sum(1, keepdim=True)
         shares = values.sort(1, descending=True).values / total
         needed = (shares.cumsum(1) < self.fraction).sum(1)  # NaN, where the total is zero, is not below
-        keys = labels * (width + 1) + needed
-        self._counts += torch.bincount(keys, minlength=self._counts.numel()).view_as(self._counts)
-        self._silent += torch.bincount(labels[total[:, 0] == 0], minlength=self.num_classes)
+        # Only what changes is touched: a table of all classes and n is larger than a batch.
+        self._counts.view(-1).index_add_(0, labels * (width + 1) + needed, torch.ones_like(labels))
+        self._silent.index_add_(0, labels, (total[:, 0] == 0).long())
+
+    def merge(self, other: SelectivityCounter) -> None:
+        """Take in what another counter of the same layer has collected from other images."""
+        if other._sums is None:
+            return
+        if self._sums is None:
+            self._sums, self._counts, self._silent = other._sums.clone(), other._counts.clone(), other._silent.clone()
+            return
+        self._sums += other._sums.to(self._sums.device)
+        self._counts += other._counts.to(self._counts.device)
+        self._silent += other._silent.to(self._silent.device)
 
     def result(self) -> LayerSelectivity:
         """The selectivity over all batches, of which at least one has been added."""
         assert self._sums is not None
-        images = self._counts.sum(1)
-        numbers = torch.arange(self._counts.shape[1], dtype=torch.float64)
-        mean = (self._counts * numbers).sum(1) / images
-        median = torch.stack([_median(row) for row in self._counts])
-        return LayerSelectivity(
-            self._sums.shape[1], images, self._silent, mean, median, class_selectivity(self._sums, images)
-        )
+        counts, (coarse, fine) = self._counts.cpu(), self._sums.cpu()
+        images = counts.sum(1)
+        numbers = torch.arange(counts.shape[1], dtype=torch.float64)
+        mean = (counts * numbers).sum(1) / images
+        median = torch.stack([_median(row) for row in counts])
+        index = class_selectivity((coarse + fine / _FINE) / _COARSE, images)
+        return LayerSelectivity(coarse.shape[1], images, self._silent.cpu(), mean, median, index)
 
 
 def class_selectivity(sums: Tensor, images: Tensor) -> float | None:
@@ -271,46 +295,78 @@ def measure_selectivity(
         InputError: There is no such layer, or it cannot be measured (negative outputs, filters that cannot be told).
         DecomposeError: An activation is NaN or infinite.
     """
-    wanted = _wanted(module, names, outputs)
-    counters = {name: SelectivityCounter(name, num_classes, fraction) for name in wanted}
-    labels = torch.empty(0)
-    times: Counter[str] = Counter()
+    counters = LayerCounters(module, names, outputs, num_classes, fraction)
+    with counters.watching(), torch.inference_mode():
+        for images, truth in batches:
+            counters.add(images, truth)
+            advance(len(truth))
+    return counters.result()
 
-    def receive(name: str, output: object, values: Values | None) -> None:
+
+class LayerCounters:
+    """Counters of several layers of a network, which take in what the layers yield for the images that it is given.
+
+    Args:
+        module: See :func:`measure_selectivity`, as for the others.
+        names: See there.
+        outputs: See there.
+        num_classes: See there.
+        fraction: See there.
+
+    Attributes:
+        by_layer: The counters by name, in the order of the names.
+    """
+
+    def __init__(
+        self, module: nn.Module, names: Sequence[str], outputs: Sequence[LayerOutput], num_classes: int, fraction: float
+    ) -> None:
+        self._module, self._wanted = module, _wanted(module, names, outputs)
+        self.by_layer = {name: SelectivityCounter(name, num_classes, fraction) for name in self._wanted}
+        self._labels = torch.empty(0)
+        self._times: Counter[str] = Counter()
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Have the layers report what they yield, inside the ``with`` block."""
+        with ExitStack() as stack:
+            for layer, part in {use.layer: use.module for use, _ in self._wanted.values()}.items():
+                stack.callback(part.register_forward_pre_hook(partial(self._enter, layer)).remove)
+                stack.callback(part.register_forward_hook(partial(self._leave, layer)).remove)
+            yield
+
+    def add(self, images: Tensor, labels: Tensor) -> None:
+        """Run images (n, 3, H, W) of these classes (n,) through the network, which is being watched."""
+        self._labels = labels
+        self._times.clear()
+        self._module(images)
+
+    def merge(self, other: LayerCounters) -> None:
+        """Take in what others have collected of the same layers from other images."""
+        for name, counter in self.by_layer.items():
+            counter.merge(other.by_layer[name])
+
+    def result(self) -> dict[str, LayerSelectivity]:
+        """The selectivity of each layer, by name."""
+        return {name: counter.result() for name, counter in self.by_layer.items()}
+
+    def _enter(self, layer: str, _: nn.Module, args: tuple[object, ...]) -> None:
+        self._times[layer] += 1
+        for name, (use, is_input) in self._wanted.items():
+            if is_input and (use.layer, use.number) == (layer, self._times[layer]):
+                self._receive(name, args[0], use.given)
+
+    def _leave(self, layer: str, _: nn.Module, __: object, output: object) -> None:
+        for name, (use, is_input) in self._wanted.items():
+            if not is_input and (use.layer, use.number) == (layer, self._times[layer]):
+                self._receive(name, output, use.values)
+
+    def _receive(self, name: str, output: object, values: Values | None) -> None:
         if not isinstance(output, Tensor):
             raise InputError(f"The layer {name!r} yields a {type(output).__name__}, not a tensor.")
         if values is not None and not values.axes.in_order:
             raise InputError(f"The layer {name!r} cannot be measured: {values.obstacle}.")
         channels = None if values is None else values.channels
-        counters[name].add(output, labels, channels)  # at once: a later layer may overwrite it
-
-    def enter(layer: str) -> Callable[[nn.Module, tuple[object, ...]], None]:
-        def hook(_: nn.Module, args: tuple[object, ...]) -> None:
-            times[layer] += 1
-            for name, (use, is_input) in wanted.items():
-                if is_input and (use.layer, use.number) == (layer, times[layer]):
-                    receive(name, args[0], use.given)
-
-        return hook
-
-    def leave(layer: str) -> Callable[[nn.Module, object, object], None]:
-        def hook(_: nn.Module, __: object, output: object) -> None:
-            for name, (use, is_input) in wanted.items():
-                if not is_input and (use.layer, use.number) == (layer, times[layer]):
-                    receive(name, output, use.values)
-
-        return hook
-
-    with ExitStack() as stack, torch.inference_mode():
-        for layer, part in {use.layer: use.module for use, _ in wanted.values()}.items():
-            stack.callback(part.register_forward_pre_hook(enter(layer)).remove)
-            stack.callback(part.register_forward_hook(leave(layer)).remove)
-        for images, truth in batches:
-            labels = truth
-            times.clear()
-            module(images)
-            advance(len(truth))
-    return {name: counter.result() for name, counter in counters.items()}
+        self.by_layer[name].add(output, self._labels, channels)  # at once: a later layer may overwrite it
 
 
 def _wanted(

@@ -38,6 +38,7 @@ from decompose_cli.features.labelled import Order, check_gates
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import note, track, warn
+from decompose_cli.sparse.problem import fitting_device
 from decompose_cli.statistics import mean_interval
 from decompose_cli.storage.files import given_file, sha256_of, user_path
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo
@@ -300,9 +301,10 @@ class _Subject:
 
     def measured(self, noise: Noise, repeats: int, controls: int, seed: int) -> tuple[dict[str, Kept], MethodSummary]:
         index_set, head = self.index_set(), self.full
-        with track(f"Noise on {self.name}", head.num_classes, unit="classes") as advance:
+        features, times = self.study.bank.features, 1 if noise in DETERMINISTIC else repeats
+        with track(f"Noise on {self.name}", len(features) * times, unit="noisy images") as advance:
             by_class = essentiality(
-                self.study.bank.features,
+                features,
                 self.study.labels,
                 head.weight,
                 head.bias,
@@ -311,6 +313,7 @@ class _Subject:
                 repeats=repeats,
                 controls=controls,
                 seed=seed,
+                device=fitting_device(self.study.device),
                 advance=advance,
             )
         is_random = noise not in DETERMINISTIC

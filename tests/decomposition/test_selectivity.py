@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from decompose_cli.decomposition.selectivity import (
     STEM,
+    LayerCounters,
     LayerSelectivity,
     SelectivityCounter,
     class_selectivity,
@@ -146,6 +147,56 @@ def test_batch_size_changes_nothing(batch: int) -> None:
         torch.testing.assert_close(getattr(parts, name), getattr(whole, name), rtol=0, atol=0, equal_nan=True)
     assert whole.class_selectivity is not None
     assert parts.class_selectivity == pytest.approx(whole.class_selectivity, abs=1e-12)
+
+
+@pytest.mark.parametrize("shares", [(40,), (1, 39), (0, 7, 20, 13), (13, 13, 13, 1)])
+def test_the_images_can_be_shared_out_in_any_way(shares: tuple[int, ...]) -> None:
+    """Counters that see some of the images each, in batches of their own, come to the same bits when they are merged.
+
+    Activations are of very different sizes, so that sums in another order would differ in their last digits.
+    """
+    maps, labels = make_maps(4)
+    maps = maps * torch.logspace(-6, 5, 40)[:, None, None, None]
+    expected = count(maps, labels, 4)
+    merged = SelectivityCounter("layer", 4, 0.5)
+    for start, share in zip(np.cumsum((0, *shares[:-1])).tolist(), shares, strict=True):
+        own = SelectivityCounter("layer", 4, 0.5)
+        for batch in torch.arange(start, start + share).split(share // 3 + 1):
+            if len(batch):
+                own.add(maps[batch.flip(0)], labels[batch.flip(0)])
+        merged.merge(own)
+    found = merged.result()
+    assert found.class_selectivity == expected.class_selectivity
+    for ours, theirs in (
+        (found.images, expected.images),
+        (found.silent, expected.silent),
+        (found.mean_filters, expected.mean_filters),
+        (found.median_filters, expected.median_filters),
+    ):
+        assert torch.equal(ours, theirs)
+    sums = torch.zeros(4, 12, dtype=torch.float64)
+    sums.index_add_(0, labels, maps.mean((2, 3)).double())
+    assert found.class_selectivity == pytest.approx(class_selectivity(sums, found.images), rel=1e-12)
+
+
+def test_networks_that_share_the_images_come_to_the_same() -> None:
+    module, (images, labels) = CifarResNet(8, 4).eval(), make_images()
+    outputs = traced(module, 16)
+    names = selectable_layers(module, outputs)
+    shares = [(images[rows], labels[rows]) for rows in (slice(0, 7), slice(7, 10))]
+    expected = measure_selectivity(module, shares, names, outputs, 4, 0.5)
+    parts = [LayerCounters(module, names, outputs, 4, 0.5) for _ in range(3)]
+    with torch.inference_mode():
+        for part, share in zip(parts[:2], shares, strict=True):
+            with part.watching():
+                part.add(*share)
+    assert not any(hooks(module))
+    for other in (parts[1], parts[2]):  # the last one has seen no image
+        parts[0].merge(other)
+    for name, found in parts[0].result().items():
+        assert torch.equal(found.mean_filters, expected[name].mean_filters)
+        assert torch.equal(found.silent, expected[name].silent)
+        assert found.class_selectivity == expected[name].class_selectivity
 
 
 def test_order_of_images_and_filters_changes_nothing() -> None:
@@ -341,7 +392,7 @@ def test_memory_does_not_grow_with_the_number_of_images(flat: bool) -> None:
         maps, labels = make_maps(seed)
         counter.add(maps.mean((2, 3)) if flat else maps, labels)
         sizes.append(held(counter))
-    assert set(sizes) == {8 * (4 * 12 + 4 * 13 + 4)}
+    assert set(sizes) == {8 * (2 * 4 * 12 + 4 * 13 + 4)}
     assert int(counter.result().images.sum()) == 30 * 40
 
 
