@@ -37,7 +37,9 @@ def test_train_shows_recipe_epochs_and_result() -> None:
         "resnet8 on folder:images: 24 training images, a share of 0.25 held out for validation; 15 test images" in said
     )
     assert row_of(said, "Epoch") == list(COLUMNS)
-    results = content("run/result.json")["results"]
+    document = content("run/result.json")
+    assert document["environment"]["cudnn_benchmark"] is False, "there is no cuDNN on a CPU"
+    results = document["results"]
     for record in results["epochs"]:
         row = row_of(said, f"{record['epoch']}/2")
         assert row[2:6] == [
