@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.models.affine import Following, agree, following, linear_map
+from decompose_cli.models.convolutions import full_float32
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.preprocessing import Size
 
@@ -66,15 +67,19 @@ class Head:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside the block; every module's own mode is restored after it."""
+    """Evaluation mode without gradients, and all digits of float32, inside the block; all is restored after it."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), full_float32(_device_of(model)):
             yield
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _device_of(model: nn.Module) -> torch.device:
+    return next((value.device for value in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
 @contextmanager

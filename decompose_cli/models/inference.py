@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import operator
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import suppress
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,6 +13,7 @@ from torch.nn import functional
 
 from decompose_cli.errors import InputError, first_line
 from decompose_cli.models.affine import agree
+from decompose_cli.models.convolutions import full_float32
 from decompose_cli.models.head import PART_OF_SPREAD, LayerCall, penultimate, recorded_inputs, trace_layers
 from decompose_cli.models.network import Network
 
@@ -87,7 +88,7 @@ class FeatureReader:
     def __call__(self, images: Tensor) -> Tensor:
         """(n, 3, H, W) normalised float32 images to (n, D) float32 features, which stay on the device."""
         images = images.to(self.device, self.dtype, memory_format=torch.channels_last)
-        with torch.inference_mode(), _full_float32(self.device), self._precision():
+        with torch.inference_mode(), full_float32(self.device), self._precision():
             return self._read(self.module, images).float()
 
     @property
@@ -169,11 +170,3 @@ def _overwriting(module: nn.Module) -> nn.Module:
             own.add(node)
     module.recompile()
     return module
-
-
-def _full_float32(device: torch.device) -> AbstractContextManager[object]:
-    """Keep convolutions on a GPU from rounding float32 to the ten bits of TF32, as they do by default."""
-    if device.type != "cuda":
-        return nullcontext()
-    context: AbstractContextManager[object] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return context

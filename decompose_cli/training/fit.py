@@ -16,6 +16,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, param
 from decompose_cli.features.extraction import device_memory, keep_freed_memory
+from decompose_cli.models.convolutions import fastest_algorithms
 from decompose_cli.processes.team import on_first, sum_over_processes
 from decompose_cli.progress import EpochTable
 from decompose_cli.training.batches import StepBatches
@@ -115,7 +116,8 @@ class Trainer:
         """
         if self.state.records:
             on_first(self.fabric, lambda: self._log.write(self.state.records))
-        with StopRequest() as stop, device_memory(self.fabric.device):
+        device = self.fabric.device
+        with StopRequest() as stop, device_memory(device), fastest_algorithms(device):
             while self.state.global_step < self.total_steps or self.state.step > 0:
                 self._train_epoch(stop, table)
                 record = self._measure()

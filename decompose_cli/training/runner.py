@@ -13,6 +13,7 @@ from torch import nn
 from typing_extensions import override
 
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.models.convolutions import may_choose_algorithms
 from decompose_cli.models.read_back import check_read_back
 from decompose_cli.processes.team import on_first
 from decompose_cli.reporting.training_plots import training_curves
@@ -133,11 +134,16 @@ def run_training(training: Training[Results], request: Request) -> ResultDocumen
             write_files({**files, path: document.to_json()})
             files.clear()
 
+        def described(results: Any) -> ResultDocument[Any]:
+            document = training.document(session, results, watch)
+            document.environment["cudnn_benchmark"] = may_choose_algorithms(session.fabric.device)
+            return document
+
         def write_one(path: Path, results: Results) -> None:
-            write(path, training.document(session, results, watch))
+            write(path, described(results))
 
         runs = repeated(session, train, training.results, write_one)
-        whole = on_first(session.fabric, lambda: training.document(session, training.together(runs), watch))
+        whole = on_first(session.fabric, lambda: described(training.together(runs)))
         on_first(session.fabric, lambda: write(session.folder.result, whole))
     return whole
 

@@ -17,8 +17,10 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from decompose_cli.errors import InputError, first_line, param
+from decompose_cli.features.device import resolve_device
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
+from decompose_cli.models.precision import AUTO, settled_precision
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 from decompose_cli.processes.cluster import Machines
 from decompose_cli.processes.cores import cores
@@ -139,16 +141,18 @@ def opened(
         _check_model(request, config["model"])
         config = read_config(folder.config, kind)
         inputs = _resumed(request, config)
-        settings = make_settings(config["settings"])
+        settings = _settled(make_settings(config["settings"]), inputs.device)
     else:
         folder = None
         _check_place(request)
         inputs, settings, choices = configure(request.inputs)
+        settings = _settled(settings, inputs.device)
+        overrides = {**request.overrides, "precision": settings.precision}
         config = {
             "command": command,
             **{name: getattr(inputs, name) for name in FROM_INPUTS},
             **choices,
-            "overrides": dict(request.overrides),
+            "overrides": {name: overrides[name] for name in request.overrides},
             "runs": request.runs or 1,
             "final_test": request.final_test,
             "export": list(request.export),
@@ -179,6 +183,11 @@ def opened(
         claimed = RunFolder(on_first(fabric, claim))
         takeover = Takeover(claimed, config, is_done=folder is not None)
         yield Session(fabric, claimed, inputs, config, settings, request, takeover)
+
+
+def _settled(settings: Settings, device: str) -> Settings:
+    """The settings with the number format that is used on a device; the run keeps what was chosen."""
+    return settings.model_copy(update={"precision": settled_precision(settings.precision, resolve_device(device))})
 
 
 def _check_place(request: Request) -> None:
@@ -225,6 +234,8 @@ def _resumed(request: Request, config: Mapping[str, Any]) -> Inputs:
         base |= {other: None} if request.overrides.get(name) is not None else {}
     settings = make_settings({**base, **request.overrides}).model_dump(mode="json")
     given |= {**request.choices, **{name: settings[name] for name in request.overrides}}
+    if given.get("precision") == AUTO:  # the run has chosen, and keeps to it
+        del given["precision"]
     given |= {} if request.runs is None else {"runs": request.runs}
     entry = find_entry(config["model"])
     defaults = {name: values[0] for name, values in entry.options.items()} | {"norm_mode": "batch"}

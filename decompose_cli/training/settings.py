@@ -58,7 +58,8 @@ class Settings(BaseModel):
         mix: ``none``, ``ricap``, ``mixup`` or ``cutmix``.
         mix_beta: Parameter of the Beta distribution that mixing draws from; by default 0.3, 1 and 1.
         drop_last: Whether a last batch that is not full is left out.
-        precision: ``32``, ``bf16`` or ``16`` (with loss scaling).
+        precision: ``32``, ``bf16``, ``16`` (with loss scaling), or ``auto`` until the device is known; see
+            :func:`decompose_cli.models.precision.settled_precision`.
         compile: Whether ``torch.compile`` is used.
         sync_bn: Whether batch norm takes the images of all processes (CUDA only).
         val_split: Share of the training images held out to choose the best epoch.
@@ -98,7 +99,7 @@ class Settings(BaseModel):
     mix: Literal["none", "ricap", "mixup", "cutmix"] = "none"
     mix_beta: _Positive | None = None
     drop_last: bool = False
-    precision: Literal["32", "bf16", "16"] = "32"
+    precision: Literal["32", "bf16", "16", "auto"] = "32"
     compile: bool = False
     sync_bn: bool = False
     val_split: _Share = 0.0

@@ -14,6 +14,7 @@ from helpers.processes import program
 from helpers.runs import RATES, SHORT_TRAIN
 
 from decompose_cli.cli.app import joined_integers
+from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.training.recipes import RECIPES
 from decompose_cli.training.table import COLUMNS
 
@@ -36,7 +37,9 @@ def test_train_shows_recipe_epochs_and_result() -> None:
         "resnet8 on folder:images: 24 training images, a share of 0.25 held out for validation; 15 test images" in said
     )
     assert row_of(said, "Epoch") == list(COLUMNS)
-    results = content("run/result.json")["results"]
+    document = content("run/result.json")
+    assert document["environment"]["cudnn_benchmark"] is False, "there is no cuDNN on a CPU"
+    results = document["results"]
     for record in results["epochs"]:
         row = row_of(said, f"{record['epoch']}/2")
         assert row[2:6] == [
@@ -243,6 +246,25 @@ def test_resume_needs_the_folder_and_nothing_else(stopped: str) -> None:
     assert [record["train"]["loss"] for record in first["epochs"]] == [
         record["train"]["loss"] for record in second["epochs"]
     ]
+
+
+@pytest.mark.usefixtures("images")
+@pytest.mark.parametrize(("has_instructions", "chosen"), [(True, "bf16"), (False, "32")])
+def test_a_run_keeps_to_the_number_format_that_auto_chose(
+    monkeypatch: pytest.MonkeyPatch, power_cut: PowerCut, has_instructions: bool, chosen: str
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": has_instructions})
+    with power_cut("last.pt"):
+        run(*SHORT_TRAIN, "-o", "run", "-q", "--precision", "auto")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": not has_instructions})
+    said = run("train", "--resume", "run", "--precision", "auto").stderr
+    assert f"precision {chosen}, " in said
+    assert ("no instructions for bfloat16" in said) == (chosen == "bf16"), (
+        "it goes on as it began, and says what it costs"
+    )
+    arguments = content("run/result.json")["arguments"]
+    assert arguments["settings"]["precision"] == arguments["overrides"]["precision"] == chosen
+    assert f"precision={chosen}" in (read_checkpoint(Path("run/last.pt")).metadata.command or "")
 
 
 # One that is taken for a change is named, whatever stands beside it.

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from decompose_cli.models import inference
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import evaluating, penultimate
@@ -286,3 +288,15 @@ def test_a_large_feature_does_not_hide_that_a_small_one_is_wrong(monkeypatch: py
 def test_layers_that_are_used_twice_are_not_folded_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("decompose_cli.models.inference.fuse", lambda _: pytest.fail("it was folded"))
     FeatureReader(network_of(SharedConvolution().eval(), (16, 16)), CPU, "32", images(4, 16))
+
+
+def test_features_are_computed_with_all_digits_of_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.device] = []
+
+    def full_float32(device: torch.device) -> nullcontext[None]:
+        asked.append(device)
+        return nullcontext()
+
+    monkeypatch.setattr(inference, "full_float32", full_float32)
+    FeatureReader(network_of(CifarResNet(8).eval(), (32, 32)), CPU, "32", images(2, 32))(images(1, 32))
+    assert asked == [CPU]

@@ -7,7 +7,8 @@ import errno
 import math
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -309,6 +310,27 @@ def test_an_own_loss_and_scores_inside_an_output() -> None:
     settings = settings_of(epochs=1, momentum=0.0, lr=0.001)
     record = trainer_of(Two(), settings, loss=loss, logits=lambda output: output[0]).run(Rows()).records[0]
     assert record.train.loss == pytest.approx(sum(values) / 10)
+
+
+def test_steps_are_made_with_the_fastest_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
+    inside: list[torch.device] = []
+    during: list[list[torch.device]] = []
+
+    @contextmanager
+    def fastest(device: torch.device) -> Iterator[None]:
+        inside.append(device)
+        yield
+        inside.clear()
+
+    def loss(output: Tensor, targets: Tensor) -> Tensor:
+        during.append(list(inside))
+        return output.sum()
+
+    monkeypatch.setattr(fit, "fastest_algorithms", fastest)
+    trainer_of(linear(), settings_of(epochs=1), loss=loss).run(Rows())
+    assert during == [[torch.device("cpu")]] * len(during)
+    assert during
+    assert not inside
 
 
 # ---------------------------------------------------------------------------------------------------------- choosing
