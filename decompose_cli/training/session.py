@@ -17,13 +17,13 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from decompose_cli.errors import InputError, first_line, param
-from decompose_cli.features.device import resolve_device
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.models.precision import AUTO, settled_precision
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 from decompose_cli.processes.cluster import Machines
 from decompose_cli.processes.cores import cores
+from decompose_cli.processes.device import resolve_device
 from decompose_cli.processes.launch import start
 from decompose_cli.processes.team import on_first
 from decompose_cli.progress import growing_table, note, warn
