@@ -25,6 +25,7 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes
 from decompose_cli.features.seen import matched
 from decompose_cli.models.network import HeadTensors
+from decompose_cli.models.precision import settled_precision
 from decompose_cli.preprocessing import check_image_options
 from decompose_cli.processes.device import resolve_device
 from decompose_cli.storage.files import user_path
@@ -210,7 +211,7 @@ def extract_features(
         images: A data set, whose classes are matched to the network's by name where both have names; or batches, such
             as a ``DataLoader`` yields: images (n, 3, H, W) as the network takes them, and their class numbers (n,).
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        precision: ``32`` or ``bf16``; features are float32 either way.
+        precision: ``32``, ``bf16`` or ``auto``; features are float32 either way.
         batch_size: Images of a data set that are read at a time.
         workers: Processes that decode images of a data set.
 
@@ -220,6 +221,7 @@ def extract_features(
     """
     Inputs(precision=precision, batch_size=batch_size, workers=workers)  # checks them
     where = resolve_device(device)
+    precision = settled_precision(precision, where)
     network = model.network.as_it_is()
     head = network.tensors
     if not isinstance(images, ImageDataset):

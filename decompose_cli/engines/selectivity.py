@@ -176,7 +176,7 @@ def _measured(
         study.dataset,
         study.preprocessing,
         device=study.device,
-        precision=inputs.precision,
+        precision=study.precision,
         batch_size=inputs.batch_size,
         workers=study.workers,
     )
@@ -184,7 +184,7 @@ def _measured(
     with (
         device_memory(study.device),
         evaluating(module),
-        torch.autocast(study.device.type, torch.bfloat16, enabled=inputs.precision == "bf16"),
+        torch.autocast(study.device.type, torch.bfloat16, enabled=study.precision == "bf16"),
         track(f"Layers on {short_name(study.dataset)}", len(study.dataset)) as advance,
     ):
         measured = measure_selectivity(

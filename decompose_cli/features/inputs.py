@@ -11,7 +11,7 @@ from typing import Any
 from decompose_cli.errors import InputError, param
 from decompose_cli.preprocessing import ImageOptions, parse_image_options
 
-PRECISIONS = ("32", "bf16")
+PRECISIONS = ("32", "bf16", "auto")
 _OF_NETWORKS = (
     *("model", "model_options", "head", "ema", "precision"),
     *("dataset", "data_dir", "mean", "std", "input_size", "resize", "crop", "interpolation", "batch_size", "workers"),
@@ -33,7 +33,7 @@ class Inputs:
         split: ``train``, ``val`` or ``test``; None for the split that the command usually looks at.
         head: Name of the submodule to use as the head.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
-        precision: ``32`` or ``bf16``.
+        precision: ``32``, ``bf16`` or ``auto``.
         mean: Three comma-separated means for pixel values in [0, 1], instead of the network's.
         std: Three comma-separated standard deviations for pixel values in [0, 1], instead of the network's.
         input_size: Size of the network's input in pixels: ``224`` or ``224x224`` (height x width).
@@ -81,7 +81,7 @@ class Inputs:
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
-            raise InputError(f"{param('precision')} {self.precision!r} is unknown; choose 32 or bf16.")
+            raise InputError(f"{param('precision')} {self.precision!r} is unknown; choose 32, bf16 or auto.")
         if self.batch_size < 1:
             raise InputError(f"{param('batch_size')} {self.batch_size} is not at least 1.")
         if self.workers is not None and self.workers < 0:

@@ -23,6 +23,7 @@ from decompose_cli.features.labelled import LabelledFeatures, Order, check_class
 from decompose_cli.features.seen import listed, matched, settled
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.models.network import HeadTensors
+from decompose_cli.models.precision import settled_precision
 from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.cores import cores, threads_for
@@ -57,6 +58,7 @@ class Study:
     def __init__(self, inputs: Inputs, splits: tuple[str, ...], classifier: Classifier | None = None) -> None:
         self.inputs = inputs
         self.device = device_led() or resolve_device(inputs.device)
+        self.precision = settled_precision(inputs.precision, self.device)
         self.classifier = classifier or open_network(inputs)
         name = _dataset_name(inputs, self.classifier)
         self._images = self._open_dataset(name, _default_split(name, splits) if inputs.split is None else inputs.split)
@@ -76,7 +78,7 @@ class Study:
         description = (
             f"{self.classifier.name} ({self.classifier.weights_sha256[:8]}) on {self._images.name} "
             f"{self._images.split}, {len(self._images):,} images, {'x'.join(map(str, self.preprocessing.crop))}, "
-            f"mean {listed(self.preprocessing.mean)}, precision {self.inputs.precision}"
+            f"mean {listed(self.preprocessing.mean)}, precision {self.precision}"
         )
         return KeptFeatures(
             self.inputs,
@@ -112,7 +114,7 @@ class Study:
     def _key(self) -> dict[str, Any]:
         return {
             **self.classifier.identity,
-            "precision": self.inputs.precision,
+            "precision": self.precision,
             "transform": {
                 **self.preprocessing.geometry(),
                 "mean": list(self.preprocessing.mean),
@@ -131,7 +133,7 @@ class Study:
     def computing(self) -> Computing:
         """How the network is run."""
         inputs = self.inputs
-        return Computing(self.device, inputs.precision, inputs.batch_size, self.workers, threads_for(inputs.threads))
+        return Computing(self.device, self.precision, inputs.batch_size, self.workers, threads_for(inputs.threads))
 
     @cached_property
     def class_map(self) -> ClassMap:
@@ -283,7 +285,7 @@ class Study:
             arguments={**self.inputs.as_arguments(), **more_arguments},
             model=self.describe_model(),
             dataset=self.describe_dataset(),
-            environment=describe_environment(str(self.device), self.inputs.seed),
+            environment={**describe_environment(str(self.device), self.inputs.seed), "precision": self.precision},
             started_at=watch.started_at,
             seconds=watch.seconds(),
             cache=self.describe_cache(others),

@@ -74,13 +74,17 @@ class FeatureReader:
         return folded if bool((difference <= allowed).all()) else None
 
     def _in_bfloat16(self, module: nn.Module, example: Tensor) -> nn.Module:
-        converted = copy.deepcopy(module).bfloat16()
-        try:
-            self._read(converted, example.to(self.device, torch.bfloat16))
-        except RuntimeError:  # a network that makes float32 tensors of its own needs autocast, which is slower
-            self.autocast, self.dtype = True, torch.float32
-            return module
-        return converted
+        """The network in bfloat16 up to its last pooling, where that can be told: rounded means of maps would tie."""
+        pooled = _pooling_in_float32(copy.deepcopy(module))
+        if self.device.type == "cpu":  # where a network that is cast is faster than one under autocast
+            cast = copy.deepcopy(pooled).bfloat16()
+            cast.get_submodule(self.head_name).float()  # it is not looked at, but takes what is pooled
+            for converted in (cast, copy.deepcopy(module).bfloat16()):
+                with suppress(RuntimeError):  # what comes after the pooling may have parameters, or tensors of its own
+                    self._read(converted, example.to(self.device, torch.bfloat16))
+                    return converted
+        self.autocast, self.dtype = True, torch.float32
+        return pooled
 
     def _read(self, module: nn.Module, images: Tensor) -> Tensor:
         return penultimate(module, module.get_submodule(self.head_name), images)
@@ -132,6 +136,38 @@ def _checked_pass(module: nn.Module, network: Network, example: Tensor) -> tuple
             "random ones: the network computes something else from them that depends on the image or on the batch."
         )
     return features, layers
+
+
+class _InFloat32(nn.Module):
+    """A pooling that takes its input in float32."""
+
+    def __init__(self, pooling: nn.Module) -> None:
+        super().__init__()
+        self.pooling = pooling
+
+    def forward(self, x: Tensor) -> Tensor:
+        pooled: Tensor = self.pooling(x.float())
+        return pooled
+
+
+_POOLINGS = (nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d)
+_POOLING_FUNCTIONS = (functional.adaptive_avg_pool1d, functional.adaptive_avg_pool2d, torch.mean)
+
+
+def _pooling_in_float32(module: nn.Module) -> nn.Module:
+    """Let the poolings of a network, as far as they can be seen, take float32."""
+    for name, part in list(module.named_modules()):
+        if type(part) in _POOLINGS and name:
+            module.set_submodule(name, _InFloat32(part))
+    if isinstance(module, fx.GraphModule):
+        for node in list(module.graph.nodes):
+            is_method = node.op == "call_method" and node.target == "mean"
+            if (is_method or node.target in _POOLING_FUNCTIONS) and node.args and isinstance(node.args[0], fx.Node):
+                with module.graph.inserting_before(node):
+                    wide = module.graph.call_method("float", (node.args[0],))
+                node.args = (wide, *node.args[1:])
+        module.recompile()
+    return module
 
 
 def _stand_in(network: Network) -> nn.Module:
