@@ -40,6 +40,7 @@ from decompose_cli.models.head import varied_images
 from decompose_cli.models.network import check_head_stays
 from decompose_cli.models.passing_maps import find_place
 from decompose_cli.models.sparse_record import SparseRecord
+from decompose_cli.processes.team import on_first
 from decompose_cli.progress import note
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import RunConfig, shown_command
@@ -211,17 +212,25 @@ class _Finetune(Training[FinetuneResults]):
             index_set = IndexSet(rows, source=str(config["indices_source"]))
         checkpoint = test.classifier.checkpoint
         own = checkpoint is not None and checkpoint.has_decomposed_head
-        if index_set is None and not own:
-            index_set = _ranked(train, **config["ranking"])
-        check_index_request(checkpoint, index_set)
-        if index_set is not None:
-            check_made_from(index_set, test.classifier)
+        given = index_set
+
+        def decide() -> tuple[IndexSet | None, Evaluation | None]:
+            """The index set, and how the full head does; the other processes help where the network runs."""
+            index_set = _ranked(train, **config["ranking"]) if given is None and not own else given
+            check_index_request(checkpoint, index_set)
+            if index_set is not None:
+                check_made_from(index_set, test.classifier)
+            full, original = resolve_heads(test.head, index_set).original, None
+            if full is not None:
+                features, classes = test.bank.features, test.head.num_classes
+                original = evaluate_head(full, features, test.labels, classes, device=test.device)
+            return index_set, original
+
+        index_set, original = on_first(session.fabric, decide)
+        for study in (test, train):
+            study.release()
         heads = resolve_heads(test.head, index_set)
         assert heads.decomposed is not None
-        classes = test.head.num_classes
-        original = None
-        if heads.original is not None:
-            original = evaluate_head(heads.original, test.bank.features, test.labels, classes, test.device)
         network = test.classifier.load(test.preprocessing.crop)
         module = copied(network.module)
         if not network.is_decomposed:
@@ -274,7 +283,8 @@ class _Finetune(Training[FinetuneResults]):
         self._cut, self._refitting = None, None
         if config["refit"]:
             self._cut = self._measured(session, module)
-            self._refitting = self._refit(module, data.indices, config["l2"])
+            refitted, self._refitting = on_first(session.fabric, lambda: self._refitted(data.indices, config["l2"]))
+            with_decomposed_head(module, self._head, refitted)
         name = self._head.name
         frozen = freeze(module, name, config["only"], test.preprocessing.crop)
         objective: Objective | None = None
@@ -291,13 +301,13 @@ class _Finetune(Training[FinetuneResults]):
         note(f"Decomposed, before fine-tuning: {self._before.correct:,} of {self._before.total:,}.")
         return Job(module, metadata, data, frozen, objective, self._sparse)
 
-    def _refit(self, module: nn.Module, images: Tensor, l2: float | None) -> Refitting:
-        """Put the head with weights fitted to these training images into the network; say how they were fitted."""
+    def _refitted(self, images: Tensor, l2: float | None) -> tuple[DecomposedLinear, Refitting]:
+        """The head with weights fitted to these training images, and how they were fitted."""
         data = self._train.labelled()
         data = dataclasses.replace(data, features=data.features[images], labels=data.labels[images])
         refitting, _ = settle(self._test, data, lambda _: self._used, l2)
-        with_decomposed_head(module, self._head, fit_head(data, self._used, "real", refitting.l2).linear())
-        return refitting
+        self._train.release()
+        return fit_head(data, self._used, "real", refitting.l2).linear(), refitting
 
     @staticmethod
     def _still_true(checkpoint: Checkpoint | None, only: Trained) -> SparseRecord | None:
@@ -313,7 +323,12 @@ class _Finetune(Training[FinetuneResults]):
     def _measured(self, session: Session, module: nn.Module) -> Evaluation:
         device = session.fabric.device
         count = len(self._test.class_map.names)
-        return evaluate(module.to(device), self._held, num_classes=count, device=device, workers=session.workers)
+        module = module.to(device)
+
+        def work() -> Evaluation:
+            return evaluate(module, self._held, num_classes=count, device=device, workers=session.workers)
+
+        return on_first(session.fabric, work)
 
     @property
     @override

@@ -17,8 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
+from torch import Tensor
 
 from decompose_cli.features.bank import DAMAGED, BankFolder, remove
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import cache_root
 from decompose_cli.storage.fingerprints import digest_of
@@ -45,6 +47,15 @@ def features_folder() -> Path:
 def entry_path(key: Mapping[str, Any]) -> Path:
     """Path of the bank for a key."""
     return features_folder() / f"{digest_of({**key, 'format': FORMAT_VERSION})[:40]}{_SUFFIX}"
+
+
+def glance(key: Mapping[str, Any]) -> tuple[Tensor, HeadTensors] | None:
+    """Labels and head of the bank for a key, whose features may be missing; None where there is no bank."""
+    path, found = entry_path(key), None
+    with _unusable(path):
+        bank = _opened(path, key)
+        found = None if bank is None else bank.read_head()
+    return found
 
 
 def load(key: Mapping[str, Any]) -> BankFolder | None:

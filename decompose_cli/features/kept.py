@@ -86,8 +86,9 @@ class KeptFeatures:
 
     @cached_property
     def _labels_and_head(self) -> tuple[Tensor, HeadTensors]:
-        if self._found is not None:
-            return self._found.read_head()
+        known = feature_cache.glance(self._key) if self._inputs.use_cache else None
+        if known is not None:
+            return known
         return self._dataset.labels, self._classifier.load(self._preprocessing.crop).tensors
 
     @property
@@ -115,6 +116,11 @@ class KeptFeatures:
         if not unreadable:
             return whole
         return self._without(whole, sorted(unreadable))
+
+    def release(self) -> None:
+        """Let go of the features; they are read again where they are needed again."""
+        for name in ("bank", "_whole", "_found"):
+            self.__dict__.pop(name, None)
 
     @property
     def left_out(self) -> list[int]:

@@ -58,6 +58,7 @@ class Study:
     def __init__(self, inputs: Inputs, splits: tuple[str, ...], classifier: Classifier | None = None) -> None:
         self.inputs = inputs
         self.device = device_led() or resolve_device(inputs.device)
+        self._has_read_features = False
         self.precision = settled_precision(inputs.precision, self.device)
         self.classifier = classifier or open_network(inputs)
         name = _dataset_name(inputs, self.classifier)
@@ -101,14 +102,19 @@ class Study:
         """Parameters of the head; no image is run through the network for them."""
         return self._kept.head
 
-    @cached_property
+    @property
     def bank(self) -> FeatureBank:
         """Features, labels of the data set and head; from the cache if they are there.
 
         Errors in the classes show before the network runs.
         """
         _ = self.class_map
+        self._has_read_features = True
         return self._kept.bank
+
+    def release(self) -> None:
+        """Let go of the features; they are read again where they are needed again."""
+        self._kept.release()
 
     @cached_property
     def _key(self) -> dict[str, Any]:
@@ -256,7 +262,7 @@ class Study:
 
     def describe_cache(self, others: Sequence[Study] = ()) -> CacheInfo:
         """The use of the cache, for the result document: a hit if this and the other studies computed nothing."""
-        used = [study._kept for study in (self, *others) if "bank" in study.__dict__]
+        used = [study._kept for study in (self, *others) if study._has_read_features]
         states = [kept.state for kept in used] or ["off"]
         return CacheInfo(
             features="off" if "off" in states else "miss" if "miss" in states else "hit",
