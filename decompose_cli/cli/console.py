@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from decompose_cli.cli.flags import with_flags
 from decompose_cli.errors import DecomposeError
 from decompose_cli.printable import LONGEST_CELL, printable, printable_lines
-from decompose_cli.progress import Advance, EpochTable, clock
+from decompose_cli.progress import Advance, EpochTable
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -133,20 +133,14 @@ class Terminal:
             yield _Rows(self.console, columns, None)
 
     def _lines(self, description: str, total: int | None, unit: str) -> Advance:
-        start = last = time.monotonic()
-        finished = 0
+        state = {"done": 0, "last": time.monotonic()}
 
         def advance(done: int) -> None:
-            nonlocal last, finished
-            finished += done
-            now = time.monotonic()
-            if now - last > _SECONDS_BETWEEN_LINES:
-                last = now
+            state["done"] += done
+            if time.monotonic() - state["last"] > _SECONDS_BETWEEN_LINES:
+                state["last"] = time.monotonic()
                 of = f" of {total:,}" if total else ""
-                left = ""
-                if total is not None and 0 < finished < total:
-                    left = f", about {clock((now - start) * (total / finished - 1))} left"
-                self._line("", f"{description}: {finished:,}{of} {unit}{left}")
+                self._line("", f"{description}: {state['done']:,}{of} {unit}")
 
         return advance
 
