@@ -31,7 +31,7 @@ SETUP = (
 """Run before any command of a page, in the same folder."""
 BLOCK = re.compile(r"(?P<head><!-- run: (?P<command>.+?) -->\n\n```text\n)(?P<output>.*?)(?P<tail>```)", re.DOTALL)
 GAP = "[...]"
-PROGRESS = re.compile(r"[A-Z][^:]*: [\d,]+ of [\d,]+ (images|classes|steps|heads|features)")
+PROGRESS = re.compile(r"[A-Z][^:]*: [\d,]+ of [\d,]+ (images|classes|steps|heads|features)(, about .+ left)?")
 
 
 def pages() -> list[Path]:

@@ -17,6 +17,7 @@ from decompose_cli.progress import Advance, EpochTable
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.live import Live
+    from rich.progress import Progress
 
 _SECONDS_BETWEEN_LINES = 5.0
 _SECONDS_BETWEEN_ROWS = 30.0
@@ -41,6 +42,7 @@ class Terminal:
         self._is_silent = not is_first_process()
         self.quiet = quiet or self._is_silent
         self._noted: set[str] = set()
+        self._progress: Progress | None = None  # the bars that are drawn now
         width = None if sys.stderr.isatty() or "COLUMNS" in os.environ else _WIDTH_OF_FILES
         self.console: Console = Console(stderr=True, highlight=False, width=width)
 
@@ -113,11 +115,21 @@ class Terminal:
             TimeRemainingColumn,
         )
 
+        if (outer := self._progress) is not None:  # a loop in a loop: one bar under the other
+            task = outer.add_task(printable(description), total=total)
+            try:
+                yield lambda done: outer.advance(task, done)
+            finally:
+                outer.remove_task(task)
+            return
         count = DownloadColumn() if unit == "bytes" else MofNCompleteColumn()
         columns = (TextColumn("{task.description}", markup=False), BarColumn(), count, TimeRemainingColumn())
         with Progress(*columns, console=self.console, transient=True) as progress:
-            task = progress.add_task(printable(description), total=total)
-            yield lambda done: progress.advance(task, done)
+            task, self._progress = progress.add_task(printable(description), total=total), progress
+            try:
+                yield lambda done: progress.advance(task, done)
+            finally:
+                self._progress = None
 
     @contextmanager
     def table(self, columns: Sequence[str]) -> Iterator[EpochTable]:
@@ -133,16 +145,31 @@ class Terminal:
             yield _Rows(self.console, columns, None)
 
     def _lines(self, description: str, total: int | None, unit: str) -> Advance:
-        state = {"done": 0, "last": time.monotonic()}
+        done, start = 0, time.monotonic()
+        last = start
 
-        def advance(done: int) -> None:
-            state["done"] += done
-            if time.monotonic() - state["last"] > _SECONDS_BETWEEN_LINES:
-                state["last"] = time.monotonic()
+        def advance(more: int) -> None:
+            nonlocal done, last
+            done += more
+            now = time.monotonic()
+            if now - last > _SECONDS_BETWEEN_LINES:
+                last = now
                 of = f" of {total:,}" if total else ""
-                self._line("", f"{description}: {state['done']:,}{of} {unit}")
+                left = f", about {_span((total - done) * (now - start) / done)} left" if total and done else ""
+                self._line("", f"{description}: {done:,}{of} {unit}{left}")
 
         return advance
+
+
+def _span(seconds: float) -> str:
+    """A time in words.
+
+    >>> _span(0.2), _span(89), _span(100), _span(7000)
+    ('1 s', '89 s', '2 min', '1.9 h')
+    """
+    if seconds < 90:
+        return f"{max(1, round(seconds))} s"
+    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def is_first_process() -> bool:

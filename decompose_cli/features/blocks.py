@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import TYPE_CHECKING
+
+from decompose_cli.progress import track
 
 if TYPE_CHECKING:
     import torch
@@ -14,7 +17,7 @@ VALUES_AT_ONCE = 1 << 24
 
 
 def in_blocks(
-    features: Tensor, *, device: str | torch.device = "cpu", width: int = 0
+    features: Tensor, *, device: str | torch.device = "cpu", width: int = 0, doing: str | None = None
 ) -> Iterator[tuple[slice, Tensor]]:
     """Go through features in blocks of rows of about 64 MB, from the first to the last.
 
@@ -26,11 +29,15 @@ def in_blocks(
         features: Features (N, D).
         device: Where blocks are wanted.
         width: Numbers that work on a row makes, such as its C logits, where these are more than D.
+        doing: What is done with the blocks, shown with the progress where there is more than one.
 
     Yields:
         The rows of a block, and the block (n, D) on the device; none where N is 0.
     """
     step = max(1, VALUES_AT_ONCE // max(1, features.shape[1], width))
-    for start in range(0, len(features), step):
-        rows = slice(start, min(start + step, len(features)))
-        yield rows, features[rows].to(device)
+    watched = nullcontext(lambda _: None) if doing is None or len(features) <= step else track(doing, len(features))
+    with watched as advance:
+        for start in range(0, len(features), step):
+            rows = slice(start, min(start + step, len(features)))
+            yield rows, features[rows].to(device)
+            advance(rows.stop - start)

@@ -1,0 +1,78 @@
+"""Progress of long work: bars on a terminal, elsewhere lines that say how long it will take."""
+
+from __future__ import annotations
+
+import io
+import re
+import time
+
+import pytest
+import torch
+from rich.console import Console
+
+from decompose_cli.cli import console
+from decompose_cli.cli.console import Terminal
+from decompose_cli.features import blocks
+from decompose_cli.features.blocks import in_blocks
+from decompose_cli.progress import track, use_reporter
+
+
+def terminal_on(stream: io.StringIO, *, is_terminal: bool) -> Terminal:
+    terminal = Terminal()
+    terminal.console = Console(file=stream, force_terminal=is_terminal, width=200, highlight=False, color_system=None)
+    return terminal
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0.4, "1 of 4 images, about 1 s left"),
+        (20.0, "1 of 4 images, about 60 s left"),
+        (200.0, "1 of 4 images, about 10 min left"),
+        (4000.0, "1 of 4 images, about 3.3 h left"),
+    ],
+)
+def test_lines_say_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch, seconds: float, said: str) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", 0.0)
+    stream = io.StringIO()
+    with use_reporter(terminal_on(stream, is_terminal=False)), track("Work", 4) as advance:
+        now += seconds
+        advance(1)
+    assert stream.getvalue() == f"Work: {said}\n"
+
+
+def test_lines_without_a_total_promise_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", -1.0)
+    stream = io.StringIO()
+    with use_reporter(terminal_on(stream, is_terminal=False)), track("Work", None) as advance:
+        advance(2)
+    assert stream.getvalue() == "Work: 2 images\n"
+
+
+def test_a_loop_in_a_loop_has_a_bar_under_the_other() -> None:
+    stream = io.StringIO()
+    terminal = terminal_on(stream, is_terminal=True)
+    with use_reporter(terminal), track("Outer", 2) as outer:
+        with track("Inner", 3) as inner:
+            inner(3)
+            assert terminal._progress is not None
+            assert [task.description for task in terminal._progress.tasks] == ["Outer", "Inner"]
+            terminal._progress.refresh()
+        outer(1)
+        assert [(task.description, task.completed) for task in terminal._progress.tasks] == [("Outer", 1)]
+    assert terminal._progress is None
+    assert re.search(r"Outer .*\n.*Inner .*3/3", stream.getvalue())
+
+
+def test_blocks_tell_their_progress_where_there_are_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", -1.0)
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", 6)
+    stream = io.StringIO()
+    with use_reporter(terminal_on(stream, is_terminal=False)):
+        list(in_blocks(torch.zeros(5, 3), doing="Means"))
+        list(in_blocks(torch.zeros(2, 3), doing="One block"))
+        list(in_blocks(torch.zeros(5, 3)))
+    said = [line.partition(",")[0] for line in stream.getvalue().splitlines()]
+    assert said == ["Means: 2 of 5 images", "Means: 4 of 5 images", "Means: 5 of 5 images"]
