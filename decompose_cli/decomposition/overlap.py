@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_PAIRS_AT_ONCE = 1 << 20  # 8 MB of float64, of a handful of temporary matrices
+
 
 @dataclass(frozen=True)
 class Overlap:
@@ -76,26 +78,35 @@ def overlap(classes: Sequence[Sequence[int]], num_features: int) -> Overlap:
     """
     used = membership(classes, num_features).double()
     size = used.sum(1)  # whole numbers below 2**53: exact
-    both = used @ used.T
-    only_row, only_column = size[:, None] - both, size - both
-    neither = num_features - both - only_row - only_column
-    rest = num_features - size
+    entropy = -(_plogp(size / num_features) + _plogp((num_features - size) / num_features))
+    information, normalized, jaccard = (size.new_empty(len(size), len(size)) for _ in range(3))
+    step = max(1, _PAIRS_AT_ONCE // max(1, len(size)))
+    for start in range(0, len(size), step):
+        rows = slice(start, start + step)
+        both, own = used[rows] @ used.T, size[rows, None]
+        information[rows] = _information(both, own, size, num_features)
+        normalizer = (entropy[rows, None] + entropy) / 2
+        share = information[rows] / normalizer.clamp(min=1e-300)
+        normalized[rows] = torch.where(normalizer > 0, share, 1.0).clamp(max=1)
+        union = own + size - both
+        jaccard[rows] = torch.where(union > 0, both / union.clamp(min=1), 1.0)
+    return Overlap(information, normalized, jaccard, used.sum(0).long())
+
+
+def _information(both: Tensor, first: Tensor, second: Tensor, num_features: int) -> Tensor:
+    """Mutual information of sets of sizes (rows, 1) and (C,) that have so many features in common, (rows, C)."""
+    only_first, only_second = first - both, second - both
+    neither = num_features - both - only_first - only_second
     cells = (
-        (both, size[:, None] * size),
-        (only_row, size[:, None] * rest),
-        (only_column, rest[:, None] * size),
-        (neither, rest[:, None] * rest),
+        (both, first * second),
+        (only_first, first * (num_features - second)),
+        (only_second, (num_features - first) * second),
+        (neither, (num_features - first) * (num_features - second)),
     )
     information = torch.zeros_like(both)
     for count, product in cells:
         information += _term(count, product, num_features)
-    information.clamp_(min=0)  # independent sets give zero but for rounding
-    entropy = -(_plogp(size / num_features) + _plogp(rest / num_features))
-    normalizer = (entropy[:, None] + entropy) / 2
-    normalized = torch.where(normalizer > 0, information / normalizer.clamp(min=1e-300), 1.0).clamp(max=1)
-    union = size[:, None] + size - both
-    jaccard = torch.where(union > 0, both / union.clamp(min=1), 1.0)
-    return Overlap(information, normalized, jaccard, used.sum(0).long())
+    return information.clamp_(min=0)  # independent sets give zero but for rounding
 
 
 def _term(count: Tensor, product: Tensor, num_features: int) -> Tensor:

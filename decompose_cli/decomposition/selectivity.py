@@ -138,9 +138,10 @@ class SelectivityCounter:
         if self._sums is None:
             self._sums, self._counts, self._silent = other._sums.clone(), other._counts.clone(), other._silent.clone()
             return
-        self._sums += other._sums.to(self._sums.device)
-        self._counts += other._counts.to(self._counts.device)
-        self._silent += other._silent.to(self._silent.device)
+        place = self._sums.device  # new tensors: what was counted in inference mode cannot be changed outside it
+        self._sums = self._sums + other._sums.to(place)
+        self._counts = self._counts + other._counts.to(place)
+        self._silent = self._silent + other._silent.to(place)
 
     def result(self) -> LayerSelectivity:
         """The selectivity over all batches, of which at least one has been added."""

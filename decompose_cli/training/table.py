@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from decompose_cli.progress import clock
 from decompose_cli.training.records import EpochRecord, GateScore
 
 _USUAL = 7
@@ -62,3 +61,10 @@ def gate_columns(names: Sequence[str], *, classify: bool) -> tuple[str, ...]:
 
 def _gate_cells(gate: GateScore) -> list[str]:
     return [*([] if gate.top1 is None else [f"{gate.top1:.2f}"]), f"{gate.g:.3f}"]
+
+
+def clock(seconds: float) -> str:
+    """A time as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -149,6 +149,15 @@ def test_matrices_are_symmetric_and_in_double_precision() -> None:
     assert found.classes_per_feature.dtype == torch.int64
 
 
+def test_matrices_are_made_in_blocks_of_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = make_sets(3, 23, 40)
+    whole = overlap(classes, 40)
+    monkeypatch.setattr("decompose_cli.decomposition.overlap._PAIRS_AT_ONCE", 23 * 5)
+    blocked = overlap(classes, 40)
+    for name in ("information", "normalized", "jaccard"):
+        assert torch.equal(getattr(blocked, name), getattr(whole, name))
+
+
 def test_the_order_inside_a_set_and_the_names_of_the_features_do_not_matter() -> None:
     classes = make_sets(5, 6, 15)
     source = random.Random(1)

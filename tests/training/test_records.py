@@ -9,10 +9,9 @@ from pathlib import Path
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from decompose_cli.progress import clock
 from decompose_cli.reporting.training_plots import training_curves
 from decompose_cli.training.records import EpochRecord, Score, TensorBoardLog, curves, write_csv
-from decompose_cli.training.table import COLUMNS, epoch_cells, running_cells
+from decompose_cli.training.table import COLUMNS, clock, epoch_cells, running_cells
 
 
 def record(epoch: int = 1, *, val: bool = True, test: bool = False) -> EpochRecord:

@@ -105,21 +105,6 @@ def test_quiet_shows_nothing() -> None:
     assert stream.getvalue() == ""
 
 
-def test_lines_of_progress_say_how_long_the_rest_may_take(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = [100.0]
-    monkeypatch.setattr("decompose_cli.cli.console.time.monotonic", lambda: now[0])
-    stream = io.StringIO()
-    with terminal_on(stream, is_terminal=False).track("Images", 2000, "images") as advance:
-        for seconds, done in ((3, 100), (3, 100), (3, 300), (55, 1000), (20, 500)):
-            now[0] += seconds
-            advance(done)
-    assert stream.getvalue().splitlines() == [
-        "Images: 200 of 2,000 images, about 0:54 left",  # 6 s for a tenth; nothing is said every few seconds
-        "Images: 1,500 of 2,000 images, about 0:21 left",
-        "Images: 2,000 of 2,000 images",
-    ]
-
-
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
 def test_of_several_processes_the_first_one_talks(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     from decompose_cli.errors import InputError
