@@ -39,7 +39,7 @@ def refuse(*_: object) -> None:
 def test_a_copy_has_the_fingerprint_without_a_look_at_its_pixels(
     side: int, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    make_images(Path("one/images"), ["b", "a"], side=side)
+    make_images(Path("one/images"), ["b", "a"], ("test",), side=side)
     Path("one/images/test/c").symlink_to("../test/a")
     Path("one/images/test/b/linked.png").symlink_to("000.png")
     expected = opened("one/images").fingerprint()
