@@ -47,7 +47,14 @@ class ImageDataset(ABC):
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A hexadecimal digest that changes when the images or labels do."""
+        """A hexadecimal digest that changes when the images or labels do, wherever they lie.
+
+        Images that cannot be read do not keep it from being made.
+        """
+
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        """Whether this is the fingerprint, or one that an earlier version gave to these images."""
+        return fingerprint == self.fingerprint()
 
     @property
     @abstractmethod
@@ -154,7 +161,7 @@ class InMemoryImages(ImageDataset):
     """Small images, held as one uint8 tensor (N, 3, H, W) that is read when first needed.
 
     Args:
-        stamp: Paths, sizes and times of the files; while the stamp stays the same, the fingerprint of the pixels is
+        stamp: Names, sizes and times of the files; while the stamp stays the same, the fingerprint of the pixels is
             remembered instead of computed, so that a cached analysis need not read the images.
         count: Number of images if known without reading them.
     """

@@ -16,7 +16,7 @@ from decompose_cli.errors import DecomposeError, DownloadError, InputError, Unsa
 from decompose_cli.preprocessing import CIFAR
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import write_error
-from decompose_cli.storage.fingerprints import file_stamp
+from decompose_cli.storage.fingerprints import content_sample, file_stamp
 from decompose_cli.storage.leftovers import temporary_folder
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ def open_cifar(name: str, split: str, data_dir: Path, allow_download: bool) -> I
     for file in files:
         if not file.is_file():
             raise InputError(f"{folder} lacks the file {file.name} of {name}.", hint=_by_hand(archive, data_dir))
-    stamp = [name, file_stamp(list(files))]
+    stamp = [name, file_stamp(files, folder), content_sample(list(files))]
     packed = folder.absolute().parent / Path(archive.url).name
     come_from = packed if packed.is_file() else None
     return InMemoryImages(name, split, archive.classes, CIFAR, lambda: _read(archive, files, come_from), stamp)

@@ -32,7 +32,7 @@ def open_digits(split: str) -> InMemoryImages:
     is a test image, beginning with the first. This makes 360 test images and 1437 training images.
     """
     file = _data_file()
-    stamp = [_VERSION, split, file_stamp([file])]
+    stamp = [_VERSION, split, file_stamp([file], file.parent)]
     count = TEST_IMAGES if split == "test" else TRAIN_IMAGES
     return InMemoryImages("digits", split, CLASSES, CIFAR, lambda: _read(file, split), stamp, count)
 

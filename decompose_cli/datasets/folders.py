@@ -16,19 +16,20 @@ from typing_extensions import override
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.chunks import Chunk, chunks_in_memory
 from decompose_cli.datasets.decoding import open_image
-from decompose_cli.datasets.listing import Remarks, class_folders, images_below, refuse_dangling
+from decompose_cli.datasets.listing import class_folders, images_of_classes, images_of_first, refuse_dangling
+from decompose_cli.datasets.manifest import Manifest
 from decompose_cli.datasets.reading import READING, ImageFiles
 from decompose_cli.datasets.streaming import decoded_chunks
 from decompose_cli.errors import InputError, param
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
 from decompose_cli.progress import track
 from decompose_cli.storage.files import user_path
-from decompose_cli.storage.fingerprints import digest_of, file_stamp, pixel_fingerprint, remembered
+from decompose_cli.storage.fingerprints import digest_of, pixel_fingerprint, remembered
 
 SPLITS = ("train", "val", "test")
 _SMALL_SIDE = 64
 _MOST_BYTES = 4 << 30
-_FIRST_READING = 2  # of which the fingerprints of streamed images say nothing
+_FIRST_READING = 2  # of which earlier fingerprints of streamed images said nothing
 _STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not make one tensor
 
 
@@ -42,13 +43,16 @@ class FolderImages(ImageDataset):
         name: Name of the data set as written on the command line.
         split: ``train``, ``val`` or ``test``.
         root: Folder of the split; file names in fingerprints are relative to it.
-        files: Image files in the order in which they are read.
+        files: Image files in the order in which they are read, as they were listed or as they are now.
         labels: Labels of the files, in 0..len(class_names) - 1.
         class_names: All classes of the data set, also those of which this split has no image.
         class_ids: Other names of the classes (WordNet ids), in the same order, where there are any.
         preprocessing: Preprocessing for networks that bring none; by default CIFAR's for small images, ImageNet's for
             others.
         reference: Folder of the split whose first image decides between the two; this split's by default.
+
+    Raises:
+        InputError: A file is not there.
     """
 
     def __init__(
@@ -56,8 +60,8 @@ class FolderImages(ImageDataset):
         name: str,
         split: str,
         root: Path,
-        files: Sequence[Path],
-        labels: Sequence[int],
+        files: Manifest | Sequence[Path],
+        labels: Sequence[int] | Tensor,
         class_names: Sequence[str],
         class_ids: Sequence[str] | None = None,
         preprocessing: Preprocessing | None = None,
@@ -66,9 +70,10 @@ class FolderImages(ImageDataset):
         self.name = name
         self.split = split
         self.root = root
-        self._images = ImageFiles(files, root)
-        self.files = self._images.paths
-        self._labels = torch.tensor(labels, dtype=torch.int64)
+        self.manifest = files if isinstance(files, Manifest) else Manifest.of_paths(root, files)
+        self.files = self.manifest.paths
+        self._images = ImageFiles(self.files, root)
+        self._labels = torch.as_tensor(labels, dtype=torch.int64)
         self.class_names = tuple(class_names)
         self.class_ids = tuple(class_ids) if class_ids else None
         self._preprocessing = preprocessing
@@ -101,23 +106,24 @@ class FolderImages(ImageDataset):
     @cached_property
     def _deciding(self) -> tuple[Path, tuple[int, int]]:
         """The first image of the reference that can be opened, and its (width, height)."""
-        candidates: list[Path] = []
         if self._reference != self.root:
             with suppress(InputError):
-                candidates = images_below(self._reference / class_folders(self._reference)[0])
-        for file in candidates:
-            with suppress(InputError), open_image(file) as image:
-                return file, image.size
+                folder = self._reference / class_folders(self._reference)[0]
+                for found in images_of_first(folder):
+                    with suppress(InputError), open_image(folder / found.name) as image:
+                        return folder / found.name, image.size
         return self._first
 
     @cached_property
-    def _stamp(self) -> str:
-        return digest_of([str(self.root.resolve()), file_stamp(self.files, self.root), self.labels.tolist()])
+    def _by_files(self) -> str:
+        """A digest of the files, of their labels, and of how they are read."""
+        return digest_of(["files", READING, self.manifest.digest, self.labels.tolist()])
 
     @property
-    def _streamed(self) -> str:
-        """The fingerprint of images that do not fit one tensor: of their files, and of how these are read."""
-        return self._stamp if READING == _FIRST_READING else digest_of([READING, self._stamp])
+    def _by_place(self) -> str:
+        """What earlier versions made of them, to go on with what those began."""
+        former = self.manifest.former_digest(self.labels.tolist())
+        return former if READING == _FIRST_READING else digest_of([READING, former])
 
     @cached_property
     def _first(self) -> tuple[Path, tuple[int, int]]:
@@ -154,15 +160,20 @@ class FolderImages(ImageDataset):
     @override
     def fingerprint(self) -> str:
         if max(self._first[1]) > _SMALL_SIDE:
-            return self._streamed
+            return self._by_files
 
         def compute() -> str:
             if self._whole is None or self._whole[1]:
                 return _STREAMED
             return pixel_fingerprint(self._whole[0], self.labels)
 
-        fingerprint = remembered(["folder", READING, self._stamp], compute)
-        return self._streamed if fingerprint == _STREAMED else fingerprint
+        fingerprint = remembered(["folder", self._by_files], compute)
+        return self._by_files if fingerprint == _STREAMED else fingerprint
+
+    @override
+    def has_fingerprint(self, fingerprint: str) -> bool:
+        now = self.fingerprint()
+        return fingerprint == now or (now == self._by_files and fingerprint == self._by_place)
 
     @override
     def chunks(self, preprocessing: Preprocessing, wanted: Sequence[range], workers: int) -> Iterator[Chunk]:
@@ -175,8 +186,7 @@ class FolderImages(ImageDataset):
 
     @override
     def subset(self, numbers: Tensor) -> FolderImages:
-        files = [self.files[number] for number in numbers.tolist()]
-        labels = self.labels[numbers].tolist()
+        files, labels = self.manifest.take(numbers.numpy()), self.labels[numbers]
         chosen = FolderImages(
             self.name, self.split, self.root, files, labels, self.class_names, self.class_ids, self.preprocessing
         )
@@ -241,8 +251,7 @@ def folder_images(
 
     What is left out is counted and said.
     """
-    remarks = Remarks()
-    present = class_folders(root, remarks)
+    present = class_folders(root)
     numbers = {folder: number for number, folder in enumerate(names)}
     unknown = [folder for folder in present if folder not in numbers]
     if unknown:
@@ -251,16 +260,11 @@ def folder_images(
             + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
             + (" which the training split does not have." if class_ids is None else " which is no class of it.")
         )
-    files: list[Path] = []
-    labels: list[int] = []
-    for folder in present:
-        images = images_below(root / folder, remarks)
-        if not images:
-            raise InputError(f"The class folder {root / folder} has no images.")
-        files += images
-        labels += [numbers[folder]] * len(images)
-    remarks.say(root)
-    return FolderImages(name, split, root, files, labels, class_names or names, class_ids, reference=reference)
+    manifest, counts = images_of_classes(root, present)
+    if 0 in counts:
+        raise InputError(f"The class folder {root / present[counts.index(0)]} has no images.")
+    labels = torch.tensor([numbers[folder] for folder in present]).repeat_interleave(torch.tensor(counts))
+    return FolderImages(name, split, root, manifest, labels, class_names or names, class_ids, reference=reference)
 
 
 def folder_splits(spec: str) -> list[str]:

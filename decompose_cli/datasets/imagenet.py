@@ -52,6 +52,7 @@ def open_imagenet(split: str, data_dir: Path) -> FolderImages:
         InputError: The folder is not there, or not sorted into classes.
     """
     from decompose_cli.datasets.folders import folder_images
+    from decompose_cli.datasets.listing import class_folders
 
     root = _find(data_dir)
     if root is None or not (root / split).is_dir():
@@ -62,8 +63,12 @@ def open_imagenet(split: str, data_dir: Path) -> FolderImages:
         )
     wnids, names = imagenet_classes()
     folder = root / split
-    if not any(child.is_dir() for child in folder.iterdir()):
-        raise InputError(f"{folder} is not sorted into class folders.", hint=_FLAT_HINT)
+    try:
+        class_folders(folder)
+    except InputError as error:
+        if any(child.is_dir() for child in folder.iterdir()):
+            raise
+        raise InputError(f"{folder} is not sorted into class folders.", hint=_FLAT_HINT) from error
     reference = next(each for each in (root / "train", folder) if each.is_dir())
     return folder_images("imagenet", split, folder, wnids, names, wnids, reference=reference)
 

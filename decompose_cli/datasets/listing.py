@@ -3,18 +3,35 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from PIL import Image
 
 from decompose_cli.datasets.decoding import FORMATS
+from decompose_cli.datasets.listed_once import once
+from decompose_cli.datasets.manifest import Manifest
 from decompose_cli.errors import InputError, first_few
 from decompose_cli.progress import note, warn
 
 _EXTENSIONS = frozenset(name for name, kind in Image.registered_extensions().items() if kind in FORMATS)
+
+
+class Found(NamedTuple):
+    """An image file: its name relative to the folder that was looked through, bytes, and ns of its last change."""
+
+    name: str
+    size: int
+    time: int
+
+
+class _Entry(NamedTuple):
+    name: str
+    kind: Literal["folder", "image", "other"]
+    size: int
+    time: int
 
 
 @dataclass
@@ -42,6 +59,12 @@ class Remarks:
         if self.nested:
             note(f"{root}: images in folders below a class folder count as of that class: {self.nested:,}.")
 
+    def add(self, other: Remarks) -> None:
+        """Take over what was counted elsewhere."""
+        self.others += other.others
+        self.loose += other.loose
+        self.nested += other.nested
+
 
 def class_folders(root: Path, remarks: Remarks | None = None) -> list[str]:
     """The names of the class folders of a split, in the order of the class numbers.
@@ -55,19 +78,73 @@ def class_folders(root: Path, remarks: Remarks | None = None) -> list[str]:
     Raises:
         InputError: There are no class folders, or a link leads nowhere.
     """
-    names = []
-    for path, kind in _content(root):
-        if kind == "folder":
-            names.append(path.name)
-        elif remarks is not None:
-            (remarks.loose if kind == "image" else remarks.others).append(path)
+    names, beside = once("classes", root, lambda: _class_folders(root))
+    if remarks is not None:
+        remarks.add(beside)
+    return names
+
+
+def _class_folders(root: Path) -> tuple[list[str], Remarks]:
+    names, beside = [], Remarks()
+    for entry in _content(root):
+        if entry.kind == "folder":
+            names.append(entry.name)
+        else:
+            (beside.loose if entry.kind == "image" else beside.others).append(root / entry.name)
     if not names:
         raise InputError(f"{root} has no class folders.", hint="The layout is PATH/train|val|test/<class>/<image>.")
     numbers = [str(number) for number in range(len(names))]
-    return numbers if set(names) == set(numbers) else names
+    return (numbers if set(names) == set(numbers) else names), beside
 
 
-def images_below(folder: Path, remarks: Remarks | None = None) -> list[Path]:
+def images_of_classes(root: Path, folders: Sequence[str], base: Path | None = None) -> tuple[Manifest, list[int]]:
+    """All image files of some class folders, one folder after another, and how many are of each.
+
+    What is left out is counted and said.
+
+    Args:
+        root: Folder of the split.
+        folders: Class folders of it.
+        base: Folder that the names of the files are relative to, ``root`` or one above it; ``root`` by default.
+
+    Raises:
+        InputError: A folder cannot be read, or a link leads nowhere or back.
+    """
+
+    def look() -> tuple[Manifest, list[int]]:
+        remarks = Remarks()
+        class_folders(root, remarks)
+        counts: list[int] = []
+
+        def found() -> Iterator[Found]:
+            prefix = "" if base is None else f"{root.relative_to(base).as_posix()}/"
+            for folder in folders:
+                images = images_below(root / folder, remarks) if counts else images_of_first(root / folder, remarks)
+                counts.append(len(images))
+                for image in images:
+                    yield image._replace(name=f"{prefix}{folder}/{image.name}")
+
+        manifest = Manifest.of(base or root, found())
+        remarks.say(root)
+        return manifest, counts
+
+    return once("images of classes", root, look)
+
+
+def images_of_first(folder: Path, remarks: Remarks | None = None) -> list[Found]:
+    """As :func:`images_below`, for the class folder that may be asked for before the others are."""
+
+    def look() -> tuple[list[Found], Remarks]:
+        said = Remarks()
+        return images_below(folder, said), said
+
+    found, said = once("images of the first class", folder, look)
+    if remarks is not None:
+        remarks.add(said)
+    return found
+
+
+def images_below(folder: Path, remarks: Remarks) -> list[Found]:
     """All image files in a folder and in those below it, links followed, in the order of their paths.
 
     Args:
@@ -77,42 +154,44 @@ def images_below(folder: Path, remarks: Remarks | None = None) -> list[Path]:
     Raises:
         InputError: A folder cannot be read, or a link leads nowhere or back.
     """
-    remarks = remarks if remarks is not None else Remarks()
-    files = list(_images(folder, remarks, ()))
-    remarks.nested += sum(file.parent != folder for file in files)
+    files = list(_images(folder, "", remarks, ()))
+    remarks.nested += sum("/" in file.name for file in files)
     return files
 
 
-def _images(folder: Path, remarks: Remarks, above: tuple[tuple[int, int], ...]) -> Iterator[Path]:
+def _images(folder: Path, prefix: str, remarks: Remarks, above: tuple[tuple[int, int], ...]) -> Iterator[Found]:
     content = _content(folder)
     status = folder.stat()
     here = status.st_dev, status.st_ino
     if here in above:
         raise InputError(f"{folder} leads back to a folder that it lies in.", hint="Remove the link.")
-    for path, kind in content:
+    for name, kind, size, time in content:
         if kind == "folder":
-            yield from _images(path, remarks, (*above, here))
+            yield from _images(folder / name, f"{prefix}{name}/", remarks, (*above, here))
         elif kind == "image":
-            yield path
+            yield Found(f"{prefix}{name}", size, time)
         else:
-            remarks.others.append(path)
+            remarks.others.append(folder / name)
 
 
-def _content(folder: Path) -> list[tuple[Path, Literal["folder", "image", "other"]]]:
+def _content(folder: Path) -> list[_Entry]:
     """What is in a folder, in the order of the names, without what is hidden."""
     try:
         with os.scandir(folder) as entries:
-            content = sorted((entry.name, _kind(entry)) for entry in entries if not entry.name.startswith("."))
+            return sorted(_looked_at(entry) for entry in entries if not entry.name.startswith("."))
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
-    return [(folder / name, kind) for name, kind in content]
 
 
-def _kind(entry: os.DirEntry[str]) -> Literal["folder", "image", "other"]:
+def _looked_at(entry: os.DirEntry[str]) -> _Entry:
+    """The kind of an entry, which costs nothing, and of an image, size and time, which cost a system call."""
     refuse_dangling(entry)
     if entry.is_dir():
-        return "folder"
-    return "image" if entry.is_file() and Path(entry.name).suffix.lower() in _EXTENSIONS else "other"
+        return _Entry(entry.name, "folder", 0, 0)
+    if not (entry.is_file() and os.path.splitext(entry.name)[1].lower() in _EXTENSIONS):  # noqa: PTH122 - twice as fast
+        return _Entry(entry.name, "other", 0, 0)
+    status = entry.stat()
+    return _Entry(entry.name, "image", status.st_size, status.st_mtime_ns)
 
 
 def refuse_dangling(path: Path | os.DirEntry[str]) -> None:

@@ -59,7 +59,7 @@ class ImageFiles:
     """
 
     def __init__(self, paths: Sequence[Path], root: Path | None = None) -> None:
-        self.paths = list(paths)
+        self.paths = paths
         self._root = root
         self._seen = torch.zeros(len(self.paths), dtype=torch.uint8)
         with suppress(RuntimeError):  # without shared memory there are no processes to share it with

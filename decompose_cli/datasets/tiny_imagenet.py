@@ -11,6 +11,7 @@ from decompose_cli.preprocessing import IMAGENET, Preprocessing
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.folders import FolderImages
+    from decompose_cli.datasets.manifest import Manifest
 
 _PREPROCESSING = Preprocessing(IMAGENET.mean, IMAGENET.std, resize=64, crop=(64, 64))
 _ARCHIVE = "http://cs231n.stanford.edu/tiny-imagenet-200.zip"
@@ -31,7 +32,8 @@ def open_tiny_imagenet(split: str, data_dir: Path) -> FolderImages:
         InputError: The folder or one of its lists is missing, or a list is not as expected.
     """
     from decompose_cli.datasets.folders import FolderImages
-    from decompose_cli.datasets.listing import Remarks, class_folders, images_below
+    from decompose_cli.datasets.listed_once import once
+    from decompose_cli.datasets.listing import class_folders, images_of_classes
 
     root = _find(data_dir)
     if root is None:
@@ -43,26 +45,45 @@ def open_tiny_imagenet(split: str, data_dir: Path) -> FolderImages:
     words = dict(line.split("\t", 1) for line in _lines(root / "words.txt") if "\t" in line)
     names = [words.get(wnid, wnid).split(",")[0] for wnid in wnids]
     numbers = {wnid: number for number, wnid in enumerate(wnids)}
-    remarks = Remarks()
     if split == "train":
         table = root / "train"
-        images = {name: images_below(table / name / "images", remarks) for name in class_folders(table, remarks)}
-        files = [file for found in images.values() for file in found]
-        classes = [name for name, found in images.items() for _ in found]
+        folders = class_folders(table)
+        _check_known(folders, wnids, table)
+        files, counts = images_of_classes(table, [f"{name}/images" for name in folders], base=root)
+        classes = [name for name, count in zip(folders, counts, strict=True) for _ in range(count)]
     else:
         table = root / "val" / "val_annotations.txt"
         rows = [[*line.split("\t"), ""][:2] for line in _lines(table)]
-        files = [root / "val" / "images" / row[0] for row in rows]
         classes = [row[1] for row in rows]
-        remarks.loose = sorted({*images_below(root / "val" / "images", remarks)} - {*files})
-    unknown = sorted({*classes} - {*wnids})
+        _check_known(classes, wnids, table)
+        files = once("annotated images", root / "val", lambda: _annotated(root, [row[0] for row in rows]))
+    labels = [numbers[name] for name in classes]
+    if not labels:
+        raise InputError(f"{root / split} has no images.")
+    return FolderImages("tiny-imagenet", split, root, files, labels, names, wnids, _PREPROCESSING)
+
+
+def _check_known(names: list[str], wnids: list[str], table: Path) -> None:
+    unknown = sorted({*names} - {*wnids})
     if unknown:
         raise InputError(f"{table} names a class that is not in wnids.txt: {first_few(map(repr, unknown))}.")
-    labels = [numbers[name] for name in classes]
-    if not files:
-        raise InputError(f"{root / split} has no images.")
-    remarks.say(root / split)
-    return FolderImages("tiny-imagenet", split, root, files, labels, names, wnids, _PREPROCESSING)
+
+
+def _annotated(root: Path, names: list[str]) -> Manifest:
+    """The validation images that the list names, in its order; others are left out, and said."""
+    from decompose_cli.datasets.listing import Remarks, images_below
+    from decompose_cli.datasets.manifest import Manifest
+    from decompose_cli.storage.fingerprints import file_stamp
+
+    folder = root / "val" / "images"
+    remarks = Remarks()
+    found = {image.name: image for image in images_below(folder, remarks)}
+    # A file of the list that is no image by its extension is asked for by its path, as is one that is not there.
+    listed = [found[name] if name in found else file_stamp([folder / name], folder)[0] for name in names]
+    remarks.loose = [folder / name for name in found.keys() - {*names}]
+    remarks.loose.sort()
+    remarks.say(root / "val")
+    return Manifest.of(root, ((f"val/images/{name}", size, time) for name, size, time in listed))
 
 
 def _lines(path: Path) -> list[str]:

@@ -56,7 +56,7 @@ from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
 from decompose_cli.training.records import Score
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.runner import Files, Finished, Training, run_training, with_best_weights
-from decompose_cli.training.session import Request, Session, check_same
+from decompose_cli.training.session import Request, Session, check_same, check_same_images
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import copied
 
@@ -201,11 +201,8 @@ class _Finetune(Training[FinetuneResults]):
         note(f"Recipe {config['recipe']} ({RECIPES['finetune'].source}): {session.settings.shown()}")
         test = Study(session.inputs, ("test", "val"))
         train = test.on_training_split()
-        check_same(
-            session,
-            starting_weights=test.classifier.weights_sha256,
-            training_images=train.dataset.fingerprint(),
-        )
+        check_same(session, starting_weights=test.classifier.weights_sha256)
+        check_same_images(session, train.dataset)
         index_set = self._index_set
         if index_set is None and config["indices"] is not None:  # a run that goes on has them in its configuration
             rows = tuple(tuple(config["indices"][str(number)]) for number in range(len(config["indices"])))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _FORMAT_VERSION = 2
 _LONGEST = 200
+_SAMPLED_FILES, _SAMPLED_BYTES = 32, 1 << 14
 
 
 def pixel_fingerprint(pixels: Tensor, labels: Tensor) -> str:
@@ -29,17 +30,38 @@ def pixel_fingerprint(pixels: Tensor, labels: Tensor) -> str:
     return digest.hexdigest()
 
 
-def file_stamp(paths: Sequence[Path], root: Path | None = None) -> list[tuple[str, int, int]]:
-    """(path, size, modification time in ns) of each file; paths relative to ``root`` if given."""
+def file_stamp(paths: Iterable[Path], root: Path) -> list[tuple[str, int, int]]:
+    """(path, size, modification time in ns) of each file; paths relative to ``root``, those elsewhere absolute.
+
+    Raises:
+        InputError: A file is not there.
+    """
     stamps = []
     for path in paths:
         try:
             status = path.stat()
         except OSError as error:
             raise InputError(f"{path} is listed but cannot be read: {error.strerror or error}.") from error
-        name = path.relative_to(root).as_posix() if root else str(path.resolve())
+        name = (path.relative_to(root) if path.is_relative_to(root) else path.resolve()).as_posix()
         stamps.append((name, status.st_size, status.st_mtime_ns))
     return stamps
+
+
+def content_sample(paths: Sequence[Path]) -> str:
+    """SHA-256 of what begin, middle and end of a few of the files hold, spread evenly over all; all of small files."""
+    digest = hashlib.sha256()
+    count = min(len(paths), _SAMPLED_FILES)
+    for number in range(count):
+        path = paths[number * (len(paths) - 1) // max(count - 1, 1)]
+        try:
+            with path.open("rb") as handle:
+                size = handle.seek(0, os.SEEK_END)
+                for place in (0, size // 2, max(size - _SAMPLED_BYTES, 0)):
+                    handle.seek(place)
+                    digest.update(hashlib.sha256(handle.read(_SAMPLED_BYTES)).digest())
+        except OSError:  # it says so where it is needed
+            digest.update(b"unreadable")
+    return digest.hexdigest()
 
 
 def digest_of(value: Any) -> str:

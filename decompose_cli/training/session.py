@@ -16,6 +16,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
+from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
@@ -351,26 +352,37 @@ def _try_export(session: Session, job: Job) -> None:
             on_first(session.fabric, partial(export_network, module, size, path, kind, job.metadata, sparse=job.sparse))
 
 
+def check_same_images(session: Session, images: ImageDataset) -> None:
+    """Refuse to go on with a run whose training images have been replaced since, or are read otherwise.
+
+    Raises:
+        InputError: They are not those of the configuration.
+    """
+    if not images.has_fingerprint(str(session.config.get("training_images"))):
+        raise _replaced(
+            session,
+            "training images, or the order of their classes,",
+            "Put the images back. If they never changed, an earlier version began this run and read them differently: "
+            "resume with that version",
+        )
+
+
 def check_same(session: Session, **now: str | None) -> None:
-    """Refuse to go on with a run whose weights or images have been replaced since, or whose images are read otherwise.
+    """Refuse to go on with a run whose weights have been replaced since.
 
     Raises:
         InputError: A digest differs from that of the configuration.
     """
     for name, digest in now.items():
         if session.config.get(name) != digest:
-            is_of_images = name == "training_images"  # their digest is of the labels, too
-            what = f"{name.replace('_', ' ')}{', or the order of their classes,' if is_of_images else ''}"
-            hint = "Put them back"
-            if is_of_images:
-                hint = (
-                    "Put the images back. If they never changed, an earlier version began this run and read them "
-                    "differently: resume with that version"
-                )
-            raise InputError(
-                f"The {what} are not what they were when the run in {session.folder.path} began.",
-                hint=f"{hint}, or start a new run with {param('output')}.",
-            )
+            raise _replaced(session, name.replace("_", " "), "Put them back")
+
+
+def _replaced(session: Session, what: str, hint: str) -> InputError:
+    return InputError(
+        f"The {what} are not what they were when the run in {session.folder.path} began.",
+        hint=f"{hint}, or start a new run with {param('output')}.",
+    )
 
 
 def _exports(session: Session) -> Sequence[Kind]:

@@ -40,7 +40,7 @@ from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, complete_norm, default_recipe, resolve
-from decompose_cli.training.session import Session, check_same
+from decompose_cli.training.session import Session, check_same, check_same_images
 from decompose_cli.training.settings import Settings
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
@@ -204,7 +204,8 @@ def open_for(session: Session) -> Learner:
     """
     learner = open_learner(session.inputs, session.config["model_options"] or {}, session.settings.seed)
     weights = learner.classifier.weights_sha256 if session.inputs.weights is not None else None
-    check_same(session, training_images=learner.train.fingerprint(), starting_weights=weights)
+    check_same_images(session, learner.train)
+    check_same(session, starting_weights=weights)
     return learner
 
 

@@ -272,11 +272,19 @@ def test_features_of_an_earlier_reading_are_not_taken(side: int, monkeypatch: py
         assert reads == [1]
 
 
-def test_fingerprints_of_streamed_images_are_those_that_they_were_before_readings_were_counted() -> None:
-    """Else runs that were begun then could not be gone on with."""
+def test_what_earlier_versions_called_streamed_images_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else runs that were begun then could not be gone on with; before readings were counted, nothing said which."""
     dataset = opened(80)
     stamps = file_stamp(dataset.files, dataset.root)
-    assert dataset.fingerprint() == digest_of([str(dataset.root.resolve()), stamps, dataset.labels.tolist()])
+    former = digest_of([str(dataset.root.resolve()), stamps, dataset.labels.tolist()])
+    assert dataset.has_fingerprint(former)
+    assert dataset.has_fingerprint(dataset.fingerprint())
+    assert not dataset.has_fingerprint(digest_of([]))
+    monkeypatch.setattr(folders, "READING", folders.READING + 1)
+    again = open_folder("folder:images", "train")
+    assert not again.has_fingerprint(former)
+    assert not again.has_fingerprint(dataset.fingerprint())
+    assert again.has_fingerprint(digest_of([folders.READING, former]))
 
 
 # --- damaged TIFF -----------------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from decompose_cli.datasets.folders import FolderImages
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.engines.train import train
 from decompose_cli.engines.validate import validate
@@ -422,6 +423,21 @@ def test_changed_training_images_are_noticed(stopped: str) -> None:
         InputError, match=r"The training images, or .* are not what they were when the run in run began"
     ):
         resumed()
+
+
+def test_a_run_that_an_earlier_version_began_goes_on(power_cut: PowerCut, make_images: Any) -> None:
+    """It knew streamed images by the place of their files; where they lie there still, they are the same."""
+    images = f"folder:{make_images(Path('images'), ['a', 'b'], n=2, side=70)}"
+    with power_cut("last.pt"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FolderImages, "fingerprint", lambda dataset: dataset._by_place)
+        train(request_of(images))
+    Path("images").rename("moved")
+    Path("images").symlink_to("moved")
+    with pytest.raises(InputError, match="training images, or the order of their classes, are not what they were"):
+        resumed()
+    Path("images").unlink()
+    Path("moved").rename("images")
+    assert len(resumed().epochs) == 2
 
 
 def test_class_folders_that_were_numbered_otherwise_are_spoken_of(power_cut: PowerCut, make_images: Any) -> None:

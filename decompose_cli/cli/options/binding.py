@@ -22,6 +22,7 @@ from decompose_cli.cli.options.outputs import LISTING, RESULT, RUN
 from decompose_cli.cli.options.training import NETWORK_OPTIONS, TUNING, NetworkOptions, Tuning
 from decompose_cli.cli.output import Listing, Output, RunOutput
 from decompose_cli.cli.stdout import kept_for_results
+from decompose_cli.datasets.listed_once import listed_once
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.progress import use_reporter
@@ -82,7 +83,8 @@ def command(
             given = {kind: {name: values.pop(name) for name in options[kind]} for kind in bundles}
             kind_of_output = next(kind for kind in bundles if issubclass(kind, Output))
             out: Output = bundles[kind_of_output].make(given.pop(kind_of_output))
-            with kept_for_results(), expected_errors(out.terminal, debug=out.debug), use_reporter(out.terminal):
+            guarded = expected_errors(out.terminal, debug=out.debug)
+            with kept_for_results(), guarded, use_reporter(out.terminal), listed_once():
                 if Inputs in bundles:
                     with interrupts_held_back():
                         load_torch()

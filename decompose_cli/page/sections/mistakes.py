@@ -92,7 +92,7 @@ def _dataset(source: Source) -> ImageDataset:
     if not data_dir.is_dir() and not data_dir.is_absolute():
         data_dir = base / data_dir
     dataset = open_dataset(name, about.split, data_dir, allow_download=False)
-    if dataset.fingerprint() != about.fingerprint:
+    if not dataset.has_fingerprint(about.fingerprint):
         raise DecomposeError(f"those of {about.name} {about.split} have changed since.")
     return dataset
 
