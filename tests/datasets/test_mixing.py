@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import pytest
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from decompose_cli.datasets.counter_random import Stream, derived_seed
-from decompose_cli.datasets.mixing import cutmix, mix, mixup, ricap
+from decompose_cli.datasets.mixing import Rows, cutmix, mix, mixup, ricap, rows_of
 from decompose_cli.errors import InputError
 
 WAYS = [ricap, mixup, cutmix]
@@ -151,6 +151,46 @@ def test_batches_of_no_and_of_one_image(way: Callable[..., tuple[Tensor, Tensor]
     mixed, soft = way(images, targets, C, seed=0)
     assert mixed.shape == (n, 3, H, W)
     torch.testing.assert_close(soft, F.one_hot(targets, C).float())
+
+
+def shares(name: str, batch: int, processes: int) -> Iterator[Rows]:
+    """What each of several processes makes of a batch; a process without a row makes nothing."""
+    for numbers in torch.arange(batch).tensor_split(processes):
+        if len(numbers):
+            own = range(int(numbers[0]), int(numbers[-1]) + 1)
+            yield rows_of(name, batch, own, (H, W), 1, 2, 3)
+
+
+@pytest.mark.parametrize("name", ["none", "ricap", "mixup", "cutmix"])
+@pytest.mark.parametrize("batch", [1, 2, 3, 7, 64])
+@pytest.mark.parametrize("processes", [1, 2, 3, 5])
+def test_processes_make_together_what_one_makes(name: str, batch: int, processes: int) -> None:
+    images, targets = labelled(batch)
+    images = images + 0.1  # so that mixing rounds
+    expected = mix(name, images, targets, C, 1, 2, 3)
+    made = [
+        mix(name, images[rows.sources], targets[rows.sources], C, 1, 2, 3, rows=rows)
+        for rows in shares(name, batch, processes)
+    ]
+    assert len(made) == min(batch, processes)
+    for number, whole in enumerate(expected):
+        assert torch.equal(torch.cat([part[number] for part in made]), whole), "to the last bit"
+    assert all(part[0].stride() == expected[0].stride() for part in made)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_only_images_that_are_seen_have_to_be_at_hand(seed: int) -> None:
+    images, targets = labelled(20)
+    for own in (range(1), range(3), range(7, 12), range(19, 20)):
+        before = {(own.start - 1) % 20}
+        for name in ("none", "mixup", "cutmix"):
+            sources = rows_of(name, 20, own, (H, W), seed).sources.tolist()
+            assert sources == sorted({*own, *(before if name != "none" else ())})
+        for strength in (None, 0.01, 5.0):
+            rows = rows_of("ricap", 20, own, (H, W), seed, strength=strength)
+            mixed, _ = mix("ricap", images, targets, C, seed, strength=strength)
+            seen = (mixed[own.start : own.stop, 0] // 10_000).long().unique()
+            assert torch.equal(rows.sources, seen), "those of fields without a pixel are left out"
 
 
 @pytest.mark.parametrize(("way", "usual"), [(ricap, 0.3), (mixup, 1.0), (cutmix, 1.0)])
