@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -52,7 +54,7 @@ class LayerSelectivity:
 
 
 class SelectivityCounter:
-    """Collects one layer's activations, batch by batch; its memory does not grow with the number of images.
+    """Collects one layer's activations, batch by batch, in any thread; its memory does not grow with the images.
 
     Several counters can share the images out in any way and be merged: everything is counted in whole numbers, sums of
     activations in units of 2^-20 and, for what these leave, of 2^-50. The result is the same to the last bit as long as
@@ -78,6 +80,7 @@ class SelectivityCounter:
         self._sums: Tensor | None = None  # of activations in two units, whole numbers in float64 (2, C, D)
         self._counts = torch.zeros(0, dtype=torch.int64)  # images by class and n, (C, D + 1)
         self._silent = torch.zeros(num_classes, dtype=torch.int64)
+        self._lock = threading.Lock()
 
     def add(self, activations: Tensor, labels: Tensor, channels: int | None = 1) -> None:
         """Take in a batch of maps (n, ...) or of values (n, D), and the classes of the images, int64 (n,).
@@ -115,21 +118,30 @@ class SelectivityCounter:
         values = values.to(fitting_device(values.device))
         labels = labels.to(values.device)
         width = values.shape[1]
-        if self._sums is None:
-            place = values.device
-            self._sums = torch.zeros(2, self.num_classes, width, dtype=torch.float64, device=place)
-            self._counts = torch.zeros(self.num_classes, width + 1, dtype=torch.int64, device=place)
-            self._silent = self._silent.to(place)
         exact = values.double() * _COARSE
         coarse = exact.round()
-        self._sums[0].index_add_(0, labels, coarse)
-        self._sums[1].index_add_(0, labels, ((exact - coarse) * _FINE).round())
+        fine = ((exact - coarse) * _FINE).round()
         total = values.sum(1, keepdim=True)
         shares = values.sort(1, descending=True).values / total
         needed = (shares.cumsum(1) < self.fraction).sum(1)  # NaN, where the total is zero, is not below
-        # Only what changes is touched: a table of all classes and n is larger than a batch.
-        self._counts.view(-1).index_add_(0, labels * (width + 1) + needed, torch.ones_like(labels))
-        self._silent.index_add_(0, labels, (total[:, 0] == 0).long())
+        with self._lock:
+            if self._sums is None:
+                place = values.device
+                self._sums = torch.zeros(2, self.num_classes, width, dtype=torch.float64, device=place)
+                self._counts = torch.zeros(self.num_classes, width + 1, dtype=torch.int64, device=place)
+                self._silent = self._silent.to(place)
+            self._sums[0].index_add_(0, labels, coarse)
+            self._sums[1].index_add_(0, labels, fine)
+            # Only what changes is touched: a table of all classes and n is larger than a batch.
+            self._counts.view(-1).index_add_(0, labels * (width + 1) + needed, torch.ones_like(labels))
+            self._silent.index_add_(0, labels, (total[:, 0] == 0).long())
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
 
     def merge(self, other: SelectivityCounter) -> None:
         """Take in what another counter of the same layer has collected from other images."""
@@ -271,58 +283,41 @@ def _stem_name(module: nn.Module) -> str:
     return STEM if STEM not in dict(module.named_modules()) else f"{STEM} output"
 
 
-def measure_selectivity(
-    module: nn.Module,
-    batches: Iterable[tuple[Tensor, Tensor]],
-    names: Sequence[str],
-    outputs: Sequence[LayerOutput],
-    num_classes: int,
-    fraction: float,
-    advance: Callable[[int], None] = lambda _: None,
-) -> dict[str, LayerSelectivity]:
-    """Run images through a network once and look at several of its layers on the way.
+class LayerCounters:
+    """Counters of several layers of a network, which take in what the layers yield for the images that it is given.
 
     Args:
         module: The network, in evaluation mode, on the device of the images.
-        batches: Normalised images (n, 3, H, W) and their classes (n,).
         names: Names of submodules, or ``stem`` for the input of the first unit of :func:`selectable_layers`. A
             submodule that is used several times in a pass is as many layers: ``relu#1``, ``relu#2`` or both: ``relu``.
         outputs: The uses of its submodules, from :func:`decompose_cli.models.outputs.trace_outputs`.
         num_classes: Number of classes C.
         fraction: Share of the activations, strictly between 0 and 1.
-        advance: Called with the number of images just finished.
+        shared: Those of a copy of the network, whose counters these use as well; None for counters of their own.
+
+    Attributes:
+        by_layer: The counters by name, in the order of the names.
 
     Raises:
         InputError: There is no such layer, or it cannot be measured (negative outputs, filters that cannot be told).
         DecomposeError: An activation is NaN or infinite.
     """
-    counters = LayerCounters(module, names, outputs, num_classes, fraction)
-    with counters.watching(), torch.inference_mode():
-        for images, truth in batches:
-            counters.add(images, truth)
-            advance(len(truth))
-    return counters.result()
-
-
-class LayerCounters:
-    """Counters of several layers of a network, which take in what the layers yield for the images that it is given.
-
-    Args:
-        module: See :func:`measure_selectivity`, as for the others.
-        names: See there.
-        outputs: See there.
-        num_classes: See there.
-        fraction: See there.
-
-    Attributes:
-        by_layer: The counters by name, in the order of the names.
-    """
 
     def __init__(
-        self, module: nn.Module, names: Sequence[str], outputs: Sequence[LayerOutput], num_classes: int, fraction: float
+        self,
+        module: nn.Module,
+        names: Sequence[str],
+        outputs: Sequence[LayerOutput],
+        num_classes: int,
+        fraction: float,
+        shared: LayerCounters | None = None,
     ) -> None:
         self._module, self._wanted = module, _wanted(module, names, outputs)
-        self.by_layer = {name: SelectivityCounter(name, num_classes, fraction) for name in self._wanted}
+        self.by_layer: dict[str, SelectivityCounter] = (
+            shared.by_layer
+            if shared is not None
+            else {name: SelectivityCounter(name, num_classes, fraction) for name in self._wanted}
+        )
         self._labels = torch.empty(0)
         self._times: Counter[str] = Counter()
 
@@ -330,7 +325,8 @@ class LayerCounters:
     def watching(self) -> Iterator[None]:
         """Have the layers report what they yield, inside the ``with`` block."""
         with ExitStack() as stack:
-            for layer, part in {use.layer: use.module for use, _ in self._wanted.values()}.items():
+            for layer in {use.layer: None for use, _ in self._wanted.values()}:
+                part = self._module.get_submodule(layer)  # of a copy, whose layers were told of the original
                 stack.callback(part.register_forward_pre_hook(partial(self._enter, layer)).remove)
                 stack.callback(part.register_forward_hook(partial(self._leave, layer)).remove)
             yield
@@ -340,11 +336,6 @@ class LayerCounters:
         self._labels = labels
         self._times.clear()
         self._module(images)
-
-    def merge(self, other: LayerCounters) -> None:
-        """Take in what others have collected of the same layers from other images."""
-        for name, counter in self.by_layer.items():
-            counter.merge(other.by_layer[name])
 
     def result(self) -> dict[str, LayerSelectivity]:
         """The selectivity of each layer, by name."""

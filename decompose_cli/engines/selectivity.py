@@ -2,31 +2,49 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.chunks import in_ranges
 from decompose_cli.decomposition.index_set import split_name
 from decompose_cli.decomposition.selectivity import (
+    LayerCounters,
     LayerSelectivity,
+    SelectivityCounter,
     layers_passed_over,
-    measure_selectivity,
     selectable_layers,
     units_left_out,
 )
 from decompose_cli.errors import InputError, first_few, param
-from decompose_cli.features.extraction import device_memory, normalised_batches, short_name
+from decompose_cli.features.extraction import (
+    Computing,
+    device_memory,
+    keep_freed_memory,
+    refuse_unreadable,
+    short_name,
+)
+from decompose_cli.features.forward import Normalisation, images_at_once
+from decompose_cli.features.opening import Opening
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.head import evaluating, example_images
+from decompose_cli.models.inference import has_hooks
 from decompose_cli.models.outputs import LayerOutput, trace_outputs
+from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.processes.team import device_led, together
+from decompose_cli.processes.threads import WorkerThreads
 from decompose_cli.progress import track, warn
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo
 
 ALL, THIS = "all", "this"
+IMAGES_OF_A_CHUNK = 256
 
 
 class ClassSelectivity(BaseModel):
@@ -124,11 +142,11 @@ def selectivity(inputs: Inputs, settings: SelectivitySettings | None = None) -> 
         other.classifier.load(other.preprocessing.crop)  # what does not fit is refused before the work
     module, outputs = _traced(study)
     names = _names(study.classifier.name, module, outputs, layers)
-    measured = _measured(study, module, outputs, names, fraction)
+    measured = _measured(study, names, fraction)
     results = SelectivityResults(fraction=fraction, layers=measured, compared={})
     for name, other in others.items():
         results.compared[name] = Compared(
-            weights=other.describe_model().weights, layers=_measured(other, *_traced(other), names, fraction)
+            weights=other.describe_model().weights, layers=_measured(other, names, fraction)
         )
     arguments = {"layers": list(layers), "fraction": fraction, "compare": list(settings.compare)}
     return study.document("selectivity", arguments, results, watch)
@@ -168,37 +186,91 @@ def _names(model: str, module: nn.Module, outputs: Sequence[LayerOutput], layers
     return [*usual, *(name for name in layers if name != ALL)]
 
 
-def _measured(
-    study: Study, module: nn.Module, outputs: Sequence[LayerOutput], names: Sequence[str], fraction: float
-) -> dict[str, Layer]:
-    inputs = study.inputs
-    batches = normalised_batches(
+def _measured(study: Study, names: Sequence[str], fraction: float) -> dict[str, Layer]:
+    share = _Share(
+        Opening.of(study.inputs, study.classifier),
         study.dataset,
+        study.labels,
         study.preprocessing,
-        device=study.device,
-        precision=study.precision,
-        batch_size=inputs.batch_size,
-        workers=study.workers,
+        study.computing,
+        names,
+        study.head.num_classes,
+        fraction,
     )
-    module = module.to(study.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    with (
-        device_memory(study.device),
-        evaluating(module),
-        torch.autocast(study.device.type, torch.bfloat16, enabled=study.precision == "bf16"),
-        track(f"Layers on {short_name(study.dataset)}", len(study.dataset)) as advance,
-    ):
-        measured = measure_selectivity(
-            module, _labelled(batches, study), names, outputs, study.head.num_classes, fraction, advance
-        )
-    return {name: _describe(layer, study.class_map.names) for name, layer in measured.items()}
+    counters, *others = together(share)
+    for other in others:
+        for name, counter in other.items():
+            counters[name].merge(counter)
+    return {name: _describe(counter.result(), study.class_map.names) for name, counter in counters.items()}
 
 
-def _labelled(batches: Iterable[tuple[Tensor, Tensor]], study: Study) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images on the device, with the network's class numbers instead of the data set's."""
-    done = 0
-    for images, truth in batches:
-        yield images.to(study.device, memory_format=torch.channels_last), study.labels[done : done + len(truth)]
-        done += len(truth)
+@dataclass
+class _Share:
+    """The images that a process looks at: every so many-th chunk. Counts do not depend on how images are shared out.
+
+    Attributes:
+        opening: The network.
+        dataset: The images.
+        labels: The network's class numbers of all images, int64 (N,).
+        preprocessing: Size and normalisation of images.
+        computing: How the network is run.
+        names: The layers.
+        num_classes: Number of classes.
+        fraction: Share of the activation.
+    """
+
+    opening: Opening
+    dataset: ImageDataset
+    labels: Tensor
+    preprocessing: Preprocessing
+    computing: Computing
+    names: Sequence[str]
+    num_classes: int
+    fraction: float
+
+    def __call__(self, rank: int, world: int) -> dict[str, SelectivityCounter]:
+        """What the layers yield for this process's images, counted."""
+        computing = replace(self.computing, device=device_led() or self.computing.device)
+        device, size = computing.device, self.preprocessing.crop
+        original = self.opening.classifier(rank).load(size).module
+        outputs = trace_outputs(original, example_images(size, model=original))
+        wanted = in_ranges(len(self.dataset), IMAGES_OF_A_CHUNK)[rank::world]
+        at_once = images_at_once(self.preprocessing, device, computing.precision, computing.batch_size)
+        normalise = Normalisation(self.preprocessing, device)
+
+        def count(counters: LayerCounters, images: Tensor, labels: Tensor) -> None:
+            with (
+                torch.inference_mode(),
+                torch.autocast(device.type, torch.bfloat16, enabled=computing.precision == "bf16"),
+            ):
+                shown = normalise(images.to(device, non_blocking=True))
+                counters.add(shown.to(memory_format=torch.channels_last), labels.to(device))
+
+        title = f"Layers on {short_name(self.dataset)}" + (f" (process 1 of {world})" if world > 1 else "")
+        keep_freed_memory()
+        with ExitStack() as stack:
+            stack.enter_context(device_memory(device))
+            workers: list[LayerCounters] = []
+            for _ in range(computing.threads if device.type == "cpu" and not has_hooks(original) else 1):
+                module = copy.deepcopy(original).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+                stack.enter_context(evaluating(module))
+                shared = workers[0] if workers else None
+                layers = LayerCounters(module, self.names, outputs, self.num_classes, self.fraction, shared)
+                workers.append(layers)
+                stack.enter_context(layers.watching())
+            threads = stack.enter_context(WorkerThreads(workers))
+            advance = stack.enter_context(track(title, sum(map(len, wanted))))
+            unreadable: dict[int, str] = {}
+            for chunk in self.dataset.chunks(self.preprocessing, wanted, computing.workers):
+                unreadable |= chunk.unreadable
+                labels = self.labels[chunk.numbers.start : chunk.numbers.stop]
+                pieces = zip(torch.split(chunk.images, at_once), torch.split(labels, at_once), strict=True)
+                for running in [threads.submit(count, *piece) for piece in pieces]:
+                    running.result()
+                advance(len(chunk.numbers))
+        if unreadable:
+            refuse_unreadable(unreadable)
+        return workers[0].by_layer
 
 
 def _describe(measured: LayerSelectivity, names: Sequence[str]) -> Layer:

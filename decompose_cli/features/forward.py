@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from queue import SimpleQueue
 
 import torch
 from torch import Tensor
@@ -12,6 +10,7 @@ from torch import Tensor
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.processes.threads import WorkerThreads
 
 # Pixels that a CPU pushes through the network at a time, so that activations stay near the caches. ResNet-20 at 32x32
 # on 2 cores is as fast in chunks of 48 (96 in bfloat16) as in chunks of 64 to 128, and a tenth slower in chunks of 32.
@@ -46,10 +45,9 @@ class Normalisation:
 class Forward:
     """Turns uint8 images into features; a context, in which several batches may be under way.
 
-    On a CPU a batch is cut into pieces, and each piece goes through the network in one of several threads, with
-    operators that use one thread: the threads of an operator would wait for each other at every layer, which on a busy
-    machine takes most of the time. A piece is computed in the same way whichever thread it falls to, so the features do
-    not depend on the number of threads. On other devices pieces are queued, and copied to and fro meanwhile.
+    On a CPU a batch is cut into pieces, and each piece goes through the network in one of several threads. A piece is
+    computed in the same way whichever thread it falls to, so the features do not depend on the number of threads. On
+    other devices pieces are queued, and copied to and fro meanwhile.
 
     Args:
         network: The network, which is left as it is.
@@ -75,48 +73,39 @@ class Forward:
         self._device = device
         normalised = Normalisation(preprocessing, torch.device("cpu"))(example)
         reader = FeatureReader(network, device, precision, normalised)
-        is_shared = device.type == "cpu" and reader.can_be_copied
-        self._readers = reader.copies(threads if is_shared else 1)
+        self._reader = reader
+        on_cpu = device.type == "cpu"
+        readers = reader.copies(threads if reader.can_be_copied else 1) if on_cpu else []
+        self._threads = WorkerThreads(readers) if on_cpu else None
         self._normalise = Normalisation(preprocessing, device)
         self._at_once = images_at_once(preprocessing, device, precision, batch_size)
-        self._pool: ThreadPoolExecutor | None = None
 
     def __enter__(self) -> Forward:
-        if self._device.type == "cpu":
-            self._threads_outside = torch.get_num_threads()
-            self._free: SimpleQueue[FeatureReader] = SimpleQueue()
-            for reader in self._readers:
-                self._free.put(reader)
-            self._pool = ThreadPoolExecutor(len(self._readers), initializer=torch.set_num_threads, initargs=(1,))
+        if self._threads is not None:
+            self._threads.__enter__()
         return self
 
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(cancel_futures=True)
-            torch.set_num_threads(self._threads_outside)  # it is kept for threads to come, too
-            self._pool = None
+    def __exit__(self, *error: object) -> None:
+        if self._threads is not None:
+            self._threads.__exit__(*error)
 
     def submit(self, images: Tensor) -> Pending:
         """Send images (n, 3, H, W), uint8, on their way."""
         pieces = torch.split(images, self._at_once)
-        if self._pool is None:
+        if self._threads is None:
             return self._queued(pieces)
-        running = [self._pool.submit(self._read, piece) for piece in pieces]
-        return lambda: _joined(running)
+        running = [self._threads.submit(self._read, piece) for piece in pieces]
+        return lambda: torch.cat([future.result() for future in running])
 
-    def _read(self, piece: Tensor) -> Tensor:
-        reader = self._free.get()
-        try:
-            return reader(self._normalise(piece))
-        finally:
-            self._free.put(reader)
+    def _read(self, reader: FeatureReader, piece: Tensor) -> Tensor:
+        return reader(self._normalise(piece))
 
     def _queued(self, pieces: Sequence[Tensor]) -> Pending:
         is_cuda = self._device.type == "cuda"
         features = []
         for piece in pieces:
             source = piece.pin_memory() if is_cuda and not piece.is_pinned() else piece
-            read = self._readers[0](self._normalise(source.to(self._device, non_blocking=is_cuda)))
+            read = self._reader(self._normalise(source.to(self._device, non_blocking=is_cuda)))
             if is_cuda:
                 kept = torch.empty(read.shape, pin_memory=True)
                 features.append((kept.copy_(read, non_blocking=True), source))  # sources live until they are copied
@@ -132,7 +121,3 @@ class Forward:
             return torch.cat([read for read, _ in features])
 
         return wait
-
-
-def _joined(running: Sequence[Future[Tensor]]) -> Tensor:
-    return torch.cat([future.result() for future in running])

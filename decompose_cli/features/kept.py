@@ -16,8 +16,9 @@ from decompose_cli.errors import DecomposeError, first_few
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.bank import BankFolder, FeatureBank, remove
 from decompose_cli.features.extraction import Computing, extract_features, refuse_unreadable
-from decompose_cli.features.filling import Opening, Share, fill
+from decompose_cli.features.filling import Share, fill
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.opening import Opening
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.network import HeadTensors, Network
 from decompose_cli.preprocessing import Preprocessing
@@ -203,12 +204,10 @@ class KeptFeatures:
             bank.path,
             missing,
             Opening.of(self._inputs, self._classifier),
-            self._classifier.identity,
             self._dataset,
             self._preprocessing,
             self._computing,
             skips=self._inputs.skip_unreadable is not None,
-            classifier=self._classifier,
         )
         return fill(share)
 

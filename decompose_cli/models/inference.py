@@ -98,7 +98,7 @@ class FeatureReader:
     @property
     def can_be_copied(self) -> bool:
         """Whether copies can work at the same time: what hooks keep is kept once for all of them."""
-        return not any(part._forward_hooks or part._forward_pre_hooks for part in self.module.modules())
+        return not has_hooks(self.module)
 
     def copies(self, count: int) -> list[FeatureReader]:
         """This reader and others of the same parameters, each for a thread: a network may keep what it is working on.
@@ -115,6 +115,11 @@ class FeatureReader:
 
     def _precision(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether functions that are called around layers may keep something, once for all copies of a network."""
+    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
 
 
 def _checked_pass(module: nn.Module, network: Network, example: Tensor) -> tuple[Tensor, list[LayerCall]]:

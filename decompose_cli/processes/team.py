@@ -17,6 +17,7 @@ Task = Callable[[int, int], Any]
 """A part of some work, called with the number of the process and the number of processes."""
 
 _led: ContextVar[Fabric | None] = ContextVar("decompose_led_processes", default=None)
+_joined: ContextVar[Fabric | None] = ContextVar("decompose_joined_processes", default=None)
 
 
 def on_first(fabric: Fabric, work: Callable[[], Value]) -> Value:
@@ -26,8 +27,14 @@ def on_first(fabric: Fabric, work: Callable[[], Value]) -> Value:
     """
     if fabric.world_size == 1:
         return work()
-    if not fabric.is_global_zero:
-        return _helping(fabric)  # type: ignore[no-any-return]
+    joined = _joined.set(fabric)
+    try:
+        return _leading(fabric, work) if fabric.is_global_zero else _helping(fabric)
+    finally:
+        _joined.reset(joined)
+
+
+def _leading(fabric: Fabric, work: Callable[[], Value]) -> Value:
     token = _led.set(fabric)
     try:
         result = work()
@@ -85,7 +92,7 @@ def processes_led() -> int:
 
 def device_led() -> torch.device | None:
     """The device of this process among those that work together; None for one that works alone."""
-    fabric = _led.get()
+    fabric = _joined.get()
     return None if fabric is None else fabric.device
 
 

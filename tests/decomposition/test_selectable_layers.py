@@ -7,12 +7,12 @@ from collections.abc import Callable
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.selectivity import measure_selectivity
 from torch import Tensor, nn
 
 from decompose_cli.decomposition.selectivity import (
     LayerSelectivity,
     layers_passed_over,
-    measure_selectivity,
     selectable_layers,
     units_left_out,
 )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from statistics import fmean, median
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.selectivity import measure_selectivity
 from torch import Tensor, nn
 
 from decompose_cli.decomposition.selectivity import (
@@ -19,7 +22,6 @@ from decompose_cli.decomposition.selectivity import (
     SelectivityCounter,
     class_selectivity,
     layers_passed_over,
-    measure_selectivity,
     selectable_layers,
 )
 from decompose_cli.errors import DecomposeError, InputError
@@ -180,20 +182,26 @@ def test_the_images_can_be_shared_out_in_any_way(shares: tuple[int, ...]) -> Non
 
 
 def test_networks_that_share_the_images_come_to_the_same() -> None:
+    """Whether their counters are shared, or merged after they were sent from another process."""
     module, (images, labels) = CifarResNet(8, 4).eval(), make_images()
     outputs = traced(module, 16)
     names = selectable_layers(module, outputs)
-    shares = [(images[rows], labels[rows]) for rows in (slice(0, 7), slice(7, 10))]
+    shares = [(images[rows], labels[rows]) for rows in (slice(0, 7), slice(7, 9), slice(9, 10))]
     expected = measure_selectivity(module, shares, names, outputs, 4, 0.5)
-    parts = [LayerCounters(module, names, outputs, 4, 0.5) for _ in range(3)]
+    copies = [copy.deepcopy(module) for _ in range(4)]
+    first = LayerCounters(copies[0], names, outputs, 4, 0.5)
+    second = LayerCounters(copies[1], names, outputs, 4, 0.5, shared=first)
+    third, idle = (LayerCounters(one, names, outputs, 4, 0.5) for one in copies[2:])
     with torch.inference_mode():
-        for part, share in zip(parts[:2], shares, strict=True):
+        for part, share in zip((first, second, third), shares, strict=True):
             with part.watching():
                 part.add(*share)
-    assert not any(hooks(module))
-    for other in (parts[1], parts[2]):  # the last one has seen no image
-        parts[0].merge(other)
-    for name, found in parts[0].result().items():
+    assert not any(hooks(one) for one in copies)
+    for other in (third, idle):  # the last one has seen no image
+        for name, counter in pickle.loads(pickle.dumps(other.by_layer)).items():
+            first.by_layer[name].merge(counter)
+    for name, counter in first.by_layer.items():
+        found = counter.result()
         assert torch.equal(found.mean_filters, expected[name].mean_filters)
         assert torch.equal(found.silent, expected[name].silent)
         assert found.class_selectivity == expected[name].class_selectivity
@@ -548,11 +556,9 @@ def test_a_network_is_measured_as_its_layers_one_by_one() -> None:
     torch.manual_seed(0)
     network = CifarResNet(8, 4).eval()
     images, labels = make_images()
-    told: list[int] = []
     names = [STEM, *units((1, 1, 1))]
-    found = measure_selectivity(network, batched(images, labels), names, traced(network), 4, 0.5, told.append)
+    found = measure_selectivity(network, batched(images, labels), names, traced(network), 4, 0.5)
     assert list(found) == names
-    assert told == [4, 4, 2]
     with torch.no_grad():
         maps = F.relu(network.bn1(network.conv1(images)))
         check_against_twin(found[STEM], maps, labels, 4, 0.5)
