@@ -167,7 +167,7 @@ def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a forward pass was made")
 
-    return lambda: monkeypatch.setattr("decompose_cli.features.study.extract_features", fail)
+    return lambda: monkeypatch.setattr("decompose_cli.features.extraction.Forward", fail)
 
 
 @pytest.fixture

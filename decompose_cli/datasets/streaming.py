@@ -97,5 +97,5 @@ def _worker_errors() -> Iterator[None]:
         raise DecomposeError(
             "A process that decodes images ended before its work was done; memory may have run out.",
             hint=f"Choose fewer {param('workers')} or a smaller {param('batch_size')}; a container may need more "
-            "shared memory (--shm-size).",
+            "shared memory.",
         ) from error

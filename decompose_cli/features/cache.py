@@ -141,7 +141,11 @@ def entries() -> list[CacheEntry]:
     for path in _found():
         try:
             status = path.stat()
-            size = sum(file.stat().st_size for file in path.rglob("*")) if path.is_dir() else status.st_size
+            size = (
+                sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
+                if path.is_dir()
+                else status.st_size
+            )
             if path.suffix == ".lock":
                 continue
             listed.append(CacheEntry(path, size, status.st_mtime, _described(path)))
@@ -152,7 +156,7 @@ def entries() -> list[CacheEntry]:
 
 def _described(path: Path) -> str:
     if path.suffix != _SUFFIX:
-        return "left by an earlier version, or by a command that was stopped; --clear removes it"
+        return "left by an earlier version, or by a command that was stopped"
     try:
         bank = BankFolder(path)
         missing = sum(len(bank.chunks[number]) for number in bank.pending())

@@ -105,7 +105,7 @@ def _of_slurm(tasks: int) -> Processes:
     if here * nodes != tasks:
         raise InputError(
             f"SLURM has {tasks} tasks on {nodes} machines, which is not the same number on each.",
-            hint="Ask for --ntasks-per-node.",
+            hint="Ask SLURM for a number of tasks on each machine.",
         )
     return Processes(here, nodes, "SLURM")
 

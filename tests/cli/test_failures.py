@@ -197,7 +197,7 @@ def test_cache_that_cannot_be_written_costs_a_warning_only(few: str, monkeypatch
     def refuse(_: Any, path: Path, **__: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
-    monkeypatch.setattr("decompose_cli.features.cache.save_file", refuse)
+    monkeypatch.setattr("decompose_cli.features.bank.save_file", refuse)
     result = run("validate", "--dataset", few, "--json")
     assert result.stderr.count("Warning: ") == 1
     assert "could not be kept" in result.stderr
