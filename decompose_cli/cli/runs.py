@@ -101,5 +101,6 @@ def weights_to_evaluate(
     if inputs.weights is None:
         ways = f"{', '.join(map(flag, sources))} or {flag('resume')} RUN"
         raise InputError(f"{param('evaluate')} needs a network that has been trained: {ways}.")
+    inputs = dataclasses.replace(inputs, **tuning.machines)
     known = {name: tuning.overrides[name] for name in ("batch_size", "seed") if name in tuning.overrides}
     return dataclasses.replace(inputs, **known)

@@ -235,7 +235,7 @@ def evaluate_gates(
         [(images, torch.arange(len(images.labels)))],
         skip_below=gates.skip_below,
         device=device,
-        workers=min(8, cores()) if inputs.workers is None else inputs.workers,
+        workers=cores() if inputs.workers is None else inputs.workers,
         batch_size=inputs.batch_size,
     )
     weights = WeightsInfo(source=classifier.weights_source, sha256=classifier.weights_sha256)

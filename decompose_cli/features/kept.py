@@ -178,7 +178,7 @@ class KeptFeatures:
             except (OSError, DecomposeError) as error:
                 where = feature_cache.features_folder()
                 why = error if isinstance(error, DecomposeError) else write_error(where, error)
-                warn(f"The features cannot be kept for the next time: {why}")
+                warn(f"The features could not be kept for the next time: {why}")
                 raise _NotKeptError from error
             self.state = "miss"
             again = [] if self._inputs.skip_unreadable is not None else bank.written().unreadable.items()

@@ -133,7 +133,7 @@ class Study:
     @property
     def workers(self) -> int:
         """Processes that decode images."""
-        return min(8, cores()) if self.inputs.workers is None else self.inputs.workers
+        return cores() if self.inputs.workers is None else self.inputs.workers
 
     @property
     def computing(self) -> Computing:

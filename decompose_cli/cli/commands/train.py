@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from decompose_cli.cli.console import Terminal, make_table
-from decompose_cli.cli.options.binding import command
+from decompose_cli.cli.options.binding import command, led
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.training import FROM_SCRATCH, NOT_FROM_SCRATCH, NetworkOptions, Tuning
 from decompose_cli.cli.output import RunOutput, finish
@@ -76,8 +76,13 @@ def _evaluate(inputs: Inputs, out: RunOutput, model_options: NetworkOptions) -> 
     path = out.path / "evaluation.json" if out.path is not None else None
     if path is not None:
         check_writable(path, overwrite=out.overwrite)
-    document = run(inputs, classifier=open_weights(inputs, model_options, inputs.seed))
-    finish(out, document, path, inputs, show=lambda: show_validation(out.terminal, document))
+
+    def work() -> None:
+        given = dataclasses.replace(inputs, model_options=dict(model_options) or None)
+        document = run(given, classifier=open_weights(inputs, model_options, inputs.seed))
+        finish(out, document, path, inputs, show=lambda: show_validation(out.terminal, document))
+
+    led(inputs, work)
 
 
 def show_training(terminal: Terminal, document: ResultDocument[Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 from decompose_cli.cli.console import Terminal, make_table
-from decompose_cli.cli.options.binding import command
+from decompose_cli.cli.options.binding import command, led
 from decompose_cli.cli.options.declaration import GATES, NETWORK, OUTPUT, option, text
 from decompose_cli.cli.options.inputs import model_argument
 from decompose_cli.cli.options.training import NOT_FROM_SCRATCH, Tuning
@@ -111,7 +111,8 @@ def _evaluate(inputs: Inputs, out: RunOutput, gates: GateSettings, split: str | 
         files = f"{RESULT}, {G_VALUES}, {GATE_PLOT}, {EXTREMES}"
         present(out, document, show, written=f"Written to {folder}: {files}" if folder is not None else None)
 
-    in_folder(out, "train-gate", inputs, (RESULT, G_VALUES, GATE_PLOT, EXTREMES), work)
+    files_of_run = (RESULT, G_VALUES, GATE_PLOT, EXTREMES)
+    led(inputs, lambda: in_folder(out, "train-gate", inputs, files_of_run, work))
 
 
 def show_gate_training(terminal: Terminal, document: ResultDocument[Any]) -> None:

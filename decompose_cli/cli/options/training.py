@@ -72,8 +72,8 @@ _SET: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 _MACHINES: dict[str, tuple[Any, Any]] = {
     "devices": number("--devices", metavar="N", panel=COMPUTING,
-                      help="Processes, each with a device. Default: 1, or what torchrun started."),
-    "num_nodes": number("--num-nodes", metavar="N", panel=COMPUTING, help="Number of machines; torchrun says it itself."),
+                      help="Processes, each with a device. Default: 1, or what torchrun or SLURM started."),
+    "num_nodes": number("--num-nodes", metavar="N", panel=COMPUTING, help="Number of machines; torchrun and SLURM say it themselves."),
 }  # fmt: skip
 _RUN: dict[str, tuple[Any, Any]] = {
     "final_test": switch("--final-test", panel=IMAGES,
@@ -115,8 +115,7 @@ class Tuning:
 
     def of_the_run(self) -> set[str]:
         """Names of the options that were given and mean something only where a network is trained."""
-        own = {name for name in (*_RUN, "export") if name != "resume" and getattr(self, name)}
-        return own | {name for name, value in self.machines.items() if value is not None}
+        return {name for name in (*_RUN, "export") if name != "resume" and getattr(self, name)}
 
 
 def _make_tuning(given: dict[str, Any]) -> Tuning:
