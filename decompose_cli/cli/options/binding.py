@@ -22,7 +22,7 @@ from decompose_cli.cli.options.outputs import LISTING, RESULT, RUN
 from decompose_cli.cli.options.training import NETWORK_OPTIONS, TUNING, NetworkOptions, Tuning
 from decompose_cli.cli.output import Listing, Output, RunOutput
 from decompose_cli.cli.stdout import kept_for_results
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.progress import use_reporter
 from decompose_cli.training.gating.settings import GateSettings
@@ -146,7 +146,12 @@ def led(inputs: Inputs, run: Callable[[], None]) -> None:
 
     fabric = start(inputs.device, machines, trains=False)
     use_threads(inputs.threads, processes.here)
-    on_first(fabric, run)
+    try:
+        on_first(fabric, run)
+    except DecomposeError:
+        if fabric.is_global_zero:
+            raise
+        # The first process has said it, and its exit code counts; another that failed would have it killed on its way.
 
 
 def load_torch() -> None:
