@@ -184,6 +184,12 @@ class InMemoryImages(ImageDataset):
         self._stamp = stamp
         self._count = count
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process gets the images, not the way to read them, which may be anything."""
+        state = {**self.__dict__, "pixels_and_labels": self.pixels_and_labels}
+        del state["_read"]
+        return state
+
     @cached_property
     def pixels_and_labels(self) -> tuple[Tensor, Tensor]:
         """The images, uint8 (N, 3, H, W), and their labels, int64 (N,)."""

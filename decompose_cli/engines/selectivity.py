@@ -269,7 +269,7 @@ class _Share:
                     running.result()
                 advance(len(chunk.numbers))
         if unreadable:
-            refuse_unreadable(unreadable)
+            refuse_unreadable(unreadable, kept=False)
         return workers[0].by_layer
 
 

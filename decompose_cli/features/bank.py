@@ -42,7 +42,10 @@ from decompose_cli.storage.fingerprints import digest_of
 _PAGE = 4096
 _USUAL_CHUNK = 256
 _HEADER, _HEAD, _FEATURES, _DONE = "header.json", "head.safetensors", "features.f32", "done"
-DAMAGED = (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError, MemoryError)
+DAMAGED = (
+    *(SafetensorError, ValueError, KeyError, TypeError, AttributeError),
+    *(OverflowError, RecursionError, MemoryError),
+)
 """What reading a damaged bank raises, beside OSError; brackets nested too deep make the one before the last."""
 _NO_RESERVATIONS = (errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 _OPTIONAL = ("indices", "mask", "reference", "reference_bias")
@@ -174,6 +177,8 @@ class BankFolder:
         if _crc((self.path / _HEAD).read_bytes()) != self.header["head_checksum"]:
             raise ValueError("checksum of the head")
         tensors = load_file(self.path / _HEAD)
+        if tensors["labels"].shape != self.shape[:1]:
+            raise ValueError("number of labels")
         kind, name = self.header["kind"], self.header["head"]
         parts = {part: tensors.get(part) for part in _OPTIONAL}
         return tensors["labels"], HeadTensors(kind, name, tensors["weight"], tensors["bias"], self.shape[1], **parts)
@@ -181,15 +186,27 @@ class BankFolder:
     def written(self) -> Written:
         """What is there, as its lines say; lines that are cut off or damaged do not count."""
         found = Written()
-        for file in sorted((self.path / _DONE).iterdir()):
-            for line in file.read_bytes().split(b"\n"):
-                text, _, checksum = line.rpartition(b" ")
-                if checksum != b"%08x" % _crc(text):
-                    continue
-                number, crc, *unreadable = map(int, text.split())
-                if 0 <= number < len(self.chunks):
-                    found.checksums[number], found.unreadable[number] = crc, unreadable
+        for line in self._lines():
+            text, _, checksum = line.rpartition(b" ")
+            if checksum != b"%08x" % _crc(text):
+                continue
+            number, crc, *unreadable = map(int, text.split())
+            if not 0 <= number < len(self.chunks) or not set(unreadable) <= set(self.chunks[number]):
+                raise ValueError("numbers of chunks and images")
+            found.checksums[number], found.unreadable[number] = crc, unreadable
         return found
+
+    def _lines(self) -> list[bytes]:
+        while True:
+            try:
+                return [line for file in self._writers() for line in file.read_bytes().split(b"\n")]
+            except FileNotFoundError:
+                if not (self.path / _DONE).is_dir():
+                    raise
+                # Else another process is forgetting chunks, and has just put one file in the place of several.
+
+    def _writers(self) -> list[Path]:
+        return sorted((self.path / _DONE).iterdir())
 
     def pending(self) -> list[int]:
         """Chunks that are not there, in order."""
@@ -214,13 +231,14 @@ class BankFolder:
         Raises:
             OSError: The folder cannot be written.
         """
-        written = self.written()
+        if not chunks:
+            return
+        before, written = self._writers(), self.written()
         kept = [
             _line(number, crc, written.unreadable[number])
             for number, crc in sorted(written.checksums.items())
             if number not in set(chunks)
         ]
-        before = list((self.path / _DONE).iterdir())
         write_text(self.path / _DONE / uuid.uuid4().hex, "".join(kept))
         for file in before:
             file.unlink()
@@ -301,8 +319,13 @@ def _reserve(path: Path, size: int) -> None:
 
 
 def remove(path: Path) -> int:
-    """Remove a bank, whole or not, as far as that goes; return the bytes that its files had."""
+    """Remove a bank, or whatever is in its place, as far as that goes; return the bytes that its files had."""
     freed = 0
+    with suppress(OSError):
+        status = path.lstat()
+        if path.is_symlink() or not path.is_dir():
+            path.unlink()
+            return status.st_size
     # The header goes first: without it there is no bank.
     for file in (path / _HEADER, *sorted(path.rglob("*"), reverse=True)):
         with suppress(OSError):

@@ -8,6 +8,7 @@ and made anew, and an entry that was not finished is gone on with.
 
 from __future__ import annotations
 
+import errno
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -27,6 +28,7 @@ from decompose_cli.storage.fingerprints import digest_of
 
 FORMAT_VERSION = 4
 _SUFFIX = ".bank"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def glance(key: Mapping[str, Any]) -> tuple[Tensor, HeadTensors] | None:
 
 
 def load(key: Mapping[str, Any]) -> BankFolder | None:
-    """The complete bank for a key, or None; what is damaged of it is forgotten, with a warning."""
+    """The complete bank for a key, or None; nothing is changed, as another command may be at work on it."""
     path = entry_path(key)
     with _unusable(path):
         bank = _opened(path, key)
@@ -70,33 +72,44 @@ def load(key: Mapping[str, Any]) -> BankFolder | None:
             return bank
         images = sum(len(bank.chunks[number]) for number in damaged)
         warn(f"Of the cached features {path} those of {images:,} images are damaged and are computed again.")
-        bank.forget(damaged)
     return None
 
 
 def started(key: Mapping[str, Any], computed_on: str) -> BankFolder | None:
-    """The bank for a key that was begun on such a device, or None."""
+    """The bank for a key that was begun on such a device, without what is damaged of it; else None, and its place free.
+
+    To be called by whom :func:`alone` has let in.
+
+    Raises:
+        OSError: The cache cannot be written.
+        DecomposeError: The same.
+    """
     path = entry_path(key)
-    with _unusable(path):
-        bank = _opened(path, key)
-        if bank is not None and bank.header["computed_on"] == computed_on:
-            return bank
-    remove(path)
-    return None
+    for leftover in path.parent.glob(f"{path.name}.*"):  # of one that was killed while it made the bank
+        remove(leftover)
+    bank: BankFolder | None = None
+    with suppress(OSError, *DAMAGED):
+        found = _opened(path, key)
+        if found is not None and found.header["computed_on"] == computed_on:
+            damaged, bank = found.damaged(), found
+    if bank is None:
+        remove(path)
+    else:
+        bank.forget(damaged)
+    return bank
 
 
 @contextmanager
 def _unusable(path: Path) -> Iterator[None]:
-    """Say that a bank cannot be used, and remove it where it is damaged."""
+    """Say that a bank cannot be used."""
     try:
         yield
     except FileNotFoundError:
-        remove(path)  # what is left of one that was being removed
+        pass  # one that was being removed
     except PermissionError as error:
         warn(f"The cached features {path} cannot be used ({error.strerror}) and are computed again.")
     except (OSError, *DAMAGED):
         warn(f"The cached features {path} are damaged and are computed again.")
-        remove(path)
 
 
 def _opened(path: Path, key: Mapping[str, Any]) -> BankFolder | None:
@@ -124,8 +137,10 @@ def alone(key: Mapping[str, Any]) -> Iterator[None]:
     except Timeout:
         note("Another command is computing these features; waiting for it.")
         lock.acquire()
-    except NotImplementedError:  # this file system has no locks; both compute the same
-        yield
+    except (NotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
+            raise
+        yield  # both compute the same
         return
     try:
         yield

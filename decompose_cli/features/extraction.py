@@ -152,12 +152,13 @@ def extract_features(
     return features, unreadable
 
 
-def refuse_unreadable(unreadable: Mapping[int, str], most: int | None = None) -> NoReturn:
+def refuse_unreadable(unreadable: Mapping[int, str], most: int | None = None, *, kept: bool) -> NoReturn:
     """Refuse images that cannot be read, by the sentence about the first of them.
 
     Args:
         unreadable: Why they cannot be read, by their numbers.
         most: How many might be left out, if any.
+        kept: Whether the features of all others are kept.
 
     Raises:
         InputError: Always.
@@ -167,7 +168,8 @@ def refuse_unreadable(unreadable: Mapping[int, str], most: int | None = None) ->
         sentence = f"{count:,} images cannot be read. The first: {sentence}"
     allowed = "" if most is None else f" instead of {most}"
     them = "it" if count == 1 else "them"
-    hint = f"Mend {them}, or leave {them} out with {param('skip_unreadable')} {count}{allowed}; all others are done."
+    hint = f"Mend {them}, or leave {them} out with {param('skip_unreadable')} {count}{allowed}"
+    hint += "; all others are done." if kept else "."
     raise InputError(sentence, hint=hint)
 
 

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import platform
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError
-from decompose_cli.features.bank import DAMAGED, BankFolder
+from decompose_cli.features.bank import DAMAGED, BankFolder, BankWriter
 from decompose_cli.features.extraction import Computing, features_of_chunks, short_name
 from decompose_cli.features.opening import Opening
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.team import device_led, together
 from decompose_cli.progress import track
-from decompose_cli.storage.files import explained
 
 
 @dataclass
@@ -51,12 +53,12 @@ class Share:
         unreadable: dict[int, str] = {}
         total, title = sum(map(len, wanted)), f"Features of {short_name(self.dataset)}"
         title += f" (process 1 of {world})" if world > 1 else ""
-        with bank.writer() as writer, track(title, total) as advance:
+        with _opened(bank) as writer, track(title, total) as advance:
             chunks = features_of_chunks(network, self.dataset, self.preprocessing, wanted, computing)
             for number, done in zip(own, chunks, strict=True):
                 unreadable |= done.unreadable
                 if self.skips or not done.unreadable:
-                    with explained(self.path):
+                    with _writing(self.path):
                         writer.write(number, done.features, sorted(done.unreadable))
                 advance(len(done.numbers))
         return unreadable
@@ -69,6 +71,26 @@ class Share:
                 f"Process {rank}, on {platform.node()}, does not find the features in {self.path}.",
                 hint="Let $DECOMPOSE_CACHE name a folder that all machines share.",
             ) from error
+
+
+@contextmanager
+def _opened(bank: BankFolder) -> Iterator[BankWriter]:
+    with ExitStack() as stack:
+        with _writing(bank.path):
+            writer = stack.enter_context(bank.writer())
+        yield writer
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        what = "No space is left on the disk" if error.errno == errno.ENOSPC else error.strerror or str(error)
+        raise DecomposeError(
+            f"The features cannot be written to {path}: {what}.",
+            hint="Free some space there and start again, or let $DECOMPOSE_CACHE name another folder.",
+        ) from error
 
 
 def fill(share: Share) -> dict[int, str]:

@@ -113,7 +113,7 @@ class KeptFeatures:
         whole, unreadable = self._whole
         most = self._inputs.skip_unreadable
         if len(unreadable) > (most or 0):
-            refuse_unreadable(unreadable, most)
+            refuse_unreadable(unreadable, most, kept=self.state != "off")
         if not unreadable:
             return whole
         return self._without(whole, sorted(unreadable))
@@ -151,20 +151,19 @@ class KeptFeatures:
         if processes_led() == 1:
             features, unreadable = extract_features(network, self._dataset, self._preprocessing, self._computing)
             return FeatureBank(features, labels, network.tensors), unreadable
-        try:
-            where.mkdir(parents=True, exist_ok=True)
-            path = Path(tempfile.mkdtemp(prefix="unkept-", suffix=".tmp", dir=where))
-        except OSError as error:
-            raise DecomposeError(
-                f"{where}, which processes need to put their features together, cannot be written: {error.strerror}.",
-                hint="Let $DECOMPOSE_CACHE name another folder.",
-            ) from error
-        try:
-            bank = self._created(path / "features.bank", network)
+        with ExitStack() as stack:
+            try:
+                where.mkdir(parents=True, exist_ok=True)
+                path = Path(tempfile.mkdtemp(prefix="unkept-", suffix=".tmp", dir=where))
+                stack.callback(remove, path)  # a file that is mapped stays there until nobody reads it
+                bank = self._created(path / "features.bank", network)
+            except OSError as error:
+                raise DecomposeError(
+                    f"{where}, where processes put their features together, cannot be written: {error.strerror}.",
+                    hint="Let $DECOMPOSE_CACHE name another folder.",
+                ) from error
             unreadable = self._fill(bank)
-            return bank.bank(), unreadable  # a file that is mapped stays there until nobody reads it
-        finally:
-            remove(path)
+            return bank.bank(), unreadable
 
     def _filled(self, network: Network) -> tuple[FeatureBank, dict[int, str]]:
         """Features that are kept in the cache: what is missing there is computed."""
@@ -180,13 +179,13 @@ class KeptFeatures:
                 why = error if isinstance(error, DecomposeError) else write_error(where, error)
                 warn(f"The features could not be kept for the next time: {why}")
                 raise _NotKeptError from error
-            self.state = "miss"
             again = [] if self._inputs.skip_unreadable is not None else bank.written().unreadable.items()
             bank.forget([number for number, images in again if images])
+            self.state = "miss" if bank.pending() else "hit"
             unreadable = self._fill(bank) | self._unreadable(bank)
             if not bank.pending():
                 return bank.bank(), unreadable
-        refuse_unreadable(unreadable, self._inputs.skip_unreadable)
+        refuse_unreadable(unreadable, self._inputs.skip_unreadable, kept=True)
         raise AssertionError("chunks are missing without a reason")
 
     def _created(self, path: Path, network: Network) -> BankFolder:

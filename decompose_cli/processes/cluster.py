@@ -96,16 +96,20 @@ def _of_slurm(tasks: int) -> Processes:
                 hint="Start the command with srun, or ask SLURM for one task.",
             )
     rank = _variable("SLURM_PROCID", "SLURM", smallest=0)
-    _variable("SLURM_LOCALID", "SLURM", smallest=0)
+    rank_on_node = _variable("SLURM_LOCALID", "SLURM", smallest=0)
     if rank >= tasks:
         raise InputError(f"SLURM says that this is task {rank} (SLURM_PROCID) of {tasks} (SLURM_NTASKS).")
     here = _variable("SLURM_NTASKS_PER_NODE", "SLURM", 0, smallest=0)
-    nodes = _variable("SLURM_NNODES", "SLURM", tasks // here if here else 1)
+    nodes = _variable("SLURM_NNODES", "SLURM", max(1, tasks // here) if here else 1)
     here = here or tasks // nodes
     if here * nodes != tasks:
         raise InputError(
             f"SLURM has {tasks} tasks on {nodes} machines, which is not the same number on each.",
             hint="Ask SLURM for a number of tasks on each machine.",
+        )
+    if rank_on_node >= here:
+        raise InputError(
+            f"SLURM says that this is task {rank_on_node} (SLURM_LOCALID) of {here} on its machine, counted from 0."
         )
     return Processes(here, nodes, "SLURM")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import warnings
@@ -17,6 +18,7 @@ from typing_extensions import override
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.processes.cluster import Machines, Processes, processes_of
+from decompose_cli.processes.cores import use_threads
 from decompose_cli.processes.device import resolve_device
 
 _PATIENCE = timedelta(days=30)
@@ -74,6 +76,9 @@ def start(device: str, machines: Machines, precision: str = "32", *, trains: boo
             f"{param('devices')} {processes.here}: this machine has {torch.cuda.device_count()} CUDA devices."
         )
     several = processes.count > 1
+    if several and "OMP_NUM_THREADS" not in os.environ:  # else Fabric counts cores, whatever the process may use
+        use_threads(None, processes.here)
+        os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # else Fabric announces what was asked for
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -86,7 +91,15 @@ def start(device: str, machines: Machines, precision: str = "32", *, trains: boo
             plugins=_environment(processes),
         )
         fabric.launch()
+    if several:
+        atexit.register(_disconnect)
     return fabric
+
+
+def _disconnect() -> None:
+    """End the threads of the connection: the process would be aborted if it ended while they still run."""
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def _strategy(*, trains: bool) -> DDPStrategy:

@@ -23,7 +23,7 @@ from decompose_cli.cli.options.training import NETWORK_OPTIONS, TUNING, NetworkO
 from decompose_cli.cli.output import Listing, Output, RunOutput
 from decompose_cli.cli.stdout import kept_for_results
 from decompose_cli.datasets.listed_once import listed_once
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.progress import use_reporter
 from decompose_cli.training.gating.settings import GateSettings
@@ -148,7 +148,12 @@ def led(inputs: Inputs, run: Callable[[], None]) -> None:
 
     fabric = start(inputs.device, machines, trains=False)
     use_threads(inputs.threads, processes.here)
-    on_first(fabric, run)
+    try:
+        on_first(fabric, run)
+    except DecomposeError:
+        if fabric.is_global_zero:
+            raise
+        # The first process has said it, and its exit code counts; another that failed would have it killed on its way.
 
 
 def load_torch() -> None:
