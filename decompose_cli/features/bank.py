@@ -18,6 +18,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import tempfile
 import uuid
 import warnings
 import zlib
@@ -35,12 +36,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from decompose_cli.features.blocks import in_blocks
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.storage.files import check_trusted, write_text, write_with
 from decompose_cli.storage.fingerprints import digest_of
 
 _PAGE = 4096
 _USUAL_CHUNK = 256
+_MOST_IN_MEMORY = 1 << 26
 _HEADER, _HEAD, _FEATURES, _DONE = "header.json", "head.safetensors", "features.f32", "done"
 DAMAGED = (
     *(SafetensorError, ValueError, KeyError, TypeError, AttributeError),
@@ -258,10 +261,7 @@ class BankFolder:
 
     def mapped(self) -> Tensor:
         """The features (N, D) as they are on disk; to write to them is an error."""
-        array = np.memmap(self.path / _FEATURES, dtype="<f4", mode="r", shape=self.shape)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of torch, that such an array must not be written to
-            return torch.from_numpy(array)
+        return _mapped(np.memmap(self.path / _FEATURES, dtype="<f4", mode="r", shape=self.shape))
 
     def bank(self) -> FeatureBank:
         """The features, mapped, with labels and head; errors as in :meth:`read_head`."""
@@ -316,6 +316,29 @@ def _reserve(path: Path, size: int) -> None:
                 if error.errno not in _NO_RESERVATIONS:
                     raise
         handle.truncate(size)
+
+
+def rows_of(features: Tensor, wanted: Tensor) -> Tensor:
+    """Some rows (n, D) of features (N, D); many of them lie in a file without a name, which is mapped.
+
+    Args:
+        features: Features (N, D).
+        wanted: Which rows, bool (N,).
+    """
+    count, width = int(wanted.sum()), features.shape[1]
+    if count * width <= _MOST_IN_MEMORY:
+        return features[wanted]
+    with tempfile.TemporaryFile() as file:
+        for rows, block in in_blocks(features):
+            file.write(block[wanted[rows]].numpy().tobytes())
+        file.flush()
+        return _mapped(np.memmap(file, dtype="<f4", mode="r", shape=(count, width)))
+
+
+def _mapped(array: np.memmap[Any, np.dtype[np.float32]]) -> Tensor:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of torch, that such an array must not be written to
+        return torch.from_numpy(array)
 
 
 def remove(path: Path) -> int:

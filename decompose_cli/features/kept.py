@@ -14,7 +14,7 @@ from torch import Tensor
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError, first_few
 from decompose_cli.features import cache as feature_cache
-from decompose_cli.features.bank import BankFolder, FeatureBank, remove
+from decompose_cli.features.bank import BankFolder, FeatureBank, remove, rows_of
 from decompose_cli.features.extraction import Computing, extract_features, refuse_unreadable
 from decompose_cli.features.filling import Share, fill
 from decompose_cli.features.inputs import Inputs
@@ -216,4 +216,4 @@ class KeptFeatures:
         warn(f"{len(left_out):,} images of {self._dataset.name} cannot be read and are left out everywhere: {names}.")
         is_kept = torch.ones(len(whole.labels), dtype=torch.bool)
         is_kept[left_out] = False
-        return FeatureBank(whole.features[is_kept], whole.labels[is_kept], whole.head)
+        return FeatureBank(rows_of(whole.features, is_kept), whole.labels[is_kept], whole.head)
