@@ -140,3 +140,10 @@ def track(description: str, total: int | None = None, unit: str = "images") -> A
 def growing_table(columns: Sequence[str]) -> AbstractContextManager[EpochTable]:
     """Show a table that grows by a row at a time through the reporter in force."""
     return _current.get().table(columns)
+
+
+def clock(seconds: float) -> str:
+    """A time as ``m:ss`` or ``h:mm:ss``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

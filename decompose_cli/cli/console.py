@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from decompose_cli.cli.flags import with_flags
 from decompose_cli.errors import DecomposeError
 from decompose_cli.printable import LONGEST_CELL, printable, printable_lines
-from decompose_cli.progress import Advance, EpochTable
+from decompose_cli.progress import Advance, EpochTable, clock
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -145,31 +145,22 @@ class Terminal:
             yield _Rows(self.console, columns, None)
 
     def _lines(self, description: str, total: int | None, unit: str) -> Advance:
-        done, start = 0, time.monotonic()
-        last = start
+        start = last = time.monotonic()
+        finished = 0
 
-        def advance(more: int) -> None:
-            nonlocal done, last
-            done += more
+        def advance(done: int) -> None:
+            nonlocal last, finished
+            finished += done
             now = time.monotonic()
             if now - last > _SECONDS_BETWEEN_LINES:
                 last = now
                 of = f" of {total:,}" if total else ""
-                left = f", about {_span((total - done) * (now - start) / done)} left" if total and done else ""
-                self._line("", f"{description}: {done:,}{of} {unit}{left}")
+                left = ""
+                if total is not None and 0 < finished < total:
+                    left = f", about {clock((now - start) * (total / finished - 1))} left"
+                self._line("", f"{description}: {finished:,}{of} {unit}{left}")
 
         return advance
-
-
-def _span(seconds: float) -> str:
-    """A time in words.
-
-    >>> _span(0.2), _span(89), _span(100), _span(7000)
-    ('1 s', '89 s', '2 min', '1.9 h')
-    """
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def is_first_process() -> bool:

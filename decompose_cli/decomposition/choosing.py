@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from decompose_cli.datasets.registry import available_splits
+from decompose_cli.decomposition.sampling import searched_numbers
 from decompose_cli.errors import InputError
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
@@ -57,6 +58,8 @@ def chooser_for(
 ) -> Chooser:
     """Let other images choose, or a fifth of each class where there are none.
 
+    Of more than 100,000 training images, that many take part, drawn by class.
+
     Args:
         data: The training images.
         choosing: Features (n, D) and labels (n,) of images that choose; None for a part of the training images.
@@ -66,9 +69,12 @@ def chooser_for(
     Raises:
         InputError: No class has two images, and there is something to choose.
     """
+    taking_part = searched_numbers(data.labels, seed)
     if choosing is not None:
-        return Chooser(data, *choosing)
-    rest, drawn = stratified_part(data.labels, SHARE, seed)
+        return Chooser(data if taking_part is None else data.of_images(taking_part), *choosing)
+    rest, drawn = stratified_part(data.labels if taking_part is None else data.labels[taking_part], SHARE, seed)
+    if taking_part is not None:
+        rest, drawn = taking_part[rest], taking_part[drawn]
     if len(drawn) == 0 and not must:
         return Chooser(data, data.features, data.labels)
     if len(drawn) == 0:

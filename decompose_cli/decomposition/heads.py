@@ -6,7 +6,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.decomposition.index_set import IndexSet
@@ -101,13 +100,11 @@ def own_index_set(head: HeadTensors, source: str) -> IndexSet:
     return IndexSet(_own_decomposition(head).classes(), head.num_features, source=source)
 
 
-def full_head(head: HeadTensors) -> Callable[[Tensor], Tensor]:
-    """The map from features (n, D) to logits (n, C) by a head of the kind ``dense``."""
-
-    def original(features: Tensor) -> Tensor:
-        return F.linear(features, head.weight, head.bias)
-
-    return original
+def full_head(head: HeadTensors) -> nn.Linear:
+    """The map from features (n, D) to logits (n, C) by a head of the kind ``dense``, without gradients."""
+    linear = nn.Linear(head.weight.shape[1], len(head.weight), device="meta")  # whose own parameters nobody needs
+    linear.weight, linear.bias = (nn.Parameter(each, requires_grad=False) for each in (head.weight, head.bias))
+    return linear
 
 
 def decomposed_head(head: HeadTensors, index_set: IndexSet) -> DecomposedLinear:

@@ -1,17 +1,19 @@
-"""Predictions of a head: counts of correct answers, loss, confusion."""
+"""Predictions of a head: counts of correct answers, loss, confusion; of any number of images, in blocks."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
+from decompose_cli.features.blocks import in_blocks
+from decompose_cli.sparse.problem import fitting_device
 from decompose_cli.statistics import mcnemar_p, paired_difference_interval
 
-_LOGITS_AT_ONCE = 1 << 24  # 64 MB of float32
 MIN_CLASSES_FOR_TOP5 = 11
 
 
@@ -60,34 +62,43 @@ class Evaluation(Predictions):
     confidence: Tensor
 
 
-def predict(head: Callable[[Tensor], Tensor], features: Tensor, labels: Tensor, num_classes: int) -> Predictions:
+def predict(
+    head: Callable[[Tensor], Tensor],
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    device: torch.device | str = "cpu",
+) -> Predictions:
     """Apply a head to features and keep the classes of the largest logits; arguments as for :func:`evaluate_head`."""
-    step = max(1, _LOGITS_AT_ONCE // num_classes)
-    with torch.inference_mode():
-        predicted = [head(features[start : start + step]).argmax(1) for start in range(0, len(labels), step)]
-    return Predictions(torch.cat(predicted), labels)
+    blocks = _logits(head, features, num_classes, device)
+    return Predictions(torch.cat([logits.argmax(1).cpu() for _, logits in blocks]), labels)
 
 
-def evaluate_head(head: Callable[[Tensor], Tensor], features: Tensor, labels: Tensor, num_classes: int) -> Evaluation:
-    """Apply a head to features, and count and measure its predictions.
+def evaluate_head(
+    head: Callable[[Tensor], Tensor],
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Apply a head to features, and count and measure its predictions; logits are made for a block of images at a time.
 
     Args:
-        head: Maps (n, D) features to (n, C) logits.
+        head: Maps (n, D) features to (n, C) logits. A module is copied to the device; any other map has to be there.
         features: Features (N, D), N >= 1.
         labels: Labels, int64 (N,), in 0..C-1.
         num_classes: Number of classes C.
+        device: Where logits are made; for mps on the CPU, as mps has no float64.
     """
-    step = max(1, _LOGITS_AT_ONCE // num_classes)
     predictions, confidence, loss, top5 = [], [], 0.0, 0
-    with torch.inference_mode():
-        for start in range(0, len(labels), step):
-            logits, truth = head(features[start : start + step]), labels[start : start + step]
-            predictions.append(logits.argmax(1))
-            log_probabilities = F.log_softmax(logits.double(), 1)
-            loss += float(F.nll_loss(log_probabilities, truth, reduction="sum"))
-            confidence.append(log_probabilities.amax(1).exp())
-            if num_classes >= MIN_CLASSES_FOR_TOP5:
-                top5 += int((logits.topk(5).indices == truth[:, None]).any(1).sum())
+    for rows, logits in _logits(head, features, num_classes, device):
+        truth = labels[rows].to(logits.device)
+        predictions.append(logits.argmax(1).cpu())
+        if num_classes >= MIN_CLASSES_FOR_TOP5:
+            top5 += int((logits.topk(5).indices == truth[:, None]).any(1).sum())
+        log_probabilities = F.log_softmax(logits.double(), 1)
+        loss += float(F.nll_loss(log_probabilities, truth, reduction="sum"))
+        confidence.append(log_probabilities.amax(1).exp().cpu())
     predicted = torch.cat(predictions)
     confusion = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return Evaluation(
@@ -98,6 +109,33 @@ def evaluate_head(head: Callable[[Tensor], Tensor], features: Tensor, labels: Te
         loss / len(labels),
         torch.cat(confidence),
     )
+
+
+def losses_of(
+    head: Callable[[Tensor], Tensor],
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Cross-entropy of each image in nats, float32 (N,); arguments as for :func:`evaluate_head`."""
+    blocks = _logits(head, features, num_classes, device)
+    return torch.cat(
+        [F.cross_entropy(logits, labels[rows].to(logits.device), reduction="none").cpu() for rows, logits in blocks]
+    )
+
+
+def _logits(
+    head: Callable[[Tensor], Tensor], features: Tensor, num_classes: int, device: torch.device | str
+) -> Iterator[tuple[slice, Tensor]]:
+    """The logits of the images, a block of rows at a time."""
+    device = fitting_device(device)
+    if isinstance(head, nn.Module) and device.type != "cpu":
+        head = deepcopy(head).to(device)
+    for rows, block in in_blocks(features, device=device, width=num_classes, doing="Evaluating a head"):
+        with torch.inference_mode():
+            logits = head(block)
+        yield rows, logits
 
 
 @dataclass(frozen=True)

@@ -44,6 +44,7 @@ class Ranking:
         is_nested: Whether the set for k contains that for k - 1, in the order of the scores for any k.
         is_fitted: Whether sets come from fits of heads, which take seconds, for whole numbers k.
         select_many: Takes data and ascending whole numbers k; yields their sets, where that is cheaper than one by one.
+        order_many: The same for rankings that give every class k features: yields these, best first, as int64 (C, k).
     """
 
     name: str
@@ -57,17 +58,32 @@ class Ranking:
     is_nested: bool = False
     is_fitted: bool = False
     select_many: Callable[[LabelledFeatures, Sequence[int]], Iterator[IndexSet]] | None = None
+    order_many: Callable[[LabelledFeatures, Sequence[int]], Iterator[Tensor]] | None = None
 
     def fits(self, data: LabelledFeatures) -> bool:
         """Whether the ranking can rank such data, as far as that is known without a try."""
         lacks = (self.needs_gates and data.gates is None) or (self.needs_head and data.weight is None)
         return not lacks and not (self.needs_nonnegative and data.has_negative)
 
+    def orders(self, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[Tensor] | None:
+        """The features of each class for ascending whole numbers k, best first, int64 (C, k); None for sets of fits."""
+        if self.order_many is not None:
+            return self.order_many(data, ks)
+        if self.score is None or not self.is_nested:
+            return None
+        from decompose_cli.decomposition.scores import descending
+
+        order = descending(self.score(data, max(ks)))[:, : max(ks)].contiguous()
+        return (order[:, :k] for k in ks)
+
     def sets(self, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
         """The sets for ascending whole numbers k."""
         if self.select_many is not None:
             return self.select_many(data, ks)
-        return (self.select(data, k) for k in ks)
+        orders = self.orders(data, ks)
+        if orders is None:
+            return (self.select(data, k) for k in ks)
+        return (_set_of(self.name, order.tolist(), k, data) for k, order in zip(ks, orders, strict=True))
 
 
 def scored(
@@ -115,10 +131,11 @@ def highest(name: str, scores: Tensor, k: int | float, data: LabelledFeatures) -
     """
     from decompose_cli.decomposition.scores import descending, prefixes
 
-    if isinstance(k, int):
-        rows = descending(scores)[:, :k].tolist()
-    else:
-        rows = prefixes(scores, k, name, data.class_names)
+    rows = descending(scores)[:, :k].tolist() if isinstance(k, int) else prefixes(scores, k, name, data.class_names)
+    return _set_of(name, rows, k, data)
+
+
+def _set_of(name: str, rows: list[list[int]], k: int | float, data: LabelledFeatures) -> IndexSet:
     return IndexSet(tuple(map(tuple, rows)), data.num_features, source=f"{name}, k={k}")
 
 
@@ -127,18 +144,14 @@ def highest(name: str, scores: Tensor, k: int | float, data: LabelledFeatures) -
 
 def _frequency(data: LabelledFeatures, k: int | float) -> Tensor:
     from decompose_cli.decomposition.scores import frequencies
-    from decompose_cli.features.labelled import check_classes
 
-    check_classes(data.labels, data.class_names)
-    largest = k if isinstance(k, int) else min(DEFAULT_K, data.num_features)
-    return frequencies(data.features, data.labels, data.num_classes, largest)
+    return frequencies(data, k if isinstance(k, int) else min(DEFAULT_K, data.num_features))
 
 
-def _most_frequent(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
+def _most_frequent(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[Tensor]:
     from decompose_cli.decomposition.scores import frequency_orders
 
-    for k, order in zip(ks, frequency_orders(data, ks), strict=True):
-        yield IndexSet(tuple(map(tuple, order.tolist())), data.num_features, source=f"frequency, k={k}")
+    return frequency_orders(data, ks)
 
 
 def _mean(data: LabelledFeatures, _: int | float) -> Tensor:
@@ -223,7 +236,7 @@ for _ranking in (
         "frequency",
         "in how many images of the class the feature is among the k largest (arXiv 2112.07719)",
         lambda data, k: highest("frequency", _frequency(data, k), k, data),
-        select_many=_most_frequent,
+        order_many=_most_frequent,
     ),
     scored("mean", "mean of the feature over the images of the class", _mean),
     scored("mass", "mean share of the feature in the sum of an image's features", _mass, needs_nonnegative=True),

@@ -1,4 +1,4 @@
-"""Sums, counts and orders of features for rankings; all are computed in blocks, so temporary tensors stay small."""
+"""Sums, counts and orders of features for rankings; all go through the features in blocks of rows."""
 
 from __future__ import annotations
 
@@ -8,15 +8,12 @@ import torch
 from torch import Tensor
 
 from decompose_cli.errors import InputError
+from decompose_cli.features.blocks import in_blocks
 from decompose_cli.features.labelled import LabelledFeatures, check_classes
+from decompose_cli.sparse.problem import fitting_device
 
-_VALUES_AT_ONCE = 1 << 24
-
-
-def feature_blocks(features: Tensor) -> list[slice]:
-    """Rows to work on together, so that temporary tensors stay small."""
-    step = max(1, _VALUES_AT_ONCE // features.shape[1])
-    return [slice(start, start + step) for start in range(0, len(features), step)]
+_POSITIONS_AT_ONCE = 1 << 28  # 512 MB of int16: ranks 1 to 209 of 1.28 million images
+_LARGEST_INT16 = 1 << 15
 
 
 def class_means(data: LabelledFeatures, *, normalised: bool = False) -> Tensor:
@@ -31,66 +28,96 @@ def class_means(data: LabelledFeatures, *, normalised: bool = False) -> Tensor:
         InputError: A class has no images.
     """
     check_classes(data.labels, data.class_names)
-    sums = torch.zeros(data.num_classes, data.num_features, dtype=torch.float64)
-    for rows in feature_blocks(data.features):
-        block = data.features[rows].double()
+    device = fitting_device(data.device)
+    sums = torch.zeros(data.num_classes, data.num_features, dtype=torch.float64, device=device)
+    for rows, features in in_blocks(data.features, device=device, doing="Means of classes"):
+        block = features.double()
         if normalised:
             total = block.sum(1, keepdim=True)
             block = block / torch.where(total == 0, 1.0, total)
-        sums.index_add_(0, data.labels[rows], block)
-    return sums / torch.bincount(data.labels, minlength=data.num_classes)[:, None]
+        sums.index_add_(0, data.labels[rows].to(device), block)
+    return sums.cpu() / torch.bincount(data.labels, minlength=data.num_classes)[:, None]
 
 
-def frequencies(features: Tensor, labels: Tensor, num_classes: int, k: int) -> Tensor:
-    """For each class and feature the number of images of the class with the feature among their k largest: (C, D)."""
-    num_features = features.shape[1]
-    counts = torch.zeros(num_classes * num_features, dtype=torch.int64)
-    for rows in feature_blocks(features):
-        largest = largest_features(features[rows], k)
-        keys = labels[rows][:, None] * num_features + largest
-        counts += torch.bincount(keys.flatten(), minlength=len(counts))
-    return counts.view(num_classes, num_features)
+def frequencies(data: LabelledFeatures, k: int) -> Tensor:
+    """For each class and feature the number of images of the class with the feature among their k largest: (C, D).
+
+    Raises:
+        InputError: A class has no images.
+    """
+    check_classes(data.labels, data.class_names)
+    width, device = data.num_features, fitting_device(data.device)
+    counts = torch.zeros(data.num_classes * width, dtype=torch.int64, device=device)
+    one = torch.ones((), dtype=torch.int64, device=device)
+    for rows, block in in_blocks(data.features, device=device, doing="Largest features"):
+        keys = (data.labels[rows].to(device)[:, None] * width + largest_features(block, k)).flatten()
+        counts.index_add_(0, keys, one.expand(len(keys)))
+    return counts.view(-1, width).cpu()
 
 
 def frequency_orders(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[Tensor]:
     """For each of the ascending ks the k most frequent features of each class, most frequent first: int64 (C, k).
 
     The orders are those of :func:`frequencies` for each k: the counts for k are the counts for k - 1 plus the k-th
-    largest feature of each image.
+    largest feature of each image. Of each image only the places of its leading features are kept, and of these no more
+    at once than memory suggests; where more ranks are asked for, the features are gone through again.
 
     Raises:
         InputError: A class has no images.
     """
     check_classes(data.labels, data.class_names)
-    most, width = max(ks), data.num_features
-    leading = [leading_features(data.features[rows], most).to(torch.int32) for rows in feature_blocks(data.features)]
-    positions = torch.cat(leading)
-    counts = torch.zeros(data.num_classes * width, dtype=torch.int64)
+    width, device = data.num_features, fitting_device(data.device)
+    first_keys = data.labels.to(device) * width
+    counts = torch.zeros(data.num_classes * width, dtype=torch.int64, device=device)
+    one = torch.ones((), dtype=torch.int64, device=device)
+    numbers = torch.arange(width, device=device)
+    at_once = max(1, _POSITIONS_AT_ONCE // len(first_keys))
+    places, start, stop = torch.empty(0), 0, 0  # of the features at the ranks from start to stop
     done = 0
     for k in ks:
         for rank in range(done, k):
-            counts += torch.bincount(data.labels * width + positions[:, rank], minlength=len(counts))
+            if rank == stop:
+                start, stop = rank, min(rank + at_once, max(ks))
+                del places
+                places = _places(data, start, stop, device)
+            keys = first_keys + places[rank - start]
+            counts.index_add_(0, keys, one.expand(len(keys)))
         done = k
-        yield descending(counts.view(-1, width))[:, :k]
+        # No two of these are equal, so any way of sorting gives the higher index first among equal counts.
+        yield ((counts.view(-1, width) * width + numbers).topk(k).values % width).cpu()
+
+
+def _places(data: LabelledFeatures, start: int, stop: int, device: torch.device) -> Tensor:
+    """The features at some ranks of each image, (stop - start, N)."""
+    dtype = torch.int16 if data.num_features <= _LARGEST_INT16 else torch.int32
+    places = torch.empty(stop - start, len(data.labels), dtype=dtype, device=device)
+    for rows, block in in_blocks(data.features, device=device, doing=f"Features of ranks {start + 1} to {stop}"):
+        places[:, rows] = leading_features(block, stop)[:, start:].t()
+    return places
 
 
 def largest_features(features: Tensor, k: int) -> Tensor:
     """Indices of each row's k largest features, the higher index among equals: (N, k), in no particular order."""
-    values, chosen = features.topk(k, sorted=True)
+    values, chosen = features.topk(min(k + 1, features.shape[1]))
+    chosen = chosen[:, :k]
     # topk leaves open which of several equal values it takes, so rows with a tie across the boundary are done again.
-    tied = (features >= values[:, -1:]).sum(1) > k
-    if bool(tied.any()):
-        chosen[tied] = descending(features[tied])[:, :k]
-    return chosen
+    tied = values[:, -1] == values[:, -2] if k < features.shape[1] else values.new_zeros(len(values), dtype=torch.bool)
+    return _settled(features, chosen, tied)
 
 
 def leading_features(features: Tensor, k: int) -> Tensor:
     """Indices of each row's k largest features in descending order, the higher index among equals: int64 (N, k)."""
-    values, chosen = features.topk(min(k + 1, features.shape[1]), sorted=True)
-    tied = (values[:, 1:] == values[:, :-1]).any(1)
-    chosen = chosen[:, :k]
-    if bool(tied.any()):
-        chosen[tied] = descending(features[tied])[:, :k]
+    if k > features.shape[1] // 4:  # where ties are many, and to sort takes hardly longer
+        return descending(features)[:, :k]
+    values, chosen = features.topk(k + 1)
+    return _settled(features, chosen[:, :k], (values[:, 1:] == values[:, :-1]).any(1))
+
+
+def _settled(features: Tensor, chosen: Tensor, tied: Tensor) -> Tensor:
+    """Rows of indices, of which those with ties are done again."""
+    again = tied.nonzero()[:, 0]
+    if len(again) > 0:
+        chosen[again] = descending(features[again])[:, : chosen.shape[1]]
     return chosen
 
 

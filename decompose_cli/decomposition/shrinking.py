@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,10 +34,16 @@ def loss_bound(full: Tensor, decomposed: Tensor) -> float:
     return -100 * low
 
 
-def smallest_k(full: Predictions, by_k: dict[int, Predictions], max_drop: float) -> int | None:
-    """The smallest number of features, common to all classes, whose bound of the loss is within ``max_drop`` points."""
-    for k in sorted(by_k):
-        if loss_bound(full.is_correct, by_k[k].is_correct) <= max_drop:
+def smallest_k(full: Predictions, by_k: Iterable[tuple[int, Predictions]], max_drop: float) -> int | None:
+    """The smallest number of features, common to all classes, whose bound of the loss is within ``max_drop`` points.
+
+    Args:
+        full: Predictions of the full head.
+        by_k: Ascending numbers of features with the predictions for them; none is asked for beyond the answer.
+        max_drop: Largest bound of the loss, in percentage points.
+    """
+    for k, predictions in by_k:
+        if loss_bound(full.is_correct, predictions.is_correct) <= max_drop:
             return k
     return None
 

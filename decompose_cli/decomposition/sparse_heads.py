@@ -59,9 +59,9 @@ class SparseHead:
         """The head as a module, float32."""
         return DecomposedLinear.from_dense(self.weight.float(), self.bias.float(), self.index_set.classes)
 
-    def predict(self, features: Tensor, labels: Tensor) -> Predictions:
-        """Its predictions for images."""
-        return predict(self.linear(), features, labels, len(self.bias))
+    def predict(self, features: Tensor, labels: Tensor, device: torch.device | str = "cpu") -> Predictions:
+        """Its predictions for images, whose logits are made on the device."""
+        return predict(self.linear(), features, labels, len(self.bias), device)
 
     def loss_on(self, features: Tensor, labels: Tensor) -> float:
         """Mean cross-entropy of other images (n, D), n >= 1, in nats."""

@@ -15,6 +15,7 @@ from decompose_cli.decomposition.choosing import chooser_for
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions
 from decompose_cli.decomposition.ranking import check_k
+from decompose_cli.decomposition.sampling import part_of
 from decompose_cli.decomposition.shrinking import loss_bound
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head, strength_for
 from decompose_cli.decomposition.sparse_methods import Bench, Proposal, methods_for
@@ -23,7 +24,6 @@ from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.labelled import DEFAULT_L2, LabelledFeatures
 from decompose_cli.progress import note, track
 from decompose_cli.sparse.sets import enough_sets
-from decompose_cli.sparse.strength import stratified_part
 
 MOST_PRODUCTS = 1 << 34
 """N D C of the images on which methods are tried: 8,388 images of 2048 features, 1000 classes."""
@@ -160,13 +160,7 @@ class Search:
         share = MOST_PRODUCTS / (data.features.numel() * data.num_classes)
         if share >= 1:
             return data
-        drawn = torch.zeros(len(data.labels), dtype=torch.bool)
-        drawn[stratified_part(data.labels, share, self.seed)[1]] = True
-        # Of every class one image at least, or its bias would run away.
-        first = torch.zeros(data.num_classes, dtype=torch.int64)
-        first[data.labels.flip(0)] = torch.arange(len(data.labels)).flip(0)
-        drawn[first[torch.unique(data.labels)]] = True
-        return data.of_images(drawn.nonzero()[:, 0])
+        return data.of_images(part_of(data.labels, share, self.seed))
 
     @cached_property
     def refitted_l2(self) -> float:

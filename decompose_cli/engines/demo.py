@@ -132,7 +132,7 @@ def _curve(train: Study, test: Study, original_correct: int) -> ResultDocument[C
     ranked = data_for(train, [DEFAULT_METHOD])
     ks = range(1, min(head.num_features, _LARGEST_K) + 1)
     points = {}
-    for k, evaluation in accuracy_by_k(ranked, test.bank.features, test.labels, head, ks, DEFAULT_METHOD).items():
+    for k, evaluation in accuracy_by_k(ranked, test.bank.features, test.labels, head, ks, DEFAULT_METHOD):
         points[k] = point_of(evaluation)
     results = CurveResults(total=total, original_correct=original_correct, method=DEFAULT_METHOD, by_k=points)
     return test.document("demo", {}, results, watch)

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel
 from torch import nn
 
@@ -18,6 +17,7 @@ from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset,
 from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, Explanation, ImageMaps
 from decompose_cli.decomposition.heads import Heads, check_index_request, check_made_from, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.decomposition.metrics import losses_of
 from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, select
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.device import resolve_device
@@ -270,7 +270,7 @@ def _images(
             raise InputError(
                 f"{study.dataset.name} {study.dataset.split} has only {len(study.dataset)} images, not {worst}."
             )
-        losses = F.cross_entropy(heads.own(study.bank.features), study.labels, reduction="none")
+        losses = losses_of(heads.own, study.bank.features, study.labels, study.head.num_classes, study.device)
         numbers = losses.argsort(descending=True, stable=True)[:worst].tolist()
     return from_dataset(study, numbers)
 

@@ -221,7 +221,7 @@ class _Finetune(Training[FinetuneResults]):
         classes = test.head.num_classes
         original = None
         if heads.original is not None:
-            original = evaluate_head(heads.original, test.bank.features, test.labels, classes)
+            original = evaluate_head(heads.original, test.bank.features, test.labels, classes, test.device)
         network = test.classifier.load(test.preprocessing.crop)
         module = copied(network.module)
         if not network.is_decomposed:

@@ -210,7 +210,7 @@ def sweep(
             sets[method] = known
             ks = sizes if known is None else few
             by_k = accuracy_by_k(ranked, bank.features, study.labels, head, ks, method, advance, known)
-            curves[method] = {str(k): point_of(predictions) for k, predictions in by_k.items()}
+            curves[method] = {str(k): point_of(predictions) for k, predictions in by_k}
             if settings.refit and known is not None:
                 fit_anew(method, known)
         for name, index_set in files:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor
 
@@ -165,6 +167,7 @@ def validate(
         refitted=anew,
         source=study.classifier.weights_source,
         sha256=sha256_of(indices) if isinstance(indices, Path) else None,
+        device=study.device,
     )
     arguments = {"indices": index_set.source if index_set else None, "refit": refit, "l2": l2}
     return study.document("validate", arguments, results, watch, others)
@@ -211,7 +214,7 @@ def _validate_alone(
         dataset=file.describe(name, names),
         environment=describe_environment(str(device), inputs.seed),
         started_at=watch.started_at,
-        results=measure(head, split.features, split.labels, names, source=checkpoint.source),
+        results=measure(head, split.features, split.labels, names, source=checkpoint.source, device=device),
         seconds=watch.seconds(),
     )
 
@@ -253,6 +256,7 @@ def measure(
     refitted: tuple[SparseHead, Refitting] | None = None,
     source: str = "the network",
     sha256: str | None = None,
+    device: torch.device | str = "cpu",
 ) -> ValidateResults:
     """Measure a head on features, and its decomposition.
 
@@ -265,6 +269,7 @@ def measure(
         refitted: The head of the index set with weights fitted anew, and how they were.
         source: What to call the indices of a head that has its own.
         sha256: Hash of the file that the index set is from.
+        device: Where logits are made.
 
     Raises:
         InputError: The index set does not fit, or there is no image.
@@ -272,16 +277,19 @@ def measure(
     if len(labels) == 0:
         raise InputError("There are no images.")
     heads = resolve_heads(head, index_set)
-    original = evaluate_head(heads.original, features, labels, head.num_classes) if heads.original else None
-    decomposed = evaluate_head(heads.decomposed, features, labels, head.num_classes) if heads.decomposed else None
+
+    def evaluation_of(one: Callable[[Tensor], Tensor]) -> Evaluation:
+        return evaluate_head(one, features, labels, head.num_classes, device)
+
+    original = evaluation_of(heads.original) if heads.original else None
+    decomposed = evaluation_of(heads.decomposed) if heads.decomposed else None
     used = index_set
     if heads.decomposed is not None and used is None:
         used = own_index_set(head, source)
     anew = None
     if refitted is not None and original is not None and decomposed is not None:
         fitted, refitting = refitted
-        evaluation = evaluate_head(fitted.linear(), features, labels, head.num_classes)
-        anew = _anew(evaluation, refitting, original, decomposed, names)
+        anew = _anew(evaluation_of(fitted.linear()), refitting, original, decomposed, names)
     return ValidateResults(
         total=len(labels),
         original=_accuracy(original, names) if original else None,
@@ -324,11 +332,11 @@ def _anew(
 def _mistakes(original: Evaluation | None, decomposed: Evaluation | None) -> list[Mistake]:
     used = decomposed if decomposed is not None else original
     assert used is not None  # one of the heads is there
-    wrong = (~used.is_correct).nonzero()[:, 0].tolist()
-
-    def place(image: int) -> tuple[bool, float, int]:
-        is_lost = original is not None and bool(original.is_correct[image])
-        return not is_lost, -float(used.confidence[image]), image
+    wrong = (~used.is_correct).nonzero()[:, 0]
+    wrong = wrong[used.confidence[wrong].argsort(descending=True, stable=True)]
+    if original is not None:
+        is_lost = original.is_correct[wrong]
+        wrong = torch.cat([wrong[is_lost], wrong[~is_lost]])
 
     def guess(evaluation: Evaluation | None, image: int) -> Guess | None:
         if evaluation is None:
@@ -342,5 +350,5 @@ def _mistakes(original: Evaluation | None, decomposed: Evaluation | None) -> lis
             original=guess(original, image),
             decomposed=guess(decomposed, image),
         )
-        for image in sorted(wrong, key=place)[:MOST_MISTAKES]
+        for image in wrong[:MOST_MISTAKES].tolist()
     ]

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Literal, get_args
 
 from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.features.blocks import in_blocks
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -65,7 +66,7 @@ class LabelledFeatures:
     @cached_property
     def has_negative(self) -> bool:
         """Whether any feature of any image is negative."""
-        return bool((self.features < 0).any())
+        return any(bool((block < 0).any()) for _, block in in_blocks(self.features))
 
     def of_images(self, numbers: Tensor) -> LabelledFeatures:
         """The same of some images, int64 (n,)."""

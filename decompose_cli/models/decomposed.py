@@ -95,15 +95,19 @@ class DecomposedLinear(nn.Module):
             return logits if x.ndim == 2 else logits.reshape(-1, *made)
         if x.shape[0] == 0:
             return x.new_zeros((0, *made))
-        dtype = torch.promote_types(x.dtype, self.weight.dtype)
-        table = x.flatten(1).t().to(dtype).contiguous()
-        weight = (self.weight * self.mask).to(dtype)
-        logits = F.embedding_bag(self.indices, table, per_sample_weights=weight, mode="sum").t() + self.bias
+        logits = subspace_logits(x.flatten(1), self.weight * self.mask, self.bias, self.indices)
         return logits.reshape(len(x), *made)
 
     def extra_repr(self) -> str:
         """C, k and D, as ``print(model)`` shows them."""
         return f"classes={len(self.bias)}, k={self.weight.shape[1]}, features={self.num_features}"
+
+
+def subspace_logits(features: Tensor, weight: Tensor, bias: Tensor, indices: Tensor) -> Tensor:
+    """Logits (N, C) of features (N, D), N >= 1, by weights (C, k) of the features with these indices (C, k)."""
+    dtype = torch.promote_types(features.dtype, weight.dtype)
+    table = features.t().to(dtype).contiguous()
+    return F.embedding_bag(indices, table, per_sample_weights=weight.to(dtype), mode="sum").t() + bias
 
 
 def _is_exporting() -> bool:

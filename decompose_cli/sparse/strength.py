@@ -91,8 +91,8 @@ def stratified_part(labels: Tensor, share: float, seed: int) -> tuple[Tensor, Te
     """
     generator = torch.Generator().manual_seed(seed)  # on the CPU, where it draws the same for every device
     drawn = torch.zeros_like(labels, dtype=torch.bool)
-    for number in torch.unique(labels).tolist():
-        own = (labels == number).nonzero()[:, 0]
+    counts = torch.unique(labels, return_counts=True)[1].tolist()
+    for own in torch.split(labels.argsort(stable=True), counts):  # of each class, ascending
         count = max(round(share * len(own)), 1 if len(own) > 1 else 0)
         chosen = torch.randperm(len(own), generator=generator, device="cpu")[:count]
         drawn[own[chosen.to(own.device)]] = True

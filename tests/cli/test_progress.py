@@ -26,10 +26,10 @@ def terminal_on(stream: io.StringIO, *, is_terminal: bool) -> Terminal:
 @pytest.mark.parametrize(
     ("seconds", "said"),
     [
-        (0.4, "1 of 4 images, about 1 s left"),
-        (20.0, "1 of 4 images, about 60 s left"),
-        (200.0, "1 of 4 images, about 10 min left"),
-        (4000.0, "1 of 4 images, about 3.3 h left"),
+        (0.4, "1 of 4 images, about 0:01 left"),
+        (20.0, "1 of 4 images, about 1:00 left"),
+        (200.0, "1 of 4 images, about 10:00 left"),
+        (4000.0, "1 of 4 images, about 3:20:00 left"),
     ],
 )
 def test_lines_say_how_long_it_will_take(monkeypatch: pytest.MonkeyPatch, seconds: float, said: str) -> None:

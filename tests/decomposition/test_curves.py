@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 import torch
 from torch import Tensor
 
 from decompose_cli.decomposition import curves, scores
-from decompose_cli.decomposition.curves import accuracy_by_k, nested_predictions
+from decompose_cli.decomposition.growing_sets import predictions_of_orders
 from decompose_cli.decomposition.metrics import Predictions, evaluate_head, predict
 from decompose_cli.decomposition.ranking import RANKINGS, select
 from decompose_cli.decomposition.scores import frequency_orders
 from decompose_cli.errors import InputError
+from decompose_cli.features import blocks
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.network import HeadTensors
@@ -23,6 +26,15 @@ C, D = 4, 9
 SCORED = [name for name, ranking in RANKINGS.items() if not ranking.is_fitted]
 FITTED = [name for name, ranking in RANKINGS.items() if ranking.is_fitted]
 Case = tuple[LabelledFeatures, Tensor, Tensor, HeadTensors]
+
+
+def accuracy_by_k(*arguments: Any) -> dict[int, Predictions]:
+    return dict(curves.accuracy_by_k(*arguments))
+
+
+def nested_predictions(features: Tensor, head: HeadTensors, order: Tensor, ks: Sequence[int]) -> dict[int, Tensor]:
+    """Predictions of the heads that keep the first k features of each class's order."""
+    return dict(predictions_of_orders(features, head, ((k, order[:, :k]) for k in ks)))
 
 
 def make_case() -> Case:
@@ -291,8 +303,21 @@ def test_frequency_orders_need_not_contain_each_other() -> None:
 def test_how_ranked_images_are_blocked_changes_nothing(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
     ranked = make_ties(1, 3)[0]
     whole = orders(ranked, [1, 2, 7])
-    monkeypatch.setattr(scores, "_VALUES_AT_ONCE", at_once)
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", at_once)
     assert orders(ranked, [1, 2, 7]) == whole
+
+
+@pytest.mark.parametrize(("ranks", "passes"), [(1, 11), (4, 3), (10, 2), (11, 1)])
+def test_how_many_ranks_are_kept_at_once_changes_nothing(
+    monkeypatch: pytest.MonkeyPatch, ranks: int, passes: int
+) -> None:
+    ranked = make_ties(1, 3)[0]
+    ks = [1, 2, 5, 6, 11]
+    whole = orders(ranked, ks)
+    monkeypatch.setattr(scores, "_POSITIONS_AT_ONCE", ranks * len(ranked.labels))
+    monkeypatch.setattr(scores, "leading_features", MagicMock(side_effect=scores.leading_features))
+    assert orders(ranked, ks) == whole
+    assert scores.leading_features.call_count == passes
 
 
 # --------------------------------------------------------------------------------------------------- nested predictions
@@ -379,7 +404,7 @@ def test_how_images_are_blocked_changes_nothing(monkeypatch: pytest.MonkeyPatch,
     _, features, _, head = make_ties(4, 6)
     order = permutations(4, 5, 11)
     whole = nested_predictions(features, head, order, [1, 2, 5, 11])
-    monkeypatch.setattr(curves, "_LOGITS_AT_ONCE", at_once)
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", at_once)
     found = nested_predictions(features, head, order, [1, 2, 5, 11])
     assert {k: row.tolist() for k, row in found.items()} == {k: row.tolist() for k, row in whole.items()}
 

@@ -12,8 +12,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 from torch import Tensor
 
-from decompose_cli.decomposition import metrics
-from decompose_cli.decomposition.metrics import Evaluation, Predictions, compare, evaluate_head, predict
+from decompose_cli.decomposition.metrics import Evaluation, Predictions, compare, evaluate_head, losses_of, predict
+from decompose_cli.features import blocks
 from decompose_cli.statistics import paired_difference_interval
 
 
@@ -68,6 +68,17 @@ def test_confidence_is_the_probability_of_the_prediction() -> None:
     assert found.confidence.tolist() == pytest.approx([0.75, 0.8, 1.0], rel=1e-6)
 
 
+@pytest.mark.parametrize("at_once", [7, 1 << 24])
+def test_losses_of_single_images_against_a_plain_loop(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", at_once)
+    head, features, labels = make_case(5)
+    expected = [
+        math.log(math.fsum(map(math.exp, row))) - row[label]
+        for row, label in zip(head(features).tolist(), labels.tolist(), strict=True)
+    ]
+    assert losses_of(head, features, labels, 5).tolist() == pytest.approx(expected, abs=2e-6)
+
+
 def test_loss_of_very_sure_logits_is_exact() -> None:
     features = torch.tensor([[1000.0, 0.0], [0.0, 1000.0], [0.0, 0.0]])
     found = evaluate_head(lambda x: x, features, torch.tensor([0, 0, 1]), 2)
@@ -91,7 +102,7 @@ def test_among_equal_logits_the_lowest_class_is_predicted() -> None:
 def test_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch, num_classes: int, rows: int) -> None:
     head, features, labels = make_case(num_classes)
     whole = evaluate_head(head, features, labels, num_classes)
-    monkeypatch.setattr(metrics, "_LOGITS_AT_ONCE", rows * num_classes)
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", rows * max(num_classes, 7))
     sizes = []
 
     def counting(block: Tensor) -> Tensor:
@@ -109,7 +120,7 @@ def test_block_size_changes_nothing(monkeypatch: pytest.MonkeyPatch, num_classes
 def test_more_classes_than_logits_at_once_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
     head, features, labels = make_case(11)
     whole = evaluate_head(head, features, labels, 11)
-    monkeypatch.setattr(metrics, "_LOGITS_AT_ONCE", 4)
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", 4)
     assert evaluate_head(head, features, labels, 11).correct == whole.correct
 
 
@@ -147,7 +158,7 @@ def test_predictions_against_scikit_learn_and_the_full_evaluation(num_classes: i
 def test_predictions_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch, rows: int) -> None:
     head, features, labels = make_case(5)
     whole = predict(head, features, labels, 5)
-    monkeypatch.setattr(metrics, "_LOGITS_AT_ONCE", rows * 5)
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", rows * 7)
     sizes = []
 
     def counting(block: Tensor) -> Tensor:
@@ -156,7 +167,7 @@ def test_predictions_do_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyP
 
     assert torch.equal(predict(counting, features, labels, 5).predictions, whole.predictions)
     assert sizes == [rows] * (300 // rows) + [300 % rows] * (300 % rows > 0)
-    monkeypatch.setattr(metrics, "_LOGITS_AT_ONCE", 4)  # fewer than one image has
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", 4)  # fewer than one image has
     assert torch.equal(predict(head, features, labels, 5).predictions, whole.predictions)
 
 

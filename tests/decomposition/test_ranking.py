@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from typing import Any
@@ -10,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from decompose_cli.decomposition import scores
 from decompose_cli.decomposition.ranking import RANKINGS, parse_k, parse_method, parse_order, select
 from decompose_cli.decomposition.scores import frequencies, largest_features, leading_features
 from decompose_cli.errors import InputError
+from decompose_cli.features import blocks
 from decompose_cli.features.labelled import ORDERS, LabelledFeatures, Order, check_classes
 
 SCORED = [name for name, ranking in RANKINGS.items() if not ranking.is_fitted]
@@ -149,7 +150,7 @@ def test_numbers_that_can_be_checked_on_paper() -> None:
     assert select(data, "mass", 4).classes == ((0, 3, 2, 1), (1, 2, 3, 0))  # .5125, 0, .2375, .25
     assert select(data, "contribution", 4).classes == ((0, 2, 1, 3), (2, 1, 3, 0))  # 2.5, 0, 2, -2 and 0, 2, 3, 0
     assert select(data, "weight", 4).classes == ((1, 2, 0, 3), (0, 2, 1, 3))
-    assert frequencies(data.features, data.labels, 2, 2).tolist() == [[1, 0, 2, 1], [0, 1, 1, 0]]
+    assert frequencies(data, 2).tolist() == [[1, 0, 2, 1], [0, 1, 1, 0]]
     assert select(data, "frequency", 2).classes == ((2, 3), (2, 1))
 
 
@@ -226,16 +227,35 @@ def test_how_rows_are_blocked_changes_nothing(
 ) -> None:
     data = make_data(5, levels=levels)
     whole = {method: select(data, method, 4) for method in SCORED}
-    counts = frequencies(data.features, data.labels, 4, 4)
-    monkeypatch.setattr(scores, "_VALUES_AT_ONCE", at_once)
-    assert len(scores.feature_blocks(data.features)) == math.ceil(60 / max(1, at_once // 12))
+    counts = frequencies(data, 4)
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", at_once)
+    assert len(list(blocks.in_blocks(data.features))) == math.ceil(60 / max(1, at_once // 12))
     assert {method: select(data, method, 4) for method in SCORED} == whole
-    assert torch.equal(frequencies(data.features, data.labels, 4, 4), counts)
+    assert torch.equal(frequencies(data, 4), counts)
+
+
+@pytest.mark.parametrize("negative", [0, 7, 59])
+def test_one_negative_feature_of_one_image_is_found(monkeypatch: pytest.MonkeyPatch, negative: int) -> None:
+    monkeypatch.setattr(blocks, "VALUES_AT_ONCE", 36)
+    data = make_data()
+    assert not data.has_negative
+    data.features[negative, 5] = -1e-9
+    assert dataclasses.replace(data).has_negative
+
+
+@pytest.mark.parametrize("method", SCORED)
+def test_many_numbers_at_once_give_the_sets_of_each_alone(method: str) -> None:
+    data, ks = make_data(3, levels=3), [1, 2, 7, 12]
+    found = list(RANKINGS[method].sets(data, ks))
+    assert found == [select(data, method, k) for k in ks]
+    orders = RANKINGS[method].orders(data, ks)
+    assert orders is not None
+    assert [tuple(map(tuple, order.tolist())) for order in orders] == [one.classes for one in found]
 
 
 def test_frequencies_count_k_features_of_every_image() -> None:
     data = make_data(2, levels=3)
-    counts = frequencies(data.features, data.labels, 4, 5)
+    counts = frequencies(data, 5)
     assert counts.sum(1).tolist() == (5 * torch.bincount(data.labels)).tolist()
     assert counts.tolist() == twin_scores(data, "frequency", 5)
 
@@ -258,14 +278,14 @@ def test_inputs_are_left_as_they_were() -> None:
     assert torch.equal(data.labels, before[1])
 
 
-@pytest.mark.parametrize("levels", [1, 2, 3, 50])
-@pytest.mark.parametrize("k", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("levels", [1, 2, 3, 50, 5000])
+@pytest.mark.parametrize("k", [1, 2, 5, 6, 19, 20])
 def test_leading_features_against_sorting(k: int, levels: int) -> None:
     """Unlike the largest features, the leading ones are in order, so ties among them count as well."""
-    features = make_data(8, n=200, d=7, levels=levels).features
+    features = make_data(8, n=200, d=20, levels=levels).features
     found = leading_features(features, k)
     assert found.dtype == torch.int64
-    expected = [sorted(range(7), key=lambda j, row=row: (-row[j], -j))[:k] for row in features.tolist()]
+    expected = [sorted(range(20), key=lambda j, row=row: (-row[j], -j))[:k] for row in features.tolist()]
     assert found.tolist() == expected
 
 

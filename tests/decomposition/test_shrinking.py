@@ -345,31 +345,32 @@ def test_the_smallest_number_within_the_bound_is_found() -> None:
     bounds = {k: slow_bound(full.is_correct.tolist(), found.is_correct.tolist()) for k, found in by_k.items()}
     assert list(bounds.values()) == sorted(bounds.values(), reverse=True)
     for k, bound in bounds.items():
-        assert smallest_k(full, by_k, bound + 1e-9) == k
-    assert smallest_k(full, by_k, bounds[3] - 1e-9) == 7
-    assert smallest_k(full, by_k, 100.0) == 1
+        assert smallest_k(full, by_k.items(), bound + 1e-9) == k
+    assert smallest_k(full, by_k.items(), bounds[3] - 1e-9) == 7
+    assert smallest_k(full, by_k.items(), 100.0) == 1
 
 
 def test_no_number_may_be_within_the_bound() -> None:
     full = predictions_of("1" * 20)
-    assert smallest_k(full, {1: predictions_of("0" * 20), 2: predictions_of("1" * 20)}, 0.0) is None
-    assert smallest_k(full, {}, 100.0) is None
+    assert smallest_k(full, [(1, predictions_of("0" * 20)), (2, predictions_of("1" * 20))], 0.0) is None
+    assert smallest_k(full, [], 100.0) is None
 
 
-def test_numbers_are_tried_from_the_smallest_in_whatever_order_they_come() -> None:
+def test_no_number_is_tried_beyond_the_answer() -> None:
     full = predictions_of("1" * 20)
-    by_k = {10: full, 2: full, 30: full}
-    assert smallest_k(full, by_k, 50.0) == 2
+    tried = iter([(2, predictions_of("0" * 20)), (10, full), (30, full)])
+    assert smallest_k(full, tried, 50.0) == 10
+    assert [k for k, _ in tried] == [30]
 
 
 def test_a_smaller_number_within_the_bound_is_taken_even_if_a_larger_one_is_not() -> None:
     full = predictions_of("1" * 100)
-    assert smallest_k(full, {3: full, 4: predictions_of("0" * 100), 5: full}, 10.0) == 3
+    assert smallest_k(full, [(3, full), (4, predictions_of("0" * 100)), (5, full)], 10.0) == 3
 
 
 def test_a_bound_that_is_met_exactly_is_enough() -> None:
     full, other = predictions_of("1" * 50), predictions_of("1" * 45 + "0" * 5)
-    assert smallest_k(full, {4: other}, loss_bound(full.is_correct, other.is_correct)) == 4
+    assert smallest_k(full, [(4, other)], loss_bound(full.is_correct, other.is_correct)) == 4
 
 
 def test_sets_left_out_of_sums_leave_no_rounding_behind() -> None:

@@ -132,7 +132,7 @@ def test_essential_judges_noise_on_the_sparse_features_by_the_dense_head(inputs:
 def test_sweep_cuts_the_dense_head_and_shows_the_sparse_one_beside_it(inputs: Inputs, images: Study) -> None:
     document = sweep(inputs, SweepSettings(methods=["weight"], ks=[1, 5]), folder=Path("sweep"))
     found, x, y = document.results, images.bank.features, images.labels
-    expected = accuracy_by_k(images.labelled(images=False), x, y, images.head, [1, 5], "weight")
+    expected = dict(accuracy_by_k(images.labelled(images=False), x, y, images.head, [1, 5], "weight"))
     assert {k: point.correct for k, point in found.curves["weight"].items()} == {
         str(k): predictions.correct for k, predictions in expected.items()
     }

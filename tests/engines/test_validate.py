@@ -57,6 +57,32 @@ def test_there_are_no_more_than_can_be_looked_at() -> None:
     assert [mistake.image for mistake in found.mistakes] == list(range(MOST_MISTAKES))
 
 
+@pytest.mark.parametrize("with_original", [True, False])
+@pytest.mark.parametrize("seed", range(3))
+def test_mistakes_against_sorting_image_by_image(seed: int, with_original: bool) -> None:
+    """Few values, so that many errors are equally confident: then the earlier image comes first."""
+    generator = torch.Generator().manual_seed(seed)
+    features = torch.randint(0, 3, (400, 3), generator=generator).float()
+    labels = torch.randint(0, 2, (400,), generator=generator)
+    head = (
+        HEAD
+        if with_original
+        else HeadTensors(
+            "decomposed", "fc", torch.ones(2, 1), torch.zeros(2), 3, torch.tensor([[0], [1]]), torch.ones(2, 1).bool()
+        )
+    )
+    found = measure(head, features, labels, ("a", "b"), INDICES if with_original else None)
+    full, cut = features @ HEAD.weight.T, features[:, :2]
+    places = []
+    for image, label in enumerate(labels.tolist()):
+        guess = int(cut[image].argmax())
+        if guess != label:
+            is_lost = with_original and int(full[image].argmax()) == label
+            places.append((not is_lost, -float(cut[image].double().softmax(0)[guess]), image))
+    assert len(places) > MOST_MISTAKES
+    assert [mistake.image for mistake in found.mistakes] == [image for *_, image in sorted(places)[:MOST_MISTAKES]]
+
+
 def test_no_images_are_no_accuracy() -> None:
     with pytest.raises(InputError, match="There are no images"):
         measure(HEAD, FEATURES[:0], LABELS[:0], ("a", "b"))

@@ -1,0 +1,157 @@
+"""Predictions of many heads whose classes use nearly the same features, each from the logits of the one before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from decompose_cli.features.blocks import in_blocks
+from decompose_cli.models.decomposed import subspace_logits
+from decompose_cli.models.network import HeadTensors
+from decompose_cli.sparse.problem import fitting_device
+
+_INDICES_AT_ONCE = 1 << 26  # of the sets of heads that are evaluated together: 128 MB of int16
+_PREDICTIONS_AT_ONCE = 1 << 26  # 128 MB of int16
+_BLOCKS_PER_VALUE = 4  # logits stay in the cache of a core
+_DENSE_SHARE = 12
+"""A product of dense matrices takes as long as lookups of a twelfth of the features (see DecomposedLinear)."""
+_ENOUGH_IMAGES = 16
+_UNIT = 2.0**-24  # by which an operation in float32 may be wrong
+
+
+def predictions_of_orders(
+    features: Tensor, head: HeadTensors, orders: Iterable[tuple[int, Tensor]], device: torch.device | str = "cpu"
+) -> Iterator[tuple[int, Tensor]]:
+    """Predictions of heads that keep k features of each class of a dense head, for ascending k.
+
+    Logits of one k come from those of the k before by what each class gains and loses, and so differ by rounding from
+    those of :class:`~decompose_cli.models.decomposed.DecomposedLinear`. By how much at most is known: any sum of
+    products w_j x_j over different j, in any order, is at most B = |w| |x|, and m operations in float32 are wrong by at
+    most m B / 2^24 together. Images whose two largest logits are nearer than that are done again as DecomposedLinear
+    does them, so that predictions are those of each head alone.
+
+    Heads are evaluated together as far as their sets and predictions fit into 256 MB; the features are gone through
+    once for all of these.
+
+    Args:
+        features: Features (N, D), N >= 1.
+        head: The full head.
+        orders: Each k with the features of each class, best first, int64 (C, k).
+        device: Where logits are made.
+
+    Yields:
+        Each k, and the predicted classes, int64 (N,).
+    """
+    together: list[tuple[int, Tensor]] = []
+    small = _smallest(head.num_features)
+    indices = 0
+    for k, order in orders:
+        indices += order.numel()
+        if together and (indices > _INDICES_AT_ONCE or (len(together) + 1) * len(features) > _PREDICTIONS_AT_ONCE):
+            yield from _evaluated(features, head, together, fitting_device(device))
+            together, indices = [], order.numel()
+        together.append((k, order.to(small)))
+    if together:
+        yield from _evaluated(features, head, together, fitting_device(device))
+
+
+def _smallest(count: int) -> torch.dtype:
+    """A type of number for indices below a count."""
+    return torch.int16 if count <= 1 << 15 else torch.int32
+
+
+@dataclass(frozen=True)
+class _Change:
+    """How the logits of a head come from those of the one before.
+
+    Attributes:
+        terms: The most products that a class gains and loses.
+        features: Features that are gained or lost, class by class.
+        starts: Where each class begins among them, (C,).
+        weights: Their weights, negative where a feature is lost.
+    """
+
+    terms: int
+    features: Tensor
+    starts: Tensor
+    weights: Tensor
+
+
+def _steps(weight: Tensor, orders: list[tuple[int, Tensor]]) -> Iterator[_Change | Tensor]:
+    """For each k a change, or weights (C, D) where classes change so much that a product with all is quicker."""
+    used = torch.zeros_like(weight, dtype=torch.bool)
+    for _, order in orders:
+        uses = torch.zeros_like(used).scatter_(1, order.to(weight.device, torch.int64), True)
+        differs = uses ^ used
+        counts = differs.sum(1)
+        if int(counts.sum()) * _DENSE_SHARE > differs.numel():
+            yield weight * uses
+        else:
+            classes, features = differs.nonzero(as_tuple=True)
+            weights = torch.where(uses[classes, features], 1, -1) * weight[classes, features]
+            yield _Change(int(counts.max()), features, counts.cumsum(0) - counts, weights)
+        used = uses
+
+
+def _evaluated(
+    features: Tensor, head: HeadTensors, orders: list[tuple[int, Tensor]], device: torch.device
+) -> Iterator[tuple[int, Tensor]]:
+    weight, bias = head.weight.to(device), head.bias.to(device)
+    steps = list(_steps(weight, orders))
+    longest, largest = float(weight.double().norm(dim=1).max()), float(bias.double().abs().max())
+    predicted = torch.empty(len(orders), len(features), dtype=_smallest(len(bias)))
+    near = torch.zeros(predicted.shape, dtype=torch.bool)
+    doing = f"Heads of {orders[0][0]} to {orders[-1][0]} features"
+    with torch.inference_mode():
+        for rows, block in in_blocks(features, device=device, width=_BLOCKS_PER_VALUE * len(bias), doing=doing):
+            table = block.t().contiguous()
+            bound = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) * longest + largest
+            logits = bias[:, None].repeat(1, len(block))
+            found, operations = logits[:1].argmax(0, keepdim=True), 1
+            for place, ((k, _), step) in enumerate(zip(orders, steps, strict=True)):
+                if isinstance(step, Tensor):
+                    logits, operations = torch.addmm(bias[:, None], step, table), k + 1
+                else:
+                    more = (step.features, table, step.starts)
+                    logits += F.embedding_bag(*more, per_sample_weights=step.weights, mode="sum")
+                    operations += step.terms + 1
+                gap = _gap(logits, found)
+                # Both logits, made in either way, and one operation for a rounding of the bound itself.
+                margin = 2 * _UNIT * (operations + k + 2) * bound
+                predicted[place, rows] = found[0].to(predicted)
+                near[place, rows] = (gap <= margin).cpu()
+        for place, (k, order) in enumerate(orders):
+            order = order.to(device, torch.int64)
+            own = weight.gather(1, order)
+            for numbers, block in _enough(features, near[place].nonzero()[:, 0], len(bias)):
+                logits = subspace_logits(block.to(device), own, bias, order)
+                predicted[place, numbers] = logits.argmax(1)[: len(numbers)].to(predicted)
+            yield k, predicted[place].long()
+
+
+def _gap(logits: Tensor, found: Tensor) -> Tensor:
+    """How far the largest logit of each column is above the second, (n,); ``found``, (1, n), becomes its row.
+
+    Most columns keep their row from step to step, and a maximum without its place is found many times as fast.
+    """
+    best = logits.amax(0, keepdim=True)
+    moved = (logits.gather(0, found) != best)[0].nonzero()[:, 0]
+    found[0, moved] = logits[:, moved].argmax(0)
+    logits.scatter_(0, found, -torch.inf)
+    gap = (best - logits.amax(0))[0]
+    logits.scatter_(0, found, best)
+    return gap
+
+
+def _enough(features: Tensor, numbers: Tensor, num_classes: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Images by their numbers in portions, and the features of each, repeated where there are few.
+
+    A head rounds a handful of images differently from many, because of how processors take them in groups.
+    """
+    step = max(1, (1 << 22) // max(features.shape[1], num_classes))
+    for some in torch.split(numbers, step) if len(numbers) else ():
+        yield some, features[some.repeat(-(-_ENOUGH_IMAGES // len(some)))]
