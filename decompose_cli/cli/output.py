@@ -17,7 +17,6 @@ from decompose_cli.storage.files import (
     check_folder_writable,
     check_writable,
     new_folder,
-    write_under_new_name,
 )
 
 if TYPE_CHECKING:
@@ -106,6 +105,7 @@ def finish(
         names: Without a path: other names to try.
         show: Prints the tables.
     """
+    from decompose_cli.storage.file_sets import write_new_document
     from decompose_cli.storage.result_document import default_names
 
     if names is None and inputs is not None:
@@ -113,7 +113,7 @@ def finish(
     if path is not None:
         document.write(path)
     elif names is not None and not out.json:
-        path = write_under_new_name(names, document.to_json())
+        path = write_new_document(document, names)
     present(out, document, show, written=f"Result written to {path}" if path is not None else None)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pydantic import BaseModel
@@ -54,7 +55,12 @@ def validation_of(study: Study) -> Study | None:
 
 
 def chooser_for(
-    data: LabelledFeatures, choosing: tuple[Tensor, Tensor] | None, seed: int, *, must: bool = True
+    data: LabelledFeatures,
+    choosing: tuple[Tensor, Tensor] | None,
+    seed: int,
+    *,
+    must: bool = True,
+    fewer: Callable[[Tensor], Tensor | None] = lambda labels: None,
 ) -> Chooser:
     """Let other images choose, or a fifth of each class where there are none.
 
@@ -65,21 +71,29 @@ def chooser_for(
         choosing: Features (n, D) and labels (n,) of images that choose; None for a part of the training images.
         seed: Of the part.
         must: Whether there is something to choose; otherwise the training images themselves will do.
+        fewer: Says of images with these class numbers which of them are to be fitted meanwhile; None for all.
 
     Raises:
         InputError: No class has two images, and there is something to choose.
     """
+
+    def fitted(numbers: Tensor | None) -> LabelledFeatures:
+        few = fewer(data.labels if numbers is None else data.labels[numbers])
+        if few is not None:
+            numbers = few if numbers is None else numbers[few]
+        return data if numbers is None else data.of_images(numbers)
+
     taking_part = searched_numbers(data.labels, seed)
     if choosing is not None:
-        return Chooser(data if taking_part is None else data.of_images(taking_part), *choosing)
+        return Chooser(fitted(taking_part), *choosing)
     rest, drawn = stratified_part(data.labels if taking_part is None else data.labels[taking_part], SHARE, seed)
     if taking_part is not None:
         rest, drawn = taking_part[rest], taking_part[drawn]
     if len(drawn) == 0 and not must:
-        return Chooser(data, data.features, data.labels)
+        return Chooser(fitted(None), data.features, data.labels)
     if len(drawn) == 0:
         raise InputError("No class has two training images, so none can choose methods and strengths.")
-    return Chooser(data.of_images(rest), data.features[drawn], data.labels[drawn])
+    return Chooser(fitted(rest), data.features[drawn], data.labels[drawn])
 
 
 def say_part(what: str, chooser: Chooser, total: int, *, is_seen: bool, by_rule: bool = True) -> None:

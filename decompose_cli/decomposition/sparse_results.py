@@ -25,11 +25,13 @@ class Versus(BaseModel):
 class SearchedOn(ChosenOn):
     """The images on which methods and strengths were chosen.
 
-    ``searched``: training images on which the chosen method looked for features; all are fitted in the end.
-    ``chosen``: what was chosen: ``method``, ``strength``, ``k``; none where all of it was given.
+    ``searched``: training images on which the chosen method looked for features. ``fitted_in_the_end``: those on which
+    the final weights were fitted: all, or of very many 100,000 drawn by class. ``chosen``: what was chosen: ``method``,
+    ``strength``, ``k``; none where all of it was given.
     """
 
     searched: int
+    fitted_in_the_end: int
     chosen: list[str]
 
 

@@ -15,18 +15,21 @@ from decompose_cli.decomposition.choosing import chooser_for
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions
 from decompose_cli.decomposition.ranking import check_k
-from decompose_cli.decomposition.sampling import part_of
+from decompose_cli.decomposition.sampling import MOST_SEARCHED, part_of, searched_part
 from decompose_cli.decomposition.shrinking import loss_bound
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head, strength_for
 from decompose_cli.decomposition.sparse_methods import Bench, Proposal, methods_for
 from decompose_cli.decomposition.sparse_settings import LADDER, SparsifySettings
 from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.features.blocks import in_blocks
 from decompose_cli.features.labelled import DEFAULT_L2, LabelledFeatures
 from decompose_cli.progress import note, track
 from decompose_cli.sparse.sets import enough_sets
 
 MOST_PRODUCTS = 1 << 34
 """N D C of the images on which methods are tried: 8,388 images of 2048 features, 1000 classes."""
+MOST_FITTED = MOST_SEARCHED << 21
+"""N D C up to which heads are fitted on all images, however many: 100,000 images of 2048 features, 1000 classes."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class Candidate:
 class Search:
     """Every method at every k on a part of the images, and the best of them on all.
 
+    Of more than 100,000 images that many take part, drawn by class, unless features and classes are so few that fits
+    of all are quick.
+
     Args:
         data: The training images; with the full head where there is one.
         settings: What the heads are like.
@@ -83,6 +89,8 @@ class Search:
         if settings.pool is not None:
             check_k(settings.pool, data.num_features, "pool")
         self.has_head = data.weight is not None
+        if data.features.numel() * data.num_classes > MOST_FITTED:
+            data = searched_part(data, seed)
         self._check(data, settings)
         self.data = _prepared(data, settings)
         if settings.indices is not None:
@@ -92,8 +100,7 @@ class Search:
         for k in self.settings.k:
             self._check_k(k)
         self.methods = methods_for(self.settings, self.data)
-        chooser = chooser_for(self.data, choosing, seed, must=bool(self.chosen))
-        self.chooser = dataclasses.replace(chooser, fitted=self._sampled(chooser.fitted))
+        self.chooser = chooser_for(self.data, choosing, seed, must=bool(self.chosen), fewer=self._sample)
 
     @property
     def chosen(self) -> list[str]:
@@ -155,12 +162,10 @@ class Search:
                 if is_wanted:
                     raise InputError(f"{name} needs a full head, and these features have none.")
 
-    def _sampled(self, data: LabelledFeatures) -> LabelledFeatures:
-        """So many of the images, by class, that methods can be tried on them in minutes."""
-        share = MOST_PRODUCTS / (data.features.numel() * data.num_classes)
-        if share >= 1:
-            return data
-        return data.of_images(part_of(data.labels, share, self.seed))
+    def _sample(self, labels: Tensor) -> Tensor | None:
+        """So many of images of these classes, by class, that methods can be tried on them in minutes; None for all."""
+        share = MOST_PRODUCTS / (len(labels) * self.data.num_features * self.data.num_classes)
+        return None if share >= 1 else part_of(labels, share, self.seed)
 
     @cached_property
     def refitted_l2(self) -> float:
@@ -198,8 +203,8 @@ class Search:
     @cached_property
     def searched(self) -> Bench:
         """The training images on which the chosen method looks for features: all of them, unless they are too many."""
-        drawn = self._sampled(self.data)
-        return self.final if drawn is self.data else self._bench(drawn)
+        drawn = self._sample(self.data.labels)
+        return self.final if drawn is None else self._bench(self.data.of_images(drawn))
 
     def _bench(self, data: LabelledFeatures) -> Bench:
         if not self.has_head:
@@ -283,11 +288,15 @@ def _prepared(data: LabelledFeatures, settings: SparsifySettings) -> LabelledFea
     return data
 
 
-def _full_probabilities(data: LabelledFeatures) -> Tensor:
-    """What the full head says of each image, (N, C)."""
+def _full_probabilities(data: LabelledFeatures, of: Tensor | None = None) -> Tensor:
+    """What the full head says of each image, (N, C); 0 for other classes than some, bool (C,), if these are given."""
     assert data.weight is not None
     assert data.bias is not None
-    return torch.softmax(torch.addmm(data.bias, data.features, data.weight.t()), 1)
+    result = data.features.new_empty(len(data.labels), data.num_classes)
+    for rows, block in in_blocks(data.features, width=data.num_classes):
+        found = torch.softmax(torch.addmm(data.bias, block, data.weight.t()), 1)
+        result[rows] = found if of is None else torch.where(of, found, 0.0)
+    return result
 
 
 def _with_absent(data: LabelledFeatures, absent: Tensor) -> Tensor | None:
@@ -298,6 +307,6 @@ def _with_absent(data: LabelledFeatures, absent: Tensor) -> Tensor | None:
     """
     if data.weight is None:
         return None
-    targets = torch.where(absent, _full_probabilities(data), 0.0)
+    targets = _full_probabilities(data, absent)
     rest = 1 - targets.sum(1, keepdim=True)
     return targets.scatter_(1, data.labels[:, None], rest)

@@ -133,11 +133,16 @@ class _Run:
             say_part(
                 _as_subject(search.chosen),
                 search.chooser,
-                len(source.train.labels),
+                len(search.data.labels),
                 is_seen=source.full is not None,
                 by_rule="strength" in search.chosen,
             )
         fitted = search.chooser.fitted
+        if len(search.data.labels) < len(source.train.labels):
+            note(
+                f"Of the {len(source.train.labels):,} training images {len(search.data.labels):,} take part, drawn by "
+                "class: all that is chosen is chosen on these, and weights are fitted on them."
+            )
         if search.searched is not search.final:
             note(
                 f"Methods are tried on {len(fitted.labels):,} training images, and features are looked for on "
@@ -209,6 +214,7 @@ class _Run:
                 fitted=len(search.chooser.fitted.labels),
                 part_of_training=source.choosing is None,
                 searched=len(search.searched.data.labels),
+                fitted_in_the_end=len(search.data.labels),
                 chosen=search.chosen,
             ),
             heads={
@@ -229,7 +235,8 @@ class _Run:
         return None if self.original is None else versus(self.original, head)
 
     def _described(self, k: int, head: SparseHead, sid5: float | None) -> Sparse:
-        source, best, held = self.source, self.best[k], self.search.data.held
+        source, best, data = self.source, self.best[k], self.search.data
+        held = data.held
         own = head.predict(source.features, source.labels)
         cut = predict(decomposed_head(self.full, head.index_set), source.features, source.labels, self.full.num_classes)
         used = used_in(head, held)
@@ -254,7 +261,7 @@ class _Run:
             weights=weights_of(head),
             biases=head.on_z[:, -1].tolist(),
             scale=None if head.values is None else float(head.values.scale),
-            measures=measures_of(measure(source.train.features, source.train.labels, used, sid5=sid5)),
+            measures=measures_of(measure(data.features, data.labels, used, sid5=sid5)),
             checkpoint=None,
             candidates=[_tried(one) for one in order],
         )

@@ -15,6 +15,7 @@ from decompose_cli.errors import InputError
 from decompose_cli.printable import printable
 from decompose_cli.storage.files import read_json
 from decompose_cli.storage.journal import settle
+from decompose_cli.storage.matrices import put_back
 from decompose_cli.storage.result_document import SCHEMA_VERSION, DatasetInfo, FeaturesInfo, ResultDocument
 
 _WHAT, _HINT = "The result file", "Name the JSON file that a command wrote, or the folder of a run."
@@ -93,7 +94,7 @@ def _short(path: Path, others: Collection[Path]) -> str:
 def _read(path: Path, text: object) -> ResultDocument[Any]:
     value = json.loads(text) if isinstance(text, str) else read_json(path, _WHAT, _HINT)
     try:
-        return _parsed(path, _cleaned(value))
+        return _parsed(path, _cleaned(put_back(value, path)))
     except RecursionError as error:
         raise InputError(f"{path} is no result of decompose: its lists lie too deep in one another.") from error
 

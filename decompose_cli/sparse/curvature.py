@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from copy import copy
 
 import torch
@@ -82,19 +83,16 @@ class Dense(Curvature):
         self.index = free.flatten().nonzero()[:, 0]
         width = free.shape[1]
         classes, columns = self.index // width, self.index % width
-        p = problem.probabilities(head)
-        spread = p * (1 - p)
-        if problem.image_weights is not None:
-            spread = spread * problem.image_weights[:, None]
         moments = _Moments(classes, columns)
-        count = min(len(p), max(_FEWEST_IMAGES, _PRODUCTS // moments.products))
+        total = len(problem.labels)
+        count = min(total, max(_FEWEST_IMAGES, _PRODUCTS // moments.products))
         products = count * moments.products
-        self.cost = products / (_FASTER * 2 * len(p) * problem.num_features * problem.num_classes)
-        weights = torch.ones(count, dtype=torch.float64, device=p.device)
+        self.cost = products / (_FASTER * 2 * total * problem.num_features * problem.num_classes)
+        weights = torch.ones(count, dtype=torch.float64, device=problem.device)
         kept: Tensor | None = None
-        if count < len(p):
-            kept, weights = _drawn(spread.sum(1).double(), count)
-            p = p[kept]
+        if count < total:
+            kept, weights = _drawn(torch.cat([spread.sum(1).double() for _, spread in _spreads(problem, head)]), count)
+        p = problem.probabilities(head, slice(None) if kept is None else kept)
         if problem.image_weights is not None:
             weights = weights * (problem.image_weights if kept is None else problem.image_weights[kept])
         if products > _PRODUCTS_IN_DOUBLE:
@@ -206,15 +204,15 @@ class _ByClass(Curvature):
         self.columns = free.byte().argsort(dim=1, descending=True, stable=True)[:, :width]
         self.real = torch.arange(width, device=counts.device) < counts[:, None]
         self.blocks = head.new_zeros(classes, width, width)
-        spread = _spread(problem, head)
-        images = min(max(_IMAGES_PER_CLASS, 8 * width), spread.shape[1])
+        images = min(max(_IMAGES_PER_CLASS, 8 * width), len(problem.labels))
+        masses, places_of, totals = _heaviest(problem, head, images)
         mean, inverse = problem.scale.mean, problem.scale.inverse
         mean, inverse = torch.cat([mean, mean.new_zeros(1)]), torch.cat([inverse, inverse.new_ones(1)])
         at_once = max(1, _VALUES_AT_ONCE // (images * width))
         flat = problem.features.flatten()
         for start in range(0, classes, at_once):
             some = slice(start, start + at_once)
-            mass, rows = spread[some].topk(images, dim=1)
+            mass, rows = masses[some], places_of[some]
             columns = self.columns[some]
             is_bias = columns == features
             places = rows[:, :, None] * features + columns.clamp(max=features - 1)[:, None, :]
@@ -222,7 +220,7 @@ class _ByClass(Curvature):
             z = torch.where(is_bias[:, None, :], 1.0, z)
             z = (z - mean[columns].to(z.dtype)[:, None, :]) * inverse[columns].to(z.dtype)[:, None, :]
             block = ((z * mass[:, :, None]).transpose(1, 2) @ z).double() / problem.total
-            rest = (spread[some].sum(1) - mass.sum(1)).double().clamp(min=0) / problem.total
+            rest = (totals[some] - mass.sum(1)).double().clamp(min=0) / problem.total
             block.diagonal(dim1=1, dim2=2).add_(rest[:, None] + torch.where(is_bias, 0.0, l2))
             self.blocks[some] = block
         self._is_bias = self.columns == features
@@ -245,9 +243,10 @@ class _Diagonal(Curvature):
 
     def __init__(self, problem: Problem, head: Tensor, free: Tensor, l2: float) -> None:
         self.cost, self.l2 = _COST_BY_CLASS, l2
-        self.diagonal = (_spread(problem, head).sum(1, dtype=torch.float64) / problem.total)[:, None].repeat(
-            1, free.shape[1]
-        )
+        sums = head.new_zeros(problem.num_classes)
+        for _, spread in _spreads(problem, head):
+            sums += spread.t().float().contiguous().sum(1, dtype=torch.float64)
+        self.diagonal = (sums / problem.total)[:, None].repeat(1, free.shape[1])
         self.diagonal[:, :-1] += l2
         self.diagonal += _RIDGE * float(self.diagonal.mean()) + 1e-15
 
@@ -290,14 +289,27 @@ def _standardised(problem: Problem, rows: slice | Tensor, columns: Tensor) -> Te
     return torch.cat([z, z.new_ones(len(z), len(columns) - len(own))], 1)
 
 
-def _spread(problem: Problem, head: Tensor) -> Tensor:
-    """a p (1 - p), float32 (C, N)."""
-    result = torch.empty(problem.num_classes, len(problem.labels), device=problem.device)
+def _spreads(problem: Problem, head: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """a p (1 - p), block by block of images: the number of the first, and (n, C)."""
     for start in range(0, len(problem.labels), problem.step):
         rows = slice(start, start + problem.step)
-        p = torch.softmax(problem.logits(head, rows), 1)
+        p = problem.probabilities(head, rows)
         spread = p * (1 - p)
         if problem.image_weights is not None:
             spread *= problem.image_weights[rows, None]
-        result[:, rows] = spread.t().float()
-    return result
+        yield start, spread
+
+
+def _heaviest(problem: Problem, head: Tensor, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    """For each class the largest a p (1 - p) and the numbers of their images, (C, count), and the sum of all, (C,)."""
+    masses = torch.empty(problem.num_classes, 0, device=problem.device)
+    images = masses.long()
+    sums = torch.zeros(problem.num_classes, device=problem.device)
+    for start, spread in _spreads(problem, head):
+        by_class = spread.t().float().contiguous()
+        sums += by_class.sum(1)
+        largest, places = by_class.topk(min(count, by_class.shape[1]), dim=1)
+        masses, images = torch.cat([masses, largest], 1), torch.cat([images, places + start], 1)
+        masses, order = masses.topk(min(count, masses.shape[1]), dim=1)
+        images = images.gather(1, order)
+    return masses, images, sums

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -77,44 +77,47 @@ def measure(features: Tensor, labels: Tensor, support: Tensor, *, sid5: float | 
         sid5: The value of a :class:`LocalDiversity`, where there are maps.
     """
     used = support.any(0)
-    x = features if bool(used.all()) else features[:, used]
+    columns = used.nonzero()[:, 0]
     count, pairs = one_difference(support)
     return Measures(
-        int(used.sum()),
+        len(columns),
         classes_per_feature(support),
-        class_independence(x, labels, len(support)),
-        contrastiveness(x),
-        correlation(x),
+        class_independence(features, labels, len(support), columns),
+        contrastiveness(features, columns),
+        correlation(features, columns),
         sid5,
         count,
         pairs,
     )
 
 
-def class_independence(features: Tensor, labels: Tensor, num_classes: int) -> float | None:
+def class_independence(
+    features: Tensor, labels: Tensor, num_classes: int, columns: Tensor | None = None
+) -> float | None:
     """Say how little of a feature belongs to one class: 0 if each is of one class alone, 1 - 1/C if of none.
 
     With x'_if = x_if - min_i x_if over all images, it is 1 - mean_f max_c sum_{i: y_i = c} x'_if / sum_i x'_if.
 
     Args:
-        features: x of the features in use, (N, U); constant ones are left out.
+        features: x, (N, D); constant features are left out.
         labels: y, int64 (N,). Classes may be without images.
         num_classes: C.
+        columns: The features in use, ascending, int64 (U,); by default all.
 
     Returns:
         None if no feature varies.
     """
-    varying = _varying(features)
-    if varying.shape[1] == 0:
+    varying = _varying(features, columns)
+    if len(varying) == 0:
         return None
-    least = varying.amin(0).double()
-    sums = least.new_zeros(num_classes, varying.shape[1])
-    for rows in _blocks(varying):
-        sums.index_add_(0, labels[rows], varying[rows].double() - least)
+    least = features.amin(0)[varying].double()
+    sums = least.new_zeros(num_classes, len(varying))
+    for rows, x in _blocks(features, varying):
+        sums.index_add_(0, labels[rows], x - least)
     return 1 - float((sums.amax(0) / sums.sum(0)).mean())
 
 
-def contrastiveness(features: Tensor) -> float | None:
+def contrastiveness(features: Tensor, columns: Tensor | None = None) -> float | None:
     """Say how clearly features are either on or off: 1 if the two Gaussians fitted to each of them are apart.
 
     It is 1 - mean_f integral min(N(t; m_f0, v_f0), N(t; m_f1, v_f1)) dt, with the means and variances of a mixture of
@@ -122,7 +125,8 @@ def contrastiveness(features: Tensor) -> float | None:
     10,000 images as many are drawn, always the same.
 
     Args:
-        features: x of the features in use, (N, U); those that are constant on the images are left out.
+        features: x, (N, D); features that are constant on the images are left out.
+        columns: The features in use, ascending, int64 (U,); by default all.
 
     Returns:
         None if no feature varies.
@@ -131,7 +135,7 @@ def contrastiveness(features: Tensor) -> float | None:
         generator = torch.Generator().manual_seed(0)  # on the CPU, where it draws the same for every device
         drawn = torch.randperm(len(features), generator=generator, device="cpu")[:_IMAGES_OF_MIXTURES]
         features = features[drawn.sort().values.to(features.device)]
-    varying = _varying(features)
+    varying = features[:, _varying(features, columns)]
     if varying.shape[1] == 0:
         return None
     scale = Scale.of(varying)
@@ -139,23 +143,23 @@ def contrastiveness(features: Tensor) -> float | None:
     return 1 - float(overlap(fitted.means, fitted.variances.sqrt()).mean())
 
 
-def correlation(features: Tensor) -> float | None:
+def correlation(features: Tensor, columns: Tensor | None = None) -> float | None:
     """Say how alike features are: mean_f max_{g != f} sum_i x_if x_ig / sqrt(sum_i x_if^2 sum_i x_ig^2), uncentred.
 
     Args:
-        features: x of the features in use, (N, U); constant ones are left out.
+        features: x, (N, D); constant features are left out.
+        columns: The features in use, ascending, int64 (U,); by default all.
 
     Returns:
         None if fewer than two features vary.
     """
-    varying = _varying(features)
-    count = varying.shape[1]
+    varying = _varying(features, columns)
+    count = len(varying)
     if count < 2:
         return None
     products = torch.zeros(count, count, dtype=torch.float64, device=features.device)
-    for rows in _blocks(varying):
-        block = varying[rows].double()
-        products.addmm_(block.t(), block)
+    for _, x in _blocks(features, varying):
+        products.addmm_(x.t(), x)
     norms = products.diagonal().sqrt()
     cosines = products / norms / norms[:, None]
     cosines.fill_diagonal_(-torch.inf)
@@ -258,15 +262,19 @@ def nec(num_features: int, accuracy_at: Callable[[int], float | None]) -> Nec:
     return Nec(accuracy, sum(known) / len(known) if known else None)
 
 
-def _varying(features: Tensor) -> Tensor:
-    """The features that are not constant."""
+def _varying(features: Tensor, columns: Tensor | None) -> Tensor:
+    """The features that are not constant, of some or of all, int64."""
     if features.shape[1] == 0:
-        return features
+        return torch.empty(0, dtype=torch.int64, device=features.device)
     varies = Scale.of(features).varies
-    return features if bool(varies.all()) else features[:, varies]
+    return varies.nonzero()[:, 0] if columns is None else columns[varies[columns]]
 
 
-def _blocks(features: Tensor) -> list[slice]:
-    """Images in blocks of so many that a block in float64 is small."""
-    step = max(1, _VALUES_AT_ONCE // features.shape[1])
-    return [slice(start, start + step) for start in range(0, len(features), step)]
+def _blocks(features: Tensor, columns: Tensor) -> Iterator[tuple[slice, Tensor]]:
+    """Some features in blocks of so many images that a block in float64 is small."""
+    step = max(1, _VALUES_AT_ONCE // len(columns))
+    for start in range(0, len(features), step):
+        rows = slice(start, start + step)
+        # Columns that are all there are not copied one by one.
+        block = features[rows]
+        yield rows, (block if len(columns) == features.shape[1] else block[:, columns]).double()

@@ -202,6 +202,6 @@ class Problem:
         counts = ones.new_zeros(self.num_classes)
         return counts.index_add_(0, self.labels, ones) / self.total
 
-    def probabilities(self, head: Tensor) -> Tensor:
-        """softmax of the logits, (N, C), for heads of few classes."""
-        return torch.softmax(self.logits(head), 1)
+    def probabilities(self, head: Tensor, rows: slice | Tensor = slice(None)) -> Tensor:
+        """softmax of the logits, (n, C), of some images."""
+        return torch.softmax(self.logits(head, rows), 1)

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from decompose_cli.errors import InputError, param
-from decompose_cli.storage.files import as_bytes, check_place, explained, finish_staged, read_json, staged_path
+from decompose_cli.storage.files import (
+    as_bytes,
+    atomic_path,
+    check_place,
+    explained,
+    finish_staged,
+    read_json,
+    staged_path,
+    write_under_new_name,
+)
 from decompose_cli.storage.journal import commit
+from decompose_cli.storage.matrices import SUFFIX
 from decompose_cli.storage.ownership import holds_run
-from decompose_cli.storage.result_document import RESULT, ResultDocument
+
+if TYPE_CHECKING:
+    from decompose_cli.storage.result_document import ResultDocument
 
 Content = str | bytes | Callable[[Path], object]
 """What comes into a file: text, bytes, or a function that writes them to a path."""
@@ -78,13 +91,23 @@ def written_with(manifest: Path, usual: Iterable[Path] = ()) -> set[Path]:
     return {manifest, *inside, *(usual if listed is None else ())}
 
 
-def replaced_with(output: Path) -> set[Path]:
-    """The files that an output takes the place of: a file itself; of a folder its run, or what its result lists."""
+def replaced_with(output: Path, manifest: str) -> set[Path]:
+    """The files that an output takes the place of: a file itself; of a folder its run, or what its result lists.
+
+    Args:
+        output: The file or the folder.
+        manifest: The name that a result has in a folder.
+    """
     if not output.is_dir():
-        return {output}
+        return {output, *_matrices_of(output)}
     if holds_run(output):
         return {path for path in output.rglob("*") if path.is_file()}
-    return written_with(output / RESULT)
+    return written_with(output / manifest)
+
+
+def _matrices_of(manifest: Path) -> set[Path]:
+    """The files of matrices beside a result document that is there."""
+    return {path for path in written_with(manifest) if path.suffix == SUFFIX}
 
 
 def _paths_in(value: Any) -> Iterator[str]:
@@ -136,5 +159,68 @@ def write_result(document: ResultDocument[Any], manifest: Path, contents: Mappin
     Raises:
         DecomposeError: One of the files cannot be written; all is as it was before.
     """
+    earlier = written_with(manifest)
     document.files = [path.relative_to(manifest.parent).as_posix() for path in contents if path != manifest]
-    write_files({**contents, manifest: document.to_json()}, written_with(manifest))
+    text, beside = _parts(document, manifest, earlier)
+    write_files({**contents, **beside, manifest: text}, earlier)
+
+
+def write_document(document: ResultDocument[Any], path: Path) -> None:
+    """Write a result document that no other files belong to, but for one of its large matrices.
+
+    Args:
+        document: The result, which gets the name of that file.
+        path: The file of the document; matrices of the one that was there before go.
+
+    Raises:
+        DecomposeError: One of the files cannot be written; all is as it was before.
+    """
+    earlier = _matrices_of(path)
+    text, beside = _parts(document, path, earlier)
+    write_files({**beside, path: text}, earlier)
+
+
+def write_new_document(document: ResultDocument[Any], names: Iterator[Path]) -> Path:
+    """Write a result document as :func:`write_document`, under the first name that is not taken; return its path.
+
+    Raises:
+        DecomposeError: One of the files cannot be written; nothing is left behind.
+    """
+    if document.parts("")[1] is None:
+        return write_under_new_name(names, document.to_json())
+    for path in names:
+        beside = path.with_suffix(SUFFIX)
+        document.files = [beside.name]
+        text, matrices = document.parts(beside.name)
+        assert matrices is not None
+        with explained(path), ExitStack() as undo:
+            try:
+                with atomic_path(beside, replace=False) as temporary:
+                    temporary.write_bytes(matrices)
+                undo.callback(beside.unlink, missing_ok=True)
+                with atomic_path(path, replace=False) as temporary:
+                    temporary.write_bytes(as_bytes(text))
+            except FileExistsError:
+                continue
+            undo.pop_all()
+        return path
+    raise AssertionError("there is always another name")
+
+
+def _parts(document: ResultDocument[Any], manifest: Path, ours: Collection[Path]) -> tuple[str, dict[Path, Content]]:
+    """The text of a document, and the file of its large matrices if it has any.
+
+    The file has the name of the document. Something else of that name is not replaced, and is no reason to lose a
+    result: the file gets a number then.
+    """
+    numbers = itertools.count(2)
+    beside = manifest.with_suffix(SUFFIX)
+    while os.path.lexists(beside) and beside not in ours:
+        beside = manifest.with_name(f"{manifest.stem}-{next(numbers)}{SUFFIX}")
+    listed = document.files
+    document.files = [*listed, beside.name]
+    text, matrices = document.parts(beside.name)
+    if matrices is None:
+        document.files = listed
+        return document.to_json(), {}
+    return text, {beside: matrices}

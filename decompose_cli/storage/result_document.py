@@ -15,8 +15,9 @@ from typing import Any, Generic, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict
 
-from decompose_cli.storage.files import file_stem, write_text
+from decompose_cli.storage.files import file_stem
 from decompose_cli.storage.leftovers import sweep_reserved
+from decompose_cli.storage.matrices import INLINE, set_apart
 from decompose_cli.version import __version__
 
 SCHEMA_VERSION = 1
@@ -103,27 +104,49 @@ class ResultDocument(BaseModel, Generic[Results]):
         """The document as JSON text; numbers in it are finite."""
         return readable_json(self.model_dump(mode="json")) + "\n"
 
+    def parts(self, matrices: str) -> tuple[str, bytes | None]:
+        """The document as JSON text with large matrices set apart, and what comes into the file of this name beside it.
+
+        See :mod:`decompose_cli.storage.matrices`; without such matrices the text is :meth:`to_json`, and nothing comes
+        beside it.
+        """
+        content = self.model_dump(mode="json")
+        content["results"], beside = set_apart(content["results"], matrices)
+        return readable_json(content) + "\n", beside
+
     def write(self, path: Path) -> None:
-        """Write the document, whole or not at all.
+        """Write the document, and large matrices in a file beside it, whole or not at all.
 
         Raises:
-            DecomposeError: The file cannot be written.
+            DecomposeError: A file cannot be written.
         """
-        write_text(path, self.to_json())
+        from decompose_cli.storage.file_sets import write_document
+
+        write_document(self, path)
 
 
-def readable_json(value: Any, indent: str = "", *, ascii_only: bool = False) -> str:
+def readable_json(value: Any, indent: str = "", *, ascii_only: bool = False, is_row: bool = False) -> str:
     """JSON text with one line per field, but each list of plain values on a line of its own.
 
-    A confusion matrix of 1000 classes is then a thousand lines, not a million.
+    A confusion matrix of 1000 classes is then a thousand lines, not a million; so is a table of more than 100 classes,
+    whose fields stand on one line for each class.
+
+    Args:
+        value: Plain values.
+        indent: What lines begin with.
+        ascii_only: Whether other letters are escaped.
+        is_row: Whether the value is a row of such a table.
 
     Raises:
         ValueError: A number is NaN or infinite.
     """
     inner = indent + "  "
     if isinstance(value, dict) and value:
+        if is_row and not any(isinstance(item, dict) for item in value.values()):
+            return json.dumps(value, allow_nan=False, ensure_ascii=ascii_only)
+        are_rows = len(value) > INLINE
         names = [json.dumps(str(key), ensure_ascii=ascii_only) for key in value]
-        texts = [readable_json(item, inner, ascii_only=ascii_only) for item in value.values()]
+        texts = [readable_json(item, inner, ascii_only=ascii_only, is_row=are_rows) for item in value.values()]
         fields = (f"{inner}{name}: {text}" for name, text in zip(names, texts, strict=True))
         return "{\n" + ",\n".join(fields) + f"\n{indent}}}"
     if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):

@@ -21,6 +21,7 @@ from decompose_cli.errors import InputError
 from decompose_cli.page.blocks import Column, Grid, Group
 from decompose_cli.page.documents import read_sources
 from decompose_cli.page.report import LARGEST, Report, report
+from decompose_cli.storage.result_document import ResultDocument
 
 WriteResults = Callable[..., Path]
 WITHOUT_RESULTS = {"models", "layers", "datasets", "cache", "export", "report"}
@@ -233,6 +234,28 @@ def test_a_thousand_classes_and_two_thousand_filters_fit(large: Path) -> None:
     sizes = {(image["width"], image["height"]) for image in page.all("img")}
     assert {("2048", "1000"), ("1000", "1000")} <= sizes
     assert (large / "left_out").read_text(encoding="utf-8") == "0"
+
+
+def test_matrices_beside_the_results_are_on_the_page(write_results: WriteResults) -> None:
+    """Of 101 classes, matrices lie in files beside the documents; the page has them, or one sentence says why not."""
+    inline = write_results([f"class {number}" for number in range(101)], 120, only=("validate", "mutual-info"))
+    apart = inline.parent / "apart"
+    apart.mkdir()
+    for path in sorted(inline.glob("*.json")):
+        ResultDocument[Any].model_validate(json.loads(path.read_text(encoding="utf-8"))).write(apart / path.name)
+    names = {"mutual-info.json", "mutual-info.npz", "validate.json", "validate.npz"}
+    assert {path.name for path in apart.iterdir()} == names
+    first, second = (report(sorted(folder.glob("*.json"))) for folder in (inline, apart))
+    for section in ("confusion", "overlap"):
+        pattern = f'<section id="{section}".*?</section>'
+        (expected,), (found,) = (re.findall(pattern, page.html, re.DOTALL) for page in (first, second))
+        assert found == expected
+        assert "<img" in found
+    (apart / "validate.npz").write_bytes((apart / "mutual-info.npz").read_bytes())
+    with pytest.raises(
+        InputError, match=r"validate\.npz is not the file that was written together with .*validate\.json"
+    ):
+        report(apart)
 
 
 def test_matrices_as_pictures_are_what_they_were(write_results: WriteResults) -> None:
