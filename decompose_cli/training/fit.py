@@ -29,7 +29,7 @@ from decompose_cli.training.evaluate import LabelledImages, score_over_processes
 from decompose_cli.training.interruption import StopRequest
 from decompose_cli.training.job import Job, Upkeep
 from decompose_cli.training.objective import Objective, Share
-from decompose_cli.training.optimizers import Part, make_optimizer
+from decompose_cli.training.optimizers import Part, make_optimizer, step_together
 from decompose_cli.training.records import EpochRecord, RunLog, Score
 from decompose_cli.training.run_folder import RunFolder, Takeover, write_state
 from decompose_cli.training.schedules import make_schedule
@@ -94,8 +94,7 @@ class Trainer:
         self.ema = self._averaged() if settings.ema_decay is not None else None
         self.parts = [self._part(part) for part in self.objective.shares(module, settings, self.steps_per_epoch)]
         compiled: Any = torch.compile(module) if settings.compile else module
-        self.model, *wrapped = fabric.setup(compiled, *(part.optimizer for part in self.parts))
-        self.steppers = wrapped
+        self.model = fabric.setup(compiled)
         self._log = RunLog(folder.log, folder.tensorboard)
         self._tally = torch.zeros(3 + self.objective.counted, dtype=self._sum_type, device=fabric.device)
         self._is_bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
@@ -186,17 +185,19 @@ class Trainer:
                 if weight:
                     truth = targets if targets.ndim == 1 else targets.argmax(1)
                     correct = (self.objective.logits(output).argmax(1) == truth).sum()
-                    usual = torch.stack([loss.detach().to(self._sum_type), correct, correct.new_tensor(len(truth))])
+                    images_seen = torch.full_like(correct, len(truth))  # made on the device, which is not waited for
+                    usual = torch.stack([loss.detach().to(self._sum_type), correct, images_seen])
                     self._tally += torch.cat([usual, self.objective.counts(output, targets).to(usual)])
                 self._is_bad |= ~torch.isfinite(total)
-        for part, stepper in zip(self.parts, self.steppers, strict=True):
-            if (self.state.global_step + 1) % part.every == 0:
-                if self.settings.clip_norm is not None:
-                    self.fabric.clip_gradients(
-                        self.model, stepper, max_norm=self.settings.clip_norm, error_if_nonfinite=False
-                    )
-                stepper.step()
-            stepper.zero_grad(set_to_none=True)
+        due = [part.optimizer for part in self.parts if (self.state.global_step + 1) % part.every == 0]
+        if self.settings.clip_norm is not None:
+            for optimizer in due:
+                self.fabric.clip_gradients(
+                    self.model, optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
+                )
+        step_together(due, getattr(self.fabric.strategy.precision, "scaler", None))
+        for part in self.parts:
+            part.optimizer.zero_grad(set_to_none=True)
             part.step_schedule()
         if self.ema is not None:
             self.ema.update_parameters(self.module)

@@ -333,7 +333,7 @@ def test_other_refusals(images: str) -> None:
         ({"init": "baseline"}, "init baseline needs baseline"),
         ({"init": "scratch", "baseline": "x.pt"}, "init scratch does not go together with baseline"),
         ({"baseline": "random"}, "baseline random is no file or URL of weights"),
-        ({"overrides": {"precision": "16"}}, "precision 16 scales the loss for one optimizer"),
+        ({"overrides": {"precision": "16"}}, "precision 16 needs a GPU"),
         ({"label_noise": 0.001}, "label_noise 0.001 of 27 training images is no image"),
         ({"inputs": {"model": "resnet50"}}, "resnet50 has no gate option; networks with it: "),
     ):
