@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, param
 from decompose_cli.features.extraction import device_memory, keep_freed_memory
 from decompose_cli.models.convolutions import fastest_algorithms
 from decompose_cli.progress import EpochTable
+from decompose_cli.training.averaging import WeightAverage
 from decompose_cli.training.batches import StepBatches
 from decompose_cli.training.checkpoint_state import (
     State,
@@ -91,7 +91,7 @@ class Trainer:
             module = self.module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
             self.frozen = [module.get_submodule(name) for name in names]  # conversion makes other modules
         fabric.to_device(module)
-        self.ema = self._averaged() if settings.ema_decay is not None else None
+        self.ema = WeightAverage(module, settings.ema_decay) if settings.ema_decay is not None else None
         self.parts = [self._part(part) for part in self.objective.shares(module, settings, self.steps_per_epoch)]
         compiled: Any = torch.compile(module) if settings.compile else module
         self.model = fabric.setup(compiled)
@@ -249,9 +249,6 @@ class Trainer:
     def measured(self) -> nn.Module:
         """The network whose accuracy counts: the averaged one, if weights are averaged."""
         return self.module if self.ema is None else self.ema.module
-
-    def _averaged(self) -> AveragedModel:
-        return AveragedModel(self.module, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay or 0.0))  # type: ignore[no-untyped-call]
 
     def _measure(self) -> EpochRecord:
         state = self.state

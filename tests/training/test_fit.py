@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.no_values import META, Transfers, fabric_without_values
 from helpers.power_cut import PowerCut
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
@@ -373,6 +374,24 @@ def test_an_optimizer_with_gradients_too_large_for_the_scale_sits_out_alone() ->
     assert scaler.get_scale() == 2.0
     step_together([], scaler)
     assert scaler.get_scale() == 2.0, "without a step there is nothing to go by"
+
+
+ON_A_GPU: list[dict[str, Any]] = [
+    *({}, {"clip_norm": 0.1}, {"ema_decay": 0.9}, {"accumulate": 2}, {"optimizer": "adamw", "label_smoothing": 0.1}),
+    *({"mix": "mixup"}, {"mix": "cutmix"}, {"augment": "crop-flip"}),
+]
+
+
+@pytest.mark.parametrize("values", ON_A_GPU, ids=str)
+def test_a_step_waits_for_no_value_and_brings_none(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None:
+    monkeypatch.setitem(globals(), "start", lambda *_: fabric_without_values())
+    trainer = trainer_of(linear(), settings_of(**values))
+    trainer.learning_mode()
+    for batches in trainer.batches.steps(0, 0, 2):
+        with Transfers() as seen:
+            assert trainer.step(batches).device == META
+        assert seen.count == 0
+    assert trainer.state.global_step == 2
 
 
 def test_steps_are_made_with_the_fastest_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:
