@@ -313,7 +313,8 @@ class _Finetune(Training[FinetuneResults]):
     def _measured(self, session: Session, module: nn.Module) -> Evaluation:
         device = session.fabric.device
         count = len(self._test.class_map.names)
-        return evaluate(module.to(device), self._held, num_classes=count, device=device, workers=session.workers)
+        how: dict[str, Any] = {"batch_size": session.images_at_once, "workers": session.workers}
+        return evaluate(module.to(device), self._held, num_classes=count, device=device, **how)
 
     @property
     @override

@@ -289,6 +289,7 @@ class Trainer:
             images,
             self.num_classes,
             self.upkeep.workers,
+            batch_size=self.settings.batch_size,
             objective=self.objective,
         )
         if not math.isfinite(score.loss):
