@@ -321,9 +321,10 @@ class _Finetune(Training[FinetuneResults]):
         device = session.fabric.device
         count = len(self._test.class_map.names)
         module = module.to(device)
+        how: dict[str, Any] = {"batch_size": session.images_at_once, "workers": session.workers}
 
         def work() -> Evaluation:
-            return evaluate(module, self._held, num_classes=count, device=device, workers=session.workers)
+            return evaluate(module, self._held, num_classes=count, device=device, **how)
 
         return on_first(session.fabric, work)
 

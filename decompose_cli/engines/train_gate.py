@@ -182,6 +182,7 @@ class _TrainGate(LearnerTraining[GateResults]):
                 skip_below=self._gates.skip_below,
                 device=session.fabric.device,
                 workers=session.workers,
+                batch_size=session.images_at_once,
             )
             title = f"{self.title}, seed {settings.seed}"
             files.update(_kept(folder.path, readings, network.gate_name, learner, title, changed))

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from lightning_fabric import Fabric
@@ -18,6 +20,9 @@ from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.team import sum_over_processes
 from decompose_cli.training.objective import Objective
 from decompose_cli.training.records import GateScore, Score
+
+BATCH = 256
+"""Images that are read at a time where nothing else is said, and always for a CPU."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,13 @@ class LabelledImages:
 
 
 def evaluate(
-    module: nn.Module, images: LabelledImages, *, num_classes: int, device: torch.device, workers: int = 0
+    module: nn.Module,
+    images: LabelledImages,
+    *,
+    num_classes: int,
+    device: torch.device,
+    batch_size: int = BATCH,
+    workers: int = 0,
 ) -> Evaluation:
     """Compute the logits of every image, in the order of the data set, and evaluate them.
 
@@ -47,9 +58,11 @@ def evaluate(
         images: At least one image.
         num_classes: Number of classes.
         device: The device of the network.
+        batch_size: Images at a time; a CPU takes as many as suit its caches instead.
         workers: Processes that decode images.
     """
-    return measure(module, images, Objective(), num_classes=num_classes, device=device, workers=workers)[0]
+    how: dict[str, Any] = {"num_classes": num_classes, "device": device, "batch_size": batch_size, "workers": workers}
+    return measure(module, images, Objective(), **how)[0]
 
 
 def measure(
@@ -59,17 +72,15 @@ def measure(
     *,
     num_classes: int,
     device: torch.device,
+    batch_size: int = BATCH,
     workers: int = 0,
 ) -> tuple[Evaluation, Tensor]:
     """Do as :func:`evaluate` does, and sum what the objective counts over the images: float64 (counted,)."""
     logits: list[Tensor] = []
     counts = torch.zeros(objective.counted, dtype=torch.float64)
-    batches = normalised_batches(
-        images.dataset, images.preprocessing, device=device, precision="32", batch_size=256, workers=workers
-    )
     with evaluating(module), torch.inference_mode(), device_memory(device):
-        for batch, _ in batches:
-            output = objective.read(module, batch.to(device, memory_format=torch.channels_last))
+        for batch in batches_on(device, images, batch_size, workers):
+            output = objective.read(module, batch)
             scores = objective.logits(output)
             if objective.counted:
                 start = sum(len(part) for part in logits)
@@ -77,6 +88,15 @@ def measure(
                 counts += objective.counts(output, classes).cpu().double()
             logits.append(scores.float().cpu().flatten(1))
     return evaluate_head(lambda part: part, torch.cat(logits), images.labels, num_classes), counts
+
+
+def batches_on(device: torch.device, images: LabelledImages, batch_size: int, workers: int) -> Iterator[Tensor]:
+    """Yield the normalised images on the device, ``batch_size`` at a time, or on a CPU as many as suit its caches."""
+    read_at_once = BATCH if device.type == "cpu" else batch_size
+    batches = normalised_batches(
+        images.dataset, images.preprocessing, device=device, precision="32", batch_size=read_at_once, workers=workers
+    )
+    return (batch.to(device, memory_format=torch.channels_last) for batch, _ in batches)
 
 
 def score_of(evaluation: Evaluation, split: str, gates: Sequence[GateScore] = ()) -> Score:
@@ -100,19 +120,23 @@ def score_over_processes(
     num_classes: int,
     workers: int,
     *,
+    batch_size: int,
     objective: Objective,
 ) -> Score:
-    """How a network does, each process measuring its share of the images; no image counts twice."""
+    """How a network does, each process measuring its share of the images; no image counts twice.
+
+    ``batch_size`` counts the images of all processes, as in training.
+    """
+    how: dict[str, Any] = {"num_classes": num_classes, "device": fabric.device, "workers": workers}
+    how["batch_size"] = math.ceil(batch_size / fabric.world_size)
     if fabric.world_size == 1:
-        result, sums = measure(
-            module, images, objective, num_classes=num_classes, device=fabric.device, workers=workers
-        )
+        result, sums = measure(module, images, objective, **how)
         return score_of(result, images.split, objective.gate_scores(sums.tolist(), result.total))
     own = share(torch.arange(len(images.labels)), fabric.global_rank, fabric.world_size)
     counts = torch.zeros(4 + objective.counted, dtype=torch.float64)
     if len(own):
         part = LabelledImages(images.split, images.dataset.subset(own), images.labels[own], images.preprocessing)
-        result, sums = measure(module, part, objective, num_classes=num_classes, device=fabric.device, workers=workers)
+        result, sums = measure(module, part, objective, **how)
         top5 = 0 if result.top5 is None else result.top5
         usual = torch.tensor((result.correct, top5, result.loss * result.total, result.total), dtype=torch.float64)
         counts = torch.cat([usual, sums])

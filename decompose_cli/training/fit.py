@@ -12,13 +12,13 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, param
 from decompose_cli.features.extraction import device_memory, keep_freed_memory
 from decompose_cli.models.convolutions import fastest_algorithms
 from decompose_cli.processes.team import on_first, sum_over_processes
 from decompose_cli.progress import EpochTable
+from decompose_cli.training.averaging import WeightAverage
 from decompose_cli.training.batches import StepBatches
 from decompose_cli.training.checkpoint_state import (
     State,
@@ -29,7 +29,7 @@ from decompose_cli.training.evaluate import LabelledImages, score_over_processes
 from decompose_cli.training.interruption import StopRequest
 from decompose_cli.training.job import Job, Upkeep
 from decompose_cli.training.objective import Objective, Share
-from decompose_cli.training.optimizers import Part, make_optimizer
+from decompose_cli.training.optimizers import Part, make_optimizer, step_together
 from decompose_cli.training.records import EpochRecord, RunLog, Score
 from decompose_cli.training.run_folder import RunFolder, Takeover, write_state
 from decompose_cli.training.schedules import make_schedule
@@ -91,11 +91,10 @@ class Trainer:
             module = self.module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
             self.frozen = [module.get_submodule(name) for name in names]  # conversion makes other modules
         fabric.to_device(module)
-        self.ema = self._averaged() if settings.ema_decay is not None else None
+        self.ema = WeightAverage(module, settings.ema_decay) if settings.ema_decay is not None else None
         self.parts = [self._part(part) for part in self.objective.shares(module, settings, self.steps_per_epoch)]
         compiled: Any = torch.compile(module) if settings.compile else module
-        self.model, *wrapped = fabric.setup(compiled, *(part.optimizer for part in self.parts))
-        self.steppers = wrapped
+        self.model = fabric.setup(compiled)
         self._log = RunLog(folder.log, folder.tensorboard)
         self._tally = torch.zeros(3 + self.objective.counted, dtype=self._sum_type, device=fabric.device)
         self._is_bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
@@ -186,17 +185,19 @@ class Trainer:
                 if weight:
                     truth = targets if targets.ndim == 1 else targets.argmax(1)
                     correct = (self.objective.logits(output).argmax(1) == truth).sum()
-                    usual = torch.stack([loss.detach().to(self._sum_type), correct, correct.new_tensor(len(truth))])
+                    images_seen = torch.full_like(correct, len(truth))  # made on the device, which is not waited for
+                    usual = torch.stack([loss.detach().to(self._sum_type), correct, images_seen])
                     self._tally += torch.cat([usual, self.objective.counts(output, targets).to(usual)])
                 self._is_bad |= ~torch.isfinite(total)
-        for part, stepper in zip(self.parts, self.steppers, strict=True):
-            if (self.state.global_step + 1) % part.every == 0:
-                if self.settings.clip_norm is not None:
-                    self.fabric.clip_gradients(
-                        self.model, stepper, max_norm=self.settings.clip_norm, error_if_nonfinite=False
-                    )
-                stepper.step()
-            stepper.zero_grad(set_to_none=True)
+        due = [part.optimizer for part in self.parts if (self.state.global_step + 1) % part.every == 0]
+        if self.settings.clip_norm is not None:
+            for optimizer in due:
+                self.fabric.clip_gradients(
+                    self.model, optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
+                )
+        step_together(due, getattr(self.fabric.strategy.precision, "scaler", None))
+        for part in self.parts:
+            part.optimizer.zero_grad(set_to_none=True)
             part.step_schedule()
         if self.ema is not None:
             self.ema.update_parameters(self.module)
@@ -249,9 +250,6 @@ class Trainer:
         """The network whose accuracy counts: the averaged one, if weights are averaged."""
         return self.module if self.ema is None else self.ema.module
 
-    def _averaged(self) -> AveragedModel:
-        return AveragedModel(self.module, multi_avg_fn=get_ema_multi_avg_fn(self.settings.ema_decay or 0.0))  # type: ignore[no-untyped-call]
-
     def _measure(self) -> EpochRecord:
         state = self.state
         total, correct, images, *counts = sum_over_processes(self.fabric, self._tally).tolist()
@@ -291,6 +289,7 @@ class Trainer:
             images,
             self.num_classes,
             self.upkeep.workers,
+            batch_size=self.settings.batch_size,
             objective=self.objective,
         )
         if not math.isfinite(score.loss):

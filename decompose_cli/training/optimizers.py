@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -47,3 +48,18 @@ def make_optimizer(settings: Settings, parameters: Sequence[nn.Parameter]) -> Op
         )
     kind = AdamW if settings.optimizer == "adamw" else Adam
     return kind(parameters, settings.lr, weight_decay=settings.weight_decay, fused=fused)
+
+
+def step_together(optimizers: Sequence[Optimizer], scaler: GradScaler | None) -> None:
+    """Step optimizers whose gradients are of one loss, scaled by ``scaler`` if there is one.
+
+    As torch has it: each optimizer steps, unless its own gradients are not finite, and then the scale changes once.
+    Were it to change between two optimizers, the second would divide its gradients by another scale than theirs.
+    """
+    for optimizer in optimizers:
+        if scaler is None:
+            optimizer.step()
+        else:
+            scaler.step(optimizer)
+    if scaler is not None and optimizers:
+        scaler.update()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -100,6 +101,11 @@ class Session:
     def is_begun(self) -> bool:
         """Whether the folder holds this run; until then it holds what it held before."""
         return self.takeover.is_done
+
+    @property
+    def images_at_once(self) -> int:
+        """Images of a batch that are one process's, which is how many it measures at a time."""
+        return math.ceil(self.settings.batch_size / self.fabric.world_size)
 
     @property
     def workers(self) -> int:

@@ -42,7 +42,8 @@ from decompose_cli.features.study import Study
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.registry import get_entry
 from decompose_cli.storage.result_document import ResultDocument
-from decompose_cli.training import fit
+from decompose_cli.training import evaluate, fit
+from decompose_cli.training.evaluate import LabelledImages, batches_on
 from decompose_cli.training.session import Request
 
 CLASSES = ["a", "b", "c"]
@@ -685,3 +686,18 @@ def test_without_test_images_the_sentence_says_so(inputs: Inputs, tmp_path: Path
     with pytest.raises(InputError, match="has no split test or val"):
         tuned(only_train)
     assert not Path("tuned").exists()
+
+
+def test_everything_is_measured_with_as_many_images_as_a_step_takes(
+    inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def spied(device: torch.device, images: LabelledImages, size: int, workers: int) -> Iterator[Tensor]:
+        sizes.append(size)
+        return batches_on(device, images, size, workers)
+
+    monkeypatch.setattr(evaluate, "batches_on", spied)
+    tuned(inputs, overrides={"epochs": 1, "batch_size": 7})
+    assert len(sizes) >= 3, "before, during and after"
+    assert set(sizes) == {7}

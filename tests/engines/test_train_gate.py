@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from helpers.pictures import legend_of, pixels, points
 from helpers.power_cut import PowerCut
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from decompose_cli.decomposition.index_set import read_index_set
 from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
@@ -29,7 +30,10 @@ from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import from_plain
 from decompose_cli.models.registry import get_entry
 from decompose_cli.storage.result_document import ResultDocument
+from decompose_cli.training import evaluate
+from decompose_cli.training.evaluate import LabelledImages, batches_on
 from decompose_cli.training.fit import Trainer
+from decompose_cli.training.gating import report
 from decompose_cli.training.gating.configuration import configure_gates, resolve_network
 from decompose_cli.training.gating.settings import GateSettings
 from decompose_cli.training.outcome import RepeatedResults
@@ -333,7 +337,7 @@ def test_other_refusals(images: str) -> None:
         ({"init": "baseline"}, "init baseline needs baseline"),
         ({"init": "scratch", "baseline": "x.pt"}, "init scratch does not go together with baseline"),
         ({"baseline": "random"}, "baseline random is no file or URL of weights"),
-        ({"overrides": {"precision": "16"}}, "precision 16 scales the loss for one optimizer"),
+        ({"overrides": {"precision": "16"}}, "precision 16 needs a GPU"),
         ({"label_noise": 0.001}, "label_noise 0.001 of 27 training images is no image"),
         ({"inputs": {"model": "resnet50"}}, "resnet50 has no gate option; networks with it: "),
     ):
@@ -369,3 +373,17 @@ def test_deep_networks_warm_up_for_an_epoch_but_their_gates_do_not(images: str, 
     assert (settings.warmup_epochs, settings.warmup_lr) == ((1, 0.01) if warms else (0, None))
     own = classifier_settings(settings, GateSettings.of_configuration(choices), 10)
     assert (own.lr, own.warmup_epochs, own.schedule) == (0.01, 0, "constant")
+
+
+def test_gates_are_read_of_as_many_images_as_a_step_takes(images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+
+    def spied(device: torch.device, images: LabelledImages, size: int, workers: int) -> Iterator[Tensor]:
+        sizes.append(size)
+        return batches_on(device, images, size, workers)
+
+    for module in (evaluate, report):
+        monkeypatch.setattr(module, "batches_on", spied)
+    trained(images, overrides={"epochs": 1, "batch_size": 7})
+    assert len(sizes) >= 3
+    assert set(sizes) == {7}

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from helpers.no_values import META, Transfers
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.preprocessing import Preprocessing
@@ -22,14 +22,14 @@ SEEN = Preprocessing((0.4, 0.5, 0.6), (0.3, 0.2, 0.1), SIDE, (SIDE, SIDE))
 Step = list[tuple[Tensor, Tensor, float]]
 
 
-def batches_of(rank: int = 0, processes: int = 1, device: str = "cpu", **values: Any) -> StepBatches:
+def batches_of(rank: int = 0, processes: int = 1, device: torch.device | None = None, **values: Any) -> StepBatches:
     pixels = torch.randint(
         0, 256, (COUNT, 3, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(3)
     )
     labels = torch.arange(COUNT) % CLASSES
     images = InMemoryImages("toy", "train", list("abc"), SEEN, lambda: (pixels, labels), "stamp")
     data = TrainingData(images, labels, torch.arange(COUNT), None, None, class_names=tuple("abc"), preprocessing=SEEN)
-    fabric: Any = SimpleNamespace(global_rank=rank, world_size=processes, device=torch.device(device))
+    fabric: Any = SimpleNamespace(global_rank=rank, world_size=processes, device=device or torch.device("cpu"))
     return StepBatches(fabric, data, make_settings({"epochs": 2, "batch_size": 5, **values}))
 
 
@@ -79,30 +79,13 @@ def test_there_may_be_no_step_left() -> None:
     assert list(batches_of().steps(0, 7, 7)) == []
 
 
-class Transfers(TorchDispatchMode):
-    """Counts the operations that bring values from the CPU to another device."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(
-        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        given = {value.device.type for value in args if isinstance(value, Tensor)}
-        self.count += "cpu" in given and isinstance(out, Tensor) and out.device.type == "meta"
-        return out
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_labels_and_pixels_in_memory_are_on_the_device_before_the_first_step(processes: int) -> None:
-    """A GPU is not there; the device without values stands for it."""
     counts = []
     for steps in (1, 6):
-        batches = batches_of(0, processes, device="meta")
+        batches = batches_of(0, processes, device=META)
         with Transfers() as seen:
             made = list(batches.steps(0, 0, steps))
-        assert all(images.device.type == targets.device.type == "meta" for ((images, targets, _),) in made)
+        assert all(images.device == targets.device == META for ((images, targets, _),) in made)
         counts.append(seen.count)
     assert counts[0] == counts[1] > 0

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers.no_values import META
 from torch import Tensor, nn
 
 from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.preprocessing import CIFAR
-from decompose_cli.training.evaluate import LabelledImages, evaluate, score_of
+from decompose_cli.training import evaluate as evaluation
+from decompose_cli.training.evaluate import LabelledImages, batches_on, evaluate, score_of, score_over_processes
+from decompose_cli.training.objective import Objective
 
 CPU = torch.device("cpu")
 
@@ -93,3 +99,31 @@ def test_scores_do_not_depend_on_autocast_around_them() -> None:
     assert score_of(evaluate(module, images, num_classes=3, device=CPU), "test") == plain
     handle.remove()
     assert kinds == [torch.float32]
+
+
+def test_a_device_gets_as_many_images_at_a_time_as_it_is_trained_with() -> None:
+    images = images_of(23, 3)
+    on_device = list(batches_on(META, images, 5, workers=0))
+    assert [len(batch) for batch in on_device] == [5, 5, 5, 5, 3]
+    assert all(batch.device == META and batch.is_contiguous(memory_format=torch.channels_last) for batch in on_device)
+    assert [len(batch) for batch in batches_on(CPU, images, 5, workers=0)] == [23], "a CPU takes what suits its caches"
+
+
+@pytest.mark.parametrize(("processes", "batch_size", "share"), [(1, 9, 9), (2, 9, 5), (4, 2, 1)])
+def test_a_process_measures_as_many_at_a_time_as_are_its_share_of_a_batch(
+    monkeypatch: pytest.MonkeyPatch, processes: int, batch_size: int, share: int
+) -> None:
+    asked: list[int] = []
+
+    def spied(device: torch.device, images: LabelledImages, size: int, workers: int) -> Iterator[Tensor]:
+        asked.append(size)
+        return batches_on(device, images, size, workers)
+
+    monkeypatch.setattr(evaluation, "batches_on", spied)
+    monkeypatch.setattr(evaluation, "sum_over_processes", lambda _, values: values)
+    fabric: Any = SimpleNamespace(world_size=processes, global_rank=0, device=CPU)
+    images = images_of(23, 3)
+    how: dict[str, Any] = {"batch_size": batch_size, "objective": Objective()}
+    score = score_over_processes(fabric, network(3), images, 3, 0, **how)
+    assert score.images == math.ceil(23 / processes)
+    assert asked == [share]

@@ -8,14 +8,17 @@ import math
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers.no_values import META, Transfers, fabric_without_values
 from helpers.power_cut import PowerCut
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
+from torch.amp import GradScaler
 
 from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.datasets.mixing import mix
@@ -32,6 +35,7 @@ from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.job import Job, Upkeep
 from decompose_cli.training.objective import Objective, Share
+from decompose_cli.training.optimizers import step_together
 from decompose_cli.training.run_folder import RunFolder, read_state
 from decompose_cli.training.settings import Settings, make_settings
 
@@ -310,6 +314,85 @@ def test_an_own_loss_and_scores_inside_an_output() -> None:
     settings = settings_of(epochs=1, momentum=0.0, lr=0.001)
     record = trainer_of(Two(), settings, loss=loss, logits=lambda output: output[0]).run(Rows()).records[0]
     assert record.train.loss == pytest.approx(sum(values) / 10)
+
+
+class Scaled(MixedPrecision):
+    """Scales the loss as for half precision, but computes in float32; scales are powers of two, so nothing rounds."""
+
+    def __init__(self) -> None:
+        super().__init__("16-mixed", "cpu", GradScaler("cpu", init_scale=2.0**10, growth_interval=2))
+        self._desired_input_dtype = torch.float32
+
+    def forward_context(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+
+def in_two_parts(settings: Settings, every: int = 1) -> Callable[[nn.Module], list[tuple[Any, ...]]]:
+    """Weights and biases with an optimizer each, the weights stepping in every n-th step."""
+    settings = settings.model_copy(update={"precision": "16"})
+    return lambda module: [(settings, [module[1].weight], every), (settings, [module[1].bias])]
+
+
+@pytest.mark.parametrize("every", [1, 2])
+@pytest.mark.parametrize("more", [{}, {"clip_norm": 0.05}], ids=str)
+def test_two_optimizers_share_a_scaled_loss(monkeypatch: pytest.MonkeyPatch, every: int, more: dict[str, Any]) -> None:
+    """The scale grows after every second step, but never between two optimizers."""
+    settings = settings_of(**more)
+    ends, scales = [], []
+    for is_scaled in (False, True):
+        module = linear()
+        trainer = trainer_of(module, settings, folder=f"run{is_scaled}", parts=in_two_parts(settings, every))
+        if is_scaled:
+            trainer.fabric.strategy.precision = Scaled()
+            scaler, update = trainer.fabric.strategy.precision.scaler, GradScaler.update
+
+            def counted(self: GradScaler, update: Any = update) -> None:
+                scales.append(self.get_scale())
+                update(self)
+
+            monkeypatch.setattr(GradScaler, "update", counted)
+        trainer.run(Rows())
+        ends.append(module.state_dict())
+    assert scales == [2.0 ** (10 + step // 2) for step in range(9)], "once a step"
+    assert scaler.get_scale() == 2.0**14
+    for name in ends[0]:
+        assert torch.equal(ends[0][name], ends[1][name]), name
+    assert read_state(Path("runTrue/last.pt"))["scaler"]["scale"] == 2.0**14
+
+
+def test_an_optimizer_with_gradients_too_large_for_the_scale_sits_out_alone() -> None:
+    module = nn.ModuleList([nn.Linear(2, 1), nn.Linear(2, 1)])
+    before = [value.detach().clone() for value in module.parameters()]
+    both = [torch.optim.SGD(part.parameters(), 0.5) for part in module]
+    scaler = GradScaler("cpu", init_scale=4.0)
+    loss = sum(part(torch.ones(1, 2)).sum() * factor for part, factor in zip(module, (1.0, math.inf), strict=True))
+    scaler.scale(loss).backward()
+    step_together(both, scaler)
+    moved = [value.detach() - old for value, old in zip(module.parameters(), before, strict=True)]
+    first, second = [[-0.5, -0.5], [-0.5]], [[0.0, 0.0], [0.0]]
+    for value, expected in zip(moved, first + second, strict=True):
+        assert value.flatten().tolist() == pytest.approx(expected)
+    assert scaler.get_scale() == 2.0
+    step_together([], scaler)
+    assert scaler.get_scale() == 2.0, "without a step there is nothing to go by"
+
+
+ON_A_GPU: list[dict[str, Any]] = [
+    *({}, {"clip_norm": 0.1}, {"ema_decay": 0.9}, {"accumulate": 2}, {"optimizer": "adamw", "label_smoothing": 0.1}),
+    *({"mix": "mixup"}, {"mix": "cutmix"}, {"augment": "crop-flip"}),
+]
+
+
+@pytest.mark.parametrize("values", ON_A_GPU, ids=str)
+def test_a_step_waits_for_no_value_and_brings_none(monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]) -> None:
+    monkeypatch.setitem(globals(), "start", lambda *_: fabric_without_values())
+    trainer = trainer_of(linear(), settings_of(**values))
+    trainer.learning_mode()
+    for batches in trainer.batches.steps(0, 0, 2):
+        with Transfers() as seen:
+            assert trainer.step(batches).device == META
+        assert seen.count == 0
+    assert trainer.state.global_step == 2
 
 
 def test_steps_are_made_with_the_fastest_algorithms(monkeypatch: pytest.MonkeyPatch) -> None:

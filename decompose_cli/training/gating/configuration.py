@@ -12,7 +12,7 @@ from decompose_cli.datasets.label_noise import check_share
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
-from decompose_cli.models.gate_kinds import DEFAULT_GATE, GATES, NO_GATE
+from decompose_cli.models.gate_kinds import DEFAULT_GATE, NO_GATE
 from decompose_cli.models.weights import RANDOM
 from decompose_cli.progress import note
 from decompose_cli.training.gating.report import check_skipping
@@ -103,10 +103,6 @@ def configure_gates(
         )
     completed = gates.completed(gate)
     check_skipping(gate, gates.skip_below)
-    if GATES[gate].has_classifier and settings.precision == "16":
-        raise InputError(
-            f"{param('precision')} 16 scales the loss for one optimizer, and this gate has its own; use bf16."
-        )
     if gates.label_noise is not None:
         check_share(gates.label_noise)
     init = gates.init or ("scratch" if gates.baseline is None else "baseline")

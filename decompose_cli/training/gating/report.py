@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from decompose_cli.errors import InputError, param
-from decompose_cli.features.extraction import device_memory, normalised_batches
+from decompose_cli.features.extraction import device_memory
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork, StageGatedResNet
 from decompose_cli.models.head import evaluating
@@ -20,13 +20,12 @@ from decompose_cli.progress import track
 from decompose_cli.statistics import mean_difference_interval, mean_interval
 from decompose_cli.storage.csv_text import csv_text
 from decompose_cli.training.data import HELD_OUT, TrainingData
-from decompose_cli.training.evaluate import LabelledImages
+from decompose_cli.training.evaluate import BATCH, LabelledImages, batches_on
 from decompose_cli.training.gating.objective import image_gates
 
 _TIMED = 2048
 """Images on which speeds are compared."""
 _ROUNDS = 3
-BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -148,7 +147,7 @@ def read_gates(
     predictions, gates, entropies = [], [], []
     watched = track(f"Gates on {images.split} images", len(images.labels))
     with evaluating(module), torch.inference_mode(), device_memory(device), watched as advance:
-        for batch in _batches(images, device, workers, batch_size):
+        for batch in batches_on(device, images, batch_size, workers):
             output = module.read(batch)
             advance(len(batch))
             predictions.append(output.logits.argmax(1).cpu())
@@ -159,13 +158,6 @@ def read_gates(
     return GateReadings(
         images, numbers, torch.cat(predictions), torch.cat(gates), torch.cat(entropies) if entropies else None
     )
-
-
-def _batches(images: LabelledImages, device: torch.device, workers: int, batch_size: int) -> Iterator[Tensor]:
-    batches = normalised_batches(
-        images.dataset, images.preprocessing, device=device, precision="32", batch_size=batch_size, workers=workers
-    )
-    return (batch.to(device, memory_format=torch.channels_last) for batch, _ in batches)
 
 
 def splits_of(data: TrainingData) -> list[tuple[LabelledImages, Tensor]]:
@@ -354,7 +346,7 @@ def skip(
     kept: list[Tensor] = []
     done = 0
     with evaluating(module), torch.inference_mode(), device_memory(device):
-        for batch in _batches(images, device, workers, batch_size):
+        for batch in batches_on(device, images, batch_size, workers):
             truth = images.labels[done : done + len(batch)]
             done += len(batch)
             full += int((module.read(batch).logits.argmax(1).cpu() == truth).sum())
