@@ -35,7 +35,7 @@ from decompose_cli.features.forward import Normalisation, images_at_once
 from decompose_cli.features.opening import Opening
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.head import evaluating, example_images
-from decompose_cli.models.inference import has_hooks
+from decompose_cli.models.inference import copies_of
 from decompose_cli.models.outputs import LayerOutput, trace_outputs
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.team import device_led, together
@@ -251,8 +251,8 @@ class _Share:
         with ExitStack() as stack:
             stack.enter_context(device_memory(device))
             workers: list[LayerCounters] = []
-            for _ in range(computing.threads if device.type == "cpu" and not has_hooks(original) else 1):
-                module = copy.deepcopy(original).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            here = copy.deepcopy(original).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for module in copies_of(here, computing.threads if device.type == "cpu" else 1):
                 stack.enter_context(evaluating(module))
                 shared = workers[0] if workers else None
                 layers = LayerCounters(module, self.names, outputs, self.num_classes, self.fraction, shared)

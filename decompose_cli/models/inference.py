@@ -95,21 +95,12 @@ class FeatureReader:
         with torch.inference_mode(), full_float32(self.device), self._precision():
             return self._read(self.module, images).float()
 
-    @property
-    def can_be_copied(self) -> bool:
-        """Whether copies can work at the same time: what hooks keep is kept once for all of them."""
-        return not has_hooks(self.module)
-
     def copies(self, count: int) -> list[FeatureReader]:
-        """This reader and others of the same parameters, each for a thread: a network may keep what it is working on.
-
-        Args:
-            count: Number of readers, at least 1.
-        """
-        readers = [self]
-        for _ in range(count - 1):
+        """Readers with the networks of :func:`copies_of`."""
+        readers = []
+        for module in copies_of(self.module, count):
             reader = copy.copy(self)
-            reader.module = copy.deepcopy(self.module, {id(value): value for value in self.module.parameters()})
+            reader.module = module
             readers.append(reader)
         return readers
 
@@ -117,9 +108,19 @@ class FeatureReader:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.autocast)
 
 
-def has_hooks(module: nn.Module) -> bool:
-    """Whether functions that are called around layers may keep something, once for all copies of a network."""
-    return any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+def copies_of(module: nn.Module, count: int) -> list[nn.Module]:
+    """A network and copies of it with the same parameters, each for a thread: a network may keep what it is working on.
+
+    Of a network with hooks there are no copies, as what functions keep that are called around layers is kept once.
+
+    Args:
+        module: The network.
+        count: Number of networks, at least 1.
+    """
+    if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
+        return [module]
+    shared = {id(value): value for value in module.parameters()}
+    return [module, *(copy.deepcopy(module, dict(shared)) for _ in range(count - 1))]
 
 
 def _checked_pass(module: nn.Module, network: Network, example: Tensor) -> tuple[Tensor, list[LayerCall]]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,8 +18,10 @@ from decompose_cli.datasets.sampling import share
 from decompose_cli.decomposition.metrics import MIN_CLASSES_FOR_TOP5, Evaluation, evaluate_head
 from decompose_cli.features.extraction import device_memory, normalised_batches
 from decompose_cli.models.head import evaluating
+from decompose_cli.models.inference import copies_of
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.team import sum_over_processes
+from decompose_cli.processes.threads import WorkerThreads
 from decompose_cli.training.objective import Objective
 from decompose_cli.training.records import GateScore, Score
 
@@ -78,16 +82,32 @@ def measure(
     """Do as :func:`evaluate` does, and sum what the objective counts over the images: float64 (counted,)."""
     logits: list[Tensor] = []
     counts = torch.zeros(objective.counted, dtype=torch.float64)
-    with evaluating(module), torch.inference_mode(), device_memory(device):
-        for batch in batches_on(device, images, batch_size, workers):
-            output = objective.read(module, batch)
-            scores = objective.logits(output)
-            if objective.counted:
-                start = sum(len(part) for part in logits)
-                classes = images.labels[start : start + len(scores)].to(device)
-                counts += objective.counts(output, classes).cpu().double()
-            logits.append(scores.float().cpu().flatten(1))
+
+    def read(network: nn.Module, batch: Tensor, classes: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.inference_mode():  # which is each thread's own
+            output = objective.read(network, batch)
+            counted = objective.counts(output, classes.to(device)).cpu().double()
+            return objective.logits(output).float().cpu().flatten(1), counted
+
+    with evaluating(module), device_memory(device):
+        networks = copies_of(module, torch.get_num_threads() if device.type == "cpu" else 1)
+        running: deque[Future[tuple[Tensor, Tensor]]] = deque()
+        with WorkerThreads(networks) as threads:
+            done = 0
+            for batch in batches_on(device, images, batch_size, workers):
+                running.append(threads.submit(read, batch, images.labels[done : done + len(batch)]))
+                done += len(batch)
+                if len(running) > 2 * len(networks):
+                    _take(running, logits, counts)
+            while running:
+                _take(running, logits, counts)
     return evaluate_head(lambda part: part, torch.cat(logits), images.labels, num_classes), counts
+
+
+def _take(running: deque[Future[tuple[Tensor, Tensor]]], logits: list[Tensor], counts: Tensor) -> None:
+    scores, counted = running.popleft().result()
+    logits.append(scores)
+    counts += counted
 
 
 def batches_on(device: torch.device, images: LabelledImages, batch_size: int, workers: int) -> Iterator[Tensor]:
