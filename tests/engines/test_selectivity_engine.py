@@ -258,7 +258,7 @@ def test_weights_that_do_not_fit_are_refused_before_any_image_is_looked_at(
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("images were looked at")
 
-    monkeypatch.setattr("decompose_cli.engines.selectivity.measure_selectivity", fail)
+    monkeypatch.setattr("decompose_cli.engines.selectivity.together", fail)
     torch.save({"fc.weight": torch.ones(2, 2)}, "another.pth")
     for file in ("missing.pth", "another.pth"):
         with pytest.raises(InputError, match=re.escape(file)):
