@@ -126,11 +126,18 @@ def test_files_that_differ_make_another_set(change: Callable[[Path], None], make
     assert opened("set").fingerprint() != before
 
 
-def test_names_are_told_apart_by_where_they_end() -> None:
-    first, second = (
-        Manifest.of(Path("none"), [(name, 1, 1) for name in names]).digest for names in (["ab", "c"], ["a", "bc"])
-    )
-    assert first != second
+def test_a_digest_is_of_names_and_their_ends_of_sizes_and_of_times() -> None:
+    """Also where no file is read."""
+    manifests = [
+        [("ab", 1, 1), ("c", 1, 1)],
+        [("a", 1, 1), ("bc", 1, 1)],
+        [("ab", 1, 1), ("d", 1, 1)],
+        [("ab", 1, 1), ("c", 2, 1)],
+        [("ab", 1, 1), ("c", 1, 2)],
+        [("c", 1, 1), ("ab", 1, 1)],
+    ]
+    assert len({Manifest.of(Path("none"), files).digest for files in manifests}) == len(manifests)
+    assert Manifest.of(Path("none"), manifests[0]).digest == Manifest.of(Path("elsewhere"), manifests[0]).digest
 
 
 def test_the_same_files_under_other_labels_are_another_set(make_images: MakeImages) -> None:
