@@ -121,18 +121,22 @@ def all_ways(files: list[Path]) -> tuple[dict[str, Callable[[Path], Any]], dict[
     images = ImageFiles(files)
     numbers = {file: number for number, file in enumerate(files)}
 
+    def loaded(image: Image.Image) -> Image.Image:
+        image.load()
+        return image
+
     def bare(file: Path) -> Any:
         with Image.open(file) as image:
-            return image_to_tensor(image.convert("RGB"), IMAGENET)
+            return image_to_tensor(loaded(image), IMAGENET)
 
     def draft(file: Path) -> Any:
         with Image.open(file) as image:
             image.draft("RGB", (RESIZE, RESIZE))
-            return image_to_tensor(image.convert("RGB"), IMAGENET)
+            return image_to_tensor(loaded(image), IMAGENET)
 
     def by_torch(file: Path) -> Any:
         with Image.open(file) as image:
-            pixels = torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1)
+            pixels = torch.from_numpy(np.array(loaded(image))).permute(2, 0, 1)
             return resize_and_crop(pixels, IMAGENET).contiguous()
 
     ways: dict[str, Callable[[Path], Any]] = {

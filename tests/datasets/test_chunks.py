@@ -18,7 +18,7 @@ from decompose_cli.datasets.base import Chunk, ImageDataset, InMemoryImages
 from decompose_cli.datasets.folders import FolderImages, open_folder
 from decompose_cli.datasets.registry import open_dataset
 from decompose_cli.errors import DecomposeError, InputError
-from decompose_cli.preprocessing import CIFAR, Preprocessing
+from decompose_cli.preprocessing import CIFAR, ImageOptions, Preprocessing
 from decompose_cli.storage.fingerprints import pixel_fingerprint
 
 MakeImages = Callable[..., Path]
@@ -28,7 +28,8 @@ CUT_OFF = "The image images/test/a/002.png is damaged and cannot be decoded."
 
 
 def opened(make_images: MakeImages, side: int, n: int = 4) -> FolderImages:
-    return open_folder(f"folder:{make_images(Path('images'), ['a', 'b'], n=n, side=side)}", "test")
+    root = make_images(Path("images"), ["a", "b"], ("test",), n=n, side=side)
+    return open_folder(f"folder:{root}", "test")
 
 
 def damage(number: int) -> None:
@@ -104,6 +105,14 @@ def test_batches_stop_at_the_first_unreadable_image_with_its_sentence_and_its_hi
             dataset.in_memory()
 
 
+def test_the_first_of_several_is_the_one_that_is_named(make_images: MakeImages) -> None:
+    dataset = opened(make_images, 80)
+    damage(2)
+    damage(5)
+    with pytest.raises(InputError, match=r"002\.png"):
+        dataset.refuse({5: NO_IMAGE, 2: CUT_OFF})
+
+
 def test_an_image_that_can_be_read_by_now_does_not_hide_that_it_could_not(make_images: MakeImages) -> None:
     dataset = opened(make_images, 80)
     with pytest.raises(InputError, match=r"^a sentence$"):
@@ -116,6 +125,7 @@ def test_the_first_image_may_be_unreadable(side: int, make_images: MakeImages) -
     Path("images/test/a/000.png").write_bytes(b"")
     dataset = open_folder("folder:images", "test")
     assert dataset.preprocessing == whole.preprocessing
+    assert dataset.decided_by == Path("images/test/a/001.png")
     assert len(dataset.fingerprint()) == 64
     (chunk,) = dataset.chunks(SEEN, [range(8)], 0)
     assert chunk.unreadable == {0: "images/test/a/000.png is not an image that can be read."}
@@ -226,6 +236,8 @@ def kinds(make_images: MakeImages) -> list[ImageDataset]:
 
 def test_a_subset_is_the_same_data_set_without_some_images(make_images: MakeImages) -> None:
     for dataset in kinds(make_images):
+        dataset.class_ids = tuple(f"n{number}" for number in range(len(dataset.class_names)))
+        dataset.chosen = ImageOptions(mean=(0.1, 0.2, 0.3))
         left_out = [0, 3]
         stays = [number for number in range(len(dataset)) if number not in left_out]
         part = dataset.without(left_out)
