@@ -159,16 +159,17 @@ def _two_loop(pull: Tensor, memory: deque[tuple[Tensor, Tensor]], curvature: Cur
     """L-BFGS on the chosen parameters, with the curvature in the middle."""
     q = torch.where(among, pull, 0.0)
     kept = []
-    for step, change in reversed(memory):
-        s, y = torch.where(among, step, 0.0), torch.where(among, change, 0.0)
+    for pair in reversed(memory):
+        s, y = (torch.where(among, each, 0.0) for each in pair)
         product = float((s * y).sum())
         if product <= 1e-14 * float(s.norm() * y.norm()):
             continue
         alpha = float((s * q).sum()) / product
         q = q - alpha * y
-        kept.append((s, y, product, alpha))
+        kept.append((pair, product, alpha))  # not s and y: of many classes all pairs together are large
     r = curvature.solve(q, among)
-    for s, y, product, alpha in reversed(kept):
+    for pair, product, alpha in reversed(kept):
+        s, y = (torch.where(among, each, 0.0) for each in pair)
         beta = float((y * r).sum()) / product
         r = r + (alpha - beta) * s
     return r
