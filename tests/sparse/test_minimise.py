@@ -217,6 +217,23 @@ def test_a_whole_curvature_is_the_second_derivative(
     torch.testing.assert_close(made.matrix, expected, rtol=0, atol=2e-6 if single else 1e-12)
 
 
+def test_fits_of_few_weights_of_very_many_are_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What steps remember is of the free parameters alone where the others are very many."""
+    x, labels = images()
+    support = torch.zeros(CLASSES, FEATURES, dtype=torch.bool)
+    support[:, :2] = True
+    monkeypatch.setattr(curvature, "_MOST_DENSE", 0)  # by class, with which a fit takes several steps
+    usual = refit(Problem(x, labels, CLASSES), support, 1e-3, tolerance=1e-10)
+    monkeypatch.setattr("decompose_cli.sparse.minimise._LARGE", 0)
+    sizes: set[int] = set()
+    original = torch.Tensor.norm
+    monkeypatch.setattr(torch.Tensor, "norm", lambda one, *more: sizes.add(one.numel()) or original(one, *more))  # type: ignore[func-returns-value]
+    packed = refit(Problem(x, labels, CLASSES), support, 1e-3, tolerance=1e-10)
+    assert CLASSES * 3 in sizes
+    assert packed.steps == usual.steps > 3
+    torch.testing.assert_close(packed.head, usual.head, rtol=1e-9, atol=1e-12)
+
+
 @pytest.mark.parametrize("weighted", [False, True])
 def test_curvatures_of_blocks_of_images_are_those_of_all(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Probabilities are made for 7 images at a time, and no more are held than the curvature is made from."""
