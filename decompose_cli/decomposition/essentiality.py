@@ -21,6 +21,7 @@ _COLUMNS = (256, 8192)  # noisy images at once on a CPU and on other devices
 # Random numbers are drawn in blocks of a multiple of 16 rows: torch makes normal numbers in groups of 16, and with
 # whole groups the numbers do not depend on the size of the blocks.
 _ROW_GROUP = 16
+_CPU = "cpu"  # where noise and sets are drawn, the same for every device
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ def essentiality(
 
 def _means(features: Tensor) -> Tensor:
     """Mean of each feature, float64 (D,)."""
-    sums = torch.zeros(features.shape[1], dtype=torch.float64)
+    sums = torch.zeros(features.shape[1], dtype=torch.float64, device=features.device)
     for _, block in in_blocks(features):
         sums += block.sum(0, dtype=torch.float64)
     return sums / len(features)
@@ -166,13 +167,13 @@ def _means(features: Tensor) -> Tensor:
 def _generator(seed: int, number: int, purpose: int) -> torch.Generator:
     """A generator for each class and purpose, independent of the others."""
     # The three numbers are mixed first, because torch looks at the lowest 32 bits of a seed only.
-    return torch.Generator().manual_seed(int(digest_of([seed, number, purpose])[:8], 16))
+    return torch.Generator(_CPU).manual_seed(int(digest_of([seed, number, purpose])[:8], 16))
 
 
 def _sets(own: Sequence[int], num_features: int, controls: int, generator: torch.Generator) -> Tensor:
     """The class's own features, then random ones, each row without repetition: (1 + controls, k)."""
-    random = torch.rand(controls, num_features, generator=generator).topk(len(own)).indices
-    return torch.cat([torch.tensor([list(own)], dtype=torch.int64), random])
+    random = torch.rand(controls, num_features, generator=generator, device=_CPU).topk(len(own)).indices
+    return torch.cat([torch.tensor([list(own)], dtype=torch.int64, device=_CPU), random])
 
 
 class _Images:
@@ -195,24 +196,24 @@ class _Drawer:
         self, noise: Noise, mean: Tensor, std: Tensor, own: Tensor | _Images, generator: torch.Generator
     ) -> None:
         self.noise, self.mean, self.std, self.own, self.generator = noise, mean, std, own, generator
-        self.order = torch.arange(len(own))
+        self.order = torch.arange(len(own), device=_CPU)
 
     def start(self) -> None:
         """Begin a repeat."""
         if self.noise == "permute":
-            self.order = torch.randperm(len(self.own), generator=self.generator)
+            self.order = torch.randperm(len(self.own), generator=self.generator, device=_CPU)
 
     def rows(self, rows: slice, given: Tensor) -> Tensor:
         """Noise for these images, whose features are given, (n, D)."""
         if self.noise == "permute":
             return self.own[self.order[rows]]
         if self.noise == "zero":
-            return torch.zeros(given.shape)
+            return torch.zeros_like(given)
         if self.noise == "mean":
             return self.mean.expand(given.shape)
         # Whole groups of rows are drawn, so that a block at the end draws as it would in the middle.
         full = -(-len(given) // _ROW_GROUP) * _ROW_GROUP
-        drawn = torch.randn(full, given.shape[1], generator=self.generator)[: len(given)]
+        drawn = torch.randn(full, given.shape[1], generator=self.generator, device=_CPU)[: len(given)]
         return drawn * self.std + self.mean if self.noise == "matched" else drawn
 
 

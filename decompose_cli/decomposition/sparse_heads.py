@@ -18,7 +18,7 @@ from decompose_cli.models.sparse_record import FewValues
 from decompose_cli.sparse.minimise import Fit
 from decompose_cli.sparse.one_scale import FewValues as FittedValues
 from decompose_cli.sparse.one_scale import fit_scale
-from decompose_cli.sparse.problem import Problem, Scale
+from decompose_cli.sparse.problem import Problem, Scale, fitting_device
 from decompose_cli.sparse.refit import refit
 from decompose_cli.sparse.searches import dense_start, problem_of, strongest_first
 from decompose_cli.sparse.strength import Strength, choose_strength
@@ -63,12 +63,13 @@ class SparseHead:
         """Its predictions for images, whose logits are made on the device."""
         return predict(self.linear(), features, labels, len(self.bias), device)
 
-    def loss_on(self, features: Tensor, labels: Tensor) -> float:
-        """Mean cross-entropy of other images (n, D), n >= 1, in nats."""
-        total = 0.0
-        for x, y in zip(features.split(4096), labels.split(4096), strict=True):  # type: ignore[no-untyped-call]
-            logits = torch.addmm(self.bias, x.double(), self.weight.t())
-            total += float(torch.nn.functional.cross_entropy(logits, y, reduction="sum"))
+    def loss_on(self, features: Tensor, labels: Tensor, device: torch.device | str = "cpu") -> float:
+        """Mean cross-entropy of other images (n, D), n >= 1, in nats, whose logits are made on the device."""
+        total, place = 0.0, fitting_device(device)
+        weight, bias = self.weight.t().to(place), self.bias.to(place)
+        for x, y in zip(torch.split(features, 4096), torch.split(labels, 4096), strict=True):
+            logits = torch.addmm(bias, x.to(place).double(), weight)
+            total += float(torch.nn.functional.cross_entropy(logits, y.to(place), reduction="sum"))
         return total / len(labels)
 
 

@@ -228,7 +228,7 @@ class Bench:
         if proposal.head is not None:
             source = proposal.index_set.source
             head = head_on(scale, proposal.head[:, :-1] != 0, proposal.head, 0.0, None, source)
-            head = dataclasses.replace(head, loss=head.loss_on(data.features, data.labels))
+            head = dataclasses.replace(head, loss=head.loss_on(data.features, data.labels, data.device))
             if proposal.integers is not None:
                 head = with_values(head, *proposal.integers, scale)
         else:

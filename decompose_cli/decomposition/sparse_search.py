@@ -237,7 +237,11 @@ class Search:
             l2 = self.settings.l2 or self.part.strength(proposal, features, labels).l2
         head = self.part.fit(proposal, l2)
         return Candidate(
-            proposal.method, proposal.k, l2, head.predict(features, labels), head.loss_on(features, labels)
+            proposal.method,
+            proposal.k,
+            l2,
+            head.predict(features, labels, self.data.device),
+            head.loss_on(features, labels, self.data.device),
         )
 
     def head(self, best: Candidate) -> SparseHead:
@@ -256,7 +260,7 @@ class Search:
 
         It is the bound of :func:`.shrinking.loss_bound`, against the full head fitted anew on the same images.
         """
-        full = self.full.predict(self.chooser.features, self.chooser.labels)
+        full = self.full.predict(self.chooser.features, self.chooser.labels, self.data.device)
         return {k: loss_bound(full.is_correct, best[k].predictions.is_correct) for k in ks}
 
 

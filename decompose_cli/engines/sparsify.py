@@ -157,12 +157,13 @@ class _Run:
             wanted = [self.smallest.k]
         self.heads = {k: search.head(self.best[k]) for k in wanted}
         refitted = search.refitted
-        self.refitted = refitted.predict(source.features, source.labels)
+        self.refitted = refitted.predict(source.features, source.labels, source.train.device)
         self.full = source.full or as_full(refitted)
         self.original = None
         if source.full is not None:
             full = source.full
-            self.original = predict(full_head(full), source.features, source.labels, full.num_classes)
+            device = source.train.device
+            self.original = predict(full_head(full), source.features, source.labels, full.num_classes, device)
         self._say_what_is_odd()
 
     def _smallest(self, ks: Sequence[int]) -> Smallest:
@@ -182,7 +183,7 @@ class _Run:
     def _say_what_is_odd(self) -> None:
         """Say what a user would not expect: separable images, constant features, classes with their bias alone."""
         data, search = self.search.data, self.search
-        right = search.refitted.predict(data.features, data.labels)
+        right = search.refitted.predict(data.features, data.labels, data.device)
         if right.correct == right.total:
             note(
                 "A linear head separates the training images without error, so weights are kept finite by the penalty "
@@ -237,8 +238,9 @@ class _Run:
     def _described(self, k: int, head: SparseHead, sid5: float | None) -> Sparse:
         source, best, data = self.source, self.best[k], self.search.data
         held = data.held
-        own = head.predict(source.features, source.labels)
-        cut = predict(decomposed_head(self.full, head.index_set), source.features, source.labels, self.full.num_classes)
+        features, labels, device = source.features, source.labels, data.device
+        own = head.predict(features, labels, device)
+        cut = predict(decomposed_head(self.full, head.index_set), features, labels, self.full.num_classes, device)
         used = used_in(head, held)
         sizes = used.sum(1) if held is None else used.sum(1)[~held]
         kept = [] if held is None else held.nonzero()[:, 0].tolist()
@@ -249,7 +251,7 @@ class _Run:
             values=self.settings.kind,
             l2=head.l2,
             point=point_of(own),
-            loss=head.loss_on(source.features, source.labels),
+            loss=head.loss_on(features, labels, device),
             cut=point_of(cut),
             versus_original=self._versus_original(own),
             versus_refitted=versus(self.refitted, own),
@@ -277,13 +279,13 @@ class _Run:
             means[str(number)] = point.weights / bench.path.classes
             if abs(means[str(number)] - number) > _NEAR * number:  # the path ends before
                 return None
-            return point_of(bench.path_head(point).predict(features, labels)).top1
+            return point_of(bench.path_head(point).predict(features, labels, bench.data.device)).top1
 
         def exactly(number: int) -> float | None:
             if not search.can_have(number):
                 return None
             head = self.heads.get(number) or search.head(self.best[number])
-            return point_of(head.predict(features, labels)).top1
+            return point_of(head.predict(features, labels, bench.data.device)).top1
 
         return Nec(elastic_net=_few(nec(count, on_the_path)), sparse=_few(nec(count, exactly)), means=means)
 

@@ -12,6 +12,7 @@ from decompose_cli.sparse.curvature import Curvature, curvature_of
 from decompose_cli.sparse.problem import Problem
 
 _MEMORY = 10
+_LARGE = 1 << 20  # parameters of a head of which those that are not free take room
 _SUFFICIENT = 1e-4
 _SHORTEST = 1e-6
 
@@ -94,6 +95,7 @@ def minimise(
     steps, fresh = 1, curvature is None
     if curvature is None:
         curvature = curvature_of(problem, head, free, penalty.l2)
+    packing = _Packing(free)
     memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=_MEMORY)
     bound, made_at = float("inf"), 1
     while True:
@@ -102,7 +104,7 @@ def minimise(
         if bound <= tolerance * abs(value) or steps >= most_steps:
             break
         among = free & ((head != 0) | (pull != 0))
-        direction = -_two_loop(pull, memory, curvature, among)
+        direction = -_two_loop(pull, memory, curvature, among, packing)
         sign = torch.where(head != 0, head.sign(), -pull.sign())
         direction = torch.where(held & (head == 0) & (direction * sign < 0), 0.0, direction)
         slope = float((pull * direction).sum())
@@ -128,7 +130,7 @@ def minimise(
             continue
         step, change = moved - head, outcome[2] - gradient
         if float((step * change).sum()) > 1e-14 * float(step.norm() * change.norm()):
-            memory.append((step, change))
+            memory.append((packing.packed(step), packing.packed(change)))
         head, (loss, value, gradient) = moved, outcome
         fresh = False
         if steps - made_at > curvature.cost:  # as much work as making it anew, so at most twice the least work
@@ -155,20 +157,47 @@ def _bound(pull: Tensor, l2: float, curvature: Curvature) -> float:
     return float(pull[:, :-1].square().sum()) / (2 * l2) + of_biases
 
 
-def _two_loop(pull: Tensor, memory: deque[tuple[Tensor, Tensor]], curvature: Curvature, among: Tensor) -> Tensor:
+class _Packing:
+    """Tensors (C, D + 1) that are zero but for free parameters, as these alone where the others are very many.
+
+    Of a thousand classes and two thousand features ten steps and changes of gradients are a third of a gigabyte.
+    """
+
+    def __init__(self, free: Tensor) -> None:
+        is_large = free.numel() > _LARGE and int(free.sum()) < free.numel() / 2
+        self._shape, self._places = free.shape, free.flatten().nonzero()[:, 0] if is_large else None
+
+    def packed(self, value: Tensor) -> Tensor:
+        """The free parameters alone, or the tensor itself."""
+        return value if self._places is None else value.flatten()[self._places]
+
+    def unpacked(self, value: Tensor) -> Tensor:
+        """The tensor with zeros for all others, (C, D + 1)."""
+        if self._places is None:
+            return value
+        whole = value.new_zeros(self._shape)
+        whole.view(-1)[self._places] = value
+        return whole
+
+
+def _two_loop(
+    pull: Tensor, memory: deque[tuple[Tensor, Tensor]], curvature: Curvature, among: Tensor, packing: _Packing
+) -> Tensor:
     """L-BFGS on the chosen parameters, with the curvature in the middle."""
-    q = torch.where(among, pull, 0.0)
+    chosen = packing.packed(among)
+    q = torch.where(chosen, packing.packed(pull), 0.0)
     kept = []
-    for step, change in reversed(memory):
-        s, y = torch.where(among, step, 0.0), torch.where(among, change, 0.0)
+    for pair in reversed(memory):
+        s, y = (torch.where(chosen, each, 0.0) for each in pair)
         product = float((s * y).sum())
         if product <= 1e-14 * float(s.norm() * y.norm()):
             continue
         alpha = float((s * q).sum()) / product
         q = q - alpha * y
-        kept.append((s, y, product, alpha))
-    r = curvature.solve(q, among)
-    for s, y, product, alpha in reversed(kept):
+        kept.append((pair, product, alpha))  # not s and y: of many classes all pairs together are large
+    r = packing.packed(curvature.solve(packing.unpacked(q), among))
+    for pair, product, alpha in reversed(kept):
+        s, y = (torch.where(chosen, each, 0.0) for each in pair)
         beta = float((y * r).sum()) / product
         r = r + (alpha - beta) * s
-    return r
+    return packing.unpacked(r)

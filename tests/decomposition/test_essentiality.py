@@ -426,6 +426,17 @@ def test_how_the_work_is_blocked_changes_nothing(noise: Noise) -> None:
         assert as_lists(case.run(noise, repeats=3, controls=6, values_at_once=values_at_once)) == whole
 
 
+@pytest.mark.parametrize("noise", NOISES)
+@pytest.mark.usefixtures("way")
+def test_everything_is_made_where_it_was_asked_for(noise: Noise) -> None:
+    """A default device that holds no values changes nothing."""
+    case = make_case(20)
+    expected = as_lists(case.run(noise, repeats=3, controls=4))
+    with torch.device("meta"):
+        found = case.run(noise, repeats=3, controls=4, device="cpu")
+    assert as_lists(found) == expected
+
+
 @pytest.mark.parametrize("noise", ["gaussian", "zero", "permute"])
 def test_other_classes_change_nothing(noise: Noise) -> None:
     case = make_case(11)

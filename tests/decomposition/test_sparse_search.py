@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from decompose_cli.decomposition import sparse_search
+from decompose_cli.decomposition import sampling, sparse_search
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head
 from decompose_cli.decomposition.sparse_methods import used_in
@@ -209,6 +209,54 @@ def test_many_images_are_tried_on_a_sample_with_every_class_in_it(
     logits = torch.addmm(head.bias, images.features.double(), head.weight.t())
     residual = torch.softmax(logits, 1) - torch.nn.functional.one_hot(images.labels, CLASSES)
     assert float(residual.mean(0).abs().max()) < 1e-3, "weights are fitted on all images"
+
+
+@pytest.mark.parametrize("has_others", [False, True])
+def test_of_very_many_images_some_take_part_and_the_bank_is_not_copied(
+    has_others: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Features are read in parts of a sample alone; which images it is made of depends on the seed and the classes."""
+    images, other = data(count=480), data(7, 40)
+    monkeypatch.setattr(sparse_search, "MOST_FITTED", 480 * FEATURES * CLASSES - 1)
+    monkeypatch.setattr(sampling, "MOST_SEARCHED", 100)
+    monkeypatch.setattr(sparse_search, "MOST_PRODUCTS", 40 * FEATURES * CLASSES)
+    copied: list[int] = []
+    original = LabelledFeatures.of_images
+
+    def counting(one: LabelledFeatures, numbers: Tensor) -> LabelledFeatures:
+        copied.append(len(numbers))
+        return original(one, numbers)
+
+    monkeypatch.setattr(LabelledFeatures, "of_images", counting)
+    choosing = (other.features, other.labels) if has_others else None
+    search = Search(images, SparsifySettings(k=(2,), method="mean"), choosing)
+    part, few = len(search.data.labels), len(search.chooser.fitted.labels)
+    assert 90 <= part <= 100
+    assert all(24 <= count <= 25 for count in search.data.labels.bincount().tolist())
+    assert len(search.chooser.labels) == (40 if has_others else 20)
+    assert 40 <= few <= 44
+    assert copied == [part, few]  # and not the images that are fitted before they are drawn from
+    head = search.head(best_of(search.candidates([2]), 2))
+    assert head.loss == pytest.approx(head.loss_on(search.data.features, search.data.labels))
+    again = Search(images, SparsifySettings(k=(2,), method="mean", l2=0.01), choosing)
+    assert torch.equal(again.data.features, search.data.features)
+    monkeypatch.setattr(sparse_search, "MOST_FITTED", 480 * FEATURES * CLASSES)
+    assert Search(images, SparsifySettings(k=(2,), method="mean", l2=0.01), choosing).data.labels is images.labels
+
+
+def test_soft_targets_are_made_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = data()
+    images = whole.of_images((whole.labels != 2).nonzero()[:, 0])
+    settings = [SparsifySettings(k=(2,), method="mean", l2=0.01, distil=distil) for distil in (True, False)]
+    at_once = [Search(images, each).data.targets for each in settings]
+    monkeypatch.setattr("decompose_cli.features.blocks.VALUES_AT_ONCE", 7 * FEATURES)
+    for expected, each in zip(at_once, settings, strict=True):
+        found = Search(images, each).data.targets
+        assert found is not None
+        assert expected is not None
+        assert torch.allclose(found, expected, atol=1e-6)
+        assert torch.allclose(found.sum(1), torch.ones(len(found)))
+        assert float(found[:, 2].min()) > 0
 
 
 @pytest.mark.parametrize(("method", "values"), [("sldd", "real"), ("q-senn", "ternary")])

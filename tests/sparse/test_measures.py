@@ -231,6 +231,23 @@ def test_all_measures_are_of_the_features_in_use() -> None:
     )
 
 
+def test_features_in_use_are_copied_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of four features in use, one of them constant, 10 images at a time; not all that there are."""
+    generator = torch.Generator().manual_seed(4)
+    x, labels = torch.rand(200, 9, generator=generator), torch.arange(200) % 3
+    x[:, 5] = 1
+    support = torch.zeros(3, 9, dtype=torch.bool)
+    support[0, [1, 5]] = support[1, [1, 4]] = support[2, 8] = True
+    alone = x[:, [1, 4, 5, 8]]
+    expected = class_independence(alone, labels, 3), contrastiveness(alone), correlation(alone)
+    monkeypatch.setattr(measures, "_VALUES_AT_ONCE", 30)
+    rows = [rows for rows, block in measures._blocks(x, torch.tensor([1, 4, 8])) if block.shape == (10, 3)]
+    assert len(rows) == 20
+    found = measure(x, labels, support)
+    assert found.features_used == 4
+    assert (found.class_independence, found.contrastiveness, found.correlation) == pytest.approx(expected, rel=1e-12)
+
+
 @pytest.mark.parametrize(
     ("classes", "defined"), [((), ()), ((4,), ()), ((4, 3), ("class_independence", "contrastiveness"))]
 )

@@ -217,6 +217,58 @@ def test_a_whole_curvature_is_the_second_derivative(
     torch.testing.assert_close(made.matrix, expected, rtol=0, atol=2e-6 if single else 1e-12)
 
 
+def test_fits_of_few_weights_of_very_many_are_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What steps remember is of the free parameters alone where the others are very many."""
+    x, labels = images()
+    support = torch.zeros(CLASSES, FEATURES, dtype=torch.bool)
+    support[:, :2] = True
+    monkeypatch.setattr(curvature, "_MOST_DENSE", 0)  # by class, with which a fit takes several steps
+    usual = refit(Problem(x, labels, CLASSES), support, 1e-3, tolerance=1e-10)
+    monkeypatch.setattr("decompose_cli.sparse.minimise._LARGE", 0)
+    sizes: set[int] = set()
+    original = torch.Tensor.norm
+    monkeypatch.setattr(torch.Tensor, "norm", lambda one, *more: sizes.add(one.numel()) or original(one, *more))  # type: ignore[func-returns-value]
+    packed = refit(Problem(x, labels, CLASSES), support, 1e-3, tolerance=1e-10)
+    assert CLASSES * 3 in sizes
+    assert packed.steps == usual.steps > 3
+    torch.testing.assert_close(packed.head, usual.head, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_curvatures_of_blocks_of_images_are_those_of_all(weighted: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probabilities are made for 7 images at a time, and no more are held than the curvature is made from."""
+    x, labels = images()
+    a = torch.rand(IMAGES, generator=torch.Generator().manual_seed(1)) + 0.1 if weighted else None
+    head, free = some_head(), torch.ones(CLASSES, FEATURES + 1, dtype=torch.bool)
+    monkeypatch.setattr(curvature, "_IMAGES_PER_CLASS", 9)
+    monkeypatch.setattr(curvature, "_PRODUCTS", 1)
+    monkeypatch.setattr(curvature, "_FEWEST_IMAGES", 30)
+    free[:, 2:-1] = False  # so few that 30 of the images stand for all, and 24 in each class
+    most: list[int] = []
+    original = Problem.probabilities
+
+    def counting(one: Problem, head: Tensor, rows: slice | Tensor = slice(None)) -> Tensor:
+        found = original(one, head, rows)
+        most.append(len(found))
+        return found
+
+    monkeypatch.setattr(Problem, "probabilities", counting)
+
+    def made() -> list[Tensor]:
+        problem = Problem(x, labels, CLASSES, image_weights=a)
+        most.clear()
+        kinds = (curvature.Dense, curvature._ByClass, curvature._Diagonal)
+        dense, by_class, diagonal = (kind(problem, head, free, 0.3) for kind in kinds)
+        return [dense.matrix, by_class.blocks, diagonal.diagonal]
+
+    whole = made()
+    assert max(most) == IMAGES
+    monkeypatch.setattr("decompose_cli.sparse.problem._VALUES_AT_ONCE", 7 * CLASSES)
+    for found, expected in zip(made(), whole, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+    assert max(most) == 30
+
+
 @pytest.mark.parametrize("more", ["labels", "targets", "weights"])
 def test_the_same_in_single_precision_keeps_the_digits_of_features_far_from_zero(more: str) -> None:
     x, labels = images()
