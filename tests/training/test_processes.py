@@ -78,7 +78,7 @@ def test_two_processes_make_the_steps_of_one(images: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mix", ["none", "ricap"])
+@pytest.mark.parametrize("mix", ["none", "ricap", "cutmix"])
 def test_two_processes_see_each_image_once_and_measure_what_one_measures(images: str, mix: str) -> None:
     options = ("grouped:net", "--dataset", images, "--epochs", "2", "-b", "32", "--lr", "0.01", "--val-split", "0.1")
     options += ("--mix", mix, "--final-test", "--accumulate", "2")
