@@ -400,8 +400,8 @@ def test_lines_that_cannot_be_written_leave_the_entry_as_it_was(monkeypatch: pyt
     def full(*_: object, **__: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    with monkeypatch.context() as patch, pytest.raises(DecomposeError, match="No space left on the disk"):
-        patch.setattr("tempfile.mkstemp", full)
+    monkeypatch.setattr("tempfile.mkstemp", full)
+    with pytest.raises(DecomposeError, match="No space left on the disk"):
         started(KEY, "cpu")
     assert len(BankFolder(path).written().checksums) == 3
 
