@@ -167,7 +167,11 @@ def forbid_forward_passes(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]
     def fail(*_: object, **__: object) -> None:
         raise AssertionError("a forward pass was made")
 
-    return lambda: monkeypatch.setattr("decompose_cli.features.extraction.Forward", fail)
+    def forbid() -> None:
+        for where in ("extraction", "filling"):
+            monkeypatch.setattr(f"decompose_cli.features.{where}.features_of_chunks", fail)
+
+    return forbid
 
 
 @pytest.fixture

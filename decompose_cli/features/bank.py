@@ -200,13 +200,15 @@ class BankFolder:
         return found
 
     def _lines(self) -> list[bytes]:
+        files = self._writers()
         while True:
             try:
-                return [line for file in self._writers() for line in file.read_bytes().split(b"\n")]
+                return [line for file in files for line in file.read_bytes().split(b"\n")]
             except FileNotFoundError:
-                if not (self.path / _DONE).is_dir():
+                # Another process may be forgetting chunks, and has put one file in the place of several.
+                before, files = files, self._writers()
+                if before == files:
                     raise
-                # Else another process is forgetting chunks, and has just put one file in the place of several.
 
     def _writers(self) -> list[Path]:
         return sorted((self.path / _DONE).iterdir())

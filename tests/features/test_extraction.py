@@ -21,6 +21,7 @@ from decompose_cli.errors import DecomposeError
 from decompose_cli.features.extraction import Computing, extract_features, keep_freed_memory, normalised_batches
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import Network, network_of
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import use_reporter
@@ -391,11 +392,10 @@ def test_features_that_are_no_numbers_are_refused(value: float) -> None:
 def test_a_device_without_memory_is_explained(monkeypatch: pytest.MonkeyPatch) -> None:
     images = make_images(3)
 
-    def fail(*_: object) -> Iterator[tuple[Tensor, Tensor]]:
+    def fail(*_: object) -> Tensor:
         raise torch.OutOfMemoryError("tried to allocate")
-        yield
 
-    monkeypatch.setattr(images, "batches", fail)
+    monkeypatch.setattr(FeatureReader, "__call__", fail)
     with pytest.raises(DecomposeError, match=r"^cpu ran out of memory\.$") as caught:
         extract(make_network(), images)
     assert caught.value.hint == "Choose a smaller batch_size."
@@ -421,9 +421,9 @@ class Counting:
 def test_progress_adds_up_to_the_images() -> None:
     reporter = Counting()
     with use_reporter(reporter):
-        extract(make_network(), make_images(), batch_size=32)
-    assert reporter.started == [("Features of toy test", 70)]
-    assert reporter.steps == [32, 32, 6]
+        extract(make_network(), make_images(600), batch_size=32)
+    assert reporter.started == [("Features of toy test", 600)]
+    assert reporter.steps == [256, 256, 88]  # chunks, whatever the size of batches
 
 
 FAULTS = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any
 
 import pytest
@@ -10,10 +11,10 @@ import torch
 from lightning_fabric import Fabric
 
 from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.processes import launch
 from decompose_cli.processes.cluster import Machines
 from decompose_cli.processes.launch import start
 from decompose_cli.processes.team import on_first, sum_over_processes
-from decompose_cli.training import devices
 
 TORCHRUN = {
     "TORCHELASTIC_RUN_ID": "1",
@@ -82,9 +83,34 @@ def test_several_processes_leave_each_others_statistics_alone(monkeypatch: pytes
             made.append(options)
             super().__init__(**{**options, "devices": 1, "strategy": "auto"})
 
-    monkeypatch.setattr(devices, "Fabric", Recorded)
-    start("cpu", Machines(devices=2), "32")
+    monkeypatch.setattr(launch, "Fabric", Recorded)
+    start("cpu", Machines(devices=2))
     assert made[0]["devices"] == 2
     assert made[0]["strategy"]._ddp_kwargs == {"broadcast_buffers": False}
-    start("cpu", Machines(devices=1), "32")
-    assert made[1]["strategy"] == "auto"
+    assert made[0]["strategy"]._process_group_backend is None
+    start("cpu", Machines(devices=2), trains=False)
+    assert made[1]["strategy"]._process_group_backend == "gloo"
+    start("cpu", Machines(devices=1))
+    assert made[2]["strategy"] == "auto"
+
+
+def test_processes_share_the_cores_that_they_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that this one starts, which find it in their environment."""
+    monkeypatch.setattr(launch, "Fabric", Stopped)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(6)
+        monkeypatch.setattr("decompose_cli.processes.cores.cores", lambda: 8)
+        with pytest.raises(ZeroDivisionError):
+            start("cpu", Machines(devices=4))
+        assert torch.get_num_threads() == 2
+        assert os.environ.pop("OMP_NUM_THREADS") == "2"
+    finally:
+        torch.set_num_threads(before)
+        os.environ.pop("OMP_NUM_THREADS", None)
+
+
+class Stopped:
+    def __init__(self, **_: object) -> None:
+        raise ZeroDivisionError
