@@ -18,18 +18,14 @@ import argparse
 import contextlib
 import json
 import statistics
-import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import common
 
 BATCH = 128
-OTHERS = 4
 FIRST_STEPS = 3
-BUSY = "import torch; torch.set_num_threads(1); a = torch.randn(96, 96)\nwhile True: a @ a"
 SIDES: dict[str, tuple[dict[str, str], str, str]] = {
     "as it is": ({}, "batch", "openmp"),
     "GOMP_SPINCOUNT=0": ({"GOMP_SPINCOUNT": "0"}, "batch", "openmp"),
@@ -54,7 +50,7 @@ def main() -> None:
     found: dict[tuple[str, str], list[tuple[float, float]]] = {}
     for _ in range(given.repeats):
         for moment in ("quiet", "busy"):
-            with others() if moment == "busy" else contextlib.nullcontext():
+            with common.others() if moment == "busy" else contextlib.nullcontext():
                 for name, (variables, norm, threads) in SIDES.items():
                     command = common.python(
                         Path(__file__).resolve(), "--seconds", str(given.seconds), "--side", norm, threads
@@ -62,7 +58,9 @@ def main() -> None:
                     speed, processor = json.loads(common.run(command, **variables).output)
                     found.setdefault((name, moment), []).append((speed, processor))
                     common.say(f"{moment}, {name}: {speed:,.0f} images/s")
-    print(f"training step of ResNet-20, batch {BATCH}, {given.repeats} runs, medians; busy: beside {OTHERS} processes")
+    print(
+        f"training step of ResNet-20, batch {BATCH}, {given.repeats} runs, medians; busy: beside {common.OTHERS} others"
+    )
     for name in SIDES:
         row = []
         for moment in ("quiet", "busy"):
@@ -72,20 +70,6 @@ def main() -> None:
                 f"{1000 * statistics.median(processor):.2f} ms of processor an image"
             )
         print(f"{name:32}" + "; ".join(row))
-
-
-@contextlib.contextmanager
-def others() -> Iterator[None]:
-    """Other processes that multiply small matrices all the time."""
-    started = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(OTHERS)]
-    try:
-        time.sleep(3)  # until they have loaded torch
-        yield
-    finally:
-        for process in started:
-            process.kill()
-        for process in started:
-            process.wait()
 
 
 def steps(norm: str, threads: str, seconds: float) -> tuple[float, float]:

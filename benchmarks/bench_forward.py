@@ -1,4 +1,4 @@
-"""The forward loop alone: FeatureReader with the chunks of extract_features, against the eager network at batch 128.
+"""The forward loop alone: FeatureReader with the pieces of extract_features, against the eager network at batch 128.
 
 Images are ready, normalised tensors; nothing is read, decoded or counted. The default is ResNet-20 at 32x32, for which
 the goals hold. The script also prints GFLOP/s, against matrix products on the same machine.
@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from decompose_cli.features import extraction as feature_loop
+from decompose_cli.features.extraction import keep_freed_memory
+from decompose_cli.features.forward import images_at_once
 from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.head import penultimate
 from decompose_cli.models.inference import FeatureReader
@@ -49,7 +50,7 @@ def main() -> None:
     }
     # The eager network comes first: our change to the memory allocator lasts, and would speed it up too.
     seconds = timed({"eager": eager}, given.repeats)
-    feature_loop.keep_freed_memory()
+    keep_freed_memory()
     check(sides)
     seconds |= timed({name: sides[name] for name in PRECISIONS}, given.repeats)
     seconds |= timed({"eager, our allocator setting": eager}, given.repeats)
@@ -100,7 +101,7 @@ def flop_of(module: nn.Module, image: Tensor) -> float:
 
 
 def chunk(preprocessing: Preprocessing, precision: str) -> int:
-    return feature_loop._chunk_size(preprocessing, CPU, precision, 256)
+    return images_at_once(preprocessing, CPU, precision, 256)
 
 
 def loop(read: Callable[[Tensor], Tensor], images: Tensor, size: int) -> Callable[[], Tensor]:

@@ -22,9 +22,9 @@ from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.models.registry import get_entry
 from decompose_cli.preprocessing import CIFAR
-from decompose_cli.training.data import TrainingData
 from decompose_cli.processes.cluster import Machines
 from decompose_cli.processes.launch import start
+from decompose_cli.training.data import TrainingData
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.gating.objective import GateObjective
 from decompose_cli.training.gating.settings import GateSettings

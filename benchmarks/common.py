@@ -9,6 +9,7 @@ the child's peak, so the process that measures has to stay small.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.metadata
 import io
 import json
@@ -22,7 +23,7 @@ import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -259,6 +260,24 @@ def memory_lines(
             value, detail = mine / base, f"{mine:.0f} of {base:.0f} MB; largest process {largest}"
         lines.append(Line(f"{name}, peak memory", value, goal, at_least=False, detail=detail))
     return lines
+
+
+OTHERS = 4
+_BUSY = "import torch; torch.set_num_threads(1); a = torch.randn(96, 96)\nwhile True: a @ a"
+
+
+@contextlib.contextmanager
+def others() -> Iterator[None]:
+    """Other processes that multiply small matrices all the time."""
+    started = [subprocess.Popen([sys.executable, "-c", _BUSY]) for _ in range(OTHERS)]
+    try:
+        time.sleep(3)  # until they have loaded torch
+        yield
+    finally:
+        for process in started:
+            process.kill()
+        for process in started:
+            process.wait()
 
 
 def conditions(repeats: int, *more: str) -> list[str]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from decompose_cli.datasets.base import Chunk, ImageDataset
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.features.bank import chunks_of
-from decompose_cli.features.forward import Forward, Normalisation, Pending, images_at_once
+from decompose_cli.features.forward import Forward, Normalisation, Pending, images_at_once, sent
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing
@@ -248,13 +248,16 @@ def normalised_batches(
     batch_size: int,
     workers: int,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield normalised float32 images on the CPU with their labels, in portions that suit the device."""
-    normalise = Normalisation(preprocessing, torch.device("cpu"))
+    """Yield normalised float32 images on the device with their labels, in portions that suit it.
+
+    Bytes are sent to a GPU and made numbers there; a batch is on its way while the one before is computed with.
+    """
+    normalise = Normalisation(preprocessing, device)
     keep_freed_memory()
     chunk = images_at_once(preprocessing, device, precision, batch_size)
     for images, truth in dataset.batches(preprocessing, batch_size, workers):
         for start in range(0, len(truth), chunk):
-            yield normalise(images[start : start + chunk]), truth[start : start + chunk]
+            yield normalise(sent(images[start : start + chunk], device)), truth[start : start + chunk]
 
 
 @contextmanager

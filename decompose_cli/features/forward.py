@@ -42,6 +42,13 @@ class Normalisation:
         return images * self._scale + self._shift
 
 
+def sent(images: Tensor, device: torch.device) -> Tensor:
+    """Images on a device; to a GPU they are copied while the program goes on, from memory that stays where it is."""
+    if device.type != "cuda":
+        return images.to(device)
+    return images.pin_memory().to(device, non_blocking=True)  # torch keeps the memory until it is copied
+
+
 class Forward:
     """Turns uint8 images into features; a context, in which several batches may be under way.
 
@@ -100,23 +107,15 @@ class Forward:
         return reader(self._normalise(piece))
 
     def _queued(self, pieces: Sequence[Tensor]) -> Pending:
-        is_cuda = self._device.type == "cuda"
-        features = []
-        for piece in pieces:
-            source = piece.pin_memory() if is_cuda and not piece.is_pinned() else piece
-            read = self._reader(self._normalise(source.to(self._device, non_blocking=is_cuda)))
-            if is_cuda:
-                kept = torch.empty(read.shape, pin_memory=True)
-                features.append((kept.copy_(read, non_blocking=True), source))  # sources live until they are copied
-            else:
-                features.append((read.cpu(), source))
-        if not is_cuda:
-            return lambda: torch.cat([read for read, _ in features])
+        read = [self._reader(self._normalise(sent(piece, self._device))) for piece in pieces]
+        if self._device.type != "cuda":
+            return lambda: torch.cat([part.cpu() for part in read])
+        kept = [torch.empty(part.shape, pin_memory=True).copy_(part, non_blocking=True) for part in read]
         copied = torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(torch.cuda.current_stream(self._device))
 
         def wait() -> Tensor:
             copied.synchronize()
-            return torch.cat([read for read, _ in features])
+            return torch.cat(kept)
 
         return wait
