@@ -62,7 +62,7 @@ def main() -> None:
         for side in (BEFORE, NOW, ONE, OTHER)
     ]
     common.report(
-        f"forward passes of {given.model} on the processor, {given.threads} threads; busy: beside {common.OTHERS} processes",
+        f"forward passes of {given.model}, {given.threads} threads; busy: beside {common.OTHERS} processes",
         lines,
         common.conditions(given.repeats),
         notes,

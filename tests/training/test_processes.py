@@ -186,3 +186,28 @@ def test_two_processes_count_the_gates_of_all_images(images: str) -> None:
     again = subprocess.run([*command, "--devices", "2", "--resume", "two"], capture_output=True, text=True, check=False)
     assert again.returncode == 2
     assert "is finished" in again.stderr
+
+
+@pytest.mark.slow
+def test_fine_tuning_begins_as_with_one_process_and_ends_the_same_each_time(images: str) -> None:
+    """Features are ranked, refitted and measured once, with the help of the others; training shares out batches."""
+    command = [sys.executable, "-m", "decompose_cli", "finetune", "grouped:net", "--dataset", images, "-k", "3"]
+    command += ["--refit", "--epochs", "1", "-b", "32", "--lr", "0.01", "--device", "cpu"]
+    found = []
+    for folder, devices in (("one", "1"), ("two", "2"), ("again", "2")):
+        done = subprocess.run(
+            [*command, "--devices", devices, "-o", folder], capture_output=True, text=True, timeout=280, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("features per class by frequency") == 1
+        document = json.loads((Path(folder) / "result.json").read_text())
+        found.append((document, torch.load(Path(folder) / "last.pt", weights_only=True)["state_dict"]))
+    (one, weights), (two, shared), (again, repeated) = found
+    for name in ("original", "cut", "before", "refitting", "features_per_class"):
+        assert one["results"][name] == two["results"][name] is not None
+    assert two["results"]["after"] == again["results"]["after"]
+    for name, value in shared.items():
+        assert torch.equal(value, repeated[name])
+    indices = [name for name in weights if name.endswith("indices")]
+    assert len(indices) == 1
+    assert torch.equal(weights[indices[0]], shared[indices[0]])
