@@ -3,7 +3,7 @@
 - ``commands.md``: every option of every command, by Typer's own generator.
 - What follows ``<!-- run: ... -->`` in a page: the output of that command, where the page shows all of it.
 - What follows ``<!-- table: ... -->``: in ``reproduce.md`` from ``reproduced.json``, in ``sparsify.md``
-  from ``sparse-heads.json``; elsewhere rankings, gates and data
+  from ``sparse-heads.json``, in ``scale.md`` from ``scale.json``; elsewhere rankings, gates and data
   sets, from the program's own tables of them.
 
 Tests compare all of it (tests/test_docs.py).
@@ -83,9 +83,9 @@ def with_outputs(text: str, folder: Path) -> str:
 
 
 def tables() -> dict[str, str]:
-    """The tables of ``reproduce.md`` and ``sparsify.md``, by name."""
+    """The tables of ``reproduce.md``, ``sparsify.md`` and ``scale.md``, by name."""
     found: dict[str, Any] = {}
-    for file in ("reproduced.json", "sparse-heads.json"):
+    for file in ("reproduced.json", "sparse-heads.json", "scale.json"):
         found |= json.loads((DOCS / file).read_text(encoding="utf-8"))["tables"]
     return {name: table(content["columns"], content["rows"]) for name, content in found.items()}
 

@@ -135,7 +135,7 @@ def test_rankings_gates_and_data_sets_are_those_of_the_program(page: str, name: 
     assert update.tables_of_the_program()[name] in text
 
 
-@pytest.mark.parametrize("page", ["docs/reproduce.md", "docs/sparsify.md", "README.md"])
+@pytest.mark.parametrize("page", ["docs/reproduce.md", "docs/sparsify.md", "docs/scale.md", "README.md"])
 def test_the_tables_of_measured_numbers_are_those_measured(page: str) -> None:
     text = (DOCS.parent / page).read_text(encoding="utf-8")
     named = [name for name in update.tables() if f"<!-- table: {name} -->" in text]

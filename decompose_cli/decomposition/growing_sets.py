@@ -86,12 +86,11 @@ def _steps(weight: Tensor, orders: list[tuple[int, Tensor]]) -> Iterator[_Change
     used = torch.zeros_like(weight, dtype=torch.bool)
     for _, order in orders:
         uses = torch.zeros_like(used).scatter_(1, order.to(weight.device, torch.int64), True)
-        differs = uses ^ used
-        counts = differs.sum(1)
-        if int(counts.sum()) * _DENSE_SHARE > differs.numel():
+        classes, features = (uses ^ used).nonzero(as_tuple=True)
+        if len(classes) * _DENSE_SHARE > used.numel():
             yield weight * uses
         else:
-            classes, features = differs.nonzero(as_tuple=True)
+            counts = torch.bincount(classes, minlength=len(used))
             weights = torch.where(uses[classes, features], 1, -1) * weight[classes, features]
             yield _Change(int(counts.max()), features, counts.cumsum(0) - counts, weights)
         used = uses
@@ -125,11 +124,12 @@ def _evaluated(
                 predicted[place, rows] = found[0].to(predicted)
                 near[place, rows] = (gap <= margin).cpu()
         for place, (k, order) in enumerate(orders):
-            order = order.to(device, torch.int64)
-            own = weight.gather(1, order)
-            for numbers, block in _enough(features, near[place].nonzero()[:, 0], len(bias)):
-                logits = subspace_logits(block.to(device), own, bias, order)
-                predicted[place, numbers] = logits.argmax(1)[: len(numbers)].to(predicted)
+            if len(numbers := near[place].nonzero()[:, 0]) > 0:
+                order = order.to(device, torch.int64)
+                own = weight.gather(1, order)
+                for some, block in _enough(features, numbers, len(bias)):
+                    logits = subspace_logits(block.to(device), own, bias, order)
+                    predicted[place, some] = logits.argmax(1)[: len(some)].to(predicted)
             yield k, predicted[place].long()
 
 
@@ -153,5 +153,5 @@ def _enough(features: Tensor, numbers: Tensor, num_classes: int) -> Iterator[tup
     A head rounds a handful of images differently from many, because of how processors take them in groups.
     """
     step = max(1, VALUES_AT_ONCE // max(features.shape[1], num_classes))
-    for some in torch.split(numbers, step) if len(numbers) else ():
+    for some in torch.split(numbers, step):
         yield some, features[some.repeat(-(-_ENOUGH_IMAGES // len(some)))]
