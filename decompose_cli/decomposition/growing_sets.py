@@ -9,14 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decompose_cli.features.blocks import in_blocks
+from decompose_cli.features.blocks import VALUES_AT_ONCE, in_blocks
 from decompose_cli.models.decomposed import subspace_logits
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.sparse.problem import fitting_device
 
 _INDICES_AT_ONCE = 1 << 26  # of the sets of heads that are evaluated together: 128 MB of int16
 _PREDICTIONS_AT_ONCE = 1 << 26  # 128 MB of int16
-_BLOCKS_PER_VALUE = 4  # logits stay in the cache of a core
+_WIDTH = 4  # numbers of a block for each logit: a core keeps a megabyte of logits in its cache
 _DENSE_SHARE = 12
 """A product of dense matrices takes as long as lookups of a twelfth of the features (see DecomposedLinear)."""
 _ENOUGH_IMAGES = 16
@@ -107,7 +107,7 @@ def _evaluated(
     near = torch.zeros(predicted.shape, dtype=torch.bool)
     doing = f"Heads of {orders[0][0]} to {orders[-1][0]} features"
     with torch.inference_mode():
-        for rows, block in in_blocks(features, device=device, width=_BLOCKS_PER_VALUE * len(bias), doing=doing):
+        for rows, block in in_blocks(features, device=device, width=_WIDTH * len(bias), doing=doing):
             table = block.t().contiguous()
             bound = torch.linalg.vector_norm(block, dim=1, dtype=torch.float64) * longest + largest
             logits = bias[:, None].repeat(1, len(block))
@@ -152,6 +152,6 @@ def _enough(features: Tensor, numbers: Tensor, num_classes: int) -> Iterator[tup
 
     A head rounds a handful of images differently from many, because of how processors take them in groups.
     """
-    step = max(1, (1 << 22) // max(features.shape[1], num_classes))
+    step = max(1, VALUES_AT_ONCE // max(features.shape[1], num_classes))
     for some in torch.split(numbers, step) if len(numbers) else ():
         yield some, features[some.repeat(-(-_ENOUGH_IMAGES // len(some)))]

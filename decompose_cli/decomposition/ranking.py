@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import ORDERS, LabelledFeatures, Order, check_gates
+from decompose_cli.progress import note
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -190,12 +191,16 @@ def _fitted(name: str, summary: str) -> Ranking:
     """A way to choose features by fits of heads."""
 
     def select_many(data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
+        from decompose_cli.decomposition.sampling import searched_part
         from decompose_cli.features.labelled import check_classes
         from decompose_cli.sparse.searches import searched
 
         if data.held is None:
             check_classes(data.labels, data.class_names)
-        for k, classes in zip(ks, searched(name, data, ks), strict=True):
+        part = searched_part(data)
+        if part is not data:
+            note(f"{name} looks for features on {len(part.labels):,} of the {len(data.labels):,} images.")
+        for k, classes in zip(ks, searched(name, part, ks), strict=True):
             yield IndexSet(classes, data.num_features, source=f"{name}, k={k}")
 
     def select_one(data: LabelledFeatures, k: int | float) -> IndexSet:

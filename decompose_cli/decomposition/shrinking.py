@@ -12,6 +12,7 @@ from torch import Tensor
 from decompose_cli.decomposition.metrics import Predictions, predict
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.network import HeadTensors
+from decompose_cli.sparse.problem import fitting_device
 from decompose_cli.statistics import paired_difference_interval
 
 _VALUES_AT_ONCE = 1 << 22
@@ -63,6 +64,7 @@ def shrink(
     classes: Sequence[Sequence[int]],
     max_drop: float,
     advance: Callable[[int], None] = lambda _: None,
+    device: torch.device | str = "cpu",
 ) -> Shrunk:
     """Drop features one by one while the bound of the loss stays within ``max_drop`` points.
 
@@ -80,59 +82,67 @@ def shrink(
         classes: Per class its features, best first.
         max_drop: Largest bound of the loss, in percentage points.
         advance: Called with the number of features just removed.
+        device: Where logits are made.
     """
     rows = [list(row) for row in classes]
-    search = _Search(features, full.labels, head, rows)
+    search = _Search(features, full.labels, head, rows, fitting_device(device))
     while (candidate := search.best()) is not None:
-        if loss_bound(full.is_correct, search.correct_without(candidate)) > max_drop:
+        if loss_bound(full.is_correct, search.correct_without(candidate).cpu()) > max_drop:
             break
         search.drop(candidate)
         advance(1)
     kept = tuple(map(tuple, rows))
     final = DecomposedLinear.from_dense(head.weight, head.bias, kept)
-    return Shrunk(kept, predict(final, features, full.labels, head.num_classes))
+    return Shrunk(kept, predict(final, features, full.labels, head.num_classes, device))
 
 
 class _Search:
     """Logits of the current sets and, for each class, the number of images right without its last feature.
 
-    The search holds two (N, C) tensors and the features once more. Logits are summed from the features that are kept,
-    never by subtracting one, so that no rounding is left behind and ties fall as they do in the head itself.
+    The search holds two (C, N) tensors and the features once more, class by class and feature by feature, as it looks
+    at all images of one class or feature at a time. Logits are summed from the features that are kept, never by
+    subtracting one, so that no rounding is left behind and ties fall as they do in the head itself.
     """
 
-    def __init__(self, features: Tensor, labels: Tensor, head: HeadTensors, rows: list[list[int]]) -> None:
-        self.labels, self.head, self.rows = labels, head, rows
-        self.table = features.t().contiguous()
-        everything, classes = torch.arange(len(features)), range(head.num_classes)
+    def __init__(
+        self, features: Tensor, labels: Tensor, head: HeadTensors, rows: list[list[int]], device: torch.device
+    ) -> None:
+        self.labels, self.rows = labels.to(device, torch.int32), rows
+        self.weight, self.bias = head.weight.to(device), head.bias.to(device)
+        self.table = features.to(device).t().contiguous()
+        images = self.table.shape[1]
         self.block = max(1, _VALUES_AT_ONCE // head.num_classes)
-        self.logits = torch.stack([self._logits(number, rows[number]) for number in classes], 1)
-        self.without_last = torch.stack([self._logits(number, rows[number][:-1]) for number in classes], 1)
-        self.top = torch.empty(len(features), 2, dtype=torch.int64)  # classes of each image's two largest logits
+        self.logits, self.without_last = torch.empty(2, head.num_classes, images, device=device)
+        for number, row in enumerate(rows):
+            self.logits[number] = self._logits(number, row)
+            self.without_last[number] = self._logits(number, row[:-1])
+        # Of each image the two largest logits and their classes; a single class has none beside it.
+        self.top = torch.empty(2, images, dtype=torch.int32, device=device)
+        self.strengths = torch.empty(2, images, device=device)
+        everything = torch.arange(images, device=device)
         self._rank(everything)
         self.counts = self._count(everything)
 
     def best(self) -> int | None:
         """The class whose last feature costs least; None if every class is down to one."""
-        allowed = torch.tensor([len(row) > 1 for row in self.rows])
+        allowed = torch.tensor([len(row) > 1 for row in self.rows], device=self.counts.device)
         if not bool(allowed.any()):
             return None
         return int(torch.where(allowed, self.counts, -1).argmax())
 
     def correct_without(self, number: int) -> Tensor:
         """Whether each image is right when the class has lost its last feature, bool (N,)."""
-        rival = torch.where(self.top[:, 0] == number, self.top[:, 1], self.top[:, 0])
-        strength = _strength(self.logits, rival[:, None])[:, 0]
-        return torch.eq(_winner(self.without_last[:, number], torch.tensor(number), strength, rival), self.labels)
+        mine = torch.tensor(number, dtype=torch.int32, device=self.top.device)
+        return _is_right(self.without_last[number], mine, self.top, self.strengths, self.labels)
 
     def drop(self, number: int) -> None:
         """Remove the last feature of the class."""
-        column = self.without_last[:, number].clone()
-        second = self.logits.gather(1, self.top[:, 1:])[:, 0]
-        affected = ((self.top == number).any(1) | (column >= second)).nonzero()[:, 0]
+        column = self.without_last[number].clone()
+        affected = ((self.top == number).any(0) | (column >= self.strengths[1])).nonzero()[:, 0]
         self.counts -= self._count(affected)
         self.rows[number].pop()
-        self.logits[:, number] = column
-        self.without_last[:, number] = self._logits(number, self.rows[number][:-1])
+        self.logits[number] = column
+        self.without_last[number] = self._logits(number, self.rows[number][:-1])
         self._rank(affected)
         self.counts += self._count(affected)
         # The class's own next candidate is another feature, which matters for the other images too.
@@ -141,41 +151,37 @@ class _Search:
     def _logits(self, number: int, row: list[int]) -> Tensor:
         """The logit of one class with these features, (N,), summed as DecomposedLinear does."""
         if not row:
-            return self.head.bias[number].expand(self.table.shape[1])
-        weight = self.head.weight[number, row][None]
-        summed = F.embedding_bag(torch.tensor([row]), self.table, per_sample_weights=weight, mode="sum")
-        return summed[0] + self.head.bias[number]
+            return self.bias[number].expand(self.table.shape[1])
+        indices = torch.tensor([row], device=self.table.device)
+        weight = self.weight[number, indices]
+        return F.embedding_bag(indices, self.table, per_sample_weights=weight, mode="sum")[0] + self.bias[number]
 
     def _rank(self, images: Tensor) -> None:
-        for some in images.split(self.block):  # type: ignore[no-untyped-call]
-            logits = self.logits[some]
-            first = logits.argmax(1)
-            self.top[some, 0] = first
-            self.top[some, 1] = logits.scatter(1, first[:, None], -torch.inf).argmax(1)
+        for some in torch.split(images, self.block):
+            logits = self.logits[:, some]
+            for place in range(2):
+                largest = logits.argmax(0, keepdim=True)
+                self.top[place, some] = largest[0].to(torch.int32)
+                self.strengths[place, some] = logits.gather(0, largest)[0]
+                logits.scatter_(0, largest, -torch.inf)
 
     def _count(self, images: Tensor) -> Tensor:
         """For each class the number of these images that are right without its last feature, int64 (C,)."""
-        counts = torch.zeros(self.head.num_classes, dtype=torch.int64)
-        for some in images.split(self.block):  # type: ignore[no-untyped-call]
-            counts += self._correct(some).sum(0)
+        numbers = torch.arange(len(self.rows), dtype=torch.int32, device=images.device)[:, None]
+        counts = torch.zeros(len(self.rows), dtype=torch.int64, device=images.device)
+        for some in torch.split(images, self.block):
+            of_these = self.top[:, None, some], self.strengths[:, None, some], self.labels[some]
+            counts += _is_right(self.without_last[:, some], numbers, *of_these).sum(1)
         return counts
 
-    def _correct(self, images: Tensor) -> Tensor:
-        """Whether each of these images is right without the last feature of each class, bool (n, C)."""
-        logits, top = self.logits[images], self.top[images]
-        numbers = torch.arange(logits.shape[1])
-        # A candidate's rival is the strongest other class: the first, or the second where the first changes.
-        rival = torch.where(numbers == top[:, :1], top[:, 1:], top[:, :1])
-        outcome = _winner(self.without_last[images], numbers, _strength(logits, rival), rival)
-        return torch.eq(outcome, self.labels[images][:, None])
 
+def _is_right(value: Tensor, number: Tensor, top: Tensor, strengths: Tensor, labels: Tensor) -> Tensor:
+    """Whether images are right where a class has another logit: the larger logit wins, of equals the lower class.
 
-def _strength(logits: Tensor, rival: Tensor) -> Tensor:
-    """The logits of the rivals, (n, m); with a single class there is none."""
-    return logits.gather(1, rival) if logits.shape[1] > 1 else torch.full_like(logits, -torch.inf)
-
-
-def _winner(value: Tensor, number: Tensor, strength: Tensor, rival: Tensor) -> Tensor:
-    """The class with the larger logit, the lower one among equals."""
+    Its rival is the strongest other class: the first, or the second where it is the first itself.
+    """
+    is_first = number == top[0]
+    rival = torch.where(is_first, top[1], top[0])
+    strength = torch.where(is_first, strengths[1], strengths[0])
     wins = (value > strength) | ((value == strength) & (number < rival))
-    return torch.where(wins, number, rival)
+    return torch.where(wins, number, rival) == labels

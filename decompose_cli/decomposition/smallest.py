@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pydantic import BaseModel
+from torch import Tensor
 
 from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.heads import decomposed_head, full_head
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions, compare, predict
 from decompose_cli.decomposition.ranking import select
+from decompose_cli.decomposition.sampling import held_by_feature, searched_numbers
 from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
 from decompose_cli.errors import param
 from decompose_cli.features.labelled import LabelledFeatures
@@ -50,6 +52,7 @@ class Chosen(BaseModel):
     """The smallest index set within ``max_drop`` points, chosen on one split and reported on the other.
 
     ``candidates``: by method; null where no k stays within the loss. ``file``: null if none was written.
+    ``searched``: of more than 100,000 images those that ``chosen_on`` is about, drawn by class; null where it is all.
     """
 
     max_drop: float
@@ -59,6 +62,7 @@ class Chosen(BaseModel):
     features_per_class: tuple[int, int]
     file: str | None
     indices: dict[str, list[int]]
+    searched: int | None = None
     chosen_on: Loss
     reported_on: Loss
     candidates: dict[str, Candidate | None]
@@ -94,7 +98,13 @@ class Search:
             reported: The full head's predictions for the images that are reported on.
         """
         head, features, labels = self.head, self.train.bank.features, self.train.labels
-        full = predict(full_head(head), features, labels, head.num_classes)
+        held = head.num_features + 2 * head.num_classes  # by shrink, for each image
+        drawn = searched_numbers(labels, self.train.inputs.seed, held)
+        if drawn is not None:
+            note(f"The search looks at {len(drawn):,} of the {len(labels):,} training images, drawn by class.")
+            features, labels = held_by_feature(features, drawn), labels[drawn]
+        device = self.train.device
+        full = predict(full_head(head), features, labels, head.num_classes, device)
         candidates: dict[str, Candidate | None] = {}
         best: tuple[int, str, int, tuple[tuple[int, ...], ...]] | None = None
         for method, known in sets.items():
@@ -106,7 +116,7 @@ class Search:
                 continue
             with track(f"Shrinking {method}", (k - 1) * head.num_classes, unit="features") as advance:
                 widest = self._set(method, k, known)
-                kept = shrink(features, full, head, widest.classes, self.max_drop, advance).classes
+                kept = shrink(features, full, head, widest.classes, self.max_drop, advance, device).classes
             size = sum(map(len, kept))
             candidates[method] = Candidate(k=k, features=size)
             if best is None or size < best[0]:
@@ -128,18 +138,19 @@ class Search:
             features_per_class=index_set.sizes,
             file=None,
             indices=index_set.published_layout(),
-            chosen_on=self._loss(self.train, full, common, index_set),
-            reported_on=self._loss(self.test, reported, common, index_set),
+            searched=None if drawn is None else len(drawn),
+            chosen_on=self._loss(self.train, features, full, common, index_set),
+            reported_on=self._loss(self.test, self.test.bank.features, reported, common, index_set),
             candidates=candidates,
         )
 
     def _set(self, method: str, k: int, known: Mapping[int, IndexSet] | None) -> IndexSet:
         return select(self.ranked, method, k) if known is None else known[k]
 
-    def _loss(self, study: Study, full: Predictions, common: IndexSet, kept: IndexSet) -> Loss:
-        head, features, labels = self.head, study.bank.features, study.labels
+    def _loss(self, study: Study, features: Tensor, full: Predictions, common: IndexSet, kept: IndexSet) -> Loss:
+        head = self.head
         with_common, with_kept = (
-            predict(decomposed_head(head, index_set), features, labels, head.num_classes)
+            predict(decomposed_head(head, index_set), features, full.labels, head.num_classes, study.device)
             for index_set in (common, kept)
         )
         difference = compare(full, with_kept)

@@ -21,8 +21,9 @@ from decompose_cli.decomposition.ranking import (
     parse_order,
     select,
 )
+from decompose_cli.decomposition.sampling import count_searched
 from decompose_cli.errors import InputError, one_of
-from decompose_cli.features.labelled import Order
+from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.storage.file_sets import Content, check_replaceable, write_files, write_result
 from decompose_cli.storage.files import check_place, check_writable, file_stem
@@ -30,12 +31,16 @@ from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 
 class Extracted(BaseModel):
-    """One index set: the file it is in (null if none was written) and the indices per class, in the ranking's order."""
+    """One index set: the file it is in (null if none was written) and the indices per class, in the ranking's order.
+
+    ``searched``: of more than 100,000 images those that fits looked at, drawn by class; null where all were looked at.
+    """
 
     file: str | None
     k: int | float
     method: str
     features_per_class: tuple[int, int]
+    searched: int | None = None
     indices: dict[str, list[int]]
 
 
@@ -105,10 +110,12 @@ def extract_indices(
     for k in ks:
         check_k(k, study.head.num_features)
     data = data_for(study, [method], order)
-    sets = [select(data, method, k) for k in ks]
+    sets = _sets(data, method, ks)
+    searched = count_searched(data.labels, is_searched=RANKINGS[method].is_fitted)
     provenance = {
         "method": method,
         **({"order": order} if RANKINGS[method].needs_gates else {}),
+        **({} if searched is None else {"searched": searched}),
         "model": study.describe_model().model_dump(),
         "dataset": study.describe_dataset().model_dump(exclude={"classes"}),
     }
@@ -123,6 +130,7 @@ def extract_indices(
             k=k,
             method=method,
             features_per_class=(min(map(len, index_set.classes)), max(map(len, index_set.classes))),
+            searched=searched,
             indices=index_set.published_layout(),
         )
         for k, index_set, file in zip(ks, sets, files, strict=True)
@@ -138,6 +146,14 @@ def extract_indices(
     elif texts:
         write_files(texts)
     return document
+
+
+def _sets(data: LabelledFeatures, method: str, ks: Sequence[int | float]) -> list[IndexSet]:
+    """The set for each k; of a ranking that fits no heads, those for whole numbers together."""
+    ranking, whole = RANKINGS[method], sorted(k for k in ks if isinstance(k, int))
+    together = len(whole) > 1 and not ranking.is_fitted
+    many = dict(zip(whole, ranking.sets(data, whole), strict=True)) if together else {}
+    return [many[k] if isinstance(k, int) and k in many else select(data, method, k) for k in ks]
 
 
 def _files(output: Path | None, folder: Path | None, ks: Sequence[int | float], study: Study) -> list[Path | None]:

@@ -33,6 +33,7 @@ from decompose_cli.decomposition.ranking import (
 )
 from decompose_cli.decomposition.refitting import Refitting, check_apart, check_refit, log_spaced, refitted, settle
 from decompose_cli.decomposition.result_types import Difference, Point, difference_of, point_of
+from decompose_cli.decomposition.sampling import count_searched
 from decompose_cli.decomposition.smallest import Chosen, Search
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import short_name
@@ -59,7 +60,9 @@ class SweepResults(BaseModel):
     """``curves``: by method, name of an index file, or ``own head`` for that of a sparse checkpoint, then by k.
 
     ``refitted``: the same features with weights that were fitted anew, where asked for. ``refitting``: how; it also
-    holds for methods that choose features by fits. ``chosen``: null if not asked for, or out of reach.
+    holds for methods that choose features by fits. ``searched``: of more than 100,000 training images those that such
+    methods look at, drawn by class; null where they look at all, or none was asked for. ``chosen``: null if not asked
+    for, or out of reach.
     """
 
     total: int
@@ -67,6 +70,7 @@ class SweepResults(BaseModel):
     curves: dict[str, dict[str, Point]]
     refitted: dict[str, dict[str, RefittedPoint]] = {}
     refitting: Refitting | None = None
+    searched: int | None = None
     chosen: Chosen | None
     plot: str | None
 
@@ -187,7 +191,8 @@ def sweep(
         studies += others
         ranked = dataclasses.replace(ranked, l2=refitting.l2)
     bank, classes = study.bank, head.num_classes
-    original = predict(full_head(head), bank.features, study.labels, classes)
+    device = study.device
+    original = predict(full_head(head), bank.features, study.labels, classes, device)
     curves: dict[str, dict[str, Point]] = {}
     anew: dict[str, dict[str, RefittedPoint]] = {}
     sets: dict[str, dict[int, IndexSet] | None] = {}  # of the methods that search for them, or are fitted at them
@@ -198,7 +203,7 @@ def sweep(
         def fit_anew(name: str, found: Mapping[int, IndexSet]) -> None:
             assert refitting is not None
             for k, sparse in refitted(ranked, found, refitting.l2):
-                predictions = sparse.predict(bank.features, study.labels)
+                predictions = sparse.predict(bank.features, study.labels, device)
                 difference = difference_of(original, predictions)
                 point = RefittedPoint(**dict(point_of(predictions)), difference=difference)
                 anew.setdefault(name, {})[found[k].k_label] = point
@@ -217,7 +222,7 @@ def sweep(
             check_made_from(index_set, study.classifier)
             decomposed = decomposed_head(head, index_set)
             curves.setdefault(name, {})[index_set.k_label] = point_of(
-                predict(decomposed, bank.features, study.labels, classes)
+                predict(decomposed, bank.features, study.labels, classes, device)
             )
             if settings.refit:
                 fit_anew(name, {index_set.largest_k: index_set})
@@ -225,7 +230,7 @@ def sweep(
         source = study.classifier.weights_source
         note(f"{source}: rankings cut the full head that its sparse head was made from; {OWN!r} is the sparse head.")
         label = own_index_set(study.head, source).k_label
-        curves[OWN] = {label: point_of(predict(own, bank.features, study.labels, classes))}
+        curves[OWN] = {label: point_of(predict(own, bank.features, study.labels, classes, device))}
     chosen = None
     if max_drop is not None:
         chosen = Search(train, study, head, ranked, max_drop).smallest(sets, sizes, original)
@@ -235,6 +240,9 @@ def sweep(
         curves=curves,
         refitted=anew,
         refitting=refitting,
+        searched=count_searched(
+            ranked.labels, is_searched=any(RANKINGS[method].is_fitted for method in chosen_methods)
+        ),
         chosen=chosen,
         plot=None,
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from decompose_cli.decomposition import sampling
 from decompose_cli.decomposition.choosing import SHARE, chooser_for
-from decompose_cli.decomposition.sampling import part_of, searched_numbers, searched_part
+from decompose_cli.decomposition.sampling import held_by_feature, part_of, searched_numbers, searched_part
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.sparse.strength import stratified_part
 
@@ -58,6 +58,27 @@ def test_searches_look_at_no_more_images_than_they_may(monkeypatch: pytest.Monke
     assert set(labels[drawn].tolist()) == set(labels.tolist())
     assert drawn.tolist() == searched_numbers(labels).tolist()
     assert most < 300 or abs(float((labels[drawn] == 4).double().mean()) - 0.48) < 0.05
+
+
+def test_a_search_that_holds_much_for_each_image_looks_at_fewer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MOST_SEARCHED", 500)
+    monkeypatch.setattr(sampling, "_VALUES_HELD", 10_000)
+    labels = uneven()
+    drawn = searched_numbers(labels, 0, 50)
+    assert drawn is not None
+    assert 200 - 2 * 11 <= len(drawn) <= 200
+    monkeypatch.setattr(sampling, "MOST_SEARCHED", 1000)
+    assert searched_numbers(labels, 0, 50) is None  # of no more than that many images, all are looked at
+
+
+@pytest.mark.parametrize("at_once", [1, 9, 1 << 22])
+def test_images_held_by_feature_are_those_images(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    monkeypatch.setattr(sampling, "VALUES_AT_ONCE", at_once)
+    features = torch.rand(30, 4)
+    numbers = torch.tensor([0, 3, 4, 11, 12, 20, 29])
+    held = held_by_feature(features, numbers)
+    assert torch.equal(held, features[numbers])
+    assert held.t().is_contiguous()
 
 
 def test_no_more_images_take_part_in_a_choice(monkeypatch: pytest.MonkeyPatch) -> None:

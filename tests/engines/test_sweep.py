@@ -19,7 +19,9 @@ from torch import Tensor
 
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, write_index_set
 from decompose_cli.decomposition.ranking import RANKINGS, data_for, select
+from decompose_cli.decomposition.sampling import searched_numbers
 from decompose_cli.decomposition.smallest import Chosen
+from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
 from decompose_cli.engines.sweep import SweepResults, SweepSettings, parse_ks, parse_methods, sweep
 from decompose_cli.engines.validate import RefittedHead, validate
 from decompose_cli.errors import InputError
@@ -344,6 +346,55 @@ def test_the_set_is_chosen_on_the_training_images_and_reported_on_the_test_image
         assert 0 <= loss.mcnemar_p <= 1
     assert chosen.chosen_on.loss_bound95 <= max_drop
     assert chosen.max_drop == max_drop
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_of_very_many_training_images_a_part_is_searched_and_said_to_be(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    assert chosen_by(3.0).searched is None
+    monkeypatch.setattr("decompose_cli.decomposition.sampling.MOST_SEARCHED", 700)
+    chosen = chosen_by(3.0)
+    drawn = searched_numbers(Study(Inputs(), ("train",)).labels)
+    assert drawn is not None
+    assert chosen.searched == chosen.chosen_on.total == len(drawn) <= 700
+    assert f"The search looks at {len(drawn)} of the 1,437 training images, drawn by class." in caplog.messages
+    full, kept = correct(list(chosen.indices.values()), "train")
+    assert (chosen.chosen_on.full_correct, chosen.chosen_on.correct) == (int(full[drawn].sum()), int(kept[drawn].sum()))
+    assert chosen.chosen_on.loss_bound95 == pytest.approx(bound(full[drawn], kept[drawn]))
+    assert chosen.reported_on.total == 360
+    ranked = data_for(Study(Inputs(), ("train",)), [chosen.method])  # type: ignore[list-item]
+    common = select(ranked, chosen.method, chosen.k).classes  # type: ignore[arg-type]
+    assert all(tuple(row) == of_all[: len(row)] for row, of_all in zip(chosen.indices.values(), common, strict=True))
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+@pytest.mark.parametrize("method", ["frequency", "mean"])
+def test_sets_that_are_extracted_together_are_those_of_each_k_alone(method: str) -> None:
+    found = extract_indices(Inputs(), ExtractSettings(k=[7, 0.5, 2, 64], method=method)).results
+    assert list(found) == ["7", "0.5", "2", "64"]
+    for k in (7, 0.5, 2, 64):
+        alone = extract_indices(Inputs(), ExtractSettings(k=[k], method=method)).results
+        assert found[str(k)] == alone[str(k)]
+
+
+@pytest.mark.usefixtures("no_forward_pass")
+def test_methods_that_fit_heads_look_at_a_part_of_very_many_images(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    settings = SweepSettings(methods=["backward"], ks=[2], l2=1e-2)
+    whole = sweep(Inputs(), settings).results
+    monkeypatch.setattr("decompose_cli.decomposition.sampling.MOST_SEARCHED", 300)
+    part = sweep(Inputs(), settings).results
+    count = len(searched_numbers(Study(Inputs(), ("train",)).labels))  # type: ignore[arg-type]
+    assert (whole.searched, part.searched) == (None, count)
+    assert f"backward looks for features on {count} of the 1,437 images." in caplog.messages
+    assert sweep(Inputs(), dataclasses.replace(settings, methods=["mean"], l2=None)).results.searched is None
+    extracted = extract_indices(Inputs(), ExtractSettings(k=[2], method="backward"))
+    assert extracted.results["2"].searched == count
+    assert extract_indices(Inputs(), ExtractSettings(k=[2])).results["2"].searched is None
 
 
 @pytest.mark.usefixtures("no_forward_pass")
