@@ -25,10 +25,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import common
+import scale_jobs
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -106,30 +106,6 @@ def sweep(methods: Sequence[str], ks: Sequence[int]) -> Callable[[Made], None]:
     return run
 
 
-def smallest(made: Made) -> None:
-    from decompose_cli.decomposition.heads import full_head
-    from decompose_cli.decomposition.metrics import predict
-    from decompose_cli.decomposition.smallest import Search
-
-    study: Any = SimpleNamespace(
-        bank=SimpleNamespace(features=made.features),
-        labels=made.labels,
-        device="cpu",
-        inputs=SimpleNamespace(seed=0),
-        dataset=SimpleNamespace(split="train"),
-    )
-    full = predict(full_head(made.head), made.features, made.labels, made.head.num_classes)
-    search = Search(study, study, made.head, made.data, 1.0)
-    search.smallest({"contribution": None}, _possible(range(1, 65), made), full)
-
-
-def choose_strength(made: Made) -> None:
-    """The images that settle the strength of a penalty are drawn; the fits are those of sparsify."""
-    from decompose_cli.decomposition.choosing import chooser_for
-
-    chooser_for(made.data, None, 0)
-
-
 def _possible(ks: Sequence[int], made: Made) -> list[int]:
     return [k for k in ks if k <= made.head.num_features]
 
@@ -164,8 +140,11 @@ JOBS = (
     Job("sweep, frequency and contribution, k of 1 to 50", sweep(("frequency", "contribution"), FEW), 2 * len(FEW)),
     Job("sweep, contribution, all k to 2048", sweep(("contribution",), range(1, 2049)), 2048),
     Job("sweep, frequency, all k to 2048", sweep(("frequency",), range(1, 2049)), 2048),
-    Job("sweep --max-drop 1, contribution", smallest, is_search=True),
-    Job("images that choose a strength", choose_strength, is_search=True, by_class=False),
+    Job("sweep --max-drop 1, contribution", scale_jobs.smallest, is_search=True),
+    Job("images that choose a strength", scale_jobs.choose_strength, is_search=True, by_class=False),
+    Job("sparsify, mean, k = 5", scale_jobs.sparsify("mean", 5), is_search=True),
+    Job("essential, k = 5, 30 draws, 100 random sets", scale_jobs.essential(30, 100)),
+    Job("selectivity, counts of a layer of 2048", scale_jobs.selectivity, by_class=False),
 )
 
 

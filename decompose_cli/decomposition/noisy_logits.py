@@ -13,6 +13,7 @@ in full, for the classes alone that can still be ahead of c. What rounding might
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -57,20 +58,24 @@ class _Side:
 
     Attributes:
         values: Logits before the sets change anything, (C, m).
-        change: What features change by where a set has them, (D, m).
-        inside: Features in the sets, (D, m).
-        outside: All other features, (D, m).
+        difference: Noise minus features, (D, m).
+        sign: 1 where sets take in the noise, -1 where they take in the features: features change by sign * difference.
+        inside: What is in the sets, (D, m).
+        outside: What is everywhere else, (D, m).
     """
 
     values: Tensor
-    change: Tensor
+    difference: Tensor
+    sign: int
     inside: Tensor
     outside: Tensor
 
     def of_columns(self, columns: Tensor) -> _Side:
         """The same of some images."""
-        parts = (self.values, self.change, self.inside, self.outside)
-        return _Side(*(part.index_select(1, columns) for part in parts))
+        values, difference, inside, outside = (
+            part.index_select(1, columns) for part in (self.values, self.difference, self.inside, self.outside)
+        )
+        return _Side(values, difference, self.sign, inside, outside)
 
 
 class Judge:
@@ -121,27 +126,31 @@ class Judge:
             Twice bool (s, r n).
         """
         times = drawn.shape[1] // given.shape[1]
-        given, base = given.repeat(1, times), base.repeat(1, times)
-        change = drawn - given
-        at = _Side(base, change, drawn, given)
-        elsewhere = _Side(self.logits(drawn), -change, given, drawn)
+        if times > 1:
+            given, base = given.repeat(1, times), base.repeat(1, times)
+        difference = drawn - given
+        at = _Side(base, difference, 1, drawn, given)
+        elsewhere = _Side(self.logits(drawn), difference, -1, given, drawn)
         if len(self.head.weight) <= _FEW_CLASSES or self.sets.shape[1] == 0:
-            return self._in_full(at), self._in_full(elsewhere)
-        return self._by_bounds(at), self._by_bounds(elsewhere)
+            first, second = self._in_full((at, elsewhere), self.sets)
+            return first, second
+        own = self.head.by_feature[:, self.number, None]
+        # What each feature can change at most for any other class, and at least.
+        bounds = (self.head.highest[:, None] - own) * difference, (self.head.lowest[:, None] - own) * difference
+        return self._by_bounds(at, *bounds), self._by_bounds(elsewhere, *bounds)
 
-    def _by_bounds(self, side: _Side) -> Tensor:
+    def _by_bounds(self, side: _Side, one: Tensor, other: Tensor) -> Tensor:
         head, number = self.head, self.number
         lead = side.values - side.values[number]
         lead[number] = -torch.inf
         ahead, leader = lead.max(0)
-        own = head.by_feature[:, number, None]
-        largest = torch.maximum((head.highest[:, None] - own) * side.change, (head.lowest[:, None] - own) * side.change)
+        largest = torch.maximum(one, other) if side.sign > 0 else torch.minimum(one, other).neg_()
         most = functional.embedding_bag(self.sets, largest, mode="sum")
-        of_leader = (head.weight[leader].t() - own).mul_(side.change)
+        of_leader = (head.weight[leader].t() - head.by_feature[:, number, None]).mul_(side.difference)
+        change = side.sign * functional.embedding_bag(self.sets, of_leader, mode="sum")
         allowance = _ROUNDING * (1 + side.values.abs().amax(0) + most)
-        is_lost = ahead + functional.embedding_bag(self.sets, of_leader, mode="sum") > allowance
         kept = ahead + most < -allowance
-        is_open = ~(is_lost | kept)
+        is_open = ~(kept | (ahead + change > allowance))
         opened = is_open.any(1).nonzero()[:, 0]
         # The class's own set comes alone: with its strongest features it leaves more images open than random ones do.
         for some in (opened[opened == 0], *torch.split(opened[opened > 0], _SETS_AT_ONCE)):
@@ -150,39 +159,55 @@ class Judge:
             columns = is_open[some].any(0).nonzero()[:, 0]
             reach = (lead[:, columns] + (most + allowance)[some][:, columns].amax(0) >= 0).any(1)
             reach[number] = True
-            part, near = side.of_columns(columns), reach.nonzero()[:, 0]
-            kept[some[:, None], columns] = self._in_full(part, self.sets[some], near)
+            part = (side.of_columns(columns),)
+            kept[some[:, None], columns] = self._in_full(part, self.sets[some], reach.nonzero()[:, 0])[0]
         return kept
 
-    def _in_full(self, side: _Side, sets: Tensor | None = None, classes: Tensor | None = None) -> Tensor:
-        """The same by the logits of all classes, or of some, ascending, with the class itself among them."""
-        head, position = self.head, self.number
-        bias, values = head.bias, side.values
-        sets = self.sets if sets is None else sets
+    def _in_full(self, sides: tuple[_Side, ...], sets: Tensor, classes: Tensor | None = None) -> list[Tensor]:
+        """For each side of the same images, bool (s, m) by the logits of all classes, or of some with c among them.
+
+        Args:
+            sides: One side or both.
+            sets: Some sets, int64 (s, k).
+            classes: The classes, ascending; None for all.
+        """
+        head, position, values = self.head, self.number, [side.values for side in sides]
+        bias, (amount, k), difference = head.bias, sets.shape, sides[0].difference
         if classes is not None:
-            bias, values = bias[classes], values[classes]
+            bias, values = bias[classes], [each[classes] for each in values]
             position = int((classes < position).sum())
-        (amount, k), count, images = sets.shape, len(bias), side.change.shape[1]
+        count, images = len(bias), difference.shape[1]
         # So many sets at a time that their logits stay in the cache of a core.
-        largest = max(images * max(count, k if self.is_random else len(side.change)), k * count, 1)
+        largest = max(images * max(count, k if self.is_random else len(difference)), k * count, 1)
         limit = self.values_at_once if self.device.type != "cpu" else min(self.values_at_once, _VALUES_IN_CACHE)
-        kept = torch.empty(amount, images, dtype=torch.bool, device=self.device)
-        for start in range(0, amount, max(1, limit // largest)):
-            some = slice(start, start + max(1, limit // largest))
-            if self.is_random:
-                chosen = sets[some].flatten()
-                columns = head.by_feature[chosen]
-                if classes is not None:
-                    columns = columns.index_select(1, classes)
-                columns = columns.view(len(sets[some]), k, count).transpose(1, 2)
-                logits = torch.baddbmm(values, columns, side.change[chosen].view(len(columns), k, images))
-            else:
-                replaced = torch.zeros(len(sets[some]), len(side.change), 1, dtype=torch.bool, device=self.device)
-                replaced[:, :, 0].scatter_(1, sets[some], value=True)
-                weight = head.weight if classes is None else head.weight[classes]
-                logits = weight @ torch.where(replaced, side.inside, side.outside) + bias[:, None]
-            kept[some] = _is_largest(logits, position)
+        step = max(1, limit // largest)
+        kept = [torch.empty(amount, images, dtype=torch.bool, device=self.device) for _ in sides]
+        for start in range(0, amount, step):
+            some = slice(start, start + step)
+            for found, logits in zip(kept, self._logits_of(sides, values, sets[some], classes, bias), strict=True):
+                found[some] = _is_largest(logits, position)
         return kept
+
+    def _logits_of(
+        self, sides: tuple[_Side, ...], values: list[Tensor], sets: Tensor, classes: Tensor | None, bias: Tensor
+    ) -> Iterator[Tensor]:
+        """The logits of each side with each set, (s, C, m)."""
+        head, (amount, k), difference = self.head, sets.shape, sides[0].difference
+        if self.is_random:
+            chosen = sets.flatten()
+            columns = head.by_feature[chosen]
+            if classes is not None:
+                columns = columns.index_select(1, classes)
+            columns = columns.view(amount, k, len(bias)).transpose(1, 2)
+            product = columns @ difference[chosen].view(amount, k, difference.shape[1])
+            for side, before in zip(sides, values, strict=True):
+                yield torch.add(before, product, alpha=side.sign)
+            return
+        replaced = torch.zeros(amount, len(difference), 1, dtype=torch.bool, device=self.device)
+        replaced[:, :, 0].scatter_(1, sets, value=True)
+        weight = head.weight if classes is None else head.weight[classes]
+        for side in sides:
+            yield weight @ torch.where(replaced, side.inside, side.outside) + bias[:, None]
 
 
 def _is_largest(logits: Tensor, number: int) -> Tensor:

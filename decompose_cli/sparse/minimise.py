@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from decompose_cli.progress import track
 from decompose_cli.sparse.curvature import Curvature, curvature_of
 from decompose_cli.sparse.problem import Problem
 
 _MEMORY = 10
+_LONG = 1 << 33  # N D C from which a fit takes a minute or so
 _LARGE = 1 << 20  # parameters of a head of which those that are not free take room
 _SUFFICIENT = 1e-4
 _SHORTEST = 1e-6
@@ -98,45 +103,74 @@ def minimise(
     packing = _Packing(free)
     memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=_MEMORY)
     bound, made_at = float("inf"), 1
-    while True:
-        pull = _pull(head, gradient, l1, free, held, penalty.nonnegative)
-        bound = _bound(pull, penalty.l2, curvature)
-        if bound <= tolerance * abs(value) or steps >= most_steps:
-            break
-        among = free & ((head != 0) | (pull != 0))
-        direction = -_two_loop(pull, memory, curvature, among, packing)
-        sign = torch.where(head != 0, head.sign(), -pull.sign())
-        direction = torch.where(held & (head == 0) & (direction * sign < 0), 0.0, direction)
-        slope = float((pull * direction).sum())
-        if not slope < 0:
-            direction, memory = -pull, deque(maxlen=_MEMORY)
+    with _progress(problem) as come_to:
+        while True:
+            pull = _pull(head, gradient, l1, free, held, penalty.nonnegative)
+            bound = _bound(pull, penalty.l2, curvature)
+            come_to(bound, tolerance * abs(value))
+            if bound <= tolerance * abs(value) or steps >= most_steps:
+                break
+            among = free & ((head != 0) | (pull != 0))
+            direction = -_two_loop(pull, memory, curvature, among, packing)
+            sign = torch.where(head != 0, head.sign(), -pull.sign())
+            direction = torch.where(held & (head == 0) & (direction * sign < 0), 0.0, direction)
             slope = float((pull * direction).sum())
-        length, moved = 1.0, None
-        while length >= _SHORTEST:
-            tried = head + length * direction
-            if bool(held.any()):
-                tried = torch.where(held & (tried * sign <= 0), 0.0, tried)
-            outcome = evaluate(tried)
-            steps += 1
-            if outcome[1] <= value + _SUFFICIENT * float((pull * (tried - head)).sum()):
-                moved = tried
-                break
-            length /= 2
-        if moved is None:
-            if fresh:
-                break
-            curvature, fresh, made_at = curvature_of(problem, head, free, penalty.l2), True, steps
-            memory.clear()
-            continue
-        step, change = moved - head, outcome[2] - gradient
-        if float((step * change).sum()) > 1e-14 * float(step.norm() * change.norm()):
-            memory.append((packing.packed(step), packing.packed(change)))
-        head, (loss, value, gradient) = moved, outcome
-        fresh = False
-        if steps - made_at > curvature.cost:  # as much work as making it anew, so at most twice the least work
-            curvature, fresh, made_at = curvature_of(problem, head, free, penalty.l2), True, steps
-            memory.clear()
+            if not slope < 0:
+                direction, memory = -pull, deque(maxlen=_MEMORY)
+                slope = float((pull * direction).sum())
+            length, moved = 1.0, None
+            while length >= _SHORTEST:
+                tried = head + length * direction
+                if bool(held.any()):
+                    tried = torch.where(held & (tried * sign <= 0), 0.0, tried)
+                outcome = evaluate(tried)
+                steps += 1
+                if outcome[1] <= value + _SUFFICIENT * float((pull * (tried - head)).sum()):
+                    moved = tried
+                    break
+                length /= 2
+            if moved is None:
+                if fresh:
+                    break
+                curvature, fresh, made_at = curvature_of(problem, head, free, penalty.l2), True, steps
+                memory.clear()
+                continue
+            step, change = moved - head, outcome[2] - gradient
+            if float((step * change).sum()) > 1e-14 * float(step.norm() * change.norm()):
+                memory.append((packing.packed(step), packing.packed(change)))
+            head, (loss, value, gradient) = moved, outcome
+            fresh = False
+            if steps - made_at > curvature.cost:  # as much work as making it anew, so at most twice the least work
+                curvature, fresh, made_at = curvature_of(problem, head, free, penalty.l2), True, steps
+                memory.clear()
     return Fit(head, loss, value, bound, steps, curvature)
+
+
+@contextmanager
+def _progress(problem: Problem) -> Iterator[Callable[[float, float], None]]:
+    """Show how far a long fit has come; takes the bound of the distance to the minimum, and the one to come to.
+
+    The bound shrinks by much the same factor in each step, so its logarithm says how much of the work is done.
+    """
+    if problem.features.numel() * problem.num_classes < _LONG:
+        yield lambda bound, aim: None
+        return
+    first: float | None = None
+    told = 0
+    with track("Fitting weights", 100, "percent") as advance:
+
+        def come_to(bound: float, aim: float) -> None:
+            nonlocal first, told
+            if bound <= 0 or aim <= 0:
+                return
+            left = math.log(bound / aim)
+            first = left if first is None else first
+            share = min(1.0, 1 - left / first) if first > 0 else 1.0
+            if (done := int(100 * share)) > told:
+                advance(done - told)
+                told = done
+
+        yield come_to
 
 
 def _pull(head: Tensor, gradient: Tensor, l1: Tensor, free: Tensor, held: Tensor, nonnegative: bool) -> Tensor:

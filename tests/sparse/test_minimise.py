@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -215,6 +217,27 @@ def test_a_whole_curvature_is_the_second_derivative(
     if kind == "all":  # with something added to the direction in which nothing changes
         expected[is_bias.nonzero(), is_bias.nonzero()[:, 0]] += expected.diagonal()[is_bias].mean()
     torch.testing.assert_close(made.matrix, expected, rtol=0, atol=2e-6 if single else 1e-12)
+
+
+def test_a_long_fit_says_how_far_it_has_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = images()
+    told: list[int] = []
+
+    @contextmanager
+    def track(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        assert (description, total, unit) == ("Fitting weights", 100, "percent")
+        yield told.append
+
+    monkeypatch.setattr("decompose_cli.sparse.minimise.track", track)
+    monkeypatch.setattr(curvature, "_MOST_DENSE", 0)
+    problem, support = Problem(x, labels, CLASSES), torch.ones(CLASSES, FEATURES, dtype=torch.bool)
+    found = refit(problem, support, 1e-3, tolerance=1e-10)
+    assert told == []
+    monkeypatch.setattr("decompose_cli.sparse.minimise._LONG", 0)
+    assert refit(problem, support, 1e-3, tolerance=1e-10).objective == found.objective
+    assert sum(told) == 100
+    assert len(told) > 3
+    assert min(told) > 0
 
 
 def test_fits_of_few_weights_of_very_many_are_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
