@@ -143,7 +143,8 @@ class KeptFeatures:
 
     def _unreadable(self, bank: BankFolder) -> dict[int, str]:
         numbers = [number for chunk in bank.written().unreadable.values() for number in chunk]
-        return {number: f"{self._dataset.called(number)} cannot be read." for number in numbers}
+        of = f"of {self._dataset.name} {self._dataset.split}"
+        return {number: f"{self._dataset.called(number)} {of} cannot be read." for number in numbers}
 
     def _computed(self, network: Network) -> tuple[FeatureBank, dict[int, str]]:
         """Features that are not kept: in memory, but for those that several processes compute."""
@@ -182,7 +183,8 @@ class KeptFeatures:
             again = [] if self._inputs.skip_unreadable is not None else bank.written().unreadable.items()
             bank.forget([number for number, images in again if images])
             self.state = "miss" if bank.pending() else "hit"
-            unreadable = self._fill(bank) | self._unreadable(bank)
+            found = self._fill(bank)
+            unreadable = self._unreadable(bank) | found  # which says why
             if not bank.pending():
                 return bank.bank(), unreadable
         refuse_unreadable(unreadable, self._inputs.skip_unreadable, kept=True)
