@@ -149,6 +149,10 @@ class ImageDataset(ABC):
         stays[list(numbers)] = False
         return self.subset(stays.nonzero()[:, 0])
 
+    def stamps(self, ranges: Sequence[range]) -> list[str] | None:
+        """For each range of images a digest that changes when one of them does; None where that cannot be told."""
+        return None
+
     def called(self, number: int) -> str:
         """An image by a name that tells a person which it is."""
         return f"image {number}"

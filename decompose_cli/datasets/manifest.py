@@ -56,6 +56,15 @@ class Manifest:
         """The files with these numbers, in this order."""
         return Manifest(self.paths.take(numbers), self.sizes[numbers], self.times[numbers])
 
+    def part(self, files: range) -> Manifest:
+        """The files with these numbers, one after another."""
+        return self.take(np.arange(files.start, files.stop))
+
+    @property
+    def few_digest(self) -> str:
+        """As :attr:`digest`, with a sample of the contents of the first and the last file alone."""
+        return self._digest(self.paths.take([0, len(self.paths) - 1]))
+
     @cached_property
     def digest(self) -> str:
         """SHA-256 of relative paths, sizes, times and a sample of the contents, wherever the files lie.
@@ -63,10 +72,13 @@ class Manifest:
         Two sets may agree in all but the contents, such as uncompressed images of one size that were unpacked with the
         times of their archive.
         """
+        return self._digest(self.paths)
+
+    def _digest(self, sampled: PathTable) -> str:
         parts = [self.paths.text, self.paths.ends, self.sizes, self.times]
         little = [np.ascontiguousarray(part, part.dtype.newbyteorder("<")) for part in parts]
         digests = [hashlib.sha256(part.data) for part in little]
-        return digest_of([*(each.hexdigest() for each in digests), content_sample(self.paths)])
+        return digest_of([*(each.hexdigest() for each in digests), content_sample(sampled)])
 
     def former_digest(self, labels: list[int]) -> str:
         """What earlier versions made of the files and their labels; it names the place of the files."""

@@ -56,9 +56,10 @@ from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
 from decompose_cli.training.records import Score
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.runner import Files, Finished, Training, run_training, with_best_weights
-from decompose_cli.training.session import Request, Session, check_same, check_same_images
+from decompose_cli.training.session import Request, Session
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import copied
+from decompose_cli.training.unchanged import check_same, check_same_images
 
 
 class FinetuneConfig(RunConfig):

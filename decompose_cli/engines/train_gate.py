@@ -46,7 +46,7 @@ from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults, Spread, all_results
 from decompose_cli.training.run_folder import EXTREMES, G_VALUES, GATE_PLOT, LABEL_NOISE, NOISE_PLOT, RunFolder
 from decompose_cli.training.runner import Files, Finished, LearnerTraining, run_training, with_best_weights
-from decompose_cli.training.session import Request, Session, check_same
+from decompose_cli.training.session import Request, Session
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import (
     Learner,
@@ -57,6 +57,7 @@ from decompose_cli.training.setup import (
     open_learner,
     open_weights,
 )
+from decompose_cli.training.unchanged import check_same
 
 
 class GateResults(RunResults):

@@ -131,6 +131,7 @@ class BankFolder:
         key: Mapping[str, Any],
         description: str,
         computed_on: str,
+        stamps: Sequence[str] | None = None,
     ) -> BankFolder:
         """Make a bank without features.
 
@@ -141,6 +142,7 @@ class BankFolder:
             key: What the features depend on, JSON-ready.
             description: What the features are of, for people.
             computed_on: The device that computes.
+            stamps: For each chunk a digest of its images, where there is one.
 
         Raises:
             OSError: The disk is full, or the folder cannot be written.
@@ -153,6 +155,7 @@ class BankFolder:
             "head": head.name,
             "description": description,
             "computed_on": computed_on,
+            "stamps": None if stamps is None else list(stamps),
             "key": dict(key),
         }
         tensors = {"labels": labels, "weight": head.weight.contiguous(), "bias": head.bias.contiguous()}
@@ -247,6 +250,23 @@ class BankFolder:
         write_text(self.path / _DONE / uuid.uuid4().hex, "".join(kept))
         for file in before:
             file.unlink()
+
+    def take_over(self, other: BankFolder) -> None:
+        """Copy the chunks that this bank misses and another has of the same images.
+
+        Raises:
+            OSError: A folder cannot be read or written.
+        """
+        ours, theirs, written = self.header["stamps"], other.header["stamps"], other.written()
+        if not ours or not theirs or self.shape[1] != other.shape[1]:
+            return
+        damaged, missing, features = set(other.damaged()), set(self.pending()), other.mapped()
+        with self.writer() as writer:
+            for number, (own, of_other) in enumerate(zip(ours, theirs, strict=False)):
+                is_there = number in written.checksums and number not in damaged and not written.unreadable[number]
+                if own == of_other and number in missing and is_there:
+                    chunk = self.chunks[number]
+                    writer.write(number, features[chunk.start : chunk.stop])
 
     @contextmanager
     def writer(self) -> Iterator[BankWriter]:

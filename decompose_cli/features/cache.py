@@ -54,7 +54,7 @@ def entry_path(key: Mapping[str, Any]) -> Path:
 def glance(key: Mapping[str, Any]) -> tuple[Tensor, HeadTensors] | None:
     """Labels and head of the bank for a key, whose features may be missing; None where there is no bank."""
     path, found = entry_path(key), None
-    with _unusable(path):
+    with suppress(OSError, *DAMAGED):  # load() says it
         bank = _opened(path, key)
         found = None if bank is None else bank.read_head()
     return found
@@ -97,6 +97,17 @@ def started(key: Mapping[str, Any], computed_on: str) -> BankFolder | None:
     else:
         bank.forget(damaged)
     return bank
+
+
+def relatives(key: Mapping[str, Any], computed_on: str) -> Iterator[BankFolder]:
+    """Banks of the same network on other images, such as the same before some of them were changed, latest first."""
+    for entry in entries():
+        with suppress(OSError, *DAMAGED):
+            bank = BankFolder(entry.path)
+            of_other = bank.header["key"]
+            is_alike = {**of_other, "dataset": None} == {**key, "dataset": None} and of_other != dict(key)
+            if is_alike and bank.header["computed_on"] == computed_on:
+                yield bank
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch import Tensor
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError, first_few
 from decompose_cli.features import cache as feature_cache
-from decompose_cli.features.bank import BankFolder, FeatureBank, remove, rows_of
+from decompose_cli.features.bank import BankFolder, FeatureBank, chunks_of, remove, rows_of
 from decompose_cli.features.extraction import Computing, extract_features, refuse_unreadable
 from decompose_cli.features.filling import Share, fill
 from decompose_cli.features.inputs import Inputs
@@ -175,6 +175,8 @@ class KeptFeatures:
                 bank = feature_cache.started(self._key, self.computed_on)
                 if bank is None:
                     bank = self._created(feature_cache.entry_path(self._key), network)
+                    for other in feature_cache.relatives(self._key, self.computed_on):
+                        bank.take_over(other)
             except (OSError, DecomposeError) as error:
                 where = feature_cache.features_folder()
                 why = error if isinstance(error, DecomposeError) else write_error(where, error)
@@ -193,7 +195,13 @@ class KeptFeatures:
     def _created(self, path: Path, network: Network) -> BankFolder:
         labels, head = self._dataset.labels, network.tensors
         return BankFolder.create(
-            path, labels, head, key=self._key, description=self._description, computed_on=self.computed_on
+            path,
+            labels,
+            head,
+            key=self._key,
+            description=self._description,
+            computed_on=self.computed_on,
+            stamps=self._dataset.stamps(chunks_of(len(labels), head.num_features)),
         )
 
     def _fill(self, bank: BankFolder) -> dict[int, str]:

@@ -22,17 +22,20 @@ class WorkerThreads(Generic[Worker]):
 
     Args:
         workers: What the functions of :meth:`submit` work with, one at a time for each.
+
+    Attributes:
+        workers: The same.
     """
 
     def __init__(self, workers: Sequence[Worker]) -> None:
-        self._count = len(workers)
+        self.workers = list(workers)
         self._free: SimpleQueue[Worker] = SimpleQueue()
         for worker in workers:
             self._free.put(worker)
 
     def __enter__(self) -> WorkerThreads[Worker]:
         self._outside = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(self._count, initializer=torch.set_num_threads, initargs=(1,))
+        self._pool = ThreadPoolExecutor(len(self.workers), initializer=torch.set_num_threads, initargs=(1,))
         return self
 
     def __exit__(self, *_: object) -> None:

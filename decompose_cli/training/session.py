@@ -17,7 +17,6 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
@@ -357,39 +356,6 @@ def _try_export(session: Session, job: Job) -> None:
             size = job.data.preprocessing.crop
             module = copy.deepcopy(job.module)
             on_first(session.fabric, partial(export_network, module, size, path, kind, job.metadata, sparse=job.sparse))
-
-
-def check_same_images(session: Session, images: ImageDataset) -> None:
-    """Refuse to go on with a run whose training images have been replaced since, or are read otherwise.
-
-    Raises:
-        InputError: They are not those of the configuration.
-    """
-    if not images.has_fingerprint(str(session.config.get("training_images"))):
-        raise _replaced(
-            session,
-            "training images, or the order of their classes,",
-            "Put the images back. If they never changed, an earlier version began this run and read them differently: "
-            "resume with that version",
-        )
-
-
-def check_same(session: Session, **now: str | None) -> None:
-    """Refuse to go on with a run whose weights have been replaced since.
-
-    Raises:
-        InputError: A digest differs from that of the configuration.
-    """
-    for name, digest in now.items():
-        if session.config.get(name) != digest:
-            raise _replaced(session, name.replace("_", " "), "Put them back")
-
-
-def _replaced(session: Session, what: str, hint: str) -> InputError:
-    return InputError(
-        f"The {what} are not what they were when the run in {session.folder.path} began.",
-        hint=f"{hint}, or start a new run with {param('output')}.",
-    )
 
 
 def _exports(session: Session) -> Sequence[Kind]:

@@ -40,8 +40,9 @@ from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, complete_norm, default_recipe, resolve
-from decompose_cli.training.session import Session, check_same, check_same_images
+from decompose_cli.training.session import Session
 from decompose_cli.training.settings import Settings
+from decompose_cli.training.unchanged import check_same, check_same_images
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
 

@@ -471,7 +471,7 @@ def test_entries_say_what_is_missing_and_what_is_none() -> None:
     (broken / HEADER).write_bytes(b"broken")
     (features_folder() / "0.safetensors").write_text("of an earlier version")
     (features_folder() / "1.lock").write_text("")
-    earlier = "left by an earlier version, or by a command that was stopped; --clear removes it"
+    earlier = "left by an earlier version, or by a command that was stopped"
     assert {entry.path.name: entry.description for entry in entries()} == {
         entry_path(KEY).name: "net on images, 1,026 still to be computed",
         broken.name: "damaged",

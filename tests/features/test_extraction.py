@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from decompose_cli.datasets.base import Chunk, InMemoryImages
 from decompose_cli.errors import DecomposeError
 from decompose_cli.features.extraction import Computing, extract_features, keep_freed_memory, normalised_batches
+from decompose_cli.features.forward import images_at_once
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.inference import FeatureReader
@@ -227,8 +228,6 @@ def test_portions_hold_all_images_and_labels_in_order(batch_size: int) -> None:
         (64, {"precision": "bf16"}, [24] * 4 + [4]),
         (256, {"batch_size": 10}, [4, 4, 2] * 10),  # never less than four because of pixels
         (256, {"batch_size": 3}, [3] * 33 + [1]),
-        (32, {"device": torch.device("cuda")}, [100]),  # other devices have memory for whole batches
-        (64, {"device": torch.device("mps"), "batch_size": 60}, [60, 40]),
     ],
 )
 def test_size_of_portions(side: int, options: dict[str, object], sizes: list[int]) -> None:
@@ -245,6 +244,11 @@ def test_size_of_portions(side: int, options: dict[str, object], sizes: list[int
     assert [len(part) for part, _ in found] == sizes
     assert [len(truth) for _, truth in found] == sizes
     assert torch.cat([truth for _, truth in found]).tolist() == list(range(100))
+
+
+@pytest.mark.parametrize("device", ["cuda", "mps"])
+def test_other_devices_have_memory_for_whole_batches(device: str) -> None:
+    assert images_at_once(PREPROCESSING, torch.device(device), "32", 60) == 60
 
 
 def test_portions_show_the_network_the_resized_centre() -> None:

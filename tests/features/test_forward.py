@@ -103,6 +103,11 @@ class Meeting(nn.Module):
 MEETINGS = {1: threading.Barrier(1), 2: threading.Barrier(2), 3: threading.Barrier(3)}
 
 
+def readers_of(forward: Forward) -> list[FeatureReader]:
+    assert forward._threads is not None
+    return forward._threads.workers
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_threads_work_at_once_each_with_a_module_of_its_own(threads: int) -> None:
     """None would go on if there were fewer at work, and each would overwrite what the others keep."""
@@ -112,7 +117,7 @@ def test_threads_work_at_once_each_with_a_module_of_its_own(threads: int) -> Non
     if threads == 3:
         images = IMAGES[:144]
     with forward_of(network, threads) as forward:
-        for reader in forward._readers:
+        for reader in readers_of(forward):
             part = reader.module
             part.waits = True  # type: ignore[assignment]
         found = forward.submit(images)()
@@ -123,7 +128,7 @@ def test_threads_work_at_once_each_with_a_module_of_its_own(threads: int) -> Non
 
 def test_copies_share_their_parameters() -> None:
     """One copy of large weights is enough."""
-    readers = forward_of(resnet(), 3)._readers
+    readers = readers_of(forward_of(resnet(), 3))
     assert len(readers) == len({id(reader.module) for reader in readers}) == 3
     own = [[parameter.data_ptr() for parameter in reader.module.parameters()] for reader in readers]
     assert own[0] == own[1] == own[2] != []
@@ -137,8 +142,8 @@ def test_a_module_with_hooks_is_run_by_one_thread() -> None:
     plain = features_of(resnet(), 1)
     seen.clear()
     forward = forward_of(network, 3)
-    uses_hooks = any(part._forward_hooks for part in forward._readers[0].module.modules())
-    assert len(forward._readers) == (1 if uses_hooks else 3)
+    uses_hooks = any(part._forward_hooks for part in readers_of(forward)[0].module.modules())
+    assert len(readers_of(forward)) == (1 if uses_hooks else 3)
     found = features_of(network, 3)
     torch.testing.assert_close(found, plain, rtol=1e-4, atol=1e-4)
 
@@ -164,7 +169,7 @@ class Hooked(nn.Module):
 
 def test_a_module_that_lives_on_a_hook_is_run_by_one_thread() -> None:
     network = network_of(Hooked().eval(), (SIDE, SIDE))
-    assert len(forward_of(network, 3)._readers) == 1
+    assert len(readers_of(forward_of(network, 3))) == 1
     expected = Normalisation(PREPROCESSING, CPU)(IMAGES).mean((2, 3))
     torch.testing.assert_close(features_of(network, 3), expected, rtol=1e-5, atol=1e-6)
 

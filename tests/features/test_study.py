@@ -255,7 +255,7 @@ def test_an_unwritable_cache_costs_only_a_warning(
     assert state_after(study) == "off"
     assert torch.equal(study.bank.features, expected)
     assert len(said(caplog)) == 1
-    assert said(caplog)[0].startswith("The features cannot be kept for the next time: Cannot write ")
+    assert said(caplog)[0].startswith("The features could not be kept for the next time: Cannot write ")
 
 
 # ---------------------------------------------------------------------------------------------------------- classes
