@@ -26,12 +26,13 @@ class SearchedOn(ChosenOn):
     """The images on which methods and strengths were chosen.
 
     ``searched``: training images on which the chosen method looked for features. ``fitted_in_the_end``: those on which
-    the final weights were fitted: all, or of very many 100,000 drawn by class. ``chosen``: what was chosen: ``method``,
+    the final weights were fitted: all, or of very many a part drawn by class; null in results of before, for all.
+    ``chosen``: what was chosen: ``method``,
     ``strength``, ``k``; none where all of it was given.
     """
 
     searched: int
-    fitted_in_the_end: int
+    fitted_in_the_end: int | None = None
     chosen: list[str]
 
 
