@@ -16,7 +16,7 @@ from helpers.command_line import COMMANDS, run
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TOGETHER = dict.fromkeys(("models", "layers", "datasets", "cache"), "models-and-data")
-LISTS = ("README", "bring-your-own", "commands", "files", "method", "reliability", "reproduce")
+LISTS = ("README", "bring-your-own", "commands", "files", "method", "reliability", "reproduce", "scale")
 
 
 def _update() -> ModuleType:
