@@ -156,14 +156,16 @@ def make(folder: Path, images: int, features: int, classes: int) -> None:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    centres = torch.randn(classes, features, generator=generator)
+    centres = torch.randn(classes, features, generator=generator) / 5
+    own = torch.rand(classes, features, generator=generator).topk(min(20, features // 16)).indices
+    centres.scatter_(1, own, 2.0)  # so that a few features tell each class from most others
     labels = torch.arange(images) * classes // images
     with (folder / "features").open("wb") as file:
-        for own in labels.split(8192):  # type: ignore[no-untyped-call]
-            noise = torch.randn(len(own), features, generator=generator)
-            file.write((centres[own] + 2 * noise).relu().numpy().data)
-    # The mean of max(0, c + 2 e), e normal, by which clusters are told apart.
-    means = centres * torch.special.ndtr(centres / 2) + 2 * torch.exp(-(centres**2) / 8) / math.sqrt(2 * math.pi)
+        for some in labels.split(8192):  # type: ignore[no-untyped-call]
+            noise = torch.randn(len(some), features, generator=generator)
+            file.write((centres[some] + noise).relu().numpy().data)
+    # The mean of max(0, c + e), e normal, by which clusters are told apart.
+    means = centres * torch.special.ndtr(centres) + torch.exp(-(centres**2) / 2) / math.sqrt(2 * math.pi)
     weight = (means - means.mean(0)) / features**0.5
     bias = -(means**2 - means.mean(0) ** 2).sum(1) / 2 / features**0.5
     torch.save({"labels": labels, "weight": weight, "bias": bias}, folder / "rest")

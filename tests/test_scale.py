@@ -35,18 +35,18 @@ scale = loaded()
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("scale")
-    scale.make(path, 400, 16, 5)
+    scale.make(path, 400, 64, 5)
     return path
 
 
 def test_images_are_like_features_of_a_network(folder: Path) -> None:
     made = scale.opened(folder)
-    assert made.features.shape == (400, 16)
+    assert made.features.shape == (400, 64)
     assert float(made.features.min()) == 0.0
     assert 0.4 < float((made.features == 0).double().mean()) < 0.6
     assert made.labels.bincount().tolist() == [80] * 5
     right = (made.features @ made.head.weight.T + made.head.bias).argmax(1) == made.labels
-    assert 0.6 < float(right.double().mean()) < 1.0
+    assert float(right.double().mean()) > 0.6
 
 
 @pytest.mark.parametrize("job", scale.JOBS, ids=lambda job: job.name)

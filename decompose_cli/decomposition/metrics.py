@@ -70,8 +70,12 @@ def predict(
     device: torch.device | str = "cpu",
 ) -> Predictions:
     """Apply a head to features and keep the classes of the largest logits; arguments as for :func:`evaluate_head`."""
-    blocks = _logits(head, features, num_classes, device)
-    return Predictions(torch.cat([logits.argmax(1).cpu() for _, logits in blocks]), labels)
+    # What is kept of each block has its place from the start: kept in pieces, they would lie between the blocks in
+    # memory, and none could be used again.
+    predicted = torch.empty(len(labels), dtype=torch.int64)
+    for rows, logits in _logits(head, features, num_classes, device):
+        predicted[rows] = logits.argmax(1).cpu()
+    return Predictions(predicted, labels)
 
 
 def evaluate_head(
@@ -90,16 +94,16 @@ def evaluate_head(
         num_classes: Number of classes C.
         device: Where logits are made; for mps on the CPU, as mps has no float64.
     """
-    predictions, confidence, loss, top5 = [], [], 0.0, 0
+    predicted, confidence = torch.empty_like(labels), torch.empty(len(labels), dtype=torch.float64)
+    loss, top5 = 0.0, 0
     for rows, logits in _logits(head, features, num_classes, device):
         truth = labels[rows].to(logits.device)
-        predictions.append(logits.argmax(1).cpu())
+        predicted[rows] = logits.argmax(1).cpu()
         if num_classes >= MIN_CLASSES_FOR_TOP5:
             top5 += int((logits.topk(5).indices == truth[:, None]).any(1).sum())
         log_probabilities = F.log_softmax(logits.double(), 1)
         loss += float(F.nll_loss(log_probabilities, truth, reduction="sum"))
-        confidence.append(log_probabilities.amax(1).exp().cpu())
-    predicted = torch.cat(predictions)
+        confidence[rows] = log_probabilities.amax(1).exp().cpu()
     confusion = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return Evaluation(
         predicted,
@@ -107,7 +111,7 @@ def evaluate_head(
         confusion.view(num_classes, num_classes),
         top5 if num_classes >= MIN_CLASSES_FOR_TOP5 else None,
         loss / len(labels),
-        torch.cat(confidence),
+        confidence,
     )
 
 
@@ -119,10 +123,10 @@ def losses_of(
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Cross-entropy of each image in nats, float32 (N,); arguments as for :func:`evaluate_head`."""
-    blocks = _logits(head, features, num_classes, device)
-    return torch.cat(
-        [F.cross_entropy(logits, labels[rows].to(logits.device), reduction="none").cpu() for rows, logits in blocks]
-    )
+    losses = torch.empty(len(labels))
+    for rows, logits in _logits(head, features, num_classes, device):
+        losses[rows] = F.cross_entropy(logits, labels[rows].to(logits.device), reduction="none").cpu()
+    return losses
 
 
 def _logits(
