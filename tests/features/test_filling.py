@@ -37,7 +37,7 @@ def read() -> tuple[Tensor, Tensor]:
     return pixels, torch.arange(COUNT) % 10
 
 
-IMAGES = InMemoryImages("toy", "test", [str(digit) for digit in range(10)], CIFAR, read, "stamp")
+IMAGES = InMemoryImages("toy", "test", [str(digit) for digit in range(10)], CIFAR, lambda: read(), "stamp")
 
 
 @pytest.fixture(scope="module")

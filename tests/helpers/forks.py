@@ -64,7 +64,10 @@ for line in sys.stdin:
     job = json.loads(line)
     processes = [start(job, each, f"{job['said']}{number}") for number, each in enumerate(job["environments"])]
     if job["killed"]:
-        number, seconds = job["killed"]
+        number, file, size, seconds = job["killed"]
+        late = time.monotonic() + 20
+        while size and time.monotonic() < late and not (os.path.exists(file) and os.path.getsize(file) >= size):
+            time.sleep(0.002)
         time.sleep(seconds)
         os.kill(processes[number], signal.SIGKILL)
     codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
@@ -87,13 +90,15 @@ class Forks:
     def __init__(self, server: subprocess.Popen[str], folder: Path) -> None:
         self._server, self._folder = server, folder
 
-    def program(self, *arguments: str, processes: int = 2, killed: tuple[int, float] | None = None) -> list[Ended]:
+    def program(
+        self, *arguments: str, processes: int = 2, killed: tuple[int, str, int, float] | None = None
+    ) -> list[Ended]:
         """The program, as so many tasks of SLURM start it; or alone, as one.
 
         Args:
             arguments: Of the program.
             processes: How many.
-            killed: Which of them is killed, and after how many seconds.
+            killed: Which of them is killed, how long a file has to be for that, and how many seconds later.
         """
         return self._ended(slurm_tasks(processes), arguments=arguments, killed=killed)
 
@@ -106,7 +111,7 @@ class Forks:
         environments: list[dict[str, str]],
         arguments: Sequence[str] = (),
         code: str | None = None,
-        killed: tuple[int, float] | None = None,
+        killed: tuple[int, str, int, float] | None = None,
     ) -> list[Ended]:
         job: dict[str, Any] = {
             "arguments": arguments,

@@ -185,7 +185,8 @@ def test_every_launcher_gives_the_same(launcher: str, name: str) -> None:
     found = [name.replace("several", "alone") for name in files_below() if name.startswith("several")]
     assert found == [name for name in files_below() if name.startswith("alone")]
     if launcher != "torchrun":  # which has something to say of its own
-        assert done.stderr.replace("several", "alone") == alone.stderr
+        said = [line for line in done.stderr.replace("several", "alone").splitlines() if "left" not in line]
+        assert said == [line for line in alone.stderr.splitlines() if "left" not in line]  # of work that takes long
 
 
 @pytest.mark.slow

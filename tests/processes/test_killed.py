@@ -83,18 +83,21 @@ def test_killed_at_random_moments_it_ends_the_same(forks: Forks, arguments: list
     assert begun() == CHUNKS
     chances, lost, kills, ends = random.Random(processes), [], 0, 0
     while kills < KILLS:
-        there = marked()
-        victim = chances.randrange(processes)
-        ended = forks.program(*arguments, processes=processes, killed=(victim, chances.uniform(0.2, 1.5)))
-        new = marked() - there
-        assert there <= marked()
+        there, victim = marked(), chances.randrange(processes)
+        killed = None
+        if len(there) < CHUNKS:
+            size = chances.randint(1, CHUNKS - len(there))
+            killed = victim, str(Path.cwd() / "begun"), size, chances.uniform(0, 0.15)
+        ended = forks.program(*arguments, processes=processes, killed=killed)
+        assert there <= marked() <= set(range(CHUNKS))
+        lost_now = begun() - len(marked() - there)
         if ended[victim].code == -9:
             kills += 1
-            lost.append(begun() - len(new))
-            assert 0 <= lost[-1] <= 2 * processes, lost
-            assert len(marked()) <= CHUNKS
+            lost.append(lost_now)
+            assert 0 <= lost_now <= 2 * processes, lost
+        else:
+            assert lost_now == 0
         if ended[0].code == 0:
-            assert begun() == len(new) or ended[victim].code == -9
             assert json.dumps(json.loads(ended[0].stdout)["results"]) == json.dumps(expected)
             ends += 1
             for bank in Path(os.environ["DECOMPOSE_CACHE"]).glob("features/*.bank"):
