@@ -167,11 +167,8 @@ def entries() -> list[CacheEntry]:
     for path in _found():
         try:
             status = path.stat()
-            size = (
-                sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
-                if path.is_dir()
-                else status.st_size
-            )
+            files = path.rglob("*") if path.is_dir() else [path]
+            size = sum(file.stat().st_size for file in files if file.is_file())
             if path.suffix == ".lock":
                 continue
             listed.append(CacheEntry(path, size, status.st_mtime, _described(path)))

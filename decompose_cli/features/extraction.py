@@ -21,7 +21,7 @@ from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import track
 
-_UNDER_WAY = 2  # chunks that are computed while the next one is read
+_UNDER_WAY = 1  # chunks that are computed while the next one is read, all of which are lost if the process is killed
 _EXAMPLES = 8  # images that a faster copy of the network is compared on
 
 

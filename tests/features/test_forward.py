@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -31,6 +32,7 @@ def no_thread_stays() -> Iterator[None]:
     yield
     assert set(threading.enumerate()) == before
     assert torch.get_num_threads() == threads
+    assert ThreadPoolExecutor(1).submit(torch.get_num_threads).result() == threads, "of threads to come, too"
 
 
 def resnet() -> Network:

@@ -9,7 +9,7 @@ import json
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,6 +63,13 @@ def start(job, environment, said):
 for line in sys.stdin:
     job = json.loads(line)
     processes = [start(job, each, f"{job['said']}{number}") for number, each in enumerate(job["environments"])]
+    if job["killed"]:
+        number, file, size, seconds = job["killed"]
+        late = time.monotonic() + 20
+        while size and time.monotonic() < late and not (os.path.exists(file) and os.path.getsize(file) >= size):
+            time.sleep(0.002)
+        time.sleep(seconds)
+        os.kill(processes[number], signal.SIGKILL)
     codes = [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
     print(json.dumps(codes), flush=True)
 """
@@ -83,16 +90,28 @@ class Forks:
     def __init__(self, server: subprocess.Popen[str], folder: Path) -> None:
         self._server, self._folder = server, folder
 
-    def program(self, *arguments: str, processes: int = 2, changes: Mapping[str, str] | None = None) -> list[Ended]:
-        """The program, as so many tasks of SLURM start it; or alone, as one."""
-        return self._ended(slurm_tasks(processes, **changes or {}), arguments=arguments)
+    def program(
+        self, *arguments: str, processes: int = 2, killed: tuple[int, str, int, float] | None = None
+    ) -> list[Ended]:
+        """The program, as so many tasks of SLURM start it; or alone, as one.
+
+        Args:
+            arguments: Of the program.
+            processes: How many.
+            killed: Which of them is killed, how long a file has to be for that, and how many seconds later.
+        """
+        return self._ended(slurm_tasks(processes), arguments=arguments, killed=killed)
 
     def script(self, code: str, processes: int = 2) -> list[Ended]:
         """A script, as so many tasks of SLURM start it."""
         return self._ended(slurm_tasks(processes), code=code)
 
     def _ended(
-        self, environments: list[dict[str, str]], arguments: Sequence[str] = (), code: str | None = None
+        self,
+        environments: list[dict[str, str]],
+        arguments: Sequence[str] = (),
+        code: str | None = None,
+        killed: tuple[int, str, int, float] | None = None,
     ) -> list[Ended]:
         job: dict[str, Any] = {
             "arguments": arguments,
@@ -101,6 +120,7 @@ class Forks:
             "folder": str(Path.cwd()),
             "said": str(self._folder / "said"),
             "seconds": 60,
+            "killed": killed,
         }
         assert self._server.stdin is not None
         assert self._server.stdout is not None

@@ -23,7 +23,7 @@ COMMANDS = {
     "sparsify": "sparsify -k 3,5",
     "sweep": "sweep --ks 1-3 --methods weight,mean",
     "essential": "essential --repeats 1 --controls 1",
-    "mutual-info": "mutual-info -i k3.json --num-features 64",
+    "mutual-info": "mutual-info -k 3",
     "filters": "filters --class 3 --images 2",
     "explain": "explain --indices-of 0,1",
     "selectivity": "selectivity --layers layer3.2",
@@ -38,9 +38,9 @@ def indices(tmp_path: Path) -> None:
 
 
 def results_of(document: str) -> str:
-    """The results as they are written, without the paths of the run."""
+    """The results as they are written, with the same paths for both runs."""
     whole = json.loads(document)
-    return json.dumps(whole["results"]).replace(str(Path.cwd()), "")
+    return json.dumps(whole["results"]).replace("several/", "alone/")
 
 
 def quiet(ended: list[Ended]) -> None:
@@ -185,7 +185,8 @@ def test_every_launcher_gives_the_same(launcher: str, name: str) -> None:
     found = [name.replace("several", "alone") for name in files_below() if name.startswith("several")]
     assert found == [name for name in files_below() if name.startswith("alone")]
     if launcher != "torchrun":  # which has something to say of its own
-        assert done.stderr.replace("several", "alone") == alone.stderr
+        said = [line for line in done.stderr.replace("several", "alone").splitlines() if "left" not in line]
+        assert said == [line for line in alone.stderr.splitlines() if "left" not in line]  # of work that takes long
 
 
 @pytest.mark.slow
