@@ -42,6 +42,11 @@ class Processes:
     launcher: Launcher
 
     @property
+    def sharing_cores(self) -> int:
+        """Processes that are bound to the same cores."""
+        return 1 if self.launcher == "SLURM" and "SLURM_CPUS_PER_TASK" in os.environ else self.here
+
+    @property
     def count(self) -> int:
         """Number of processes."""
         return self.here * self.nodes

@@ -12,11 +12,21 @@ from decompose_cli.errors import InputError, param
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
+_sharing = 1
+
+
+def share_cores(processes: int) -> None:
+    """From now on, leave the other processes of the command their parts of the cores that all of them are bound to."""
+    global _sharing
+    _sharing = processes
+
+
 def cores() -> int:
-    """Processor cores that this process may use: those it is bound to, or fewer where its cgroup gets less time."""
+    """Processor cores for this process: of those it is bound to, or fewer where its cgroup gets less time, its part."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
-    return bound if quota is None else max(1, min(bound, math.ceil(quota)))
+    usable = bound if quota is None else min(bound, math.ceil(quota))
+    return max(1, usable // _sharing)
 
 
 def _quota() -> float | None:
@@ -60,12 +70,11 @@ def threads_for(asked: int | None) -> int:
     return asked or torch.get_num_threads()
 
 
-def use_threads(asked: int | None, processes_here: int = 1) -> None:
-    """Let torch's operators use so many threads; by default a share of the cores, if the environment says nothing.
+def use_threads(asked: int | None) -> None:
+    """Let torch's operators use so many threads; by default one per core, if the environment says nothing.
 
     Args:
         asked: Threads, or None.
-        processes_here: Processes of the command on this machine.
 
     Raises:
         InputError: The number is not at least 1.
@@ -74,6 +83,6 @@ def use_threads(asked: int | None, processes_here: int = 1) -> None:
 
     count = threads_for(asked)
     if asked is None and "OMP_NUM_THREADS" not in os.environ:
-        count = max(1, min(count, cores() // processes_here))
+        count = min(count, cores())
     if count != torch.get_num_threads():
         torch.set_num_threads(count)

@@ -19,6 +19,7 @@ from typing_extensions import override
 from decompose_cli.errors import InputError, param
 from decompose_cli.processes.cluster import Machines, Processes, processes_of
 from decompose_cli.processes.cores import use_threads
+from decompose_cli.processes.cores import share_cores
 from decompose_cli.processes.device import resolve_device
 
 _PATIENCE = timedelta(days=30)
@@ -76,8 +77,9 @@ def start(device: str, machines: Machines, precision: str = "32", *, trains: boo
             f"{param('devices')} {processes.here}: this machine has {torch.cuda.device_count()} CUDA devices."
         )
     several = processes.count > 1
+    share_cores(processes.sharing_cores)
     if several and "OMP_NUM_THREADS" not in os.environ:  # else Fabric counts cores, whatever the process may use
-        use_threads(None, processes.here)
+        use_threads(None)
         os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
     logging.getLogger("lightning_fabric").setLevel(logging.ERROR)  # else Fabric announces what was asked for
     with warnings.catch_warnings():

@@ -22,7 +22,7 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.models.precision import AUTO, settled_precision
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
-from decompose_cli.processes.cluster import Machines, processes_of
+from decompose_cli.processes.cluster import Machines
 from decompose_cli.processes.cores import cores, use_threads
 from decompose_cli.processes.device import resolve_device
 from decompose_cli.processes.launch import start
@@ -167,7 +167,7 @@ def opened(
             "checkpoint_every": request.checkpoint_every,
         }
     fabric = start(inputs.device, request.machines, settings.precision)
-    use_threads(request.inputs.threads, processes_of(request.machines).here)
+    use_threads(request.inputs.threads)
     config = {"processes": fabric.world_size, **config}
     with ExitStack() as stack:
 

@@ -117,5 +117,6 @@ def test_operators_use_a_share_of_the_cores(
     monkeypatch.delenv("OMP_NUM_THREADS")
     if environment is not None:
         monkeypatch.setenv("OMP_NUM_THREADS", environment)
-    use_threads(asked, here)
+    monkeypatch.setattr(module, "_sharing", here)
+    use_threads(asked)
     assert used[-1] == expected

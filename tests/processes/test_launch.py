@@ -13,6 +13,7 @@ from lightning_fabric import Fabric
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.processes import launch
 from decompose_cli.processes.cluster import Machines
+from decompose_cli.processes.cores import cores
 from decompose_cli.processes.launch import start
 from decompose_cli.processes.team import on_first, sum_over_processes
 
@@ -94,6 +95,26 @@ def test_several_processes_leave_each_others_statistics_alone(monkeypatch: pytes
     assert made[2]["strategy"] == "auto"
 
 
+@pytest.fixture(autouse=True)
+def shares_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many processes share the cores is forgotten after a test."""
+    monkeypatch.setattr("decompose_cli.processes.cores._sharing", 1)
+
+
+@pytest.mark.parametrize(("given", "expected"), [({}, 2), ({"SLURM_CPUS_PER_TASK": "4"}, 4)])
+def test_tasks_of_slurm_may_have_cores_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: int
+) -> None:
+    tasks = {"SLURM_NTASKS": "2", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    for name, value in {**tasks, **given}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(launch, "Fabric", Stopped)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(4)))
+    with pytest.raises(ZeroDivisionError):
+        start("cpu", Machines())
+    assert cores() == expected
+
+
 def test_processes_share_the_cores_that_they_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that this one starts, which find it in their environment."""
     monkeypatch.setattr(launch, "Fabric", Stopped)
@@ -101,7 +122,7 @@ def test_processes_share_the_cores_that_they_may_use(monkeypatch: pytest.MonkeyP
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(6)
-        monkeypatch.setattr("decompose_cli.processes.cores.cores", lambda: 8)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)))
         with pytest.raises(ZeroDivisionError):
             start("cpu", Machines(devices=4))
         assert torch.get_num_threads() == 2

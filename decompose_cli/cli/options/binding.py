@@ -148,7 +148,7 @@ def led(inputs: Inputs, run: Callable[[], None]) -> None:
     from decompose_cli.processes.team import on_first
 
     fabric = start(inputs.device, machines, trains=False)
-    use_threads(inputs.threads, processes.here)
+    use_threads(inputs.threads)
     try:
         on_first(fabric, run)
     except DecomposeError:
