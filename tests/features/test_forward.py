@@ -74,7 +74,8 @@ def test_features_are_the_same_bits_for_any_number_of_threads(precision: str, ar
             assert found.dtype == torch.float32
             assert torch.equal(found, expected), threads
             assert torch.get_num_threads() == around
-            assert ThreadPoolExecutor(1).submit(torch.get_num_threads).result() == around, "threads to come, too"
+            with ThreadPoolExecutor(1) as later:
+                assert later.submit(torch.get_num_threads).result() == around
     finally:
         torch.set_num_threads(before)
 
