@@ -57,7 +57,7 @@ def net(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     sys.modules.pop("kept_net", None)
 
 
-@pytest.fixture(params=["whole", "streamed", "streamed by processes"])
+@pytest.fixture(params=["whole", "streamed", pytest.param("streamed by processes", marks=pytest.mark.slow)])
 def kind(request: pytest.FixtureRequest) -> str:
     """Whether images are small and read whole, or are decoded as they are needed."""
     return str(request.param)
