@@ -5,7 +5,11 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
 
@@ -18,12 +22,13 @@ from typing_extensions import override
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.processes.cluster import Machines, Processes, processes_of
-from decompose_cli.processes.cores import use_threads
-from decompose_cli.processes.cores import share_cores
+from decompose_cli.processes.cores import share_cores, use_threads
 from decompose_cli.processes.device import resolve_device
+from decompose_cli.progress import warn
 
 _PATIENCE = timedelta(days=30)
 """How long processes wait for the first, whose statistics may take hours; one that ends takes the others with it."""
+_SECONDS_OF_SILENCE = 30.0
 
 
 class _Slurm(SLURMEnvironment):
@@ -92,7 +97,8 @@ def start(device: str, machines: Machines, precision: str = "32", *, trains: boo
             precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision],  # type: ignore[arg-type]
             plugins=_environment(processes),
         )
-        fabric.launch()
+        with _saying_what_is_waited_for(processes):
+            fabric.launch()
     if several:
         atexit.register(_disconnect)
     return fabric
@@ -102,6 +108,24 @@ def _disconnect() -> None:
     """End the threads of the connection: the process would be aborted if it ended while they still run."""
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+
+
+@contextmanager
+def _saying_what_is_waited_for(processes: Processes) -> Iterator[None]:
+    """Say after a while that others are missing: of tasks that were asked for, only one may have been started."""
+    if processes.launcher == "options":
+        yield
+        return
+    how = "start the command with srun" if processes.launcher == "SLURM" else "start it on every machine"
+    waiting = f"Waiting for the rest of the {processes.count} processes that {processes.launcher} is to start"
+    context = copy_context()  # the reporter is that of this thread
+    timer = threading.Timer(_SECONDS_OF_SILENCE, lambda: context.run(warn, f"{waiting}; if there are none, {how}."))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def _strategy(*, trains: bool) -> DDPStrategy:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from lightning_fabric import Fabric
 
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.processes import launch
-from decompose_cli.processes.cluster import Machines
+from decompose_cli.processes.cluster import Machines, Processes
 from decompose_cli.processes.cores import cores
 from decompose_cli.processes.launch import start
 from decompose_cli.processes.team import on_first, sum_over_processes
@@ -99,6 +100,20 @@ def test_several_processes_leave_each_others_statistics_alone(monkeypatch: pytes
 def shares_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     """How many processes share the cores is forgotten after a test."""
     monkeypatch.setattr("decompose_cli.processes.cores._sharing", 1)
+
+
+@pytest.mark.parametrize(("launcher", "said"), [("SLURM", 1), ("torchrun", 1), ("options", 0)])
+def test_a_process_says_that_others_are_missing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, launcher: Any, said: int
+) -> None:
+    monkeypatch.setattr(launch, "_SECONDS_OF_SILENCE", 0.01)
+    with launch._saying_what_is_waited_for(Processes(2, 1, launcher)):
+        time.sleep(0.3)
+    assert [f"the 2 processes that {launcher} is to start" in message for message in caplog.messages] == [True] * said
+    with launch._saying_what_is_waited_for(Processes(2, 1, launcher)):
+        pass
+    time.sleep(0.1)
+    assert len(caplog.messages) == said
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, 2), ({"SLURM_CPUS_PER_TASK": "4"}, 4)])
