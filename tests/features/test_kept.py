@@ -173,6 +173,40 @@ def test_an_image_that_can_be_read_again_is_all_that_is_missing(
     assert counted.taken()[1] == CHUNK  # the others are copied
 
 
+def test_of_images_that_were_changed_only_these_are_computed_again(images: Path, kind: str, counted: Counted) -> None:
+    """One that was damaged is put right, one is another now, and at the end there are fewer."""
+    damage(images, 5)
+    refused(images, kind)
+    Image.new("RGB", Image.open(file_of(images, 4)).size, (9, 99, 199)).save(file_of(images, 5))
+    counted.taken()
+    mended = study(images, kind).bank.features
+    assert counted.taken() == ([0, 2, 3, 4, 5, 1], CHUNK)  # copied, but for the second
+    assert torch.equal(mended, study(images, kind, use_cache=False).bank.features)
+    file_of(images, COUNT - 1).unlink()
+    Image.new("RGB", Image.open(file_of(images, 4)).size, (1, 2, 3)).save(file_of(images, 13))
+    counted.taken()
+    fewer = study(images, kind).bank.features
+    taken, computed = counted.taken()
+    assert len(fewer) == COUNT - 1
+    assert sorted(taken) == list(range(CHUNKS - 1))
+    assert computed == CHUNK
+    assert torch.equal(fewer, study(images, kind, use_cache=False).bank.features)
+
+
+def test_chunks_that_are_damaged_are_not_taken_over(images: Path, kind: str, counted: Counted) -> None:
+    _ = study(images, kind).bank
+    (entry,) = feature_cache.entries()
+    features = entry.path / "features.f32"
+    content = bytearray(features.read_bytes())
+    content[-1] ^= 1
+    features.write_bytes(content)
+    Image.new("RGB", Image.open(file_of(images, 4)).size, (1, 2, 3)).save(file_of(images, 0))
+    expected = study(images, kind, use_cache=False).bank.features
+    counted.taken()
+    assert torch.equal(study(images, kind).bank.features, expected)
+    assert counted.taken()[1] > CHUNK
+
+
 @pytest.mark.parametrize("use_cache", [True, False])
 def test_so_many_may_be_left_out_and_every_count_is_without_them(
     images: Path, kind: str, counted: Counted, use_cache: bool, caplog: pytest.LogCaptureFixture
