@@ -6,10 +6,8 @@ import atexit
 import logging
 import os
 import threading
+import time
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
-from contextvars import copy_context
 from datetime import timedelta
 from typing import Any
 
@@ -28,7 +26,7 @@ from decompose_cli.progress import warn
 
 _PATIENCE = timedelta(days=30)
 """How long processes wait for the first, whose statistics may take hours; one that ends takes the others with it."""
-_SECONDS_OF_SILENCE = 30.0
+_SECONDS_OF_SILENCE, _SECONDS_BETWEEN_LOOKS = 30.0, 0.1
 
 
 class _Slurm(SLURMEnvironment):
@@ -97,7 +95,9 @@ def start(device: str, machines: Machines, precision: str = "32", *, trains: boo
             precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision],  # type: ignore[arg-type]
             plugins=_environment(processes),
         )
-        with _saying_what_is_waited_for(processes):
+        if several:
+            _launched(fabric, processes)
+        else:
             fabric.launch()
     if several:
         atexit.register(_disconnect)
@@ -110,22 +110,35 @@ def _disconnect() -> None:
         torch.distributed.destroy_process_group()
 
 
-@contextmanager
-def _saying_what_is_waited_for(processes: Processes) -> Iterator[None]:
-    """Say after a while that others are missing: of tasks that were asked for, only one may have been started."""
-    if processes.launcher == "options":
-        yield
-        return
-    how = "start the command with srun" if processes.launcher == "SLURM" else "start it on every machine"
-    waiting = f"Waiting for the rest of the {processes.count} processes that {processes.launcher} is to start"
-    context = copy_context()  # the reporter is that of this thread
-    timer = threading.Timer(_SECONDS_OF_SILENCE, lambda: context.run(warn, f"{waiting}; if there are none, {how}."))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
+def _launched(fabric: Fabric, processes: Processes) -> None:
+    """Start the processes and wait until all are there; a signal still interrupts, and after a while it is said.
+
+    Of tasks that were asked for, only one may have been started.
+    """
+    failures: list[BaseException] = []
+
+    def launch() -> None:
+        try:
+            fabric.launch()
+        except BaseException as error:
+            failures.append(error)
+
+    waiting = threading.Thread(target=launch, daemon=True)
+    waiting.start()
+    begun, is_said = time.monotonic(), processes.launcher == "options"
+    while waiting.is_alive():  # what waits for a connection hears no signal; this does
+        waiting.join(_SECONDS_BETWEEN_LOOKS)
+        if not is_said and time.monotonic() - begun > _SECONDS_OF_SILENCE and waiting.is_alive():
+            is_said = True
+            how = "start the command with srun" if processes.launcher == "SLURM" else "start it on every machine"
+            warn(
+                f"Waiting for the rest of the {processes.count} processes that {processes.launcher} is to start; if "
+                f"there are none, {how}."
+            )
+    if failures:
+        raise failures[0]
+    if fabric.device.type == "cuda":
+        torch.cuda.set_device(fabric.device)  # it was set for the other thread
 
 
 def _strategy(*, trains: bool) -> DDPStrategy:

@@ -53,6 +53,9 @@ def content_sample(paths: Sequence[Path]) -> str:
     count = min(len(paths), _SAMPLED_FILES)
     for number in range(count):
         path = paths[number * (len(paths) - 1) // max(count - 1, 1)]
+        if not path.is_file():  # reading a pipe would wait for ever
+            digest.update(b"no file")
+            continue
         try:
             with path.open("rb") as handle:
                 size = handle.seek(0, os.SEEK_END)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import threading
 import time
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -102,18 +104,42 @@ def shares_of_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("decompose_cli.processes.cores._sharing", 1)
 
 
+class Slow:
+    """Stands for processes that take a while to be there."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def launch(self) -> None:
+        time.sleep(self.seconds)
+        if self.seconds > 1:
+            raise ZeroDivisionError
+
+
 @pytest.mark.parametrize(("launcher", "said"), [("SLURM", 1), ("torchrun", 1), ("options", 0)])
 def test_a_process_says_that_others_are_missing(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, launcher: Any, said: int
 ) -> None:
     monkeypatch.setattr(launch, "_SECONDS_OF_SILENCE", 0.01)
-    with launch._saying_what_is_waited_for(Processes(2, 1, launcher)):
-        time.sleep(0.3)
+    monkeypatch.setattr(launch, "_SECONDS_BETWEEN_LOOKS", 0.02)
+    launch._launched(cast(Fabric, Slow(0.2)), Processes(2, 1, launcher))
     assert [f"the 2 processes that {launcher} is to start" in message for message in caplog.messages] == [True] * said
-    with launch._saying_what_is_waited_for(Processes(2, 1, launcher)):
-        pass
-    time.sleep(0.1)
+    launch._launched(cast(Fabric, Slow(0)), Processes(2, 1, launcher))
     assert len(caplog.messages) == said
+
+
+def test_an_error_at_the_start_is_that_of_the_command() -> None:
+    with pytest.raises(ZeroDivisionError):
+        launch._launched(cast(Fabric, Slow(1.1)), Processes(2, 1, "options"))
+
+
+def test_waiting_for_others_can_be_interrupted() -> None:
+    timer = threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        launch._launched(cast(Fabric, Slow(1.0)), Processes(2, 1, "SLURM"))
 
 
 @pytest.mark.parametrize(("given", "expected"), [({}, 2), ({"SLURM_CPUS_PER_TASK": "4"}, 4)])
