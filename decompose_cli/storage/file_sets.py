@@ -79,8 +79,8 @@ def written_with(manifest: Path, usual: Iterable[Path] = ()) -> set[Path]:
         usual: Files that earlier versions wrote as well.
     """
     try:
-        content = read_json(manifest, "The result")
-    except InputError:
+        content = read_json(manifest, "The result") if manifest.is_file() else None  # reading a pipe would not end
+    except (InputError, OSError):
         return set()
     if not isinstance(content, dict) or not {"schema_version", "command", "results"} <= content.keys():
         return set()
