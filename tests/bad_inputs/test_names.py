@@ -113,7 +113,7 @@ def test_names_and_gates_are_refused_before_the_work(material: Path, monkeypatch
         raise AssertionError("there was work before the input was looked at")
 
     monkeypatch.setattr("decompose_cli.engines.sweep.accuracy_by_k", work_nothing)
-    monkeypatch.setattr("decompose_cli.features.study.extract_features", work_nothing)
+    monkeypatch.setattr("decompose_cli.features.extraction.features_of_chunks", work_nothing)
     two = "-i a={m}/plain.json -i a={m}/document.json"
     gates = f"{TINY} -w {{m}}/csg_rows.pth --no-cache"
     for line, fragment in (

@@ -22,7 +22,7 @@ ARGUMENTS: Rows = [
     ("layers of an unknown model", "layers resnet21", "no model 'resnet21'"),
     ("layers at a size", "layers resnet20 --input-size 0", "--input-size '0' is out of range"),
     ("layers with an unknown head", "layers resnet20 --head fc", "resnet20 has no module 'fc'"),
-    ("unknown precision", "validate --precision 16", "--precision '16' is unknown; choose 32 or bf16"),
+    ("unknown precision", "validate --precision 16", "--precision '16' is unknown; choose 32, bf16 or auto"),
     ("unknown device", "validate --device gpu", "--device 'gpu' is unknown"),
     ("device number", "validate --device cuda:x", "--device 'cuda:x' is unknown"),
     ("negative device number", "validate --device cuda:-1", "--device 'cuda:-1' is unknown"),

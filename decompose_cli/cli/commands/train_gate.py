@@ -87,7 +87,8 @@ def train_gate(
     if tuning.resume is None or gates.depth is not None:  # a run remembers its network
         inputs = resolve_network(inputs, gates.depth)
     if evaluate:
-        useless = [*gates.given_of_training(), *(["recipe"] if recipe else [])]
+        machines = [name for name, count in tuning.machines.items() if count is not None]  # one reads the gates
+        useless = [*gates.given_of_training(), *(["recipe"] if recipe else []), *machines]
         _evaluate(weights_to_evaluate(inputs, tuning, sorted(useless), ("weights",)), out, gates, split)
         return
     if split is not None:
