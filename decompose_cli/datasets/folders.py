@@ -207,8 +207,10 @@ class FolderImages(ImageDataset):
         return pixels
 
     @override
-    def stamps(self, ranges: Sequence[range]) -> list[str]:
-        return [digest_of([READING, self.manifest.part(images).few_digest]) for images in ranges]
+    def stamps(self, ranges: Sequence[range]) -> list[str] | None:
+        stamps = [self.manifest.stamp(images) for images in ranges]
+        known = [digest_of([READING, str(self.root.resolve()), stamp]) for stamp in stamps if stamp is not None]
+        return known if len(known) == len(stamps) else None
 
     @override
     def called(self, number: int) -> str:

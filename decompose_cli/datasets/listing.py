@@ -20,11 +20,15 @@ _EXTENSIONS = frozenset(name for name, kind in Image.registered_extensions().ite
 
 
 class Found(NamedTuple):
-    """An image file: its name relative to the folder that was looked through, bytes, and ns of its last change."""
+    """An image file: its name relative to the folder that was looked through, bytes, and two times in ns.
+
+    The first is that of the content as the owner may set it, the second that at which the system last saw a change.
+    """
 
     name: str
     size: int
     time: int
+    changed: int
 
 
 class _Entry(NamedTuple):
@@ -32,6 +36,7 @@ class _Entry(NamedTuple):
     kind: Literal["folder", "image", "other"]
     size: int
     time: int
+    changed: int
 
 
 @dataclass
@@ -165,11 +170,11 @@ def _images(folder: Path, prefix: str, remarks: Remarks, above: tuple[tuple[int,
     here = status.st_dev, status.st_ino
     if here in above:
         raise InputError(f"{folder} leads back to a folder that it lies in.", hint="Remove the link.")
-    for name, kind, size, time in content:
+    for name, kind, size, time, changed in content:
         if kind == "folder":
             yield from _images(folder / name, f"{prefix}{name}/", remarks, (*above, here))
         elif kind == "image":
-            yield Found(f"{prefix}{name}", size, time)
+            yield Found(f"{prefix}{name}", size, time, changed)
         else:
             remarks.others.append(folder / name)
 
@@ -187,11 +192,11 @@ def _looked_at(entry: os.DirEntry[str]) -> _Entry:
     """The kind of an entry, which costs nothing, and of an image, size and time, which cost a system call."""
     refuse_dangling(entry)
     if entry.is_dir():
-        return _Entry(entry.name, "folder", 0, 0)
+        return _Entry(entry.name, "folder", 0, 0, 0)
     if not (entry.is_file() and os.path.splitext(entry.name)[1].lower() in _EXTENSIONS):  # noqa: PTH122 - twice as fast
-        return _Entry(entry.name, "other", 0, 0)
+        return _Entry(entry.name, "other", 0, 0, 0)
     status = entry.stat()
-    return _Entry(entry.name, "image", status.st_size, status.st_mtime_ns)
+    return _Entry(entry.name, "image", status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 def refuse_dangling(path: Path | os.DirEntry[str]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -23,25 +24,28 @@ class Manifest:
         paths: The files.
         sizes: Bytes of each, int64 (N,).
         times: When each was last changed, in ns, int64 (N,).
+        changes: When the system last saw a change of each, in ns, int64 (N,); a copy has another. Zeros: not known.
     """
 
     paths: PathTable
     sizes: np.ndarray
     times: np.ndarray
+    changes: np.ndarray
 
     @classmethod
-    def of(cls, root: Path, files: Iterable[tuple[str, int, int]]) -> Manifest:
-        """Make a manifest of names relative to ``root``, bytes and times in ns."""
-        sizes, times = array("q"), array("q")
+    def of(cls, root: Path, files: Iterable[Sequence[Any]]) -> Manifest:
+        """Make a manifest of names relative to ``root``, bytes, times in ns and, where known, times of changes."""
+        sizes, times, changes = array("q"), array("q"), array("q")
 
         def names() -> Iterable[str]:
-            for name, size, time in files:
+            for name, size, time, *changed in files:
                 sizes.append(size)
                 times.append(time)
+                changes.append(changed[0] if changed else 0)
                 yield name
 
         paths = PathTable.of(root, names())
-        return cls(paths, np.array(sizes, dtype=np.int64), np.array(times, dtype=np.int64))
+        return cls(paths, *(np.array(values, dtype=np.int64) for values in (sizes, times, changes)))
 
     @classmethod
     def of_paths(cls, root: Path, paths: Sequence[Path]) -> Manifest:
@@ -54,16 +58,14 @@ class Manifest:
 
     def take(self, numbers: np.ndarray) -> Manifest:
         """The files with these numbers, in this order."""
-        return Manifest(self.paths.take(numbers), self.sizes[numbers], self.times[numbers])
+        return Manifest(self.paths.take(numbers), self.sizes[numbers], self.times[numbers], self.changes[numbers])
 
-    def part(self, files: range) -> Manifest:
-        """The files with these numbers, one after another."""
-        return self.take(np.arange(files.start, files.stop))
-
-    @property
-    def few_digest(self) -> str:
-        """As :attr:`digest`, with a sample of the contents of the first and the last file alone."""
-        return self._digest(self.paths.take([0, len(self.paths) - 1]))
+    def stamp(self, files: range) -> str | None:
+        """A digest of some files where they lie, which changes with any change of one; None where that is not known."""
+        part = self.take(np.arange(files.start, files.stop))
+        if not part.changes.all():
+            return None
+        return digest_of([_digests(part.paths.text, part.paths.ends, part.sizes, part.times, part.changes)])
 
     @cached_property
     def digest(self) -> str:
@@ -72,16 +74,16 @@ class Manifest:
         Two sets may agree in all but the contents, such as uncompressed images of one size that were unpacked with the
         times of their archive.
         """
-        return self._digest(self.paths)
-
-    def _digest(self, sampled: PathTable) -> str:
-        parts = [self.paths.text, self.paths.ends, self.sizes, self.times]
-        little = [np.ascontiguousarray(part, part.dtype.newbyteorder("<")) for part in parts]
-        digests = [hashlib.sha256(part.data) for part in little]
-        return digest_of([*(each.hexdigest() for each in digests), content_sample(sampled)])
+        parts = _digests(self.paths.text, self.paths.ends, self.sizes, self.times)
+        return digest_of([*parts, content_sample(self.paths)])
 
     def former_digest(self, labels: list[int]) -> str:
         """What earlier versions made of the files and their labels; it names the place of the files."""
         root = self.paths.root
         stamps = list(zip(self.paths.names(), self.sizes.tolist(), self.times.tolist(), strict=True))
         return digest_of([str(root.resolve()), stamps, labels])
+
+
+def _digests(*parts: np.ndarray) -> list[str]:
+    little = [np.ascontiguousarray(part, part.dtype.newbyteorder("<")) for part in parts]
+    return [hashlib.sha256(part.data).hexdigest() for part in little]

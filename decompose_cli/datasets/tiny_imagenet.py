@@ -79,11 +79,11 @@ def _annotated(root: Path, names: list[str]) -> Manifest:
     remarks = Remarks()
     found = {image.name: image for image in images_below(folder, remarks)}
     # A file of the list that is no image by its extension is asked for by its path, as is one that is not there.
-    listed = [found[name] if name in found else file_stamp([folder / name], folder)[0] for name in names]
+    listed = [found[name] if name in found else (*file_stamp([folder / name], folder)[0], 0) for name in names]
     remarks.loose = [folder / name for name in found.keys() - {*names}]
     remarks.loose.sort()
     remarks.say(root / "val")
-    return Manifest.of(root, ((f"val/images/{name}", size, time) for name, size, time in listed))
+    return Manifest.of(root, ((f"val/images/{name}", *numbers) for name, *numbers in listed))
 
 
 def _lines(path: Path) -> list[str]:

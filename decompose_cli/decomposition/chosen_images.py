@@ -84,15 +84,20 @@ def from_dataset(study: Study, numbers: Sequence[int]) -> list[ChosenImage]:
     if len(set(numbers)) < len(numbers):
         twice = next(number for place, number in enumerate(numbers) if number in numbers[:place])
         raise InputError(f"Image number {twice} is given twice.")
-    count = len(study.dataset)
+    count = len(study.split)
     for number in numbers:
         if not 0 <= number < count:
             raise InputError(
-                f"{study.dataset.name} {study.dataset.split} has no image number {number}; it has {count:,}, from 0."
+                f"{study.split.name} {study.split.split} has no image number {number}; it has {count:,}, from 0."
             )
     chosen = [
-        _chosen(str(number), study.dataset.image(number).convert("RGB"), int(study.labels[number]), study.preprocessing)
+        _chosen(
+            str(number),
+            study.split.image(number).convert("RGB"),
+            study.label_in_split(number),
+            study.preprocessing,
+        )
         for number in numbers
     ]
-    study.dataset.remark()
+    study.split.remark()
     return chosen

@@ -271,7 +271,7 @@ def _images(
                 f"{study.dataset.name} {study.dataset.split} has only {len(study.dataset)} images, not {worst}."
             )
         losses = losses_of(heads.own, study.bank.features, study.labels, study.head.num_classes, study.device)
-        numbers = losses.argsort(descending=True, stable=True)[:worst].tolist()
+        numbers = study.in_split(losses.argsort(descending=True, stable=True)[:worst].tolist())
     return from_dataset(study, numbers)
 
 

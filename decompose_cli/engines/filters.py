@@ -147,7 +147,12 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
                 mean_elsewhere=_mean(values[~is_own]),
                 shared_with=[names[other] for other, row in enumerate(rows) if other != c and feature in row],
                 images=[
-                    FilterImage(image=n, label=int(labels[n]), label_name=names[int(labels[n])], value=float(values[n]))
+                    FilterImage(
+                        image=study.in_split([n])[0],
+                        label=int(labels[n]),
+                        label_name=names[int(labels[n])],
+                        value=float(values[n]),
+                    )
                     for n in best
                 ],
                 of_class=int(is_own[best].sum()),

@@ -197,8 +197,12 @@ def _measured(study: Study, names: Sequence[str], fraction: float) -> dict[str, 
         study.head.num_classes,
         fraction,
     )
-    counters, *others = together(share)
-    for other in others:
+    parts = together(share)
+    unreadable = {number: sentence for _, part in parts for number, sentence in part.items()}
+    if unreadable:
+        refuse_unreadable(unreadable, kept=False)
+    (counters, _), *others = parts
+    for other, _ in others:
         for name, counter in other.items():
             counters[name].merge(counter)
     return {name: _describe(counter.result(), study.class_map.names) for name, counter in counters.items()}
@@ -228,8 +232,8 @@ class _Share:
     num_classes: int
     fraction: float
 
-    def __call__(self, rank: int, world: int) -> dict[str, SelectivityCounter]:
-        """What the layers yield for this process's images, counted."""
+    def __call__(self, rank: int, world: int) -> tuple[dict[str, SelectivityCounter], dict[int, str]]:
+        """What the layers yield for this process's images, counted; and why images cannot be read, by their numbers."""
         computing = replace(self.computing, device=device_led() or self.computing.device)
         device, size = computing.device, self.preprocessing.crop
         original = self.opening.classifier(rank).load(size).module
@@ -258,7 +262,7 @@ class _Share:
                 layers = LayerCounters(module, self.names, outputs, self.num_classes, self.fraction, shared)
                 workers.append(layers)
                 stack.enter_context(layers.watching())
-            threads = stack.enter_context(WorkerThreads(workers))
+            threads = stack.enter_context(WorkerThreads(workers, computing.threads))
             advance = stack.enter_context(track(title, sum(map(len, wanted))))
             unreadable: dict[int, str] = {}
             for chunk in self.dataset.chunks(self.preprocessing, wanted, computing.workers):
@@ -268,9 +272,7 @@ class _Share:
                 for running in [threads.submit(count, *piece) for piece in pieces]:
                     running.result()
                 advance(len(chunk.numbers))
-        if unreadable:
-            refuse_unreadable(unreadable, kept=False)
-        return workers[0].by_layer
+        return workers[0].by_layer, unreadable
 
 
 def _describe(measured: LayerSelectivity, names: Sequence[str]) -> Layer:

@@ -169,6 +169,8 @@ def validate(
         sha256=sha256_of(indices) if isinstance(indices, Path) else None,
         device=study.device,
     )
+    for mistake in results.mistakes:
+        (mistake.image,) = study.in_split([mistake.image])
     arguments = {"indices": index_set.source if index_set else None, "refit": refit, "l2": l2}
     return study.document("validate", arguments, results, watch, others)
 

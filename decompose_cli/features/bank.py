@@ -41,6 +41,7 @@ from decompose_cli.models.network import HeadTensors
 from decompose_cli.storage.files import check_trusted, write_text, write_with
 from decompose_cli.storage.fingerprints import digest_of
 
+FORMAT_VERSION = 4
 _PAGE = 4096
 _USUAL_CHUNK = 256
 _MOST_IN_MEMORY = 1 << 26
@@ -114,7 +115,7 @@ class BankFolder:
         check_trusted(path)
         text = (path / _HEADER).read_text(encoding="utf-8")
         self.header: dict[str, Any] = json.loads(text)
-        if self.header.pop("checksum") != digest_of(self.header):
+        if self.header.pop("checksum") != digest_of(self.header) or self.header["format"] != FORMAT_VERSION:
             raise ValueError("checksum of the header")
         self.shape = (int(self.header["images"]), int(self.header["features"]))
         if min(self.shape) < 1 or (path / _FEATURES).stat().st_size != self.shape[0] * self.shape[1] * 4:
@@ -149,6 +150,7 @@ class BankFolder:
             DecomposeError: The same.
         """
         header = {
+            "format": FORMAT_VERSION,
             "images": len(labels),
             "features": head.num_features,
             "kind": head.kind,
@@ -257,16 +259,23 @@ class BankFolder:
         Raises:
             OSError: A folder cannot be read or written.
         """
-        ours, theirs, written = self.header["stamps"], other.header["stamps"], other.written()
-        if not ours or not theirs or self.shape[1] != other.shape[1]:
-            return
-        damaged, missing, features = set(other.damaged()), set(self.pending()), other.mapped()
         with self.writer() as writer:
-            for number, (own, of_other) in enumerate(zip(ours, theirs, strict=False)):
-                is_there = number in written.checksums and number not in damaged and not written.unreadable[number]
-                if own == of_other and number in missing and is_there:
-                    chunk = self.chunks[number]
-                    writer.write(number, features[chunk.start : chunk.stop])
+            for number, features in self._shared_with(other):
+                writer.write(number, features)
+
+    def _shared_with(self, other: BankFolder) -> Iterator[tuple[int, Tensor]]:
+        """The chunks, and their features, that another bank has of the same images; none where it is damaged."""
+        with suppress(OSError, *DAMAGED):
+            ours, theirs, written = self.header["stamps"], other.header["stamps"], other.written()
+            if not ours or not theirs or self.shape[1] != other.shape[1]:
+                return
+            missing, mapped = self.pending(), other.mapped()
+            for number in missing:
+                is_there = number in written.checksums and not written.unreadable[number]
+                if is_there and number < len(theirs) and ours[number] == theirs[number]:
+                    features = mapped[self.chunks[number].start : self.chunks[number].stop].clone()
+                    if _crc(memoryview(features.numpy()).cast("B")) == written.checksums[number]:  # type: ignore[arg-type]
+                        yield number, features
 
     @contextmanager
     def writer(self) -> Iterator[BankWriter]:

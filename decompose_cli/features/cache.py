@@ -20,13 +20,12 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from decompose_cli.features.bank import DAMAGED, BankFolder, remove
+from decompose_cli.features.bank import DAMAGED, FORMAT_VERSION, BankFolder, remove
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import cache_root
 from decompose_cli.storage.fingerprints import digest_of
 
-FORMAT_VERSION = 4
 _SUFFIX = ".bank"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 
@@ -197,18 +196,19 @@ def _found() -> list[Path]:
 
 
 def clear(older_than_days: float = 0) -> tuple[int, int]:
-    """Delete entries (and leftovers of an interrupted write) older than so many days; return their number and bytes."""
+    """Delete entries (and leftovers of an interrupted write) older than so many days; return their number and bytes.
+
+    What another command is computing stays.
+    """
     limit = time.time() - 86400 * older_than_days
     count = freed = 0
     for path in _found():
-        with suppress(OSError):  # another process may be clearing too
-            status = path.stat()
-            if status.st_mtime > limit:
+        with suppress(OSError, Timeout, NotImplementedError):  # another process may be at work on it, or clearing too
+            if path.suffix == ".lock" or path.stat().st_mtime > limit:
                 continue
-            if path.is_dir():
+            lock = path.with_name(path.name.partition(".")[0] + ".lock")
+            with FileLock(lock, timeout=0):
                 freed += remove(path)
-            else:
-                path.unlink()
-                freed += status.st_size
-            count += path.suffix != ".lock"
+                count += 1
+                lock.unlink(missing_ok=True)
     return count, freed

@@ -82,7 +82,7 @@ class Forward:
         reader = FeatureReader(network, device, precision, normalised)
         self._reader = reader
         on_cpu = device.type == "cpu"
-        self._threads = WorkerThreads(reader.copies(threads)) if on_cpu else None
+        self._threads = WorkerThreads(reader.copies(threads), threads) if on_cpu else None
         self._normalise = Normalisation(preprocessing, device)
         self._at_once = images_at_once(preprocessing, device, precision, batch_size)
 

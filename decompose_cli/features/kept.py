@@ -14,7 +14,7 @@ from torch import Tensor
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError, first_few
 from decompose_cli.features import cache as feature_cache
-from decompose_cli.features.bank import BankFolder, FeatureBank, chunks_of, remove, rows_of
+from decompose_cli.features.bank import DAMAGED, BankFolder, FeatureBank, chunks_of, remove, rows_of
 from decompose_cli.features.extraction import Computing, extract_features, refuse_unreadable
 from decompose_cli.features.filling import Share, fill
 from decompose_cli.features.inputs import Inputs
@@ -133,7 +133,7 @@ class KeptFeatures:
     def _whole(self) -> tuple[FeatureBank, dict[int, str]]:
         """Features of all images, NaN for those that cannot be read, and the sentences about these."""
         if self._found is not None:
-            self.state = "hit"
+            self.state = "miss" if self.state == "miss" else "hit"  # they may have been let go of since
             return self._found.bank(), self._unreadable(self._found)
         network = self._classifier.load(self._preprocessing.crop)
         if self._inputs.use_cache and not network.depends_on_batch:
@@ -184,11 +184,17 @@ class KeptFeatures:
                 raise _NotKeptError from error
             again = [] if self._inputs.skip_unreadable is not None else bank.written().unreadable.items()
             bank.forget([number for number, images in again if images])
-            self.state = "miss" if bank.pending() else "hit"
+            self.state = "miss" if bank.pending() or self.state == "miss" else "hit"
             found = self._fill(bank)
-            unreadable = self._unreadable(bank) | found  # which says why
-            if not bank.pending():
-                return bank.bank(), unreadable
+            try:
+                unreadable = self._unreadable(bank) | found  # which says why
+                if not bank.pending():
+                    return bank.bank(), unreadable
+            except (OSError, *DAMAGED) as error:
+                raise DecomposeError(
+                    f"The features in {bank.path} were removed or changed while they were computed.",
+                    hint="Start the command again; what is still there is gone on with.",
+                ) from error
         refuse_unreadable(unreadable, self._inputs.skip_unreadable, kept=True)
         raise AssertionError("chunks are missing without a reason")
 
@@ -223,7 +229,8 @@ class KeptFeatures:
     def _without(self, whole: FeatureBank, left_out: list[int]) -> FeatureBank:
         """The same without some images."""
         names = first_few(map(self._dataset.called, left_out))
-        warn(f"{len(left_out):,} images of {self._dataset.name} cannot be read and are left out everywhere: {names}.")
+        what = f"Images of {self._dataset.name} that cannot be read are left out everywhere: {len(left_out):,}"
+        warn(f"{what} ({names}).")
         is_kept = torch.ones(len(whole.labels), dtype=torch.bool)
         is_kept[left_out] = False
         return FeatureBank(rows_of(whole.features, is_kept), whole.labels[is_kept], whole.head)

@@ -98,6 +98,23 @@ class Study:
         return self._images.without(left_out) if left_out else self._images
 
     @property
+    def split(self) -> ImageDataset:
+        """All images of the split, with those that are left out."""
+        return self._images
+
+    def in_split(self, places: Sequence[int]) -> list[int]:
+        """The numbers in the split, from 0, of images that have these places among those that are not left out."""
+        if self.dataset is self._images:
+            return list(places)
+        is_kept = torch.ones(len(self._images), dtype=torch.bool)
+        is_kept[self._kept.left_out] = False
+        return is_kept.nonzero()[:, 0][list(places)].tolist()
+
+    def label_in_split(self, number: int) -> int:
+        """The network's class number of the image with this number in the split."""
+        return self.class_map.outputs[int(self._kept.labels[number])]
+
+    @property
     def head(self) -> HeadTensors:
         """Parameters of the head; no image is run through the network for them."""
         return self._kept.head
@@ -248,7 +265,7 @@ class Study:
             name=self.dataset.name,
             split=self.dataset.split,
             images=len(self.dataset),
-            fingerprint=self.dataset.fingerprint(),
+            fingerprint=self._images.fingerprint(),
             classes=list(self.class_map.names),
             mean=list(self.preprocessing.mean),
             std=list(self.preprocessing.std),
@@ -259,6 +276,14 @@ class Study:
     def _left_out_names(self) -> list[str]:
         left_out = self._kept.left_out if self.inputs.skip_unreadable is not None else []
         return [self._images.called(number) for number in left_out]
+
+    def _all_left_out(self, others: Sequence[Study]) -> list[str]:
+        """Of this study and of others; images of other splits with the name of their split."""
+        names = self._left_out_names()
+        for other in others:
+            where = "" if other.dataset.split == self.dataset.split else f"{other.dataset.split}/"
+            names += [name for each in other._left_out_names() if (name := f"{where}{each}") not in names]
+        return names
 
     def describe_cache(self, others: Sequence[Study] = ()) -> CacheInfo:
         """The use of the cache, for the result document: a hit if this and the other studies computed nothing."""
@@ -290,7 +315,7 @@ class Study:
             command=command,
             arguments={**self.inputs.as_arguments(), **more_arguments},
             model=self.describe_model(),
-            dataset=self.describe_dataset(),
+            dataset=self.describe_dataset().model_copy(update={"unreadable": self._all_left_out(others)}),
             environment={**describe_environment(str(self.device), self.inputs.seed), "precision": self.precision},
             started_at=watch.started_at,
             seconds=watch.seconds(),

@@ -114,7 +114,8 @@ class FeatureReader:
 def copies_of(module: nn.Module, count: int) -> list[nn.Module]:
     """A network and copies of it with the same parameters, each for a thread: a network may keep what it is working on.
 
-    Of a network with hooks there are no copies, as what functions keep that are called around layers is kept once.
+    Of a network with hooks there are no copies, as what functions keep that are called around layers is kept once, nor
+    of one that cannot be copied.
 
     Args:
         module: The network.
@@ -123,7 +124,10 @@ def copies_of(module: nn.Module, count: int) -> list[nn.Module]:
     if any(part._forward_hooks or part._forward_pre_hooks for part in module.modules()):
         return [module]
     shared = {id(value): value for value in module.parameters()}
-    return [module, *(copy.deepcopy(module, dict(shared)) for _ in range(count - 1))]
+    try:
+        return [module, *(copy.deepcopy(module, dict(shared)) for _ in range(count - 1))]
+    except Exception:  # it keeps what cannot be copied, such as what it made of images in training
+        return [module]
 
 
 def _checked_pass(module: nn.Module, network: Network, example: Tensor) -> tuple[Tensor, list[LayerCall]]:

@@ -73,6 +73,11 @@ def start(device: str, machines: Machines, precision: str = "32", *, trains: boo
     first = resolve_device(device)
     if precision == "16" and first.type == "cpu":
         raise InputError(f"{param('precision')} 16 needs a GPU; on a CPU use {param('precision')} bf16.")
+    if ":" in device and processes.count > 1:
+        raise InputError(
+            f"{param('device')} {device} names one GPU, and there are {processes.count} processes.",
+            hint=f"Leave it out, or give {param('device')} {first.type}; each process takes a GPU of its own.",
+        )
     if first.type == "mps" and processes.count > 1:
         raise InputError(f"Several processes cannot share mps; use {param('devices')} 1 or {param('device')} cpu.")
     if first.type == "cuda" and processes.here > torch.cuda.device_count():

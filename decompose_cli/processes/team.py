@@ -44,7 +44,8 @@ def on_first(fabric: Fabric, work: Callable[[], Value]) -> Value:
         except Exception as error:  # else the other processes would wait for ever
             _tell(fabric, DecomposeError(f"The first process failed: {type(error).__name__}: {first_line(error)}."))
             raise
-        fabric.broadcast((None, result, None))
+        with suppress(RuntimeError):  # one that has gone by now is missed where it is needed again
+            fabric.broadcast((None, result, None))
         return result
 
 

@@ -22,12 +22,14 @@ class WorkerThreads(Generic[Worker]):
 
     Args:
         workers: What the functions of :meth:`submit` work with, one at a time for each.
+        alone: Threads of operators where there is one worker, as of a network of which there are no copies.
 
     Attributes:
         workers: The same.
     """
 
-    def __init__(self, workers: Sequence[Worker]) -> None:
+    def __init__(self, workers: Sequence[Worker], alone: int = 1) -> None:
+        self._alone = alone
         self.workers = list(workers)
         self._free: SimpleQueue[Worker] = SimpleQueue()
         for worker in workers:
@@ -35,7 +37,9 @@ class WorkerThreads(Generic[Worker]):
 
     def __enter__(self) -> WorkerThreads[Worker]:
         self._outside = torch.get_num_threads()
-        self._pool = ThreadPoolExecutor(len(self.workers), initializer=torch.set_num_threads, initargs=(1,))
+        # A worker that is alone has the threads of the operators.
+        each = 1 if len(self.workers) > 1 else self._alone
+        self._pool = ThreadPoolExecutor(len(self.workers), initializer=torch.set_num_threads, initargs=(each,))
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -53,11 +54,10 @@ def content_sample(paths: Sequence[Path]) -> str:
     count = min(len(paths), _SAMPLED_FILES)
     for number in range(count):
         path = paths[number * (len(paths) - 1) // max(count - 1, 1)]
-        if not path.is_file():  # reading a pipe would wait for ever
-            digest.update(b"no file")
-            continue
         try:
-            with path.open("rb") as handle:
+            with open(path, "rb", opener=_without_waiting) as handle:
+                if not stat.S_ISREG(os.fstat(handle.fileno()).st_mode):
+                    continue
                 size = handle.seek(0, os.SEEK_END)
                 for place in (0, size // 2, max(size - _SAMPLED_BYTES, 0)):
                     handle.seek(place)
@@ -65,6 +65,11 @@ def content_sample(paths: Sequence[Path]) -> str:
         except OSError:  # it says so where it is needed
             digest.update(b"unreadable")
     return digest.hexdigest()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Open a file, or a pipe, which waits for somebody to write otherwise."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def digest_of(value: Any) -> str:

@@ -61,7 +61,8 @@ class FeaturesInfo(_Strict):
 class DatasetInfo(FeaturesInfo):
     """The images that were used; ``classes`` are the outputs of the network.
 
-    ``unreadable``: image files that could not be read and were left out of everything, as the user allowed.
+    ``unreadable``: images that could not be read and were left out of everything, as the user allowed; those of other
+    splits with the name of the split before them. ``fingerprint`` is of all images; ``images`` counts those used.
     """
 
     mean: list[float]

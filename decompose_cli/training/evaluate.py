@@ -92,7 +92,7 @@ def measure(
     with evaluating(module), device_memory(device):
         networks = copies_of(module, torch.get_num_threads() if device.type == "cpu" else 1)
         running: deque[Future[tuple[Tensor, Tensor]]] = deque()
-        with WorkerThreads(networks) as threads:
+        with WorkerThreads(networks, torch.get_num_threads()) as threads:
             done = 0
             for batch in batches_on(device, images, batch_size, workers):
                 running.append(threads.submit(read, batch, images.labels[done : done + len(batch)]))

@@ -139,7 +139,8 @@ def test_what_decoders_pass_over_is_read(content: bytes, capfd: pytest.CaptureFi
 
 
 def test_warnings_of_processes_that_decode_are_sentences_too(tmp_path: Path) -> None:
-    put(tmp_path / "images", {"test/3/1.jpg": jpeg(100), "test/3/2.png": WARNINGS["broken EXIF"][0]})
+    first = {f"test/3/{number}.jpg": jpeg(100) for number in range(8)}  # which this process looks at itself
+    put(tmp_path / "images", {**first, "test/3/z.png": WARNINGS["broken EXIF"][0]})
     log, handler = logging.getLogger("decompose_cli"), logging.FileHandler("log")
     log.addHandler(handler)  # a process that is forked inherits it
     try:
@@ -148,7 +149,7 @@ def test_warnings_of_processes_that_decode_are_sentences_too(tmp_path: Path) -> 
         log.removeHandler(handler)
     assert "Decoding" not in said
     (line,) = Path("log").read_text().splitlines()
-    assert line.startswith(f"Decoding {tmp_path / 'images/test/3/2.png'} gave a warning: Corrupt EXIF data")
+    assert line.startswith(f"Decoding {tmp_path / 'images/test/3/z.png'} gave a warning: Corrupt EXIF data")
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------

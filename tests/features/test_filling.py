@@ -17,8 +17,9 @@ from decompose_cli.errors import DecomposeError
 from decompose_cli.features import bank as bank_module
 from decompose_cli.features.bank import BankFolder
 from decompose_cli.features.extraction import Computing, extract_features
-from decompose_cli.features.filling import Opening, Share, fill
+from decompose_cli.features.filling import Share, fill
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.opening import Opening
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.preprocessing import CIFAR
 
@@ -64,12 +65,10 @@ def share_of(bank: BankFolder, classifier: Classifier, **changes: Any) -> Share:
         bank.path,
         bank.pending(),
         opening,
-        classifier.identity,
         IMAGES,
         CIFAR,
         CPU,
         skips=False,
-        classifier=classifier,
     )
     return dataclasses.replace(share, **changes)
 
@@ -107,13 +106,13 @@ def test_a_share_travels_without_its_network(tmp_path: Path, classifier: Classif
     share = share_of(make(tmp_path / "x.bank", classifier), classifier)
     assert len(pickle.dumps(share)) < IMAGES.in_memory().numel() + 20_000, "the images, and little more"
     found = sent(share)
-    assert found.classifier is None
-    assert share.classifier is classifier
-    assert found.identity == classifier.identity
+    assert found.opening.here is None
+    assert share.opening.here is classifier
+    assert found.opening.identity == classifier.identity
     assert torch.equal(found.dataset.labels, IMAGES.labels)
     assert found.dataset.fingerprint() == IMAGES.fingerprint()
-    assert found.opening.classifier().identity == classifier.identity
-    assert found.opening.classifier() is found.opening.classifier()
+    assert found.opening.classifier(1).identity == classifier.identity
+    assert found.opening.classifier(1) is found.opening.classifier(1)
 
 
 def test_alone_one_process_fills_the_bank(tmp_path: Path, classifier: Classifier, expected: Tensor) -> None:
@@ -128,7 +127,9 @@ def test_other_weights_are_a_sentence(tmp_path: Path, classifier: Classifier, of
     inputs = Inputs(model="resnet20", weights="random", seed=1)
     share = share_of(bank, classifier, opening=Opening.of(inputs, classifier))
     if of == "file":
-        share = share_of(bank, classifier, identity={**classifier.identity, "weights": "0" * 64})
+        opening = Opening.of(Inputs(model="resnet20-digits"), classifier)
+        other = dataclasses.replace(opening, identity={**classifier.identity, "weights": "0" * 64})
+        share = share_of(bank, classifier, opening=other)
     with pytest.raises(DecomposeError) as caught:
         sent(share)(1, 2)
     assert caught.value.message.startswith("Process 1 has other weights than the first: ")

@@ -222,7 +222,7 @@ def test_so_many_may_be_left_out_and_every_count_is_without_them(
     assert left_out.describe_dataset().unreadable == ["a/05.png", "b/13.png"]
     assert torch.equal(left_out.dataset.labels, expected.labels[stays])
     said = [message for message in caplog.messages if "left out" in message]
-    assert said == [f"2 images of folder:{images} cannot be read and are left out everywhere: a/05.png, b/13.png."]
+    assert said == [f"Images of folder:{images} that cannot be read are left out everywhere: 2 (a/05.png, b/13.png)."]
     assert bool(torch.isfinite(left_out.bank.features).all())
     assert counted.taken() == (list(range(CHUNKS)) if use_cache else [], COUNT)
     again = study(images, kind, use_cache=use_cache, skip_unreadable=5)

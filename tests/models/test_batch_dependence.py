@@ -223,7 +223,7 @@ def test_every_command_warns_once(line: str, few: str, monkeypatch: pytest.Monke
     assert " ".join(result.stderr.split()).count(SENTENCE) == 1
 
 
-def test_features_that_depend_on_the_batches_are_not_kept(few: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_depend_on_other_images_are_not_kept(few: str, monkeypatch: pytest.MonkeyPatch) -> None:
     Path("mixing.py").write_text(NETWORK, encoding="utf-8")
     monkeypatch.syspath_prepend(".")
     found = []
@@ -231,7 +231,7 @@ def test_features_that_depend_on_the_batches_are_not_kept(few: str, monkeypatch:
         study = Study(Inputs(model="mixing:make", dataset=few, input_size="32", batch_size=batch_size), ("test",))
         found.append(study.bank.features)
         assert study.describe_cache().features == "off"
-    assert not torch.allclose(found[0], found[1], atol=1e-3)
+    assert torch.equal(found[0], found[1])  # images go through in the same portions, however many are read at a time
 
 
 def test_in_a_notebook_each_network_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
