@@ -38,7 +38,7 @@ from torch import Tensor
 
 from decompose_cli.features.blocks import in_blocks
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.storage.files import check_trusted, write_text, write_with
+from decompose_cli.storage.files import check_trusted, explained, write_text, write_with
 from decompose_cli.storage.fingerprints import digest_of
 
 FORMAT_VERSION = 4
@@ -349,17 +349,21 @@ def _reserve(path: Path, size: int) -> None:
         handle.truncate(size)
 
 
-def rows_of(features: Tensor, wanted: Tensor) -> Tensor:
+def rows_of(features: Tensor, wanted: Tensor, folder: Path) -> Tensor:
     """Some rows (n, D) of features (N, D); many of them lie in a file without a name, which is mapped.
 
     Args:
         features: Features (N, D).
         wanted: Which rows, bool (N,).
+        folder: Where that file is, as the usual place may be in memory.
+
+    Raises:
+        DecomposeError: There is no room for them.
     """
     count, width = int(wanted.sum()), features.shape[1]
     if count * width <= _MOST_IN_MEMORY:
         return features[wanted]
-    with tempfile.TemporaryFile() as file:
+    with explained(folder), tempfile.TemporaryFile(dir=folder) as file:
         for rows, block in in_blocks(features):
             file.write(block[wanted[rows]].numpy().tobytes())
         file.flush()

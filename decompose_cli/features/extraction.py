@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from decompose_cli.datasets.base import Chunk, ImageDataset
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.features.bank import chunks_of
 from decompose_cli.features.forward import Forward, Normalisation, Pending, images_at_once, sent
+from decompose_cli.models.convolutions import fastest_algorithms, may_choose_algorithms
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing
@@ -42,6 +43,11 @@ class Computing:
     batch_size: int = 256
     workers: int = 0
     threads: int = 1
+
+    def described(self) -> dict[str, Any]:
+        """What of it may change the last digits, for the result document."""
+        algorithms = {"cudnn_benchmark": may_choose_algorithms(self.device)} if self.device.type == "cuda" else {}
+        return {"precision": self.precision, **algorithms}
 
 
 @dataclass(frozen=True)
@@ -94,7 +100,7 @@ def features_of_chunks(
             threads=computing.threads,
         )
         waiting: deque[tuple[Chunk, Pending]] = deque()
-        with forward:
+        with forward, fastest_algorithms(computing.device):
             for chunk in dataset.chunks(preprocessing, wanted, computing.workers):
                 waiting.append((chunk, forward.submit(chunk.images)))
                 if len(waiting) > _UNDER_WAY:

@@ -40,7 +40,7 @@ class Inputs:
         resize: Size before the crop: ``256`` for the shorter side, or ``256x256`` (height x width).
         crop: Size of the centre crop: ``224`` or ``224x224`` (height x width).
         interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
-        batch_size: Images read at a time.
+        batch_size: Images that a GPU works on at a time.
         workers: Processes that decode images; None for one per core.
         threads: Threads that compute on the processor; None for one per core.
         devices: Processes on each machine, each with a device of its own; None for one, or what a launcher started.

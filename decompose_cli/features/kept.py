@@ -233,4 +233,5 @@ class KeptFeatures:
         warn(f"{what} ({names}).")
         is_kept = torch.ones(len(whole.labels), dtype=torch.bool)
         is_kept[left_out] = False
-        return FeatureBank(rows_of(whole.features, is_kept), whole.labels[is_kept], whole.head)
+        where = feature_cache.features_folder()
+        return FeatureBank(rows_of(whole.features, is_kept, where), whole.labels[is_kept], whole.head)

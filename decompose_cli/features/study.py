@@ -316,7 +316,7 @@ class Study:
             arguments={**self.inputs.as_arguments(), **more_arguments},
             model=self.describe_model(),
             dataset=self.describe_dataset().model_copy(update={"unreadable": self._all_left_out(others)}),
-            environment={**describe_environment(str(self.device), self.inputs.seed), "precision": self.precision},
+            environment={**describe_environment(str(self.device), self.inputs.seed), **self.computing.described()},
             started_at=watch.started_at,
             seconds=watch.seconds(),
             cache=self.describe_cache(others),

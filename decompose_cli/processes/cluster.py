@@ -82,7 +82,7 @@ def rank_here() -> int:
     """Number of this process among those of the command, as the launcher numbers it; 0 for one that runs alone."""
     if "TORCHELASTIC_RUN_ID" not in os.environ and _variable("SLURM_NTASKS", "SLURM", 1) > 1:
         return _variable("SLURM_PROCID", "SLURM", 0, smallest=0)
-    for name in ("RANK", "LOCAL_RANK"):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK"):
         if os.environ.get(name, "0") not in ("0", ""):
             return _variable(name, "The launcher", smallest=0)
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import signal
+import sys
 import threading
 import time
 import warnings
@@ -16,6 +18,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.strategies.ddp import DDPStrategy
+from lightning_fabric.strategies.launchers import subprocess_script
 from typing_extensions import override
 
 from decompose_cli.errors import InputError, param
@@ -27,6 +30,17 @@ from decompose_cli.progress import warn
 _PATIENCE = timedelta(days=30)
 """How long processes wait for the first, whose statistics may take hours; one that ends takes the others with it."""
 _SECONDS_OF_SILENCE, _SECONDS_BETWEEN_LOOKS = 30.0, 0.1
+
+
+class _Observer(subprocess_script._ChildProcessObserver):
+    """Fabric's, but the first process is asked to end, and can put its things in order, rather than killed."""
+
+    @override
+    def _terminate_all(self) -> None:
+        for process in self._child_processes:
+            process.kill()
+        sys.stderr.write("A process of this command has ended before its work was done; memory may have run out.\n")
+        os.kill(self._main_pid, signal.SIGTERM)
 
 
 class _Slurm(SLURMEnvironment):
@@ -96,7 +110,7 @@ def start(device: str, machines: Machines, precision: str = "32", *, trains: boo
             accelerator={"cpu": "cpu", "cuda": "cuda", "mps": "mps"}[first.type],
             devices=[first.index or 0] if first.type == "cuda" and not several else processes.here,
             num_nodes=processes.nodes,
-            strategy=_strategy(trains=trains) if several else "auto",
+            strategy=_strategy(trains=trains, on_cuda=first.type == "cuda") if several else "auto",
             precision={"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}[precision],  # type: ignore[arg-type]
             plugins=_environment(processes),
         )
@@ -124,6 +138,7 @@ def _launched(fabric: Fabric, processes: Processes) -> None:
 
     def launch() -> None:
         try:
+            subprocess_script._ChildProcessObserver = _Observer  # type: ignore[misc]
             fabric.launch()
         except BaseException as error:
             failures.append(error)
@@ -146,8 +161,10 @@ def _launched(fabric: Fabric, processes: Processes) -> None:
         torch.cuda.set_device(fabric.device)  # it was set for the other thread
 
 
-def _strategy(*, trains: bool) -> DDPStrategy:
-    backend: dict[str, Any] = {} if trains else {"process_group_backend": "gloo"}
+def _strategy(*, trains: bool, on_cuda: bool) -> DDPStrategy:
+    # What is not on a GPU goes by gloo, which notices at once that a process has gone; by NCCL others wait for long.
+    usual = {"process_group_backend": "cpu:gloo,cuda:nccl"} if on_cuda else {}
+    backend: dict[str, Any] = usual if trains else {"process_group_backend": "gloo"}
     # Each process keeps its own buffers: statistics are those of the images that the process has seen.
     return DDPStrategy(broadcast_buffers=False, timeout=_PATIENCE, **backend)
 

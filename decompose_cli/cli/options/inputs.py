@@ -60,7 +60,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "precision": (Annotated[str, option("--precision", metavar="32|bf16|auto", panel=COMPUTING, show_default=True,
                                         help="Number format of the network; auto is bf16 where the device has instructions for it, else 32.")], "32"),
     "batch_size": (Annotated[int, option("--batch-size", "-b", metavar="N", panel=COMPUTING, show_default=True,
-                                         help="Images read at a time.")], 256),
+                                         help="Images that a GPU works on at a time, for features at most 256; a CPU takes as many as suit its caches.")], 256),
     "workers": number("--workers", "-j", metavar="N", panel=COMPUTING,
                       help="Processes that decode images. Default: one per core."),
     "threads": number("--threads", metavar="N", panel=COMPUTING,
