@@ -218,7 +218,7 @@ def test_a_worker_that_is_killed_ends_in_a_sentence() -> None:
     dataset = own(lambda: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(DecomposeError, match="A process that decodes images ended before its work was done") as refusal:
         list(dataset.chunks(TINY, [range(4)], 1))
-    assert "--shm-size" in (refusal.value.hint or "")
+    assert "shared memory" in (refusal.value.hint or "")
 
 
 # --- subsets ----------------------------------------------------------------------------------------------------------
