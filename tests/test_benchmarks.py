@@ -22,7 +22,6 @@ SWEEP = "sweep, 10,000 images"
 ESSENTIAL = "essential, 10,000 images"
 TRAINING = "training ResNet-20 with Adam"
 NORMS = "online normalisation"
-LISTING = "100,000 files in 1,000 folders"
 DECODING = [f"decoding JPEG files of {size} pixels" for size in ("500 x 375", "1000 x 750")]
 GATES = "training step of ResNet-20 with soft gates"
 SIZES = ("(128, 16, 32, 32)", "(128, 32, 16, 16)", "(128, 64, 8, 8)", "(64, 64, 56, 56)")
@@ -90,8 +89,6 @@ ROWS: list[tuple[str, str, list[str]]] = [
     ("`validate`, 10,000 PNG files in class folders, warm", PNG_FILES, ["warm fp32, published / ours"]),
     ("the same, cold cache, float32", PNG_FILES, ["cold fp32, published / ours"]),
     ("the same, cold cache, bfloat16", PNG_FILES, ["cold bf16, published / ours"]),
-    ("a folder of 100,000 image files, opened three times", LISTING, ["opened 3 times, plain / ours"]),
-    ("the same, memory", LISTING, ["memory, ours / plain"]),
     ("`extract-indices`, 50,000 images", EXTRACT, ["fp32, published / ours"]),
     ("the same, bfloat16", EXTRACT, ["bf16, published / ours"]),
     ("the same, peak memory, float32", EXTRACT, ["fp32, peak memory"]),
