@@ -22,6 +22,7 @@ SWEEP = "sweep, 10,000 images"
 ESSENTIAL = "essential, 10,000 images"
 TRAINING = "training ResNet-20 with Adam"
 NORMS = "online normalisation"
+DECODING = [f"decoding JPEG files of {size} pixels" for size in ("500 x 375", "1000 x 750")]
 GATES = "training step of ResNet-20 with soft gates"
 SIZES = ("(128, 16, 32, 32)", "(128, 32, 16, 16)", "(128, 64, 8, 8)", "(64, 64, 56, 56)")
 
@@ -208,6 +209,17 @@ def test_a_figure_in_a_sentence_is_what_the_script_printed(said: str, start: str
     ((figure),) = re.findall(said, " ".join(README.split()))
     ((measured),) = re.findall(line, section(start))
     assert figure.rstrip(".,") == measured
+
+
+def test_ways_to_decode_are_as_fast_as_the_script_printed() -> None:
+    """Beside their ratios the table says how far the pixels of the first size are from Pillow's."""
+    first, second = DECODING
+    expected = []
+    for way in re.findall(r"^  (\S.*?) +[\d.]+x  >=", section(first), flags=re.MULTILINE):
+        row = printed(first, way)
+        pixels = row.more.split("images/s, ")[1].removeprefix("pixels differ by ").removesuffix(" pixels")
+        expected.append([way, row.measured, printed(second, way).measured, pixels])
+    assert table_after(README, "| way to decode |") == expected
 
 
 def test_every_speed_in_a_sentence_is_compared() -> None:

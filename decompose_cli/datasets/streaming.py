@@ -98,6 +98,5 @@ def _worker_errors() -> Iterator[None]:
             raise
         raise DecomposeError(
             "A process that decodes images ended before its work was done; memory may have run out.",
-            hint=f"Choose fewer {param('workers')} or a smaller {param('batch_size')}; a container may need more "
-            "shared memory.",
+            hint=f"Choose fewer {param('workers')}, or give the container that this runs in more shared memory.",
         ) from error

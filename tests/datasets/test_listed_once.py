@@ -160,9 +160,10 @@ def test_tiny_imagenet_is_listed_once(tmp_path: Path, make_images: MakeImages) -
     assert all(times == 1 for times in (counted.listed + collections.Counter(of_images(counted))).values())
     assert len(counted.listed) == 4
     assert len(of_images(counted)) == 9
-    assert [path.relative_to(root).as_posix() for path in datasets[1].files] == [  # type: ignore[attr-defined]
-        f"val/images/00{n}.png" for n in (2, 0, 1)
-    ]
+    train, val = (list(dataset.files.names()) for dataset in datasets)  # type: ignore[attr-defined]
+    assert val == [f"val/images/00{n}.png" for n in (2, 0, 1)]
+    assert train == [f"train/{name}/images/00{n}.png" for name in ("n01440764", "n02123045") for n in range(3)]
+    assert all(path.is_file() for dataset in datasets for path in dataset.files)  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("arguments", [["sweep", "--ks", "1,2"], ["finetune", "--epochs", "1"]])
