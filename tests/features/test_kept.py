@@ -6,7 +6,6 @@ import importlib
 import os
 import shutil
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -397,10 +396,9 @@ def test_features_of_another_device_serve_and_are_said(
 
 
 def test_the_second_waits_for_the_first_and_finds_what_it_kept(
-    plain: Callable[..., Study], counted: Counted, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    plain: Callable[..., Study], counted: Counted, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The first is another process, which is held up after its second chunk."""
-    caplog.set_level("INFO")
     write, written = BankWriter.write, 0
 
     def slowly(writer: BankWriter, *arguments: Any) -> None:
@@ -423,11 +421,17 @@ def test_the_second_waits_for_the_first_and_finds_what_it_kept(
             os._exit(code)
     while not Path("under way").exists():
         time.sleep(0.01)
-    threading.Timer(0.3, Path("go on").touch).start()
+    said: list[str] = []
+
+    def told(message: str) -> None:
+        said.append(message)
+        Path("go on").touch()
+
+    monkeypatch.setattr(feature_cache, "note", told)
     found = plain()
     _ = found.bank
     assert os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) == 0
-    assert "Another command is computing these features; waiting for it." in caplog.messages
+    assert said == ["Another command is computing these features; waiting for it."]
     assert counted.taken() == ([], 0)
     assert found.describe_cache().features == "hit"
     assert torch.equal(found.bank.features, plain(use_cache=False).bank.features)
