@@ -137,7 +137,7 @@ WRITERS = {
     "api/model.py": "save_model, which reads back",
     "decomposition/sparse_sources.py": "sparse.safetensors, which sparsify reads back",
     "models/lone_head.py": "a head alone, which sparsify reads back",
-    "features/cache.py": "features with their checksum",
+    "features/bank.py": "features with their checksum",
 }
 
 
