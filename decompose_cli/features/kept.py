@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.errors import DecomposeError, first_few
+from decompose_cli.errors import DecomposeError, first_few, first_line
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.bank import DAMAGED, BankFolder, FeatureBank, chunks_of, remove, rows_of
 from decompose_cli.features.extraction import Computing, extract_features, refuse_unreadable
@@ -148,23 +149,34 @@ class KeptFeatures:
 
     def _computed(self, network: Network) -> tuple[FeatureBank, dict[int, str]]:
         """Features that are not kept: in memory, but for those that several processes compute."""
-        labels, where = self._dataset.labels, feature_cache.features_folder()
         if processes_led() == 1:
             features, unreadable = extract_features(network, self._dataset, self._preprocessing, self._computing)
-            return FeatureBank(features, labels, network.tensors), unreadable
-        with ExitStack() as stack:
-            try:
-                where.mkdir(parents=True, exist_ok=True)
-                path = Path(tempfile.mkdtemp(prefix="unkept-", suffix=".tmp", dir=where))
-                stack.callback(remove, path)  # a file that is mapped stays there until nobody reads it
-                bank = self._created(path / "features.bank", network)
-            except OSError as error:
-                raise DecomposeError(
-                    f"{where}, where processes put their features together, cannot be written: {error.strerror}.",
-                    hint="Let $DECOMPOSE_CACHE name another folder.",
-                ) from error
+            return FeatureBank(features, self._dataset.labels, network.tensors), unreadable
+        with self._unkept(network) as bank:
             unreadable = self._fill(bank)
             return bank.bank(), unreadable
+
+    @contextmanager
+    def _unkept(self, network: Network) -> Iterator[BankFolder]:
+        """A bank where processes put their features together; it is removed, and lives on while it is mapped."""
+        cache = feature_cache.features_folder()
+        for where in (cache, Path(tempfile.gettempdir())):
+            with ExitStack() as stack:
+                try:
+                    where.mkdir(parents=True, exist_ok=True)
+                    path = Path(tempfile.mkdtemp(prefix="unkept-", suffix=".tmp", dir=where))
+                    stack.callback(remove, path)
+                    bank = self._created(path / "features.bank", network)
+                except (OSError, DecomposeError) as error:
+                    failure = error
+                    continue
+                yield bank
+                return
+        raise DecomposeError(
+            f"{cache}, where processes put their features together, cannot be written: "
+            f"{getattr(failure, 'strerror', None) or first_line(failure)}.",
+            hint="Let $DECOMPOSE_CACHE name another folder.",
+        ) from failure
 
     def _filled(self, network: Network) -> tuple[FeatureBank, dict[int, str]]:
         """Features that are kept in the cache: what is missing there is computed."""

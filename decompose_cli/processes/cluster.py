@@ -81,7 +81,8 @@ def processes_of(machines: Machines) -> Processes:
 def rank_here() -> int:
     """Number of this process among those of the command, as the launcher numbers it; 0 for one that runs alone."""
     if "TORCHELASTIC_RUN_ID" not in os.environ and _variable("SLURM_NTASKS", "SLURM", 1) > 1:
-        return _variable("SLURM_PROCID", "SLURM", 0, smallest=0)
+        rank = _variable("SLURM_PROCID", "SLURM", 0, smallest=0)
+        return rank if rank < _variable("SLURM_NTASKS", "SLURM") else 0  # else nobody would say that it is none
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK"):
         if os.environ.get(name, "0") not in ("0", ""):
             return _variable(name, "The launcher", smallest=0)
@@ -109,7 +110,8 @@ def _of_slurm(tasks: int) -> Processes:
     here = here or tasks // nodes
     if here * nodes != tasks:
         raise InputError(
-            f"SLURM has {tasks} tasks on {nodes} machines, which is not the same number on each.",
+            f"SLURM has {tasks} tasks (SLURM_NTASKS), which is not {here} on each of {nodes} machines "
+            "(SLURM_NTASKS_PER_NODE, SLURM_NNODES).",
             hint="Ask SLURM for a number of tasks on each machine.",
         )
     if rank_on_node >= here:

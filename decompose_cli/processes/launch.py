@@ -99,6 +99,7 @@ def start(device: str, machines: Machines, precision: str = "32", *, trains: boo
             f"{param('devices')} {processes.here}: this machine has {torch.cuda.device_count()} CUDA devices."
         )
     several = processes.count > 1
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers is deprecated", module="lightning_fabric.*")
     share_cores(processes.sharing_cores)
     if several and "OMP_NUM_THREADS" not in os.environ:  # else Fabric counts cores, whatever the process may use
         use_threads(None)

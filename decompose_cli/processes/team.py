@@ -82,7 +82,7 @@ def _connected() -> Iterator[None]:
         yield
     except RuntimeError as error:  # among them those of torch.distributed
         raise DecomposeError(
-            f"Another process of this command ended before its work was done: {first_line(error)}.",
+            "Another process of this command ended before its work was done.",
             hint="Memory may have run out there. What was finished is kept: start the command again.",
         ) from error
 

@@ -132,7 +132,7 @@ print(json.dumps(outcome(lambda: together(leaving))))
     assert first.code == 0, first
     kind, sentence = json.loads(first.stdout)
     assert kind == "DecomposeError"
-    assert sentence.startswith("Another process of this command ended before its work was done: ")
+    assert sentence.startswith("Another process of this command ended before its work was done.")
 
 
 def test_helpers_end_where_the_first_is_killed(forks: Forks) -> None:
