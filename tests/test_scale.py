@@ -72,10 +72,11 @@ def test_memory_that_is_made_and_freed_is_noticed_but_not_that_of_a_mapped_file(
     ):
         assert sum(mapped[place] for place in range(0, len(mapped), 4096)) == 0
     assert watch.peak_mb < start + 50
+    start = scale.anonymous_mb()
     with scale.Watch() as watch:
         held = torch.ones(25_000_000)
         assert float(held.sum()) > 0
-    assert watch.peak_mb > start + 90
+    assert watch.peak_mb > start + 70  # what is free already is taken first
 
 
 def made_up(seconds: float, images: int, power: float, mb: float) -> dict[int, dict[str, float]]:
