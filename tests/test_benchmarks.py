@@ -23,6 +23,7 @@ ESSENTIAL = "essential, 10,000 images"
 TRAINING = "training ResNet-20 with Adam"
 NORMS = "online normalisation"
 DECODING = [f"decoding JPEG files of {size} pixels" for size in ("500 x 375", "1000 x 750")]
+BUSY = "forward passes of resnet20"
 GATES = "training step of ResNet-20 with soft gates"
 SIZES = ("(128, 16, 32, 32)", "(128, 32, 16, 16)", "(128, 64, 8, 8)", "(64, 64, 56, 56)")
 
@@ -199,6 +200,8 @@ SENTENCES: list[tuple[str, str, str]] = [
         for gate in ("exclusive-element-1x1", "exclusive-tube-1x1", "exclusive-tube-3x3")
     ),
     (f"`shortcut` {FIGURE}", GATES, f"shortcut / plain: {FIGURE}x"),
+    (f"go at {FIGURE}x of the speed of operators", BUSY, f"quiet, now / before +{FIGURE}x"),
+    (f"and at {FIGURE}x beside four", BUSY, f"busy, now / before +{FIGURE}x"),
 ]
 
 
