@@ -203,6 +203,7 @@ class Watch:
     def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
+        self.peak_mb = max(self.peak_mb, anonymous_mb())  # what was made since it last looked
 
     def _watch(self) -> None:
         while True:
