@@ -203,7 +203,7 @@ def clear(older_than_days: float = 0) -> tuple[int, int]:
     limit = time.time() - 86400 * older_than_days
     count = freed = 0
     for path in _found():
-        with suppress(OSError, Timeout, NotImplementedError):  # another process may be at work on it, or clearing too
+        try:
             if path.suffix == ".lock" or path.stat().st_mtime > limit:
                 continue
             lock = path.with_name(path.name.partition(".")[0] + ".lock")
@@ -211,4 +211,10 @@ def clear(older_than_days: float = 0) -> tuple[int, int]:
                 freed += remove(path)
                 count += 1
                 lock.unlink(missing_ok=True)
+        except Timeout:
+            note(f"{path.name} stays: another command is computing it.")
+        except FileNotFoundError:
+            pass  # another process is clearing too
+        except (OSError, NotImplementedError) as error:
+            warn(f"{path} cannot be removed: {getattr(error, 'strerror', None) or error}.")
     return count, freed

@@ -504,3 +504,25 @@ def test_clearing_touches_nothing_else_in_the_cache_folder(tmp_path: Path) -> No
     other.write_text("kept")
     clear()
     assert other.read_text() == "kept"
+
+
+def test_what_another_command_is_computing_is_not_cleared(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    path = keep_aged(1)
+    with feature_cache.alone({"number": 1}):
+        assert clear() == (0, 0)
+        assert path.exists()
+    assert caplog.messages == [f"{path.name} stays: another command is computing it."]
+    assert clear()[0] == 1
+    assert not path.exists()
+
+
+def test_what_cannot_be_removed_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    path = keep_aged(1)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(feature_cache, "FileLock", refuse)
+    assert clear() == (0, 0)
+    assert caplog.messages == [f"{path} cannot be removed: {os.strerror(errno.EROFS)}."]
