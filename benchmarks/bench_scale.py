@@ -249,9 +249,14 @@ def extrapolated(job: Job, by_images: dict[int, Measured], size: tuple[int, int]
     return base * (size[0] / many) ** power * (size[1] / classes if job.by_class else 1.0)
 
 
-def peak_for(by_images: dict[int, Measured], images: int) -> float:
-    """Anonymous memory in MB for so many images, by a line through the smallest and the largest number."""
+def peak_for(job: Job, by_images: dict[int, Measured], images: int) -> float:
+    """Anonymous memory in MB for so many images, by a line through the smallest and the largest number.
+
+    What a search holds is of 100,000 images at most, however many there are.
+    """
     few, many = min(by_images), max(by_images)
+    if job.is_search and many >= SEARCHED:
+        return by_images[many]["anonymous_mb"]
     low, high = by_images[few]["anonymous_mb"], by_images[many]["anonymous_mb"]
     return high + max(0.0, (high - low) / (many - few)) * (images - many)
 
@@ -282,7 +287,7 @@ def table(found: dict[str, dict[int, Measured]], classes: int) -> dict[str, Any]
                 f"{exponent(by_images):.2f}",
                 f"{products:.2g}" + ("" if job.heads in (None, 1) else f" ({products / job.heads:.2g} a head)"),
                 span(extrapolated(job, by_images, IMAGENET, classes)),
-                f"{peak_for(by_images, IMAGENET[0]):.0f}",
+                f"{peak_for(job, by_images, IMAGENET[0]):.0f}",
                 span(extrapolated(job, by_images, IMAGENET_21K, classes)),
             ]
         )

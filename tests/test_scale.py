@@ -96,7 +96,8 @@ def test_growth_is_measured_and_extrapolated() -> None:
     assert scale.extrapolated(grows, by_images, (800_000, 3000), 1000) == pytest.approx(9.0 * 16**1.5)
     assert scale.extrapolated(fixed, by_images, (800_000, 3000), 1000) == pytest.approx(3.0 * 16**1.5)
     assert scale.extrapolated(search, by_images, (800_000, 1000), 1000) == pytest.approx(3.0 * 4**1.5 * 4)
-    assert scale.peak_for(by_images, 1_000_000) == pytest.approx(1300.0)
+    assert scale.peak_for(grows, by_images, 1_000_000) == pytest.approx(1300.0)
+    assert scale.peak_for(search, by_images, 1_000_000) == pytest.approx(500.0)
     assert [scale.span(seconds) for seconds in (0.1234, 119, 600, 7200)] == ["0.123 s", "119 s", "10 min", "2.0 h"]
 
 

@@ -24,7 +24,7 @@ import warnings
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from math import gcd
 from pathlib import Path
@@ -363,7 +363,9 @@ def rows_of(features: Tensor, wanted: Tensor, folder: Path) -> Tensor:
     count, width = int(wanted.sum()), features.shape[1]
     if count * width <= _MOST_IN_MEMORY:
         return features[wanted]
-    with explained(folder), tempfile.TemporaryFile(dir=folder) as file:
+    with explained(folder), ExitStack() as stack:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = stack.enter_context(tempfile.TemporaryFile(dir=folder))
         for rows, block in in_blocks(features):
             file.write(block[wanted[rows]].numpy().tobytes())
         file.flush()

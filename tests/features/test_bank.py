@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.errors import DecomposeError
+from decompose_cli.features import bank as bank_module
 from decompose_cli.features.bank import DAMAGED, BankFolder, chunk_size, chunks_of, remove
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.storage.fingerprints import digest_of
@@ -337,3 +338,23 @@ def test_a_folder_that_cannot_be_written_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises((OSError, DecomposeError)):
         make(tmp_path / "file" / "x.bank")
+
+
+@pytest.mark.parametrize("most", [0, 1 << 26])
+def test_some_rows_of_many_are_a_file_that_is_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    """In a folder that need not be there, and that holds nothing afterwards."""
+    monkeypatch.setattr(bank_module, "_MOST_IN_MEMORY", most)
+    features = torch.randn(5000, 33, generator=torch.Generator().manual_seed(0))
+    wanted = torch.arange(5000) % 7 != 3
+    found = bank_module.rows_of(features, wanted, tmp_path / "a" / "b")
+    assert torch.equal(found, features[wanted])
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_rows_that_find_no_room_are_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bank_module, "_MOST_IN_MEMORY", 0)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DecomposeError, match=r"file"):
+        bank_module.rows_of(torch.ones(3, 2), torch.ones(3, dtype=torch.bool), tmp_path / "file")
