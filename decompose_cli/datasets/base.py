@@ -66,9 +66,10 @@ class ImageDataset(ABC):
         """Number of images."""
 
     def chunks(self, preprocessing: Preprocessing, wanted: Sequence[range], workers: int) -> Iterator[Chunk]:
-        """Yield the images of each range of numbers, in the order of ``wanted``.
+        """The images of each range of numbers, in the order of ``wanted``.
 
-        An image that cannot be read is no error here: the chunk says which it is. Every other error is one.
+        An image that cannot be read is no error here: the chunk says which it is. Every other error is one. Processes
+        that decode begin at once, while the caller may prepare what it needs the images for.
 
         Args:
             preprocessing: Decides the pixels.
@@ -77,11 +78,13 @@ class ImageDataset(ABC):
         """
         pixels = self.in_memory()
         if pixels is not None:
-            yield from chunks_in_memory(pixels, preprocessing, wanted)
-            return
+            return chunks_in_memory(pixels, preprocessing, wanted)
         from decompose_cli.datasets.streaming import decoded_chunks
 
-        yield from decoded_chunks(self.image, preprocessing, wanted, workers)
+        return self._remarked(decoded_chunks(self.image, preprocessing, wanted, workers))
+
+    def _remarked(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+        yield from chunks
         self.remark()
 
     def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:

@@ -179,10 +179,8 @@ class FolderImages(ImageDataset):
     def chunks(self, preprocessing: Preprocessing, wanted: Sequence[range], workers: int) -> Iterator[Chunk]:
         if self._whole is not None:
             pixels, unreadable = self._whole
-            yield from chunks_in_memory(pixels, preprocessing, wanted, unreadable)
-            return
-        yield from decoded_chunks(self._images.read, preprocessing, wanted, workers)
-        self.remark()
+            return chunks_in_memory(pixels, preprocessing, wanted, unreadable)
+        return self._remarked(decoded_chunks(self._images.read, preprocessing, wanted, workers))
 
     @override
     def subset(self, numbers: Tensor) -> FolderImages:

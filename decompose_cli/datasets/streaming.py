@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
 import torch
@@ -19,7 +20,9 @@ from decompose_cli.progress import report_by_logging
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_FEW_PROCESSES = 8  # each of more than these reads one chunk ahead, of 38 MB at 224 pixels
+# Processes decode parts of chunks, so that few images keep many of them busy, and the first images are there soon.
+_PIXELS_OF_A_PART = 64 * 224 * 224
+_PARTS_AHEAD = 4  # of each process: 39 MB
 _Item = TypeVar("_Item")
 _Decoded = tuple[Tensor, dict[int, str]]
 
@@ -27,7 +30,7 @@ _Decoded = tuple[Tensor, dict[int, str]]
 def decoded_chunks(
     read: Callable[[int], Image], preprocessing: Preprocessing, wanted: Sequence[range], workers: int
 ) -> Iterator[Chunk]:
-    """Decode, resize and crop images by their numbers; a worker process has a whole chunk to do.
+    """Decode, resize and crop images by their numbers; worker processes begin before the first chunk is asked for.
 
     Args:
         read: Returns an RGB image by its number; where it raises InputError, the image is unreadable. It is sent to
@@ -36,23 +39,32 @@ def decoded_chunks(
         wanted: Numbers of the images of each chunk.
         workers: Worker processes; 0 to decode in this process.
 
-    Yields:
-        The chunks in the order of ``wanted``.
-
-    Raises:
-        DecomposeError: A worker process ended before its work was done.
+    Returns:
+        The chunks in the order of ``wanted``. Asking for one raises DecomposeError where a worker process ended before
+        its work was done.
     """
+    height, width = preprocessing.crop
+    size = max(1, _PIXELS_OF_A_PART // (height * width))
+    parts = [[numbers[start : start + size] for start in range(0, len(numbers), size)] for numbers in wanted]
+    tasks = [part for own in parts for part in own]
+    processes = min(workers, len(tasks))
     loader: DataLoader[_Decoded] = DataLoader(
         _Decoder(read, preprocessing),  # type: ignore[arg-type]
-        batch_sampler=wanted,  # type: ignore[arg-type]
-        num_workers=(processes := min(workers, len(wanted))),
-        prefetch_factor=(1 if processes > _FEW_PROCESSES else 2) if processes else None,
+        batch_sampler=tasks,  # type: ignore[arg-type]
+        num_workers=processes,
+        prefetch_factor=_PARTS_AHEAD if processes else None,
         collate_fn=_as_it_is,  # type: ignore[arg-type]
         worker_init_fn=report_by_logging,
         generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
     )
-    for numbers, (images, unreadable) in zip(wanted, without_worker_traces(iter(loader)), strict=True):
-        yield Chunk(numbers, images, unreadable)
+    decoded = without_worker_traces(iter(loader))
+    return (_joined(numbers, list(islice(decoded, len(own)))) for numbers, own in zip(wanted, parts, strict=True))
+
+
+def _joined(numbers: range, parts: Sequence[_Decoded]) -> Chunk:
+    images = [part for part, _ in parts]
+    unreadable = {number: sentence for _, sentences in parts for number, sentence in sentences.items()}
+    return Chunk(numbers, images[0] if len(images) == 1 else torch.cat(images), unreadable)
 
 
 def _as_it_is(decoded: _Decoded) -> _Decoded:

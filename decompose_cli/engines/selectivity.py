@@ -252,6 +252,7 @@ class _Share:
 
         title = f"Layers on {short_name(self.dataset)}" + (f" (process 1 of {world})" if world > 1 else "")
         keep_freed_memory()
+        chunks = self.dataset.chunks(self.preprocessing, wanted, computing.workers)
         with ExitStack() as stack:
             stack.enter_context(device_memory(device))
             workers: list[LayerCounters] = []
@@ -265,7 +266,7 @@ class _Share:
             threads = stack.enter_context(WorkerThreads(workers, computing.threads))
             advance = stack.enter_context(track(title, sum(map(len, wanted))))
             unreadable: dict[int, str] = {}
-            for chunk in self.dataset.chunks(self.preprocessing, wanted, computing.workers):
+            for chunk in chunks:
                 unreadable |= chunk.unreadable
                 labels = self.labels[chunk.numbers.start : chunk.numbers.stop]
                 pieces = zip(torch.split(chunk.images, at_once), torch.split(labels, at_once), strict=True)

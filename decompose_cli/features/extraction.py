@@ -90,6 +90,8 @@ def features_of_chunks(
     keep_freed_memory()
     with device_memory(computing.device):
         example = _example(dataset, preprocessing)
+        # First, as processes that decode are at work while the network is made ready.
+        chunks = dataset.chunks(preprocessing, wanted, computing.workers)
         forward = Forward(
             network,
             preprocessing,
@@ -101,7 +103,7 @@ def features_of_chunks(
         )
         waiting: deque[tuple[Chunk, Pending]] = deque()
         with forward, fastest_algorithms(computing.device):
-            for chunk in dataset.chunks(preprocessing, wanted, computing.workers):
+            for chunk in chunks:
                 waiting.append((chunk, forward.submit(chunk.images)))
                 if len(waiting) > _UNDER_WAY:
                     yield _features_of(*waiting.popleft(), dataset)
