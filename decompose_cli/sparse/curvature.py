@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from typing_extensions import Self
 
+from decompose_cli.sparse.few_features import evaluation_of
 from decompose_cli.sparse.problem import Problem
 
 _MOST_DENSE = 2600  # parameters whose whole matrix is made: 54 MB of float64, a factorisation in under a second
@@ -291,9 +292,10 @@ def _standardised(problem: Problem, rows: slice | Tensor, columns: Tensor) -> Te
 
 def _spreads(problem: Problem, head: Tensor) -> Iterator[tuple[int, Tensor]]:
     """a p (1 - p), block by block of images: the number of the first, and (n, C)."""
+    evaluation = evaluation_of(problem, head != 0)
     for start in range(0, len(problem.labels), problem.step):
         rows = slice(start, start + problem.step)
-        p = problem.probabilities(head, rows)
+        p = evaluation.probabilities(head, rows)
         spread = p * (1 - p)
         if problem.image_weights is not None:
             spread *= problem.image_weights[rows, None]

@@ -16,7 +16,9 @@ from decompose_cli.sparse.second_order import invert, second_derivatives, standa
 from decompose_cli.sparse.threads import in_few_threads
 
 _KEPT = 5 / 6  # of the features in each step: 12 steps from 64 to 5, 21 from 2048 to 50
-_PRODUCTS = 1 << 38  # of the second derivatives of all classes; above, features are taken as uncorrelated
+# Work of the second derivatives of all classes, about 10 s of one core; above, features are taken as uncorrelated.
+_PRODUCTS = 1 << 37
+_OF_INVERSE = 4  # work of an inverse and of what is taken away by it, as a multiple of size^3
 
 
 @dataclass(frozen=True)
@@ -135,7 +137,7 @@ def _ranked(problem: Problem, head: Tensor, l2: float, among: Tensor, following:
     size = among.shape[1]
     costs = (second_derivatives(problem, head)[:, :-1] + l2) * head[:, :-1].square()
     ranked = costs.gather(1, among).sort(dim=1, descending=True, stable=True).indices
-    if len(problem.labels) * among.numel() * size > _PRODUCTS:
+    if (len(problem.labels) + _OF_INVERSE * size) * among.numel() * size > _PRODUCTS:
         return ranked
     logits = problem.logits(head)
     logits -= logits.logsumexp(1, keepdim=True)

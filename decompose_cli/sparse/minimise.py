@@ -13,6 +13,7 @@ from torch import Tensor
 
 from decompose_cli.progress import track
 from decompose_cli.sparse.curvature import Curvature, curvature_of
+from decompose_cli.sparse.few_features import evaluation_of
 from decompose_cli.sparse.problem import Problem
 
 _MEMORY = 10
@@ -90,8 +91,10 @@ def minimise(
     # A constant feature has z = 0, so that nothing but the penalty speaks of its weight.
     held = l1 > 0 if not penalty.nonnegative else weights > 0
 
+    evaluation = evaluation_of(problem, free | (head != 0))
+
     def evaluate(at: Tensor) -> tuple[float, float, Tensor]:
-        loss, gradient = problem.value_and_gradient(at)
+        loss, gradient = evaluation.value_and_gradient(at)
         away = at - toward
         value = loss + float((l1 * at.abs()).sum() + (l2 * away.square()).sum() / 2)
         return loss, value, gradient + l2 * away

@@ -161,14 +161,14 @@ class Problem:
             x = self.features[rows]
             # Classes first: with few of them, sums over the other dimension take longer than the products.
             logits = torch.addmm(bias, weight, x.t())
-            residual, losses = self._residual(logits, rows)
+            residual, losses = self.residual(logits, rows)
             value += losses.double().sum()
             gradient += (residual @ x).double()
             sums += residual.sum(1, dtype=torch.float64)
         on_z = (gradient - sums[:, None] * self.scale.mean) * self.scale.inverse
         return float(value) / self.total, torch.cat([on_z, sums[:, None]], 1) / self.total
 
-    def _residual(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
+    def residual(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """a (p - t), (C, n), which replaces the logits, and a times the cross-entropy, (n,)."""
         largest = logits.amax(0)
         truth = self.labels[None, rows]

@@ -35,6 +35,22 @@ class RowFit:
     objective: float
 
 
+def _without(number: int, logits: Tensor, sums: Tensor) -> Tensor:
+    """Logarithm of the sum of exp(logit) of all classes but one, float64 (N,), from that of all.
+
+    Taking a class away is exact to rounding where it has less than half of the sum; for the images where it has more,
+    which are those of one class at most, the others are added up.
+    """
+    share = (logits[:, number].double() - sums).exp()
+    others = sums + torch.log1p(-share.clamp(max=0.5))
+    rows = (share > 0.5).nonzero()[:, 0]
+    if len(rows):
+        own = logits[rows].double()
+        own[:, number] = float("-inf")
+        others[rows] = own.logsumexp(1)
+    return others
+
+
 class Row:
     """The penalised loss as a function of the row of one class.
 
@@ -47,12 +63,12 @@ class Row:
         number: The class.
         logits: Logits of all classes, (N, C).
         l2: Strength of the penalty.
+        sums: Logarithm of the sum of all classes' exp(logit), float64 (N,), where it is known.
     """
 
-    def __init__(self, problem: Problem, number: int, logits: Tensor, l2: float) -> None:
+    def __init__(self, problem: Problem, number: int, logits: Tensor, l2: float, sums: Tensor | None = None) -> None:
         self.problem, self.l2 = problem, l2
-        before, after = logits[:, :number], logits[:, number + 1 :]
-        self.others = torch.logaddexp(before.logsumexp(1), after.logsumexp(1)).double()
+        self.others = _without(number, logits, logits.logsumexp(1).double() if sums is None else sums)
         if problem.targets is None:
             self.targets = (problem.labels == number).double()
         else:

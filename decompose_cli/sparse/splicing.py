@@ -162,9 +162,10 @@ class _Search:
         """
         support, head = self.support.clone(), self.fit.head.clone()
         logits = self.problem.logits(head)
+        sums = logits.logsumexp(1).double()
         missed: list[_Missed] = []
         for number in visited.nonzero()[:, 0].tolist():
-            row = Row(self.problem, number, logits, self.l2)
+            row = Row(self.problem, number, logits, self.l2, sums)
             columns = support[number].nonzero()[:, 0]
             fit = row.fit(columns, torch.cat([head[number, columns], head[number, -1:]]))
             fit, others = self._best_of(row, fit)
@@ -173,6 +174,7 @@ class _Search:
             ]
             _put(support, head, number, fit.columns, fit.weights)
             logits[:, number] = fit.logits.to(logits.dtype)
+            sums = torch.logaddexp(row.others, fit.logits)
         changed = (support != self.support).any(1)
         if bool(changed.any()) and not self._improves(support, head):
             changed[:] = False

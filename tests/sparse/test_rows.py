@@ -113,3 +113,13 @@ def test_images_that_are_right_for_certain_keep_their_loss() -> None:
     without = problem.logits(sure).clone()
     without[:, NUMBER] = -float("inf")
     torch.testing.assert_close(row.others, without.logsumexp(1), rtol=1e-12, atol=0)
+
+
+def test_a_class_is_taken_out_of_the_sum_of_all_exactly() -> None:
+    problem, _ = case("labels")
+    logits = problem.logits(head(5)) * torch.logspace(-2, 2, IMAGES, dtype=torch.float64)[:, None]
+    expected = torch.cat([logits[:, :NUMBER], logits[:, NUMBER + 1 :]], 1).logsumexp(1)
+    assert bool((logits.softmax(1)[:, NUMBER] > 1 - 1e-12).any())  # next to nothing is left of the sum
+    for sums in (None, logits.logsumexp(1)):
+        found = Row(problem, NUMBER, logits, L2, sums).others
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
