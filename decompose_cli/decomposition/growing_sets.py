@@ -16,6 +16,7 @@ from decompose_cli.sparse.problem import fitting_device
 
 _INDICES_AT_ONCE = 1 << 26  # of the sets of heads that are evaluated together: 128 MB of int16
 _PREDICTIONS_AT_ONCE = 1 << 26  # 128 MB of int16
+_BYTES_OF_STEPS = 1 << 28  # what classes gain and lose from head to head; where that is much, all of a matrix
 _WIDTH = 4  # numbers of a block for each logit: a core keeps a megabyte of logits in its cache
 _DENSE_SHARE = 12
 """A product of dense matrices takes as long as lookups of a twelfth of the features (see DecomposedLinear)."""
@@ -34,8 +35,8 @@ def predictions_of_orders(
     most m B / 2^24 together. Images whose two largest logits are nearer than that are done again as DecomposedLinear
     does them, so that predictions are those of each head alone.
 
-    Heads are evaluated together as far as their sets and predictions fit into 256 MB; the features are gone through
-    once for all of these.
+    Heads are evaluated together as far as their sets, predictions and differences fit into 512 MB; the features are
+    gone through once for all of these.
 
     Args:
         features: Features (N, D), N >= 1.
@@ -46,17 +47,15 @@ def predictions_of_orders(
     Yields:
         Each k, and the predicted classes, int64 (N,).
     """
-    together: list[tuple[int, Tensor]] = []
-    small = _smallest(head.num_features)
-    indices = 0
+    device = fitting_device(device)
+    group = _Group(head, device)
     for k, order in orders:
-        indices += order.numel()
-        if together and (indices > _INDICES_AT_ONCE or (len(together) + 1) * len(features) > _PREDICTIONS_AT_ONCE):
-            yield from _evaluated(features, head, together, fitting_device(device))
-            together, indices = [], order.numel()
-        together.append((k, order.to(small)))
-    if together:
-        yield from _evaluated(features, head, together, fitting_device(device))
+        if group.orders and not group.has_room(order, len(features)):
+            yield from _evaluated(features, group, device)
+            group = _Group(head, device)
+        group.add(k, order)
+    if group.orders:
+        yield from _evaluated(features, group, device)
 
 
 def _smallest(count: int) -> torch.dtype:
@@ -81,26 +80,51 @@ class _Change:
     weights: Tensor
 
 
-def _steps(weight: Tensor, orders: list[tuple[int, Tensor]]) -> Iterator[_Change | Tensor]:
-    """For each k a change, or weights (C, D) where classes change so much that a product with all is quicker."""
-    used = torch.zeros_like(weight, dtype=torch.bool)
-    for _, order in orders:
-        uses = torch.zeros_like(used).scatter_(1, order.to(weight.device, torch.int64), True)
-        classes, features = (uses ^ used).nonzero(as_tuple=True)
-        if len(classes) * _DENSE_SHARE > used.numel():
-            yield weight * uses
+class _Group:
+    """Heads that are evaluated together.
+
+    Attributes:
+        weight: Weight (C, D) of the full head, on the device.
+        bias: Its bias (C,), there too.
+        orders: Each k with the features of each class.
+        steps: For each k a change, or weights (C, D) where classes change so much that a product with all is quicker.
+    """
+
+    def __init__(self, head: HeadTensors, device: torch.device) -> None:
+        self.weight, self.bias = head.weight.to(device), head.bias.to(device)
+        self.orders: list[tuple[int, Tensor]] = []
+        self.steps: list[_Change | Tensor] = []
+        self._used = torch.zeros_like(self.weight, dtype=torch.bool)
+        self._indices, self._bytes = 0, 0
+
+    def has_room(self, order: Tensor, images: int) -> bool:
+        """Whether one more head for so many images stays within bounds."""
+        return (
+            self._indices + order.numel() <= _INDICES_AT_ONCE
+            and (len(self.orders) + 1) * images <= _PREDICTIONS_AT_ONCE
+            and self._bytes < _BYTES_OF_STEPS
+        )
+
+    def add(self, k: int, order: Tensor) -> None:
+        """One more head, with features (C, k)."""
+        uses = torch.zeros_like(self._used).scatter_(1, order.to(self.weight.device, torch.int64), True)
+        classes, features = (uses ^ self._used).nonzero(as_tuple=True)
+        if len(classes) * _DENSE_SHARE > uses.numel():
+            whole = self.weight * uses
+            self._bytes += whole.nbytes
+            self.steps.append(whole)
         else:
-            counts = torch.bincount(classes, minlength=len(used))
-            weights = torch.where(uses[classes, features], 1, -1) * weight[classes, features]
-            yield _Change(int(counts.max()), features, counts.cumsum(0) - counts, weights)
-        used = uses
+            counts = torch.bincount(classes, minlength=len(uses))
+            weights = torch.where(uses[classes, features], 1, -1) * self.weight[classes, features]
+            self._bytes += features.nbytes + counts.nbytes + weights.nbytes
+            self.steps.append(_Change(int(counts.max()), features, counts.cumsum(0) - counts, weights))
+        self._used = uses
+        self._indices += order.numel()
+        self.orders.append((k, order.to(_smallest(uses.shape[1]))))
 
 
-def _evaluated(
-    features: Tensor, head: HeadTensors, orders: list[tuple[int, Tensor]], device: torch.device
-) -> Iterator[tuple[int, Tensor]]:
-    weight, bias = head.weight.to(device), head.bias.to(device)
-    steps = list(_steps(weight, orders))
+def _evaluated(features: Tensor, group: _Group, device: torch.device) -> Iterator[tuple[int, Tensor]]:
+    weight, bias, orders, steps = group.weight, group.bias, group.orders, group.steps
     longest, largest = float(weight.double().norm(dim=1).max()), float(bias.double().abs().max())
     predicted = torch.empty(len(orders), len(features), dtype=_smallest(len(bias)))
     near = torch.zeros(predicted.shape, dtype=torch.bool)

@@ -70,10 +70,20 @@ def test_sets_lose_features_here() -> None:
     )
 
 
-@pytest.mark.parametrize(("indices", "predictions"), [(1, 1 << 26), (C * 20, 1 << 26), (1 << 26, N), (1 << 26, 3 * N)])
+@pytest.mark.parametrize(
+    ("indices", "predictions", "differences"),
+    [
+        (1, 1 << 26, 1 << 28),
+        (C * 20, 1 << 26, 1 << 28),
+        (1 << 26, N, 1 << 28),
+        (1 << 26, 3 * N, 1 << 28),
+        (1 << 26, 1 << 26, 1),
+        (1 << 26, 1 << 26, 20 * C),
+    ],
+)
 @pytest.mark.parametrize("at_once", [1, 4 * C * 50, 1 << 22])
 def test_how_many_heads_and_images_are_taken_together_changes_nothing(
-    monkeypatch: pytest.MonkeyPatch, indices: int, predictions: int, at_once: int
+    monkeypatch: pytest.MonkeyPatch, indices: int, predictions: int, differences: int, at_once: int
 ) -> None:
     generator = torch.Generator().manual_seed(1)
     features = torch.randn(N, D, generator=generator).relu()
@@ -81,8 +91,32 @@ def test_how_many_heads_and_images_are_taken_together_changes_nothing(
     whole = together(features, head, orders)
     monkeypatch.setattr(growing_sets, "_INDICES_AT_ONCE", indices)
     monkeypatch.setattr(growing_sets, "_PREDICTIONS_AT_ONCE", predictions)
+    monkeypatch.setattr(growing_sets, "_BYTES_OF_STEPS", differences)
     monkeypatch.setattr(blocks, "VALUES_AT_ONCE", at_once)
     assert together(features, head, orders) == whole
+
+
+def test_what_classes_gain_and_lose_takes_bounded_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    evaluated = growing_sets._evaluated
+
+    def watched(features, group, device):
+        made.append(
+            sum(
+                sum(part.nbytes for part in vars(step).values() if isinstance(part, torch.Tensor))
+                if not isinstance(step, torch.Tensor)
+                else step.nbytes
+                for step in group.steps
+            )
+        )
+        return evaluated(features, group, device)
+
+    monkeypatch.setattr(growing_sets, "_evaluated", watched)
+    monkeypatch.setattr(growing_sets, "_BYTES_OF_STEPS", 4 * C * D)
+    generator = torch.Generator().manual_seed(4)
+    together(torch.rand(N, D, generator=generator), make_head(generator), drifting(4))
+    assert len(made) > 1
+    assert max(made) <= 2 * 4 * C * D  # up to the bound, and one more
 
 
 def test_no_more_heads_are_asked_for_than_are_evaluated_together(monkeypatch: pytest.MonkeyPatch) -> None:
