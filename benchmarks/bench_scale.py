@@ -7,7 +7,7 @@ those of the product of all features with the head's matrix (N D C). Their growt
 gives times for ImageNet (1,281,167 images of 1000 classes) and, on paper, for ImageNet-21k (14,197,122 images of 21,841
 classes), where what grows with the classes is multiplied by their number too.
 
-    python benchmarks/bench_scale.py [--images 50000,200000] [--jobs NAME,...] [--threads N] [--output FILE]
+    python benchmarks/bench_scale.py [--images 50000,200000] [--jobs NAME;...] [--device D] [--output FILE]
 
 With --output figures are added to those in the file; `make docs` takes the table of docs/scale.md from docs/scale.json.
 """
@@ -51,6 +51,7 @@ class Made:
     features: Tensor
     labels: Tensor
     head: HeadTensors
+    device: str = "cpu"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,7 +61,9 @@ class Made:
     def data(self) -> LabelledFeatures:
         from decompose_cli.features.labelled import LabelledFeatures
 
-        return LabelledFeatures(self.features, self.labels, self.head.weight, self.names, bias=self.head.bias)
+        return LabelledFeatures(
+            self.features, self.labels, self.head.weight, self.names, bias=self.head.bias, device=self.device
+        )
 
     def strongest(self, k: int) -> IndexSet:
         """The k features of each class with the largest weights."""
@@ -76,13 +79,13 @@ def evaluate_full_head(made: Made) -> None:
     from decompose_cli.decomposition.heads import full_head
     from decompose_cli.decomposition.metrics import predict
 
-    predict(full_head(made.head), made.features, made.labels, made.head.num_classes)
+    predict(full_head(made.head), made.features, made.labels, made.head.num_classes, made.device)
 
 
 def validate(made: Made) -> None:
     from decompose_cli.engines.validate import measure
 
-    measure(made.head, made.features, made.labels, made.names, made.strongest(5))
+    measure(made.head, made.features, made.labels, made.names, made.strongest(5), device=made.device)
 
 
 def extract(method: str, *ks: int) -> Callable[[Made], None]:
@@ -171,7 +174,7 @@ def make(folder: Path, images: int, features: int, classes: int) -> None:
     torch.save({"labels": labels, "weight": weight, "bias": bias}, folder / "rest")
 
 
-def opened(folder: Path) -> Made:
+def opened(folder: Path, device: str) -> Made:
     """What was made, with features that are mapped: whoever writes to them makes anonymous memory."""
     import torch
 
@@ -182,7 +185,7 @@ def opened(folder: Path) -> Made:
     rest = torch.load(folder / "rest", weights_only=True)
     images, features = len(rest["labels"]), rest["weight"].shape[1]
     mapped = torch.from_file(str(folder / "features"), shared=False, size=images * features).view(images, features)
-    return Made(mapped, rest["labels"], HeadTensors("dense", "fc", rest["weight"], rest["bias"], features))
+    return Made(mapped, rest["labels"], HeadTensors("dense", "fc", rest["weight"], rest["bias"], features), device)
 
 
 # --------------------------------------------------------------------------------------------------------- one process
@@ -322,12 +325,13 @@ def main() -> None:
     parser.add_argument("--classes", type=int, default=1000)
     parser.add_argument("--jobs", default=None, help="names, or beginnings of names, separated by semicolons")
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument("--device", default="cpu", help="where logits, counts and fits are made")
     parser.add_argument("--output", type=Path, default=None)
     parser.add_argument("--one", default=None, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, default=None, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one is not None:
-        print(json.dumps(measured({job.name: job for job in JOBS}[given.one], opened(given.folder))))
+        print(json.dumps(measured({job.name: job for job in JOBS}[given.one], opened(given.folder, given.device))))
         return
     starts = [""] if given.jobs is None else given.jobs.split(";")
     jobs = [job for job in JOBS if any(job.name.startswith(start) for start in starts)]
@@ -339,7 +343,7 @@ def main() -> None:
             common.say(f"making {images:,} images")
             make(folder, images, given.features, given.classes)
             for job in jobs:
-                one = _run(job, folder)
+                one = _run(job, folder, given.device)
                 found.setdefault(job.name, {})[images] = one
                 print(
                     f"{images:>9,} images  {job.name:<50} {one['seconds']:8.1f} s  {one['processor']:8.1f} s processor"
@@ -352,9 +356,9 @@ def main() -> None:
         print(row)
 
 
-def _run(job: Job, folder: Path) -> Measured:
+def _run(job: Job, folder: Path, device: str) -> Measured:
     common.say(job.name)
-    arguments = [__file__, "--one", job.name, "--folder", str(folder)]
+    arguments = [__file__, "--one", job.name, "--folder", str(folder), "--device", device]
     done = common.run(common.python(*arguments))
     answer: Measured = json.loads(done.output)
     return answer

@@ -20,11 +20,11 @@ def smallest(made: Made) -> None:
     study: Any = SimpleNamespace(
         bank=SimpleNamespace(features=made.features),
         labels=made.labels,
-        device="cpu",
+        device=made.device,
         inputs=SimpleNamespace(seed=0),
         dataset=SimpleNamespace(split="train"),
     )
-    full = predict(full_head(made.head), made.features, made.labels, made.head.num_classes)
+    full = predict(full_head(made.head), made.features, made.labels, made.head.num_classes, made.device)
     search = Search(study, study, made.head, made.data, 1.0)
     search.smallest({"contribution": None}, [k for k in range(1, 65) if k <= made.head.num_features], full)
 
@@ -47,7 +47,7 @@ def sparsify(method: str, k: int) -> Callable[[Made], None]:
 
         search = Search(made.data, SparsifySettings(k=(k,), method=method, l2=1e-3))
         head = search.head(best_of(search.candidates([k]), k))
-        head.predict(made.features, made.labels)
+        head.predict(made.features, made.labels, made.device)
         measure(search.data.features, search.data.labels, used_in(head, search.data.held))
 
     return run
@@ -60,7 +60,16 @@ def essential(repeats: int, controls: int) -> Callable[[Made], None]:
         from decompose_cli.decomposition.essentiality import essentiality
 
         head, sets = made.head, made.strongest(5).classes
-        essentiality(made.features, made.labels, head.weight, head.bias, sets, repeats=repeats, controls=controls)
+        essentiality(
+            made.features,
+            made.labels,
+            head.weight,
+            head.bias,
+            sets,
+            repeats=repeats,
+            controls=controls,
+            device=made.device,
+        )
 
     return run
 
@@ -72,5 +81,5 @@ def selectivity(made: Made) -> None:
     counter = SelectivityCounter("layer", made.head.num_classes, 0.5)
     for start in range(0, len(made.labels), _AT_ONCE):
         rows = slice(start, start + _AT_ONCE)
-        counter.add(made.features[rows], made.labels[rows])
+        counter.add(made.features[rows].to(made.device), made.labels[rows])
     counter.result()
