@@ -9,6 +9,8 @@ from decompose_cli.features.blocks import VALUES_AT_ONCE
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.sparse.strength import stratified_part
 
+MOST_FITTED = 1 << 37
+"""N D C up to which heads are fitted on all images, however many: 67,108 images of 2048 features, 1000 classes."""
 MOST_SEARCHED = 100_000
 """Images that a search looks at: 820 MB of 2048 features."""
 _VALUES_HELD = 1 << 28  # 1 GB of float32
@@ -45,6 +47,24 @@ def searched_numbers(labels: Tensor, seed: int = 0, width: int = 0) -> Tensor | 
     # Rounding and classes of few images add at most one image of each.
     most = min(MOST_SEARCHED, _VALUES_HELD // max(1, width)) - len(torch.unique(labels))
     return part_of(labels, max(0, most) / len(labels), seed)
+
+
+def fitted_numbers(labels: Tensor, width: int, seed: int = 0) -> Tensor | None:
+    """The images that heads are fitted on whose features are held for it, drawn by class; None for all.
+
+    Of more than 100,000 images so many take part that fits are quick and their features take little room: at least
+    50,000, at most 100,000, and all where features and classes are few.
+
+    Args:
+        labels: Class numbers, int64 (N,).
+        width: Features times classes.
+        seed: Of the draw.
+    """
+    total = len(labels)
+    if total <= MOST_SEARCHED or total * width <= MOST_FITTED:
+        return None
+    most = min(MOST_SEARCHED, max(MOST_SEARCHED // 2, MOST_FITTED // width))
+    return part_of(labels, most / total, seed)
 
 
 def searched_part(data: LabelledFeatures, seed: int = 0) -> LabelledFeatures:

@@ -25,6 +25,7 @@ from decompose_cli.sparse.strength import Strength, choose_strength
 from decompose_cli.sparse.values import binary, nonnegative, ternary, ternary_at
 
 _TO_COMPARE = 1e-3
+_VALUES_AT_ONCE = 1 << 22  # of features or logits in float64: 32 MB
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,8 @@ class SparseHead:
         """Mean cross-entropy of other images (n, D), n >= 1, in nats, whose logits are made on the device."""
         total, place = 0.0, fitting_device(device)
         weight, bias = self.weight.t().to(place), self.bias.to(place)
-        for x, y in zip(torch.split(features, 4096), torch.split(labels, 4096), strict=True):
+        step = max(1, _VALUES_AT_ONCE // max(self.weight.shape))
+        for x, y in zip(torch.split(features, step), torch.split(labels, step), strict=True):
             logits = torch.addmm(bias, x.to(place).double(), weight)
             total += float(torch.nn.functional.cross_entropy(logits, y.to(place), reduction="sum"))
         return total / len(labels)

@@ -15,7 +15,7 @@ from decompose_cli.decomposition.choosing import chooser_for
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions
 from decompose_cli.decomposition.ranking import check_k
-from decompose_cli.decomposition.sampling import MOST_SEARCHED, part_of
+from decompose_cli.decomposition.sampling import fitted_numbers, part_of
 from decompose_cli.decomposition.shrinking import loss_bound
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head, strength_for
 from decompose_cli.decomposition.sparse_methods import Bench, Proposal, methods_for
@@ -28,8 +28,6 @@ from decompose_cli.sparse.sets import enough_sets
 
 MOST_PRODUCTS = 1 << 34
 """N D C of the images on which methods are tried: 8,388 images of 2048 features, 1000 classes."""
-MOST_FITTED = 1 << 37
-"""N D C up to which heads are fitted on all images, however many: 67,108 images of 2048 features, 1000 classes."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +57,7 @@ class Candidate:
 class Search:
     """Every method at every k on a part of the images, and the best of them on all.
 
-    Of more than 100,000 images so many take part, drawn by class, that fits of them are quick and their features take
-    little room: at least 50,000, at most 100,000, and all where features and classes are few.
+    Those of :func:`.sampling.fitted_numbers` take part.
 
     Args:
         data: The training images; with the full head where there is one.
@@ -89,7 +86,8 @@ class Search:
         if settings.pool is not None:
             check_k(settings.pool, data.num_features, "pool")
         self.has_head = data.weight is not None
-        data = _taking_part(data, seed)
+        drawn = fitted_numbers(data.labels, data.num_features * data.num_classes, seed)
+        data = data if drawn is None else data.of_images(drawn)
         self._check(data, settings)
         self.data = _prepared(data, settings)
         if settings.indices is not None:
@@ -261,15 +259,6 @@ class Search:
         """
         full = self.full.predict(self.chooser.features, self.chooser.labels, self.data.device)
         return {k: loss_bound(full.is_correct, best[k].predictions.is_correct) for k in ks}
-
-
-def _taking_part(data: LabelledFeatures, seed: int) -> LabelledFeatures:
-    """The images of which everything is made."""
-    total, width = len(data.labels), data.num_features * data.num_classes
-    if total <= MOST_SEARCHED or total * width <= MOST_FITTED:
-        return data
-    most = min(MOST_SEARCHED, max(MOST_SEARCHED // 2, MOST_FITTED // width))
-    return data.of_images(part_of(data.labels, most / total, seed))
 
 
 def best_of(found: Sequence[Candidate], k: int) -> Candidate:

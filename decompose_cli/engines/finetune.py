@@ -30,6 +30,7 @@ from decompose_cli.decomposition.ranking import (
 )
 from decompose_cli.decomposition.refitting import Refitting, settle
 from decompose_cli.decomposition.result_types import Difference, difference_of
+from decompose_cli.decomposition.sampling import fitted_numbers
 from decompose_cli.decomposition.sparse_heads import fit_head
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import Order
@@ -302,7 +303,8 @@ class _Finetune(Training[FinetuneResults]):
     def _refitted(self, images: Tensor, l2: float | None) -> tuple[DecomposedLinear, Refitting]:
         """The head with weights fitted to these training images, and how they were fitted."""
         data = self._train.labelled()
-        data = dataclasses.replace(data, features=data.features[images], labels=data.labels[images])
+        drawn = fitted_numbers(data.labels[images], data.num_features * data.num_classes, self._train.inputs.seed)
+        data = data.of_images(images if drawn is None else images[drawn])
         refitting, _ = settle(self._test, data, lambda _: self._used, l2)
         self._train.release()
         return fit_head(data, self._used, "real", refitting.l2).linear(), refitting

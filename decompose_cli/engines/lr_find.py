@@ -18,7 +18,7 @@ from torch import nn
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.gated_resnet import GatedNetwork
-from decompose_cli.processes.cluster import Machines
+from decompose_cli.processes.cluster import Machines, processes_of
 from decompose_cli.progress import track
 from decompose_cli.reporting.training_plots import lr_curve
 from decompose_cli.storage.file_sets import write_result
@@ -117,6 +117,11 @@ def lr_find(
         DecomposeError: The losses allow no suggestion.
     """
     watch = Stopwatch()
+    if (count := processes_of(Machines(inputs.devices, inputs.num_nodes)).count) > 1:
+        raise InputError(
+            f"A range test trains in one process, not in {count}.",
+            hint="Start it alone: batches are the same for any number of processes, and so is the rate.",
+        )
     asked = settings or LrFindSettings()
     rates, steps = asked.rates(), asked.steps
     overrides = {"seed": inputs.seed, **asked.overrides}

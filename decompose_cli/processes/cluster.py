@@ -12,6 +12,12 @@ from typing import Literal
 from decompose_cli.errors import InputError, param
 
 Launcher = Literal["options", "torchrun", "SLURM"]
+_RANKS_OF_MPI = {
+    "OMPI_COMM_WORLD_SIZE": "OMPI_COMM_WORLD_RANK",
+    "PMI_SIZE": "PMI_RANK",
+    "MV2_COMM_WORLD_SIZE": "MV2_COMM_WORLD_RANK",
+}
+"""Variables for the number of processes and the number of this one: of Open MPI, of MPICH and Intel MPI, of MVAPICH."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +74,7 @@ def processes_of(machines: Machines) -> Processes:
     tasks = _variable("SLURM_NTASKS", "SLURM", 1)
     if tasks > 1:
         return _agreeing(machines, _of_slurm(tasks))
+    _refuse_others()
     nodes = machines.num_nodes or 1
     if nodes > 1 and "MASTER_ADDR" not in os.environ:
         raise InputError(
@@ -83,10 +90,32 @@ def rank_here() -> int:
     if "TORCHELASTIC_RUN_ID" not in os.environ and _variable("SLURM_NTASKS", "SLURM", 1) > 1:
         rank = _variable("SLURM_PROCID", "SLURM", 0, smallest=0)
         return rank if rank < _variable("SLURM_NTASKS", "SLURM") else 0  # else nobody would say that it is none
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK"):
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", *_RANKS_OF_MPI.values()):
         if os.environ.get(name, "0") not in ("0", ""):
             return _variable(name, "The launcher", smallest=0)
     return 0
+
+
+def _refuse_others() -> None:
+    """Refuse to be one of several processes that a launcher started which is not understood here.
+
+    Each of them would do all of the work, and write the same files.
+
+    Raises:
+        InputError: It is.
+    """
+    hint = f"Start the command with torchrun or srun, or once with {param('devices')} and the number of processes."
+    if "LOCAL_RANK" in os.environ:  # as those have that this program starts
+        return
+    for size, rank in _RANKS_OF_MPI.items():
+        if (count := _variable(size, "MPI", 1)) > 1 and rank in os.environ:
+            raise InputError(f"MPI started {count} processes ({size}), and each would do all of the work.", hint=hint)
+    if "RANK" in os.environ and (count := _variable("WORLD_SIZE", "The launcher", 1)) > 1:
+        raise InputError(
+            f"This is process {os.environ['RANK']} (RANK) of {count} (WORLD_SIZE), but not all "
+            "variables of torchrun are set, such as LOCAL_RANK, so each would do all of the work.",
+            hint=hint,
+        )
 
 
 def _of_slurm(tasks: int) -> Processes:

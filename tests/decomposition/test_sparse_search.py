@@ -217,9 +217,8 @@ def test_of_very_many_images_some_take_part_and_the_bank_is_not_copied(
 ) -> None:
     """Features are read in parts of a sample alone; which images it is made of depends on the seed and the classes."""
     images, other = data(count=480), data(7, 40)
-    monkeypatch.setattr(sparse_search, "MOST_FITTED", 100 * FEATURES * CLASSES)
-    for module in (sampling, sparse_search):
-        monkeypatch.setattr(module, "MOST_SEARCHED", 120)
+    monkeypatch.setattr(sampling, "MOST_FITTED", 100 * FEATURES * CLASSES)
+    monkeypatch.setattr(sampling, "MOST_SEARCHED", 120)
     monkeypatch.setattr(sparse_search, "MOST_PRODUCTS", 40 * FEATURES * CLASSES)
     copied: list[int] = []
     original = LabelledFeatures.of_images
@@ -241,9 +240,9 @@ def test_of_very_many_images_some_take_part_and_the_bank_is_not_copied(
     assert head.loss == pytest.approx(head.loss_on(search.data.features, search.data.labels))
     again = Search(images, SparsifySettings(k=(2,), method="mean", l2=0.01), choosing)
     assert torch.equal(again.data.features, search.data.features)
-    monkeypatch.setattr(sparse_search, "MOST_FITTED", 1)
+    monkeypatch.setattr(sampling, "MOST_FITTED", 1)
     assert len(Search(images, SparsifySettings(k=(2,), method="mean", l2=0.01), choosing).data.labels) in range(60, 65)
-    monkeypatch.setattr(sparse_search, "MOST_FITTED", 480 * FEATURES * CLASSES)
+    monkeypatch.setattr(sampling, "MOST_FITTED", 480 * FEATURES * CLASSES)
     assert Search(images, SparsifySettings(k=(2,), method="mean", l2=0.01), choosing).data.labels is images.labels
 
 

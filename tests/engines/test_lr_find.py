@@ -184,6 +184,11 @@ def test_it_is_a_function_of_the_seed(inputs: Inputs) -> None:
     assert runs[0] == runs[1] != runs[2]
 
 
+def test_it_runs_in_one_process(inputs: Inputs) -> None:
+    with pytest.raises(InputError, match="A range test trains in one process, not in 2"):
+        lr_find(dataclasses.replace(inputs, devices=2))
+
+
 @pytest.mark.parametrize("name", ["lr", "schedule", "epochs", "iterations", "ema_decay", "val_split"])
 def test_settings_without_effect_are_refused(inputs: Inputs, name: str) -> None:
     with pytest.raises(InputError, match="has no effect here") as caught:

@@ -44,6 +44,11 @@ ACCEPTED: list[tuple[Environment, Machines, Processes]] = [
     (slurm(1, 0, 0), Machines(), Processes(1, 1, "options")),
     (slurm(1, 0, 0, NTASKS_PER_NODE=1, NNODES=1), Machines(2), Processes(2, 1, "options")),
     (slurm(1), Machines(2), Processes(2, 1, "options")),
+    # One process of MPI, and variables that say nothing of this one.
+    ({"OMPI_COMM_WORLD_SIZE": "1", "OMPI_COMM_WORLD_RANK": "0"}, Machines(2), Processes(2, 1, "options")),
+    ({"WORLD_SIZE": "1", "RANK": "0"}, Machines(), Processes(1, 1, "options")),
+    ({"WORLD_SIZE": "2"}, Machines(), Processes(1, 1, "options")),
+    ({"PMI_SIZE": "2", "PMI_RANK": "1", "LOCAL_RANK": "1"}, Machines(2), Processes(2, 1, "options")),
     (slurm(""), Machines(2), Processes(2, 1, "options")),
     (slurm(None, 0, 0, NNODES=1), Machines(2), Processes(2, 1, "options")),
     # Several tasks: they are the processes.
@@ -128,6 +133,20 @@ REFUSED: list[tuple[Environment, Machines, str]] = [
     (torchrun(None), Machines(), "torchrun says WORLD_SIZE='', which is not a number from 1 on."),
     (torchrun("x"), Machines(), "torchrun says WORLD_SIZE='x', which is not a number from 1 on."),
     (torchrun(here=0), Machines(), "torchrun says LOCAL_WORLD_SIZE='0', which is not a number from 1 on."),
+    # Launchers that are not understood.
+    (
+        {"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "1"},
+        Machines(),
+        "MPI started 3 processes (OMPI_COMM_WORLD_SIZE), and each would do all of the work.",
+    ),
+    ({"PMI_SIZE": "2", "PMI_RANK": "0"}, Machines(2), "MPI started 2 processes (PMI_SIZE)"),
+    ({"MV2_COMM_WORLD_SIZE": "2", "MV2_COMM_WORLD_RANK": "0"}, Machines(), "MPI started 2 processes (MV2_COMM"),
+    ({"PMI_SIZE": "many", "PMI_RANK": "0"}, Machines(), "MPI says PMI_SIZE='many', which is not a number"),
+    (
+        {"WORLD_SIZE": "4", "RANK": "1", "MASTER_ADDR": "there"},
+        Machines(),
+        "This is process 1 (RANK) of 4 (WORLD_SIZE)",
+    ),
 ]
 
 
@@ -152,6 +171,8 @@ RANKS: list[tuple[Environment, int]] = [
     ({"LOCAL_RANK": "1"}, 1),  # started by the options of the first
     ({"LOCAL_RANK": "0"}, 0),
     ({"RANK": "2", "LOCAL_RANK": "0"}, 2),
+    ({"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "2"}, 2),
+    ({"PMI_SIZE": "3", "PMI_RANK": "1"}, 1),
 ]
 
 
