@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from decompose_cli.cli.app import app
+from decompose_cli.decomposition import sampling
 from decompose_cli.decomposition.heads import decomposed_head, with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Predictions, compare
@@ -511,6 +512,14 @@ def test_weights_that_have_been_replaced_are_noticed(inputs: Inputs, power_cut: 
 
 def refitted_by(inputs: Inputs, index_set: IndexSet, l2: float) -> Any:
     return validate(dataclasses.replace(inputs, use_cache=False), index_set, refit=True, l2=l2).results
+
+
+def test_of_very_many_images_some_are_fitted(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sampling, "MOST_SEARCHED", 20)
+    monkeypatch.setattr(sampling, "MOST_FITTED", 1)
+    results = tuned(inputs, refit=True, l2=0.01)
+    assert results.refitting is not None
+    assert 9 <= results.refitting.fitted <= 12  # half of the most, and rounding by class
 
 
 def test_with_refit_training_begins_with_the_head_of_validate(inputs: Inputs) -> None:
