@@ -83,37 +83,38 @@ def minimise(
     """
     if penalty.l2 <= 0:
         raise ValueError(f"l2 {penalty.l2} is not positive")
-    head = head.double().clone()
-    toward = torch.zeros_like(head) if penalty.toward is None else penalty.toward.double()
+    # All that follows is of the parameters as they are packed, but for what the loss and its curvature are given.
+    packing, base = _Packing(free), head.double().clone()
+    evaluation = evaluation_of(problem, free | (base != 0))
+    at_first = torch.zeros_like(base) if penalty.toward is None else penalty.toward.double()
+    head, toward, may_change = packing.packed(base), packing.packed(at_first), packing.packed(free)
     weights = free.double()
     weights[:, -1] = 0
+    weights = packing.packed(weights)
     l1, l2 = penalty.l1 * weights, penalty.l2 * weights
     # A constant feature has z = 0, so that nothing but the penalty speaks of its weight.
     held = l1 > 0 if not penalty.nonnegative else weights > 0
 
-    evaluation = evaluation_of(problem, free | (head != 0))
-
     def evaluate(at: Tensor) -> tuple[float, float, Tensor]:
-        loss, gradient = evaluation.value_and_gradient(at)
+        loss, gradient = evaluation.value_and_gradient(packing.within(base, at))
         away = at - toward
         value = loss + float((l1 * at.abs()).sum() + (l2 * away.square()).sum() / 2)
-        return loss, value, gradient + l2 * away
+        return loss, value, packing.packed(gradient) + l2 * away
 
     loss, value, gradient = evaluate(head)
     steps, fresh = 1, curvature is None
     if curvature is None:
-        curvature = curvature_of(problem, head, free, penalty.l2)
-    packing = _Packing(free)
+        curvature = curvature_of(problem, base, free, penalty.l2)
     memory: deque[tuple[Tensor, Tensor]] = deque(maxlen=_MEMORY)
     bound, made_at = float("inf"), 1
     with _progress(problem) as come_to:
         while True:
-            pull = _pull(head, gradient, l1, free, held, penalty.nonnegative)
-            bound = _bound(pull, penalty.l2, curvature)
+            pull = _pull(head, gradient, l1, may_change, held, penalty.nonnegative)
+            bound = _bound(packing.unpacked(pull), penalty.l2, curvature)
             come_to(bound, tolerance * abs(value))
             if bound <= tolerance * abs(value) or steps >= most_steps:
                 break
-            among = free & ((head != 0) | (pull != 0))
+            among = may_change & ((head != 0) | (pull != 0))
             direction = -_two_loop(pull, memory, curvature, among, packing)
             sign = torch.where(head != 0, head.sign(), -pull.sign())
             direction = torch.where(held & (head == 0) & (direction * sign < 0), 0.0, direction)
@@ -135,18 +136,20 @@ def minimise(
             if moved is None:
                 if fresh:
                     break
-                curvature, fresh, made_at = curvature_of(problem, head, free, penalty.l2), True, steps
+                curvature = curvature_of(problem, packing.within(base, head), free, penalty.l2)
+                fresh, made_at = True, steps
                 memory.clear()
                 continue
             step, change = moved - head, outcome[2] - gradient
             if float((step * change).sum()) > 1e-14 * float(step.norm() * change.norm()):
-                memory.append((packing.packed(step), packing.packed(change)))
+                memory.append((step, change))
             head, (loss, value, gradient) = moved, outcome
             fresh = False
             if steps - made_at > curvature.cost:  # as much work as making it anew, so at most twice the least work
-                curvature, fresh, made_at = curvature_of(problem, head, free, penalty.l2), True, steps
+                curvature = curvature_of(problem, packing.within(base, head), free, penalty.l2)
+                fresh, made_at = True, steps
                 memory.clear()
-    return Fit(head, loss, value, bound, steps, curvature)
+    return Fit(packing.within(base, head), loss, value, bound, steps, curvature)
 
 
 @contextmanager
@@ -195,9 +198,10 @@ def _bound(pull: Tensor, l2: float, curvature: Curvature) -> float:
 
 
 class _Packing:
-    """Tensors (C, D + 1) that are zero but for free parameters, as these alone where the others are very many.
+    """Tensors (C, D + 1) as their free parameters alone, where the others are very many.
 
-    Of a thousand classes and two thousand features ten steps and changes of gradients are a third of a gigabyte.
+    Of a thousand classes and two thousand features each is 16 MB, and so a step takes longer than the loss of a head
+    that uses few of them.
     """
 
     def __init__(self, free: Tensor) -> None:
@@ -210,9 +214,13 @@ class _Packing:
 
     def unpacked(self, value: Tensor) -> Tensor:
         """The tensor with zeros for all others, (C, D + 1)."""
+        return value if self._places is None else self.within(value.new_zeros(self._shape), value)
+
+    def within(self, base: Tensor, value: Tensor) -> Tensor:
+        """The tensor with the others as they are in ``base``, (C, D + 1)."""
         if self._places is None:
             return value
-        whole = value.new_zeros(self._shape)
+        whole = base.clone()
         whole.view(-1)[self._places] = value
         return whole
 
@@ -220,21 +228,20 @@ class _Packing:
 def _two_loop(
     pull: Tensor, memory: deque[tuple[Tensor, Tensor]], curvature: Curvature, among: Tensor, packing: _Packing
 ) -> Tensor:
-    """L-BFGS on the chosen parameters, with the curvature in the middle."""
-    chosen = packing.packed(among)
-    q = torch.where(chosen, packing.packed(pull), 0.0)
+    """L-BFGS on the chosen parameters, with the curvature in the middle; all but the curvature on packed tensors."""
+    q = torch.where(among, pull, 0.0)
     kept = []
     for pair in reversed(memory):
-        s, y = (torch.where(chosen, each, 0.0) for each in pair)
+        s, y = (torch.where(among, each, 0.0) for each in pair)
         product = float((s * y).sum())
         if product <= 1e-14 * float(s.norm() * y.norm()):
             continue
         alpha = float((s * q).sum()) / product
         q = q - alpha * y
         kept.append((pair, product, alpha))  # not s and y: of many classes all pairs together are large
-    r = packing.packed(curvature.solve(packing.unpacked(q), among))
+    r = packing.packed(curvature.solve(packing.unpacked(q), packing.unpacked(among)))
     for pair, product, alpha in reversed(kept):
-        s, y = (torch.where(chosen, each, 0.0) for each in pair)
+        s, y = (torch.where(among, each, 0.0) for each in pair)
         beta = float((y * r).sum()) / product
         r = r + (alpha - beta) * s
-    return packing.unpacked(r)
+    return r

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import pytest
 import torch
@@ -255,6 +256,30 @@ def test_fits_of_few_weights_of_very_many_are_those_of_others(monkeypatch: pytes
     assert CLASSES * 3 in sizes
     assert packed.steps == usual.steps > 3
     torch.testing.assert_close(packed.head, usual.head, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["toward", "nonnegative", "held", "near"])
+def test_packed_fits_know_all_kinds_of_penalties(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = images()
+    problem, start = Problem(x, labels, CLASSES), some_head()
+    support = torch.zeros(CLASSES, FEATURES, dtype=torch.bool)
+    support[:, :2] = True
+    held = torch.zeros(CLASSES, dtype=torch.bool)
+    held[1] = True
+    monkeypatch.setattr(curvature, "_MOST_DENSE", 0)
+    more: dict[str, Any] = {"start": start, "tolerance": 1e-10}
+    if kind == "near":
+        more["near"] = refit(problem, support, 1e-1, start=start)
+    elif kind != "nonnegative":
+        more[kind] = {"toward": start, "held": held}[kind]
+    more["nonnegative"] = kind == "nonnegative"
+    usual = refit(problem, support, 1e-3, **more)
+    monkeypatch.setattr("decompose_cli.sparse.minimise._LARGE", 0)
+    packed = refit(problem, support, 1e-3, **more)
+    assert packed.steps == usual.steps > 2
+    torch.testing.assert_close(packed.head, usual.head, rtol=1e-8, atol=1e-11)
+    if kind == "held":
+        assert torch.equal(packed.head[1], start[1])
 
 
 @pytest.mark.parametrize("weighted", [False, True])
