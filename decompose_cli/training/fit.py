@@ -97,7 +97,9 @@ class Trainer:
         self.model = fabric.setup(compiled)
         self._log = RunLog(folder.log, folder.tensorboard)
         self._tally = torch.zeros(3 + self.objective.counted, dtype=self._sum_type, device=fabric.device)
-        self._is_bad = torch.zeros((), dtype=torch.bool, device=fabric.device)
+        # Each is one operation a step on a GPU, where small networks wait for operations to be started.
+        self._loss_sum, self._correct, self._images, *_ = self._tally.unbind()
+        self._watched = torch.zeros((), dtype=self._sum_type, device=fabric.device)  # a sum that stays finite, or not
         torch.manual_seed(settings.seed + fabric.global_rank)  # for dropout and the like
 
     def _part(self, part: Share) -> Part:
@@ -167,7 +169,7 @@ class Trainer:
 
     def step(self, batches: Sequence[tuple[Tensor, Tensor, float]]) -> Tensor:
         """Make one step of the optimizers; return the mean loss of this process's images, times their share."""
-        mean = torch.zeros((), device=self.fabric.device)
+        means: list[Tensor] = []
         several = self.fabric.world_size > 1
         self.state.rate = float(self.parts[0].schedule.get_last_lr()[0])
         self.state.made = f"epoch {self.state.epoch + 1}, step {self.state.step + 1}"
@@ -181,14 +183,15 @@ class Trainer:
                 except NotFiniteError as error:
                     raise self._diverged(f"{error.sentence.rstrip('.')}, in ") from error
             with torch.no_grad():
-                mean += loss * weight
+                means.append(loss * weight)
                 if weight:
                     truth = targets if targets.ndim == 1 else targets.argmax(1)
-                    correct = (self.objective.logits(output).argmax(1) == truth).sum()
-                    images_seen = torch.full_like(correct, len(truth))  # made on the device, which is not waited for
-                    usual = torch.stack([loss.detach().to(self._sum_type), correct, images_seen])
-                    self._tally += torch.cat([usual, self.objective.counts(output, targets).to(usual)])
-                self._is_bad |= ~torch.isfinite(total)
+                    self._loss_sum += loss
+                    self._correct += (self.objective.logits(output).argmax(1) == truth).sum()
+                    self._images += len(truth)
+                    if self.objective.counted:
+                        self._tally[3:] += self.objective.counts(output, targets).to(self._tally)
+                self._watched += total
         due = [part.optimizer for part in self.parts if (self.state.global_step + 1) % part.every == 0]
         if self.settings.clip_norm is not None:
             for optimizer in due:
@@ -203,7 +206,7 @@ class Trainer:
             self.ema.update_parameters(self.module)
         self.state.step += 1
         self.state.global_step += 1
-        return mean
+        return means[0] if len(means) == 1 else torch.stack(means).sum()
 
     def _check_stop(self, stop: StopRequest, table: EpochTable, *, saves: bool = False) -> None:
         """Stop on a signal or a loss that is not finite, and save if it is time; all processes do the same."""
@@ -212,13 +215,14 @@ class Trainer:
         if fabric.world_size > 1:
             if not is_due and state.global_step < self.total_steps:
                 return
-            flags = torch.stack([torch.tensor(stop.is_set, device=fabric.device), self._is_bad]).float()
-            wants_stop, is_bad = (value > 0 for value in sum_over_processes(fabric, flags).tolist())
+            is_bad = ~torch.isfinite(self._watched)
+            flags = torch.stack([torch.tensor(stop.is_set, device=fabric.device), is_bad]).float()
+            wants_stop, found_bad = (value > 0 for value in sum_over_processes(fabric, flags).tolist())
         else:
             wants_stop = stop.is_set
             looks = fabric.device.type == "cpu" or is_due or wants_stop
-            is_bad = looks and bool(self._is_bad)
-        if is_bad:
+            found_bad = looks and not math.isfinite(float(self._watched))
+        if found_bad:
             raise self._bad_loss()
         if wants_stop or saves:
             self._save(self.folder.last)
