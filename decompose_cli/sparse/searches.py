@@ -10,7 +10,8 @@ from torch import Tensor
 from decompose_cli.features.labelled import LabelledFeatures, check_classes
 from decompose_cli.sparse.cuts import exactly
 from decompose_cli.sparse.elastic_net import Path, elastic_net_path
-from decompose_cli.sparse.elimination import backward
+from decompose_cli.sparse.elimination import backward, sizes
+from decompose_cli.sparse.long_work import track_long
 from decompose_cli.sparse.problem import Problem, fitting_device
 from decompose_cli.sparse.refit import refit
 from decompose_cli.sparse.splicing import splice
@@ -46,7 +47,8 @@ Found = Iterator[tuple[Tensor, Tensor]]
 
 def eliminated(problem: Problem, start: Tensor, ks: Sequence[int], l2: float, held: Tensor | None = None) -> Found:
     """Backward elimination from a full head; see :func:`.elimination.backward`."""
-    found = backward(problem, ks, l2, start=start, held=held)
+    with track_long(problem, "Eliminating features", len(sizes(problem.num_features, min(ks))), "steps") as advance:
+        found = backward(problem, ks, l2, start=start, held=held, advance=advance)
     for k in ks:
         yield found.support(k), found.fits[k].head
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.progress import Advance
+from decompose_cli.sparse.long_work import track_long
 from decompose_cli.sparse.minimise import Fit
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit, refit_loosely
@@ -164,17 +165,20 @@ class _Search:
         logits = self.problem.logits(head)
         sums = logits.logsumexp(1).double()
         missed: list[_Missed] = []
-        for number in visited.nonzero()[:, 0].tolist():
-            row = Row(self.problem, number, logits, self.l2, sums)
-            columns = support[number].nonzero()[:, 0]
-            fit = row.fit(columns, torch.cat([head[number, columns], head[number, -1:]]))
-            fit, others = self._best_of(row, fit)
-            missed += [
-                _Missed(other.objective - fit.objective, number, other.columns, other.weights) for other in others
-            ]
-            _put(support, head, number, fit.columns, fit.weights)
-            logits[:, number] = fit.logits.to(logits.dtype)
-            sums = torch.logaddexp(row.others, fit.logits)
+        numbers = visited.nonzero()[:, 0].tolist()
+        with track_long(self.problem, "Exchanging features", len(numbers), "classes") as advance:
+            for number in numbers:
+                row = Row(self.problem, number, logits, self.l2, sums)
+                columns = support[number].nonzero()[:, 0]
+                fit = row.fit(columns, torch.cat([head[number, columns], head[number, -1:]]))
+                fit, others = self._best_of(row, fit)
+                missed += [
+                    _Missed(other.objective - fit.objective, number, other.columns, other.weights) for other in others
+                ]
+                _put(support, head, number, fit.columns, fit.weights)
+                logits[:, number] = fit.logits.to(logits.dtype)
+                sums = torch.logaddexp(row.others, fit.logits)
+                advance(1)
         changed = (support != self.support).any(1)
         if bool(changed.any()) and not self._improves(support, head):
             changed[:] = False

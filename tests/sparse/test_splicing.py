@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
 import pytest
 import torch
 from helpers.sparse_search import all_supports, images, minima
 from torch import Tensor
 
+from decompose_cli.sparse import long_work
 from decompose_cli.sparse.elimination import backward, first
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit
+from decompose_cli.sparse.searches import SEARCHES
 from decompose_cli.sparse.splicing import _Search, splice
 
 L2 = 1e-2
@@ -269,3 +274,23 @@ def test_large_problems_are_exchanged_in_all_classes_at_once_alone(monkeypatch: 
     assert whole.fit.objective <= short.fit.objective < refit(problem, start, L2).objective
     assert splice(problem, [start], L2, most_rounds=30).fit.objective == whole.fit.objective
     assert visits
+
+
+def test_long_searches_say_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: dict[str, list[int]] = {}
+
+    @contextmanager
+    def track(description: str, total: int, unit: str) -> Iterator[Callable[[int], None]]:
+        counted = told.setdefault(f"{description}, {unit}", [])
+        yield counted.append
+        assert sum(counted[-total:]) == total
+
+    monkeypatch.setattr(long_work, "track", track)
+    x, labels = images(3, 6, 60)
+    problem = Problem(x, labels, 3)
+    start = refit(problem, torch.ones(3, 6, dtype=torch.bool), L2).head
+    quiet = [support.tolist() for support, _ in SEARCHES["splicing"](problem, start, [2], L2, None)]
+    assert not told
+    monkeypatch.setattr(long_work, "_LONG", 0)
+    assert [support.tolist() for support, _ in SEARCHES["splicing"](problem, start, [2], L2, None)] == quiet
+    assert set(told) == {"Eliminating features, steps", "Exchanging features, classes"}
