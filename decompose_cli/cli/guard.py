@@ -17,6 +17,7 @@ from decompose_cli.cli import stdout
 from decompose_cli.cli.console import Terminal
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.printable import printable_lines
+from decompose_cli.processes.lost import LOST
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -57,6 +58,11 @@ def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
 
 
 def _interrupted(terminal: Terminal) -> typer.Exit:
+    if LOST.is_set():
+        sentence = "A process of this command has ended before its work was done; memory may have run out."
+        hint = "No file was left half-written, and features that were done are kept."
+        terminal.error(DecomposeError(sentence, hint=hint))
+        return typer.Exit(1)
     terminal.error(DecomposeError("Interrupted; no file was left half-written."))
     return typer.Exit(130)
 

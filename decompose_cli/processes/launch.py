@@ -6,7 +6,6 @@ import atexit
 import logging
 import os
 import signal
-import sys
 import threading
 import time
 import warnings
@@ -21,10 +20,12 @@ from lightning_fabric.strategies.ddp import DDPStrategy
 from lightning_fabric.strategies.launchers import subprocess_script
 from typing_extensions import override
 
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.processes.cluster import Machines, Processes, processes_of
 from decompose_cli.processes.cores import share_cores, use_threads
 from decompose_cli.processes.device import resolve_device
+from decompose_cli.processes.lost import LOST
+from decompose_cli.processes.team import ENDED, is_lost_connection
 from decompose_cli.progress import warn
 
 _PATIENCE = timedelta(days=30)
@@ -39,7 +40,7 @@ class _Observer(subprocess_script._ChildProcessObserver):
     def _terminate_all(self) -> None:
         for process in self._child_processes:
             process.kill()
-        sys.stderr.write("A process of this command has ended before its work was done; memory may have run out.\n")
+        LOST.set()
         os.kill(self._main_pid, signal.SIGTERM)
 
 
@@ -99,7 +100,7 @@ def start(device: str, machines: Machines, precision: str = "32", *, trains: boo
             f"{param('devices')} {processes.here}: this machine has {torch.cuda.device_count()} CUDA devices."
         )
     several = processes.count > 1
-    warnings.filterwarnings("ignore", message=".*broadcast_buffers is deprecated", module="lightning_fabric.*")
+    warnings.filterwarnings("ignore", message=".*broadcast_buffers`? is deprecated", module="lightning_fabric.*")
     share_cores(processes.sharing_cores)
     if several and "OMP_NUM_THREADS" not in os.environ:  # else Fabric counts cores, whatever the process may use
         use_threads(None)
@@ -156,8 +157,10 @@ def _launched(fabric: Fabric, processes: Processes) -> None:
                 f"Waiting for the rest of the {processes.count} processes that {processes.launcher} is to start; if "
                 f"there are none, {how}."
             )
-    if failures:
-        raise failures[0]
+    for error in failures:
+        if isinstance(error, RuntimeError) and is_lost_connection(error):
+            raise DecomposeError(ENDED, hint="It had not started its work: start the command again.") from error
+        raise error
     if fabric.device.type == "cuda":
         torch.cuda.set_device(fabric.device)  # it was set for the other thread
 

@@ -18,6 +18,8 @@ Value = TypeVar("Value")
 Task = Callable[[int, int], Any]
 """A part of some work, called with the number of the process and the number of processes."""
 
+ENDED = "Another process of this command ended before its work was done."
+
 _led: ContextVar[Fabric | None] = ContextVar("decompose_led_processes", default=None)
 _member: ContextVar[Fabric | None] = ContextVar("decompose_team", default=None)
 
@@ -82,9 +84,17 @@ def _connected() -> Iterator[None]:
         yield
     except RuntimeError as error:  # among them those of torch.distributed
         raise DecomposeError(
-            "Another process of this command ended before its work was done.",
+            ENDED,
             hint="Memory may have run out there. What was finished is kept: start the command again.",
         ) from error
+
+
+def is_lost_connection(error: RuntimeError) -> bool:
+    """Whether an error of torch says that another process, with which this one exchanges tensors, has gone."""
+    import torch.distributed
+
+    kinds = (torch.distributed.DistBackendError, torch.distributed.DistNetworkError)
+    return isinstance(error, kinds) or "gloo" in str(error)
 
 
 def together(task: Task) -> list[Any]:

@@ -12,10 +12,11 @@ from typing import Any, ClassVar, Generic
 from torch import nn
 from typing_extensions import override
 
+from decompose_cli.errors import DecomposeError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.convolutions import may_choose_algorithms
 from decompose_cli.models.read_back import check_read_back
-from decompose_cli.processes.team import on_first
+from decompose_cli.processes.team import ENDED, is_lost_connection, on_first
 from decompose_cli.reporting.training_plots import training_curves
 from decompose_cli.storage.file_sets import Content, write_files
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
@@ -150,9 +151,17 @@ def run_training(training: Training[Results], request: Request) -> ResultDocumen
 
 @contextmanager
 def _to_be_resumed(session: Session) -> Iterator[None]:
-    """Say how a run goes on that was interrupted outside its steps: while it is measured, exported or written down."""
+    """Say how a run goes on that was interrupted outside its steps: while it is measured, exported or written down.
+
+    Or one of whose processes has gone.
+    """
     try:
         yield
+    except RuntimeError as error:
+        if session.fabric.world_size == 1 or not is_lost_connection(error):
+            raise
+        again = f"go on with {param('resume')} {session.folder.path}" if session.is_begun else "start the command again"
+        raise DecomposeError(ENDED, hint=f"Memory may have run out there; {again}.") from error
     except KeyboardInterrupt:
         if not session.is_begun or session.folder.is_finished:
             raise

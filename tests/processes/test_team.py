@@ -138,6 +138,7 @@ print(json.dumps(outcome(lambda: together(leaving))))
 def test_helpers_end_where_the_first_is_killed(forks: Forks) -> None:
     code = """
 def leave():
+    together(square)  # all have started
     os.kill(os.getpid(), 9)
 print(json.dumps(outcome(leave)))
 """
