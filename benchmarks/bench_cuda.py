@@ -19,6 +19,7 @@ import statistics
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -52,6 +53,9 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=common.cores(), help="processes that decode")
     parser.add_argument("--only", default="", help="what names of sides contain, such as resnet20; decoding")
     given = parser.parse_args()
+    if given.device.startswith("cuda") and not has_cuda():
+        print("There is no GPU here; nothing is measured.")
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         common.say(f"making {given.images:,} JPEG files")
@@ -74,6 +78,12 @@ def main() -> None:
     ]
     conditions = [*common.conditions(given.repeats), card(given)]
     common.report(f"{given.model} and trainings on {given.device}", lines, conditions, notes)
+
+
+def has_cuda() -> bool:
+    import torch
+
+    return bool(torch.cuda.is_available())
 
 
 def measured(given: argparse.Namespace, sides: dict[str, tuple[str, ...]]) -> dict[str, list[float]]:
@@ -146,7 +156,7 @@ def _write_class(job: tuple[Path, int]) -> None:
 
     folder, count = job
     folder.mkdir(parents=True)
-    random = np.random.default_rng(abs(hash(folder.name)) % 2**32)
+    random = np.random.default_rng(zlib.crc32(f"{folder.parent.name}/{folder.name}".encode()))
     for number in range(count):
         layers = []
         for cell in (100, 12, 3):

@@ -182,6 +182,7 @@ def opened(folder: Path, device: str) -> Made:
     import decompose_cli.engines.validate  # noqa: F401 - so that no job is charged with the imports
     from decompose_cli.models.network import HeadTensors
 
+    torch.zeros(1, device=device)  # a GPU takes seconds to start
     rest = torch.load(folder / "rest", weights_only=True)
     images, features = len(rest["labels"]), rest["weight"].shape[1]
     mapped = torch.from_file(str(folder / "features"), shared=False, size=images * features).view(images, features)
@@ -309,11 +310,14 @@ def table(found: dict[str, dict[int, Measured]], classes: int) -> dict[str, Any]
     }
 
 
-def known(path: Path | None) -> dict[str, dict[int, Measured]]:
-    """Figures of earlier runs."""
+def known(path: Path | None, device: str) -> dict[str, dict[int, Measured]]:
+    """Figures of earlier runs, which have to be of the same device."""
     if path is None or not path.exists():
         return {}
-    found = json.loads(path.read_text(encoding="utf-8"))["measured"]
+    content = json.loads(path.read_text(encoding="utf-8"))
+    if (other := content.get("device", "cpu")) != device:
+        sys.exit(f"{path} has figures of {other}")
+    found = content["measured"]
     return {name: {int(size): one for size, one in by_images.items()} for name, by_images in found.items()}
 
 
@@ -335,7 +339,7 @@ def main() -> None:
         return
     starts = [""] if given.jobs is None else given.jobs.split(";")
     jobs = [job for job in JOBS if any(job.name.startswith(start) for start in starts)]
-    found = known(given.output)
+    found = known(given.output, given.device)
     os.environ["OMP_NUM_THREADS"] = str(given.threads)
     for images in map(int, given.images.split(",")):
         with tempfile.TemporaryDirectory() as name:
@@ -369,6 +373,7 @@ def _write(path: Path, found: dict[str, dict[int, Measured]], given: argparse.Na
 
     content = {
         "torch": torch.__version__,
+        "device": given.device,
         "threads": given.threads,
         "features": given.features,
         "classes": given.classes,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -65,7 +65,9 @@ class ImageDataset(ABC):
     def __len__(self) -> int:
         """Number of images."""
 
-    def chunks(self, preprocessing: Preprocessing, wanted: Sequence[range], workers: int) -> Iterator[Chunk]:
+    def chunks(
+        self, preprocessing: Preprocessing, wanted: Sequence[range], workers: int
+    ) -> Generator[Chunk, None, None]:
         """The images of each range of numbers, in the order of ``wanted``.
 
         An image that cannot be read is no error here: the chunk says which it is. Every other error is one. Processes
@@ -81,11 +83,7 @@ class ImageDataset(ABC):
             return chunks_in_memory(pixels, preprocessing, wanted)
         from decompose_cli.datasets.streaming import decoded_chunks
 
-        return self._remarked(decoded_chunks(self.image, preprocessing, wanted, workers))
-
-    def _remarked(self, chunks: Iterator[Chunk]) -> Iterator[Chunk]:
-        yield from chunks
-        self.remark()
+        return decoded_chunks(self.image, preprocessing, wanted, workers, self.remark)
 
     def batches(self, preprocessing: Preprocessing, batch_size: int, workers: int) -> Batches:
         """Yield ``(images, labels)`` in a fixed order: uint8 (n, 3, H, W) after resize and crop, int64 (n,).

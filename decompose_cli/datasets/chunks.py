@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -34,7 +34,7 @@ def in_ranges(count: int, size: int) -> list[range]:
 
 def chunks_in_memory(
     pixels: Tensor, preprocessing: Preprocessing, wanted: Sequence[range], unreadable: Mapping[int, str] | None = None
-) -> Iterator[Chunk]:
+) -> Generator[Chunk, None, None]:
     """Cut a uint8 tensor of images into chunks, resizing and cropping whole chunks where the network needs it.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
@@ -176,11 +176,13 @@ class FolderImages(ImageDataset):
         return fingerprint == now or (now == self._by_files and fingerprint == self._by_place)
 
     @override
-    def chunks(self, preprocessing: Preprocessing, wanted: Sequence[range], workers: int) -> Iterator[Chunk]:
+    def chunks(
+        self, preprocessing: Preprocessing, wanted: Sequence[range], workers: int
+    ) -> Generator[Chunk, None, None]:
         if self._whole is not None:
             pixels, unreadable = self._whole
             return chunks_in_memory(pixels, preprocessing, wanted, unreadable)
-        return self._remarked(decoded_chunks(self._images.read, preprocessing, wanted, workers))
+        return decoded_chunks(self._images.read, preprocessing, wanted, workers, self.remark)
 
     @override
     def subset(self, numbers: Tensor) -> FolderImages:

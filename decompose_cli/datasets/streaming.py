@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -28,9 +28,15 @@ _Decoded = tuple[Tensor, dict[int, str]]
 
 
 def decoded_chunks(
-    read: Callable[[int], Image], preprocessing: Preprocessing, wanted: Sequence[range], workers: int
-) -> Iterator[Chunk]:
+    read: Callable[[int], Image],
+    preprocessing: Preprocessing,
+    wanted: Sequence[range],
+    workers: int,
+    remark: Callable[[], None],
+) -> Generator[Chunk, None, None]:
     """Decode, resize and crop images by their numbers; worker processes begin before the first chunk is asked for.
+
+    They end when the generator is closed, or has come to its end.
 
     Args:
         read: Returns an RGB image by its number; where it raises InputError, the image is unreadable. It is sent to
@@ -38,18 +44,30 @@ def decoded_chunks(
         preprocessing: Decides the pixels.
         wanted: Numbers of the images of each chunk.
         workers: Worker processes; 0 to decode in this process.
+        remark: Called after the last chunk.
 
     Returns:
         The chunks in the order of ``wanted``. Asking for one raises DecomposeError where a worker process ended before
         its work was done.
     """
-    height, width = preprocessing.crop
+    chunks = _begun(_Decoder(read, preprocessing), wanted, workers, remark)
+    next(chunks)
+    return cast("Generator[Chunk, None, None]", chunks)
+
+
+def _begun(
+    decoder: _Decoder, wanted: Sequence[range], workers: int, remark: Callable[[], None]
+) -> Generator[Chunk | None, None, None]:
+    """First None, when worker processes have begun, and then the chunks."""
+    height, width = decoder.preprocessing.crop
     size = max(1, _PIXELS_OF_A_PART // (height * width))
-    parts = [[numbers[start : start + size] for start in range(0, len(numbers), size)] for numbers in wanted]
+    parts = [
+        [numbers[start : start + size] for start in range(0, len(numbers), size)] or [numbers] for numbers in wanted
+    ]
     tasks = [part for own in parts for part in own]
     processes = min(workers, len(tasks))
     loader: DataLoader[_Decoded] = DataLoader(
-        _Decoder(read, preprocessing),  # type: ignore[arg-type]
+        decoder,  # type: ignore[arg-type]
         batch_sampler=tasks,  # type: ignore[arg-type]
         num_workers=processes,
         prefetch_factor=_PARTS_AHEAD if processes else None,
@@ -58,7 +76,10 @@ def decoded_chunks(
         generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
     )
     decoded = without_worker_traces(iter(loader))
-    return (_joined(numbers, list(islice(decoded, len(own)))) for numbers, own in zip(wanted, parts, strict=True))
+    yield None
+    for numbers, own in zip(wanted, parts, strict=True):
+        yield _joined(numbers, list(islice(decoded, len(own))))
+    remark()
 
 
 def _joined(numbers: range, parts: Sequence[_Decoded]) -> Chunk:
@@ -72,7 +93,7 @@ def _as_it_is(decoded: _Decoded) -> _Decoded:
 
 
 class _Decoder(Dataset[Tensor]):
-    """Decodes a chunk at a time, in a worker process."""
+    """Decodes a part of a chunk at a time, in a worker process."""
 
     def __init__(self, read: Callable[[int], Image], preprocessing: Preprocessing) -> None:
         self.read = read
@@ -93,22 +114,33 @@ class _Decoder(Dataset[Tensor]):
 
 def without_worker_traces(items: Iterator[_Item]) -> Iterator[_Item]:
     """Raise errors of worker processes as the sentences they were; they come wrapped in the text of a traceback."""
-    with _worker_errors():
+    with worker_errors():
         yield from items
 
 
 @contextmanager
-def _worker_errors() -> Iterator[None]:
+def worker_errors() -> Iterator[None]:
+    """Say in a sentence that a worker process has died, which torch says wherever the program is at that moment."""
     try:
         yield
     except DecomposeError as error:
+        if isinstance(error.__cause__, RuntimeError) and _is_of_worker(error.__cause__):
+            raise _died() from error
         kind = type(error)
         last = error.sentence.strip().splitlines()[-1]
         raise kind(last.removeprefix(f"{kind.__module__}.{kind.__qualname__}: "), hint=error.advice) from error
     except RuntimeError as error:
-        if not str(error).startswith("DataLoader worker"):  # as all that torch says of one that has died
+        if not _is_of_worker(error):
             raise
-        raise DecomposeError(
-            "A process that decodes images ended before its work was done; memory may have run out.",
-            hint=f"Choose fewer {param('workers')}, or give the container that this runs in more shared memory.",
-        ) from error
+        raise _died() from error
+
+
+def _is_of_worker(error: RuntimeError) -> bool:
+    return str(error).startswith("DataLoader worker")  # as all does that torch says of one that has died
+
+
+def _died() -> DecomposeError:
+    return DecomposeError(
+        "A process that decodes images ended before its work was done; memory may have run out.",
+        hint=f"Choose fewer {param('workers')}, or give the container that this runs in more shared memory.",
+    )

@@ -35,8 +35,8 @@ def predictions_of_orders(
     most m B / 2^24 together. Images whose two largest logits are nearer than that are done again as DecomposedLinear
     does them, so that predictions are those of each head alone.
 
-    Heads are evaluated together as far as their sets, predictions and differences fit into 512 MB; the features are
-    gone through once for all of these.
+    Heads are evaluated together as far as their sets, predictions and differences fit into 600 MB and one more matrix
+    of the head; the features are gone through once for all of these.
 
     Args:
         features: Features (N, D), N >= 1.
@@ -69,8 +69,8 @@ class _Change:
 
     Attributes:
         terms: The most products that a class gains and loses.
-        features: Features that are gained or lost, class by class.
-        starts: Where each class begins among them, (C,).
+        features: Features that are gained or lost, class by class, int32.
+        starts: Where each class begins among them, int32 (C,).
         weights: Their weights, negative where a feature is lost.
     """
 
@@ -116,8 +116,11 @@ class _Group:
         else:
             counts = torch.bincount(classes, minlength=len(uses))
             weights = torch.where(uses[classes, features], 1, -1) * self.weight[classes, features]
-            self._bytes += features.nbytes + counts.nbytes + weights.nbytes
-            self.steps.append(_Change(int(counts.max()), features, counts.cumsum(0) - counts, weights))
+            starts = (counts.cumsum(0) - counts).int()
+            self.steps.append(
+                _Change(int(counts.max()), features.int(), starts, weights)
+            )  # and not what has both columns
+            self._bytes += len(features) * 8
         self._used = uses
         self._indices += order.numel()
         self.orders.append((k, order.to(_smallest(uses.shape[1]))))

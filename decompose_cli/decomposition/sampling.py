@@ -52,8 +52,8 @@ def searched_numbers(labels: Tensor, seed: int = 0, width: int = 0) -> Tensor | 
 def fitted_numbers(labels: Tensor, width: int, seed: int = 0) -> Tensor | None:
     """The images that heads are fitted on whose features are held for it, drawn by class; None for all.
 
-    Of more than 100,000 images so many take part that fits are quick and their features take little room: at least
-    50,000, at most 100,000, and all where features and classes are few.
+    Of more than 100,000 images so many take part that fits are quick and their features take little room: 50,000 to
+    100,000, and one of each class at least; all where features and classes are few.
 
     Args:
         labels: Class numbers, int64 (N,).

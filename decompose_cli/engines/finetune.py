@@ -303,8 +303,11 @@ class _Finetune(Training[FinetuneResults]):
     def _refitted(self, images: Tensor, l2: float | None) -> tuple[DecomposedLinear, Refitting]:
         """The head with weights fitted to these training images, and how they were fitted."""
         data = self._train.labelled()
-        drawn = fitted_numbers(data.labels[images], data.num_features * data.num_classes, self._train.inputs.seed)
-        data = data.of_images(images if drawn is None else images[drawn])
+        if len(images) < len(data.labels):  # where some are held out, those that are fitted are copied
+            drawn = fitted_numbers(data.labels[images], data.num_features * data.num_classes, self._train.inputs.seed)
+            data = data.of_images(images if drawn is None else images[drawn])
+            if drawn is not None:
+                note(f"The head is fitted on {len(drawn):,} of the {len(images):,} training images, drawn by class.")
         refitting, _ = settle(self._test, data, lambda _: self._used, l2)
         self._train.release()
         return fit_head(data, self._used, "real", refitting.l2).linear(), refitting

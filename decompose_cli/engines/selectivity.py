@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
 import torch
@@ -254,6 +254,7 @@ class _Share:
         keep_freed_memory()
         chunks = self.dataset.chunks(self.preprocessing, wanted, computing.workers)
         with ExitStack() as stack:
+            stack.enter_context(closing(chunks))
             stack.enter_context(device_memory(device))
             workers: list[LayerCounters] = []
             here = copy.deepcopy(original).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.datasets.base import Chunk, ImageDataset
+from decompose_cli.datasets.streaming import worker_errors
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.features.bank import chunks_of
 from decompose_cli.features.forward import Forward, Normalisation, Pending, images_at_once, sent
@@ -92,23 +93,25 @@ def features_of_chunks(
         example = _example(dataset, preprocessing)
         # First, as processes that decode are at work while the network is made ready.
         chunks = dataset.chunks(preprocessing, wanted, computing.workers)
-        forward = Forward(
-            network,
-            preprocessing,
-            example,
-            device=computing.device,
-            precision=computing.precision,
-            batch_size=computing.batch_size,
-            threads=computing.threads,
-        )
-        waiting: deque[tuple[Chunk, Pending]] = deque()
-        with forward, fastest_algorithms(computing.device):
-            for chunk in chunks:
-                waiting.append((chunk, forward.submit(chunk.images)))
-                if len(waiting) > _UNDER_WAY:
+        with closing(chunks):
+            with worker_errors():
+                forward = Forward(
+                    network,
+                    preprocessing,
+                    example,
+                    device=computing.device,
+                    precision=computing.precision,
+                    batch_size=computing.batch_size,
+                    threads=computing.threads,
+                )
+            waiting: deque[tuple[Chunk, Pending]] = deque()
+            with forward, fastest_algorithms(computing.device):
+                for chunk in chunks:
+                    waiting.append((chunk, forward.submit(chunk.images)))
+                    if len(waiting) > _UNDER_WAY:
+                        yield _features_of(*waiting.popleft(), dataset)
+                while waiting:
                     yield _features_of(*waiting.popleft(), dataset)
-            while waiting:
-                yield _features_of(*waiting.popleft(), dataset)
 
 
 def _example(dataset: ImageDataset, preprocessing: Preprocessing) -> Tensor:

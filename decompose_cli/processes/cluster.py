@@ -73,8 +73,11 @@ def processes_of(machines: Machines) -> Processes:
         return _agreeing(machines, Processes(here, everywhere // here, "torchrun"))
     tasks = _variable("SLURM_NTASKS", "SLURM", 1)
     if tasks > 1:
-        return _agreeing(machines, _of_slurm(tasks))
-    _refuse_others()
+        started = _of_slurm(tasks)
+        if (found := _of_mpi()) and found[2] != os.environ["SLURM_PROCID"]:  # those of srun's own agree with it
+            raise _each_would_do_all(f"MPI started {found[1]} processes ({found[0]}) in a task of SLURM", found[0])
+        return _agreeing(machines, started)
+    _refuse_others(machines)
     nodes = machines.num_nodes or 1
     if nodes > 1 and "MASTER_ADDR" not in os.environ:
         raise InputError(
@@ -90,13 +93,22 @@ def rank_here() -> int:
     if "TORCHELASTIC_RUN_ID" not in os.environ and _variable("SLURM_NTASKS", "SLURM", 1) > 1:
         rank = _variable("SLURM_PROCID", "SLURM", 0, smallest=0)
         return rank if rank < _variable("SLURM_NTASKS", "SLURM") else 0  # else nobody would say that it is none
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", *_RANKS_OF_MPI.values()):
+    mpi = _of_mpi()
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", *([_RANKS_OF_MPI[mpi[0]]] if mpi else [])):
         if os.environ.get(name, "0") not in ("0", ""):
             return _variable(name, "The launcher", smallest=0)
     return 0
 
 
-def _refuse_others() -> None:
+def _of_mpi() -> tuple[str, int, str] | None:
+    """What MPI says of this process where it is one of several: how the number of processes is called, and both."""
+    for size, rank in _RANKS_OF_MPI.items():
+        if os.environ.get(rank) and (count := _variable(size, "MPI", 1)) > 1:
+            return size, count, os.environ[rank]
+    return None
+
+
+def _refuse_others(machines: Machines) -> None:
     """Refuse to be one of several processes that a launcher started which is not understood here.
 
     Each of them would do all of the work, and write the same files.
@@ -104,18 +116,20 @@ def _refuse_others() -> None:
     Raises:
         InputError: It is.
     """
-    hint = f"Start the command with torchrun or srun, or once with {param('devices')} and the number of processes."
-    if "LOCAL_RANK" in os.environ:  # as those have that this program starts
-        return
-    for size, rank in _RANKS_OF_MPI.items():
-        if (count := _variable(size, "MPI", 1)) > 1 and rank in os.environ:
-            raise InputError(f"MPI started {count} processes ({size}), and each would do all of the work.", hint=hint)
-    if "RANK" in os.environ and (count := _variable("WORLD_SIZE", "The launcher", 1)) > 1:
-        raise InputError(
-            f"This is process {os.environ['RANK']} (RANK) of {count} (WORLD_SIZE), but not all "
-            "variables of torchrun are set, such as LOCAL_RANK, so each would do all of the work.",
-            hint=hint,
-        )
+    if (machines.num_nodes or 1) > 1 or ("LOCAL_RANK" in os.environ and (machines.devices or 1) > 1):
+        return  # one of a machine each, as it was asked for, or one that this program has started
+    if found := _of_mpi():
+        raise _each_would_do_all(f"MPI started {found[1]} processes ({found[0]})", found[0])
+    if (rank := os.environ.get("RANK")) and (count := _variable("WORLD_SIZE", "The launcher", 1)) > 1:
+        raise _each_would_do_all(f"This is process {rank} (RANK) of {count} (WORLD_SIZE), but not by torchrun", "RANK")
+
+
+def _each_would_do_all(what: str, name: str) -> InputError:
+    return InputError(
+        f"{what}, and each would do all of the work.",
+        hint=f"Start the command with torchrun or srun, or once with {param('devices')} and the number of processes. "
+        f"If each has a command of its own, unset {name}.",
+    )
 
 
 def _of_slurm(tasks: int) -> Processes:

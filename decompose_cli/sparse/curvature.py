@@ -88,7 +88,8 @@ class Dense(Curvature):
         total = len(problem.labels)
         count = min(total, max(_FEWEST_IMAGES, _PRODUCTS // moments.products))
         products = count * moments.products
-        self.cost = products / (_FASTER * 2 * total * problem.num_features * problem.num_classes)
+        evaluation = evaluation_of(problem, free | (head != 0))
+        self.cost = products / (_FASTER * 2 * max(1, evaluation.products)) + (evaluation is not problem)
         weights = torch.ones(count, dtype=torch.float64, device=problem.device)
         kept: Tensor | None = None
         if count < total:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from decompose_cli.sparse.problem import Problem
 
+_AS_LONG_AS = 8  # products of whole matrices takes one here
 _FEWER = 16  # times as many products in all as with the features that are used: below, whole matrices are as fast
 
 
@@ -18,9 +19,13 @@ class FewFeatures:
     Args:
         problem: The images.
         used: The parameters that may differ from zero, bool (C, D + 1).
+
+    Attributes:
+        products: Products of whole matrices that take as long as an evaluation's.
     """
 
     def __init__(self, problem: Problem, used: Tensor) -> None:
+        self.products = _AS_LONG_AS * int(used[:, :-1].sum()) * len(problem.labels)
         self.problem, self._shape = problem, (problem.num_classes, problem.num_features)
         self._classes, self._columns = used[:, :-1].nonzero().unbind(1)
         counts = torch.bincount(self._classes, minlength=problem.num_classes)
@@ -45,7 +50,8 @@ class FewFeatures:
     def probabilities(self, head: Tensor, rows: slice) -> Tensor:
         """softmax of the logits, (n, C), of some images."""
         weight, bias = self._folded(head)
-        return torch.softmax((weight @ self.problem.features[rows].t().contiguous()).add_(bias), 0).t()
+        parts = torch.split(self.problem.features[rows], self.problem.at_once)  # each is copied
+        return torch.cat([torch.softmax((weight @ x.t().contiguous()).add_(bias), 0) for x in parts], 1).t()
 
     def value_and_gradient(self, head: Tensor) -> tuple[float, Tensor]:
         """f and its gradient, float64 (C, D + 1), which is zero for parameters that are not used."""

@@ -141,6 +141,11 @@ class Problem:
         return self.features.device
 
     @property
+    def products(self) -> int:
+        """N D C, those of an evaluation with whole matrices."""
+        return self.features.numel() * self.num_classes
+
+    @property
     def num_features(self) -> int:
         """D."""
         return self.features.shape[1]

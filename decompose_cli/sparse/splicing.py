@@ -15,11 +15,12 @@ from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit, refit_loosely
 from decompose_cli.sparse.rows import Row, RowFit
 from decompose_cli.sparse.second_order import second_derivatives
-from decompose_cli.sparse.threads import in_few_threads
+from decompose_cli.sparse.threads import in_few_threads, one_thread
 
 _TRIED = 3  # exchanges of a class, the most promising by their estimates
 _MOST_ROUNDS = 30
 _PRODUCTS = 1 << 38  # of one estimate for each class: minutes; 10,000 x 2048 features, 268 classes with k = 50
+_BETWEEN_SUMS = 64  # classes
 _LOWER = 1e-6  # the least decrease that counts, as a share of the penalised loss
 
 
@@ -163,11 +164,12 @@ class _Search:
         """
         support, head = self.support.clone(), self.fit.head.clone()
         logits = self.problem.logits(head)
-        sums = logits.logsumexp(1).double()
         missed: list[_Missed] = []
         numbers = visited.nonzero()[:, 0].tolist()
-        with track_long(self.problem, "Exchanging features", len(numbers), "classes") as advance:
-            for number in numbers:
+        with one_thread(), track_long(self.problem, "Exchanging features", len(numbers), "classes") as advance:
+            for place, number in enumerate(numbers):
+                if place % _BETWEEN_SUMS == 0:  # what taking a class away and adding another rounds does not pile up
+                    sums = torch.cat([part.double().logsumexp(1) for part in torch.split(logits, self.problem.at_once)])
                 row = Row(self.problem, number, logits, self.l2, sums)
                 columns = support[number].nonzero()[:, 0]
                 fit = row.fit(columns, torch.cat([head[number, columns], head[number, -1:]]))

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
+from decompose_cli.processes.threads import WorkerThreads
 from decompose_cli.sparse.problem import Problem
 
 _ALONE = 1 << 27  # N D C: 200,000 images of 64 features, 10 classes
@@ -35,8 +36,18 @@ def in_few_threads(fit: Fit) -> Fit:
 @contextmanager
 def few_threads(features: Tensor, num_classes: int) -> Iterator[None]:
     """One thread for a block, where features (N, D) and classes are few."""
+    if features.numel() * num_classes > _ALONE:
+        yield
+        return
+    with one_thread():
+        yield
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One thread for the operators of a block, such as those on one class of many, which take a millisecond each."""
     threads = torch.get_num_threads()
-    if threads == 1 or features.numel() * num_classes > _ALONE:
+    if threads == 1:
         yield
         return
     torch.set_num_threads(1)
@@ -44,3 +55,13 @@ def few_threads(features: Tensor, num_classes: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+def of_each(function: Callable[[int], Tensor], count: int) -> list[Tensor]:
+    """What a function says of each number from 0 to ``count - 1``, in as many threads as operators would take."""
+    threads = torch.get_num_threads()
+    if threads == 1:
+        return [function(number) for number in range(count)]
+    with WorkerThreads(range(threads)) as pool:
+        running = [pool.submit(lambda _, number: function(number), number) for number in range(count)]
+        return [one.result() for one in running]

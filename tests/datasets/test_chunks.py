@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Sequence
@@ -14,10 +15,12 @@ import torch
 from helpers.inputs import noise, put
 from PIL import Image
 
+from decompose_cli.datasets import streaming
 from decompose_cli.datasets.base import Chunk, ImageDataset, InMemoryImages
 from decompose_cli.datasets.folders import FolderImages, open_folder
 from decompose_cli.datasets.registry import open_dataset
 from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.features import extraction
 from decompose_cli.preprocessing import CIFAR, ImageOptions, Preprocessing
 from decompose_cli.storage.fingerprints import pixel_fingerprint
 
@@ -30,6 +33,10 @@ CUT_OFF = "The image images/test/a/002.png is damaged and cannot be decoded."
 def opened(make_images: MakeImages, side: int, n: int = 4) -> FolderImages:
     root = make_images(Path("images"), ["a", "b"], ("test",), n=n, side=side)
     return open_folder(f"folder:{root}", "test")
+
+
+def opened_again() -> FolderImages:
+    return open_folder("folder:images", "test")
 
 
 def damage(number: int) -> None:
@@ -211,6 +218,67 @@ def test_too_many_open_files_are_no_damage_of_an_image(
     with pytest.raises(DecomposeError, match=r"000\.png cannot be opened: Too many open files") as refusal:
         list(dataset.chunks(SEEN, [range(8)], 0))
     assert not isinstance(refusal.value, InputError)
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_a_chunk_is_joined_from_the_parts_that_processes_decode(
+    workers: int, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = opened(make_images, 80)
+    whole = list(dataset.chunks(SEEN, WANTED, 0))
+    damage(2)
+    damage(5)
+    monkeypatch.setattr(streaming, "_PIXELS_OF_A_PART", 2 * 24 * 20 + 1)
+    decoded: list[int] = []
+    joined = streaming._joined
+    monkeypatch.setattr(
+        streaming, "_joined", lambda numbers, parts: decoded.append(len(parts)) or joined(numbers, parts)
+    )
+    parts = list(opened_again().chunks(SEEN, WANTED, workers))
+    assert decoded == [2, 2, 1, 1, 4]  # parts of two images; one of none
+    for before, after in zip(whole, parts, strict=True):
+        assert before.numbers == after.numbers
+        assert set(after.unreadable) == {2, 5} & set(after.numbers)
+        for number, image, other in zip(after.numbers, after.images, before.images, strict=True):
+            assert torch.equal(image, torch.zeros_like(other) if number in (2, 5) else other)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_worker_that_is_killed_while_the_network_is_made_ready_ends_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """torch says it wherever the program is at that moment, such as while the network is copied."""
+    for made in (RuntimeError, InputError):
+
+        class Unready:
+            def __init__(self, *_: object, made: type[Exception] = made, **__: object) -> None:
+                try:
+                    raise RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")
+                except RuntimeError as error:
+                    if made is RuntimeError:
+                        raise
+                    raise InputError("The network cannot be copied.") from error
+
+        monkeypatch.setattr(extraction, "Forward", Unready)
+        computing = extraction.Computing(torch.device("cpu"))
+        features = extraction.features_of_chunks(None, own(lambda: None), TINY, [range(2)], computing)  # type: ignore[arg-type]
+        with pytest.raises(DecomposeError, match="A process that decodes images ended before") as refusal:
+            next(features)
+        assert not isinstance(refusal.value, InputError)
+
+
+def test_decoders_end_with_an_error_that_is_kept(make_images: MakeImages, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though its traceback is held, as notebooks do."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise InputError("no such network")
+
+    monkeypatch.setattr(extraction, "Forward", refuse)
+    dataset, computing = opened(make_images, 80), extraction.Computing(torch.device("cpu"), workers=2)
+    with pytest.raises(InputError, match="no such network") as refusal:
+        next(extraction.features_of_chunks(None, dataset, SEEN, [range(8)], computing))  # type: ignore[arg-type]
+    assert refusal.tb is not None
+    assert multiprocessing.active_children() == []
 
 
 @pytest.mark.filterwarnings("ignore")

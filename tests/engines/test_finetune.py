@@ -517,7 +517,10 @@ def refitted_by(inputs: Inputs, index_set: IndexSet, l2: float) -> Any:
 def test_of_very_many_images_some_are_fitted(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sampling, "MOST_SEARCHED", 20)
     monkeypatch.setattr(sampling, "MOST_FITTED", 1)
-    results = tuned(inputs, refit=True, l2=0.01)
+    whole = tuned(inputs, refit=True, l2=0.01)
+    assert whole.refitting is not None
+    assert whole.refitting.fitted == 48  # as validate does; none is copied
+    results = tuned(inputs, "held", refit=True, l2=0.01, overrides={"val_split": 0.25})
     assert results.refitting is not None
     assert 9 <= results.refitting.fitted <= 12  # half of the most, and rounding by class
 

@@ -49,6 +49,12 @@ ACCEPTED: list[tuple[Environment, Machines, Processes]] = [
     ({"WORLD_SIZE": "1", "RANK": "0"}, Machines(), Processes(1, 1, "options")),
     ({"WORLD_SIZE": "2"}, Machines(), Processes(1, 1, "options")),
     ({"PMI_SIZE": "2", "PMI_RANK": "1", "LOCAL_RANK": "1"}, Machines(2), Processes(2, 1, "options")),
+    ({"PMI_SIZE": "many"}, Machines(), Processes(1, 1, "options")),
+    ({"PMI_SIZE": "2", "PMI_RANK": ""}, Machines(), Processes(1, 1, "options")),
+    ({"WORLD_SIZE": "2", "RANK": ""}, Machines(), Processes(1, 1, "options")),
+    # One process of each machine is started by another launcher, as it was asked for.
+    ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "there"}, Machines(8, 2), Processes(8, 2, "options")),
+    (slurm(4, 3, 1, NNODES=2) | {"PMI_SIZE": "4", "PMI_RANK": "3"}, Machines(), Processes(2, 2, "SLURM")),
     (slurm(""), Machines(2), Processes(2, 1, "options")),
     (slurm(None, 0, 0, NNODES=1), Machines(2), Processes(2, 1, "options")),
     # Several tasks: they are the processes.
@@ -173,6 +179,7 @@ RANKS: list[tuple[Environment, int]] = [
     ({"RANK": "2", "LOCAL_RANK": "0"}, 2),
     ({"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "2"}, 2),
     ({"PMI_SIZE": "3", "PMI_RANK": "1"}, 1),
+    ({"PMI_RANK": "3"}, 0),
 ]
 
 

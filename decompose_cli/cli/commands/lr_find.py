@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @command(  # the recipe says what the options left out would say
-    without=(*NOT_FROM_SCRATCH, "head", "batch_size", "precision"), replaced=FROM_SCRATCH
+    without=(*NOT_FROM_SCRATCH, "head", "batch_size", "precision", "devices", "num_nodes"), replaced=FROM_SCRATCH
 )
 def lr_find(
     inputs: Inputs,
