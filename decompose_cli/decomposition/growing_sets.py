@@ -16,7 +16,8 @@ from decompose_cli.sparse.problem import fitting_device
 
 _INDICES_AT_ONCE = 1 << 26  # of the sets of heads that are evaluated together: 128 MB of int16
 _PREDICTIONS_AT_ONCE = 1 << 26  # 128 MB of int16
-_BYTES_OF_STEPS = 1 << 28  # what classes gain and lose from head to head; where that is much, all of a matrix
+_CHANGES_AT_ONCE = 1 << 24  # features that classes gain and lose from head to head: 128 MB with their weights
+_WEIGHTS_AT_ONCE = 1 << 25  # where they gain and lose many, of whole matrices: 128 MB
 _WIDTH = 4  # numbers of a block for each logit: a core keeps a megabyte of logits in its cache
 _DENSE_SHARE = 12
 """A product of dense matrices takes as long as lookups of a twelfth of the features (see DecomposedLinear)."""
@@ -35,8 +36,8 @@ def predictions_of_orders(
     most m B / 2^24 together. Images whose two largest logits are nearer than that are done again as DecomposedLinear
     does them, so that predictions are those of each head alone.
 
-    Heads are evaluated together as far as their sets, predictions and differences fit into 600 MB and one more matrix
-    of the head; the features are gone through once for all of these.
+    Heads are evaluated together as far as their sets, predictions and differences fit into 600 MB; the features are
+    gone through once for all of these.
 
     Args:
         features: Features (N, D), N >= 1.
@@ -48,12 +49,12 @@ def predictions_of_orders(
         Each k, and the predicted classes, int64 (N,).
     """
     device = fitting_device(device)
-    group = _Group(head, device)
+    group = _Group(head, device, len(features))
     for k, order in orders:
-        if group.orders and not group.has_room(order, len(features)):
+        if not group.add(k, order):
             yield from _evaluated(features, group, device)
-            group = _Group(head, device)
-        group.add(k, order)
+            group = _Group(head, device, len(features))
+            group.add(k, order)
     if group.orders:
         yield from _evaluated(features, group, device)
 
@@ -83,6 +84,9 @@ class _Change:
 class _Group:
     """Heads that are evaluated together.
 
+    What they gain and lose lies in two tensors, made once: many small ones between large ones that come and go would
+    keep the memory of these.
+
     Attributes:
         weight: Weight (C, D) of the full head, on the device.
         bias: Its bias (C,), there too.
@@ -90,40 +94,46 @@ class _Group:
         steps: For each k a change, or weights (C, D) where classes change so much that a product with all is quicker.
     """
 
-    def __init__(self, head: HeadTensors, device: torch.device) -> None:
+    def __init__(self, head: HeadTensors, device: torch.device, images: int) -> None:
         self.weight, self.bias = head.weight.to(device), head.bias.to(device)
         self.orders: list[tuple[int, Tensor]] = []
         self.steps: list[_Change | Tensor] = []
+        self._most_heads = max(1, _PREDICTIONS_AT_ONCE // images)
         self._used = torch.zeros_like(self.weight, dtype=torch.bool)
-        self._indices, self._bytes = 0, 0
+        self._indices, self._whole = 0, 0
+        self._features = torch.empty(0, dtype=torch.int32, device=device)
+        self._weights = self.weight.new_empty(0)
+        self._filled = 0
 
-    def has_room(self, order: Tensor, images: int) -> bool:
-        """Whether one more head for so many images stays within bounds."""
-        return (
-            self._indices + order.numel() <= _INDICES_AT_ONCE
-            and (len(self.orders) + 1) * images <= _PREDICTIONS_AT_ONCE
-            and self._bytes < _BYTES_OF_STEPS
-        )
-
-    def add(self, k: int, order: Tensor) -> None:
-        """One more head, with features (C, k)."""
+    def add(self, k: int, order: Tensor) -> bool:
+        """Add a head with features (C, k), and return True, where there is room for it; there is for the first."""
+        if self.orders and (self._indices + order.numel() > _INDICES_AT_ONCE or len(self.orders) == self._most_heads):
+            return False
         uses = torch.zeros_like(self._used).scatter_(1, order.to(self.weight.device, torch.int64), True)
         classes, features = (uses ^ self._used).nonzero(as_tuple=True)
         if len(classes) * _DENSE_SHARE > uses.numel():
-            whole = self.weight * uses
-            self._bytes += whole.nbytes
-            self.steps.append(whole)
+            if self._whole and (self._whole + 1) * uses.numel() > _WEIGHTS_AT_ONCE:
+                return False
+            self._whole += 1
+            self.steps.append(self.weight * uses)
         else:
+            stop = self._filled + len(classes)
+            if stop > max(len(self._weights), _CHANGES_AT_ONCE) and self._filled:
+                return False
+            if stop > len(self._weights):
+                self._features = self._features.new_empty(max(stop, _CHANGES_AT_ONCE))
+                self._weights = self._weights.new_empty(len(self._features))
             counts = torch.bincount(classes, minlength=len(uses))
-            weights = torch.where(uses[classes, features], 1, -1) * self.weight[classes, features]
+            own = slice(self._filled, stop)
+            self._features[own] = features
+            self._weights[own] = torch.where(uses[classes, features], 1, -1) * self.weight[classes, features]
             starts = (counts.cumsum(0) - counts).int()
-            self.steps.append(
-                _Change(int(counts.max()), features.int(), starts, weights)
-            )  # and not what has both columns
-            self._bytes += len(features) * 8
+            self.steps.append(_Change(int(counts.max()), self._features[own], starts, self._weights[own]))
+            self._filled = stop
         self._used = uses
         self._indices += order.numel()
         self.orders.append((k, order.to(_smallest(uses.shape[1]))))
+        return True
 
 
 def _evaluated(features: Tensor, group: _Group, device: torch.device) -> Iterator[tuple[int, Tensor]]:

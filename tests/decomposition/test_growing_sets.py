@@ -91,32 +91,29 @@ def test_how_many_heads_and_images_are_taken_together_changes_nothing(
     whole = together(features, head, orders)
     monkeypatch.setattr(growing_sets, "_INDICES_AT_ONCE", indices)
     monkeypatch.setattr(growing_sets, "_PREDICTIONS_AT_ONCE", predictions)
-    monkeypatch.setattr(growing_sets, "_BYTES_OF_STEPS", differences)
+    monkeypatch.setattr(growing_sets, "_CHANGES_AT_ONCE", differences)
+    monkeypatch.setattr(growing_sets, "_WEIGHTS_AT_ONCE", differences)
     monkeypatch.setattr(blocks, "VALUES_AT_ONCE", at_once)
     assert together(features, head, orders) == whole
 
 
 def test_what_classes_gain_and_lose_takes_bounded_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[int] = []
+    made: list[tuple[int, int]] = []
     evaluated = growing_sets._evaluated
 
     def watched(features, group, device):
-        made.append(
-            sum(
-                sum(part.nbytes for part in vars(step).values() if isinstance(part, torch.Tensor))
-                if not isinstance(step, torch.Tensor)
-                else step.nbytes
-                for step in group.steps
-            )
-        )
+        changes = [len(step.weights) for step in group.steps if not isinstance(step, torch.Tensor)]
+        made.append((sum(changes), sum(step.numel() for step in group.steps if isinstance(step, torch.Tensor))))
         return evaluated(features, group, device)
 
     monkeypatch.setattr(growing_sets, "_evaluated", watched)
-    monkeypatch.setattr(growing_sets, "_BYTES_OF_STEPS", 4 * C * D)
+    monkeypatch.setattr(growing_sets, "_CHANGES_AT_ONCE", C * D // 4)
+    monkeypatch.setattr(growing_sets, "_WEIGHTS_AT_ONCE", 2 * C * D)
     generator = torch.Generator().manual_seed(4)
     together(torch.rand(N, D, generator=generator), make_head(generator), drifting(4))
     assert len(made) > 1
-    assert max(made) <= 2 * 4 * C * D  # up to the bound, and one more
+    assert 0 < max(changes for changes, _ in made) <= C * D // 4
+    assert 0 < max(weights for _, weights in made) <= 2 * C * D
 
 
 def test_no_more_heads_are_asked_for_than_are_evaluated_together(monkeypatch: pytest.MonkeyPatch) -> None:
