@@ -20,6 +20,7 @@ from decompose_cli.sparse.threads import in_few_threads, one_thread
 _TRIED = 3  # exchanges of a class, the most promising by their estimates
 _MOST_ROUNDS = 30
 _PRODUCTS = 1 << 38  # of one estimate for each class: minutes; 10,000 x 2048 features, 268 classes with k = 50
+_MOST_IN_TURN = 500  # classes; a thousand of them take half an hour
 _BETWEEN_SUMS = 64  # classes
 _LOWER = 1e-6  # the least decrease that counts, as a share of the penalised loss
 
@@ -64,9 +65,9 @@ def splice(
         l2: Strength of the penalty, positive.
         start: Head on standardised features that the first refits begin with, (C, D + 1), last column the bias.
         held: Classes whose rows stay as ``start`` has them, whole, bool (C,): classes without images.
-        most_rounds: Largest number of refits of the whole head for each start, at least 1; by default 30, and where
-            estimates for all classes take more than 2^38 products (N D C k), those in all classes at once alone, which
-            bring most of what there is to gain.
+        most_rounds: Largest number of refits of the whole head for each start, at least 1; by default 30, and for
+            more than 500 classes, or where estimates for all take more than 2^38 products (N D C k), those in all
+            classes at once alone, which bring most of what there is to gain.
         advance: Told of each of at most ``len(starts)`` times ``most_rounds`` (30 by default) rounds.
     """
     found = [_Search(problem, l2, support, start, held, most_rounds, advance).run() for support in starts]
@@ -100,7 +101,7 @@ class _Search:
         self.moving = support.any(1) if held is None else support.any(1) & ~held
         self.rounds, self.most_rounds, self.advance = 1, most_rounds or _MOST_ROUNDS, advance
         products = len(problem.labels) * problem.num_features * int(support.sum())
-        self.in_turn = most_rounds is not None or products <= _PRODUCTS
+        self.in_turn = most_rounds is not None or (products <= _PRODUCTS and int(self.moving.sum()) <= _MOST_IN_TURN)
         self.support = self.first_support = support
         self.fit = self.first_fit = refit(problem, support, l2, start=start, held=held)
         advance(1)

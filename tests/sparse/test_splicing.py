@@ -267,10 +267,16 @@ def test_large_problems_are_exchanged_in_all_classes_at_once_alone(monkeypatch: 
     monkeypatch.setattr(_Search, "_exchange_in_turn", watched)
     whole = splice(problem, [start], L2)
     assert visits
-    monkeypatch.setattr("decompose_cli.sparse.splicing._PRODUCTS", 200 * 12 * 16 - 1)
-    visits.clear()
-    short = splice(problem, [start], L2)
-    assert not visits
+    for name, least in (("_PRODUCTS", 200 * 12 * 16), ("_MOST_IN_TURN", problem.num_classes)):
+        with monkeypatch.context() as patch:
+            patch.setattr(f"decompose_cli.sparse.splicing.{name}", least)
+            visits.clear()
+            assert splice(problem, [start], L2).fit.objective == whole.fit.objective
+            assert visits
+            patch.setattr(f"decompose_cli.sparse.splicing.{name}", least - 1)
+            visits.clear()
+            short = splice(problem, [start], L2)
+            assert not visits
     assert whole.fit.objective <= short.fit.objective < refit(problem, start, L2).objective
     assert splice(problem, [start], L2, most_rounds=30).fit.objective == whole.fit.objective
     assert visits
