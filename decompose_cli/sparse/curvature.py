@@ -231,12 +231,16 @@ class _ByClass(Curvature):
         self.blocks = self.blocks + torch.diag_embed(torch.where(self._is_bias, 0.0, by))
 
     def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
+        width = self.columns.shape[1]
         chosen = self.real & among.gather(1, self.columns)
-        both = chosen[:, :, None] & chosen[:, None, :]
-        identity = torch.eye(self.columns.shape[1], dtype=torch.float64, device=self.columns.device)
-        factor = factor_of(torch.where(both, self.blocks, identity))
         right = torch.where(chosen, gradient.gather(1, self.columns), 0.0)
-        found = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
+        identity = torch.eye(width, dtype=torch.float64, device=self.columns.device)
+        found, at_once = torch.empty_like(right), max(1, _VALUES_AT_ONCE // width**2)
+        for start in range(0, len(right), at_once):  # factors of all blocks would take several times their room
+            some = slice(start, start + at_once)
+            both = chosen[some, :, None] & chosen[some, None, :]
+            factor = factor_of(torch.where(both, self.blocks[some], identity))
+            found[some] = torch.cholesky_solve(right[some, :, None], factor)[:, :, 0]
         return torch.zeros_like(gradient).scatter_(1, self.columns, torch.where(chosen, found, 0.0))
 
 
