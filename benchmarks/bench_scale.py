@@ -174,7 +174,7 @@ def make(folder: Path, images: int, features: int, classes: int) -> None:
     torch.save({"labels": labels, "weight": weight, "bias": bias}, folder / "rest")
 
 
-def opened(folder: Path, device: str) -> Made:
+def opened(folder: Path, device: str = "cpu") -> Made:
     """What was made, with features that are mapped: whoever writes to them makes anonymous memory."""
     import torch
 
