@@ -123,6 +123,7 @@ class Job:
         heads: Heads that it evaluates, where it does.
         is_search: Whether it looks at 100,000 images at most, beside a few looks at all.
         by_class: Whether its time grows with the number of classes.
+        full_at: Images from which on it holds no more, where what it holds has a bound that so many reach.
     """
 
     name: str
@@ -130,6 +131,7 @@ class Job:
     heads: int | None = None
     is_search: bool = False
     by_class: bool = True
+    full_at: int | None = None
 
 
 FEW = (1, 2, 5, 10, 20, 50)
@@ -142,7 +144,7 @@ JOBS = (
     Job("extract-indices, mass, k = 5", extract("mass", 5), by_class=False),
     Job("sweep, frequency and contribution, k of 1 to 50", sweep(("frequency", "contribution"), FEW), 2 * len(FEW)),
     Job("sweep, contribution, all k to 2048", sweep(("contribution",), range(1, 2049)), 2048),
-    Job("sweep, frequency, all k to 2048", sweep(("frequency",), range(1, 2049)), 2048),
+    Job("sweep, frequency, all k to 2048", sweep(("frequency",), range(1, 2049)), 2048, full_at=(1 << 28) // 2048),
     Job("sweep --max-drop 1, contribution", scale_jobs.smallest, is_search=True),
     Job("images that choose a strength", scale_jobs.choose_strength, is_search=True, by_class=False),
     Job("sparsify, mean, k = 5", scale_jobs.sparsify("mean", 5), is_search=True),
@@ -256,10 +258,11 @@ def extrapolated(job: Job, by_images: dict[int, Measured], size: tuple[int, int]
 def peak_for(job: Job, by_images: dict[int, Measured], images: int) -> float:
     """Anonymous memory in MB for so many images, by a line through the smallest and the largest number.
 
-    What a search holds is of 100,000 images at most, however many there are.
+    What a search holds is of 100,000 images at most, however many there are; places of leading features are 2^28.
     """
     few, many = min(by_images), max(by_images)
-    if job.is_search and many >= SEARCHED:
+    full_at = SEARCHED if job.is_search else job.full_at
+    if full_at is not None and many >= full_at:
         return by_images[many]["anonymous_mb"]
     low, high = by_images[few]["anonymous_mb"], by_images[many]["anonymous_mb"]
     return high + max(0.0, (high - low) / (many - few)) * (images - many)
