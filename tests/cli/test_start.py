@@ -60,3 +60,24 @@ def test_without_arguments_the_commands_are_listed() -> None:
     result = invoke()
     assert result.exit_code == 2
     assert all(command in result.output for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, None)],
+)
+def test_threads_sleep_soon_unless_the_user_says_otherwise(
+    given: dict[str, str], expected: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a variable is set after torch has been imported, nothing looks at it."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    done = python("""
+import os, sys
+from decompose_cli.cli import app
+app.app = lambda: print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules)
+app.main()
+""")
+    assert done.stdout.split() == [str(expected), "False"], done.stderr
