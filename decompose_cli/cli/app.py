@@ -117,8 +117,8 @@ def main() -> None:
 def _let_threads_sleep() -> None:
     """Let threads of GNU OpenMP sleep soon while they wait for each other; it looks when torch is imported.
 
-    By default they spin for milliseconds, and where other programs use the cores, for one that does not run: beside
-    four others on two cores a training step took 9 times as long. Alone it takes as long either way.
+    By default they spin, and where other programs use the cores, for one that does not run: beside four others on two
+    cores a training step took several times as long. Alone it is at most a few percent faster.
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "10000"

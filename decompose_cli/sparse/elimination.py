@@ -13,7 +13,7 @@ from decompose_cli.sparse.minimise import Fit
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit, refit_loosely
 from decompose_cli.sparse.second_order import invert, second_derivatives, standardised
-from decompose_cli.sparse.threads import in_few_threads, of_each
+from decompose_cli.sparse.threads import in_few_threads
 
 _KEPT = 5 / 6  # of the features in each step: 12 steps from 64 to 5, 21 from 2048 to 50
 # Work of the second derivatives of all classes in a step, 10 s of one core; above, features count as uncorrelated.
@@ -141,8 +141,7 @@ def _ranked(problem: Problem, head: Tensor, l2: float, among: Tensor, following:
         return ranked
     logits = problem.logits(head)
     logits -= logits.logsumexp(1, keepdim=True)
-
-    def without_the_cheapest(number: int) -> Tensor:
+    for number in range(problem.num_classes):
         columns = among[number, ranked[number]]
         z = standardised(problem, columns)
         p = logits[:, number].double().exp()
@@ -152,6 +151,5 @@ def _ranked(problem: Problem, head: Tensor, l2: float, among: Tensor, following:
         gone = removal(invert(hessian), head[number, columns][None], size - following).flip(0)
         staying = torch.ones_like(ranked[number], dtype=torch.bool)
         staying[gone] = False
-        return ranked[number, torch.cat([staying.nonzero()[:, 0], gone])]
-
-    return torch.stack(of_each(without_the_cheapest, problem.num_classes))
+        ranked[number] = ranked[number, torch.cat([staying.nonzero()[:, 0], gone])]
+    return ranked

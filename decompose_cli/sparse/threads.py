@@ -10,7 +10,6 @@ from typing import Any, TypeVar, cast
 import torch
 from torch import Tensor
 
-from decompose_cli.processes.threads import WorkerThreads
 from decompose_cli.sparse.problem import Problem
 
 _ALONE = 1 << 27  # N D C: 200,000 images of 64 features, 10 classes
@@ -55,13 +54,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-def of_each(function: Callable[[int], Tensor], count: int) -> list[Tensor]:
-    """What a function says of each number from 0 to ``count - 1``, in as many threads as operators would take."""
-    threads = torch.get_num_threads()
-    if threads == 1:
-        return [function(number) for number in range(count)]
-    with WorkerThreads(range(threads)) as pool:
-        running = [pool.submit(lambda _, number: function(number), number) for number in range(count)]
-        return [one.result() for one in running]
