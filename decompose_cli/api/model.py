@@ -111,6 +111,7 @@ def load_model(
     weights: str | Path | None = None,
     *,
     ema: bool = False,
+    weights_key: str | None = None,
     model_options: Mapping[str, str] | None = None,
     head: str | None = None,
     input_size: int | tuple[int, int] | None = None,
@@ -134,6 +135,7 @@ def load_model(
             that ``weights`` say they belong to.
         weights: A path, a URL, ``default`` or ``random``; for a module None.
         ema: Whether the averaged weights are taken where the file has raw and averaged ones.
+        weights_key: The place of the weights in the file, with dots, where it has several: ``teacher``.
         model_options: Options of the network, by name, where its weights do not say them; ``shortcut``, ``gate_map``...
         head: Submodule that is the head, where several could be.
         input_size: Pixels that the network takes, or (height, width); needed for a module. As for the commands, images
@@ -170,6 +172,7 @@ def load_model(
         model=model,
         weights=None if weights is None else str(weights),
         ema=ema,
+        weights_key=weights_key,
         model_options=model_options,
         head=head,
         allow_download=allow_download,

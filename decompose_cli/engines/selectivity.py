@@ -134,7 +134,10 @@ def selectivity(inputs: Inputs, settings: SelectivitySettings | None = None) -> 
     layers, fraction = settings.layers, settings.fraction
     study = Study(inputs, ("train",))
     others = {
-        name: Study(dataclasses.replace(inputs, model=study.classifier.name, weights=weights, ema=False), ("train",))
+        name: Study(
+            dataclasses.replace(inputs, model=study.classifier.name, weights=weights, ema=False, weights_key=None),
+            ("train",),
+        )
         for name, weights in settings.named()
     }
     study.warn_of_empty_classes()

@@ -13,7 +13,7 @@ from decompose_cli.preprocessing import ImageOptions, parse_image_options
 
 PRECISIONS = ("32", "bf16", "auto")
 _OF_NETWORKS = (
-    *("model", "model_options", "head", "ema", "precision"),
+    *("model", "model_options", "head", "ema", "weights_key", "precision"),
     *("dataset", "data_dir", "mean", "std", "input_size", "resize", "crop", "interpolation", "batch_size", "workers"),
     *("devices", "num_nodes", "skip_unreadable"),
 )
@@ -50,6 +50,7 @@ class Inputs:
         use_cache: Whether features are looked for in the cache and kept there.
         allow_download: Whether files may be downloaded.
         ema: Whether the averaged weights are taken where the file has raw and averaged ones.
+        weights_key: The place of the weights in the file, with dots, where it has several.
         model_options: Options of the network, by name, where its weights do not say them.
     """
 
@@ -77,6 +78,7 @@ class Inputs:
     use_cache: bool = True
     allow_download: bool = True
     ema: bool = False
+    weights_key: str | None = None
     model_options: Mapping[str, str] | None = None
 
     def __post_init__(self) -> None:
@@ -95,6 +97,15 @@ class Inputs:
             raise InputError(f"{param('seed')} {self.seed} is not between 0 and 2**63 - 1.")
         if self.ema and self.weights in (None, "default", "random"):
             raise InputError(f"{param('ema')} needs a file or URL with averaged weights: give {param('weights')}.")
+        if self.weights_key is not None:
+            if not self.weights_key.strip():
+                raise InputError(f"{param('weights_key')} names no place in the file.")
+            if self.weights in (None, "default", "random"):
+                raise InputError(f"{param('weights_key')} needs a file or URL that it is in: give {param('weights')}.")
+            if self.ema:
+                raise InputError(
+                    f"{param('ema')} and {param('weights_key')} both say which weights of the file are taken; give one."
+                )
 
     def check_features_alone(self, *more: str) -> None:
         """Refuse what is about a network or its images, where features were given that were made elsewhere.

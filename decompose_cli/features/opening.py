@@ -26,6 +26,7 @@ class Opening:
     weights: str | None
     head: str | None
     ema: bool
+    weights_key: str | None
     seed: int
     options: Mapping[str, str] | None
     identity: Mapping[str, Any]
@@ -40,6 +41,7 @@ class Opening:
             inputs.weights,
             inputs.head,
             inputs.ema,
+            inputs.weights_key,
             inputs.seed,
             inputs.model_options,
             classifier.identity,
@@ -61,7 +63,7 @@ class Opening:
         if self.here is not None:
             return self.here
         options = None if self.options is None else tuple(self.options.items())
-        found = _opened(self.model, self.weights, self.head, self.ema, self.seed, options)
+        found = _opened(self.model, self.weights, self.head, self.ema, self.weights_key, self.seed, options)
         if found.identity != self.identity:
             raise DecomposeError(
                 f"Process {rank} has other weights than the first: {found.weights_source} gives a different network "
@@ -77,8 +79,9 @@ def _opened(
     weights: str | None,
     head: str | None,
     ema: bool,
+    weights_key: str | None,
     seed: int,
     options: tuple[tuple[str, str], ...] | None,
 ) -> Classifier:
     chosen = None if options is None else dict(options)
-    return open_classifier(model, weights, head=head, ema=ema, seed=seed, options=chosen)
+    return open_classifier(model, weights, head=head, ema=ema, weights_key=weights_key, seed=seed, options=chosen)

@@ -356,6 +356,7 @@ def open_network(inputs: Inputs) -> Classifier:
         head=inputs.head,
         allow_download=inputs.allow_download,
         ema=inputs.ema,
+        weights_key=inputs.weights_key,
         seed=inputs.seed,
         options=inputs.model_options,
     )

@@ -24,17 +24,19 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decompose_cli.errors import InputError, UnsafeFileError
+from decompose_cli.errors import InputError, UnsafeFileError, param
 from decompose_cli.models.averages import Averages
 from decompose_cli.models.bias_alone import say_bias_alone
+from decompose_cli.models.inert import RunsCodeError, stand_ins
+from decompose_cli.models.names import without_prefix
 from decompose_cli.models.sparse_record import NAMES, SparseRecord, take_record
 from decompose_cli.models.state_dicts import (
     SAVE_STATE_DICT,
     Choice,
     chosen_state,
+    holds_tensors,
     unwrapped,
     without_averages,
-    without_prefix,
 )
 from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolation
 from decompose_cli.progress import note
@@ -119,6 +121,7 @@ class Checkpoint:
         state_dict: Parameters and buffers of the network, prefixes removed.
         metadata: Description of itself, if the file has one.
         is_averaged: Whether these are the averaged weights of a file that has raw and averaged ones.
+        weights_key: The place in the file that was named for them.
         averages: Averages that take the place of the network's parameters once it is built.
         csg: Class-specific gates (C, D) of arXiv 2007.08194, if the file has them; no part of the network's function.
         published_decomposition: Fine-tuned head, if the file has the authors' decomposed layout.
@@ -130,6 +133,7 @@ class Checkpoint:
     state_dict: dict[str, Tensor]
     metadata: Metadata | None = None
     is_averaged: bool = False
+    weights_key: str | None = None
     averages: Averages | None = None
     csg: Tensor | None = None
     published_decomposition: PublishedDecomposition | None = None
@@ -153,7 +157,9 @@ class Checkpoint:
             say_bias_alone([row.nonzero() for row in mask], self.source)
 
 
-def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False) -> Checkpoint:
+def read_checkpoint(
+    path: Path, source: str | None = None, *, ema: bool = False, weights_key: str | None = None
+) -> Checkpoint:
     """Read a weights file without executing anything in it.
 
     Where the file has averaged weights beside raw ones, a note says which are taken.
@@ -162,6 +168,7 @@ def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False)
         path: The file.
         source: Name of the file in messages and results; the path by default.
         ema: Whether the averaged weights are taken.
+        weights_key: The place of the weights in the file; None where the file has one that is clear.
 
     Raises:
         InputError: The file is missing, empty, truncated, of no known format, without tensors, without the averaged
@@ -180,16 +187,18 @@ def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False)
             )
         if path.stat().st_size == 0:
             raise InputError(f"The weights file {path} is empty.")
-        content, metadata = (_read_safetensors if path.suffix == ".safetensors" else _read_torch)(path)
+        content, metadata = (_read_safetensors if _is_safetensors(path) else _read_torch)(path)
         digest = sha256_of(path)
     except OSError as error:
         raise InputError(f"The weights file {path} cannot be read: {error.strerror or error}.") from error
     if metadata is not None:  # our own files: beside the weights they hold the state of a training, raw weights as well
         if ema:
             raise without_averages(path)
+        if weights_key is not None:
+            raise InputError(f"{path} says itself which weights it holds.", hint=f"Leave {param('weights_key')} out.")
         choice = Choice({**unwrapped(content, path), **_beside(content)})
     else:
-        choice = chosen_state(content, path, ema=ema)
+        choice = chosen_state(content, path, ema=ema, key=weights_key)
     state = without_prefix(choice.state)
     _refuse_nan({**state, **(choice.averages.named() if choice.averages is not None else {})}, path)
     csg = state.pop("csg", None)
@@ -197,7 +206,7 @@ def read_checkpoint(path: Path, source: str | None = None, *, ema: bool = False)
     if choice.remark is not None:
         note(f"{source} {choice.remark}")
     published = _pop_published_decomposition(state, path)
-    return Checkpoint(source, digest, state, metadata, ema, choice.averages, csg, published, sparse)
+    return Checkpoint(source, digest, state, metadata, ema, weights_key, choice.averages, csg, published, sparse)
 
 
 def write_checkpoint(
@@ -226,6 +235,16 @@ def _beside(content: Any) -> dict[str, Tensor]:
     if not isinstance(beside, dict):
         return {}
     return {name: value for name, value in beside.items() if name in NAMES and isinstance(value, Tensor)}
+
+
+def _is_safetensors(path: Path) -> bool:
+    """Whether a file is safetensors by its content: the length of its header, and the header, which is JSON.
+
+    What begins as none of the formats is by its name.
+    """
+    with path.open("rb") as file:
+        start = file.read(9)
+    return start[8:] == b"{" or (path.suffix == ".safetensors" and not start.startswith((b"PK", b"\x80\x02")))
 
 
 def _read_safetensors(path: Path) -> tuple[Any, Metadata | None]:
@@ -272,17 +291,38 @@ def _read_torch(path: Path) -> tuple[Any, Metadata | None]:
     """The content, and the description in it."""
     if _is_torchscript(path):
         raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=SAVE_STATE_DICT)
-    with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's warnings about odd pickles do not help the user, who gets a sentence
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-        except pickle.UnpicklingError as error:
-            raise _refusal(path, str(error)) from error
-        except Exception as error:  # a damaged file can raise nearly anything
-            if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a jump to before its beginning
-                raise
-            raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
+    try:
+        content = _loaded(path, _numpy_scalars())
+    except pickle.UnpicklingError as error:
+        content = _loaded_with_stand_ins(path, _refusal(path, str(error)))
+    except Exception as error:  # a damaged file can raise nearly anything
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a jump to before its beginning
+            raise
+        raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
     return content, _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
+
+
+def _loaded(path: Path, allowed: list[Any]) -> Any:
+    with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's warnings about odd pickles do not help the user, who gets a sentence
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _loaded_with_stand_ins(path: Path, refusal: InputError) -> Any:
+    """The content of a file that names what torch does not know, which becomes plain data.
+
+    Raises:
+        InputError: The refusal, where no tensors are found then; where code would run, with its name.
+    """
+    try:
+        content = _loaded(path, stand_ins(path))
+    except RunsCodeError as error:
+        raise _refusal(path, f"GLOBAL {error}") from error
+    except Exception as error:
+        raise refusal from error
+    if not holds_tensors(content):
+        raise refusal
+    return content
 
 
 def _describes_itself(content: Any) -> bool:

@@ -100,6 +100,7 @@ class Classifier:
             "architecture": self.entry.architecture,
             "head": self.head_name or "traced",
             **({"ema": True} if self.checkpoint is not None and self.checkpoint.is_averaged else {}),
+            **({"weights_key": self.checkpoint.weights_key} if self.checkpoint and self.checkpoint.weights_key else {}),
         }
 
     def load(self, input_size: Size) -> Network:
@@ -192,6 +193,7 @@ def open_classifier(
     head: str | None = None,
     allow_download: bool = True,
     ema: bool = False,
+    weights_key: str | None = None,
     seed: int = 0,
     options: Mapping[str, str] | None = None,
 ) -> Classifier:
@@ -204,6 +206,7 @@ def open_classifier(
         head: Name of the submodule to use as the head, where tracing does not settle it.
         allow_download: Whether files may be downloaded.
         ema: Whether the averaged weights are taken where the file has raw and averaged ones.
+        weights_key: The place of the weights in the file, with dots, where it has several.
         seed: Seed of initial weights, where there are no others.
         options: Options of the network. Where the weights say theirs, only decays of online normalisation may differ.
 
@@ -213,7 +216,7 @@ def open_classifier(
     """
     if model is None:
         assert weights is not None
-        checkpoint = read_checkpoint(user_path(weights), weights, ema=ema)
+        checkpoint = read_checkpoint(user_path(weights), weights, ema=ema, weights_key=weights_key)
         refuse_lone_head(checkpoint)
         checkpoint.say_bias_alone()
         if checkpoint.metadata is None:
@@ -226,7 +229,7 @@ def open_classifier(
         entry = as_trained(find_entry(checkpoint.metadata.model), checkpoint, options or {})
         return Classifier(entry, checkpoint, head, seed)
     entry = find_entry(model)
-    read = read_weights(entry, weights, allow_download=allow_download, ema=ema)
+    read = read_weights(entry, weights, allow_download=allow_download, ema=ema, weights_key=weights_key)
     if read is not None:
         refuse_lone_head(read)
         read.say_bias_alone()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -13,7 +13,7 @@ from decompose_cli.models.averages import EXCHANGED, put_in_place, separated
 from decompose_cli.models.checkpoint import Checkpoint, check_kind, kind_of
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.entry import DEFAULT_MODEL, ModelEntry, registered_models
-from decompose_cli.models.state_dicts import without_prefix
+from decompose_cli.models.names import covering, is_of_loss, renamed, without_prefix
 from decompose_cli.preprocessing import IMAGENET
 from decompose_cli.progress import note
 
@@ -39,25 +39,27 @@ def state_for(module: nn.Module, checkpoint: Checkpoint, entry: ModelEntry) -> d
 
 
 def _in_names_of(module: nn.Module, state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
-    """The weights in the names of the module, without a prefix that it does not have, and averages among them."""
+    """The weights in the names of the module, without a prefix that it does not have, and averages among them.
+
+    Raises:
+        InputError: The file has the whole network under several prefixes.
+    """
     names = module.state_dict().keys()
-    if all(name.startswith("module.") for name in names):
-        return {f"module.{name}": value for name, value in state.items()}
-    if state.keys() <= names:
-        return state
-    prefix = next(iter(state), "").split(".")[0] + "."
-    inner = {name.removeprefix(prefix): value for name, value in state.items()}
-    if all(name.startswith(prefix) for name in state) and inner.keys() <= names and not state.keys() & names:
-        note(f"{source}: the {prefix!r} that all names begin with was left off.")
-        return inner
+    found = _by_names(names, state, source)
+    if found is not None:
+        return found
+    own = {name: value for name, value in state.items() if name in names or not is_of_loss(name)}
+    if len(own) < len(state) and (found := _by_names(names, own, source)) is not None:
+        _say_left_out(state.keys() - own.keys(), source)
+        return found
     rest, averages = separated(state)
     if not averages:
-        return state
+        return _under_prefix(names, state, source)
     if not rest and len(averages) == 1:
         (only,) = averages
         note(f"{source} holds averaged weights only ({only.place}), which are taken.")
         assert isinstance(only.tensors, dict)
-        return without_prefix(only.tensors)
+        return _in_names_of(module, without_prefix(only.tensors), source)
     raw = _in_names_of(module, rest, source)
     if not raw.keys() <= names:
         return state
@@ -67,6 +69,42 @@ def _in_names_of(module: nn.Module, state: dict[str, Tensor], source: str) -> di
         how = "either may be the averages, which mmcv exchanges when an epoch ends"
     note(f"{source} also holds other weights of this network ({places}); {how}.")
     return raw
+
+
+def _by_names(names: Collection[str], state: dict[str, Tensor], source: str) -> dict[str, Tensor] | None:
+    """The weights in the names of a network, where all have one, perhaps without a prefix that all have."""
+    if state.keys() <= set(names):
+        return state
+    known = renamed(state, names)
+    if known is not None:
+        return known
+    prefix = next(iter(state), "").split(".")[0] + "."
+    inner = {name.removeprefix(prefix): value for name, value in state.items()}
+    if all(name.startswith(prefix) for name in state) and not state.keys() & set(names):
+        known = renamed(inner, names)
+        if known is not None:
+            note(f"{source}: the {prefix!r} that all names begin with was left off.")
+            return known
+    return None
+
+
+def _under_prefix(names: Collection[str], state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
+    """The weights under the only prefix that has the whole network; all of them where no prefix has it."""
+    found = covering(state, names)
+    if len(found) > 1:
+        raise InputError(
+            f"{source} holds several networks of these names: {first_few(prefix[:-1] for prefix in found)}.",
+            hint=f"{param('weights_key')} names the one that you mean.",
+        )
+    for prefix, whole in found.items():
+        note(f"{source}: of names with different beginnings, those with {prefix!r} are this network.")
+        _say_left_out([name for name in state if not name.startswith(prefix)], source)
+        return whole
+    return state
+
+
+def _say_left_out(names: Iterable[str], source: str) -> None:
+    note(f"{source}: {first_few(sorted(names))} are no part of this network, and are left out.")
 
 
 def decomposed_head_name(state: dict[str, Tensor]) -> str | None:

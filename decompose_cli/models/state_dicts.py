@@ -12,16 +12,16 @@ from torch import Tensor
 
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.models.averages import EXCHANGED, Averages, are_of, is_average, seem_whole, separated, words_of
+from decompose_cli.models.names import without_prefix
+from decompose_cli.models.weights_key import at_key
 
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net")
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "model_state", "module", "weights")
 _AVERAGED = (
     *("state_dict_ema", "model_ema", "ema", "ema_state_dict", "model_ema_state_dict", "ema_model_state_dict"),
     *("ema_model", "ema_weights", "averaged_model", "swa_model", "swa_state_dict"),
 )
 _DEEPEST = 4  # mappings in mappings in which other weights are looked for
-_NO_WEIGHTS = {"optim", "optimizer", "optimizers", "scheduler"}
-_PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and by torch.compile
-_ALONE = "Save those that you mean alone, with torch.save."
+_NO_WEIGHTS = {"opt", "optim", "optimizer", "optimizers", "scaler", "scheduler", "schedulers"}
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,22 @@ class Choice:
     remark: str | None = None
 
 
-def chosen_state(content: Any, path: Path, *, ema: bool) -> Choice:
+def chosen_state(content: Any, path: Path, *, ema: bool, key: str | None = None) -> Choice:
     """Choose the state dict of a file that does not describe itself.
 
     Args:
         content: Content of the file.
         path: The file, for messages.
         ema: Whether averaged weights are wanted, in place of the raw ones beside them.
+        key: The place of the weights in the file, where one was named; see :func:`.weights_key.at_key`.
 
     Raises:
         InputError: There is no state dict, or none that ``ema`` asks for, or several.
     """
+    if key is not None:
+        content = at_key(content, key, path)
+        if not holds_tensors(content):
+            raise InputError(f"{path} holds no state dict at {param('weights_key')} {key}.", hint=SAVE_STATE_DICT)
     place, found = _place_of_raw(content, path)
     raw = None if found is None else unwrapped(found, path)
     exchanged = _exchanged(content)
@@ -72,7 +77,8 @@ def chosen_state(content: Any, path: Path, *, ema: bool) -> Choice:
         remarks.append(f"also holds other weights of this network ({places}); {param('ema')} takes averaged ones.")
     if beside := [other.place for other in others if other not in averaged]:
         remarks.append(
-            f"holds several weights of this network: those under {place} are taken, not {first_few(beside)}. {_ALONE}"
+            f"holds several weights of this network: those under {place} are taken, not {first_few(beside)}. "
+            f"{_name_one()}"
         )
     return Choice(raw, remark=" It ".join(remarks) or None)
 
@@ -90,7 +96,7 @@ def _averaged(
         if any(other.place == EXCHANGED for other in named):
             raise InputError(
                 f"{path} does not say whether its {EXCHANGED} or its other tensors are averages; mmcv exchanges them.",
-                hint=_ALONE,
+                hint="Save those that you mean alone, with torch.save.",
             )
     if not named:
         raise without_averages(path, [other.place for other in others])
@@ -107,6 +113,10 @@ def _averaged(
     return Choice(rest, Averages(only.place, state))
 
 
+def _name_one() -> str:
+    return f"{param('weights_key')} names those that you mean by their place in the file."
+
+
 def _several(path: Path, found: Sequence[Averages], *, ema: bool = True) -> InputError:
     places = first_few(other.place for other in found)
     if all(isinstance(other.tensors, tuple) for other in found):
@@ -115,38 +125,72 @@ def _several(path: Path, found: Sequence[Averages], *, ema: bool = True) -> Inpu
         )
     if all(is_average(other.place) for other in found):
         if not ema:
-            return InputError(f"{path} holds several averaged weights ({places}), and no others.", hint=_ALONE)
-        return InputError(f"{path} holds several weights that {param('ema')} could mean: {places}.", hint=_ALONE)
-    return InputError(f"{path} holds several state dicts: {places}.", hint=_ALONE)
+            return InputError(f"{path} holds several averaged weights ({places}), and no others.", hint=_name_one())
+        return InputError(f"{path} holds several weights that {param('ema')} could mean: {places}.", hint=_name_one())
+    return InputError(f"{path} holds several state dicts: {places}.", hint=_name_one())
 
 
-def _place_of_raw(content: Any, path: Path) -> tuple[str, Any]:
+def _place_of_raw(content: Any, path: Path, at: str = "") -> tuple[str, Any]:
     """Where the weights are that are no averages, "" for the file itself, and what is there, None if there are none.
 
+    Args:
+        content: Content of the file, or a part of it.
+        path: The file, for messages.
+        at: Where the part stands in the file.
+
     Raises:
-        InputError: There are several under unusual names, and nothing says which are the network.
+        InputError: There are several, and nothing says which are the network.
     """
     if not isinstance(content, dict):
-        return "", content
+        return at, content
+    usual = [Averages(place, state) for place, state in _under_wrappers(content, path, at)]
+    if len(usual) > 1:
+        usual = [found for found in usual if _is_state_dict(found.tensors)] or usual
+        if any(not _same(found.tensors, usual[0].tensors) for found in usual[1:]):
+            raise _several(path, usual)
+    if usual:
+        return usual[0].place, usual[0].tensors
+    if any(isinstance(value, Tensor) for value in content.values()):
+        return at, content
+    whole = [other for other in _others(None, content) if isinstance(other.tensors, dict)]
+    unusual = list(_unusual(content, at))
+    if len(unusual) == 1:
+        ((name, state),) = unusual
+        plain = name.removeprefix(f"{at}.") in content  # a name that is no text, or an empty one, cannot be spoken of
+        if not whole or (plain and all(_shapes(without_prefix(state)) == _shapes(other.tensors) for other in whole)):
+            return name, state
+    if unusual:
+        raise _several(path, [*(Averages(name, state) for name, state in unusual), *_placed(at, whole)])
+    return at, None
+
+
+def _under_wrappers(content: dict[Any, Any], path: Path, at: str) -> Iterator[tuple[str, Any]]:
     for wrapper in _WRAPPERS:
         if isinstance(content.get(wrapper), dict):
-            return wrapper, content[wrapper]
-    if any(isinstance(value, Tensor) for value in content.values()):
-        return "", content
-    whole = [other for other in _others(None, content) if isinstance(other.tensors, dict)]
-    unusual = [
-        (name, value)
-        for name, value in content.items()
-        if not is_average(str(name)) and not words_of(str(name)) & _NO_WEIGHTS and _is_state_dict(value)
-    ]
-    if len(unusual) == 1 and whole:
-        ((name, state),) = unusual
-        is_named = isinstance(name, str) and name != ""
-        if is_named and all(_shapes(without_prefix(state)) == _shapes(other.tensors) for other in whole):
-            return name, state
-    if unusual and (whole or len(unusual) > 1):
-        raise _several(path, [*(Averages(_shown(name), state) for name, state in unusual), *whole])
-    return "", None
+            place, found = _place_of_raw(content[wrapper], path, _joined(at, wrapper))
+            if found is not None:
+                yield place, found
+
+
+def _unusual(content: dict[Any, Any], place: str = "", depth: int = 1) -> Iterator[tuple[str, Any]]:
+    """State dicts of whatever name, but those of averages and what optimisers keep."""
+    for name, value in content.items():
+        if not isinstance(value, dict) or is_average(str(name)) or words_of(str(name)) & _NO_WEIGHTS:
+            continue
+        inner = _joined(place, _shown(name))
+        if _is_state_dict(value):
+            yield inner, value
+        elif depth < _DEEPEST:
+            yield from _unusual(value, inner, depth + 1)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two mappings hold the same weights."""
+    if not _is_state_dict(one) or not _is_state_dict(other):
+        return False
+    one, other = without_prefix(one), without_prefix(other)
+    shapes = _shapes(one)
+    return shapes == _shapes(other) and all(torch.equal(one[name], other[name]) for name in shapes)
 
 
 def _is_state_dict(value: Any) -> bool:
@@ -155,6 +199,25 @@ def _is_state_dict(value: Any) -> bool:
     if not all(isinstance(name, str) and isinstance(part, Tensor) for name, part in value.items()):
         return False
     return len([name for name in value if name.endswith("weight")]) > 1
+
+
+def holds_tensors(content: Any, depth: int = 0) -> bool:
+    """Whether there are named tensors anywhere in a file, but for what optimisers keep."""
+    if not isinstance(content, dict) or depth > _DEEPEST:
+        return False
+    return any(
+        isinstance(value, Tensor) or holds_tensors(value, depth + 1)
+        for name, value in content.items()
+        if isinstance(name, str) and not words_of(name) & _NO_WEIGHTS
+    )
+
+
+def _placed(at: str, found: Sequence[Averages]) -> list[Averages]:
+    return [Averages(_joined(at, one.place), one.tensors) for one in found]
+
+
+def _joined(place: str, name: str) -> str:
+    return f"{place}.{name}" if place else name
 
 
 def _shown(key: Any) -> str:
@@ -195,7 +258,7 @@ def _others(taken: dict[str, Tensor] | None, content: Any) -> Iterator[Averages]
                 yield Averages(place, state)
             return
         for name, part in value.items():
-            yield from look(part, f"{place}.{_shown(name)}" if place else _shown(name), depth + 1)
+            yield from look(part, _joined(place, _shown(name)), depth + 1)
 
     def is_other(place: str, state: dict[str, Tensor], wanted: dict[str, Tensor] | None) -> bool:
         if wanted is None:
@@ -241,17 +304,3 @@ def unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
 
 
 SAVE_STATE_DICT = "A checkpoint is what torch.save(model.state_dict(), ...) writes, bare or under 'state_dict'."
-
-
-def without_prefix(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Remove a prefix that all names have; a prefix that only some have belongs to the network.
-
-    The counter beside it is that of ``torch.optim.swa_utils.AveragedModel``, or of mmengine's averages.
-    """
-    counter = next((name for name in ("n_averaged", "steps") if name in state), None)
-    if counter is not None and all(name.startswith("module.") for name in state if name != counter):
-        state = {name: value for name, value in state.items() if name != counter}
-    for prefix in _PREFIXES:
-        if state and all(name.startswith(prefix) for name in state):
-            return without_prefix({name.removeprefix(prefix): value for name, value in state.items()})
-    return state

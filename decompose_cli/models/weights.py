@@ -30,7 +30,12 @@ def default_source(entry: ModelEntry) -> str | None:
 
 
 def read_weights(
-    entry: ModelEntry, weights: str | None, *, allow_download: bool = True, ema: bool = False
+    entry: ModelEntry,
+    weights: str | None,
+    *,
+    allow_download: bool = True,
+    ema: bool = False,
+    weights_key: str | None = None,
 ) -> Checkpoint | None:
     """Read what ``--weights`` names for a model.
 
@@ -39,6 +44,7 @@ def read_weights(
         weights: A path, a URL, ``default`` or None for the model's published weights, ``random`` for none at all.
         allow_download: Whether files may be downloaded.
         ema: Whether the averaged weights of the file are taken.
+        weights_key: The place of the weights in the file, where one was named.
 
     Returns:
         The checkpoint; None for ``random``, and for a model of the user's that was given no weights.
@@ -61,17 +67,21 @@ def read_weights(
             return read_checkpoint(shipped_weights(entry.weights))
         return _fetched(entry.weights, entry.sha256, allow_download)
     assert weights is not None
-    return read_named(weights, allow_download=allow_download, ema=ema)
+    return read_named(weights, allow_download=allow_download, ema=ema, weights_key=weights_key)
 
 
-def read_named(weights: str, *, allow_download: bool = True, ema: bool = False) -> Checkpoint:
+def read_named(
+    weights: str, *, allow_download: bool = True, ema: bool = False, weights_key: str | None = None
+) -> Checkpoint:
     """Read a weights file by its path or URL; arguments and errors are those of :func:`read_weights`."""
     if is_url(weights):
-        return _fetched(weights, hash_in_name(weights), allow_download, ema)
-    return read_checkpoint(user_path(weights), weights, ema=ema)
+        return _fetched(weights, hash_in_name(weights), allow_download, ema, weights_key)
+    return read_checkpoint(user_path(weights), weights, ema=ema, weights_key=weights_key)
 
 
-def _fetched(url: str, digest: str | None, allow_download: bool, ema: bool = False) -> Checkpoint:
+def _fetched(
+    url: str, digest: str | None, allow_download: bool, ema: bool = False, weights_key: str | None = None
+) -> Checkpoint:
     target = cached_weights_path(url)
     by_hand = f"Download {url} by hand and give the file with {param('weights')}, or put it at {target}."
     is_damaged = target.is_file() and digest is not None and not sha256_of(target).startswith(digest)
@@ -85,7 +95,7 @@ def _fetched(url: str, digest: str | None, allow_download: bool, ema: bool = Fal
     elif digest is None:
         fetched = datetime.fromtimestamp(target.stat().st_mtime).isoformat(sep=" ", timespec="minutes")
         note(f"Using {target}, fetched from {url} on {fetched}; delete it to fetch it again.")
-    return read_checkpoint(target, url, ema=ema)
+    return read_checkpoint(target, url, ema=ema, weights_key=weights_key)
 
 
 def cached_weights_path(url: str) -> Path:

@@ -14,7 +14,7 @@ from decompose_cli.storage.files import read_json
 from decompose_cli.training.export import Kind
 
 FROM_INPUTS = (
-    *("model", "weights", "ema", "model_options", "head", "dataset"),
+    *("model", "weights", "ema", "weights_key", "model_options", "head", "dataset"),
     *("mean", "std", "input_size", "resize", "crop", "interpolation"),
 )
 _SHOWN = tuple(name for name in FROM_INPUTS if name not in ("model", "model_options"))
@@ -44,6 +44,7 @@ class RunConfig(BaseModel):
     model: str
     weights: str | None
     ema: bool = False
+    weights_key: str | None = None
     model_options: dict[str, str] | None = None
     head: str | None
     dataset: str

@@ -149,6 +149,7 @@ def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) ->
         head=inputs.head,
         allow_download=inputs.allow_download,
         ema=inputs.ema,
+        weights_key=inputs.weights_key,
         seed=seed,
         options=model_options,
     )

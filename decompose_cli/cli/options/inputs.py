@@ -34,6 +34,8 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "weights": text("--weights", "-w", metavar="FILE|URL|default|random", panel=NETWORK,
                     help="Weights of the network. Default: the published ones, downloaded once; for package.module:callable its own."),
     "ema": switch("--ema", panel=NETWORK, help="Take the averaged weights, where --weights has raw and averaged ones."),
+    "weights_key": text("--weights-key", metavar="KEY", panel=NETWORK,
+                        help="Place of the weights in the file, where it has several: teacher, callbacks.EMA.weights, state_dict.encoder_q."),
     "model_options": text("--model-options", metavar="NAME=VALUE[,...]", panel=NETWORK,
                           help="Options of the network, as for 'train', where its weights do not say them: shortcut, block, gate, gate_map, norm_mode, ..."),
     "head": text("--head", metavar="NAME", panel=NETWORK, help="Submodule that is the head, where several could be."),
