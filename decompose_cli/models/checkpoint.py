@@ -305,7 +305,8 @@ def _read_torch(path: Path) -> tuple[Any, Metadata | None]:
 def _loaded(path: Path, allowed: list[Any]) -> Any:
     with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's warnings about odd pickles do not help the user, who gets a sentence
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # as torch tells safetensors by the name of a path
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _loaded_with_stand_ins(path: Path, refusal: InputError) -> Any:

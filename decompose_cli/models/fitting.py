@@ -13,7 +13,7 @@ from decompose_cli.models.averages import EXCHANGED, put_in_place, separated
 from decompose_cli.models.checkpoint import Checkpoint, check_kind, kind_of
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.entry import DEFAULT_MODEL, ModelEntry, registered_models
-from decompose_cli.models.names import covering, is_of_loss, renamed, without_prefix
+from decompose_cli.models.names import covering, is_of_loss, plain_name, renamed, without_prefix
 from decompose_cli.preprocessing import IMAGENET
 from decompose_cli.progress import note
 
@@ -73,8 +73,6 @@ def _in_names_of(module: nn.Module, state: dict[str, Tensor], source: str) -> di
 
 def _by_names(names: Collection[str], state: dict[str, Tensor], source: str) -> dict[str, Tensor] | None:
     """The weights in the names of a network, where all have one, perhaps without a prefix that all have."""
-    if state.keys() <= set(names):
-        return state
     known = renamed(state, names)
     if known is not None:
         return known
@@ -97,8 +95,11 @@ def _under_prefix(names: Collection[str], state: dict[str, Tensor], source: str)
             hint=f"{param('weights_key')} names the one that you mean.",
         )
     for prefix, whole in found.items():
+        left = [name for name in state if not name.startswith(prefix)]
+        if {plain_name(name) for name in left} & {plain_name(name) for name in names}:
+            break  # they could be meant as well
         note(f"{source}: of names with different beginnings, those with {prefix!r} are this network.")
-        _say_left_out([name for name in state if not name.startswith(prefix)], source)
+        _say_left_out(left, source)
         return whole
     return state
 

@@ -56,6 +56,8 @@ def renamed(state: Mapping[str, Tensor], names: Collection[str]) -> dict[str, Te
     Returns:
         All weights; None where one has no such name, or where two names would be one.
     """
+    if state.keys() <= set(names):
+        return dict(state)
     known = {plain_name(name): name for name in names}
     given = {plain_name(name): value for name, value in state.items()}
     if len(known) < len(names) or len(given) < len(state) or not given.keys() <= known.keys():

@@ -53,10 +53,8 @@ def chosen_state(content: Any, path: Path, *, ema: bool, key: str | None = None)
     """
     if key is not None:
         content = at_key(content, key, path)
-        if not holds_tensors(content):
-            raise InputError(f"{path} holds no state dict at {param('weights_key')} {key}.", hint=SAVE_STATE_DICT)
     place, found = _place_of_raw(content, path)
-    raw = None if found is None else unwrapped(found, path)
+    raw = None if found is None or (key is not None and not isinstance(found, dict)) else unwrapped(found, path)
     exchanged = _exchanged(content)
     if exchanged is not None and raw is not None:
         said = f"holds averaged weights under {place}, which are taken; the raw ones are under {exchanged}."
@@ -71,6 +69,8 @@ def chosen_state(content: Any, path: Path, *, ema: bool, key: str | None = None)
             return Choice(others[0].tensors, remark=f"holds averaged weights only ({only.place}), which are taken.")
         if others:
             raise _several(path, others, ema=False)
+        if key is not None:
+            raise InputError(f"{path} holds no state dict at {param('weights_key')} {key}.", hint=SAVE_STATE_DICT)
         return Choice(unwrapped(content, path))
     remarks = []
     if places := first_few(other.place for other in averaged if seem_whole(without_prefix(raw), other)):

@@ -17,10 +17,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.command_line import run
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from decompose_cli.errors import InputError, UnsafeFileError
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.opening import Opening
+from decompose_cli.features.study import open_network
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.classifier import open_classifier
@@ -433,3 +438,240 @@ def test_a_key_names_one_reading(kind: str) -> None:
                 value = value[key]
             expected = value
         assert_same(state, expected)
+
+
+KEYS: dict[str, tuple[Callable[[], Any], str]] = {
+    "a key with dots": (lambda: {"model": OTHER, "model.best": RAW}, "model.best"),
+    "a position": (lambda: {"nets": [OTHER, RAW], "model": OTHER}, "nets.1"),
+    "a number": (lambda: {0: OTHER, 1: RAW}, "1"),
+    "a wrapper within": (lambda: {"a": {"state_dict": RAW, "epoch": 3}, "b": OTHER}, "a"),
+    "averages": (lambda: {"model": OTHER, "model_ema": averaged(RAW)}, "model_ema"),
+    "what optimisers keep": (lambda: {"model": OTHER, "optimizer": {"slow": RAW}}, "optimizer.slow"),
+    "names from the top": (
+        lambda: {"state_dict": {**prefixed("a.b.", RAW), **prefixed("a.c.", OTHER)}},
+        "state_dict.a.b",
+    ),
+    "accents": (lambda: {"pre\u0301ce\u0301dent": RAW, "model": OTHER}, "pr\xe9c\xe9dent"),
+    "a Namespace beside": (lambda: {"a": RAW, "b": OTHER, "args": argparse.Namespace(a=1)}, "a"),
+}
+
+
+@pytest.mark.parametrize("kind", KEYS)
+def test_places_that_a_key_names(kind: str) -> None:
+    make, key = KEYS[kind]
+    assert_same(loaded(saved(make()), weights_key=key), RAW)
+
+
+@pytest.mark.parametrize(
+    ("key", "sentence", "hint"),
+    [
+        (
+            "teacher",
+            "has nothing at weights_key teacher",
+            "It has tensors at model, swa.a, optimizer.x",
+        ),
+        ("swa.c", "has nothing at weights_key swa.c", "model"),
+        ("swa.", "has nothing at weights_key", "model"),
+        (".", "has nothing at weights_key", "model"),
+        ("epoch", "holds no state dict at weights_key epoch", "torch.save"),
+        ("model.conv1.weight", "holds no state dict at weights_key model.conv1.weight", "torch.save"),
+        ("swa", "holds no state dict at weights_key swa", "torch.save"),
+        ("mixed", "mixes tensors with other values (lr)", ""),
+        ("model.layer1", "does not fit resnet8", ""),
+        ("x.y", "has 2 places that weights_key x.y could mean", "alone"),
+    ],
+)
+def test_keys_that_name_no_weights(key: str, sentence: str, hint: str) -> None:
+    twice = {"x": {"y": RAW}, "x.y": OTHER}
+    path = saved(
+        {
+            "model": RAW,
+            "swa": {"a": {"w": torch.ones(1)}},
+            "optimizer": {"x": {"w": torch.ones(1)}},
+            "epoch": 3,
+            **twice,
+            "mixed": {"lr": 1, **RAW},
+        }
+    )
+    with pytest.raises(InputError) as refusal:
+        loaded(path, weights_key=key)
+    assert sentence in refusal.value.message
+    assert hint in (refusal.value.hint or "")
+
+
+def test_keys_are_not_for_files_that_describe_themselves(make_images: Any) -> None:
+    make_images(Path("images"), ["a", "b", "c"], n=4, side=8)
+    size = ("--dataset", "folder:images", "--input-size", "8", "-j", "0", "-b", "4")
+    run("train", "resnet8", *size, "--epochs", "1", "-q", "-o", "run")
+    said = run("validate", "-w", "run/last.pt", *size, "--weights-key", "state_dict", code=2).stderr
+    assert "run/last.pt says itself which weights it holds." in said.replace("\n", " ")
+    assert "Leave --weights-key out." in said.replace("\n", " ")
+
+
+def test_features_of_several_weights_are_kept_apart(make_images: Any) -> None:
+    make_images(Path("images"), [str(number) for number in range(10)], ("test",), n=2)
+    path = saved({"first": RAW, "second": OTHER})
+    command = ("validate", "resnet8", "-w", path, "--dataset", "folder:images", "-j", "0")
+    assert "--weights-key names those that you mean" in run(*command, code=2).stderr.replace("\n", " ")
+    said = [run(*command, "--weights-key", key).stderr for key in ("first", "second", "first")]
+    assert ["no forward pass" in text for text in said] == [False, False, True]
+
+
+def test_other_processes_open_the_weights_at_the_same_place() -> None:
+    inputs = Inputs(model="resnet8", weights=saved({"first": RAW, "second": OTHER}), weights_key="second")
+    opening = pickle.loads(pickle.dumps(Opening.of(inputs, open_network(inputs))))
+    assert_same(opening.classifier(1).load((32, 32)).module.state_dict(), OTHER)
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"weights": "net.pth", "weights_key": " "}, "weights_key names no place in the file"),
+        ({"weights_key": "a"}, "weights_key needs a file or URL"),
+        ({"weights": "random", "weights_key": "a"}, "weights_key needs a file or URL"),
+        ({"weights": "net.pth", "weights_key": "a", "ema": True}, "both say which weights of the file are taken"),
+    ],
+)
+def test_keys_that_cannot_be(options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        Inputs(model="resnet8", **options)
+
+
+# ------------------------------------------------------------------------------------------------------------- names
+
+
+class Accents(nn.Module):
+    """A network whose layers have accents in their names, composed or not."""
+
+    form = "te\u0302te"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_module(self.form, nn.Conv2d(3, 4, 1))
+        self.add_module("d\xe9but", nn.Linear(4, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.get_submodule("d\xe9but")(self.get_submodule(self.form)(x).mean((2, 3)))
+
+
+class Composed(Accents):
+    form = "t\xeate"
+
+
+@pytest.mark.parametrize(("model", "other"), [(Accents, Composed), (Composed, Accents)])
+@pytest.mark.parametrize("prefix", ["", "module.", "lit."])
+def test_names_with_accents_in_either_form(model: type[Accents], other: type[Accents], prefix: str) -> None:
+    module = other()
+    path = saved({"state_dict": prefixed(prefix, module.state_dict())})
+    state = open_classifier(f"{__name__}:{model.__name__}", path).load((8, 8)).module.state_dict()
+    assert set(state) != set(module.state_dict())
+    assert all(torch.equal(one, two) for one, two in zip(state.values(), module.state_dict().values(), strict=True))
+
+
+class Wrapped(nn.Module):
+    """A network whose own layers are called as what wraps networks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(collections.OrderedDict(net=nn.Conv2d(3, 4, 1), module=nn.Conv2d(4, 4, 1)))
+        self.net = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(self.model(x).mean((2, 3)))
+
+
+class Within(nn.Module):
+    """A network that is all in one layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+        self.register_buffer("steps", torch.tensor(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class Alone(Within):
+    def __init__(self) -> None:
+        super().__init__()
+        del self.steps
+
+
+@pytest.mark.parametrize("model", [Wrapped, Within, Alone])
+@pytest.mark.parametrize("prefix", ["", "module.", "model.", "net.", "_orig_mod.", "module.model.", "lit.", "a.b."])
+def test_networks_whose_layers_are_called_as_wrappers_are(model: type[nn.Module], prefix: str) -> None:
+    torch.manual_seed(1)
+    module = model()
+    path = saved(prefixed(prefix, module.state_dict()))
+    state = open_classifier(f"{__name__}:{model.__name__}", path).load((8, 8)).module.state_dict()
+    assert list(state) == list(module.state_dict())
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in state.items())
+
+
+class Twice(nn.Module):
+    """A network with two layers whose names differ in what wraps only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3, 3)
+        self.module = nn.ModuleDict({"fc": nn.Linear(3, 3)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.module["fc"](x.mean((2, 3))))
+
+
+def test_two_names_never_become_one() -> None:
+    module = Twice()
+    state = open_classifier(f"{__name__}:Twice", saved(module.state_dict()), head="fc").load((8, 8)).module.state_dict()
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in state.items())
+    path = saved({**prefixed("module.model.", RAW), "model.linear.bias": RAW["linear.bias"]})
+    with pytest.raises(InputError, match="does not fit resnet8"):
+        loaded(path)
+
+
+def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    loaded(saved(FILES["Lightning with metrics"]()))
+    assert "net.pth: of names with different beginnings, those with 'net.' are this network." in caplog.messages
+    left = "loss_fn.weight, val_acc.correct, val_acc.total"
+    assert f"net.pth: {left} are no part of this network, and are left out." in caplog.messages
+    caplog.clear()
+    loaded(saved(FILES["PyTorch Lightning"]()))
+    assert caplog.messages == ["net.pth: criterion.weight are no part of this network, and are left out."]
+
+
+def test_what_could_be_part_of_the_network_is_not_left_out() -> None:
+    for beside in ("extra.weight", "layer1.criterion.weight", "linear.scale"):
+        with pytest.raises(InputError, match=rf"1 unexpected \({beside}\)"):
+            loaded(saved({**RAW, beside: torch.ones(1)}))
+
+
+# ----------------------------------------------------------------------------------------------------- names of files
+
+
+@pytest.mark.parametrize("name", ["model.bin", "model.pth", "model.pt", "model.ckpt", "model"])
+def test_safetensors_are_told_by_their_content(name: str) -> None:
+    save_file(RAW, name)
+    assert_same(loaded(name), RAW)
+    save_file(RAW, name, metadata={"format": "pt"})
+    assert_same(loaded(name), RAW)
+    whole = Path(name).read_bytes()
+    Path(name).write_bytes(whole[:5000])
+    with pytest.raises(InputError, match=f"{name} is damaged"):
+        loaded(name)
+
+
+@pytest.mark.parametrize("legacy", [False, True], ids=["zip", "legacy"])
+@pytest.mark.parametrize("name", ["net.safetensors", "net", "net.bin", "net.th.tar"])
+def test_files_of_torch_are_told_by_their_content(name: str, legacy: bool) -> None:
+    assert_same(loaded(saved({"model": RAW}, name, _use_new_zipfile_serialization=not legacy)), RAW)
+
+
+def test_the_description_in_a_file_of_any_name_is_read(make_images: Any) -> None:
+    make_images(Path("images"), ["a", "b", "c"], n=4, side=8)
+    size = ("--dataset", "folder:images", "--input-size", "8", "-j", "0", "-b", "4")
+    run("train", "resnet8", *size, "--epochs", "1", "-q", "-o", "run", "--export", "safetensors")
+    (file,) = Path("run").glob("*.safetensors")
+    file.rename("mine.bin")
+    assert open_classifier(None, "mine.bin").name == "resnet8"
