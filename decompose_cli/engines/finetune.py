@@ -30,7 +30,6 @@ from decompose_cli.decomposition.ranking import (
 )
 from decompose_cli.decomposition.refitting import Refitting, settle
 from decompose_cli.decomposition.result_types import Difference, difference_of
-from decompose_cli.decomposition.sampling import fitted_numbers
 from decompose_cli.decomposition.sparse_heads import fit_head
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import Order
@@ -39,15 +38,18 @@ from decompose_cli.models.checkpoint import Checkpoint, Metadata
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import varied_images
 from decompose_cli.models.network import check_head_stays
+from decompose_cli.models.new_head import NewHead
 from decompose_cli.models.passing_maps import find_place
 from decompose_cli.models.sparse_record import SparseRecord
+from decompose_cli.models.weights import RANDOM
 from decompose_cli.processes.team import on_first
 from decompose_cli.progress import note
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
-from decompose_cli.training.config import RunConfig, shown_command
+from decompose_cli.training.config import shown_command
 from decompose_cli.training.data import check_trainable, divide
 from decompose_cli.training.diversity import DiversityObjective
 from decompose_cli.training.evaluate import LabelledImages, evaluate, score_of
+from decompose_cli.training.finetune_settings import FinetuneConfig
 from decompose_cli.training.finetune_settings import FinetuneSettings as FinetuneSettings
 from decompose_cli.training.freezing import Trained, freeze
 from decompose_cli.training.job import Job
@@ -59,30 +61,14 @@ from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.runner import Files, Finished, Training, run_training, with_best_weights
 from decompose_cli.training.session import Request, Session
 from decompose_cli.training.settings import Settings
-from decompose_cli.training.setup import copied
+from decompose_cli.training.transfer import check_transfer, copied, fitted_new_head, offering_new_head, part_to_fit
 from decompose_cli.training.unchanged import check_same, check_same_images
-
-
-class FinetuneConfig(RunConfig):
-    """``indices``: the given set in the published layout; without one, ``ranking`` says how features are ranked.
-
-    ``indices_source``: file of the given set. ``only``: what is trained. ``starting_weights``: SHA-256 of the original
-    network's weights. ``refit``: whether training begins with weights that were fitted anew, ``l2`` with this strength.
-    ``diversity``: how much the diversity of maps counts in the loss.
-    """
-
-    indices: dict[str, list[int]] | None
-    indices_source: str | None
-    ranking: dict[str, Any] | None
-    only: Trained
-    starting_weights: str
-    refit: bool = False
-    l2: float | None = None
-    diversity: float = 0.0
 
 
 class FinetuneResults(RunResults):
     """``original``: the full head (null where the checkpoint has none); ``before``: decomposed, not yet trained.
+
+    ``new_head``: how the full head was fitted, where it is new; ``original`` is then with it.
 
     ``cut``: the same features with the weights of the full head, where ``before`` has others: those of ``refitting``.
 
@@ -92,6 +78,7 @@ class FinetuneResults(RunResults):
     """
 
     original: Score | None
+    new_head: Refitting | None = None
     cut: Score | None = None
     refitting: Refitting | None = None
     before: Score
@@ -140,6 +127,8 @@ def finetune(request: Request, settings: FinetuneSettings | None = None) -> Resu
         choices |= {"refit": True, "l2": settings.l2}
     if settings.diversity is not None:
         choices["diversity"] = float(settings.diversity)
+    if settings.new_head:
+        choices |= {"new_head": True, "l2": settings.l2}
     request = dataclasses.replace(request, choices=choices)
     return run_training(_Finetune(request, index_set, settings), request)
 
@@ -160,7 +149,8 @@ class _Finetune(Training[FinetuneResults]):
                 f"{param('split')} has no effect here: training images are trained on, test images measured."
             )
         study = Study(inputs, ("test", "val"))
-        checkpoint = study.classifier.checkpoint
+        is_new = self._settings.new_head
+        checkpoint = None if is_new else study.classifier.checkpoint
         own = checkpoint is not None and checkpoint.has_decomposed_head
         if own and self._settings.ranks:
             raise InputError(
@@ -174,8 +164,9 @@ class _Finetune(Training[FinetuneResults]):
             )
         given = self._index_set
         check_index_request(checkpoint, given)
-        if self._settings.refit:
+        if self._settings.refit and not is_new:
             study.require_full_head(param("refit"))
+        check_transfer({"new_head": is_new}, None if inputs.weights == RANDOM else study.classifier.weights_source)
         is_large = max(study.preprocessing.crop) > LARGEST_SMALL_SIDE
         settings = resolve("finetune", self._overrides, large_images=is_large, dataset=study.dataset.name)
         if self._settings.diversity and settings.compile:  # it keeps the maps out of sight
@@ -191,6 +182,7 @@ class _Finetune(Training[FinetuneResults]):
             "refit": self._settings.refit,
             "l2": self._settings.l2,
             "diversity": float(self._settings.diversity or 0),
+            "new_head": is_new,
             "starting_weights": study.classifier.weights_sha256,
             "training_images": study.on_training_split().dataset.fingerprint(),
         }
@@ -205,11 +197,17 @@ class _Finetune(Training[FinetuneResults]):
         train = test.on_training_split()
         check_same(session, starting_weights=test.classifier.weights_sha256)
         check_same_images(session, train.dataset)
+        self._new_head: Refitting | None = None
+        if config["new_head"]:
+            test, train = self._with_new_head(session, test, train)
+        else:
+            with offering_new_head():
+                _ = test.class_map
         index_set = self._index_set
         if index_set is None and config["indices"] is not None:  # a run that goes on has them in its configuration
             rows = tuple(tuple(config["indices"][str(number)]) for number in range(len(config["indices"])))
             index_set = IndexSet(rows, source=str(config["indices_source"]))
-        checkpoint = test.classifier.checkpoint
+        checkpoint = None if config["new_head"] else test.classifier.checkpoint
         own = checkpoint is not None and checkpoint.has_decomposed_head
         given = index_set
 
@@ -251,6 +249,20 @@ class _Finetune(Training[FinetuneResults]):
         self._used, self._original = used, original
         self._held = LabelledImages(test.dataset.split, test.dataset, test.labels, test.preprocessing)
 
+    def _with_new_head(self, session: Session, test: Study, train: Study) -> tuple[Study, Study]:
+        """The same images with a network whose head is fitted for their classes."""
+        plain = test.classifier
+
+        def studies(new: NewHead) -> tuple[Study, Study]:
+            classifier = plain.with_new_head(new)
+            return Study(session.inputs, ("test", "val"), classifier), Study(session.inputs, ("train",), classifier)
+
+        first = NewHead(tuple(train.dataset.class_names), session.settings.seed)
+        new, self._new_head = on_first(session.fabric, lambda: fitted_new_head(*studies(first), session.config["l2"]))
+        if session.settings.val_split:
+            note("The new head is fitted on all training images, those that are held out, too.")
+        return studies(new)
+
     @override
     def job(self, session: Session, settings: Settings) -> Job:
         test, train, config = self._test, self._train, session.config
@@ -268,7 +280,7 @@ class _Finetune(Training[FinetuneResults]):
         options = ",".join(f"{name}={value}" for name, value in (config["model_options"] or {}).items())
         own = {"indices": config["indices_source"], **(config["ranking"] or {}), "only": config["only"]}
         own |= {"refit": config["refit"] or None, "l2": config["l2"], "diversity": config["diversity"] or None}
-        own["model_options"] = options or None
+        own |= {"model_options": options or None, "new_head": config["new_head"] or None}
         metadata = Metadata(
             model=entry.name,
             num_classes=len(names),
@@ -302,12 +314,7 @@ class _Finetune(Training[FinetuneResults]):
 
     def _refitted(self, images: Tensor, l2: float | None) -> tuple[DecomposedLinear, Refitting]:
         """The head with weights fitted to these training images, and how they were fitted."""
-        data = self._train.labelled()
-        if len(images) < len(data.labels):  # where some are held out, those that are fitted are copied
-            drawn = fitted_numbers(data.labels[images], data.num_features * data.num_classes, self._train.inputs.seed)
-            data = data.of_images(images if drawn is None else images[drawn])
-            if drawn is not None:
-                note(f"The head is fitted on {len(drawn):,} of the {len(images):,} training images, drawn by class.")
+        data = part_to_fit(self._train.labelled(), images, self._train.inputs.seed)
         refitting, _ = settle(self._test, data, lambda _: self._used, l2)
         self._train.release()
         return fit_head(data, self._used, "real", refitting.l2).linear(), refitting
@@ -349,6 +356,7 @@ class _Finetune(Training[FinetuneResults]):
         return FinetuneResults(
             **dict(results),
             original=score_of(original, split) if original is not None else None,
+            new_head=self._new_head,
             cut=score_of(self._cut, split) if self._cut is not None else None,
             refitting=self._refitting,
             before=score_of(self._before, split),

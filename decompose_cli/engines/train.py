@@ -6,24 +6,36 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
 from typing_extensions import override
 
+from decompose_cli.decomposition.refitting import Refitting
 from decompose_cli.errors import InputError
-from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.study import Inputs, Study
+from decompose_cli.models.new_head import NewHead
+from decompose_cli.processes.team import on_first
 from decompose_cli.storage.result_document import ResultDocument
+from decompose_cli.training.config import shown_command
+from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.runner import Files, Finished, LearnerTraining, run_training
 from decompose_cli.training.session import Request, Session
 from decompose_cli.training.settings import Settings
-from decompose_cli.training.setup import configure
+from decompose_cli.training.setup import configure, make_job
+from decompose_cli.training.transfer import Transfer as Transfer
+from decompose_cli.training.transfer import fitted_new_head
 
 AnyTraining = RunResults | RepeatedResults
 """The results of one run, or of several with different seeds."""
 
 
 def train(
-    request: Request, *, recipe: str | None = None, model_options: Mapping[str, str] | None = None
+    request: Request,
+    *,
+    recipe: str | None = None,
+    model_options: Mapping[str, str] | None = None,
+    transfer: Transfer | None = None,
 ) -> ResultDocument[Any]:
     """Train a network; its checkpoints, logs and result are in the run folder.
 
@@ -31,9 +43,10 @@ def train(
         request: The network, the images, how it is trained, and where the run is kept.
         recipe: Preset of the settings; by default the one that suits network and images.
         model_options: Options of the network, such as its shortcuts.
+        transfer: How training goes on from given weights: with which head, and what of it is trained.
 
     Returns:
-        A document with :class:`RunResults`, or :class:`RepeatedResults` where several runs were asked for.
+        A document with :class:`TrainResults`, or :class:`RepeatedResults` where several runs were asked for.
 
     Raises:
         InputError: Something given cannot be used; nothing has been changed.
@@ -42,26 +55,64 @@ def train(
     """
     options = dict(model_options or {})
     choices: dict[str, Any] = {} if recipe is None else {"recipe": recipe}
-    request = dataclasses.replace(request, choices={**choices, **options, **request.choices})
-    return run_training(_Train(request.overrides, recipe, options), request)
+    transfer = transfer or Transfer()
+    request = dataclasses.replace(request, choices={**choices, **options, **transfer.choices(), **request.choices})
+    return run_training(_Train(request.overrides, recipe, options, transfer), request)
 
 
-class _Train(LearnerTraining[RunResults]):
+class TrainResults(RunResults):
+    """``refitting``: how the head was fitted that training began with; null where none was."""
+
+    refitting: Refitting | None = None
+
+
+class _Train(LearnerTraining[TrainResults]):
     command = "train"
-    results = RunResults
+    results = TrainResults
 
-    def __init__(self, overrides: Mapping[str, Any], recipe: str | None, options: Mapping[str, str]) -> None:
-        self._overrides, self._recipe, self._options = overrides, recipe, options
+    def __init__(
+        self, overrides: Mapping[str, Any], recipe: str | None, options: Mapping[str, str], transfer: Transfer
+    ) -> None:
+        self._overrides, self._recipe, self._options, self._transfer = overrides, recipe, options, transfer
 
     @override
     def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
-        inputs, settings, choices = configure(inputs, self._overrides, self._recipe, self._options)
+        inputs, settings, choices = configure(inputs, self._overrides, self._recipe, self._options, self._transfer)
         if "gate" in (choices["model_options"] or {}):
             raise InputError("This network has gates, which 'decompose train-gate' trains.")
         return inputs, settings, choices
 
     @override
+    def own_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
+        only = config["only"] if config["only"] != "all" else None
+        more = {
+            "new_head": config["new_head"] or None,
+            "only": only,
+            "refit": config["refit"] or None,
+            "l2": config["l2"],
+        }
+        return {**super().own_options(config), **more}
+
+    @override
+    def job(self, session: Session, settings: Settings) -> Job:
+        self._refitting: Refitting | None = None
+        command = shown_command(session.config, settings.seed, self.own_options(session.config))
+        inputs = dataclasses.replace(session.inputs, seed=settings.seed)
+
+        def fit(images: Tensor) -> NewHead:
+            def work() -> tuple[NewHead, Refitting]:
+                train, measured = (
+                    Study(inputs, splits, self.learner.classifier) for splits in (("train",), ("test", "val", "train"))
+                )
+                return fitted_new_head(measured, train, session.config["l2"], images)
+
+            new, self._refitting = on_first(session.fabric, work)
+            return new
+
+        return make_job(session.config, self.learner, settings, command, fit if session.config["refit"] else None)
+
+    @override
     def finish(
         self, session: Session, folder: RunFolder, settings: Settings, trained: Finished, files: Files
-    ) -> RunResults:
-        return trained[0]
+    ) -> TrainResults:
+        return TrainResults(**dict(trained[0]), refitting=self._refitting)

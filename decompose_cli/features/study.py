@@ -83,7 +83,7 @@ class Study:
         )
         return KeptFeatures(
             self.inputs,
-            self.classifier,
+            self.classifier.with_new_head(None) if self.classifier.new_head is not None else self.classifier,
             self._images,
             self.preprocessing,
             self.computing,
@@ -117,6 +117,8 @@ class Study:
     @property
     def head(self) -> HeadTensors:
         """Parameters of the head; no image is run through the network for them."""
+        if self.classifier.new_head is not None:
+            return self.classifier.load(self.preprocessing.crop).tensors
         return self._kept.head
 
     @property
@@ -332,6 +334,8 @@ def default_model(more: str = "") -> str:
 
 def class_names_of(classifier: Classifier) -> ClassNames | None:
     """The names of a network's outputs, if they are known."""
+    if classifier.new_head is not None:
+        return ClassNames(classifier.new_head.class_names)
     metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
     if metadata is not None and metadata.class_names is not None:
         known = known_class_names(metadata.dataset, certain=True)

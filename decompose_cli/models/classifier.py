@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -29,6 +30,7 @@ from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.head import example_images, find_head, trace_layers
 from decompose_cli.models.lone_head import refuse_lone_head
 from decompose_cli.models.network import HeadTensors, Network, network_of
+from decompose_cli.models.new_head import NewHead, check_opens_again, take_described_head, with_new_head
 from decompose_cli.models.registry import ModelEntry, get_entry
 from decompose_cli.models.user import user_entry
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
@@ -45,6 +47,7 @@ class Classifier:
         checkpoint: The weights, or None where the network's own initial ones are used.
         head_name: Name of the head that the user asked for, or None.
         uses_default_weights: Whether these are the weights that the registry names.
+        new_head: The head that takes the place of the network's own, where there is one.
     """
 
     def __init__(self, entry: ModelEntry, checkpoint: Checkpoint | None, head_name: str | None, seed: int) -> None:
@@ -52,6 +55,7 @@ class Classifier:
         self.checkpoint = checkpoint
         self.head_name = head_name
         self.seed = seed
+        self.new_head: NewHead | None = None
         self.uses_default_weights = checkpoint is not None and (
             checkpoint.source == default_source(entry) or _has_default_hash(entry, checkpoint)
         )
@@ -61,6 +65,12 @@ class Classifier:
     def name(self) -> str:
         """Name of the network as written on the command line."""
         return self.entry.name
+
+    def with_new_head(self, new: NewHead | None) -> Classifier:
+        """The same network with a head for other classes, or without one; features are those of this one."""
+        other = Classifier(self.entry, self.checkpoint, self.head_name, self.seed)
+        other.new_head = new
+        return other
 
     @property
     def weights_source(self) -> str:
@@ -145,6 +155,9 @@ class Classifier:
         if classes != self.entry.num_classes:
             module = self._build(classes, input_size)
         if place is None:
+            described = self.checkpoint.metadata
+            if described is not None and described.model == self.name:
+                take_described_head(module, state, described.num_classes, input_size, self.head_name)
             load_state(module, state, self.checkpoint, self.name)
         else:
             num_features = self._features_entering(module, input_size, place)
@@ -156,6 +169,13 @@ class Classifier:
     def _load(self, input_size: Size) -> Network:
         module, place = self.build(input_size)
         network = network_of(module, input_size, place or self.head_name, self.name)
+        if self.new_head is not None:
+            own = network.module if self.checkpoint is not None else copy.deepcopy(network.module)
+            network = with_new_head(network_of(own, input_size, network.head.name, self.name), self.new_head, self.name)
+            if ":" not in self.name:
+                again = self._build(network.tensors.num_classes, input_size)
+                check_opens_again(network.module, again, self.entry.unread, self.name)
+            return network
         head = network.head
         if self.checkpoint is None:
             return network

@@ -11,6 +11,7 @@ from decompose_cli.decomposition.ranking import DEFAULT_K, DEFAULT_METHOD, parse
 from decompose_cli.decomposition.refitting import check_refit
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import Order
+from decompose_cli.training.config import RunConfig
 from decompose_cli.training.freezing import TRAINED, Trained
 
 
@@ -27,6 +28,7 @@ class FinetuneSettings:
             all but the head and what follows it.
         refit: Whether training begins with weights that are fitted anew, on the images that are trained on.
         l2: Strength of the penalty of that fit; None to choose it on images that are not measured.
+        new_head: Whether the head is replaced by one for the classes of the data set, fitted to their training images.
         diversity: beta of :class:`.training.diversity.DiversityObjective`; 0, the default, to leave it out.
 
     Raises:
@@ -42,6 +44,7 @@ class FinetuneSettings:
     refit: bool = False
     l2: float | None = None
     diversity: float | None = None
+    new_head: bool = False
 
     def __post_init__(self) -> None:
         if self.indices is not None and self.ranks:
@@ -55,7 +58,7 @@ class FinetuneSettings:
             parse_order(self.order)
         if self.only is not None:
             one_of(self.only, TRAINED, "only")
-        check_refit(self.l2, fits=self.refit)
+        check_refit(self.l2, fits=self.refit or self.new_head)
         if self.diversity is not None and not 0 <= self.diversity < float("inf"):
             raise InputError(f"{param('diversity')} {self.diversity} is not a number of at least 0.")
         if self.diversity and self.only == "head":
@@ -73,3 +76,23 @@ class FinetuneSettings:
         """How features are ranked, with the defaults, for the configuration of a run."""
         k = DEFAULT_K if self.k is None else self.k
         return {"k": k, "method": self.method or DEFAULT_METHOD, "order": self.order or "highest"}
+
+
+class FinetuneConfig(RunConfig):
+    """``indices``: the given set in the published layout; without one, ``ranking`` says how features are ranked.
+
+    ``indices_source``: file of the given set. ``only``: what is trained. ``starting_weights``: SHA-256 of the original
+    network's weights. ``refit``: whether training begins with weights that were fitted anew, ``l2`` with this strength.
+    ``diversity``: how much the diversity of maps counts in the loss. ``new_head``: whether a head for the classes of
+    the data set is fitted first.
+    """
+
+    indices: dict[str, list[int]] | None
+    indices_source: str | None
+    ranking: dict[str, Any] | None
+    only: Trained
+    starting_weights: str
+    refit: bool = False
+    l2: float | None = None
+    diversity: float = 0.0
+    new_head: bool = False

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier
 from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.head import evaluating, find_head
+from decompose_cli.models.new_head import NewHead
 from decompose_cli.models.registry import DEFAULT_MODEL
 from decompose_cli.models.weights import DEFAULT, RANDOM
 from decompose_cli.preprocessing import Preprocessing, Size
@@ -37,11 +37,13 @@ from decompose_cli.storage.result_document import (
 from decompose_cli.training.config import RunConfig
 from decompose_cli.training.data import divide, labels_by_name, open_splits
 from decompose_cli.training.evaluate import LabelledImages
+from decompose_cli.training.freezing import Trained
 from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, complete_norm, default_recipe, resolve
 from decompose_cli.training.session import Session
 from decompose_cli.training.settings import Settings
+from decompose_cli.training.transfer import Transfer, check_transfer, network_to_train, offering_new_head
 from decompose_cli.training.unchanged import check_same, check_same_images
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
@@ -50,11 +52,16 @@ DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
 class TrainConfig(RunConfig):
     """``model_options``: the options of the network that differ from the defaults.
 
-    ``starting_weights``: SHA-256 of the weights to start from; null where they are random.
+    ``starting_weights``: SHA-256 of the weights to start from; null where they are random. ``new_head``, ``only``,
+    ``refit`` and ``l2`` are those of :class:`.transfer.Transfer`; commands that do not offer them have null.
     """
 
     model_options: dict[str, str] | None
     starting_weights: str | None
+    new_head: bool | None = None
+    only: Trained | None = None
+    refit: bool | None = None
+    l2: float | None = None
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,11 @@ class Learner:
 
 
 def configure(
-    inputs: Inputs, overrides: Mapping[str, Any], recipe: str | None, model_options: Mapping[str, str]
+    inputs: Inputs,
+    overrides: Mapping[str, Any],
+    recipe: str | None,
+    model_options: Mapping[str, str],
+    transfer: Transfer | None = None,
 ) -> tuple[Inputs, Settings, dict[str, Any]]:
     """Settle what is left open: network, images, recipe.
 
@@ -88,6 +99,7 @@ def configure(
         overrides: Settings that were given, by name.
         recipe: Preset of the settings; None for the one that suits network and images.
         model_options: Options of the network.
+        transfer: How training goes on from given weights, for a command that offers it.
 
     Returns:
         Complete inputs, settings, and what else decides what is trained, by name.
@@ -105,6 +117,8 @@ def configure(
             f"{param('start_epoch')} says how long {param('weights')} have been trained; without weights it means "
             "nothing."
         )
+    chosen_transfer = {} if transfer is None else dataclasses.asdict(transfer)
+    check_transfer(chosen_transfer, inputs.weights)
     if inputs.weights is not None:
         classifier = open_weights(inputs, model_options, 0)
         model, entry, started = classifier.name, classifier.entry, classifier.weights_sha256
@@ -116,7 +130,7 @@ def configure(
     dataset = dataset or (described.dataset if described is not None else None) or entry.dataset
     if dataset is None:
         raise InputError(f"It is not known which images {model} is for.", hint=f"Say which with {param('dataset')}.")
-    if inputs.head is not None:
+    if inputs.head is not None and not (transfer is not None and transfer.choices()):
         raise InputError(f"{param('head')} has no effect here: the whole network is trained.")
     train, _ = open_splits(inputs, dataset)
     is_large = max(_seen(inputs, entry, train).crop) > LARGEST_SMALL_SIDE
@@ -136,6 +150,7 @@ def configure(
             "model_options": dict(entry.chosen) or None,
             "training_images": train.fingerprint(),
             "starting_weights": started,
+            **chosen_transfer,
         },
     )
 
@@ -156,7 +171,12 @@ def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) ->
 
 
 def open_learner(
-    inputs: Inputs, model_options: Mapping[str, str], seed: int, classifier: Classifier | None = None
+    inputs: Inputs,
+    model_options: Mapping[str, str],
+    seed: int,
+    classifier: Classifier | None = None,
+    *,
+    new_head: bool | None = None,
 ) -> Learner:
     """Open network and images.
 
@@ -165,6 +185,7 @@ def open_learner(
         model_options: Options of the network.
         seed: Seed of random weights.
         classifier: The network, if it has been opened already.
+        new_head: Whether it gets a head for the classes of the data set; None where the command has no such option.
 
     Raises:
         InputError: Something is not there, cannot be read or does not fit.
@@ -173,8 +194,13 @@ def open_learner(
     assert inputs.dataset is not None
     if inputs.weights is not None:
         classifier = classifier or open_weights(inputs, model_options, seed)
+        train, test = open_splits(inputs, inputs.dataset)
+        if new_head:
+            classifier = classifier.with_new_head(NewHead(tuple(train.class_names), seed))
         study = Study(dataclasses.replace(inputs, seed=seed), ("train",), classifier)
-        _, test = open_splits(inputs, inputs.dataset)
+        if new_head is False:
+            with offering_new_head():
+                _ = study.class_map
         held = None
         if test is not None:
             other = Study(dataclasses.replace(inputs, split=test.split), (test.split,), study.classifier)
@@ -204,14 +230,23 @@ def open_for(session: Session) -> Learner:
         InputError: Network or images cannot be used, or have been replaced since the run began.
         DownloadError: Something cannot be fetched.
     """
-    learner = open_learner(session.inputs, session.config["model_options"] or {}, session.settings.seed)
+    config = session.config
+    learner = open_learner(
+        session.inputs, config["model_options"] or {}, session.settings.seed, new_head=config.get("new_head")
+    )
     weights = learner.classifier.weights_sha256 if session.inputs.weights is not None else None
     check_same_images(session, learner.train)
     check_same(session, starting_weights=weights)
     return learner
 
 
-def make_job(config: Mapping[str, Any], learner: Learner, settings: Settings, command: str | None = None) -> Job:
+def make_job(
+    config: Mapping[str, Any],
+    learner: Learner,
+    settings: Settings,
+    command: str | None = None,
+    fit: Callable[[torch.Tensor], NewHead] | None = None,
+) -> Job:
     """Make the network with its initial weights, and divide the images.
 
     Args:
@@ -219,6 +254,7 @@ def make_job(config: Mapping[str, Any], learner: Learner, settings: Settings, co
         learner: Network and images.
         settings: Settings, with the seed of this network.
         command: The command that trains such a network, for its checkpoints.
+        fit: Makes the head that training begins with, of the numbers of the images that are not held out.
 
     Raises:
         InputError: The network does not take such images, or does not have an output for every class.
@@ -232,11 +268,14 @@ def make_job(config: Mapping[str, Any], learner: Learner, settings: Settings, co
         val_split=settings.val_split,
         seed=settings.seed,
     )
-    entry = learner.classifier.entry
+    entry, crop = learner.classifier.entry, learner.preprocessing.crop
+    frozen: list[nn.Module] = []
     if learner.classifier.checkpoint is None:
-        module = initial_network(entry, len(learner.class_names), learner.preprocessing.crop, settings.seed)
+        module = initial_network(entry, len(learner.class_names), crop, settings.seed)
     else:
-        module = copied(learner.classifier.load(learner.preprocessing.crop).module)
+        new = NewHead(learner.class_names, settings.seed) if config.get("new_head") else None
+        new = new if fit is None else fit(data.indices)
+        module, frozen = network_to_train(learner.classifier, new, config.get("only") or "all", crop)
     _check_outputs(module, entry, learner)
     warn_of_batch_dependence(module, learner.preprocessing.crop, None, entry.name)
     metadata = Metadata(
@@ -248,7 +287,7 @@ def make_job(config: Mapping[str, Any], learner: Learner, settings: Settings, co
         model_options=config["model_options"],
         command=command,
     )
-    return Job(module, metadata, data)
+    return Job(module, metadata, data, frozen)
 
 
 def initial_network(entry: ModelEntry, num_classes: int, input_size: Size, seed: int) -> nn.Module:
@@ -256,18 +295,6 @@ def initial_network(entry: ModelEntry, num_classes: int, input_size: Size, seed:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return entry.make(num_classes, input_size)
-
-
-def copied(module: nn.Module) -> nn.Module:
-    """A copy of the network that can be trained.
-
-    Raises:
-        InputError: The network cannot be copied.
-    """
-    try:
-        return copy.deepcopy(module).float()
-    except Exception as error:  # locks, open files and the like
-        raise InputError(f"The network cannot be copied, so it cannot be trained: {first_line(error)}.") from error
 
 
 def _check_outputs(module: nn.Module, entry: ModelEntry, learner: Learner) -> None:

@@ -9,7 +9,7 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import L2, METHODS, ORDER
-from decompose_cli.cli.options.training import NOT_FOR_TRAINING, Tuning
+from decompose_cli.cli.options.training import NEW_HEAD, NOT_FOR_TRAINING, ONLY, Tuning
 from decompose_cli.cli.output import RunOutput
 from decompose_cli.cli.runs import finish_run, make_request
 from decompose_cli.cli.tables.runs import score_row, show_files, show_spread, when
@@ -41,15 +41,8 @@ def finetune(
         option("--method", metavar=METHODS, help=f"Without -i: how features are scored. Default: {DEFAULT_METHOD}."),
     ] = None,
     order: ORDER = "highest",
-    only: Annotated[
-        Optional[str],
-        option(
-            "--only",
-            metavar="all|head|head+last-block|backbone",
-            help="What is trained; everything else stays, its batch-norm statistics included. "
-            "backbone: all but the head. Default: all.",
-        ),
-    ] = None,
+    new_head: NEW_HEAD = False,
+    only: ONLY = None,
     refit: Annotated[
         bool, option("--refit", help="Begin with weights of the head that are fitted anew, on the training images.")
     ] = False,
@@ -65,6 +58,8 @@ def finetune(
     ] = None,
 ) -> None:
     """Decompose a network and train it further, to restore its accuracy.
+
+    With --new-head a head for the classes of the data set is fitted first, and decomposed then.
 
     The checkpoints in the run folder carry their indices: 'decompose validate -w RUN/last.pt' needs no index file.
 
@@ -87,6 +82,7 @@ def finetune(
         refit=refit,
         l2=l2,
         diversity=diversity,
+        new_head=new_head,
     )
     document = run(make_request(inputs, out, tuning, "finetune"), settings)
     finish_run(out, document, lambda: show_finetuning(out.terminal, document))
@@ -98,7 +94,11 @@ def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
     runs: list[FinetuneResults] = getattr(results, "runs", None) or [results]
     terminal.title("Result")
     first = runs[0]
-    rows = [score_row("full head, original", first.original)] if first.original is not None else []
+    rows = (
+        [score_row(f"full head, {'new' if first.new_head else 'original'}", first.original)]
+        if first.original is not None
+        else []
+    )
     if first.cut is not None:
         rows.append(score_row("decomposed, weights of the full head", first.cut))
     rows.append(score_row(f"decomposed, before{', refitted' if first.refitting else ''}", first.before))

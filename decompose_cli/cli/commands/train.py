@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command, led
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.training import FROM_SCRATCH, NOT_FROM_SCRATCH, NetworkOptions, Tuning
+from decompose_cli.cli.options.rankings import L2
+from decompose_cli.cli.options.training import FROM_SCRATCH, NEW_HEAD, NOT_FROM_SCRATCH, ONLY, NetworkOptions, Tuning
 from decompose_cli.cli.output import RunOutput, finish
 from decompose_cli.cli.runs import finish_run, make_request, weights_to_evaluate
 from decompose_cli.cli.tables.accuracy import show_validation
 from decompose_cli.cli.tables.runs import COLUMNS, measured_rows, show_files, show_spread
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.inputs import Inputs
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from decompose_cli.training.outcome import RunResults
 
 
-@command(without=(*NOT_FROM_SCRATCH, "head"), replaced=FROM_SCRATCH)
+@command(without=NOT_FROM_SCRATCH, replaced=FROM_SCRATCH)
 def train(
     inputs: Inputs,
     out: RunOutput,
@@ -36,6 +37,13 @@ def train(
             "finetune or soft-gates. Default: what suits the network.",
         ),
     ] = None,
+    new_head: NEW_HEAD = False,
+    only: ONLY = None,
+    refit: Annotated[
+        bool,
+        option("--refit", help="Begin with a head that is fitted to the features of the training images; then train."),
+    ] = False,
+    l2: L2 = None,
     evaluate: Annotated[
         bool, option("--evaluate", "-e", help="Train nothing: measure --weights, as 'validate' does.")
     ] = False,
@@ -46,15 +54,24 @@ def train(
     Writes a run folder: last.pt, best.pt where images are held out, logs, result.json. An interrupted run goes on with
     --resume RUN as if it had not been interrupted.
 
+    With --new-head it learns other classes than those of --weights (transfer learning); --only head trains its head
+    alone, and --refit fits that first.
+
     Example: decompose train resnet20 --dataset cifar10 --epochs 30 --milestones 15,22
     """
+    from decompose_cli.engines.train import Transfer
     from decompose_cli.engines.train import train as run
+    from decompose_cli.training.freezing import TRAINED
 
     inputs = _starting_weights(inputs, pretrained=pretrained)
     if evaluate:
-        _evaluate(weights_to_evaluate(inputs, tuning, ["recipe"] if recipe else []), out, model_options)
+        given = {"recipe": recipe, "new_head": new_head, "only": only, "refit": refit, "l2": l2}
+        useless = [name for name, value in given.items() if value not in (None, False)]
+        _evaluate(weights_to_evaluate(inputs, tuning, useless), out, model_options)
         return
-    document = run(make_request(inputs, out, tuning, "train"), recipe=recipe, model_options=model_options)
+    transfer = Transfer(new_head, one_of(only, TRAINED, "only") if only is not None else None, refit, l2)
+    request = make_request(inputs, out, tuning, "train")
+    document = run(request, recipe=recipe, model_options=model_options, transfer=transfer)
     finish_run(out, document, lambda: show_training(out.terminal, document))
 
 

@@ -196,6 +196,16 @@ def _make_network(given: dict[str, Any]) -> NetworkOptions:
 
 NETWORK_OPTIONS = Bundle(_NETWORK, _make_network, leads=True)
 
+NEW_HEAD = Annotated[
+    bool,
+    option("--new-head", panel=NETWORK, help="Replace the head by one for the classes of the data set, whatever the classes of --weights."),
+]  # fmt: skip
+ONLY = Annotated[
+    Optional[str],
+    option("--only", metavar="all|head|head+last-block|backbone",
+           help="What is trained; everything else stays, its batch-norm statistics included. backbone: all but the head. Default: all."),
+]  # fmt: skip
+
 FROM_SCRATCH: dict[str, tuple[Any, Any]] = {
     "model": model_argument("resnet20, on the digits that come with decompose."),
     "weights": text("--weights", "-w", metavar="FILE|URL|default", panel=NETWORK,
