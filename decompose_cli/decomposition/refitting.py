@@ -64,7 +64,12 @@ def log_spaced(last: int) -> list[int]:
 
 
 def settle(
-    study: Study, data: LabelledFeatures, support: Callable[[LabelledFeatures], IndexSet], l2: float | None
+    study: Study,
+    data: LabelledFeatures,
+    support: Callable[[LabelledFeatures], IndexSet],
+    l2: float | None,
+    *,
+    is_seen: bool = True,
 ) -> tuple[Refitting, list[Study]]:
     """Choose one strength of the penalty, on images that are not reported on, by the one-standard-error rule.
 
@@ -76,6 +81,7 @@ def settle(
         data: The training images.
         support: Makes the features of each class, at which strengths are compared, of the images that are fitted.
         l2: The strength, where it was given.
+        is_seen: Whether the network has been trained on the training images.
 
     Returns:
         What was settled, and the further images that were looked at.
@@ -86,7 +92,7 @@ def settle(
     choosing = None if validation is None else (validation.bank.features, validation.labels)
     chooser = chooser_for(data, choosing, study.inputs.seed)
     if validation is None:
-        say_part("The strength of the penalty is", chooser, len(data.labels), is_seen=True)
+        say_part("The strength of the penalty is", chooser, len(data.labels), is_seen=is_seen)
     found = strength_for(chooser.fitted, support(chooser.fitted), chooser.features, chooser.labels)
     chosen = ChosenOn(
         split="train" if validation is None else "val",

@@ -26,9 +26,6 @@ from decompose_cli.training.setup import configure, make_job
 from decompose_cli.training.transfer import Transfer as Transfer
 from decompose_cli.training.transfer import fitted_new_head
 
-AnyTraining = RunResults | RepeatedResults
-"""The results of one run, or of several with different seeds."""
-
 
 def train(
     request: Request,
@@ -66,6 +63,10 @@ class TrainResults(RunResults):
     refitting: Refitting | None = None
 
 
+AnyTraining = TrainResults | RepeatedResults
+"""The results of one run, or of several with different seeds."""
+
+
 class _Train(LearnerTraining[TrainResults]):
     command = "train"
     results = TrainResults
@@ -84,14 +85,9 @@ class _Train(LearnerTraining[TrainResults]):
 
     @override
     def own_options(self, config: Mapping[str, Any]) -> dict[str, Any]:
-        only = config["only"] if config["only"] != "all" else None
-        more = {
-            "new_head": config["new_head"] or None,
-            "only": only,
-            "refit": config["refit"] or None,
-            "l2": config["l2"],
-        }
-        return {**super().own_options(config), **more}
+        names = ("new_head", "only", "refit", "l2")
+        given = {name: config[name] for name in names if config[name] not in (None, False, "all")}
+        return {**super().own_options(config), **given}
 
     @override
     def job(self, session: Session, settings: Settings) -> Job:

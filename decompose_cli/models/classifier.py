@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -170,8 +169,8 @@ class Classifier:
         module, place = self.build(input_size)
         network = network_of(module, input_size, place or self.head_name, self.name)
         if self.new_head is not None:
-            own = network.module if self.checkpoint is not None else copy.deepcopy(network.module)
-            network = with_new_head(network_of(own, input_size, network.head.name, self.name), self.new_head, self.name)
+            _ = self.weights_sha256  # without a file those of the module, which changes now
+            network = with_new_head(network, self.new_head, self.name)
             if ":" not in self.name:
                 again = self._build(network.tensors.num_classes, input_size)
                 check_opens_again(network.module, again, self.entry.unread, self.name)

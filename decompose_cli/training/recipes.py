@@ -156,6 +156,20 @@ RECIPES: dict[str, Recipe] = {
         },
         {"augment": "affine", "lr": 1e-6},
     ),
+    "transfer": Recipe(
+        "this project: from given weights to other classes",
+        {
+            **_SMALL_IMAGES,
+            "optimizer": "adam",
+            "lr": 2e-4,
+            "weight_decay": 0.0,
+            "batch_size": 64,
+            "epochs": 10,
+            "schedule": "cosine",
+            "val_split": 0.1,
+        },
+        {**_LARGE_IMAGES},
+    ),
 }
 
 

@@ -117,8 +117,9 @@ def configure(
             f"{param('start_epoch')} says how long {param('weights')} have been trained; without weights it means "
             "nothing."
         )
-    chosen_transfer = {} if transfer is None else dataclasses.asdict(transfer)
-    check_transfer(chosen_transfer, inputs.weights)
+    is_transfer = transfer is not None and bool(transfer.choices())
+    going_on = {} if transfer is None else {**dataclasses.asdict(transfer), "only": transfer.only or "all"}
+    check_transfer(going_on, inputs.weights)
     if inputs.weights is not None:
         classifier = open_weights(inputs, model_options, 0)
         model, entry, started = classifier.name, classifier.entry, classifier.weights_sha256
@@ -130,7 +131,7 @@ def configure(
     dataset = dataset or (described.dataset if described is not None else None) or entry.dataset
     if dataset is None:
         raise InputError(f"It is not known which images {model} is for.", hint=f"Say which with {param('dataset')}.")
-    if inputs.head is not None and not (transfer is not None and transfer.choices()):
+    if inputs.head is not None and not is_transfer:
         raise InputError(f"{param('head')} has no effect here: the whole network is trained.")
     train, _ = open_splits(inputs, dataset)
     is_large = max(_seen(inputs, entry, train).crop) > LARGEST_SMALL_SIDE
@@ -138,7 +139,8 @@ def configure(
     if described is None:  # the weights do not say how their normalisation was made
         options = complete_norm({"norm_mode": entry.norm.mode, **options}, dataset, large_images=is_large)
     entry = entry.configured(**options)
-    chosen = recipe or default_recipe(model, dataset, large_images=is_large, options={**entry.chosen, **model_options})
+    own = default_recipe(model, dataset, large_images=is_large, options={**entry.chosen, **model_options})
+    chosen = recipe or ("transfer" if is_transfer else own)
     depth = entry.architecture.get("depth")
     settings = resolve(chosen, overrides, large_images=is_large, depth=depth, dataset=dataset)
     filled = dataclasses.replace(inputs, model=model, dataset=dataset)
@@ -150,7 +152,7 @@ def configure(
             "model_options": dict(entry.chosen) or None,
             "training_images": train.fingerprint(),
             "starting_weights": started,
-            **chosen_transfer,
+            **going_on,
         },
     )
 

@@ -68,7 +68,7 @@ def check_transfer(config: Mapping[str, Any], weights: str | None) -> None:
         InputError: There are no weights.
     """
     given = [name for name in ("new_head", "refit") if config.get(name)]
-    given += ["only"] if config.get("only", "all") != "all" else []
+    given += ["only"] if config.get("only") not in (None, "all") else []
     if given and weights is None:
         raise InputError(
             f"{param(given[0])} needs a network that has been trained.",
@@ -161,6 +161,7 @@ def fitted_new_head(
     if images is not None:
         data = part_to_fit(data, images, train.inputs.seed)
     everything = IndexSet((tuple(range(data.num_features)),) * data.num_classes, source="all features")
-    refitting, _ = settle(study, data, lambda _: everything, l2)
+    is_new = train.classifier.new_head is not None
+    refitting, _ = settle(study, data, lambda _: everything, l2, is_seen=not is_new)
     head = fit_head(data, everything, "real", refitting.l2)
     return NewHead(tuple(data.class_names), study.inputs.seed, head.weight.float(), head.bias.float()), refitting

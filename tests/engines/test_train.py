@@ -22,7 +22,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from decompose_cli.datasets.folders import FolderImages
 from decompose_cli.datasets.training_images import TrainingImages
-from decompose_cli.engines.train import train
+from decompose_cli.engines.train import TrainResults, train
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
@@ -72,7 +72,7 @@ def test_a_run_folder_holds_all_that_the_run_was(images: str) -> None:
     assert names == ["best.pt", "config.json", "curve.png", "last.pt", "log.csv", "result.json", "tensorboard"]
     written = json.loads(Path("run/result.json").read_text())
     assert written == json.loads(document.to_json())
-    assert ResultDocument[RunResults].model_validate(written).results == document.results
+    assert ResultDocument[TrainResults].model_validate(written).results == document.results
     assert (written["schema_version"], written["command"]) == (1, "train")
     assert written["model"]["name"] == "resnet8"
     assert (written["model"]["num_features"], written["model"]["head"]) == (64, "linear")

@@ -187,6 +187,11 @@ PUBLISHED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
         {"large_images": True},
         {"optimizer": "adam", "lr": 1e-6, "batch_size": 64, "epochs": 10, "augment": "affine", "val_split": 0.0},
     ),
+    (
+        "transfer",
+        {"large_images": True},
+        {"optimizer": "adam", "lr": 2e-4, "batch_size": 64, "epochs": 10, "augment": "resized-crop", "val_split": 0.1},
+    ),
 ]
 
 

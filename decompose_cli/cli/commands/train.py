@@ -34,7 +34,7 @@ def train(
             "--recipe",
             metavar="NAME",
             help="Preset of the settings: cifar-resnet, he2015, online-norm, custom-resnet, imagenet, digits, "
-            "finetune or soft-gates. Default: what suits the network.",
+            "finetune, transfer or soft-gates. Default: what suits the network.",
         ),
     ] = None,
     new_head: NEW_HEAD = False,
