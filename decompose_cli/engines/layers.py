@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.study import default_model
+from decompose_cli.models.cam_layer import default_cam_layer
 from decompose_cli.models.classifier import Classifier, find_entry
 from decompose_cli.models.head import example_images, find_head
-from decompose_cli.models.outputs import last_map_layer, trace_outputs, warn_of_passed_over
+from decompose_cli.models.outputs import trace_outputs, warn_of_passed_over
 from decompose_cli.preprocessing import parse_image_options
 
 _HINT = f"It has to take 3-channel images; set their size with {param('input_size')}."
@@ -65,13 +66,14 @@ def list_layers(
             raise
         refusal = error
     try:
-        outputs = trace_outputs(module, example_images(size, model=module))
+        images = example_images(size, model=module)
+        outputs = trace_outputs(module, images)
     except Exception:
         raise InputError(
             refusal.sentence if refusal else f"{model} cannot run on images of {size[0]}x{size[1]} pixels.", hint=_HINT
         ) from None
-    cam = last_map_layer(outputs)
-    warn_of_passed_over(outputs, model)
+    cam = default_cam_layer(module, images, outputs)
+    warn_of_passed_over(outputs, cam, model)
     layers = [
         Layer(
             name=use.layer,
