@@ -250,8 +250,8 @@ def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> CamLayer:
     found = cam_layer(module, images, outputs, chosen, name)
     if found.is_given:
         note(
-            f"Grad-CAM looks at the tokens that {chosen!r} is given: of those that it yields, {name} reads none that "
-            "is a position of the image."
+            f"Grad-CAM looks at the tokens that enter {chosen!r}: of those that leave it, {name} reads only such as "
+            "are no positions of the image, like that of the class."
         )
     return found
 

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.errors import InputError, param
-from decompose_cli.features.study import default_model
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.study import default_model, open_network
 from decompose_cli.models.cam_layer import default_cam_layer
 from decompose_cli.models.classifier import Classifier, find_entry
 from decompose_cli.models.head import example_images, find_head
@@ -39,24 +40,40 @@ class Layers:
 
 
 def list_layers(
-    model: str | None = None, *, head: str | None = None, input_size: str | None = None, seed: int = 0
+    model: str | None = None,
+    *,
+    weights: str | None = None,
+    head: str | None = None,
+    input_size: str | None = None,
+    seed: int = 0,
+    allow_download: bool = True,
 ) -> Layers:
-    """List the modules that a forward pass uses; no weights are needed for it.
+    """List the modules that a forward pass uses.
 
     Args:
-        model: Name of the network, as every command takes it; None for the network that ships with the project.
+        model: Name of the network, as every command takes it; None for the network that the weights name, or without
+            any for the network that ships with the project.
+        weights: A path, a URL, ``default`` or ``random``, whose classes, options and decomposed head the network gets;
+            None for the network as it is built, without any weights.
         head: Submodule to mark as the head instead of the traced one.
         input_size: Size of the images, as ``224`` or ``224x192``.
         seed: Seed of the initial weights.
+        allow_download: Whether weights may be downloaded.
 
     Raises:
-        InputError: The model is unknown, or cannot run on such images.
+        InputError: The model is unknown, its weights cannot be used, or it cannot run on such images.
+        DownloadError: The weights cannot be fetched.
     """
-    model = model or default_model()
-    classifier = Classifier(find_entry(model), None, head, seed)
+    if weights is not None:
+        inputs = Inputs(model, weights, head=head, seed=seed, allow_download=allow_download)
+        classifier = open_network(inputs)
+    else:
+        classifier = Classifier(find_entry(model or default_model()), None, head, seed)
+    model = classifier.name
     fallback = usual_preprocessing(classifier.entry.dataset)
     size = fallback.overridden(classifier.image_options, parse_image_options(input_size=input_size)).crop
-    module = classifier.entry.make(classifier.entry.num_classes, size).eval()
+    module, head_in_weights = classifier.build(size)
+    head = head_in_weights or head
     refusal: InputError | None = None
     head_name = None
     try:
