@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +20,11 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
 from decompose_cli.models.maps import feature_maps
 from decompose_cli.progress import note, track
-from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet
+from decompose_cli.reporting.filter_plots import MOST_ROWS, FilterRow, Response, filter_sheet
 from decompose_cli.storage.file_sets import Content, write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 
-MOST_FILTERS, MOST_IMAGES = 40, 16
+MOST_IMAGES = 16
 SHEET = "filters.png"
 _AT_ONCE = 16
 
@@ -58,7 +59,7 @@ class FilterInfo(BaseModel):
 
 
 class FiltersResults(BaseModel):
-    """The filters of one class."""
+    """The filters of one class, the strongest first; ``sheet`` has pictures of the first 40."""
 
     class_number: int
     class_name: str
@@ -98,7 +99,8 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     Args:
         inputs: The network and the images (``test``, else ``val``).
         settings: Which class, and how it is shown.
-        folder: Gets the PNG file ``filters.png`` and the document as ``result.json``, both or none.
+        folder: Gets the PNG file ``filters.png`` with the strongest filters, at most 40, and the document as
+            ``result.json``, both or none.
 
     Raises:
         InputError: Something given cannot be used.
@@ -126,13 +128,10 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     rows = head.classes()
     if not rows[c]:
         raise InputError(f"The class {study.class_map.names[c]} has no filters to show: its head is its bias alone.")
-    if len(rows[c]) > MOST_FILTERS:
-        raise InputError(
-            f"The class has {len(rows[c])} filters, and at most {MOST_FILTERS} can be shown; choose fewer."
-        )
     features, labels, names = study.bank.features, study.labels, study.class_map.names
     infos = []
     is_own = labels == c
+    sharers = _sharers(rows, c)
     for feature, weight in zip(rows[c], head.weight.detach()[c].tolist(), strict=False):  # padded to the longest
         values = features[:, feature]
         best = values.argsort(descending=True, stable=True)[:images].tolist()
@@ -145,7 +144,7 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
                 contribution=None if mean is None else weight * mean,
                 mean=mean,
                 mean_elsewhere=_mean(values[~is_own]),
-                shared_with=[names[other] for other, row in enumerate(rows) if other != c and feature in row],
+                shared_with=[names[other] for other in sharers[feature]],
                 images=[
                     FilterImage(
                         image=study.in_split([n])[0],
@@ -164,8 +163,10 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     pictures: dict[Path, Content] = {}
     if folder is not None:
         where = f"{study.dataset.name.rsplit('/', 1)[-1]} {study.dataset.split}"
-        title = f"Filters of {names[c]}: {study.classifier.name} on {where}"
-        pictures[folder / SHEET] = filter_sheet(title, _pictures(study, infos, c))
+        drawn = infos[:MOST_ROWS]
+        some = f", the first {len(drawn)} of {len(infos)}" if len(drawn) < len(infos) else ""
+        title = f"Filters of {names[c]}: {study.classifier.name} on {where}{some}"
+        pictures[folder / SHEET] = filter_sheet(title, _pictures(study, drawn, c))
     document = study.document(
         "filters",
         {"class": wanted, "indices": given.source if given is not None else None, "k": k, "images": images},
@@ -181,6 +182,16 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     if folder is not None:
         write_result(document, folder / RESULT, pictures)
     return document
+
+
+def _sharers(rows: Sequence[Sequence[int]], c: int) -> dict[int, list[int]]:
+    """For each filter of a class the other classes that have it, in their order."""
+    sharers: dict[int, list[int]] = {feature: [] for feature in rows[c]}
+    for other, row in enumerate(rows):
+        for feature in row if other != c else ():
+            if feature in sharers:
+                sharers[feature].append(other)
+    return sharers
 
 
 def _class_number(wanted: str, names: tuple[str, ...]) -> int:
