@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from decompose_cli.models.axes import AxisTracer, Planes, slow_attention
 from decompose_cli.models.head import evaluating, penultimate, recorded_inputs
+from decompose_cli.models.logits import logits_of
 
 _TOLERANCE = 1e-5
 _REMEMBERED = 12
@@ -114,7 +115,8 @@ def grad_cam(
     handle = layer.register_forward_hook(turn)
     try:
         with evaluating(module):  # captum asks for gradients itself
-            maps = LayerGradCam(module, turned).attribute(images, target=classes, relu_attributions=True)
+            cam = LayerGradCam(lambda batch: logits_of(module(batch)), turned)
+            maps = cam.attribute(images, target=classes, relu_attributions=True)
     finally:
         handle.remove()
     assert isinstance(maps, Tensor)
