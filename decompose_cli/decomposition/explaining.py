@@ -17,6 +17,7 @@ from decompose_cli.decomposition.heads import Heads, with_decomposed_head
 from decompose_cli.errors import DecomposeError
 from decompose_cli.models.cam_layer import CamLayer
 from decompose_cli.models.head import evaluating
+from decompose_cli.models.logits import logits_of
 from decompose_cli.models.maps import class_maps, feature_maps, grad_cam
 from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing, Size
@@ -262,7 +263,7 @@ class Explainer:
 
         def logit(images: Tensor, which: Tensor = chosen) -> Tensor:
             with evaluating(self.module):
-                logits: Tensor = self.module(images)
+                logits = logits_of(self.module(images))
             return logits.float().gather(1, which)[:, 0]
 
         whole = logit(x)

@@ -68,7 +68,7 @@ def list_layers(
         inputs = Inputs(model, weights, head=head, seed=seed, allow_download=allow_download)
         classifier = open_network(inputs)
     else:
-        classifier = Classifier(find_entry(model or default_model()), None, head, seed)
+        classifier = Classifier(find_entry(model or default_model(), allow_download=allow_download), None, head, seed)
     model = classifier.name
     fallback = usual_preprocessing(classifier.entry.dataset)
     size = fallback.overridden(classifier.image_options, parse_image_options(input_size=input_size)).crop

@@ -337,6 +337,8 @@ def class_names_of(classifier: Classifier) -> ClassNames | None:
         known = known_class_names(metadata.dataset, certain=True)
         ids = known.ids if known is not None and list(known.names) == metadata.class_names else None
         return ClassNames(metadata.class_names, ids)
+    if classifier.entry.outputs is not None:
+        return ClassNames(*classifier.entry.outputs(), certain=classifier.uses_default_weights)
     return known_class_names(classifier.entry.dataset, certain=classifier.uses_default_weights)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import InputError
 from decompose_cli.models.head import evaluating
+from decompose_cli.models.logits import logits_of
 from decompose_cli.models.outputs import LayerOutput, Values, last_map_layer, units, with_maps_last
 from decompose_cli.models.planes import Planes
 
@@ -161,7 +162,7 @@ def _score(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
     """Some sum of the logits, and the images that it was made of, with gradients."""
     with evaluating(model), torch.enable_grad():
         seen = images.detach().clone().requires_grad_()
-        logits = model(seen)
+        logits = logits_of(model(seen))
     weights = torch.linspace(1, 2, logits.numel(), device=logits.device, dtype=logits.dtype)
     return (logits.flatten() * weights).sum(), seen
 

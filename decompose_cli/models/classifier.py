@@ -15,7 +15,7 @@ from torch import nn
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
-from decompose_cli.models.entry import ANY
+from decompose_cli.models.entry import ANY, HF, TIMM, is_user_code
 from decompose_cli.models.fitting import (
     check_description,
     classes_in,
@@ -30,6 +30,8 @@ from decompose_cli.models.head import example_images, find_head, trace_layers
 from decompose_cli.models.lone_head import refuse_lone_head
 from decompose_cli.models.network import HeadTensors, Network, network_of
 from decompose_cli.models.registry import ModelEntry, get_entry
+from decompose_cli.models.timm_networks import timm_entry
+from decompose_cli.models.transformers_networks import transformers_entry
 from decompose_cli.models.user import user_entry
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
 from decompose_cli.preprocessing import IMAGENET, ImageOptions, Size
@@ -67,7 +69,7 @@ class Classifier:
         """Path or URL of the weights; without a file, ``random`` or a text that says that the callable made them."""
         if self.checkpoint is not None:
             return self.checkpoint.source
-        return RANDOM if ":" not in self.name else "as returned by the callable"
+        return "as returned by the callable" if is_user_code(self.name) else RANDOM
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -82,7 +84,11 @@ class Classifier:
 
     @cached_property
     def _initial(self) -> nn.Module:
-        return self._build(self.entry.num_classes, (self.entry.preprocessing or IMAGENET).crop)
+        return self._build(self.entry.num_classes, self._usual_size)
+
+    @property
+    def _usual_size(self) -> Size:
+        return (self.entry.preprocessing or IMAGENET).crop
 
     @property
     def image_options(self) -> ImageOptions:
@@ -133,7 +139,8 @@ class Classifier:
             InputError: The weights do not fit; the sentence accounts for every key.
         """
         if self.checkpoint is None:
-            return self._initial, None
+            is_other = self.entry.depends_on_size and input_size != self._usual_size
+            return self._build(self.entry.num_classes, input_size) if is_other else self._initial, None
         module = self._build(self.entry.num_classes, input_size)
         state = state_for(module, self.checkpoint, self.entry)
         source = self.checkpoint.source
@@ -143,6 +150,8 @@ class Classifier:
             raise InputError(f"{source} has a head without any class.")
         if classes != self.entry.num_classes:
             module = self._build(classes, input_size)
+        if self.entry.interpolate is not None:
+            state = self.entry.interpolate(state, module)
         if place is None:
             load_state(module, state, self.checkpoint, self.name)
         else:
@@ -218,14 +227,15 @@ def open_classifier(
         checkpoint.say_bias_alone()
         if checkpoint.metadata is None:
             raise InputError(f"{weights} does not say which network it belongs to; name the model, such as resnet20.")
-        if ":" in checkpoint.metadata.model:  # a weights file must not decide what code is imported
+        if is_user_code(checkpoint.metadata.model):  # a weights file must not decide what code is imported
             raise InputError(
                 f"{weights} belongs to {checkpoint.metadata.model}, which is Python code of its own.",
                 hint=f"If you trust it, name {checkpoint.metadata.model} as the model.",
             )
-        entry = as_trained(find_entry(checkpoint.metadata.model), checkpoint, options or {})
+        found = find_entry(checkpoint.metadata.model, allow_download=allow_download)
+        entry = as_trained(found, checkpoint, options or {})
         return Classifier(entry, checkpoint, head, seed)
-    entry = find_entry(model)
+    entry = find_entry(model, allow_download=allow_download)
     read = read_weights(entry, weights, allow_download=allow_download, ema=ema)
     if read is not None:
         refuse_lone_head(read)
@@ -240,7 +250,7 @@ def open_classifier(
         )
     if classifier.checkpoint is not None and not classifier.uses_default_weights and entry.caution is not None:
         warn(entry.caution)
-    if read is not None and read.csg is not None and ":" not in model:
+    if read is not None and read.csg is not None and not is_user_code(model):
         note(f"{read.source} also holds class-specific gates, which {param('csg')} and {param('method')} csg take.")
     return classifier
 
@@ -258,7 +268,7 @@ def as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, st
         return _checked(trained, given, may_differ=("afwd", "abkw"))
     if _has_default_hash(entry, checkpoint):
         return _checked(entry, given)
-    if metadata is not None and ":" not in metadata.model:
+    if metadata is not None and not is_user_code(metadata.model):
         with suppress(InputError):  # the weights name another network, which may have been built alike
             return entry.configured(**(metadata.model_options or {})).configured(**given)
     told = _as_given(entry.shown_by(checkpoint.state_dict), given, checkpoint)
@@ -325,13 +335,22 @@ def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collect
     return configured
 
 
-def find_entry(model: str) -> ModelEntry:
-    """Look a network up by name, or import it as ``package.module:callable``.
+def find_entry(model: str, *, allow_download: bool = True) -> ModelEntry:
+    """Look a network up by name, here, in timm or in transformers, or import it as ``package.module:callable``.
+
+    Args:
+        model: The name.
+        allow_download: Whether a description of the network may be downloaded.
 
     Raises:
         InputError: There is no such network.
+        DownloadError: Its description cannot be fetched.
     """
-    return user_entry(model) if ":" in model else get_entry(model)
+    if model.startswith(TIMM):
+        return timm_entry(model)
+    if model.startswith(HF):
+        return transformers_entry(model, allow_download=allow_download)
+    return user_entry(model) if is_user_code(model) else get_entry(model)
 
 
 def _has_default_hash(entry: ModelEntry, checkpoint: Checkpoint) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from decompose_cli.models.axes import AxisTracer, slow_attention
 from decompose_cli.models.cam_layer import replaced_maps
 from decompose_cli.models.head import evaluating, penultimate, recorded_inputs
+from decompose_cli.models.logits import logits_of
 from decompose_cli.models.planes import CHANNELS_SECOND, Planes
 
 _TOLERANCE = 1e-5
@@ -109,7 +110,8 @@ def grad_cam(
     turned = nn.Identity()  # where captum looks at the outputs, as maps
     with replaced_maps(layer, planes, turned, is_given=is_given), evaluating(module):
         # captum asks for gradients itself
-        maps = LayerGradCam(module, turned).attribute(images, target=classes, relu_attributions=True)
+        cam = LayerGradCam(lambda batch: logits_of(module(batch)), turned)
+        maps = cam.attribute(images, target=classes, relu_attributions=True)
     assert isinstance(maps, Tensor)
     return maps.detach().float()[:, 0]
 

@@ -13,6 +13,7 @@ from decompose_cli.errors import DecomposeError, first_line
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.classifier import Classifier, as_trained, find_entry
 from decompose_cli.models.head import PART_OF_SPREAD, evaluating, example_images, in_portions, varied_images
+from decompose_cli.models.logits import logits_of
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import warn
 
@@ -87,4 +88,4 @@ def _logits(network: nn.Module, input_size: Size) -> Tensor:
         copied = copy.deepcopy(network).cpu().float()  # a GPU rounds otherwise, in TF32 visibly so
         torch.manual_seed(0)  # for networks that draw random numbers in evaluation too
         with evaluating(copied):
-            return torch.cat([copied(images) for images in in_portions(varied_images(input_size, copied))])
+            return torch.cat([logits_of(copied(images)) for images in in_portions(varied_images(input_size, copied))])

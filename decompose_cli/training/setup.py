@@ -21,6 +21,7 @@ from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier
 from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.head import evaluating, find_head
+from decompose_cli.models.logits import logits_of
 from decompose_cli.models.registry import DEFAULT_MODEL
 from decompose_cli.models.weights import DEFAULT, RANDOM
 from decompose_cli.preprocessing import Preprocessing, Size
@@ -274,10 +275,10 @@ def _check_outputs(module: nn.Module, entry: ModelEntry, learner: Learner) -> No
     try:
         with evaluating(module):
             output = module(torch.zeros(2, 3, *learner.preprocessing.crop))
-        shape = tuple(output.shape)
     except Exception as error:
         size = "x".join(map(str, learner.preprocessing.crop))
         raise InputError(f"{entry.name} does not work on images of {size} pixels: {first_line(error)}.") from error
+    shape = tuple(logits_of(output, where=entry.name).shape)
     if shape != (2, len(learner.class_names)):
         raise InputError(
             f"{entry.name} makes of 2 images an output of shape {shape}, but {learner.train.name} has "

@@ -227,17 +227,6 @@ def test_tokens_in_another_order_are_no_grid() -> None:
 # ------------------------------------------------------------------------------------- the networks of other libraries
 
 
-class Logits(nn.Module):
-    """The logits of a network of transformers."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.network(x).logits  # type: ignore[no-any-return]
-
-
 def torchvision_vit() -> nn.Module:
     from torchvision.models import VisionTransformer
 
@@ -258,14 +247,14 @@ def transformers_vit() -> nn.Module:
     transformers = pytest.importorskip("transformers")
     sizes = {"hidden_size": WIDTH, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
     config = transformers.ViTConfig(image_size=32, patch_size=8, num_labels=CLASSES, **sizes)
-    return Logits(transformers.ViTForImageClassification(config))
+    return transformers.ViTForImageClassification(config)  # type: ignore[no-any-return]
 
 
 def transformers_swin() -> nn.Module:
     transformers = pytest.importorskip("transformers")
     sizes = {"embed_dim": WIDTH, "depths": [1, 2], "num_heads": [2, 2], "window_size": 2}
     config = transformers.SwinConfig(image_size=32, patch_size=4, num_labels=CLASSES, **sizes)
-    return Logits(transformers.SwinForImageClassification(config))
+    return transformers.SwinForImageClassification(config)  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize(
@@ -276,8 +265,8 @@ def transformers_swin() -> nn.Module:
         (lambda: timm_vit(reg_tokens=4), "blocks.1", Line(1, 5, 4, 4), True, False),
         (lambda: timm_vit(global_pool="avg", fc_norm=False), "blocks.1", Line(1, 1, 4, 4), False, True),
         (lambda: timm_vit(global_pool="avg", class_token=False), "blocks.1", Line(1, 0, 4, 4), False, False),
-        (transformers_vit, "network.vit.layers.1", Line(1, 1, 4, 4), True, False),
-        (transformers_swin, "network.swin.layernorm", Line(1, 0, 4, 4), False, True),
+        (transformers_vit, "vit.layers.1", Line(1, 1, 4, 4), True, False),
+        (transformers_swin, "swin.layernorm", Line(1, 0, 4, 4), False, True),
     ],
 )
 def test_the_default_layer_of_vision_transformers_is_their_last_block(
