@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +48,11 @@ def settle_averages(module: nn.Module, images: Tensor) -> None:
 
 
 def check_commands(
-    network: list[str], size: list[str], folder: Path, loop: Callable[[Image.Image], tuple[Tensor, Tensor]]
+    network: list[str],
+    size: list[str],
+    folder: Path,
+    loop: Callable[[Image.Image], tuple[Tensor, Tensor]],
+    names: Sequence[str] = CLASSES,
 ) -> None:
     """Check ``layers``, ``validate``, ``sparsify``, ``explain`` and ``filters`` of a network.
 
@@ -57,10 +61,13 @@ def check_commands(
         size: What says how large its images are, which are neither resized nor cropped then.
         folder: A folder of :func:`picture_folder`.
         loop: Takes an image; returns the features that enter the head, and the logits.
+        names: Names of the network's classes, in its order.
     """
     resize = ["--resize", size[1]] if size else []
     named = [*network, *size, *resize, "--dataset", f"folder:{folder}", "-j", "0"]
     images, labels = opened(folder, "test")
+    labels = torch.tensor([names.index(one) for one in CLASSES])[labels]
+    coral = labels == names.index("coral")
     rows = [loop(image) for image in images]
     features, logits = (torch.cat([row[part] for row in rows]).double() for part in (0, 1))
     close = {"rel": 2e-3, "abs": 2e-3 * float(logits.std(0).mean())}
@@ -79,8 +86,8 @@ def check_commands(
     for one in chosen["filters"]:
         values = features[:, one["feature"]]
         allowed = {"rel": 2e-3, "abs": 2e-3 * float(values.std())}
-        assert one["mean"] == pytest.approx(float(values[labels == 2].mean()), **allowed)
-        assert one["mean_elsewhere"] == pytest.approx(float(values[labels != 2].mean()), **allowed)
+        assert one["mean"] == pytest.approx(float(values[coral].mean()), **allowed)
+        assert one["mean_elsewhere"] == pytest.approx(float(values[~coral].mean()), **allowed)
         assert one["images"][0]["value"] == pytest.approx(float(values.max()), **allowed)
 
     explained = document_of("explain", *named, "--indices-of", "0,7,19", "-k", "3", "-o", "maps")["results"]
@@ -89,7 +96,7 @@ def check_commands(
         for score in one["original"]:
             assert score["logit"] == pytest.approx(float(logits[number, score["number"]]), **close)
 
-    run("sparsify", *named, "-k", "3", "--values", "real", "-o", "sparse")
+    run("sparsify", *named, "-k", "3", "--method", "contribution", "-o", "sparse")
     state = load_file("sparse/k3/sparse.safetensors")
     place = next(name for name in state if name.endswith(".indices")).removesuffix(".indices")
     weight, kept, is_kept = (state[f"{place}.{part}"] for part in ("weight", "indices", "mask"))
