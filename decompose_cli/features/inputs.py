@@ -13,7 +13,7 @@ from decompose_cli.preprocessing import ImageOptions, parse_image_options
 
 PRECISIONS = ("32", "bf16", "auto")
 _OF_NETWORKS = (
-    *("model", "model_options", "head", "ema", "precision"),
+    *("model", "model_options", "head", "ema", "precision", "features_only"),
     *("dataset", "data_dir", "mean", "std", "input_size", "resize", "crop", "interpolation", "batch_size", "workers"),
     *("devices", "num_nodes", "skip_unreadable"),
 )
@@ -51,6 +51,7 @@ class Inputs:
         allow_download: Whether files may be downloaded.
         ema: Whether the averaged weights are taken where the file has raw and averaged ones.
         model_options: Options of the network, by name, where its weights do not say them.
+        features_only: Whether the network is taken without a classifier.
     """
 
     model: str | None = None
@@ -78,6 +79,7 @@ class Inputs:
     allow_download: bool = True
     ema: bool = False
     model_options: Mapping[str, str] | None = None
+    features_only: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:

@@ -28,6 +28,7 @@ class Opening:
     ema: bool
     seed: int
     options: Mapping[str, str] | None
+    features_only: bool
     identity: Mapping[str, Any]
     here: Classifier | None = field(repr=False)
 
@@ -42,6 +43,7 @@ class Opening:
             inputs.ema,
             inputs.seed,
             inputs.model_options,
+            inputs.features_only,
             classifier.identity,
             classifier,
         )
@@ -61,7 +63,7 @@ class Opening:
         if self.here is not None:
             return self.here
         options = None if self.options is None else tuple(self.options.items())
-        found = _opened(self.model, self.weights, self.head, self.ema, self.seed, options)
+        found = _opened(self.model, self.weights, self.head, self.ema, self.seed, options, self.features_only)
         if found.identity != self.identity:
             raise DecomposeError(
                 f"Process {rank} has other weights than the first: {found.weights_source} gives a different network "
@@ -79,6 +81,7 @@ def _opened(
     ema: bool,
     seed: int,
     options: tuple[tuple[str, str], ...] | None,
+    features_only: bool,
 ) -> Classifier:
     chosen = None if options is None else dict(options)
-    return open_classifier(model, weights, head=head, ema=ema, seed=seed, options=chosen)
+    return open_classifier(model, weights, head=head, ema=ema, seed=seed, options=chosen, features_only=features_only)

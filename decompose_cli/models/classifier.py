@@ -13,9 +13,12 @@ import torch
 from torch import nn
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.models.backbones import HEAD, BackboneWithHead, is_features_only
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
-from decompose_cli.models.entry import ANY, HF, TIMM, is_user_code
+from decompose_cli.models.entry import ANY, is_user_code
+from decompose_cli.models.finding import described_entry
+from decompose_cli.models.finding import find_entry as find_entry
 from decompose_cli.models.fitting import (
     check_description,
     classes_in,
@@ -29,10 +32,7 @@ from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.head import example_images, find_head, trace_layers
 from decompose_cli.models.lone_head import refuse_lone_head
 from decompose_cli.models.network import HeadTensors, Network, network_of
-from decompose_cli.models.registry import ModelEntry, get_entry
-from decompose_cli.models.timm_networks import timm_entry
-from decompose_cli.models.transformers_networks import transformers_entry
-from decompose_cli.models.user import user_entry
+from decompose_cli.models.registry import ModelEntry
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
 from decompose_cli.preprocessing import IMAGENET, ImageOptions, Size
 from decompose_cli.progress import note, warn
@@ -60,6 +60,19 @@ class Classifier:
         self._networks: dict[Size, Network] = {}
 
     @property
+    def lacks_head(self) -> bool:
+        """Whether the network is one without a classifier, to which no head has been fitted."""
+        metadata = self.checkpoint.metadata if self.checkpoint is not None else None
+        is_fitted = metadata is not None and is_features_only(metadata.model_options)
+        return is_features_only(self.entry.chosen) and not is_fitted
+
+    def with_classes(self, count: int) -> Classifier:
+        """The same network with a head for so many classes, where it lacks one; otherwise itself."""
+        if not self.lacks_head or self.entry.num_classes == count:
+            return self
+        return Classifier(replace(self.entry, num_classes=count), self.checkpoint, self.head_name, self.seed)
+
+    @property
     def name(self) -> str:
         """Name of the network as written on the command line."""
         return self.entry.name
@@ -77,7 +90,10 @@ class Classifier:
         if self.checkpoint is not None:
             return self.checkpoint.sha256
         digest = hashlib.sha256()
-        for name, value in self._initial.state_dict().items():
+        initial = self._initial
+        if self.lacks_head and isinstance(initial, BackboneWithHead):
+            initial = initial.backbone
+        for name, value in initial.state_dict().items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
@@ -142,6 +158,9 @@ class Classifier:
             is_other = self.entry.depends_on_size and input_size != self._usual_size
             return self._build(self.entry.num_classes, input_size) if is_other else self._initial, None
         module = self._build(self.entry.num_classes, input_size)
+        if self.lacks_head and isinstance(module, BackboneWithHead):
+            self._load_backbone(module.backbone, self.checkpoint)
+            return module, None
         state = state_for(module, self.checkpoint, self.entry)
         source = self.checkpoint.source
         place = decomposed_head_name(state)
@@ -161,8 +180,18 @@ class Classifier:
             module.set_submodule(place, decomposed)
         return module, place
 
+    def _load_backbone(self, backbone: nn.Module, checkpoint: Checkpoint) -> None:
+        state = state_for(backbone, checkpoint, self.entry)
+        if self.entry.interpolate is not None:
+            state = self.entry.interpolate(state, backbone)
+        load_state(backbone, state, checkpoint, self.name)
+
     def _load(self, input_size: Size) -> Network:
         module, place = self.build(input_size)
+        if self.lacks_head:
+            network = network_of(module, input_size, HEAD, self.name)
+            absent = HeadTensors.absent(HEAD, network.head.num_classes, network.head.num_features)
+            return replace(network, tensors=absent)
         network = network_of(module, input_size, place or self.head_name, self.name)
         head = network.head
         if self.checkpoint is None:
@@ -203,6 +232,7 @@ def open_classifier(
     ema: bool = False,
     seed: int = 0,
     options: Mapping[str, str] | None = None,
+    features_only: bool = False,
 ) -> Classifier:
     """Name a network and read its weights; options of the network are taken from the weights.
 
@@ -215,6 +245,8 @@ def open_classifier(
         ema: Whether the averaged weights are taken where the file has raw and averaged ones.
         seed: Seed of initial weights, where there are no others.
         options: Options of the network. Where the weights say theirs, only decays of online normalisation may differ.
+
+        features_only: Whether the network is taken without its classifier.
 
     Raises:
         InputError: The model is unknown, or its weights cannot be read or were trained with other options.
@@ -232,14 +264,15 @@ def open_classifier(
                 f"{weights} belongs to {checkpoint.metadata.model}, which is Python code of its own.",
                 hint=f"If you trust it, name {checkpoint.metadata.model} as the model.",
             )
-        found = find_entry(checkpoint.metadata.model, allow_download=allow_download)
-        entry = as_trained(found, checkpoint, options or {})
+        entry = as_trained(described_entry(checkpoint, allow_download=allow_download), checkpoint, options or {})
         return Classifier(entry, checkpoint, head, seed)
-    entry = find_entry(model, allow_download=allow_download)
+    entry = find_entry(model, allow_download=allow_download, features_only=features_only)
     read = read_weights(entry, weights, allow_download=allow_download, ema=ema)
     if read is not None:
         refuse_lone_head(read)
         read.say_bias_alone()
+        if not features_only and read.metadata is not None and is_features_only(read.metadata.model_options):
+            entry = find_entry(model, allow_download=allow_download, features_only=True)
     configured = as_trained(entry, read, options or {}) if read is not None else entry.configured(**(options or {}))
     classifier = Classifier(configured, read, head, seed)
     if classifier.checkpoint is None and weights == RANDOM:
@@ -333,24 +366,6 @@ def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collect
                 else f"Leave {param(name)} out.",
             )
     return configured
-
-
-def find_entry(model: str, *, allow_download: bool = True) -> ModelEntry:
-    """Look a network up by name, here, in timm or in transformers, or import it as ``package.module:callable``.
-
-    Args:
-        model: The name.
-        allow_download: Whether a description of the network may be downloaded.
-
-    Raises:
-        InputError: There is no such network.
-        DownloadError: Its description cannot be fetched.
-    """
-    if model.startswith(TIMM):
-        return timm_entry(model)
-    if model.startswith(HF):
-        return transformers_entry(model, allow_download=allow_download)
-    return user_entry(model) if is_user_code(model) else get_entry(model)
 
 
 def _has_default_hash(entry: ModelEntry, checkpoint: Checkpoint) -> bool:

@@ -24,7 +24,7 @@ def state_for(module: nn.Module, checkpoint: Checkpoint, entry: ModelEntry) -> d
         name: value for name, value in checkpoint.state_dict.items() if not name.startswith(entry.unread or ("\0",))
     }
     if len(state) < len(checkpoint.state_dict):
-        note(f"{checkpoint.source}: {', '.join(entry.unread)} are heads for training only, which are left out.")
+        note(f"{checkpoint.source}: {', '.join(entry.unread)} are heads that are not needed, and left out.")
     names = module.state_dict()
     if checkpoint.csg is not None and "csg" in names:
         state["csg"] = checkpoint.csg

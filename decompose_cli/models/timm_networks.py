@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import DownloadError, InputError, first_few, first_line, param
 from decompose_cli.extras import import_extra
+from decompose_cli.models.backbones import backbone_entry
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.entry import TIMM, ModelEntry
 from decompose_cli.models.weights import fetched_file
@@ -26,7 +27,7 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 _IMAGENET_CLASSES = 1000
 
 
-def timm_entry(name: str) -> ModelEntry:
+def timm_entry(name: str, *, features_only: bool = False) -> ModelEntry:
     """The entry of a timm classifier.
 
     Size, crop, interpolation and normalisation are those of the pretrained configuration that timm has under the name,
@@ -34,25 +35,30 @@ def timm_entry(name: str) -> ModelEntry:
 
     Args:
         name: ``timm:ARCHITECTURE`` or ``timm:ARCHITECTURE.TAG``.
+        features_only: Whether it is taken without its classifier; see :mod:`.models.backbones`.
 
     Raises:
         InputError: timm is not installed, or has no such network or no such weights of it.
     """
     config = _pretrained_config(name)
-    return ModelEntry(
+    classifiers = config.get("classifier") or ()
+    classifiers = (classifiers,) if isinstance(classifiers, str) else tuple(classifiers)
+    entry = ModelEntry(
         name=name,
         build=partial(_build, name, is_sized=bool(config.get("fixed_input_size"))),
         dataset="imagenet" if config["num_classes"] == _IMAGENET_CLASSES else None,
         num_classes=config["num_classes"] or _IMAGENET_CLASSES,
         preprocessing=_preprocessing(config),
         weights=_address(config),
-        fetch=partial(_fetched, name, config),
+        fetch=partial(_fetched, name, config, features_only),
         source="timm",
         licence=config.get("license") or "",
         architecture={"family": "timm", "name": name.removeprefix(TIMM)},
         depends_on_size=True,
         interpolate=_interpolated,
+        unread=tuple(f"{classifier}." for classifier in classifiers) if features_only else (),
     )
+    return backbone_entry(entry) if features_only else entry
 
 
 def _pretrained_config(name: str) -> dict[str, Any]:
@@ -113,22 +119,24 @@ def _build(name: str, num_classes: int, *, is_sized: bool, input_size: Size, pre
     return module
 
 
-def _fetched(name: str, config: Mapping[str, Any], allow_download: bool) -> Checkpoint:
+def _fetched(name: str, config: Mapping[str, Any], features_only: bool, allow_download: bool) -> Checkpoint:
     """The default weights, as timm puts them into the network of the size that they were trained with."""
     import timm
 
     address = _address(config)
     assert address is not None
-    if config["num_classes"] == 0:
+    if config["num_classes"] == 0 and not features_only:
         raise InputError(
             f"The weights of {name} at {address} are of a network without a classifier.",
-            hint=f"Give weights that were trained on classes with {param('weights')}.",
+            hint=f"{param('features_only')} takes its features, for 'decompose sparsify'; {param('weights')} takes "
+            "weights that were trained on classes.",
         )
     path = _weights_file(config, address, allow_download)
     is_own_format = not config.get("hf_hub_id") and bool(config.get("custom_load"))
     overlay = {"file": str(path), "custom_load": is_own_format}
+    without: dict[str, Any] = {"num_classes": 0} if features_only else {}
     try:
-        module = timm.create_model(name.removeprefix(TIMM), pretrained=True, pretrained_cfg_overlay=overlay)
+        module = timm.create_model(name.removeprefix(TIMM), pretrained=True, pretrained_cfg_overlay=overlay, **without)
     except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(
             f"timm cannot read the weights of {name} in {path}: {first_line(error)}.",

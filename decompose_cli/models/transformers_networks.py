@@ -6,7 +6,9 @@ No code that comes with a network is run, and weights are read from safetensors 
 from __future__ import annotations
 
 import copy
+import inspect
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -18,6 +20,7 @@ from torch import nn
 
 from decompose_cli.errors import InputError, first_few, first_line, param
 from decompose_cli.extras import import_extra
+from decompose_cli.models.backbones import backbone_entry
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.entry import HF, ModelEntry
 from decompose_cli.models.processors import preprocessing_of
@@ -37,12 +40,14 @@ _Files = Callable[[str], Path | None]
 """Takes the name of a file; returns its path, or None if there is no such file."""
 
 
-def transformers_entry(name: str, *, allow_download: bool = True) -> ModelEntry:
+def transformers_entry(name: str, *, allow_download: bool = True, features_only: bool = False) -> ModelEntry:
     """The entry of an image classifier of transformers, as ``save_pretrained`` writes it.
 
     Args:
         name: ``hf:FOLDER``, or ``hf:ORG/NAME`` where there is no such folder.
         allow_download: Whether files may be downloaded.
+        features_only: Whether it is taken without a classifier; see :mod:`.models.backbones`. Of a network of images
+            and texts, such as CLIP, that is the tower of images.
 
     Raises:
         InputError: transformers is not installed, there is no such network, or it is no image classifier.
@@ -57,26 +62,57 @@ def transformers_entry(name: str, *, allow_download: bool = True) -> ModelEntry:
             hint=f"Name a folder that 'save_pretrained' of transformers has written, or a repository as {HF}ORG/NAME.",
         )
     config = _config(name, path)
-    if type(config) not in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
-        raise InputError(f"{name} is a {config.model_type!r}, of which transformers has no image classifier.")
+    if features_only:
+        config = getattr(config, "vision_config", config)  # the tower of images
+    elif type(config) not in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
+        raise InputError(
+            f"{name} is a {config.model_type!r}, of which transformers has no image classifier.",
+            hint=f"If it yields features of images, {param('features_only')} takes these, for 'decompose sparsify'.",
+        )
+    kind = _tower(name, config) if features_only else transformers.AutoModelForImageClassification
     names = [config.id2label.get(number, "") for number in range(config.num_labels)]
     is_imagenet = len(names) == 1000 and all(names[n].lower().startswith(own) for n, own in _OF_IMAGENET.items())
     are_named = not is_imagenet and names != [f"LABEL_{number}" for number in range(len(names))]
     has_weights = address.startswith("http") or any(Path(address, file).is_file() for file in (_WEIGHTS, _SHARDS))
     described = {key: value for key, value in config.to_dict().items() if key not in ("_name_or_path", "dtype")}
-    return ModelEntry(
+    entry = ModelEntry(
         name=name,
-        build=partial(_build, name, config),
+        build=partial(_build, name, kind, config),
         dataset="imagenet" if is_imagenet else None,
         num_classes=config.num_labels,
         preprocessing=preprocessing_of(name, files(_PROCESSOR), getattr(config, "image_size", None)),
         weights=address if has_weights else None,
-        fetch=partial(_fetched, name, config, address),
+        fetch=partial(_fetched, name, kind, config, address),
         source="transformers",
         architecture={"family": "transformers", "config": digest_of(described)},
         depends_on_size=True,
         outputs=(lambda: (names, None)) if are_named else None,
     )
+    return backbone_entry(entry) if features_only else entry
+
+
+def _tower(name: str, config: Any) -> Any:
+    """The class of the network without a classifier, as transformers has it for such a configuration."""
+    import transformers
+
+    try:
+        return transformers.MODEL_MAPPING[type(config)]
+    except KeyError:
+        raise InputError(
+            f"{name} is a {config.model_type!r}, of which transformers has no network without a classifier."
+        ) from None
+
+
+def _without_untrained_pooler(kind: Any) -> dict[str, Any]:
+    """Arguments of a class of transformers that leave out a layer after the class token, as BERT has one for texts.
+
+    Few weights of networks for images have been trained with it, and those without would get random ones. Other
+    poolings stay: they are means, or attention that belongs to the network.
+    """
+    has_choice = "add_pooling_layer" in inspect.signature(kind.__init__).parameters
+    pooler = sys.modules[kind.__module__].__dict__.get(f"{kind.__name__.removesuffix('Model')}Pooler")
+    has_layer = pooler is not None and "nn.Linear" in inspect.getsource(pooler)
+    return {"add_pooling_layer": False} if has_choice and has_layer else {}
 
 
 def _place(name: str, allow_download: bool) -> tuple[_Files, str]:
@@ -124,18 +160,23 @@ def _config(name: str, path: Path) -> Any:
         raise InputError(f"The configuration {path} of {name} cannot be used: {first_line(error)}.") from error
 
 
-def _build(name: str, config: Any, num_classes: int, *, input_size: Size, pretrained: bool = False) -> nn.Module:
-    from transformers import AutoModelForImageClassification
-
+def _build(
+    name: str, kind: Any, config: Any, num_classes: int, *, input_size: Size, pretrained: bool = False
+) -> nn.Module:
     own = copy.deepcopy(config)
-    own.num_labels, own.dtype = num_classes, "float32"
+    own.dtype = "float32"
+    if num_classes:
+        own.num_labels = num_classes
     side = getattr(own, "image_size", None)
     if side is not None:
         own.image_size = input_size[0] if isinstance(side, int) and input_size[0] == input_size[1] else list(input_size)
     try:
         with _quietly():
-            make: Any = AutoModelForImageClassification.from_config
-            module: nn.Module = make(own, trust_remote_code=False)
+            module: nn.Module
+            if hasattr(kind, "from_config"):  # one that finds the class by the configuration
+                module = kind.from_config(own, trust_remote_code=False)
+            else:
+                module = kind(own, **_without_untrained_pooler(kind))
     except Exception as error:  # whatever is in the configuration
         shown = "x".join(map(str, input_size))
         raise InputError(
@@ -145,15 +186,13 @@ def _build(name: str, config: Any, num_classes: int, *, input_size: Size, pretra
     return module
 
 
-def _fetched(name: str, config: Any, address: str, allow_download: bool) -> Checkpoint:
+def _fetched(name: str, kind: Any, config: Any, address: str, allow_download: bool) -> Checkpoint:
     """The default weights, as transformers puts them into the network."""
-    from transformers import AutoModelForImageClassification
-
     files, _ = _place(name, allow_download)
     paths = _weights_files(name, files, address)
     try:
         with _quietly():
-            module, report = AutoModelForImageClassification.from_pretrained(
+            module, report = kind.from_pretrained(
                 paths[0].parent,
                 config=copy.deepcopy(config),
                 dtype=torch.float32,
@@ -161,6 +200,7 @@ def _fetched(name: str, config: Any, address: str, allow_download: bool) -> Chec
                 trust_remote_code=False,
                 local_files_only=True,
                 output_loading_info=True,
+                **({} if hasattr(kind, "from_config") else _without_untrained_pooler(kind)),
             )
     except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(
@@ -169,8 +209,9 @@ def _fetched(name: str, config: Any, address: str, allow_download: bool) -> Chec
     absent = sorted({*report["missing_keys"], *(key for key, *_ in report.get("mismatched_keys", ()))})
     if absent:
         raise InputError(
-            f"The weights of {name} at {address} lack {len(absent)} parts of its classifier ({first_few(absent)}).",
-            hint=f"Give weights that were trained on classes with {param('weights')}.",
+            f"The weights of {name} at {address} lack {len(absent)} of its parts ({first_few(absent)}).",
+            hint=f"Give weights that were trained on classes with {param('weights')}; {param('features_only')} takes a "
+            "network without a classifier.",
         )
     sha256 = sha256_of(paths[0]) if len(paths) == 1 else digest_of([sha256_of(path) for path in paths])
     return Checkpoint(address, sha256, dict(module.state_dict()))

@@ -61,7 +61,8 @@ def show_filters(terminal: Terminal, document: ResultDocument[FiltersResults]) -
         shared = first_few(info.shared_with, _MOST_NAMED) or "none"
         strongest = f"{info.of_class} of {len(info.images)}"
         gain = "" if info.contribution is None else f"{info.contribution:+.3f}"
-        rows.append([str(info.rank), str(info.feature), f"{info.weight:+.3f}", *means, gain, strongest, shared])
+        weight = "" if info.weight is None else f"{info.weight:+.3f}"
+        rows.append([str(info.rank), str(info.feature), weight, *means, gain, strongest, shared])
     terminal.title(f"Filters of {results.class_name}")
     columns = ["Rank", "Filter", "Weight", "Mean", "Elsewhere", "Weight x mean", "Strongest of class", "Shared with"]
     terminal.print(make_table(columns, rows, left=0))

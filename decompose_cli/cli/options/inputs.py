@@ -36,6 +36,8 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "ema": switch("--ema", panel=NETWORK, help="Take the averaged weights, where --weights has raw and averaged ones."),
     "model_options": text("--model-options", metavar="NAME=VALUE[,...]", panel=NETWORK,
                           help="Options of the network, as for 'train', where its weights do not say them: shortcut, block, gate, gate_map, norm_mode, ..."),
+    "features_only": switch("--features-only", panel=NETWORK,
+                            help="Take the features of timm:NAME, hf:NAME or package.module:callable without a classifier, as of DINO or CLIP: 'sparsify' fits a head to them."),
     "head": text("--head", metavar="NAME", panel=NETWORK, help="Submodule that is the head, where several could be."),
     "dataset": text("--dataset", metavar="NAME|folder:PATH", panel=IMAGES,
                     help="Images to use. Default: the data set that belongs to the network."),
