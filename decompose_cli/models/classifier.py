@@ -150,8 +150,8 @@ class Classifier:
             raise InputError(f"{source} has a head without any class.")
         if classes != self.entry.num_classes:
             module = self._build(classes, input_size)
-        if self.entry.interpolate is not None:
-            state = self.entry.interpolate(state, module)
+        if self.entry.adapted is not None:
+            state = self.entry.adapted(state, module)
         if place is None:
             load_state(module, state, self.checkpoint, self.name)
         else:

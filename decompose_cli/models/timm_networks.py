@@ -51,7 +51,7 @@ def timm_entry(name: str) -> ModelEntry:
         licence=config.get("license") or "",
         architecture={"family": "timm", "name": name.removeprefix(TIMM)},
         depends_on_size=True,
-        interpolate=_interpolated,
+        adapted=_interpolated,
     )
 
 
