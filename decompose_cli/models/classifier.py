@@ -207,8 +207,8 @@ def open_classifier(
     """Name a network and read its weights; options of the network are taken from the weights.
 
     Args:
-        model: A registered name, a torchvision classifier, ``package.module:callable``, or None if the weights file
-            says which network it belongs to.
+        model: A registered name, a torchvision classifier, ``timm:NAME``, ``hf:ORG/NAME``, ``hf:FOLDER``,
+            ``package.module:callable``, or None if the weights file says which network it belongs to.
         weights: A path, a URL, ``default``, ``random`` or None; see :func:`decompose_cli.models.weights.read_weights`.
         head: Name of the submodule to use as the head, where tracing does not settle it.
         allow_download: Whether files may be downloaded.

@@ -36,5 +36,6 @@ def show_models(terminal: Terminal, entries: Sequence[ModelEntry]) -> None:
     terminal.title("Models (top-1 as stated by the source)")
     terminal.print(make_table(columns, rows, left=4))
     terminal.print(
-        "Also: any other torchvision classifier by its name, and package.module:callable for a network of yours."
+        "Also: any other torchvision classifier by its name, timm:NAME, hf:ORG/NAME or hf:FOLDER of transformers, and "
+        "package.module:callable for a network of yours."
     )
