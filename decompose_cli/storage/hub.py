@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from decompose_cli.errors import DownloadError, InputError, first_line
+from decompose_cli.errors import DownloadError, InputError, first_line, param
 from decompose_cli.progress import note
 
 
