@@ -47,6 +47,7 @@ def list_layers(
     input_size: str | None = None,
     seed: int = 0,
     allow_download: bool = True,
+    features_only: bool = False,
 ) -> Layers:
     """List the modules that a forward pass uses.
 
@@ -59,16 +60,21 @@ def list_layers(
         input_size: Size of the images, as ``224`` or ``224x192``.
         seed: Seed of the initial weights.
         allow_download: Whether weights may be downloaded.
+        features_only: Whether the network is taken without a classifier; a linear head stands at its end then.
 
     Raises:
         InputError: The model is unknown, its weights cannot be used, or it cannot run on such images.
         DownloadError: The weights cannot be fetched.
     """
     if weights is not None:
-        inputs = Inputs(model, weights, head=head, seed=seed, allow_download=allow_download)
+        inputs = Inputs(
+            model, weights, head=head, seed=seed, allow_download=allow_download, features_only=features_only
+        )
         classifier = open_network(inputs)
     else:
-        classifier = Classifier(find_entry(model or default_model(), allow_download=allow_download), None, head, seed)
+        name = model or default_model()
+        entry = find_entry(name, allow_download=allow_download, features_only=features_only)
+        classifier = Classifier(entry, None, head, seed)
     model = classifier.name
     fallback = usual_preprocessing(classifier.entry.dataset)
     size = fallback.overridden(classifier.image_options, parse_image_options(input_size=input_size)).crop

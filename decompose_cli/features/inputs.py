@@ -25,8 +25,9 @@ class Inputs:
     """The options that all commands share: the network, the images, and the computation.
 
     Attributes:
-        model: A registered name, a torchvision classifier or ``package.module:callable``; None for the network that
-            the weights file names, or without one for the network that ships with the project.
+        model: A registered name, a torchvision classifier, ``timm:NAME``, ``hf:ORG/NAME``, ``hf:FOLDER`` or
+            ``package.module:callable``; None for the network that the weights file names, or without one for the
+            network that ships with the project.
         weights: A path, a URL, ``default`` or ``random``.
         dataset: A registered name or ``folder:PATH``; None for the data set that the network was trained on.
         data_dir: Folder of data sets; None for ``$DECOMPOSE_DATA``, else ``data``.

@@ -44,11 +44,16 @@ class BackboneWithHead(nn.Module):
         return logits
 
 
-def features_in(output: Any, backbone: nn.Module) -> Tensor:
+def features_in(output: Any, backbone: nn.Module, where: str = "The network") -> Tensor:
     """The features (N, D) in the output of a network without a classifier.
 
     They are the output itself, (N, D) or maps of one pixel; of an object, as networks of transformers return it, its
     ``pooler_output``, else the class token of its ``last_hidden_state``, or the mean of that over positions.
+
+    Args:
+        output: What the network returned.
+        backbone: The network.
+        where: The network, for the sentence.
 
     Raises:
         InputError: There is no such tensor.
@@ -60,9 +65,9 @@ def features_in(output: Any, backbone: nn.Module) -> Tensor:
         has_token = hidden.ndim == 3 and any(name.rpartition(".")[2] in _CLASS_TOKENS for name in _names(backbone))
         output = hidden[:, 0] if has_token else hidden.mean(1) if hidden.ndim == 3 else hidden.mean((2, 3))
     if not isinstance(output, Tensor):
-        raise InputError(f"It returns a {type(output).__name__}, not features (N, D).")
+        raise InputError(f"{where} returns a {type(output).__name__}, not features (N, D).")
     if output.ndim < 2 or output.shape[2:].numel() != 1:
-        raise InputError(f"It returns values of shape {tuple(output.shape)}, not features (N, D).")
+        raise InputError(f"{where} returns values of shape {tuple(output.shape)}, not features (N, D).")
     return output.flatten(1)
 
 
@@ -79,7 +84,8 @@ def backbone_entry(entry: ModelEntry) -> ModelEntry:
     """The entry of a network that yields features, with a linear head.
 
     Args:
-        entry: The entry of the network without a classifier; what it builds for no classes yields features.
+        entry: The entry of the network without a classifier; what it builds for no classes yields features. What the
+            new entry builds with ``is_bare`` is that, which has not been run.
     """
     return replace(
         entry,
@@ -106,10 +112,13 @@ def _build(
     input_size: Size,
     depends_on_size: bool,
     pretrained: bool = False,
+    is_bare: bool = False,
     **_: str,
 ) -> nn.Module:
     sized = {"input_size": input_size} if depends_on_size else {}
     backbone = build(0, pretrained=pretrained, **sized)
+    if is_bare:
+        return backbone
     height, width = input_size
     try:
         with evaluating(backbone):
@@ -119,13 +128,7 @@ def _build(
             f"{name} cannot run on RGB images of {height}x{width} pixels: {first_line(error)}.",
             hint=f"It has to take 3-channel images; set their size with {param('input_size')}.",
         ) from error
-    try:
-        features = features_in(output, backbone)
-    except InputError as error:
-        raise InputError(
-            f"{name} cannot be used with {param(FEATURES_ONLY)}. {error.sentence}",
-            hint=f"A network that yields logits goes without {param(FEATURES_ONLY)}.",
-        ) from error
+    features = features_in(output, backbone, name)
     module = BackboneWithHead(backbone, features.shape[1], num_classes)
     like = next(backbone.parameters(), None)
     return module if like is None or not like.is_floating_point() else module.to(like.device, like.dtype)

@@ -90,9 +90,7 @@ class Classifier:
         if self.checkpoint is not None:
             return self.checkpoint.sha256
         digest = hashlib.sha256()
-        initial = self._initial
-        if self.lacks_head and isinstance(initial, BackboneWithHead):
-            initial = initial.backbone
+        initial = self._backbone_alone() if self.lacks_head else self._initial
         for name, value in initial.state_dict().items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
@@ -101,6 +99,12 @@ class Classifier:
     @cached_property
     def _initial(self) -> nn.Module:
         return self._build(self.entry.num_classes, self._usual_size)
+
+    def _backbone_alone(self) -> nn.Module:
+        """The network before any head; it may run on images of another size only than is usual."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.entry.build(0, input_size=self._usual_size, is_bare=True)
 
     @property
     def _usual_size(self) -> Size:
@@ -169,8 +173,8 @@ class Classifier:
             raise InputError(f"{source} has a head without any class.")
         if classes != self.entry.num_classes:
             module = self._build(classes, input_size)
-        if self.entry.interpolate is not None:
-            state = self.entry.interpolate(state, module)
+        if self.entry.adapted is not None:
+            state = self.entry.adapted(state, module)
         if place is None:
             load_state(module, state, self.checkpoint, self.name)
         else:
@@ -182,8 +186,8 @@ class Classifier:
 
     def _load_backbone(self, backbone: nn.Module, checkpoint: Checkpoint) -> None:
         state = state_for(backbone, checkpoint, self.entry)
-        if self.entry.interpolate is not None:
-            state = self.entry.interpolate(state, backbone)
+        if self.entry.adapted is not None:
+            state = self.entry.adapted(state, backbone)
         load_state(backbone, state, checkpoint, self.name)
 
     def _load(self, input_size: Size) -> Network:
@@ -237,8 +241,8 @@ def open_classifier(
     """Name a network and read its weights; options of the network are taken from the weights.
 
     Args:
-        model: A registered name, a torchvision classifier, ``package.module:callable``, or None if the weights file
-            says which network it belongs to.
+        model: A registered name, a torchvision classifier, ``timm:NAME``, ``hf:ORG/NAME``, ``hf:FOLDER``,
+            ``package.module:callable``, or None if the weights file says which network it belongs to.
         weights: A path, a URL, ``default``, ``random`` or None; see :func:`decompose_cli.models.weights.read_weights`.
         head: Name of the submodule to use as the head, where tracing does not settle it.
         allow_download: Whether files may be downloaded.
@@ -372,13 +376,17 @@ def _has_default_hash(entry: ModelEntry, checkpoint: Checkpoint) -> bool:
     return entry.sha256 is not None and checkpoint.sha256.startswith(entry.sha256)
 
 
-def num_features_of(model: str) -> int:
+def num_features_of(model: str, *, features_only: bool = False) -> int:
     """Number of features D of a network by its name, without its weights.
+
+    Args:
+        model: The name.
+        features_only: Whether it is taken without its classifier.
 
     Raises:
         InputError: The network is unknown or has no head.
     """
-    entry = find_entry(model)
+    entry = find_entry(model, features_only=features_only)
     if entry.num_features is not None:
         return entry.num_features
     size = (entry.preprocessing or IMAGENET).crop

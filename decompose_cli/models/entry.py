@@ -60,8 +60,8 @@ class ModelEntry:
         unseen: Options that no name and no shape of a weight shows; ``recognise`` returns those of published weights.
         of_published_gates: Preprocessing that published networks with gates expect; their weights do not say it.
         depends_on_size: Whether ``build`` takes ``input_size``, (height, width).
-        interpolate: Takes weights by name and the network; returns them with what was made for images of another size
-            interpolated.
+        adapted: Takes weights by name and the network; returns those that fit it, where its library knows them under
+            other names, or made for images of another size.
         outputs: Returns names of the outputs with the default weights, and further ones (WordNet ids) or None.
     """
 
@@ -89,7 +89,7 @@ class ModelEntry:
     unseen: tuple[str, ...] = ()
     of_published_gates: Preprocessing | None = None
     depends_on_size: bool = False
-    interpolate: Callable[[Mapping[str, Tensor], nn.Module], dict[str, Tensor]] | None = None
+    adapted: Callable[[Mapping[str, Tensor], nn.Module], dict[str, Tensor]] | None = None
     outputs: Callable[[], tuple[Sequence[str], Sequence[str] | None]] | None = None
 
     def make(self, num_classes: int, input_size: Size, *, pretrained: bool = False) -> nn.Module:

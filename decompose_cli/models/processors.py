@@ -75,7 +75,8 @@ def _measured(processor: Any, name: str, path: Path) -> Preprocessing:
     std = (1 / gains.diag()).round(decimals=_DIGITS)
     mean = (-middle[0] * std).round(decimals=_DIGITS)
     levels = (seen[4:] * std[:, None, None] + mean[:, None, None]).mean(1) * 255
-    resized = _side(levels[0].mean(0), _WIDTH), _side(levels[1].mean(1), _HEIGHT)
+    rows, columns = _middle(height), _middle(width)
+    resized = _side(levels[0, rows].mean(0), _WIDTH), _side(levels[1, :, columns].mean(1), _HEIGHT)
     if min(resized) <= 0:
         raise InputError(f"{path} of {name} does not keep the middle of an image, so it is no resize and crop.")
     wide, high = resized
@@ -90,6 +91,11 @@ def _measured(processor: Any, name: str, path: Path) -> Preprocessing:
     )
 
 
+def _middle(length: int) -> slice:
+    """The middle half of a side, away from what may have been put around the image."""
+    return slice(length // 4, length - length // 4)
+
+
 def _side(levels: Tensor, length: int) -> float:
     """To how many pixels a side was resized, of which a middle part was kept; 0 where that is not what happened.
 
@@ -97,7 +103,7 @@ def _side(levels: Tensor, length: int) -> float:
         levels: The values along the side that a ramp from 0 to 255 over ``length`` pixels has become.
         length: Pixels of the side before.
     """
-    part = slice(len(levels) // 4, -(len(levels) // 4) or None)  # away from what may have been put around the image
+    part = _middle(len(levels))
     places = torch.arange(len(levels), dtype=torch.float64)[part] - (len(levels) - 1) / 2
     values = levels[part]
     slope = float((places @ (values - values.mean())) / (places @ places))

@@ -55,7 +55,7 @@ def timm_entry(name: str, *, features_only: bool = False) -> ModelEntry:
         licence=config.get("license") or "",
         architecture={"family": "timm", "name": name.removeprefix(TIMM)},
         depends_on_size=True,
-        interpolate=_interpolated,
+        adapted=_interpolated,
         unread=tuple(f"{classifier}." for classifier in classifiers) if features_only else (),
     )
     return backbone_entry(entry) if features_only else entry

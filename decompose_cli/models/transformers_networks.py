@@ -9,14 +9,14 @@ import copy
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from decompose_cli.errors import InputError, first_few, first_line, param
 from decompose_cli.extras import import_extra
@@ -86,6 +86,7 @@ def transformers_entry(name: str, *, allow_download: bool = True, features_only:
         source="transformers",
         architecture={"family": "transformers", "config": digest_of(described)},
         depends_on_size=True,
+        adapted=_renamed,
         outputs=(lambda: (names, None)) if are_named else None,
     )
     return backbone_entry(entry) if features_only else entry
@@ -215,6 +216,20 @@ def _fetched(name: str, kind: Any, config: Any, address: str, allow_download: bo
         )
     sha256 = sha256_of(paths[0]) if len(paths) == 1 else digest_of([sha256_of(path) for path in paths])
     return Checkpoint(address, sha256, dict(module.state_dict()))
+
+
+def _renamed(state: Mapping[str, Tensor], module: Any) -> dict[str, Tensor]:
+    """Give weights the names that this version of transformers has for them in the network; files keep older ones."""
+    names = module.state_dict().keys()
+    if state.keys() <= names or len(state.keys() & names) == len(names):
+        return dict(state)
+    with _quietly(), suppress(Exception):  # that these weights do not fit is said with their names
+        made, report = type(module).from_pretrained(
+            None, config=module.config, state_dict=dict(state), output_loading_info=True
+        )
+        if not any(report.values()):
+            return dict(made.state_dict())
+    return dict(state)
 
 
 def _weights_files(name: str, files: _Files, address: str) -> list[Path]:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from decompose_cli.errors import DownloadError, InputError, first_line
+from decompose_cli.errors import DownloadError, InputError, first_line, param
 from decompose_cli.progress import note
 
 
@@ -39,7 +39,9 @@ def hub_file(repository: str, name: str, *, allow_download: bool, revision: str 
     from huggingface_hub import errors
 
     where = hub_address(repository)
-    by_hand = f"Download {where} by hand, and name the folder or the file instead."
+    by_hand = f"Download the files of {where} by hand into a folder, and name the folder."
+    if not name.endswith(".json"):
+        by_hand = f"Download {name} from {where} by hand, and give the file with {param('weights')}."
     try:
         cached: Any = hub.try_to_load_from_cache(repository, name, revision=revision)
     except errors.HFValidationError as error:

@@ -16,7 +16,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import DecomposeError, InputError, first_line, one_of
+from decompose_cli.errors import DecomposeError, first_line, one_of
+from decompose_cli.extras import import_extra
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata, write_checkpoint
 from decompose_cli.models.head import PART_OF_SPREAD, varied_images
 from decompose_cli.models.logits import logits_of
@@ -47,14 +48,8 @@ def check_export(kind: str, parameter: str = "export") -> Kind:
     """
     chosen = one_of(kind, KINDS, parameter)
     for package in _PACKAGES.get(chosen, ()):
-        try:
-            with _quiet():
-                importlib.import_module(package)
-        except ImportError as error:
-            raise InputError(
-                f"Export to {chosen} needs the package {package}, which cannot be imported ({first_line(error)}).",
-                hint='Install what export needs: pip install "decompose-cli[export]".',
-            ) from error
+        with _quiet():
+            import_extra(package, "export", f"Export to {chosen}")
     return chosen
 
 

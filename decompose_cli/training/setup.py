@@ -112,7 +112,7 @@ def configure(
         checkpoint = classifier.checkpoint
     else:
         assert model is not None
-        entry = find_entry(model)
+        entry = find_entry(model, allow_download=inputs.allow_download)
     described = checkpoint.metadata if checkpoint is not None else None
     dataset = dataset or (described.dataset if described is not None else None) or entry.dataset
     if dataset is None:
@@ -183,7 +183,7 @@ def open_learner(
         return Learner(study.classifier, study.dataset, held, study.labels, names, study.preprocessing)
     assert inputs.model is not None
     train, test = open_splits(inputs, inputs.dataset)
-    entry = find_entry(inputs.model).configured(**model_options)
+    entry = find_entry(inputs.model, allow_download=inputs.allow_download).configured(**model_options)
     preprocessing = _seen(inputs, entry, train)
     entry = dataclasses.replace(entry, num_classes=len(train.class_names), preprocessing=preprocessing)
     classifier = Classifier(entry, None, None, seed)

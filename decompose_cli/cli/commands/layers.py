@@ -41,12 +41,20 @@ def layers(
     input_size: Annotated[
         Optional[str], option("--input-size", metavar="N|HxW", help="Pixels of the images. Default: the network's.")
     ] = None,
+    features_only: Annotated[bool, option("--features-only", help="List it without its classifier.")] = False,
     no_download: Annotated[bool, option("--no-download", help="Never download anything.")] = False,
 ) -> None:
     """List the modules of a network with their output shapes; marks the head and the layer for activation maps."""
     from decompose_cli.engines.layers import list_layers
 
-    listed = list_layers(model, weights=weights, head=head, input_size=input_size, allow_download=not no_download)
+    listed = list_layers(
+        model,
+        weights=weights,
+        head=head,
+        input_size=input_size,
+        allow_download=not no_download,
+        features_only=features_only,
+    )
     show_layers(out.terminal, listed)
     if out.json:
         print_json(asdict(listed))

@@ -59,6 +59,7 @@ def show_models(terminal: Terminal, found: FoundModels, search: str | None = Non
         terminal.print(f"{library} is not installed, so its networks are not searched: {install}.")
     if search is None:
         terminal.print(
-            "Also: any other torchvision classifier by its name, and package.module:callable for a network of yours. "
-            "--search PATTERN searches the names of torchvision's and timm's too."
+            "Also: any other torchvision classifier by its name, timm:NAME, hf:ORG/NAME or hf:FOLDER of transformers, "
+            "and package.module:callable for a network of yours. --search PATTERN searches the names of torchvision's "
+            "and timm's too."
         )

@@ -11,7 +11,10 @@ from decompose_cli.cli.options.declaration import COMPUTING, IMAGES, NETWORK, Bu
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 
-MODEL_HELP = "A name from 'decompose models', any torchvision classifier, or package.module:callable. "
+MODEL_HELP = (
+    "A name from 'decompose models', any torchvision classifier, timm:NAME, hf:ORG/NAME or hf:FOLDER of transformers, or "
+    "package.module:callable. "
+)
 
 
 def model_argument(default: str) -> tuple[Any, Any]:
