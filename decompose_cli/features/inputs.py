@@ -99,6 +99,12 @@ class Inputs:
         if self.ema and self.weights in (None, "default", "random"):
             raise InputError(f"{param('ema')} needs a file or URL with averaged weights: give {param('weights')}.")
 
+        if self.features_only and self.model is None:
+            raise InputError(
+                f"{param('features_only')} needs the name of a network: timm:NAME, hf:NAME or package.module:callable.",
+                hint="A checkpoint of 'decompose sparsify' opens without it.",
+            )
+
     def check_features_alone(self, *more: str) -> None:
         """Refuse what is about a network or its images, where features were given that were made elsewhere.
 

@@ -64,7 +64,7 @@ class Study:
         self.classifier = classifier or open_network(inputs)
         name = _dataset_name(inputs, self.classifier)
         self._images = self._open_dataset(name, _default_split(name, splits) if inputs.split is None else inputs.split)
-        self.classifier = self.classifier.with_classes(len(self._images.class_names))
+        self.classifier = self.classifier.with_classes(self._images.class_names, self._images.class_ids)
 
     def _open_dataset(self, name: str, split: str) -> ImageDataset:
         folder = self.inputs.data_dir or default_data_dir()
@@ -164,8 +164,6 @@ class Study:
     def class_map(self) -> ClassMap:
         """The output of the network that belongs to each class of the data set."""
         classes = class_names_of(self.classifier)
-        if self.classifier.lacks_head:  # there are no outputs yet that could have names
-            classes = ClassNames(self.dataset.class_names, self.dataset.class_ids)
         return matched(self.dataset, self._dataset_labels, self.classifier.name, classes, self.head.num_classes)
 
     @cached_property
@@ -246,10 +244,8 @@ class Study:
         if full is None and self.classifier.lacks_head:
             raise no_head(what, self.classifier.name)
         if full is None:
-            raise InputError(
-                f"{what} needs the full head, which {self.classifier.weights_source} no longer has: its head is "
-                "decomposed."
-            )
+            source = self.classifier.weights_source
+            raise InputError(f"{what} needs the full head, which {source} no longer has: its head is decomposed.")
         return full
 
     def describe_model(self) -> ModelInfo:
@@ -356,12 +352,6 @@ def open_network(inputs: Inputs) -> Classifier:
         DownloadError: The weights cannot be fetched.
     """
     model = inputs.model
-    if model is None and inputs.features_only:
-        raise InputError(
-            f"{param('features_only')} needs the name of a network, such as timm:NAME, hf:NAME or "
-            "package.module:callable.",
-            hint="A checkpoint of 'decompose sparsify' opens without it.",
-        )
     if model is None and inputs.weights in (None, "default", "random"):
         model = default_model(f" on its data set, {get_entry(DEFAULT_MODEL).dataset}" if inputs.dataset is None else "")
     return open_classifier(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -66,11 +66,12 @@ class Classifier:
         is_fitted = metadata is not None and is_features_only(metadata.model_options)
         return is_features_only(self.entry.chosen) and not is_fitted
 
-    def with_classes(self, count: int) -> Classifier:
-        """The same network with a head for so many classes, where it lacks one; otherwise itself."""
-        if not self.lacks_head or self.entry.num_classes == count:
+    def with_classes(self, names: Sequence[str], ids: Sequence[str] | None) -> Classifier:
+        """The same network with a head for these classes, where it lacks one; otherwise itself."""
+        if not self.lacks_head:
             return self
-        return Classifier(replace(self.entry, num_classes=count), self.checkpoint, self.head_name, self.seed)
+        entry = replace(self.entry, num_classes=len(names), outputs=lambda: (names, ids))
+        return Classifier(entry, self.checkpoint, self.head_name, self.seed)
 
     @property
     def name(self) -> str:

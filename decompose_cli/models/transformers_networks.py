@@ -209,8 +209,9 @@ def _fetched(name: str, kind: Any, config: Any, address: str, allow_download: bo
         ) from error
     absent = sorted({*report["missing_keys"], *(key for key, *_ in report.get("mismatched_keys", ()))})
     if absent:
+        what = "its classifier" if hasattr(kind, "from_config") else "the network"
         raise InputError(
-            f"The weights of {name} at {address} lack {len(absent)} of its parts ({first_few(absent)}).",
+            f"The weights of {name} at {address} lack {len(absent)} parts of {what} ({first_few(absent)}).",
             hint=f"Give weights that were trained on classes with {param('weights')}; {param('features_only')} takes a "
             "network without a classifier.",
         )

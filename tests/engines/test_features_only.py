@@ -118,7 +118,7 @@ def test_features_are_those_of_the_network_whatever_its_classes(few: str, tower:
     torch.testing.assert_close(study.bank.features.double(), features, rtol=1e-4, atol=1e-5)
     assert study.labels.tolist() == labels
     assert (study.head.kind, study.head.num_classes, study.head.full) == ("absent", 10, None)
-    other = open_classifier("tower:Tower", None, features_only=True).with_classes(7)
+    other = open_classifier("tower:Tower", None, features_only=True).with_classes(list("abcdefg"), None)
     assert other.identity == study.classifier.identity
     sent: Opening = pickle.loads(pickle.dumps(Opening.of(inputs_of(few), study.classifier)))
     assert sent.classifier(1).lacks_head
