@@ -130,9 +130,10 @@ def load_model(
     Model('resnet20-digits', 64 features, 10 classes, full head)
 
     Args:
-        model: A name from ``decompose models``, any torchvision classifier, ``package.module:callable``, or a module,
-            which is used as it is and left as it was. None for the network that ships with decompose, or for the one
-            that ``weights`` say they belong to.
+        model: A name from ``decompose models``, any torchvision classifier, ``timm:NAME``, ``hf:ORG/NAME`` or
+            ``hf:FOLDER`` of transformers, ``package.module:callable``, or a module, which is used as it is and left as
+            it was: it returns logits (N, C), or an object or dict with them under ``logits``. None for the network that
+            ships with decompose, or for the one that ``weights`` say they belong to.
         weights: A path, a URL, ``default`` or ``random``; for a module None.
         ema: Whether the averaged weights are taken where the file has raw and averaged ones.
         weights_key: The place of the weights in the file, with dots, where it has several: ``teacher``.

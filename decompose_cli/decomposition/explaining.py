@@ -15,8 +15,9 @@ from decompose_cli.decomposition.chosen_images import ChosenImage
 from decompose_cli.decomposition.deletion import DRAWS, FRACTION, deletion_drops, highlighted, places
 from decompose_cli.decomposition.heads import Heads, with_decomposed_head
 from decompose_cli.errors import DecomposeError
-from decompose_cli.models.axes import Planes
+from decompose_cli.models.cam_layer import CamLayer
 from decompose_cli.models.head import evaluating
+from decompose_cli.models.logits import logits_of
 from decompose_cli.models.maps import class_maps, feature_maps, grad_cam
 from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing, Size
@@ -126,8 +127,7 @@ class Explainer:
         preprocessing: Preprocessing of its images.
         names: Names of its classes.
         heads: The full and the decomposed head, as far as they are there.
-        layer: Name of the layer for Grad-CAM.
-        planes: The order in which the axes of its outputs are those of maps (N, D, h, w).
+        layer: The layer for Grad-CAM.
         seed: Seed of the random places elsewhere.
         device: Device that computes.
     """
@@ -138,8 +138,7 @@ class Explainer:
         preprocessing: Preprocessing,
         names: Sequence[str],
         heads: Heads,
-        layer: str,
-        planes: Planes,
+        layer: CamLayer,
         seed: int,
         device: torch.device,
     ) -> None:
@@ -150,7 +149,7 @@ class Explainer:
             # The file has the published layout: the full head in it does not belong to the decomposed head.
             with_decomposed_head(module, network.head, heads.decomposed)
         self.module = module.to(device)
-        self.layer, self.planes = self.module.get_submodule(layer), planes
+        self.layer = layer
         self.head = self.module.get_submodule(network.head.name)
         self.lacks_maps: bool | None = None
         self.moves = places(preprocessing.crop, seed)
@@ -178,12 +177,12 @@ class Explainer:
         if bad:
             raise DecomposeError(f"The network gives NaN or infinite numbers for image {images[bad[0]].name}.")
         predicted = main.argmax(1)
-        cams = grad_cam(self.module, self.layer, x, predicted.to(self.device), self.planes).cpu()
+        cams = self._grad_cam(x, predicted.to(self.device))
         wrong = [n for n, image in enumerate(images) if image.label not in (None, int(predicted[n]))]
         true: dict[int, Tensor] = {}
         if wrong:
             labels = torch.tensor([images[n].label for n in wrong], device=self.device)
-            shown = grad_cam(self.module, self.layer, x[wrong], labels, self.planes).cpu()
+            shown = self._grad_cam(x[wrong], labels)
             true = dict(zip(wrong, shown, strict=True))
         own, others = self._filter_maps(None if self.lacks_maps else maps, predicted)
         self._delete(x, predicted, {"Grad-CAM": cams, "own filters": own})
@@ -208,6 +207,10 @@ class Explainer:
             )
             results.append((explanation, seen))
         return results
+
+    def _grad_cam(self, x: Tensor, classes: Tensor) -> Tensor:
+        layer = self.module.get_submodule(self.layer.name)
+        return grad_cam(self.module, layer, x, classes, self.layer.planes, is_given=self.layer.is_given).cpu()
 
     def _filter_maps(self, maps: Tensor | None, classes: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The shares of each position in the logit of a class, by the class's own filters and by all others."""
@@ -260,7 +263,7 @@ class Explainer:
 
         def logit(images: Tensor, which: Tensor = chosen) -> Tensor:
             with evaluating(self.module):
-                logits: Tensor = self.module(images)
+                logits = logits_of(self.module(images))
             return logits.float().gather(1, which)[:, 0]
 
         whole = logit(x)

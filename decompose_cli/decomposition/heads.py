@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import InputError, param
+from decompose_cli.models.backbones import no_head
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.decomposed import DecomposedLinear
@@ -80,8 +81,10 @@ def resolve_heads(head: HeadTensors, index_set: IndexSet | None) -> Heads:
     """Build the heads that a checkpoint and an index set make possible.
 
     Raises:
-        InputError: The index set does not fit the head.
+        InputError: The index set does not fit the head, or there is no head.
     """
+    if head.kind == "absent":
+        raise no_head("This command")
     if index_set is not None:
         index_set = index_set.fitted_to(head.num_classes, head.num_features)
     if head.kind == "decomposed":

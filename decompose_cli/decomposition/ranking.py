@@ -299,9 +299,12 @@ def data_for(study: Study, methods: Iterable[str], order: Order = "highest") -> 
     """The data that these rankings need; images are looked at only if one of the rankings needs them.
 
     Raises:
-        InputError: Needed gates are missing or do not fit, or a class has no images.
+        InputError: Needed gates or the head are missing or do not fit, or a class has no images.
     """
     chosen = [RANKINGS[method] for method in methods]
+    for ranking in chosen:
+        if ranking.needs_head and study.classifier.lacks_head:
+            study.require_full_head(f"{param('method')} {ranking.name}")
     return study.labelled(
         images=any(ranking.needs_images for ranking in chosen),
         gates=any(ranking.needs_gates for ranking in chosen),

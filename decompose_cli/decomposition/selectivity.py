@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, InputError, param
-from decompose_cli.models.outputs import LayerOutput, Values
+from decompose_cli.models.outputs import LayerOutput, Values, has_filters, units
 from decompose_cli.sparse.problem import fitting_device
 
 STEM = "stem"
@@ -211,20 +211,20 @@ def selectable_layers(module: nn.Module, outputs: Sequence[LayerOutput]) -> list
         outputs: The uses of its submodules, from :func:`decompose_cli.models.outputs.trace_outputs`.
     """
     rectified = [use for use in outputs if use.rectifies and use.values and use.values.positions]
-    units = _units(module, outputs)
-    if not units:
+    blocks = units(module, outputs)
+    if not blocks:
         return [use.name for use in rectified]
-    first = outputs.index(units[0])
-    stems = [use.name for use in rectified if outputs.index(use) < first and not _is_inside(use, units[0])]
-    given = units[0].given
+    first = outputs.index(blocks[0])
+    stems = [use.name for use in rectified if outputs.index(use) < first and not _is_inside(use, blocks[0])]
+    given = blocks[0].given
     if not stems and given is not None and given.lowest >= 0:
         stems = [_stem_name(module)]
-    return [*stems[-1:], *(name for unit in units if (name := _measurable(unit, outputs)) is not None)]
+    return [*stems[-1:], *(name for unit in blocks if (name := _measurable(unit, outputs)) is not None)]
 
 
 def units_left_out(module: nn.Module, outputs: Sequence[LayerOutput]) -> list[str]:
     """The units that :func:`selectable_layers` leaves out, as their outputs are negative and nothing stands in."""
-    return [unit.name for unit in _units(module, outputs) if _measurable(unit, outputs) is None]
+    return [unit.name for unit in units(module, outputs) if _measurable(unit, outputs) is None]
 
 
 def layers_passed_over(module: nn.Module, outputs: Sequence[LayerOutput]) -> list[LayerOutput]:
@@ -232,35 +232,15 @@ def layers_passed_over(module: nn.Module, outputs: Sequence[LayerOutput]) -> lis
 
     In networks without units, the layers that make negative values zero.
     """
-    units = _units(module, outputs, _is_hidden)
-    if not units and not _units(module, outputs):
+    hidden = units(module, outputs, _is_hidden)
+    if not hidden and not units(module, outputs):
         return [use for use in outputs if use.rectifies and use.values and _is_hidden(use.values)]
-    return [use for use in units if use.values and _is_hidden(use.values)]
-
-
-def _is_readable(values: Values) -> bool:
-    return len(values.shape) > 2 and values.positions > 0 and not values.is_complex
+    return [use for use in hidden if use.values and _is_hidden(use.values)]
 
 
 def _is_hidden(values: Values) -> bool:
     may_be_read = len(values.shape) > 2 or not values.axes.in_order
-    return may_be_read and values.obstacle is not None and not _is_readable(values)
-
-
-def _units(
-    module: nn.Module, outputs: Sequence[LayerOutput], like: Callable[[Values], bool] = _is_readable
-) -> list[LayerOutput]:
-    parents = dict(module.named_modules())
-    yielding = {use.layer for use in outputs if use.values and like(use.values)}
-    names: list[str] = []
-    for name, part in module.named_modules():
-        parent = parents.get(name.rpartition(".")[0]) if name else None
-        is_listed = isinstance(parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
-        composite = any(True for _ in part.children()) and not isinstance(part, nn.Sequential)
-        inside = any(name.startswith(f"{unit}.") for unit in names)
-        if name in yielding and is_listed and composite and not inside:
-            names.append(name)
-    return [use for use in outputs if use.layer in names]
+    return may_be_read and values.obstacle is not None and not has_filters(values)
 
 
 def _is_inside(use: LayerOutput, unit: LayerOutput) -> bool:
@@ -358,6 +338,9 @@ class LayerCounters:
         if values is not None and not values.axes.in_order:
             raise InputError(f"The layer {name!r} cannot be measured: {values.obstacle}.")
         channels = None if values is None else values.channels
+        planes = None if values is None or values.axes.line is None else values.axes.planes
+        if planes is not None:  # tokens that are no positions of the image are not looked at
+            output, channels = planes.maps(output), 1
         self.by_layer[name].add(output, self._labels, channels)  # at once: a later layer may overwrite it
 
 
@@ -369,7 +352,7 @@ def _wanted(
     for name in names:
         uses = [use for use in outputs if name in (use.name, use.layer)]
         if name == _stem_name(module) and selectable_layers(module, outputs)[:1] == [name]:
-            wanted[name] = _units(module, outputs)[0], True
+            wanted[name] = units(module, outputs)[0], True
         elif not uses:
             hint = "'decompose layers MODEL' lists them."
             raise InputError(f"There is no layer {name!r} in this network.", hint=hint)

@@ -91,7 +91,8 @@ class NetworkSource:
 
     def __init__(self, inputs: Inputs, settings: SparsifySettings) -> None:
         self.study = Study(inputs, ("test", "val"))
-        self.full: HeadTensors | None = self.study.require_full_head("sparsify")
+        lacks_head = self.study.classifier.lacks_head
+        self.full: HeadTensors | None = None if lacks_head else self.study.require_full_head("sparsify")
         self.training = self.study.on_training_split()
         self.train_split = self.training.dataset.split
         if self.train_split == self.study.dataset.split:

@@ -25,11 +25,11 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.seen import settled
 from decompose_cli.features.study import Study, class_names_of, open_network
-from decompose_cli.models.axes import Planes
+from decompose_cli.models.cam_layer import CamLayer, cam_layer, default_cam_layer
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.head import example_images
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.models.outputs import last_map_layer, passed_over, trace_outputs, warn_of_passed_over
+from decompose_cli.models.outputs import passed_over, trace_outputs, warn_of_passed_over
 from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.printable import printable
 from decompose_cli.processes.device import resolve_device
@@ -53,9 +53,13 @@ SHEET = "sheet.png"
 
 
 class ExplainResults(BaseModel):
-    """``layer``: the layer of Grad-CAM. ``indices``: where the filters of each class are from."""
+    """``layer``: the layer of Grad-CAM, whose maps are in what it yields, or in what it is given (``layer_is_given``).
+
+    ``indices``: where the filters of each class are from.
+    """
 
     layer: str
+    layer_is_given: bool = False
     indices: str | None
     explanations: list[Explanation]
     deletion: list[DeletionFigures]
@@ -137,7 +141,7 @@ def explanation(
     network = opened.classifier.load(opened.preprocessing.crop)
     heads, source = _heads(opened, network.tensors, index_set, k)
     module = network.module
-    chosen, planes = _layer(module, opened, layer)
+    chosen = _layer(module, opened, layer)
     images = _images(opened, heads, files, numbers, worst)
     targets = (
         [folder / f"{n:02d}-{file_stem(Path(image.name).stem)}.png" for n, image in enumerate(images, 1)]
@@ -146,7 +150,7 @@ def explanation(
     )
     if folder is not None:
         _check_targets([*targets, folder / SHEET, folder / RESULT], files, overwrite=overwrite)
-    explained = Explainer(network, opened.preprocessing, opened.names, heads, chosen, planes, inputs.seed, device)
+    explained = Explainer(network, opened.preprocessing, opened.names, heads, chosen, inputs.seed, device)
     explanations, pictures = [], []
     at_once = min(_AT_ONCE, inputs.batch_size)
     with track("Explanations", len(images)) as advance, device_memory(device):
@@ -164,7 +168,8 @@ def explanation(
     for explanation, target in zip(explanations, targets, strict=False):
         explanation.file = str(target)
     results = ExplainResults(
-        layer=chosen,
+        layer=chosen.name,
+        layer_is_given=chosen.is_given,
         indices=source,
         explanations=explanations,
         deletion=explained.figures(),
@@ -228,11 +233,12 @@ def _heads(opened: _Opened, tensors: HeadTensors, index_set: IndexSet | None, k:
     return resolve_heads(tensors, chosen), f"the {count} highest weights of each class"
 
 
-def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> tuple[str, Planes]:
-    """The layer of Grad-CAM, and the order of the axes of its maps; of several uses in a pass, the last counts."""
-    name, hint = opened.classifier.name, "'decompose layers MODEL' lists them."
-    outputs = trace_outputs(module, example_images(opened.preprocessing.crop, model=module))
-    chosen = layer or last_map_layer(outputs)
+def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> CamLayer:
+    """The layer of Grad-CAM, with its maps."""
+    name = opened.classifier.name
+    images = example_images(opened.preprocessing.crop, model=module)
+    outputs = trace_outputs(module, images)
+    chosen = layer or default_cam_layer(module, images, outputs)
     if chosen is None:
         later = passed_over(outputs)
         why = f": of {later.layer!r}, {later.values.obstacle}" if later is not None and later.values is not None else ""
@@ -240,22 +246,14 @@ def _layer(module: nn.Module, opened: _Opened, layer: str | None) -> tuple[str, 
             f"{name} has no layer with maps of which it can be told what their axes are{why}; Grad-CAM needs one."
         )
     if layer is None:
-        warn_of_passed_over(outputs, name)
-    values = next((output.values for output in reversed(outputs) if output.layer == chosen), None)
-    if values is None or len(values.shape) != 4:
-        raise InputError(f"{chosen!r} is no layer of {name} with maps.", hint=hint)
-    if values.is_complex:
-        raise InputError(f"{chosen!r} of {name} yields complex numbers, and Grad-CAM needs real ones.", hint=hint)
-    if not values.axes.in_order:
-        raise InputError(f"{chosen!r} of {name} has no maps to look at: {values.obstacle}.", hint=hint)
-    if values.axes.planes is None:
-        lost = values.axes.lost_by
-        raise InputError(
-            f"{chosen!r} of {name} yields values of shape {tuple(values.shape[1:])}, and it cannot be told which of "
-            f"these axes are channels, rows and columns of the image{f' after the operation {lost}' if lost else ''}.",
-            hint=hint,
+        warn_of_passed_over(outputs, chosen, name)
+    found = cam_layer(module, images, outputs, chosen, name)
+    if found.is_given:
+        note(
+            f"Grad-CAM looks at the tokens that enter {chosen!r}: of those that leave it, {name} reads only such as "
+            "are no positions of the image, like that of the class."
         )
-    return chosen, values.axes.planes
+    return found
 
 
 def _images(

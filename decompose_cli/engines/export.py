@@ -10,6 +10,7 @@ from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import class_names_of, open_network
+from decompose_cli.models.backbones import no_head
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.read_back import check_read_back
@@ -88,6 +89,8 @@ def export(inputs: Inputs, path: Path, format: str | None = None) -> Exported:
     options = classifier.image_options, inputs.image_options()
     size = usual.overridden(*options).crop
     network = classifier.load(size)
+    if classifier.lacks_head:
+        raise no_head("export", classifier.name)
     if network.tensors.kind == "subspaces":
         raise InputError(
             f"The decomposed head in {classifier.weights_source} is without its indices, so it cannot be exported.",

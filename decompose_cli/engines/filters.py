@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +19,13 @@ from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
 from decompose_cli.models.maps import feature_maps
+from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import note, track
-from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet
+from decompose_cli.reporting.filter_plots import MOST_ROWS, FilterRow, Response, filter_sheet
 from decompose_cli.storage.file_sets import Content, write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 
-MOST_FILTERS, MOST_IMAGES = 40, 16
+MOST_IMAGES = 16
 SHEET = "filters.png"
 _AT_ONCE = 16
 
@@ -41,14 +43,15 @@ class FilterInfo(BaseModel):
     """One filter of the class.
 
     ``rank``: place, from 1, among the filters of the class by ``contribution``, weight times mean (in index files the
-    order need not mean anything). ``weight``: weight in the class's head. ``mean``: mean of the feature over the images
+    order need not mean anything). ``weight``: weight in the class's head (null, as ``contribution``, where there is no
+    head, and the mean on the class's images minus that on others ranks). ``mean``: mean of the feature over the images
     of the class, ``mean_elsewhere`` over all others (null where there are none). ``shared_with``: other classes that
     have the filter. ``images``: the images with its highest values, ``of_class`` of which are of the class.
     """
 
     feature: int
     rank: int
-    weight: float
+    weight: float | None
     contribution: float | None
     mean: float | None
     mean_elsewhere: float | None
@@ -58,7 +61,7 @@ class FilterInfo(BaseModel):
 
 
 class FiltersResults(BaseModel):
-    """The filters of one class."""
+    """The filters of one class, the strongest first; ``sheet`` has pictures of the first 40."""
 
     class_number: int
     class_name: str
@@ -98,7 +101,8 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     Args:
         inputs: The network and the images (``test``, else ``val``).
         settings: Which class, and how it is shown.
-        folder: Gets the PNG file ``filters.png`` and the document as ``result.json``, both or none.
+        folder: Gets the PNG file ``filters.png`` with the strongest filters, at most 40, and the document as
+            ``result.json``, both or none.
 
     Raises:
         InputError: Something given cannot be used.
@@ -110,6 +114,13 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     study = Study(inputs, ("test", "val"))
     check_index_request(study.classifier.checkpoint, index_set)
     c = _class_number(wanted, study.class_map.names)
+    lacks_head = study.classifier.lacks_head
+    if index_set is None and lacks_head:
+        raise InputError(
+            f"filters needs {param('indices')} here: {study.classifier.name} was taken without a classifier, so no "
+            "weights say which features a class has.",
+            hint="'decompose extract-indices' chooses some, and 'decompose sparsify' fits a head.",
+        )
     if index_set is None and study.head.kind == "dense":
         count = DEFAULT_K if k is None else k
         index_set = select(data_for(study, ["weight"]), "weight", count)
@@ -119,21 +130,16 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
         raise InputError(
             f"{param('k')} has no effect here: the weights have a decomposed head, with filters of its own."
         )
-    head = resolve_heads(study.head, index_set).decomposed
-    assert head is not None
     if given is not None:
         check_made_from(given, study.classifier)
-    rows = head.classes()
+    rows, weights = _rows(study.head, index_set, c)
     if not rows[c]:
         raise InputError(f"The class {study.class_map.names[c]} has no filters to show: its head is its bias alone.")
-    if len(rows[c]) > MOST_FILTERS:
-        raise InputError(
-            f"The class has {len(rows[c])} filters, and at most {MOST_FILTERS} can be shown; choose fewer."
-        )
     features, labels, names = study.bank.features, study.labels, study.class_map.names
     infos = []
     is_own = labels == c
-    for feature, weight in zip(rows[c], head.weight.detach()[c].tolist(), strict=False):  # padded to the longest
+    sharers = _sharers(rows, c)
+    for feature, weight in zip(rows[c], weights, strict=True):
         values = features[:, feature]
         best = values.argsort(descending=True, stable=True)[:images].tolist()
         mean = _mean(values[is_own])
@@ -142,10 +148,10 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
                 feature=feature,
                 rank=0,
                 weight=weight,
-                contribution=None if mean is None else weight * mean,
+                contribution=None if mean is None or weight is None else weight * mean,
                 mean=mean,
                 mean_elsewhere=_mean(values[~is_own]),
-                shared_with=[names[other] for other, row in enumerate(rows) if other != c and feature in row],
+                shared_with=[names[other] for other in sharers[feature]],
                 images=[
                     FilterImage(
                         image=study.in_split([n])[0],
@@ -158,14 +164,16 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
                 of_class=int(is_own[best].sum()),
             )
         )
-    infos.sort(key=lambda info: info.weight if info.contribution is None else info.contribution, reverse=True)
+    infos.sort(key=_strength, reverse=True)
     for rank, info in enumerate(infos, 1):
         info.rank = rank
     pictures: dict[Path, Content] = {}
     if folder is not None:
         where = f"{study.dataset.name.rsplit('/', 1)[-1]} {study.dataset.split}"
-        title = f"Filters of {names[c]}: {study.classifier.name} on {where}"
-        pictures[folder / SHEET] = filter_sheet(title, _pictures(study, infos, c))
+        drawn = infos[:MOST_ROWS]
+        some = f", the first {len(drawn)} of {len(infos)}" if len(drawn) < len(infos) else ""
+        title = f"Filters of {names[c]}: {study.classifier.name} on {where}{some}"
+        pictures[folder / SHEET] = filter_sheet(title, _pictures(study, drawn, c))
     document = study.document(
         "filters",
         {"class": wanted, "indices": given.source if given is not None else None, "k": k, "images": images},
@@ -181,6 +189,37 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     if folder is not None:
         write_result(document, folder / RESULT, pictures)
     return document
+
+
+def _rows(
+    head: HeadTensors, index_set: IndexSet | None, c: int
+) -> tuple[Sequence[Sequence[int]], Sequence[float | None]]:
+    """The filters of each class, and the weights of those of one class, None where there is no head."""
+    if head.kind == "absent":
+        assert index_set is not None
+        rows = index_set.fitted_to(head.num_classes, head.num_features).classes
+        return rows, [None] * len(rows[c])
+    decomposed = resolve_heads(head, index_set).decomposed
+    assert decomposed is not None
+    own = decomposed.classes()
+    return own, decomposed.weight.detach()[c, : len(own[c])].tolist()  # which is padded to the longest
+
+
+def _strength(info: FilterInfo) -> float:
+    """What filters are ranked by: what they give the class; without a head, how much higher they are on its images."""
+    if info.contribution is not None:
+        return info.contribution
+    return info.weight if info.weight is not None else (info.mean or 0.0) - (info.mean_elsewhere or 0.0)
+
+
+def _sharers(rows: Sequence[Sequence[int]], c: int) -> dict[int, list[int]]:
+    """For each filter of a class the other classes that have it, in their order."""
+    sharers: dict[int, list[int]] = {feature: [] for feature in rows[c]}
+    for other, row in enumerate(rows):
+        for feature in row if other != c else ():
+            if feature in sharers:
+                sharers[feature].append(other)
+    return sharers
 
 
 def _class_number(wanted: str, names: tuple[str, ...]) -> int:
@@ -228,5 +267,6 @@ def _pictures(study: Study, infos: list[FilterInfo], c: int) -> list[FilterRow]:
                 Response(pixels[image.image], None if own is None else own[place], title, image.label == c)
             )
         shared = f"shared with {', '.join(info.shared_with)}" if info.shared_with else "of this class alone"
-        rows.append(FilterRow(f"{info.rank}. filter {info.feature}\nweight {info.weight:+.3f}\n{shared}", responses))
+        weight = "" if info.weight is None else f"weight {info.weight:+.3f}\n"
+        rows.append(FilterRow(f"{info.rank}. filter {info.feature}\n{weight}{shared}", responses))
     return rows

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.errors import InputError, param
-from decompose_cli.features.study import default_model
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.study import default_model, open_network
+from decompose_cli.models.cam_layer import default_cam_layer
 from decompose_cli.models.classifier import Classifier, find_entry
 from decompose_cli.models.head import example_images, find_head
-from decompose_cli.models.outputs import last_map_layer, trace_outputs, warn_of_passed_over
+from decompose_cli.models.outputs import trace_outputs, warn_of_passed_over
 from decompose_cli.preprocessing import parse_image_options
 
 _HINT = f"It has to take 3-channel images; set their size with {param('input_size')}."
@@ -38,24 +40,46 @@ class Layers:
 
 
 def list_layers(
-    model: str | None = None, *, head: str | None = None, input_size: str | None = None, seed: int = 0
+    model: str | None = None,
+    *,
+    weights: str | None = None,
+    head: str | None = None,
+    input_size: str | None = None,
+    seed: int = 0,
+    allow_download: bool = True,
+    features_only: bool = False,
 ) -> Layers:
-    """List the modules that a forward pass uses; no weights are needed for it.
+    """List the modules that a forward pass uses.
 
     Args:
-        model: Name of the network, as every command takes it; None for the network that ships with the project.
+        model: Name of the network, as every command takes it; None for the network that the weights name, or without
+            any for the network that ships with the project.
+        weights: A path, a URL, ``default`` or ``random``, whose classes, options and decomposed head the network gets;
+            None for the network as it is built, without any weights.
         head: Submodule to mark as the head instead of the traced one.
         input_size: Size of the images, as ``224`` or ``224x192``.
         seed: Seed of the initial weights.
+        allow_download: Whether weights may be downloaded.
+        features_only: Whether the network is taken without a classifier; a linear head stands at its end then.
 
     Raises:
-        InputError: The model is unknown, or cannot run on such images.
+        InputError: The model is unknown, its weights cannot be used, or it cannot run on such images.
+        DownloadError: The weights cannot be fetched.
     """
-    model = model or default_model()
-    classifier = Classifier(find_entry(model), None, head, seed)
+    if weights is not None:
+        inputs = Inputs(
+            model, weights, head=head, seed=seed, allow_download=allow_download, features_only=features_only
+        )
+        classifier = open_network(inputs)
+    else:
+        name = model or default_model()
+        entry = find_entry(name, allow_download=allow_download, features_only=features_only)
+        classifier = Classifier(entry, None, head, seed)
+    model = classifier.name
     fallback = usual_preprocessing(classifier.entry.dataset)
     size = fallback.overridden(classifier.image_options, parse_image_options(input_size=input_size)).crop
-    module = classifier.entry.make(classifier.entry.num_classes, size).eval()
+    module, head_in_weights = classifier.build(size)
+    head = head_in_weights or head
     refusal: InputError | None = None
     head_name = None
     try:
@@ -65,13 +89,14 @@ def list_layers(
             raise
         refusal = error
     try:
-        outputs = trace_outputs(module, example_images(size, model=module))
+        images = example_images(size, model=module)
+        outputs = trace_outputs(module, images)
     except Exception:
         raise InputError(
             refusal.sentence if refusal else f"{model} cannot run on images of {size[0]}x{size[1]} pixels.", hint=_HINT
         ) from None
-    cam = last_map_layer(outputs)
-    warn_of_passed_over(outputs, model)
+    cam = default_cam_layer(module, images, outputs)
+    warn_of_passed_over(outputs, cam, model)
     layers = [
         Layer(
             name=use.layer,

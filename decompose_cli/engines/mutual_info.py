@@ -147,7 +147,7 @@ def mutual_info(inputs: Inputs, settings: MutualInfoSettings | None = None) -> R
         if study.head.kind == "decomposed":
             own = own_index_set(study.head, study.classifier.weights_source)
             named.append(_Named(OWN, own.k_label, own))
-    width = _Width(settings.num_features, gates, inputs.model if settings.indices else None)
+    width = _Width(settings.num_features, gates, inputs if settings.indices else None)
     named = [dataclasses.replace(one, index_set=width.applied(one.index_set)) for one in named]
     if gates is not None:
         for k in settings.k or default_ks([one.index_set for one in named], gates.num_features):
@@ -214,9 +214,11 @@ def _ranked(study: Study, settings: MutualInfoSettings) -> list[_Named]:
 class _Width:
     """D for index sets that do not say it; whatever says it has to agree."""
 
-    def __init__(self, given: int | None, gates: Gates | None, model: str | None) -> None:
-        self.given, self.gates, self.model = given, gates, model
-        self.of_model = num_features_of(model) if model is not None else None
+    def __init__(self, given: int | None, gates: Gates | None, inputs: Inputs | None) -> None:
+        model = inputs.model if inputs is not None else None
+        self.given, self.gates, self.model, self.of_model = given, gates, model, None
+        if inputs is not None and model is not None:
+            self.of_model = num_features_of(model, features_only=inputs.features_only)
         if given is not None and self.of_model not in (None, given):
             raise InputError(f"{param('num_features')} {given} contradicts {model}, which has {self.of_model}.")
 

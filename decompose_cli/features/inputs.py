@@ -13,7 +13,7 @@ from decompose_cli.preprocessing import ImageOptions, parse_image_options
 
 PRECISIONS = ("32", "bf16", "auto")
 _OF_NETWORKS = (
-    *("model", "model_options", "head", "ema", "weights_key", "precision"),
+    *("model", "model_options", "head", "ema", "weights_key", "precision", "features_only"),
     *("dataset", "data_dir", "mean", "std", "input_size", "resize", "crop", "interpolation", "batch_size", "workers"),
     *("devices", "num_nodes", "skip_unreadable"),
 )
@@ -25,8 +25,9 @@ class Inputs:
     """The options that all commands share: the network, the images, and the computation.
 
     Attributes:
-        model: A registered name, a torchvision classifier or ``package.module:callable``; None for the network that
-            the weights file names, or without one for the network that ships with the project.
+        model: A registered name, a torchvision classifier, ``timm:NAME``, ``hf:ORG/NAME``, ``hf:FOLDER`` or
+            ``package.module:callable``; None for the network that the weights file names, or without one for the
+            network that ships with the project.
         weights: A path, a URL, ``default`` or ``random``.
         dataset: A registered name or ``folder:PATH``; None for the data set that the network was trained on.
         data_dir: Folder of data sets; None for ``$DECOMPOSE_DATA``, else ``data``.
@@ -52,6 +53,7 @@ class Inputs:
         ema: Whether the averaged weights are taken where the file has raw and averaged ones.
         weights_key: The place of the weights in the file, with dots, where it has several.
         model_options: Options of the network, by name, where its weights do not say them.
+        features_only: Whether the network is taken without a classifier.
     """
 
     model: str | None = None
@@ -80,6 +82,7 @@ class Inputs:
     ema: bool = False
     weights_key: str | None = None
     model_options: Mapping[str, str] | None = None
+    features_only: bool = False
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -106,6 +109,12 @@ class Inputs:
                 raise InputError(
                     f"{param('ema')} and {param('weights_key')} both say which weights of the file are taken; give one."
                 )
+
+        if self.features_only and self.model is None:
+            raise InputError(
+                f"{param('features_only')} needs the name of a network: timm:NAME, hf:NAME or package.module:callable.",
+                hint="A checkpoint of 'decompose sparsify' opens without it.",
+            )
 
     def check_features_alone(self, *more: str) -> None:
         """Refuse what is about a network or its images, where features were given that were made elsewhere.

@@ -29,6 +29,7 @@ class Opening:
     weights_key: str | None
     seed: int
     options: Mapping[str, str] | None
+    features_only: bool
     identity: Mapping[str, Any]
     here: Classifier | None = field(repr=False)
 
@@ -44,6 +45,7 @@ class Opening:
             inputs.weights_key,
             inputs.seed,
             inputs.model_options,
+            inputs.features_only,
             classifier.identity,
             classifier,
         )
@@ -63,7 +65,16 @@ class Opening:
         if self.here is not None:
             return self.here
         options = None if self.options is None else tuple(self.options.items())
-        found = _opened(self.model, self.weights, self.head, self.ema, self.weights_key, self.seed, options)
+        found = _opened(
+            self.model,
+            self.weights,
+            self.head,
+            self.ema,
+            self.weights_key,
+            self.seed,
+            options,
+            self.features_only,
+        )
         if found.identity != self.identity:
             raise DecomposeError(
                 f"Process {rank} has other weights than the first: {found.weights_source} gives a different network "
@@ -82,6 +93,16 @@ def _opened(
     weights_key: str | None,
     seed: int,
     options: tuple[tuple[str, str], ...] | None,
+    features_only: bool,
 ) -> Classifier:
     chosen = None if options is None else dict(options)
-    return open_classifier(model, weights, head=head, ema=ema, weights_key=weights_key, seed=seed, options=chosen)
+    return open_classifier(
+        model,
+        weights,
+        head=head,
+        ema=ema,
+        weights_key=weights_key,
+        seed=seed,
+        options=chosen,
+        features_only=features_only,
+    )

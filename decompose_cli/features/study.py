@@ -21,6 +21,7 @@ from decompose_cli.features.inputs import Inputs as Inputs
 from decompose_cli.features.kept import KeptFeatures
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
 from decompose_cli.features.seen import listed, matched, settled
+from decompose_cli.models.backbones import no_head
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.precision import settled_precision
@@ -63,6 +64,7 @@ class Study:
         self.classifier = classifier or open_network(inputs)
         name = _dataset_name(inputs, self.classifier)
         self._images = self._open_dataset(name, _default_split(name, splits) if inputs.split is None else inputs.split)
+        self.classifier = self.classifier.with_classes(self._images.class_names, self._images.class_ids)
 
     def _open_dataset(self, name: str, split: str) -> ImageDataset:
         folder = self.inputs.data_dir or default_data_dir()
@@ -241,11 +243,11 @@ class Study:
             InputError: The checkpoint holds a decomposed head only.
         """
         full = self.head.full if not in_network or self.head.kind == "dense" else None
+        if full is None and self.classifier.lacks_head:
+            raise no_head(what, self.classifier.name)
         if full is None:
-            raise InputError(
-                f"{what} needs the full head, which {self.classifier.weights_source} no longer has: its head is "
-                "decomposed."
-            )
+            source = self.classifier.weights_source
+            raise InputError(f"{what} needs the full head, which {source} no longer has: its head is decomposed.")
         return full
 
     def describe_model(self) -> ModelInfo:
@@ -341,6 +343,8 @@ def class_names_of(classifier: Classifier) -> ClassNames | None:
         known = known_class_names(metadata.dataset, certain=True)
         ids = known.ids if known is not None and list(known.names) == metadata.class_names else None
         return ClassNames(metadata.class_names, ids)
+    if classifier.entry.outputs is not None:
+        return ClassNames(*classifier.entry.outputs(), certain=classifier.uses_default_weights)
     return known_class_names(classifier.entry.dataset, certain=classifier.uses_default_weights)
 
 
@@ -363,6 +367,7 @@ def open_network(inputs: Inputs) -> Classifier:
         weights_key=inputs.weights_key,
         seed=inputs.seed,
         options=inputs.model_options,
+        features_only=inputs.features_only,
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from decompose_cli.models.logits import logits_of
+
 _RELATIVE_TOLERANCE = 1e-5
 _LARGEST = 1e5  # large outputs show clamps and soft caps
 _UNIT = 1024.0  # a power of two, so that dividing by it is exact
@@ -101,7 +103,7 @@ def _with_replaced_output(
     # The layer's own hooks change what it is given and what it returns, so they are part of it.
     handle = module.register_forward_hook(replace)
     try:
-        result = model(images).flatten(1)
+        result = logits_of(model(images)).flatten(1)
     except Exception:  # the model ran on other images before, so its behaviour depends on them
         return None
     finally:

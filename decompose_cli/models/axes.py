@@ -34,6 +34,7 @@ from decompose_cli.models.axis_parts import (
     new_axes,
     resized,
 )
+from decompose_cli.models.planes import Line, Planes
 
 # Operations of torch's own library, by name: not every version has each of them.
 _POOLING = {
@@ -55,10 +56,6 @@ _LAST_NORMS = {
 }  # fmt: skip
 
 
-Planes = tuple[int, int, int, int]
-"""An order of four axes, in which they are those of maps (N, C, h, w)."""
-
-
 @dataclass(frozen=True)
 class Axes:
     """The axes of an activation whose first is the image; None where it cannot be told, or there is none.
@@ -70,6 +67,7 @@ class Axes:
         lost_by: The operation after which it cannot be told what the others are, where each of them may be one of
             these three; else None.
         in_order: Whether the first axis has the images in the order in which the network was given them.
+        line: The axis that has the rows and columns of the image in a line, where there are three axes.
     """
 
     channels: int | None = None
@@ -77,15 +75,22 @@ class Axes:
     columns: int | None = None
     lost_by: str | None = None
     in_order: bool = True
+    line: Line | None = None
+
+    @property
+    def places(self) -> Planes | None:
+        """Where maps are, if what is left beside rows and columns counts channels; None where it cannot be told."""
+        if self.line is not None:
+            return Planes((0, 3 - self.line.axis, self.line.axis), self.line)
+        if self.rows is None or self.columns is None or self.rows == self.columns:
+            return None
+        return Planes((0, 6 - self.rows - self.columns, self.rows, self.columns))
 
     @property
     def planes(self) -> Planes | None:
-        """The order in which four axes are those of maps, or None where it cannot be told."""
-        if self.channels is None or self.rows is None or self.columns is None:
-            return None
-        if len({self.channels, self.rows, self.columns}) < 3:  # rows that are summed over with weights, say
-            return None
-        return 0, self.channels, self.rows, self.columns
+        """Where maps are, in the activation of three axes or four; None where it cannot be told."""
+        places = self.places  # rows may also be what is summed over with weights, say
+        return places if places is not None and places.order[1] == self.channels else None
 
 
 class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -133,7 +138,8 @@ class AxisTracer(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if left and layout[left].size == 1:  # an axis of one element is not followed; it is what is left
                 alone[alone.index(None)] = left
         channels, seen_rows, seen_columns = alone
-        return Axes(channels, seen_rows, seen_columns, _lost_by(layout[1:]))
+        line = _line(layout)
+        return Axes(channels, seen_rows, seen_columns, None if line else _lost_by(layout[1:]), line=line)
 
     def __torch_dispatch__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -230,6 +236,17 @@ def _lost_by(axes: Sequence[Part]) -> str | None:
         if not roles and axis.size > 1:
             lost = lost or axis.root().lost
     return lost
+
+
+def _line(layout: Layout) -> Line | None:
+    """The grid of positions in one of the axes of lines of tokens; None where there is none, or none alone."""
+    found = [(axis, grid) for axis, part in enumerate(layout) if axis and (grid := part.grid()) is not None]
+    if len(layout) != 3 or len(found) != 1:
+        return None
+    ((axis, (start, (outer, inner))),) = found
+    by_columns = COLUMNS in outer.root().roles
+    rows, columns = (inner, outer) if by_columns else (outer, inner)
+    return Line(axis, start, rows.size, columns.size, by_columns)
 
 
 @contextmanager

@@ -140,6 +140,27 @@ class Part:
             return False
         return sum(self.span) / 2 <= other.span[0] and self.span[1] <= sum(other.span) / 2
 
+    def grid(self) -> tuple[int, tuple[Part, Part]] | None:
+        """The rows and columns, or columns and rows, that lie in this line, and the place where they begin.
+
+        None where they are not the only positions in it, or not in the order of the image.
+        """
+        left, pieces = [self], []
+        while left:
+            part = left.pop()
+            left += part.joined_of[::-1]
+            pieces += [] if part.joined_of else [part]
+        starts = [0, *itertools.accumulate(piece.size for piece in pieces)]
+        sited = [(at, piece) for at, piece in zip(starts, pieces, strict=False) if piece.is_of_positions()]
+        if len(sited) != 1 or self.root().elsewhere:
+            return None
+        ((start, line),) = sited
+        if len(line.merged_of) != 2 or line.root().elsewhere:
+            return None
+        first, second = line.merged_of
+        roles = [part.root().roles & _POSITIONS for part in line.merged_of]
+        return (start, (first, second)) if roles in ([{ROWS}, {COLUMNS}], [{COLUMNS}, {ROWS}]) else None
+
     def cut(self, start: int, size: int) -> Part | None:
         """The axis that was joined to others here, or None where the cut is elsewhere."""
         at = 0

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import param
 from decompose_cli.models.head import Head, evaluating, recorded_inputs, varied_images
+from decompose_cli.models.logits import logits_of
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import warn
 
@@ -57,7 +58,7 @@ def mixes_images(
         with evaluating(model), ExitStack() as stack:
             inputs = stack.enter_context(recorded_inputs(model.get_submodule(head))) if head is not None else []
             output = model(images[:count])
-        value = inputs[0] if inputs else output
+        value = inputs[0] if inputs else logits_of(output)
         if not isinstance(value, Tensor) or not value.is_floating_point():
             raise TypeError(f"{type(value).__name__} is no tensor of real numbers")
         return value

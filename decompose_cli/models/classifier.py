@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -13,9 +13,12 @@ import torch
 from torch import nn
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.models.backbones import HEAD, BackboneWithHead, is_features_only
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
-from decompose_cli.models.entry import ANY
+from decompose_cli.models.entry import ANY, is_user_code
+from decompose_cli.models.finding import described_entry
+from decompose_cli.models.finding import find_entry as find_entry
 from decompose_cli.models.fitting import (
     check_description,
     classes_in,
@@ -30,8 +33,7 @@ from decompose_cli.models.head import example_images, find_head, trace_layers
 from decompose_cli.models.lone_head import refuse_lone_head
 from decompose_cli.models.network import HeadTensors, Network, network_of
 from decompose_cli.models.new_head import NewHead, check_opens_again, take_described_head, with_new_head
-from decompose_cli.models.registry import ModelEntry, get_entry
-from decompose_cli.models.user import user_entry
+from decompose_cli.models.registry import ModelEntry
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
 from decompose_cli.preprocessing import IMAGENET, ImageOptions, Size
 from decompose_cli.progress import note, warn
@@ -61,6 +63,20 @@ class Classifier:
         self._networks: dict[Size, Network] = {}
 
     @property
+    def lacks_head(self) -> bool:
+        """Whether the network is one without a classifier, to which no head has been fitted."""
+        metadata = self.checkpoint.metadata if self.checkpoint is not None else None
+        is_fitted = metadata is not None and is_features_only(metadata.model_options)
+        return is_features_only(self.entry.chosen) and not is_fitted
+
+    def with_classes(self, names: Sequence[str], ids: Sequence[str] | None) -> Classifier:
+        """The same network with a head for these classes, where it lacks one; otherwise itself."""
+        if not self.lacks_head:
+            return self
+        entry = replace(self.entry, num_classes=len(names), outputs=lambda: (names, ids))
+        return Classifier(entry, self.checkpoint, self.head_name, self.seed)
+
+    @property
     def name(self) -> str:
         """Name of the network as written on the command line."""
         return self.entry.name
@@ -76,7 +92,7 @@ class Classifier:
         """Path or URL of the weights; without a file, ``random`` or a text that says that the callable made them."""
         if self.checkpoint is not None:
             return self.checkpoint.source
-        return RANDOM if ":" not in self.name else "as returned by the callable"
+        return "as returned by the callable" if is_user_code(self.name) else RANDOM
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -84,14 +100,25 @@ class Classifier:
         if self.checkpoint is not None:
             return self.checkpoint.sha256
         digest = hashlib.sha256()
-        for name, value in self._initial.state_dict().items():
+        initial = self._backbone_alone() if self.lacks_head else self._initial
+        for name, value in initial.state_dict().items():
             digest.update(name.encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
 
     @cached_property
     def _initial(self) -> nn.Module:
-        return self._build(self.entry.num_classes, (self.entry.preprocessing or IMAGENET).crop)
+        return self._build(self.entry.num_classes, self._usual_size)
+
+    def _backbone_alone(self) -> nn.Module:
+        """The network before any head; it may run on images of another size only than is usual."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            return self.entry.build(0, input_size=self._usual_size, is_bare=True)
+
+    @property
+    def _usual_size(self) -> Size:
+        return (self.entry.preprocessing or IMAGENET).crop
 
     @property
     def image_options(self) -> ImageOptions:
@@ -143,8 +170,12 @@ class Classifier:
             InputError: The weights do not fit; the sentence accounts for every key.
         """
         if self.checkpoint is None:
-            return self._initial, None
+            is_other = self.entry.depends_on_size and input_size != self._usual_size
+            return self._build(self.entry.num_classes, input_size) if is_other else self._initial, None
         module = self._build(self.entry.num_classes, input_size)
+        if self.lacks_head and isinstance(module, BackboneWithHead):
+            self._load_backbone(module.backbone, self.checkpoint)
+            return module, None
         state = state_for(module, self.checkpoint, self.entry)
         source = self.checkpoint.source
         place = decomposed_head_name(state)
@@ -153,6 +184,8 @@ class Classifier:
             raise InputError(f"{source} has a head without any class.")
         if classes != self.entry.num_classes:
             module = self._build(classes, input_size)
+        if self.entry.adapted is not None:
+            state = self.entry.adapted(state, module)
         if place is None:
             described = self.checkpoint.metadata
             if described is not None and described.model == self.name:
@@ -165,13 +198,23 @@ class Classifier:
             module.set_submodule(place, decomposed)
         return module, place
 
+    def _load_backbone(self, backbone: nn.Module, checkpoint: Checkpoint) -> None:
+        state = state_for(backbone, checkpoint, self.entry)
+        if self.entry.adapted is not None:
+            state = self.entry.adapted(state, backbone)
+        load_state(backbone, state, checkpoint, self.name)
+
     def _load(self, input_size: Size) -> Network:
         module, place = self.build(input_size)
+        if self.lacks_head:
+            network = network_of(module, input_size, HEAD, self.name)
+            absent = HeadTensors.absent(HEAD, network.head.num_classes, network.head.num_features)
+            return replace(network, tensors=absent)
         network = network_of(module, input_size, place or self.head_name, self.name)
         if self.new_head is not None:
             _ = self.weights_sha256  # without a file those of the module, which changes now
             network = with_new_head(network, self.new_head, self.name)
-            if ":" not in self.name:
+            if not is_user_code(self.name):
                 again = self._build(network.tensors.num_classes, input_size)
                 check_opens_again(network.module, again, self.entry.unread, self.name)
             return network
@@ -215,12 +258,13 @@ def open_classifier(
     weights_key: str | None = None,
     seed: int = 0,
     options: Mapping[str, str] | None = None,
+    features_only: bool = False,
 ) -> Classifier:
     """Name a network and read its weights; options of the network are taken from the weights.
 
     Args:
-        model: A registered name, a torchvision classifier, ``package.module:callable``, or None if the weights file
-            says which network it belongs to.
+        model: A registered name, a torchvision classifier, ``timm:NAME``, ``hf:ORG/NAME``, ``hf:FOLDER``,
+            ``package.module:callable``, or None if the weights file says which network it belongs to.
         weights: A path, a URL, ``default``, ``random`` or None; see :func:`decompose_cli.models.weights.read_weights`.
         head: Name of the submodule to use as the head, where tracing does not settle it.
         allow_download: Whether files may be downloaded.
@@ -228,6 +272,8 @@ def open_classifier(
         weights_key: The place of the weights in the file, with dots, where it has several.
         seed: Seed of initial weights, where there are no others.
         options: Options of the network. Where the weights say theirs, only decays of online normalisation may differ.
+
+        features_only: Whether the network is taken without its classifier.
 
     Raises:
         InputError: The model is unknown, or its weights cannot be read or were trained with other options.
@@ -240,18 +286,20 @@ def open_classifier(
         checkpoint.say_bias_alone()
         if checkpoint.metadata is None:
             raise InputError(f"{weights} does not say which network it belongs to; name the model, such as resnet20.")
-        if ":" in checkpoint.metadata.model:  # a weights file must not decide what code is imported
+        if is_user_code(checkpoint.metadata.model):  # a weights file must not decide what code is imported
             raise InputError(
                 f"{weights} belongs to {checkpoint.metadata.model}, which is Python code of its own.",
                 hint=f"If you trust it, name {checkpoint.metadata.model} as the model.",
             )
-        entry = as_trained(find_entry(checkpoint.metadata.model), checkpoint, options or {})
+        entry = as_trained(described_entry(checkpoint, allow_download=allow_download), checkpoint, options or {})
         return Classifier(entry, checkpoint, head, seed)
-    entry = find_entry(model)
+    entry = find_entry(model, allow_download=allow_download, features_only=features_only)
     read = read_weights(entry, weights, allow_download=allow_download, ema=ema, weights_key=weights_key)
     if read is not None:
         refuse_lone_head(read)
         read.say_bias_alone()
+        if not features_only and read.metadata is not None and is_features_only(read.metadata.model_options):
+            entry = find_entry(model, allow_download=allow_download, features_only=True)
     configured = as_trained(entry, read, options or {}) if read is not None else entry.configured(**(options or {}))
     classifier = Classifier(configured, read, head, seed)
     if classifier.checkpoint is None and weights == RANDOM:
@@ -262,7 +310,7 @@ def open_classifier(
         )
     if classifier.checkpoint is not None and not classifier.uses_default_weights and entry.caution is not None:
         warn(entry.caution)
-    if read is not None and read.csg is not None and ":" not in model:
+    if read is not None and read.csg is not None and not is_user_code(model):
         note(f"{read.source} also holds class-specific gates, which {param('csg')} and {param('method')} csg take.")
     return classifier
 
@@ -280,7 +328,7 @@ def as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, st
         return _checked(trained, given, may_differ=("afwd", "abkw"))
     if _has_default_hash(entry, checkpoint):
         return _checked(entry, given)
-    if metadata is not None and ":" not in metadata.model:
+    if metadata is not None and not is_user_code(metadata.model):
         with suppress(InputError):  # the weights name another network, which may have been built alike
             return entry.configured(**(metadata.model_options or {})).configured(**given)
     told = _as_given(entry.shown_by(checkpoint.state_dict), given, checkpoint)
@@ -347,26 +395,21 @@ def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collect
     return configured
 
 
-def find_entry(model: str) -> ModelEntry:
-    """Look a network up by name, or import it as ``package.module:callable``.
-
-    Raises:
-        InputError: There is no such network.
-    """
-    return user_entry(model) if ":" in model else get_entry(model)
-
-
 def _has_default_hash(entry: ModelEntry, checkpoint: Checkpoint) -> bool:
     return entry.sha256 is not None and checkpoint.sha256.startswith(entry.sha256)
 
 
-def num_features_of(model: str) -> int:
+def num_features_of(model: str, *, features_only: bool = False) -> int:
     """Number of features D of a network by its name, without its weights.
+
+    Args:
+        model: The name.
+        features_only: Whether it is taken without its classifier.
 
     Raises:
         InputError: The network is unknown or has no head.
     """
-    entry = find_entry(model)
+    entry = find_entry(model, features_only=features_only)
     if entry.num_features is not None:
         return entry.num_features
     size = (entry.preprocessing or IMAGENET).crop

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -16,9 +16,13 @@ from decompose_cli.preprocessing import Preprocessing, Size
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from decompose_cli.models.checkpoint import Checkpoint
+
 DEFAULT_MODEL = "resnet20-digits"
 Options = Mapping[str, tuple[str, ...]]
 OURS, OUR_LICENCE = "this project", "MIT"
+TIMM, HF = "timm:", "hf:"
+"""What names of networks of other libraries begin with."""
 ANY = "..."
 """A value of an option that stands for further values, which ``settle`` checks."""
 _SHOWN_NAMES = 4
@@ -37,6 +41,7 @@ class ModelEntry:
         parameters: Number of trainable parameters with that many classes.
         num_features: Number of features D, the size of the input of the head.
         weights: URL of the default weights, or the path of a file that ships with the package; None if there are none.
+        fetch: Takes whether files may be downloaded, returns the default weights, where another library reads them.
         sha256: Leading hexadecimal digits of the file's hash (at least 8), if known.
         accuracy: Top-1 accuracy in percent stated by ``source`` for the default weights.
         source: Project that trained the default weights.
@@ -55,6 +60,9 @@ class ModelEntry:
         unseen: Options that no name and no shape of a weight shows; ``recognise`` returns those of published weights.
         of_published_gates: Preprocessing that published networks with gates expect; their weights do not say it.
         depends_on_size: Whether ``build`` takes ``input_size``, (height, width).
+        adapted: Takes weights by name and the network; returns those that fit it, where its library knows them under
+            other names, or made for images of another size.
+        outputs: Returns names of the outputs with the default weights, and further ones (WordNet ids) or None.
     """
 
     name: str
@@ -65,6 +73,7 @@ class ModelEntry:
     parameters: int | None = None
     num_features: int | None = None
     weights: str | Path | None = None
+    fetch: Callable[[bool], Checkpoint] | None = None
     sha256: str | None = None
     accuracy: float | None = None
     source: str = ""
@@ -80,6 +89,8 @@ class ModelEntry:
     unseen: tuple[str, ...] = ()
     of_published_gates: Preprocessing | None = None
     depends_on_size: bool = False
+    adapted: Callable[[Mapping[str, Tensor], nn.Module], dict[str, Tensor]] | None = None
+    outputs: Callable[[], tuple[Sequence[str], Sequence[str] | None]] | None = None
 
     def make(self, num_classes: int, input_size: Size, *, pretrained: bool = False) -> nn.Module:
         """Build the untrained network, with its normalisation.
@@ -160,7 +171,7 @@ class ModelEntry:
     def shown_by(self, state: Mapping[str, Tensor]) -> dict[str, str]:
         """The options, other than defaults, that a state dict shows it was trained with."""
         own = self.recognise(state) if self.recognise is not None else {}
-        return own if ":" in self.name else own | shown_norm(state.keys())  # the user's code makes its own norms
+        return own if is_user_code(self.name) else own | shown_norm(state.keys())  # the user's code makes its own norms
 
     def _keeps_norm(self, options: dict[str, str]) -> bool:
         """Whether these options keep the mode of the normalisation and change its details only."""
@@ -182,6 +193,11 @@ class ModelEntry:
         weights = None if self.weights is None else str(self.weights)
         options = {name: list(values) for name, values in self.options.items()}
         return {**{name: getattr(self, name) for name in names}, "weights": weights, "options": options}
+
+
+def is_user_code(model: str) -> bool:
+    """Whether a name is that of Python code of the user's, ``package.module:callable``, which no file may name."""
+    return ":" in model and not model.startswith((TIMM, HF))
 
 
 _NETWORKS: dict[str, ModelEntry] = {}

@@ -12,7 +12,7 @@ from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.models.averages import EXCHANGED, put_in_place, separated
 from decompose_cli.models.checkpoint import Checkpoint, check_kind, kind_of
 from decompose_cli.models.decomposed import DecomposedLinear
-from decompose_cli.models.entry import DEFAULT_MODEL, ModelEntry, registered_models
+from decompose_cli.models.entry import DEFAULT_MODEL, ModelEntry, is_user_code, registered_models
 from decompose_cli.models.names import covering, is_of_loss, plain_name, renamed, without_prefix
 from decompose_cli.preprocessing import IMAGENET
 from decompose_cli.progress import note
@@ -24,7 +24,7 @@ def state_for(module: nn.Module, checkpoint: Checkpoint, entry: ModelEntry) -> d
         name: value for name, value in checkpoint.state_dict.items() if not name.startswith(entry.unread or ("\0",))
     }
     if len(state) < len(checkpoint.state_dict):
-        note(f"{checkpoint.source}: {', '.join(entry.unread)} are heads for training only, which are left out.")
+        note(f"{checkpoint.source}: {', '.join(entry.unread)} are heads that are not needed, and left out.")
     names = module.state_dict()
     if checkpoint.csg is not None and "csg" in names:
         state["csg"] = checkpoint.csg
@@ -241,7 +241,7 @@ def _mismatch(
     elif missing and not unexpected + misshaped and all("bn" in name or "norm" in name for name in missing):
         command = f"train {model} --evaluate -w {source} --norm-mode MODE"
         hint = f"If it was trained with another normalisation than batch norm, say so: 'decompose {command}'."
-    elif ":" in model:
+    elif is_user_code(model):
         hint = f"Is this file of the network that {model} returns?"
     return InputError(f"{source} does not fit {model}: {details}.", hint=hint)
 

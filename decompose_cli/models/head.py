@@ -23,6 +23,7 @@ from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.models.affine import Following, agree, following, linear_map
 from decompose_cli.models.convolutions import full_float32
 from decompose_cli.models.decomposed import DecomposedLinear
+from decompose_cli.models.logits import logits_of
 from decompose_cli.preprocessing import Size
 
 PART_OF_SPREAD = 1e-4
@@ -202,7 +203,7 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
     """
     images = in_portions(varied_images(input_size, model))
     try:
-        logits, layers = trace_layers(model, images[0])
+        output, layers = trace_layers(model, images[0])
     except Exception as error:
         height, width = input_size
         raise InputError(
@@ -210,9 +211,12 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
             hint=f"It has to take 3-channel images; set their size with {param('input_size')}.",
         ) from error
     count = len(images[0])
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != count:
-        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else f"a {type(logits).__name__}"
-        raise InputError(f"{model_name} returns {got} for {count} images, not logits ({count}, number of classes).")
+    logits = logits_of(output, where=model_name)
+    if logits.ndim != 2 or len(logits) != count:
+        raise InputError(
+            f"{model_name} returns shape {tuple(logits.shape)} for {count} images, not logits ({count}, number of "
+            "classes)."
+        )
     is_finite = torch.isfinite(logits).all(1)
     if int(is_finite.sum()) < _FEWEST_FINITE:
         raise DecomposeError(f"{model_name} gives NaN or infinite numbers for random images.")
@@ -310,7 +314,7 @@ def _pass(model: nn.Module, module: nn.Module, images: Tensor) -> tuple[Tensor, 
     """What enters a module, and the logits; None if the model does otherwise than it did for other images."""
     try:
         with recorded_inputs(module) as inputs:
-            logits: Tensor = model(images)
+            logits = logits_of(model(images))
         (features,) = inputs
     except Exception:
         return None

@@ -15,6 +15,7 @@ from decompose_cli.errors import InputError, first_line
 from decompose_cli.models.affine import agree
 from decompose_cli.models.convolutions import full_float32
 from decompose_cli.models.head import PART_OF_SPREAD, LayerCall, penultimate, recorded_inputs, trace_layers
+from decompose_cli.models.logits import logits_of
 from decompose_cli.models.network import Network
 
 _TOLERANCE = 1e-3
@@ -137,9 +138,8 @@ def _checked_pass(module: nn.Module, network: Network, example: Tensor) -> tuple
         InputError: The head gives other logits for these images than the network does, though not for random ones.
     """
     with recorded_inputs(module.get_submodule(network.head.name)) as inputs:
-        logits, layers = trace_layers(module, example)
-    assert isinstance(logits, Tensor)
-    features, outputs, head = inputs[0].flatten(1), logits.double(), network.head
+        output, layers = trace_layers(module, example)
+    features, outputs, head = inputs[0].flatten(1), logits_of(output).double(), network.head
     is_finite = torch.isfinite(features).all(1) & torch.isfinite(outputs).all(1)
     finite, outputs = features[is_finite], outputs[is_finite]
     allowed = PART_OF_SPREAD * (outputs.amax(0) - outputs.amin(0)) if len(finite) else 0.0

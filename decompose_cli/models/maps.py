@@ -9,8 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.models.axes import AxisTracer, Planes, slow_attention
+from decompose_cli.models.axes import AxisTracer, slow_attention
+from decompose_cli.models.cam_layer import replaced_maps
 from decompose_cli.models.head import evaluating, penultimate, recorded_inputs
+from decompose_cli.models.logits import logits_of
+from decompose_cli.models.planes import CHANNELS_SECOND, Planes
 
 _TOLERANCE = 1e-5
 _REMEMBERED = 12
@@ -41,7 +44,7 @@ class _Maps(AxisTracer):  # type: ignore[no-untyped-call]
         return out
 
     def _may_be_maps(self, value: Tensor) -> bool:
-        has_shape = value.ndim == 4 and self.num_features in value.shape[1:] and not value.is_complex()
+        has_shape = value.ndim in (3, 4) and self.num_features in value.shape[1:] and not value.is_complex()
         is_larger = has_shape and value.shape[1:].numel() > self.num_features
         return is_larger and not any(value is maps for maps in self.latest)
 
@@ -68,13 +71,12 @@ def feature_maps(module: nn.Module, head: nn.Module, images: Tensor) -> tuple[Te
     features = inputs[0].flatten(1).float()
     scale = float(features.abs().max()) + 1e-12
     for value in reversed(seen.latest):
-        axes = seen.axes(seen.layout(value))
-        if axes.rows is None or axes.columns is None:  # whatever its means are, they are of no picture
+        places = seen.axes(seen.layout(value)).places
+        if places is None or len(places.order) != value.ndim:  # whatever its means are, they are of no picture
             continue
-        channels = 6 - axes.rows - axes.columns
-        if value.shape[channels] != count:
+        if value.shape[places.order[1]] != count:
             continue
-        maps = value.detach().float().permute(0, channels, axes.rows, axes.columns)
+        maps = places.maps(value.detach().float())
         # Maps that were overwritten in place since do not have the features as means; the last that do are wanted.
         if float((maps.mean((2, 3)) - features).abs().max()) <= _TOLERANCE * scale:
             return features, maps
@@ -86,16 +88,19 @@ def grad_cam(
     layer: nn.Module,
     images: Tensor,
     classes: Tensor,
-    planes: Planes = (0, 1, 2, 3),
+    planes: Planes = CHANNELS_SECOND,
+    *,
+    is_given: bool = False,
 ) -> Tensor:
     """Grad-CAM (Selvaraju et al., arXiv 1610.02391): relu(sum_j a_j A_j), a_j the mean over positions of dz_c / dA_j.
 
     Args:
         module: The network, which is left as it is.
-        layer: Layer of the network, whose outputs are the maps A; of several uses in a pass, the last is looked at.
+        layer: Layer of the network, with the maps A; of several uses in a pass, the last is looked at.
         images: Images (N, 3, H, W), normalised.
         classes: Class c of each image, int64 (N,).
-        planes: The order in which the axes of the outputs are those of maps (N, D, h, w).
+        planes: Where the maps are in what the layer yields, or is given.
+        is_given: Whether they are in what the layer is given.
 
     Returns:
         Maps (N, h, w), not negative.
@@ -103,20 +108,10 @@ def grad_cam(
     from captum.attr import LayerGradCam  # type: ignore[import-untyped]
 
     turned = nn.Identity()  # where captum looks at the outputs, as maps
-    back = [planes.index(axis) for axis in range(4)]
-
-    def turn(_: nn.Module, __: object, output: Tensor) -> Tensor:
-        if output.ndim != 4:  # of another use than the last
-            return output
-        maps: Tensor = turned(output.permute(planes))
-        return maps.permute(back)
-
-    handle = layer.register_forward_hook(turn)
-    try:
-        with evaluating(module):  # captum asks for gradients itself
-            maps = LayerGradCam(module, turned).attribute(images, target=classes, relu_attributions=True)
-    finally:
-        handle.remove()
+    with replaced_maps(layer, planes, turned, is_given=is_given), evaluating(module):
+        # captum asks for gradients itself
+        cam = LayerGradCam(lambda batch: logits_of(module(batch)), turned)
+        maps = cam.attribute(images, target=classes, relu_attributions=True)
     assert isinstance(maps, Tensor)
     return maps.detach().float()[:, 0]
 

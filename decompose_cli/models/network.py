@@ -18,9 +18,10 @@ from decompose_cli.preprocessing import Size
 class HeadTensors:
     """The parameters of a head, constant factor folded in, float32.
 
-    The ``kind`` is ``dense``: weight (C, D); ``decomposed``: weight (C, k) with indices (C, k) and mask (C, k); or
-    ``subspaces``: weight (C, k) whose indices are not known (the authors' fine-tuned layout). The bias is (C,)
-    throughout. ``reference`` (C, D) is the full head that a decomposed one is compared with, if the file holds one: for
+    The ``kind`` is ``dense``: weight (C, D); ``decomposed``: weight (C, k) with indices (C, k) and mask (C, k);
+    ``subspaces``: weight (C, k) whose indices are not known (the authors' fine-tuned layout); or ``absent``: weight
+    (C, 0), for a network without a classifier to which no head has been fitted. The bias is (C,) throughout.
+    ``reference`` (C, D) is the full head that a decomposed one is compared with, if the file holds one: for
     ``decomposed`` with its bias, ``reference_bias`` (C,); for ``subspaces`` the one that fine-tuning started from, of
     other features than those of now.
     """
@@ -34,6 +35,11 @@ class HeadTensors:
     mask: Tensor | None = None
     reference: Tensor | None = None
     reference_bias: Tensor | None = None
+
+    @classmethod
+    def absent(cls, name: str, num_classes: int, num_features: int) -> HeadTensors:
+        """Those of a network without a classifier."""
+        return cls("absent", name, torch.zeros(num_classes, 0), torch.zeros(num_classes), num_features)
 
     @property
     def full(self) -> HeadTensors | None:

@@ -42,7 +42,9 @@ class Values:
 
     @property
     def positions(self) -> int:
-        """Number of values per image and channel; 0 where channels cannot be told."""
+        """Number of positions per image and channel, without tokens that are none; 0 where channels cannot be told."""
+        if self.axes.line is not None and self.channels is not None:
+            return self.axes.line.rows * self.axes.line.columns
         return 0 if self.channels is None else self.shape[1:].numel() // max(1, self.shape[self.channels])
 
     @property
@@ -69,7 +71,8 @@ class Values:
 
     @property
     def _has_planes(self) -> bool:
-        return len(self.shape) == 4 and self.axes.planes is not None and self.positions > 1
+        planes = self.axes.planes
+        return planes is not None and len(planes.order) == len(self.shape) and self.positions > 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,32 +148,64 @@ def trace_outputs(model: nn.Module, images: Tensor) -> list[LayerOutput]:
     ]
 
 
+def with_maps_last(outputs: Sequence[LayerOutput]) -> list[LayerOutput]:
+    """The last uses of modules, as far as these yield maps larger than one pixel, in the order in which they finish."""
+    return [one for one in outputs if one.number == one.times and one.values is not None and one.values.has_maps]
+
+
 def last_map_layer(outputs: Sequence[LayerOutput]) -> str | None:
-    """The default layer for class activation maps: the last module whose last use yields maps larger than one pixel.
+    """The last module whose last use yields maps larger than one pixel.
 
     Where several modules finish with the same maps, such as a stage, its last block and that block's last layer, it is
     the outermost.
     """
-    with_maps = [one for one in outputs if one.number == one.times and one.values is not None and one.values.has_maps]
+    with_maps = with_maps_last(outputs)
     return with_maps[-1].layer if with_maps else None
 
 
 def passed_over(outputs: Sequence[LayerOutput]) -> LayerOutput | None:
     """The last use of a module that may yield maps, if :func:`last_map_layer` cannot be that one."""
-    last = last_map_layer(outputs)
     may_have = [one for one in outputs if one.number == one.times and one.values and one.values.may_have_maps]
-    return may_have[-1] if may_have and may_have[-1].layer != last else None
+    return may_have[-1] if may_have and may_have[-1].layer != last_map_layer(outputs) else None
 
 
-def warn_of_passed_over(outputs: Sequence[LayerOutput], model: str) -> None:
+def warn_of_passed_over(outputs: Sequence[LayerOutput], layer: str | None, model: str) -> None:
     """Say that the default layer for class activation maps of a model is not the last one that may yield maps."""
-    last, later = last_map_layer(outputs), passed_over(outputs)
-    if last is not None and later is not None:
+    later = passed_over(outputs)
+    if layer is not None and later is not None:
         assert later.values is not None
         warn(
-            f"Grad-CAM of {model} looks at {last!r} by default and not at {later.layer!r}, which comes later, as "
+            f"Grad-CAM of {model} looks at {layer!r} by default and not at {later.layer!r}, which comes later, as "
             f"{later.values.obstacle}; 'explain' takes another layer as {param('layer')}."
         )
+
+
+def has_filters(values: Values) -> bool:
+    """Whether values are real numbers at positions, of which it can be told which axis counts filters."""
+    return len(values.shape) > 2 and values.positions > 0 and not values.is_complex
+
+
+def units(
+    model: nn.Module, outputs: Sequence[LayerOutput], like: Callable[[Values], bool] = has_filters
+) -> list[LayerOutput]:
+    """The uses of the outermost composite modules inside a list of modules that yield maps, as blocks do.
+
+    Args:
+        model: The model.
+        outputs: The uses of its submodules, from :func:`trace_outputs`.
+        like: What they have to yield.
+    """
+    parents = dict(model.named_modules())
+    yielding = {use.layer for use in outputs if use.values and like(use.values)}
+    names: list[str] = []
+    for name, part in model.named_modules():
+        parent = parents.get(name.rpartition(".")[0]) if name else None
+        is_listed = isinstance(parent, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+        composite = any(True for _ in part.children()) and not isinstance(part, nn.Sequential)
+        inside = any(name.startswith(f"{unit}.") for unit in names)
+        if name in yielding and is_listed and composite and not inside:
+            names.append(name)
+    return [use for use in outputs if use.layer in names]
 
 
 _Seen = tuple[torch.Size, Layout | None, float, bool]

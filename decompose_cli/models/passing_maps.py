@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 from decompose_cli.errors import DecomposeError
 from decompose_cli.models.head import evaluating
 from decompose_cli.models.maps import feature_maps
+from decompose_cli.models.planes import Line, Planes
 
 _TOLERANCE = 1e-4
 _REMEMBERED = 12
@@ -24,12 +25,12 @@ class Place:
 
     Attributes:
         from_end: Of the activations that may be maps, the n-th last.
-        channels: Its axis that counts channels.
+        planes: Where the maps are in it.
         num_features: Number of features D.
     """
 
     from_end: int
-    channels: int
+    planes: Planes
     num_features: int
 
 
@@ -54,7 +55,7 @@ class _Passing(TorchFunctionMode):
         return out
 
     def _may_be_maps(self, value: Tensor) -> bool:
-        has_shape = value.ndim == 4 and self.num_features in value.shape[1:] and value.is_floating_point()
+        has_shape = value.ndim in (3, 4) and self.num_features in value.shape[1:] and value.is_floating_point()
         is_larger = has_shape and value.shape[1:].numel() > self.num_features
         return is_larger and not any(value is maps for maps in self.latest)
 
@@ -75,12 +76,24 @@ def find_place(module: nn.Module, head: nn.Module, images: Tensor) -> Place | No
         module(images)
     allowed = _TOLERANCE * (float(features.abs().max()) + 1e-12)
     for from_end, value in enumerate(reversed(seen.latest), 1):
-        for axis in (1, 2, 3):
-            if value.shape[axis] == count:
-                means = value.movedim(axis, 1).float().mean((2, 3))
-                if float((means - features).abs().max()) <= allowed:
-                    return Place(from_end, axis, count)
+        for planes in _possible(value, maps):
+            if float((planes.maps(value).float().mean((2, 3)) - features).abs().max()) <= allowed:
+                return Place(from_end, planes, count)
     return None
+
+
+def _possible(value: Tensor, maps: Tensor) -> Iterator[Planes]:
+    """Where an activation may have maps (N, D, h, w), by its shape."""
+    (rows, columns), axes = maps.shape[2:], range(1, value.ndim)
+    for axis in axes:
+        if value.shape[axis] != maps.shape[1]:
+            continue
+        others = tuple(other for other in axes if other != axis)
+        if value.ndim == 4:
+            yield Planes((0, axis, *others))
+            continue
+        for first in range(value.shape[others[0]] - rows * columns + 1):
+            yield Planes((0, axis, *others), Line(others[0], first, rows, columns))
 
 
 def with_maps(model: Callable[[Tensor], Any], images: Tensor, place: Place) -> tuple[Any, Tensor]:
@@ -91,6 +104,7 @@ def with_maps(model: Callable[[Tensor], Any], images: Tensor, place: Place) -> t
     """
     with _Passing(place.num_features) as seen:
         output = model(images)
-    if len(seen.latest) < place.from_end or seen.latest[-place.from_end].shape[place.channels] != place.num_features:
+    value = seen.latest[-place.from_end] if len(seen.latest) >= place.from_end else None
+    if value is None or not place.planes.are_in(value) or value.shape[place.planes.order[1]] != place.num_features:
         raise DecomposeError("The network makes its features in another way in training than when it is evaluated.")
-    return output, seen.latest[-place.from_end].movedim(place.channels, 1)
+    return output, place.planes.maps(value)

@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, first_line
 from decompose_cli.models.checkpoint import read_checkpoint
-from decompose_cli.models.classifier import Classifier, as_trained, find_entry
+from decompose_cli.models.classifier import Classifier, as_trained
+from decompose_cli.models.finding import described_entry
 from decompose_cli.models.head import PART_OF_SPREAD, evaluating, example_images, in_portions, varied_images
+from decompose_cli.models.logits import logits_of
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import warn
 
@@ -37,7 +39,7 @@ def check_read_back(path: Path, module: nn.Module, input_size: Size) -> bool:
     try:
         checkpoint = read_checkpoint(path)
         assert checkpoint.metadata is not None
-        entry = as_trained(find_entry(checkpoint.metadata.model), checkpoint, {})
+        entry = as_trained(described_entry(checkpoint), checkpoint, {})
         classifier = Classifier(entry, checkpoint, None, 0)
         # A decomposed head has to be found again: what was trained beside it may have made it one of several.
         again = (
@@ -87,4 +89,4 @@ def _logits(network: nn.Module, input_size: Size) -> Tensor:
         copied = copy.deepcopy(network).cpu().float()  # a GPU rounds otherwise, in TF32 visibly so
         torch.manual_seed(0)  # for networks that draw random numbers in evaluation too
         with evaluating(copied):
-            return torch.cat([copied(images) for images in in_portions(varied_images(input_size, copied))])
+            return torch.cat([logits_of(copied(images)) for images in in_portions(varied_images(input_size, copied))])

@@ -50,8 +50,8 @@ def get_entry(name: str) -> ModelEntry:
 
 
 _NAMES_HINT = (
-    "'decompose models' lists the models; any torchvision classifier goes by its name, and a network of yours as "
-    "package.module:callable."
+    "'decompose models' lists the models; any torchvision classifier goes by its name, others as timm:NAME or "
+    "hf:ORG/NAME, and a network of yours as package.module:callable."
 )
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from decompose_cli.errors import DownloadError, InputError, param
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
-from decompose_cli.models.entry import ModelEntry, hash_in_name
+from decompose_cli.models.entry import ModelEntry, hash_in_name, is_user_code
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.download import download, is_url
 from decompose_cli.storage.files import cache_root, sha256_of, user_path
@@ -57,12 +57,14 @@ def read_weights(
         return None
     if weights in (None, DEFAULT):
         if entry.weights is None:
-            if weights is None and ":" in entry.name:
+            if weights is None and is_user_code(entry.name):
                 return None
             raise InputError(
                 f"{entry.name} has no default weights; give a file or a URL with {param('weights')}.",
                 hint=f"Or train one with 'decompose train {entry.name}'.",
             )
+        if entry.fetch is not None:
+            return entry.fetch(allow_download)
         if isinstance(entry.weights, Path):
             return read_checkpoint(shipped_weights(entry.weights))
         return _fetched(entry.weights, entry.sha256, allow_download)
@@ -82,6 +84,21 @@ def read_named(
 def _fetched(
     url: str, digest: str | None, allow_download: bool, ema: bool = False, weights_key: str | None = None
 ) -> Checkpoint:
+    path = fetched_file(url, digest, allow_download=allow_download)
+    return read_checkpoint(path, url, ema=ema, weights_key=weights_key)
+
+
+def fetched_file(url: str, digest: str | None = None, *, allow_download: bool = True) -> Path:
+    """The path of a weights file in the cache; it is fetched where it is not there, or damaged.
+
+    Args:
+        url: Address of the file.
+        digest: Leading hexadecimal digits of its SHA-256, where they are known.
+        allow_download: Whether it may be fetched.
+
+    Raises:
+        DownloadError: The file could not be fetched.
+    """
     target = cached_weights_path(url)
     by_hand = f"Download {url} by hand and give the file with {param('weights')}, or put it at {target}."
     is_damaged = target.is_file() and digest is not None and not sha256_of(target).startswith(digest)
@@ -95,7 +112,7 @@ def _fetched(
     elif digest is None:
         fetched = datetime.fromtimestamp(target.stat().st_mtime).isoformat(sep=" ", timespec="minutes")
         note(f"Using {target}, fetched from {url} on {fetched}; delete it to fetch it again.")
-    return read_checkpoint(target, url, ema=ema, weights_key=weights_key)
+    return target
 
 
 def cached_weights_path(url: str) -> Path:

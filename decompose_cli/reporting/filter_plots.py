@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
+MOST_ROWS = 40
+"""Filters in one picture; it is taller than two metres of screen as it is."""
+
 _SIDE, _TEXT = 1.15, 1.9
 _TITLE, _ROW = 0.4, _SIDE + 0.25
 _TITLE_KEPT = 0.21  # what the layout leaves of the title's height; the rows share the rest
@@ -45,7 +48,7 @@ def filter_sheet(title: str, rows: Sequence[FilterRow]) -> bytes:
 
     Args:
         title: Title, shown as it is; dollar signs are no mathematics.
-        rows: The filters, at least one, with at least one image each.
+        rows: The filters, one to 40, with at least one image each.
 
     Returns:
         A PNG file.

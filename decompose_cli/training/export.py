@@ -16,9 +16,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import DecomposeError, InputError, first_line, one_of
+from decompose_cli.errors import DecomposeError, first_line, one_of
+from decompose_cli.extras import import_extra
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata, write_checkpoint
 from decompose_cli.models.head import PART_OF_SPREAD, varied_images
+from decompose_cli.models.logits import logits_of
 from decompose_cli.models.read_back import PART_OF_LARGEST, difference_beyond, in_words
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.storage.files import write_with
@@ -46,14 +48,8 @@ def check_export(kind: str, parameter: str = "export") -> Kind:
     """
     chosen = one_of(kind, KINDS, parameter)
     for package in _PACKAGES.get(chosen, ()):
-        try:
-            with _quiet():
-                importlib.import_module(package)
-        except ImportError as error:
-            raise InputError(
-                f"Export to {chosen} needs the package {package}, which cannot be imported ({first_line(error)}).",
-                hint='Install what export needs: pip install "decompose-cli[export]".',
-            ) from error
+        with _quiet():
+            import_extra(package, "export", f"Export to {chosen}")
     return chosen
 
 
@@ -112,8 +108,10 @@ def export_network(
         network = _plain_copy(module)
         try:
             varied = varied_images(input_size, network)
+            if not isinstance(network(one), Tensor):
+                network = _LogitsAlone(network)
             expected = [network(images) for images in (three, one, varied)]
-            if not all(isinstance(logits, Tensor) and logits.ndim == 2 for logits in expected):
+            if not all(logits.ndim == 2 for logits in expected):
                 raise TypeError("it does not return logits of the shape (N, C)")
             data, run = (_to_onnx if kind == "onnx" else _to_torchscript)(network, example, metadata)
             results = [run(images) for images in (three, one, varied)]
@@ -151,6 +149,17 @@ def _weights(module: nn.Module) -> dict[str, Tensor]:
         if not isinstance(value, Tensor):
             raise DecomposeError(f"The network cannot be exported to safetensors: {name} is not a tensor.")
     return {name: value.detach().cpu().clone() for name, value in state.items()}  # weights may share memory
+
+
+class _LogitsAlone(nn.Module):
+    """A network whose only output are its logits, as programs have it."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        return logits_of(self.network(images))
 
 
 def _plain_copy(module: nn.Module) -> nn.Module:

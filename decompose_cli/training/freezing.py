@@ -11,6 +11,7 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.models.head import evaluating, example_images, trace_layers
+from decompose_cli.models.logits import logits_of
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import note
 
@@ -70,7 +71,7 @@ def _hold_head(module: nn.Module, head_name: str, size: Size) -> list[nn.Module]
     try:
         with evaluating(module), torch.enable_grad():
             parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-            used = torch.autograd.grad(module(images).sum(), parameters, allow_unused=True)
+            used = torch.autograd.grad(logits_of(module(images)).sum(), parameters, allow_unused=True)
     finally:
         handle.remove()
     following = [parameter for parameter, gradient in zip(parameters, used, strict=True) if gradient is not None]

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.errors import param
-from decompose_cli.models.gated_resnet import Gated
+from decompose_cli.models.logits import logits_of
 from decompose_cli.training.records import GateScore
 from decompose_cli.training.settings import Settings
 
@@ -62,8 +62,7 @@ class Objective:
 
     def logits(self, output: Any) -> Tensor:
         """The class scores (N, C) in an output."""
-        logits: Tensor = output.logits if isinstance(output, Gated) else output
-        return logits
+        return logits_of(output, in_training=True)
 
     def losses(self, output: Any, targets: Tensor) -> tuple[Tensor, Tensor]:
         """The loss that is minimised, and the cross-entropy that is shown; in nats, summed over the images.

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from decompose_cli.errors import DecomposeError, InputError, StoppedError, param
 from decompose_cli.models.checkpoint import METADATA_KEY, SPARSE_KEY, Metadata
+from decompose_cli.models.entry import is_user_code
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.storage.file_sets import Content, write_files
 from decompose_cli.storage.files import check_folder_writable, read_json, write_error
@@ -166,7 +167,7 @@ class RunFolder:
             where: How far the run has come, as in ``after the last step``.
             model: The network, whose code has to be named again.
         """
-        named = f" and the model {model} again" if ":" in model else ""
+        named = f" and the model {model} again" if is_user_code(model) else ""
         return StoppedError(
             f"Interrupted {where}; everything up to there is saved.",
             hint=f"Go on with {param('resume')} {self.path}{named}.",

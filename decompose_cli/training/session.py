@@ -20,6 +20,7 @@ from torch import nn
 from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
+from decompose_cli.models.entry import is_user_code
 from decompose_cli.models.precision import AUTO, settled_precision
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
 from decompose_cli.processes.cluster import Machines
@@ -216,12 +217,12 @@ def _check_command(command: str, resumed: Path, of_run: str) -> None:
 
 def _check_model(request: Request, of_run: str) -> None:
     """A run folder, which may be somebody else's, must not decide what code is imported."""
-    if ":" in of_run and request.inputs.model is None:
+    if is_user_code(of_run) and request.inputs.model is None:
         raise InputError(
             f"The run in {request.resume} trains {of_run}, which is Python code of its own.",
             hint=f"If you trust it, name {of_run} as the model again, beside {param('resume')}.",
         )
-    if ":" in of_run and request.inputs.model != of_run:
+    if is_user_code(of_run) and request.inputs.model != of_run:
         raise InputError(
             f"The run in {request.resume} was begun otherwise: model {of_run}, now {request.inputs.model}.",
             hint=f"Name the same model to go on with it, or start a new run with {param('output')}.",

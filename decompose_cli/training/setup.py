@@ -20,6 +20,7 @@ from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier
 from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.head import evaluating, find_head
+from decompose_cli.models.logits import logits_of
 from decompose_cli.models.new_head import NewHead
 from decompose_cli.models.registry import DEFAULT_MODEL
 from decompose_cli.models.weights import DEFAULT, RANDOM
@@ -126,7 +127,7 @@ def configure(
         checkpoint = classifier.checkpoint
     else:
         assert model is not None
-        entry = find_entry(model)
+        entry = find_entry(model, allow_download=inputs.allow_download)
     described = checkpoint.metadata if checkpoint is not None else None
     dataset = dataset or (described.dataset if described is not None else None) or entry.dataset
     if dataset is None:
@@ -211,7 +212,7 @@ def open_learner(
         return Learner(study.classifier, study.dataset, held, study.labels, names, study.preprocessing)
     assert inputs.model is not None
     train, test = open_splits(inputs, inputs.dataset)
-    entry = find_entry(inputs.model).configured(**model_options)
+    entry = find_entry(inputs.model, allow_download=inputs.allow_download).configured(**model_options)
     preprocessing = _seen(inputs, entry, train)
     entry = dataclasses.replace(entry, num_classes=len(train.class_names), preprocessing=preprocessing)
     classifier = Classifier(entry, None, None, seed)
@@ -304,10 +305,10 @@ def _check_outputs(module: nn.Module, entry: ModelEntry, learner: Learner) -> No
     try:
         with evaluating(module):
             output = module(torch.zeros(2, 3, *learner.preprocessing.crop))
-        shape = tuple(output.shape)
     except Exception as error:
         size = "x".join(map(str, learner.preprocessing.crop))
         raise InputError(f"{entry.name} does not work on images of {size} pixels: {first_line(error)}.") from error
+    shape = tuple(logits_of(output, where=entry.name).shape)
     if shape != (2, len(learner.class_names)):
         raise InputError(
             f"{entry.name} makes of 2 images an output of shape {shape}, but {learner.train.name} has "

@@ -32,7 +32,7 @@ USER_NETWORKS = [
     ("softmax", "networks:softmax", "after it comes 'end' (Softmax)"),
     ("ReLU after the head", "networks:relu", "after it comes 'end' (ReLU)"),
     ("maps for logits", "networks:maps", "returns shape (8, 10, 32, 32) for 8 images, not logits"),
-    ("pair for logits", "networks:Pair", "returns a tuple for 8 images, not logits"),
+    ("pair for logits", "networks:Pair", "returns a tuple, not logits (N, number of classes)"),
     ("forward raises", "networks:Failing", "cannot run on RGB images of 32x32 pixels: broken inside"),
     ("other classes", "networks:seven", "the data set has 10 classes, but the network has 7"),
 ]

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from helpers.command_line import content, run
 from helpers.pictures import pixels
 from matplotlib.figure import Figure
+from PIL import Image
 
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.engines.filters import FiltersResults, FiltersSettings, filters
@@ -17,6 +20,7 @@ from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
 from decompose_cli.models.registry import get_entry
+from decompose_cli.reporting.filter_plots import filter_strips
 
 DIGITS = Inputs()
 ROWS = [[c, (c + 1) % 10, 40 + c] for c in range(10)]
@@ -126,6 +130,38 @@ def test_filters_that_are_negative_everywhere_are_drawn(figures: list[Figure], m
     assert [shown.get_clim() for shown in maps] == [(lowest, -lowest)] * 2
 
 
+@pytest.mark.painted
+@pytest.mark.usefixtures("warm")
+def test_of_many_filters_the_strongest_are_drawn_and_all_are_told(figures: list[Figure]) -> None:
+    features = [*range(20, 64), 3, 7, 11, 2, 5, 17]
+    rows = [features, *([c, 10 + c, 17 + c % 2] for c in range(1, 10))]
+    settings = FiltersSettings("0", indices=IndexSet(rows, 64, source="by hand"), images=2)
+    found = filters(DIGITS, settings, folder=Path()).results.filters
+    assert sorted(info.feature for info in found) == sorted(features)
+    assert [info.rank for info in found] == list(range(1, 51))
+    study = Study(DIGITS, ("test",))
+    means = study.bank.features[study.labels == 0].double().mean(0)
+    gains = [float(study.head.weight[0, info.feature]) * float(means[info.feature]) for info in found]
+    assert gains == sorted(gains, reverse=True)
+    for info in found:
+        assert info.shared_with == [str(c) for c in range(1, 10) if info.feature in rows[c]]
+    assert figures[0].get_suptitle() == "Filters of 0: resnet20-digits on digits test, the first 40 of 50"
+    drawn = [axes.texts[0].get_text().split("\n")[0] for axes in figures[0].axes if axes.texts]
+    assert drawn == [f"{info.rank}. filter {info.feature}" for info in found[:40]]
+    with Image.open("filters.png") as sheet:
+        strips = filter_strips(sheet, 40, 2)
+    assert len(strips) == 40
+
+
+@pytest.mark.usefixtures("warm")
+def test_the_table_has_the_strongest_and_says_how_many_more() -> None:
+    shown = run("filters", "--class", "1", "-k", "43", "--images", "1", "-o", "out")
+    ranks = [int(number) for number in re.findall(r"^ +(\d+) +\d+ +[+-]", shown.stderr, re.MULTILINE)]
+    assert ranks == list(range(1, 41))
+    assert "3 more filters, which give the class less, are in the result document." in shown.stderr
+    assert len(content("out/result.json")["results"]["filters"]) == 43
+
+
 @pytest.mark.parametrize(
     ("wanted", "given", "sentence"),
     [
@@ -133,7 +169,6 @@ def test_filters_that_are_negative_everywhere_are_drawn(figures: list[Figure], m
         ("", {}, "There is no class ''"),
         ("1", {"images": 0}, "^images 0 is not between 1 and 16"),
         ("1", {"images": 17}, "^images 17 is not between 1 and 16"),
-        ("1", {"k": 50}, "The class has 50 filters, and at most 40 can be shown; choose fewer"),
     ],
 )
 def test_what_cannot_be_shown(wanted: str, given: dict[str, Any], sentence: str) -> None:

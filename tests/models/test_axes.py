@@ -467,11 +467,11 @@ def test_maxvit_has_maps_between_its_windows() -> None:
     assert last_map_layer(outputs) == "blocks.1"
 
 
-def test_vit_has_maps_before_its_tokens() -> None:
+def test_vit_has_maps_before_its_tokens_and_in_them() -> None:
     outputs = trace_outputs(small_vit().eval(), example_images((32, 32)))
     assert layout(outputs, "conv_proj") == FIRST
     assert layout(outputs, "encoder.layers.encoder_layer_1") == layout(outputs, "encoder.ln") == (2, None, None)
-    assert last_map_layer(outputs) == "conv_proj"
+    assert last_map_layer(outputs) == "encoder"
 
 
 # ---------------------------------------------------------------------------------------------------- the outputs

@@ -241,7 +241,7 @@ def test_in_a_notebook_each_network_is_warned_of(caplog: pytest.LogCaptureFixtur
         assert caplog.text.count("'n' (Whitened) of Net makes something else of an image") == times
 
 
-@pytest.mark.parametrize("output", [lambda x: {"logits": x}, lambda x: x.argmax(1), lambda x: [x]])
+@pytest.mark.parametrize("output", [lambda x: {"a": x, "b": x}, lambda x: x.argmax(1), lambda x: [x]])
 def test_what_gives_no_real_numbers_is_left_to_other_checks(output: Callable[[Tensor], object]) -> None:
     class Odd(Net):
         def forward(self, x: Tensor) -> Tensor:

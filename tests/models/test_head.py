@@ -305,7 +305,7 @@ def test_head_may_be_asked_for_under_its_second_name() -> None:
     ("ending", "what"),
     [
         (lambda y: (y, y), "a tuple"),
-        (lambda y: {"logits": y}, "a dict"),
+        (lambda y: {"logits": None, "other": y, "third": y}, "a dict of 'logits', 'other', 'third', not logits"),
         (lambda y: y[:, :, None], r"shape \(8, 2, 1\)"),
         (lambda y: y[:1], r"shape \(1, 2\)"),
     ],

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from decompose_cli.models.head import find_head, penultimate
 from decompose_cli.models.maps import class_maps, feature_maps, grad_cam
+from decompose_cli.models.planes import Planes
 from decompose_cli.models.registry import get_entry
 
 AVERAGING = ["resnet14", "preresnet14", "resnet18_32x32", "mobilenet_v2", "densenet121", "efficientnet_b0"]
@@ -133,14 +134,14 @@ def test_maps_with_channels_last_are_those_of_the_same_network_with_channels_sec
     torch.testing.assert_close(*pairs)
     cams = [
         grad_cam(module, module.mix, images, classes, planes)
-        for module, planes in ((first, (0, 1, 2, 3)), (last, (0, 3, 1, 2)))
+        for module, planes in ((first, Planes()), (last, Planes((0, 3, 1, 2))))
     ]
     assert cams[0].shape == (3, 6, 5)
     torch.testing.assert_close(*cams)
     assert float(cams[0].max()) > 0
     assert not last.mix._forward_hooks
     with pytest.raises(RuntimeError):
-        grad_cam(last, last.mix, images[:, :2], classes, (0, 3, 1, 2))
+        grad_cam(last, last.mix, images[:, :2], classes, Planes((0, 3, 1, 2)))
     assert not last.mix._forward_hooks
 
 
@@ -148,7 +149,7 @@ def test_grad_cam_of_swin_is_the_same_before_and_after_it_turns_its_maps() -> No
     module, head, images = network("swin_t")
     classes = torch.tensor([1, 2, 3])
     norm = module.get_submodule("norm")
-    before = grad_cam(module, norm, images, classes, (0, 3, 1, 2))
+    before = grad_cam(module, norm, images, classes, Planes((0, 3, 1, 2)))
     assert before.shape == (3, 2, 2)
     torch.testing.assert_close(before, grad_cam(module, module.get_submodule("permute"), images, classes))
     _, maps = feature_maps(module, head, images)

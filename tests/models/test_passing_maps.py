@@ -13,6 +13,7 @@ from decompose_cli.errors import DecomposeError
 from decompose_cli.models.head import find_head, recorded_inputs
 from decompose_cli.models.maps import feature_maps
 from decompose_cli.models.passing_maps import Place, find_place, with_maps
+from decompose_cli.models.planes import Planes
 from decompose_cli.models.registry import get_entry
 
 SIZES = {"resnet14": 32, "preresnet14": 32, "resnet18_32x32": 32, "custom_resnet": 32}
@@ -148,4 +149,4 @@ def test_in_half_precision_maps_are_those_of_the_network() -> None:
 
 def test_maps_that_do_not_come_by_are_missed() -> None:
     with pytest.raises(DecomposeError, match="in another way in training"):
-        with_maps(Ends("functions"), torch.randn(2, 3, 9, 11), Place(9, 1, 6))
+        with_maps(Ends("functions"), torch.randn(2, 3, 9, 11), Place(9, Planes(), 6))

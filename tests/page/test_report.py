@@ -227,6 +227,22 @@ def test_names_in_the_data_of_large_matrices_stay_text(write_results: WriteResul
     assert json.loads(texts[0])["rows"][0] == HOSTILE[0]
 
 
+def test_the_strongest_of_many_filters_are_shown_and_the_others_folded(write_results: WriteResults) -> None:
+    folder = write_results(only=("filters",))
+    document = json.loads((folder / "filters.json").read_text(encoding="utf-8"))
+    (one,) = document["results"]["filters"]
+    document["results"]["filters"] = [{**one, "feature": 100 + n, "rank": n + 1} for n in range(50)]
+    (folder / "filters.json").write_text(json.dumps(document), encoding="utf-8")
+    found = report(folder)
+    _, text = page_of(found)
+    name = document["results"]["class_name"]
+    assert f"Filters of {name}, the strongest 12 of 50" in text
+    assert f"Filters of {name}, the other 38" in text
+    folded = re.findall(r"<details.*?</details>", found.html, re.DOTALL)
+    assert [n for n in range(50) if any(f">{100 + n}<" in part for part in folded)] == list(range(12, 50))
+    assert all(f">{100 + n}<" in found.html for n in range(50))
+
+
 def test_a_thousand_classes_and_two_thousand_filters_fit(large: Path) -> None:
     path = large / "report.html"
     assert path.stat().st_size < LARGEST

@@ -10,12 +10,14 @@ from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import FILTERS_OF_CLASSES, FILTERS_PER_CLASS
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
 
 if TYPE_CHECKING:
     from decompose_cli.engines.filters import FiltersResults
     from decompose_cli.storage.result_document import ResultDocument
+
+_MOST_ROWS, _MOST_NAMED = 40, 10
 
 
 @command()
@@ -31,7 +33,7 @@ def filters(
 ) -> None:
     """Show what the filters of a class respond to: the test images with their highest values, and who shares them.
 
-    Writes filters.png and result.json into a folder: --output, or a new one in results/.
+    Writes filters.png, with the 40 strongest, and result.json into a folder: --output, or a new one in results/.
 
     Example: decompose filters resnet20 --class cat -i indices.json
     """
@@ -54,13 +56,17 @@ def show_filters(terminal: Terminal, document: ResultDocument[FiltersResults]) -
     """Show each filter of a class: weight, values, classes that share it, and classes of its strongest images."""
     results = document.results
     rows = []
-    for info in results.filters:
+    for info in results.filters[:_MOST_ROWS]:
         means = ["" if mean is None else f"{mean:.3f}" for mean in (info.mean, info.mean_elsewhere)]
-        shared = ", ".join(info.shared_with) or "none"
+        shared = first_few(info.shared_with, _MOST_NAMED) or "none"
         strongest = f"{info.of_class} of {len(info.images)}"
         gain = "" if info.contribution is None else f"{info.contribution:+.3f}"
-        rows.append([str(info.rank), str(info.feature), f"{info.weight:+.3f}", *means, gain, strongest, shared])
+        weight = "" if info.weight is None else f"{info.weight:+.3f}"
+        rows.append([str(info.rank), str(info.feature), weight, *means, gain, strongest, shared])
     terminal.title(f"Filters of {results.class_name}")
     columns = ["Rank", "Filter", "Weight", "Mean", "Elsewhere", "Weight x mean", "Strongest of class", "Shared with"]
     terminal.print(make_table(columns, rows, left=0))
+    more = len(results.filters) - len(rows)
+    if more > 0:
+        terminal.print(f"{more} more filters, which give the class less, are in the result document.")
     terminal.print("Mean: the feature's mean over the images of the class; elsewhere: its mean over all other images.")

@@ -22,17 +22,39 @@ def layers(
     out: Listing,
     model: Annotated[
         Optional[str],
-        typer.Argument(metavar="MODEL", help=f"{MODEL_HELP}Its weights are not needed.", show_default=False),
+        typer.Argument(
+            metavar="MODEL",
+            help=f"{MODEL_HELP}It needs no weights. Default: the one that --weights names, else resnet20-digits.",
+            show_default=False,
+        ),
+    ] = None,
+    weights: Annotated[
+        Optional[str],
+        option(
+            "--weights",
+            "-w",
+            metavar="FILE|URL|default|random",
+            help="Weights whose classes, options and decomposed head it gets; FILE may name the network itself.",
+        ),
     ] = None,
     head: Annotated[Optional[str], option("--head", metavar="NAME", help="Submodule to mark as the head.")] = None,
     input_size: Annotated[
         Optional[str], option("--input-size", metavar="N|HxW", help="Pixels of the images. Default: the network's.")
     ] = None,
+    features_only: Annotated[bool, option("--features-only", help="List it without its classifier.")] = False,
+    no_download: Annotated[bool, option("--no-download", help="Never download anything.")] = False,
 ) -> None:
     """List the modules of a network with their output shapes; marks the head and the layer for activation maps."""
     from decompose_cli.engines.layers import list_layers
 
-    listed = list_layers(model, head=head, input_size=input_size)
+    listed = list_layers(
+        model,
+        weights=weights,
+        head=head,
+        input_size=input_size,
+        allow_download=not no_download,
+        features_only=features_only,
+    )
     show_layers(out.terminal, listed)
     if out.json:
         print_json(asdict(listed))

@@ -11,7 +11,10 @@ from decompose_cli.cli.options.declaration import COMPUTING, IMAGES, NETWORK, Bu
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 
-MODEL_HELP = "A name from 'decompose models', any torchvision classifier, or package.module:callable. "
+MODEL_HELP = (
+    "A name from 'decompose models', any torchvision classifier, timm:NAME, hf:ORG/NAME or hf:FOLDER of transformers, or "
+    "package.module:callable. "
+)
 
 
 def model_argument(default: str) -> tuple[Any, Any]:
@@ -38,6 +41,8 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
                         help="Place of the weights in the file, where it has several: teacher, callbacks.EMA.weights, state_dict.encoder_q."),
     "model_options": text("--model-options", metavar="NAME=VALUE[,...]", panel=NETWORK,
                           help="Options of the network, as for 'train', where its weights do not say them: shortcut, block, gate, gate_map, norm_mode, ..."),
+    "features_only": switch("--features-only", panel=NETWORK,
+                            help="Take the features of timm:NAME, hf:NAME or package.module:callable without a classifier, as of DINO or CLIP: 'sparsify' fits a head to them."),
     "head": text("--head", metavar="NAME", panel=NETWORK, help="Submodule that is the head, where several could be."),
     "dataset": text("--dataset", metavar="NAME|folder:PATH", panel=IMAGES,
                     help="Images to use. Default: the data set that belongs to the network."),

@@ -213,8 +213,8 @@ FROM_SCRATCH: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 """The options MODEL and ``--weights`` where training begins with random weights by default."""
 
-NOT_FOR_TRAINING = ("split", "no_cache", "skip_unreadable")
-"""Options without a meaning for training, which looks at all splits and changes the features with every step."""
+NOT_FOR_TRAINING = ("split", "no_cache", "skip_unreadable", "features_only")
+"""Options without a meaning for training, which looks at all splits, changes the features, and needs a head."""
 
 NOT_FROM_SCRATCH = (*NOT_FOR_TRAINING, "model_options")
 """The same where options of the network have flags of their own."""

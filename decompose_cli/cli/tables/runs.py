@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.cli.console import Terminal
+from decompose_cli.models.entry import is_user_code
 
 if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
@@ -71,6 +72,6 @@ def show_files(
         terminal.print(f"All runs: {Path(runs[0].checkpoints['last']).parent.parent}/result.json")
     files = runs[0].checkpoints
     model = document.arguments["model"]
-    named = f"{model} " if ":" in model else ""  # Python code of the user's is run only where it is named
+    named = f"{model} " if is_user_code(model) else ""  # Python code of the user's is run only where it is named
     what = "Use it" if len(runs) == 1 else "Use one of them"
     terminal.print(f"{what}: decompose validate {named}-w {files.get('best', files['last'])}")

@@ -9,6 +9,7 @@ from decompose_cli.page.blocks import Block, Column, Group, Picture, Section, Ta
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.page.saved import saved_image
+from decompose_cli.reporting.filter_plots import MOST_ROWS
 from decompose_cli.storage.result_document import DatasetInfo
 
 _LEAD = (
@@ -91,32 +92,36 @@ def _alt(explanation: Any) -> str:
 
 def _filters(context: Context, source: Source) -> Iterator[Block]:
     results = source.results
-    yield Table(
-        f"Filters of {results.class_name}",
+    columns = [
+        Column("Filter"),
+        Column("Rank"),
+        Column("Weight", 3, is_signed=True),
+        Column("Mean over its images", 3),
+        Column("Mean over others", 3),
+        Column("Of the class among the top images"),
+        Column("Shared with"),
+    ]
+    rows = [
         [
-            Column("Filter"),
-            Column("Rank"),
-            Column("Weight", 3, is_signed=True),
-            Column("Mean over its images", 3),
-            Column("Mean over others", 3),
-            Column("Of the class among the top images"),
-            Column("Shared with"),
-        ],
-        [
-            [
-                str(f.feature),
-                f.rank,
-                f.weight,
-                f.mean,
-                f.mean_elsewhere,
-                f"{f.of_class} of {len(f.images)}",
-                ", ".join(f.shared_with) or "no other class",
-            ]
-            for f in results.filters
-        ],
-    )
+            str(f.feature),
+            f.rank,
+            f.weight,
+            f.mean,
+            f.mean_elsewhere,
+            f"{f.of_class} of {len(f.images)}",
+            ", ".join(f.shared_with) or "no other class",
+        ]
+        for f in results.filters
+    ]
+    title = f"Filters of {results.class_name}"
+    first, others = rows[:_MOST_ROWS], rows[_MOST_ROWS:]
+    yield Table(f"{title}, the strongest {len(first)} of {len(rows)}" if others else title, columns, first)
+    if others:
+        yield Table(f"{title}, the other {len(others)}", columns, others, is_folded=True)
     alt = f"The images that each filter of {results.class_name} responds to most, with the places that it responds to."
-    picture = _saved(context, source, results.sheet, alt, f"Filters of {results.class_name}")
+    drawn = min(len(rows), MOST_ROWS)
+    caption = f"{title}, the first {drawn} of {len(rows)}" if drawn < len(rows) else title
+    picture = _saved(context, source, results.sheet, alt, caption)
     if picture is not None:
         yield picture
     else:

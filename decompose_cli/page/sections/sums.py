@@ -17,7 +17,7 @@ from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.page.saved import saved_image
 from decompose_cli.page.sections.sparse import feature_name, heads_of, run_label
-from decompose_cli.reporting.filter_plots import filter_strips
+from decompose_cli.reporting.filter_plots import MOST_ROWS, filter_strips
 from decompose_cli.storage.result_document import DatasetInfo
 
 if TYPE_CHECKING:
@@ -185,8 +185,8 @@ def _pictures(context: Context, shown: Source) -> dict[int, _Pictured]:
     sheet = saved_image(context, shown, results.sheet)
     if sheet is None:
         return {}
-    columns = max((len(one.images) for one in results.filters), default=0)
-    strips = filter_strips(sheet, len(results.filters), columns)
+    columns = max((len(one.images) for one in results.filters[:MOST_ROWS]), default=0)
+    strips = filter_strips(sheet, min(len(results.filters), MOST_ROWS), columns)
     return {
         one.feature: _Pictured(
             strip,

@@ -1,0 +1,147 @@
+"""Networks that yield features and no logits: a linear head for them, which means nothing until it is fitted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from decompose_cli.errors import InputError, first_line, param
+from decompose_cli.models.entry import ModelEntry
+from decompose_cli.models.head import evaluating, example_images
+from decompose_cli.preprocessing import Size
+
+FEATURES_ONLY = "features_only"
+"""The option of such a network, which descriptions in checkpoints have with the value ``yes``."""
+HEAD = "linear_head"
+"""Name of the head; no classifier of timm has it."""
+_CHOSEN = {FEATURES_ONLY: "yes"}
+_PLACEHOLDER = 2
+"""Classes of the head until those of a data set are known."""
+_CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
+
+
+class BackboneWithHead(nn.Module):
+    """A network that yields features, and a linear head on them.
+
+    Args:
+        backbone: The network.
+        num_features: Number of features D.
+        num_classes: Outputs of the head.
+    """
+
+    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.linear_head = nn.Linear(num_features, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, 3, H, W) to logits (N, C)."""
+        logits: Tensor = self.linear_head(features_in(self.backbone(x), self.backbone))
+        return logits
+
+
+def features_in(output: Any, backbone: nn.Module, where: str = "The network") -> Tensor:
+    """The features (N, D) in the output of a network without a classifier.
+
+    They are the output itself, (N, D) or maps of one pixel; of an object, as networks of transformers return it, its
+    ``pooler_output``, else the class token of its ``last_hidden_state``, or the mean of that over positions.
+
+    Args:
+        output: What the network returned.
+        backbone: The network.
+        where: The network, for the sentence.
+
+    Raises:
+        InputError: There is no such tensor.
+    """
+    pooled, hidden = getattr(output, "pooler_output", None), getattr(output, "last_hidden_state", None)
+    if isinstance(pooled, Tensor):
+        output = pooled
+    elif isinstance(hidden, Tensor):
+        has_token = hidden.ndim == 3 and any(name.rpartition(".")[2] in _CLASS_TOKENS for name in _names(backbone))
+        output = hidden[:, 0] if has_token else hidden.mean(1) if hidden.ndim == 3 else hidden.mean((2, 3))
+    if not isinstance(output, Tensor):
+        raise InputError(f"{where} returns a {type(output).__name__}, not features (N, D).")
+    if output.ndim < 2 or output.shape[2:].numel() != 1:
+        raise InputError(f"{where} returns values of shape {tuple(output.shape)}, not features (N, D).")
+    return output.flatten(1)
+
+
+def _names(backbone: nn.Module) -> list[str]:
+    return [name for name, _ in backbone.named_parameters()]
+
+
+def is_features_only(options: Mapping[str, str] | None) -> bool:
+    """Whether options of a network, such as a checkpoint describes, say that it has no classifier of its own."""
+    return (options or {}).get(FEATURES_ONLY) == _CHOSEN[FEATURES_ONLY]
+
+
+def backbone_entry(entry: ModelEntry) -> ModelEntry:
+    """The entry of a network that yields features, with a linear head.
+
+    Args:
+        entry: The entry of the network without a classifier; what it builds for no classes yields features. What the
+            new entry builds with ``is_bare`` is that, which has not been run.
+    """
+    return replace(
+        entry,
+        build=partial(_build, entry.name, entry.build, depends_on_size=entry.depends_on_size),
+        dataset=None,
+        num_classes=_PLACEHOLDER,
+        num_features=None,
+        accuracy=None,
+        architecture={**entry.architecture, **_CHOSEN},
+        options={FEATURES_ONLY: (_CHOSEN[FEATURES_ONLY],)},
+        chosen=dict(_CHOSEN),
+        settle=lambda _: dict(_CHOSEN),
+        recognise=None,
+        depends_on_size=True,
+        outputs=None,
+    )
+
+
+def _build(
+    name: str,
+    build: Callable[..., nn.Module],
+    num_classes: int,
+    *,
+    input_size: Size,
+    depends_on_size: bool,
+    pretrained: bool = False,
+    is_bare: bool = False,
+    **_: str,
+) -> nn.Module:
+    sized = {"input_size": input_size} if depends_on_size else {}
+    backbone = build(0, pretrained=pretrained, **sized)
+    if is_bare:
+        return backbone
+    height, width = input_size
+    try:
+        with evaluating(backbone):
+            output = backbone(example_images(input_size, model=backbone))
+    except Exception as error:
+        raise InputError(
+            f"{name} cannot run on RGB images of {height}x{width} pixels: {first_line(error)}.",
+            hint=f"It has to take 3-channel images; set their size with {param('input_size')}.",
+        ) from error
+    features = features_in(output, backbone, name)
+    module = BackboneWithHead(backbone, features.shape[1], num_classes)
+    like = next(backbone.parameters(), None)
+    return module if like is None or not like.is_floating_point() else module.to(like.device, like.dtype)
+
+
+def no_head(what: str, name: str = "the network") -> InputError:
+    """What there is to say where a head is needed, and the network is a backbone to which none has been fitted.
+
+    Args:
+        what: What needs it.
+        name: The network.
+    """
+    return InputError(
+        f"{what} needs a head, and {name} has none, as it was taken without a classifier.",
+        hint=f"'decompose sparsify' with {param(FEATURES_ONLY)} fits one, and writes a checkpoint that has it.",
+    )

@@ -1,0 +1,193 @@
+"""The layer that Grad-CAM looks at: its maps, and whether the logits hear of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from decompose_cli.errors import InputError
+from decompose_cli.models.head import evaluating
+from decompose_cli.models.logits import logits_of
+from decompose_cli.models.outputs import LayerOutput, Values, last_map_layer, units, with_maps_last
+from decompose_cli.models.planes import Planes
+
+
+@dataclass(frozen=True)
+class CamLayer:
+    """Where Grad-CAM finds its maps.
+
+    Attributes:
+        name: Name of the submodule.
+        planes: Where the maps are in what it yields, or is given.
+        is_given: Whether the maps are in what the submodule is given. Of the tokens that the last block of a vision
+            transformer yields, only that of the class may be read: then no other has any effect on the logits.
+    """
+
+    name: str
+    planes: Planes
+    is_given: bool = False
+
+
+def default_cam_layer(model: nn.Module, images: Tensor, outputs: Sequence[LayerOutput]) -> str | None:
+    """Name of the default layer for class activation maps; None where no module yields maps larger than one pixel.
+
+    It is the outermost module that finishes last with such maps. Where these are tokens it is the last block, which
+    norms and the like may follow. Where it is but one of the branches of a module that itself yields no maps any
+    more, such as the last Inception block for small images, it is the last layer before that module.
+
+    Args:
+        model: The model, which is left as it is.
+        images: Images (N, 3, H, W), on its device.
+        outputs: The uses of its submodules for such images, from :func:`decompose_cli.models.outputs.trace_outputs`.
+    """
+    name = last_map_layer(outputs)
+    if name is None:
+        return None
+    use = _last_use(outputs, name)
+    assert use is not None
+    assert use.values is not None
+    line = use.values.axes.line
+    if line is None:
+        return _main_branch(model, images, outputs, use).layer
+    blocks = [unit for unit in units(model, outputs) if unit.values and unit.values.axes.line]
+    alike = [block for block in blocks if _grid(block.values) == _grid(use.values)]
+    return alike[-1].layer if alike else name
+
+
+def cam_layer(model: nn.Module, images: Tensor, outputs: Sequence[LayerOutput], name: str, called: str) -> CamLayer:
+    """Where Grad-CAM finds the maps of a layer; of several uses in a pass, the last counts.
+
+    Args:
+        model: The model, which is left as it is.
+        images: Images (N, 3, H, W), on its device.
+        outputs: The uses of its submodules for such images, from :func:`decompose_cli.models.outputs.trace_outputs`.
+        name: Name of the layer.
+        called: Name of the model, for messages.
+
+    Raises:
+        InputError: The layer has no maps, or these have no effect on the logits.
+    """
+    use = _last_use(outputs, name)
+    hint = "'decompose layers MODEL' lists them."
+    values = None if use is None else use.values
+    if use is None or values is None or (len(values.shape) != 4 and values.axes.line is None):
+        raise InputError(f"{name!r} is no layer of {called} with maps.", hint=hint)
+    if values.is_complex:
+        raise InputError(f"{name!r} of {called} yields complex numbers, and Grad-CAM needs real ones.", hint=hint)
+    if not values.axes.in_order:
+        raise InputError(f"{name!r} of {called} has no maps to look at: {values.obstacle}.", hint=hint)
+    planes = values.axes.planes
+    if planes is None:
+        lost = values.axes.lost_by
+        raise InputError(
+            f"{name!r} of {called} yields values of shape {tuple(values.shape[1:])}, and it cannot be told which of "
+            f"these axes are channels, rows and columns of the image{f' after the operation {lost}' if lost else ''}.",
+            hint=hint,
+        )
+    if values.positions * values.shape[planes.order[1]] == values.shape[1:].numel():  # there are no other tokens
+        return CamLayer(name, planes)
+    found = [CamLayer(name, planes)]
+    if use.given is not None and use.given.axes.planes is not None:
+        found.append(CamLayer(name, use.given.axes.planes, is_given=True))
+    for cam in found:
+        if _are_heard(model, use.module, images, cam):
+            return cam
+    raise InputError(
+        f"The logits of {called} do not depend on the positions of {name!r}: only other tokens, such as that of the "
+        "class, are read after it, so Grad-CAM would be zero everywhere.",
+        hint=f"Choose an earlier layer; {hint}",
+    )
+
+
+@contextmanager
+def replaced_maps(layer: nn.Module, planes: Planes, replace: nn.Module, *, is_given: bool = False) -> Iterator[None]:
+    """Put the maps (N, C, h, w) of a layer through a module, in each use that has them, while the block runs.
+
+    Args:
+        layer: The layer.
+        planes: Where the maps are in what the layer yields, or is given.
+        replace: Takes the maps and returns those that stand in for them.
+        is_given: Whether they are in what the layer is given.
+    """
+
+    def turn(value: object) -> object:
+        if not isinstance(value, Tensor) or not planes.are_in(value):  # of another use than the last
+            return value
+        return planes.with_maps(value, replace(planes.maps(value)))
+
+    if is_given:
+        handle = layer.register_forward_pre_hook(lambda _, args: (turn(args[0]), *args[1:]))
+    else:
+        handle = layer.register_forward_hook(lambda _, __, output: turn(output))
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Kept(nn.Module):
+    """Keeps the maps that came by last; cuts their gradients off if asked to."""
+
+    def __init__(self, *, is_cut: bool = False) -> None:
+        super().__init__()
+        self.is_cut = is_cut
+        self.latest: Tensor | None = None
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """The maps as they are."""
+        self.latest = maps.detach() if self.is_cut else maps.clone()  # which no later layer overwrites
+        return self.latest
+
+
+def _are_heard(model: nn.Module, layer: nn.Module, images: Tensor, cam: CamLayer) -> bool:
+    """Whether the logits change with the maps of a layer; as far as they change with the images at all."""
+    kept = _Kept()
+    with replaced_maps(layer, cam.planes, kept, is_given=cam.is_given):
+        score, seen = _score(model, images)
+    if kept.latest is None:
+        return False
+    of_maps, of_images = torch.autograd.grad(score, [kept.latest, seen], allow_unused=True)
+    return _is_any(of_maps) or not _is_any(of_images)  # of a head that begins at zero
+
+
+def _is_any(gradient: Tensor | None) -> bool:
+    return gradient is not None and bool(gradient.any())
+
+
+def _score(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+    """Some sum of the logits, and the images that it was made of, with gradients."""
+    with evaluating(model), torch.enable_grad():
+        seen = images.detach().clone().requires_grad_()
+        logits = logits_of(model(seen))
+    weights = torch.linspace(1, 2, logits.numel(), device=logits.device, dtype=logits.dtype)
+    return (logits.flatten() * weights).sum(), seen
+
+
+def _main_branch(model: nn.Module, images: Tensor, outputs: Sequence[LayerOutput], use: LayerOutput) -> LayerOutput:
+    """The use, or where it is but one branch of a module that yields no maps the last one before that module."""
+    candidates = with_maps_last(outputs)
+    for around in reversed([one for one in outputs if use.layer.startswith(f"{one.layer}.")]):
+        began = next(place for place, one in enumerate(outputs) if one.layer.startswith(f"{around.layer}."))
+        before = [one for one in candidates if outputs.index(one) < began]
+        if around.given is None or not around.given.has_maps or not before:
+            continue
+        assert use.values is not None
+        assert use.values.axes.planes is not None
+        with replaced_maps(use.module, use.values.axes.planes, _Kept(is_cut=True)):
+            score, seen = _score(model, images)
+        others = torch.autograd.grad(score, seen, allow_unused=True)[0] if score.requires_grad else None
+        return use if others is None else before[-1]
+    return use
+
+
+def _last_use(outputs: Sequence[LayerOutput], name: str) -> LayerOutput | None:
+    return next((use for use in reversed(outputs) if use.layer == name), None)
+
+
+def _grid(values: Values | None) -> tuple[int, int] | None:
+    line = None if values is None else values.axes.line
+    return None if line is None else (line.rows, line.columns)
