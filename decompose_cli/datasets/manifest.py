@@ -56,6 +56,15 @@ class Manifest:
         """
         return cls.of(root, file_stamp(paths, root))
 
+    @property
+    def files(self) -> PathTable:
+        """The files, as every list of images has them."""
+        return self.paths
+
+    def name(self, number: int) -> str:
+        """The name of a file, relative to the folder; that of one elsewhere is absolute."""
+        return Path(self.paths.name(number)).as_posix()
+
     def take(self, numbers: np.ndarray) -> Manifest:
         """The files with these numbers, in this order."""
         return Manifest(self.paths.take(numbers), self.sizes[numbers], self.times[numbers], self.changes[numbers])

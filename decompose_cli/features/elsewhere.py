@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.errors import InputError, first_few, first_line
-from decompose_cli.features.array_files import (
+from decompose_cli.storage.array_files import (
     REAL,
     TEXT,
     WHOLE,

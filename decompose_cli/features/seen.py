@@ -6,7 +6,6 @@ Commands and Python programs ask here, so that both measure the same thing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from decompose_cli.progress import note, warn
 
 
 def settled(
-    network: str, options: Sequence[ImageOptions], usual: Preprocessing, decided_by: Path | None = None
+    network: str, options: Sequence[ImageOptions], usual: Preprocessing, decided_by: object = None
 ) -> Preprocessing:
     """Preprocessing of an image before a network sees it; what nobody knows is guessed, and said.
 
@@ -39,7 +38,7 @@ def settled(
     return result
 
 
-def sized(options: Sequence[ImageOptions], usual: Preprocessing, decided_by: Path | None) -> Preprocessing:
+def sized(options: Sequence[ImageOptions], usual: Preprocessing, decided_by: object) -> Preprocessing:
     """As :func:`settled`, for a network that is trained from scratch, so that its constants are no guess."""
     result = usual.overridden(*options)
     if decided_by is not None and all(each.input_size is None and each.crop is None for each in options):
