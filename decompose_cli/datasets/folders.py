@@ -12,16 +12,20 @@ from torch import Tensor
 from typing_extensions import override
 
 from decompose_cli.datasets.decoding import open_image
+from decompose_cli.datasets.listed_once import once
 from decompose_cli.datasets.listing import class_folders, images_of_classes, images_of_first, refuse_dangling
 from decompose_cli.datasets.manifest import Manifest
 from decompose_cli.datasets.reading import READING
+from decompose_cli.datasets.source import Source
+from decompose_cli.datasets.splits import SPLITS, in_preferred_order, split_called
 from decompose_cli.datasets.stored import StoredImages
-from decompose_cli.errors import InputError, param
+from decompose_cli.datasets.wnids import named_by_wnid
+from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.progress import note
 from decompose_cli.storage.files import user_path
 from decompose_cli.storage.fingerprints import digest_of
 
-SPLITS = ("train", "val", "test")
 _FIRST_READING = 2  # of which earlier fingerprints of streamed images said nothing
 
 
@@ -85,26 +89,55 @@ class FolderImages(StoredImages):
         return fingerprint == now or (now == self._by_files and fingerprint == self._by_place)
 
 
-def open_folder(spec: str, split: str) -> FolderImages:
-    """Open ``PATH/<split>/<class>/*`` for ``folder:PATH``.
+class Folders:
+    """Images in ``PATH/<split>/<class>/*``, or a folder deeper; a split may have another spelling of :mod:`.splits`.
 
-    Classes are numbered by the names of the training split's folders (of this split's, if there is no ``train``), so
-    that a class that one split lacks does not shift the others; see :func:`.listing.class_folders`. In the same way one
-    image decides the usual preprocessing of all splits.
+    Args:
+        source: The folder.
 
     Raises:
-        InputError: There is no such folder or split, a class is not in the training split, or there are no images.
+        InputError: There is no such folder, a split is there twice, or a link leads nowhere.
     """
-    root = _root_of(spec)
-    available = folder_splits(spec)
-    if split not in available:
-        shown = ", ".join(available) or "none of them"
-        raise InputError(
-            f"{root} has no folder {split!r}; of train, val and test it has {shown}.",
-            hint="The layout is PATH/train|val|test/<class>/<image>.",
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.root = _root_of(source)
+        self._folders = once("splits", self.root, lambda: _split_folders(self.root))
+
+    @property
+    def splits(self) -> tuple[str, ...]:
+        """The splits that have a folder; there may be none."""
+        return in_preferred_order(self._folders)
+
+    def open(self, split: str) -> FolderImages:
+        """The images of a split.
+
+        Classes are numbered by the names of the training split's folders (of this split's, if there is no ``train``),
+        so that a class that one split lacks does not shift the others; see :func:`.listing.class_folders`. In the same
+        way one image decides the usual preprocessing of all splits.
+
+        Raises:
+            InputError: There is no such split, a class is not in the training split, or there are no images.
+        """
+        folders = self._folders
+        if split not in folders:
+            available = [name for name in SPLITS if name in folders]
+            raise InputError(
+                f"{self.root} has no folder {split!r}; of train, val and test it has "
+                f"{', '.join(available) or 'none of them'}.",
+                hint="The layout is PATH/train|val|test/<class>/<image>.",
+            )
+        names = class_folders(folders.get("train", folders[split]))
+        class_names, class_ids = named_by_wnid(tuple(names))
+        reference = next(folders[name] for name in SPLITS if name in folders)
+        return folder_images(
+            self.source.name, split, folders[split], names, class_names, class_ids, reference=reference
         )
-    names = class_folders(root / ("train" if "train" in available else split))
-    return folder_images(spec, split, root / split, names, reference=root / available[0])
+
+
+def open_folder(spec: str, split: str) -> FolderImages:
+    """Open a split of ``folder:PATH``; see :class:`Folders`."""
+    return Folders(Source(spec, spec.removeprefix("folder:"))).open(split)
 
 
 def folder_images(
@@ -128,7 +161,7 @@ def folder_images(
         raise InputError(
             f"{root} has the class folder {unknown[0]!r}"
             + (f" and {len(unknown) - 1} more" if len(unknown) > 1 else "")
-            + (" which the training split does not have." if class_ids is None else " which is no class of it.")
+            + (" which the training split does not have." if names is not class_ids else " which is no class of it.")
         )
     manifest, counts = images_of_classes(root, present)
     if 0 in counts:
@@ -143,14 +176,56 @@ def folder_splits(spec: str) -> list[str]:
     Raises:
         InputError: There is no such folder, or one of the three is a link that leads nowhere.
     """
-    root = _root_of(spec)
-    for split in SPLITS:
-        refuse_dangling(root / split)
-    return [split for split in SPLITS if (root / split).is_dir()]
+    there = Folders(Source(spec, spec.removeprefix("folder:"))).splits
+    return [split for split in SPLITS if split in there]
 
 
-def _root_of(spec: str) -> Path:
-    text = spec.removeprefix("folder:")
+def _split_folders(root: Path) -> dict[str, Path]:
+    """The folder of each split; those a folder deeper, and said, where there are none here."""
+    if here := _folders_called(root):
+        return here
+    deeper = [folder for folder in _folders_in(root) if _folders_called(folder)]
+    if len(deeper) > 1:
+        raise InputError(
+            f"{root} has none of the folders train, val and test, but several of its folders have: "
+            f"{first_few(folder.name for folder in deeper)}.",
+            hint=f"Name one of them: folder:{deeper[0]}.",
+        )
+    if not deeper:
+        return {}
+    note(f"{root} has none of the folders train, val and test; they are in {deeper[0]}, which is used.")
+    return _folders_called(deeper[0])
+
+
+def _folders_called(root: Path) -> dict[str, Path]:
+    found: dict[str, Path] = {}
+    for folder in _folders_in(root):
+        split = split_called(folder.name)
+        if split is None:
+            continue
+        if folder.name == split or split not in found:
+            found[split] = folder
+        elif found[split].name != split:
+            raise InputError(
+                f"{root} has two folders that may be the split {split}: {found[split].name} and {folder.name}.",
+                hint=f"Name the one that is meant {split}.",
+            )
+    return found
+
+
+def _folders_in(root: Path) -> list[Path]:
+    try:
+        children = sorted(child for child in root.iterdir() if not child.name.startswith("."))
+    except OSError as error:
+        raise InputError(f"The folder {root} cannot be read: {error.strerror or error}.") from error
+    for child in children:
+        if split_called(child.name) is not None:
+            refuse_dangling(child)
+    return [child for child in children if child.is_dir()]
+
+
+def _root_of(source: Source) -> Path:
+    spec, text = source.name, source.rest
     root = user_path(text)
     try:
         exists, is_folder = bool(text) and root.exists(), root.is_dir()

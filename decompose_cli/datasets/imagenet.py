@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decompose_cli.datasets.classes import ClassNames
 from decompose_cli.datasets.entry import DatasetEntry
+from decompose_cli.datasets.wnids import imagenet_classes as imagenet_classes
 from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import IMAGENET
 
@@ -20,14 +19,6 @@ _FLAT_HINT = (
     "Sort the validation images into one folder per WordNet id (n01440764, ...), as the usual valprep script does; the "
     f"layout is {_LAYOUT}."
 )
-
-
-@cache
-def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The 1000 WordNet ids in the order of the class numbers, and their English names."""
-    text = (files("decompose_cli.datasets") / "imagenet_classes.tsv").read_text(encoding="utf-8")
-    rows = [line.split("\t") for line in text.splitlines()]
-    return tuple(row[0] for row in rows), tuple(row[1] for row in rows)
 
 
 def _class_names() -> ClassNames:

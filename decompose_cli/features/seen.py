@@ -77,8 +77,11 @@ def matched(
         num_classes,
         what=f"{dataset.name} with {network}",
         present=torch.unique(labels).tolist(),
+        is_numbered=dataset.is_numbered,
     )
-    if class_map.by_position:
+    if class_map.by_position and dataset.is_numbered:
+        note(f"The classes of {dataset.name} are numbers, which are taken as those of the outputs of {network}.")
+    elif class_map.by_position:
         are_named = classes is not None and len(classes.names) == num_classes
         why = (
             f"The classes of {dataset.name} are not named as those of {network}"
