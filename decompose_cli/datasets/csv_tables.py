@@ -114,7 +114,7 @@ def _listed(rows: _Rows) -> Manifest:
         more = f", and so are {len(missing) - 1:,} more" if len(missing) > 1 else ""
         raise InputError(
             f"The image {rows.paths[number]!r} in {rows.where(number)} is not there ({why}){more}.",
-            hint=f"Paths are relative to the folder of the file, {root}.",
+            hint=f"Paths are relative to the folder of the file, {root.resolve()}.",
         )
     return Manifest.of(root, found)
 
@@ -139,6 +139,8 @@ def _read(path: Path, split: str, source: Source) -> dict[str, _Rows]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             head = handle.readline()
+            if not head:
+                raise InputError(f"{path} is empty.")
             separator = max(_SEPARATORS, key=head.count)
             handle.seek(0)
             table = csv.reader(handle, delimiter=separator, strict=True)

@@ -5,9 +5,10 @@ Nothing of a data set is executed: that library refuses those that bring code, a
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -139,7 +140,9 @@ def _chosen(
     some = f"several columns that may hold {kind}: {first_few(called or fitting, 10)}"
     raise InputError(
         f"{where} has {some if fitting else f'no column of {kind}; it has {first_few(features, 10)}'}.",
-        hint=f"Say which with {param('columns')} {what}=NAME." if fitting else None,
+        hint=f"Say which with {param('columns')} {what}=NAME."
+        if fitting
+        else "Images are files as bytes; labels are whole numbers or names.",
     )
 
 
@@ -194,24 +197,44 @@ def _from_disk(datasets: Any, path: Path) -> Mapping[str, Any]:
 
 def _from_hub(datasets: Any, source: Source) -> Mapping[str, Any]:
     name, _, configuration = source.rest.partition(":")
-    local = datasets.DownloadConfig(local_files_only=True)
-    with _unshown(datasets):
-        if source.allow_download:
-            note(f"Asking {datasets.config.HF_ENDPOINT} for the data set {name}, and fetching what is not there yet.")
-            return dict(datasets.load_dataset(name, configuration or None))
-        return dict(datasets.load_dataset(name, configuration or None, download_config=local))
+    if source.allow_download:
+        note(f"Asking {datasets.config.HF_ENDPOINT} for the data set {name}, and fetching what is not there yet.")
+    with _unshown(datasets), nullcontext() if source.allow_download else _offline(datasets):
+        return dict(datasets.load_dataset(name, configuration or None))
 
 
 @contextmanager
 def _unshown(datasets: Any) -> Iterator[None]:
-    """The library's own bars stay away; ours would stand between them."""
+    """The library's own bars and messages stay away; what it raises is said in a sentence."""
     was_shown = datasets.utils.logging.is_progress_bar_enabled()
+    loggers = [logging.getLogger(name) for name in ("datasets", "huggingface_hub")]
+    levels = [logger.level for logger in loggers]
     datasets.disable_progress_bars()
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         yield
     finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if was_shown:
             datasets.enable_progress_bars()
+
+
+@contextmanager
+def _offline(datasets: Any) -> Iterator[None]:
+    """The library looks at what it has fetched before, and asks nobody; it reads its settings when it is imported."""
+    import huggingface_hub
+
+    places = (datasets.config, huggingface_hub.constants)
+    before = [place.HF_HUB_OFFLINE for place in places]
+    for place in places:
+        place.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        for place, value in zip(places, before, strict=True):
+            place.HF_HUB_OFFLINE = value
 
 
 @contextmanager
@@ -232,8 +255,9 @@ def _explained(source: Source, is_local: bool, datasets: Any) -> Iterator[None]:
                 "'huggingface-cli login'.",
             ) from error
         if isinstance(error, OSError | ConnectionError):
+            why = f"cannot be fetched: {first_line(error)}" if source.allow_download else "downloads are off"
             raise DownloadError(
-                f"The data set {source.rest!r} is not on this machine and cannot be fetched: {first_line(error)}.",
+                f"The data set {source.rest!r} is not on this machine and {why}.",
                 hint="Fetch it on another machine with the library datasets, save_to_disk, and name the folder.",
             ) from error
         raise InputError(f"The data set {source.rest!r} cannot be read: {first_line(error)}.") from error

@@ -200,7 +200,8 @@ def test_unknown_names_get_a_hint() -> None:
     with pytest.raises(InputError, match="There is no data set 'cifar'") as refusal:
         get_dataset_entry("cifar")
     assert refusal.value.hint == (
-        "Did you mean cifar10? Known are digits, cifar10, cifar100, imagenet, tiny-imagenet and folder:PATH."
+        "Did you mean cifar10? Known are digits, cifar10, cifar100, imagenet, tiny-imagenet, folder:PATH, csv:FILE, "
+        "npz:FILE, wds:PATTERN and hf:NAME|PATH."
     )
 
 
