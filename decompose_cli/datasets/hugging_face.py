@@ -224,9 +224,9 @@ def _unshown(datasets: Any) -> Iterator[None]:
 @contextmanager
 def _offline(datasets: Any) -> Iterator[None]:
     """The library looks at what it has fetched before, and asks nobody; it reads its settings when it is imported."""
-    import huggingface_hub
+    from huggingface_hub import constants
 
-    places = (datasets.config, huggingface_hub.constants)
+    places: tuple[Any, ...] = (datasets.config, constants)
     before = [place.HF_HUB_OFFLINE for place in places]
     for place in places:
         place.HF_HUB_OFFLINE = True
@@ -255,9 +255,9 @@ def _explained(source: Source, is_local: bool, datasets: Any) -> Iterator[None]:
                 "'huggingface-cli login'.",
             ) from error
         if isinstance(error, OSError | ConnectionError):
-            why = f"cannot be fetched: {first_line(error)}" if source.allow_download else "downloads are off"
+            reason = f"cannot be fetched: {first_line(error)}" if source.allow_download else "downloads are off"
             raise DownloadError(
-                f"The data set {source.rest!r} is not on this machine and {why}.",
+                f"The data set {source.rest!r} is not on this machine and {reason}.",
                 hint="Fetch it on another machine with the library datasets, save_to_disk, and name the folder.",
             ) from error
         raise InputError(f"The data set {source.rest!r} cannot be read: {first_line(error)}.") from error
