@@ -182,6 +182,7 @@ def _library() -> Any:
 
 def _from_disk(datasets: Any, path: Path) -> Mapping[str, Any]:
     """The splits of what lies on this machine; a single file or table is the split that its name says, else test."""
+    path = path.absolute()  # a folder named "parquet" would be taken for the format
     with _unshown(datasets):
         if any((path / name).is_file() for name in _SAVED):
             loaded = datasets.load_from_disk(str(path))

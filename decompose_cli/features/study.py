@@ -62,7 +62,8 @@ class Study:
         self.precision = settled_precision(inputs.precision, self.device)
         self.classifier = classifier or open_network(inputs)
         name = _dataset_name(inputs, self.classifier)
-        self._images = inputs.open_dataset(name, inputs.split or _default_split(inputs, name, splits))
+        split = _default_split(inputs, name, splits) if inputs.split is None else inputs.split
+        self._images = inputs.open_dataset(name, split)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:

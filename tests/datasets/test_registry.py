@@ -206,7 +206,7 @@ def test_unknown_names_get_a_hint() -> None:
 
 
 def test_the_table_is_there_without_loading_what_opens_a_data_set() -> None:
-    heavy = ("torch", "numpy", "PIL", "sklearn", "urllib.request")
+    heavy = ("torch", "numpy", "PIL", "sklearn", "urllib.request", "datasets", "pyarrow", "tarfile")
     code = f"import sys, decompose_cli.datasets.registry\nprint(*[name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""
