@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 _MOST_CLASSES = 1 << 20
 _NUMBER = re.compile(r"\d+(\.0*)?")
+_ANY_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf|nan|", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,8 @@ def _classes_of(labels: Sequence[str], where: Callable[[int], str], names: Seque
                 )
             return _named(names, None)
         return Classes(None, tuple(map(str, range(count))), are_numbers=True)
-    if len(numbers) > len(distinct) / 2:
+    are_meant = numbers and all(map(_ANY_NUMBER.fullmatch, distinct))
+    if are_meant or len(numbers) > len(distinct) / 2:
         _refuse(labels, lambda label: not _NUMBER.fullmatch(label), where, "which is no class number, as others are")
     if "" in distinct or "nan" in distinct:
         _refuse(labels, lambda label: label in ("", "nan"), where, "which names no class")

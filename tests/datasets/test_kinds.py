@@ -21,6 +21,7 @@ from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.kinds import KINDS, kind_of, place_in, seen_from
 from decompose_cli.datasets.registry import available_splits, open_dataset
 from decompose_cli.datasets.source import parse_columns
+from decompose_cli.decomposition.index_set import read_index_set
 from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import CIFAR, IMAGENET
 
@@ -59,9 +60,10 @@ def test_images_and_labels_are_those_of_the_folder(kind: str, side: int) -> None
         assert (images.in_memory() is None) == (side == 80)
         for workers in (0, 1):
             pairs = zip(
-                images.batches(images.preprocessing, 4, workers), expected.batches(CIFAR if side == 32 else IMAGENET, 4, 0),
+                images.batches(images.preprocessing, 4, workers),
+                expected.batches(expected.preprocessing, 4, 0),
                 strict=True,
-            )  # fmt: skip
+            )
             for (pixels, labels), (others, truth) in pairs:
                 assert torch.equal(pixels, others)
                 assert torch.equal(labels, truth)
@@ -97,7 +99,6 @@ def test_a_part_of_them_and_what_another_process_is_sent(kind: str, side: int) -
     for each, number in ((part.subset(torch.tensor([0])), 0), (pickle.loads(pickle.dumps(images)), 7)):
         assert np.array_equal(np.asarray(each.image(number)), np.asarray(images.image(7)))
         assert each.class_names == CLASSES
-    assert "7" not in images.called(0)
     assert images.called(0) != images.called(7)
     assert len(images.without([0, 1])) == 7
 
@@ -114,13 +115,12 @@ def test_commands_find_the_same_as_in_the_folder(kind: str) -> None:
     assert json.loads(Path("two/config.json").read_text())["dataset"] == name
     sets = [found("extract-indices", "-w", f"{run}/last.pt", "-k", "2", "-o", f"{run}.json") for run in ("one", "two")]
     assert sets[0]["dataset"]["classes"] == sets[1]["dataset"]["classes"] == list(CLASSES)
-    one, two = (json.loads(Path(f"{run}.json").read_text())["classes"] for run in ("one", "two"))
-    assert one == two
+    one, two = (read_index_set(Path(f"{run}.json")) for run in ("one", "two"))
+    assert one.classes == two.classes
 
 
 @pytest.mark.slow
-@KIND
-@pytest.mark.parametrize("side", [32, 80])
+@pytest.mark.parametrize(("kind", "side"), [("csv", 80), ("npz", 32), ("wds", 80), ("hf", 80)])
 def test_two_processes_find_the_same(kind: str, side: int) -> None:
     folder, name = made(kind, side, each=40)
 
@@ -133,7 +133,7 @@ def test_two_processes_find_the_same(kind: str, side: int) -> None:
 
     trained, counts = [], []
     for number, each in enumerate((folder, name)):
-        more = ("--iterations", "6", "--lr", "0.05", "--batch-size", "8", "--dataset", each)
+        more = ("--iterations", "6", "--milestones", "4", "--lr", "0.05", "--batch-size", "8", "--dataset", each)
         trained.append(run("train", "resnet8", *more, "-o", f"run{number}", devices=2)["last"])
     for each, devices in ((folder, 1), (name, 1), (name, 2)):
         found = run("validate", "-w", "run0/last.pt", "--dataset", each, "--no-cache", devices=devices)
@@ -238,7 +238,7 @@ def test_numbers_stand_for_the_outputs_of_a_network() -> None:
     assert match_classes(NUMBERED, None, backwards, 3, what="x", is_numbered=True).outputs == (2, 1, 0)
     with pytest.raises(InputError, match="the data set has 3 classes, but the network has 2"):
         match_classes(NUMBERED, None, None, 2, what="x", is_numbered=True)
-    with pytest.raises(InputError, match="is not among|are not among"):
+    with pytest.raises(InputError, match="are not among the network"):
         match_classes(NUMBERED, None, NAMED, 4, what="x")
 
 
