@@ -89,7 +89,7 @@ def test_images_that_a_table_names_by_their_path() -> None:
         ({"image": IMAGES[:2], "label": [0.5, float("nan")]}, "has no column of labels; it has image, label."),
         (
             {"image": IMAGES[:2], "label": [0, None]},
-            "The label of row 1 of hf:x.parquet test is '', which names no class",
+            "The label of row 1 of hf:x.parquet test is '', which is no class number",
         ),
         ({"image": IMAGES[:2], "label": [0, -1]}, "is '-1'"),
         (
