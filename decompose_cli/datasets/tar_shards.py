@@ -8,6 +8,7 @@ import tarfile
 from array import array
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -62,25 +63,25 @@ def read_shard(path: Path, image: str | None, label: str | None) -> Shard:
     """
     names: list[str] = []
     offsets, labels = array("q"), []
-    for key, members in _samples(path):
-        found = [end for end in members if (end == image if image is not None else is_image_name(f"x.{end}"))]
-        if len(found) != 1:
-            ends = first_few(members)
-            what = "no image" if not found else "several images"
-            raise InputError(
-                f"The sample {key} in {path} has {what}; its members end in {ends}.",
-                hint=f"Say which with {param('columns')} image=ENDING." if found or image is None else None,
-            )
-        member = members[found[0]]
-        names.append(member.name)
-        offsets.extend((member.offset_data, member.size))
-        labels.append(_label(path, key, members, label))
+    with closing(_Handles()) as handles:
+        for key, members in _samples(path):
+            found = [end for end in members if (end == image if image is not None else is_image_name(f"x.{end}"))]
+            if len(found) != 1:
+                what = "no image" if not found else "several images"
+                raise InputError(
+                    f"The sample {key} in {path} has {what}; its members end in {first_few(members)}.",
+                    hint=f"Say which with {param('columns')} image=ENDING." if found or image is None else None,
+                )
+            member = members[found[0]]
+            names.append(member.name)
+            offsets.extend((member.offset_data, member.size))
+            labels.append(_label(path, key, members, label, handles))
     if not names:
         raise InputError(f"{path} has no samples.")
     return Shard(path, names, np.array(offsets, dtype=np.int64).reshape(-1, 2), labels)
 
 
-def _label(path: Path, key: str, members: dict[str, tarfile.TarInfo], label: str | None) -> str:
+def _label(path: Path, key: str, members: dict[str, tarfile.TarInfo], label: str | None, handles: _Handles) -> str:
     end, _, name = ("" if label is None else label).partition(".")
     end = end or next((known for known in LABELS if known in members), "")
     if end not in members:
@@ -93,18 +94,15 @@ def _label(path: Path, key: str, members: dict[str, tarfile.TarInfo], label: str
     where = f"The label {member.name} in {path}"
     if member.size > _LONGEST_LABEL:
         raise InputError(f"{where} has {member.size:,} bytes, which is no label.")
-    with path.open("rb") as handle:
-        handle.seek(member.offset_data)
-        content = handle.read(member.size)
     try:
-        text = content.decode("utf-8")
+        text = handles.read(path, member.offset_data, member.size).decode("utf-8")
         if end != "json":
             return text.strip()
         fields = json.loads(text)
         found: Any = fields
         if isinstance(fields, dict):
             found = next((fields[each] for each in ((name,) if name else ("label", "cls")) if each in fields), None)
-    except (ValueError, RecursionError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise InputError(f"{where} cannot be read: {first_line(error)}.") from error
     if isinstance(found, bool) or not isinstance(found, int | str):
         raise InputError(
@@ -142,6 +140,8 @@ def _members(path: Path) -> Iterator[tarfile.TarInfo]:
             last = 0
             while (member := archive.next()) is not None:
                 archive.members = []  # type: ignore[attr-defined]  # a list of all would take a gigabyte
+                if member.size < 0:  # which leads back, in a circle
+                    raise ValueError(f"{member.name} has a negative size")
                 last = member.offset_data + member.size
                 if last > size:
                     break
@@ -186,6 +186,11 @@ class _Handles:
         if len(self.opened) > _MOST_OPEN:
             self.opened.popitem(last=False)[1].close()
         return os.pread(handle.fileno(), size, start)
+
+    def close(self) -> None:
+        """Close them all; they are opened again where they are needed again."""
+        while self.opened:
+            self.opened.popitem()[1].close()
 
 
 @dataclass(frozen=True)

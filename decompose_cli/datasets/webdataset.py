@@ -9,10 +9,11 @@ import numpy as np
 from decompose_cli.datasets.labels import Labels
 from decompose_cli.datasets.listed_once import once
 from decompose_cli.datasets.patterns import files_by_split
+from decompose_cli.datasets.shard_notes import known_shard
 from decompose_cli.datasets.source import Source
 from decompose_cli.datasets.splits import SPLITS, in_preferred_order
 from decompose_cli.datasets.stored import StoredImages
-from decompose_cli.datasets.tar_shards import Shard, ShardImages, read_shard
+from decompose_cli.datasets.tar_shards import Shard, ShardImages
 from decompose_cli.errors import InputError
 from decompose_cli.progress import track
 
@@ -74,7 +75,7 @@ class WebDataset:
 
     def _shard(self, file: Path) -> Shard:
         image, label = self.source.columns.get("image"), self.source.columns.get("label")
-        return once(f"shard {image} {label}", file, lambda: read_shard(file, image, label))
+        return once(f"shard {image} {label}", file, lambda: known_shard(file, image, label))
 
 
 def _labels(shards: list[Shard]) -> Labels:

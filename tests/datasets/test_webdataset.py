@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import pickle
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from helpers.image_kinds import noise, png, write_tar
 
+from decompose_cli.datasets import shard_notes
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.registry import available_splits, open_dataset
 from decompose_cli.datasets.tar_shards import ShardImages, read_shard
@@ -139,6 +141,15 @@ def test_what_a_sample_lacks_is_said() -> None:
     assert "x.tar has no samples." in refused()
 
 
+def _with_size(content: bytes, header: int, size: bytes) -> bytes:
+    """A tar file in which a header, at this byte, has another size, and a sum that fits."""
+    block = bytearray(content[header : header + 512])
+    block[124:136] = size
+    block[148:156] = b" " * 8
+    block[148:156] = f"{sum(block):06o}\0 ".encode()
+    return content[:header] + bytes(block) + content[header + 512 :]
+
+
 def test_damaged_archives_are_refused() -> None:
     path = shard("x.tar", *(sample(number) for number in range(4)))
     whole = path.read_bytes()
@@ -149,6 +160,9 @@ def test_damaged_archives_are_refused() -> None:
         whole[:used]: "x.tar is cut off after 8,192 bytes.",
         whole[:2148] + b"?" * 60 + whole[2208:]: "x.tar is damaged at byte 2,048.",
         b"": "x.tar is empty.",
+        _with_size(
+            whole, 1024, b"\xff" * 11 + b"\x00"
+        ): "x.tar is no tar file, or damaged: 0000.cls has a negative size",
         b"text " * 500: "x.tar is no tar file, or damaged",
         gzip.compress(whole): "x.tar is compressed, so that its images cannot be read one by one.",
     }
@@ -158,3 +172,21 @@ def test_damaged_archives_are_refused() -> None:
         assert says in refused()
     path.write_bytes(whole)
     assert len(opened()) == 4
+
+
+def test_what_shards_hold_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = shard("x.tar", sample(0, "caf\u00e9"), sample(1, "b"))
+    first = opened()
+    (note,) = (tmp_path / "cache" / "shards").iterdir()
+    with monkeypatch.context() as patch:
+        patch.setattr(shard_notes, "read_shard", lambda *_: pytest.fail("it is looked through again"))
+        again = opened()
+    assert (again.class_names, again.labels.tolist()) == (first.class_names, [1, 0])
+    assert again.fingerprint() == first.fingerprint()
+    assert again.image(1).tobytes() == noise(1, 8).tobytes()
+    for damaged in (b"", b"text" * 99, note.read_bytes()[:-50]):
+        note.write_bytes(damaged)
+        assert opened().labels.tolist() == [1, 0]
+    shard("x.tar", sample(2, "d"))
+    os.utime(path, ns=(1, 1))
+    assert opened().class_names == ("d",), "another file"
