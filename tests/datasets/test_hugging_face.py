@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+import textwrap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +15,7 @@ import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
+from helpers.hub import hub
 from helpers.image_kinds import noise, png
 
 from decompose_cli.datasets.base import ImageDataset
@@ -130,3 +136,39 @@ def test_nothing_is_asked_of_the_hub_where_downloads_are_off(monkeypatch: pytest
     with pytest.raises(DownloadError, match="'org/name' is not on this machine and downloads are off"):
         opened("hf:org/name")
     assert not datasets.config.HF_HUB_OFFLINE, "the setting is as it was"
+
+
+@pytest.mark.slow
+def test_a_data_set_of_the_hub_is_fetched_once_and_found_again_without_it(tmp_path: Path) -> None:
+    parquet("test.parquet", image=IMAGES, label=LABELS)
+    code = """
+    import json, sys
+    from pathlib import Path
+    from decompose_cli.datasets.registry import available_splits, open_dataset
+    from decompose_cli.errors import DecomposeError
+    try:
+        images = open_dataset(sys.argv[1], "test", Path(), allow_download=sys.argv[2] == "yes")
+        print(json.dumps([images.labels.tolist(), images.image(2).tobytes().hex(), images.fingerprint()]))
+    except DecomposeError as error:
+        print(json.dumps(error.message))
+    """
+
+    def run(name: str, downloads: str) -> Any:
+        command = [sys.executable, "-c", textwrap.dedent(code), name, downloads]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    with hub("org/name", {"test.parquet": Path("test.parquet").read_bytes()}) as (address, asked):
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub")}
+        assert "downloads are off" in run("hf:org/name", "no")
+        assert asked == []
+        first = run("hf:org/name", "yes")
+        assert first[:2] == [LABELS, noise(2, 8).tobytes().hex()]
+        assert any(path.endswith("test.parquet") for path in asked)
+        assert "BuilderConfig 'other' not found" in run("hf:org/name:other", "yes")
+        asked.clear()
+        assert run("hf:org/name", "no") == first
+        assert asked == []
+    assert run("hf:org/name", "no") == first
+    assert "is not on this machine and cannot be fetched" in run("hf:org/other", "yes")
