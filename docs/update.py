@@ -97,7 +97,8 @@ def table(columns: list[str], rows: list[list[Any]]) -> str:
 
 
 def tables_of_the_program() -> dict[str, str]:
-    """The rankings, gates and data sets that the program knows, by what a page calls the table."""
+    """The rankings, gates, data sets and kinds of images that the program knows, by what a page calls the table."""
+    from decompose_cli.datasets.kinds import KINDS
     from decompose_cli.datasets.registry import DATASETS
     from decompose_cli.decomposition.ranking import RANKINGS
     from decompose_cli.models.gate_kinds import GATES
@@ -124,11 +125,13 @@ def tables_of_the_program() -> dict[str, str]:
     datasets = [
         [f"`{entry.name}`", entry.description, ", ".join(entry.splits), entry.how_to_get] for entry in DATASETS.values()
     ]
+    kinds = [[f"`{kind.usage}`".replace("|", "\\|"), kind.description.replace("|", "\\|")] for kind in KINDS.values()]
     columns = ["`--gate`", "where", "g comes from", "learns from", "default `--lambda` of its penalty"]
     return {
         "rankings": table(["`--method`", "score of a feature for a class", "needs", "nested"], rankings),
         "gates": table(columns, gates),
         "datasets": table(["`--dataset`", "images", "splits", "how to get it"], datasets),
+        "kinds": table(["`--dataset`", "what is read"], kinds),
     }
 
 

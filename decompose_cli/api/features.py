@@ -14,6 +14,7 @@ from torch import Tensor
 from decompose_cli.api.model import Indices, Model, index_set_of
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
+from decompose_cli.datasets.source import parse_columns
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_METHOD, RANKINGS, parse_method, select
 from decompose_cli.engines.validate import ValidateResults, measure
@@ -153,6 +154,7 @@ def load_dataset(
     crop: int | tuple[int, int] | None = None,
     interpolation: str | None = None,
     allow_download: bool = True,
+    columns: str | None = None,
 ) -> ImageDataset:
     """Open one split of a data set.
 
@@ -161,7 +163,8 @@ def load_dataset(
     (360, ('0', '1', '2'))
 
     Args:
-        name: A name from ``decompose datasets``, or ``folder:PATH`` with ``PATH/train|val|test/<class>/<image>``.
+        name: A name from ``decompose datasets``, or ``folder:PATH`` with ``PATH/train|val|test/<class>/<image>``, or
+            another kind: ``csv:FILE``, ``npz:FILE``, ``wds:PATTERN``, ``hf:NAME|PATH`` (``docs/models-and-data.md``).
         split: ``train``, ``val`` or ``test``; by default the first of ``test``, ``val`` and ``train`` that there is.
         data_dir: Where data sets are kept; ``$DECOMPOSE_DATA``, else ``data``, by default.
         mean: Mean per channel that pixel values in [0, 1] are normalised with, for every network that sees the images.
@@ -173,6 +176,7 @@ def load_dataset(
         crop: Pixels of the centre crop, or (height, width).
         interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
         allow_download: Whether the data set may be fetched.
+        columns: Columns of the data set, ``image=NAME,label=NAME,split=NAME``, where they are not guessed right.
 
     Raises:
         InputError: There is no such data set or split, or an option is out of range.
@@ -182,12 +186,13 @@ def load_dataset(
         mean=mean, std=std, input_size=input_size, resize=resize, crop=crop, interpolation=interpolation
     )
     folder = default_data_dir() if data_dir is None else user_path(data_dir)
+    named = parse_columns(columns)
     if split is None:
-        available = available_splits(name)
+        available = available_splits(name, named, allow_download=allow_download)
         if not available:
             raise InputError(f"{name} has none of the folders train, val and test.")
         split = available[0]
-    images = open_dataset(name, split, folder, allow_download=allow_download)
+    images = open_dataset(name, split, folder, allow_download=allow_download, columns=named)
     images.chosen = chosen
     return images
 

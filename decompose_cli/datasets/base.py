@@ -16,8 +16,6 @@ from decompose_cli.preprocessing import ImageOptions, Preprocessing
 from decompose_cli.storage.fingerprints import digest_of, pixel_fingerprint, remembered
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from PIL.Image import Image
     from torch import Tensor
 
@@ -32,8 +30,9 @@ class ImageDataset(ABC):
         split: ``train``, ``val`` or ``test``.
         class_names: Names of the classes in the order of the labels that :meth:`batches` yields.
         class_ids: Other names of the classes (WordNet ids), in the same order, where there are any.
+        is_numbered: Whether the names of the classes are only the class numbers of a network.
         preprocessing: Preprocessing for networks that do not bring their own.
-        decided_by: The image whose size decided ``preprocessing``, where one did.
+        decided_by: The image whose size decided ``preprocessing``, where one did, by its name; else None.
         chosen: Preprocessing that was chosen for these images, whatever the network brings.
     """
 
@@ -41,8 +40,9 @@ class ImageDataset(ABC):
     split: str
     class_names: tuple[str, ...]
     class_ids: tuple[str, ...] | None = None
+    is_numbered: bool = False
     preprocessing: Preprocessing
-    decided_by: Path | None = None
+    decided_by: object = None
     chosen: ImageOptions = ImageOptions()
 
     @abstractmethod
@@ -139,7 +139,7 @@ class ImageDataset(ABC):
         chosen = InMemoryImages(
             self.name, self.split, self.class_names, self.preprocessing, read, stamp, count=len(numbers)
         )
-        chosen.class_ids, chosen.chosen = self.class_ids, self.chosen
+        chosen.class_ids, chosen.chosen, chosen.is_numbered = self.class_ids, self.chosen, self.is_numbered
         return chosen
 
     def without(self, numbers: Iterable[int]) -> ImageDataset:

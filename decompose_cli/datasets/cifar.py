@@ -1,15 +1,19 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in the layout of the published archives, as torchvision keeps them."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky 2009) in the layout of the published archives, as torchvision keeps them.
+
+The archives of pickled batches are fetched; those of binary records are read where they are there instead.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decompose_cli.datasets.base import InMemoryImages
+from decompose_cli.datasets.cifar_binary import BINARIES, read_binary
 from decompose_cli.datasets.classes import ClassNames
 from decompose_cli.datasets.entry import DatasetEntry
 from decompose_cli.errors import DecomposeError, DownloadError, InputError, UnsafeFileError, param
@@ -90,8 +94,11 @@ ARCHIVES = {
 
 def _places(name: str, data_dir: Path) -> list[Path]:
     """Where the unpacked batch files may be: below the data folder, or the data folder itself."""
-    folder = ARCHIVES[name].folder
-    return [data_dir / folder, data_dir / name / folder, *([data_dir] if data_dir.name == folder else [])]
+    return [
+        place
+        for folder in (ARCHIVES[name].folder, BINARIES[name].folder)
+        for place in (data_dir / folder, data_dir / name / folder, *([data_dir] if data_dir.name == folder else []))
+    ]
 
 
 def _find(name: str, data_dir: Path) -> Path | None:
@@ -107,14 +114,27 @@ def open_cifar(name: str, split: str, data_dir: Path, allow_download: bool) -> I
     """
     archive = ARCHIVES[name]
     folder = _find(name, data_dir) or _obtain(archive, data_dir, allow_download)
+    binary = BINARIES[name]
+    if folder.name == binary.folder:
+        records = [folder / file for file in binary.files[split]]
+        _check_there(archive, records, data_dir)
+        stamp = [name, "binary", file_stamp(records, folder), content_sample(records)]
+        count = len(archive.classes)
+        return InMemoryImages(name, split, archive.classes, CIFAR, lambda: read_binary(binary, records, count), stamp)
     files = {folder / file: md5 for file, md5 in archive.files[split].items()}
-    for file in files:
-        if not file.is_file():
-            raise InputError(f"{folder} lacks the file {file.name} of {name}.", hint=_by_hand(archive, data_dir))
+    _check_there(archive, files, data_dir)
     stamp = [name, file_stamp(files, folder), content_sample(list(files))]
     packed = folder.absolute().parent / Path(archive.url).name
     come_from = packed if packed.is_file() else None
     return InMemoryImages(name, split, archive.classes, CIFAR, lambda: _read(archive, files, come_from), stamp)
+
+
+def _check_there(archive: _Archive, files: Iterable[Path], data_dir: Path) -> None:
+    for file in files:
+        if not file.is_file():
+            raise InputError(
+                f"{file.parent} lacks the file {file.name} of {archive.name}.", hint=_by_hand(archive, data_dir)
+            )
 
 
 def _by_hand(archive: _Archive, data_dir: Path) -> str:

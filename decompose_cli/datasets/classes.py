@@ -40,6 +40,7 @@ def match_classes(
     *,
     what: str,
     present: Sequence[int] | None = None,
+    is_numbered: bool = False,
 ) -> ClassMap:
     """Match the classes of a data set to the outputs of a network, by name where both have names.
 
@@ -50,6 +51,8 @@ def match_classes(
         num_classes: Number of outputs.
         what: The data set and the network, for messages.
         present: Labels that occur, all by default; other labels need no match.
+        is_numbered: Whether the data set's names are only numbers, which stand for the network's outputs where these
+            have other names; the last of them may have no images.
 
     Raises:
         InputError: Some names match and others do not, or there are no names to match and the numbers differ.
@@ -63,13 +66,16 @@ def match_classes(
         if not unmatched:
             _refuse_doubles(dataset, outputs, what)
             return ClassMap(tuple(-1 if n is None else n for n in outputs), tuple(model.names), by_position=False)
-        if model.certain or len(unmatched) < len(needed):
+        if not is_numbered and (model.certain or len(unmatched) < len(needed)):
             raise InputError(
                 f"{what}: the class {unmatched[0]!r}"
                 + (f" and {len(unmatched) - 1} more are" if len(unmatched) > 1 else " is")
                 + f" not among the network's {num_classes} classes ({first_few(model.names)}).",
                 hint="Name the class folders as the network's classes, or use the data set that it was trained on.",
             )
+    if is_numbered and len(dataset) <= num_classes:
+        names = model.names if model is not None and len(model.names) == num_classes else map(str, range(num_classes))
+        return ClassMap(tuple(range(len(dataset))), tuple(names), by_position=True)
     if len(dataset) != num_classes:
         raise InputError(f"{what}: the data set has {len(dataset)} classes, but the network has {num_classes}.")
     return ClassMap(tuple(range(num_classes)), tuple(dataset), by_position=True)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import re
 import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,22 @@ from decompose_cli.progress import warn_of_first
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An image file that lies in another file.
+
+    Attributes:
+        name: What a person finds it by: the file that it lies in, and its name there.
+        content: Its bytes.
+    """
+
+    name: str
+    content: bytes = field(repr=False)
+
+    def __str__(self) -> str:
+        return self.name
 
 
 class _Heard(threading.local):
@@ -64,7 +82,7 @@ def unheard() -> Iterator[None]:
 
 
 @contextmanager
-def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
+def open_image(path: Path | Encoded) -> Iterator[ImageFile.ImageFile]:
     """Open an image file, of which only the header is read, and close it after the block, which may decode it.
 
     A warning of the decoder is passed on with the name of the file, once for all images that give the same.
@@ -93,9 +111,9 @@ def open_image(path: Path) -> Iterator[ImageFile.ImageFile]:
         warn_of_first(re.sub(r"\d+", "0", text), f"Decoding {path} gave a warning: {text}.")
 
 
-def _opened(path: Path) -> ImageFile.ImageFile:
+def _opened(path: Path | Encoded) -> ImageFile.ImageFile:
     try:
-        return Image.open(path, formats=FORMATS)
+        return Image.open(io.BytesIO(path.content) if isinstance(path, Encoded) else path, formats=FORMATS)
     except FileNotFoundError:
         raise InputError(f"The image {path} does not exist.") from None
     except Exception as error:

@@ -2,32 +2,20 @@
 
 from __future__ import annotations
 
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from decompose_cli.datasets.classes import ClassNames
 from decompose_cli.datasets.entry import DatasetEntry
+from decompose_cli.datasets.wnids import imagenet_classes as imagenet_classes
 from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import IMAGENET
+from decompose_cli.progress import note
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.folders import FolderImages
 
 _LAYOUT = "imagenet/ILSVRC/{train,val}/<wnid>/*.JPEG"
-_FLAT_HINT = (
-    "Sort the validation images into one folder per WordNet id (n01440764, ...), as the usual valprep script does; the "
-    f"layout is {_LAYOUT}."
-)
-
-
-@cache
-def imagenet_classes() -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The 1000 WordNet ids in the order of the class numbers, and their English names."""
-    text = (files("decompose_cli.datasets") / "imagenet_classes.tsv").read_text(encoding="utf-8")
-    rows = [line.split("\t") for line in text.splitlines()]
-    return tuple(row[0] for row in rows), tuple(row[1] for row in rows)
 
 
 def _class_names() -> ClassNames:
@@ -37,7 +25,8 @@ def _class_names() -> ClassNames:
 
 def _places(data_dir: Path) -> list[Path]:
     """Folders that may hold ``train`` and ``val``."""
-    return [data_dir / "imagenet" / "ILSVRC", data_dir / "ILSVRC", data_dir / "imagenet"]
+    roots = [data_dir / "imagenet" / "ILSVRC", data_dir / "ILSVRC", data_dir / "imagenet"]
+    return [*roots, *(root / "Data" / "CLS-LOC" for root in roots)]
 
 
 def _find(data_dir: Path) -> Path | None:
@@ -48,8 +37,11 @@ def _find(data_dir: Path) -> Path | None:
 def open_imagenet(split: str, data_dir: Path) -> FolderImages:
     """Open ``imagenet/ILSVRC/<split>/<wnid>/``; a subset of the 1000 classes keeps its true class numbers.
 
+    The validation images may lie in one folder as in their archive, beside a list of their classes; see
+    :mod:`.imagenet_truth`.
+
     Raises:
-        InputError: The folder is not there, or not sorted into classes.
+        InputError: The folder is not there, or is neither sorted into classes nor has a list of them.
     """
     from decompose_cli.datasets.folders import folder_images
     from decompose_cli.datasets.listing import class_folders
@@ -63,14 +55,44 @@ def open_imagenet(split: str, data_dir: Path) -> FolderImages:
         )
     wnids, names = imagenet_classes()
     folder = root / split
+    reference = next(each for each in (root / "train", folder) if each.is_dir())
     try:
         class_folders(folder)
-    except InputError as error:
-        if any(child.is_dir() for child in folder.iterdir()):
+    except InputError:
+        if split != "val" or any(child.is_dir() for child in folder.iterdir()):
             raise
-        raise InputError(f"{folder} is not sorted into class folders.", hint=_FLAT_HINT) from error
-    reference = next(each for each in (root / "train", folder) if each.is_dir())
+        return _flat(
+            folder, [folder, root, *(each for each in root.parents if each.is_relative_to(data_dir))], reference
+        )
     return folder_images("imagenet", split, folder, wnids, names, wnids, reference=reference)
+
+
+def _flat(folder: Path, places: list[Path], reference: Path) -> FolderImages:
+    """The validation images in one folder; those that no list names are left out, and said."""
+    from decompose_cli.datasets.folders import FolderImages
+    from decompose_cli.datasets.imagenet_truth import validation_wnids
+    from decompose_cli.datasets.listed_once import once
+    from decompose_cli.datasets.listing import Remarks, images_below
+    from decompose_cli.datasets.manifest import Manifest
+
+    def look() -> tuple[Manifest, list[str]]:
+        remarks = Remarks()
+        found = images_below(folder, remarks)
+        if not found:
+            raise InputError(f"{folder} has neither class folders nor images.", hint=f"The layout is {_LAYOUT}.")
+        truth, table = validation_wnids([image.name for image in found], places)
+        note(f"{folder} is not sorted into class folders; {table} says which class an image is of.")
+        remarks.loose = [folder / image.name for image, wnid in zip(found, truth, strict=True) if wnid is None]
+        remarks.others = [other for other in remarks.others if other != table]
+        remarks.say(folder)
+        listed = [image for image, wnid in zip(found, truth, strict=True) if wnid is not None]
+        return Manifest.of(folder, listed), [wnid for wnid in truth if wnid is not None]
+
+    files, truth = once("images of the list", folder, look)
+    wnids, names = imagenet_classes()
+    numbers = {wnid: number for number, wnid in enumerate(wnids)}
+    labels = [numbers[wnid] for wnid in truth]
+    return FolderImages("imagenet", "val", folder, files, labels, names, wnids, reference=reference)
 
 
 ENTRY = DatasetEntry(
@@ -78,7 +100,7 @@ ENTRY = DatasetEntry(
     splits=("val", "train"),
     num_classes=1000,
     description="1,281,167 + 50,000 photographs, or any subset of the class folders",
-    how_to_get=f"by hand from image-net.org, as {_LAYOUT}",
+    how_to_get=f"by hand from image-net.org, as {_LAYOUT}, or val flat beside a list of its classes",
     open=lambda split, data_dir, _: open_imagenet(split, data_dir),
     find=_find,
     places=_places,

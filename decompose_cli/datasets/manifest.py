@@ -56,6 +56,15 @@ class Manifest:
         """
         return cls.of(root, file_stamp(paths, root))
 
+    @property
+    def files(self) -> PathTable:
+        """The files, as every list of images has them."""
+        return self.paths
+
+    def name(self, number: int) -> str:
+        """The name of a file, relative to the folder; that of one elsewhere is absolute."""
+        return Path(self.paths.name(number)).as_posix()
+
     def take(self, numbers: np.ndarray) -> Manifest:
         """The files with these numbers, in this order."""
         return Manifest(self.paths.take(numbers), self.sizes[numbers], self.times[numbers], self.changes[numbers])
@@ -65,7 +74,7 @@ class Manifest:
         part = self.take(np.arange(files.start, files.stop))
         if not part.changes.all():
             return None
-        return digest_of([_digests(part.paths.text, part.paths.ends, part.sizes, part.times, part.changes)])
+        return digest_of([digests_of(part.paths.text, part.paths.ends, part.sizes, part.times, part.changes)])
 
     @cached_property
     def digest(self) -> str:
@@ -74,7 +83,7 @@ class Manifest:
         Two sets may agree in all but the contents, such as uncompressed images of one size that were unpacked with the
         times of their archive.
         """
-        parts = _digests(self.paths.text, self.paths.ends, self.sizes, self.times)
+        parts = digests_of(self.paths.text, self.paths.ends, self.sizes, self.times)
         return digest_of([*parts, content_sample(self.paths)])
 
     def former_digest(self, labels: list[int]) -> str:
@@ -84,6 +93,7 @@ class Manifest:
         return digest_of([str(root.resolve()), stamps, labels])
 
 
-def _digests(*parts: np.ndarray) -> list[str]:
+def digests_of(*parts: np.ndarray) -> list[str]:
+    """SHA-256 of the numbers in each of some arrays, the same on all machines."""
     little = [np.ascontiguousarray(part, part.dtype.newbyteorder("<")) for part in parts]
     return [hashlib.sha256(part.data).hexdigest() for part in little]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from decompose_cli.datasets.decoding import open_image
+from decompose_cli.datasets.decoding import Encoded, open_image
 from decompose_cli.errors import InputError
 
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF 6.0
@@ -57,7 +57,7 @@ def numbers_in(image: Image.Image) -> Numbers:
     return Numbers("levels", is_cut=re.search(r";16[BLN]", arguments) is not None)
 
 
-def to_rgb(image: Image.Image, numbers: Numbers, path: Path) -> Image.Image:
+def to_rgb(image: Image.Image, numbers: Numbers, path: Path | Encoded) -> Image.Image:
     """Convert a decoded image to 8-bit RGB.
 
     Colours and transparency become RGB as Pillow does it; grey levels of more than 8 bits keep the upper 8. Real
@@ -80,7 +80,7 @@ def to_rgb(image: Image.Image, numbers: Numbers, path: Path) -> Image.Image:
         if image.mode == "La":  # which Pillow converts to nothing but LA
             image = image.convert("LA")
         return image if image.mode == "RGB" else image.convert("RGB")
-    levels = _levels(np.asarray(image), numbers, path)
+    levels = grey_levels(np.asarray(image), numbers, path)
     return Image.fromarray(255 - levels if numbers.is_inverted else levels).convert("RGB")
 
 
@@ -100,7 +100,7 @@ def _brightest(image: Image.Image, bands: str = "RGBLCMYK") -> int:
     return max(int(band.getextrema()[1]) for name, band in each if name in bands)  # type: ignore[arg-type]
 
 
-def _is_black(path: Path) -> bool:
+def _is_black(path: Path | Encoded) -> bool:
     """Whether the lower 8 of 16 bits, of which Pillow keeps the upper, are all 0; False where that cannot be told.
 
     They are the upper ones when bytes are read in the other order.
@@ -124,8 +124,17 @@ def _with(values: Any, old: str, new: str) -> Any:
     return make(_with(value, old, new) for value in values)
 
 
-def _levels(values: npt.NDArray[Any], numbers: Numbers, path: Path) -> npt.NDArray[np.uint8]:
-    """The grey levels 0..255 of an image (H, W)."""
+def grey_levels(values: npt.NDArray[Any], numbers: Numbers, path: object) -> npt.NDArray[np.uint8]:
+    """The levels 0..255 of pixels, of any shape, that are of another kind than bytes.
+
+    Args:
+        values: The pixels.
+        numbers: What they are; see :func:`to_rgb` for what is made of each kind.
+        path: Their file, for messages.
+
+    Raises:
+        InputError: The pixels could be read in more than one way, or in none.
+    """
     if numbers.kind == "whole" and values.dtype == np.uint8:
         values = values.view(np.int8)  # signed, which Pillow does not mind
     if not np.isfinite(values).all():

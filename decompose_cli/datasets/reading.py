@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from PIL.ExifTags import Base
 
-from decompose_cli.datasets.decoding import open_image, unheard
+from decompose_cli.datasets.decoding import Encoded, open_image, unheard
 from decompose_cli.datasets.pixels import Numbers, is_dim, numbers_in, to_rgb
 from decompose_cli.errors import first_few
 from decompose_cli.progress import warn_of_first
@@ -54,11 +54,11 @@ class ImageFiles:
     """Image files that are read by their numbers, in this process or in those that it starts to decode them.
 
     Args:
-        paths: The files.
+        paths: The files, or what yields them one by one.
         root: The folder that they are images of; what is said of one is said once, whatever data sets read it.
     """
 
-    def __init__(self, paths: Sequence[Path], root: Path | None = None) -> None:
+    def __init__(self, paths: Sequence[Path | Encoded], root: Path | None = None) -> None:
         self.paths = paths
         self._root = root
         self._seen = torch.zeros(len(self.paths), dtype=torch.uint8)
@@ -102,7 +102,7 @@ class ImageFiles:
     def _of_which(self) -> str:
         if self._root is not None:
             return str(self._root.resolve())
-        return digest_of([str(path.resolve()) for path in self.paths])
+        return digest_of([str(path if isinstance(path, Encoded) else path.resolve()) for path in self.paths])
 
 
 def _seen_of(image: Image.Image, numbers: Numbers) -> int:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +15,14 @@ from typing import TYPE_CHECKING
 from decompose_cli.datasets import cifar, digits, imagenet, tiny_imagenet
 from decompose_cli.datasets.classes import ClassNames
 from decompose_cli.datasets.entry import DatasetEntry
-from decompose_cli.errors import InputError
+from decompose_cli.datasets.kinds import KINDS, found_by
+from decompose_cli.datasets.splits import in_preferred_order
+from decompose_cli.errors import InputError, param
 from decompose_cli.preprocessing import CIFAR, Preprocessing
 from decompose_cli.storage.files import user_path
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset
-
-FOLDER_PREFIX = "folder:"
 
 DATASETS: dict[str, DatasetEntry] = {}
 """Data sets by name, in the order in which they are shown."""
@@ -47,18 +48,22 @@ def default_data_dir() -> Path:
     return user_path(os.environ.get("DECOMPOSE_DATA") or "data")
 
 
-def available_splits(name: str) -> tuple[str, ...]:
+def available_splits(
+    name: str, columns: Mapping[str, str] | None = None, *, allow_download: bool = True
+) -> tuple[str, ...]:
     """Splits of a data set, the one preferred for testing first.
 
-    Raises:
-        InputError: There is no such data set or folder.
-    """
-    if name.startswith(FOLDER_PREFIX):
-        from decompose_cli.datasets.folders import folder_splits
+    Args:
+        name: A registered name or ``KIND:REST``.
+        columns: Names of columns by what they hold, for kinds that have columns.
+        allow_download: Whether the network may be used.
 
-        present = folder_splits(name)
-        return tuple(split for split in ("test", "val", "train") if split in present)
-    return get_dataset_entry(name).splits
+    Raises:
+        InputError: There is no such data set, folder or file.
+        DownloadError: The data set is not there and cannot be fetched.
+    """
+    found = found_by(name, columns, allow_download=allow_download)
+    return get_dataset_entry(name).splits if found is None else in_preferred_order(found.splits)
 
 
 def get_dataset_entry(name: str) -> DatasetEntry:
@@ -69,33 +74,50 @@ def get_dataset_entry(name: str) -> DatasetEntry:
     """
     if name not in DATASETS:
         close = difflib.get_close_matches(name.lower(), DATASETS, n=1)
-        hint = f"Known are {', '.join(DATASETS)} and folder:PATH."
+        kinds = [kind.usage for kind in KINDS.values()]
+        hint = f"Known are {', '.join([*DATASETS, *kinds[:-1]])} and {kinds[-1]}."
         if os.path.lexists(name):
             hint = f"For a folder of images write folder:{name}."
+            prefix = {".csv": "csv", ".tsv": "csv", ".npz": "npz", ".tar": "wds", ".parquet": "hf"}.get(
+                Path(name).suffix
+            )
+            if prefix is not None:
+                hint = f"For the images of this file write {prefix}:{name}."
         elif close:
             hint = f"Did you mean {close[0]}? {hint}"
         raise InputError(f"There is no data set {name!r}.", hint=hint)
     return DATASETS[name]
 
 
-def open_dataset(name: str, split: str, data_dir: Path, *, allow_download: bool = True) -> ImageDataset:
+def open_dataset(
+    name: str,
+    split: str,
+    data_dir: Path,
+    *,
+    allow_download: bool = True,
+    columns: Mapping[str, str] | None = None,
+) -> ImageDataset:
     """Open one split of a data set.
 
     Args:
-        name: A registered name or ``folder:PATH``.
+        name: A registered name or ``KIND:REST``; see :mod:`.kinds`.
         split: ``train``, ``val`` or ``test``.
         data_dir: Folder of the registered data sets.
         allow_download: Whether the network may be used.
+        columns: Names of columns by what they hold, for kinds that have columns.
 
     Raises:
         InputError: There is no such data set or split, or its files cannot be used.
         DownloadError: The data set is not there and cannot be fetched.
     """
-    if name.startswith(FOLDER_PREFIX):
-        from decompose_cli.datasets.folders import open_folder
-
-        return open_folder(name, split)
+    found = found_by(name, columns, allow_download=allow_download)
+    if found is not None:
+        if split not in found.splits and name.partition(":")[0] != "folder":
+            raise InputError(f"{name} has no split {split!r}; it has {' and '.join(found.splits)}.")
+        return found.open(split)
     entry = get_dataset_entry(name)
+    if columns:
+        raise InputError(f"{param('columns')} has no effect with {name}, which has no columns.")
     if split not in entry.splits:
         raise InputError(f"{name} has no split {split!r}; it has {' and '.join(entry.splits)}.")
     return entry.open(split, data_dir, allow_download)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pydantic import BaseModel
 from torch import Tensor
 
-from decompose_cli.datasets.registry import available_splits
 from decompose_cli.decomposition.sampling import searched_numbers
 from decompose_cli.errors import InputError
 from decompose_cli.features.labelled import LabelledFeatures
@@ -48,7 +47,7 @@ class Chooser:
 def validation_of(study: Study) -> Study | None:
     """The split ``val`` of what is studied, where the split ``test`` is reported on; None where there is none."""
     name = study.dataset.name
-    if study.dataset.split != "test" or "val" not in available_splits(name):
+    if study.dataset.split != "test" or "val" not in study.inputs.splits_of(name):
         return None
     inputs = dataclasses.replace(study.inputs, split="val", dataset=name)
     return Study(inputs, ("val",), study.classifier)

@@ -171,7 +171,7 @@ class _Finetune(Training[FinetuneResults]):
         settings = resolve("finetune", self._overrides, large_images=is_large, dataset=study.dataset.name)
         if self._settings.diversity and settings.compile:  # it keeps the maps out of sight
             raise InputError(f"{param('diversity')} does not go together with {param('compile')}.")
-        check_trainable(study.dataset.name)
+        check_trainable(study.inputs, study.dataset.name)
         ranking = None if own or given is not None else self._settings.ranking()
         choices = {
             "recipe": "finetune",

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import override
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.datasets.folders import FolderImages
+from decompose_cli.datasets.stored import StoredImages
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import Classifier, find_entry
@@ -275,12 +275,9 @@ def _gated(module: nn.Module, name: str) -> GatedNetwork:
 
 def _files(dataset: ImageDataset) -> list[str] | None:
     """The path of each image in the folder of the data set; None if the images are not files."""
-    if not isinstance(dataset, FolderImages):
+    if not isinstance(dataset, StoredImages):
         return None
-    return [
-        str(file.relative_to(dataset.root)) if file.is_relative_to(dataset.root) else str(file)
-        for file in dataset.files
-    ]
+    return [dataset.called(number) for number in range(len(dataset))]
 
 
 def _figures(runs: Sequence[GateResults]) -> dict[str, list[float | None]]:

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from decompose_cli.errors import InputError, first_few, first_line
-from decompose_cli.features.array_files import (
+from decompose_cli.models.checkpoint import kind_of as kind_of_tensor
+from decompose_cli.progress import note, warn
+from decompose_cli.storage.array_files import (
     REAL,
     TEXT,
     WHOLE,
@@ -21,8 +23,6 @@ from decompose_cli.features.array_files import (
     open_arrays,
     tensor_of,
 )
-from decompose_cli.models.checkpoint import kind_of as kind_of_tensor
-from decompose_cli.progress import note, warn
 from decompose_cli.storage.result_document import FeaturesInfo
 
 SPLITS = ("train", "val", "test")

@@ -6,16 +6,22 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
+from decompose_cli.datasets.source import parse_columns
 from decompose_cli.errors import InputError, param
 from decompose_cli.preprocessing import ImageOptions, parse_image_options
+
+if TYPE_CHECKING:
+    from decompose_cli.datasets.base import ImageDataset
 
 PRECISIONS = ("32", "bf16", "auto")
 _OF_NETWORKS = (
     *("model", "model_options", "head", "ema", "weights_key", "precision", "features_only"),
     *("dataset", "data_dir", "mean", "std", "input_size", "resize", "crop", "interpolation", "batch_size", "workers"),
     *("devices", "num_nodes", "skip_unreadable"),
+    "columns",
 )
 """Options about a network and the images that it sees."""
 
@@ -29,7 +35,8 @@ class Inputs:
             ``package.module:callable``; None for the network that the weights file names, or without one for the
             network that ships with the project.
         weights: A path, a URL, ``default`` or ``random``.
-        dataset: A registered name or ``folder:PATH``; None for the data set that the network was trained on.
+        dataset: A registered name or ``KIND:REST``, such as ``folder:PATH``; None for the data set that the network
+            was trained on.
         data_dir: Folder of data sets; None for ``$DECOMPOSE_DATA``, else ``data``.
         split: ``train``, ``val`` or ``test``; None for the split that the command usually looks at.
         head: Name of the submodule to use as the head.
@@ -54,6 +61,7 @@ class Inputs:
         weights_key: The place of the weights in the file, with dots, where it has several.
         model_options: Options of the network, by name, where its weights do not say them.
         features_only: Whether the network is taken without a classifier.
+        columns: Columns of the data set: ``image=NAME,label=NAME,split=NAME``; None where they are guessed.
     """
 
     model: str | None = None
@@ -83,6 +91,7 @@ class Inputs:
     weights_key: str | None = None
     model_options: Mapping[str, str] | None = None
     features_only: bool = False
+    columns: str | None = None
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -94,6 +103,7 @@ class Inputs:
         for name in ("threads", "devices", "num_nodes"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise InputError(f"{param(name)} {count} is not at least 1.")
+        parse_columns(self.columns)
         if self.skip_unreadable is not None and self.skip_unreadable < 0:
             raise InputError(f"{param('skip_unreadable')} {self.skip_unreadable} is negative.")
         if not 0 <= self.seed < 2**63:
@@ -115,6 +125,20 @@ class Inputs:
                 f"{param('features_only')} needs the name of a network: timm:NAME, hf:NAME or package.module:callable.",
                 hint="A checkpoint of 'decompose sparsify' opens without it.",
             )
+
+    def splits_of(self, dataset: str) -> tuple[str, ...]:
+        """Splits of a data set, as these inputs name its columns; see :func:`.registry.available_splits`."""
+        return available_splits(dataset, parse_columns(self.columns), allow_download=self.allow_download)
+
+    def open_dataset(self, dataset: str, split: str) -> ImageDataset:
+        """A split of a data set, in the folder and by the columns of these inputs."""
+        return open_dataset(
+            dataset,
+            split,
+            self.data_dir or default_data_dir(),
+            allow_download=self.allow_download,
+            columns=parse_columns(self.columns),
+        )
 
     def check_features_alone(self, *more: str) -> None:
         """Refuse what is about a network or its images, where features were given that were made elsewhere.

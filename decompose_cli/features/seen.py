@@ -6,7 +6,6 @@ Commands and Python programs ask here, so that both measure the same thing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -19,7 +18,7 @@ from decompose_cli.progress import note, warn
 
 
 def settled(
-    network: str, options: Sequence[ImageOptions], usual: Preprocessing, decided_by: Path | None = None
+    network: str, options: Sequence[ImageOptions], usual: Preprocessing, decided_by: object = None
 ) -> Preprocessing:
     """Preprocessing of an image before a network sees it; what nobody knows is guessed, and said.
 
@@ -39,7 +38,7 @@ def settled(
     return result
 
 
-def sized(options: Sequence[ImageOptions], usual: Preprocessing, decided_by: Path | None) -> Preprocessing:
+def sized(options: Sequence[ImageOptions], usual: Preprocessing, decided_by: object) -> Preprocessing:
     """As :func:`settled`, for a network that is trained from scratch, so that its constants are no guess."""
     result = usual.overridden(*options)
     if decided_by is not None and all(each.input_size is None and each.crop is None for each in options):
@@ -78,8 +77,11 @@ def matched(
         num_classes,
         what=f"{dataset.name} with {network}",
         present=torch.unique(labels).tolist(),
+        is_numbered=dataset.is_numbered,
     )
-    if class_map.by_position:
+    if class_map.by_position and dataset.is_numbered:
+        note(f"The classes of {dataset.name} are numbers, which are taken as those of the outputs of {network}.")
+    elif class_map.by_position:
         are_named = classes is not None and len(classes.names) == num_classes
         why = (
             f"The classes of {dataset.name} are not named as those of {network}"

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassMap, ClassNames
-from decompose_cli.datasets.registry import available_splits, default_data_dir, known_class_names, open_dataset
+from decompose_cli.datasets.registry import known_class_names
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.bank import FeatureBank
 from decompose_cli.features.extraction import Computing
@@ -63,12 +63,9 @@ class Study:
         self.precision = settled_precision(inputs.precision, self.device)
         self.classifier = classifier or open_network(inputs)
         name = _dataset_name(inputs, self.classifier)
-        self._images = self._open_dataset(name, _default_split(name, splits) if inputs.split is None else inputs.split)
+        split = _default_split(inputs, name, splits) if inputs.split is None else inputs.split
+        self._images = inputs.open_dataset(name, split)
         self.classifier = self.classifier.with_classes(self._images.class_names, self._images.class_ids)
-
-    def _open_dataset(self, name: str, split: str) -> ImageDataset:
-        folder = self.inputs.data_dir or default_data_dir()
-        return open_dataset(name, split, folder, allow_download=self.inputs.allow_download)
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -186,7 +183,7 @@ class Study:
             InputError: The data set has no training images.
         """
         name = self.dataset.name
-        if "train" not in available_splits(name):
+        if "train" not in self.inputs.splits_of(name):
             raise InputError(
                 f"Features are ranked over training images, and {name} has none.",
                 hint="Add a folder 'train' with images, or look at index files made elsewhere with "
@@ -384,8 +381,8 @@ def _dataset_name(inputs: Inputs, classifier: Classifier) -> str:
     return name
 
 
-def _default_split(dataset: str, splits: tuple[str, ...]) -> str:
-    available = available_splits(dataset)
+def _default_split(inputs: Inputs, dataset: str, splits: tuple[str, ...]) -> str:
+    available = inputs.splits_of(dataset)
     for split in splits:
         if split in available:
             return split

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from decompose_cli.datasets.kinds import place_in
 from decompose_cli.engines.catalogue import results_type
 from decompose_cli.errors import InputError
 from decompose_cli.printable import printable
@@ -166,7 +167,7 @@ def _title(document: ResultDocument[Any], *, with_subject: bool) -> str:
 def _subject(document: ResultDocument[Any]) -> str:
     names = [document.model.name] if document.model is not None else []
     if document.dataset is not None:
-        names.append(document.dataset.name.removeprefix("folder:").rstrip("/").rsplit("/", 1)[-1])
+        names.append(place_in(document.dataset.name))
     return " on ".join(names)
 
 

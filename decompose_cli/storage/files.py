@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -235,8 +236,12 @@ def user_path(text: str | Path) -> Path:
 
 
 def file_stem(text: str) -> str:
-    """The last part of a path or dotted name, with anything unusual in a file name replaced."""
-    tail = text.rstrip("/").rsplit("/", 1)[-1].removeprefix("folder:").lstrip(".") or "root"
+    """The last part of a path or dotted name, with anything unusual in a file name replaced.
+
+    >>> file_stem("folder:images/"), file_stem("csv:images.csv"), file_stem("package.module:net")
+    ('images', 'images.csv', 'package.module_net')
+    """
+    tail = re.sub(r"^[a-z]+:", "", text.rstrip("/").rsplit("/", 1)[-1]).lstrip(".") or "root"
     return "".join(char if char.isalnum() or char in "._-" else "_" for char in tail)[:60]
 
 

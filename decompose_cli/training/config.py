@@ -15,6 +15,7 @@ from decompose_cli.training.export import Kind
 
 FROM_INPUTS = (
     *("model", "weights", "ema", "weights_key", "model_options", "head", "dataset"),
+    "columns",
     *("mean", "std", "input_size", "resize", "crop", "interpolation"),
 )
 _SHOWN = tuple(name for name in FROM_INPUTS if name not in ("model", "model_options"))
@@ -48,6 +49,7 @@ class RunConfig(BaseModel):
     model_options: dict[str, str] | None = None
     head: str | None
     dataset: str
+    columns: str | None = None
     mean: str | None
     std: str | None
     input_size: str | None

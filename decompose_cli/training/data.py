@@ -9,7 +9,6 @@ from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassNames, match_classes
-from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.datasets.sampling import hold_out
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
@@ -43,13 +42,13 @@ class TrainingData:
     preprocessing: Preprocessing
 
 
-def check_trainable(name: str) -> None:
+def check_trainable(inputs: Inputs, name: str) -> None:
     """Refuse a data set without training images.
 
     Raises:
         InputError: The data set has none.
     """
-    if "train" not in available_splits(name):
+    if "train" not in inputs.splits_of(name):
         raise InputError(
             f"{name} has no training images.", hint="They belong into its folder 'train', one folder a class."
         )
@@ -64,12 +63,10 @@ def open_splits(inputs: Inputs, name: str) -> tuple[ImageDataset, ImageDataset |
     """
     if inputs.split is not None:
         raise InputError(f"{param('split')} has no effect here: training images are trained on, test images measured.")
-    folder = inputs.data_dir or default_data_dir()
-    check_trainable(name)
-    splits = available_splits(name)
-    train = open_dataset(name, "train", folder, allow_download=inputs.allow_download)
-    others = [split for split in splits if split != "train"]
-    test = open_dataset(name, others[0], folder, allow_download=inputs.allow_download) if others else None
+    check_trainable(inputs, name)
+    train = inputs.open_dataset(name, "train")
+    others = [split for split in inputs.splits_of(name) if split != "train"]
+    test = inputs.open_dataset(name, others[0]) if others else None
     return train, test
 
 

@@ -18,7 +18,7 @@ from helpers.inputs import GOOD, noise, put, read_rgb
 from PIL import Image
 from torchvision.datasets.folder import pil_loader
 
-from decompose_cli.datasets import folders
+from decompose_cli.datasets import folders, stored
 from decompose_cli.datasets.augment import Augmentation
 from decompose_cli.datasets.decoding import open_image
 from decompose_cli.datasets.folders import FolderImages, open_folder
@@ -262,12 +262,13 @@ def test_features_of_an_earlier_reading_are_not_taken(side: int, monkeypatch: py
         return study.describe_cache().features
 
     assert [state(), state()] == ["miss", "hit"]
-    monkeypatch.setattr(folders, "READING", folders.READING + 1)
+    for module in (folders, stored):
+        monkeypatch.setattr(module, "READING", stored.READING + 1)
     if side:
         assert [state(), state()] == ["miss", "hit"], "of streamed images files are looked at, and not pixels"
     else:  # the pixels themselves are looked at again, and are the same
         reads = []
-        monkeypatch.setattr(folders, "pixel_fingerprint", lambda *_: reads.append(1) or pixel_fingerprint(*_))
+        monkeypatch.setattr(stored, "pixel_fingerprint", lambda *_: reads.append(1) or pixel_fingerprint(*_))
         assert [state(), state()] == ["hit", "hit"]
         assert reads == [1]
 
@@ -280,7 +281,8 @@ def test_what_earlier_versions_called_streamed_images_is_known(monkeypatch: pyte
     assert dataset.has_fingerprint(former)
     assert dataset.has_fingerprint(dataset.fingerprint())
     assert not dataset.has_fingerprint(digest_of([]))
-    monkeypatch.setattr(folders, "READING", folders.READING + 1)
+    for module in (folders, stored):
+        monkeypatch.setattr(module, "READING", stored.READING + 1)
     again = open_folder("folder:images", "train")
     assert not again.has_fingerprint(former)
     assert not again.has_fingerprint(dataset.fingerprint())

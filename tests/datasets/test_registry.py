@@ -200,12 +200,13 @@ def test_unknown_names_get_a_hint() -> None:
     with pytest.raises(InputError, match="There is no data set 'cifar'") as refusal:
         get_dataset_entry("cifar")
     assert refusal.value.hint == (
-        "Did you mean cifar10? Known are digits, cifar10, cifar100, imagenet, tiny-imagenet and folder:PATH."
+        "Did you mean cifar10? Known are digits, cifar10, cifar100, imagenet, tiny-imagenet, folder:PATH, csv:FILE, "
+        "npz:FILE, wds:PATTERN and hf:NAME|PATH."
     )
 
 
 def test_the_table_is_there_without_loading_what_opens_a_data_set() -> None:
-    heavy = ("torch", "numpy", "PIL", "sklearn", "urllib.request")
+    heavy = ("torch", "numpy", "PIL", "sklearn", "urllib.request", "datasets", "pyarrow", "tarfile")
     code = f"import sys, decompose_cli.datasets.registry\nprint(*[name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == ""

@@ -11,6 +11,7 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.output import Listing, print_json
+from decompose_cli.datasets.kinds import KINDS
 
 if TYPE_CHECKING:
     from decompose_cli.engines.datasets import DatasetStatus
@@ -41,4 +42,4 @@ def show_datasets(terminal: Terminal, statuses: Sequence[DatasetStatus]) -> None
     for status in statuses:
         if status.found is None:
             terminal.print(f"{status.name}: looked for {', '.join(status.looked)}; {status.how_to_get}.")
-    terminal.print("Also: folder:PATH for images in PATH/train|val|test/<class>/.")
+    terminal.print(make_table(["Also", "What"], [[kind.usage, kind.description] for kind in KINDS.values()], left=2))

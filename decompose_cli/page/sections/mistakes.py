@@ -77,21 +77,26 @@ def _dataset(source: Source) -> ImageDataset:
     Raises:
         DecomposeError: The images are elsewhere, have changed, or would have to be downloaded.
     """
-    from decompose_cli.datasets.registry import FOLDER_PREFIX, default_data_dir, open_dataset
+    from decompose_cli.datasets.kinds import seen_from
+    from decompose_cli.datasets.registry import default_data_dir, open_dataset
+    from decompose_cli.datasets.source import parse_columns
 
     about, arguments = source.document.dataset, source.document.arguments
     if about is None:
         raise DecomposeError("the result does not say which they are.")
-    name = about.name
     base = Path(str(source.document.environment.get("working_directory", ".")))
-    if name.startswith(FOLDER_PREFIX):
-        path = user_path(name.removeprefix(FOLDER_PREFIX))
-        name = FOLDER_PREFIX + str(path if path.is_dir() else base / path)
+    columns = arguments.get("columns")
     given = arguments.get("data_dir")
     data_dir = user_path(given) if isinstance(given, str) else default_data_dir()
     if not data_dir.is_dir() and not data_dir.is_absolute():
         data_dir = base / data_dir
-    dataset = open_dataset(name, about.split, data_dir, allow_download=False)
+    dataset = open_dataset(
+        seen_from(about.name, base),
+        about.split,
+        data_dir,
+        allow_download=False,
+        columns=parse_columns(columns if isinstance(columns, str) else None),
+    )
     if not dataset.has_fingerprint(about.fingerprint):
         raise DecomposeError(f"those of {about.name} {about.split} have changed since.")
     return dataset

@@ -1,0 +1,174 @@
+"""Tables of the library `datasets`: which columns are meant, which splits there are, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow
+import pyarrow.parquet
+import pytest
+from helpers.dataset_hub import hub
+from helpers.image_kinds import noise, png
+
+from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.registry import available_splits, open_dataset
+from decompose_cli.errors import DownloadError, InputError
+
+IMAGES = [png(noise(number, 8)) for number in range(3)]
+LABELS = [1, 0, 1]
+
+
+def parquet(name: str, **columns: Any) -> str:
+    Path(name).parent.mkdir(exist_ok=True)
+    pyarrow.parquet.write_table(pyarrow.table(columns), name)
+    return f"hf:{name}"
+
+
+def opened(name: str, split: str = "test", columns: Mapping[str, str] | None = None) -> ImageDataset:
+    return open_dataset(name, split, Path(), columns=columns, allow_download=False)
+
+
+def refused(name: str, columns: Mapping[str, str] | None = None) -> str:
+    with pytest.raises(InputError) as refusal:
+        opened(name, "test", columns)
+    return f"{refusal.value.message} {refusal.value.hint or ''}"
+
+
+@pytest.mark.parametrize("images", [IMAGES, [{"bytes": image, "path": None} for image in IMAGES]])
+def test_a_file_of_bytes_and_numbers(images: list[Any]) -> None:
+    found = opened(parquet("x.parquet", img=images, label=LABELS, text=["a", "b", "c"]))
+    assert (found.labels.tolist(), found.class_names, found.is_numbered) == (LABELS, ("0", "1"), True)
+    assert found.image(2).tobytes() == noise(2, 8).tobytes()
+    assert found.called(2) == "row 2"
+
+
+def test_labels_that_are_names_and_columns_that_are_named() -> None:
+    name = parquet("x.parquet", image=IMAGES, other=IMAGES[::-1], kind=["b", "a", "b"], number=LABELS)
+    assert "several columns that may hold labels: kind, number" in refused(name)
+    found = opened(name, columns={"image": "other", "label": "kind"})
+    assert (found.class_names, found.labels.tolist()) == (("a", "b"), LABELS)
+    assert found.image(0).tobytes() == noise(2, 8).tobytes()
+    assert "has no column 'x', which columns names; it has image, other, kind, number." in refused(name, {"label": "x"})
+
+
+def test_splits_of_a_folder_called_parquet_and_classes_of_the_training_images() -> None:
+    parquet("parquet/train-00000-of-00001.parquet", image=IMAGES, label=["a", "b", "c"])
+    parquet("parquet/validation-00000-of-00001.parquet", image=IMAGES[:1], label=["b"])
+    assert available_splits("hf:parquet") == ("val", "train")
+    found = opened("hf:parquet", "val")
+    assert (found.labels.tolist(), found.class_names) == ([1], ("a", "b", "c"))
+
+
+@pytest.mark.parametrize("is_dictionary", [True, False])
+def test_what_the_library_saves(is_dictionary: bool) -> None:
+    kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cow"])})
+    rows = {"image": [{"bytes": image, "path": None} for image in IMAGES], "label": LABELS}
+    table = datasets.Dataset.from_dict(rows, features=kinds)
+    saved = datasets.DatasetDict({"train": table, "extra": table}) if is_dictionary else table
+    saved.save_to_disk("saved")
+    split = "train" if is_dictionary else "test"
+    assert available_splits("hf:saved") == (split,)
+    found = opened("hf:saved", split)
+    assert (found.class_names, found.is_numbered, found.labels.tolist()) == (("ant", "bee", "cow"), False, LABELS)
+
+
+def test_images_that_a_table_names_by_their_path() -> None:
+    Path("x.png").write_bytes(IMAGES[1])
+    kinds = datasets.Features({"image": datasets.Image(decode=False), "label": datasets.Value("int64")})
+    rows = {"image": [{"bytes": None, "path": str(Path("x.png").absolute())}], "label": [0]}
+    datasets.Dataset.from_dict(rows, features=kinds).save_to_disk("saved")
+    assert opened("hf:saved").image(0).tobytes() == noise(1, 8).tobytes()
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ({"x": [1, 2], "label": [0, 1]}, "has no column of images; it has x, label."),
+        ({"image": IMAGES[:2], "label": [0.5, float("nan")]}, "has no column of labels; it has image, label."),
+        (
+            {"image": IMAGES[:2], "label": [0, None]},
+            "The label of row 1 of hf:x.parquet test is '', which is no class number",
+        ),
+        ({"image": IMAGES[:2], "label": [0, -1]}, "is '-1'"),
+        (
+            {"image": IMAGES[:2], "picture": IMAGES[:2], "img": IMAGES[:2], "label": [0, 0]},
+            "columns that may hold images",
+        ),
+    ],
+)
+def test_what_a_table_lacks_is_said(columns: dict[str, Any], says: str) -> None:
+    assert says in refused(parquet("x.parquet", **columns))
+
+
+def test_a_missing_image_is_one_that_cannot_be_read() -> None:
+    found = opened(parquet("x.parquet", image=[IMAGES[0], None], label=[0, 1]))
+    with pytest.raises(InputError, match=r"The image in row 1 of hf:x\.parquet test is missing"):
+        found.image(1)
+    assert found.without([1]).in_memory() is not None
+
+
+def test_damaged_files_and_folders_without_tables(caplog: pytest.LogCaptureFixture) -> None:
+    whole = Path(parquet("x.parquet", image=IMAGES, label=LABELS).removeprefix("hf:")).read_bytes()
+    for content in (b"", whole[:100], b"text" * 99):
+        Path("x.parquet").write_bytes(content)
+        assert "x.parquet cannot be read as a data set: " in refused("hf:x.parquet")
+    Path("empty").mkdir()
+    assert "empty cannot be read as a data set: " in refused("hf:empty")
+    assert not caplog.records, "the library says nothing of its own"
+
+
+def test_nothing_is_asked_of_the_hub_where_downloads_are_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    def connect(*_: Any) -> None:
+        raise AssertionError("the network is used")
+
+    monkeypatch.setattr(socket, "getaddrinfo", connect)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", Path("nothing").absolute())
+    with pytest.raises(DownloadError, match="'org/name' is not on this machine and downloads are off"):
+        opened("hf:org/name")
+    assert not datasets.config.HF_HUB_OFFLINE, "the setting is as it was"
+
+
+@pytest.mark.slow
+def test_a_data_set_of_the_hub_is_fetched_once_and_found_again_without_it(tmp_path: Path) -> None:
+    parquet("test.parquet", image=IMAGES, label=LABELS)
+    code = """
+    import json, sys
+    from pathlib import Path
+    from decompose_cli.datasets.registry import available_splits, open_dataset
+    from decompose_cli.errors import DecomposeError
+    try:
+        images = open_dataset(sys.argv[1], "test", Path(), allow_download=sys.argv[2] == "yes")
+        print(json.dumps([images.labels.tolist(), images.image(2).tobytes().hex(), images.fingerprint()]))
+    except DecomposeError as error:
+        print(json.dumps(error.message))
+    """
+
+    def run(name: str, downloads: str) -> Any:
+        command = [sys.executable, "-c", textwrap.dedent(code), name, downloads]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    with hub("org/name", {"test.parquet": Path("test.parquet").read_bytes()}) as (address, asked):
+        environment = {**os.environ, "HF_ENDPOINT": address, "HF_HOME": str(tmp_path / "hub")}
+        assert "downloads are off" in run("hf:org/name", "no")
+        assert asked == []
+        first = run("hf:org/name", "yes")
+        assert first[:2] == [LABELS, noise(2, 8).tobytes().hex()]
+        assert any(path.endswith("test.parquet") for path in asked)
+        assert "BuilderConfig 'other' not found" in run("hf:org/name:other", "yes")
+        asked.clear()
+        assert run("hf:org/name", "no") == first
+        assert asked == []
+    assert run("hf:org/name", "no") == first
+    assert "is not on this machine and cannot be fetched" in run("hf:org/other", "yes")
