@@ -67,7 +67,14 @@ class Ranking:
         return not lacks and not (self.needs_nonnegative and data.has_negative)
 
     def orders(self, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[Tensor] | None:
-        """The features of each class for ascending whole numbers k, best first, int64 (C, k); None for sets of fits."""
+        """The features of each class for ascending whole numbers k, best first, int64 (C, k); None for sets of fits.
+
+        Classes that are held have none of their own: their rows, which mean nothing, repeat those of another class.
+        """
+        if data.held is not None and not self.is_fitted:
+            found = self.orders(data.of_classes(data.present), ks)
+            rows = ((~data.held).cumsum(0) - 1).clamp(min=0)
+            return None if found is None else (order[rows] for order in found)
         if self.order_many is not None:
             return self.order_many(data, ks)
         if self.score is None or not self.is_nested:
@@ -78,7 +85,9 @@ class Ranking:
         return (order[:, :k] for k in ks)
 
     def sets(self, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
-        """The sets for ascending whole numbers k."""
+        """The sets for ascending whole numbers k; classes that are held keep all features."""
+        if data.held is not None and not self.is_fitted:
+            return (_spread(found, data) for found in self.sets(data.of_classes(data.present), ks))
         if self.select_many is not None:
             return self.select_many(data, ks)
         orders = self.orders(data, ks)
@@ -134,6 +143,11 @@ def highest(name: str, scores: Tensor, k: int | float, data: LabelledFeatures) -
 
     rows = descending(scores)[:, :k].tolist() if isinstance(k, int) else prefixes(scores, k, name, data.class_names)
     return _set_of(name, rows, k, data)
+
+
+def _spread(found: IndexSet, data: LabelledFeatures) -> IndexSet:
+    """The set of the classes that are not held as one of all, in which those that are keep all features."""
+    return found.spread(data.num_classes, data.present.tolist())
 
 
 def _set_of(name: str, rows: list[list[int]], k: int | float, data: LabelledFeatures) -> IndexSet:
@@ -201,7 +215,8 @@ def _fitted(name: str, summary: str) -> Ranking:
         if part is not data:
             note(f"{name} looks for features on {len(part.labels):,} of the {len(data.labels):,} images.")
         for k, classes in zip(ks, searched(name, part, ks), strict=True):
-            yield IndexSet(classes, data.num_features, source=f"{name}, k={k}")
+            found = IndexSet(classes, data.num_features, source=f"{name}, k={k}")
+            yield found if data.held is None else _spread(found.of_classes(data.present.tolist()), data)
 
     def select_one(data: LabelledFeatures, k: int | float) -> IndexSet:
         if isinstance(k, float):
@@ -279,6 +294,8 @@ def select(data: LabelledFeatures, method: str, k: int | float) -> IndexSet:
 
     Among equal scores, and among equal features of an image, the higher index comes first, as in the published code.
 
+    Classes that are held, as there are no images of them, keep all features: their whole rows of the full head.
+
     Args:
         data: Features of training images and their labels.
         method: A name in :data:`RANKINGS`.
@@ -292,7 +309,10 @@ def select(data: LabelledFeatures, method: str, k: int | float) -> IndexSet:
             ``mass`` are.
     """
     check_k(k, data.num_features)
-    return RANKINGS[method].select(data, k)
+    ranking = RANKINGS[method]
+    if data.held is None or ranking.is_fitted:
+        return ranking.select(data, k)
+    return _spread(ranking.select(data.of_classes(data.present), k), data)
 
 
 def data_for(study: Study, methods: Iterable[str], order: Order = "highest") -> LabelledFeatures:
@@ -302,11 +322,12 @@ def data_for(study: Study, methods: Iterable[str], order: Order = "highest") -> 
         InputError: Needed gates are missing or do not fit, or a class has no images.
     """
     chosen = [RANKINGS[method] for method in methods]
-    return study.labelled(
+    data = study.labelled(
         images=any(ranking.needs_images for ranking in chosen),
         gates=any(ranking.needs_gates for ranking in chosen),
         order=order,
     )
+    return data.for_fits() if any(ranking.is_fitted for ranking in chosen) else data
 
 
 # ------------------------------------------------------------------------------------------- what the user says of them

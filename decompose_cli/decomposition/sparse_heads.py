@@ -188,11 +188,11 @@ def head_on(
     """
     scale, support, head = scale.to("cpu"), support.cpu(), head.cpu()
     weight, bias = scale.folded(head[:, :-1], head[:, -1])
-    classes = strongest_first(support, head)
+    index_set = IndexSet(strongest_first(support, head), len(scale.mean), source=source)
     if held is not None:
-        everything = tuple(range(len(scale.mean)))
-        classes = tuple(everything if stays else row for stays, row in zip(held.tolist(), classes, strict=True))
-    return SparseHead(IndexSet(classes, len(scale.mean), source=source), weight, bias, head, loss, l2)
+        present = (~held).nonzero()[:, 0].tolist()
+        index_set = index_set.of_classes(present).spread(len(held), present)
+    return SparseHead(index_set, weight, bias, head, loss, l2)
 
 
 def as_full(head: SparseHead) -> HeadTensors:

@@ -164,7 +164,7 @@ class Bench:
                 IndexSet(strongest_first(*one), data.num_features, source=method) for one in found
             )
         else:
-            sets = _ranked(method, data, ks)
+            sets = RANKINGS[method].sets(data, ks)
         for k, index_set in zip(ks, sets, strict=True):
             yield Proposal(method, k, index_set, self.pool)
 
@@ -252,20 +252,6 @@ def methods_for(settings: SparsifySettings, data: LabelledFeatures) -> list[str]
     if settings.method != AUTO:
         return [settings.method]
     return [ranking.name for ranking in RANKINGS.values() if ranking.fits(data) and ranking.name not in SLOW]
-
-
-def _ranked(method: str, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
-    """The sets of a ranking; classes without images have all features."""
-    ranking = RANKINGS[method]
-    if data.held is None or ranking.is_fitted:
-        yield from ranking.sets(data, ks)
-        return
-    present = (~data.held).nonzero()[:, 0]
-    for found in ranking.sets(data.of_classes(present), ks):
-        rows = [tuple(range(data.num_features))] * data.num_classes
-        for number, row in zip(present.tolist(), found.classes, strict=True):
-            rows[number] = row
-        yield IndexSet(tuple(rows), data.num_features, source=found.source)
 
 
 def _spread(head: SparseHead, columns: Tensor, own: Scale, everything: Scale) -> SparseHead:
