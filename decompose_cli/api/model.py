@@ -18,8 +18,8 @@ from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.index_set import read_index_set as read_file
 from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.features.seen import settled
-from decompose_cli.features.study import class_names_of, open_network
+from decompose_cli.features.seen import class_names_of, settled
+from decompose_cli.features.study import open_network
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import find_entry

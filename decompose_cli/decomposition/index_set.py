@@ -56,7 +56,9 @@ class IndexSet:
         everything = tuple(range(self.num_features or 0)) if self.whole else ()
         for number, indices in enumerate(self.classes):
             if number in self.whole and indices != everything:
-                raise InputError(f"{self.source}: class {number} keeps its whole row, but lacks features or their order.")
+                raise InputError(
+                    f"{self.source}: class {number} keeps its whole row, but lacks features or their order."
+                )
             if number in self.whole:
                 continue
             seen: set[int] = set()
@@ -134,7 +136,9 @@ class IndexSet:
             is_part = self.num_classes < num_classes
             raise InputError(
                 f"{self.source} has {self.num_classes} classes, but the network has {num_classes}.",
-                hint=f"A set of the classes with images alone goes with {param('classes')} present." if is_part else None,
+                hint=f"A set of the classes with images alone goes with {param('classes')} present."
+                if is_part
+                else None,
             )
         if self.num_features not in (None, num_features):
             raise InputError(f"{self.source} is for {self.num_features} features, but the network has {num_features}.")

@@ -23,8 +23,8 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import device_memory
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
-from decompose_cli.features.seen import settled
-from decompose_cli.features.study import Study, class_names_of, open_network
+from decompose_cli.features.seen import class_names_of, settled
+from decompose_cli.features.study import Study, open_network
 from decompose_cli.models.axes import Planes
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.head import example_images

@@ -40,6 +40,7 @@ from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolatio
 from decompose_cli.progress import note
 from decompose_cli.storage.files import as_bytes, sha256_of, write_with
 from decompose_cli.storage.journal import settle
+from decompose_cli.storage.result_document import PartOfClasses
 
 METADATA_KEY = "decompose"
 SPARSE_KEY = "sparse"
@@ -60,6 +61,8 @@ class Metadata(BaseModel):
         num_classes: Outputs of the head.
         model_options: Options of the network that are not at their defaults; None if there are none.
         class_names: Names of the classes in the order of the outputs.
+        class_ids: Other names of the classes (WordNet ids), in the same order, where there are any.
+        part: What was done about classes without images, where there were some.
         feature_names: Names of the features that enter a head without a network.
         dataset: Name of the data set that the network was trained on.
         mean: Mean of :class:`decompose_cli.preprocessing.Preprocessing`.
@@ -79,6 +82,8 @@ class Metadata(BaseModel):
     num_classes: int
     model_options: dict[str, str] | None = None
     class_names: list[str] | None = None
+    class_ids: list[str] | None = None
+    part: PartOfClasses | None = None
     feature_names: list[str] | None = None
     dataset: str | None = None
     mean: Annotated[list[_Finite], Field(min_length=3, max_length=3)] | None = None
@@ -145,6 +150,14 @@ class Checkpoint:
         """The mask (C, k) of the decomposed head, as it stands in the file."""
         places = (name.removesuffix(".indices") for name in self.state_dict if name.endswith(".indices"))
         return next((self.state_dict[f"{name}.mask"] for name in places if f"{name}.mask" in self.state_dict), None)
+
+    @property
+    def kept_whole(self) -> frozenset[int]:
+        """Classes of its decomposed head that have their whole row of the full head, as they had no images."""
+        part = self.metadata.part if self.metadata is not None else None
+        if part is None or part.policy != "all" or self._mask is None:
+            return frozenset()
+        return frozenset(range(len(self._mask))).difference(part.present)
 
     def say_bias_alone(self) -> None:
         """Say which classes of a decomposed head have their bias alone; whether its parts fit is seen later."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
@@ -45,6 +46,8 @@ class Classifier:
         checkpoint: The weights, or None where the network's own initial ones are used.
         head_name: Name of the head that the user asked for, or None.
         uses_default_weights: Whether these are the weights that the registry names.
+        whole: The network with all of its classes, which this one is cut from, or it is itself.
+        classes: Numbers of the classes that the head is cut to; None for all.
     """
 
     def __init__(self, entry: ModelEntry, checkpoint: Checkpoint | None, head_name: str | None, seed: int) -> None:
@@ -56,6 +59,22 @@ class Classifier:
             checkpoint.source == default_source(entry) or _has_default_hash(entry, checkpoint)
         )
         self._networks: dict[Size, Network] = {}
+        self.whole: Classifier = self
+        self.classes: tuple[int, ...] | None = None
+
+    def of_classes(self, numbers: Sequence[int]) -> Classifier:
+        """The same network with a head of some classes alone, in this order; features are the same."""
+        cut = copy.copy(self)
+        cut.classes, cut._networks = tuple(numbers), {}
+        return cut
+
+    @property
+    def kept_whole(self) -> frozenset[int]:
+        """Classes of a decomposed head that have their whole row of the full head, as they had no images."""
+        whole = self.checkpoint.kept_whole if self.checkpoint is not None else frozenset()
+        if self.classes is None:
+            return whole
+        return frozenset(place for place, number in enumerate(self.classes) if number in whole)
 
     @property
     def name(self) -> str:
@@ -111,6 +130,8 @@ class Classifier:
         Raises:
             InputError: The weights do not fit (the sentence accounts for every key), or there is no head.
         """
+        if input_size not in self._networks and self.classes is not None:
+            self._networks[input_size] = self.whole.load(input_size).of_classes(self.classes, self.name)
         if input_size not in self._networks:
             network = self._load(input_size)
             depends = warn_of_batch_dependence(network.module, input_size, network.head, self.name)

@@ -362,23 +362,39 @@ def read_json(path: Path, what: str, hint: str | None = None) -> Any:
     Raises:
         InputError: The file is missing, unreadable, empty, not UTF-8 or not JSON.
     """
+    text = read_text(path, what, "a JSON text file", hint)
+    try:
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{what} {path} is not valid JSON: {error}.") from error
+
+
+def read_text(path: Path, what: str, kind: str = "a text file", hint: str | None = None) -> str:
+    """Read a text file of the user's.
+
+    Args:
+        path: The file.
+        what: What it is, as the beginning of a sentence.
+        kind: What a file that is no UTF-8 is not.
+        hint: What to do if it is not.
+
+    Raises:
+        InputError: The file is missing, unreadable, empty or not UTF-8.
+    """
     settle(path.parent)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise InputError(f"{what} {path} does not exist.") from None
     except IsADirectoryError:
         raise InputError(f"{what} {path} is a folder, not a file.") from None
     except UnicodeDecodeError:
-        raise InputError(f"{what} {path} is not a JSON text file.", hint=hint) from None
+        raise InputError(f"{what} {path} is not {kind}.", hint=hint) from None
     except OSError as error:
         raise InputError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
     if not text.strip():
         raise InputError(f"{what} {path} is empty.")
-    try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} {path} is not valid JSON: {error}.") from error
+    return text
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
