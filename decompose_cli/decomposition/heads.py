@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.features.study import Study
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.decomposed import DecomposedLinear
@@ -95,9 +96,36 @@ def resolve_heads(head: HeadTensors, index_set: IndexSet | None) -> Heads:
     return Heads(original, decomposed_head(head, index_set))
 
 
-def own_index_set(head: HeadTensors, source: str) -> IndexSet:
-    """The features of each class of a head of the kind ``decomposed``; ``source`` is what messages call them."""
-    return IndexSet(_own_decomposition(head).classes(), head.num_features, source=source)
+def own_index_set(head: HeadTensors, source: str, whole: Collection[int] = ()) -> IndexSet:
+    """The features of each class of a head of the kind ``decomposed``.
+
+    Args:
+        head: The head.
+        source: What messages call the set.
+        whole: Classes that keep their whole row of the full head: :attr:`.models.classifier.Classifier.kept_whole`.
+    """
+    return IndexSet(_own_decomposition(head).classes(), head.num_features, source=source, whole=frozenset(whole))
+
+
+def of_studied_classes(index_set: IndexSet, study: Study) -> IndexSet:
+    """An index set for the head of a study: that of all classes of the network is cut to those that are studied.
+
+    Raises:
+        InputError: The set says that it is of other classes than those that are studied.
+    """
+    part = study.part
+    if part is None or part.policy != "present":
+        return index_set
+    if index_set.num_classes == part.outputs:
+        return index_set.of_classes(part.present)
+    stated = index_set.provenance.get("part")
+    names = stated.get("names") if isinstance(stated, dict) else None
+    if isinstance(names, list) and names != part.names:
+        raise InputError(
+            f"{index_set.source} is of the classes {first_few(names)}, but those with training images are "
+            f"{first_few(part.names)}."
+        )
+    return index_set
 
 
 def full_head(head: HeadTensors) -> nn.Linear:

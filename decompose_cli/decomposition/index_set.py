@@ -56,9 +56,7 @@ class IndexSet:
         everything = tuple(range(self.num_features or 0)) if self.whole else ()
         for number, indices in enumerate(self.classes):
             if number in self.whole and indices != everything:
-                raise InputError(
-                    f"{self.source}: class {number} keeps its whole row, but lacks features or their order."
-                )
+                raise InputError(f"{self.source}: class {number} keeps its whole row, but has not all features.")
             if number in self.whole:
                 continue
             seen: set[int] = set()
@@ -133,12 +131,10 @@ class IndexSet:
             InputError: The set belongs to a head of another size.
         """
         if self.num_classes != num_classes:
-            is_part = self.num_classes < num_classes
+            hint = f"A set of the classes with images alone goes with {param('classes')} present."
             raise InputError(
                 f"{self.source} has {self.num_classes} classes, but the network has {num_classes}.",
-                hint=f"A set of the classes with images alone goes with {param('classes')} present."
-                if is_part
-                else None,
+                hint=hint if self.num_classes < num_classes else None,
             )
         if self.num_features not in (None, num_features):
             raise InputError(f"{self.source} is for {self.num_features} features, but the network has {num_features}.")

@@ -100,8 +100,9 @@ class Search:
             reported: The full head's predictions for the images that are reported on.
         """
         head, features, labels = self.head, self.train.bank.features, self.train.labels
-        held = head.num_features + 2 * head.num_classes  # by shrink, for each image
-        drawn = searched_numbers(labels, self.train.inputs.seed, held)
+        numbers = head.num_features + 2 * head.num_classes  # that shrink holds for each image
+        drawn = searched_numbers(labels, self.train.inputs.seed, numbers)
+        present, held = self.ranked.present.tolist(), self.ranked.held
         if drawn is not None:
             note(f"The search looks at {len(drawn):,} of the {len(labels):,} training images, drawn by class.")
             features, labels = held_by_feature(features, drawn), labels[drawn]
@@ -116,7 +117,6 @@ class Search:
             candidates[method] = None
             if k is None:
                 continue
-            present, held = self.ranked.present.tolist(), self.ranked.held
             with track(f"Shrinking {method}", (k - 1) * len(present), unit="features") as advance:
                 widest = self._set(method, k, known)
                 kept = shrink(features, full, head, widest.classes, self.max_drop, advance, device, held).classes

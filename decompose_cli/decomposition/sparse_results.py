@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.choosing import ChosenOn
+from decompose_cli.decomposition.index_set import Layout
 from decompose_cli.decomposition.metrics import Predictions, compare
 from decompose_cli.decomposition.result_types import Point
 from decompose_cli.decomposition.sparse_heads import SparseHead
@@ -112,7 +113,7 @@ class Sparse(BaseModel):
     features_per_class: tuple[int, int]
     bias_alone: list[int]
     kept_whole: list[int]
-    indices: dict[str, list[int]]
+    indices: Layout
     weights: dict[str, list[float]]
     biases: list[float]
     scale: float | None

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from decompose_cli.decomposition.chosen_images import from_dataset
-from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads
+from decompose_cli.decomposition.heads import check_index_request, check_made_from, of_studied_classes, resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, data_for, select
+from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, highest_weights
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
@@ -110,9 +110,11 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     study = Study(inputs, ("test", "val"))
     check_index_request(study.classifier.checkpoint, index_set)
     c = _class_number(wanted, study.class_map.names)
+    if index_set is not None:
+        index_set = of_studied_classes(index_set, study)
     if index_set is None and study.head.kind == "dense":
         count = DEFAULT_K if k is None else k
-        index_set = select(data_for(study, ["weight"]), "weight", count)
+        index_set = highest_weights(study.head, study.class_map.names, count)
         if k is None:
             note(f"No index file was given: a class's filters are the {count} features with its highest weights.")
     elif index_set is None and k is not None:
@@ -124,6 +126,7 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     if given is not None:
         check_made_from(given, study.classifier)
     rows = head.classes()
+    whole = study.classifier.kept_whole if index_set is None else index_set.whole
     if not rows[c]:
         raise InputError(f"The class {study.class_map.names[c]} has no filters to show: its head is its bias alone.")
     if len(rows[c]) > MOST_FILTERS:
@@ -131,7 +134,7 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
             f"The class has {len(rows[c])} filters, and at most {MOST_FILTERS} can be shown; choose fewer."
         )
     features, labels, names = study.bank.features, study.labels, study.class_map.names
-    infos = []
+    infos, others = [], {c, *whole}  # classes that keep all features share none more than others
     is_own = labels == c
     for feature, weight in zip(rows[c], head.weight.detach()[c].tolist(), strict=False):  # padded to the longest
         values = features[:, feature]
@@ -145,7 +148,7 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
                 contribution=None if mean is None else weight * mean,
                 mean=mean,
                 mean_elsewhere=_mean(values[~is_own]),
-                shared_with=[names[other] for other, row in enumerate(rows) if other != c and feature in row],
+                shared_with=[names[other] for other, row in enumerate(rows) if other not in others and feature in row],
                 images=[
                     FilterImage(
                         image=study.in_split([n])[0],

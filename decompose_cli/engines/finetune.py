@@ -71,7 +71,7 @@ class FinetuneConfig(RunConfig):
     ``diversity``: how much the diversity of maps counts in the loss.
     """
 
-    indices: dict[str, list[int]] | None
+    indices: IndexLayout | None
     indices_source: str | None
     ranking: dict[str, Any] | None
     only: Trained

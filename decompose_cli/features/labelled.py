@@ -136,7 +136,7 @@ class LabelledFeatures:
         return dataclasses.replace(self, targets=targets.scatter_(1, self.labels[:, None], rest))
 
     def full_probabilities(self, of: Tensor | None = None) -> Tensor:
-        """What the full head says of each image, (N, C); 0 for other classes than some, bool (C,), if these are given."""
+        """What the full head says of each image, (N, C); 0 for other classes than ``of``, bool (C,), if given."""
         import torch
 
         assert self.weight is not None

@@ -103,8 +103,7 @@ def class_names_of(classifier: Classifier) -> ClassNames | None:
     """The names of a network's outputs, if they are known."""
     metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
     if metadata is not None and metadata.class_names is not None:
-        known, ids = known_class_names(metadata.dataset, certain=True), metadata.class_ids
-        if ids is None and known is not None and list(known.names) == metadata.class_names:
-            ids = known.ids
-        return ClassNames(metadata.class_names, ids)
+        known = known_class_names(metadata.dataset, certain=True)
+        ids = known.ids if known is not None and list(known.names) == metadata.class_names else None
+        return ClassNames(metadata.class_names, metadata.class_ids or ids)
     return known_class_names(classifier.entry.dataset, certain=classifier.uses_default_weights)

@@ -124,8 +124,8 @@ class Network:
             cut = network_of(module, self.input_size, place.name, name)
         except DecomposeError as error:
             raise InputError(
-                f"The head {place.name!r} of {name} cannot be cut to {len(numbers)} of its {place.num_classes} classes: "
-                "the network goes on with the logits of all.",
+                f"The head {place.name!r} of {name} cannot be cut to {len(numbers)} of its {place.num_classes} "
+                "classes: the network goes on with the logits of all.",
                 hint=f"Keep all with {param('classes')} all.",
             ) from error
         return replace(cut, tensors=tensors, depends_on_batch=self.depends_on_batch)
