@@ -102,9 +102,12 @@ def own_index_set(head: HeadTensors, source: str, whole: Collection[int] = ()) -
     Args:
         head: The head.
         source: What messages call the set.
-        whole: Classes that keep their whole row of the full head: :attr:`.models.classifier.Classifier.kept_whole`.
+        whole: Classes that keep their whole row of the full head where they have all features, see
+            :attr:`.models.classifier.Classifier.kept_whole`.
     """
-    return IndexSet(_own_decomposition(head).classes(), head.num_features, source=source, whole=frozenset(whole))
+    classes, everything = _own_decomposition(head).classes(), tuple(range(head.num_features))
+    kept = frozenset(number for number in whole if classes[number] == everything)
+    return IndexSet(classes, head.num_features, source=source, whole=kept)
 
 
 def of_studied_classes(index_set: IndexSet, study: Study) -> IndexSet:

@@ -320,6 +320,9 @@ class _Subject:
                 device=fitting_device(self.study.device),
                 advance=advance,
             )
+        by_class = {number: one for number, one in by_class.items() if number not in index_set.whole}
+        if not by_class:
+            raise InputError(f"{index_set.source} has no features of its own for any class that has images here.")
         is_random = noise not in DETERMINISTIC
         total = _total(by_class)
         summary = MethodSummary(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 from typing_extensions import override
@@ -15,11 +16,13 @@ from typing_extensions import override
 from decompose_cli.decomposition.heads import (
     check_index_request,
     check_made_from,
+    of_studied_classes,
     own_index_set,
     resolve_heads,
     with_decomposed_head,
 )
-from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.decomposition.index_set import IndexSet, index_set_from_json, read_index_set
+from decompose_cli.decomposition.index_set import Layout as IndexLayout
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.ranking import (
     RANKINGS,
@@ -207,8 +210,10 @@ class _Finetune(Training[FinetuneResults]):
         check_same_images(session, train.dataset)
         index_set = self._index_set
         if index_set is None and config["indices"] is not None:  # a run that goes on has them in its configuration
-            rows = tuple(tuple(config["indices"][str(number)]) for number in range(len(config["indices"])))
-            index_set = IndexSet(rows, source=str(config["indices_source"]))
+            known = str(config["indices_source"]), test.head.num_features
+            index_set = index_set_from_json(config["indices"], *known)
+        if index_set is not None:
+            index_set = of_studied_classes(index_set, test)
         checkpoint = test.classifier.checkpoint
         own = checkpoint is not None and checkpoint.has_decomposed_head
         given = index_set
@@ -235,7 +240,8 @@ class _Finetune(Training[FinetuneResults]):
         if not network.is_decomposed:
             with_decomposed_head(module, network.head, heads.decomposed)
         check_head_stays(module, network.head.name, network.input_size, test.classifier.name)
-        used = index_set or own_index_set(test.head, test.classifier.weights_source)
+        kept_whole = test.classifier.kept_whole
+        used = index_set or own_index_set(test.head, test.classifier.weights_source, kept_whole)
         self._sparse = self._still_true(checkpoint, config["only"])
         self._test, self._train, self._module = test, train, module
         self._head = network.head
@@ -271,8 +277,7 @@ class _Finetune(Training[FinetuneResults]):
         own["model_options"] = options or None
         metadata = Metadata(
             model=entry.name,
-            num_classes=len(names),
-            class_names=list(names),
+            **train.described_classes(),
             dataset=config["dataset"],
             **test.preprocessing.described(),
             model_options=dict(entry.chosen) or None,
@@ -298,11 +303,20 @@ class _Finetune(Training[FinetuneResults]):
         if self._cut is not None:
             note(f"Decomposed, with the weights of the full head: {self._cut.correct:,} of {self._cut.total:,}.")
         note(f"Decomposed, before fine-tuning: {self._before.correct:,} of {self._before.total:,}.")
-        return Job(module, metadata, data, frozen, objective, self._sparse)
+        return Job(module, metadata, data, frozen, objective, self._rows_held(name), self._sparse)
+
+    def _rows_held(self, head: str) -> dict[str, Tensor]:
+        """The rows of the head of classes without images, which no image speaks for, so that they stay as they are."""
+        is_held = torch.zeros(self._used.num_classes, dtype=torch.bool)
+        is_held[sorted(self._used.whole)] = True
+        if not bool(is_held.any()):
+            return {}
+        note(f"The rows of {len(self._used.whole)} classes without training images stay as they are.")
+        return {f"{head}.{name}": is_held for name in ("weight", "bias")}
 
     def _refitted(self, images: Tensor, l2: float | None) -> tuple[DecomposedLinear, Refitting]:
         """The head with weights fitted to these training images, and how they were fitted."""
-        data = self._train.labelled()
+        data = self._train.labelled().for_fits()
         if len(images) < len(data.labels):  # where some are held out, those that are fitted are copied
             drawn = fitted_numbers(data.labels[images], data.num_features * data.num_classes, self._train.inputs.seed)
             data = data.of_images(images if drawn is None else images[drawn])

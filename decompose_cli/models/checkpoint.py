@@ -153,7 +153,7 @@ class Checkpoint:
 
     @property
     def kept_whole(self) -> frozenset[int]:
-        """Classes of its decomposed head that have their whole row of the full head, as they had no images."""
+        """Classes of its decomposed head that had no images, so that they may have their whole row of the full head."""
         part = self.metadata.part if self.metadata is not None else None
         if part is None or part.policy != "all" or self._mask is None:
             return frozenset()

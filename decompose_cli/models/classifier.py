@@ -70,7 +70,7 @@ class Classifier:
 
     @property
     def kept_whole(self) -> frozenset[int]:
-        """Classes of a decomposed head that have their whole row of the full head, as they had no images."""
+        """Classes of a decomposed head that had no images, so that they may have their whole row of the full head."""
         whole = self.checkpoint.kept_whole if self.checkpoint is not None else frozenset()
         if self.classes is None:
             return whole
