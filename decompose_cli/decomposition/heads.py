@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.decomposition.ranking import select
 from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.classifier import Classifier
@@ -129,6 +131,16 @@ def of_studied_classes(index_set: IndexSet, study: Study) -> IndexSet:
             f"{first_few(part.names)}."
         )
     return index_set
+
+
+def highest_weights(head: HeadTensors, class_names: Sequence[str], k: int) -> IndexSet:
+    """The k features of each class with the highest weights in a full head, whatever images there are.
+
+    Raises:
+        InputError: k is above D.
+    """
+    nothing = torch.zeros(0, head.num_features), torch.zeros(0, dtype=torch.int64)
+    return select(LabelledFeatures(*nothing, head.weight, class_names), "weight", k)
 
 
 def full_head(head: HeadTensors) -> nn.Linear:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from decompose_cli.features.study import Study
-    from decompose_cli.models.network import HeadTensors
 
 DEFAULT_K = 5
 DEFAULT_METHOD = "frequency"  # the published one
@@ -314,18 +313,6 @@ def select(data: LabelledFeatures, method: str, k: int | float) -> IndexSet:
     if data.held is None or ranking.is_fitted:
         return ranking.select(data, k)
     return _spread(ranking.select(data.of_classes(data.present), k), data)
-
-
-def highest_weights(head: HeadTensors, class_names: Sequence[str], k: int) -> IndexSet:
-    """The k features of each class with the highest weights in a full head, whatever images there are.
-
-    Raises:
-        InputError: k is above D.
-    """
-    import torch
-
-    nothing = torch.zeros(0, head.num_features), torch.zeros(0, dtype=torch.int64)
-    return select(LabelledFeatures(*nothing, head.weight, class_names), "weight", k)
 
 
 def data_for(study: Study, methods: Iterable[str], order: Order = "highest") -> LabelledFeatures:

@@ -19,12 +19,13 @@ from decompose_cli.decomposition.heads import (
     Heads,
     check_index_request,
     check_made_from,
+    highest_weights,
     of_studied_classes,
     resolve_heads,
 )
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import losses_of
-from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, highest_weights
+from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import device_memory
 from decompose_cli.features.inputs import ALL, Inputs

@@ -11,9 +11,15 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from decompose_cli.decomposition.chosen_images import from_dataset
-from decompose_cli.decomposition.heads import check_index_request, check_made_from, of_studied_classes, resolve_heads
+from decompose_cli.decomposition.heads import (
+    check_index_request,
+    check_made_from,
+    highest_weights,
+    of_studied_classes,
+    resolve_heads,
+)
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, highest_weights
+from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
