@@ -229,6 +229,7 @@ def rows_of(path: Path) -> list[PathRow]:
 
 
 def weights_of(head: SparseHead) -> dict[str, list[float]]:
-    """Per class its weights on standardised features, in the order of its features."""
-    on_z = head.on_z
-    return {str(number): on_z[number, list(row)].tolist() for number, row in enumerate(head.index_set.classes)}
+    """Per class its weights on standardised features, in the order of its features; of whole classes none."""
+    on_z, index_set = head.on_z, head.index_set
+    rows = ((number, () if number in index_set.whole else row) for number, row in enumerate(index_set.classes))
+    return {str(number): on_z[number, list(row)].tolist() for number, row in rows}

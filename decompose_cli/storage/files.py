@@ -15,6 +15,7 @@ from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.storage.journal import NO_HARD_LINKS, settle
 from decompose_cli.storage.leftovers import TEMPORARY, sweep, temporary_prefix
 from decompose_cli.storage.ownership import obstacle
+from decompose_cli.storage.text_files import read_text
 
 
 def cache_root() -> Path:

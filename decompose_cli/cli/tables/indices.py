@@ -34,9 +34,8 @@ def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -
         if len(chosen) > _MOST_CLASSES:
             terminal.print(f"... and {len(chosen) - _MOST_CLASSES} more classes")
         if len(chosen) < len(extracted.indices):
-            terminal.print(
-                f"The other {len(extracted.indices) - len(chosen)} classes, without images, keep all features."
-            )
+            others = len(extracted.indices) - len(chosen)
+            terminal.print(f"The other {others} classes, which have no images, keep all features.")
         if extracted.file:
             terminal.print(f"Indices written to {extracted.file}")
     if not all(RANKINGS[extracted.method].is_fitted for extracted in document.results.values()):
