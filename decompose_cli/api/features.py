@@ -22,7 +22,7 @@ from decompose_cli.features.elsewhere import SPLITS, read_feature_file, split_of
 from decompose_cli.features.extraction import Computing, features_of_batches
 from decompose_cli.features.extraction import extract_features as features_of_dataset
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes
+from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.seen import matched
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.precision import settled_precision
@@ -247,7 +247,7 @@ def extract_indices(
     (10, 5)
 
     Args:
-        features: Features of training images of all classes.
+        features: Features of training images. Classes without any keep all features, where there is a full head.
         k: Features per class, or a fraction of the class's total (see
             :func:`decompose_cli.decomposition.ranking.select`).
         method: ``frequency`` (arXiv 2112.07719), ``mean``, ``mass``, ``contribution``, ``weight``, ``csg``,
@@ -257,7 +257,6 @@ def extract_indices(
     Raises:
         InputError: k is out of range, a class has no images, or the method needs something that ``features`` lack.
     """
-    check_classes(features.labels, features.class_names)
     full = features.head.full if features.head is not None else None
     name = parse_method(method)
     if features.head is None and RANKINGS[name].needs_head:
@@ -268,8 +267,8 @@ def extract_indices(
     weight, bias = (None, None) if full is None else (full.weight, full.bias)
     ranked = LabelledFeatures(
         features.values, features.labels, weight, features.class_names, features.gates, order, bias
-    )
-    return select(ranked, name, k)
+    ).holding_empty()
+    return select(ranked.for_fits() if RANKINGS[name].is_fitted else ranked, name, k)
 
 
 def validate(features: Features, indices: Indices | None = None) -> ValidateResults:

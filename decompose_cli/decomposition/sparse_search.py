@@ -270,12 +270,10 @@ def _everything(data: LabelledFeatures) -> IndexSet:
 
 def _prepared(data: LabelledFeatures, settings: SparsifySettings) -> LabelledFeatures:
     """The images as fits take them: classes without any held, weights and soft targets where they were asked for."""
-    counts = data.labels.bincount(minlength=data.num_classes)
-    empty = counts == 0
-    if bool(empty.any()):
-        data = (data if data.held is not None else data.holding(empty)).for_fits()
+    data = (data if data.held is not None else data.holding_empty()).for_fits()
     if settings.class_weights == "balanced":
-        weights = len(data.labels) / (int((~empty).sum()) * counts.double())
+        counts = data.labels.bincount(minlength=data.num_classes)
+        weights = len(data.labels) / (int((counts > 0).sum()) * counts.double())
         data = dataclasses.replace(data, image_weights=weights[data.labels])
     if settings.distil:
         data = dataclasses.replace(data, targets=data.full_probabilities())

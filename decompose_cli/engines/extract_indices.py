@@ -129,7 +129,9 @@ def extract_indices(
     for k, index_set, file in zip(ks, sets, files, strict=True):
         if file is not None:
             complete = dataclasses.replace(index_set, provenance={**provenance, "k": k})
-            texts[file] = index_set_text(complete, document=settings.layout == "document")
+            # Only the document says of which classes it is.
+            is_document = settings.layout == "document" or study.part is not None
+            texts[file] = index_set_text(complete, document=is_document)
     results = {
         str(k): Extracted(
             file=str(file) if file else None,

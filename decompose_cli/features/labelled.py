@@ -106,6 +106,19 @@ class LabelledFeatures:
             device=self.device,
         )
 
+    def holding_empty(self) -> LabelledFeatures:
+        """The same with the classes that have no images held, which is said.
+
+        Raises:
+            InputError: There are some, and no full head whose rows they could keep.
+        """
+        empty = self.labels.bincount(minlength=self.num_classes) == 0
+        if not bool(empty.any()):
+            return self
+        if self.weight is None:
+            check_classes(self.labels, self.class_names)
+        return self.holding(empty)
+
     def holding(self, empty: Tensor) -> LabelledFeatures:
         """The same with these classes, bool (C,), held, which is said."""
         names = [self.class_names[number] for number in empty.nonzero()[:, 0].tolist()]

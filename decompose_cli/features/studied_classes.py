@@ -265,17 +265,20 @@ class StudiedClasses(ABC):
             check_gates(matrix, head.num_classes, head.num_features, self._opened.weights_source)
         weight, bias = (None, None) if head.full is None else (head.full.weight, head.full.bias)
         names = self.class_map.names
-        is_empty = torch.bincount(self.labels, minlength=len(names)) == 0
+
+        def made(features: Tensor, labels: Tensor) -> LabelledFeatures:
+            return LabelledFeatures(features, labels, weight, names, matrix, order, bias, device=str(self.device))
+
+        if images and weight is None:
+            check_classes(self.labels, names)  # before the network runs
         if images:
-            if weight is None:
-                check_classes(self.labels, names)
-            features, labels = self.bank.features, self.labels
-        else:
-            features, labels = torch.zeros(0, head.num_features), torch.zeros(0, dtype=torch.int64)
-            if self._keeps_all and bool(is_empty.any()):  # this may be another split than that which decides
-                is_empty = ~torch.isin(torch.arange(len(names)), torch.tensor(self.present))
-        data = LabelledFeatures(features, labels, weight, names, matrix, order, bias, device=str(self.device))
-        return data.holding(is_empty) if weight is not None and bool(is_empty.any()) else data
+            return made(self.bank.features, self.labels).holding_empty()
+        data = made(torch.zeros(0, head.num_features), torch.zeros(0, dtype=torch.int64))
+        if weight is None or not self._keeps_all or len(torch.unique(self.labels)) == len(names):
+            return data
+        # Whether features of images are needed or not, the same classes are held; this may be another split.
+        is_present = torch.isin(torch.arange(len(names)), torch.tensor(self.present))
+        return data if bool(is_present.all()) else data.holding(~is_present)
 
     def warn_of_empty_classes(self) -> None:
         """Warn of classes without images, for an analysis that leaves them out."""
