@@ -195,6 +195,8 @@ class StudiedClasses(ABC):
         name = self._images.name
         if self._images.split == "train" or "train" not in available_splits(name):
             return self
+        if ":" in name:  # its splits are looked for where it lies, so this one is there
+            return self.other_split("train")
         try:
             return self.other_split("train")
         except InputError as error:
