@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -524,7 +525,7 @@ def test_finetune_and_its_checkpoint(case: Case, policy: str, twin: Twin) -> Non
     assert again.indices.k == (K, K)
 
 
-def test_the_page_shows_what_was_chosen(case: Case, policy: str) -> None:
+def test_the_page_shows_what_was_chosen(case: Case, policy: str, twin: Twin) -> None:
     results = Path("results")
     results.mkdir()
     extract_indices(
@@ -533,12 +534,13 @@ def test_the_page_shows_what_was_chosen(case: Case, policy: str) -> None:
     mutual_info(case.inputs(policy), MutualInfoSettings(k=[K])).write(results / "mi.json")
     validate(case.inputs(policy), results / "ix.json").write(results / "validate.json")
     sparsify(case.inputs(policy), SparsifySettings(k=[K], method="frequency", l2=0.05), folder=results / "sparse")
-    page = report([results]).page
-    assert "Which classes share which filters" in page
-    assert "Overlap and mutual information" in page
+    page = report([results])
+    assert {"filters", "overlap", "sums"} <= {section.id for section in page.sections}
+    used = {j for number in twin.present for j in twin.frequent(K)[number]}
+    assert f"Classes by filters: {len(used)} of {_width(twin)} filters are used" in page.html
 
 
-# ---------------------------------------------------------------------------------------------------- other splits, maps
+# --------------------------------------------------------------------------------------------------- other splits, maps
 
 
 @pytest.fixture
@@ -598,6 +600,7 @@ def test_training_images_that_are_not_there_decide_nothing(
     some_digits: Inputs, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     shutil.rmtree(tmp_path / "some" / "train")
+    caplog.set_level(logging.INFO)
     assert validate(some_digits).results.total == 20
     assert "Which classes have images is decided by the images of split test" in caplog.text
 
