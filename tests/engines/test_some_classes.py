@@ -355,6 +355,15 @@ def refitted(twin: Twin, classes: Sequence[Sequence[int]], l2: float) -> tuple[R
     return found.tolist(), torch.where(is_free, shift.detach() - on_x @ mean, bias).tolist()
 
 
+def objective(twin: Twin, classes: Sequence[Sequence[int]], head: tuple[Rows, list[float]], l2: float) -> float:
+    """What a refit minimises, for any head that has these features."""
+    x, targets, _, _ = sides(twin, classes)
+    weight, bias = (torch.tensor(each, dtype=torch.float64) for each in head)
+    value = -(targets * (x @ weight.t() + bias).log_softmax(1)).sum(1).mean()
+    on_z = weight[twin.present] * x.std(0, correction=0)
+    return float(value + l2 / 2 * on_z.square().sum())
+
+
 def plain_logits(features: Rows, head: tuple[Rows, list[float]]) -> Rows:
     return (np.array(features) @ np.array(head[0]).T + np.array(head[1])).tolist()
 
@@ -364,7 +373,9 @@ def test_weights_fitted_anew(case: Case, policy: str, twin: Twin) -> None:
     results = validate(case.inputs(policy), indices_file(case, policy), refit=True, l2=l2).results
     logits = plain_logits(twin.features("test"), refitted(twin, twin.frequent(K), l2))
     assert results.refitted is not None
-    assert results.refitted.loss == pytest.approx(cross_entropy(logits, twin.images("test")[1]), abs=2e-3)
+    loss = cross_entropy(logits, twin.images("test")[1])
+    # Where the full head gives all but a few thousandths to other classes, biases hardly change the objective.
+    assert results.refitted.loss == pytest.approx(loss, abs=2e-3 if len(twin.kept) <= 10 else 5e-2)
     assert results.refitted.correct == correct(logits, twin.images("test")[1])
     swept = sweep(
         case.inputs(policy), SweepSettings(methods=["frequency"], ks=[K], refit=True, l2=l2), folder=None
@@ -381,9 +392,6 @@ def test_sparsify_and_its_checkpoint(case: Case, policy: str, twin: Twin) -> Non
     assert results.original is not None
     assert results.original.correct == correct(twin.logits(features), labels)
     classes = twin.frequent(K)
-    logits = plain_logits(features, refitted(twin, classes, l2))
-    assert found.loss == pytest.approx(cross_entropy(logits, labels), abs=2e-3)
-    assert found.point.correct == correct(logits, labels)
     assert found.cut.correct == correct(twin.logits(features, classes), labels)
     assert found.features_per_class == (K, K)
     read = read_index_set(Path(f"sparse/k{K}/indices.json"))
@@ -391,6 +399,16 @@ def test_sparsify_and_its_checkpoint(case: Case, policy: str, twin: Twin) -> Non
     assert read.provenance["part"]["policy"] == policy
     path = Path(f"sparse/k{K}/sparse.safetensors")
     metadata = read_checkpoint(path).metadata
+    state, name = read_checkpoint(path).state_dict, twin.study.head.name
+    weight = torch.zeros(len(twin.kept), _width(twin), dtype=torch.float64)
+    weight.scatter_add_(1, state[f"{name}.indices"], (state[f"{name}.weight"] * state[f"{name}.mask"]).double())
+    written = weight.tolist(), state[f"{name}.bias"].double().tolist()
+    assert found.loss == pytest.approx(cross_entropy(plain_logits(features, written), labels), abs=1e-4)
+    assert found.point.correct == correct(plain_logits(features, written), labels)
+    least = objective(twin, classes, refitted(twin, classes, l2), l2)
+    assert least * (1 - 1e-9) <= objective(twin, classes, written, l2) <= least * (1 + 1e-5)
+    for number in set(range(len(twin.kept))) - set(twin.present):
+        np.testing.assert_allclose(weight[number], twin.head[0][number], atol=1e-5)
     assert metadata is not None
     assert metadata.part is not None
     assert (metadata.part.present, metadata.num_classes) == (case.present(), len(twin.kept))
