@@ -20,6 +20,7 @@ from decompose_cli.decomposition.sparse_heads import (
     head_on,
     mask_of,
     strength_at,
+    with_held_rows,
     with_values,
 )
 from decompose_cli.decomposition.sparse_settings import AUTO, CUTS, SLOW, SparsifySettings
@@ -236,7 +237,7 @@ class Bench:
             wanted = Wanted(settings.kind, l2, settings.toward, proposal.keeps_sets, self.seed)
             head = fit_at(problem, start, proposal.index_set, wanted, self.held)
         if proposal.columns is None:
-            return head
+            return with_held_rows(head, data)
         return _spread(head, proposal.columns, scale, Scale.of(self.data.features))
 
 
