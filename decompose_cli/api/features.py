@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from decompose_cli.api.model import Indices, Model, index_set_of
 from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.class_map import read_class_map
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_METHOD, RANKINGS, parse_method, select
@@ -200,6 +201,7 @@ def extract_features(
     precision: str = "32",
     batch_size: int = 256,
     workers: int = 0,
+    class_map: Mapping[str, str | int] | str | Path | None = None,
 ) -> Features:
     """Run every image through the network once and keep what enters its head.
 
@@ -214,6 +216,8 @@ def extract_features(
         precision: ``32``, ``bf16`` or ``auto``; features are float32 either way.
         batch_size: Images of a data set that are read at a time.
         workers: Processes that decode images of a data set.
+        class_map: Which class of the network (name, id or number) a class of the data set is, by name, or a file that
+            says so, as ``--class-map`` takes; for the others their names say it.
 
     Raises:
         InputError: The classes do not fit, or ``images`` is neither a data set nor batches.
@@ -228,7 +232,8 @@ def extract_features(
         names = model.class_names or tuple(map(str, range(head.num_classes)))
         values, labels = features_of_batches(network, images, device=where, precision=precision)
         return Features(values, labels, class_names=names, head=head, gates=model.gates)
-    classes = matched(images, images.labels, model.name, model.classes, head.num_classes)
+    given = read_class_map(user_path(class_map)) if isinstance(class_map, (str, Path)) else class_map
+    classes = matched(images, images.labels, model.name, model.classes, head.num_classes, given)
     computing = Computing(where, precision, batch_size, workers, torch.get_num_threads())
     values, unreadable = features_of_dataset(network, images, model.preprocessing_of(images), computing)
     if unreadable:

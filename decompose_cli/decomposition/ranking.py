@@ -67,10 +67,7 @@ class Ranking:
         return not lacks and not (self.needs_nonnegative and data.has_negative)
 
     def orders(self, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[Tensor] | None:
-        """The features of each class for ascending whole numbers k, best first, int64 (C, k); None for sets of fits.
-
-        Classes that are held have none of their own: their rows, which mean nothing, repeat those of another class.
-        """
+        """The features of each class for ascending k, best first, int64 (C, k), any if it is held; None for fits."""
         if data.held is not None and not self.is_fitted:
             found = self.orders(data.of_classes(data.present), ks)
             rows = ((~data.held).cumsum(0) - 1).clamp(min=0)
@@ -87,7 +84,8 @@ class Ranking:
     def sets(self, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
         """The sets for ascending whole numbers k; classes that are held keep all features."""
         if data.held is not None and not self.is_fitted:
-            return (_spread(found, data) for found in self.sets(data.of_classes(data.present), ks))
+            present, some = data.present.tolist(), data.of_classes(data.present)
+            return (found.spread(data.num_classes, present) for found in self.sets(some, ks))
         if self.select_many is not None:
             return self.select_many(data, ks)
         orders = self.orders(data, ks)
@@ -143,11 +141,6 @@ def highest(name: str, scores: Tensor, k: int | float, data: LabelledFeatures) -
 
     rows = descending(scores)[:, :k].tolist() if isinstance(k, int) else prefixes(scores, k, name, data.class_names)
     return _set_of(name, rows, k, data)
-
-
-def _spread(found: IndexSet, data: LabelledFeatures) -> IndexSet:
-    """The set of the classes that are not held as one of all, in which those that are keep all features."""
-    return found.spread(data.num_classes, data.present.tolist())
 
 
 def _set_of(name: str, rows: list[list[int]], k: int | float, data: LabelledFeatures) -> IndexSet:
@@ -215,8 +208,8 @@ def _fitted(name: str, summary: str) -> Ranking:
         if part is not data:
             note(f"{name} looks for features on {len(part.labels):,} of the {len(data.labels):,} images.")
         for k, classes in zip(ks, searched(name, part, ks), strict=True):
-            found = IndexSet(classes, data.num_features, source=f"{name}, k={k}")
-            yield found if data.held is None else _spread(found.of_classes(data.present.tolist()), data)
+            found, present = IndexSet(classes, data.num_features, source=f"{name}, k={k}"), data.present.tolist()
+            yield found.of_classes(present).spread(data.num_classes, present)
 
     def select_one(data: LabelledFeatures, k: int | float) -> IndexSet:
         if isinstance(k, float):
@@ -293,7 +286,6 @@ def select(data: LabelledFeatures, method: str, k: int | float) -> IndexSet:
       ``lowest``, which is what the publication of ``frequency`` took for its comparison.
 
     Among equal scores, and among equal features of an image, the higher index comes first, as in the published code.
-
     Classes that are held, as there are no images of them, keep all features: their whole rows of the full head.
 
     Args:
@@ -309,10 +301,10 @@ def select(data: LabelledFeatures, method: str, k: int | float) -> IndexSet:
             ``mass`` are.
     """
     check_k(k, data.num_features)
-    ranking = RANKINGS[method]
-    if data.held is None or ranking.is_fitted:
-        return ranking.select(data, k)
-    return _spread(ranking.select(data.of_classes(data.present), k), data)
+    if data.held is None or RANKINGS[method].is_fitted:
+        return RANKINGS[method].select(data, k)
+    found = RANKINGS[method].select(data.of_classes(data.present), k)
+    return found.spread(data.num_classes, data.present.tolist())
 
 
 def data_for(study: Study, methods: Iterable[str], order: Order = "highest") -> LabelledFeatures:
