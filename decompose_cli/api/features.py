@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from decompose_cli.api.model import Indices, Model, index_set_of
 from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.class_map import read_class_map
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.datasets.source import parse_columns
 from decompose_cli.decomposition.index_set import IndexSet
@@ -23,7 +24,7 @@ from decompose_cli.features.elsewhere import SPLITS, read_feature_file, split_of
 from decompose_cli.features.extraction import Computing, features_of_batches
 from decompose_cli.features.extraction import extract_features as features_of_dataset
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes
+from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.seen import matched
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.precision import settled_precision
@@ -205,6 +206,7 @@ def extract_features(
     precision: str = "32",
     batch_size: int = 256,
     workers: int = 0,
+    class_map: Mapping[str, str | int] | str | Path | None = None,
 ) -> Features:
     """Run every image through the network once and keep what enters its head.
 
@@ -219,6 +221,8 @@ def extract_features(
         precision: ``32``, ``bf16`` or ``auto``; features are float32 either way.
         batch_size: Images of a data set that are read at a time.
         workers: Processes that decode images of a data set.
+        class_map: Which class of the network (name, id or number) a class of the data set is, by name, or a file that
+            says so, as ``--class-map`` takes; for the others their names say it.
 
     Raises:
         InputError: The classes do not fit, or ``images`` is neither a data set nor batches.
@@ -233,7 +237,8 @@ def extract_features(
         names = model.class_names or tuple(map(str, range(head.num_classes)))
         values, labels = features_of_batches(network, images, device=where, precision=precision)
         return Features(values, labels, class_names=names, head=head, gates=model.gates)
-    classes = matched(images, images.labels, model.name, model.classes, head.num_classes)
+    given = read_class_map(user_path(class_map)) if isinstance(class_map, (str, Path)) else class_map
+    classes = matched(images, images.labels, model.name, model.classes, head.num_classes, given)
     computing = Computing(where, precision, batch_size, workers, torch.get_num_threads())
     values, unreadable = features_of_dataset(network, images, model.preprocessing_of(images), computing)
     if unreadable:
@@ -252,7 +257,7 @@ def extract_indices(
     (10, 5)
 
     Args:
-        features: Features of training images of all classes.
+        features: Features of training images. Classes without any keep all features, where there is a full head.
         k: Features per class, or a fraction of the class's total (see
             :func:`decompose_cli.decomposition.ranking.select`).
         method: ``frequency`` (arXiv 2112.07719), ``mean``, ``mass``, ``contribution``, ``weight``, ``csg``,
@@ -262,7 +267,6 @@ def extract_indices(
     Raises:
         InputError: k is out of range, a class has no images, or the method needs something that ``features`` lack.
     """
-    check_classes(features.labels, features.class_names)
     full = features.head.full if features.head is not None else None
     name = parse_method(method)
     if features.head is None and RANKINGS[name].needs_head:
@@ -273,8 +277,8 @@ def extract_indices(
     weight, bias = (None, None) if full is None else (full.weight, full.bias)
     ranked = LabelledFeatures(
         features.values, features.labels, weight, features.class_names, features.gates, order, bias
-    )
-    return select(ranked, name, k)
+    ).holding_empty()
+    return select(ranked.for_fits() if RANKINGS[name].is_fitted else ranked, name, k)
 
 
 def validate(features: Features, indices: Indices | None = None) -> ValidateResults:

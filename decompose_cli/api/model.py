@@ -18,8 +18,8 @@ from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.index_set import read_index_set as read_file
 from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.features.seen import settled
-from decompose_cli.features.study import class_names_of, open_network
+from decompose_cli.features.seen import class_names_of, settled
+from decompose_cli.features.study import open_network
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import find_entry
@@ -100,6 +100,34 @@ class Model:
     def is_decomposed(self) -> bool:
         """Whether each class has a head of its own features."""
         return self.network.tensors.kind != "dense"
+
+    def of_classes(self, classes: Sequence[str | int]) -> Model:
+        """A copy whose head has some classes alone, in this order, as the commands have it with ``--classes present``.
+
+        >>> load_model().of_classes(["3", "5", "9"])
+        Model('resnet20-digits', 64 features, 3 classes, full head)
+
+        Args:
+            classes: Names of classes, or their numbers.
+
+        Raises:
+            InputError: There is no such class, one is named twice, or the head cannot be cut.
+        """
+        known = {name: number for number, name in enumerate(self.class_names or ())}
+        numbers = [known.get(name, -1) if isinstance(name, str) else name for name in classes]
+        for name, number in zip(classes, numbers, strict=True):
+            if not 0 <= number < self.num_classes:
+                raise InputError(f"{self.name} has no class {name!r} among its {self.num_classes}.")
+        if len(set(numbers)) != len(numbers) or not numbers:
+            raise InputError("classes names a class twice." if numbers else "classes names no class.")
+        names, gates = self.classes, self.gates
+        if names is not None:
+            ids = None if names.ids is None else [names.ids[number] for number in numbers]
+            names = ClassNames([names.names[number] for number in numbers], ids, names.certain)
+        network = self.network.as_it_is().of_classes(numbers, self.name)
+        return replace(
+            self, network=network, classes=names, gates=None if gates is None else gates[numbers], sparse=None
+        )
 
     def __repr__(self) -> str:
         kind = "decomposed" if self.is_decomposed else "full"
@@ -325,6 +353,7 @@ def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> No
         num_classes=model.num_classes,
         model_options=dict(model.options) or None,
         class_names=list(model.class_names) if model.class_names is not None else None,
+        class_ids=list(model.classes.ids) if model.classes is not None and model.classes.ids is not None else None,
         dataset=model.dataset,
         **known_fields(model.image_options, model.usual),
     )

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from decompose_cli.errors import InputError, first_few
+from decompose_cli.errors import InputError, first_few, param
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,25 @@ class ClassNames:
 
 @dataclass(frozen=True)
 class ClassMap:
-    """``outputs[label]`` is the network's class number of a label of the data set; ``names`` name the outputs."""
+    """``outputs[label]`` is the network's class number of a label of the data set; ``names`` name the outputs.
+
+    A label has -1 where it has no output. ``ids`` are other names (WordNet ids) of the outputs, where there are any.
+    """
 
     outputs: tuple[int, ...]
     names: tuple[str, ...]
     by_position: bool
+    ids: tuple[str, ...] | None = None
+
+    def of_classes(self, numbers: Sequence[int]) -> ClassMap:
+        """The map to a head of some of the outputs alone, in this order."""
+        places = {number: place for place, number in enumerate(numbers)}
+        return ClassMap(
+            tuple(places.get(number, -1) for number in self.outputs),
+            tuple(self.names[number] for number in numbers),
+            self.by_position,
+            None if self.ids is None else tuple(self.ids[number] for number in numbers),
+        )
 
 
 def match_classes(
@@ -41,8 +56,11 @@ def match_classes(
     what: str,
     present: Sequence[int] | None = None,
     is_numbered: bool = False,
+    given: Mapping[str, str | int] | None = None,
 ) -> ClassMap:
     """Match the classes of a data set to the outputs of a network, by name where both have names.
+
+    A class is matched by its id, else by its name; ``given`` goes before both.
 
     Args:
         dataset: Names of the data set's classes.
@@ -53,32 +71,88 @@ def match_classes(
         present: Labels that occur, all by default; other labels need no match.
         is_numbered: Whether the data set's names are only numbers, which stand for the network's outputs where these
             have other names; the last of them may have no images.
+        given: For some classes of the data set, by name or id, the name, id or number of an output.
 
     Raises:
-        InputError: Some names match and others do not, or there are no names to match and the numbers differ.
+        InputError: Some names match and others do not, or there are no names to match and the numbers differ; or a
+            class that was given does not exist.
     """
-    if model is not None and len(model.names) == num_classes:
-        numbers = _numbers(model)
+    are_named = model is not None and len(model.names) == num_classes
+    if given or (model is not None and are_named):
+        numbers = _numbers(model) if model is not None and are_named else {}
         rows = list(zip(dataset, dataset_ids or dataset, strict=True))
         outputs = [numbers.get(_normal(identifier), numbers.get(_normal(name))) for name, identifier in rows]
+        if given:
+            outputs = _overruled(outputs, rows, given, numbers, num_classes, what)
+        if model is None or not are_named:
+            model = ClassNames(_named_by(dataset, outputs, num_classes))
         needed = range(len(outputs)) if present is None else present
         unmatched = [dataset[label] for label in needed if outputs[label] is None]
         if not unmatched:
             _refuse_doubles(dataset, outputs, what)
-            return ClassMap(tuple(-1 if n is None else n for n in outputs), tuple(model.names), by_position=False)
-        if not is_numbered and (model.certain or len(unmatched) < len(needed)):
+            ids = None if model.ids is None else tuple(model.ids)
+            return ClassMap(tuple(-1 if n is None else n for n in outputs), tuple(model.names), False, ids)
+        if given or (not is_numbered and (model.certain or len(unmatched) < len(needed))):
             raise InputError(
                 f"{what}: the class {unmatched[0]!r}"
                 + (f" and {len(unmatched) - 1} more are" if len(unmatched) > 1 else " is")
                 + f" not among the network's {num_classes} classes ({first_few(model.names)}).",
-                hint="Name the class folders as the network's classes, or use the data set that it was trained on.",
+                hint="Name the class folders as the network's classes, or say with a file of both names which is which "
+                f"({param('class_map')}).",
             )
     if is_numbered and len(dataset) <= num_classes:
         names = model.names if model is not None and len(model.names) == num_classes else map(str, range(num_classes))
         return ClassMap(tuple(range(len(dataset))), tuple(names), by_position=True)
     if len(dataset) != num_classes:
-        raise InputError(f"{what}: the data set has {len(dataset)} classes, but the network has {num_classes}.")
-    return ClassMap(tuple(range(num_classes)), tuple(dataset), by_position=True)
+        raise InputError(
+            f"{what}: the data set has {len(dataset)} classes, but the network has {num_classes}.",
+            hint=f"Say with a file of names and numbers which is which ({param('class_map')})."
+            if len(dataset) < num_classes
+            else None,
+        )
+    ids = None if dataset_ids is None else tuple(dataset_ids)
+    return ClassMap(tuple(range(num_classes)), tuple(dataset), True, ids)
+
+
+def _overruled(
+    outputs: Sequence[int | None],
+    rows: Sequence[tuple[str, str]],
+    given: Mapping[str, str | int],
+    numbers: Mapping[str, int],
+    num_classes: int,
+    what: str,
+) -> list[int | None]:
+    """The outputs, those of classes that were given as they were given."""
+    labels = {name: label for label, row in enumerate(rows) for name in row}
+    result = list(outputs)
+    for name, wanted in given.items():
+        if name not in labels:
+            close = difflib.get_close_matches(name, labels, n=1)
+            raise InputError(
+                f"{param('class_map')} names the class {name!r}, which is not among the data set's "
+                f"({first_few(row[0] for row in rows)}).",
+                hint=f"Did you mean {close[0]}?" if close else None,
+            )
+        number = numbers.get(_normal(str(wanted)))
+        if number is None and str(wanted).isascii() and str(wanted).isdigit() and int(wanted) < num_classes:
+            number = int(wanted)
+        if number is None:
+            known = f" ({first_few(numbers)})" if numbers else ", whose classes have no names known here"
+            raise InputError(
+                f"{what}: {param('class_map')} gives {name!r} the class {wanted!r}, which is neither a name, an id nor "
+                f"a number of the network's {num_classes} classes{known}."
+            )
+        result[labels[name]] = number
+    return result
+
+
+def _named_by(dataset: Sequence[str], outputs: Sequence[int | None], num_classes: int) -> list[str]:
+    """Names of outputs: those of the data set's classes, and numbers where no class of it is matched."""
+    names = [str(number) for number in range(num_classes)]
+    for name, number in zip(dataset, outputs, strict=True):
+        if number is not None:
+            names[number] = name
+    return names
 
 
 def _refuse_doubles(dataset: Sequence[str], outputs: Sequence[int | None], what: str) -> None:

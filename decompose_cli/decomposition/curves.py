@@ -53,7 +53,7 @@ def accuracy_by_k(
     orders = ranking.orders(ranked, ks) if sets is None else None
     if orders is not None:
         pairs = zip(ks, orders, strict=True)
-        for k, predicted in predictions_of_orders(features, head, pairs, ranked.device):
+        for k, predicted in predictions_of_orders(features, head, pairs, ranked.device, ranked.held):
             yield k, Predictions(predicted, labels)
             advance(1)
         return

@@ -26,7 +26,11 @@ _UNIT = 2.0**-24  # by which an operation in float32 may be wrong
 
 
 def predictions_of_orders(
-    features: Tensor, head: HeadTensors, orders: Iterable[tuple[int, Tensor]], device: torch.device | str = "cpu"
+    features: Tensor,
+    head: HeadTensors,
+    orders: Iterable[tuple[int, Tensor]],
+    device: torch.device | str = "cpu",
+    held: Tensor | None = None,
 ) -> Iterator[tuple[int, Tensor]]:
     """Predictions of heads that keep k features of each class of a dense head, for ascending k.
 
@@ -44,16 +48,18 @@ def predictions_of_orders(
         head: The full head.
         orders: Each k with the features of each class, best first, int64 (C, k).
         device: Where logits are made.
+        held: Classes that keep all features, whatever their row of ``orders`` says, bool (C,); None for none.
 
     Yields:
         Each k, and the predicted classes, int64 (N,).
     """
     device = fitting_device(device)
-    group = _Group(head, device, len(features))
+    held = None if held is None else held.to(device)
+    group = _Group(head, device, len(features), held)
     for k, order in orders:
         if not group.add(k, order):
             yield from _evaluated(features, group, device)
-            group = _Group(head, device, len(features))
+            group = _Group(head, device, len(features), held)
             group.add(k, order)
     if group.orders:
         yield from _evaluated(features, group, device)
@@ -90,11 +96,13 @@ class _Group:
     Attributes:
         weight: Weight (C, D) of the full head, on the device.
         bias: Its bias (C,), there too.
+        held: Classes that keep all features, bool (C,), there too; None for none.
         orders: Each k with the features of each class.
         steps: For each k a change, or weights (C, D) where classes change so much that a product with all is quicker.
     """
 
-    def __init__(self, head: HeadTensors, device: torch.device, images: int) -> None:
+    def __init__(self, head: HeadTensors, device: torch.device, images: int, held: Tensor | None) -> None:
+        self.held = held
         self.weight, self.bias = head.weight.to(device), head.bias.to(device)
         self.orders: list[tuple[int, Tensor]] = []
         self.steps: list[_Change | Tensor] = []
@@ -110,6 +118,8 @@ class _Group:
         if self.orders and (self._indices + order.numel() > _INDICES_AT_ONCE or len(self.orders) == self._most_heads):
             return False
         uses = torch.zeros_like(self._used).scatter_(1, order.to(self.weight.device, torch.int64), True)
+        if self.held is not None:
+            uses[self.held] = True
         classes, features = (uses ^ self._used).nonzero(as_tuple=True)
         if len(classes) * _DENSE_SHARE > uses.numel():
             if self._whole and (self._whole + 1) * uses.numel() > _WEIGHTS_AT_ONCE:
@@ -149,6 +159,7 @@ def _evaluated(features: Tensor, group: _Group, device: torch.device) -> Iterato
             logits = bias[:, None].repeat(1, len(block))
             found, operations = logits[:1].argmax(0, keepdim=True), 1
             for place, ((k, _), step) in enumerate(zip(orders, steps, strict=True)):
+                k = k if group.held is None else weight.shape[1]  # the longest sum
                 if isinstance(step, Tensor):
                     logits, operations = torch.addmm(bias[:, None], step, table), k + 1
                 else:
@@ -164,10 +175,23 @@ def _evaluated(features: Tensor, group: _Group, device: torch.device) -> Iterato
             if len(numbers := near[place].nonzero()[:, 0]) > 0:
                 order = order.to(device, torch.int64)
                 own = weight.gather(1, order)
+                if group.held is not None:
+                    order, own = _padded(order, own, weight, group.held)
                 for some, block in _enough(features, numbers, len(bias)):
                     logits = subspace_logits(block.to(device), own, bias, order)
                     predicted[place, some] = logits.argmax(1)[: len(some)].to(predicted)
             yield k, predicted[place].long()
+
+
+def _padded(order: Tensor, own: Tensor, weight: Tensor, held: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices and weights (C, D) of a head as DecomposedLinear has them, where some classes keep all features."""
+    wide = order[:, :1].repeat(1, weight.shape[1])
+    wide[:, : order.shape[1]] = order
+    padded = torch.zeros_like(weight)
+    padded[:, : order.shape[1]] = own
+    wide[held] = torch.arange(weight.shape[1], device=wide.device)
+    padded[held] = weight[held]
+    return wide, padded
 
 
 def _gap(logits: Tensor, found: Tensor) -> Tensor:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.errors import InputError, param
+from decompose_cli.decomposition.ranking import select
+from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.features.labelled import LabelledFeatures
+from decompose_cli.features.study import Study
 from decompose_cli.models.backbones import no_head
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.classifier import Classifier
@@ -98,9 +101,49 @@ def resolve_heads(head: HeadTensors, index_set: IndexSet | None) -> Heads:
     return Heads(original, decomposed_head(head, index_set))
 
 
-def own_index_set(head: HeadTensors, source: str) -> IndexSet:
-    """The features of each class of a head of the kind ``decomposed``; ``source`` is what messages call them."""
-    return IndexSet(_own_decomposition(head).classes(), head.num_features, source=source)
+def own_index_set(head: HeadTensors, source: str, whole: Collection[int] = ()) -> IndexSet:
+    """The features of each class of a head of the kind ``decomposed``.
+
+    Args:
+        head: The head.
+        source: What messages call the set.
+        whole: Classes that keep their whole row of the full head where they have all features, see
+            :attr:`.models.classifier.Classifier.kept_whole`.
+    """
+    classes, everything = _own_decomposition(head).classes(), tuple(range(head.num_features))
+    kept = frozenset(number for number in whole if classes[number] == everything)
+    return IndexSet(classes, head.num_features, source=source, whole=kept)
+
+
+def of_studied_classes(index_set: IndexSet, study: Study) -> IndexSet:
+    """An index set for the head of a study: that of all classes of the network is cut to those that are studied.
+
+    Raises:
+        InputError: The set says that it is of other classes than those that are studied.
+    """
+    part = study.part
+    if part is None or part.policy != "present":
+        return index_set
+    if index_set.num_classes == part.outputs:
+        return index_set.of_classes(part.present)
+    stated = index_set.provenance.get("part")
+    names = stated.get("names") if isinstance(stated, dict) else None
+    if isinstance(names, list) and names != part.names:
+        raise InputError(
+            f"{index_set.source} is of the classes {first_few(names)}, but those with training images are "
+            f"{first_few(part.names)}."
+        )
+    return index_set
+
+
+def highest_weights(head: HeadTensors, class_names: Sequence[str], k: int) -> IndexSet:
+    """The k features of each class with the highest weights in a full head, whatever images there are.
+
+    Raises:
+        InputError: k is above D.
+    """
+    nothing = torch.zeros(0, head.num_features), torch.zeros(0, dtype=torch.int64)
+    return select(LabelledFeatures(*nothing, head.weight, class_names), "weight", k)
 
 
 def full_head(head: HeadTensors) -> nn.Linear:

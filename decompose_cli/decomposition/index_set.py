@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.bias_alone import say_bias_alone
@@ -14,6 +14,12 @@ from decompose_cli.storage.files import file_stem, read_json, user_path, write_t
 
 FORMAT = "decompose-index-set"
 FORMAT_VERSION = 1
+WITH_WHOLE_CLASSES = 2
+"""Version of documents in which ``all`` stands for all features of a class."""
+MOST_FEATURES = 1_000_000
+ALL: Literal["all"] = "all"
+Layout = dict[str, list[int] | Literal["all"]]
+"""Features by class number, as text; ``all`` for a class that keeps its whole row of the full head."""
 
 
 @dataclass(frozen=True)
@@ -27,23 +33,32 @@ class IndexSet:
         num_features: Number of features D, or None if unknown (published files do not say).
         provenance: Origin of the set; free-form, written to and read from our own document.
         source: Name of the set in messages, usually the file that it was read from.
+        whole: Numbers of classes that keep their whole row of the full head, as there was no image to choose features
+            by; they have all features, in their order.
 
     Raises:
         InputError: There is no class, no class has an index, or an index is not a whole number, is negative or not
-            below ``num_features``, or stands twice in its class. The sentence names source, class and value.
+            below ``num_features``, or stands twice in its class; or a class that is whole lacks a feature. The sentence
+            names source, class and value.
     """
 
     classes: tuple[tuple[int, ...], ...]
     num_features: int | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict, compare=False)
     source: str = field(default="index set", compare=False)
+    whole: frozenset[int] = field(default=frozenset(), compare=False)
 
     def __post_init__(self) -> None:
         if not self.classes:
             raise InputError(f"{self.source} has no classes.")
         if not any(self.classes):
             raise InputError(f"{self.source} has no indices: every class is empty.")
+        everything = tuple(range(self.num_features or 0)) if self.whole else ()
         for number, indices in enumerate(self.classes):
+            if number in self.whole and indices != everything:
+                raise InputError(f"{self.source}: class {number} keeps its whole row, but has not all features.")
+            if number in self.whole:
+                continue
             seen: set[int] = set()
             for index in indices:
                 self._check_index(number, index, seen)
@@ -65,14 +80,19 @@ class IndexSet:
 
     @property
     def largest_k(self) -> int:
-        """The largest number of indices of a class."""
-        return max(len(indices) for indices in self.classes)
+        """The largest number of indices of a class that is not whole."""
+        return self.sizes[1]
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """The smallest and the largest number of indices of a class."""
-        counts = [len(indices) for indices in self.classes]
+        """The smallest and the largest number of indices of a class that is not whole."""
+        counts = self._counts
         return min(counts), max(counts)
+
+    @property
+    def _counts(self) -> list[int]:
+        chosen = [len(indices) for number, indices in enumerate(self.classes) if number not in self.whole]
+        return chosen or [len(indices) for indices in self.classes]
 
     @property
     def k_label(self) -> str:
@@ -85,6 +105,25 @@ class IndexSet:
         """Whether classes have different numbers of indices."""
         return len({len(indices) for indices in self.classes}) > 1
 
+    def spread(self, num_classes: int, numbers: Sequence[int]) -> IndexSet:
+        """The set as one of C = ``num_classes`` classes: its own have these numbers, and all others are whole.
+
+        Its number of features is known.
+        """
+        assert self.num_features is not None
+        rows = [tuple(range(self.num_features))] * num_classes
+        whole = set(range(num_classes))
+        for number, row in zip(numbers, self.classes, strict=True):
+            rows[number] = row
+            whole.remove(number)
+        whole |= {numbers[place] for place in self.whole}
+        return replace(self, classes=tuple(rows), whole=frozenset(whole))
+
+    def of_classes(self, numbers: Sequence[int]) -> IndexSet:
+        """The set of some of its classes, which have the numbers 0, 1, ... in it."""
+        whole = frozenset(place for place, number in enumerate(numbers) if number in self.whole)
+        return replace(self, classes=tuple(self.classes[number] for number in numbers), whole=whole)
+
     def fitted_to(self, num_classes: int, num_features: int) -> IndexSet:
         """Check the set against a head with C = ``num_classes`` and D = ``num_features``, and return it with that D.
 
@@ -92,14 +131,19 @@ class IndexSet:
             InputError: The set belongs to a head of another size.
         """
         if self.num_classes != num_classes:
-            raise InputError(f"{self.source} has {self.num_classes} classes, but the network has {num_classes}.")
+            hint = f"A set of the classes with images alone goes with {param('classes')} present."
+            raise InputError(
+                f"{self.source} has {self.num_classes} classes, but the network has {num_classes}.",
+                hint=hint if self.num_classes < num_classes else None,
+            )
         if self.num_features not in (None, num_features):
             raise InputError(f"{self.source} is for {self.num_features} features, but the network has {num_features}.")
-        return IndexSet(self.classes, num_features, self.provenance, self.source)
+        return replace(self, num_features=num_features)
 
-    def published_layout(self) -> dict[str, list[int]]:
-        """``{"0": [7, 23, ...], ...}``, the layout of the authors' files."""
-        return {str(number): list(indices) for number, indices in enumerate(self.classes)}
+    def published_layout(self) -> Layout:
+        """``{"0": [7, 23, ...], ...}``, the layout of the authors' files, with ``all`` for classes that are whole."""
+        rows = enumerate(self.classes)
+        return {str(number): ALL if number in self.whole else list(indices) for number, indices in rows}
 
 
 def read_index_set(path: Path) -> IndexSet:
@@ -117,9 +161,14 @@ def read_index_set(path: Path) -> IndexSet:
     return index_set
 
 
-def index_set_from_json(content: Any, source: str) -> IndexSet:
-    """Make an index set from parsed JSON of any layout; the errors are those of :func:`read_index_set`."""
-    num_features: int | None = None
+def index_set_from_json(content: Any, source: str, num_features: int | None = None) -> IndexSet:
+    """Make an index set from parsed JSON of any layout; the errors are those of :func:`read_index_set`.
+
+    Args:
+        content: The JSON.
+        source: What the set is called in messages.
+        num_features: Number of features, where it is known beside the content.
+    """
     provenance: Mapping[str, Any] = {}
     if isinstance(content, dict) and "schema_version" in content:
         content, num_features, provenance = _open_result(content, source)
@@ -131,10 +180,19 @@ def index_set_from_json(content: Any, source: str) -> IndexSet:
         rows = content
     else:
         raise InputError(f"{source} holds {_shown(content)}, not a mapping of classes to indices.")
+    whole = [number for number, row in enumerate(rows) if isinstance(row, str) and row == ALL]
+    if whole and num_features is None:
+        raise InputError(f"{source}: class {whole[0]} has all features, but the file does not say how many there are.")
+    if whole and num_features is not None and num_features > MOST_FEATURES:
+        raise InputError(f"{source}: num_features is {num_features:,}; no network has so many.")
+    everything = tuple(range(num_features or 0)) if whole else ()
     for number, row in enumerate(rows):
-        if not isinstance(row, list):
+        if not isinstance(row, list) and not (isinstance(row, str) and row == ALL):
             raise InputError(f"{source}: class {number} has {_shown(row)}, not a list of indices.")
-    return IndexSet(tuple(tuple(row) for row in rows), num_features, provenance, source)
+    classes = tuple(tuple(row) if isinstance(row, list) else everything for row in rows)
+    if len(whole) == len(classes) > 0:
+        raise InputError(f"{source} has all features of every class, so none were chosen.")
+    return IndexSet(classes, num_features, provenance, source, frozenset(whole))
 
 
 def split_name(text: str, parameter: str, what: str = "FILE") -> tuple[str, str]:
@@ -161,12 +219,15 @@ def write_index_set(path: Path, index_set: IndexSet, *, document: bool = False) 
 
 
 def index_set_text(index_set: IndexSet, *, document: bool = False) -> str:
-    """The content of an index file: the published layout, or our own document with D and provenance."""
-    content: dict[str, Any] = index_set.published_layout()
-    if document:
+    """The content of an index file: the published layout, or our own document with D and provenance.
+
+    A set with classes that are whole is always a document: the published layout has no D that ``all`` could stand for.
+    """
+    content: dict[str, Any] = dict(index_set.published_layout())
+    if document or index_set.whole:
         content = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": WITH_WHOLE_CLASSES if index_set.whole else FORMAT_VERSION,
             "num_features": index_set.num_features,
             "provenance": dict(index_set.provenance),
             "classes": list(content.values()),
@@ -197,8 +258,12 @@ def _open_document(content: dict[str, Any], source: str) -> tuple[Any, int | Non
     if content["format"] != FORMAT:
         raise InputError(f"{source} is a {_shown(content['format'])} file, not an index set.")
     version = content.get("format_version")
-    if isinstance(version, bool) or not isinstance(version, int) or version != FORMAT_VERSION:
-        raise InputError(f"{source} has format version {_shown(version)}; this program reads version {FORMAT_VERSION}.")
+    known = (FORMAT_VERSION, WITH_WHOLE_CLASSES)
+    if isinstance(version, bool) or not isinstance(version, int) or version not in known:
+        raise InputError(
+            f"{source} has format version {_shown(version)}; this program reads versions {FORMAT_VERSION} and "
+            f"{WITH_WHOLE_CLASSES}."
+        )
     num_features, provenance = _stated_features(content.get("num_features"), source), content.get("provenance", {})
     if not isinstance(provenance, dict):
         raise InputError(f"{source}: provenance is {_shown(provenance)}, not a mapping.")

@@ -67,7 +67,11 @@ class Ranking:
         return not lacks and not (self.needs_nonnegative and data.has_negative)
 
     def orders(self, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[Tensor] | None:
-        """The features of each class for ascending whole numbers k, best first, int64 (C, k); None for sets of fits."""
+        """The features of each class for ascending k, best first, int64 (C, k), any if it is held; None for fits."""
+        if data.held is not None and not self.is_fitted:
+            found = self.orders(data.of_classes(data.present), ks)
+            rows = ((~data.held).cumsum(0) - 1).clamp(min=0)
+            return None if found is None else (order[rows] for order in found)
         if self.order_many is not None:
             return self.order_many(data, ks)
         if self.score is None or not self.is_nested:
@@ -78,7 +82,10 @@ class Ranking:
         return (order[:, :k] for k in ks)
 
     def sets(self, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
-        """The sets for ascending whole numbers k."""
+        """The sets for ascending whole numbers k; classes that are held keep all features."""
+        if data.held is not None and not self.is_fitted:
+            present, some = data.present.tolist(), data.of_classes(data.present)
+            return (found.spread(data.num_classes, present) for found in self.sets(some, ks))
         if self.select_many is not None:
             return self.select_many(data, ks)
         orders = self.orders(data, ks)
@@ -201,7 +208,8 @@ def _fitted(name: str, summary: str) -> Ranking:
         if part is not data:
             note(f"{name} looks for features on {len(part.labels):,} of the {len(data.labels):,} images.")
         for k, classes in zip(ks, searched(name, part, ks), strict=True):
-            yield IndexSet(classes, data.num_features, source=f"{name}, k={k}")
+            found, present = IndexSet(classes, data.num_features, source=f"{name}, k={k}"), data.present.tolist()
+            yield found.of_classes(present).spread(data.num_classes, present)
 
     def select_one(data: LabelledFeatures, k: int | float) -> IndexSet:
         if isinstance(k, float):
@@ -278,6 +286,7 @@ def select(data: LabelledFeatures, method: str, k: int | float) -> IndexSet:
       ``lowest``, which is what the publication of ``frequency`` took for its comparison.
 
     Among equal scores, and among equal features of an image, the higher index comes first, as in the published code.
+    Classes that are held, as there are no images of them, keep all features: their whole rows of the full head.
 
     Args:
         data: Features of training images and their labels.
@@ -292,7 +301,10 @@ def select(data: LabelledFeatures, method: str, k: int | float) -> IndexSet:
             ``mass`` are.
     """
     check_k(k, data.num_features)
-    return RANKINGS[method].select(data, k)
+    if data.held is None or RANKINGS[method].is_fitted:
+        return RANKINGS[method].select(data, k)
+    found = RANKINGS[method].select(data.of_classes(data.present), k)
+    return found.spread(data.num_classes, data.present.tolist())
 
 
 def data_for(study: Study, methods: Iterable[str], order: Order = "highest") -> LabelledFeatures:
@@ -305,14 +317,12 @@ def data_for(study: Study, methods: Iterable[str], order: Order = "highest") -> 
     for ranking in chosen:
         if ranking.needs_head and study.classifier.lacks_head:
             study.require_full_head(f"{param('method')} {ranking.name}")
-    return study.labelled(
+    data = study.labelled(
         images=any(ranking.needs_images for ranking in chosen),
         gates=any(ranking.needs_gates for ranking in chosen),
         order=order,
     )
-
-
-# ------------------------------------------------------------------------------------------- what the user says of them
+    return data.for_fits() if any(ranking.is_fitted for ranking in chosen) else data
 
 
 def parse_k(text: str) -> list[int | float]:

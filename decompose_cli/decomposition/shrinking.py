@@ -65,6 +65,7 @@ def shrink(
     max_drop: float,
     advance: Callable[[int], None] = lambda _: None,
     device: torch.device | str = "cpu",
+    held: Tensor | None = None,
 ) -> Shrunk:
     """Drop features one by one while the bound of the loss stays within ``max_drop`` points.
 
@@ -83,9 +84,10 @@ def shrink(
         max_drop: Largest bound of the loss, in percentage points.
         advance: Called with the number of features just removed.
         device: Where logits are made.
+        held: Classes that keep all that they have, bool (C,); None for none.
     """
     rows = [list(row) for row in classes]
-    search = _Search(features, full.labels, head, rows, fitting_device(device))
+    search = _Search(features, full.labels, head, rows, fitting_device(device), held)
     while (candidate := search.best()) is not None:
         if loss_bound(full.is_correct, search.correct_without(candidate).cpu()) > max_drop:
             break
@@ -105,8 +107,15 @@ class _Search:
     """
 
     def __init__(
-        self, features: Tensor, labels: Tensor, head: HeadTensors, rows: list[list[int]], device: torch.device
+        self,
+        features: Tensor,
+        labels: Tensor,
+        head: HeadTensors,
+        rows: list[list[int]],
+        device: torch.device,
+        held: Tensor | None,
     ) -> None:
+        self.may_lose = torch.ones(len(rows), dtype=torch.bool, device=device) if held is None else ~held.to(device)
         self.labels, self.rows = labels.to(device, torch.int32), rows
         self.weight, self.bias = head.weight.to(device), head.bias.to(device)
         self.table = features.to(device).t().contiguous()
@@ -125,7 +134,7 @@ class _Search:
 
     def best(self) -> int | None:
         """The class whose last feature costs least; None if every class is down to one."""
-        allowed = torch.tensor([len(row) > 1 for row in self.rows], device=self.counts.device)
+        allowed = torch.tensor([len(row) > 1 for row in self.rows], device=self.counts.device) & self.may_lose
         if not bool(allowed.any()):
             return None
         return int(torch.where(allowed, self.counts, -1).argmax())

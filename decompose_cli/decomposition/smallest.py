@@ -10,7 +10,7 @@ from torch import Tensor
 
 from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.heads import decomposed_head, full_head
-from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.decomposition.index_set import IndexSet, Layout
 from decompose_cli.decomposition.metrics import Predictions, compare, predict
 from decompose_cli.decomposition.ranking import select
 from decompose_cli.decomposition.sampling import held_by_feature, searched_numbers
@@ -51,6 +51,8 @@ class Candidate(BaseModel):
 class Chosen(BaseModel):
     """The smallest index set within ``max_drop`` points, chosen on one split and reported on the other.
 
+    ``features`` and ``features_per_class`` are of the classes that features were chosen for.
+
     ``candidates``: by method; null where no k stays within the loss. ``file``: null if none was written.
     ``searched``: of more than 100,000 images those that ``chosen_on`` is about, drawn by class; null where it is all.
     """
@@ -61,7 +63,7 @@ class Chosen(BaseModel):
     features: int
     features_per_class: tuple[int, int]
     file: str | None
-    indices: dict[str, list[int]]
+    indices: Layout
     searched: int | None = None
     chosen_on: Loss
     reported_on: Loss
@@ -98,8 +100,9 @@ class Search:
             reported: The full head's predictions for the images that are reported on.
         """
         head, features, labels = self.head, self.train.bank.features, self.train.labels
-        held = head.num_features + 2 * head.num_classes  # by shrink, for each image
-        drawn = searched_numbers(labels, self.train.inputs.seed, held)
+        numbers = head.num_features + 2 * head.num_classes  # that shrink holds for each image
+        drawn = searched_numbers(labels, self.train.inputs.seed, numbers)
+        present, held = self.ranked.present.tolist(), self.ranked.held
         if drawn is not None:
             note(f"The search looks at {len(drawn):,} of the {len(labels):,} training images, drawn by class.")
             features, labels = held_by_feature(features, drawn), labels[drawn]
@@ -114,10 +117,10 @@ class Search:
             candidates[method] = None
             if k is None:
                 continue
-            with track(f"Shrinking {method}", (k - 1) * head.num_classes, unit="features") as advance:
+            with track(f"Shrinking {method}", (k - 1) * len(present), unit="features") as advance:
                 widest = self._set(method, k, known)
-                kept = shrink(features, full, head, widest.classes, self.max_drop, advance, device).classes
-            size = sum(map(len, kept))
+                kept = shrink(features, full, head, widest.classes, self.max_drop, advance, device, held).classes
+            size = sum(len(kept[number]) for number in present)
             candidates[method] = Candidate(k=k, features=size)
             if best is None or size < best[0]:
                 best = (size, method, k, kept)
@@ -129,7 +132,8 @@ class Search:
             return None
         size, method, k, kept = best
         common = self._set(method, k, sets[method])
-        index_set = IndexSet(kept, head.num_features, source=f"{method}, within {self.max_drop:g} points")
+        source = f"{method}, within {self.max_drop:g} points"
+        index_set = IndexSet(kept, head.num_features, source=source, whole=common.whole)
         return Chosen(
             max_drop=self.max_drop,
             method=method,

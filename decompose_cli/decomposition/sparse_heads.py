@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -112,7 +113,7 @@ def fit_head(
     problem = problem_of(data)
     start = dense_start(data, problem)
     held = None if data.held is None else data.held.to(problem.device)
-    return fit_at(problem, start, index_set, Wanted(values, l2, toward), held)
+    return with_held_rows(fit_at(problem, start, index_set, Wanted(values, l2, toward), held), data)
 
 
 def fit_at(
@@ -188,11 +189,19 @@ def head_on(
     """
     scale, support, head = scale.to("cpu"), support.cpu(), head.cpu()
     weight, bias = scale.folded(head[:, :-1], head[:, -1])
-    classes = strongest_first(support, head)
+    index_set = IndexSet(strongest_first(support, head), len(scale.mean), source=source)
     if held is not None:
-        everything = tuple(range(len(scale.mean)))
-        classes = tuple(everything if stays else row for stays, row in zip(held.tolist(), classes, strict=True))
-    return SparseHead(IndexSet(classes, len(scale.mean), source=source), weight, bias, head, loss, l2)
+        present = (~held).nonzero()[:, 0].tolist()
+        index_set = index_set.of_classes(present).spread(len(held), present)
+    return SparseHead(index_set, weight, bias, head, loss, l2)
+
+
+def with_held_rows(head: SparseHead, data: LabelledFeatures) -> SparseHead:
+    """The head with the rows of the full head for classes that are held, in features, too, that no image varies."""
+    if data.held is None or data.weight is None or data.bias is None:
+        return head
+    weight = torch.where(data.held[:, None], data.weight.double(), head.weight)
+    return dataclasses.replace(head, weight=weight, bias=torch.where(data.held, data.bias.double(), head.bias))
 
 
 def as_full(head: SparseHead) -> HeadTensors:

@@ -20,6 +20,7 @@ from decompose_cli.decomposition.sparse_heads import (
     head_on,
     mask_of,
     strength_at,
+    with_held_rows,
     with_values,
 )
 from decompose_cli.decomposition.sparse_settings import AUTO, CUTS, SLOW, SparsifySettings
@@ -164,7 +165,7 @@ class Bench:
                 IndexSet(strongest_first(*one), data.num_features, source=method) for one in found
             )
         else:
-            sets = _ranked(method, data, ks)
+            sets = RANKINGS[method].sets(data, ks)
         for k, index_set in zip(ks, sets, strict=True):
             yield Proposal(method, k, index_set, self.pool)
 
@@ -236,7 +237,7 @@ class Bench:
             wanted = Wanted(settings.kind, l2, settings.toward, proposal.keeps_sets, self.seed)
             head = fit_at(problem, start, proposal.index_set, wanted, self.held)
         if proposal.columns is None:
-            return head
+            return with_held_rows(head, data)
         return _spread(head, proposal.columns, scale, Scale.of(self.data.features))
 
 
@@ -252,20 +253,6 @@ def methods_for(settings: SparsifySettings, data: LabelledFeatures) -> list[str]
     if settings.method != AUTO:
         return [settings.method]
     return [ranking.name for ranking in RANKINGS.values() if ranking.fits(data) and ranking.name not in SLOW]
-
-
-def _ranked(method: str, data: LabelledFeatures, ks: Sequence[int]) -> Iterator[IndexSet]:
-    """The sets of a ranking; classes without images have all features."""
-    ranking = RANKINGS[method]
-    if data.held is None or ranking.is_fitted:
-        yield from ranking.sets(data, ks)
-        return
-    present = (~data.held).nonzero()[:, 0]
-    for found in ranking.sets(data.of_classes(present), ks):
-        rows = [tuple(range(data.num_features))] * data.num_classes
-        for number, row in zip(present.tolist(), found.classes, strict=True):
-            rows[number] = row
-        yield IndexSet(tuple(rows), data.num_features, source=found.source)
 
 
 def _spread(head: SparseHead, columns: Tensor, own: Scale, everything: Scale) -> SparseHead:

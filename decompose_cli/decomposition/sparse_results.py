@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.choosing import ChosenOn
+from decompose_cli.decomposition.index_set import Layout
 from decompose_cli.decomposition.metrics import Predictions, compare
 from decompose_cli.decomposition.result_types import Point
 from decompose_cli.decomposition.sparse_heads import SparseHead
@@ -112,7 +113,7 @@ class Sparse(BaseModel):
     features_per_class: tuple[int, int]
     bias_alone: list[int]
     kept_whole: list[int]
-    indices: dict[str, list[int]]
+    indices: Layout
     weights: dict[str, list[float]]
     biases: list[float]
     scale: float | None
@@ -228,6 +229,7 @@ def rows_of(path: Path) -> list[PathRow]:
 
 
 def weights_of(head: SparseHead) -> dict[str, list[float]]:
-    """Per class its weights on standardised features, in the order of its features."""
-    on_z = head.on_z
-    return {str(number): on_z[number, list(row)].tolist() for number, row in enumerate(head.index_set.classes)}
+    """Per class its weights on standardised features, in the order of its features; of whole classes none."""
+    on_z, index_set = head.on_z, head.index_set
+    rows = ((number, () if number in index_set.whole else row) for number, row in enumerate(index_set.classes))
+    return {str(number): on_z[number, list(row)].tolist() for number, row in rows}

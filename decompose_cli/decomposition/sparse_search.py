@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from decompose_cli.decomposition.choosing import chooser_for
@@ -21,9 +20,8 @@ from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head, stren
 from decompose_cli.decomposition.sparse_methods import Bench, Proposal, methods_for
 from decompose_cli.decomposition.sparse_settings import LADDER, SparsifySettings
 from decompose_cli.errors import InputError, first_few, param
-from decompose_cli.features.blocks import in_blocks
 from decompose_cli.features.labelled import DEFAULT_L2, LabelledFeatures
-from decompose_cli.progress import note, track
+from decompose_cli.progress import track
 from decompose_cli.sparse.sets import enough_sets
 
 MOST_PRODUCTS = 1 << 34
@@ -272,42 +270,11 @@ def _everything(data: LabelledFeatures) -> IndexSet:
 
 def _prepared(data: LabelledFeatures, settings: SparsifySettings) -> LabelledFeatures:
     """The images as fits take them: classes without any held, weights and soft targets where they were asked for."""
-    counts = data.labels.bincount(minlength=data.num_classes)
-    empty = counts == 0
-    if bool(empty.any()):
-        data = dataclasses.replace(data, held=empty, targets=_with_absent(data, empty))
-        names = [data.class_names[number] for number in empty.nonzero()[:, 0].tolist()]
-        note(
-            f"There are no training images of {len(names)} of the {data.num_classes} classes ({first_few(names)}): "
-            "they keep their rows of the full head, with all features."
-        )
+    data = (data if data.held is not None else data.holding_empty()).for_fits()
     if settings.class_weights == "balanced":
-        weights = len(data.labels) / (int((~empty).sum()) * counts.double())
+        counts = data.labels.bincount(minlength=data.num_classes)
+        weights = len(data.labels) / (int((counts > 0).sum()) * counts.double())
         data = dataclasses.replace(data, image_weights=weights[data.labels])
     if settings.distil:
-        data = dataclasses.replace(data, targets=_full_probabilities(data))
+        data = dataclasses.replace(data, targets=data.full_probabilities())
     return data
-
-
-def _full_probabilities(data: LabelledFeatures, of: Tensor | None = None) -> Tensor:
-    """What the full head says of each image, (N, C); 0 for other classes than some, bool (C,), if these are given."""
-    assert data.weight is not None
-    assert data.bias is not None
-    result = data.features.new_empty(len(data.labels), data.num_classes)
-    for rows, block in in_blocks(data.features, width=data.num_classes):
-        found = torch.softmax(torch.addmm(data.bias, block, data.weight.t()), 1)
-        result[rows] = found if of is None else torch.where(of, found, 0.0)
-    return result
-
-
-def _with_absent(data: LabelledFeatures, absent: Tensor) -> Tensor | None:
-    """Targets (N, C): the label, but for the share that the full head gives to classes without images.
-
-    No image speaks for such a class, so with labels alone the biases of the others would rise together until it is
-    never predicted; with these its mean probability stays what it is under the full head.
-    """
-    if data.weight is None:
-        return None
-    targets = _full_probabilities(data, absent)
-    rest = 1 - targets.sum(1, keepdim=True)
-    return targets.scatter_(1, data.labels[:, None], rest)

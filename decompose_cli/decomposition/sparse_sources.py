@@ -101,7 +101,7 @@ class NetworkSource:
                 hint=f"Use another {param('split')}.",
             )
         gates = settings.method in RANKINGS and RANKINGS[settings.method].needs_gates
-        self.train: LabelledFeatures = self.training.labelled(gates=gates, every_class=False)
+        self.train: LabelledFeatures = self.training.labelled(gates=gates)
         self.features, self.labels = self.study.bank.features, self.study.labels
         self.others = [self.training]
         self.choosing: tuple[Tensor, Tensor] | None = None
@@ -140,11 +140,9 @@ class NetworkSource:
         module = copy.deepcopy(network.module)
         with_decomposed_head(module, network.head, head.linear())
         state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
-        names = study.class_map.names
         metadata = Metadata(
             model=entry.name,
-            num_classes=len(names),
-            class_names=list(names),
+            **self.training.described_classes(),
             dataset=study.dataset.name,
             model_options=dict(entry.chosen) or None,
             **study.preprocessing.described(),
@@ -157,8 +155,10 @@ class NetworkSource:
         )
 
     def provenance(self) -> Mapping[str, Any]:
-        """The network."""
-        return {"model": self.study.describe_model().model_dump()}
+        """The network, and what was done about classes without images."""
+        part = self.training.part
+        more = {} if part is None else {"part": part.model_dump()}
+        return {"model": self.study.describe_model().model_dump(), **more}
 
     def document(
         self, arguments: dict[str, Any], results: SparsifyResults, watch: Stopwatch

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.curves import accuracy_by_k
-from decompose_cli.decomposition.index_set import IndexSet, index_set_text
+from decompose_cli.decomposition.index_set import index_set_from_json, index_set_text
 from decompose_cli.decomposition.ranking import DEFAULT_K, DEFAULT_METHOD, data_for
 from decompose_cli.decomposition.result_types import Point, point_of
 from decompose_cli.engines.essential import EssentialResults, EssentialSettings, essential
@@ -93,8 +93,8 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
     train = test.on_training_split()
     test.require_full_head("The demo", in_network=True)
     extracted = extract_indices(inputs)
-    rows = extracted.results[str(DEFAULT_K)].indices.values()
-    indices = IndexSet(tuple(map(tuple, rows)), test.head.num_features, source=f"{DEFAULT_K} most frequent features")
+    found = extracted.results[str(DEFAULT_K)].indices
+    indices = index_set_from_json(found, f"{DEFAULT_K} most frequent features", test.head.num_features)
     validated = validate(inputs, indices)
     assert validated.results.original is not None
     curve = _curve(train, test, validated.results.original.correct)

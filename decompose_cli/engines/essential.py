@@ -22,8 +22,8 @@ from decompose_cli.decomposition.essentiality import (
     permutation_p,
     summarize,
 )
-from decompose_cli.decomposition.heads import check_index_request, check_made_from, own_index_set
-from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.decomposition.heads import check_index_request, check_made_from, of_studied_classes, own_index_set
+from decompose_cli.decomposition.index_set import IndexSet, Layout, read_index_set
 from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
     DEFAULT_METHOD,
@@ -81,11 +81,14 @@ class MethodSummary(Kept):
     indices: str
     indices_sha256: str | None
     features_per_class: tuple[int, int]
-    features: dict[str, list[int]]
+    features: Layout
 
 
 class EssentialResults(BaseModel):
-    """Results by method, then by class number; classes without images are left out."""
+    """Results by method, then by class number; classes without images, or without features of their own, are left out.
+
+    A class without training images keeps its whole row of the full head, so it has no features of its own.
+    """
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, dict[str, Kept]]
@@ -197,6 +200,7 @@ def essential(inputs: Inputs, settings: EssentialSettings | None = None) -> Resu
     subjects = [own]
     if csg is not None:
         gates = read_gates(given_file(csg, "csg"))
+        gates = dataclasses.replace(gates, matrix=study.rows_of_classes(gates.matrix))
         check_gates(gates.matrix, study.head.num_classes, study.head.num_features, gates.source)
         size = k if k is not None else own.given.largest_k if own.given is not None else DEFAULT_K
         check_k(size, gates.num_features)
@@ -282,11 +286,11 @@ class _Subject:
         full = study.require_full_head("essential")
         check_index_request(study.classifier.checkpoint, given)
         if given is not None:
-            given = given.fitted_to(study.head.num_classes, study.head.num_features)
+            given = of_studied_classes(given, study).fitted_to(study.head.num_classes, study.head.num_features)
             check_made_from(given, study.classifier)
         if given is None and study.head.kind == "decomposed":
             source = study.classifier.weights_source
-            given = own_index_set(study.head, source)
+            given = own_index_set(study.head, source, study.classifier.kept_whole)
             note(f"{source}: the full head that it was made from judges noise on the features of its sparse head.")
         subject = cls(name, study, full, given, DEFAULT_K if k is None else k, digest)
         check_k(subject.k, study.head.num_features)
@@ -316,6 +320,9 @@ class _Subject:
                 device=fitting_device(self.study.device),
                 advance=advance,
             )
+        by_class = {number: one for number, one in by_class.items() if number not in index_set.whole}
+        if not by_class:
+            raise InputError(f"{index_set.source} has no features of its own for any class that has images here.")
         is_random = noise not in DETERMINISTIC
         total = _total(by_class)
         summary = MethodSummary(

@@ -15,16 +15,22 @@ from torch import nn
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files
 from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, Explanation, ImageMaps
-from decompose_cli.decomposition.heads import Heads, check_index_request, check_made_from, resolve_heads
+from decompose_cli.decomposition.heads import (
+    Heads,
+    check_index_request,
+    check_made_from,
+    highest_weights,
+    of_studied_classes,
+    resolve_heads,
+)
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import losses_of
-from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, select
+from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import device_memory
-from decompose_cli.features.inputs import Inputs
-from decompose_cli.features.labelled import LabelledFeatures
-from decompose_cli.features.seen import settled
-from decompose_cli.features.study import Study, class_names_of, open_network
+from decompose_cli.features.inputs import ALL, Inputs
+from decompose_cli.features.seen import class_names_of, settled
+from decompose_cli.features.study import Study, open_network
 from decompose_cli.models.cam_layer import CamLayer, cam_layer, default_cam_layer
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.head import example_images
@@ -138,6 +144,8 @@ def explanation(
     index_set = read_index_set(indices) if isinstance(indices, Path) else indices
     opened = _opened(inputs, files)
     check_index_request(opened.classifier.checkpoint, index_set)
+    if index_set is not None and opened.study is not None:
+        index_set = of_studied_classes(index_set, opened.study)
     network = opened.classifier.load(opened.preprocessing.crop)
     heads, source = _heads(opened, network.tensors, index_set, k)
     module = network.module
@@ -201,6 +209,10 @@ def _opened(inputs: Inputs, files: Sequence[Path]) -> _Opened:
         return _Opened(study.classifier, study.preprocessing, study.class_map.names, study)
     if inputs.dataset is not None or inputs.split is not None:
         raise InputError(f"{param('dataset')} and {param('split')} mean nothing for image files; leave them out.")
+    if inputs.classes != ALL or inputs.class_map is not None:
+        raise InputError(
+            f"{param('classes')} and {param('class_map')} mean nothing for image files, which have no classes."
+        )
     classifier = open_network(inputs)
     fallback = usual_preprocessing(classifier.entry.dataset)
     options = classifier.image_options, inputs.image_options()
@@ -226,8 +238,7 @@ def _heads(opened: _Opened, tensors: HeadTensors, index_set: IndexSet | None, k:
             )
         return resolve_heads(tensors, None), opened.classifier.weights_source
     count = DEFAULT_K if k is None else k
-    empty = torch.zeros(0, tensors.num_features), torch.zeros(0, dtype=torch.int64)
-    chosen = select(LabelledFeatures(*empty, tensors.weight, opened.names), "weight", count)
+    chosen = highest_weights(tensors, opened.names, count)
     if k is None:
         note(f"No index file was given: a class's filters are the {count} features with its highest weights.")
     return resolve_heads(tensors, chosen), f"the {count} highest weights of each class"

@@ -9,7 +9,8 @@ from typing import Any
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.features.study import class_names_of, open_network
+from decompose_cli.features.seen import class_names_of
+from decompose_cli.features.study import open_network
 from decompose_cli.models.backbones import no_head
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Literal, get_args
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
+from decompose_cli.decomposition.index_set import Layout as Rows
 from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
     DEFAULT_METHOD,
@@ -33,6 +35,9 @@ from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 class Extracted(BaseModel):
     """One index set: the file it is in (null if none was written) and the indices per class, in the ranking's order.
 
+    A class that keeps its whole row of the full head, as it has no images, has ``all`` for indices, and does not count
+    in ``features_per_class``.
+
     ``searched``: of more than 100,000 images those that fits looked at, drawn by class; null where all were looked at.
     """
 
@@ -41,7 +46,7 @@ class Extracted(BaseModel):
     method: str
     features_per_class: tuple[int, int]
     searched: int | None = None
-    indices: dict[str, list[int]]
+    indices: Rows
 
 
 Layout = Literal["published", "document"]
@@ -117,19 +122,22 @@ def extract_indices(
         **({"order": order} if RANKINGS[method].needs_gates else {}),
         **({} if searched is None else {"searched": searched}),
         "model": study.describe_model().model_dump(),
-        "dataset": study.describe_dataset().model_dump(exclude={"classes"}),
+        "dataset": study.describe_dataset().model_dump(exclude={"classes", "part"}),
+        **({} if study.part is None else {"part": study.part.model_dump()}),
     }
     texts: dict[Path, Content] = {}
     for k, index_set, file in zip(ks, sets, files, strict=True):
         if file is not None:
-            complete = IndexSet(index_set.classes, index_set.num_features, {**provenance, "k": k})
-            texts[file] = index_set_text(complete, document=settings.layout == "document")
+            complete = dataclasses.replace(index_set, provenance={**provenance, "k": k})
+            # Only the document says of which classes it is.
+            is_document = settings.layout == "document" or study.part is not None
+            texts[file] = index_set_text(complete, document=is_document)
     results = {
         str(k): Extracted(
             file=str(file) if file else None,
             k=k,
             method=method,
-            features_per_class=(min(map(len, index_set.classes)), max(map(len, index_set.classes))),
+            features_per_class=index_set.sizes,
             searched=searched,
             indices=index_set.published_layout(),
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +12,15 @@ from pydantic import BaseModel
 from torch import Tensor
 
 from decompose_cli.decomposition.chosen_images import from_dataset
-from decompose_cli.decomposition.heads import check_index_request, check_made_from, resolve_heads
+from decompose_cli.decomposition.heads import (
+    check_index_request,
+    check_made_from,
+    highest_weights,
+    of_studied_classes,
+    resolve_heads,
+)
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters, data_for, select
+from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
@@ -121,9 +127,11 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
             "weights say which features a class has.",
             hint="'decompose extract-indices' chooses some, and 'decompose sparsify' fits a head.",
         )
+    if index_set is not None:
+        index_set = of_studied_classes(index_set, study)
     if index_set is None and study.head.kind == "dense":
         count = DEFAULT_K if k is None else k
-        index_set = select(data_for(study, ["weight"]), "weight", count)
+        index_set = highest_weights(study.head, study.class_map.names, count)
         if k is None:
             note(f"No index file was given: a class's filters are the {count} features with its highest weights.")
     elif index_set is None and k is not None:
@@ -133,12 +141,13 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     if given is not None:
         check_made_from(given, study.classifier)
     rows, weights = _rows(study.head, index_set, c)
+    whole = study.classifier.kept_whole if index_set is None else index_set.whole
     if not rows[c]:
         raise InputError(f"The class {study.class_map.names[c]} has no filters to show: its head is its bias alone.")
     features, labels, names = study.bank.features, study.labels, study.class_map.names
     infos = []
     is_own = labels == c
-    sharers = _sharers(rows, c)
+    sharers = _sharers(rows, c, whole)
     for feature, weight in zip(rows[c], weights, strict=True):
         values = features[:, feature]
         best = values.argsort(descending=True, stable=True)[:images].tolist()
@@ -212,11 +221,14 @@ def _strength(info: FilterInfo) -> float:
     return info.weight if info.weight is not None else (info.mean or 0.0) - (info.mean_elsewhere or 0.0)
 
 
-def _sharers(rows: Sequence[Sequence[int]], c: int) -> dict[int, list[int]]:
-    """For each filter of a class the other classes that have it, in their order."""
+def _sharers(rows: Sequence[Sequence[int]], c: int, whole: Collection[int]) -> dict[int, list[int]]:
+    """For each filter of a class the other classes that have it, in their order.
+
+    Classes that keep all features (``whole``) share none more than others, and are left out.
+    """
     sharers: dict[int, list[int]] = {feature: [] for feature in rows[c]}
     for other, row in enumerate(rows):
-        for feature in row if other != c else ():
+        for feature in row if other != c and other not in whole else ():
             if feature in sharers:
                 sharers[feature].append(other)
     return sharers

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from pydantic import BaseModel
 from torch import Tensor, nn
 from typing_extensions import override
@@ -15,19 +16,14 @@ from typing_extensions import override
 from decompose_cli.decomposition.heads import (
     check_index_request,
     check_made_from,
+    of_studied_classes,
     own_index_set,
     resolve_heads,
     with_decomposed_head,
 )
-from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.decomposition.index_set import IndexSet, index_set_from_json, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
-from decompose_cli.decomposition.ranking import (
-    RANKINGS,
-    check_k,
-    check_order,
-    data_for,
-    select,
-)
+from decompose_cli.decomposition.ranking import RANKINGS, check_k, check_order, data_for, select
 from decompose_cli.decomposition.refitting import Refitting, settle
 from decompose_cli.decomposition.result_types import Difference, difference_of
 from decompose_cli.decomposition.sparse_heads import fit_head
@@ -205,8 +201,10 @@ class _Finetune(Training[FinetuneResults]):
                 _ = test.class_map
         index_set = self._index_set
         if index_set is None and config["indices"] is not None:  # a run that goes on has them in its configuration
-            rows = tuple(tuple(config["indices"][str(number)]) for number in range(len(config["indices"])))
-            index_set = IndexSet(rows, source=str(config["indices_source"]))
+            known = str(config["indices_source"]), test.head.num_features
+            index_set = index_set_from_json(config["indices"], *known)
+        if index_set is not None:
+            index_set = of_studied_classes(index_set, test)
         checkpoint = None if config["new_head"] else test.classifier.checkpoint
         own = checkpoint is not None and checkpoint.has_decomposed_head
         given = index_set
@@ -233,7 +231,8 @@ class _Finetune(Training[FinetuneResults]):
         if not network.is_decomposed:
             with_decomposed_head(module, network.head, heads.decomposed)
         check_head_stays(module, network.head.name, network.input_size, test.classifier.name)
-        used = index_set or own_index_set(test.head, test.classifier.weights_source)
+        kept_whole = test.classifier.kept_whole
+        used = index_set or own_index_set(test.head, test.classifier.weights_source, kept_whole)
         self._sparse = self._still_true(checkpoint, config["only"])
         self._test, self._train, self._module = test, train, module
         self._head = network.head
@@ -283,8 +282,7 @@ class _Finetune(Training[FinetuneResults]):
         own |= {"model_options": options or None, "new_head": config["new_head"] or None}
         metadata = Metadata(
             model=entry.name,
-            num_classes=len(names),
-            class_names=list(names),
+            **train.described_classes(),
             dataset=config["dataset"],
             **test.preprocessing.described(),
             model_options=dict(entry.chosen) or None,
@@ -310,11 +308,20 @@ class _Finetune(Training[FinetuneResults]):
         if self._cut is not None:
             note(f"Decomposed, with the weights of the full head: {self._cut.correct:,} of {self._cut.total:,}.")
         note(f"Decomposed, before fine-tuning: {self._before.correct:,} of {self._before.total:,}.")
-        return Job(module, metadata, data, frozen, objective, self._sparse)
+        return Job(module, metadata, data, frozen, objective, self._rows_held(name), self._sparse)
+
+    def _rows_held(self, head: str) -> dict[str, Tensor]:
+        """The rows of the head of classes without images, which no image speaks for, so that they stay as they are."""
+        is_held = torch.zeros(self._used.num_classes, dtype=torch.bool)
+        is_held[sorted(self._used.whole)] = True
+        if not bool(is_held.any()):
+            return {}
+        note(f"The rows of {len(self._used.whole)} classes without training images stay as they are.")
+        return {f"{head}.{name}": is_held for name in ("weight", "bias")}
 
     def _refitted(self, images: Tensor, l2: float | None) -> tuple[DecomposedLinear, Refitting]:
         """The head with weights fitted to these training images, and how they were fitted."""
-        data = part_to_fit(self._train.labelled(), images, self._train.inputs.seed)
+        data = part_to_fit(self._train.labelled().for_fits(), images, self._train.inputs.seed)
         refitting, _ = settle(self._test, data, lambda _: self._used, l2)
         self._train.release()
         return fit_head(data, self._used, "real", refitting.l2).linear(), refitting

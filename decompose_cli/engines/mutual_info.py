@@ -23,6 +23,7 @@ from decompose_cli.decomposition.ranking import (
     select,
 )
 from decompose_cli.errors import InputError, param
+from decompose_cli.features.inputs import ALL
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.classifier import num_features_of
@@ -38,6 +39,9 @@ _DIGITS = 6  # that entries of matrices have; a thousand classes make a million 
 class SetOverlap(BaseModel):
     """One index set; see :class:`decompose_cli.decomposition.overlap.Overlap`.
 
+    ``classes``: the classes that all else is about, by number, where others keep their whole rows of the full head and
+    have no set of their own; null for all.
+
     ``mean`` is over all ordered pairs of classes, a class with itself included, as published; the other means are over
     pairs of different classes, null for a single class. Mutual information is in nats. ``unused``, ``exclusive`` and
     ``shared`` count features used by no class, by one, by more. Entries of matrices are rounded to six digits.
@@ -47,6 +51,7 @@ class SetOverlap(BaseModel):
     sha256: str | None
     num_features: int
     features_per_class: tuple[int, int]
+    classes: list[int] | None = None
     mean: float
     off_diagonal_mean: float | None
     normalized_mean: float | None
@@ -123,6 +128,11 @@ def mutual_info(inputs: Inputs, settings: MutualInfoSettings | None = None) -> R
             f"With {param('indices')} a MODEL is only asked how many features it has; {param('weights')} and "
             f"{param('dataset')} have no effect."
         )
+    if settings.indices and (inputs.classes != ALL or inputs.class_map is not None):
+        raise InputError(
+            f"{param('classes')} and {param('class_map')} have no effect with {param('indices')}, which no image is "
+            "looked at for."
+        )
     if settings.indices and settings.csg is None and (settings.k or settings.method != DEFAULT_METHOD):
         raise InputError(
             f"{param('k')} and {param('method')} have no effect: every feature set is given as a file, which is used "
@@ -145,7 +155,7 @@ def mutual_info(inputs: Inputs, settings: MutualInfoSettings | None = None) -> R
         study = Study(inputs, ("train",))
         named += _ranked(study, settings)
         if study.head.kind == "decomposed":
-            own = own_index_set(study.head, study.classifier.weights_source)
+            own = own_index_set(study.head, study.classifier.weights_source, study.classifier.kept_whole)
             named.append(_Named(OWN, own.k_label, own))
     width = _Width(settings.num_features, gates, inputs if settings.indices else None)
     named = [dataclasses.replace(one, index_set=width.applied(one.index_set)) for one in named]
@@ -233,18 +243,20 @@ class _Width:
                 f"{index_set.source} does not say how many features there are to choose from.",
                 hint=f"Name the MODEL it belongs to, or give {param('num_features')}.",
             )
-        return IndexSet(index_set.classes, width, index_set.provenance, index_set.source)
+        return dataclasses.replace(index_set, num_features=width)
 
 
 def _describe(named: _Named) -> SetOverlap:
     index_set = named.index_set
     assert index_set.num_features is not None
-    overlaps = overlap(index_set.classes, index_set.num_features)
+    chosen = [number for number in range(index_set.num_classes) if number not in index_set.whole]
+    overlaps = overlap([index_set.classes[number] for number in chosen], index_set.num_features)
     return SetOverlap(
         source=index_set.source,
         sha256=named.sha256,
         num_features=index_set.num_features,
         features_per_class=index_set.sizes,
+        classes=chosen if index_set.whole else None,
         mean=overlaps.mean,
         off_diagonal_mean=overlaps.off_diagonal_mean,
         normalized_mean=mean_off_diagonal(overlaps.normalized),

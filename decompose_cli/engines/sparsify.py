@@ -10,7 +10,7 @@ from typing import Any
 
 from decompose_cli.decomposition.choosing import say_part
 from decompose_cli.decomposition.heads import decomposed_head, full_head
-from decompose_cli.decomposition.index_set import IndexSet, index_set_text
+from decompose_cli.decomposition.index_set import index_set_text
 from decompose_cli.decomposition.metrics import Predictions, predict
 from decompose_cli.decomposition.result_types import point_of
 from decompose_cli.decomposition.sparse_files import FileSource
@@ -103,7 +103,7 @@ def sparsified(
             described.checkpoint = str(place / CHECKPOINT)
             contents[place / CHECKPOINT], checks[place / CHECKPOINT] = source.checkpoint(head, run.full)
             provenance = {"method": described.method, "k": k, **source.provenance()}
-            index_set = IndexSet(head.index_set.classes, head.index_set.num_features, provenance)
+            index_set = dataclasses.replace(head.index_set, provenance=provenance)
             contents[place / INDICES] = index_set_text(index_set, document=True)
     document = source.document(_arguments(search.settings), results, watch)
     if folder is not None:

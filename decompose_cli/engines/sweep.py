@@ -16,10 +16,17 @@ from decompose_cli.decomposition.heads import (
     check_made_from,
     decomposed_head,
     full_head,
+    of_studied_classes,
     own_index_set,
     resolve_heads,
 )
-from decompose_cli.decomposition.index_set import IndexSet, index_set_text, read_index_set, split_name
+from decompose_cli.decomposition.index_set import (
+    IndexSet,
+    index_set_from_json,
+    index_set_text,
+    read_index_set,
+    split_name,
+)
 from decompose_cli.decomposition.metrics import predict
 from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
@@ -168,7 +175,10 @@ def sweep(
     head = study.require_full_head("sweep")
     for _, index_set in files:
         check_index_request(study.classifier.checkpoint, index_set)
-    files = [(name, index_set.fitted_to(head.num_classes, head.num_features)) for name, index_set in files]
+    files = [
+        (name, of_studied_classes(index_set, study).fitted_to(head.num_classes, head.num_features))
+        for name, index_set in files
+    ]
     for k in settings.ks or ():
         check_k(k, head.num_features, "ks")
     few = list(settings.ks or log_spaced(head.num_features))  # at which heads are fitted
@@ -229,7 +239,7 @@ def sweep(
     if (own := resolve_heads(study.head, None).decomposed) is not None:
         source = study.classifier.weights_source
         note(f"{source}: rankings cut the full head that its sparse head was made from; {OWN!r} is the sparse head.")
-        label = own_index_set(study.head, source).k_label
+        label = own_index_set(study.head, source, study.classifier.kept_whole).k_label
         curves[OWN] = {label: point_of(predict(own, bank.features, study.labels, classes, device))}
     chosen = None
     if max_drop is not None:
@@ -267,7 +277,8 @@ def _ranked(train: Study, settings: SweepSettings) -> LabelledFeatures:
     if settings.methods and not settings.fits:
         return data_for(train, settings.methods, settings.order)
     gates = any(RANKINGS[method].needs_gates for method in settings.methods or ())
-    return train.labelled(gates=gates, order=settings.order)
+    data = train.labelled(gates=gates, order=settings.order)
+    return data.for_fits() if settings.fits else data
 
 
 def _usual_support(data: LabelledFeatures) -> IndexSet:
@@ -306,14 +317,15 @@ def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> d
     """The contents of the files beside the result; the result gets their names."""
     contents: dict[Path, str | bytes] = {}
     if results.chosen is not None:
-        rows = tuple(map(tuple, results.chosen.indices.values()))
         provenance = {
             "model": study.describe_model().model_dump(),
             "method": results.chosen.method,
             "max_drop": results.chosen.max_drop,
             "chosen_on": results.chosen.chosen_on.split,
+            **({} if study.part is None else {"part": study.part.model_dump()}),
         }
-        index_set = IndexSet(rows, study.head.num_features, provenance)
+        found = index_set_from_json(results.chosen.indices, "the chosen set", study.head.num_features)
+        index_set = dataclasses.replace(found, provenance=provenance)
         results.chosen.file = str(folder / INDICES)
         contents[folder / INDICES] = index_set_text(index_set, document=True)
     shown = {

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor
 
-from decompose_cli.decomposition.heads import check_index_request, check_made_from, own_index_set, resolve_heads
+from decompose_cli.decomposition.heads import (
+    check_index_request,
+    check_made_from,
+    of_studied_classes,
+    own_index_set,
+    resolve_heads,
+)
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.refitting import Refitting, check_apart, check_refit, settle
@@ -154,6 +160,8 @@ def validate(
         return _validate_alone(inputs, features, index_set, watch)
     study = Study(inputs, ("test", "val"), classifier)
     check_index_request(study.classifier.checkpoint, index_set)
+    if index_set is not None:
+        index_set = of_studied_classes(index_set, study)
     resolve_heads(study.head, index_set)  # what does not fit shows before the network runs
     if index_set is not None:
         check_made_from(index_set, study.classifier)
@@ -166,6 +174,7 @@ def validate(
         index_set,
         refitted=anew,
         source=study.classifier.weights_source,
+        whole=study.classifier.kept_whole,
         sha256=sha256_of(indices) if isinstance(indices, Path) else None,
         device=study.device,
     )
@@ -181,7 +190,7 @@ def _refitted(study: Study, index_set: IndexSet, l2: float | None) -> tuple[tupl
     index_set = index_set.fitted_to(full.num_classes, full.num_features)
     train = study.on_training_split()
     check_apart(study, train)
-    data = train.labelled()
+    data = train.labelled().for_fits()
     refitting, others = settle(study, data, lambda _: index_set, l2)
     return (fit_head(data, index_set, "real", refitting.l2), refitting), [train, *others]
 
@@ -257,6 +266,7 @@ def measure(
     *,
     refitted: tuple[SparseHead, Refitting] | None = None,
     source: str = "the network",
+    whole: Collection[int] = (),
     sha256: str | None = None,
     device: torch.device | str = "cpu",
 ) -> ValidateResults:
@@ -270,6 +280,7 @@ def measure(
         index_set: The features that each class keeps; None for the full head only, or for a head that is decomposed.
         refitted: The head of the index set with weights fitted anew, and how they were.
         source: What to call the indices of a head that has its own.
+        whole: Classes of such a head that keep their whole row of the full head.
         sha256: Hash of the file that the index set is from.
         device: Where logits are made.
 
@@ -287,7 +298,7 @@ def measure(
     decomposed = evaluation_of(heads.decomposed) if heads.decomposed else None
     used = index_set
     if heads.decomposed is not None and used is None:
-        used = own_index_set(head, source)
+        used = own_index_set(head, source, whole)
     anew = None
     if refitted is not None and original is not None and decomposed is not None:
         fitted, refitting = refitted

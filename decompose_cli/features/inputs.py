@@ -10,18 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.datasets.source import parse_columns
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.preprocessing import ImageOptions, parse_image_options
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset
 
 PRECISIONS = ("32", "bf16", "auto")
+CLASSES = ALL, PRESENT = ("all", "present")
+"""What becomes of a network's classes without images."""
 _OF_NETWORKS = (
     *("model", "model_options", "head", "ema", "weights_key", "precision", "features_only"),
     *("dataset", "data_dir", "mean", "std", "input_size", "resize", "crop", "interpolation", "batch_size", "workers"),
     *("devices", "num_nodes", "skip_unreadable"),
-    "columns",
+    *("columns", "classes", "class_map"),
 )
 """Options about a network and the images that it sees."""
 
@@ -39,6 +41,10 @@ class Inputs:
             was trained on.
         data_dir: Folder of data sets; None for ``$DECOMPOSE_DATA``, else ``data``.
         split: ``train``, ``val`` or ``test``; None for the split that the command usually looks at.
+        classes: ``all``: classes without training images keep their rows of the full head, with all features;
+            ``present``: the head has no such classes, and nothing counts images of them.
+        class_map: A file that says which class of the network a class of the data set is; see
+            :func:`decompose_cli.datasets.class_map.read_class_map`.
         head: Name of the submodule to use as the head.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``32``, ``bf16`` or ``auto``.
@@ -69,6 +75,8 @@ class Inputs:
     dataset: str | None = None
     data_dir: Path | None = None
     split: str | None = None
+    classes: str = ALL
+    class_map: Path | None = None
     head: str | None = None
     device: str = "auto"
     precision: str = "32"
@@ -96,6 +104,7 @@ class Inputs:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise InputError(f"{param('precision')} {self.precision!r} is unknown; choose 32, bf16 or auto.")
+        one_of(self.classes, CLASSES, "classes")
         if self.batch_size < 1:
             raise InputError(f"{param('batch_size')} {self.batch_size} is not at least 1.")
         if self.workers is not None and self.workers < 0:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.blocks import in_blocks
+from decompose_cli.progress import note
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -102,7 +103,62 @@ class LabelledFeatures:
             self.order,
             None if self.bias is None else self.bias[numbers],
             self.l2,
+            device=self.device,
         )
+
+    def holding_empty(self) -> LabelledFeatures:
+        """The same with the classes that have no images held, which is said.
+
+        Raises:
+            InputError: There are some, and no full head whose rows they could keep.
+        """
+        empty = self.labels.bincount(minlength=self.num_classes) == 0
+        if not bool(empty.any()):
+            return self
+        if self.weight is None:
+            check_classes(self.labels, self.class_names)
+        return self.holding(empty)
+
+    def holding(self, empty: Tensor) -> LabelledFeatures:
+        """The same with these classes, bool (C,), held, which is said."""
+        names = [self.class_names[number] for number in empty.nonzero()[:, 0].tolist()]
+        note(
+            f"There are no training images of {len(names)} of the {self.num_classes} classes ({first_few(names)}): "
+            "they keep their rows of the full head, with all features."
+        )
+        return dataclasses.replace(self, held=empty)
+
+    @property
+    def present(self) -> Tensor:
+        """Numbers of the classes that are not held, int64 (c,), ascending."""
+        import torch
+
+        return torch.arange(self.num_classes) if self.held is None else (~self.held).nonzero()[:, 0]
+
+    def for_fits(self) -> LabelledFeatures:
+        """The same with targets for fits, where classes are held and no others were asked for.
+
+        Targets are the label, but for the share that the full head gives to classes that are held. No image speaks for
+        such a class, so with labels alone the biases of the others would rise together until it is never predicted;
+        with these its mean probability stays what it is under the full head.
+        """
+        if self.held is None or self.targets is not None or self.weight is None:
+            return self
+        targets = self.full_probabilities(self.held)
+        rest = 1 - targets.sum(1, keepdim=True)
+        return dataclasses.replace(self, targets=targets.scatter_(1, self.labels[:, None], rest))
+
+    def full_probabilities(self, of: Tensor | None = None) -> Tensor:
+        """What the full head says of each image, (N, C); 0 for other classes than ``of``, bool (C,), if given."""
+        import torch
+
+        assert self.weight is not None
+        assert self.bias is not None
+        result = self.features.new_empty(len(self.labels), self.num_classes)
+        for rows, block in in_blocks(self.features, width=self.num_classes):
+            found = torch.softmax(torch.addmm(self.bias, block, self.weight.t()), 1)
+            result[rows] = found if of is None else torch.where(of, found, 0.0)
+        return result
 
 
 def check_l2(l2: float) -> None:
@@ -128,7 +184,7 @@ def check_classes(labels: Tensor, class_names: Sequence[str]) -> None:
         raise InputError(
             f"There are no images in this split for {len(empty)} of the network's {len(class_names)} classes "
             f"({first_few(class_names[number] for number in empty)}), so features cannot be ranked.",
-            hint="Use images of all classes; 'extract-indices --method weight' needs none.",
+            hint=f"Use images of all classes, or {param('classes')} present for a head of those that have some.",
         )
 
 

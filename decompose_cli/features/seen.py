@@ -5,14 +5,16 @@ Commands and Python programs ask here, so that both measure the same thing.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassMap, ClassNames, match_classes
+from decompose_cli.datasets.registry import known_class_names
 from decompose_cli.errors import first_few, param
+from decompose_cli.models.classifier import Classifier
 from decompose_cli.preprocessing import ImageOptions, Preprocessing
 from decompose_cli.progress import note, warn
 
@@ -56,7 +58,12 @@ def listed(values: Sequence[float]) -> str:
 
 
 def matched(
-    dataset: ImageDataset, labels: Tensor, network: str, classes: ClassNames | None, num_classes: int
+    dataset: ImageDataset,
+    labels: Tensor,
+    network: str,
+    classes: ClassNames | None,
+    num_classes: int,
+    given: Mapping[str, str | int] | None = None,
 ) -> ClassMap:
     """The output of a network that belongs to each class of a data set; any order by position is said.
 
@@ -66,6 +73,7 @@ def matched(
         network: Name of the network.
         classes: Names of its outputs, if they are known.
         num_classes: Number of outputs.
+        given: For some classes of the data set the name, id or number of an output, whatever their names say.
 
     Raises:
         InputError: Some names match and others do not, or there are no names to match and the numbers differ.
@@ -78,6 +86,7 @@ def matched(
         what=f"{dataset.name} with {network}",
         present=torch.unique(labels).tolist(),
         is_numbered=dataset.is_numbered,
+        given=given,
     )
     if class_map.by_position and dataset.is_numbered:
         note(f"The classes of {dataset.name} are numbers, which are taken as those of the outputs of {network}.")
@@ -90,3 +99,17 @@ def matched(
         )
         warn(f"{why}; they are taken as its outputs in this order: {first_few(class_map.names, 10)}.")
     return class_map
+
+
+def class_names_of(classifier: Classifier) -> ClassNames | None:
+    """The names of a network's outputs, if they are known."""
+    if classifier.new_head is not None:
+        return ClassNames(classifier.new_head.class_names)
+    metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
+    if metadata is not None and metadata.class_names is not None:
+        known = known_class_names(metadata.dataset, certain=True)
+        ids = known.ids if known is not None and list(known.names) == metadata.class_names else None
+        return ClassNames(metadata.class_names, metadata.class_ids or ids)
+    if classifier.entry.outputs is not None:
+        return ClassNames(*classifier.entry.outputs(), certain=classifier.uses_default_weights)
+    return known_class_names(classifier.entry.dataset, certain=classifier.uses_default_weights)

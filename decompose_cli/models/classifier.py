@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,7 +16,7 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.models.backbones import HEAD, BackboneWithHead, is_features_only
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
-from decompose_cli.models.entry import ANY, is_user_code
+from decompose_cli.models.entry import is_user_code
 from decompose_cli.models.finding import described_entry
 from decompose_cli.models.finding import find_entry as find_entry
 from decompose_cli.models.fitting import (
@@ -27,13 +27,12 @@ from decompose_cli.models.fitting import (
     state_for,
     take_decomposed_head,
 )
-from decompose_cli.models.gate_entry import GATE_DETAILS
-from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.head import example_images, find_head, trace_layers
 from decompose_cli.models.lone_head import refuse_lone_head
 from decompose_cli.models.network import HeadTensors, Network, network_of
 from decompose_cli.models.new_head import NewHead, check_opens_again, take_described_head, with_new_head
 from decompose_cli.models.registry import ModelEntry
+from decompose_cli.models.trained_options import as_trained, has_default_hash
 from decompose_cli.models.weights import RANDOM, default_source, read_weights
 from decompose_cli.preprocessing import IMAGENET, ImageOptions, Size
 from decompose_cli.progress import note, warn
@@ -49,6 +48,8 @@ class Classifier:
         head_name: Name of the head that the user asked for, or None.
         uses_default_weights: Whether these are the weights that the registry names.
         new_head: The head that takes the place of the network's own, where there is one.
+        whole: The network with all of its classes, which this one is cut from, or it is itself.
+        classes: Numbers of the classes that the head is cut to; None for all.
     """
 
     def __init__(self, entry: ModelEntry, checkpoint: Checkpoint | None, head_name: str | None, seed: int) -> None:
@@ -58,9 +59,25 @@ class Classifier:
         self.seed = seed
         self.new_head: NewHead | None = None
         self.uses_default_weights = checkpoint is not None and (
-            checkpoint.source == default_source(entry) or _has_default_hash(entry, checkpoint)
+            checkpoint.source == default_source(entry) or has_default_hash(entry, checkpoint)
         )
         self._networks: dict[Size, Network] = {}
+        self.whole: Classifier = self
+        self.classes: tuple[int, ...] | None = None
+
+    def of_classes(self, numbers: Sequence[int]) -> Classifier:
+        """The same network with a head of some classes alone, in this order; features are the same."""
+        cut = copy.copy(self)
+        cut.classes, cut._networks = tuple(numbers), {}
+        return cut
+
+    @property
+    def kept_whole(self) -> frozenset[int]:
+        """Classes of a decomposed head that had no images, so that they may have their whole row of the full head."""
+        whole = self.checkpoint.kept_whole if self.checkpoint is not None else frozenset()
+        if self.classes is None:
+            return whole
+        return frozenset(place for place, number in enumerate(self.classes) if number in whole)
 
     @property
     def lacks_head(self) -> bool:
@@ -148,6 +165,8 @@ class Classifier:
         Raises:
             InputError: The weights do not fit (the sentence accounts for every key), or there is no head.
         """
+        if input_size not in self._networks and self.classes is not None:
+            self._networks[input_size] = self.whole.load(input_size).of_classes(self.classes, self.name)
         if input_size not in self._networks:
             network = self._load(input_size)
             depends = warn_of_batch_dependence(network.module, input_size, network.head, self.name)
@@ -155,7 +174,7 @@ class Classifier:
         return self._networks[input_size]
 
     def _build(self, num_classes: int, input_size: Size) -> nn.Module:
-        pretrained = self.checkpoint is not None and _has_default_hash(self.entry, self.checkpoint)
+        pretrained = self.checkpoint is not None and has_default_hash(self.entry, self.checkpoint)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             return self.entry.make(num_classes, input_size, pretrained=pretrained).eval()
@@ -272,7 +291,6 @@ def open_classifier(
         weights_key: The place of the weights in the file, with dots, where it has several.
         seed: Seed of initial weights, where there are no others.
         options: Options of the network. Where the weights say theirs, only decays of online normalisation may differ.
-
         features_only: Whether the network is taken without its classifier.
 
     Raises:
@@ -313,90 +331,6 @@ def open_classifier(
     if read is not None and read.csg is not None and not is_user_code(model):
         note(f"{read.source} also holds class-specific gates, which {param('csg')} and {param('method')} csg take.")
     return classifier
-
-
-def as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, str]) -> ModelEntry:
-    """The entry with the options that the weights say they were trained with, else with those given or shown."""
-    metadata = checkpoint.metadata
-    if metadata is not None and metadata.model == entry.name:
-        try:
-            trained = entry.configured(**(metadata.model_options or {}))
-        except InputError as error:
-            raise InputError(
-                f"The description inside {checkpoint.source} does not fit: {error.sentence}", hint=error.advice
-            ) from error
-        return _checked(trained, given, may_differ=("afwd", "abkw"))
-    if _has_default_hash(entry, checkpoint):
-        return _checked(entry, given)
-    if metadata is not None and not is_user_code(metadata.model):
-        with suppress(InputError):  # the weights name another network, which may have been built alike
-            return entry.configured(**(metadata.model_options or {})).configured(**given)
-    told = _as_given(entry.shown_by(checkpoint.state_dict), given, checkpoint)
-    shown = {name: value for name, value in told.items() if name not in given}
-    seen = {name: value for name, value in shown.items() if name not in entry.unseen}
-    if seen:
-        text = ", ".join(f"{name} {value!r}" for name, value in seen.items())
-        note(f"The names in {checkpoint.source} are those of {entry.name} with {text}; it is loaded as that.")
-    for name in shown:
-        if name in entry.unseen:
-            others = [value for value in entry.options[name] if value not in (shown[name], ANY)]
-            note(
-                f"No weight in {checkpoint.source} shows {name}: {shown[name]!r} is taken, as in published networks; "
-                f"{param('model_options')} {name}={'|'.join(others) or 'VALUE'} takes another."
-            )
-    if "ecm" in shown:
-        warn(
-            f"{checkpoint.source} does not say which error compensation it was made with; {shown['ecm']} is assumed, "
-            f"as the published commands do; {param('model_options')} norm_mode=online,ecm=... takes another."
-        )
-    configured = entry.configured(**shown, **given)
-    published = entry.of_published_gates
-    if "gate" in told and published is not None:
-        configured = replace(configured, preprocessing=published)
-        mean, std = (", ".join(map(str, values)) for values in (published.mean, published.std))
-        note(f"Its images are normalised as those of the published gated networks: mean {mean}, std {std}.")
-    taken = shown.get("gate")
-    alike = [kind.name for kind in GATES.values() if kind.shown_by(checkpoint.state_dict)] if taken is not None else []
-    if len(alike) > 1:
-        different = " or ".join(name for name in alike if name != taken)
-        warn(
-            f"{checkpoint.source} does not say whether its gate is {taken} or {different}, which have the same "
-            f"weights: {taken} is assumed, and {param('model_options')} gate=NAME takes another."
-        )
-    return configured
-
-
-def _as_given(shown: dict[str, str], given: Mapping[str, str], checkpoint: Checkpoint) -> dict[str, str]:
-    """The options that weights show, with the gate that was named, which has to have the same weights."""
-    gate, named = shown.get("gate"), given.get("gate")
-    if gate is None or named is None or named == gate:
-        return shown
-    if named not in GATES or not GATES[named].shown_by(checkpoint.state_dict):
-        raise InputError(
-            f"The weights in {checkpoint.source} are of gate {gate}, not {named}.", hint=f"Leave {param('gate')} out."
-        )
-    others = {name: value for name, value in shown.items() if name not in GATE_DETAILS}
-    return {**others, "gate": named, **GATES[named].published_for(checkpoint.state_dict)}
-
-
-def _checked(entry: ModelEntry, given: Mapping[str, str], *, may_differ: Collection[str] = ()) -> ModelEntry:
-    """The entry of weights with the given options; refuse options that contradict the weights."""
-    configured = entry.configured(**given)
-    defaults = {"norm_mode": "batch", **{name: values[0] for name, values in entry.options.items()}}
-    for name, value in given.items():
-        trained = entry.chosen.get(name, defaults.get(name))
-        if name not in may_differ and configured.chosen.get(name, defaults.get(name)) != trained:
-            raise InputError(
-                f"The weights were trained with {param(name)} {trained}, not {value}.",
-                hint=f"To begin with a plain network, give it with {param('baseline')}."
-                if (name, trained) == ("gate", NO_GATE)
-                else f"Leave {param(name)} out.",
-            )
-    return configured
-
-
-def _has_default_hash(entry: ModelEntry, checkpoint: Checkpoint) -> bool:
-    return entry.sha256 is not None and checkpoint.sha256.startswith(entry.sha256)
 
 
 def num_features_of(model: str, *, features_only: bool = False) -> int:

@@ -167,6 +167,8 @@ def check_description(checkpoint: Checkpoint, num_classes: int) -> None:
             f"{checkpoint.source} says that it has {max(counts - {num_classes})} classes, but its head has "
             f"{num_classes}."
         )
+    if metadata.class_ids is not None and len(metadata.class_ids) != num_classes:
+        raise InputError(f"{checkpoint.source} has {len(metadata.class_ids)} ids of its {num_classes} classes.")
 
 
 def classes_in(state: dict[str, Tensor], module: nn.Module, built: int, decomposed: str | None) -> int:

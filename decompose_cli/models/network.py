@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import DecomposeError, InputError, param
+from decompose_cli.models.affine import Following
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import Head, find_head
 from decompose_cli.preprocessing import Size
@@ -62,6 +64,16 @@ class HeadTensors:
         """Number of classes C."""
         return len(self.bias)
 
+    def of_classes(self, numbers: Sequence[int]) -> HeadTensors:
+        """The head of some classes alone, in this order."""
+        rows = torch.tensor(numbers)
+        by_class = ("weight", "bias", "indices", "mask", "reference", "reference_bias")
+        cut = {name: value[rows] for name in by_class if (value := getattr(self, name)) is not None}
+        if self.kind == "decomposed":
+            width = int(cut["mask"].sum(1).max())
+            cut |= {name: cut[name][:, :width] for name in ("weight", "indices", "mask")}
+        return replace(self, **cut)
+
 
 @dataclass(frozen=True)
 class Network:
@@ -85,6 +97,44 @@ class Network:
     def is_decomposed(self) -> bool:
         """Whether a decomposed head stands in the module."""
         return isinstance(self.head.module, DecomposedLinear)
+
+    def of_classes(self, numbers: Sequence[int], name: str) -> Network:
+        """A copy whose head has some classes alone, in this order; features are the same.
+
+        A full head becomes a plain linear layer, or a pointwise convolution, that gives these logits.
+
+        Args:
+            numbers: Numbers of classes.
+            name: Name of the network, for messages.
+
+        Raises:
+            InputError: What follows the head in the network takes all classes.
+        """
+        module, tensors = copy.deepcopy(self.module), self.tensors.of_classes(numbers)
+        rows, place = torch.tensor(numbers), self.head
+        own = module.get_submodule(place.name)
+        following = Following(place.following.factor[rows], place.following.shift[rows])
+        new: nn.Module
+        if isinstance(own, DecomposedLinear):
+            classes = [own.classes()[number] for number in numbers]
+            width = max(map(len, classes))
+            new = DecomposedLinear.from_subspaces(own.weight[rows, :width], own.bias[rows], classes, own.num_features)
+        else:
+            weight, bias = following.unfold(place.weight[rows], place.bias[rows])
+            shape = place.num_features, len(numbers)
+            new = nn.Conv2d(*shape, 1) if place.is_pointwise else nn.Linear(*shape)
+            new.load_state_dict({"weight": weight.reshape(new.weight.shape), "bias": bias})
+        like = next(iter(own.parameters()), next(module.parameters()))
+        module.set_submodule(place.name, new.to(like.device, like.dtype).train(own.training))
+        try:
+            cut = network_of(module, self.input_size, place.name, name)
+        except DecomposeError as error:
+            raise InputError(
+                f"The head {place.name!r} of {name} cannot be cut to {len(numbers)} of its {place.num_classes} "
+                "classes: the network goes on with the logits of all.",
+                hint=f"Keep all with {param('classes')} all.",
+            ) from error
+        return replace(cut, tensors=tensors, depends_on_batch=self.depends_on_batch)
 
     def as_it_is(self) -> Network:
         """The network with the present parameters of the head, which training changes in the module only.

@@ -16,6 +16,7 @@ from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.storage.journal import NO_HARD_LINKS, settle
 from decompose_cli.storage.leftovers import TEMPORARY, sweep, temporary_prefix
 from decompose_cli.storage.ownership import obstacle
+from decompose_cli.storage.text_files import read_text
 
 
 def cache_root() -> Path:
@@ -367,19 +368,7 @@ def read_json(path: Path, what: str, hint: str | None = None) -> Any:
     Raises:
         InputError: The file is missing, unreadable, empty, not UTF-8 or not JSON.
     """
-    settle(path.parent)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{what} {path} does not exist.") from None
-    except IsADirectoryError:
-        raise InputError(f"{what} {path} is a folder, not a file.") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{what} {path} is not a JSON text file.", hint=hint) from None
-    except OSError as error:
-        raise InputError(f"{what} {path} cannot be read: {error.strerror or error}.") from error
-    if not text.strip():
-        raise InputError(f"{what} {path} is empty.")
+    text = read_text(path, what, "a JSON text file", hint)
     try:
         return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:

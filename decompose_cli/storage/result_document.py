@@ -58,8 +58,24 @@ class FeaturesInfo(_Strict):
     classes: list[str]
 
 
+class PartOfClasses(_Strict):
+    """What was done where there are images of a part of a network's classes alone.
+
+    ``policy``: ``all``, where the other classes keep their whole rows of the full head; or ``present``, where the head
+    has no others. ``outputs``: number of outputs of the network. ``present``: those of them, by number, whose classes
+    have images; ``names``: the names of these.
+    """
+
+    policy: Literal["all", "present"]
+    outputs: int
+    present: list[int]
+    names: list[str]
+
+
 class DatasetInfo(FeaturesInfo):
     """The images that were used; ``classes`` are the outputs of the network.
+
+    ``part``: what was done about classes without images; null where every class has some.
 
     ``unreadable``: images that could not be read and were left out of everything, as the user allowed; those of other
     splits with the name of the split before them. ``fingerprint`` is of all images; ``images`` counts those used.
@@ -71,6 +87,7 @@ class DatasetInfo(FeaturesInfo):
     crop: list[int]
     interpolation: str
     unreadable: list[str] = []
+    part: PartOfClasses | None = None
 
 
 class CacheInfo(_Strict):

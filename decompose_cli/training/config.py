@@ -10,6 +10,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from decompose_cli.errors import InputError
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.storage.files import read_json
 from decompose_cli.training.export import Kind
 
@@ -17,6 +18,7 @@ FROM_INPUTS = (
     *("model", "weights", "ema", "weights_key", "model_options", "head", "dataset"),
     "columns",
     *("mean", "std", "input_size", "resize", "crop", "interpolation"),
+    *("classes", "class_map"),
 )
 _SHOWN = tuple(name for name in FROM_INPUTS if name not in ("model", "model_options"))
 
@@ -56,6 +58,8 @@ class RunConfig(BaseModel):
     resize: str | None
     crop: str | None
     interpolation: str | None
+    classes: str = Inputs().classes
+    class_map: str | None = None
     data_dir: str | None
     recipe: str
     overrides: dict[str, Any]
@@ -66,6 +70,12 @@ class RunConfig(BaseModel):
     training_images: str
     checkpoint_every: int | None
     processes: int
+
+
+def choices_of(inputs: Inputs) -> dict[str, Any]:
+    """The values of :data:`FROM_INPUTS`, as they stand in a configuration."""
+    values = {name: getattr(inputs, name) for name in FROM_INPUTS}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
 
 
 def read_config(path: Path, kind: type[RunConfig] = RunConfig) -> dict[str, Any]:
@@ -92,7 +102,8 @@ def shown_command(config: Mapping[str, Any], seed: int, own: Mapping[str, Any]) 
         seed: Seed of this network.
         own: Options of the command beside those of network, images and settings; those that are None are left out.
     """
-    named = {name: config[name] for name in _SHOWN if config[name] not in (None, False)}
+    usual = Inputs()
+    named = {name: config[name] for name in _SHOWN if config[name] not in (None, getattr(usual, name))}
     words = ["decompose", config["command"], config["model"]]
     for name, value in {**named, **own, "seed": seed}.items():
         if value is True:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.decomposition.index_set import IndexSet, Layout
 from decompose_cli.decomposition.ranking import DEFAULT_K, DEFAULT_METHOD, parse_method, parse_order
 from decompose_cli.decomposition.refitting import check_refit
 from decompose_cli.errors import InputError, one_of, param
@@ -87,7 +87,7 @@ class FinetuneConfig(RunConfig):
     the data set is fitted first.
     """
 
-    indices: dict[str, list[int]] | None
+    indices: Layout | None
     indices_source: str | None
     ranking: dict[str, Any] | None
     only: Trained

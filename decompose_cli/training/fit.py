@@ -91,6 +91,8 @@ class Trainer:
             module = self.module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
             self.frozen = [module.get_submodule(name) for name in names]  # conversion makes other modules
         fabric.to_device(module)
+        held = [(module.get_parameter(name), rows.to(fabric.device)) for name, rows in job.held.items()]
+        self._held = [(parameter, rows, parameter.detach()[rows]) for parameter, rows in held]
         self.ema = WeightAverage(module, settings.ema_decay) if settings.ema_decay is not None else None
         self.parts = [self._part(part) for part in self.objective.shares(module, settings, self.steps_per_epoch)]
         compiled: Any = torch.compile(module) if settings.compile else module
@@ -192,6 +194,9 @@ class Trainer:
                     if self.objective.counted:
                         self._tally[3:] += self.objective.counts(output, targets).to(self._tally)
                 self._watched += total
+        for parameter, rows, _ in self._held:
+            if parameter.grad is not None:
+                parameter.grad[rows] = 0
         due = [part.optimizer for part in self.parts if (self.state.global_step + 1) % part.every == 0]
         if self.settings.clip_norm is not None:
             for optimizer in due:
@@ -199,6 +204,9 @@ class Trainer:
                     self.model, optimizer, max_norm=self.settings.clip_norm, error_if_nonfinite=False
                 )
         step_together(due, getattr(self.fabric.strategy.precision, "scaler", None))
+        with torch.no_grad():
+            for parameter, rows, values in self._held:
+                parameter[rows] = values  # the penalty on weights moves them, too
         for part in self.parts:
             part.optimizer.zero_grad(set_to_none=True)
             part.step_schedule()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
-from torch import nn
+from torch import Tensor, nn
 
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.sparse_record import SparseRecord
@@ -23,6 +23,7 @@ class Job:
         data: Images and labels.
         frozen: Modules that stay in evaluation mode.
         objective: What is minimised, and by which optimizers; the cross-entropy of the output by default.
+        held: Rows that stay as they are, bool (rows,), by the name of their parameter.
         sparse: What belongs to its sparse head beside the network and stays true, for its checkpoints.
     """
 
@@ -31,6 +32,7 @@ class Job:
     data: TrainingData
     frozen: Sequence[nn.Module] = ()
     objective: Objective | None = None
+    held: Mapping[str, Tensor] = field(default_factory=dict)
     sparse: SparseRecord | None = None
 
 

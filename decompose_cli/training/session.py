@@ -30,7 +30,7 @@ from decompose_cli.processes.launch import start
 from decompose_cli.processes.team import on_first
 from decompose_cli.progress import growing_table, note, warn
 from decompose_cli.storage.files import check_folder_writable
-from decompose_cli.training.config import FROM_INPUTS, RunConfig, read_config
+from decompose_cli.training.config import FROM_INPUTS, RunConfig, choices_of, read_config
 from decompose_cli.training.export import Kind, check_export, export_network
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.job import Job, Upkeep
@@ -157,7 +157,7 @@ def opened(
         overrides = {**request.overrides, "precision": settings.precision}
         config = {
             "command": command,
-            **{name: getattr(inputs, name) for name in FROM_INPUTS},
+            **choices_of(inputs),
             **choices,
             "overrides": {name: overrides[name] for name in request.overrides},
             "runs": request.runs or 1,
@@ -233,8 +233,8 @@ def _resumed(request: Request, config: Mapping[str, Any]) -> Inputs:
     plain = Inputs()
     given = {
         name: value
-        for name in FROM_INPUTS
-        if (value := getattr(request.inputs, name)) is not None and value != getattr(plain, name)
+        for name, value in choices_of(request.inputs).items()
+        if value is not None and value != getattr(plain, name)
     }
     # Values are read as settings, so that the same value written in another way is the same.
     base = dict(config["settings"])
@@ -256,7 +256,9 @@ def _resumed(request: Request, config: Mapping[str, Any]) -> Inputs:
             hint=f"Leave these options out to go on with it, or start a new run with {param('output')}.",
         )
     data_dir = request.inputs.data_dir or (Path(config["data_dir"]) if config.get("data_dir") else None)
-    return dataclasses.replace(request.inputs, data_dir=data_dir, **{name: config[name] for name in FROM_INPUTS})
+    kept = {name: config[name] for name in FROM_INPUTS}
+    kept["class_map"] = None if kept["class_map"] is None else Path(kept["class_map"])
+    return dataclasses.replace(request.inputs, data_dir=data_dir, **kept)
 
 
 def train_job(session: Session, folder: RunFolder, settings: Settings, job: Job) -> tuple[RunResults, nn.Module]:

@@ -302,7 +302,14 @@ REFUSED: dict[str, tuple[Callable[[dc.Model], Any], str]] = {
     "label type": (lambda m: dc.extract_features(m, [(IMAGES, LABELS.float())]), "are not 2 class numbers"),
     "NaN": (lambda m: dc.extract_features(m, [(IMAGES * float("nan"), LABELS)]), "NaN or infinite features"),
     "precision": (lambda m: dc.extract_features(m, [(IMAGES, LABELS)], precision="8"), "'8' is unknown"),
-    "absent class": (lambda m: dc.extract_indices(dc.extract_features(m, [(IMAGES, LABELS)])), "no images"),
+    "absent class": (
+        lambda _: dc.extract_indices(dc.Features(torch.rand(2, 4), torch.tensor([0, 1]), class_names=list("abc"))),
+        "no images",
+    ),
+    "no such class": (lambda m: m.of_classes(["cat"]), "has no class 'cat' among its 3"),
+    "no such number": (lambda m: m.of_classes([0, 3]), "has no class 3 among its 3"),
+    "class twice": (lambda m: m.of_classes([0, 0]), "names a class twice"),
+    "no class": (lambda m: m.of_classes([]), "names no class"),
     "method": (lambda m: dc.extract_indices(_features(m), 2, "best"), "best"),  # type: ignore[arg-type]
     "k": (lambda m: dc.extract_indices(_features(m), 7), "7"),
     "too few classes": (lambda m: dc.decompose(m, {0: [1], 1: [2]}), "of the classes 0 to 2"),

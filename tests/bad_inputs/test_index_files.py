@@ -64,7 +64,7 @@ INDEX_FILES = [
     ("result document", {"schema_version": 1, "command": "validate", "results": {}}, "result document of 'validate'"),
     ("document of another format", document(format="other"), "is a 'other' file, not an index set"),
     ("document whose format is no text", document(format=[1]), "is a [1] file, not an index set"),
-    ("document of another version", document(format_version=2), "has format version 2"),
+    ("document of another version", document(format_version=3), "has format version 3"),
     ("document without version", document(format_version=None), "has format version null"),
     ("document whose version is true", document(format_version=True), "has format version true"),
     ("document for another D", document(num_features=128), "is for 128 features, but the network has 64"),

@@ -25,7 +25,7 @@ from decompose_cli.datasets.registry import (
     usual_preprocessing,
 )
 from decompose_cli.errors import InputError
-from decompose_cli.features.study import class_names_of
+from decompose_cli.features.seen import class_names_of
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.registry import get_entry

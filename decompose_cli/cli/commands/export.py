@@ -14,7 +14,7 @@ from decompose_cli.features.inputs import Inputs
 if TYPE_CHECKING:
     from decompose_cli.engines.export import Exported
 
-_ABOUT_IMAGES = ("dataset", "columns", "split", "data_dir")
+_ABOUT_IMAGES = ("dataset", "columns", "split", "classes", "class_map", "data_dir")
 _ABOUT_COMPUTING = (
     "device",
     "gpu",

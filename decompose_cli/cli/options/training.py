@@ -216,5 +216,5 @@ FROM_SCRATCH: dict[str, tuple[Any, Any]] = {
 NOT_FOR_TRAINING = ("split", "no_cache", "skip_unreadable", "features_only")
 """Options without a meaning for training, which looks at all splits, changes the features, and needs a head."""
 
-NOT_FROM_SCRATCH = (*NOT_FOR_TRAINING, "model_options")
-"""The same where options of the network have flags of their own."""
+NOT_FROM_SCRATCH = (*NOT_FOR_TRAINING, "model_options", "classes", "class_map")
+"""The same where options of the network have flags of their own, and its classes are those of the images."""

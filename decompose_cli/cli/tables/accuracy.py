@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.tables.words import p_value, said_of_fits
+from decompose_cli.errors import first_few
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.result_types import Difference
     from decompose_cli.engines.validate import HeadAccuracy, ValidateResults
-    from decompose_cli.storage.result_document import ResultDocument
+    from decompose_cli.storage.result_document import PartOfClasses, ResultDocument
 
 _MOST_CLASSES = 20
 
@@ -49,7 +50,14 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
         f"Weights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
         f"Images    {dataset.name}, {dataset.split}: {dataset.images:,}, mean {triple[0]}, std {triple[1]}{seen}",
         f"Features  {states[cache.features]}",
+        *([] if dataset.part is None else [f"Classes   {_said_of(dataset.part)}"]),
     )
+
+
+def _said_of(part: PartOfClasses) -> str:
+    """What was done about classes without images."""
+    some = f"{len(part.present)} of the network's {part.outputs} have images ({first_few(part.names)})"
+    return f"{some}; {'the others keep all features' if part.policy == 'all' else 'the head has no others'}"
 
 
 def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults]) -> None:

@@ -25,15 +25,17 @@ def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -
     for extracted in document.results.values():
         low, high = extracted.features_per_class
         size = f"{low}" if low == high else f"{low} to {high}"
-        rows = []
-        for number, indices in list(extracted.indices.items())[:_MOST_CLASSES]:
-            rows.append([names[int(number)], first_few(indices, _SHOWN_INDICES)])
+        chosen = [(int(number), row) for number, row in extracted.indices.items() if not isinstance(row, str)]
+        rows = [[names[number], first_few(indices, _SHOWN_INDICES)] for number, indices in chosen[:_MOST_CLASSES]]
         has_gates = RANKINGS[extracted.method].needs_gates
         method = label(extracted.method, document.arguments["order"], has_gates=has_gates)
         terminal.title(f"{size} features per class by {method}, in the order of the ranking (k = {extracted.k})")
         terminal.print(make_table(["Class", "Features"], rows, left=2))
-        if len(extracted.indices) > _MOST_CLASSES:
-            terminal.print(f"... and {len(extracted.indices) - _MOST_CLASSES} more classes")
+        if len(chosen) > _MOST_CLASSES:
+            terminal.print(f"... and {len(chosen) - _MOST_CLASSES} more classes")
+        if len(chosen) < len(extracted.indices):
+            others = len(extracted.indices) - len(chosen)
+            terminal.print(f"The other {others} classes, which have no images, keep all features.")
         if extracted.file:
             terminal.print(f"Indices written to {extracted.file}")
     if not all(RANKINGS[extracted.method].is_fitted for extracted in document.results.values()):

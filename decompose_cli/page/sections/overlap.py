@@ -59,20 +59,29 @@ def section(context: Context) -> Section | None:
             group = [
                 block
                 for what, matrix in (("Jaccard index", overlap.jaccard_matrix), ("Mutual information", overlap.matrix))
-                for block in matrix_blocks(context, source, f"{what}, {name}, k = {k}", matrix)
+                for block in matrix_blocks(context, source, f"{what}, {name}, k = {k}", matrix, overlap.classes)
             ]
             if group:
                 blocks.append(Group(f"{name}, k = {k}", group))
     return Section("overlap", "Overlap and mutual information", _LEAD, blocks) if blocks else None
 
 
-def matrix_blocks(context: Context, source: Source, caption: str, matrix: Sequence[Sequence[float]]) -> Iterator[Block]:
-    """Show a matrix of classes by classes; the largest value off the diagonal, where the news is, is the darkest."""
+def matrix_blocks(
+    context: Context,
+    source: Source,
+    caption: str,
+    matrix: Sequence[Sequence[float]],
+    classes: Sequence[int] | None = None,
+) -> Iterator[Block]:
+    """Show a matrix of classes by classes; the largest value off the diagonal, where the news is, is the darkest.
+
+    ``classes``: their numbers; all by default.
+    """
     values = np.asarray(matrix, dtype=float)
     if values.ndim != 2 or len(values) < 2 or values.shape[0] != values.shape[1]:
         return
     count = len(values)
-    names = [source.class_name(number) for number in range(count)]
+    names = [source.class_name(number) for number in (range(count) if classes is None else classes)]
     others = values[~np.eye(count, dtype=bool)]
     largest = float(others.max()) or 1.0
     if count <= _MOST_CELLS_ACROSS:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from decompose_cli.decomposition.index_set import Layout
 from decompose_cli.errors import InputError
 from decompose_cli.page.blocks import Block, Column, Grid, Group, Section, Shade, Table
 from decompose_cli.page.context import Context
@@ -54,8 +55,12 @@ def section(context: Context) -> Section | None:
 
 
 def _sets(source: Source) -> Iterator[_Set]:
-    def set_of(title: str, indices: Mapping[str, Sequence[int]]) -> Iterator[_Set]:
-        classes = {int(name): list(features) for name, features in indices.items() if name.isdecimal()}
+    def set_of(title: str, indices: Layout) -> Iterator[_Set]:
+        classes = {
+            int(name): list(features)
+            for name, features in indices.items()
+            if name.isdecimal() and not isinstance(features, str)  # not all features, for want of images
+        }
         largest = max((max(features) for features in classes.values() if features), default=-1)
         given = source.document.model.num_features if source.document.model else 0
         count = max(given, largest + 1)
