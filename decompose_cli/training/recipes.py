@@ -161,14 +161,14 @@ RECIPES: dict[str, Recipe] = {
         {
             **_SMALL_IMAGES,
             "optimizer": "adam",
-            "lr": 2e-4,
+            "lr": 1e-3,
             "weight_decay": 0.0,
             "batch_size": 64,
             "epochs": 10,
             "schedule": "cosine",
             "val_split": 0.1,
         },
-        {**_LARGE_IMAGES},
+        {**_LARGE_IMAGES, "lr": 2e-4},
     ),
 }
 

@@ -189,6 +189,11 @@ PUBLISHED: list[tuple[str, dict[str, Any], dict[str, Any]]] = [
     ),
     (
         "transfer",
+        {},
+        {**PLAIN, **SMALL, "optimizer": "adam", "lr": 1e-3, "batch_size": 64, "schedule": "cosine", "val_split": 0.1},
+    ),
+    (
+        "transfer",
         {"large_images": True},
         {"optimizer": "adam", "lr": 2e-4, "batch_size": 64, "epochs": 10, "augment": "resized-crop", "val_split": 0.1},
     ),
