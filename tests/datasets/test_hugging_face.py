@@ -62,6 +62,7 @@ def test_labels_that_are_names_and_columns_that_are_named() -> None:
 def test_splits_of_a_folder_called_parquet_and_classes_of_the_training_images() -> None:
     parquet("parquet/train-00000-of-00001.parquet", image=IMAGES, label=["a", "b", "c"])
     parquet("parquet/validation-00000-of-00001.parquet", image=IMAGES[:1], label=["b"])
+    Path("other.csv").write_text("of no concern to a folder that is called as a format is")
     assert available_splits("hf:parquet") == ("val", "train")
     found = opened("hf:parquet", "val")
     assert (found.labels.tolist(), found.class_names) == ([1], ("a", "b", "c"))
@@ -113,6 +114,17 @@ def test_a_missing_image_is_one_that_cannot_be_read() -> None:
     with pytest.raises(InputError, match=r"The image in row 1 of hf:x\.parquet test is missing"):
         found.image(1)
     assert found.without([1]).in_memory() is not None
+
+
+def test_an_image_of_which_no_sample_is_taken_makes_another_fingerprint() -> None:
+    large = [png(noise(seed, 80)) for seed in range(2)]
+    found = [
+        opened(
+            parquet("x.parquet", image=[large[number == changed] for number in range(40)], label=[0] * 40)
+        ).fingerprint()
+        for changed in (None, 4)
+    ]
+    assert found[0] != found[1]
 
 
 def test_damaged_files_and_folders_without_tables(caplog: pytest.LogCaptureFixture) -> None:
