@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 from helpers.hub import hub
 from helpers.image_kinds import noise, png
 
+from decompose_cli.datasets.arrow_images import TableImages
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.registry import available_splits, open_dataset
 from decompose_cli.errors import DownloadError, InputError
@@ -125,6 +127,17 @@ def test_an_image_of_which_no_sample_is_taken_makes_another_fingerprint() -> Non
         for changed in (None, 4)
     ]
     assert found[0] != found[1]
+
+
+def test_a_table_of_which_nothing_else_is_known_is_told_by_a_sample_of_its_images() -> None:
+    def digest(images: list[bytes], rows: list[int]) -> str:
+        table = datasets.Dataset.from_dict({"image": images})
+        return TableImages(table, "image", "x", np.array(rows)).digest
+
+    every = [0, 1, 2]
+    assert digest(IMAGES, every) == digest(IMAGES, every)
+    assert digest(IMAGES, every) != digest([*IMAGES[:2], IMAGES[1]], every)
+    assert digest(IMAGES, every) != digest(IMAGES, [0, 1])
 
 
 def test_damaged_files_and_folders_without_tables(caplog: pytest.LogCaptureFixture) -> None:
