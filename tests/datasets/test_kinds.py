@@ -107,12 +107,15 @@ def test_a_part_of_them_and_what_another_process_is_sent(kind: str, side: int) -
 def test_commands_find_the_same_as_in_the_folder(kind: str) -> None:
     folder, name = made(kind)
     arguments = ("train", "resnet8", "--epochs", "1", "--batch-size", "4", "--lr", "0.05")
-    results = [found(*arguments, "--dataset", each, "-o", run) for each, run in ((folder, "one"), (name, "two"))]
+    columns = "image=path,label=label" if kind == "csv" else None
+    results = [found(*arguments, "--dataset", folder, "-o", "one")]
+    results.append(found(*arguments, "--dataset", name, "-o", "two", *(("--columns", columns) if columns else ())))
     assert results[0]["results"]["last"] == results[1]["results"]["last"]
     counts = [found("validate", "-w", f"{run}/last.pt")["results"] for run in ("one", "two")]
     assert counts[0]["original"] == counts[1]["original"]
     assert counts[0]["total"] == 9
-    assert json.loads(Path("two/config.json").read_text())["dataset"] == name
+    config = json.loads(Path("two/config.json").read_text())
+    assert (config["dataset"], config["columns"]) == (name, columns), "a run that goes on reads the same"
     sets = [found("extract-indices", "-w", f"{run}/last.pt", "-k", "2", "-o", f"{run}.json") for run in ("one", "two")]
     assert sets[0]["dataset"]["classes"] == sets[1]["dataset"]["classes"] == list(CLASSES)
     one, two = (read_index_set(Path(f"{run}.json")) for run in ("one", "two"))
