@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ from torch import Tensor
 from typing_extensions import override
 
 from decompose_cli.datasets.base import InMemoryImages
-from decompose_cli.datasets.chunks import Chunk
 from decompose_cli.datasets.labels import Labels
 from decompose_cli.datasets.listed_once import once
 from decompose_cli.datasets.patterns import files_by_split
@@ -19,9 +18,7 @@ from decompose_cli.datasets.pixels import Numbers, grey_levels
 from decompose_cli.datasets.source import Source
 from decompose_cli.datasets.splits import SPELLINGS, SPLITS, in_preferred_order
 from decompose_cli.datasets.stored import SMALL_SIDE, usual_preprocessing_of
-from decompose_cli.datasets.streaming import decoded_chunks
 from decompose_cli.errors import InputError, first_few, param
-from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.storage.array_files import REAL, TEXT, WHOLE, ArrayFile, open_arrays
 from decompose_cli.storage.fingerprints import content_sample, file_stamp
 
@@ -73,14 +70,6 @@ class ArrayImages(InMemoryImages):
     @override
     def in_memory(self) -> Tensor | None:  # type: ignore[override]
         return super().in_memory() if self._is_small else None
-
-    @override
-    def chunks(
-        self, preprocessing: Preprocessing, wanted: Sequence[range], workers: int
-    ) -> Generator[Chunk, None, None]:
-        if self._is_small:
-            return super().chunks(preprocessing, wanted, workers)
-        return decoded_chunks(self.image, preprocessing, wanted, workers, self.remark)
 
     @override
     def subset(self, numbers: Tensor) -> ArrayImages:

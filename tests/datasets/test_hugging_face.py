@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 from helpers.dataset_hub import hub
 from helpers.image_kinds import noise, png
 
+from decompose_cli.datasets.arrow_images import TableImages
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.registry import available_splits, open_dataset
 from decompose_cli.errors import DownloadError, InputError
@@ -62,6 +64,7 @@ def test_labels_that_are_names_and_columns_that_are_named() -> None:
 def test_splits_of_a_folder_called_parquet_and_classes_of_the_training_images() -> None:
     parquet("parquet/train-00000-of-00001.parquet", image=IMAGES, label=["a", "b", "c"])
     parquet("parquet/validation-00000-of-00001.parquet", image=IMAGES[:1], label=["b"])
+    Path("other.csv").write_text("of no concern to a folder that is called as a format is")
     assert available_splits("hf:parquet") == ("val", "train")
     found = opened("hf:parquet", "val")
     assert (found.labels.tolist(), found.class_names) == ([1], ("a", "b", "c"))
@@ -113,6 +116,28 @@ def test_a_missing_image_is_one_that_cannot_be_read() -> None:
     with pytest.raises(InputError, match=r"The image in row 1 of hf:x\.parquet test is missing"):
         found.image(1)
     assert found.without([1]).in_memory() is not None
+
+
+def test_an_image_of_which_no_sample_is_taken_makes_another_fingerprint() -> None:
+    large = [png(noise(seed, 80)) for seed in range(2)]
+    found = [
+        opened(
+            parquet("x.parquet", image=[large[number == changed] for number in range(40)], label=[0] * 40)
+        ).fingerprint()
+        for changed in (None, 4)
+    ]
+    assert found[0] != found[1]
+
+
+def test_a_table_of_which_nothing_else_is_known_is_told_by_a_sample_of_its_images() -> None:
+    def digest(images: list[bytes], rows: list[int]) -> str:
+        table = datasets.Dataset.from_dict({"image": images})
+        return TableImages(table, "image", "x", np.array(rows)).digest
+
+    every = [0, 1, 2]
+    assert digest(IMAGES, every) == digest(IMAGES, every)
+    assert digest(IMAGES, every) != digest([*IMAGES[:2], IMAGES[1]], every)
+    assert digest(IMAGES, every) != digest(IMAGES, [0, 1])
 
 
 def test_damaged_files_and_folders_without_tables(caplog: pytest.LogCaptureFixture) -> None:
