@@ -7,12 +7,7 @@ the header of a ``.safetensors`` file, or under ``decompose`` beside the ``state
 
 from __future__ import annotations
 
-import errno
 import json
-import pickle
-import re
-import warnings
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,20 +19,18 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from decompose_cli.errors import InputError, UnsafeFileError, param
+from decompose_cli.errors import InputError, param
 from decompose_cli.models.averages import Averages
 from decompose_cli.models.bias_alone import say_bias_alone
-from decompose_cli.models.inert import RunsCodeError, stand_ins
 from decompose_cli.models.names import without_prefix
 from decompose_cli.models.sparse_record import NAMES, SparseRecord, take_record
 from decompose_cli.models.state_dicts import (
-    SAVE_STATE_DICT,
     Choice,
     chosen_state,
-    holds_tensors,
     unwrapped,
     without_averages,
 )
+from decompose_cli.models.torch_files import read_torch
 from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolation
 from decompose_cli.progress import note
 from decompose_cli.storage.files import as_bytes, sha256_of, write_with
@@ -270,60 +263,10 @@ def _parse_metadata(text: Any, path: Path) -> Metadata:
     return metadata
 
 
-def _numpy_scalars() -> list[Any]:
-    """The globals needed to rebuild NumPy numbers, which some checkpoints hold among their metrics; nothing else."""
-    import numpy as np
-    from numpy._core import multiarray
-
-    scalar = multiarray.scalar
-    kinds = (
-        np.dtypes.Int64DType,
-        np.dtypes.Int32DType,
-        np.dtypes.Float64DType,
-        np.dtypes.Float32DType,
-        np.dtypes.BoolDType,
-    )
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # of NumPy 1 and 2
-    return [*((scalar, name) for name in names), np.dtype, *kinds]
-
-
 def _read_torch(path: Path) -> tuple[Any, Metadata | None]:
     """The content, and the description in it."""
-    if _is_torchscript(path):
-        raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=SAVE_STATE_DICT)
-    try:
-        content = _loaded(path, _numpy_scalars())
-    except pickle.UnpicklingError as error:
-        content = _loaded_with_stand_ins(path, _refusal(path, str(error)))
-    except Exception as error:  # a damaged file can raise nearly anything
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a jump to before its beginning
-            raise
-        raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
+    content = read_torch(path)
     return content, _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
-
-
-def _loaded(path: Path, allowed: list[Any]) -> Any:
-    with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's warnings about odd pickles do not help the user, who gets a sentence
-        with path.open("rb") as file:  # as torch tells safetensors by the name of a path
-            return torch.load(file, map_location="cpu", weights_only=True)
-
-
-def _loaded_with_stand_ins(path: Path, refusal: InputError) -> Any:
-    """The content of a file that names what torch does not know, which becomes plain data.
-
-    Raises:
-        InputError: The refusal, where no tensors are found then; where code would run, with its name.
-    """
-    try:
-        content = _loaded(path, stand_ins(path))
-    except RunsCodeError as error:
-        raise _refusal(path, f"GLOBAL {error}") from error
-    except Exception as error:
-        raise refusal from error
-    if not holds_tensors(content):
-        raise refusal
-    return content
 
 
 def _describes_itself(content: Any) -> bool:
@@ -331,25 +274,6 @@ def _describes_itself(content: Any) -> bool:
     if not isinstance(content, dict) or not isinstance(content.get("state_dict"), dict):
         return False
     return METADATA_KEY in content
-
-
-def _is_torchscript(path: Path) -> bool:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return False
-
-
-def _refusal(path: Path, reason: str) -> InputError:
-    if "global" in reason.lower():
-        wanted = re.search(r"GLOBAL (\S+)", reason)
-        name = wanted.group(1) if wanted else "Python objects"
-        return UnsafeFileError(
-            f"{path} is refused: reading it would execute code ({name}), and only tensors and plain values are read.",
-            hint="Save the weights alone, with torch.save(model.state_dict(), ...) or as .safetensors.",
-        )
-    return InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.")
 
 
 def _refuse_nan(state: dict[str, Tensor], path: Path) -> None:
