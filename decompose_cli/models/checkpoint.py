@@ -30,7 +30,7 @@ from decompose_cli.models.state_dicts import (
     unwrapped,
     without_averages,
 )
-from decompose_cli.models.torch_files import read_torch_file
+from decompose_cli.models.torch_files import read_torch
 from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolation
 from decompose_cli.progress import note
 from decompose_cli.storage.files import as_bytes, sha256_of, write_with
@@ -193,7 +193,7 @@ def read_checkpoint(
             )
         if path.stat().st_size == 0:
             raise InputError(f"The weights file {path} is empty.")
-        content, metadata = _read_safetensors(path) if _is_safetensors(path) else _with_description(path)
+        content, metadata = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
         digest = sha256_of(path)
     except OSError as error:
         raise InputError(f"The weights file {path} cannot be read: {error.strerror or error}.") from error
@@ -276,9 +276,9 @@ def _parse_metadata(text: Any, path: Path) -> Metadata:
     return metadata
 
 
-def _with_description(path: Path) -> tuple[Any, Metadata | None]:
-    """The content of a file of torch, and the description in it."""
-    content = read_torch_file(path)
+def _read_torch(path: Path) -> tuple[Any, Metadata | None]:
+    """The content, and the description in it."""
+    content = read_torch(path)
     return content, _parse_metadata(content[METADATA_KEY], path) if _describes_itself(content) else None
 
 

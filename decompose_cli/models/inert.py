@@ -152,7 +152,8 @@ def _popped(stack: list[_Token], code: pickletools.OpcodeInfo) -> list[_Token]:
 
 
 def _imported(module: str, name: str, uses: dict[str, set[str]]) -> _Token:
-    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    """The token of a name, which is noted as the pickle has it and by its name of today; torch knows some of those."""
+    today = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
     full = f"{module}.{name}"
-    uses.setdefault(full, set())
+    uses[".".join(today)] = uses.setdefault(full, set())
     return _Token(name=full)

@@ -1,4 +1,4 @@
-"""Read files of torch: tensors and plain values only, never code."""
+"""Read files of ``torch.save`` without executing anything in them, whatever stands beside the tensors."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ from decompose_cli.models.inert import RunsCodeError, stand_ins
 from decompose_cli.models.state_dicts import SAVE_STATE_DICT, holds_tensors
 
 
-def read_torch_file(path: Path) -> Any:
-    """The content of a file that ``torch.save`` wrote; objects beside the tensors become plain data.
+def read_torch(path: Path) -> Any:
+    """The content of a file of ``torch.save``: tensors and plain values; objects of other classes are inert.
 
     Raises:
-        InputError: The file is damaged, or no checkpoint.
-        UnsafeFileError: Reading the file would execute code.
+        InputError: The file is damaged, or no such file.
+        UnsafeFileError: Reading it would execute code, or it holds objects and no tensors.
+        OSError: The file cannot be read.
     """
     if _is_torchscript(path):
         raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=SAVE_STATE_DICT)
@@ -34,23 +35,6 @@ def read_torch_file(path: Path) -> Any:
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a jump to before its beginning
             raise
         raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
-
-
-def _numpy_scalars() -> list[Any]:
-    """The globals needed to rebuild NumPy numbers, which some checkpoints hold among their metrics; nothing else."""
-    import numpy as np
-    from numpy._core import multiarray
-
-    scalar = multiarray.scalar
-    kinds = (
-        np.dtypes.Int64DType,
-        np.dtypes.Int32DType,
-        np.dtypes.Float64DType,
-        np.dtypes.Float32DType,
-        np.dtypes.BoolDType,
-    )
-    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # of NumPy 1 and 2
-    return [*((scalar, name) for name in names), np.dtype, *kinds]
 
 
 def _loaded(path: Path, allowed: list[Any]) -> Any:
@@ -77,6 +61,23 @@ def _loaded_with_stand_ins(path: Path, refusal: InputError) -> Any:
     return content
 
 
+def _numpy_scalars() -> list[Any]:
+    """The globals needed to rebuild NumPy numbers, which some checkpoints hold among their metrics; nothing else."""
+    import numpy as np
+    from numpy._core import multiarray
+
+    scalar = multiarray.scalar
+    kinds = (
+        np.dtypes.Int64DType,
+        np.dtypes.Int32DType,
+        np.dtypes.Float64DType,
+        np.dtypes.Float32DType,
+        np.dtypes.BoolDType,
+    )
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")  # of NumPy 1 and 2
+    return [*((scalar, name) for name in names), np.dtype, *kinds]
+
+
 def _is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
@@ -92,5 +93,10 @@ def _refusal(path: Path, reason: str) -> InputError:
         return UnsafeFileError(
             f"{path} is refused: reading it would execute code ({name}), and only tensors and plain values are read.",
             hint="Save the weights alone, with torch.save(model.state_dict(), ...) or as .safetensors.",
+        )
+    if f"Unsupported operand {pickle.FRAME[0]}" in reason:
+        return InputError(
+            f"The weights file {path} was saved with a pickle protocol of 4 or above, which is not read.",
+            hint="Save it again without pickle_protocol, which is 2 in torch.save by default.",
         )
     return InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.")

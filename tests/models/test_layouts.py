@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import collections
 import dataclasses
+import datetime
 import enum
+import functools
 import pathlib
 import pickle
 import sys
@@ -132,6 +134,11 @@ BESIDE: dict[str, Any] = {
     "class": Config,
     "function": network,
     "module of a loss": nn.CrossEntropyLoss(torch.ones(10)),
+    "exception": ValueError("x"),
+    "date": datetime.datetime(2020, 1, 1, tzinfo=datetime.timezone.utc),
+    "part of a call": functools.partial(print, 1),
+    "optimiser": torch.optim.AdamW([torch.ones(2)]),
+    "tensors of an object": types.SimpleNamespace(weight=torch.ones(2)),
     "in a key": {pathlib.PurePosixPath("/a"): 1, (Stage.TRAIN, 2): 3},
 }
 
@@ -256,6 +263,14 @@ def test_a_damaged_file_with_objects_is_refused() -> None:
         Path("part.pth").write_bytes(content[:length])
         with pytest.raises(InputError, match=r"part\.pth"):
             read_checkpoint(Path("part.pth"))
+
+
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_newer_pickles_are_not_called_damaged(protocol: int) -> None:
+    path = saved({"model": RAW, "args": argparse.Namespace(lr=1)}, pickle_protocol=protocol)
+    with pytest.raises(InputError, match="saved with a pickle protocol of 4 or above"):
+        read_checkpoint(Path(path))
+    assert_same(loaded(saved({"model": RAW, "args": argparse.Namespace(lr=1)}, pickle_protocol=3)), RAW)
 
 
 def test_modules_in_files_of_old_are_refused_by_name() -> None:
