@@ -130,6 +130,7 @@ def test_filters_that_are_negative_everywhere_are_drawn(figures: list[Figure], m
     assert [shown.get_clim() for shown in maps] == [(lowest, -lowest)] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.painted
 @pytest.mark.usefixtures("warm")
 def test_of_many_filters_the_strongest_are_drawn_and_all_are_told(figures: list[Figure]) -> None:
@@ -154,12 +155,13 @@ def test_of_many_filters_the_strongest_are_drawn_and_all_are_told(figures: list[
 
 
 @pytest.mark.usefixtures("warm")
-def test_the_table_has_the_strongest_and_says_how_many_more() -> None:
+def test_the_table_has_the_strongest_and_says_how_many_more(figures: list[Figure]) -> None:
     shown = run("filters", "--class", "1", "-k", "43", "--images", "1", "-o", "out")
     ranks = [int(number) for number in re.findall(r"^ +(\d+) +\d+ +[+-]", shown.stderr, re.MULTILINE)]
     assert ranks == list(range(1, 41))
     assert "3 more filters, which give the class less, are in the result document." in shown.stderr
     assert len(content("out/result.json")["results"]["filters"]) == 43
+    assert figures[0].get_suptitle() == "Filters of 1: resnet20-digits on digits test, the first 40 of 43"
 
 
 @pytest.mark.parametrize(

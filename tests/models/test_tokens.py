@@ -200,11 +200,16 @@ def test_selectivity_of_tokens_counts_positions_alone() -> None:
         module(images)
     handle.remove()
     needed: list[list[int]] = [[], []]
+    means = torch.stack([tokens[2:14].mean(0) for tokens in kept[0]])
+    of_classes = means[0], means[1:].mean(0)
+    largest, rest = torch.maximum(*of_classes), torch.minimum(*of_classes)
     for tokens, label in zip(kept[0], labels.tolist(), strict=True):
         shares = sorted((float(tokens[2:14, d].mean()) for d in range(2 * WIDTH)), reverse=True)
         total, sums = sum(shares), [sum(shares[: n + 1]) for n in range(2 * WIDTH)]
         needed[label].append(sum(part / total < fraction for part in sums))
     assert measured.num_filters == 2 * WIDTH
+    index = float(((largest - rest) / (largest + rest + 1e-7)).mean())
+    assert measured.class_selectivity == pytest.approx(index, rel=1e-5)
     assert measured.mean_filters.tolist() == [sum(numbers) / len(numbers) for numbers in needed]
 
 

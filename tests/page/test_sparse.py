@@ -17,7 +17,7 @@ from PIL import Image
 from decompose_cli.errors import InputError
 from decompose_cli.page.blocks import Block, Chart, Figures, Grid, Group, Raster, Section, Sum, Table, Text
 from decompose_cli.page.report import Report, report
-from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet
+from decompose_cli.reporting.filter_plots import MOST_ROWS, FilterRow, Response, filter_sheet
 
 WriteResults = Callable[..., Path]
 
@@ -277,15 +277,17 @@ def test_runs_that_are_alike_are_told_apart_by_their_folders(write_results: Writ
     assert f"k = 2: {label} (run0): 90.00" in chart.svg, "too many for curves"
 
 
-def pictured(folder: Path, feature: int, weights: str, sha256: str) -> None:
-    """A result of filters beside the others, of one feature and two images."""
+def pictured(folder: Path, feature: int, weights: str, sha256: str, *, others: int = 0) -> None:
+    """A result of filters beside the others, of one feature and two images, with others that are weaker."""
     image = Response(torch.full((3, 8, 8), 100, dtype=torch.uint8), None, "cat", is_own=True)
-    (folder / "filters.png").write_bytes(filter_sheet("sheet", [FilterRow("row", [image, image])]))
+    drawn = [FilterRow("row", [image, image])] * min(1 + others, MOST_ROWS)
+    (folder / "filters.png").write_bytes(filter_sheet("sheet", drawn))
 
     def change(document: dict[str, Any]) -> None:
         document["model"]["weights"] = {"source": weights, "sha256": sha256}
         (one,) = document["results"]["filters"]
         one["feature"], one["images"] = feature, one["images"] * 2
+        document["results"]["filters"] += [{**one, "feature": 20 + number} for number in range(others)]
         document["results"]["sheet"] = "filters.png"
 
     edited(folder / "filters.json", change)
@@ -293,16 +295,17 @@ def pictured(folder: Path, feature: int, weights: str, sha256: str) -> None:
 
 @pytest.mark.painted
 @pytest.mark.parametrize(
-    ("weights", "sha256", "is_shown"),
+    ("weights", "sha256", "is_shown", "others"),
     [
-        ("net.pth", "a" * 64, True),
-        ("/nowhere/out/k1/sparse.safetensors", "c" * 64, True),
-        ("out/k1/sparse.safetensors", "c" * 64, True),
-        ("other/k1/sparse.safetensors", "c" * 64, False),
+        ("net.pth", "a" * 64, True, 0),
+        pytest.param("net.pth", "a" * 64, True, 43, marks=pytest.mark.slow),  # more than one sheet has
+        ("/nowhere/out/k1/sparse.safetensors", "c" * 64, True, 0),
+        ("out/k1/sparse.safetensors", "c" * 64, True, 0),
+        ("other/k1/sparse.safetensors", "c" * 64, False, 0),
     ],
 )
 def test_classes_are_sums_of_pictured_features(
-    weights: str, sha256: str, *, is_shown: bool, write_results: WriteResults
+    weights: str, sha256: str, *, is_shown: bool, others: int, write_results: WriteResults
 ) -> None:
     folder = write_results(only=("sparsify", "filters"))
 
@@ -314,7 +317,7 @@ def test_classes_are_sums_of_pictured_features(
         head["checkpoint"] = "out/k1/sparse.safetensors"
 
     edited(folder / "sparsify.json", one_feature)
-    pictured(folder, 3, weights, sha256)
+    pictured(folder, 3, weights, sha256, others=others)
     found = report([folder])
     sums = [block for block in blocks_of(found, "sums") if isinstance(block, Sum)]
     hint = [block.text for block in blocks_of(found, "sums") if isinstance(block, Text)][-1]
