@@ -15,6 +15,7 @@ from helpers.command_line import document_of, invoke
 from PIL import Image
 from torch import nn
 
+import decompose_cli as dc
 from decompose_cli.datasets.classes import ClassNames, match_classes
 from decompose_cli.datasets.folders import open_folder
 from decompose_cli.errors import InputError
@@ -228,7 +229,8 @@ def test_classes_without_images_are_named_before_the_network_runs(
     make_images: MakeImages, forbid_forward_passes: Callable[[], None]
 ) -> None:
     images = make_images(Path("images"), ["3", "4"])
+    dc.save_model(dc.decompose(dc.load_model(), {c: [c] for c in range(10)}), "small.safetensors")  # no full head
     forbid_forward_passes()
-    result = invoke("extract-indices", "--dataset", f"folder:{images}")
+    result = invoke("extract-indices", "-w", "small.safetensors", "--dataset", f"folder:{images}")
     assert result.exit_code == 2
     assert "no images in this split for 8 of the network's 10 classes (0, 1, 2, ...)" in result.stderr

@@ -51,7 +51,7 @@ def _of_json(path: Path) -> list[tuple[str, str | int]]:
 
 
 def _of_lines(path: Path) -> list[tuple[str, str | int]]:
-    text = read_text(path, _WHAT)
+    text = read_text(path, _WHAT).removeprefix("\ufeff")  # which spreadsheets write
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), strict=True) if row]
     except csv.Error as error:

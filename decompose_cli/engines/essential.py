@@ -320,6 +320,11 @@ class _Subject:
                 device=fitting_device(self.study.device),
                 advance=advance,
             )
+        if any(number in index_set.whole for number in by_class):
+            warn(
+                f"{self.name}: classes that had no training images keep all features, so they have none of their own; "
+                "they are left out."
+            )
         by_class = {number: one for number, one in by_class.items() if number not in index_set.whole}
         if not by_class:
             raise InputError(f"{index_set.source} has no features of its own for any class that has images here.")

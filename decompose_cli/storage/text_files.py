@@ -22,7 +22,7 @@ def read_text(path: Path, what: str, kind: str = "a text file", hint: str | None
     """
     settle(path.parent)
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{what} {path} does not exist.") from None
     except IsADirectoryError:

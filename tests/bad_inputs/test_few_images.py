@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
-from helpers.command_line import REFUSED, refused
+from helpers.command_line import REFUSED, refused, run
 from helpers.inputs import CLASSES, FEATURES
 from helpers.rows import Rows, cases, results, words
 
@@ -49,11 +50,19 @@ RANKED: Rows = [
 
 
 @pytest.mark.parametrize(("line", "fragments"), cases(RANKED))
-def test_features_are_not_ranked_for_classes_without_images(
+def test_classes_without_images_keep_all_features_which_is_said(
     material: Path, line: str, fragments: tuple[str, ...]
 ) -> None:
-    said = refused(words(line, material), REFUSED, "no images in this split for 1 of the network's 10 classes (3)")
-    assert "Hint: Use images of all classes; 'extract-indices --method weight' needs none." in said
+    _, said = results(line, material)
+    sentence = "There are no training images of 1 of the 10 classes (3): they keep their rows of the full head"
+    assert said.count(sentence) == 1
+
+
+@pytest.mark.parametrize(("line", "fragments"), cases(RANKED))
+def test_classes_without_images_are_left_out_of_the_head(material: Path, line: str, fragments: tuple[str, ...]) -> None:
+    document = json.loads(run(*words(line, material), "--classes", "present", "--json").stdout)
+    assert document["model"]["num_classes"] == CLASSES - 1
+    assert "3" not in document["dataset"]["classes"]
 
 
 def test_rankings_that_need_no_images_work_for_classes_without(material: Path) -> None:

@@ -21,7 +21,6 @@ PACKAGE = Path(decompose_cli.__file__).parent
 COMMAND_LINES = (
     "decompose train {} --shortcut projection --recipe soft-gates",
     "decompose {} --resume {}",
-    "extract-indices --method weight",
     "train {} --evaluate -w {} --norm-mode MODE",
     "decompose validate -w FILE --features FEATURES",
     "decompose sparsify --features",

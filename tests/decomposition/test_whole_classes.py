@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -240,6 +241,17 @@ def test_a_fit_leaves_rows_without_images_and_is_the_minimum_for_the_others() ->
         assert not found.weight[number, others].any()
     predicted: Predictions = found.predict(data.features, data.labels)
     assert predicted.correct > 0
+
+
+def test_rows_that_stay_keep_features_that_no_image_varies() -> None:
+    data, head = make_case()
+    features = data.features.clone()
+    features[:, 2] = 0
+    data = dataclasses.replace(data, features=features)
+    found = fit_head(data.for_fits(), select(data, "mean", 3), "real", 0.02)
+    for number in (0, 2, 3):
+        assert torch.equal(found.weight[number], head.weight[number].double())
+        assert torch.equal(found.bias[number], head.bias[number].double())
 
 
 def test_without_a_full_head_a_class_without_images_is_refused() -> None:

@@ -105,7 +105,8 @@ def trainer_of(module: nn.Module, settings: Settings, count: int = 10, folder: s
     indices = more.pop("indices", torch.arange(count))
     data = TrainingData(images, images.labels, indices, class_names=names, preprocessing=SEEN, **of_data)
     metadata = more.pop("metadata", Metadata(model="resnet8", num_classes=CLASSES))
-    job = Job(module, metadata, data, more.pop("frozen", ()), more.pop("objective", Hooks(**hooks) if hooks else None))
+    objective = more.pop("objective", Hooks(**hooks) if hooks else None)
+    job = Job(module, metadata, data, more.pop("frozen", ()), objective, more.pop("held", {}))
     return Trainer(fabric, job, settings, RunFolder(Path(folder)), Upkeep(**more))
 
 
@@ -117,8 +118,8 @@ def settings_of(**values: Any) -> Settings:
 class Twin:
     """Softmax regression in float64: gradients and optimizers as their papers write them."""
 
-    def __init__(self, settings: Settings, count: int = 10) -> None:
-        self.settings = settings
+    def __init__(self, settings: Settings, count: int = 10, held: Sequence[int] = ()) -> None:
+        self.settings, self.held = settings, list(held)
         data = images_of(count)
         self.x = data.pixels_and_labels[0].flatten(1).double() / 255
         self.raw = data.pixels_and_labels[0].float() / 255
@@ -174,7 +175,9 @@ class Twin:
         return float(loss), int((scores.argmax(1) == truth).sum())
 
     def update(self, gradients: list[Tensor]) -> None:
-        s = self.settings
+        s, before = self.settings, [value.clone() for value in self.weights]
+        for gradient in gradients:
+            gradient[self.held] = 0
         if s.clip_norm is not None:
             norm = math.sqrt(sum(float((g**2).sum()) for g in gradients))
             gradients = [g * min(1.0, s.clip_norm / (norm + 1e-6)) for g in gradients]
@@ -196,6 +199,7 @@ class Twin:
                 second = self.second[number] / (1 - 0.999**self.made)
                 move = first / (second.sqrt() + 1e-8)
             self.weights[number] = weight - s.lr * move
+            self.weights[number][self.held] = before[number][self.held]
         if s.ema_decay is not None:
             d = s.ema_decay
             self.average = (
@@ -250,6 +254,32 @@ def test_weights_and_counts_are_those_of_the_twin(values: dict[str, Any]) -> Non
         assert (record.train.images, record.train.correct) == (images, correct)
         assert record.train.loss == pytest.approx(loss / images, rel=1e-5)
         assert record.train.top1 == pytest.approx(100 * correct / images)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"momentum": 0.9, "weight_decay": 0.1, "clip_norm": 0.05},
+        {"optimizer": "adamw", "lr": 0.01, "weight_decay": 0.3},
+        {"ema_decay": 0.8, "weight_decay": 0.1},
+    ],
+    ids=str,
+)
+def test_rows_that_are_held_stay_and_count_for_nothing(values: dict[str, Any]) -> None:
+    settings, module = settings_of(**values), linear()
+    start_weight, start_bias = (value.clone() for value in module.state_dict().values())
+    twin = Twin(settings, held=[1])
+    twin.run()
+    rows = torch.tensor([False, True, False])
+    trainer_of(module, settings, held={"1.weight": rows, "1.bias": rows}).run(Rows())
+    weight, bias = module.state_dict().values()
+    assert torch.equal(weight[1], start_weight[1])
+    assert torch.equal(bias[1], start_bias[1])
+    torch.testing.assert_close(weight.double(), twin.weights[0], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(bias.double(), twin.weights[1], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(weight[0], start_weight[0], atol=1e-3)
+    averaged = read_state(Path("run/last.pt"))["state_dict"]["1.weight"]
+    assert torch.equal(averaged[1], start_weight[1])
 
 
 def test_accumulated_batches_make_the_step_of_one_large_batch() -> None:
