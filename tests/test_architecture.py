@@ -301,6 +301,20 @@ def test_import_is_cheap() -> None:
     assert found.split("\n") == ["decompose_cli", "decompose_cli.cli.app", "decompose_cli.models.registry"]
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_packages_of_extras_are_imported_inside_functions_only(module: str) -> None:
+    """So that they load where they are named, and are missed nowhere else."""
+    tree = ast.parse(MODULES[module].read_text(encoding="utf-8"))
+    later = {id(part) for node in ast.walk(tree) if isinstance(node, ast.FunctionDef) for part in ast.walk(node)}
+    first = {
+        name.split(".")[0]
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Import | ast.ImportFrom) and id(node) not in later
+        for name in ([node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])
+    }
+    assert not first & {"timm", "transformers", "huggingface_hub", "datasets", "pyarrow", "onnx", "onnxruntime"}
+
+
 def test_torchvision_finder_is_installed_once_and_finds_nothing_itself() -> None:
     code = """
     import sys

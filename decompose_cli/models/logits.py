@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from decompose_cli.errors import InputError, first_few
@@ -45,3 +46,10 @@ def logits_of(output: Any, *, in_training: bool = False, where: str = "The netwo
     raise InputError(
         f"{where} returns a {type(output).__name__}{holding}, not logits (N, number of classes).", hint=_TAKEN
     )
+
+
+def nothing_of(output: Any) -> Tensor | float:
+    """Zero, whose gradients, zeros as well, reach all that made the output of a network, auxiliary heads too."""
+    values = output.values() if isinstance(output, Mapping) else output if isinstance(output, tuple | list) else ()
+    made = [value for value in values if isinstance(value, Tensor) and value.requires_grad]
+    return sum(value.masked_fill(torch.ones_like(value, dtype=torch.bool), 0).sum() for value in made)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, param
 from decompose_cli.features.extraction import device_memory, keep_freed_memory
 from decompose_cli.models.convolutions import fastest_algorithms
+from decompose_cli.models.logits import nothing_of
 from decompose_cli.processes.team import on_first, sum_over_processes
 from decompose_cli.progress import EpochTable
 from decompose_cli.training.averaging import WeightAverage
@@ -179,6 +180,7 @@ class Trainer:
                 try:
                     output = self.objective.forward(self.model, images)
                     total, loss = self.objective.losses(output, targets)
+                    total = total + nothing_of(output)  # several processes wait for gradients of all parameters
                     self.fabric.backward(total * weight)
                 except NotFiniteError as error:
                     raise self._diverged(f"{error.sentence.rstrip('.')}, in ") from error

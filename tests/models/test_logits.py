@@ -17,7 +17,7 @@ import decompose_cli as dc
 from decompose_cli.errors import InputError
 from decompose_cli.models.batch_dependence import mixes_images
 from decompose_cli.models.checkpoint import Metadata
-from decompose_cli.models.logits import logits_of
+from decompose_cli.models.logits import logits_of, nothing_of
 from decompose_cli.models.maps import grad_cam
 from decompose_cli.training.export import check_export, export_network
 from decompose_cli.training.objective import Objective
@@ -128,3 +128,14 @@ def test_programs_return_the_logits_alone(ending: Callable[[Tensor], Any], tmp_p
     assert error < 1e-6
     images = torch.randn(2, 3, 8, 8)
     assert torch.equal(torch.jit.load(path)(images), Net()(images))
+
+
+def test_gradients_of_zeros_reach_auxiliary_heads_whatever_they_yield() -> None:
+    logits, other = torch.ones(2, 3, requires_grad=True), torch.tensor([[1.0, float("inf")]], requires_grad=True)
+    for output in ((logits, other), [logits, other], {"logits": logits, "aux": other, "text": "no tensor"}):
+        nothing = nothing_of(output)
+        assert isinstance(nothing, Tensor)
+        assert float(nothing.detach()) == 0
+        assert all(torch.equal(g, torch.zeros_like(g)) for g in torch.autograd.grad(nothing, (logits, other)))
+    assert nothing_of(logits) == 0
+    assert nothing_of({"logits": logits.detach()}) == 0

@@ -94,21 +94,30 @@ def test_commands_against_a_plain_loop(tmp_path: Path, name: str, side: int, siz
     compared(tmp_path, name, side, **sized)
 
 
-def test_weights_of_another_size_are_interpolated_as_timm_does(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    ("name", "table"),
+    [
+        ("test_vit", "pos_embed"),
+        pytest.param("swin_tiny_patch4_window7_224", "relative_position_bias_table", marks=pytest.mark.slow),
+        pytest.param("maxvit_pico_rw_256", "relative_position_bias_table", marks=pytest.mark.slow),
+    ],
+)
+def test_weights_of_another_size_are_interpolated_as_timm_does(
+    name: str, table: str, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level("INFO")
-    for name, table in (("test_vit", "pos_embed"), ("swin_tiny_patch4_window7_224", "relative_position_bias_table")):
-        large = timm.create_model(name, num_classes=4)
-        torch.save(large.state_dict(), "large.pth")
-        found = open_classifier(f"timm:{name}", "large.pth").load((64, 64)).module
-        small = timm.create_model(name, num_classes=4, img_size=64)
-        fit = sys.modules[type(small).__module__].checkpoint_filter_fn  # type: ignore[attr-defined]
-        expected = fit(large.state_dict(), small)
-        state = found.state_dict()
-        assert all(torch.equal(state[key], value) for key, value in expected.items())
-        changed = [key for key, value in large.state_dict().items() if value.shape != state[key].shape]
-        assert changed
-        assert all(key.endswith(table) for key in changed)
-        assert f"of another size of images: {changed[0]}" in caplog.text
+    large = timm.create_model(name, num_classes=4)
+    torch.save(large.state_dict(), "large.pth")
+    found = open_classifier(f"timm:{name}", "large.pth").load((64, 64)).module
+    small = timm.create_model(name, num_classes=4, img_size=64)
+    fit = sys.modules[type(small).__module__].checkpoint_filter_fn  # type: ignore[attr-defined]
+    expected = fit(large.state_dict(), small)
+    state = found.state_dict()
+    assert all(torch.equal(state[key], value) for key, value in expected.items())
+    changed = [key for key, value in large.state_dict().items() if value.shape != state[key].shape]
+    assert changed
+    assert all(key.endswith(table) for key in changed)
+    assert f"of another size of images: {changed[0]}" in caplog.text
 
 
 def test_random_weights_are_those_of_the_seed_at_any_size() -> None:

@@ -338,3 +338,14 @@ def test_a_weights_file_of_the_network_is_read_under_the_names_of_files(
     save_file(state, tmp_path / "other.safetensors")
     with pytest.raises(InputError, match="missing"):
         dc.load_model(f"hf:{folder}", tmp_path / "other.safetensors")
+
+
+def test_a_weights_file_decides_the_number_of_classes(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "network", vit)
+    state = load_file(folder / "model.safetensors")
+    for name in ("classifier.weight", "classifier.bias"):
+        state[name] = state[name][:3].clone()
+    save_file(state, tmp_path / "three.safetensors")
+    model = dc.load_model(f"hf:{folder}", tmp_path / "three.safetensors")
+    assert (model.num_classes, model.class_names) == (3, None)
+    assert torch.equal(model.network.tensors.weight, state["classifier.weight"])

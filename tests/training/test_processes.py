@@ -27,6 +27,23 @@ def net():
 """
 
 
+WITH_AUXILIARY_HEAD = """
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+        self.auxiliary, self.fc = nn.Linear(8, 3), nn.Linear(8, 3)
+
+    def forward(self, x):
+        pooled = self.conv(x).relu().mean((2, 3))
+        logits = self.fc(pooled)
+        return (logits, self.auxiliary(pooled)) if self.training else {"logits": logits}
+"""
+
+
 @pytest.fixture
 def images(make_images: Callable[..., Path]) -> str:
     """67 training images a class: no batch size divides them all."""
@@ -72,6 +89,15 @@ def test_two_processes_make_the_steps_of_one(images: str) -> None:
         "0",
     )
     options += ("--weight-decay", "0", "--schedule", "constant", "--val-split", "0")
+    one, _ = trained("one", *options)
+    two, _ = trained("two", *options, "--devices", "2")
+    assert_close(one, two)
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_network_with_an_auxiliary_head(images: str) -> None:
+    Path("with_aux.py").write_text(WITH_AUXILIARY_HEAD)
+    options = ("with_aux:Net", "--dataset", images, "--epochs", "2", "-b", "32", "--lr", "0.01", "--val-split", "0")
     one, _ = trained("one", *options)
     two, _ = trained("two", *options, "--devices", "2")
     assert_close(one, two)
