@@ -232,13 +232,14 @@ def extract_features(
     where = resolve_device(device)
     precision = settled_precision(precision, where)
     network = model.network.as_it_is()
-    head = network.tensors
+    count = network.tensors.num_classes
+    head = None if network.tensors.kind == "absent" else network.tensors
     if not isinstance(images, ImageDataset):
-        names = model.class_names or tuple(map(str, range(head.num_classes)))
+        names = model.class_names or tuple(map(str, range(count)))
         values, labels = features_of_batches(network, images, device=where, precision=precision)
         return Features(values, labels, class_names=names, head=head, gates=model.gates)
     given = read_class_map(user_path(class_map)) if isinstance(class_map, (str, Path)) else class_map
-    classes = matched(images, images.labels, model.name, model.classes, head.num_classes, given)
+    classes = matched(images, images.labels, model.name, model.classes, count, given)
     computing = Computing(where, precision, batch_size, workers, torch.get_num_threads())
     values, unreadable = features_of_dataset(network, images, model.preprocessing_of(images), computing)
     if unreadable:

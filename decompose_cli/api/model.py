@@ -20,6 +20,7 @@ from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.seen import class_names_of, settled
 from decompose_cli.features.study import open_network
+from decompose_cli.models.backbones import CHOSEN, no_head, with_linear_head, without_head
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import find_entry
@@ -99,7 +100,7 @@ class Model:
     @property
     def is_decomposed(self) -> bool:
         """Whether each class has a head of its own features."""
-        return self.network.tensors.kind != "dense"
+        return self.network.tensors.kind not in ("dense", "absent")
 
     def of_classes(self, classes: Sequence[str | int]) -> Model:
         """A copy whose head has some classes alone, in this order, as the commands have it with ``--classes present``.
@@ -130,7 +131,7 @@ class Model:
         )
 
     def __repr__(self) -> str:
-        kind = "decomposed" if self.is_decomposed else "full"
+        kind = {"dense": "full", "absent": "no"}.get(self.network.tensors.kind, "decomposed")
         return f"Model({self.name!r}, {self.num_features} features, {self.num_classes} classes, {kind} head)"
 
 
@@ -141,6 +142,7 @@ def load_model(
     ema: bool = False,
     weights_key: str | None = None,
     model_options: Mapping[str, str] | None = None,
+    features_only: bool = False,
     head: str | None = None,
     input_size: int | tuple[int, int] | None = None,
     mean: Sequence[float] | None = None,
@@ -166,6 +168,9 @@ def load_model(
         ema: Whether the averaged weights are taken where the file has raw and averaged ones.
         weights_key: The place of the weights in the file, with dots, where it has several: ``teacher``.
         model_options: Options of the network, by name, where its weights do not say them; ``shortcut``, ``gate_map``...
+        features_only: Whether a network of timm, of transformers or of yours is taken without a classifier, as DINO and
+            CLIP are: :func:`sparsify` fits a head to its features. It needs ``class_names``. A module then returns
+            features (N, D).
         head: Submodule that is the head, where several could be.
         input_size: Pixels that the network takes, or (height, width); needed for a module. As for the commands, images
             of a data set are resized so that the same share of them is seen as usually.
@@ -188,26 +193,37 @@ def load_model(
     options = check_image_options(
         mean=mean, std=std, input_size=input_size, resize=resize, crop=crop, interpolation=interpolation
     )
+    if features_only and class_names is None:
+        raise InputError("The classes of a network without a classifier are not known; give class_names.")
     if isinstance(model, nn.Module):
         if weights is not None:
             raise InputError("A module has its weights already; load others into it with load_state_dict.")
         if options.input_size is None and options.crop is None:
             raise InputError("The size of a module's images is not known; give input_size.")
         usual = usual_preprocessing(None)
-        network = network_of(model, usual.overridden(options).crop, head)
-        warn_of_batch_dependence(model, network.input_size, network.head, type(model).__name__)
-        return Model(type(model).__name__, network, (options,), usual, _checked_names(class_names, network))
+        name, size = type(model).__name__, usual.overridden(options).crop
+        if features_only and class_names is not None:
+            network = without_head(with_linear_head(model, size, len(class_names), name), size, name)
+        else:
+            network = network_of(model, size, head)
+        warn_of_batch_dependence(network.module, network.input_size, network.head, name)
+        chosen_options = dict(CHOSEN) if features_only else {}
+        classes = _checked_names(class_names, network)
+        return Model(name, network, (options,), usual, classes, options=chosen_options)
     inputs = Inputs(
         model=model,
         weights=None if weights is None else str(weights),
         ema=ema,
         weights_key=weights_key,
         model_options=model_options,
+        features_only=features_only,
         head=head,
         allow_download=allow_download,
         seed=seed,
     )
     classifier = open_network(inputs)
+    if class_names is not None:
+        classifier = classifier.with_classes(tuple(class_names), None)
     usual = usual_preprocessing(classifier.entry.dataset)
     chosen = classifier.image_options, options
     network = classifier.load(usual.overridden(*chosen).crop)
@@ -258,6 +274,8 @@ def decompose(model: Model, indices: Indices) -> Model:
         InputError: The index set does not fit, or the head is decomposed already.
     """
     network = model.network.as_it_is()
+    if network.tensors.kind == "absent":
+        raise no_head("A decomposition", model.name)
     if network.tensors.kind != "dense":
         raise InputError(f"{model.name} has a decomposed head already.")
     heads = resolve_heads(network.tensors, index_set_of(indices, model.num_classes, model.num_features))
@@ -339,6 +357,8 @@ def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> No
         InputError: The path cannot be used.
         DecomposeError: The file cannot be written; nothing is left behind.
     """
+    if model.network.tensors.kind == "absent":
+        raise no_head("A checkpoint", model.name)
     target = user_path(path)
     if target.suffix != ".safetensors":
         raise InputError(f"{target} does not end in .safetensors.")

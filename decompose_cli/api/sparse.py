@@ -119,7 +119,7 @@ class SparseHead:
         """
         network = model.network.as_it_is()
         own = network.tensors
-        if own.kind != "dense":
+        if own.kind not in ("dense", "absent"):
             raise InputError(f"{model.name} has a decomposed head already.")
         if (own.num_classes, own.num_features) != tuple(self.weight.shape):
             raise InputError(
@@ -130,7 +130,8 @@ class SparseHead:
             check_names(Described(model.name, own.num_features, own.num_classes, model.class_names), self._described)
         module = copy.deepcopy(network.module)
         with_decomposed_head(module, network.head, self.fitted.linear())
-        record = SparseRecord(own.weight, own.bias, self.fitted.values)
+        full = own if own.kind == "dense" else self.full
+        record = SparseRecord(full.weight, full.bias, self.fitted.values)
         return replace(model, network=replace(network, module=module).as_it_is(), sparse=record)
 
     def save(self, path: str | Path, *, overwrite: bool = False) -> None:

@@ -124,7 +124,7 @@ class LabelledFeatures:
         names = [self.class_names[number] for number in empty.nonzero()[:, 0].tolist()]
         note(
             f"There are no training images of {len(names)} of the {self.num_classes} classes ({first_few(names)}): "
-            "they keep their rows of the full head, with all features."
+            "such a class keeps its row of the full head, with all features."
         )
         return dataclasses.replace(self, held=empty)
 

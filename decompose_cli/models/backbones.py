@@ -12,13 +12,15 @@ from torch import Tensor, nn
 from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.head import evaluating, example_images
+from decompose_cli.models.network import HeadTensors, Network, network_of
 from decompose_cli.preprocessing import Size
 
 FEATURES_ONLY = "features_only"
 """The option of such a network, which descriptions in checkpoints have with the value ``yes``."""
 HEAD = "linear_head"
 """Name of the head; no classifier of timm has it."""
-_CHOSEN = {FEATURES_ONLY: "yes"}
+CHOSEN = {FEATURES_ONLY: "yes"}
+"""The options of such a network."""
 _PLACEHOLDER = 2
 """Classes of the head until those of a data set are known."""
 _CLASS_TOKENS = ("cls_token", "class_token", "class_embedding")
@@ -29,14 +31,13 @@ class BackboneWithHead(nn.Module):
 
     Args:
         backbone: The network.
-        num_features: Number of features D.
-        num_classes: Outputs of the head.
+        head: The head, (N, D) to (N, C).
     """
 
-    def __init__(self, backbone: nn.Module, num_features: int, num_classes: int) -> None:
+    def __init__(self, backbone: nn.Module, head: nn.Linear) -> None:
         super().__init__()
         self.backbone = backbone
-        self.linear_head = nn.Linear(num_features, num_classes)
+        self.linear_head = head
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, 3, H, W) to logits (N, C)."""
@@ -77,7 +78,7 @@ def _names(backbone: nn.Module) -> list[str]:
 
 def is_features_only(options: Mapping[str, str] | None) -> bool:
     """Whether options of a network, such as a checkpoint describes, say that it has no classifier of its own."""
-    return (options or {}).get(FEATURES_ONLY) == _CHOSEN[FEATURES_ONLY]
+    return (options or {}).get(FEATURES_ONLY) == CHOSEN[FEATURES_ONLY]
 
 
 def backbone_entry(entry: ModelEntry) -> ModelEntry:
@@ -94,10 +95,10 @@ def backbone_entry(entry: ModelEntry) -> ModelEntry:
         num_classes=_PLACEHOLDER,
         num_features=None,
         accuracy=None,
-        architecture={**entry.architecture, **_CHOSEN},
-        options={FEATURES_ONLY: (_CHOSEN[FEATURES_ONLY],)},
-        chosen=dict(_CHOSEN),
-        settle=lambda _: dict(_CHOSEN),
+        architecture={**entry.architecture, **CHOSEN},
+        options={FEATURES_ONLY: (CHOSEN[FEATURES_ONLY],)},
+        chosen=dict(CHOSEN),
+        settle=lambda _: dict(CHOSEN),
         recognise=None,
         depends_on_size=True,
         outputs=None,
@@ -117,8 +118,21 @@ def _build(
 ) -> nn.Module:
     sized = {"input_size": input_size} if depends_on_size else {}
     backbone = build(0, pretrained=pretrained, **sized)
-    if is_bare:
-        return backbone
+    return backbone if is_bare else with_linear_head(backbone, input_size, num_classes, name)
+
+
+def with_linear_head(backbone: nn.Module, input_size: Size, num_classes: int, name: str) -> BackboneWithHead:
+    """A network that yields features, used as it is, with a linear head.
+
+    Args:
+        backbone: The network.
+        input_size: (height, width) of its images.
+        num_classes: Outputs of the head.
+        name: Name of the network in messages.
+
+    Raises:
+        InputError: It cannot run on such images, or yields no features.
+    """
     height, width = input_size
     try:
         with evaluating(backbone):
@@ -129,9 +143,17 @@ def _build(
             hint=f"It has to take 3-channel images; set their size with {param('input_size')}.",
         ) from error
     features = features_in(output, backbone, name)
-    module = BackboneWithHead(backbone, features.shape[1], num_classes)
+    head = nn.Linear(features.shape[1], num_classes)
     like = next(backbone.parameters(), None)
-    return module if like is None or not like.is_floating_point() else module.to(like.device, like.dtype)
+    if like is not None and like.is_floating_point():
+        head = head.to(like.device, like.dtype)
+    return BackboneWithHead(backbone, head).train(backbone.training)
+
+
+def without_head(module: BackboneWithHead, input_size: Size, name: str) -> Network:
+    """The network of a module whose head has not been fitted."""
+    network = network_of(module, input_size, HEAD, name)
+    return replace(network, tensors=HeadTensors.absent(HEAD, network.head.num_classes, network.head.num_features))
 
 
 def no_head(what: str, name: str = "the network") -> InputError:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from decompose_cli.errors import InputError, param
-from decompose_cli.models.backbones import HEAD, BackboneWithHead, is_features_only
+from decompose_cli.models.backbones import BackboneWithHead, is_features_only, without_head
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.entry import is_user_code
@@ -225,10 +225,8 @@ class Classifier:
 
     def _load(self, input_size: Size) -> Network:
         module, place = self.build(input_size)
-        if self.lacks_head:
-            network = network_of(module, input_size, HEAD, self.name)
-            absent = HeadTensors.absent(HEAD, network.head.num_classes, network.head.num_features)
-            return replace(network, tensors=absent)
+        if isinstance(module, BackboneWithHead) and self.lacks_head:
+            return without_head(module, input_size, self.name)
         network = network_of(module, input_size, place or self.head_name, self.name)
         if self.new_head is not None:
             _ = self.weights_sha256  # without a file those of the module, which changes now

@@ -145,6 +145,8 @@ class Network:
         if self.tensors.kind == "subspaces":  # such a head is not in the module
             return self
         present = network_of(self.module, self.input_size, self.head.name)
+        if self.tensors.kind == "absent" and present.tensors.kind == "dense":  # it still holds the place of a head
+            return self
         # While the head is the same, so is the full head that it is compared with.
         return replace(present, tensors=self.tensors) if present.tensors.is_same(self.tensors) else present
 

@@ -38,7 +38,7 @@ def preprocessing_of(name: str, path: Path | None, image_size: object) -> Prepro
     """
     if path is None:
         sides = image_size if isinstance(image_size, int | list | tuple) else IMAGENET.crop
-        size = check_size(sides, "image_size")
+        size = check_size(sides, "input_size", f"{sides!r}, the image_size of {name},")
         warn(
             f"{name} comes without preprocessor_config.json: ImageNet's mean and standard deviation are taken, and "
             f"images of {'x'.join(map(str, size))} pixels; {param('mean')}, {param('std')} and {param('input_size')} "

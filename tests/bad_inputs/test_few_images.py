@@ -54,7 +54,7 @@ def test_classes_without_images_keep_all_features_which_is_said(
     material: Path, line: str, fragments: tuple[str, ...]
 ) -> None:
     _, said = results(line, material)
-    sentence = "There are no training images of 1 of the 10 classes (3): they keep their rows of the full head"
+    sentence = "There are no training images of 1 of the 10 classes (3): such a class keeps its row of the full head"
     assert said.count(sentence) == 1
 
 

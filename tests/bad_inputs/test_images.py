@@ -76,12 +76,6 @@ def test_images_that_are_valid_are_the_counter_example(inputs: Path) -> None:
         run("validate", "--json", "-j", "0", "--dataset", f"folder:{inputs / name}")
 
 
-def test_ranking_needs_images_of_each_class(inputs: Path) -> None:
-    put(inputs / "images", {name: content for name, content in ALL_DIGITS.items() if "/3/" not in name})
-    arguments = ["extract-indices", "--dataset", f"folder:{inputs / 'images'}"]
-    refused(arguments, REFUSED, "no images in this split for 1 of the network's 10 classes (3)")
-
-
 def test_broken_link_among_the_images(inputs: Path) -> None:
     put(inputs / "images", {"test/3": None})
     (inputs / "images/test/3/1.png").symlink_to(inputs / "nowhere.png")

@@ -35,7 +35,7 @@ def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -
             terminal.print(f"... and {len(chosen) - _MOST_CLASSES} more classes")
         if len(chosen) < len(extracted.indices):
             others = len(extracted.indices) - len(chosen)
-            terminal.print(f"The other {others} classes, which have no images, keep all features.")
+            terminal.print(f"Classes without images, which keep all features: {others}.")
         if extracted.file:
             terminal.print(f"Indices written to {extracted.file}")
     if not all(RANKINGS[extracted.method].is_fitted for extracted in document.results.values()):
