@@ -58,6 +58,11 @@ def run(command: str, folder: Path) -> str:
     return shown(done.stdout + done.stderr)
 
 
+def write_digits(folder: Path) -> None:
+    """Write the files that ``bring-your-own.md`` works on."""
+    subprocess.run([sys.executable, ROOT / "examples" / "digits_as_files.py"], cwd=folder, check=True)
+
+
 def shown(output: str) -> str:
     """The lines that are the same wherever the program is."""
     lines = (line.rstrip() for line in output.splitlines())
@@ -149,6 +154,7 @@ def main() -> None:
     contents = {**tables(), **tables_of_the_program()}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        write_digits(folder)
         for command in SETUP:
             run(command, folder)
         for page in [*pages(), ROOT / "README.md"]:

@@ -16,7 +16,10 @@ from helpers.command_line import COMMANDS, run
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TOGETHER = dict.fromkeys(("models", "layers", "datasets", "cache"), "models-and-data")
-LISTS = ("README", "bring-your-own", "clusters", "commands", "files", "method", "reliability", "reproduce", "scale")
+LISTS = (
+    *("README", "bring-your-own", "own-images", "own-networks", "python", "clusters", "commands", "files", "method"),
+    *("reliability", "reproduce", "scale"),
+)
 
 
 def _update() -> ModuleType:
@@ -61,10 +64,23 @@ RUNS = [
 ]
 
 
+@pytest.fixture(scope="session")
+def digit_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files that the page about one's own images and networks works on."""
+    folder = tmp_path_factory.mktemp("digits")
+    update.write_digits(folder)
+    return folder
+
+
 @pytest.mark.usefixtures("warm")
 @pytest.mark.parametrize(("page", "command", "output"), RUNS)
-def test_the_output_on_a_page_is_real(page: Path, command: str, output: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_output_on_a_page_is_real(
+    page: Path, command: str, output: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.setenv("COLUMNS", str(update.WIDTH))
+    if page.stem == "bring-your-own":
+        for file in request.getfixturevalue("digit_files").iterdir():
+            Path(file.name).symlink_to(file)
     needed = [setup for setup in update.SETUP if setup.split()[-1] in command.split() or "k5.json" in setup]
     for setup in needed if re.search(r"k5\.json|validate\.json| sweep", command) else []:
         run(*setup.split())
@@ -78,6 +94,7 @@ def test_the_output_on_a_page_is_real(page: Path, command: str, output: str, mon
 
 def test_the_pages_with_runs_are_those_of_the_commands_that_need_no_training() -> None:
     assert {param.values[0].stem for param in RUNS} == {
+        "bring-your-own",
         "essential",
         "explain",
         "extract-indices",
@@ -153,7 +170,7 @@ def test_published_numbers_are_met() -> None:
 
 @pytest.fixture
 def example_block() -> str:
-    text = (DOCS / "bring-your-own.md").read_text(encoding="utf-8")
+    text = (DOCS / "python.md").read_text(encoding="utf-8")
     found = re.search(r"<!-- example:.*?```text\n(.*?)```", text, flags=re.DOTALL)
     assert found is not None
     return found[1]
@@ -170,15 +187,15 @@ def test_the_example_on_the_page_is_the_one_that_is_run(example_block: str) -> N
 def test_code_on_the_page_for_python_uses_what_is_exported() -> None:
     import decompose_cli as dc
 
-    for page in (ROOT / "README.md", DOCS / "bring-your-own.md", DOCS / "sparsify.md"):
+    for page in (ROOT / "README.md", *(DOCS / f"{name}.md" for name in ("bring-your-own", "python", "sparsify"))):
         text = page.read_text(encoding="utf-8")
         assert set(re.findall(r"\bdc\.([a-z_]+)", text)) <= set(dc.__all__)
-    table = (DOCS / "bring-your-own.md").read_text(encoding="utf-8")
+    table = (DOCS / "python.md").read_text(encoding="utf-8")
     named: Any = set(re.findall(r"`([A-Za-z_]+)`", table))
     assert set(dc.__all__) - {"__version__"} <= named
 
 
-@pytest.mark.parametrize("page", ["bring-your-own.md", "sparsify.md"])
+@pytest.mark.parametrize("page", ["python.md", "sparsify.md"])
 def test_the_code_on_the_page_that_says_so_runs(page: str, capsys: pytest.CaptureFixture[str]) -> None:
     text = (DOCS / page).read_text(encoding="utf-8")
     blocks = re.findall(r"<!-- code: tests/test_docs.py runs it -->\n\n```python\n(.*?)```", text, flags=re.DOTALL)
@@ -189,13 +206,17 @@ def test_the_code_on_the_page_that_says_so_runs(page: str, capsys: pytest.Captur
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", ["decompose train resnet18", "decompose layers mynet:net"])
-def test_ones_own_images_lead_to_a_decomposed_network(first: str, make_images: Any) -> None:
+@pytest.mark.parametrize(
+    ("page", "first"),
+    [("bring-your-own", "decompose train resnet18"), ("own-networks", "decompose layers mynet:net")],
+)
+def test_ones_own_images_lead_to_a_decomposed_network(page: str, first: str, make_images: Any) -> None:
     """The commands of the page as they stand, with a single epoch."""
-    text = (DOCS / "bring-your-own.md").read_text(encoding="utf-8")
+    text = (DOCS / "own-networks.md").read_text(encoding="utf-8")
+    (module,) = re.findall(r"^ {4}# mynet\.py\n(.*?)\n\n(?=\S)", text, flags=re.MULTILINE | re.DOTALL)
+    text = (DOCS / f"{page}.md").read_text(encoding="utf-8")
     blocks = re.findall(r"(?:^ {4}decompose .*\n)+", text, flags=re.MULTILINE)
     (block,) = [block for block in blocks if block.strip().startswith(first)]
-    (module,) = re.findall(r"^ {4}# mynet\.py\n(.*?)\n\n(?=\S)", text, flags=re.MULTILINE | re.DOTALL)
     Path("mynet.py").write_text(re.sub(r"^ {4}", "", module, flags=re.MULTILINE), encoding="utf-8")
     make_images(Path("images"), ["cat", "dog"], n=24, side=32)
     for line in block.splitlines():

@@ -105,7 +105,7 @@ def _under_prefix(names: Collection[str], state: dict[str, Tensor], source: str)
 
 
 def _say_left_out(names: Iterable[str], source: str) -> None:
-    note(f"{source}: {first_few(sorted(names))} are no part of this network, and are left out.")
+    note(f"{source}: left out, as no part of this network: {first_few(sorted(names))}.")
 
 
 def decomposed_head_name(state: dict[str, Tensor]) -> str | None:

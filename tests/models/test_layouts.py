@@ -650,10 +650,10 @@ def test_what_is_left_out_is_said(caplog: pytest.LogCaptureFixture) -> None:
     loaded(saved(FILES["Lightning with metrics"]()))
     assert "net.pth: of names with different beginnings, those with 'net.' are this network." in caplog.messages
     left = "loss_fn.weight, val_acc.correct, val_acc.total"
-    assert f"net.pth: {left} are no part of this network, and are left out." in caplog.messages
+    assert f"net.pth: left out, as no part of this network: {left}." in caplog.messages
     caplog.clear()
     loaded(saved(FILES["PyTorch Lightning"]()))
-    assert caplog.messages == ["net.pth: criterion.weight are no part of this network, and are left out."]
+    assert caplog.messages == ["net.pth: left out, as no part of this network: criterion.weight."]
 
 
 def test_what_could_be_part_of_the_network_is_not_left_out() -> None:

@@ -46,12 +46,14 @@ def show_models(terminal: Terminal, found: FoundModels, search: str | None = Non
         accuracy = "" if facts["accuracy"] is None else f"{facts['accuracy']:.2f}"
         classes = "" if facts["num_classes"] is None else str(facts["num_classes"] or "none")
         weights = PurePath(facts["weights"] or "").name
-        weights = "at Hugging Face" if weights and facts["name"].endswith(weights) else weights
+        weights = "hub" if weights and facts["name"].endswith(weights) else weights
         rows.append([facts["name"], facts["dataset"] or "", weights, facts["source"], classes, *numbers, accuracy])
     columns = ["Model", "Trained on", "Weights", "Source", "Classes", "Parameters", "Features", "Top-1 %"]
+    filled = [place for place, _ in enumerate(columns) if any(row[place] for row in rows)]  # names alone have few facts
+    columns, rows = [columns[place] for place in filled], [[row[place] for place in filled] for row in rows]
     if rows:
         terminal.title("Models (top-1 as stated by the source)")
-        terminal.print(make_table(columns, rows, left=4))
+        terminal.print(make_table(columns, rows, left=columns.index("Classes") if "Classes" in columns else 4))
     else:
         terminal.print(f"No network of this project, of torchvision or of timm has a name like {search!r}.")
     for library in found.not_installed:
