@@ -148,7 +148,7 @@ class SparseLinearClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         if self.method == MAGNITUDE:
             support = largest_per_class(start[:, :-1].abs().masked_fill(~varies, -torch.inf), k)
         else:
-            support, _ = next(SEARCHES[self.method](problem, start, [k], self.l2, None))
+            support, _ = next(SEARCHES[self.method](problem, start, [k], self.l2))
         index_set = IndexSet(strongest_first(support & varies, start), problem.num_features)
         return fit_at(problem, start, index_set, Wanted(cast(Values, self.values), self.l2, keeps_sets=not is_distinct))
 

@@ -208,8 +208,8 @@ def _fitted(name: str, summary: str) -> Ranking:
         if part is not data:
             note(f"{name} looks for features on {len(part.labels):,} of the {len(data.labels):,} images.")
         for k, classes in zip(ks, searched(name, part, ks), strict=True):
-            found, present = IndexSet(classes, data.num_features, source=f"{name}, k={k}"), data.present.tolist()
-            yield found.of_classes(present).spread(data.num_classes, present)
+            found = IndexSet(classes, data.num_features, source=f"{name}, k={k}")
+            yield found.spread(data.num_classes, data.present.tolist())
 
     def select_one(data: LabelledFeatures, k: int | float) -> IndexSet:
         if isinstance(k, float):

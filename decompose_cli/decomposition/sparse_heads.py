@@ -21,7 +21,7 @@ from decompose_cli.sparse.one_scale import FewValues as FittedValues
 from decompose_cli.sparse.one_scale import fit_scale
 from decompose_cli.sparse.problem import Problem, Scale, fitting_device
 from decompose_cli.sparse.refit import refit
-from decompose_cli.sparse.searches import dense_start, problem_of, strongest_first
+from decompose_cli.sparse.searches import dense_start, problem_of, rest_of, strongest_first
 from decompose_cli.sparse.strength import Strength, choose_strength
 from decompose_cli.sparse.values import binary, nonnegative, ternary, ternary_at
 
@@ -111,22 +111,25 @@ def fit_head(
         InputError: There are fewer sets of k features than classes, for binary weights.
     """
     problem = problem_of(data)
-    start = dense_start(data, problem)
-    held = None if data.held is None else data.held.to(problem.device)
-    return with_held_rows(fit_at(problem, start, index_set, Wanted(values, l2, toward), held), data)
+    return fit_beside(data, problem, dense_start(data, problem), index_set, Wanted(values, l2, toward))
 
 
-def fit_at(
-    problem: Problem, start: Tensor, index_set: IndexSet, wanted: Wanted, held: Tensor | None = None
+def fit_beside(
+    data: LabelledFeatures, problem: Problem, start: Tensor, index_set: IndexSet, wanted: Wanted
 ) -> SparseHead:
-    """Fit the weights of a head, as :func:`fit_head`, where the images are at hand as a problem.
+    """Fit the weights of a head, as :func:`fit_head`, where the problem and the start of the images are at hand."""
+    found = fit_at(problem, start, index_set.of_classes(data.present.tolist()), wanted)
+    return with_held_rows(found, data, problem.scale)
+
+
+def fit_at(problem: Problem, start: Tensor, index_set: IndexSet, wanted: Wanted) -> SparseHead:
+    """Fit the weights of a head of the classes of a problem.
 
     Args:
         problem: The images.
         start: The full head on standardised features, (C, D + 1), with which fits begin.
         index_set: The features of each class.
         wanted: What the weights are to be.
-        held: Classes whose rows stay as ``start`` has them, bool (C,).
 
     Raises:
         InputError: Binary weights need distinct sets, and there are too few; or fewer than k features vary.
@@ -135,7 +138,7 @@ def fit_at(
     values, l2 = wanted.values, wanted.l2
     toward = start if wanted.toward == "dense" else None
     if values == "nonnegative":
-        real, unused = nonnegative(problem, support, l2, start=start, toward=toward, held=held)
+        real, unused = nonnegative(problem, support, l2, start=start, toward=toward)
         support = support & ~unused
         if not bool(support.any()):
             raise InputError(
@@ -143,46 +146,30 @@ def fit_at(
                 hint="Choose features in another way.",
             )
     else:
-        real = refit(problem, support, l2, start=start, toward=toward, held=held)
+        real = refit(problem, support, l2, start=start, toward=toward)
     if values in ("real", "nonnegative"):
-        return head_on(problem.scale, support, real.head, real.loss, l2, index_set.source, held)
-    few = _few_values(problem, start, support, real.head, wanted, held)
-    used = few.matrix != 0
-    if wanted.keeps_sets:
-        used = support
-    if held is not None:
-        used[held] = support[held]
-    found = head_on(problem.scale, used, few.head, few.loss, l2, index_set.source, held)
+        return head_on(problem.scale, support, real.head, real.loss, l2, index_set.source)
+    few = _few_values(problem, support, real.head, wanted)
+    used = support if wanted.keeps_sets else few.matrix != 0
+    found = head_on(problem.scale, used, few.head, few.loss, l2, index_set.source)
     return with_values(found, few.matrix, few.scale, problem.scale)
 
 
-def _few_values(
-    problem: Problem, start: Tensor, support: Tensor, real: Tensor, wanted: Wanted, held: Tensor | None
-) -> FittedValues:
-    own = support if held is None else support & ~held[:, None]
-    begin = real if held is None else torch.where(held[:, None], start, real)
+def _few_values(problem: Problem, support: Tensor, real: Tensor, wanted: Wanted) -> FittedValues:
     if wanted.keeps_sets:
         if wanted.values == "ternary":
-            return ternary_at(problem, own, wanted.l2, start=begin, held=held, seed=wanted.seed)
-        return fit_scale(problem, own.to(torch.int8), wanted.l2, start=start, held=held)
-    k = int(own.sum(1).max())
+            return ternary_at(problem, support, wanted.l2, start=real, seed=wanted.seed)
+        return fit_scale(problem, support.to(torch.int8), wanted.l2)
+    k = int(support.sum(1).max())
     try:
         if wanted.values == "ternary":
-            return ternary(problem, k, wanted.l2, start=begin, held=held, seed=wanted.seed)
-        return binary(problem, k, wanted.l2, support=own, start=start, held=held, seed=wanted.seed)
+            return ternary(problem, k, wanted.l2, start=real, seed=wanted.seed)
+        return binary(problem, k, wanted.l2, support=support, seed=wanted.seed)
     except ValueError as error:
         raise InputError(f"{param('values')} {wanted.values}: {error}.") from error
 
 
-def head_on(
-    scale: Scale,
-    support: Tensor,
-    head: Tensor,
-    loss: float,
-    l2: float | None,
-    source: str,
-    held: Tensor | None = None,
-) -> SparseHead:
+def head_on(scale: Scale, support: Tensor, head: Tensor, loss: float, l2: float | None, source: str) -> SparseHead:
     """A head on standardised features (C, D + 1), with the features of a support bool (C, D), as one on features.
 
     It is on the CPU, wherever it was fitted.
@@ -190,18 +177,37 @@ def head_on(
     scale, support, head = scale.to("cpu"), support.cpu(), head.cpu()
     weight, bias = scale.folded(head[:, :-1], head[:, -1])
     index_set = IndexSet(strongest_first(support, head), len(scale.mean), source=source)
-    if held is not None:
-        present = (~held).nonzero()[:, 0].tolist()
-        index_set = index_set.of_classes(present).spread(len(held), present)
     return SparseHead(index_set, weight, bias, head, loss, l2)
 
 
-def with_held_rows(head: SparseHead, data: LabelledFeatures) -> SparseHead:
-    """The head with the rows of the full head for classes that are held, in features, too, that no image varies."""
-    if data.held is None or data.weight is None or data.bias is None:
+def with_held_rows(head: SparseHead, data: LabelledFeatures, scale: Scale) -> SparseHead:
+    """A head of the classes that are fitted with the rows of the full head for those that are held.
+
+    Args:
+        head: The head, whose c classes are those that are not held.
+        data: Says which are held, and has the full head.
+        scale: The standardisation that the head was fitted on.
+    """
+    if data.held is None:
         return head
-    weight = torch.where(data.held[:, None], data.weight.double(), head.weight)
-    return dataclasses.replace(head, weight=weight, bias=torch.where(data.held, data.bias.double(), head.bias))
+    assert data.weight is not None
+    assert data.bias is not None
+    present = data.present
+
+    def spread(own: Tensor, full: Tensor) -> Tensor:
+        return full.to(own.dtype).index_copy(0, present, own)
+
+    weight, bias = scale.to("cpu").standardised(data.weight, data.bias)
+    values, integers = head.values, torch.zeros(data.weight.shape, dtype=torch.int8)
+    return SparseHead(
+        head.index_set.spread(data.num_classes, present.tolist()),
+        spread(head.weight, data.weight),
+        spread(head.bias, data.bias),
+        spread(head.on_z, torch.cat([weight, bias[:, None]], 1)),
+        head.loss,
+        head.l2,
+        None if values is None else dataclasses.replace(values, integers=spread(values.integers, integers)),
+    )
 
 
 def as_full(head: SparseHead) -> HeadTensors:
@@ -238,27 +244,28 @@ def strength_for(
     For few values it is that of real weights there.
     """
     problem = problem_of(data)
-    held = None if data.held is None else data.held.to(problem.device)
-    return strength_at(problem, dense_start(data, problem), index_set, features, labels, values, held, toward=toward)
+    return strength_at(data, problem, dense_start(data, problem), index_set, features, labels, values, toward=toward)
 
 
 def strength_at(
+    data: LabelledFeatures,
     problem: Problem,
     start: Tensor,
     index_set: IndexSet,
     features: Tensor,
     labels: Tensor,
     values: Values = "real",
-    held: Tensor | None = None,
     *,
     toward: Toward = "zero",
 ) -> Strength:
-    """The strength, as :func:`strength_for`, where the images are at hand as a problem.
+    """The strength, as :func:`strength_for`, where the problem and the start of the images are at hand.
 
     Fits end where their objective is within a thousandth of its minimum: what tells strengths apart is far more.
     """
-    support = mask_of(index_set, problem.num_features).to(problem.device)
-
+    own = index_set.of_classes(data.present.tolist())
+    support = mask_of(own, problem.num_features).to(problem.device)
+    features = features.to(problem.device)
+    places, rest = data.places(labels).to(problem.device), rest_of(data, features, labels)
     is_bounded, aim = values == "nonnegative", start if toward == "dense" else None
     last: Fit | None = None
 
@@ -271,10 +278,9 @@ def strength_at(
             start=start,
             toward=aim,
             nonnegative=is_bounded,
-            held=held,
             near=last,
             tolerance=_TO_COMPARE,
         )
         return last.head
 
-    return choose_strength(problem, fitted, features.to(problem.device), labels.to(problem.device))
+    return choose_strength(problem, fitted, features, places, rest=rest)

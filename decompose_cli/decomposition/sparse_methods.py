@@ -16,7 +16,7 @@ from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.decomposition.sparse_heads import (
     SparseHead,
     Wanted,
-    fit_at,
+    fit_beside,
     head_on,
     mask_of,
     strength_at,
@@ -29,7 +29,7 @@ from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.sparse import cuts, qpm
 from decompose_cli.sparse.elastic_net import Path, PathPoint, elastic_net_path
 from decompose_cli.sparse.pools import shared_pool
-from decompose_cli.sparse.problem import Problem, Scale, fitting_device
+from decompose_cli.sparse.problem import Problem, Scale
 from decompose_cli.sparse.searches import (
     SEARCHES,
     Found,
@@ -111,11 +111,6 @@ class Bench:
         problem = problem_of(self.data)
         return shared_pool(problem, size, self.pool_l2, start=dense_start(self.data, problem)).cpu()
 
-    @cached_property
-    def held(self) -> Tensor | None:
-        """Classes without images, bool (C,), where fits run."""
-        return None if self.data.held is None else self.data.held.to(fitting_device(self.data.device))
-
     @property
     def _inside(self) -> _Made:
         return self._with(self.pool)
@@ -124,15 +119,16 @@ class Bench:
     def path(self) -> Path:
         """The elastic-net path on the features of the pool; ``computed_path`` is None before anyone asks for it."""
         if self.computed_path is None:
-            _, problem, start = self._inside
-            self.computed_path = elastic_net_path(problem, held=self.held, start=start)
+            self.computed_path = elastic_net_path(self._inside[1])
         return self.computed_path
 
     def path_head(self, point: PathPoint) -> SparseHead:
         """A point of the path as a head on all features."""
         scale = self._inside[1].scale
         head = head_on(scale, point.head[:, :-1] != 0, point.head, point.loss, None, "elastic-net path")
-        return head if self.pool is None else _spread(head, self.pool, scale, Scale.of(self.data.features))
+        if self.pool is None:
+            return with_held_rows(head, self.data, scale)
+        return _spread(head, self.pool, scale, Scale.of(self.data.features))
 
     def _with(self, columns: Tensor | None) -> _Made:
         """The images with some features (None: all), as a problem, and the full head on these; kept for the next."""
@@ -162,25 +158,29 @@ class Bench:
         if method in SEARCHES:
             found = self._found(method, ks, l2)
             sets: Iterator[IndexSet] = (
-                IndexSet(strongest_first(*one), data.num_features, source=method) for one in found
+                self._of_all(IndexSet(strongest_first(*one), data.num_features, source=method)) for one in found
             )
         else:
             sets = RANKINGS[method].sets(data, ks)
         for k, index_set in zip(ks, sets, strict=True):
             yield Proposal(method, k, index_set, self.pool)
 
+    def _of_all(self, index_set: IndexSet) -> IndexSet:
+        """The set of the classes that are fitted as one of all classes."""
+        return index_set.spread(self.data.num_classes, self.data.present.tolist())
+
     def _found(self, method: str, ks: Sequence[int], l2: float) -> Found:
         """What a search finds; the path and an elimination serve all who begin with them."""
         _, problem, start = self._inside
         if method == "elastic-net":
-            return largest_on(self.path, problem, start, ks, l2, self.held)
+            return largest_on(self.path, problem, start, ks, l2)
         if (tuple(ks), l2) != self._eliminated[0]:
-            supports = list(SEARCHES["backward"](problem, start, ks, l2, self.held))
+            supports = list(SEARCHES["backward"](problem, start, ks, l2))
             self._eliminated = (tuple(ks), l2), supports
         supports = self._eliminated[1]
         if method == "backward":
             return iter(supports)
-        return spliced(problem, start, ks, l2, self.held, [support for support, _ in supports])
+        return spliced(problem, start, ks, l2, [support for support, _ in supports])
 
     def _published(self, method: str, k: int) -> Proposal:
         if self.data.held is not None:
@@ -204,19 +204,17 @@ class Bench:
                 found = qpm.select(problem, k, size=size, locality=self.locality, seed=self.seed)
             except ValueError as error:
                 raise InputError(f"{param('objective')} qpm: {error}.") from error
-            support = found.support.cpu().clone()
-            if self.data.held is not None:
-                support[self.data.held] = True
-            rows = tuple(tuple(row.nonzero()[:, 0].tolist()) for row in support)
-            yield Proposal(QPM, k, IndexSet(rows, self.data.num_features, source=QPM), keeps_sets=True)
+            rows = tuple(tuple(row.nonzero()[:, 0].tolist()) for row in found.support)
+            index_set = self._of_all(IndexSet(rows, self.data.num_features, source=QPM))
+            yield Proposal(QPM, k, index_set, keeps_sets=True)
 
     def strength(self, proposal: Proposal, features: Tensor, labels: Tensor) -> Strength:
         """The strength of the penalty for a proposal, chosen on other images (n, D)."""
-        _, problem, start = self._with(proposal.columns)
+        data, problem, start = self._with(proposal.columns)
         if proposal.columns is not None:
             features = features[:, proposal.columns]
         kind, toward = self.settings.kind, self.settings.toward
-        return strength_at(problem, start, proposal.index_set, features, labels, kind, self.held, toward=toward)
+        return strength_at(data, problem, start, proposal.index_set, features, labels, kind, toward=toward)
 
     def fit(self, proposal: Proposal, l2: float | None) -> SparseHead:
         """The head of a proposal, on all features; without a strength for a published cut.
@@ -235,9 +233,9 @@ class Bench:
         else:
             assert l2 is not None
             wanted = Wanted(settings.kind, l2, settings.toward, proposal.keeps_sets, self.seed)
-            head = fit_at(problem, start, proposal.index_set, wanted, self.held)
+            head = fit_beside(data, problem, start, proposal.index_set, wanted)
         if proposal.columns is None:
-            return with_held_rows(head, data)
+            return head
         return _spread(head, proposal.columns, scale, Scale.of(self.data.features))
 
 

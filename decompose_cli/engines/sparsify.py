@@ -276,7 +276,7 @@ class _Run:
 
         def on_the_path(number: int) -> float | None:
             point = nearest_the_mean(bench.path, number)
-            means[str(number)] = point.weights / bench.path.classes
+            means[str(number)] = point.weights / len(point.stored)
             if abs(means[str(number)] - number) > _NEAR * number:  # the path ends before
                 return None
             return point_of(bench.path_head(point).predict(features, labels, bench.data.device)).top1

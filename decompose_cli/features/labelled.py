@@ -90,13 +90,9 @@ class LabelledFeatures:
 
     def of_classes(self, numbers: Tensor) -> LabelledFeatures:
         """The same with some classes alone, int64 (c,), ascending, to which all images belong, for rankings."""
-        import torch
-
-        places = torch.full((self.num_classes,), -1)
-        places[numbers] = torch.arange(len(numbers))
         return LabelledFeatures(
             self.features,
-            places[self.labels],
+            places_in(numbers, self.num_classes)[self.labels],
             None if self.weight is None else self.weight[numbers],
             [self.class_names[number] for number in numbers.tolist()],
             None if self.gates is None else self.gates[numbers],
@@ -135,6 +131,10 @@ class LabelledFeatures:
 
         return torch.arange(self.num_classes) if self.held is None else (~self.held).nonzero()[:, 0]
 
+    def places(self, labels: Tensor) -> Tensor:
+        """Class numbers, int64 (n,), as those among the classes that are not held; -1 for one that is."""
+        return labels if self.held is None else places_in(self.present, self.num_classes)[labels]
+
     def for_fits(self) -> LabelledFeatures:
         """The same with targets for fits, where classes are held and no others were asked for.
 
@@ -159,6 +159,15 @@ class LabelledFeatures:
             found = torch.softmax(torch.addmm(self.bias, block, self.weight.t()), 1)
             result[rows] = found if of is None else torch.where(of, found, 0.0)
         return result
+
+
+def places_in(numbers: Tensor, num_classes: int) -> Tensor:
+    """The place of each of C classes among some, whose numbers are int64 (c,); -1 for the others; int64 (C,)."""
+    import torch
+
+    places = torch.full((num_classes,), -1)
+    places[numbers] = torch.arange(len(numbers))
+    return places
 
 
 def check_l2(l2: float) -> None:

@@ -11,35 +11,34 @@ _MOST_STEPS = 50
 _RIDGE = 1e-12
 
 
-def with_exact_biases(problem: Problem, head: Tensor, free: Tensor, tolerance: float) -> Tensor:
-    """The head (C, D + 1) whose free biases minimise the loss: sum_i a_i (p_ic - t_ic) = 0 for each of their classes.
+def with_exact_biases(problem: Problem, head: Tensor, tolerance: float) -> Tensor:
+    """The head (C, D + 1) whose biases minimise the loss: sum_i a_i (p_ic - t_ic) = 0 for each class.
 
-    Newton steps on C numbers; the second derivative stays as it is once the steps are short. Where classes without
-    images are held, the others' biases grow until nothing is left for those: there is no minimum, but a limit.
+    Newton steps on C numbers; the second derivative stays as it is once the steps are short. Beside a rest of which
+    targets have no share, biases grow until nothing is left for it: there is no minimum, but a limit.
 
     Args:
         problem: The images.
         head: On standardised features, last column the bias.
-        free: Classes whose bias may change, bool (C,).
         tolerance: Largest mean of p_c - t_c over images that may be left.
     """
     head = head.clone()
-    target = problem.target_means[free]
-    masses, second = _moments(problem, head, free, with_second=True)
+    target = problem.target_means
+    masses, second = _moments(problem, head, with_second=True)
     for _ in range(_MOST_STEPS):
         left = masses - target
-        most = float(left.abs().max()) if len(left) else 0.0
+        most = float(left.abs().max())
         if most <= tolerance:
             break
         assert second is not None
         raised = second + _RIDGE * torch.eye(len(second), dtype=second.dtype, device=second.device)
-        if bool(free.all()):  # the same number added to all biases changes no probability
+        if problem.rest is None:  # the same number added to all biases changes no probability
             raised = raised + second.diagonal().mean() / len(second)
         step = torch.linalg.solve(raised, left)
         largest = float(step.abs().max())
         tried = head.clone()
-        tried[free, -1] -= step / max(1.0, largest)
-        new_masses, new_second = _moments(problem, tried, free, with_second=largest > 1e-3)
+        tried[:, -1] -= step / max(1.0, largest)
+        new_masses, new_second = _moments(problem, tried, with_second=largest > 1e-3)
         if float((new_masses - target).abs().max()) >= most and largest <= 1e-3:  # no more digits to be had
             break
         head, masses = tried, new_masses
@@ -47,14 +46,14 @@ def with_exact_biases(problem: Problem, head: Tensor, free: Tensor, tolerance: f
     return head
 
 
-def _moments(problem: Problem, head: Tensor, free: Tensor, *, with_second: bool) -> tuple[Tensor, Tensor | None]:
-    """The weighted means of p and, if asked for, of diag(p) - p p' over the images, for free classes, in float64."""
-    count = int(free.sum())
+def _moments(problem: Problem, head: Tensor, *, with_second: bool) -> tuple[Tensor, Tensor | None]:
+    """The weighted means of p and, if asked for, of diag(p) - p p' over the images, in float64."""
+    count = problem.num_classes
     masses = head.new_zeros(count)
     products = head.new_zeros(count, count)
     for start in range(0, len(problem.labels), problem.step):
         rows = slice(start, start + problem.step)
-        p = torch.softmax(problem.logits(head, rows), 1)[:, free]
+        p = problem.probabilities(head, rows)
         weighted = p if problem.image_weights is None else p * problem.image_weights[rows, None]
         masses += weighted.sum(0, dtype=torch.float64)
         if with_second:

@@ -108,7 +108,7 @@ class Dense(Curvature):
         matrix /= problem.total
         is_bias = columns == width - 1
         matrix.diagonal().add_(torch.where(is_bias, 0.0, l2))
-        if bool(free[:, -1].all()):
+        if problem.rest is None and bool(free[:, -1].all()):
             # The same number added to all biases changes no probability: no gradient points there.
             matrix[is_bias.nonzero(), is_bias.nonzero()[:, 0]] += matrix.diagonal()[is_bias].mean()
         self.matrix, self.l2, self._is_bias = matrix, l2, is_bias

@@ -39,7 +39,7 @@ def exactly(path: Path, k: int) -> Tensor:
 
 def nearest_the_mean(path: Path, mean: float) -> PathPoint:
     """The point whose number of weights per class is on average nearest to ``mean``; of two, the stronger penalty."""
-    return min(path.points, key=lambda point: abs(point.weights / path.classes - mean))
+    return min(path.points, key=lambda point: abs(point.weights / len(point.stored) - mean))
 
 
 def sldd(path: Path, k: int) -> Tensor:

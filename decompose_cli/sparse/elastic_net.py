@@ -88,12 +88,10 @@ class Path:
     Attributes:
         alpha: Share of the l1 penalty.
         points: The points.
-        classes: Classes whose weights are counted: those that are not held.
     """
 
     alpha: float
     points: tuple[PathPoint, ...]
-    classes: int
 
 
 @in_few_threads
@@ -103,8 +101,6 @@ def elastic_net_path(
     strengths: int = 100,
     ratio: float = 1e-3,
     alpha: float = 0.99,
-    held: Tensor | None = None,
-    start: Tensor | None = None,
     tolerance: float = 1e-6,
     most_steps: int = 300,
     most_per_class: float = float("inf"),
@@ -119,8 +115,6 @@ def elastic_net_path(
         strengths: Number of points, at least 2.
         ratio: The weakest strength over the strongest, between 0 and 1.
         alpha: Share of the l1 penalty, between 0 and 1; without l2 there is no certificate.
-        held: Classes whose rows stay as ``start`` has them, bool (C,).
-        start: Head (C, D + 1) on standardised features that has the rows of the classes held.
         tolerance: Largest gap of a point, as a share of its objective.
         most_steps: Largest number of evaluations for a point; one that needs more is kept with the gap that it has.
         most_per_class: The path ends with the first point that has more weights than this per class on average.
@@ -135,18 +129,17 @@ def elastic_net_path(
     for name, value in (("ratio", ratio), ("alpha", alpha)):
         if not 0 < value < 1:
             raise ValueError(f"{name} {value} is not between 0 and 1")
-    solver = _Solver(problem, alpha, held, start)
+    solver = _Solver(problem, alpha)
     strongest = solver.strongest
     if strongest < _NOTHING:
         raise InputError("No feature tells the classes apart: its mean is the same in each of them.")
     points: list[PathPoint] = []
-    classes = problem.num_classes if held is None else int((~held).sum())
     for number in range(strengths):
         points.append(solver.point(strongest * ratio ** (number / (strengths - 1)), tolerance, most_steps))
         advance(points[-1])
-        if points[-1].weights > most_per_class * classes:
+        if points[-1].weights > most_per_class * problem.num_classes:
             break
-    return Path(alpha, tuple(points), classes)
+    return Path(alpha, tuple(points))
 
 
 @dataclass(frozen=True)
@@ -214,19 +207,15 @@ class _Model:
 
 
 class _Solver:
-    """Where the path has come to. Parameters that no class may move stay as they are."""
+    """Where the path has come to."""
 
-    def __init__(self, problem: Problem, alpha: float, held: Tensor | None, start: Tensor | None) -> None:
+    def __init__(self, problem: Problem, alpha: float) -> None:
         self.problem, self.alpha = problem, alpha
         head = beginning(problem)
-        self.moving = torch.ones_like(head[:, -1], dtype=torch.bool) if held is None else ~held
-        if start is not None:
-            head[~self.moving] = start[~self.moving].double()
-        free = self.moving[:, None] & torch.cat([problem.scale.varies, self.moving.new_ones(1)])
-        self.penalised, self.biases = free.clone(), free.clone()
-        self.penalised[:, -1], self.biases[:, :-1] = False, False
+        self.penalised, self.biases = torch.zeros(2, *head.shape, dtype=torch.bool, device=head.device)
+        self.penalised[:, :-1], self.biases[:, -1] = problem.scale.varies, True
         self.steps = 0
-        self.at = self._evaluate(with_exact_biases(problem, head, self.moving, _BIAS_LEFT))
+        self.at = self._evaluate(with_exact_biases(problem, head, _BIAS_LEFT))
         self.model: _Model | None = None
         self.strength = self.l1 = self.l2 = 0.0
 
@@ -250,7 +239,7 @@ class _Solver:
             if not has_moved:
                 break
         if not self._is_done(tolerance):
-            self.at = self._evaluate(with_exact_biases(self.problem, self.at.head, self.moving, _BIAS_LEFT))
+            self.at = self._evaluate(with_exact_biases(self.problem, self.at.head, _BIAS_LEFT))
         head = self.at.head
         if self.model is not None:
             self.model.end(head)
@@ -274,9 +263,9 @@ class _Solver:
         weights, gradient = at.head[self.penalised], at.gradient[self.penalised]
         over = (gradient.abs() - self.l1).clamp(min=0)
         parts = self.l1 * weights.abs() + self.l2 / 2 * weights.square() + weights * gradient
-        # Held classes without images take probability that other classes would get by biases without end: a loss of
-        # -log(1 - p) for each image, which all biases together are missing. Without such classes it is zero.
-        beyond = 2 * abs(float(at.gradient[self.moving, -1].sum()))
+        # A rest without targets takes probability that the classes would get by biases without end: a loss of
+        # -log(1 - p) for each image, which all biases together are missing. Without a rest it is zero.
+        beyond = 2 * abs(float(at.gradient[:, -1].sum()))
         return max(0.0, float((parts + over.square() / (2 * self.l2)).sum())) + beyond
 
     def _is_done(self, tolerance: float) -> bool:
@@ -285,7 +274,7 @@ class _Solver:
         gap, allowed = self._gap(self.at), tolerance * self._objective(self.at)
         # Exact biases would change g by about as much as the means of P and Y differ, and the gap, in each weight that
         # is not zero, by the square of that over 2 lambda (1 - alpha).
-        left = float(self.at.gradient[self.moving, -1].abs().max())
+        left = float(self.at.gradient[:, -1].abs().max())
         weights = 1 + int((self.at.head[self.penalised] != 0).sum())
         return gap + weights * left**2 / (2 * self.l2) <= allowed
 
@@ -295,10 +284,10 @@ class _Solver:
         if model is None or bool((needed & ~model.covered).any()) or model.is_old:
             model = self.model = _Model(self.problem, self.at, self._cover(needed), self.penalised)
         aim = model.minimum(self.at, self.l1, self.l2, self.biases)
-        if not bool(self.moving.all()):
-            # Beside held classes without images all biases go up together, without an end to come to.
-            together = (aim - self.at.head)[self.moving, -1].mean()
-            aim[self.moving, -1] -= together - together.clamp(-1, 1)
+        if self.problem.rest is not None:
+            # Beside a rest without targets all biases go up together, without an end to come to.
+            together = (aim - self.at.head)[:, -1].mean()
+            aim[:, -1] -= together - together.clamp(-1, 1)
         way = aim - self.at.head
         value, gap = self._objective(self.at), self._gap(self.at)
         slope = float((self.at.gradient * way).sum()) + self._penalty(aim) - self._penalty(self.at.head)
@@ -335,5 +324,5 @@ class _Solver:
         penalty = Penalty(l1=self.l1, l2=self.l2)
         fit = minimise(self.problem, penalty, self.at.head, needed | strong, tolerance=tolerance, most_steps=most_steps)
         self.steps += fit.steps
-        self.at = self._evaluate(with_exact_biases(self.problem, fit.head, self.moving, _BIAS_LEFT))
+        self.at = self._evaluate(with_exact_biases(self.problem, fit.head, _BIAS_LEFT))
         return self._gap(self.at) < before

@@ -27,7 +27,7 @@ class Elimination:
 
     Attributes:
         order: Features of each class, the last to go first, int64 (C, D); what goes in the same step goes by its cost.
-            The first k are the support at k. A class that was held has its features by the size of their weights.
+            The first k are the support at k.
         fits: The refitted head at each k that was asked for.
     """
 
@@ -91,7 +91,6 @@ def backward(
     l2: float,
     *,
     start: Tensor | None = None,
-    held: Tensor | None = None,
     advance: Advance = lambda _: None,
 ) -> Elimination:
     """Choose features by elimination: refit, take the cheapest sixth from each class, and again.
@@ -106,7 +105,6 @@ def backward(
         ks: Numbers of features for each class, each from 1 to D.
         l2: Strength of the penalty, positive.
         start: Dense head on standardised features to begin with, (C, D + 1), last column the bias; by default none.
-        held: Classes whose rows stay as ``start`` has them, whole, bool (C,): classes without images.
         advance: Told of each of the ``len(sizes(D, min(ks)))`` steps.
 
     Raises:
@@ -120,11 +118,11 @@ def backward(
     head = start
     steps = sizes(features, min(ks))
     for size, following in zip(steps, [*steps[1:], 0], strict=True):
-        fit = refit_loosely(problem, first(order, size), l2, start=head, held=held)
+        fit = refit_loosely(problem, first(order, size), l2, start=head)
         head = fit.head
         order[:, :size] = order[:, :size].gather(1, _ranked(problem, head, l2, order[:, :size], following))
         for k in sorted({k for k in ks if following < k <= size}, reverse=True):
-            fits[k] = refit(problem, first(order, k), l2, start=head, held=held)
+            fits[k] = refit(problem, first(order, k), l2, start=head)
         advance(1)
     return Elimination(order, fits)
 
@@ -140,7 +138,7 @@ def _ranked(problem: Problem, head: Tensor, l2: float, among: Tensor, following:
     if (len(problem.labels) + _OF_INVERSE * size) * among.numel() * size > _PRODUCTS:
         return ranked
     logits = problem.logits(head)
-    logits -= logits.logsumexp(1, keepdim=True)
+    logits -= problem.log_sum(logits, slice(None))[:, None]
     for number in range(problem.num_classes):
         columns = among[number, ranked[number]]
         z = standardised(problem, columns)

@@ -50,8 +50,13 @@ class FewFeatures:
     def probabilities(self, head: Tensor, rows: slice) -> Tensor:
         """softmax of the logits, (n, C), of some images."""
         weight, bias = self._folded(head)
-        parts = torch.split(self.problem.features[rows], self.problem.at_once)  # each is copied
-        return torch.cat([torch.softmax((weight @ x.t().contiguous()).add_(bias), 0) for x in parts], 1).t()
+        problem, found = self.problem, []
+        first, last, _ = rows.indices(len(problem.labels))
+        for start in range(first, last, problem.at_once):
+            part = slice(start, min(start + problem.at_once, last))
+            logits = (weight @ problem.features[part].t().contiguous()).add_(bias)
+            found.append(problem.softmax(logits, part, 0))
+        return torch.cat(found, 1).t()
 
     def value_and_gradient(self, head: Tensor) -> tuple[float, Tensor]:
         """f and its gradient, float64 (C, D + 1), which is zero for parameters that are not used."""

@@ -19,12 +19,12 @@ class FewValues:
     """A head on standardised features whose weights are one scale times integers.
 
     Attributes:
-        matrix: The integers, int8 (C, D); rows of classes that are held are zero.
+        matrix: The integers, int8 (C, D).
         scale: a. Zero where no positive scale is better than none: the biases alone.
         bias: float64 (C,).
-        head: scale * matrix and the bias as the last column, float64 (C, D + 1); rows that are held as they were given.
+        head: scale * matrix and the bias as the last column, float64 (C, D + 1).
         loss: Mean cross-entropy.
-        objective: loss + (l2 / 2) |W|^2 over the rows that are fitted.
+        objective: loss + (l2 / 2) |W|^2.
         rounds: Rounds of the search that led here, 0 where the matrix was given.
     """
 
@@ -37,53 +37,24 @@ class FewValues:
     rounds: int = 0
 
 
-def fit_scale(
-    problem: Problem, matrix: Tensor, l2: float, *, start: Tensor | None = None, held: Tensor | None = None
-) -> FewValues:
+def fit_scale(problem: Problem, matrix: Tensor, l2: float) -> FewValues:
     """Minimise mean cross-entropy + (l2 / 2) |a S|^2 over the scale a >= 0 and the biases, at a matrix S.
 
     Args:
         problem: The images.
         matrix: S, integers (C, D).
         l2: Strength of the penalty, positive.
-        start: Head on standardised features with the rows that are held, (C, D + 1).
-        held: Classes whose rows stay as ``start`` has them, bool (C,).
 
     Raises:
         ValueError: l2 is not positive.
     """
-    rows = held_rows(problem, start, held)
-    matrix = matrix.to(torch.int8) * ~rows.held[:, None] * problem.scale.varies.to(torch.int8)
-    sums = sums_of(problem, matrix, rows)
-    return fitted(problem, matrix, sums, l2, rows)
+    matrix = matrix.to(torch.int8) * problem.scale.varies.to(torch.int8)
+    return fitted(problem, matrix, sums_of(problem, matrix), l2)
 
 
-@dataclass(frozen=True)
-class HeldRows:
-    """Which classes keep their rows, bool (C,), and a head (C, D + 1) that is zero elsewhere."""
-
-    held: Tensor
-    head: Tensor
-
-
-def held_rows(problem: Problem, start: Tensor | None, held: Tensor | None) -> HeldRows:
-    """The rows of a head that stay; none by default.
-
-    Raises:
-        ValueError: Classes are held without a head to take their rows from.
-    """
-    empty = beginning(problem).zero_()
-    none = torch.zeros_like(empty[:, -1], dtype=torch.bool)
-    if held is None:
-        return HeldRows(none, empty)
-    if start is None:
-        raise ValueError("classes are held, and no head says at which rows")
-    return HeldRows(held, torch.where(held[:, None], start.double(), empty))
-
-
-def sums_of(problem: Problem, matrix: Tensor, rows: HeldRows) -> Tensor:
-    """S z of each image, (C, N) in the problem's precision; whole logits for the classes that are held."""
-    head = torch.cat([matrix.double(), matrix.new_zeros(len(matrix), 1).double()], 1) + rows.head
+def sums_of(problem: Problem, matrix: Tensor) -> Tensor:
+    """S z of each image, (C, N) in the problem's precision."""
+    head = torch.cat([matrix.double(), matrix.new_zeros(len(matrix), 1).double()], 1)
     result = problem.features.new_empty(problem.num_classes, len(problem.labels))
     for start in range(0, len(problem.labels), problem.step):
         images = slice(start, start + problem.step)
@@ -91,41 +62,32 @@ def sums_of(problem: Problem, matrix: Tensor, rows: HeldRows) -> Tensor:
     return result
 
 
-def fitted(
-    problem: Problem,
-    matrix: Tensor,
-    sums: Tensor,
-    l2: float,
-    rows: HeldRows,
-    near: FewValues | None = None,
-) -> FewValues:
+def fitted(problem: Problem, matrix: Tensor, sums: Tensor, l2: float, near: FewValues | None = None) -> FewValues:
     """The fit at a matrix whose sums (C, N) are known, begun at a fit nearby, of which it is the next round."""
     if l2 <= 0:
         raise ValueError(f"l2 {l2} is not positive")
     count = float(matrix.double().square().sum())
     if near is None:
-        bias = torch.where(rows.held, 0.0, beginning(problem)[:, -1])
+        bias = beginning(problem)[:, -1]
         parameters = torch.cat([bias.new_zeros(1), bias])
     else:
         parameters = torch.cat([near.bias.new_tensor([near.scale]), near.bias])
-        parameters[1:][rows.held] = 0
-    free = torch.cat([rows.held.new_tensor([count > 0]), ~rows.held])
-    loss, parameters = _newton(problem, sums, l2 * count, parameters, free, rows.held)
+    free = torch.ones_like(parameters, dtype=torch.bool)
+    free[0] = count > 0
+    loss, parameters = _newton(problem, sums, l2 * count, parameters, free)
     if float(parameters[0]) < 0:  # convex, so the best scale that is not negative is zero
         parameters[0], free[0] = 0.0, False
-        loss, parameters = _newton(problem, sums, l2 * count, parameters, free, rows.held)
+        loss, parameters = _newton(problem, sums, l2 * count, parameters, free)
     scale = float(parameters[0])
-    head = torch.cat([scale * matrix.double(), parameters[1:, None]], 1) + rows.head
+    head = torch.cat([scale * matrix.double(), parameters[1:, None]], 1)
     objective = loss + l2 * count * scale**2 / 2
     return FewValues(matrix, scale, head[:, -1].clone(), head, loss, objective, 0 if near is None else near.rounds + 1)
 
 
-def _newton(
-    problem: Problem, sums: Tensor, ridge: float, parameters: Tensor, free: Tensor, held: Tensor
-) -> tuple[float, Tensor]:
+def _newton(problem: Problem, sums: Tensor, ridge: float, parameters: Tensor, free: Tensor) -> tuple[float, Tensor]:
     """Minimise loss + ridge a^2 / 2 over the free ones of (a, biases); the loss without the penalty."""
     chosen = free.nonzero()[:, 0]
-    loss, gradient, matrix = _derivatives(problem, sums, parameters, held)
+    loss, gradient, matrix = _derivatives(problem, sums, parameters)
     for _ in range(_MOST_STEPS):
         value = loss + ridge * float(parameters[0]) ** 2 / 2
         gradient[0] += ridge * parameters[0]
@@ -141,7 +103,7 @@ def _newton(
         length = 1.0
         while length > 1e-6:
             tried = parameters + length * step
-            outcome = _derivatives(problem, sums, tried, held)
+            outcome = _derivatives(problem, sums, tried)
             if outcome[0] + ridge * float(tried[0]) ** 2 / 2 <= value - 1e-4 * length * decrement:
                 break
             length /= 2
@@ -151,23 +113,21 @@ def _newton(
     return loss, parameters
 
 
-def _derivatives(problem: Problem, sums: Tensor, parameters: Tensor, held: Tensor) -> tuple[float, Tensor, Tensor]:
+def _derivatives(problem: Problem, sums: Tensor, parameters: Tensor) -> tuple[float, Tensor, Tensor]:
     """Loss, its gradient (1 + C,) and second derivative (1 + C, 1 + C) in (a, biases), in float64.
 
-    With q_c = S_c z (0 for classes that are held): dl_c/da = q_c and dl_c/db_c = 1, so that the derivatives are moments
-    of q and of the indicator under p.
+    With q_c = S_c z (0 for a rest): dl_c/da = q_c and dl_c/db_c = 1, so that the derivatives are moments of q and of
+    the indicator under p.
     """
     classes = len(sums)
     loss = parameters.new_zeros(())
     gradient = parameters.new_zeros(1 + classes)
     matrix = parameters.new_zeros(1 + classes, 1 + classes)
-    factor = torch.where(held, 1.0, parameters[0])[:, None]
     for start in range(0, sums.shape[1], problem.step):
         images = slice(start, start + problem.step)
         q = sums[:, images].double()
-        logits = torch.addcmul(parameters[1:, None], factor, q)
-        q = q.masked_fill(held[:, None], 0.0)
-        normaliser = logits.logsumexp(0)
+        logits = torch.addcmul(parameters[1:, None], parameters[:1, None], q)
+        normaliser = problem.log_sum(logits, images, 0)
         p = (logits - normaliser).exp()
         weights = None if problem.image_weights is None else problem.image_weights[images].double()
         if problem.targets is None:
@@ -179,6 +139,8 @@ def _derivatives(problem: Problem, sums: Tensor, parameters: Tensor, held: Tenso
             targets = problem.targets[images].double().t()
             losses = normaliser - (targets * logits).sum(0)
             residual = p - targets
+        if problem.rest is not None:
+            losses = losses - problem.rest.meant[images]
         if weights is not None:
             residual, losses = residual * weights, losses * weights
         weighted = p if weights is None else p * weights
@@ -187,6 +149,9 @@ def _derivatives(problem: Problem, sums: Tensor, parameters: Tensor, held: Tenso
         gradient[1:] += residual.sum(1)
         mean = (p * q).sum(0)
         matrix[0, 0] += (weighted * (q - mean).square()).sum()
+        if problem.rest is not None:  # where q - mean is -mean
+            left = (problem.rest.log_sums[images] - normaliser).exp() * mean.square()
+            matrix[0, 0] += (left if weights is None else left * weights).sum()
         matrix[0, 1:] += (weighted * (q - mean)).sum(1)
         matrix[1:, 1:] -= weighted @ p.t()
         matrix[1:, 1:].diagonal().add_(weighted.sum(1))

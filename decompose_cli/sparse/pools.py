@@ -22,7 +22,6 @@ def shared_pool(
     l2: float,
     *,
     start: Tensor | None = None,
-    held: Tensor | None = None,
     advance: Advance = lambda _: None,
 ) -> Tensor:
     """Choose features for all classes together: refit, drop a sixth of the features, and again.
@@ -38,8 +37,6 @@ def shared_pool(
         size: Number of features P, from 1 to D; D takes all of them, and nothing is fitted.
         l2: Strength of the penalty, positive.
         start: Dense head on standardised features to begin with, (C, D + 1), last column the bias; by default none.
-        held: Classes whose rows stay as ``start`` has them, whole, bool (C,): classes without images. They have no say
-            in the choice.
         advance: Told of each of the ``len(sizes(D, size)) - 1`` steps.
 
     Returns:
@@ -56,11 +53,10 @@ def shared_pool(
     for following in steps:
         support = torch.zeros(classes, features, dtype=torch.bool, device=problem.device)
         support[:, pool] = True
-        head = refit_loosely(problem, support, l2, start=head, held=held).head
-        speaking = head if held is None else head[~held]
+        head = refit_loosely(problem, support, l2, start=head).head
         hessian = _shared_curvature(problem, head, pool)
         hessian.diagonal().add_(l2)
-        gone = removal(invert(hessian), speaking[:, pool], len(pool) - following)
+        gone = removal(invert(hessian), head[:, pool], len(pool) - following)
         pool = pool[~torch.isin(torch.arange(len(pool), device=pool.device), gone)]
         advance(1)
     return pool
@@ -74,7 +70,8 @@ def _shared_curvature(problem: Problem, head: Tensor, pool: Tensor) -> Tensor:
     step = max(1, _VALUES_AT_ONCE // max(len(pool), classes))
     for start in range(0, len(problem.labels), step):
         rows = slice(start, start + step)
-        spread = (1 - torch.softmax(problem.logits(head, rows), 1).square().sum(1)) / classes
+        p = problem.probabilities(head, rows)
+        spread = (p * (1 - p)).sum(1) / classes
         if problem.image_weights is not None:
             spread *= problem.image_weights[rows]
         z = (problem.features[rows, pool] - mean).mul_(inverse)

@@ -80,6 +80,58 @@ class Scale:
         return on_x, bias.double() - on_x @ self.mean
 
 
+def precision_of(features: Tensor, num_classes: int) -> torch.dtype:
+    """What fits to features (N, D) are computed in: float64 for small problems, float32 for large ones."""
+    return torch.float64 if features.numel() * num_classes <= _IN_DOUBLE else torch.float32
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What classes beside those that are fitted, whose logits are constants, have in the loss of each image.
+
+    Attributes:
+        log_sums: r_i, the logarithm of the sum of their exp(logit), (N,).
+        meant: The sum of their targets times their logits, (N,).
+    """
+
+    log_sums: Tensor
+    meant: Tensor
+
+    @classmethod
+    def of(
+        cls, weight: Tensor, bias: Tensor, held: Tensor, features: Tensor, targets: Tensor, dtype: torch.dtype
+    ) -> Rest:
+        """Make it of the head of all classes, in blocks of images.
+
+        Args:
+            weight: Weights of all classes on x, (C, D).
+            bias: Their biases, (C,).
+            held: Which of them are the rest, bool (C,), at least one.
+            features: x, (N, D), where it is computed.
+            targets: Shares of all classes, (N, C), or the class numbers, int64 (N,).
+            dtype: What it is computed in.
+        """
+        weight, bias = (each[held].to(features.device, dtype) for each in (weight, bias))
+        places = torch.where(held, held.cumsum(0) - 1, -1)
+        log_sums, meant = features.new_empty(2, len(features), dtype=dtype)
+        step = max(1, _VALUES_AT_ONCE // max(weight.shape))
+        for start in range(0, len(features), step):
+            rows = slice(start, start + step)
+            logits = torch.addmm(bias, features[rows].to(dtype), weight.t())
+            log_sums[rows] = logits.logsumexp(1)
+            if targets.dim() == 2:
+                meant[rows] = (logits * targets[rows][:, held].to(features.device)).sum(1)
+            else:
+                place = places[targets[rows]].to(features.device)
+                own = logits.gather(1, place.clamp(min=0)[:, None])[:, 0]
+                meant[rows] = torch.where(place >= 0, own, 0.0)
+        return cls(log_sums, meant)
+
+    def to(self, device: torch.device | str, dtype: torch.dtype) -> Rest:
+        """The same on a device."""
+        return Rest(self.log_sums.to(device, dtype), self.meant.to(device, dtype))
+
+
 class Problem:
     """Mean over images of the weighted cross-entropy of softmax(W z + b) towards targets.
 
@@ -87,13 +139,17 @@ class Problem:
     are given: standardisation is folded into the head, and images are taken in blocks, so that nothing larger than a
     block of logits is made.
 
+    Beside the C classes there may be others whose logits are constants: exp(r_i) is added to the sum over c, and the
+    share that targets have for them counts with their logits.
+
     Args:
         features: x, (N, D). Where they are, there everything is computed; heads and supports are to be there as well.
         labels: Class numbers, int64 (N,).
         num_classes: C.
         scale: Standardisation; by default that of the features.
-        targets: t, (N, C), rows that sum to one, in place of the labels.
+        targets: t, (N, C), in place of the labels; rows sum to one, or with a rest to at most one.
         image_weights: a, (N,), positive; by default 1. The scale is not theirs.
+        rest: What other classes have in the loss; by default there are none.
     """
 
     def __init__(
@@ -105,15 +161,17 @@ class Problem:
         *,
         targets: Tensor | None = None,
         image_weights: Tensor | None = None,
+        rest: Rest | None = None,
     ) -> None:
         self.scale = scale or Scale.of(features)
         self.labels, self.num_classes = labels.to(features.device), num_classes
-        self.dtype = torch.float64 if features.numel() * num_classes <= _IN_DOUBLE else torch.float32
+        self.dtype = precision_of(features, num_classes)
         self.features = features.to(self.dtype)
         self.targets = None if targets is None else targets.to(features.device, self.dtype)
         weights = None if image_weights is None else image_weights.to(features.device).double()
         self.total = float(len(labels)) if weights is None else float(weights.sum())
         self.image_weights = None if weights is None else weights.to(self.dtype)
+        self.rest = None if rest is None else rest.to(features.device, self.dtype)
         self.step = max(1, _VALUES_AT_ONCE // num_classes)
         self.at_once = min(self.step, _MOST_IMAGES_AT_ONCE)
 
@@ -133,6 +191,7 @@ class Problem:
         )
         single.targets = None if self.targets is None else self.targets.float()
         single.image_weights = None if self.image_weights is None else self.image_weights.float()
+        single.rest = None if self.rest is None else self.rest.to(self.device, torch.float32)
         return single
 
     @property
@@ -175,7 +234,10 @@ class Problem:
 
     def residual(self, logits: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         """a (p - t), (C, n), which replaces the logits, and a times the cross-entropy, (n,)."""
+        rest = self.rest
         largest = logits.amax(0)
+        if rest is not None:
+            largest = torch.maximum(largest, rest.log_sums[rows])
         truth = self.labels[None, rows]
         if self.targets is None:
             meant = logits.gather(0, truth)[0]
@@ -183,6 +245,9 @@ class Problem:
             meant = (logits * self.targets[rows].t()).sum(0)
         residual = logits.sub_(largest).exp_()
         sums = residual.sum(0)
+        if rest is not None:
+            sums += (rest.log_sums[rows] - largest).exp_()
+            meant = meant + rest.meant[rows]
         losses = sums.log() + largest - meant
         residual /= sums
         if self.targets is None:
@@ -208,5 +273,16 @@ class Problem:
         return counts.index_add_(0, self.labels, ones) / self.total
 
     def probabilities(self, head: Tensor, rows: slice | Tensor = slice(None)) -> Tensor:
-        """softmax of the logits, (n, C), of some images."""
-        return torch.softmax(self.logits(head, rows), 1)
+        """softmax of the logits, (n, C), of some images; what is missing to one belongs to the rest."""
+        return self.softmax(self.logits(head, rows), rows)
+
+    def softmax(self, logits: Tensor, rows: slice | Tensor, dim: int = 1) -> Tensor:
+        """The probabilities of the logits of some images, whose classes are along ``dim``."""
+        if self.rest is None:
+            return torch.softmax(logits, dim)
+        return (logits - self.log_sum(logits, rows, dim).unsqueeze(dim)).exp_()
+
+    def log_sum(self, logits: Tensor, rows: slice | Tensor, dim: int = 1) -> Tensor:
+        """Logarithm of the sum of exp(logit) of all classes, the rest included, (n,), for the logits of some images."""
+        own = logits.logsumexp(dim)
+        return own if self.rest is None else torch.logaddexp(own, self.rest.log_sums[rows].to(own.dtype))

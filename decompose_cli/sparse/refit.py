@@ -19,7 +19,6 @@ def refit(
     start: Tensor | None = None,
     toward: Tensor | None = None,
     nonnegative: bool = False,
-    held: Tensor | None = None,
     near: Fit | None = None,
     tolerance: float = 1e-6,
     most_steps: int = 500,
@@ -35,7 +34,6 @@ def refit(
             and the logarithms of the shares of the classes. What is outside the support counts as zero.
         toward: Weights that the penalty pulls to, in the layout of ``start``; by default zero.
         nonnegative: Whether no weight may be below zero.
-        held: Classes whose rows stay as ``start`` has them, whole, bool (C,): classes without images.
         near: A fit of the same support at another strength, which this one begins with.
         tolerance: See :func:`.minimise.minimise`.
         most_steps: See there.
@@ -44,12 +42,7 @@ def refit(
         start = near.head
     head = beginning(problem) if start is None else start.double().clone()
     free = torch.cat([support & problem.scale.varies, support.new_ones(len(support), 1)], 1)
-    if held is not None:
-        free[held] = False
-    kept = free.clone()
-    if held is not None:
-        kept[held] = True
-    head = torch.where(kept, head, 0.0)
+    head = torch.where(free, head, 0.0)
     if nonnegative:
         head[:, :-1] = torch.where(free[:, :-1], head[:, :-1].clamp(min=0), head[:, :-1])
     if toward is not None:
@@ -59,9 +52,9 @@ def refit(
     return minimise(problem, penalty, head, free, curvature=curvature, tolerance=tolerance, most_steps=most_steps)
 
 
-def refit_loosely(problem: Problem, support: Tensor, l2: float, *, start: Tensor | None, held: Tensor | None) -> Fit:
+def refit_loosely(problem: Problem, support: Tensor, l2: float, *, start: Tensor | None) -> Fit:
     """A refit of few steps, for searches that fit many supports only to see which is worth a whole one."""
-    return refit(problem, support, l2, start=start, held=held, tolerance=1e-3, most_steps=30)
+    return refit(problem, support, l2, start=start, tolerance=1e-3, most_steps=30)
 
 
 def beginning(problem: Problem) -> Tensor:

@@ -35,7 +35,7 @@ class RowFit:
     objective: float
 
 
-def _without(number: int, logits: Tensor, sums: Tensor) -> Tensor:
+def _without(problem: Problem, number: int, logits: Tensor, sums: Tensor) -> Tensor:
     """Logarithm of the sum of exp(logit) of all classes but one, float64 (N,), from that of all.
 
     Taking a class away is exact to rounding where it has less than half of the sum; for the images where it has more,
@@ -47,7 +47,7 @@ def _without(number: int, logits: Tensor, sums: Tensor) -> Tensor:
     if len(rows):
         own = logits[rows].double()
         own[:, number] = float("-inf")
-        others[rows] = own.logsumexp(1)
+        others[rows] = problem.log_sum(own, rows)
     return others
 
 
@@ -68,7 +68,8 @@ class Row:
 
     def __init__(self, problem: Problem, number: int, logits: Tensor, l2: float, sums: Tensor | None = None) -> None:
         self.problem, self.l2 = problem, l2
-        self.others = _without(number, logits, logits.logsumexp(1).double() if sums is None else sums)
+        sums = problem.log_sum(logits, slice(None)).double() if sums is None else sums
+        self.others = _without(problem, number, logits, sums)
         if problem.targets is None:
             self.targets = (problem.labels == number).double()
         else:

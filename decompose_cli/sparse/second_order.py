@@ -27,7 +27,7 @@ def second_derivatives(problem: Problem, head: Tensor) -> Tensor:
     step = max(1, _VALUES_AT_ONCE // max(problem.num_classes, problem.num_features))
     for start in range(0, len(problem.labels), step):
         rows = slice(start, start + step)
-        p = torch.softmax(problem.logits(head, rows), 1)
+        p = problem.probabilities(head, rows)
         spread = p.mul_(1 - p)
         if problem.image_weights is not None:
             spread *= problem.image_weights[rows, None]

@@ -47,7 +47,6 @@ def splice(
     l2: float,
     *,
     start: Tensor | None = None,
-    held: Tensor | None = None,
     most_rounds: int | None = None,
     advance: Advance = lambda _: None,
 ) -> Splice:
@@ -64,13 +63,12 @@ def splice(
         starts: Supports to begin with, each bool (C, D).
         l2: Strength of the penalty, positive.
         start: Head on standardised features that the first refits begin with, (C, D + 1), last column the bias.
-        held: Classes whose rows stay as ``start`` has them, whole, bool (C,): classes without images.
         most_rounds: Largest number of refits of the whole head for each start, at least 1; by default 30, and for
             more than 500 classes, or where estimates for all take more than 2^38 products (N D C k), those in all
             classes at once alone, which bring most of what there is to gain.
         advance: Told of each of at most ``len(starts)`` times ``most_rounds`` (30 by default) rounds.
     """
-    found = [_Search(problem, l2, support, start, held, most_rounds, advance).run() for support in starts]
+    found = [_Search(problem, l2, support, start, most_rounds, advance).run() for support in starts]
     return min(found, key=lambda result: result.fit.objective)
 
 
@@ -93,17 +91,16 @@ class _Search:
         l2: float,
         support: Tensor,
         start: Tensor | None,
-        held: Tensor | None,
         most_rounds: int | None,
         advance: Advance,
     ) -> None:
-        self.problem, self.l2, self.held = problem, l2, held
-        self.moving = support.any(1) if held is None else support.any(1) & ~held
+        self.problem, self.l2 = problem, l2
+        self.moving = support.any(1)
         self.rounds, self.most_rounds, self.advance = 1, most_rounds or _MOST_ROUNDS, advance
         products = len(problem.labels) * problem.num_features * int(support.sum())
         self.in_turn = most_rounds is not None or (products <= _PRODUCTS and int(self.moving.sum()) <= _MOST_IN_TURN)
         self.support = self.first_support = support
-        self.fit = self.first_fit = refit(problem, support, l2, start=start, held=held)
+        self.fit = self.first_fit = refit(problem, support, l2, start=start)
         advance(1)
 
     def run(self) -> Splice:
@@ -117,7 +114,7 @@ class _Search:
                 visited = self.moving
             else:
                 break
-        last = refit(self.problem, self.support, self.l2, start=self.fit.head, held=self.held)
+        last = refit(self.problem, self.support, self.l2, start=self.fit.head)
         if last.objective > self.first_fit.objective:
             return Splice(self.first_support, self.first_fit, self.rounds)
         return Splice(self.support, last, self.rounds)
@@ -126,7 +123,7 @@ class _Search:
         """Refit at another support, and keep it if the penalised loss is lower."""
         self.rounds += 1
         self.advance(1)
-        fit = refit_loosely(self.problem, support, self.l2, start=head, held=self.held)
+        fit = refit_loosely(self.problem, support, self.l2, start=head)
         if not fit.objective < (1 - _LOWER) * self.fit.objective:
             return False
         self.support, self.fit = support, fit
@@ -170,7 +167,7 @@ class _Search:
         with one_thread(), track_long(self.problem, "Exchanging features", len(numbers), "classes") as advance:
             for place, number in enumerate(numbers):
                 if place % _BETWEEN_SUMS == 0:  # what taking a class away and adding another rounds does not pile up
-                    sums = torch.cat([part.double().logsumexp(1) for part in torch.split(logits, self.problem.at_once)])
+                    sums = self._sums(logits)
                 row = Row(self.problem, number, logits, self.l2, sums)
                 columns = support[number].nonzero()[:, 0]
                 fit = row.fit(columns, torch.cat([head[number, columns], head[number, -1:]]))
@@ -186,6 +183,12 @@ class _Search:
         if bool(changed.any()) and not self._improves(support, head):
             changed[:] = False
         return changed, sorted(missed, key=lambda exchange: exchange.rise)
+
+    def _sums(self, logits: Tensor) -> Tensor:
+        """Logarithms of the sums of exp(logit) over all classes, float64 (N,), block by block."""
+        step = self.problem.at_once
+        blocks = (slice(start, start + step) for start in range(0, len(logits), step))
+        return torch.cat([self.problem.log_sum(logits[rows].double(), rows) for rows in blocks])
 
     def _best_of(self, row: Row, fit: RowFit) -> tuple[RowFit, list[RowFit]]:
         """Exchange features of one class until no exchange that is tried lowers the loss; return those as well."""

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from decompose_cli.sparse.problem import Problem
+from decompose_cli.sparse.problem import Problem, Rest
 from decompose_cli.sparse.threads import in_few_threads
 
 STRENGTHS = tuple(10 ** (exponent / 2) for exponent in range(-2, -11, -1))
@@ -43,6 +43,8 @@ def choose_strength(
     features: Tensor,
     labels: Tensor,
     strengths: Sequence[float] = STRENGTHS,
+    *,
+    rest: Rest | None = None,
 ) -> Strength:
     """Choose by the one-standard-error rule: the strongest within one standard error of the smallest mean loss.
 
@@ -54,12 +56,13 @@ def choose_strength(
         problem: The images that are fitted.
         fitted: Takes a strength; returns the head (C, D + 1) on standardised features.
         features: Features of the choosing images, (n, D), n >= 1.
-        labels: Their class numbers, int64 (n,).
+        labels: Their class numbers, int64 (n,); -1 for a class of the rest.
         strengths: What is tried, descending.
+        rest: What classes beside those of the head have in the loss of these images.
     """
     tried = []
     for l2 in strengths:
-        losses = losses_of(problem, fitted(l2), features, labels)
+        losses = losses_of(problem, fitted(l2), features, labels, rest)
         error = float(losses.std(correction=1)) / len(losses) ** 0.5 if len(losses) > 1 else 0.0
         tried.append(Tried(l2, float(losses.mean()), error))
         if tried[-1].loss < _ENOUGH:
@@ -68,13 +71,19 @@ def choose_strength(
     return Strength(next(one.l2 for one in tried if one.loss <= best.loss + best.error), tuple(tried))
 
 
-def losses_of(problem: Problem, head: Tensor, features: Tensor, labels: Tensor) -> Tensor:
+def losses_of(problem: Problem, head: Tensor, features: Tensor, labels: Tensor, rest: Rest | None = None) -> Tensor:
     """Cross-entropy of each of some images (n, D) by a head on standardised features, float64 (n,)."""
     weight, bias = problem.scale.folded(head[:, :-1], head[:, -1])
-    losses = [
-        F.cross_entropy(torch.addmm(bias, x.double(), weight.t()), y, reduction="none")
-        for x, y in zip(features.split(problem.step), labels.split(problem.step), strict=True)  # type: ignore[no-untyped-call]
-    ]
+    losses = []
+    for start in range(0, len(labels), problem.step):
+        rows = slice(start, start + problem.step)
+        logits, truth = torch.addmm(bias, features[rows].double(), weight.t()), labels[rows]
+        if rest is None:
+            losses.append(F.cross_entropy(logits, truth, reduction="none"))
+            continue
+        own = torch.where(truth >= 0, logits.gather(1, truth.clamp(min=0)[:, None])[:, 0], 0.0)
+        total = torch.logaddexp(logits.logsumexp(1), rest.log_sums[rows].double())
+        losses.append(total - own - rest.meant[rows].double())
     return torch.cat(losses)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.sparse.moves import ClassState, Moves, changes, share_of, weights_of
-from decompose_cli.sparse.one_scale import FewValues, HeldRows, fitted, sums_of
+from decompose_cli.sparse.one_scale import FewValues, fitted, sums_of
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.threads import in_few_threads
 
@@ -32,7 +32,6 @@ def exchange(
     problem: Problem,
     starts: Sequence[Tensor],
     l2: float,
-    rows: HeldRows,
     allowed: Allowed,
     worth: Tensor,
     *,
@@ -50,14 +49,13 @@ def exchange(
         problem: The images.
         starts: Matrices, int8 (C, D).
         l2: Strength of the penalty, positive.
-        rows: The rows that stay.
         allowed: The moves of a class.
         worth: What kicks draw additions by, (C, D): one of the best ten.
         kicks: Their number; by default 20, and none where a round of large problems takes minutes.
         seed: Of the kicks.
     """
     for matrix in starts:
-        best = _settled(problem, matrix, l2, rows, allowed)
+        best = _settled(problem, matrix, l2, allowed)
         if best.scale > 0:
             break
     generator = torch.Generator().manual_seed(seed)  # on the CPU, where it draws the same for every device
@@ -67,30 +65,26 @@ def exchange(
         kicks = _KICKS if products <= _PRODUCTS else 0
     for _ in range(kicks):
         matrix = best.matrix.clone()
-        moving = (~rows.held).nonzero()[:, 0]
-        kicked = torch.randperm(len(moving), generator=generator, device="cpu")[:_KICKED].tolist()
-        for number in moving[kicked].tolist():
+        for number in torch.randperm(len(matrix), generator=generator, device="cpu")[:_KICKED].tolist():
             matrix[number] = _drawn(allowed(number, matrix), matrix[number], worth[number], generator)
         if torch.equal(matrix, best.matrix):
             continue
-        found = _settled(problem, matrix, l2, rows, allowed, hopeful=_HOPEFUL * best.objective)
+        found = _settled(problem, matrix, l2, allowed, hopeful=_HOPEFUL * best.objective)
         rounds += found.rounds
         if found.objective < best.objective:
             best = found
     return replace(best, rounds=rounds)
 
 
-def _settled(
-    problem: Problem, matrix: Tensor, l2: float, rows: HeldRows, allowed: Allowed, hopeful: float = float("inf")
-) -> FewValues:
+def _settled(problem: Problem, matrix: Tensor, l2: float, allowed: Allowed, hopeful: float = float("inf")) -> FewValues:
     """Rounds from a matrix until one changes nothing, nor, below a ``hopeful`` objective, a move that is refitted."""
-    sums = sums_of(problem, matrix, rows)
-    fit = fitted(problem, matrix, sums, l2, rows)
+    sums = sums_of(problem, matrix)
+    fit = fitted(problem, matrix, sums, l2)
     while fit.scale > 0 and fit.rounds < _MOST_ROUNDS:
         matrix = fit.matrix.clone()
-        moved, nearly = _round(problem, matrix, sums, fit, l2, rows, allowed)
+        moved, nearly = _round(problem, matrix, sums, fit, l2, allowed)
         if moved:
-            fit = fitted(problem, matrix, sums, l2, rows, near=fit)
+            fit = fitted(problem, matrix, sums, l2, near=fit)
             continue
         if fit.objective > hopeful:
             break
@@ -98,7 +92,7 @@ def _settled(
             before = sums[number].clone()
             matrix[number] = row
             sums[number] = before + _sums_change(problem, fit.matrix[number], row).to(sums.dtype)
-            found = fitted(problem, matrix, sums, l2, rows, near=fit)
+            found = fitted(problem, matrix, sums, l2, near=fit)
             if found.objective < fit.objective * (1 - 1e-9):
                 fit = found
                 break
@@ -124,7 +118,7 @@ def _drawn(moves: Moves, row: Tensor, worth: Tensor, generator: torch.Generator)
 
 
 def _round(
-    problem: Problem, matrix: Tensor, sums: Tensor, fit: FewValues, l2: float, rows: HeldRows, allowed: Allowed
+    problem: Problem, matrix: Tensor, sums: Tensor, fit: FewValues, l2: float, allowed: Allowed
 ) -> tuple[bool, list[tuple[float, int, Tensor]]]:
     """The best move of each class in turn, made in ``matrix`` and ``sums``.
 
@@ -132,26 +126,24 @@ def _round(
         Whether there was any, and the next best of each class: what they change, the class, and its row.
     """
     weights = weights_of(problem)
-    factor = torch.where(rows.held, 1.0, fit.bias.new_tensor(fit.scale))
-    shift = torch.where(rows.held, 0.0, fit.bias)
 
     def logits_of(images: slice | Tensor) -> Tensor:
-        return torch.addcmul(shift[:, None], factor[:, None], sums[:, images].double())
+        return torch.add(fit.bias[:, None], sums[:, images].double(), alpha=fit.scale)
 
     total = fit.bias.new_empty(sums.shape[1])
     for begin in range(0, len(total), problem.step):
         images = slice(begin, begin + problem.step)
-        total[images] = logits_of(images).logsumexp(0)
+        total[images] = problem.log_sum(logits_of(images), images, 0)
     moved = False
     nearly: list[tuple[float, int, Tensor]] = []
-    for number in (~rows.held).nonzero()[:, 0].tolist():
-        logit = fit.scale * sums[number].double() + shift[number]
+    for number in range(len(matrix)):
+        logit = fit.scale * sums[number].double() + fit.bias[number]
         p = (logit - total).exp()
         others = total + torch.log1p(-p.clamp(max=0.5))
         sure = (p > 0.5).nonzero()[:, 0]  # where the difference to the sum of all would lose digits
         rivals = logits_of(sure)
         rivals[number] = -float("inf")
-        others[sure] = rivals.logsumexp(0)
+        others[sure] = problem.log_sum(rivals, sure, 0)
         state = ClassState(matrix[number].clone(), logit - others, share_of(problem, number))
         moves = allowed(number, matrix)
         if not bool(moves.allowed.any()):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from decompose_cli.sparse.minimise import Fit
 from decompose_cli.sparse.moves import Moves
-from decompose_cli.sparse.one_scale import FewValues, held_rows
+from decompose_cli.sparse.one_scale import FewValues
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit
 from decompose_cli.sparse.sets import distinct_sets
@@ -21,7 +21,6 @@ def ternary(
     *,
     start: Tensor | None = None,
     exactly: bool = True,
-    held: Tensor | None = None,
     kicks: int | None = None,
     seed: int = 0,
 ) -> FewValues:
@@ -32,9 +31,8 @@ def ternary(
         k: Features per class, 0 < k <= D.
         l2: Strength of the penalty, positive.
         start: Head on standardised features, (C, D + 1), whose signs are the start (its k largest in a class that has
-            more); by default the k largest class means. With ``held``, it has the rows that stay.
+            more); by default the k largest class means.
         exactly: Whether classes have exactly k, filled up by their class means, or up to k.
-        held: Classes whose rows stay as ``start`` has them, bool (C,).
         kicks: How often the search begins again from a disturbed result, and keeps what is better; by default 20, and
             none where N D C k is above 2^38.
         seed: Of the kicks.
@@ -44,7 +42,6 @@ def ternary(
     """
     varies = _enough(problem, k)
     means = torch.where(varies, class_means(problem), 0.0)
-    rows = held_rows(problem, start, held)
     order = torch.where(varies, means.abs(), -1.0)
     if start is not None:
         own = torch.where(varies, start[:, :-1].double(), 0.0)
@@ -55,7 +52,6 @@ def ternary(
     )
     if start is not None and not exactly:
         chosen &= own != 0
-    chosen &= ~rows.held[:, None]
     matrix = torch.where(chosen, torch.where(means < 0, -1, 1), 0).to(torch.int8)
 
     def allowed(number: int, current: Tensor) -> Moves:
@@ -70,7 +66,7 @@ def ternary(
         added[..., :-1] = varies & (row == 0)
         return Moves((*turned.removed, -1), turned.signs, torch.cat([free, added]))
 
-    return exchange(problem, (matrix, -matrix), l2, rows, allowed, class_means(problem), kicks=kicks, seed=seed)
+    return exchange(problem, (matrix, -matrix), l2, allowed, class_means(problem), kicks=kicks, seed=seed)
 
 
 def ternary_at(
@@ -79,7 +75,6 @@ def ternary_at(
     l2: float,
     *,
     start: Tensor | None = None,
-    held: Tensor | None = None,
     kicks: int | None = None,
     seed: int = 0,
 ) -> FewValues:
@@ -92,22 +87,19 @@ def ternary_at(
         problem: The images.
         support: Which features each class uses, any number of them, bool (C, D); constant features are left out.
         l2: Strength of the penalty, positive.
-        start: Head on standardised features that the refit begins with, (C, D + 1); with ``held``, it has the rows
-            that stay.
-        held: Classes whose rows stay as ``start`` has them, bool (C,).
+        start: Head on standardised features that the refit begins with, (C, D + 1).
         kicks: How often the search begins again from a result with some signs turned, and keeps what is better; by
             default 20, and none where N D C k is above 2^38.
         seed: Of the kicks.
 
     Raises:
-        ValueError: l2 is not positive, or classes are held without a head.
+        ValueError: l2 is not positive.
     """
-    rows = held_rows(problem, start, held)
-    inside = support & problem.scale.varies & ~rows.held[:, None]
-    weights, means = refit(problem, inside, l2, start=start, held=held).head[:, :-1], class_means(problem)
+    inside = support & problem.scale.varies
+    weights, means = refit(problem, inside, l2, start=start).head[:, :-1], class_means(problem)
     negative = torch.where(weights != 0, weights, means) < 0
     matrix = torch.where(inside, torch.where(negative, -1, 1), 0).to(torch.int8)
-    return exchange(problem, (matrix, -matrix), l2, rows, _turned, means, kicks=kicks, seed=seed)
+    return exchange(problem, (matrix, -matrix), l2, _turned, means, kicks=kicks, seed=seed)
 
 
 def binary(
@@ -116,8 +108,6 @@ def binary(
     l2: float,
     *,
     support: Tensor | None = None,
-    start: Tensor | None = None,
-    held: Tensor | None = None,
     kicks: int | None = None,
     seed: int = 0,
 ) -> FewValues:
@@ -129,8 +119,6 @@ def binary(
         l2: Strength of the penalty, positive.
         support: Where to begin, bool (C, D): sets with as much as possible of it; by default the sets of the largest
             class means.
-        start: Head on standardised features, (C, D + 1), with the rows that stay.
-        held: Classes whose rows stay as ``start`` has them, bool (C,); their sets do not count.
         kicks: How often the search begins again from a disturbed result, and keeps what is better; by default 20, and
             none where N D C k is above 2^38.
         seed: Of the kicks.
@@ -139,29 +127,25 @@ def binary(
         ValueError: l2 is not positive, fewer than k features vary, or they have fewer sets than there are classes.
     """
     varies = _enough(problem, k)
-    rows = held_rows(problem, start, held)
-    moving = ~rows.held
     means = class_means(problem)
     ways = [means] if support is None else [means + support * (1 + means.max() - means.min()), means]
     starts = [torch.zeros_like(means, dtype=torch.int8) for _ in ways]
     for matrix, scores in zip(starts, ways, strict=True):
-        chosen = distinct_sets(scores[moving][:, varies], k)
-        matrix[moving.nonzero(), varies.nonzero()[:, 0]] = chosen.to(torch.int8)
+        matrix[:, varies] = distinct_sets(scores[:, varies], k).to(torch.int8)
 
     def allowed(number: int, current: Tensor) -> Moves:
         row = current[number]
         inside = row.nonzero()[:, 0].tolist()
         free = torch.zeros(len(inside), 1, len(row) + 1, dtype=torch.bool, device=row.device)
         free[..., :-1] = varies & (row == 0)
-        others = moving.clone()
-        others[number] = False
+        others = torch.arange(len(current), device=row.device) != number
         shared = current[:, inside].sum(1)
         for place, feature in enumerate(inside):
             same = others & (shared - current[:, feature] == k - 1)
             free[place, 0, :-1] &= ~(current[same] > row).any(0)
         return Moves(tuple(inside), (1,), free)
 
-    return exchange(problem, starts, l2, rows, allowed, means, kicks=kicks, seed=seed)
+    return exchange(problem, starts, l2, allowed, means, kicks=kicks, seed=seed)
 
 
 def nonnegative(
@@ -171,12 +155,10 @@ def nonnegative(
     *,
     start: Tensor | None = None,
     toward: Tensor | None = None,
-    held: Tensor | None = None,
 ) -> tuple[Fit, Tensor]:
     """Refit at a support with no weight below zero; also which features of it end at zero, bool (C, D)."""
-    fit = refit(problem, support, l2, start=start, toward=toward, nonnegative=True, held=held)
-    unused = support & (fit.head[:, :-1] == 0)
-    return fit, unused if held is None else unused & ~held[:, None]
+    fit = refit(problem, support, l2, start=start, toward=toward, nonnegative=True)
+    return fit, support & (fit.head[:, :-1] == 0)
 
 
 def class_means(problem: Problem) -> Tensor:

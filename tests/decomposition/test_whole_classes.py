@@ -22,6 +22,8 @@ from decompose_cli.decomposition.sparse_heads import fit_head
 from decompose_cli.errors import InputError
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.network import HeadTensors
+from decompose_cli.sparse.searches import dense_start, problem_of, rest_of
+from decompose_cli.sparse.strength import losses_of
 
 C, D, N = 6, 9, 90
 PRESENT = [1, 4, 5]
@@ -223,8 +225,9 @@ def test_a_fit_leaves_rows_without_images_and_is_the_minimum_for_the_others() ->
     found = fit_head(data.for_fits(), index_set, "real", l2)
     assert found.index_set.whole == {0, 2, 3}
     for number in (0, 2, 3):
-        torch.testing.assert_close(found.weight[number], head.weight[number].double(), rtol=0, atol=1e-6)
-        torch.testing.assert_close(found.bias[number], head.bias[number].double(), rtol=0, atol=1e-6)
+        assert torch.equal(found.weight[number], head.weight[number].double())
+        assert torch.equal(found.bias[number], head.bias[number].double())
+    assert float(objective(data, found.weight, found.bias, 0.0)) == pytest.approx(found.loss, rel=1e-6)
 
     def slope(weight: Tensor, bias: Tensor) -> float:
         """The steepest slope of the objective along a weight or bias that is fitted."""
@@ -241,6 +244,54 @@ def test_a_fit_leaves_rows_without_images_and_is_the_minimum_for_the_others() ->
         assert not found.weight[number, others].any()
     predicted: Predictions = found.predict(data.features, data.labels)
     assert predicted.correct > 0
+
+
+@pytest.mark.parametrize("kind", ["labels", "targets"])
+def test_a_problem_is_of_the_classes_with_images_beside_all_others(kind: str) -> None:
+    """Of some of the images, in their order, and with other rows than those that images were drawn by."""
+    data, _ = make_case()
+    assert data.weight is not None
+    assert data.bias is not None
+    numbers = torch.randperm(N, generator=torch.Generator().manual_seed(2))[:40]
+    data = dataclasses.replace(data, image_weights=torch.arange(1.0, N + 1))
+    some = (data if kind == "labels" else data.for_fits()).of_images(numbers)
+    problem = problem_of(some)
+    assert problem.num_classes == len(PRESENT)
+    value, gradient = problem.value_and_gradient(dense_start(some, problem))
+    bias = data.bias.double().requires_grad_()
+    x, a = data.features[numbers].double(), torch.arange(1.0, N + 1)[numbers].double()
+    logs = (x @ data.weight.double().t() + bias).log_softmax(1)
+    targets = torch.nn.functional.one_hot(data.labels[numbers], C).double() if some.targets is None else some.targets
+    expected = -(a[:, None] * targets * logs).sum() / a.sum()
+    assert value == pytest.approx(float(expected.detach()), rel=1e-6)
+    torch.testing.assert_close(gradient[:, -1], torch.autograd.grad(expected, bias)[0][PRESENT], rtol=1e-6, atol=1e-7)
+
+
+def test_images_that_choose_may_be_of_any_class() -> None:
+    data, head = make_case()
+    generator = torch.Generator().manual_seed(4)
+    x, labels = torch.randn(50, D, generator=generator).double(), torch.arange(50) % C
+    problem = problem_of(data.for_fits())
+    rest = rest_of(data, x, labels)
+    found = losses_of(problem, dense_start(data, problem), x, data.places(labels), rest)
+    rows = logits_by_loop(head, x, (EVERYTHING,) * C)
+    expected = torch.nn.functional.cross_entropy(torch.tensor(rows, dtype=torch.float64), labels, reduction="none")
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("values", ["real", "nonnegative", "ternary", "binary"])
+def test_a_head_is_the_same_on_standardised_features(values: Any) -> None:
+    data, head = make_case()
+    found = fit_head(data.for_fits(), select(data, "mean", 3), values, 0.02)
+    x = data.features.double()
+    z = (x - x.mean(0)) / x.std(0, correction=0)
+    on_x = x @ found.weight.t() + found.bias
+    torch.testing.assert_close(z @ found.on_z[:, :-1].t() + found.on_z[:, -1], on_x, rtol=1e-9, atol=1e-9)
+    others = [number for number in range(C) if number not in PRESENT]
+    assert torch.equal(found.weight[others], head.weight[others].double())
+    if found.values is not None:
+        assert not found.values.integers[others].any()
+        assert (found.values.integers[PRESENT] != 0).sum(1).tolist() == [3, 3, 3]
 
 
 def test_rows_that_stay_keep_features_that_no_image_varies() -> None:

@@ -7,6 +7,8 @@ import itertools
 import torch
 from torch import Tensor
 
+from decompose_cli.sparse.problem import Problem, Rest, Scale
+
 
 def images(classes: int, features: int, count: int, seed: int = 0, wrong: float = 0.0) -> tuple[Tensor, Tensor]:
     """Correlated features with means and scales of their own, and labels, a share of which is wrong."""
@@ -26,6 +28,32 @@ def standardised(x: Tensor) -> Tensor:
     deviation = x.std(0, correction=0)
     z = torch.where(deviation > 0, (x - x.mean(0)) / deviation, 0.0)
     return torch.cat([z, z.new_ones(len(z), 1)], 1)
+
+
+def beside(
+    x: Tensor,
+    labels: Tensor,
+    head: Tensor,
+    held: Tensor,
+    scale: Scale | None = None,
+    *,
+    targets: Tensor | None = None,
+    image_weights: Tensor | None = None,
+) -> Problem:
+    """The problem of the classes that are not held, bool (C,), beside those that are, with a head (C, D + 1) on z."""
+    scale = scale or Scale.of(x)
+    rest = Rest.of(
+        *scale.folded(head[:, :-1], head[:, -1]), held, x, labels if targets is None else targets, torch.float64
+    )
+    return Problem(
+        x,
+        ((~held).cumsum(0) - 1)[labels],
+        int((~held).sum()),
+        scale,
+        targets=None if targets is None else targets[:, ~held],
+        image_weights=image_weights,
+        rest=rest,
+    )
 
 
 def penalised_loss(x: Tensor, t: Tensor, head: Tensor, l2: float, a: Tensor | None = None) -> Tensor:

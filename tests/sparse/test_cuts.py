@@ -21,7 +21,7 @@ def path(*heads: list[list[float]]) -> Path:
         head = torch.tensor(rows).double()
         weights = int((head[:, :-1] != 0).sum())
         points.append(PathPoint(1 / (number + 1), 1.0, 1.0, 0.0, weights, 1, head.to_sparse()))
-    return Path(0.99, tuple(points), len(points[0].stored))
+    return Path(0.99, tuple(points))
 
 
 def places(support: Tensor) -> list[list[int]]:

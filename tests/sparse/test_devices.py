@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.sparse_search import images
+from helpers.sparse_search import beside, images
 from torch import Tensor
 
 from decompose_cli.sparse import curvature, cuts, elimination, measures, mixtures, moves, qpm, values
@@ -24,7 +24,8 @@ from decompose_cli.sparse.strength import choose_strength, stratified_part
 CLASSES, FEATURES, IMAGES, L2 = 4, 7, 90, 1e-2
 SUPPORT = torch.rand(CLASSES, FEATURES, generator=torch.Generator().manual_seed(2)) < 0.5
 HEAD = torch.randn(CLASSES, FEATURES + 1, generator=torch.Generator().manual_seed(3)).double()
-HELD = torch.arange(CLASSES) == 2
+OTHERS = torch.randn(CLASSES + 2, FEATURES + 1, generator=torch.Generator().manual_seed(3)).double()
+HELD = torch.arange(CLASSES + 2) >= CLASSES
 MAPS = torch.rand(IMAGES, FEATURES, 3, 3, generator=torch.Generator().manual_seed(4))
 
 
@@ -41,20 +42,18 @@ def the_cuts(problem: Problem) -> tuple[Tensor, ...]:
 
 CASES: dict[str, Callable[[Problem], Any]] = {
     "problem": lambda p: (p.scale, p.value_and_gradient(HEAD), p.in_single.value_and_gradient(HEAD), p.target_means),
-    "refit": lambda p: refit(p, SUPPORT, L2, start=HEAD, toward=HEAD, held=HELD),
+    "refit": lambda p: refit(p, SUPPORT, L2, start=HEAD, toward=HEAD),
     "refit, nothing given": lambda p: refit(p, SUPPORT, L2),
-    "backward": lambda p: backward(p, [2, 3], L2, start=HEAD, held=HELD),
-    "splice": lambda p: splice(p, [SUPPORT], L2, start=HEAD, held=HELD),
-    "shared_pool": lambda p: shared_pool(p, 3, L2, start=HEAD, held=HELD),
+    "backward": lambda p: backward(p, [2, 3], L2, start=HEAD),
+    "splice": lambda p: splice(p, [SUPPORT], L2, start=HEAD),
+    "shared_pool": lambda p: shared_pool(p, 3, L2, start=HEAD),
     "path": lambda p: elastic_net_path(p, strengths=3, most_steps=20),
-    "path, held": lambda p: elastic_net_path(p, strengths=3, held=HELD, start=HEAD, most_steps=20),
     "cuts": the_cuts,
-    "ternary": lambda p: values.ternary(p, 2, L2, start=HEAD, held=HELD, kicks=2),
-    "binary": lambda p: values.binary(p, 2, L2, start=HEAD, held=HELD, kicks=2),
-    "binary, nothing given": lambda p: values.binary(p, 2, L2, kicks=2),
+    "ternary": lambda p: values.ternary(p, 2, L2, start=HEAD, kicks=2),
+    "binary": lambda p: values.binary(p, 2, L2, kicks=2),
     "nonnegative": lambda p: values.nonnegative(p, SUPPORT, L2),
-    "ternary_at": lambda p: values.ternary_at(p, SUPPORT, L2, start=HEAD, held=HELD, kicks=2),
-    "fit_scale": lambda p: fit_scale(p, SUPPORT, L2, start=HEAD, held=HELD),
+    "ternary_at": lambda p: values.ternary_at(p, SUPPORT, L2, start=HEAD, kicks=2),
+    "fit_scale": lambda p: fit_scale(p, SUPPORT, L2),
     "qpm": lambda p: qpm.select(p, 2, size=5, locality=qpm.locality([(p.features, MAPS)]), restarts=2),
     "measures": lambda p: measures.measure(p.features, p.labels, SUPPORT),
     "local diversity": local_diversity,
@@ -80,7 +79,7 @@ def plain(found: Any) -> Any:
 def drawn() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     x, labels = images(CLASSES, FEATURES, IMAGES)
     generator = torch.Generator().manual_seed(1)
-    targets = torch.rand(IMAGES, CLASSES, generator=generator).double().softmax(1)
+    targets = torch.rand(IMAGES, len(HELD), generator=generator).double().softmax(1)
     return x.relu(), labels, targets, torch.rand(IMAGES, generator=generator) + 0.1
 
 
@@ -97,10 +96,15 @@ def test_a_default_device_changes_nothing(name: str, size: str, monkeypatch: pyt
         monkeypatch.setattr(measures, "_IMAGES_OF_MIXTURES", 60)
         monkeypatch.setattr(mixtures, "_VALUES_AT_ONCE", 130)
     x, labels, targets, a = drawn()
-    for more in ({}, {"targets": targets, "image_weights": a}):
-        expected = plain(CASES[name](Problem(x, labels, CLASSES, **more)))
+    own = targets[:, :CLASSES] / targets[:, :CLASSES].sum(1, keepdim=True)
+    for make in (
+        lambda: Problem(x, labels, CLASSES),
+        lambda: Problem(x, labels, CLASSES, targets=own, image_weights=a),
+        lambda: beside(x, labels, OTHERS, HELD, targets=targets, image_weights=a),
+    ):
+        expected = plain(CASES[name](make()))
         with torch.device("meta"):
-            assert plain(CASES[name](Problem(x, labels, CLASSES, **more))) == expected
+            assert plain(CASES[name](make())) == expected
 
 
 def test_fits_run_where_there_is_double_precision() -> None:

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from helpers.sparse_fits import CLASSES, IMAGES, images, some_head, written_out
+from helpers.sparse_search import beside
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
@@ -135,27 +136,29 @@ def test_the_ways_to_an_optimum_end_at_the_same(
     check(elastic_net_path(Problem(*data, CLASSES), strengths=12), tight, data)
 
 
-def test_classes_that_are_held_keep_their_rows() -> None:
+def test_the_certificate_holds_beside_classes_that_are_held() -> None:
     x, labels = images()
     few = labels != 2
     x, labels = x[few], labels[few]
     start, held = some_head(), torch.arange(CLASSES) == 2
-    path = elastic_net_path(Problem(x, labels, CLASSES), strengths=5, held=held, start=start)
-    best = elastic_net_path(Problem(x, labels, CLASSES), strengths=5, held=held, start=start, tolerance=1e-11)
+    problem = beside(x, labels, start, held)
+    path = elastic_net_path(problem, strengths=5)
+    best = elastic_net_path(problem, strengths=5, tolerance=1e-11)
     for point, known in zip(path.points, best.points, strict=True):
-        assert torch.equal(point.head[2], start[2])
-        others = point.head.clone()
+        whole = start.clone()
+        whole[~held] = point.head
+        others = whole.clone()
         others[2, :-1] = 0
         penalty = objective(x, labels, others, point.strength) - float(written_out(x, labels, others))
-        assert point.objective == pytest.approx(float(written_out(x, labels, point.head)) + penalty, rel=1e-12)
+        assert point.objective == pytest.approx(float(written_out(x, labels, whole)) + penalty, rel=1e-12)
         assert point.objective - known.objective <= point.gap <= 1e-6 * point.objective
         # Nothing is left for the class that is held where the others' biases are larger still.
-        raised = point.head.clone()
+        raised = whole.clone()
         raised[~held, -1] += 50
-        assert float(written_out(x, labels, point.head) - written_out(x, labels, raised)) <= point.gap + 1e-15
+        assert float(written_out(x, labels, whole) - written_out(x, labels, raised)) <= point.gap + 1e-15
         # No step in any direction of the rows that move leads below the certificate.
         for seed in range(5):
-            other = point.head + 0.01 * some_head(seed) * ~held[:, None] * (point.head != 0)
+            other = whole + 0.01 * some_head(seed) * ~held[:, None] * (whole != 0)
             changed = other.clone()
             changed[2, :-1] = 0
             penalty = objective(x, labels, changed, point.strength) - float(written_out(x, labels, changed))
@@ -230,18 +233,13 @@ def test_exact_biases_give_every_class_as_much_probability_as_images(case: str) 
         t = torch.rand(len(x), CLASSES, generator=generator).double().softmax(1)
     free = torch.ones(CLASSES, dtype=torch.bool)
     free[0] = case != "held"
-    problem = Problem(
-        x,
-        labels,
-        CLASSES,
-        image_weights=a if case == "weights" else None,
-        targets=t if case == "targets" else None,
-    )
+    more = {"image_weights": a if case == "weights" else None, "targets": t if case == "targets" else None}
     head = some_head()
     head[:, -1] += torch.tensor([3.0, -20.0, 0.0, 9.0])
-    found = with_exact_biases(problem, head, free, 1e-12)
+    problem = beside(x, labels, head, ~free, targets=t) if case == "held" else Problem(x, labels, CLASSES, **more)
+    found = head.clone()
+    found[free] = with_exact_biases(problem, head[free], 1e-12)
     assert torch.equal(found[:, :-1], head[:, :-1])
-    assert torch.equal(found[~free], head[~free])
     p = (standardised(x) @ found[:, :-1].t() + found[:, -1]).softmax(1)
     means = [(a.double()[:, None] * what).sum(0) / a.double().sum() for what in (p, t)]
     torch.testing.assert_close(means[0][free], means[1][free], rtol=0, atol=1e-11)

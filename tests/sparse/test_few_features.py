@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.sparse_search import images
+from helpers.sparse_search import beside, images
 
 from decompose_cli.sparse import few_features, minimise, problem
 from decompose_cli.sparse.few_features import FewFeatures, evaluation_of
@@ -79,14 +79,22 @@ def test_fits_take_them_for_large_problems_with_few_features(monkeypatch: pytest
     assert not made
 
 
-def test_rows_that_are_held_count_with_all_their_features(monkeypatch: pytest.MonkeyPatch) -> None:
-    double, single = in_both(monkeypatch)
+def test_classes_that_are_held_count_with_all_their_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, labels = images(CLASSES, FEATURES, IMAGES)
     start = torch.randn(CLASSES, FEATURES + 1, generator=torch.Generator().manual_seed(2)).double() / 4
     held = torch.zeros(CLASSES, dtype=torch.bool)
     held[3] = True
-    monkeypatch.setattr(few_features, "_FEWER", 1)
-    expected = refit(double, support(), 1e-2, start=start, held=held)
+    double = beside(x, labels, start, held)
+    monkeypatch.setattr(problem, "_IN_DOUBLE", 0)
+    single = beside(x, labels, start, held)
+    used = torch.cat([support(), torch.ones(CLASSES, 1, dtype=torch.bool)], 1)[~held]
+    head = torch.where(used, start[~held], 0.0)
+    few = FewFeatures(single, used)
+    monkeypatch.setattr(single, "at_once", 70)
+    torch.testing.assert_close(
+        few.probabilities(head, slice(10, 90)).double(), double.probabilities(head, slice(10, 90)), rtol=1e-4, atol=1e-6
+    )
+    expected = refit(double, support()[~held], 1e-2, start=start[~held])
     monkeypatch.setattr(minimise, "evaluation_of", lambda of, used: FewFeatures(of, used))
-    found = refit(single, support(), 1e-2, start=start, held=held)
-    assert torch.equal(found.head[3], start[3])
+    found = refit(single, support()[~held], 1e-2, start=start[~held])
     assert found.objective == pytest.approx(expected.objective, rel=1e-5)

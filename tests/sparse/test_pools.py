@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers.sparse_search import images
+from helpers.sparse_search import beside, images
 from torch import Tensor
 
 from decompose_cli.sparse import pools
@@ -94,8 +94,8 @@ def test_classes_that_are_held_have_no_say() -> None:
     start = torch.zeros(4, 13).double()
     start[3, 6:12] = 5.0  # in favour of the noise
     held = torch.arange(4) == 3
-    problem = Problem(torch.cat([x, noise], 1), labels, 4)
-    assert shared_pool(problem, 4, L2, start=start, held=held).max() < 6
+    problem = beside(torch.cat([x, noise], 1), labels, start, held)
+    assert shared_pool(problem, 4, L2, start=start[:3]).max() < 6
 
 
 @pytest.mark.parametrize("size", [0, 13])

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
 import torch
-from helpers.sparse_search import all_supports, images, minima
+from helpers.sparse_search import all_supports, beside, images, minima, penalised_loss
 from torch import Tensor
 
 from decompose_cli.sparse import long_work
@@ -93,8 +94,8 @@ def test_a_search_that_finds_nothing_better_gives_its_start(monkeypatch: pytest.
     support = splice(problem, [random_support(4, 12, 3, 0)], L2).support
     worse = random_support(4, 12, 3, 9)
 
-    def deceived(problem, support, l2, *, start, held):
-        fit = refit(problem, worse, l2, start=start, held=held)
+    def deceived(problem, support, l2, *, start):
+        fit = refit(problem, worse, l2, start=start)
         return type(fit)(fit.head, 0.0, 0.0, 0.0, 1, fit.curvature)
 
     monkeypatch.setattr("decompose_cli.sparse.splicing.refit_loosely", deceived)
@@ -230,20 +231,28 @@ def test_classes_keep_their_own_numbers_of_features() -> None:
     assert not torch.equal(found.support[0], start[0])
 
 
-def test_classes_that_are_held_keep_their_rows() -> None:
+@pytest.mark.parametrize("between", [1, 64])
+def test_the_loss_is_that_beside_classes_that_are_held(between: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decompose_cli.sparse.splicing._BETWEEN_SUMS", between)
     x, labels = images(4, 12, 200)
     few = labels != 1
     head = torch.randn(4, 13, generator=torch.Generator().manual_seed(3)).double()
-    head[1, :-1] = 0  # so that exchanging its features would seem to pay
-    held = torch.arange(4) == 1
-    problem = Problem(x[few], labels[few], 4)
-    start = random_support(4, 12, 3, 0)
-    found = splice(problem, [start], L2, start=head, held=held)
-    assert torch.equal(found.fit.head[1], head[1])
-    assert torch.equal(found.support[1], start[1])
-    assert found.fit.objective < refit(problem, start, L2, start=head, held=held).objective
-    all_held = splice(problem, [start], L2, start=head, held=torch.ones(4, dtype=torch.bool))
-    assert torch.equal(all_held.fit.head, head)
+    head[1, -1] += 2
+    held, x, labels = torch.arange(4) == 1, x[few], labels[few]
+    problem, start = beside(x, labels, head, held), random_support(3, 12, 3, 0)
+    found = splice(problem, [start], L2)
+    assert found.fit.objective < refit(problem, start, L2).objective
+    # No exchange in a class, with a whole fit of all, is better.
+    for number in range(3):
+        for out, new in itertools.product(found.support[number].nonzero()[:, 0], range(12)):
+            if not found.support[number, new]:
+                other = found.support.clone()
+                other[number, out], other[number, new] = False, True
+                assert refit(problem, other, L2, start=found.fit.head).objective > found.fit.objective * (1 - 1e-4)
+    whole = head.clone()
+    whole[~held] = found.fit.head
+    loss = float(penalised_loss(x, torch.nn.functional.one_hot(labels, 4), whole, 0.0))
+    assert found.fit.loss == pytest.approx(loss, rel=1e-9)
 
 
 def test_a_search_is_repeatable() -> None:
@@ -295,8 +304,8 @@ def test_long_searches_say_how_far_they_are(monkeypatch: pytest.MonkeyPatch) -> 
     x, labels = images(3, 6, 60)
     problem = Problem(x, labels, 3)
     start = refit(problem, torch.ones(3, 6, dtype=torch.bool), L2).head
-    quiet = [support.tolist() for support, _ in SEARCHES["splicing"](problem, start, [2], L2, None)]
+    quiet = [support.tolist() for support, _ in SEARCHES["splicing"](problem, start, [2], L2)]
     assert not told
     monkeypatch.setattr(long_work, "_LONG", 0)
-    assert [support.tolist() for support, _ in SEARCHES["splicing"](problem, start, [2], L2, None)] == quiet
+    assert [support.tolist() for support, _ in SEARCHES["splicing"](problem, start, [2], L2)] == quiet
     assert set(told) == {"Eliminating features, steps", "Exchanging features, classes"}

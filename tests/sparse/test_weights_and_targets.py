@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.sparse_search import images
+from helpers.sparse_search import beside, images
 from torch import Tensor
 
 from decompose_cli.sparse import curvature, elastic_net, values
@@ -26,25 +26,24 @@ CLASSES, FEATURES, IMAGES, L2 = 4, 9, 120, 1e-2
 SUPPORT = torch.rand(CLASSES, FEATURES, generator=torch.Generator().manual_seed(2)) < 0.5
 HEAD = torch.randn(CLASSES, FEATURES + 1, generator=torch.Generator().manual_seed(3)).double() / 2
 HELD = torch.arange(CLASSES) == 3
-HERE = {"start": HEAD, "held": HELD}
 
 
 def fit_of(found: Fit | FewValues) -> list[Any]:
     return [found.objective, found.loss, found.head]
 
 
-def path_of(problem: Problem, **more: Tensor) -> list[Any]:
-    points = elastic_net_path(problem, strengths=4, tolerance=1e-9, **more).points
+def path_of(problem: Problem) -> list[Any]:
+    points = elastic_net_path(problem, strengths=4, tolerance=1e-9).points
     assert all(point.relative_gap <= 1e-9 for point in points)
     return [[point.strength, point.objective, point.loss, point.head, point.weights] for point in points]
 
 
 def gap_of(problem: Problem) -> list[Any]:
     """The certificate of heads that are not optimal."""
-    solver = elastic_net._Solver(problem, 0.99, None, None)
+    solver = elastic_net._Solver(problem, 0.99)
     strongest, start = solver.strongest, solver.at.head
     solver.strength, solver.l1, solver.l2 = 0.01, 0.0099, 0.0001
-    biases = elastic_net.with_exact_biases(problem, HEAD, solver.moving, 1e-13)
+    biases = elastic_net.with_exact_biases(problem, HEAD, 1e-13)
     return [strongest, start, solver._gap(solver._evaluate(biases)), biases]
 
 
@@ -67,13 +66,17 @@ def curvatures_of(problem: Problem) -> list[Any]:
     ]
 
 
-def splice_of(problem: Problem, **more: Tensor) -> list[Any]:
-    found = splice(problem, [SUPPORT], L2, **more)
+def support_of(problem: Problem) -> Tensor:
+    return SUPPORT[: problem.num_classes]
+
+
+def splice_of(problem: Problem) -> list[Any]:
+    found = splice(problem, [support_of(problem)], L2)
     return [found.support, *fit_of(found.fit)]
 
 
-def backward_of(problem: Problem, **more: Tensor) -> list[Any]:
-    found = backward(problem, [2, 4], L2, **more)
+def backward_of(problem: Problem) -> list[Any]:
+    found = backward(problem, [2, 4], L2)
     return [found.order, fit_of(found.fits[2]), fit_of(found.fits[4])]
 
 
@@ -81,17 +84,17 @@ def few_values_of(found: FewValues) -> list[Any]:
     return [found.matrix, found.scale, *fit_of(found)]
 
 
-FITS: dict[str, Callable[..., Any]] = {
-    "refit": lambda p, **more: fit_of(refit(p, SUPPORT, L2, tolerance=1e-10, **more)),
-    "nonnegative": lambda p, **more: fit_of(values.nonnegative(p, SUPPORT, L2, **more)[0]),
+FITS: dict[str, Callable[[Problem], Any]] = {
+    "refit": lambda p: fit_of(refit(p, support_of(p), L2, tolerance=1e-10)),
+    "nonnegative": lambda p: fit_of(values.nonnegative(p, support_of(p), L2)[0]),
     "backward": backward_of,
     "splice": splice_of,
-    "shared_pool": lambda p, **more: shared_pool(p, 4, L2, **more),
+    "shared_pool": lambda p: shared_pool(p, 4, L2),
     "path": path_of,
-    "ternary": lambda p, **more: few_values_of(values.ternary(p, 3, L2, kicks=2, **more)),
-    "ternary_at": lambda p, **more: few_values_of(values.ternary_at(p, SUPPORT, L2, kicks=2, **more)),
-    "binary": lambda p, **more: few_values_of(values.binary(p, 3, L2, kicks=2, **more)),
-    "fit_scale": lambda p, **more: few_values_of(fit_scale(p, SUPPORT, L2, **more)),
+    "ternary": lambda p: few_values_of(values.ternary(p, 3, L2, kicks=2)),
+    "ternary_at": lambda p: few_values_of(values.ternary_at(p, support_of(p), L2, kicks=2)),
+    "binary": lambda p: few_values_of(values.binary(p, 3, L2, kicks=2)),
+    "fit_scale": lambda p: few_values_of(fit_scale(p, support_of(p), L2)),
 }
 PARTS: dict[str, Callable[[Problem], Any]] = {"gap": gap_of, "row": row_of, "curvatures": curvatures_of}
 
@@ -129,7 +132,12 @@ def alike(case: str, held: bool) -> tuple[Problem, Problem]:
     # A third of the next label and two thirds of the own are an image with the next label and two with the own.
     other = (labels + 1) % CLASSES
     soft = (2 * hot + torch.nn.functional.one_hot(other, CLASSES)) / 3
-    divided = Problem(x.repeat(3, 1), torch.cat([labels, labels, other]), CLASSES, scale, image_weights=times.repeat(3))
+    three, truth, thrice = x.repeat(3, 1), torch.cat([labels, labels, other]), times.repeat(3)
+    if held:
+        split = torch.nn.functional.one_hot(truth, CLASSES)
+        divided = beside(three, truth, HEAD, HELD, scale, targets=split, image_weights=thrice)
+        return beside(x, labels * 0, HEAD, HELD, scale, targets=soft, **weighted), divided
+    divided = Problem(three, truth, CLASSES, scale, image_weights=thrice)
     return Problem(x, labels * 0, CLASSES, scale, targets=soft, **weighted), divided
 
 
@@ -144,8 +152,7 @@ def test_fits_take_weights_and_targets(name: str, case: str) -> None:
 def test_fits_take_them_beside_classes_that_are_held(name: str) -> None:
     """Which have no images, but may have a share of targets."""
     problem, other = alike("both", held=True)
-    found = FITS[name](problem, **HERE)
-    same(found, FITS[name](other, **HERE))
+    same(FITS[name](problem), FITS[name](other))
 
 
 @pytest.mark.parametrize("case", ["weights", "targets", "both"])
