@@ -43,6 +43,8 @@ def list_layers(
     model: str | None = None,
     *,
     weights: str | None = None,
+    ema: bool = False,
+    weights_key: str | None = None,
     head: str | None = None,
     input_size: str | None = None,
     seed: int = 0,
@@ -56,6 +58,8 @@ def list_layers(
             any for the network that ships with the project.
         weights: A path, a URL, ``default`` or ``random``, whose classes, options and decomposed head the network gets;
             None for the network as it is built, without any weights.
+        ema: Whether the averaged weights are taken where the file has raw and averaged ones.
+        weights_key: The place of the weights in the file, with dots, where it has several.
         head: Submodule to mark as the head instead of the traced one.
         input_size: Size of the images, as ``224`` or ``224x192``.
         seed: Seed of the initial weights.
@@ -66,10 +70,17 @@ def list_layers(
         InputError: The model is unknown, its weights cannot be used, or it cannot run on such images.
         DownloadError: The weights cannot be fetched.
     """
+    inputs = Inputs(
+        model,
+        weights,
+        head=head,
+        seed=seed,
+        allow_download=allow_download,
+        ema=ema,
+        weights_key=weights_key,
+        features_only=features_only,
+    )
     if weights is not None:
-        inputs = Inputs(
-            model, weights, head=head, seed=seed, allow_download=allow_download, features_only=features_only
-        )
         classifier = open_network(inputs)
     else:
         name = model or default_model()

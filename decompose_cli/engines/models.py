@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from importlib.util import find_spec
 from typing import Any
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.extras import import_extra
+from decompose_cli.models.entry import TIMM
 from decompose_cli.models.imagenet import torchvision_classifiers, torchvision_entry
 from decompose_cli.models.registry import registered_models
-
-_TIMM = "timm:"
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,9 @@ def find_models(pattern: str | None = None) -> FoundModels:
             entry = torchvision_entry(name)
             assert entry is not None
             found.append(entry.facts())
-    if find_spec("timm") is None:
+    try:
+        import_extra("timm", "timm", "The search in timm")
+    except InputError:
         return FoundModels(found, ["timm"])
     return FoundModels(found + _of_timm(wanted), [])
 
@@ -63,13 +64,13 @@ def _of_timm(wanted: str) -> list[dict[str, Any]]:
     untrained = set(timm.list_models()).difference(name.partition(".")[0] for name in trained)
     found: list[dict[str, Any]] = []
     for name in sorted([*trained, *untrained]):
-        if not (_matches(name, wanted) or _matches(_TIMM + name, wanted)):
+        if not (_matches(name, wanted) or _matches(TIMM + name, wanted)):
             continue
         of_weights = timm.get_pretrained_cfg(name) if name not in untrained else None
         weights = (of_weights.hf_hub_id or of_weights.url) if of_weights is not None else None
         found.append(
             {
-                "name": _TIMM + name,
+                "name": TIMM + name,
                 "dataset": None,
                 "num_classes": None if of_weights is None else of_weights.num_classes,
                 "parameters": None,

@@ -105,6 +105,8 @@ def class_names_of(classifier: Classifier) -> ClassNames | None:
     """The names of a network's outputs, if they are known."""
     if classifier.new_head is not None:
         return ClassNames(classifier.new_head.class_names)
+    if classifier.lacks_head:  # what its weights say of classes is of a head that is left out
+        return ClassNames(*classifier.entry.outputs()) if classifier.entry.outputs is not None else None
     metadata = classifier.checkpoint.metadata if classifier.checkpoint else None
     if metadata is not None and metadata.class_names is not None:
         known = known_class_names(metadata.dataset, certain=True)

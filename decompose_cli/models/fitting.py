@@ -97,7 +97,11 @@ def _under_prefix(names: Collection[str], state: dict[str, Tensor], source: str)
     for prefix, whole in found.items():
         left = [name for name in state if not name.startswith(prefix)]
         if {plain_name(name) for name in left} & {plain_name(name) for name in names}:
-            break  # they could be meant as well
+            raise InputError(
+                f"{source} holds this network under {prefix[:-1]}, and other weights of its names beside that "
+                f"({first_few(sorted(left))}).",
+                hint=f"{param('weights_key')} {prefix[:-1]} takes the former.",
+            )
         note(f"{source}: of names with different beginnings, those with {prefix!r} are this network.")
         _say_left_out(left, source)
         return whole

@@ -27,14 +27,16 @@ def at_key(content: Any, key: str, path: Path) -> Any:
     Raises:
         InputError: There is no such place, or several have this name.
     """
-    found = list(_at(content, composed(key), 0)) or list(_among_names(content, plain_name(key), 0))
+    top = _entries(content)
+    found = [top[composed(key)]] if composed(key) in top else list(_at(content, composed(key), 0))
+    found = found or list(_among_names(content, plain_name(key), 0))
     if len(found) > 1:
         raise InputError(
             f"{path} has {len(found)} places that {param('weights_key')} {key} could mean.",
             hint="Save the weights that you mean alone, with torch.save.",
         )
     if not found:
-        places = first_few(_places(content), 6)
+        places = first_few(dict.fromkeys(_places(content)), 6)
         raise InputError(
             f"{path} has nothing at {param('weights_key')} {key}.",
             hint=f"It has tensors at {places}." if places else "It has tensors only at its top.",
@@ -56,15 +58,21 @@ def _at(value: Any, key: str, depth: int) -> Iterator[Any]:
         for name, part in entries.items()
         if name.startswith(f"{key}.") and isinstance(part, Tensor)
     }
+    inner = inner or _beginning_with(entries, plain_name(key))
     if inner:
         yield inner
+
+
+def _beginning_with(entries: dict[str, Any], key: str) -> dict[str, Any]:
+    """The weights whose names begin with the key, but for what wraps a network."""
+    names = {name: plain_name(name) for name, part in entries.items() if isinstance(part, Tensor)}
+    return {plain[len(key) + 1 :]: entries[name] for name, plain in names.items() if plain.startswith(f"{key}.")}
 
 
 def _among_names(value: Any, key: str, depth: int) -> Iterator[dict[str, Any]]:
     """The weights whose names begin with the key, in whatever mapping, but for what wraps a network."""
     entries = _entries(value)
-    names = {name: plain_name(name) for name, part in entries.items() if isinstance(part, Tensor)}
-    inner = {plain[len(key) + 1 :]: entries[name] for name, plain in names.items() if plain.startswith(f"{key}.")}
+    inner = _beginning_with(entries, key)
     if inner:
         yield inner
     if depth < _DEEPEST:

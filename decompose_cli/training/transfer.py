@@ -15,7 +15,7 @@ from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.refitting import Refitting, check_refit, settle
 from decompose_cli.decomposition.sampling import fitted_numbers
 from decompose_cli.decomposition.sparse_heads import fit_head
-from decompose_cli.errors import InputError, first_line, one_of, param
+from decompose_cli.errors import InputError, first_few, first_line, one_of, param
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
 from decompose_cli.models.classifier import Classifier
@@ -157,6 +157,13 @@ def fitted_new_head(
     Raises:
         InputError: A class has no images.
     """
+    names, counts = train.class_map.names, train.labels.bincount(minlength=len(train.class_map.names))
+    if empty := [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]:
+        raise InputError(
+            f"A head is fitted to images of each of the {len(names)} classes, and {len(empty)} have no training images "
+            f"({first_few(empty)}).",
+            hint=f"{param('new_head')} gives the network a head for the classes of the data set alone.",
+        )
     data = dataclasses.replace(train.labelled(), weight=None, bias=None)
     if images is not None:
         data = part_to_fit(data, images, train.inputs.seed)

@@ -37,6 +37,10 @@ def layers(
             help="Weights whose classes, options and decomposed head it gets; FILE may name the network itself.",
         ),
     ] = None,
+    ema: Annotated[bool, option("--ema", help="Take the averaged weights of the file.")] = False,
+    weights_key: Annotated[
+        Optional[str], option("--weights-key", metavar="KEY", help="Place of the weights in the file.")
+    ] = None,
     head: Annotated[Optional[str], option("--head", metavar="NAME", help="Submodule to mark as the head.")] = None,
     input_size: Annotated[
         Optional[str], option("--input-size", metavar="N|HxW", help="Pixels of the images. Default: the network's.")
@@ -50,6 +54,8 @@ def layers(
     listed = list_layers(
         model,
         weights=weights,
+        ema=ema,
+        weights_key=weights_key,
         head=head,
         input_size=input_size,
         allow_download=not no_download,

@@ -58,7 +58,7 @@ def show_models(terminal: Terminal, found: FoundModels, search: str | None = Non
         terminal.print(f"No network of this project, of torchvision or of timm has a name like {search!r}.")
     for library in found.not_installed:
         install = f"pip install 'decompose-cli[{library}]'"
-        terminal.print(f"{library} is not installed, so its networks are not searched: {install}.")
+        terminal.print(f"{library} cannot be imported, so its networks are not searched: {install}.")
     if search is None:
         terminal.print(
             "Also: any other torchvision classifier by its name, timm:NAME, hf:ORG/NAME or hf:FOLDER of transformers, "
