@@ -25,7 +25,7 @@ from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassMap
-from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.errors import DecomposeError, DownloadError, InputError, first_few, param
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.bank import FeatureBank, rows_of
 from decompose_cli.features.inputs import ALL, Inputs
@@ -186,14 +186,17 @@ class StudiedClasses(ABC):
     def _whole_map(self) -> ClassMap:
         """The same for all outputs."""
         classes, count = class_names_of(self._opened), self._whole_head.num_classes
-        return matched(self._images, self._dataset_labels, self._opened.name, classes, count, self._given)
+        return matched(self._images, self._kept.labels, self._opened.name, classes, count, self._given)
+
+    @property
+    def _own_outputs(self) -> tuple[int, ...]:
+        """The outputs whose classes have images in this split, whether these can be read or not."""
+        return tuple(torch.unique(torch.tensor(self._whole_map.outputs)[self._kept.labels]).tolist())
 
     @cached_property
     def present(self) -> tuple[int, ...]:
         """The outputs whose classes have images where features are chosen: in the training split, if there is one."""
-        deciding = self._deciding
-        outputs = torch.tensor(deciding._whole_map.outputs)
-        return tuple(torch.unique(outputs[deciding._dataset_labels]).tolist())
+        return self._deciding._own_outputs
 
     @cached_property
     def _deciding(self) -> StudiedClasses:
@@ -205,10 +208,7 @@ class StudiedClasses(ABC):
         try:
             return self.other_split("train")
         except InputError as error:
-            note(
-                f"Which classes have images is decided by the images of split {self._images.split}, as the training "
-                f"images cannot be had: {error.sentence}"
-            )
+            _say_decided_here(self._images.split, error)
             return self
 
     @cached_property
@@ -218,8 +218,7 @@ class StudiedClasses(ABC):
         Where the network's checkpoint has fewer classes than the network it was made from, what it says of that.
         """
         outputs = self._whole_head.num_classes
-        own = tuple(torch.unique(torch.tensor(self._whole_map.outputs)[self._dataset_labels]).tolist())
-        present = own if self._keeps_all and len(own) == outputs else self.present
+        present = self._described_outputs if self._keeps_all else self.present
         if len(present) == outputs:
             metadata = self._opened.checkpoint.metadata if self._opened.checkpoint else None
             return metadata.part if metadata is not None else None
@@ -227,6 +226,18 @@ class StudiedClasses(ABC):
         return PartOfClasses(
             policy="all" if self._keeps_all else "present", outputs=outputs, present=list(present), names=names
         )
+
+    @property
+    def _described_outputs(self) -> tuple[int, ...]:
+        """:attr:`present` where no number depends on it, so that training images that cannot be had are no error."""
+        own = self._own_outputs
+        if len(own) == self._whole_head.num_classes:
+            return own
+        try:
+            return self.present
+        except (DownloadError, InputError) as error:
+            _say_decided_here(self._images.split, error)
+            return own
 
     def described_classes(self) -> dict[str, Any]:
         """What the description in a checkpoint says of the classes of a head."""
@@ -313,3 +324,10 @@ class StudiedClasses(ABC):
             source = self.classifier.weights_source
             raise InputError(f"{what} needs the full head, which {source} no longer has: its head is decomposed.")
         return full
+
+
+def _say_decided_here(split: str, error: DecomposeError) -> None:
+    note(
+        f"Which classes have images is decided by the images of split {split}, as the training images cannot be used: "
+        f"{error.sentence}"
+    )
