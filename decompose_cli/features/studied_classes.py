@@ -44,13 +44,15 @@ class StudiedClasses(ABC):
 
     Attributes:
         inputs: Options that the user chose.
+        stated_classes: What the class map says of the data set's classes; without one, what the network's checkpoint
+            says of these, as it was made with one from this data set.
     """
 
     inputs: Inputs
+    stated_classes: Mapping[str, str | int] | None
     device: torch.device
     _opened: Classifier
     _images: ImageDataset
-    _given: Mapping[str, str | int] | None
     _has_read_features = False
     _cut_features: Tensor | None = None
 
@@ -186,7 +188,7 @@ class StudiedClasses(ABC):
     def _whole_map(self) -> ClassMap:
         """The same for all outputs."""
         classes, count = class_names_of(self._opened), self._whole_head.num_classes
-        return matched(self._images, self._kept.labels, self._opened.name, classes, count, self._given)
+        return matched(self._images, self._kept.labels, self._opened.name, classes, count, self.stated_classes)
 
     @property
     def _own_outputs(self) -> tuple[int, ...]:
@@ -247,7 +249,17 @@ class StudiedClasses(ABC):
             "class_names": list(names),
             "class_ids": None if ids is None else list(ids),
             "part": self.part,
+            "class_map": self.described_map(),
         }
+
+    def described_map(self) -> dict[str, str] | None:
+        """What was stated of classes of the data set, in names of the head, whose numbers may be others, or None."""
+        if not self.stated_classes:
+            return None
+        names, ids = self._images.class_names, self._images.class_ids or self._images.class_names
+        rows = zip(names, ids, self.class_map.outputs, strict=True)
+        stated = [(n, output) for n, i, output in rows if output >= 0 and {n, i}.intersection(self.stated_classes)]
+        return {name: self.class_map.called(output) for name, output in stated}
 
     def rows_of_classes(self, matrix: Tensor) -> Tensor:
         """A matrix with a row for each class of the network, (C, any), with those of the classes of the head."""

@@ -76,6 +76,7 @@ class Learner:
         labels: The network's class number of each training image, int64.
         class_names: Names of the network's outputs.
         preprocessing: The preprocessing of evaluation.
+        class_map: What is stated of the data set's classes, for the checkpoints.
     """
 
     classifier: Classifier
@@ -84,6 +85,7 @@ class Learner:
     labels: torch.Tensor
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
+    class_map: dict[str, str] | None = None
 
 
 def configure(
@@ -209,7 +211,8 @@ def open_learner(
             other = Study(dataclasses.replace(inputs, split=test.split), (test.split,), study.classifier)
             held = LabelledImages(test.split, other.dataset, other.labels, study.preprocessing)
         names = study.class_map.names
-        return Learner(study.classifier, study.dataset, held, study.labels, names, study.preprocessing)
+        stated = study.described_map()
+        return Learner(study.classifier, study.dataset, held, study.labels, names, study.preprocessing, stated)
     assert inputs.model is not None
     train, test = open_splits(inputs, inputs.dataset)
     entry = find_entry(inputs.model, allow_download=inputs.allow_download).configured(**model_options)
@@ -285,6 +288,7 @@ def make_job(
         model=entry.name,
         num_classes=len(learner.class_names),
         class_names=list(learner.class_names),
+        class_map=learner.class_map,
         dataset=config["dataset"],
         **learner.preprocessing.described(),
         model_options=config["model_options"],
