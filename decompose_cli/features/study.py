@@ -266,7 +266,7 @@ def _dataset_name(inputs: Inputs, classifier: Classifier) -> str:
     return name
 
 
-def _stated_by(classifier: Classifier, images: ImageDataset) -> dict[str, str] | None:
+def _stated_by(classifier: Classifier, images: ImageDataset) -> dict[str, str | int] | None:
     """What the checkpoint of a network says of the classes of the data set that it was made from."""
     metadata = classifier.checkpoint.metadata if classifier.checkpoint and classifier.new_head is None else None
     if metadata is None or metadata.class_map is None or metadata.dataset != images.name:
