@@ -76,7 +76,7 @@ def test_classes_without_images_are_left_out_of_the_head(material: Path, line: s
 )
 def test_what_is_said_of_the_other_classes_is_true(material: Path, line: str, ending: str) -> None:
     lines = run(*words(line, material)).output.splitlines()
-    (said,) = (row for row in lines if row.startswith("Classes "))
+    (said,) = (row for row in lines if row.startswith("Classes   "))
     assert said.startswith("Classes   9 of the network's 10 have images")
     assert said.endswith(ending)
 
