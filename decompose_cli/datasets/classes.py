@@ -36,6 +36,12 @@ class ClassMap:
     by_position: bool
     ids: tuple[str, ...] | None = None
 
+    def called(self, output: int) -> str:
+        """A text that means this output in a class map: its name, else its id, else its number."""
+        known = _numbers(ClassNames(self.names, self.ids))
+        texts = [names[output] for names in (self.names, self.ids) if names is not None]
+        return next((text for text in texts if known.get(_normal(text)) == output), str(output))
+
     def of_classes(self, numbers: Sequence[int]) -> ClassMap:
         """The map to a head of some of the outputs alone, in this order."""
         places = {number: place for place, number in enumerate(numbers)}

@@ -109,23 +109,36 @@ def own_index_set(head: HeadTensors, source: str, whole: Collection[int] = ()) -
         source: What messages call the set.
         whole: Classes that keep their whole row of the full head where they have all features, see
             :attr:`.models.classifier.Classifier.kept_whole`.
+
+    Raises:
+        InputError: No class has features of its own, as the head is cut to those that are whole.
     """
     classes, everything = _own_decomposition(head).classes(), tuple(range(head.num_features))
     kept = frozenset(number for number in whole if classes[number] == everything)
-    return IndexSet(classes, head.num_features, source=source, whole=kept)
+    found = IndexSet(classes, head.num_features, source=source, whole=kept)
+    _refuse_without_own(found)
+    return found
 
 
 def of_studied_classes(index_set: IndexSet, study: Study) -> IndexSet:
     """An index set for the head of a study: that of all classes of the network is cut to those that are studied.
 
     Raises:
-        InputError: The set says that it is of other classes than those that are studied.
+        InputError: The set says that it is of other classes than those that are studied, or has features of its own
+            for none of them.
     """
     part = study.part
     if part is None or part.policy != "present":
         return index_set
     if index_set.num_classes == part.outputs:
-        return index_set.of_classes(part.present)
+        cut = index_set.of_classes(part.present)
+        _refuse_without_own(cut)
+        if cut.whole:
+            warn(
+                f"{cut.source} has no features of its own for {len(cut.whole)} of the {cut.num_classes} classes that "
+                f"are studied ({first_few(part.names[place] for place in sorted(cut.whole))}); they keep all features."
+            )
+        return cut
     stated = index_set.provenance.get("part")
     names = stated.get("names") if isinstance(stated, dict) else None
     if isinstance(names, list) and names != part.names:
@@ -134,6 +147,15 @@ def of_studied_classes(index_set: IndexSet, study: Study) -> IndexSet:
             f"{first_few(part.names)}."
         )
     return index_set
+
+
+def _refuse_without_own(index_set: IndexSet) -> None:
+    if len(index_set.whole) == index_set.num_classes:
+        raise InputError(
+            f"{index_set.source} has no features of its own for any of the {index_set.num_classes} classes that are "
+            "studied: it was made from images of other classes.",
+            hint=f"Choose features from images of these classes, or keep all classes ({param('classes')} all).",
+        )
 
 
 def highest_weights(head: HeadTensors, class_names: Sequence[str], k: int) -> IndexSet:

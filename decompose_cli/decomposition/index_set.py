@@ -248,10 +248,13 @@ def _open_result(content: dict[str, Any], source: str) -> tuple[Any, int | None,
     (extracted,) = results.values()
     if not isinstance(extracted, dict) or not isinstance(extracted.get("indices"), dict):
         raise InputError(f"{source} is a result document without indices.")
-    model = content.get("model")
+    model, dataset = content.get("model"), content.get("dataset")
+    part = dataset.get("part") if isinstance(dataset, dict) else None
+    provenance = {} if part is None else {"part": part}  # what an index file says of it
     if not isinstance(model, dict):
-        return extracted["indices"], None, {}
-    return extracted["indices"], _stated_features(model.get("num_features"), source), {"model": model}
+        return extracted["indices"], None, provenance
+    num_features = _stated_features(model.get("num_features"), source)
+    return extracted["indices"], num_features, {"model": model, **provenance}
 
 
 def _open_document(content: dict[str, Any], source: str) -> tuple[Any, int | None, Mapping[str, Any]]:

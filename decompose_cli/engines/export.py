@@ -129,6 +129,7 @@ def _described(classifier: Classifier, num_classes: int, images: dict[str, Any])
     before = classifier.checkpoint.metadata if classifier.checkpoint is not None else None
     known = class_names_of(classifier)
     usual = classifier.entry.dataset if classifier.uses_default_weights else None
+    more = {} if before is None else {name: getattr(before, name) for name in ("class_ids", "part", "class_map")}
     return Metadata(
         model=classifier.name,
         num_classes=num_classes,
@@ -136,5 +137,6 @@ def _described(classifier: Classifier, num_classes: int, images: dict[str, Any])
         class_names=list(known.names) if known is not None and len(known.names) == num_classes else None,
         dataset=(before.dataset if before is not None else None) or usual,
         command=before.command if before is not None else None,
+        **more,
         **images,
     )

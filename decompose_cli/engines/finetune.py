@@ -180,6 +180,7 @@ class _Finetune(Training[FinetuneResults]):
             "diversity": float(self._settings.diversity or 0),
             "new_head": is_new,
             "starting_weights": study.classifier.weights_sha256,
+            "class_map_entries": study.stated_classes,
             "training_images": study.on_training_split().dataset.fingerprint(),
         }
         filled = dataclasses.replace(inputs, model=study.classifier.name, dataset=study.dataset.name)
@@ -191,7 +192,7 @@ class _Finetune(Training[FinetuneResults]):
         note(f"Recipe {config['recipe']} ({RECIPES['finetune'].source}): {session.settings.shown()}")
         test = Study(session.inputs, ("test", "val"))
         train = test.on_training_split()
-        check_same(session, starting_weights=test.classifier.weights_sha256)
+        check_same(session, starting_weights=test.classifier.weights_sha256, class_map_entries=test.stated_classes)
         check_same_images(session, train.dataset)
         self._new_head: Refitting | None = None
         if config["new_head"]:

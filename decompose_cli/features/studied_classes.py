@@ -16,7 +16,7 @@ WordNet id or name), and ``present`` are the outputs with training images, the s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassMap
-from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.errors import DecomposeError, DownloadError, InputError, first_few, param
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.bank import FeatureBank, rows_of
 from decompose_cli.features.inputs import ALL, Inputs
@@ -44,13 +44,15 @@ class StudiedClasses(ABC):
 
     Attributes:
         inputs: Options that the user chose.
+        stated_classes: What the class map says of the data set's classes; without one, what the network's checkpoint
+            says of these, as it was made with one from this data set.
     """
 
     inputs: Inputs
+    stated_classes: dict[str, str | int] | None
     device: torch.device
     _opened: Classifier
     _images: ImageDataset
-    _given: Mapping[str, str | int] | None
     _has_read_features = False
     _cut_features: Tensor | None = None
 
@@ -186,14 +188,17 @@ class StudiedClasses(ABC):
     def _whole_map(self) -> ClassMap:
         """The same for all outputs."""
         classes, count = class_names_of(self._opened), self._whole_head.num_classes
-        return matched(self._images, self._dataset_labels, self._opened.name, classes, count, self._given)
+        return matched(self._images, self._kept.labels, self._opened.name, classes, count, self.stated_classes)
+
+    @property
+    def _own_outputs(self) -> tuple[int, ...]:
+        """The outputs whose classes have images in this split, whether these can be read or not."""
+        return tuple(torch.unique(torch.tensor(self._whole_map.outputs)[self._kept.labels]).tolist())
 
     @cached_property
     def present(self) -> tuple[int, ...]:
         """The outputs whose classes have images where features are chosen: in the training split, if there is one."""
-        deciding = self._deciding
-        outputs = torch.tensor(deciding._whole_map.outputs)
-        return tuple(torch.unique(outputs[deciding._dataset_labels]).tolist())
+        return self._deciding._own_outputs
 
     @cached_property
     def _deciding(self) -> StudiedClasses:
@@ -205,10 +210,7 @@ class StudiedClasses(ABC):
         try:
             return self.other_split("train")
         except InputError as error:
-            note(
-                f"Which classes have images is decided by the images of split {self._images.split}, as the training "
-                f"images cannot be had: {error.sentence}"
-            )
+            _say_decided_here(self._images.split, error)
             return self
 
     @cached_property
@@ -218,8 +220,7 @@ class StudiedClasses(ABC):
         Where the network's checkpoint has fewer classes than the network it was made from, what it says of that.
         """
         outputs = self._whole_head.num_classes
-        own = tuple(torch.unique(torch.tensor(self._whole_map.outputs)[self._dataset_labels]).tolist())
-        present = own if self._keeps_all and len(own) == outputs else self.present
+        present = self._described_outputs if self._keeps_all else self.present
         if len(present) == outputs:
             metadata = self._opened.checkpoint.metadata if self._opened.checkpoint else None
             return metadata.part if metadata is not None else None
@@ -227,6 +228,18 @@ class StudiedClasses(ABC):
         return PartOfClasses(
             policy="all" if self._keeps_all else "present", outputs=outputs, present=list(present), names=names
         )
+
+    @property
+    def _described_outputs(self) -> tuple[int, ...]:
+        """:attr:`present` where no number depends on it, so that training images that cannot be had are no error."""
+        own = self._own_outputs
+        if len(own) == self._whole_head.num_classes:
+            return own
+        try:
+            return self.present
+        except (DownloadError, InputError) as error:
+            _say_decided_here(self._images.split, error)
+            return own
 
     def described_classes(self) -> dict[str, Any]:
         """What the description in a checkpoint says of the classes of a head."""
@@ -236,7 +249,17 @@ class StudiedClasses(ABC):
             "class_names": list(names),
             "class_ids": None if ids is None else list(ids),
             "part": self.part,
+            "class_map": self.described_map(),
         }
+
+    def described_map(self) -> dict[str, str] | None:
+        """What was stated of classes of the data set, in names of the head, whose numbers may be others, or None."""
+        if not self.stated_classes:
+            return None
+        names, ids = self._images.class_names, self._images.class_ids or self._images.class_names
+        rows = zip(names, ids, self.class_map.outputs, strict=True)
+        stated = [(n, output) for n, i, output in rows if output >= 0 and {n, i}.intersection(self.stated_classes)]
+        return {name: self.class_map.called(output) for name, output in stated}
 
     def rows_of_classes(self, matrix: Tensor) -> Tensor:
         """A matrix with a row for each class of the network, (C, any), with those of the classes of the head."""
@@ -313,3 +336,10 @@ class StudiedClasses(ABC):
             source = self.classifier.weights_source
             raise InputError(f"{what} needs the full head, which {source} no longer has: its head is decomposed.")
         return full
+
+
+def _say_decided_here(split: str, error: DecomposeError) -> None:
+    note(
+        f"Which classes have images is decided by the images of split {split}, as the training images cannot be used: "
+        f"{error.sentence}"
+    )

@@ -57,11 +57,12 @@ class Study(StudiedClasses):
         self.device = device_led() or resolve_device(inputs.device)
         self.precision = settled_precision(inputs.precision, self.device)
         opened = classifier.whole if classifier is not None else open_network(inputs)
-        self._given = None if inputs.class_map is None else read_class_map(inputs.class_map)
+        given = None if inputs.class_map is None else read_class_map(inputs.class_map)
         name = _dataset_name(inputs, opened)
         split = _default_split(inputs, name, splits) if inputs.split is None else inputs.split
         self._images = inputs.open_dataset(name, split)
         self._opened = opened.with_classes(self._images.class_names, self._images.class_ids)
+        self.stated_classes = _stated_by(opened, self._images) if given is None else given
 
     @cached_property
     def preprocessing(self) -> Preprocessing:
@@ -263,6 +264,14 @@ def _dataset_name(inputs: Inputs, classifier: Classifier) -> str:
             hint=f"Say which images to use with {param('dataset')}.",
         )
     return name
+
+
+def _stated_by(classifier: Classifier, images: ImageDataset) -> dict[str, str | int] | None:
+    """What the checkpoint of a network says of the classes of the data set that it was made from."""
+    metadata = classifier.checkpoint.metadata if classifier.checkpoint and classifier.new_head is None else None
+    if metadata is None or metadata.class_map is None or metadata.dataset != images.name:
+        return None
+    return {name: wanted for name, wanted in metadata.class_map.items() if name in images.class_names}
 
 
 def _default_split(inputs: Inputs, dataset: str, splits: tuple[str, ...]) -> str:

@@ -58,6 +58,7 @@ class Metadata(BaseModel):
         class_names: Names of the classes in the order of the outputs.
         class_ids: Other names of the classes (WordNet ids), in the same order, where there are any.
         part: What was done about classes without images, where there were some.
+        class_map: For classes of the data set that a class map gave an output, a name, id or number of that output.
         feature_names: Names of the features that enter a head without a network.
         dataset: Name of the data set that the network was trained on.
         mean: Mean of :class:`decompose_cli.preprocessing.Preprocessing`.
@@ -79,6 +80,7 @@ class Metadata(BaseModel):
     class_names: list[str] | None = None
     class_ids: list[str] | None = None
     part: PartOfClasses | None = None
+    class_map: dict[str, str] | None = None
     feature_names: list[str] | None = None
     dataset: str | None = None
     mean: Annotated[list[_Finite], Field(min_length=3, max_length=3)] | None = None

@@ -84,7 +84,7 @@ class FinetuneConfig(RunConfig):
     ``indices_source``: file of the given set. ``only``: what is trained. ``starting_weights``: SHA-256 of the original
     network's weights. ``refit``: whether training begins with weights that were fitted anew, ``l2`` with this strength.
     ``diversity``: how much the diversity of maps counts in the loss. ``new_head``: whether a head for the classes of
-    the data set is fitted first.
+    the data set is fitted first. ``class_map_entries``: what is stated of the data set's classes.
     """
 
     indices: Layout | None
@@ -96,3 +96,4 @@ class FinetuneConfig(RunConfig):
     l2: float | None = None
     diversity: float = 0.0
     new_head: bool = False
+    class_map_entries: dict[str, str | int] | None = None

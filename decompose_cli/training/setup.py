@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,13 @@ from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, complete_norm, default_recipe, resolve
 from decompose_cli.training.session import Session
 from decompose_cli.training.settings import Settings
-from decompose_cli.training.transfer import Transfer, check_transfer, network_to_train, offering_new_head
+from decompose_cli.training.transfer import (
+    Transfer,
+    check_transfer,
+    network_to_train,
+    offering_new_head,
+    without_class_map,
+)
 from decompose_cli.training.unchanged import check_same, check_same_images
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
@@ -76,6 +83,7 @@ class Learner:
         labels: The network's class number of each training image, int64.
         class_names: Names of the network's outputs.
         preprocessing: The preprocessing of evaluation.
+        class_map: What is stated of the data set's classes, for the checkpoints.
     """
 
     classifier: Classifier
@@ -84,6 +92,7 @@ class Learner:
     labels: torch.Tensor
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
+    class_map: dict[str, str] | None = None
 
 
 def configure(
@@ -201,15 +210,14 @@ def open_learner(
         if new_head:
             classifier = classifier.with_new_head(NewHead(tuple(train.class_names), seed))
         study = Study(dataclasses.replace(inputs, seed=seed), ("train",), classifier)
-        if new_head is False:
-            with offering_new_head():
-                _ = study.class_map
         held = None
-        if test is not None:
-            other = Study(dataclasses.replace(inputs, split=test.split), (test.split,), study.classifier)
-            held = LabelledImages(test.split, other.dataset, other.labels, study.preprocessing)
-        names = study.class_map.names
-        return Learner(study.classifier, study.dataset, held, study.labels, names, study.preprocessing)
+        with offering_new_head() if new_head is False else nullcontext(), without_class_map():
+            names = study.class_map.names
+            if test is not None:
+                other = Study(dataclasses.replace(inputs, split=test.split), (test.split,), study.classifier)
+                held = LabelledImages(test.split, other.dataset, other.labels, study.preprocessing)
+        stated = study.described_map()
+        return Learner(study.classifier, study.dataset, held, study.labels, names, study.preprocessing, stated)
     assert inputs.model is not None
     train, test = open_splits(inputs, inputs.dataset)
     entry = find_entry(inputs.model, allow_download=inputs.allow_download).configured(**model_options)
@@ -285,6 +293,7 @@ def make_job(
         model=entry.name,
         num_classes=len(learner.class_names),
         class_names=list(learner.class_names),
+        class_map=learner.class_map,
         dataset=config["dataset"],
         **learner.preprocessing.described(),
         model_options=config["model_options"],

@@ -87,6 +87,17 @@ def offering_new_head() -> Iterator[None]:
         raise InputError(error.sentence, hint=hint) from error
 
 
+@contextmanager
+def without_class_map() -> Iterator[None]:
+    """Leave the hint at a class map out of refusals inside the block, as the command takes none."""
+    try:
+        yield
+    except InputError as error:
+        if error.advice is None or param("class_map") not in error.advice:
+            raise
+        raise InputError(error.sentence) from error
+
+
 def network_to_train(
     classifier: Classifier, new: NewHead | None, only: Trained, size: Size
 ) -> tuple[nn.Module, list[nn.Module]]:

@@ -1,4 +1,4 @@
-"""Whether a run that goes on still has the weights and the images that it began with."""
+"""Whether a run that goes on still has the weights, the images and the class map that it began with."""
 
 from __future__ import annotations
 
@@ -22,14 +22,18 @@ def check_same_images(session: Session, images: ImageDataset) -> None:
         )
 
 
-def check_same(session: Session, **now: str | None) -> None:
-    """Refuse to go on with a run whose weights have been replaced since.
+def check_same(session: Session, **now: object) -> None:
+    """Refuse to go on with a run whose weights, or what else was read for it, have been replaced since.
+
+    Args:
+        session: The run.
+        now: Digests, or what was read, as they are in the configuration where nothing has been replaced.
 
     Raises:
-        InputError: A digest differs from that of the configuration.
+        InputError: One differs from that of the configuration.
     """
-    for name, digest in now.items():
-        if session.config.get(name) != digest:
+    for name, value in now.items():
+        if session.config.get(name) != value:
             raise _replaced(session, name.replace("_", " "), "Put them back")
 
 

@@ -65,6 +65,22 @@ def test_classes_without_images_are_left_out_of_the_head(material: Path, line: s
     assert "3" not in document["dataset"]["classes"]
 
 
+@pytest.mark.parametrize(
+    ("line", "ending"),
+    [
+        ("validate {images}/lacks_3", "can still be predicted"),
+        ("validate {images}/lacks_3 -i {m}/plain.json", "can still be predicted"),  # it has a row for class 3
+        ("extract-indices {images}/lacks_3", "keep all features"),
+        ("validate {images}/lacks_3 --classes present", "the head has no others"),
+    ],
+)
+def test_what_is_said_of_the_other_classes_is_true(material: Path, line: str, ending: str) -> None:
+    lines = run(*words(line, material)).output.splitlines()
+    (said,) = (row for row in lines if row.startswith("Classes   "))
+    assert said.startswith("Classes   9 of the network's 10 have images")
+    assert said.endswith(ending)
+
+
 def test_rankings_that_need_no_images_work_for_classes_without(material: Path) -> None:
     found, _ = results("sweep {images}/lacks_3 --ks 1,2 --methods weight -i {m}/plain.json", material)
     assert {name: set(points) for name, points in found["curves"].items()} == {"weight": {"1", "2"}, "plain": {"3"}}

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from decompose_cli.datasets.class_map import read_class_map
-from decompose_cli.datasets.classes import ClassNames, match_classes
+from decompose_cli.datasets.classes import ClassMap, ClassNames, match_classes
 from decompose_cli.errors import InputError
 
 MODEL = ClassNames(("cat", "dog", "sea lion", "7"), ("n1", "n2", "n3", "n4"))
@@ -125,3 +125,13 @@ def test_a_partial_match_says_how_to_settle_it() -> None:
 def test_the_map_to_some_of_the_outputs() -> None:
     found = match_classes(("dog", "n3", "cat"), None, MODEL, 4, what="x").of_classes([1, 2])
     assert (found.outputs, found.names, found.ids) == ((0, 1, -1), ("dog", "sea lion"), ("n2", "n3"))
+
+
+@pytest.mark.parametrize("ids", [("n1", "n2", "n3", "n4"), None])
+def test_an_output_is_called_by_a_text_that_means_it(ids: tuple[str, ...] | None) -> None:
+    found = ClassMap((0, 1, 2, 3), ("crane", "dog", "crane", "1"), by_position=False, ids=ids)
+    texts = [found.called(output) for output in range(4)]
+    assert texts == (["n1", "dog", "n3", "1"] if ids else ["0", "dog", "2", "1"])
+    given = dict(zip("abcd", texts, strict=True))
+    again = match_classes("abcd", None, ClassNames(found.names, found.ids), 4, what="x", given=given)
+    assert again.outputs == (0, 1, 2, 3)

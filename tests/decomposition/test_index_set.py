@@ -104,6 +104,19 @@ def test_provenance_comes_from_our_document_only(tmp_path: Path) -> None:
     assert read(tmp_path, {"0": [1]}).provenance == {}
 
 
+def test_a_result_says_of_which_classes_its_images_are(tmp_path: Path) -> None:
+    part = {"policy": "present", "outputs": 10, "present": [3, 5], "names": ["cat", "dog"]}
+    content = {"schema_version": 1, "command": "extract-indices", "results": {"5": {"indices": {"0": [1], "1": [2]}}}}
+    model = {"name": "m", "num_features": 8}
+    for more, provenance in (
+        ({"model": model, "dataset": {"part": part}}, {"model": model, "part": part}),
+        ({"dataset": {"part": part}}, {"part": part}),
+        ({"model": model, "dataset": {"part": None}}, {"model": model}),
+        ({"model": model, "dataset": None}, {"model": model}),
+    ):
+        assert read(tmp_path, {**content, **more}).provenance == provenance
+
+
 def test_order_inside_a_class_is_kept(tmp_path: Path) -> None:
     assert read(tmp_path, {"0": [9, 3, 5, 1]}).classes == ((9, 3, 5, 1),)
 

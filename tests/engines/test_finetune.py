@@ -29,6 +29,7 @@ from decompose_cli.decomposition.heads import decomposed_head, with_decomposed_h
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Predictions, compare
 from decompose_cli.decomposition.sparse_heads import fit_head
+from decompose_cli.engines.export import export
 from decompose_cli.engines.finetune import (
     FinetuneResults,
     FinetuneSettings,
@@ -505,6 +506,52 @@ def test_weights_that_have_been_replaced_are_noticed(inputs: Inputs, power_cut: 
     torch.save(content, "mine.pt")
     with pytest.raises(InputError, match="The starting weights are not what they were when the run in tuned began"):
         finetune(Request(Inputs(workers=0, device="cpu"), resume=Path("tuned")))
+
+
+def renamed(inputs: Inputs, root: Path, statement: str) -> Inputs:
+    """The images with two classes of other names, and a class map for these."""
+    for split in ("train", "test"):
+        (root / split).mkdir(parents=True)
+        for new, old in (("x", "a"), ("y", "b"), ("c", "c")):
+            (root / split / new).symlink_to(Path(str(inputs.dataset).removeprefix("folder:")) / split / old)
+    Path("map.json").write_text(statement)
+    return dataclasses.replace(inputs, dataset=f"folder:{root}", class_map=Path("map.json"))
+
+
+def test_a_class_map_that_says_something_else_is_noticed(inputs: Inputs, tmp_path: Path, power_cut: PowerCut) -> None:
+    with power_cut("last.pt"):
+        tuned(renamed(inputs, tmp_path / "renamed", '{"x": 0, "y": "b"}'), indices=rows_of())
+    request = Request(Inputs(workers=0, device="cpu"), resume=Path("tuned"))
+    Path("map.json").write_text('{"x": "b", "y": "a"}')
+    with pytest.raises(InputError, match="The class map entries are not what they were when the run in tuned began"):
+        finetune(request)
+    Path("map.json").write_text('{ "y": "b", "x": 0 }')
+    assert finetune(request).results.last.epoch == 2
+
+
+@pytest.mark.parametrize("classes", ["all", "present"])
+def test_the_checkpoint_knows_the_class_map(inputs: Inputs, tmp_path: Path, classes: str) -> None:
+    mapped = dataclasses.replace(renamed(inputs, tmp_path / "renamed", '{"x": 2, "y": 1}'), classes=classes)
+    for split in ("train", "test"):
+        (tmp_path / "renamed" / split / "c").unlink()
+    results = tuned(mapped)  # by number: with two classes present, those of the checkpoint are 0 and 1
+    found = validate(Inputs(weights="tuned/last.pt", workers=0, device="cpu")).results
+    assert found.decomposed is not None
+    assert found.decomposed.correct == results.after.correct
+    assert found.decomposed.loss == pytest.approx(results.after.loss, abs=1e-4)
+    metadata = read_checkpoint(Path("tuned/last.pt")).metadata
+    assert metadata is not None
+    assert metadata.class_map == {"x": "c", "y": "b"}
+    exported = export(Inputs(weights="tuned/last.pt", device="cpu"), Path("exported.safetensors"))
+    again = validate(Inputs(weights=exported.file, workers=0, device="cpu")).results
+    assert again.decomposed == found.decomposed
+    further = Inputs(weights="tuned/last.pt", dataset=mapped.dataset, workers=0, device="cpu")
+    train(Request(further, {**SHORT, "epochs": 1, "val_split": 0.0}, folder=Path("further")))
+    assert validate(Inputs(weights="further/last.pt", workers=0, device="cpu")).results.total == found.total
+    (tmp_path / "other").symlink_to(tmp_path / "renamed")
+    folder = f"folder:{tmp_path / 'other'}"
+    with pytest.raises(InputError, match="the class 'x'"):  # images of another name may mean something else by it
+        validate(Inputs(weights="tuned/last.pt", dataset=folder, workers=0, device="cpu"))
 
 
 # ------------------------------------------------------------------------------------- a refitted head, diverse maps

@@ -640,3 +640,72 @@ def test_a_class_map_says_which_class_an_image_is_of(case: Case, tmp_path: Path)
     assert expected.results.original is not None
     assert found.results.original.correct == expected.results.original.correct
     assert found.results.original.per_class == expected.results.original.per_class
+
+
+# ------------------------------------------------------------------------------------------- images of other classes
+
+
+@pytest.fixture
+def others(case: Case, tmp_path: Path) -> Case:
+    """Images of three digits of which one is among those of the case."""
+    if case.outputs != 10:
+        pytest.skip("once is enough")
+    return other_digits(case, tmp_path / "others", (0, 1, 3))
+
+
+def other_digits(case: Case, root: Path, digits: tuple[int, ...]) -> Case:
+    for split, count in (("train", 6), ("test", 4)):
+        pixels, labels = open_digits(split).pixels_and_labels
+        for digit in digits:
+            folder = root / split / str(digit)
+            folder.mkdir(parents=True)
+            for number in (labels == digit).nonzero().flatten()[:count].tolist():
+                Image.fromarray(pixels[number].permute(1, 2, 0).numpy()).save(folder / f"{number:04d}.png")
+    return dataclasses.replace(case, root=root, numbers={str(digit): digit for digit in digits})
+
+
+def test_a_result_of_some_classes_is_no_set_of_others(case: Case, others: Case) -> None:
+    extract_indices(case.inputs("present"), ExtractSettings(k=[K])).write(Path("result.json"))
+    with pytest.raises(InputError, match=r"result.json is of the classes 3, 5, 9, but those .* are 0, 1, 3"):
+        validate(others.inputs("present"), Path("result.json"))
+    assert validate(case.inputs("present"), Path("result.json")).results.decomposed is not None
+
+
+def test_rows_that_keep_everything_are_no_decomposition(
+    case: Case, others: Case, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    indices = indices_file(case, "all")
+    found = validate(others.inputs("present"), indices).results
+    assert found.indices is not None
+    assert found.indices.k == (K, K)
+    assert "no features of its own for 2 of the 3 classes that are studied (0, 1); they keep all" in caplog.text
+    none = other_digits(case, tmp_path / "none", (0, 1, 2))
+    with pytest.raises(InputError, match=r"indices.json has no features of its own for any of the 3 classes") as caught:
+        validate(none.inputs("present"), indices)
+    assert "classes all" in str(caught.value.hint)
+    sparsify(case.inputs("all"), SparsifySettings(k=[K], method="frequency", l2=0.05), folder=Path("sparse"))
+    with pytest.raises(InputError, match=r"sparse.safetensors has no features of its own for any of the 3 classes"):
+        validate(none.inputs("present", weights=f"sparse/k{K}/sparse.safetensors"))
+
+
+def test_training_images_that_do_not_fit_are_not_needed_to_measure(
+    others: Case, caplog: pytest.LogCaptureFixture
+) -> None:
+    (others.root / "train" / "0").rename(others.root / "train" / "unicorn")
+    shutil.rmtree(others.root / "test" / "0")
+    caplog.set_level(logging.INFO)
+    document = validate(others.inputs("all", split="test"))
+    assert document.results.total == 8
+    assert document.dataset is not None
+    assert document.dataset.part.present == [1, 3]  # type: ignore[union-attr]
+    assert "is decided by the images of split test, as the training images cannot be used" in caplog.text
+    with pytest.raises(InputError, match="'unicorn' is not among the network's 10 classes"):
+        validate(others.inputs("present", split="test"))
+
+
+def test_no_training_image_is_looked_at_to_see_which_classes_there_are(others: Case) -> None:
+    next((others.root / "train" / "0").iterdir()).write_bytes(b"no image")
+    document = validate(others.inputs("present", split="test", skip_unreadable=0))
+    assert document.results.total == 12
+    assert document.dataset is not None
+    assert document.dataset.part.present == [0, 1, 3]  # type: ignore[union-attr]

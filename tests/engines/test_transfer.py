@@ -201,8 +201,10 @@ def test_other_classes_without_a_new_head_are_refused_with_the_way_to_it(inputs:
     for command in ("train", "finetune"):
         said = refused([command, *same], 2, "not among the network's 2 classes", keeps=False)
         assert "replace its head: --new-head." in said.replace("\n", " ")
+        assert ("--class-map" in said) == (command == "finetune"), "an option that the command has"
     said = refused(["lr-find", *same[:4]], 2, "not among the network's 2 classes", keeps=False)
     assert "--new-head" not in said
+    assert "--class-map" not in said
 
 
 @pytest.mark.parametrize("option", [["--new-head"], ["--refit"], ["--only", "head"]])

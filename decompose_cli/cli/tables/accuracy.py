@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 _MOST_CLASSES = 20
 
 
-def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
-    """Show the network, the images and the constants that a result belongs to; or the head and its features alone."""
+def show_setting(terminal: Terminal, document: ResultDocument[Any], *, chooses: bool = False) -> None:
+    """Show the network, the images and the constants that a result belongs to; or the head and its features alone.
+
+    Args:
+        terminal: The terminal.
+        document: The result.
+        chooses: Whether the command chose features, so that classes without images have kept all of them.
+    """
     from decompose_cli.storage.result_document import DatasetInfo
 
     model, dataset, cache = document.model, document.dataset, document.cache
@@ -50,14 +56,16 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
         f"Weights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
         f"Images    {dataset.name}, {dataset.split}: {dataset.images:,}, mean {triple[0]}, std {triple[1]}{seen}",
         f"Features  {states[cache.features]}",
-        *([] if dataset.part is None else [f"Classes   {_said_of(dataset.part)}"]),
+        *([] if dataset.part is None else [f"Classes   {_said_of(dataset.part, chooses=chooses)}"]),
     )
 
 
-def _said_of(part: PartOfClasses) -> str:
+def _said_of(part: PartOfClasses, *, chooses: bool) -> str:
     """What was done about classes without images."""
     some = f"{len(part.present)} of the network's {part.outputs} have images ({first_few(part.names)})"
-    return f"{some}; {'the others keep all features' if part.policy == 'all' else 'the head has no others'}"
+    if part.policy == "present":
+        return f"{some}; the head has no others"
+    return f"{some}; the others {'keep all features' if chooses else 'can still be predicted'}"
 
 
 def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults]) -> None:
