@@ -17,6 +17,7 @@ import numpy as np
 from decompose_cli.datasets.arrow_images import TableImages
 from decompose_cli.datasets.labels import Labels
 from decompose_cli.datasets.listed_once import once
+from decompose_cli.datasets.listing import is_image_name
 from decompose_cli.datasets.source import Source
 from decompose_cli.datasets.splits import SPLITS, in_preferred_order, split_called, split_in
 from decompose_cli.datasets.stored import StoredImages
@@ -158,7 +159,7 @@ def _load(source: Source) -> _Tables:
             loaded = _from_disk(datasets, path)
         else:
             loaded = _from_hub(datasets, source)
-            stamps = tuple(sorted(map(str, (table.info.download_checksums or {} for table in loaded.values()))))
+            stamps = tuple(sorted({_origin(table) for table in loaded.values()}))
     found: _Tables = {}
     for name, table in loaded.items():
         split = split_called(name) or split_in(name)
@@ -264,11 +265,20 @@ def _explained(source: Source, is_local: bool, datasets: Any) -> Iterator[None]:
         raise InputError(f"The data set {source.rest!r} cannot be read: {first_line(error)}.") from error
 
 
+def _origin(table: Any) -> str:
+    """What tells the revision of a table of the hub: the addresses of its files, else what the library makes of it."""
+    return str(sorted(table.info.download_checksums or ()) or table._fingerprint)
+
+
 def _stamps(path: Path) -> tuple[Any, ...]:
-    """Names, sizes and times of the files of a data set, and a sample of what they hold."""
+    """Names, sizes and times of the files of a data set, and a sample of what they hold.
+
+    Image files are stamped by the rows that name them.
+    """
     if path.is_file():
         files, root = [path], path.parent
     else:
-        files = sorted(file for file in path.rglob("*") if file.suffix in (".parquet", ".arrow") and file.is_file())
+        there = (file for file in path.rglob("*") if not is_image_name(file.name) and file.is_file())
+        files = sorted(file for file in there if not any(part.startswith(".") for part in file.relative_to(path).parts))
         root = path
     return (file_stamp(files, root), content_sample(files))

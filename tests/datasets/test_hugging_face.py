@@ -129,6 +129,22 @@ def test_an_image_of_which_no_sample_is_taken_makes_another_fingerprint() -> Non
     assert found[0] != found[1]
 
 
+@pytest.mark.parametrize("in_table", [False, True])
+def test_another_image_in_a_file_that_a_row_names_makes_another_fingerprint(in_table: bool) -> None:
+    files = [Path(f"images/test/{name}/{number:02}.png") for name in "ab" for number in range(20)]
+    for seed, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(noise(seed, 80)))
+    named = [{"bytes": None, "path": str(file.absolute())} for file in files]
+    name = parquet("x.parquet", image=named, label=[0] * 40) if in_table else "hf:images"
+    before = opened(name).fingerprint()
+    assert opened(name).fingerprint() == before
+    files[4].write_bytes(png(noise(99, 80)))  # of which no sample is taken
+    changed = opened(name).fingerprint()
+    files[7].unlink()
+    assert len({before, changed, opened(name).fingerprint()}) == 3
+
+
 def test_a_table_of_which_nothing_else_is_known_is_told_by_a_sample_of_its_images() -> None:
     def digest(images: list[bytes], rows: list[int]) -> str:
         table = datasets.Dataset.from_dict({"image": images})
