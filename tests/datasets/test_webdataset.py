@@ -110,7 +110,33 @@ def test_splits_by_names_of_shards_and_classes_of_the_training_images() -> None:
         shard(f"other/{split}/0.tar", sample(0), sample(1))
     assert available_splits("wds:other") == ("val", "train")
     assert available_splits("wds:other/train/0.tar") == ("train",)
-    assert available_splits("wds:data/set-{train,validation}-0.tar") == ("test",), "of which no single split is meant"
+
+
+@pytest.mark.parametrize("name", ["*.tar", "c-{train,test}-{0..1}.tar", "**/*.tar", "{c-train,c-test}*.tar"])
+def test_shards_of_several_splits_that_one_pattern_names_stay_apart(name: str) -> None:
+    for split, number in (("train", 0), ("train", 1), ("test", 0), ("test", 1)):
+        shard(f"sh/c-{split}-{number}.tar", sample(number))
+        shard(f"sh/deep/{split}/{number}/0.tar", sample(number))
+    assert available_splits(f"wds:sh/{name}") == ("test", "train")
+    count = 4 if name.startswith("**") else 2
+    assert len(opened(f"wds:sh/{name}", "test")) == len(opened(f"wds:sh/{name}", "train")) == count
+    assert available_splits("wds:sh/deep/**/*.tar") == ("test", "train"), "a folder above says the split, too"
+
+
+@pytest.mark.parametrize("name", ["wds:sh", "wds:sh/*.tar"])
+def test_shards_of_which_only_some_say_the_split_are_refused(name: str) -> None:
+    for file in ("a-train-0", "b-0", "b-1"):
+        shard(f"sh/{file}.tar", sample(0))
+    assert (
+        f"sh/b-0.tar and 1 more do not say which split they are of, while other files of dataset {name} do "
+        "(a-train-0.tar)." in refused(name)
+    )
+    assert available_splits("wds:sh/b-*.tar") == ("test",)
+
+
+def test_a_pattern_that_is_none_is_said() -> None:
+    shard("sh/0.tar", sample(0))
+    assert "sh/**x" in refused("wds:sh/**x"), "which Python 3.13 takes for sh/*x"
 
 
 def test_shards_that_are_named_have_to_be_there() -> None:
