@@ -30,7 +30,7 @@ def files_by_split(source: Source, suffixes: Sequence[str], what: str) -> dict[s
         what: What they are, for messages: ``shards``.
 
     Raises:
-        InputError: There are none, one that is named is not there, or only some of the files say which split they are of.
+        InputError: There are none, one that is named is not there, or only some of the files say their split.
     """
     path = source.path
     if path.is_dir():

@@ -163,5 +163,5 @@ def test_a_file_for_each_split() -> None:
         assert available_splits(name) == ("test", "train")
         assert len(open_dataset(name, "test", Path())) == 2
     np.savez("set_other.npz", images=GREY, labels=LABELS)
-    with pytest.raises(InputError, match="set_other.npz does not say which split it is of"):
+    with pytest.raises(InputError, match=r"set_other\.npz does not say which split it is of"):
         available_splits(f"npz:{Path().absolute()}")
