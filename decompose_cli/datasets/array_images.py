@@ -112,7 +112,7 @@ class ArrayFiles:
         file, images, labels = self._places[split]
         with open_arrays(file, (images, labels, _CLASS_NAMES), "The file") as opened:
             _check(opened, images, labels)
-            names = opened.read([_CLASS_NAMES])[_CLASS_NAMES] if _CLASS_NAMES in opened.stored else None
+            names = _class_names(opened)
             truth = _label_texts(opened, labels)
             training = self._places.get("train") if split != "train" else None
             numbers, classes = truth.numbered(None if training is None else lambda: _labels_in(*training), names)
@@ -192,6 +192,19 @@ def _check(file: ArrayFile, images: str, labels: str) -> None:
         )
     if of_labels[0] != shape[0]:
         raise InputError(f"{file.path} has {shape[0]:,} images in {images}, but {of_labels[0]:,} labels in {labels}.")
+
+
+def _class_names(file: ArrayFile) -> list[str] | None:
+    if _CLASS_NAMES not in file.stored:
+        return None
+    stored = file.stored[_CLASS_NAMES]
+    if stored.kind != TEXT or len(stored.shape) != 1:
+        raise InputError(
+            f"{_CLASS_NAMES} in {file.path} is {stored.kind} of the shape {stored.shape}, not a list of names.",
+            hint="Save it as np.array(names, dtype=str), with a name for each class number.",
+        )
+    names: list[str] = file.read([_CLASS_NAMES])[_CLASS_NAMES]
+    return names
 
 
 def _channels(shape: Sequence[int]) -> int | None:

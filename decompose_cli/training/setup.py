@@ -44,7 +44,13 @@ from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, complete_norm, default_recipe, resolve
 from decompose_cli.training.session import Session
 from decompose_cli.training.settings import Settings
-from decompose_cli.training.transfer import Transfer, check_transfer, network_to_train, offering_new_head
+from decompose_cli.training.transfer import (
+    Transfer,
+    check_transfer,
+    network_to_train,
+    offering_new_head,
+    without_class_map,
+)
 from decompose_cli.training.unchanged import check_same, check_same_images
 
 DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
@@ -173,6 +179,7 @@ def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) ->
     )
 
 
+@without_class_map()
 def open_learner(
     inputs: Inputs,
     model_options: Mapping[str, str],
@@ -202,7 +209,7 @@ def open_learner(
             classifier = classifier.with_new_head(NewHead(tuple(train.class_names), seed))
         study = Study(dataclasses.replace(inputs, seed=seed), ("train",), classifier)
         if new_head is False:
-            with offering_new_head():
+            with offering_new_head(), without_class_map():
                 _ = study.class_map
         held = None
         if test is not None:

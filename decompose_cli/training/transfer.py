@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from decompose_cli.datasets.classes import UnmatchedError
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.refitting import Refitting, check_refit, settle
 from decompose_cli.decomposition.sampling import fitted_numbers
@@ -85,6 +86,15 @@ def offering_new_head() -> Iterator[None]:
         offer = f"For other classes than the network's, replace its head: {param('new_head')}."
         hint = offer if error.advice is None else f"{error.advice} {offer}"
         raise InputError(error.sentence, hint=hint) from error
+
+
+@contextmanager
+def without_class_map() -> Iterator[None]:
+    """Say nothing of files of classes with the refusal of other ones, as training takes none."""
+    try:
+        yield
+    except UnmatchedError as error:
+        raise InputError(error.sentence, hint="Name the classes as the network's are.") from error
 
 
 def network_to_train(

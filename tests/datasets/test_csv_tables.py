@@ -115,6 +115,7 @@ def test_images_elsewhere_have_their_whole_path() -> None:
         ),
         ("path,label\npictures/0.png,0\npictures/1.png,-1\n", "is '-1', which is no class number, as others are."),
         ("path,label\npictures/0.png,9999999\n", "is '9999999', which is no number of a class."),
+        (f"path,label\npictures/0.png,{'9' * 400}\n", f"is '{'9' * 60}...', which is no number of a class."),
         ("path,label\nno.png,a\npictures/0.png,a\nnono.png,a\n", "'no.png' in line 2 of x.csv is not there"),
         ("path,label\nno.png,a\npictures/0.png,a\nnono.png,a\n", "and so are 1 more"),
         ("path,label,split\npictures/0.png,a,other\n", "is 'other', which is none of train, val, test."),

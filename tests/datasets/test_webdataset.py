@@ -123,6 +123,17 @@ def test_shards_of_several_splits_that_one_pattern_names_stay_apart(name: str) -
     assert available_splits("wds:sh/deep/**/*.tar") == ("test", "train"), "a folder above says the split, too"
 
 
+def test_a_blank_line_in_the_names_of_the_classes_is_refused() -> None:
+    shard("sh/0.tar", sample(0, "1"))
+    for text in ("\ufeffant\nbee\ncow\n\n", "ant\r\nbee\r\ncow"):
+        Path("sh/classes.txt").write_text(text, encoding="utf-8")
+        assert opened("wds:sh/0.tar").class_names == ("ant", "bee", "cow")
+    Path("sh/classes.txt").write_text("ant\n\nbee\n")
+    assert "Line 2 of sh/classes.txt is blank; it names classes in the order of their numbers." in refused(
+        "wds:sh/0.tar"
+    )
+
+
 @pytest.mark.parametrize("name", ["wds:sh", "wds:sh/*.tar"])
 def test_shards_of_which_only_some_say_the_split_are_refused(name: str) -> None:
     for file in ("a-train-0", "b-0", "b-1"):
