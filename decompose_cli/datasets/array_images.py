@@ -16,7 +16,7 @@ from decompose_cli.datasets.listed_once import once
 from decompose_cli.datasets.patterns import files_by_split
 from decompose_cli.datasets.pixels import Numbers, grey_levels
 from decompose_cli.datasets.source import Source
-from decompose_cli.datasets.splits import SPELLINGS, SPLITS, in_preferred_order
+from decompose_cli.datasets.splits import SPELLINGS, SPLITS, in_preferred_order, say_others
 from decompose_cli.datasets.stored import SMALL_SIDE, usual_preprocessing_of
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.storage.array_files import REAL, TEXT, WHOLE, ArrayFile, open_arrays
@@ -164,12 +164,12 @@ def _pairs(names: set[str], split: str, file: Path, columns: Mapping[str, str]) 
             continue
         found = {}
         for own in SPLITS:
-            for spelling in SPELLINGS[own]:
-                there = images.replace("{split}", spelling), labels.replace("{split}", spelling)
-                if {*there} <= names:
-                    found[own] = there
-                    break
-                halves += [name for name in there if name in names]
+            spelled = [(images.replace("{split}", each), labels.replace("{split}", each)) for each in SPELLINGS[own]]
+            whole = [each for each in spelled if {*each} <= names]
+            if whole:
+                found[own] = whole[0]
+                say_others(whole[0][0], [each[0] for each in whole], own, file)
+            halves += [name for each in spelled for name in each if name in names and each not in whole]
         if found:
             return found
     has = f"it has {first_few(sorted(names), 10)}" if names else "it is empty"

@@ -19,7 +19,7 @@ from decompose_cli.datasets.labels import Labels
 from decompose_cli.datasets.listed_once import once
 from decompose_cli.datasets.listing import is_image_name
 from decompose_cli.datasets.source import Source
-from decompose_cli.datasets.splits import SPLITS, in_preferred_order, split_called, split_in
+from decompose_cli.datasets.splits import SPLITS, in_preferred_order, say_others, split_called, split_in
 from decompose_cli.datasets.stored import StoredImages
 from decompose_cli.errors import DecomposeError, DownloadError, InputError, first_few, first_line, param
 from decompose_cli.progress import note
@@ -161,10 +161,14 @@ def _load(source: Source) -> _Tables:
             loaded = _from_hub(datasets, source)
             stamps = tuple(sorted({_origin(table) for table in loaded.values()}))
     found: _Tables = {}
-    for name, table in loaded.items():
-        split = split_called(name) or split_in(name)
-        if split is not None and split not in found and len(table):
-            found[split] = (table, (*stamps, name))
+    names = [name for name, table in loaded.items() if len(table)]
+    for split in SPLITS:
+        # One that is called so goes before one that has the word in its name, as unsup_train.
+        of_split = [each for each in names if split_called(each) == split]
+        of_split += [each for each in names if split_called(each) is None and split_in(each) == split]
+        if of_split:
+            found[split] = (loaded[of_split[0]], (*stamps, of_split[0]))
+            say_others(of_split[0], of_split, split, source.name)
     if not found:
         raise InputError(f"{source.name} has no split train, val or test; it has {first_few(loaded, 10)}.")
     return found

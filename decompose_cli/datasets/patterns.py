@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from decompose_cli.datasets.source import Source
-from decompose_cli.datasets.splits import SPELLINGS, split_called, split_in
+from decompose_cli.datasets.splits import SPELLINGS, say_others, split_called, split_in
 from decompose_cli.errors import InputError, first_few, first_line, param
 
 _MOST = 1_000_000
@@ -46,12 +46,11 @@ def files_by_split(source: Source, suffixes: Sequence[str], what: str) -> dict[s
         return _grouped([(_said_split(file, base), file) for file in files], source)
     found = {}
     for split, spellings in SPELLINGS.items():
-        for spelling in spellings:
-            pattern = str(path).replace(_SPLIT, spelling)
-            with_it = [file for name in _braced(pattern, source) for file in _matching(name)]
-            if with_it:
-                found[split] = _expanded(pattern, source)
-                break
+        patterns = {spelling: str(path).replace(_SPLIT, spelling) for spelling in spellings}
+        there = [each for each, pattern in patterns.items() if any(map(_matching, _braced(pattern, source)))]
+        if there:
+            found[split] = _expanded(patterns[there[0]], source)
+            say_others(there[0], there, split, path)
     if not found:
         raise InputError(
             f"There is no file {path} of {param('dataset')} {source.name}, with train, val or test for {_SPLIT}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -83,6 +84,21 @@ def test_files_of_several_splits(name: str) -> None:
     assert opened(name).labels.tolist() == [1]
 
 
+@pytest.mark.parametrize("column", ["fold", "set", "split"])
+def test_a_column_without_any_split_is_not_taken_for_one(column: str, caplog: pytest.LogCaptureFixture) -> None:
+    name = table("x.csv", f"path,label,{column}", "pictures/0.png,a,1", "pictures/1.png,b,2")
+    with caplog.at_level("INFO"):
+        assert available_splits(name) == ("test",)
+    assert f"The column '{column}' of x.csv names no splits (1, 2)." in caplog.text
+    assert "The split in line 2 of x.csv is '1'" in refused(name, {"split": column})
+
+
+def test_a_pipe_is_no_image() -> None:
+    os.mkfifo("pictures/pipe.png")
+    name = table("x.csv", "path,label", "pictures/0.png,a", "pictures/pipe.png,b")
+    assert "The image 'pictures/pipe.png' in line 3 of x.csv is not there (it is no regular file)." in refused(name)
+
+
 def test_columns_that_are_named_and_other_separators() -> None:
     Path("x.tsv").write_text("\ufeffid\twhere\twhat\tpart\n1\tpictures/0.png\tit's\ttest\n", encoding="utf-8")
     found = opened("csv:x.tsv", "test", {"image": "where", "label": "what", "split": "part"})
@@ -118,7 +134,10 @@ def test_images_elsewhere_have_their_whole_path() -> None:
         (f"path,label\npictures/0.png,{'9' * 400}\n", f"is '{'9' * 60}...', which is no number of a class."),
         ("path,label\nno.png,a\npictures/0.png,a\nnono.png,a\n", "'no.png' in line 2 of x.csv is not there"),
         ("path,label\nno.png,a\npictures/0.png,a\nnono.png,a\n", "and so are 1 more"),
-        ("path,label,split\npictures/0.png,a,other\n", "is 'other', which is none of train, val, test."),
+        (
+            "path,label,split\npictures/0.png,a,test\npictures/1.png,a,other\n",
+            "The split in line 3 of x.csv is 'other', which is none of train, val, test. Take out rows of other splits",
+        ),
         ("path,label\n,a\n", "Line 2 of x.csv names no image."),
         ("path,label\n\0,a\n", "x.csv"),
         ('path,label\nx,"a\n', "x.csv is no CSV file in UTF-8"),

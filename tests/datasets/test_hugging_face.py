@@ -70,6 +70,17 @@ def test_splits_of_a_folder_called_parquet_and_classes_of_the_training_images() 
     assert (found.labels.tolist(), found.class_names) == ([1], ("a", "b", "c"))
 
 
+def test_a_table_that_is_called_as_the_split_goes_before_others(caplog: pytest.LogCaptureFixture) -> None:
+    tables = {
+        name: datasets.Dataset.from_dict({"image": IMAGES[:n], "label": LABELS[:n]})
+        for n, name in ((3, "unsup_train"), (2, "train"))
+    }
+    datasets.DatasetDict(tables).save_to_disk("saved")
+    with caplog.at_level("INFO"):
+        assert len(opened("hf:saved", "train")) == 2
+    assert "hf:saved has train, unsup_train for the split train, of which train is used." in caplog.text
+
+
 @pytest.mark.parametrize("is_dictionary", [True, False])
 def test_what_the_library_saves(is_dictionary: bool) -> None:
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cow"])})

@@ -78,6 +78,10 @@ def test_labels_in_json_and_in_a_member_that_is_named() -> None:
     shard("x.tar", ("a", parts), ("b", {**parts, "target": b"emu"}))
     assert opened().class_names == ("cat",)
     assert opened(label="target").class_names == ("dog", "emu")
+    assert opened(image="PNG", label="Target").class_names == ("dog", "emu")
+    assert opened(label="JSON.other").labels.tolist() == [7, 7]
+    shard("y.tar", ("a", {"png": IMAGES[0], "seg.png": IMAGES[1], "top.cls": b"4"}))
+    assert opened("wds:y.tar", image="Seg.PNG", label="top.cls").labels.tolist() == [4]
     assert opened(label="json.other").labels.tolist() == [7, 7]
     assert "has no field 'none' with a number or a name" in refused(label="json.none")
     two = {"input.png": IMAGES[0], "mask.png": IMAGES[1], "cls": b"0"}

@@ -90,7 +90,7 @@ def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> No
     """Show the accuracy by number of features and method, and the set that was chosen."""
     from decompose_cli.decomposition.heads import OWN
 
-    show_setting(terminal, document)
+    show_setting(terminal, document, is_cut=True)
     results = document.results
     low, high = results.original.top1_ci95
     terminal.title(

@@ -17,8 +17,14 @@ if TYPE_CHECKING:
 _MOST_CLASSES = 20
 
 
-def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
-    """Show the network, the images and the constants that a result belongs to; or the head and its features alone."""
+def show_setting(terminal: Terminal, document: ResultDocument[Any], *, is_cut: bool = False) -> None:
+    """Show the network, the images and the constants that a result belongs to; or the head and its features alone.
+
+    Args:
+        terminal: The terminal.
+        document: The result.
+        is_cut: Whether the result is of a head of which rows are cut.
+    """
     from decompose_cli.storage.result_document import DatasetInfo
 
     model, dataset, cache = document.model, document.dataset, document.cache
@@ -50,20 +56,22 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any]) -> None:
         f"Weights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
         f"Images    {dataset.name}, {dataset.split}: {dataset.images:,}, mean {triple[0]}, std {triple[1]}{seen}",
         f"Features  {states[cache.features]}",
-        *([] if dataset.part is None else [f"Classes   {_said_of(dataset.part)}"]),
+        *([] if dataset.part is None else [f"Classes   {_said_of(dataset.part, is_cut=is_cut)}"]),
     )
 
 
-def _said_of(part: PartOfClasses) -> str:
+def _said_of(part: PartOfClasses, *, is_cut: bool) -> str:
     """What was done about classes without images."""
     some = f"{len(part.present)} of the network's {part.outputs} have images ({first_few(part.names)})"
-    return f"{some}; {'the others keep all features' if part.policy == 'all' else 'the head has no others'}"
+    if part.policy == "present":
+        return f"{some}; the head has no others"
+    return f"{some}; the others {'keep all features' if is_cut else 'can still be predicted'}"
 
 
 def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults]) -> None:
     """Show the accuracy of one or both heads, their difference, and accuracy by class."""
     results = document.results
-    show_setting(terminal, document)
+    show_setting(terminal, document, is_cut=results.decomposed is not None)
     found = {"full": results.original, "decomposed": results.decomposed, "refitted": results.refitted}
     heads = [(name, head) for name, head in found.items() if head]
     columns = ["Head", "Correct", "Top-1 %", "95% interval", "Top-5 %", "Loss"]

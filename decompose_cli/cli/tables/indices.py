@@ -20,7 +20,7 @@ _SHOWN_INDICES = 12
 
 def show_indices(terminal: Terminal, document: ResultDocument[ExtractResults]) -> None:
     """Show the index sets, and the files they are in."""
-    show_setting(terminal, document)
+    show_setting(terminal, document, is_cut=True)
     names = document.dataset.classes if document.dataset else []
     for extracted in document.results.values():
         low, high = extracted.features_per_class

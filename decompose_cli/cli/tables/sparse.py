@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def show_heads(terminal: Terminal, document: ResultDocument[SparsifyResults]) -> None:
     """Show the heads with both baselines, what they are like, and where they were written."""
-    show_setting(terminal, document)
+    show_setting(terminal, document, is_cut=True)
     results = document.results
     refitted = results.refitted
     low, high = refitted.point.top1_ci95
