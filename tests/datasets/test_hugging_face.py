@@ -22,6 +22,7 @@ from helpers.image_kinds import noise, png
 from decompose_cli.datasets.arrow_images import TableImages
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.registry import available_splits, open_dataset
+from decompose_cli.engines.cache import clear_cache, list_cache
 from decompose_cli.errors import DownloadError, InputError
 
 IMAGES = [png(noise(number, 8)) for number in range(3)]
@@ -58,7 +59,37 @@ def test_labels_that_are_names_and_columns_that_are_named() -> None:
     found = opened(name, columns={"image": "other", "label": "kind"})
     assert (found.class_names, found.labels.tolist()) == (("a", "b"), LABELS)
     assert found.image(0).tobytes() == noise(2, 8).tobytes()
+    said = refused(name, {"label": "other"})
+    assert "The column 'other' of hf:x.parquet test, which columns names, holds images, not labels. Labels are" in said
+    assert "The column 'kind' of hf:x.parquet test, which columns names, holds string, not images." in (
+        refused(name, {"image": "kind"})
+    )
     assert "has no column 'x', which columns names; it has image, other, kind, number." in refused(name, {"label": "x"})
+
+
+def test_labels_that_are_real_numbers_are_taken_where_that_is_said() -> None:
+    name = parquet("x.parquet", image=IMAGES, kind=[1.0, 0.0, 1.0])
+    assert "such as 1.0 is taken where columns label=NAME says so." in refused(name)
+    assert opened(name, columns={"label": "kind"}).labels.tolist() == LABELS
+
+
+def test_the_table_that_is_made_of_a_file_is_said_listed_and_cleared(caplog: pytest.LogCaptureFixture) -> None:
+    name = parquet("x.parquet", image=IMAGES, label=LABELS)
+    with caplog.at_level("INFO"):
+        opened(name)
+    (said,) = [text for text in caplog.messages if "is written as a table in" in text]
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        opened(name)
+    assert "is written as a table in" not in caplog.text, "it is there"
+    folder = Path(said.partition(" table in ")[2].partition(" first")[0])
+    (table,) = folder.rglob("*.arrow")
+    (entry,) = [entry for entry in list_cache().entries if entry.file.startswith("huggingface/")]
+    assert entry.size >= table.stat().st_size
+    assert clear_cache(1) == (0, 0)
+    assert clear_cache() == (1, entry.size)
+    assert not table.exists()
+    assert opened(name).labels.tolist() == LABELS
 
 
 def test_splits_of_a_folder_called_parquet_and_classes_of_the_training_images() -> None:

@@ -16,6 +16,7 @@ from decompose_cli.datasets import shard_notes
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.registry import available_splits, open_dataset
 from decompose_cli.datasets.tar_shards import ShardImages, read_shard
+from decompose_cli.engines.cache import clear_cache, list_cache
 from decompose_cli.errors import InputError
 
 IMAGES = [png(noise(number, 8)) for number in range(4)]
@@ -50,6 +51,17 @@ def test_samples_of_several_members_in_folders_of_the_archive() -> None:
     assert (found.class_names, found.is_numbered) == (("0", "1", "2", "3"), True)
     assert [found.called(number) for number in (0, 1)] == ["x.tar/./deep/a.b/0.PNG", "x.tar/1.jpg"]
     assert found.image(1).tobytes() == noise(2, 8).tobytes()
+
+
+def test_what_is_noted_of_shards_is_listed_and_cleared() -> None:
+    shard("a-0.tar", sample(0))
+    shard("a-1.tar", sample(1, "1"))
+    opened("wds:a-{0..1}.tar")
+    (entry,) = list_cache().entries
+    assert (entry.description, entry.file) == ("what is in 2 tar shards", "shards")
+    assert clear_cache() == (2, entry.size)
+    assert list_cache().entries == []
+    assert opened("wds:a-{0..1}.tar").labels.tolist() == [0, 1]
 
 
 def test_long_names_and_images_of_several_shards() -> None:
