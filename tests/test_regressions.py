@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command_line import document_of, invoke
+from helpers.image_kinds import open_folder
 from PIL import Image
 from torch import nn
 
 import decompose_cli as dc
 from decompose_cli.datasets.classes import ClassNames, match_classes
-from decompose_cli.datasets.folders import open_folder
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet

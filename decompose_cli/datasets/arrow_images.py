@@ -59,7 +59,10 @@ class TableImages(Sequence[Any]):
         stored = self.table[int(self.rows[number])][self.column]
         if isinstance(stored, dict):
             if stored.get("bytes") is None and stored.get("path"):
-                return Path(stored["path"])
+                path = Path(stored["path"])
+                if path.exists() and not path.is_file():  # a pipe would be waited for
+                    raise InputError(f"The image in {name} is {path}, which is no regular file.")
+                return path
             stored = stored.get("bytes")
         if not isinstance(stored, bytes):
             raise InputError(f"The image in {name} is missing.")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import io
 import re
-import stat
 import threading
 import warnings
 from collections.abc import Iterator
@@ -114,8 +113,6 @@ def open_image(path: Path | Encoded) -> Iterator[ImageFile.ImageFile]:
 
 def _opened(path: Path | Encoded) -> ImageFile.ImageFile:
     try:
-        if not isinstance(path, Encoded) and not stat.S_ISREG(path.stat().st_mode):
-            raise ValueError("it is no regular file")  # a pipe would be waited for
         return Image.open(io.BytesIO(path.content) if isinstance(path, Encoded) else path, formats=FORMATS)
     except FileNotFoundError:
         raise InputError(f"The image {path} does not exist.") from None

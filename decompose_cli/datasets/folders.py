@@ -135,11 +135,6 @@ class Folders:
         )
 
 
-def open_folder(spec: str, split: str) -> FolderImages:
-    """Open a split of ``folder:PATH``; see :class:`Folders`."""
-    return Folders(Source(spec, spec.removeprefix("folder:"))).open(split)
-
-
 def folder_images(
     name: str,
     split: str,
@@ -168,16 +163,6 @@ def folder_images(
         raise InputError(f"The class folder {root / present[counts.index(0)]} has no images.")
     labels = torch.tensor([numbers[folder] for folder in present]).repeat_interleave(torch.tensor(counts))
     return FolderImages(name, split, root, manifest, labels, class_names or names, class_ids, reference=reference)
-
-
-def folder_splits(spec: str) -> list[str]:
-    """Return which of train, val and test are below ``folder:PATH``.
-
-    Raises:
-        InputError: There is no such folder, or one of the three is a link that leads nowhere.
-    """
-    there = Folders(Source(spec, spec.removeprefix("folder:"))).splits
-    return [split for split in SPLITS if split in there]
 
 
 def _split_folders(root: Path) -> dict[str, Path]:

@@ -123,7 +123,7 @@ def _columns(features: Mapping[str, Any], where: str, source: Source) -> tuple[s
 
     for what, holds in (("image", holds_images), ("label", lambda name: holds_labels(name) or dtype(name) in _REAL)):
         given = source.columns.get(what)
-        if given in features and not holds(given):
+        if given is not None and given in features and not holds(given):
             kind = "images" if holds_images(given) else dtype(given) or "lists"
             raise InputError(
                 f"The column {given!r} of {where}, which {param('columns')} names, holds {kind}, not {what}s.",

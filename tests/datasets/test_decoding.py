@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import io
 import logging
-import os
 import struct
 import warnings
 import zlib
@@ -203,9 +202,3 @@ def test_what_is_no_image_file() -> None:
     for name, sentence in (("folder.png", "is not an image"), ("none.png", "The image none.png does not exist")):
         with pytest.raises(InputError, match=sentence):
             read_rgb(Path(name))
-
-
-def test_a_pipe_is_not_waited_for() -> None:
-    os.mkfifo("pipe.png")
-    with pytest.raises(InputError, match=r"pipe\.png is not an image that can be read"), open_image(Path("pipe.png")):
-        pass

@@ -160,6 +160,13 @@ def test_a_missing_image_is_one_that_cannot_be_read() -> None:
     assert found.without([1]).in_memory() is not None
 
 
+def test_a_pipe_that_a_row_names_is_not_waited_for() -> None:
+    os.mkfifo("pipe.png")
+    found = opened(parquet("x.parquet", image=[{"bytes": None, "path": str(Path("pipe.png").absolute())}], label=[0]))
+    with pytest.raises(InputError, match=r"The image in row 0 of hf:x\.parquet test is .*pipe\.png, which is no reg"):
+        found.image(0)
+
+
 def test_an_image_of_which_no_sample_is_taken_makes_another_fingerprint() -> None:
     large = [png(noise(seed, 80)) for seed in range(2)]
     found = [
