@@ -182,12 +182,12 @@ def _opened(model: str) -> tuple[Network, Preprocessing]:
 
 def decoding(given: argparse.Namespace, folder: str) -> float:
     """The files read as extraction reads them."""
-    from decompose_cli.datasets.folders import open_folder
+    from decompose_cli.datasets.registry import open_dataset
     from decompose_cli.features.bank import chunks_of
     from decompose_cli.models.registry import get_entry
 
     entry = get_entry(given.model)
-    dataset = open_folder(f"folder:{folder}", "train")
+    dataset = open_dataset(f"folder:{folder}", "train", Path())
     start, images = time.perf_counter(), 0
     for chunk in dataset.chunks(entry.preprocessing, chunks_of(len(dataset), 2048), given.workers):
         images += len(chunk.images)
@@ -198,12 +198,12 @@ def extraction(given: argparse.Namespace, folder: str, precision: str) -> float:
     """Features of all files, in chunks as they are written to the cache."""
     import torch
 
-    from decompose_cli.datasets.folders import open_folder
+    from decompose_cli.datasets.registry import open_dataset
     from decompose_cli.features.bank import chunks_of
     from decompose_cli.features.extraction import Computing, features_of_chunks
 
     network, preprocessing = _opened(given.model)
-    dataset = open_folder(f"folder:{folder}", "train")
+    dataset = open_dataset(f"folder:{folder}", "train", Path())
     computing = Computing(torch.device(given.device), precision, given.batch_size, given.workers, common.cores())
     wanted = chunks_of(len(dataset), network.tensors.num_features)
     if given.device != "cpu":
@@ -243,12 +243,12 @@ def batches(given: argparse.Namespace, folder: str) -> float:
     import torch
 
     from decompose_cli.datasets.augment import Augmentation
-    from decompose_cli.datasets.folders import open_folder
+    from decompose_cli.datasets.registry import open_dataset
     from decompose_cli.datasets.training_images import TrainingImages
     from decompose_cli.models.registry import get_entry
 
     entry, device = get_entry(given.model), torch.device(given.device)
-    dataset = open_folder(f"folder:{folder}", "train")
+    dataset = open_dataset(f"folder:{folder}", "train", Path())
     wanted = Augmentation("resized-crop")
     images = TrainingImages(dataset, entry.preprocessing, wanted, seed=0, device=device, workers=given.workers)
     order = torch.randperm(len(dataset))

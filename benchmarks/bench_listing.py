@@ -86,8 +86,8 @@ def write(folder: Path, count: int) -> None:
 
 def measure(way: str, folder: Path) -> None:
     """Open the folder as a command does, in a process of its own that has imported everything."""
-    from decompose_cli.datasets.folders import open_folder
     from decompose_cli.datasets.listed_once import listed_once
+    from decompose_cli.datasets.registry import open_dataset
 
     def mb() -> float:
         return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 1e6
@@ -98,7 +98,7 @@ def measure(way: str, folder: Path) -> None:
         paths = opened[0]
     else:
         with listed_once():
-            opened = [open_folder(f"folder:{folder}", "train") for _ in range(OPENED)]
+            opened = [open_dataset(f"folder:{folder}", "train", Path()) for _ in range(OPENED)]
             for dataset in opened:
                 dataset.fingerprint()
         paths = opened[0].files

@@ -71,6 +71,15 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
+def shortened(text: str, most: int = 60) -> str:
+    """A text as it is quoted in a sentence, with dots for what is too long to be read.
+
+    >>> shortened("a label"), shortened("7" * 400, 5)
+    ('a label', '77777...')
+    """
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
 class InputError(DecomposeError):
     """Something the user gave (an option, a file, a folder) cannot be used."""
 

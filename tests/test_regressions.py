@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.command_line import document_of, invoke
+from helpers.image_kinds import open_folder
 from PIL import Image
 from torch import nn
 
 import decompose_cli as dc
 from decompose_cli.datasets.classes import ClassNames, match_classes
-from decompose_cli.datasets.folders import open_folder
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
@@ -202,6 +202,7 @@ def test_a_guess_of_the_normalisation_is_said(make_images: MakeImages) -> None:
         (("validate", "--dataset", "images"), "For a folder of images write folder:images."),
         (("validate", "--dataset", "CIFAR10"), "Did you mean cifar10?"),
         (("validate", "--dataset", "folder:images/test"), "Did you mean folder:images with --split test?"),
+        (("validate", "--dataset", "folder:other/Validation"), "Did you mean folder:other with --split val?"),
         (("validate", "--dataset", "folder:images"), "Use --split train if that is what you want."),
         (("validate", "net.pth"), "Is net.pth a weights file? Name its model, and give the file with --weights."),
         (("validate", "ResNet20"), "did you mean resnet20"),
@@ -214,6 +215,7 @@ def test_a_guess_of_the_normalisation_is_said(make_images: MakeImages) -> None:
 def test_common_slips_get_a_hint(make_images: MakeImages, arguments: tuple[str, ...], hint: str) -> None:
     make_images(Path("images"), ["3", "4"], splits=("train",))
     Path("images/test/3").mkdir(parents=True) if "folder:images/test" in arguments else None
+    make_images(Path("other"), ["3", "4"], splits=("Validation",))
     torch.save(CifarResNet(20).state_dict(), "net.pth")
     result = invoke(*arguments)
     assert result.exit_code == 2

@@ -16,7 +16,7 @@ from decompose_cli.datasets.listed_once import once
 from decompose_cli.datasets.patterns import files_by_split
 from decompose_cli.datasets.pixels import Numbers, grey_levels
 from decompose_cli.datasets.source import Source
-from decompose_cli.datasets.splits import SPELLINGS, SPLITS, in_preferred_order
+from decompose_cli.datasets.splits import SPELLINGS, SPLITS, in_preferred_order, say_others
 from decompose_cli.datasets.stored import SMALL_SIDE, usual_preprocessing_of
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.storage.array_files import REAL, TEXT, WHOLE, ArrayFile, open_arrays
@@ -112,7 +112,7 @@ class ArrayFiles:
         file, images, labels = self._places[split]
         with open_arrays(file, (images, labels, _CLASS_NAMES), "The file") as opened:
             _check(opened, images, labels)
-            names = opened.read([_CLASS_NAMES])[_CLASS_NAMES] if _CLASS_NAMES in opened.stored else None
+            names = _class_names(opened)
             truth = _label_texts(opened, labels)
             training = self._places.get("train") if split != "train" else None
             numbers, classes = truth.numbered(None if training is None else lambda: _labels_in(*training), names)
@@ -164,12 +164,12 @@ def _pairs(names: set[str], split: str, file: Path, columns: Mapping[str, str]) 
             continue
         found = {}
         for own in SPLITS:
-            for spelling in SPELLINGS[own]:
-                there = images.replace("{split}", spelling), labels.replace("{split}", spelling)
-                if {*there} <= names:
-                    found[own] = there
-                    break
-                halves += [name for name in there if name in names]
+            spelled = [(images.replace("{split}", each), labels.replace("{split}", each)) for each in SPELLINGS[own]]
+            whole = [each for each in spelled if {*each} <= names]
+            if whole:
+                found[own] = whole[0]
+                say_others(whole[0][0], [each[0] for each in whole], own, file)
+            halves += [name for each in spelled for name in each if name in names and each not in whole]
         if found:
             return found
     has = f"it has {first_few(sorted(names), 10)}" if names else "it is empty"
@@ -192,6 +192,19 @@ def _check(file: ArrayFile, images: str, labels: str) -> None:
         )
     if of_labels[0] != shape[0]:
         raise InputError(f"{file.path} has {shape[0]:,} images in {images}, but {of_labels[0]:,} labels in {labels}.")
+
+
+def _class_names(file: ArrayFile) -> list[str] | None:
+    if _CLASS_NAMES not in file.stored:
+        return None
+    stored = file.stored[_CLASS_NAMES]
+    if stored.kind != TEXT or len(stored.shape) != 1:
+        raise InputError(
+            f"{_CLASS_NAMES} in {file.path} is {stored.kind} of the shape {stored.shape}, not a list of names.",
+            hint="Save it as np.array(names, dtype=str), with a name for each class number.",
+        )
+    names: list[str] = file.read([_CLASS_NAMES])[_CLASS_NAMES]
+    return names
 
 
 def _channels(shape: Sequence[int]) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +15,7 @@ from typing_extensions import override
 from decompose_cli.datasets.decoding import Encoded
 from decompose_cli.datasets.manifest import digests_of
 from decompose_cli.errors import InputError
-from decompose_cli.storage.fingerprints import digest_of
+from decompose_cli.storage.fingerprints import content_sample, digest_of, file_stamp
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -58,7 +59,10 @@ class TableImages(Sequence[Any]):
         stored = self.table[int(self.rows[number])][self.column]
         if isinstance(stored, dict):
             if stored.get("bytes") is None and stored.get("path"):
-                return Path(stored["path"])
+                path = Path(stored["path"])
+                if path.exists() and not path.is_file():  # a pipe would be waited for
+                    raise InputError(f"The image in {name} is {path}, which is no regular file.")
+                return path
             stored = stored.get("bytes")
         if not isinstance(stored, bytes):
             raise InputError(f"The image in {name} is missing.")
@@ -71,10 +75,34 @@ class TableImages(Sequence[Any]):
 
     @cached_property
     def digest(self) -> str:
-        """SHA-256 of the rows, of a sample of the images in them, and of what else is known of the table."""
+        """SHA-256 of the rows, of a sample of the images in them, and of what else is known of the table.
+
+        Rows that are paths say nothing of the images, whose files are stamped, all of them.
+        """
         count = min(len(self), _SAMPLED)
         sampled = [self._content(number * (len(self) - 1) // max(count - 1, 1)) for number in range(count)]
-        return digest_of([digests_of(self.rows), sampled, list(self.stamps)])
+        return digest_of([digests_of(self.rows), sampled, self._files, list(self.stamps)])
+
+    @property
+    def _files(self) -> list[Any]:
+        """Name, size and time of each file that a row names, and a sample of what they hold."""
+        import pyarrow
+
+        column = self.table.with_format("arrow")[:][self.column]
+        if not pyarrow.types.is_struct(column.type) or column.type.get_field_index("path") < 0:
+            return []
+        rows = pyarrow.array(self.rows)
+        paths = [chunk.field("path") for chunk in column.chunks]
+        named = pyarrow.chunked_array(paths, column.type.field("path").type).take(rows).to_pylist()
+        if column.type.get_field_index("bytes") >= 0:
+            empty = [chunk.field("bytes").is_null() for chunk in column.chunks]
+            is_file = pyarrow.chunked_array(empty, pyarrow.bool_()).take(rows).to_pylist()
+            named = [path if alone else None for path, alone in zip(named, is_file, strict=True)]
+        files = [Path(path) for path in named if path]
+        if not files:
+            return []
+        root = Path(os.path.commonpath([file.absolute().parent for file in files]))
+        return [[_stamp(file, root) for file in files], content_sample(files)]
 
     def _content(self, number: int) -> str:
         try:
@@ -82,7 +110,7 @@ class TableImages(Sequence[Any]):
         except InputError:
             return "unreadable"
         if isinstance(image, Path):
-            return image.name
+            return "a file"
         return digests_of(np.frombuffer(image.content, dtype=np.uint8))[0]
 
     def name(self, number: int) -> str:
@@ -96,3 +124,10 @@ class TableImages(Sequence[Any]):
     def stamp(self, _: range) -> None:
         """It is not known what of a table has changed."""
         return None
+
+
+def _stamp(file: Path, root: Path) -> list[Any]:
+    try:
+        return list(file_stamp([file.absolute()], root))
+    except InputError:  # it says so where the image is needed
+        return [file.absolute().relative_to(root).as_posix(), "unreadable"]

@@ -6,7 +6,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.errors import InputError, first_few, param, shortened
+
+
+class UnmatchedError(InputError):
+    """Classes that are not the network's; the hint names ``class_map``, which not every command has."""
 
 
 @dataclass(frozen=True)
@@ -76,41 +80,52 @@ def match_classes(
         what: The data set and the network, for messages.
         present: Labels that occur, all by default; other labels need no match.
         is_numbered: Whether the data set's names are only numbers, which stand for the network's outputs where these
-            have other names; the last of them may have no images.
+            have other names, beside those that are given; the last of them may have no images.
         given: For some classes of the data set, by name or id, the name, id or number of an output.
 
     Raises:
-        InputError: Some names match and others do not, or there are no names to match and the numbers differ; or a
-            class that was given does not exist.
+        UnmatchedError: Some names match and others do not, or there are no names to match and the numbers differ.
+        InputError: A class that was given does not exist, or two classes have one output.
     """
     are_named = model is not None and len(model.names) == num_classes
     if given or (model is not None and are_named):
         numbers = _numbers(model) if model is not None and are_named else {}
         rows = list(zip(dataset, dataset_ids or dataset, strict=True))
         outputs = [numbers.get(_normal(identifier), numbers.get(_normal(name))) for name, identifier in rows]
+        needed = range(len(outputs)) if present is None else present
+        is_filled = False
         if given:
             outputs = _overruled(outputs, rows, given, numbers, num_classes, what)
+            others = [label for label in needed if not given.keys() & {*rows[label]}]
+            if is_filled := is_numbered and any(outputs[label] is None for label in others):
+                for label in set(range(len(outputs))).difference(needed):
+                    outputs[label] = outputs[label] if given.keys() & {*rows[label]} else None
+                for label in others:
+                    outputs[label] = label if label < num_classes else None
         if model is None or not are_named:
-            model = ClassNames(_named_by(dataset, outputs, num_classes))
-        needed = range(len(outputs)) if present is None else present
+            model = ClassNames(
+                _named_by((), (), num_classes) if is_numbered else _named_by(dataset, outputs, num_classes)
+            )
         unmatched = [dataset[label] for label in needed if outputs[label] is None]
         if not unmatched:
             _refuse_doubles(dataset, outputs, what)
             ids = None if model.ids is None else tuple(model.ids)
-            return ClassMap(tuple(-1 if n is None else n for n in outputs), tuple(model.names), False, ids)
+            return ClassMap(tuple(-1 if n is None else n for n in outputs), tuple(model.names), is_filled, ids)
         if given or (not is_numbered and (model.certain or len(unmatched) < len(needed))):
-            raise InputError(
+            raise UnmatchedError(
                 f"{what}: the class {unmatched[0]!r}"
                 + (f" and {len(unmatched) - 1} more are" if len(unmatched) > 1 else " is")
                 + f" not among the network's {num_classes} classes ({first_few(model.names)}).",
-                hint="Name the class folders as the network's classes, or say with a file of both names which is which "
+                hint=f"Say in the file of {param('class_map')} which class of the network each of them is."
+                if given
+                else "Name the classes as the network's are, or say with a file of both names which is which "
                 f"({param('class_map')}).",
             )
     if is_numbered and len(dataset) <= num_classes:
         names = model.names if model is not None and len(model.names) == num_classes else map(str, range(num_classes))
         return ClassMap(tuple(range(len(dataset))), tuple(names), by_position=True)
     if len(dataset) != num_classes:
-        raise InputError(
+        raise UnmatchedError(
             f"{what}: the data set has {len(dataset)} classes, but the network has {num_classes}.",
             hint=f"Say with a file of names and numbers which is which ({param('class_map')})."
             if len(dataset) < num_classes
@@ -140,13 +155,14 @@ def _overruled(
                 hint=f"Did you mean {close[0]}?" if close else None,
             )
         number = numbers.get(_normal(str(wanted)))
-        if number is None and str(wanted).isascii() and str(wanted).isdigit() and int(wanted) < num_classes:
-            number = int(wanted)
+        digits = str(wanted).lstrip("0") or str(wanted)[:1]
+        if number is None and digits.isascii() and digits.isdigit() and len(digits) <= len(str(num_classes)):
+            number = int(digits) if int(digits) < num_classes else None
         if number is None:
             known = f" ({first_few(numbers)})" if numbers else ", whose classes have no names known here"
             raise InputError(
-                f"{what}: {param('class_map')} gives {name!r} the class {wanted!r}, which is neither a name, an id nor "
-                f"a number of the network's {num_classes} classes{known}."
+                f"{what}: {param('class_map')} gives {name!r} the class {shortened(repr(wanted))}, which is neither a "
+                f"name, an id nor a number of the network's {num_classes} classes{known}."
             )
         result[labels[name]] = number
     return result
@@ -162,10 +178,12 @@ def _named_by(dataset: Sequence[str], outputs: Sequence[int | None], num_classes
 
 
 def _refuse_doubles(dataset: Sequence[str], outputs: Sequence[int | None], what: str) -> None:
-    owners: dict[int, str] = {}
-    for name, number in zip(dataset, outputs, strict=True):
-        if number is not None and owners.setdefault(number, name) != name:
-            raise InputError(f"{what}: {owners[number]!r} and {name!r} are both class {number} of the network.")
+    owners: dict[int, int] = {}
+    for label, number in enumerate(outputs):
+        if number is not None and (other := owners.setdefault(number, label)) != label:
+            first, second = dataset[other], dataset[label]
+            both = f"{first!r} and {second!r}" if first != second else f"two classes that are called {first!r}"
+            raise InputError(f"{what}: {both} are both class {number} of the network.")
 
 
 def _normal(name: str) -> str:

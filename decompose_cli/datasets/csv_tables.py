@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,8 @@ from decompose_cli.datasets.paths import PathTable
 from decompose_cli.datasets.patterns import files_by_split
 from decompose_cli.datasets.source import Source
 from decompose_cli.datasets.splits import SPLITS, in_preferred_order, split_called
-from decompose_cli.errors import InputError, first_few, first_line, param
+from decompose_cli.errors import InputError, first_few, first_line, param, shortened
+from decompose_cli.progress import note
 
 SUFFIXES = (".csv", ".tsv")
 _NAMES = {
@@ -108,7 +110,10 @@ def _listed(rows: _Rows) -> Manifest:
         except OSError as error:
             missing.append((number, error.strerror or str(error)))
         else:
-            found.append((name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+            if stat.S_ISREG(status.st_mode):
+                found.append((name, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+            else:  # a pipe would be waited for
+                missing.append((number, "it is no regular file"))
     if missing:
         number, why = missing[0]
         more = f", and so are {len(missing) - 1:,} more" if len(missing) > 1 else ""
@@ -153,19 +158,27 @@ def _read(path: Path, split: str, source: Source) -> dict[str, _Rows]:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     if not rows:
         raise InputError(f"{path} lists no images.")
-    found: dict[str, _Rows] = {}
     for line, row in rows:
         if len(row) != len(columns):
             raise InputError(
                 f"Line {line} of {path} has {len(row)} columns, but its first line names {len(columns)}.",
                 hint="A name with a separator in it is put between double quotes.",
             )
+    if "split" in places and "split" not in source.columns:
+        values = dict.fromkeys(row[places["split"]] for _, row in rows)
+        if not any(map(split_called, values)):
+            note(f"The column {columns[places.pop('split')]!r} of {path} names no splits ({first_few(values)}).")
+    found: dict[str, _Rows] = {}
+    for line, row in rows:
         own = split
         if "split" in places:
             own = split_called(row[places["split"]]) or ""
             if not own:
                 named = row[places["split"]]
-                raise InputError(f"The split in line {line} of {path} is {named!r}, which is none of train, val, test.")
+                raise InputError(
+                    f"The split in line {line} of {path} is {shortened(named)!r}, which is none of train, val, test.",
+                    hint=f"Take out rows of other splits, or name another column: {param('columns')} split=NAME.",
+                )
         name, label = row[places["image"]].strip(), row[places["label"]].strip()
         if not name or "\0" in name:
             raise InputError(f"Line {line} of {path} names no image.")

@@ -17,7 +17,7 @@ from decompose_cli.datasets.listing import class_folders, images_of_classes, ima
 from decompose_cli.datasets.manifest import Manifest
 from decompose_cli.datasets.reading import READING
 from decompose_cli.datasets.source import Source
-from decompose_cli.datasets.splits import SPLITS, in_preferred_order, split_called
+from decompose_cli.datasets.splits import SPLITS, in_preferred_order, say_others, split_called
 from decompose_cli.datasets.stored import StoredImages
 from decompose_cli.datasets.wnids import named_by_wnid
 from decompose_cli.errors import InputError, first_few, param
@@ -135,11 +135,6 @@ class Folders:
         )
 
 
-def open_folder(spec: str, split: str) -> FolderImages:
-    """Open a split of ``folder:PATH``; see :class:`Folders`."""
-    return Folders(Source(spec, spec.removeprefix("folder:"))).open(split)
-
-
 def folder_images(
     name: str,
     split: str,
@@ -170,46 +165,40 @@ def folder_images(
     return FolderImages(name, split, root, manifest, labels, class_names or names, class_ids, reference=reference)
 
 
-def folder_splits(spec: str) -> list[str]:
-    """Return which of train, val and test are below ``folder:PATH``.
-
-    Raises:
-        InputError: There is no such folder, or one of the three is a link that leads nowhere.
-    """
-    there = Folders(Source(spec, spec.removeprefix("folder:"))).splits
-    return [split for split in SPLITS if split in there]
-
-
 def _split_folders(root: Path) -> dict[str, Path]:
     """The folder of each split; those a folder deeper, and said, where there are none here."""
     if here := _folders_called(root):
         return here
-    deeper = [folder for folder in _folders_in(root) if _folders_called(folder)]
-    if len(deeper) > 1:
+    deeper = {folder: here for folder in _folders_in(root) if (here := _folders_called(folder))}
+    if not deeper:
+        return {}
+    first, *others = deeper
+    if others:
         raise InputError(
             f"{root} has none of the folders train, val and test, but several of its folders have: "
             f"{first_few(folder.name for folder in deeper)}.",
-            hint=f"Name one of them: folder:{deeper[0]}.",
+            hint=f"Name one of them: folder:{first}.",
         )
-    if not deeper:
-        return {}
-    note(f"{root} has none of the folders train, val and test; they are in {deeper[0]}, which is used.")
-    return _folders_called(deeper[0])
+    note(f"{root} has none of the folders train, val and test; they are in {first}, which is used.")
+    return deeper[first]
 
 
 def _folders_called(root: Path) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+    called: dict[str, list[Path]] = {}
     for folder in _folders_in(root):
         split = split_called(folder.name)
-        if split is None:
-            continue
-        if folder.name == split or split not in found:
-            found[split] = folder
-        elif found[split].name != split:
+        if split is not None:
+            called.setdefault(split, []).append(folder)
+    found: dict[str, Path] = {}
+    for split, folders in called.items():
+        usual = [folder for folder in folders if folder.name == split]
+        if len(folders) > 1 and not usual:
             raise InputError(
-                f"{root} has two folders that may be the split {split}: {found[split].name} and {folder.name}.",
+                f"{root} has two folders that may be the split {split}: {folders[0].name} and {folders[1].name}.",
                 hint=f"Name the one that is meant {split}.",
             )
+        found[split] = (usual or folders)[0]
+        say_others(found[split].name, [folder.name for folder in folders], split, root)
     return found
 
 

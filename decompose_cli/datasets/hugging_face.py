@@ -15,18 +15,25 @@ from typing import Any
 import numpy as np
 
 from decompose_cli.datasets.arrow_images import TableImages
+from decompose_cli.datasets.kept_files import tables_folder
 from decompose_cli.datasets.labels import Labels
 from decompose_cli.datasets.listed_once import once
+from decompose_cli.datasets.listing import is_image_name
 from decompose_cli.datasets.source import Source
-from decompose_cli.datasets.splits import SPLITS, in_preferred_order, split_called, split_in
+from decompose_cli.datasets.splits import SPLITS, in_preferred_order, say_others, split_called, split_in
 from decompose_cli.datasets.stored import StoredImages
 from decompose_cli.errors import DecomposeError, DownloadError, InputError, first_few, first_line, param
 from decompose_cli.progress import note
-from decompose_cli.storage.files import cache_root
 from decompose_cli.storage.fingerprints import content_sample, file_stamp
 
 _IMAGES = ("image", "img", "images", "jpg", "png", "webp", "pixel_values")
 _LABELS = ("label", "labels", "class", "cls", "fine_label", "target", "category")
+_REAL = ("float16", "float32", "float64")
+_KINDS = {
+    "image": "Images are image files as bytes.",
+    "label": "Labels are whole numbers or names; a column of numbers such as 1.0 is taken where "
+    f"{param('columns')} label=NAME says so.",
+}
 _SAVED = ("dataset_dict.json", "state.json")
 
 
@@ -114,6 +121,14 @@ def _columns(features: Mapping[str, Any], where: str, source: Source) -> tuple[s
     def holds_labels(name: str) -> bool:
         return dtype(name).startswith(("int", "uint", "string", "large_string"))
 
+    for what, holds in (("image", holds_images), ("label", lambda name: holds_labels(name) or dtype(name) in _REAL)):
+        given = source.columns.get(what)
+        if given is not None and given in features and not holds(given):
+            kind = "images" if holds_images(given) else dtype(given) or "lists"
+            raise InputError(
+                f"The column {given!r} of {where}, which {param('columns')} names, holds {kind}, not {what}s.",
+                hint=_KINDS[what],
+            )
     images, labels = [name for name in features if holds_images(name)], [n for n in features if holds_labels(n)]
     named = [name for name in features if isinstance(features[name], datasets.ClassLabel)]
     return (
@@ -140,9 +155,7 @@ def _chosen(
     some = f"several columns that may hold {kind}: {first_few(called or fitting, 10)}"
     raise InputError(
         f"{where} has {some if fitting else f'no column of {kind}; it has {first_few(features, 10)}'}.",
-        hint=f"Say which with {param('columns')} {what}=NAME."
-        if fitting
-        else "Images are files as bytes; labels are whole numbers or names.",
+        hint=f"Say which with {param('columns')} {what}=NAME." if fitting else _KINDS[what],
     )
 
 
@@ -158,12 +171,16 @@ def _load(source: Source) -> _Tables:
             loaded = _from_disk(datasets, path)
         else:
             loaded = _from_hub(datasets, source)
-            stamps = tuple(sorted(map(str, (table.info.download_checksums or {} for table in loaded.values()))))
+            stamps = tuple(sorted({_origin(table) for table in loaded.values()}))
     found: _Tables = {}
-    for name, table in loaded.items():
-        split = split_called(name) or split_in(name)
-        if split is not None and split not in found and len(table):
-            found[split] = (table, (*stamps, name))
+    names = [name for name, table in loaded.items() if len(table)]
+    for split in SPLITS:
+        # One that is called so goes before one that has the word in its name, as unsup_train.
+        of_split = [each for each in names if split_called(each) == split]
+        of_split += [each for each in names if split_called(each) is None and split_in(each) == split]
+        if of_split:
+            found[split] = (loaded[of_split[0]], (*stamps, of_split[0]))
+            say_others(of_split[0], of_split, split, source.name)
     if not found:
         raise InputError(f"{source.name} has no split train, val or test; it has {first_few(loaded, 10)}.")
     return found
@@ -188,7 +205,12 @@ def _from_disk(datasets: Any, path: Path) -> Mapping[str, Any]:
             loaded = datasets.load_from_disk(str(path))
         else:
             place = {"path": "parquet", "data_files": str(path)} if path.is_file() else {"path": str(path)}
-            loaded = datasets.load_dataset(**place, cache_dir=str(cache_root() / "huggingface"))
+            kept = tables_folder()
+            builder = datasets.load_dataset_builder(**place, cache_dir=str(kept))
+            if not Path(builder.cache_dir).is_dir():
+                note(f"{path} is written as a table in {kept} first, which 'decompose cache --clear' deletes.")
+            builder.download_and_prepare()
+            loaded = builder.as_dataset()
     if isinstance(loaded, datasets.Dataset):
         return {split_in(path.name) or "test": loaded}
     if path.is_file():
@@ -264,11 +286,20 @@ def _explained(source: Source, is_local: bool, datasets: Any) -> Iterator[None]:
         raise InputError(f"The data set {source.rest!r} cannot be read: {first_line(error)}.") from error
 
 
+def _origin(table: Any) -> str:
+    """What tells the revision of a table of the hub: the addresses of its files, else what the library makes of it."""
+    return str(sorted(table.info.download_checksums or ()) or table._fingerprint)
+
+
 def _stamps(path: Path) -> tuple[Any, ...]:
-    """Names, sizes and times of the files of a data set, and a sample of what they hold."""
+    """Names, sizes and times of the files of a data set, and a sample of what they hold.
+
+    Image files are stamped by the rows that name them.
+    """
     if path.is_file():
         files, root = [path], path.parent
     else:
-        files = sorted(file for file in path.rglob("*") if file.suffix in (".parquet", ".arrow") and file.is_file())
+        there = (file for file in path.rglob("*") if not is_image_name(file.name) and file.is_file())
+        files = sorted(file for file in there if not any(part.startswith(".") for part in file.relative_to(path).parts))
         root = path
     return (file_stamp(files, root), content_sample(files))

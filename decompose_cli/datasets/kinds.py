@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from decompose_cli.datasets.source import Found, Source
+from decompose_cli.datasets.source import COLUMNS, Found, Source
 from decompose_cli.errors import InputError, param
 from decompose_cli.storage.files import user_path
 
@@ -25,14 +25,14 @@ class Kind:
         rest: What stands after it, for help texts.
         description: What is read, in one line.
         reader: Module and class that look at a source, as ``module:class``.
-        has_columns: Whether it is told which columns hold what.
+        columns: What of :data:`.source.COLUMNS` it can be told the column of.
     """
 
     prefix: str
     rest: str
     description: str
     reader: str
-    has_columns: bool = True
+    columns: tuple[str, ...] = ("image", "label")
 
     @property
     def usage(self) -> str:
@@ -46,8 +46,14 @@ class Kind:
             InputError: There is nothing of this kind, or columns are named that it does not have.
             DownloadError: It is not on this machine and cannot be fetched.
         """
-        if source.columns and not self.has_columns:
+        if source.columns and not self.columns:
             raise InputError(f"{param('columns')} has no effect with {source.name}, which has no columns.")
+        for what, name in source.columns.items():
+            if what not in self.columns:
+                raise InputError(
+                    f"{param('columns')} {what}={name} has no effect with {source.name}, which has columns of "
+                    f"{' and '.join(self.columns)} alone."
+                )
         module, _, name = self.reader.partition(":")
         found: Found = getattr(importlib.import_module(module), name)(source)
         return found
@@ -61,13 +67,14 @@ KINDS: dict[str, Kind] = {
             "PATH",
             "image files in PATH/train|val|test/<class>/",
             "decompose_cli.datasets.folders:Folders",
-            has_columns=False,
+            columns=(),
         ),
         Kind(
             "csv",
             "FILE",
             "image files that a CSV file lists, with columns of paths, labels and, if there are several, splits",
             "decompose_cli.datasets.csv_tables:CsvTables",
+            columns=COLUMNS,
         ),
         Kind(
             "npz",

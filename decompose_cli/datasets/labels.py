@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decompose_cli.datasets.wnids import named_by_wnid
-from decompose_cli.errors import InputError, first_few
+from decompose_cli.errors import InputError, first_few, shortened
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MOST_CLASSES = 1 << 20
+_MOST_DIGITS = 10
 _NUMBER = re.compile(r"\d+(\.0*)?")
 _ANY_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf|nan|", re.IGNORECASE)
 
@@ -82,13 +84,13 @@ def _classes_of(labels: Sequence[str], where: Callable[[int], str], names: Seque
     distinct = dict.fromkeys(labels)
     numbers = [label for label in distinct if _NUMBER.fullmatch(label)]
     if len(numbers) == len(distinct):
-        count = max((int(float(label)) for label in numbers), default=-1) + 1
+        count = max(map(_number_in, numbers), default=-1) + 1
         if count > _MOST_CLASSES:
-            _refuse(labels, lambda label: int(float(label)) >= _MOST_CLASSES, where, "which is no number of a class")
+            _refuse(labels, lambda label: _number_in(label) >= _MOST_CLASSES, where, "which is no number of a class")
         if names is not None:
             if count > len(names):
                 _refuse(
-                    labels, lambda label: int(float(label)) >= len(names), where, f"and {len(names)} classes have names"
+                    labels, lambda label: _number_in(label) >= len(names), where, f"and {len(names)} classes have names"
                 )
             return _named(names, None)
         return Classes(None, tuple(map(str, range(count))), are_numbers=True)
@@ -98,9 +100,20 @@ def _classes_of(labels: Sequence[str], where: Callable[[int], str], names: Seque
     if "" in distinct or "nan" in distinct:
         _refuse(labels, lambda label: label in ("", "nan"), where, "which names no class")
     if names is not None:
+        if len(twice := [name for name, count in Counter(names).items() if count > 1]) > 0:
+            raise InputError(
+                f"The list of classes has {shortened(twice[0])!r} {names.count(twice[0])} times, so that it is not "
+                f"known which class the label of {where(0)} is."
+            )
         return _named(names, tuple(names))
     ordered = sorted(distinct)
     return _named(ordered, tuple(ordered))
+
+
+def _number_in(label: str) -> int:
+    """The number that a label of digits is; one of very many digits is no class, whatever it is."""
+    digits = label.partition(".")[0].lstrip("0") or "0"
+    return int(digits) if len(digits) < _MOST_DIGITS else _MOST_CLASSES
 
 
 def _named(names: Iterable[str], keys: tuple[str, ...] | None) -> Classes:
@@ -126,7 +139,7 @@ def _numbers_of(labels: Sequence[str], classes: Classes, where: Callable[[int], 
     if classes.keys is None:
         known = {str(number): number for number in range(len(classes.names))}
         by_label = {
-            label: known.get(str(int(float(label))) if _NUMBER.fullmatch(label) else label) for label in set(labels)
+            label: known.get(str(_number_in(label)) if _NUMBER.fullmatch(label) else label) for label in set(labels)
         }
     else:
         known = {key: number for number, key in enumerate(classes.keys)}
@@ -144,4 +157,4 @@ def _numbers_of(labels: Sequence[str], classes: Classes, where: Callable[[int], 
 def _refuse(labels: Sequence[str], is_wrong: Callable[[str], bool], where: Callable[[int], str], why: str) -> None:
     wrong = [number for number, label in enumerate(labels) if is_wrong(label)]
     more = f" ({len(wrong):,} such labels)" if len(wrong) > 1 else ""
-    raise InputError(f"The label of {where(wrong[0])} is {labels[wrong[0]]!r}, {why}{more}.")
+    raise InputError(f"The label of {where(wrong[0])} is {shortened(labels[wrong[0]])!r}, {why}{more}.")

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from decompose_cli.datasets.source import Source
-from decompose_cli.datasets.splits import SPELLINGS, split_called, split_in
-from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.datasets.splits import SPELLINGS, say_others, split_called, split_in
+from decompose_cli.errors import InputError, first_few, first_line, param
 
 _MOST = 1_000_000
 _BRACES = re.compile(r"\{([^{}]*)\}")
@@ -21,8 +21,8 @@ def files_by_split(source: Source, suffixes: Sequence[str], what: str) -> dict[s
     """The files of each split, in the order of the pattern; those of a folder or of ``*`` by name.
 
     A pattern is a path in which ``{000..009}`` and ``{a,b}`` are expanded as by a shell, ``*`` and ``?`` stand for
-    letters, and ``{split}`` for the name of the split. The splits of a folder are told by words in the names of its
-    files, or by folders in it. Files whose name says nothing of a split are ``test``.
+    letters, and ``{split}`` for the name of the split. Otherwise the splits are told by words in the names of files, or
+    by the folders that these are in. Files none of which says a split are ``test``.
 
     Args:
         source: What was typed.
@@ -30,28 +30,27 @@ def files_by_split(source: Source, suffixes: Sequence[str], what: str) -> dict[s
         what: What they are, for messages: ``shards``.
 
     Raises:
-        InputError: There are none, or one that is named is not there.
+        InputError: There are none, one that is named is not there, or only some of the files say their split.
     """
     path = source.path
     if path.is_dir():
-        found = _in_folder(path, tuple(suffixes))
-        if not found:
+        inside = _in_folder(path, tuple(suffixes))
+        if not inside:
             raise InputError(
                 f"The folder {path} of {param('dataset')} {source.name} has no {what} ({', '.join(suffixes)})."
             )
-        return found
+        return _grouped(inside, source)
     if _SPLIT not in source.rest:
         files = _expanded(str(path), source)
-        by_name = {split_in(file.name) or split_called(file.parent.name) for file in files}
-        return {(by_name.pop() if len(by_name) == 1 else None) or "test": files}
+        base = Path(os.path.commonpath([file.absolute().parent for file in files]))
+        return _grouped([(_said_split(file, base), file) for file in files], source)
     found = {}
     for split, spellings in SPELLINGS.items():
-        for spelling in spellings:
-            pattern = str(path).replace(_SPLIT, spelling)
-            with_it = [file for name in _braced(pattern, source) for file in _matching(name)]
-            if with_it:
-                found[split] = _expanded(pattern, source)
-                break
+        patterns = {spelling: str(path).replace(_SPLIT, spelling) for spelling in spellings}
+        there = [each for each, pattern in patterns.items() if any(map(_matching, _braced(pattern, source)))]
+        if there:
+            found[split] = _expanded(patterns[there[0]], source)
+            say_others(there[0], there, split, path)
     if not found:
         raise InputError(
             f"There is no file {path} of {param('dataset')} {source.name}, with train, val or test for {_SPLIT}."
@@ -59,16 +58,51 @@ def files_by_split(source: Source, suffixes: Sequence[str], what: str) -> dict[s
     return found
 
 
-def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> dict[str, list[Path]]:
-    found: dict[str, list[Path]] = {}
+def _grouped(files: Sequence[tuple[str | None, Path]], source: Source) -> dict[str, list[Path]]:
+    """The files of each split, where each file is given with the split that it says; those that say none are ``test``.
+
+    Raises:
+        InputError: Some say one and others do not: whatever these hold, it would be mixed with test images.
+    """
+    found: dict[str | None, list[Path]] = {}
+    for split, file in files:
+        found.setdefault(split, []).append(file)
+    silent = found.pop(None, [])
+    if silent and found:
+        which = (
+            f" and {len(silent) - 1} more do not say which split they are"
+            if len(silent) > 1
+            else (" does not say which split it is")
+        )
+        raise InputError(
+            f"{silent[0]}{which} of, while other files of {param('dataset')} {source.name} do "
+            f"({first_few(file.name for files in found.values() for file in files)}).",
+            hint="Name files after train, val or test, or name only those that are meant.",
+        )
+    return {split or "test": own for split, own in found.items()} or {"test": silent}
+
+
+def _said_split(file: Path, base: Path) -> str | None:
+    """The split that a file says by a word of its name, or else by the nearest folder from ``base`` on."""
+    if (split := split_in(file.name)) is not None:
+        return split
+    for folder in file.absolute().parents:
+        if (split := split_called(folder.name)) is not None:
+            return split
+        if folder == base:
+            break
+    return None
+
+
+def _in_folder(folder: Path, suffixes: tuple[str, ...]) -> list[tuple[str | None, Path]]:
+    found: list[tuple[str | None, Path]] = []
     places = [(folder, "")] + [(child, child.name) for child in sorted(folder.iterdir()) if child.is_dir()]
     for place, name in places:
         if name and split_called(name) is None:
             continue
         for file in sorted(place.iterdir()):
             if file.name.lower().endswith(suffixes) and not file.name.startswith(".") and file.is_file():
-                split = split_called(name) if name else split_in(file.name)
-                found.setdefault(split or "test", []).append(file)
+                found.append((split_called(name) if name else split_in(file.name), file))
     return found
 
 
@@ -96,7 +130,10 @@ def _matching(name: str) -> list[Path]:
         return [path]
     if not re.search(r"[*?\[]", name):
         return []
-    return sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+    try:
+        return sorted(Path(path.anchor or ".").glob(str(path.relative_to(path.anchor))))
+    except (ValueError, NotImplementedError) as error:
+        raise InputError(f"{name} is no pattern of files: {first_line(error)}.") from error
 
 
 def _braced(pattern: str, source: Source) -> Iterator[str]:

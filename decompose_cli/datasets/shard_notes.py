@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from decompose_cli.datasets.kept_files import shards_folder
 from decompose_cli.datasets.paths import PathTable
 from decompose_cli.datasets.tar_shards import Shard, read_shard
 from decompose_cli.errors import DecomposeError, InputError
-from decompose_cli.storage.files import cache_root, check_trusted, write_with
+from decompose_cli.storage.files import check_trusted, write_with
 from decompose_cli.storage.fingerprints import digest_of
 
 _FORMAT_VERSION = 1
@@ -32,7 +33,7 @@ def known_shard(path: Path, image: str | None, label: str | None) -> Shard:
     except OSError as error:
         raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
     now = [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
-    note = cache_root() / "shards" / f"{digest_of([_FORMAT_VERSION, str(path.resolve()), now, image, label])}.npz"
+    note = shards_folder() / f"{digest_of([_FORMAT_VERSION, str(path.resolve()), now, image, label])}.npz"
     with suppress(*_DAMAGED):
         return _noted(note, path)
     shard = read_shard(path, image, label)

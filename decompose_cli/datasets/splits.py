@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from decompose_cli.errors import first_few
+from decompose_cli.progress import note
+
 SPLITS = ("train", "val", "test")
 PREFERRED = ("test", "val", "train")
 """Splits in the order in which they are preferred for testing."""
@@ -34,6 +37,13 @@ def split_in(name: str) -> str | None:
     """
     found = {split for word in re.split(r"[^A-Za-z]+", name) if (split := split_called(word)) is not None}
     return found.pop() if len(found) == 1 else None
+
+
+def say_others(used: str, there: Iterable[str], split: str, where: object) -> None:
+    """Say which of several things that may be one split is used, where there are others."""
+    others = [name for name in there if name != used]
+    if others:
+        note(f"{where} has {first_few([used, *others], 4)} for the split {split}, of which {used} is used.")
 
 
 def in_preferred_order(splits: Iterable[str]) -> tuple[str, ...]:

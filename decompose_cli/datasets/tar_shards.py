@@ -55,7 +55,7 @@ def read_shard(path: Path, image: str | None, label: str | None) -> Shard:
 
     Args:
         path: The file.
-        image: Ending of the members that are images; by default any that image files have.
+        image: Ending of the members that are images, in any case of letters; by default any that image files have.
         label: Ending of the members that hold labels, for JSON with the field: ``json.label``.
 
     Raises:
@@ -63,6 +63,7 @@ def read_shard(path: Path, image: str | None, label: str | None) -> Shard:
     """
     names: list[str] = []
     offsets, labels = array("q"), []
+    image = None if image is None else image.lower()
     with closing(_Handles()) as handles:
         for key, members in _samples(path):
             found = [end for end in members if (end == image if image is not None else is_image_name(f"x.{end}"))]
@@ -82,8 +83,10 @@ def read_shard(path: Path, image: str | None, label: str | None) -> Shard:
 
 
 def _label(path: Path, key: str, members: dict[str, tarfile.TarInfo], label: str | None, handles: _Handles) -> str:
-    end, _, name = ("" if label is None else label).partition(".")
-    end = end or next((known for known in LABELS if known in members), "")
+    end, name = ("" if label is None else label.lower()), ""
+    if label is not None and end not in members:
+        end, _, name = label.partition(".")
+    end = end.lower() or next((known for known in LABELS if known in members), "")
     if end not in members:
         raise InputError(
             f"The sample {key} in {path} has no label{'' if label is None else f' {label}'}; its members end in "

@@ -92,8 +92,13 @@ def _class_names(folder: Path) -> list[str] | None:
     for path in (folder / name for name in CLASS_NAMES):
         if path.is_file():
             try:
-                names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+                text = path.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:
                 raise InputError(f"{path} is there but cannot be read as text.") from error
-            return [name for name in names if name]
+            names = [line.strip() for line in text.rstrip().splitlines()]
+            if "" in names:
+                raise InputError(
+                    f"Line {names.index('') + 1} of {path} is blank; it names classes in the order of their numbers."
+                )
+            return names
     return None

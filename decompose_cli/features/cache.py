@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import json
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -166,14 +166,18 @@ def entries() -> list[CacheEntry]:
     for path in _found():
         try:
             status = path.stat()
-            files = path.rglob("*") if path.is_dir() else [path]
-            size = sum(file.stat().st_size for file in files if file.is_file())
+            size = size_of(path)
             if path.suffix == ".lock":
                 continue
             listed.append(CacheEntry(path, size, status.st_mtime, _described(path)))
         except OSError:
             continue
     return sorted(listed, key=lambda entry: -entry.modified)
+
+
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in (path.rglob("*") if path.is_dir() else [path]) if file.is_file())
 
 
 def _described(path: Path) -> str:
@@ -200,13 +204,23 @@ def clear(older_than_days: float = 0) -> tuple[int, int]:
 
     What another command is computing stays.
     """
+    banks = [(path, path.with_name(path.name.partition(".")[0] + ".lock")) for path in _found()]
+    return cleared(((path, lock) for path, lock in banks if path.suffix != ".lock"), older_than_days)
+
+
+def cleared(found: Iterable[tuple[Path, Path]], older_than_days: float) -> tuple[int, int]:
+    """Delete those of some files and folders that are older than so many days; return their number and bytes.
+
+    Args:
+        found: Each with the file that whoever makes it has locked.
+        older_than_days: Age from which they are deleted.
+    """
     limit = time.time() - 86400 * older_than_days
     count = freed = 0
-    for path in _found():
+    for path, lock in found:
         try:
-            if path.suffix == ".lock" or path.stat().st_mtime > limit:
+            if path.stat().st_mtime > limit:
                 continue
-            lock = path.with_name(path.name.partition(".")[0] + ".lock")
             with FileLock(lock, timeout=0):
                 freed += remove(path)
                 count += 1

@@ -12,6 +12,7 @@ from typing_extensions import override
 
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.class_map import read_class_map
+from decompose_cli.datasets.splits import split_called
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import Computing
 from decompose_cli.features.inputs import Inputs as Inputs
@@ -289,6 +290,6 @@ def _default_split(inputs: Inputs, dataset: str, splits: tuple[str, ...]) -> str
 
 def _layout_hint(dataset: str) -> str:
     path = Path(dataset.removeprefix("folder:"))
-    if path.name in ("train", "val", "test"):
-        return f"Did you mean folder:{path.parent} with {param('split')} {path.name}?"
+    if (split := split_called(path.name)) is not None:
+        return f"Did you mean folder:{path.parent} with {param('split')} {split}?"
     return "The layout is PATH/train|val|test/<class>/<image>; name PATH."

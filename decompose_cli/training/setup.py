@@ -182,6 +182,7 @@ def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) ->
     )
 
 
+@without_class_map()
 def open_learner(
     inputs: Inputs,
     model_options: Mapping[str, str],

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from decompose_cli.datasets.classes import UnmatchedError
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.refitting import Refitting, check_refit, settle
 from decompose_cli.decomposition.sampling import fitted_numbers
@@ -89,13 +90,11 @@ def offering_new_head() -> Iterator[None]:
 
 @contextmanager
 def without_class_map() -> Iterator[None]:
-    """Leave the hint at a class map out of refusals inside the block, as the command takes none."""
+    """Say nothing of files of classes with the refusal of other ones, as training takes none."""
     try:
         yield
-    except InputError as error:
-        if error.advice is None or param("class_map") not in error.advice:
-            raise
-        raise InputError(error.sentence) from error
+    except UnmatchedError as error:
+        raise InputError(error.sentence, hint="Name the classes as the network's are.") from error
 
 
 def network_to_train(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def test_finetune_and_validate_and_its_options(learned: str) -> None:
     assert found["results"]["decomposed"]["correct"] == after["correct"]
     assert found["results"]["indices"]["k"] == [3, 3]
     assert content("tuned/config.json")["only"] == "head"
+
+
+def test_the_command_that_is_recommended_names_the_class_map(learned: str) -> None:
+    for folder in Path("images").glob("*/a"):
+        folder.rename(folder.with_name("another a"))
+    Path("my map.csv").write_text("another a,a\n")
+    said = run("finetune", "-w", learned, *BRIEF, "-k", "2", "--class-map", "my map.csv", "-o", "tuned").stderr
+    (line,) = [line for line in said.splitlines() if line.startswith("Use it: decompose ")]
+    assert line.endswith(" --class-map 'my map.csv'")
+    run(*shlex.split(line.removeprefix("Use it: decompose ")), "--input-size", "8", "-q", "-j", "0", "--no-cache")
 
 
 def test_finetune_is_resumed_without_being_told_anything(learned: str, power_cut: PowerCut) -> None:

@@ -542,3 +542,13 @@ def test_extracted_features_are_called_what_they_are() -> None:
         assert f"3 features per class by {expected}, in the order of the ranking (k = 3)" in said
         assert "equal scores are a tie" in said
         assert "influential" not in said
+
+
+def test_what_becomes_of_classes_without_images_is_said_as_it_is(make_images: Callable[..., Path]) -> None:
+    make_images(Path("images"), ["3", "4"], n=3, side=32)
+    given = ("resnet20-digits", "--dataset", "folder:images", "-j", "0")
+    some = "2 of the network's 10 have images (3, 4)"
+    assert f"{some}; the others can still be predicted" in run("validate", *given).stderr
+    assert f"{some}; the others keep all features" in run("extract-indices", *given, "-k", "2", "-o", "k.json").stderr
+    assert f"{some}; the others keep all features" in run("validate", *given, "-i", "k.json").stderr
+    assert f"{some}; the head has no others" in run("validate", *given, "--classes", "present").stderr

@@ -84,6 +84,19 @@ def test_the_recommended_command_names_a_network_of_the_users(monkeypatch: pytes
 
 
 @pytest.mark.usefixtures("images")
+def test_other_classes_get_a_hint_that_names_only_what_train_has() -> None:
+    run(*SHORT_TRAIN, "-o", "run", "-q")
+    for folder in Path("images").glob("*/a"):
+        folder.rename(folder.with_name("another a"))
+    said = run("train", "-w", "run/last.pt", "-o", "more", "-q", "-j", "0", "--epochs", "1", code=2).stderr
+    assert (
+        "Name the classes as the network's are. For other classes than the network's, replace its head: --new-head."
+        in (" ".join(said.split()))
+    )
+    assert "--class-map" not in said
+
+
+@pytest.mark.usefixtures("images")
 def test_training_goes_on_with_the_images_that_the_weights_have_learned_from() -> None:
     run(*SHORT_TRAIN, "-o", "run", "-q")
     run("train", "-w", "run/last.pt", "-o", "more", "-q", "-j", "0", "--epochs", "1", "-b", "8")

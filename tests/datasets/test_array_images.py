@@ -128,6 +128,18 @@ def labels(*values: Any) -> dict[str, Any]:
         (labels(0, -1, 1, 1), "is '-1', which is no class number"),
         (labels(0, 2**40, 1, 1), "which is no number of a class"),
         (labels("a", "", "b", "b"), "is '', which names no class"),
+        (labels(*["9" * 5000] * 4), r"is '9{60}\.\.\.', which is no number of a class"),
+        (
+            {**labels(0, 1, 1, 1), "class_names": np.array("cats")},
+            r"class_names in x.npz is text of the shape \(\), not a",
+        ),
+        (
+            {**labels(0, 1, 1, 1), "class_names": np.array([b"a", b"b"])},
+            r"is \|S1 of the shape \(2,\), not a list of names",
+        ),
+        ({**labels(0, 1, 1, 1), "class_names": np.array([0, 1])}, "is whole numbers of the shape"),
+        ({**labels(0, 1, 1, 1), "class_names": np.array([["a"], ["b"]])}, r"is text of the shape \(2, 1\)"),
+        ({**labels("a", "b", "b", "b"), "class_names": np.array(["a", "b", "b"])}, "classes has 'b' 2 times"),
         ({"images": GREY, "labels": LABELS > 1}, "labels in x.npz holds bool, not labels"),
         ({"test_images": GREY}, "has only half of a pair, test_images; it has test_images"),
         ({"a": GREY}, "no arrays of images and labels that are known by name; it has a"),
@@ -163,5 +175,5 @@ def test_a_file_for_each_split() -> None:
         assert available_splits(name) == ("test", "train")
         assert len(open_dataset(name, "test", Path())) == 2
     np.savez("set_other.npz", images=GREY, labels=LABELS)
-    with pytest.raises(InputError, match="several files of the split test"):
+    with pytest.raises(InputError, match=r"set_other\.npz does not say which split it is of"):
         available_splits(f"npz:{Path().absolute()}")

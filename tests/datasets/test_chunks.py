@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers.image_kinds import open_folder
 from helpers.inputs import noise, put
 from PIL import Image
 
 from decompose_cli.datasets import streaming
 from decompose_cli.datasets.base import Chunk, ImageDataset, InMemoryImages
-from decompose_cli.datasets.folders import FolderImages, open_folder
+from decompose_cli.datasets.folders import FolderImages
 from decompose_cli.datasets.registry import open_dataset
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features import extraction

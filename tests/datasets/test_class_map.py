@@ -102,6 +102,7 @@ def test_outputs_without_names_are_given_by_number() -> None:
         ({"cat": "cow"}, "net: class_map gives 'cat' the class 'cow', which is neither a name, an id nor a number of "),
         ({"cat": 4}, "net: class_map gives 'cat' the class 4, which is neither"),
         ({"cat": "-1"}, "net: class_map gives 'cat' the class '-1', which is neither"),
+        ({"cat": "9" * 5000}, f"net: class_map gives 'cat' the class '{'9' * 59}..., which is neither"),
         ({"cat": "dog"}, "net: 'cat' and 'dog' are both class 1 of the network."),
     ],
 )
@@ -110,6 +111,32 @@ def test_classes_that_are_not_there_are_named(given: dict[str, str | int], sente
         match_classes(("cat", "dog"), None, MODEL, 4, what="net", given=given)
     assert sentence in caught.value.message
     assert "cats" not in given or caught.value.hint == "Did you mean cat?"
+
+
+@pytest.mark.parametrize("model", [None, ClassNames(("ant", "bee", "cow", "dog", "emu", "fox"))])
+def test_numbers_that_are_not_given_stand_for_themselves(model: ClassNames | None) -> None:
+    numbers = tuple("01234")  # of which 1, 3 and 4 have images
+
+    def found(given: dict[str, str | int], present: list[int]) -> tuple[tuple[int, ...], tuple[str, ...], bool]:
+        matched = match_classes(numbers, None, model, 6, what="x", present=present, is_numbered=True, given=given)
+        return matched.outputs, matched.names, matched.by_position
+
+    names = tuple("012345") if model is None else tuple(model.names)
+    assert found({"3": 5}, [1, 3, 4]) == ((-1, 1, -1, 5, 4), names, True)
+    assert found({"3": 0}, [1, 3, 4]) == ((-1, 1, -1, 0, 4), names, True), (
+        "class 0 has no images, so its output is free"
+    )
+    assert found({"1": 1, "3": 5, "4": 0}, [1, 3, 4])[0] == (-1, 1, -1, 5, 0)
+    with pytest.raises(InputError, match="x: '3' and '4' are both class 4 of the network"):
+        found({"3": 4}, [1, 3, 4])
+    with pytest.raises(InputError, match="the class '6' is not among") as caught:
+        match_classes(tuple("0123456"), None, model, 6, what="x", present=[1, 6], is_numbered=True, given={"1": 0})
+    assert caught.value.hint == "Say in the file of class_map which class of the network each of them is."
+
+
+def test_several_classes_of_one_name_are_not_taken_for_one() -> None:
+    with pytest.raises(InputError, match="net: two classes that are called 'cat' are both class 0 of the network"):
+        match_classes(("cat", "cat"), None, MODEL, 4, what="net")
 
 
 def test_a_partial_match_says_how_to_settle_it() -> None:

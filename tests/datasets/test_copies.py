@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.image_kinds import open_folder
 from helpers.inputs import noise, put
 from PIL import Image
 
 from decompose_cli.datasets.cifar import ARCHIVES, open_cifar
-from decompose_cli.datasets.folders import FolderImages, open_folder
+from decompose_cli.datasets.folders import FolderImages
 from decompose_cli.datasets.manifest import Manifest
 from decompose_cli.datasets.reading import ImageFiles
 from decompose_cli.datasets.registry import open_dataset

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -79,12 +80,23 @@ def test_files_of_several_splits(name: str) -> None:
     Path("lists").mkdir()
     table("lists/my-train.csv", "path,label", "../pictures/0.png,a", "../pictures/1.png,b")
     table("lists/my-test.csv", "path,label", "../pictures/2.png,b")
-    if name.endswith("{train,test}.csv"):
-        with pytest.raises(InputError, match="has several files of the split test"):
-            available_splits(name)
-        return
     assert available_splits(name) == ("test", "train")
     assert opened(name).labels.tolist() == [1]
+
+
+@pytest.mark.parametrize("column", ["fold", "set", "split"])
+def test_a_column_without_any_split_is_not_taken_for_one(column: str, caplog: pytest.LogCaptureFixture) -> None:
+    name = table("x.csv", f"path,label,{column}", "pictures/0.png,a,1", "pictures/1.png,b,2")
+    with caplog.at_level("INFO"):
+        assert available_splits(name) == ("test",)
+    assert f"The column '{column}' of x.csv names no splits (1, 2)." in caplog.text
+    assert "The split in line 2 of x.csv is '1'" in refused(name, {"split": column})
+
+
+def test_a_pipe_is_no_image() -> None:
+    os.mkfifo("pictures/pipe.png")
+    name = table("x.csv", "path,label", "pictures/0.png,a", "pictures/pipe.png,b")
+    assert "The image 'pictures/pipe.png' in line 3 of x.csv is not there (it is no regular file)." in refused(name)
 
 
 def test_columns_that_are_named_and_other_separators() -> None:
@@ -119,9 +131,13 @@ def test_images_elsewhere_have_their_whole_path() -> None:
         ),
         ("path,label\npictures/0.png,0\npictures/1.png,-1\n", "is '-1', which is no class number, as others are."),
         ("path,label\npictures/0.png,9999999\n", "is '9999999', which is no number of a class."),
+        (f"path,label\npictures/0.png,{'9' * 400}\n", f"is '{'9' * 60}...', which is no number of a class."),
         ("path,label\nno.png,a\npictures/0.png,a\nnono.png,a\n", "'no.png' in line 2 of x.csv is not there"),
         ("path,label\nno.png,a\npictures/0.png,a\nnono.png,a\n", "and so are 1 more"),
-        ("path,label,split\npictures/0.png,a,other\n", "is 'other', which is none of train, val, test."),
+        (
+            "path,label,split\npictures/0.png,a,test\npictures/1.png,a,other\n",
+            "The split in line 3 of x.csv is 'other', which is none of train, val, test. Take out rows of other splits",
+        ),
         ("path,label\n,a\n", "Line 2 of x.csv names no image."),
         ("path,label\n\0,a\n", "x.csv"),
         ('path,label\nx,"a\n', "x.csv is no CSV file in UTF-8"),

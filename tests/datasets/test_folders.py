@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.image_kinds import open_folder
 from helpers.inputs import read_rgb
 from PIL import Image
 from torch import Tensor
 
-from decompose_cli.datasets.folders import FolderImages, open_folder
+from decompose_cli.datasets.folders import FolderImages
 from decompose_cli.datasets.registry import available_splits, open_dataset
 from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Interpolation, Preprocessing

@@ -22,6 +22,7 @@ from helpers.image_kinds import noise, png
 from decompose_cli.datasets.arrow_images import TableImages
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.registry import available_splits, open_dataset
+from decompose_cli.engines.cache import clear_cache, list_cache
 from decompose_cli.errors import DownloadError, InputError
 
 IMAGES = [png(noise(number, 8)) for number in range(3)]
@@ -58,7 +59,37 @@ def test_labels_that_are_names_and_columns_that_are_named() -> None:
     found = opened(name, columns={"image": "other", "label": "kind"})
     assert (found.class_names, found.labels.tolist()) == (("a", "b"), LABELS)
     assert found.image(0).tobytes() == noise(2, 8).tobytes()
+    said = refused(name, {"label": "other"})
+    assert "The column 'other' of hf:x.parquet test, which columns names, holds images, not labels. Labels are" in said
+    assert "The column 'kind' of hf:x.parquet test, which columns names, holds string, not images." in (
+        refused(name, {"image": "kind"})
+    )
     assert "has no column 'x', which columns names; it has image, other, kind, number." in refused(name, {"label": "x"})
+
+
+def test_labels_that_are_real_numbers_are_taken_where_that_is_said() -> None:
+    name = parquet("x.parquet", image=IMAGES, kind=[1.0, 0.0, 1.0])
+    assert "such as 1.0 is taken where columns label=NAME says so." in refused(name)
+    assert opened(name, columns={"label": "kind"}).labels.tolist() == LABELS
+
+
+def test_the_table_that_is_made_of_a_file_is_said_listed_and_cleared(caplog: pytest.LogCaptureFixture) -> None:
+    name = parquet("x.parquet", image=IMAGES, label=LABELS)
+    with caplog.at_level("INFO"):
+        opened(name)
+    (said,) = [text for text in caplog.messages if "is written as a table in" in text]
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        opened(name)
+    assert "is written as a table in" not in caplog.text, "it is there"
+    folder = Path(said.partition(" table in ")[2].partition(" first")[0])
+    (table,) = folder.rglob("*.arrow")
+    (entry,) = [entry for entry in list_cache().entries if entry.file.startswith("huggingface/")]
+    assert entry.size >= table.stat().st_size
+    assert clear_cache(1) == (0, 0)
+    assert clear_cache() == (1, entry.size)
+    assert not table.exists()
+    assert opened(name).labels.tolist() == LABELS
 
 
 def test_splits_of_a_folder_called_parquet_and_classes_of_the_training_images() -> None:
@@ -68,6 +99,17 @@ def test_splits_of_a_folder_called_parquet_and_classes_of_the_training_images() 
     assert available_splits("hf:parquet") == ("val", "train")
     found = opened("hf:parquet", "val")
     assert (found.labels.tolist(), found.class_names) == ([1], ("a", "b", "c"))
+
+
+def test_a_table_that_is_called_as_the_split_goes_before_others(caplog: pytest.LogCaptureFixture) -> None:
+    tables = {
+        name: datasets.Dataset.from_dict({"image": IMAGES[:n], "label": LABELS[:n]})
+        for n, name in ((3, "unsup_train"), (2, "train"))
+    }
+    datasets.DatasetDict(tables).save_to_disk("saved")
+    with caplog.at_level("INFO"):
+        assert len(opened("hf:saved", "train")) == 2
+    assert "hf:saved has train, unsup_train for the split train, of which train is used." in caplog.text
 
 
 @pytest.mark.parametrize("is_dictionary", [True, False])
@@ -118,6 +160,13 @@ def test_a_missing_image_is_one_that_cannot_be_read() -> None:
     assert found.without([1]).in_memory() is not None
 
 
+def test_a_pipe_that_a_row_names_is_not_waited_for() -> None:
+    os.mkfifo("pipe.png")
+    found = opened(parquet("x.parquet", image=[{"bytes": None, "path": str(Path("pipe.png").absolute())}], label=[0]))
+    with pytest.raises(InputError, match=r"The image in row 0 of hf:x\.parquet test is .*pipe\.png, which is no reg"):
+        found.image(0)
+
+
 def test_an_image_of_which_no_sample_is_taken_makes_another_fingerprint() -> None:
     large = [png(noise(seed, 80)) for seed in range(2)]
     found = [
@@ -127,6 +176,22 @@ def test_an_image_of_which_no_sample_is_taken_makes_another_fingerprint() -> Non
         for changed in (None, 4)
     ]
     assert found[0] != found[1]
+
+
+@pytest.mark.parametrize("in_table", [False, True])
+def test_another_image_in_a_file_that_a_row_names_makes_another_fingerprint(in_table: bool) -> None:
+    files = [Path(f"images/test/{name}/{number:02}.png") for name in "ab" for number in range(20)]
+    for seed, file in enumerate(files):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(png(noise(seed, 80)))
+    named = [{"bytes": None, "path": str(file.absolute())} for file in files]
+    name = parquet("x.parquet", image=named, label=[0] * 40) if in_table else "hf:images"
+    before = opened(name).fingerprint()
+    assert opened(name).fingerprint() == before
+    files[4].write_bytes(png(noise(99, 80)))  # of which no sample is taken
+    changed = opened(name).fingerprint()
+    files[7].unlink()
+    assert len({before, changed, opened(name).fingerprint()}) == 3
 
 
 def test_a_table_of_which_nothing_else_is_known_is_told_by_a_sample_of_its_images() -> None:

@@ -201,6 +201,15 @@ def test_columns_are_read_and_refused() -> None:
             open_dataset(name, "test", Path(), columns={"image": "x"})
 
 
+@pytest.mark.parametrize("kind", ["npz", "wds", "hf"])
+def test_a_column_of_splits_is_refused_where_there_is_none(kind: str) -> None:
+    _, name = made(kind)
+    with pytest.raises(
+        InputError, match=f"columns split=x has no effect with {kind}:.* columns of image and label alone"
+    ):
+        open_dataset(name, "test", Path(), columns={"split": "x"})
+
+
 @pytest.mark.parametrize(
     ("name", "says"),
     [

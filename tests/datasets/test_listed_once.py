@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 from helpers.command_line import run
+from helpers.image_kinds import open_folder
 
-from decompose_cli.datasets.folders import FolderImages, open_folder
+from decompose_cli.datasets.folders import FolderImages
 from decompose_cli.datasets.listed_once import listed_once
 from decompose_cli.datasets.registry import open_dataset
 

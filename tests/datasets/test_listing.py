@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from helpers.image_kinds import open_folder
 from PIL import Image
 
-from decompose_cli.datasets.folders import FolderImages, folder_splits, open_folder
+from decompose_cli.datasets.folders import FolderImages
+from decompose_cli.datasets.registry import available_splits
 from decompose_cli.errors import InputError
 
 MakeImages = Callable[..., Path]
@@ -113,7 +115,7 @@ def test_links_that_lead_nowhere_are_refused_by_name(kind: str, root: Path) -> N
 def test_a_split_that_is_a_link_to_nowhere_does_not_vanish(root: Path) -> None:
     (root / "val").symlink_to("gone")
     with pytest.raises(InputError, match="val is a link to gone"):
-        folder_splits(f"folder:{root}")
+        available_splits(f"folder:{root}")
 
 
 def test_links_that_lead_somewhere_are_followed(root: Path, make_images: MakeImages, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from helpers.command_line import run, warnings_in
+from helpers.image_kinds import open_folder
 from helpers.inputs import GOOD, noise, put, read_rgb
 from PIL import Image
 from torchvision.datasets.folder import pil_loader
@@ -21,7 +22,7 @@ from torchvision.datasets.folder import pil_loader
 from decompose_cli.datasets import folders, stored
 from decompose_cli.datasets.augment import Augmentation
 from decompose_cli.datasets.decoding import open_image
-from decompose_cli.datasets.folders import FolderImages, open_folder
+from decompose_cli.datasets.folders import FolderImages
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.decomposition.chosen_images import from_files
 from decompose_cli.engines.explain import ExplainSettings, explain

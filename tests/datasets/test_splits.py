@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+import numpy as np
 import pytest
 from helpers.image_kinds import CLASSES, noise, png, write_folder
 
@@ -44,13 +45,34 @@ def test_folders_of_other_spellings_are_the_splits() -> None:
         assert Path(found.files[0]).parts[1] == folder  # type: ignore[attr-defined]
 
 
-def test_the_usual_spelling_is_preferred_and_two_others_are_refused() -> None:
+def test_the_usual_spelling_is_preferred_and_two_others_are_refused(caplog: pytest.LogCaptureFixture) -> None:
     write_folder(Path("images"), 8, splits=("val", "Val", "validation"))
+    with caplog.at_level(logging.INFO):
+        assert available_splits("folder:images") == ("val",)
+    assert "images has val, Val, validation for the split val, of which val is used." in caplog.text
     assert len(open_dataset("folder:images", "val", Path()).files[0].parts) == 4  # type: ignore[attr-defined]
     assert open_dataset("folder:images", "val", Path()).files[0].parts[1] == "val"  # type: ignore[attr-defined]
     write_folder(Path("others"), 8, splits=("Val", "validation"))
     with pytest.raises(InputError, match="others has two folders that may be the split val: Val and validation"):
         available_splits("folder:others")
+
+
+def test_a_second_spelling_of_a_split_is_said_in_files_of_other_kinds(caplog: pytest.LogCaptureFixture) -> None:
+    images, labels = np.zeros((1, 4, 4), np.uint8), np.zeros(1, int)
+    np.savez(
+        "x.npz",
+        **{
+            f"{split}_{what}": each
+            for split in ("val", "valid")
+            for what, each in (("images", images), ("labels", labels))
+        },
+    )
+    for name in ("val", "validation"):
+        np.savez(f"{name}.npz", images=images, labels=labels)
+    with caplog.at_level(logging.INFO):
+        assert available_splits("npz:x.npz") == available_splits("npz:{split}.npz") == ("val",)
+    assert "x.npz has val_images, valid_images for the split val, of which val_images is used." in caplog.text
+    assert "{split}.npz has val, validation for the split val, of which val is used." in caplog.text
 
 
 def test_a_folder_deeper_is_found_and_said(caplog: pytest.LogCaptureFixture) -> None:

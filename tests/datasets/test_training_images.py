@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from helpers.image_kinds import open_folder
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
@@ -17,7 +18,7 @@ from decompose_cli.datasets import training_images
 from decompose_cli.datasets.augment import Augmentation, ImageTransform, Kind
 from decompose_cli.datasets.base import ImageDataset, InMemoryImages
 from decompose_cli.datasets.crops import cut_out, draw_crops
-from decompose_cli.datasets.folders import FolderImages, open_folder
+from decompose_cli.datasets.folders import FolderImages
 from decompose_cli.datasets.training_images import TrainingImages
 from decompose_cli.errors import InputError
 from decompose_cli.features.extraction import normalised_batches

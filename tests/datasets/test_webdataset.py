@@ -16,6 +16,7 @@ from decompose_cli.datasets import shard_notes
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.registry import available_splits, open_dataset
 from decompose_cli.datasets.tar_shards import ShardImages, read_shard
+from decompose_cli.engines.cache import clear_cache, list_cache
 from decompose_cli.errors import InputError
 
 IMAGES = [png(noise(number, 8)) for number in range(4)]
@@ -52,6 +53,17 @@ def test_samples_of_several_members_in_folders_of_the_archive() -> None:
     assert found.image(1).tobytes() == noise(2, 8).tobytes()
 
 
+def test_what_is_noted_of_shards_is_listed_and_cleared() -> None:
+    shard("a-0.tar", sample(0))
+    shard("a-1.tar", sample(1, "1"))
+    opened("wds:a-{0..1}.tar")
+    (entry,) = list_cache().entries
+    assert (entry.description, entry.file) == ("what is in 2 tar shards", "shards")
+    assert clear_cache() == (2, entry.size)
+    assert list_cache().entries == []
+    assert opened("wds:a-{0..1}.tar").labels.tolist() == [0, 1]
+
+
 def test_long_names_and_images_of_several_shards() -> None:
     long = "folder/" * 40
     shard("a-0.tar", (f"{long}one", sample(0)[1]))
@@ -78,6 +90,10 @@ def test_labels_in_json_and_in_a_member_that_is_named() -> None:
     shard("x.tar", ("a", parts), ("b", {**parts, "target": b"emu"}))
     assert opened().class_names == ("cat",)
     assert opened(label="target").class_names == ("dog", "emu")
+    assert opened(image="PNG", label="Target").class_names == ("dog", "emu")
+    assert opened(label="JSON.other").labels.tolist() == [7, 7]
+    shard("y.tar", ("a", {"png": IMAGES[0], "seg.png": IMAGES[1], "top.cls": b"4"}))
+    assert opened("wds:y.tar", image="Seg.PNG", label="top.cls").labels.tolist() == [4]
     assert opened(label="json.other").labels.tolist() == [7, 7]
     assert "has no field 'none' with a number or a name" in refused(label="json.none")
     two = {"input.png": IMAGES[0], "mask.png": IMAGES[1], "cls": b"0"}
@@ -110,7 +126,44 @@ def test_splits_by_names_of_shards_and_classes_of_the_training_images() -> None:
         shard(f"other/{split}/0.tar", sample(0), sample(1))
     assert available_splits("wds:other") == ("val", "train")
     assert available_splits("wds:other/train/0.tar") == ("train",)
-    assert available_splits("wds:data/set-{train,validation}-0.tar") == ("test",), "of which no single split is meant"
+
+
+@pytest.mark.parametrize("name", ["*.tar", "c-{train,test}-{0..1}.tar", "**/*.tar", "{c-train,c-test}*.tar"])
+def test_shards_of_several_splits_that_one_pattern_names_stay_apart(name: str) -> None:
+    for split, number in (("train", 0), ("train", 1), ("test", 0), ("test", 1)):
+        shard(f"sh/c-{split}-{number}.tar", sample(number))
+        shard(f"sh/deep/{split}/{number}/0.tar", sample(number))
+    assert available_splits(f"wds:sh/{name}") == ("test", "train")
+    count = 4 if name.startswith("**") else 2
+    assert len(opened(f"wds:sh/{name}", "test")) == len(opened(f"wds:sh/{name}", "train")) == count
+    assert available_splits("wds:sh/deep/**/*.tar") == ("test", "train"), "a folder above says the split, too"
+
+
+def test_a_blank_line_in_the_names_of_the_classes_is_refused() -> None:
+    shard("sh/0.tar", sample(0, "1"))
+    for text in ("\ufeffant\nbee\ncow\n\n", "ant\r\nbee\r\ncow"):
+        Path("sh/classes.txt").write_text(text, encoding="utf-8")
+        assert opened("wds:sh/0.tar").class_names == ("ant", "bee", "cow")
+    Path("sh/classes.txt").write_text("ant\n\nbee\n")
+    assert "Line 2 of sh/classes.txt is blank; it names classes in the order of their numbers." in refused(
+        "wds:sh/0.tar"
+    )
+
+
+@pytest.mark.parametrize("name", ["wds:sh", "wds:sh/*.tar"])
+def test_shards_of_which_only_some_say_the_split_are_refused(name: str) -> None:
+    for file in ("a-train-0", "b-0", "b-1"):
+        shard(f"sh/{file}.tar", sample(0))
+    assert (
+        f"sh/b-0.tar and 1 more do not say which split they are of, while other files of dataset {name} do "
+        "(a-train-0.tar)." in refused(name)
+    )
+    assert available_splits("wds:sh/b-*.tar") == ("test",)
+
+
+def test_a_pattern_that_is_none_is_said() -> None:
+    shard("sh/0.tar", sample(0))
+    assert "sh/**x" in refused("wds:sh/**x"), "which Python 3.13 takes for sh/*x"
 
 
 def test_shards_that_are_named_have_to_be_there() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
 from fnmatch import fnmatch
-from importlib import util
 
 import pytest
 from helpers.command_line import refused, run
@@ -19,10 +19,7 @@ def names(pattern: str) -> list[str]:
 
 
 def without_timm(monkeypatch: pytest.MonkeyPatch) -> None:
-    find_spec = util.find_spec
-    monkeypatch.setattr(
-        "decompose_cli.engines.models.find_spec", lambda name: None if name == "timm" else find_spec(name)
-    )
+    monkeypatch.setitem(sys.modules, "timm", None)
 
 
 def test_a_search_goes_through_all_names_of_ours_and_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from decompose_cli.datasets.folders import FolderImages, Folders
+from decompose_cli.datasets.source import Source
+
 CLASSES = ("bird", "cat", "dog")
 
 
@@ -38,6 +41,11 @@ def write_folder(root: Path, side: int = 32, each: int = 3, splits: Sequence[str
                 place.parent.mkdir(parents=True, exist_ok=True)
                 place.write_bytes(png(noise(seed, side)))
     return root
+
+
+def open_folder(spec: str, split: str) -> FolderImages:
+    """A split of ``folder:PATH``."""
+    return Folders(Source(spec, spec.removeprefix("folder:"))).open(split)
 
 
 def rows(folder: Path) -> list[tuple[str, Path, str]]:

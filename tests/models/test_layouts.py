@@ -493,11 +493,11 @@ def test_places_that_a_key_names(kind: str) -> None:
         ("swa", "holds no state dict at weights_key swa", "torch.save"),
         ("mixed", "mixes tensors with other values (lr)", ""),
         ("model.layer1", "does not fit resnet8", ""),
-        ("x.y", "has 2 places that weights_key x.y could mean", "alone"),
+        ("a.x.y", "has 2 places that weights_key a.x.y could mean", "alone"),
     ],
 )
 def test_keys_that_name_no_weights(key: str, sentence: str, hint: str) -> None:
-    twice = {"x": {"y": RAW}, "x.y": OTHER}
+    twice = {"a": {"x": {"y": RAW}, "x.y": OTHER}}
     path = saved(
         {
             "model": RAW,
@@ -641,7 +641,7 @@ def test_two_names_never_become_one() -> None:
     state = open_classifier(f"{__name__}:Twice", saved(module.state_dict()), head="fc").load((8, 8)).module.state_dict()
     assert all(torch.equal(value, module.state_dict()[name]) for name, value in state.items())
     path = saved({**prefixed("module.model.", RAW), "model.linear.bias": RAW["linear.bias"]})
-    with pytest.raises(InputError, match="does not fit resnet8"):
+    with pytest.raises(InputError, match="holds this network under module, and other weights of its names"):
         loaded(path)
 
 

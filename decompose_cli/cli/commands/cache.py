@@ -17,12 +17,15 @@ if TYPE_CHECKING:
 @command()
 def cache(
     out: Listing,
-    clear: Annotated[bool, option("--clear", help="Delete the computed features.")] = False,
+    clear: Annotated[bool, option("--clear", help="Delete what is listed.")] = False,
     older_than: Annotated[
-        float, option("--older-than", metavar="DAYS", min=0, help="With --clear: delete only features older than this.")
+        float, option("--older-than", metavar="DAYS", min=0, help="With --clear: delete only what is older than this.")
     ] = 0,
 ) -> None:
-    """List or clear the features that were computed before; downloaded weights are never cleared."""
+    """List or clear the features that were computed before, and what is kept of tar shards and tables.
+
+    Downloaded weights are never cleared.
+    """
     from decompose_cli.engines.cache import clear_cache, list_cache
 
     if clear:
@@ -40,6 +43,6 @@ def cache(
 def show_cache(terminal: Terminal, status: CacheStatus) -> None:
     """Show the entries of the feature cache."""
     rows = [[entry.description, entry.made, f"{entry.size / 1e6:.2f}"] for entry in status.entries]
-    terminal.title(f"Features in {status.folder}")
+    terminal.title(f"Features in {status.folder}, and what is kept of data sets beside them")
     terminal.print(make_table(["What", "Made", "MB"], rows, left=2))
     terminal.print(f"{len(status.entries)} entries, {sum(entry.size for entry in status.entries) / 1e6:.1f} MB")

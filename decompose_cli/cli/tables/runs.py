@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.cli.console import Terminal
+from decompose_cli.cli.flags import flag
 from decompose_cli.models.entry import is_user_code
 
 if TYPE_CHECKING:
@@ -73,5 +75,8 @@ def show_files(
     files = runs[0].checkpoints
     model = document.arguments["model"]
     named = f"{model} " if is_user_code(model) else ""  # Python code of the user's is run only where it is named
+    kept = {name: document.arguments.get(name) for name in ("columns", "class_map")}
+    options = [word for name, value in kept.items() if value for word in (flag(name), str(value))]
+    also = f" {shlex.join(options)}" if options else ""
     what = "Use it" if len(runs) == 1 else "Use one of them"
-    terminal.print(f"{what}: decompose validate {named}-w {files.get('best', files['last'])}")
+    terminal.print(f"{what}: decompose validate {named}-w {files.get('best', files['last'])}{also}")
