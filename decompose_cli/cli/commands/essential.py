@@ -95,7 +95,7 @@ def essential(
 
 def show_essentiality(terminal: Terminal, document: ResultDocument[EssentialResults]) -> None:
     """Show all methods together, then each of them class by class."""
-    show_setting(terminal, document, is_cut=True)
+    show_setting(terminal, document)
     results = document.results
     times = f", {results.repeats} draws" if results.repeats > 1 else ""
     terminal.title(f"Images still assigned to their class, in percent ({results.noise} noise{times})")

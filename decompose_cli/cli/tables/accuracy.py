@@ -71,7 +71,7 @@ def _said_of(part: PartOfClasses, *, chooses: bool) -> str:
 def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults]) -> None:
     """Show the accuracy of one or both heads, their difference, and accuracy by class."""
     results = document.results
-    show_setting(terminal, document, is_cut=results.decomposed is not None)
+    show_setting(terminal, document)
     found = {"full": results.original, "decomposed": results.decomposed, "refitted": results.refitted}
     heads = [(name, head) for name, head in found.items() if head]
     columns = ["Head", "Correct", "Top-1 %", "95% interval", "Top-5 %", "Loss"]
