@@ -208,7 +208,7 @@ def _from_disk(datasets: Any, path: Path) -> Mapping[str, Any]:
             kept = tables_folder()
             builder = datasets.load_dataset_builder(**place, cache_dir=str(kept))
             if not Path(builder.cache_dir).is_dir():
-                note(f"{path} is written as a table in {kept} first, which 'decompose cache --clear' deletes.")
+                note(f"{path} is written as a table in {kept} first, which 'decompose cache' lists and clears.")
             builder.download_and_prepare()
             loaded = builder.as_dataset()
     if isinstance(loaded, datasets.Dataset):
