@@ -23,7 +23,7 @@ from decompose_cli.storage.array_files import REAL, TEXT, WHOLE, ArrayFile, open
 from decompose_cli.storage.fingerprints import content_sample, file_stamp
 
 SUFFIXES = (".npz",)
-_CLASS_NAMES = "class_names"
+_CLASS_NAMES = ("class_names", "classes", "label_names", "categories", "names")
 _PAIRS = (
     ("{split}_images", "{split}_labels"), ("x_{split}", "y_{split}"), ("X_{split}", "y_{split}"),
     ("{split}_x", "{split}_y"), ("{split}_X", "{split}_y"), ("{split}_data", "{split}_labels"),
@@ -110,7 +110,7 @@ class ArrayFiles:
             InputError: An array is of a wrong shape or kind, or has numbers that are no pixels or no labels.
         """
         file, images, labels = self._places[split]
-        with open_arrays(file, (images, labels, _CLASS_NAMES), "The file") as opened:
+        with open_arrays(file, (images, labels, *_CLASS_NAMES), "The file") as opened:
             _check(opened, images, labels)
             names = _class_names(opened)
             truth = _label_texts(opened, labels)
@@ -195,15 +195,18 @@ def _check(file: ArrayFile, images: str, labels: str) -> None:
 
 
 def _class_names(file: ArrayFile) -> list[str] | None:
-    if _CLASS_NAMES not in file.stored:
+    known = [name for name in _CLASS_NAMES if name in file.stored]
+    # Under a name that may mean other things, only texts are taken for names.
+    called = next((name for name in known if name == _CLASS_NAMES[0] or file.stored[name].kind == TEXT), None)
+    if called is None:
         return None
-    stored = file.stored[_CLASS_NAMES]
+    stored = file.stored[called]
     if stored.kind != TEXT or len(stored.shape) != 1:
         raise InputError(
-            f"{_CLASS_NAMES} in {file.path} is {stored.kind} of the shape {stored.shape}, not a list of names.",
+            f"{called} in {file.path} is {stored.kind} of the shape {stored.shape}, not a list of names.",
             hint="Save it as np.array(names, dtype=str), with a name for each class number.",
         )
-    names: list[str] = file.read([_CLASS_NAMES])[_CLASS_NAMES]
+    names: list[str] = file.read([called])[called]
     return names
 
 

@@ -96,10 +96,12 @@ def match_classes(
         is_filled = False
         if given:
             outputs = _overruled(outputs, rows, given, numbers, num_classes, what)
-            others = [label for label in needed if not given.keys() & {*rows[label]}]
-            if is_filled := is_numbered and any(outputs[label] is None for label in others):
-                for label in set(range(len(outputs))).difference(needed):
-                    outputs[label] = outputs[label] if given.keys() & {*rows[label]} else None
+        if given and is_numbered:
+            others = [label for label, row in enumerate(rows) if not given.keys() & {*row}]
+            for label in set(others).difference(needed):  # whose outputs are free
+                outputs[label] = None
+            others = [label for label in others if label in needed]
+            if is_filled := any(outputs[label] is None for label in others):
                 for label in others:
                     outputs[label] = label if label < num_classes else None
         if model is None or not are_named:

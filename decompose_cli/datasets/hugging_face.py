@@ -28,6 +28,7 @@ from decompose_cli.storage.fingerprints import content_sample, file_stamp
 
 _IMAGES = ("image", "img", "images", "jpg", "png", "webp", "pixel_values")
 _LABELS = ("label", "labels", "class", "cls", "fine_label", "target", "category")
+_SPLITS = ("split", "splits", "subset", "set", "partition")
 _REAL = ("float16", "float32", "float64")
 _KINDS = {
     "image": "Images are image files as bytes.",
@@ -172,6 +173,7 @@ def _load(source: Source) -> _Tables:
         else:
             loaded = _from_hub(datasets, source)
             stamps = tuple(sorted({_origin(table) for table in loaded.values()}))
+    loaded = _by_column(loaded)
     found: _Tables = {}
     names = [name for name, table in loaded.items() if len(table)]
     for split in SPLITS:
@@ -184,6 +186,20 @@ def _load(source: Source) -> _Tables:
     if not found:
         raise InputError(f"{source.name} has no split train, val or test; it has {first_few(loaded, 10)}.")
     return found
+
+
+def _by_column(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The splits of a single table that has them in a column, each value of which is the name of one."""
+    if len(loaded) != 1:
+        return loaded
+    (table,) = loaded.values()
+    for column in (name for name in table.features if name.casefold() in _SPLITS):
+        values = table.select_columns([column]).with_format("arrow")[:][column].to_pylist()
+        splits = [split_called(value) if isinstance(value, str) else None for value in values]
+        if splits and None not in splits:
+            numbers = {split: [n for n, own in enumerate(splits) if own == split] for split in SPLITS}
+            return {str(split): table.select(rows) for split, rows in numbers.items() if rows}
+    return loaded
 
 
 def _library() -> Any:
@@ -208,7 +224,7 @@ def _from_disk(datasets: Any, path: Path) -> Mapping[str, Any]:
             kept = tables_folder()
             builder = datasets.load_dataset_builder(**place, cache_dir=str(kept))
             if not Path(builder.cache_dir).is_dir():
-                note(f"{path} is written as a table in {kept} first, which 'decompose cache --clear' deletes.")
+                note(f"{path} is written as a table in {kept} first, which 'decompose cache' lists and clears.")
             builder.download_and_prepare()
             loaded = builder.as_dataset()
     if isinstance(loaded, datasets.Dataset):

@@ -99,6 +99,9 @@ def test_names_of_classes_and_labels_that_are_names() -> None:
     assert (found.class_names, found.is_numbered, found.labels.tolist()) == (tuple(names), False, LABELS.tolist())
     found = opened(images=GREY, labels=names[[3, 0, 0, 3]])
     assert (found.class_names, found.labels.tolist()) == (("ant", "dog"), [1, 0, 0, 1])
+    for called in ("classes", "label_names"):
+        assert opened(images=GREY, labels=LABELS, **{called: names}).class_names == tuple(names)
+    assert opened(images=GREY, labels=LABELS, classes=np.arange(4)).is_numbered  # numbers are no names
     arrays = {"train_images": GREY, "train_labels": names, "test_images": GREY[:1], "test_labels": names[1:2]}
     assert (opened(**arrays).labels.tolist(), opened(**arrays).class_names) == ([1], tuple(names))
     with pytest.raises(InputError, match=r"label of image 1 in labels of x.npz is '2', and 2 classes have names"):

@@ -134,6 +134,14 @@ def test_numbers_that_are_not_given_stand_for_themselves(model: ClassNames | Non
     assert caught.value.hint == "Say in the file of class_map which class of the network each of them is."
 
 
+def test_numbers_that_are_also_the_names_of_outputs_are_names() -> None:
+    model = ClassNames(tuple("543210"))
+    matched = match_classes(
+        tuple("01234"), None, model, 6, what="x", present=[1, 3], is_numbered=True, given={"3": "4"}
+    )
+    assert (matched.outputs, matched.by_position) == ((-1, 4, -1, 1, -1), False), "class 4 has no images"
+
+
 def test_several_classes_of_one_name_are_not_taken_for_one() -> None:
     with pytest.raises(InputError, match="net: two classes that are called 'cat' are both class 0 of the network"):
         match_classes(("cat", "cat"), None, MODEL, 4, what="net")

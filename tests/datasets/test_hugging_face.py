@@ -112,6 +112,15 @@ def test_a_table_that_is_called_as_the_split_goes_before_others(caplog: pytest.L
     assert "hf:saved has train, unsup_train for the split train, of which train is used." in caplog.text
 
 
+def test_splits_of_a_table_are_those_of_its_column() -> None:
+    name = parquet("all.parquet", image=IMAGES, label=LABELS, split=["train", "Test", "train"])
+    assert available_splits(name) == ("test", "train")
+    assert [opened(name, split).labels.tolist() for split in ("train", "test")] == [[1, 1], [0]]
+    assert opened(name, "train").fingerprint() != opened(name).fingerprint()
+    other = parquet("other.parquet", image=IMAGES, label=LABELS, split=["train", "left", "train"])
+    assert available_splits(other) == ("test",)  # the column says something else
+
+
 @pytest.mark.parametrize("is_dictionary", [True, False])
 def test_what_the_library_saves(is_dictionary: bool) -> None:
     kinds = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["ant", "bee", "cow"])})
