@@ -82,6 +82,19 @@ def _pretrained_config(name: str) -> dict[str, Any]:
     return {**config, **timm.data.resolve_data_config(pretrained_cfg=config, verbose=False)}
 
 
+def timm_preprocessing(name: str, pretrained: dict[str, Any]) -> Preprocessing:
+    """The preprocessing that a pretrained configuration of timm describes.
+
+    Raises:
+        InputError: timm is not installed, or the configuration cannot be used.
+    """
+    timm = import_extra("timm", "timm", f"The model {name}")
+    try:
+        return _preprocessing(timm.data.resolve_data_config(pretrained_cfg=pretrained, verbose=False))
+    except Exception as error:  # whatever is in the configuration
+        raise InputError(f"The pretrained_cfg of {name} cannot be used: {first_line(error)}.") from error
+
+
 def _preprocessing(config: Mapping[str, Any]) -> Preprocessing:
     """What ``timm.data.create_transform`` does with an image for evaluation."""
     height, width = config["input_size"][1:]

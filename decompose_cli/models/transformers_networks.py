@@ -24,14 +24,15 @@ from decompose_cli.models.backbones import backbone_entry
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.entry import HF, ModelEntry
 from decompose_cli.models.processors import preprocessing_of
-from decompose_cli.preprocessing import Size
+from decompose_cli.models.timm_networks import timm_preprocessing
+from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.storage.files import sha256_of, user_path
 from decompose_cli.storage.fingerprints import digest_of
 from decompose_cli.storage.hub import hub_address, hub_file
 
-_CONFIG, _PROCESSOR, _WEIGHTS, _SHARDS = (
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # the second beside texts, as CLIP has them
+_CONFIG, _WEIGHTS, _SHARDS = (
     "config.json",
-    "preprocessor_config.json",
     "model.safetensors",
     "model.safetensors.index.json",
 )
@@ -62,6 +63,7 @@ def transformers_entry(name: str, *, allow_download: bool = True, features_only:
             hint=f"Name a folder that 'save_pretrained' of transformers has written, or a repository as {HF}ORG/NAME.",
         )
     config = _config(name, path)
+    whole = config
     if features_only:
         config = getattr(config, "vision_config", config)  # the tower of images
     elif type(config) not in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
@@ -80,7 +82,7 @@ def transformers_entry(name: str, *, allow_download: bool = True, features_only:
         build=partial(_build, name, kind, config),
         dataset="imagenet" if is_imagenet else None,
         num_classes=config.num_labels,
-        preprocessing=preprocessing_of(name, files(_PROCESSOR), getattr(config, "image_size", None)),
+        preprocessing=_preprocessing(name, whole, getattr(config, "image_size", None), files),
         weights=address if has_weights else None,
         fetch=partial(_fetched, name, kind, config, address),
         source="transformers",
@@ -90,6 +92,15 @@ def transformers_entry(name: str, *, allow_download: bool = True, features_only:
         outputs=(lambda: (names, None)) if are_named else None,
     )
     return backbone_entry(entry) if features_only else entry
+
+
+def _preprocessing(name: str, config: Any, image_size: object, files: _Files) -> Preprocessing:
+    """That of the image processor, or of timm's description where the network is one of timm in a wrapper."""
+    pretrained = getattr(config, "pretrained_cfg", None)
+    path = next((found for file in _PROCESSORS if (found := files(file)) is not None), None)
+    if path is None and isinstance(pretrained, dict):
+        return timm_preprocessing(name, pretrained)
+    return preprocessing_of(name, path, image_size)
 
 
 def _tower(name: str, config: Any) -> Any:

@@ -349,3 +349,29 @@ def test_a_weights_file_decides_the_number_of_classes(tmp_path: Path) -> None:
     model = dc.load_model(f"hf:{folder}", tmp_path / "three.safetensors")
     assert (model.num_classes, model.class_names) == (3, None)
     assert torch.equal(model.network.tensors.weight, state["classifier.weight"])
+
+
+def test_the_processor_is_found_in_the_files_of_images_and_texts_and_of_timm(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "network", vit)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    own = {**settings, "image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": own}))
+    found = find_entry(f"hf:{folder}").preprocessing
+    assert found is not None
+    assert (found.mean, found.std) == ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+
+    pytest.importorskip("timm")
+    wrapped = tmp_path / "wrapped"
+    wrapped.mkdir()
+    pretrained = {"input_size": [3, 32, 32], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.4]}
+    content = {
+        "model_type": "timm_wrapper",
+        "architecture": "resnet18",
+        "num_classes": 3,
+        "label_names": ["a", "b", "c"],
+    }
+    (wrapped / "config.json").write_text(json.dumps({**content, "pretrained_cfg": pretrained}))
+    found = find_entry(f"hf:{wrapped}").preprocessing
+    assert found is not None
+    assert (found.mean, found.std, found.crop) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.4), (32, 32))
