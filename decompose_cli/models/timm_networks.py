@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -25,6 +26,8 @@ from decompose_cli.storage.hub import hub_address, hub_file
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _IMAGENET_CLASSES = 1000
+_SAFE = (1, 0, 31)
+"""The first version of timm whose reader of pickled weights runs no code that is in them."""
 
 
 def timm_entry(name: str, *, features_only: bool = False) -> ModelEntry:
@@ -145,6 +148,7 @@ def _fetched(name: str, config: Mapping[str, Any], features_only: bool, allow_do
             "weights that were trained on classes.",
         )
     path = _weights_file(config, address, allow_download)
+    _refuse_unsafe(name, timm.__version__)
     is_own_format = not config.get("hf_hub_id") and bool(config.get("custom_load"))
     overlay = {"file": str(path), "custom_load": is_own_format}
     without: dict[str, Any] = {"num_classes": 0} if features_only else {}
@@ -156,6 +160,15 @@ def _fetched(name: str, config: Mapping[str, Any], features_only: bool, allow_do
             hint="Delete the file to fetch it again.",
         ) from error
     return Checkpoint(address, sha256_of(path), dict(module.state_dict()))
+
+
+def _refuse_unsafe(name: str, version: str) -> None:
+    """Refuse a timm that runs the code in a file of weights."""
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < _SAFE:
+        raise InputError(
+            f"timm {version} would run code that is in the weights of {name}; timm {'.'.join(map(str, _SAFE))} does not.",
+            hint='Install a newer one with: pip install -U "decompose-cli[timm]".',
+        )
 
 
 def _weights_file(config: Mapping[str, Any], address: str, allow_download: bool) -> Path:

@@ -218,3 +218,12 @@ def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     said = refused(["layers", "timm:resnet18"], REFUSED, "timm:resnet18 needs the package timm")
     assert 'pip install "decompose-cli[timm]"' in said
+
+
+def test_a_timm_that_runs_code_in_weights_reads_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm_networks, "_weights_file", lambda *_: tmp_path / "hostile.pth")
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("the weights were read"))
+    for version in ("1.0.9", "1.0.30", "0.9.16"):
+        monkeypatch.setattr(timm, "__version__", version)
+        with pytest.raises(InputError, match=rf"^timm {version} would run code that is in the weights of timm:"):
+            open_classifier(SMALL, "default")
