@@ -41,8 +41,8 @@ def preprocessing_of(name: str, path: Path | None, image_size: object) -> Prepro
         sides = image_size if isinstance(image_size, int | list | tuple) else IMAGENET.crop
         size = check_size(sides, "input_size", f"{sides!r}, the image_size of {name},")
         warn(
-            f"{name} comes without preprocessor_config.json and processor_config.json: ImageNet's mean and standard "
-            f"deviation are taken, and images of {'x'.join(map(str, size))} pixels; {param('mean')}, {param('std')} and {param('input_size')} "
+            f"{name} comes without preprocessor_config.json: ImageNet's mean and standard deviation are taken, and "
+            f"images of {'x'.join(map(str, size))} pixels; {param('mean')}, {param('std')} and {param('input_size')} "
             "take others."
         )
         return Preprocessing(IMAGENET.mean, IMAGENET.std, size if size[0] != size[1] else size[0], size)

@@ -166,7 +166,8 @@ def _refuse_unsafe(name: str, version: str) -> None:
     """Refuse a timm that runs the code in a file of weights."""
     if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < _SAFE:
         raise InputError(
-            f"timm {version} would run code that is in the weights of {name}; timm {'.'.join(map(str, _SAFE))} does not.",
+            f"timm {version} would run code that is in the weights of {name}; "
+            f"timm {'.'.join(map(str, _SAFE))} does not.",
             hint='Install a newer one with: pip install -U "decompose-cli[timm]".',
         )
 

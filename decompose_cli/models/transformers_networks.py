@@ -56,6 +56,8 @@ def transformers_entry(name: str, *, allow_download: bool = True, features_only:
     """
     transformers = import_extra("transformers", "hf", f"The model {name}")
     files, address = _place(name, allow_download)
+    if _is_repository(name) and not address.startswith("http"):  # as what is saved has it, no repository elsewhere
+        name = f"{HF}./{name.removeprefix(HF)}"
     path = files(_CONFIG)
     if path is None:
         raise InputError(
@@ -133,12 +135,18 @@ def _place(name: str, allow_download: bool) -> tuple[_Files, str]:
     folder = user_path(where)
     if folder.is_dir():
         return lambda file: path if (path := folder / file).is_file() else None, str(folder)
-    if where.count("/") != 1 or where.startswith((".", "/", "~")):
+    if not _is_repository(name):
         raise InputError(
             f"There is no folder {where}, and it is no name of a repository on the hub.",
             hint=f"Write {HF}FOLDER for a folder of this machine, or {HF}ORG/NAME.",
         )
     return partial(_hub_file, where, allow_download), hub_address(where)
+
+
+def _is_repository(name: str) -> bool:
+    """Whether a repository may have the name."""
+    where = name.removeprefix(HF)
+    return where.count("/") == 1 and not where.startswith((".", "/", "~"))
 
 
 def _hub_file(repository: str, allow_download: bool, file: str) -> Path | None:

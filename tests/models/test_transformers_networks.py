@@ -295,6 +295,17 @@ def test_code_beside_the_network_is_not_run(tmp_path: Path) -> None:
     assert not (tmp_path / "was run").exists()
 
 
+def test_a_folder_that_is_gone_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "models" / "net", vit)
+    small = dc.decompose(dc.load_model("hf:models/net"), [[0, 1], [2, 3], [4, 5], [0, 9]])
+    dc.save_model(small, tmp_path / "small.safetensors")
+    assert dc.load_model(weights=tmp_path / "small.safetensors").is_decomposed
+    shutil.move(tmp_path / "models", tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"^There is no folder \./models/net, and it is no name of a repository"):
+        dc.load_model(weights=tmp_path / "small.safetensors")
+
+
 def test_weights_in_several_files_are_read(tmp_path: Path) -> None:
     folder = saved(tmp_path / "network", vit)
     whole = dc.load_model(f"hf:{folder}")
