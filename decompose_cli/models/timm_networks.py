@@ -68,7 +68,7 @@ def _pretrained_config(name: str) -> dict[str, Any]:
     """What timm says of the weights of a name, or of the architecture where it has none."""
     timm = import_extra("timm", "timm", f"The model {name}")
     known = name.removeprefix(TIMM)
-    architecture, _, tag = known.partition(".")
+    architecture, dot, tag = known.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(known.lower(), timm.list_models(), n=2)
         meant = f" (did you mean {' or '.join(f'{TIMM}{one}' for one in near)}?)" if near else ""
@@ -77,7 +77,7 @@ def _pretrained_config(name: str) -> dict[str, Any]:
             hint="https://huggingface.co/timm has the networks of the newest version.",
         )
     tagged = [one for one in timm.list_pretrained(f"{architecture}.*") if one.split(".")[0] == architecture]
-    if tag and known not in tagged:
+    if dot and known not in tagged:
         hint = f"It has {first_few(f'{TIMM}{one}' for one in tagged)}." if tagged else "It has none of that network."
         raise InputError(f"timm {timm.__version__} has no weights {tag!r} of {architecture}.", hint=hint)
     found = timm.models.get_pretrained_cfg(known)

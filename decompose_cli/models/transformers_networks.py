@@ -167,6 +167,12 @@ def _config(name: str, path: Path) -> Any:
             raise InputError(
                 f"{name} is a network of timm, as {path} says.", hint=f"Name it as timm:{content['architecture']}."
             )
+        if content.get("model_type") == "timm_wrapper" and ":" in str(content.get("architecture")):
+            raise InputError(
+                f"{path} of {name} names the network {content['architecture']!r}, which timm would "
+                "ask of another place.",
+                hint="Name that network itself, as hf:ORG/NAME.",
+            )
         return AutoConfig.from_pretrained(path.parent, trust_remote_code=False, local_files_only=True)
     except InputError:
         raise
@@ -264,9 +270,13 @@ def _weights_files(name: str, files: _Files, address: str) -> list[Path]:
             hint="Write them with save_pretrained of a newer transformers, which is safe to read.",
         )
     try:
-        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()), key=str)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"The list of weights {index} of {name} cannot be read: {first_line(error)}.") from error
+    if others := [shard for shard in shards if not isinstance(shard, str) or Path(shard).name != shard]:
+        raise InputError(
+            f"The list of weights {index} of {name} has {first_few(map(repr, others))}, no name of a file."
+        )
     found = [files(shard) for shard in shards]
     if missing := [shard for shard, path in zip(shards, found, strict=True) if path is None]:
         raise InputError(f"{address} lacks {first_few(missing)}, which {_SHARDS} names.")

@@ -192,6 +192,7 @@ def test_weights_at_an_address_are_fetched_and_checked_like_others(
         ("timm:resnet5", "has no model 'resnet5' (did you mean timm:resnet50 or"),
         ("timm:", "has no model ''"),
         ("timm:resnet18.none_such", "has no weights 'none_such' of resnet18"),
+        ("timm:resnet18.", "has no weights '' of resnet18"),
         ("timm:vit_small_patch14_dinov2.lvd142m", "are of a network without a classifier"),
         ("timm:coatnet_0_224", "has no default weights"),
     ],

@@ -261,6 +261,11 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         spoilt({"model_type": None, "architecture": "resnet18"}),
         "hf:network is a network of timm",
     ),
+    "a network from elsewhere": (
+        "config.json",
+        spoilt({"model_type": "timm_wrapper", "architecture": "hf-hub:org/other"}),
+        "of hf:network names the network 'hf-hub:org/other', which timm would ask of another place",
+    ),
     "no classifier": ("config.json", spoilt({"model_type": "bert"}), "of which transformers has no image classifier"),
     "nonsense in the configuration": (
         "config.json",
@@ -293,6 +298,16 @@ def test_code_beside_the_network_is_not_run(tmp_path: Path) -> None:
     (folder / "own.py").write_text(f"open({str(tmp_path / 'was run')!r}, 'w')\n")
     dc.load_model(f"hf:{folder}")
     assert not (tmp_path / "was run").exists()
+
+
+@pytest.mark.parametrize("shard", [5, None, "../other/model.safetensors", "sub/model.safetensors"])
+def test_weights_in_several_files_are_files_of_the_folder(tmp_path: Path, shard: object) -> None:
+    folder = saved(tmp_path / "network", vit)
+    shutil.copytree(folder, tmp_path / "other")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard, "b": "x"}}))
+    with pytest.raises(InputError, match=r"^The list of weights .*index\.json of hf:.* has .*, no name of a file"):
+        dc.load_model(f"hf:{folder}")
 
 
 def test_a_folder_that_is_gone_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
