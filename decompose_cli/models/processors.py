@@ -73,7 +73,7 @@ def _measured(processor: Any, name: str, path: Path) -> Preprocessing:
     largest = float(gains.abs().max())
     if not bool((gains - gains.diag().diag()).abs().max() <= 1e-6 * largest):
         raise InputError(f"{name} takes channels in another order than red, green and blue, as {path} says.")
-    std = (1 / gains.diag()).round(decimals=_DIGITS)
+    std = torch.tensor([float(f"{value:.{_DIGITS}g}") for value in (1 / gains.diag()).tolist()], dtype=seen.dtype)
     mean = (-middle[0] * std).round(decimals=_DIGITS)
     levels = (seen[4:] * std[:, None, None] + mean[:, None, None]).mean(1) * 255
     rows, columns = _middle(height), _middle(width)

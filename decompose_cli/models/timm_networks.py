@@ -20,7 +20,7 @@ from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.entry import TIMM, ModelEntry
 from decompose_cli.models.weights import fetched_file
 from decompose_cli.preprocessing import Preprocessing, Size, parse_interpolation
-from decompose_cli.progress import note
+from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.hub import hub_address, hub_file
 
@@ -51,7 +51,7 @@ def timm_entry(name: str, *, features_only: bool = False) -> ModelEntry:
         build=partial(_build, name, is_sized=bool(config.get("fixed_input_size"))),
         dataset="imagenet" if config["num_classes"] == _IMAGENET_CLASSES else None,
         num_classes=config["num_classes"] or _IMAGENET_CLASSES,
-        preprocessing=_preprocessing(config),
+        preprocessing=_preprocessing(name, config),
         weights=_address(config),
         fetch=partial(_fetched, name, config, features_only),
         source="timm",
@@ -93,16 +93,21 @@ def timm_preprocessing(name: str, pretrained: dict[str, Any]) -> Preprocessing:
     """
     timm = import_extra("timm", "timm", f"The model {name}")
     try:
-        return _preprocessing(timm.data.resolve_data_config(pretrained_cfg=pretrained, verbose=False))
+        return _preprocessing(name, timm.data.resolve_data_config(pretrained_cfg=pretrained, verbose=False))
     except Exception as error:  # whatever is in the configuration
         raise InputError(f"The pretrained_cfg of {name} cannot be used: {first_line(error)}.") from error
 
 
-def _preprocessing(config: Mapping[str, Any]) -> Preprocessing:
+def _preprocessing(name: str, config: Mapping[str, Any]) -> Preprocessing:
     """What ``timm.data.create_transform`` does with an image for evaluation."""
     height, width = config["input_size"][1:]
     share = config["crop_pct"]
     scaled = math.floor(height / share), math.floor(width / share)
+    if config["crop_mode"] == "border":
+        warn(
+            f"timm puts a border around images for {name} that makes them square, which is not done here: the middle "
+            "square is taken, so accuracies differ from those of timm where images are not square."
+        )
     keeps_shape = config["crop_mode"] != "squash" and height == width
     return Preprocessing(
         mean=tuple(config["mean"]),

@@ -74,6 +74,11 @@ def transformers_entry(name: str, *, allow_download: bool = True, features_only:
             hint=f"If it yields features of images, {param('features_only')} takes these, for 'decompose sparsify'.",
         )
     kind = _tower(name, config) if features_only else transformers.AutoModelForImageClassification
+    if not features_only and config.id2label.keys() != set(range(config.num_labels)):
+        raise InputError(
+            f"id2label of {name} has {config.num_labels} classes that are not numbered 0 to {config.num_labels - 1}.",
+            hint=f"Number them anew in {path}, in the order of the outputs of the classifier.",
+        )
     names = [config.id2label.get(number, "") for number in range(config.num_labels)]
     is_imagenet = len(names) == 1000 and all(names[n].lower().startswith(own) for n, own in _OF_IMAGENET.items())
     are_named = not is_imagenet and names != [f"LABEL_{number}" for number in range(len(names))]

@@ -228,3 +228,10 @@ def test_a_timm_that_runs_code_in_weights_reads_none(tmp_path: Path, monkeypatch
         monkeypatch.setattr(timm, "__version__", version)
         with pytest.raises(InputError, match=rf"^timm {version} would run code that is in the weights of timm:"):
             open_classifier(SMALL, "default")
+
+
+def test_a_border_that_is_not_put_around_images_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    timm_networks.timm_preprocessing("timm:one", {"input_size": (3, 32, 32), "crop_mode": "center"})
+    assert "border" not in caplog.text
+    timm_networks.timm_preprocessing("timm:one", {"input_size": (3, 32, 32), "crop_mode": "border"})
+    assert "timm puts a border around images for timm:one" in caplog.text

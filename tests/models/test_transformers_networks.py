@@ -261,6 +261,11 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         spoilt({"model_type": None, "architecture": "resnet18"}),
         "hf:network is a network of timm",
     ),
+    "labels with gaps": (
+        "config.json",
+        spoilt({"id2label": {"0": "a", "2": "b"}, "label2id": None}),
+        "id2label of hf:network has 2 classes that are not numbered 0 to 1",
+    ),
     "a network from elsewhere": (
         "config.json",
         spoilt({"model_type": "timm_wrapper", "architecture": "hf-hub:org/other"}),
@@ -401,3 +406,13 @@ def test_the_processor_is_found_in_the_files_of_images_and_texts_and_of_timm(tmp
     found = find_entry(f"hf:{wrapped}").preprocessing
     assert found is not None
     assert (found.mean, found.std, found.crop) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.4), (32, 32))
+
+
+def test_small_deviations_keep_their_digits(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "network", vit)
+    transformers.ViTImageProcessor(
+        size={"height": 32, "width": 32}, do_rescale=False, image_mean=[0, 0, 0], image_std=[0.00392157, 127.5, 58.395]
+    ).save_pretrained(folder)
+    found = find_entry(f"hf:{folder}").preprocessing
+    assert found is not None
+    assert found.std == pytest.approx((0.00392157 / 255, 0.5, 0.229), rel=1e-5)  # of pixels from 0 to 255
