@@ -30,7 +30,8 @@ def preprocessing_of(name: str, path: Path | None, image_size: object) -> Prepro
 
     Args:
         name: Name of the network, for messages.
-        path: Its ``preprocessor_config.json``; without it ImageNet's constants are taken, with a warning.
+        path: Its ``preprocessor_config.json`` or ``processor_config.json``; without either ImageNet's constants are
+            taken, with a warning.
         image_size: Pixels of a side that the network says it takes, or (height, width), or anything else for none.
 
     Raises:
@@ -72,7 +73,7 @@ def _measured(processor: Any, name: str, path: Path) -> Preprocessing:
     largest = float(gains.abs().max())
     if not bool((gains - gains.diag().diag()).abs().max() <= 1e-6 * largest):
         raise InputError(f"{name} takes channels in another order than red, green and blue, as {path} says.")
-    std = (1 / gains.diag()).round(decimals=_DIGITS)
+    std = torch.tensor([float(f"{value:.{_DIGITS}g}") for value in (1 / gains.diag()).tolist()], dtype=seen.dtype)
     mean = (-middle[0] * std).round(decimals=_DIGITS)
     levels = (seen[4:] * std[:, None, None] + mean[:, None, None]).mean(1) * 255
     rows, columns = _middle(height), _middle(width)

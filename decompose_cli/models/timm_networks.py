@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import sys
 from collections.abc import Mapping
 from functools import partial
@@ -19,12 +20,14 @@ from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.entry import TIMM, ModelEntry
 from decompose_cli.models.weights import fetched_file
 from decompose_cli.preprocessing import Preprocessing, Size, parse_interpolation
-from decompose_cli.progress import note
+from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.hub import hub_address, hub_file
 
 _FILES = ("model.safetensors", "pytorch_model.bin")
 _IMAGENET_CLASSES = 1000
+_SAFE = (1, 0, 31)
+"""The first version of timm whose reader of pickled weights runs no code that is in them."""
 
 
 def timm_entry(name: str, *, features_only: bool = False) -> ModelEntry:
@@ -48,7 +51,7 @@ def timm_entry(name: str, *, features_only: bool = False) -> ModelEntry:
         build=partial(_build, name, is_sized=bool(config.get("fixed_input_size"))),
         dataset="imagenet" if config["num_classes"] == _IMAGENET_CLASSES else None,
         num_classes=config["num_classes"] or _IMAGENET_CLASSES,
-        preprocessing=_preprocessing(config),
+        preprocessing=_preprocessing(name, config),
         weights=_address(config),
         fetch=partial(_fetched, name, config, features_only),
         source="timm",
@@ -65,7 +68,7 @@ def _pretrained_config(name: str) -> dict[str, Any]:
     """What timm says of the weights of a name, or of the architecture where it has none."""
     timm = import_extra("timm", "timm", f"The model {name}")
     known = name.removeprefix(TIMM)
-    architecture, _, tag = known.partition(".")
+    architecture, dot, tag = known.partition(".")
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(known.lower(), timm.list_models(), n=2)
         meant = f" (did you mean {' or '.join(f'{TIMM}{one}' for one in near)}?)" if near else ""
@@ -74,7 +77,7 @@ def _pretrained_config(name: str) -> dict[str, Any]:
             hint="https://huggingface.co/timm has the networks of the newest version.",
         )
     tagged = [one for one in timm.list_pretrained(f"{architecture}.*") if one.split(".")[0] == architecture]
-    if tag and known not in tagged:
+    if dot and known not in tagged:
         hint = f"It has {first_few(f'{TIMM}{one}' for one in tagged)}." if tagged else "It has none of that network."
         raise InputError(f"timm {timm.__version__} has no weights {tag!r} of {architecture}.", hint=hint)
     found = timm.models.get_pretrained_cfg(known)
@@ -82,11 +85,29 @@ def _pretrained_config(name: str) -> dict[str, Any]:
     return {**config, **timm.data.resolve_data_config(pretrained_cfg=config, verbose=False)}
 
 
-def _preprocessing(config: Mapping[str, Any]) -> Preprocessing:
+def timm_preprocessing(name: str, pretrained: dict[str, Any]) -> Preprocessing:
+    """The preprocessing that a pretrained configuration of timm describes.
+
+    Raises:
+        InputError: timm is not installed, or the configuration cannot be used.
+    """
+    timm = import_extra("timm", "timm", f"The model {name}")
+    try:
+        return _preprocessing(name, timm.data.resolve_data_config(pretrained_cfg=pretrained, verbose=False))
+    except Exception as error:  # whatever is in the configuration
+        raise InputError(f"The pretrained_cfg of {name} cannot be used: {first_line(error)}.") from error
+
+
+def _preprocessing(name: str, config: Mapping[str, Any]) -> Preprocessing:
     """What ``timm.data.create_transform`` does with an image for evaluation."""
     height, width = config["input_size"][1:]
     share = config["crop_pct"]
     scaled = math.floor(height / share), math.floor(width / share)
+    if config["crop_mode"] == "border":
+        warn(
+            f"timm puts a border around images for {name} that makes them square, which is not done here: the middle "
+            "square is taken, so accuracies differ from those of timm where images are not square."
+        )
     keeps_shape = config["crop_mode"] != "squash" and height == width
     return Preprocessing(
         mean=tuple(config["mean"]),
@@ -132,6 +153,7 @@ def _fetched(name: str, config: Mapping[str, Any], features_only: bool, allow_do
             "weights that were trained on classes.",
         )
     path = _weights_file(config, address, allow_download)
+    _refuse_unsafe(name, timm.__version__)
     is_own_format = not config.get("hf_hub_id") and bool(config.get("custom_load"))
     overlay = {"file": str(path), "custom_load": is_own_format}
     without: dict[str, Any] = {"num_classes": 0} if features_only else {}
@@ -143,6 +165,16 @@ def _fetched(name: str, config: Mapping[str, Any], features_only: bool, allow_do
             hint="Delete the file to fetch it again.",
         ) from error
     return Checkpoint(address, sha256_of(path), dict(module.state_dict()))
+
+
+def _refuse_unsafe(name: str, version: str) -> None:
+    """Refuse a timm that runs the code in a file of weights."""
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:3]) < _SAFE:
+        raise InputError(
+            f"timm {version} would run code that is in the weights of {name}; "
+            f"timm {'.'.join(map(str, _SAFE))} does not.",
+            hint='Install a newer one with: pip install -U "decompose-cli[timm]".',
+        )
 
 
 def _weights_file(config: Mapping[str, Any], address: str, allow_download: bool) -> Path:

@@ -24,14 +24,15 @@ from decompose_cli.models.backbones import backbone_entry
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.entry import HF, ModelEntry
 from decompose_cli.models.processors import preprocessing_of
-from decompose_cli.preprocessing import Size
+from decompose_cli.models.timm_networks import timm_preprocessing
+from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.storage.files import sha256_of, user_path
 from decompose_cli.storage.fingerprints import digest_of
 from decompose_cli.storage.hub import hub_address, hub_file
 
-_CONFIG, _PROCESSOR, _WEIGHTS, _SHARDS = (
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # the second beside texts, as CLIP has them
+_CONFIG, _WEIGHTS, _SHARDS = (
     "config.json",
-    "preprocessor_config.json",
     "model.safetensors",
     "model.safetensors.index.json",
 )
@@ -55,6 +56,8 @@ def transformers_entry(name: str, *, allow_download: bool = True, features_only:
     """
     transformers = import_extra("transformers", "hf", f"The model {name}")
     files, address = _place(name, allow_download)
+    if _is_repository(name) and not address.startswith("http"):  # as what is saved has it, no repository elsewhere
+        name = f"{HF}./{name.removeprefix(HF)}"
     path = files(_CONFIG)
     if path is None:
         raise InputError(
@@ -62,6 +65,7 @@ def transformers_entry(name: str, *, allow_download: bool = True, features_only:
             hint=f"Name a folder that 'save_pretrained' of transformers has written, or a repository as {HF}ORG/NAME.",
         )
     config = _config(name, path)
+    whole = config
     if features_only:
         config = getattr(config, "vision_config", config)  # the tower of images
     elif type(config) not in transformers.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING:
@@ -70,6 +74,11 @@ def transformers_entry(name: str, *, allow_download: bool = True, features_only:
             hint=f"If it yields features of images, {param('features_only')} takes these, for 'decompose sparsify'.",
         )
     kind = _tower(name, config) if features_only else transformers.AutoModelForImageClassification
+    if not features_only and config.id2label.keys() != set(range(config.num_labels)):
+        raise InputError(
+            f"id2label of {name} has {config.num_labels} classes that are not numbered 0 to {config.num_labels - 1}.",
+            hint=f"Number them anew in {path}, in the order of the outputs of the classifier.",
+        )
     names = [config.id2label.get(number, "") for number in range(config.num_labels)]
     is_imagenet = len(names) == 1000 and all(names[n].lower().startswith(own) for n, own in _OF_IMAGENET.items())
     are_named = not is_imagenet and names != [f"LABEL_{number}" for number in range(len(names))]
@@ -80,7 +89,7 @@ def transformers_entry(name: str, *, allow_download: bool = True, features_only:
         build=partial(_build, name, kind, config),
         dataset="imagenet" if is_imagenet else None,
         num_classes=config.num_labels,
-        preprocessing=preprocessing_of(name, files(_PROCESSOR), getattr(config, "image_size", None)),
+        preprocessing=_preprocessing(name, whole, getattr(config, "image_size", None), files),
         weights=address if has_weights else None,
         fetch=partial(_fetched, name, kind, config, address),
         source="transformers",
@@ -90,6 +99,15 @@ def transformers_entry(name: str, *, allow_download: bool = True, features_only:
         outputs=(lambda: (names, None)) if are_named else None,
     )
     return backbone_entry(entry) if features_only else entry
+
+
+def _preprocessing(name: str, config: Any, image_size: object, files: _Files) -> Preprocessing:
+    """That of the image processor, or of timm's description where the network is one of timm in a wrapper."""
+    pretrained = getattr(config, "pretrained_cfg", None)
+    path = next((found for file in _PROCESSORS if (found := files(file)) is not None), None)
+    if path is None and isinstance(pretrained, dict):
+        return timm_preprocessing(name, pretrained)
+    return preprocessing_of(name, path, image_size)
 
 
 def _tower(name: str, config: Any) -> Any:
@@ -122,12 +140,18 @@ def _place(name: str, allow_download: bool) -> tuple[_Files, str]:
     folder = user_path(where)
     if folder.is_dir():
         return lambda file: path if (path := folder / file).is_file() else None, str(folder)
-    if where.count("/") != 1 or where.startswith((".", "/", "~")):
+    if not _is_repository(name):
         raise InputError(
             f"There is no folder {where}, and it is no name of a repository on the hub.",
             hint=f"Write {HF}FOLDER for a folder of this machine, or {HF}ORG/NAME.",
         )
     return partial(_hub_file, where, allow_download), hub_address(where)
+
+
+def _is_repository(name: str) -> bool:
+    """Whether a repository may have the name."""
+    where = name.removeprefix(HF)
+    return where.count("/") == 1 and not where.startswith((".", "/", "~"))
 
 
 def _hub_file(repository: str, allow_download: bool, file: str) -> Path | None:
@@ -147,6 +171,12 @@ def _config(name: str, path: Path) -> Any:
         if "architecture" in content and "model_type" not in content:
             raise InputError(
                 f"{name} is a network of timm, as {path} says.", hint=f"Name it as timm:{content['architecture']}."
+            )
+        if content.get("model_type") == "timm_wrapper" and ":" in str(content.get("architecture")):
+            raise InputError(
+                f"{path} of {name} names the network {content['architecture']!r}, which timm would "
+                "ask of another place.",
+                hint="Name that network itself, as hf:ORG/NAME.",
             )
         return AutoConfig.from_pretrained(path.parent, trust_remote_code=False, local_files_only=True)
     except InputError:
@@ -245,9 +275,13 @@ def _weights_files(name: str, files: _Files, address: str) -> list[Path]:
             hint="Write them with save_pretrained of a newer transformers, which is safe to read.",
         )
     try:
-        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()), key=str)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"The list of weights {index} of {name} cannot be read: {first_line(error)}.") from error
+    if others := [shard for shard in shards if not isinstance(shard, str) or Path(shard).name != shard]:
+        raise InputError(
+            f"The list of weights {index} of {name} has {first_few(map(repr, others))}, no name of a file."
+        )
     found = [files(shard) for shard in shards]
     if missing := [shard for shard, path in zip(shards, found, strict=True) if path is None]:
         raise InputError(f"{address} lacks {first_few(missing)}, which {_SHARDS} names.")

@@ -192,6 +192,7 @@ def test_weights_at_an_address_are_fetched_and_checked_like_others(
         ("timm:resnet5", "has no model 'resnet5' (did you mean timm:resnet50 or"),
         ("timm:", "has no model ''"),
         ("timm:resnet18.none_such", "has no weights 'none_such' of resnet18"),
+        ("timm:resnet18.", "has no weights '' of resnet18"),
         ("timm:vit_small_patch14_dinov2.lvd142m", "are of a network without a classifier"),
         ("timm:coatnet_0_224", "has no default weights"),
     ],
@@ -218,3 +219,19 @@ def test_the_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "timm", None)
     said = refused(["layers", "timm:resnet18"], REFUSED, "timm:resnet18 needs the package timm")
     assert 'pip install "decompose-cli[timm]"' in said
+
+
+def test_a_timm_that_runs_code_in_weights_reads_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timm_networks, "_weights_file", lambda *_: tmp_path / "hostile.pth")
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("the weights were read"))
+    for version in ("1.0.9", "1.0.30", "0.9.16"):
+        monkeypatch.setattr(timm, "__version__", version)
+        with pytest.raises(InputError, match=rf"^timm {version} would run code that is in the weights of timm:"):
+            open_classifier(SMALL, "default")
+
+
+def test_a_border_that_is_not_put_around_images_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    timm_networks.timm_preprocessing("timm:one", {"input_size": (3, 32, 32), "crop_mode": "center"})
+    assert "border" not in caplog.text
+    timm_networks.timm_preprocessing("timm:one", {"input_size": (3, 32, 32), "crop_mode": "border"})
+    assert "timm puts a border around images for timm:one" in caplog.text

@@ -261,6 +261,16 @@ BAD: dict[str, tuple[str, Callable[[Path], Any], str]] = {
         spoilt({"model_type": None, "architecture": "resnet18"}),
         "hf:network is a network of timm",
     ),
+    "labels with gaps": (
+        "config.json",
+        spoilt({"id2label": {"0": "a", "2": "b"}, "label2id": None}),
+        "id2label of hf:network has 2 classes that are not numbered 0 to 1",
+    ),
+    "a network from elsewhere": (
+        "config.json",
+        spoilt({"model_type": "timm_wrapper", "architecture": "hf-hub:org/other"}),
+        "of hf:network names the network 'hf-hub:org/other', which timm would ask of another place",
+    ),
     "no classifier": ("config.json", spoilt({"model_type": "bert"}), "of which transformers has no image classifier"),
     "nonsense in the configuration": (
         "config.json",
@@ -293,6 +303,27 @@ def test_code_beside_the_network_is_not_run(tmp_path: Path) -> None:
     (folder / "own.py").write_text(f"open({str(tmp_path / 'was run')!r}, 'w')\n")
     dc.load_model(f"hf:{folder}")
     assert not (tmp_path / "was run").exists()
+
+
+@pytest.mark.parametrize("shard", [5, None, "../other/model.safetensors", "sub/model.safetensors"])
+def test_weights_in_several_files_are_files_of_the_folder(tmp_path: Path, shard: object) -> None:
+    folder = saved(tmp_path / "network", vit)
+    shutil.copytree(folder, tmp_path / "other")
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": shard, "b": "x"}}))
+    with pytest.raises(InputError, match=r"^The list of weights .*index\.json of hf:.* has .*, no name of a file"):
+        dc.load_model(f"hf:{folder}")
+
+
+def test_a_folder_that_is_gone_is_not_asked_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    saved(tmp_path / "models" / "net", vit)
+    small = dc.decompose(dc.load_model("hf:models/net"), [[0, 1], [2, 3], [4, 5], [0, 9]])
+    dc.save_model(small, tmp_path / "small.safetensors")
+    assert dc.load_model(weights=tmp_path / "small.safetensors").is_decomposed
+    shutil.move(tmp_path / "models", tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"^There is no folder \./models/net, and it is no name of a repository"):
+        dc.load_model(weights=tmp_path / "small.safetensors")
 
 
 def test_weights_in_several_files_are_read(tmp_path: Path) -> None:
@@ -349,3 +380,39 @@ def test_a_weights_file_decides_the_number_of_classes(tmp_path: Path) -> None:
     model = dc.load_model(f"hf:{folder}", tmp_path / "three.safetensors")
     assert (model.num_classes, model.class_names) == (3, None)
     assert torch.equal(model.network.tensors.weight, state["classifier.weight"])
+
+
+def test_the_processor_is_found_in_the_files_of_images_and_texts_and_of_timm(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "network", vit)
+    settings = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").unlink()
+    own = {**settings, "image_mean": [0.48, 0.46, 0.41], "image_std": [0.27, 0.26, 0.28]}
+    (folder / "processor_config.json").write_text(json.dumps({"image_processor": own}))
+    found = find_entry(f"hf:{folder}").preprocessing
+    assert found is not None
+    assert (found.mean, found.std) == ((0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+
+    pytest.importorskip("timm")
+    wrapped = tmp_path / "wrapped"
+    wrapped.mkdir()
+    pretrained = {"input_size": [3, 32, 32], "mean": [0.1, 0.2, 0.3], "std": [0.5, 0.5, 0.4]}
+    content = {
+        "model_type": "timm_wrapper",
+        "architecture": "resnet18",
+        "num_classes": 3,
+        "label_names": ["a", "b", "c"],
+    }
+    (wrapped / "config.json").write_text(json.dumps({**content, "pretrained_cfg": pretrained}))
+    found = find_entry(f"hf:{wrapped}").preprocessing
+    assert found is not None
+    assert (found.mean, found.std, found.crop) == ((0.1, 0.2, 0.3), (0.5, 0.5, 0.4), (32, 32))
+
+
+def test_small_deviations_keep_their_digits(tmp_path: Path) -> None:
+    folder = saved(tmp_path / "network", vit)
+    transformers.ViTImageProcessor(
+        size={"height": 32, "width": 32}, do_rescale=False, image_mean=[0, 0, 0], image_std=[0.00392157, 127.5, 58.395]
+    ).save_pretrained(folder)
+    found = find_entry(f"hf:{folder}").preprocessing
+    assert found is not None
+    assert found.std == pytest.approx((0.00392157 / 255, 0.5, 0.229), rel=1e-5)  # of pixels from 0 to 255
