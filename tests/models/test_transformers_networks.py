@@ -421,4 +421,5 @@ def test_small_deviations_keep_their_digits(tmp_path: Path) -> None:
 def test_weights_for_positions_of_another_size_name_the_option() -> None:
     saved(Path("network"), vit)
     command = ["validate", "hf:network", "-w", "default", "--dataset", "digits", "--no-cache", "--input-size", "48"]
-    refused(command, REFUSED, "has weights for each position in an image: give the size that it was trained on")
+    said = refused(command, REFUSED, "1 of another shape (vit.embeddings.position_embeddings (1, 17, 16)")
+    assert "for each position in an image: give the size that it was trained on with --input-size." in said
