@@ -243,7 +243,10 @@ def _mismatch(
     elif fitting:
         hint = f"These weights fit {' or '.join(fitting)}."
     elif misshaped and len(misshaped) == sum(state[name].dim() == 3 for name in misshaped) and not missing + unexpected:
-        hint = "Layer norm has weights for each pixel: images have to be of the size that the network was trained on."
+        hint = (
+            "The network has weights for each position in an image: give the size that it was trained on with "
+            f"{param('input_size')}."
+        )
     elif missing and not unexpected + misshaped and all("bn" in name or "norm" in name for name in missing):
         command = f"train {model} --evaluate -w {source} --norm-mode MODE"
         hint = f"If it was trained with another normalisation than batch norm, say so: 'decompose {command}'."

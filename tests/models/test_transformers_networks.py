@@ -416,3 +416,10 @@ def test_small_deviations_keep_their_digits(tmp_path: Path) -> None:
     found = find_entry(f"hf:{folder}").preprocessing
     assert found is not None
     assert found.std == pytest.approx((0.00392157 / 255, 0.5, 0.229), rel=1e-5)  # of pixels from 0 to 255
+
+
+def test_weights_for_positions_of_another_size_name_the_option() -> None:
+    saved(Path("network"), vit)
+    command = ["validate", "hf:network", "-w", "default", "--dataset", "digits", "--no-cache", "--input-size", "48"]
+    said = refused(command, REFUSED, "1 of another shape (vit.embeddings.position_embeddings (1, 17, 16)")
+    assert "for each position in an image: give the size that it was trained on with --input-size." in said
