@@ -41,7 +41,9 @@ def explain(
     k: FILTERS_PER_CLASS = None,
     layer: Annotated[
         Optional[str],
-        option("--layer", metavar="NAME", help="Layer of Grad-CAM. Default: the last block with maps, or its main branch."),
+        option(
+            "--layer", metavar="NAME", help="Layer of Grad-CAM. Default: the last block with maps, or its main branch."
+        ),
     ] = None,
 ) -> None:
     """Show where a network looks: Grad-CAM, and the map of the class's own filters beside that of all others.
