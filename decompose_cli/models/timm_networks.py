@@ -173,7 +173,7 @@ def _refuse_unsafe(name: str, version: str) -> None:
         raise InputError(
             f"timm {version} would run code that is in the weights of {name}; "
             f"timm {'.'.join(map(str, _SAFE))} does not.",
-            hint='Install a newer one with: pip install -U "decompose-cli[timm]".',
+            hint="Upgrade the package timm.",
         )
 
 

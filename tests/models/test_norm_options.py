@@ -121,7 +121,7 @@ def test_images_of_another_size_than_layer_norm_has_seen() -> None:
     with pytest.raises(InputError, match="38 of another shape") as refusal:
         open_classifier(None, "net.safetensors").load((40, 40))
     assert refusal.value.hint is not None
-    assert "images have to be of the size that the network was trained on" in refusal.value.hint
+    assert "give the size that it was trained on" in refusal.value.hint
 
 
 @pytest.mark.usefixtures("pooled_weights")
