@@ -29,7 +29,7 @@ SAME_SHAPE = {
 }  # fmt: skip
 _SAME_AXES = {
     "clone", "_to_copy", "detach", "alias", "lift_fresh", "contiguous", "_softmax", "_log_softmax", "_safe_softmax",
-    "constant_pad_nd", "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "glu", "tril", "triu", "renorm",
+    "cumsum", "cumprod", "cummax", "cummin", "logcumsumexp", "glu", "tril", "triu", "renorm",
     "channel_shuffle", "native_channel_shuffle", "quantize_per_tensor", "quantize_per_channel", "dequantize",
     "fake_quantize_per_tensor_affine_cachemask", "fake_quantize_per_channel_affine_cachemask",
     "_fake_quantize_per_tensor_affine_cachemask_tensor_qparams",

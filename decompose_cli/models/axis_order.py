@@ -110,6 +110,19 @@ def _roll(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequence[
     return axes
 
 
+def _padded(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequence[Part]:
+    """Positions that were moved are so between what is put around them, and again without it (windows of Swin)."""
+    pads = given["pad"]  # of the last axis first
+    for place in range(len(pads) // 2):
+        before, after = pads[2 * place : 2 * place + 2]
+        dim = value.ndim - 1 - place
+        axis = axes[dim]
+        axes[dim] = axis.resized(value.shape[dim], name)
+        if axis.back is not None and axes[dim] is not axis and min(before, after) >= 0:
+            axes[dim].joined_of = tuple(one for one in (Part(before), axis, Part(after)) if one.size)
+    return axes
+
+
 def _flip(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequence[Part]:
     for dim in given["dims"]:
         axes[dim] = elsewhere(axes[dim], "flip", "flip", axes[dim].size, name)
@@ -152,6 +165,7 @@ def _sampled(axes: list[Part], given: Given, value: Tensor, name: str) -> Sequen
 MOVES: dict[str, Callable[[list[Part], Given, Tensor, str], Sequence[Part]]] = {
     "roll": _roll,
     "flip": _flip,
+    "constant_pad_nd": _padded,
     "rot90": _rotate,
     **dict.fromkeys(["_fft_r2c", "_fft_c2c", "_fft_c2r"], _transform),
     **dict.fromkeys(["_conj", "_conj_physical", "conj_physical", "conj_physical_"], _conjugate),

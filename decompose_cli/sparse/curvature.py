@@ -24,6 +24,8 @@ _IN_CACHE = 1 << 20  # of products of pairs of columns
 _COST_BY_CLASS = 5  # gathering what a class uses takes longer than multiplying it
 _FASTER = 8  # how many times as fast products of large float32 matrices are as those of an evaluation
 _RIDGE = 1e-9
+_NARROW = 4  # parts of all parameters that are chosen, below which their matrix is made for itself
+_MOST_KEPT = 1 << 24  # elements of factors that are kept for the next step, 128 MB
 
 
 class Curvature(ABC):
@@ -123,13 +125,17 @@ class Dense(Curvature):
     def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
         """See :meth:`Curvature.solve`."""
         chosen = among.flatten()[self.index].nonzero()[:, 0]
-        if self._among is None or not torch.equal(chosen, self._among):
-            self._among = chosen
-            self._factor = factor_of(self.matrix[chosen[:, None], chosen])
+        if _NARROW * len(chosen) < len(self.index):  # of biases alone: the factor of the others is kept for the next
+            factor = factor_of(self.matrix[chosen[:, None], chosen])
+        else:
+            if self._among is None or not torch.equal(chosen, self._among):
+                self._among = chosen
+                self._factor = factor_of(self.matrix[chosen[:, None], chosen])
+            factor = self._factor
         places = self.index[chosen]
         result = gradient.new_zeros(gradient.numel())
         if len(chosen):
-            result[places] = torch.cholesky_solve(gradient.flatten()[places, None], self._factor)[:, 0]
+            result[places] = torch.cholesky_solve(gradient.flatten()[places, None], factor)[:, 0]
         return result.view_as(gradient)
 
 
@@ -226,22 +232,43 @@ class _ByClass(Curvature):
             block.diagonal(dim1=1, dim2=2).add_(rest[:, None] + torch.where(is_bias, 0.0, l2))
             self.blocks[some] = block
         self._is_bias = self.columns == features
+        self._factored: Tensor | None = None
+        self._factors: list[Tensor] = []
 
     def raise_weights(self, by: float) -> None:
         self.blocks = self.blocks + torch.diag_embed(torch.where(self._is_bias, 0.0, by))
+        self._factored, self._factors = None, []
 
     def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
-        width = self.columns.shape[1]
         chosen = self.real & among.gather(1, self.columns)
+        most, width = int(chosen.sum(1).max()), chosen.shape[1]
+        if _NARROW * most < width:
+            return self._narrow(gradient, chosen, max(1, most))
         right = torch.where(chosen, gradient.gather(1, self.columns), 0.0)
-        identity = torch.eye(width, dtype=torch.float64, device=self.columns.device)
         found, at_once = torch.empty_like(right), max(1, _VALUES_AT_ONCE // width**2)
-        for start in range(0, len(right), at_once):  # factors of all blocks would take several times their room
-            some = slice(start, start + at_once)
-            both = chosen[some, :, None] & chosen[some, None, :]
-            factor = factor_of(torch.where(both, self.blocks[some], identity))
+        parts = [slice(start, start + at_once) for start in range(0, len(right), at_once)]
+        is_known = self._factored is not None and torch.equal(chosen, self._factored)
+        if not is_known:
+            self._factored, self._factors = None, []
+        for number, some in enumerate(parts):  # factors of all blocks at once would take several times their room
+            factor = self._factors[number] if is_known else _padded_factor(self.blocks[some], chosen[some])
+            if not is_known and self.blocks.numel() <= _MOST_KEPT:
+                self._factors.append(factor)
             found[some] = torch.cholesky_solve(right[some, :, None], factor)[:, :, 0]
+        if len(self._factors) == len(parts):
+            self._factored = chosen
         return torch.zeros_like(gradient).scatter_(1, self.columns, torch.where(chosen, found, 0.0))
+
+    def _narrow(self, gradient: Tensor, chosen: Tensor, most: int) -> Tensor:
+        """The same where few parameters of each class are chosen, at most so many: of small blocks."""
+        places = chosen.byte().argsort(dim=1, descending=True, stable=True)[:, :most]
+        numbers = torch.arange(len(chosen), device=chosen.device)[:, None, None]
+        inside = chosen.gather(1, places)
+        factor = _padded_factor(self.blocks[numbers, places[:, :, None], places[:, None, :]], inside)
+        columns = self.columns.gather(1, places)
+        right = torch.where(inside, gradient.gather(1, columns), 0.0)
+        found = torch.cholesky_solve(right[:, :, None], factor)[:, :, 0]
+        return torch.zeros_like(gradient).scatter_(1, columns, torch.where(inside, found, 0.0))
 
 
 class _Diagonal(Curvature):
@@ -262,6 +289,12 @@ class _Diagonal(Curvature):
 
     def solve(self, gradient: Tensor, among: Tensor) -> Tensor:
         return torch.where(among, gradient / self.diagonal, 0.0)
+
+
+def _padded_factor(blocks: Tensor, chosen: Tensor) -> Tensor:
+    """Cholesky factors of the chosen rows and columns of blocks (c, w, w), with ones in the place of the others."""
+    identity = torch.eye(blocks.shape[1], dtype=blocks.dtype, device=blocks.device)
+    return factor_of(torch.where(chosen[:, :, None] & chosen[:, None, :], blocks, identity))
 
 
 def factor_of(matrix: Tensor) -> Tensor:

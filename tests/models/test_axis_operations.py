@@ -133,6 +133,14 @@ KNOWN: dict[str, Operation] = {
     "Fourier and back": lambda x: torch.fft.irfft2(torch.fft.rfft2(x) * 2, s=x.shape[-2:]),
     "complex Fourier and back": lambda x: torch.fft.ifft2(torch.fft.fft2(x)).real,
     "roll and back": lambda x: torch.roll(torch.roll(x, (3, 2), (2, 3)) * 2, (-3, -2), (2, 3)),
+    "rolled, padded, cut and back": lambda x: (
+        F.pad(x.roll((3, 2), (2, 3)), (1, 3, 2, 0))[:, :, 2:, 1:13].relu().roll((-3, -2), (2, 3))
+    ),
+    "rolled, padded, in windows, cut and back": lambda x: (
+        F.pad(x.roll((3, 2), (2, 3)), (0, 3, 0, 2))
+        .unflatten(3, (3, 5)).unflatten(2, (2, 5)).transpose(3, 4).relu().transpose(3, 4)
+        .flatten(2, 3).flatten(3)[:, :, :8, :12].roll((-3, -2), (2, 3))
+    ),
     "flip and back": lambda x: torch.cat([x, x.flip(3).relu().flip(3)], 1),
     "turn and back": lambda x: torch.rot90(torch.rot90(x, 1, (2, 3)).relu(), 3, (2, 3)),
     "order and back": lambda x: x[:, :, ORDER].relu()[:, :, ORDER.argsort()],
@@ -248,6 +256,11 @@ UNKNOWN: dict[str, tuple[Operation, str]] = {
     "upside down, after what is new": (lambda x: (x + torch.zeros_like(x)).flip(2), "flip"),
     "pooled halves swapped": (lambda x: torch.cat([F.max_pool2d(y, 2) for y in x.chunk(2, 2)[::-1]], 2), "cat"),
     "rolled, with a convolution": (lambda x: convolved(x.roll(4, 2)), "roll"),
+    "rolled, padded and rolled back": (lambda x: F.pad(x.roll(3, 2), (0, 0, 0, 2)).roll(-3, 2), "roll"),
+    "rolled, padded, cut elsewhere and back": (
+        lambda x: F.pad(x.roll(3, 2), (0, 0, 0, 2))[:, :, 2:].roll(-3, 2),
+        "roll",
+    ),
     "rolled a thousand times": (lambda x: functools.reduce(lambda y, _: y.roll(1, 2), range(1001), x), "roll"),
     "rolled and flipped back": (lambda x: x.roll(3, 2).flip(2), "roll"),
     "with its flip": (lambda x: x + x.flip(2), "flip"),
