@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from decompose_cli.datasets.chunks import Chunk
+from decompose_cli.datasets.handing_over import HandedOver, begun
 from decompose_cli.datasets.transforms import image_to_tensor
 from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.preprocessing import Preprocessing
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 _PIXELS_OF_A_PART = 64 * 224 * 224
 _PARTS_AHEAD = 4  # of each process: 39 MB
 _Item = TypeVar("_Item")
-_Decoded = tuple[Tensor, dict[int, str]]
+_Decoded = tuple[HandedOver, dict[int, str]]
 
 
 def decoded_chunks(
@@ -65,17 +66,19 @@ def _begun(
         [numbers[start : start + size] for start in range(0, len(numbers), size)] or [numbers] for numbers in wanted
     ]
     tasks = [part for own in parts for part in own]
-    processes = min(workers, len(tasks))
-    loader: DataLoader[_Decoded] = DataLoader(
-        decoder,  # type: ignore[arg-type]
-        batch_sampler=tasks,  # type: ignore[arg-type]
-        num_workers=processes,
-        prefetch_factor=_PARTS_AHEAD if processes else None,
-        collate_fn=_as_it_is,  # type: ignore[arg-type]
-        worker_init_fn=report_by_logging,
-        generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
-    )
-    decoded = without_worker_traces(iter(loader))
+
+    def loader_with(processes: int) -> DataLoader[_Decoded]:
+        return DataLoader(
+            decoder,  # type: ignore[arg-type]
+            batch_sampler=tasks,  # type: ignore[arg-type]
+            num_workers=processes,
+            prefetch_factor=_PARTS_AHEAD if processes else None,
+            collate_fn=_as_it_is,  # type: ignore[arg-type]
+            worker_init_fn=report_by_logging,
+            generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
+        )
+
+    decoded = without_worker_traces(begun(loader_with, min(workers, len(tasks))))
     yield None
     for numbers, own in zip(wanted, parts, strict=True):
         yield _joined(numbers, list(islice(decoded, len(own))))
@@ -83,7 +86,7 @@ def _begun(
 
 
 def _joined(numbers: range, parts: Sequence[_Decoded]) -> Chunk:
-    images = [part for part, _ in parts]
+    images = [part.images for part, _ in parts]
     unreadable = {number: sentence for _, sentences in parts for number, sentence in sentences.items()}
     return Chunk(numbers, images[0] if len(images) == 1 else torch.cat(images), unreadable)
 
@@ -109,7 +112,7 @@ class _Decoder(Dataset[Tensor]):
                 unreadable[number] = error.sentence
             else:
                 images[row] = image_to_tensor(image, self.preprocessing)
-        return images, unreadable
+        return HandedOver(images), unreadable
 
 
 def without_worker_traces(items: Iterator[_Item]) -> Iterator[_Item]:

@@ -13,6 +13,7 @@ from decompose_cli.datasets.augment import Augmentation, ImageTransform
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.chunks import chunks_in_memory, in_ranges
 from decompose_cli.datasets.crops import Normaliser, PixelTable, cut_out, draw_crops
+from decompose_cli.datasets.handing_over import HandedOver, begun
 from decompose_cli.datasets.streaming import without_worker_traces
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import report_by_logging
@@ -116,15 +117,23 @@ class TrainingImages:
     def _decoded(self, epoch: int, batches: Sequence[Tensor]) -> Iterator[Tensor]:
         """The uint8 pixels (n, 3, H, W) of each batch that is not empty, before the changes to whole batches."""
         images = _Images(self.dataset, ImageTransform(self.augmentation, self.preprocessing), self.seed, epoch)
-        loader: DataLoader[Tensor] = DataLoader(
-            images,
-            batch_sampler=[batch.tolist() for batch in batches if len(batch)],
-            num_workers=self.workers,
-            worker_init_fn=report_by_logging,
-            pin_memory=self.device.type == "cuda",
-            generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
-        )
-        return without_worker_traces(iter(loader))
+
+        def loader_with(processes: int) -> DataLoader[HandedOver]:
+            return DataLoader(
+                images,  # type: ignore[arg-type]
+                batch_sampler=[batch.tolist() for batch in batches if len(batch)],
+                num_workers=processes,
+                collate_fn=_stacked,
+                worker_init_fn=report_by_logging,
+                pin_memory=self.device.type == "cuda",
+                generator=torch.Generator(),  # otherwise the loader draws a seed for its workers from the global one
+            )
+
+        return (batch.images for batch in without_worker_traces(begun(loader_with, self.workers)))
+
+
+def _stacked(images: list[Tensor]) -> HandedOver:
+    return HandedOver(torch.stack(images))
 
 
 class _Images(Dataset[Tensor]):
