@@ -36,7 +36,7 @@ from decompose_cli.cli.commands.train import train
 from decompose_cli.cli.commands.train_gate import train_gate
 from decompose_cli.cli.commands.validate import validate
 from decompose_cli.cli.guard import show_traceback
-from decompose_cli.cli.stdout import own_descriptor
+from decompose_cli.cli.stdout import has_lost, own_descriptor
 from decompose_cli.version import __version__
 
 _COMMANDS = (
@@ -101,6 +101,7 @@ def main() -> None:
     """Run the program; the console script starts here."""
     sys.excepthook = show_traceback
     _let_threads_sleep()
+    _forget_impossible_sizes()
     # Importing torch makes a million objects that stay, and the collector would walk through them dozens of times, for
     # a third of a second. The collector still runs, for what a long training leaves, but a hundred times less often.
     gc.set_threshold(1_000_000, 10, 10)
@@ -110,6 +111,10 @@ def main() -> None:
                 if hasattr(stream, "reconfigure"):
                     stream.reconfigure(errors="backslashreplace")  # names may not fit the terminal's encoding
             app()
+    except SystemExit as done:
+        if not done.code and has_lost():
+            raise SystemExit(1) from None
+        raise
     finally:
         gc.freeze()  # else the collector walks through all of torch once more at exit, for a quarter of a second
 
@@ -122,6 +127,13 @@ def _let_threads_sleep() -> None:
     """
     if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & os.environ.keys():
         os.environ["GOMP_SPINCOUNT"] = "10000"
+
+
+def _forget_impossible_sizes() -> None:
+    """Take sizes of the terminal out of the environment that nothing can be shown in, or that are no numbers."""
+    for name in ("COLUMNS", "LINES", "TERMINAL_WIDTH"):
+        if not re.fullmatch(r"0*[1-9]\d{0,4}", os.environ.get(name, "1"), re.ASCII):
+            del os.environ[name]
 
 
 def _version(shown: bool) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import signal
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,9 +15,13 @@ import typer
 
 from decompose_cli.cli import stdout
 from decompose_cli.cli.console import Terminal
-from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.errors import DecomposeError
 from decompose_cli.printable import printable_lines
 from decompose_cli.processes.lost import LOST
+from decompose_cli.processes.signals import heard
+from decompose_cli.storage.system_errors import system_error
+
+_SECONDS_BETWEEN_LOOKS, _MOST_SECONDS_OF_AN_IMPORT = 0.05, 10.0
 
 
 def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -28,10 +32,13 @@ def show_traceback(kind: type[BaseException], error: BaseException, trace: Trace
 @contextmanager
 def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
     """Show an error as one sentence, with the right exit code; its traceback only with ``--debug``."""
+    interrupts = _Interrupts()
     try:
-        with _termination_as_interrupt():
+        with interrupts.heard():
             yield
     except DecomposeError as error:
+        if interrupts.have_come and isinstance(error.__cause__, ImportError):
+            raise _interrupted(terminal) from None
         if debug:
             show_traceback(type(error), error, error.__traceback__)
         terminal.error(error)
@@ -46,11 +53,12 @@ def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
     except Exception as error:
         if debug:
             raise
-        if _comes_from_interrupt(error):
+        if interrupts.have_come or _comes_from_interrupt(error):  # as libraries may make of one
             raise _interrupted(terminal) from None
-        if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:  # whichever option names it
-            terminal.error(InputError(f"{error.filename} cannot be a path: {error.strerror}."))
-            raise typer.Exit(InputError.exit_code) from error
+        if isinstance(error, OSError) and error.strerror:
+            expected = system_error(error)
+            terminal.error(expected)
+            raise typer.Exit(expected.exit_code) from error
         reason = str(error).strip().splitlines()
         sentence = f"Something unforeseen went wrong: {type(error).__name__}{': ' + reason[0] if reason else ''}"
         terminal.error(DecomposeError(sentence, hint="Add --debug to see where; please report it."))
@@ -85,9 +93,7 @@ def interrupts_held_back() -> Iterator[None]:
     def remember(number: int, _: FrameType | None) -> None:
         arrived.append(number)
 
-    # A signal that is ignored (such as the terminal's interrupt, by jobs in the background) stays ignored.
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
+    handlers = {number: signal.getsignal(number) for number in heard()}
     for number in handlers:
         signal.signal(number, remember)
     try:
@@ -99,18 +105,55 @@ def interrupts_held_back() -> Iterator[None]:
             raise KeyboardInterrupt
 
 
-@contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM unwind the stack as Ctrl-C does, so that temporary files are removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
+class _Interrupts:
+    """Lets every signal that asks the program to end unwind the stack, so that temporary files are removed.
 
-    def interrupt(_: int, __: FrameType | None) -> None:
-        raise KeyboardInterrupt
+    One that comes during an import waits for its end, as it would be lost there or leave half a module behind; a
+    second one does not wait.
 
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    Attributes:
+        have_come: Whether a signal has come.
+    """
+
+    def __init__(self) -> None:
+        self.have_come = False
+        self._is_waiting = self._is_again = self._is_over = False
+        self._late = 0.0
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Listen while the block runs."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handlers = {number: signal.signal(number, self._hear) for number in heard()}
+        try:
+            yield
+        finally:
+            self._is_over = True
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        if self._is_waiting:
+            raise KeyboardInterrupt
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        may_wait, self._is_again = self._is_again or not self.have_come, False
+        if not self.have_come:
+            self.have_come, self._late = True, time.monotonic() + _MOST_SECONDS_OF_AN_IMPORT
+        self._is_waiting = may_wait and time.monotonic() < self._late and _is_importing(frame)
+        if not self._is_waiting:
+            raise KeyboardInterrupt
+        timer = threading.Timer(_SECONDS_BETWEEN_LOOKS, self._look_again, [number])
+        timer.daemon = True
+        timer.start()
+
+    def _look_again(self, number: int) -> None:
+        if self._is_waiting and not self._is_over:
+            self._is_again = True
+            signal.raise_signal(number)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib._bootstrap"):
+        frame = frame.f_back
+    return frame is not None

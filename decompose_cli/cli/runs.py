@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime, timezone
 from functools import partial
@@ -32,6 +33,11 @@ def make_request(inputs: Inputs, out: RunOutput, tuning: Tuning, command: str) -
         raise InputError(
             f"{param('run_name')} names a folder in runs/; with {param('output')} or {param('resume')} there is a "
             "folder already."
+        )
+    if tuning.run_name is not None and (tuning.run_name in ("", ".", "..") or {"/", os.sep} & {*tuning.run_name}):
+        raise InputError(
+            f"{param('run_name')} {tuning.run_name!r} is not the name of a folder.",
+            hint=f"For a folder elsewhere than in runs/, give its path with {param('output')}.",
         )
     if out.overwrite and tuning.resume is not None:
         raise InputError(

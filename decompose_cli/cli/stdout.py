@@ -1,15 +1,44 @@
-"""Stdout is for results: what anything else prints, such as a network of the user's, goes to stderr."""
+"""Stdout is for results: what anything else prints, such as a network of the user's, goes to stderr.
+
+Stderr may go away, with a terminal or a full disk; the work goes on then, and the exit code says it.
+"""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
+
+from typing_extensions import override
 
 _kept: TextIO | None = None  # stdout, while a command runs
+
+
+_has_lost = False  # something that was written to stderr
+
+
+class _Patient(io.FileIO):
+    """A descriptor that takes whatever is written to it, also where nobody reads it and no disk keeps it."""
+
+    @override
+    def write(self, data: Any, /) -> int:
+        global _has_lost
+        try:
+            if (count := super().write(data)) is not None:
+                return count
+        except OSError:
+            pass
+        _has_lost = True
+        return memoryview(data).nbytes
+
+
+def has_lost() -> bool:
+    """Whether something that was to be shown on stderr could not be."""
+    return _has_lost
 
 
 def results() -> TextIO:
@@ -37,6 +66,11 @@ def own_descriptor() -> Iterator[None]:
     """
     sys.stdout = sys.stdout or _nowhere()  # closed streams are None; what is opened next gets their descriptors
     sys.stderr = sys.stderr or _nowhere()
+    if _number_of(sys.stderr) == 2:
+        sys.stderr.flush()
+        raw = io.BufferedWriter(_Patient(2, "w", closefd=False))
+        how = {"encoding": sys.stderr.encoding, "errors": sys.stderr.errors}
+        sys.stderr = io.TextIOWrapper(raw, **how, line_buffering=True, write_through=True)
     if _number_of(sys.stdout) != 1:
         yield
         return

@@ -38,8 +38,9 @@ from torch import Tensor
 
 from decompose_cli.features.blocks import in_blocks
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.storage.files import check_trusted, explained, write_text, write_with
+from decompose_cli.storage.files import check_trusted, write_text, write_with
 from decompose_cli.storage.fingerprints import digest_of
+from decompose_cli.storage.system_errors import explained
 
 FORMAT_VERSION = 4
 _PAGE = 4096

@@ -26,7 +26,7 @@ from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.device import describe_device
 from decompose_cli.processes.team import processes_led
 from decompose_cli.progress import note, warn
-from decompose_cli.storage.files import write_error
+from decompose_cli.storage.system_errors import write_error
 
 State = Literal["hit", "miss", "off"]
 

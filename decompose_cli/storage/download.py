@@ -11,7 +11,8 @@ from urllib.parse import quote, urlsplit, urlunsplit
 
 from decompose_cli.errors import DownloadError, InputError
 from decompose_cli.progress import note, track
-from decompose_cli.storage.files import atomic_path, write_error
+from decompose_cli.storage.files import atomic_path
+from decompose_cli.storage.system_errors import write_error
 
 _TIMEOUT_S = 30
 _CHUNK = 1 << 16

@@ -15,7 +15,6 @@ from decompose_cli.storage.files import (
     as_bytes,
     atomic_path,
     check_place,
-    explained,
     finish_staged,
     read_json,
     staged_path,
@@ -24,6 +23,7 @@ from decompose_cli.storage.files import (
 from decompose_cli.storage.journal import commit
 from decompose_cli.storage.matrices import SUFFIX
 from decompose_cli.storage.ownership import holds_run
+from decompose_cli.storage.system_errors import explained
 
 if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument

@@ -12,20 +12,32 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from decompose_cli.errors import DecomposeError, InputError, param
+from decompose_cli.errors import InputError, param
 from decompose_cli.storage.journal import NO_HARD_LINKS, settle
 from decompose_cli.storage.leftovers import TEMPORARY, sweep, temporary_prefix
 from decompose_cli.storage.ownership import obstacle
+from decompose_cli.storage.path_texts import refuse_impossible
+from decompose_cli.storage.system_errors import explained
 from decompose_cli.storage.text_files import read_text
 
 
 def cache_root() -> Path:
-    """The cache folder: ``$DECOMPOSE_CACHE``, else ``$XDG_CACHE_HOME/decompose``, else ``~/.cache/decompose``."""
+    """The cache folder: ``$DECOMPOSE_CACHE``, else ``$XDG_CACHE_HOME/decompose``, else ``~/.cache/decompose``.
+
+    For a user without a home, such as a number that a container was started with, it is in the folder for temporary
+    files.
+
+    Raises:
+        InputError: A variable names no place.
+    """
     if explicit := os.environ.get("DECOMPOSE_CACHE"):
-        return Path(explicit).expanduser()
+        return user_path(explicit)
     if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg).expanduser() / "decompose"
-    return Path.home() / ".cache" / "decompose"
+        return user_path(xdg) / "decompose"
+    try:
+        return Path.home() / ".cache" / "decompose"
+    except RuntimeError:
+        return Path(tempfile.gettempdir(), f"decompose-{os.getuid()}")
 
 
 def check_trusted(path: Path) -> None:
@@ -117,42 +129,6 @@ def _umask() -> int:
     return mask
 
 
-@contextmanager
-def explained(path: Path) -> Iterator[None]:
-    """Turn an error of the file system into one about this path, as :func:`write_error` has it."""
-    try:
-        yield
-    except OSError as error:
-        raise write_error(path, error) from error
-
-
-_BAD_PATH = (
-    errno.ENOENT,
-    errno.ENOTDIR,
-    errno.EISDIR,
-    errno.EACCES,
-    errno.EPERM,
-    errno.EROFS,
-    errno.ENAMETOOLONG,
-    errno.EILSEQ,
-    errno.ELOOP,
-)
-
-
-def write_error(path: Path, error: OSError) -> DecomposeError:
-    """The error for a file that could not be written: the path is bad (exit 2), or the disk failed (exit 1)."""
-    if error.errno == errno.ENOSPC:
-        return DecomposeError(
-            f"No space left on the disk while writing {path}; nothing was left half-written.",
-            hint=f"Free some space or choose another place with {param('output')}.",
-        )
-    if error.errno in _BAD_PATH:
-        return InputError(
-            f"Cannot write {path}: {error.strerror}.", hint=f"Choose another place with {param('output')}."
-        )
-    return DecomposeError(f"Cannot write {path}: {error.strerror or error}.")
-
-
 def as_bytes(text: str) -> bytes:
     r"""The text in UTF-8; what is no UTF-8 in a path is written ``\udcff``, as JSON reads it back."""
     return text.encode("utf-8", errors="backslashreplace")
@@ -228,12 +204,17 @@ def user_path(text: str | Path) -> Path:
     """A path as the user wrote it, with ``~`` expanded.
 
     Raises:
-        InputError: ``~name`` names nobody.
+        InputError: No path can be this, or ``~name`` names nobody.
     """
+    refuse_impossible(text)
     try:
         return Path(text).expanduser()
-    except RuntimeError as error:
-        raise InputError(f"{text} cannot be found: {error}.") from error
+    except RuntimeError:
+        whose = Path(text).parts[0]
+        raise InputError(
+            f"{text} names no place: this system knows no home folder for {whose}.",
+            hint=f"For a folder that is called so, write ./{whose}.",
+        ) from None
 
 
 def file_stem(text: str) -> str:
@@ -329,12 +310,7 @@ def _check_name(path: Path) -> None:
     Raises:
         InputError: It is too long, or is not made of bytes.
     """
-    try:
-        os.fsencode(path)
-    except UnicodeEncodeError:
-        raise InputError(f"{str(path)!a} cannot be a path: it holds half a character.") from None
-    if "\0" in str(path):
-        raise InputError(f"{str(path)!a} cannot be a path: it holds a null character.")
+    refuse_impossible(path)
     existing = path.absolute()
     with explained(path):
         while not os.path.lexists(existing) and existing != existing.parent:

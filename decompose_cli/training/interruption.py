@@ -9,9 +9,11 @@ from typing import Any
 
 from typing_extensions import Self
 
+from decompose_cli.processes.signals import heard
+
 
 class StopRequest:
-    """While the block runs, the first SIGINT or SIGTERM is noted instead of raised; a second SIGINT stops at once.
+    """While the block runs, the first signal to end is noted instead of raised; a second SIGINT stops at once.
 
     Attributes:
         is_set: Whether a signal has come.
@@ -23,9 +25,8 @@ class StopRequest:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # elsewhere signals cannot be handled
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) != signal.SIG_IGN:  # jobs in the background ignore them
-                    self._before[number] = signal.signal(number, self._note)
+            for number in heard():
+                self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

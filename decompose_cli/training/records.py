@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from decompose_cli.storage.csv_text import csv_text
-from decompose_cli.storage.files import write_error, write_text
+from decompose_cli.storage.files import write_text
+from decompose_cli.storage.system_errors import write_error
 
 GATE_BINS = 20
 """Number of bins in histograms of g, of equal width from 0 to 1."""

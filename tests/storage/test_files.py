@@ -19,10 +19,10 @@ from decompose_cli.storage.files import (
     check_writable,
     read_json,
     sha256_of,
-    write_error,
     write_text,
     write_with,
 )
+from decompose_cli.storage.system_errors import write_error
 
 
 def names() -> list[str]:

@@ -12,11 +12,12 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from decompose_cli.cli.guard import expected_errors, interrupts_held_back
 from decompose_cli.cli.options.declaration import Bundle, Declared
 from decompose_cli.cli.options.gates import GATE_SETTINGS
+from decompose_cli.cli.options.given import given_path
 from decompose_cli.cli.options.inputs import INPUTS
 from decompose_cli.cli.options.outputs import LISTING, RESULT, RUN
 from decompose_cli.cli.options.training import NETWORK_OPTIONS, TUNING, NetworkOptions, Tuning
@@ -96,6 +97,8 @@ def command(
                 else:
                     run()
 
+        for parameter in parameters:
+            _check_paths(parameter.annotation)
         wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         wrapper.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return wrapper
@@ -122,6 +125,15 @@ def _refuse_replacing(out: Output, values: Iterable[Any]) -> None:
                             f"{part} is read by this command, so it is not overwritten.",
                             hint=f"Choose another {param('output')}.",
                         )
+
+
+def _check_paths(annotation: Any) -> None:
+    """Have the paths of a parameter checked, and their ``~`` expanded, when they are typed."""
+    kind, info = annotation.__origin__, annotation.__metadata__[0]
+    while kind is not Path and (inner := [each for each in get_args(kind) if each is not type(None)]):
+        (kind,) = inner
+    if kind is Path:
+        info.parser = given_path
 
 
 def _parameter(name: str, declared: Declared) -> inspect.Parameter:
