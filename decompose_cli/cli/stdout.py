@@ -66,10 +66,11 @@ def own_descriptor() -> Iterator[None]:
     """
     sys.stdout = sys.stdout or _nowhere()  # closed streams are None; what is opened next gets their descriptors
     sys.stderr = sys.stderr or _nowhere()
-    if _number_of(sys.stderr) == 2:
-        sys.stderr.flush()
+    stderr = sys.stderr  # if nobody had it, its descriptor would be closed
+    if _number_of(stderr) == 2:
+        stderr.flush()
         raw = io.BufferedWriter(_Patient(2, "w", closefd=False))
-        how = {"encoding": sys.stderr.encoding, "errors": sys.stderr.errors}
+        how = {"encoding": stderr.encoding, "errors": stderr.errors}
         sys.stderr = io.TextIOWrapper(raw, **how, line_buffering=True, write_through=True)
     if _number_of(sys.stdout) != 1:
         yield

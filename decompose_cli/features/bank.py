@@ -9,8 +9,7 @@ A bank is a folder::
 
 Images n * size up to (n + 1) * size are chunk n, whoever computes them, so features do not depend on the number of
 processes. Chunks begin on pages of the file, so that processes on several machines never write to the same one. A chunk
-counts once its line is complete, and the line is written after the features; what was begun when a process ended is
-computed again.
+counts once its line is complete, which is written after the features; what was only begun is computed again.
 """
 
 from __future__ import annotations
