@@ -8,8 +8,7 @@ import json
 from pathlib import Path
 
 from decompose_cli.errors import InputError, param
-from decompose_cli.storage.files import read_json
-from decompose_cli.storage.text_files import read_text
+from decompose_cli.storage.text_files import read_json, read_text
 
 _WHAT = "The class map"
 _COLUMNS = 2

@@ -17,13 +17,13 @@ from decompose_cli.storage.files import (
     check_place,
     explained,
     finish_staged,
-    read_json,
     staged_path,
     write_under_new_name,
 )
 from decompose_cli.storage.journal import commit
 from decompose_cli.storage.matrices import SUFFIX
 from decompose_cli.storage.ownership import holds_run
+from decompose_cli.storage.text_files import read_json
 
 if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument

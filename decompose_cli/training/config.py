@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.storage.files import read_json
+from decompose_cli.storage.text_files import read_json
 from decompose_cli.training.export import Kind
 
 FROM_INPUTS = (

@@ -19,10 +19,11 @@ from decompose_cli.models.checkpoint import METADATA_KEY, SPARSE_KEY, Metadata
 from decompose_cli.models.entry import is_user_code
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.storage.file_sets import Content, write_files
-from decompose_cli.storage.files import check_folder_writable, read_json, write_error
+from decompose_cli.storage.files import check_folder_writable, write_error
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.leftovers import sweep
 from decompose_cli.storage.result_document import readable_json
+from decompose_cli.storage.text_files import read_json
 from decompose_cli.training.export import KINDS, SUFFIXES, Kind
 
 CONFIG = "config.json"
