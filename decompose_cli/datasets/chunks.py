@@ -11,6 +11,8 @@ from decompose_cli.preprocessing import Preprocessing
 if TYPE_CHECKING:
     from torch import Tensor
 
+_VALUES_AT_ONCE = 1 << 24  # of images that are resized, which takes some twelve bytes for each
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -47,7 +49,10 @@ def chunks_in_memory(
     for numbers in wanted:
         images = pixels[numbers.start : numbers.stop]
         if not untouched:
-            from decompose_cli.datasets.transforms import resize_and_crop
+            import torch
 
-            images = resize_and_crop(images, preprocessing)
+            from decompose_cli.datasets.transforms import resize_and_crop, values_of_resized
+
+            at_once = max(1, _VALUES_AT_ONCE // values_of_resized(images.shape[-2:], preprocessing))
+            images = torch.cat([resize_and_crop(part, preprocessing) for part in torch.split(images, at_once)])
         yield Chunk(numbers, images, {number: text for number, text in (unreadable or {}).items() if number in numbers})

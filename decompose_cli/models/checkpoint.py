@@ -35,10 +35,12 @@ from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolatio
 from decompose_cli.progress import note
 from decompose_cli.storage.files import as_bytes, sha256_of, write_with
 from decompose_cli.storage.journal import settle
+from decompose_cli.storage.ordinary_files import check_ordinary
 from decompose_cli.storage.result_document import PartOfClasses
 
 METADATA_KEY = "decompose"
 SPARSE_KEY = "sparse"
+_MOST_TENSORS = 100_000
 
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -188,7 +190,9 @@ def read_checkpoint(
     try:
         if path.is_dir():
             raise InputError(f"The weights {path} are a folder, not a file.")
-        if not path.is_file():
+        if path.exists():
+            check_ordinary(path, "The weights file")
+        else:
             raise InputError(
                 f"The weights file {path} does not exist.",
                 hint="Is the path right? 'default' stands for the published weights, and a URL is fetched.",
@@ -259,7 +263,10 @@ def _read_safetensors(path: Path) -> tuple[Any, Metadata | None]:
     try:
         with safe_open(path, framework="pt") as handle:
             header = handle.metadata() or {}
-            content = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
+            names = handle.keys()
+            if len(names) > _MOST_TENSORS:
+                raise InputError(f"{path} has {len(names):,} tensors, and no network has more than {_MOST_TENSORS:,}.")
+            content = {name: handle.get_tensor(name) for name in names}
     except SafetensorError as error:
         raise InputError(f"The weights file {path} is damaged or not safetensors: {error}.") from error
     return content, _parse_metadata(header[METADATA_KEY], path) if METADATA_KEY in header else None

@@ -20,6 +20,8 @@ FROM_INPUTS = (
     *("mean", "std", "input_size", "resize", "crop", "interpolation"),
     *("classes", "class_map"),
 )
+MOST_RUNS = 10_000
+"""Seeds that a run trains with, each in a folder of its own."""
 _SHOWN = tuple(name for name in FROM_INPUTS if name not in ("model", "model_options"))
 
 
@@ -63,7 +65,7 @@ class RunConfig(BaseModel):
     data_dir: str | None
     recipe: str
     overrides: dict[str, Any]
-    runs: Annotated[int, Field(ge=1)]
+    runs: Annotated[int, Field(ge=1, le=MOST_RUNS)]
     final_test: bool
     export: list[Kind]
     settings: dict[str, Any]
