@@ -40,7 +40,7 @@ from decompose_cli.storage.result_document import PartOfClasses
 
 METADATA_KEY = "decompose"
 SPARSE_KEY = "sparse"
-_MOST_TENSORS = 100_000
+_MOST_HEADER = 10_000_000  # bytes, of a hundred thousand tensors
 
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -260,13 +260,17 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(path: Path) -> tuple[Any, Metadata | None]:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if _MOST_HEADER < length <= path.stat().st_size:  # a length beyond the file is damage
+        raise InputError(
+            f"{path} has a header of {length / 1e6:,.0f} MB, and no network has one of more than "
+            f"{_MOST_HEADER / 1e6:,.0f} MB."
+        )
     try:
         with safe_open(path, framework="pt") as handle:
             header = handle.metadata() or {}
-            names = handle.keys()
-            if len(names) > _MOST_TENSORS:
-                raise InputError(f"{path} has {len(names):,} tensors, and no network has more than {_MOST_TENSORS:,}.")
-            content = {name: handle.get_tensor(name) for name in names}
+            content = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise InputError(f"The weights file {path} is damaged or not safetensors: {error}.") from error
     return content, _parse_metadata(header[METADATA_KEY], path) if METADATA_KEY in header else None

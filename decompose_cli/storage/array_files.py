@@ -21,7 +21,7 @@ from torch import Tensor
 from decompose_cli.errors import InputError, UnsafeFileError, first_line
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.journal import settle
-from decompose_cli.storage.memory import memory
+from decompose_cli.storage.memory import free_memory
 
 SUFFIXES = (".npz", ".safetensors")
 REAL, WHOLE, TEXT = "real numbers", "whole numbers", "text"
@@ -73,13 +73,13 @@ class ArrayFile:
         """Read arrays.
 
         Raises:
-            InputError: They are damaged, or do not fit into the memory of this machine.
+            InputError: They are damaged, or do not fit into the memory that is left.
         """
-        needed, most = sum(self.stored[name].nbytes for name in names), memory()
+        needed, most = sum(self.stored[name].nbytes for name in names), free_memory()
         if needed > most:
             raise InputError(
                 f"{self.path} holds {needed / 1e9:,.1f} GB in {', '.join(names)}, which is more than the "
-                f"{most / 1e9:,.1f} GB of memory of this machine.",
+                f"{most / 1e9:,.1f} GB of memory that are left.",
                 hint=_SMALLER,
             )
         found = {}

@@ -10,16 +10,9 @@ from pathlib import Path
 from decompose_cli.errors import InputError
 
 
-def memory() -> float:
-    """Bytes of memory of this machine; unlimited where the system does not say."""
-    with suppress(AttributeError, ValueError, OSError):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return math.inf
-
-
 def free_memory() -> float:
     """Bytes that this process may still take, by the machine and by its limits; unlimited where nothing says."""
-    return min(memory(), _left_on_machine(), _left_to_process())
+    return min(_left_on_machine(), _left_to_process())
 
 
 def check_fits(needed: float, what: str, hint: str) -> None:
@@ -45,6 +38,8 @@ def _left_on_machine() -> float:
             name, _, value = line.partition(":")
             if name == "MemAvailable":
                 return 1024.0 * int(value.split()[0])
+    with suppress(AttributeError, ValueError, OSError):
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
     return math.inf
 
 

@@ -14,7 +14,7 @@ _MOST_PARTS, _MOST_VALUES = 1_000_000, 15_000_000
 """Lists and objects, and values, of a JSON file: what text of a few megabytes becomes would fill gigabytes."""
 
 
-def read_text(path: Path, what: str, kind: str = "a text file", hint: str | None = None) -> str:
+def read_text(path: Path, what: str, kind: str = "a text file", hint: str | None = None, most: int = MOST_TEXT) -> str:
     """Read a text file of the user's.
 
     Args:
@@ -22,13 +22,14 @@ def read_text(path: Path, what: str, kind: str = "a text file", hint: str | None
         what: What it is, as the beginning of a sentence.
         kind: What a file that is no UTF-8 is not.
         hint: What to do if it is not.
+        most: Bytes that such a file may have.
 
     Raises:
         InputError: The file is missing, unreadable, no ordinary one, larger than any such file, empty or not UTF-8.
     """
     settle(path.parent)
     try:
-        check_ordinary(path, what, MOST_TEXT)
+        check_ordinary(path, what, most)
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise InputError(f"{what} {path} does not exist.") from None
