@@ -6,10 +6,14 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from decompose_cli.errors import param
 from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.storage.memory import check_fits
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_VALUES_AT_ONCE, _BYTES_OF_A_VALUE = 1 << 24, 12  # of images that are resized, as numbers of 4 bytes in between
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,16 @@ def chunks_in_memory(
     for numbers in wanted:
         images = pixels[numbers.start : numbers.stop]
         if not untouched:
-            from decompose_cli.datasets.transforms import resize_and_crop
+            import torch
 
-            images = resize_and_crop(images, preprocessing)
+            from decompose_cli.datasets.transforms import resize_and_crop, values_of_resized
+
+            values = values_of_resized(images.shape[-2:], preprocessing)
+            at_once = max(1, _VALUES_AT_ONCE // values)
+            check_fits(
+                _BYTES_OF_A_VALUE * values * at_once,
+                "Resizing images for the network",
+                f"Choose a smaller {param('resize')} or {param('input_size')}.",
+            )
+            images = torch.cat([resize_and_crop(part, preprocessing) for part in torch.split(images, at_once)])
         yield Chunk(numbers, images, {number: text for number, text in (unreadable or {}).items() if number in numbers})

@@ -8,11 +8,11 @@ import json
 from pathlib import Path
 
 from decompose_cli.errors import InputError, param
-from decompose_cli.storage.files import read_json
-from decompose_cli.storage.text_files import read_text
+from decompose_cli.storage.text_files import read_json, read_text
 
 _WHAT = "The class map"
 _COLUMNS = 2
+_MOST_LINES, _MOST_BYTES = 1 << 20, 1 << 26
 
 
 def read_class_map(path: Path) -> dict[str, str | int]:
@@ -51,7 +51,9 @@ def _of_json(path: Path) -> list[tuple[str, str | int]]:
 
 
 def _of_lines(path: Path) -> list[tuple[str, str | int]]:
-    text = read_text(path, _WHAT).removeprefix("\ufeff")  # which spreadsheets write
+    text = read_text(path, _WHAT, most=_MOST_BYTES).removeprefix("\ufeff")  # which spreadsheets write
+    if (lines := text.count("\n")) > _MOST_LINES:
+        raise InputError(f"{_WHAT} {path} has {lines:,} lines, and no network has more than {_MOST_LINES:,} classes.")
     try:
         rows = [[cell.strip() for cell in row] for row in csv.reader(io.StringIO(text), strict=True) if row]
     except csv.Error as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from decompose_cli.datasets.wnids import imagenet_classes
 from decompose_cli.errors import InputError, first_few, first_line, shortened
+from decompose_cli.storage.ordinary_files import MOST_TEXT, check_ordinary
 
 _DEVKIT = ("", "devkit/data", "ILSVRC2012_devkit_t12/data")
 _NUMBER = re.compile(r"_(\d{8})\.")
@@ -50,6 +51,7 @@ def validation_wnids(images: Sequence[str], places: Sequence[Path]) -> tuple[lis
 
 def _lines(path: Path) -> list[str]:
     """The lines of a file, without blank ones at its end."""
+    check_ordinary(path, "The list", MOST_TEXT)
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:

@@ -15,9 +15,10 @@ from decompose_cli.datasets.tar_shards import Shard, read_shard
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.storage.files import check_trusted, write_with
 from decompose_cli.storage.fingerprints import digest_of
+from decompose_cli.storage.ordinary_files import check_ordinary
 
 _FORMAT_VERSION = 1
-_DAMAGED = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
+_DAMAGED = (InputError, OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)
 
 
 def known_shard(path: Path, image: str | None, label: str | None) -> Shard:
@@ -44,6 +45,7 @@ def known_shard(path: Path, image: str | None, label: str | None) -> Shard:
 
 def _noted(note: Path, path: Path) -> Shard:
     check_trusted(note)
+    check_ordinary(note, "The note")  # a pipe would be waited for
     with np.load(note, allow_pickle=False) as arrays:
         names, labels = (
             list(PathTable(Path(), arrays[f"{what}_text"], arrays[f"{what}_ends"]).names())

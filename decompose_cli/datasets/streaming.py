@@ -110,8 +110,11 @@ class _Decoder(Dataset[Tensor]):
                 image = self.read(number)
             except InputError as error:
                 unreadable[number] = error.sentence
-            else:
+                continue
+            try:
                 images[row] = image_to_tensor(image, self.preprocessing)
+            except InputError as error:
+                unreadable[number] = f"Image number {number} cannot be used: {error.sentence}"
         return HandedOver(images), unreadable
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from decompose_cli.datasets.entry import DatasetEntry
 from decompose_cli.errors import InputError, first_few
 from decompose_cli.preprocessing import IMAGENET, Preprocessing
+from decompose_cli.storage.ordinary_files import MOST_TEXT, check_ordinary
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.folders import FolderImages
@@ -88,6 +89,7 @@ def _annotated(root: Path, names: list[str]) -> Manifest:
 
 def _lines(path: Path) -> list[str]:
     try:
+        check_ordinary(path, "The list", MOST_TEXT)
         return path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path} is not there or cannot be read.") from error

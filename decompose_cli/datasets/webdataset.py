@@ -16,6 +16,7 @@ from decompose_cli.datasets.stored import StoredImages
 from decompose_cli.datasets.tar_shards import Shard, ShardImages
 from decompose_cli.errors import InputError
 from decompose_cli.progress import track
+from decompose_cli.storage.ordinary_files import MOST_TEXT, check_ordinary
 
 SUFFIXES = (".tar",)
 CLASS_NAMES = ("classnames.txt", "classes.txt")
@@ -91,6 +92,7 @@ def _labels(shards: list[Shard]) -> Labels:
 def _class_names(folder: Path) -> list[str] | None:
     for path in (folder / name for name in CLASS_NAMES):
         if path.is_file():
+            check_ordinary(path, "The list of classes", MOST_TEXT)
             try:
                 text = path.read_text(encoding="utf-8-sig")
             except (OSError, UnicodeDecodeError) as error:

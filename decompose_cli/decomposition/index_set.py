@@ -10,7 +10,8 @@ from typing import Any, Literal
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.bias_alone import say_bias_alone
-from decompose_cli.storage.files import file_stem, read_json, user_path, write_text
+from decompose_cli.storage.files import file_stem, user_path, write_text
+from decompose_cli.storage.text_files import read_json
 
 FORMAT = "decompose-index-set"
 FORMAT_VERSION = 1

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.errors import InputError, one_of, param, shortened
 from decompose_cli.features.labelled import ORDERS, LabelledFeatures, Order, check_gates
 from decompose_cli.progress import note
 
@@ -331,7 +331,7 @@ def parse_k(text: str) -> list[int | float]:
     Raises:
         InputError: A part is neither a whole number of at least 1 nor a fraction strictly between 0 and 1.
     """
-    result: list[int | float] = []
+    result: dict[int | float, None] = {}
     for part in text.split(","):
         word = part.strip()
         value: int | float = 0
@@ -341,11 +341,11 @@ def parse_k(text: str) -> list[int | float]:
             value = float(word)
         if value == 0:
             raise InputError(
-                f"{param('k')} {part!r} is neither a whole number of at least 1 nor a fraction between 0 and 1."
+                f"{param('k')} {shortened(part)!r} is neither a whole number of at least 1 nor a fraction between "
+                "0 and 1."
             )
-        if value not in result:
-            result.append(value)
-    return result
+        result[value] = None
+    return list(result)
 
 
 def check_k(k: int | float, num_features: int, parameter: str = "k") -> None:

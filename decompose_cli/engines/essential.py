@@ -44,6 +44,7 @@ from decompose_cli.storage.files import given_file, sha256_of, user_path
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo
 
 OURS, CSG = "ours", "csg"
+_MOST_REPEATS, _MOST_CONTROLS = 1_000_000, 100_000
 _RESERVED = ("repeats", "noise", "controls", "summary")
 
 Interval = tuple[float, float] | None
@@ -171,6 +172,12 @@ class EssentialSettings:
             raise InputError(f"{param('repeats')} {self.repeats} is not at least 1.")
         if self.controls < 0:
             raise InputError(f"{param('controls')} {self.controls} is negative.")
+        for name, most, why in (
+            ("repeats", _MOST_REPEATS, "standard errors are a thousandth of one draw's deviation by then"),
+            ("controls", _MOST_CONTROLS, "p-values are exact to a hundred-thousandth by then"),
+        ):
+            if (count := getattr(self, name)) > most:
+                raise InputError(f"{param(name)} {count:,} is more than {most:,}; {why}.")
         _check_names([OURS, CSG, *(method.name for method in self.method)])
         check_order(self.order, uses_gates=self.csg is not None)
         all_given = self.indices is not None and self.csg is None and all(method.indices for method in self.method)

@@ -12,6 +12,7 @@ from decompose_cli.datasets.registry import available_splits, default_data_dir, 
 from decompose_cli.datasets.source import parse_columns
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.preprocessing import ImageOptions, parse_image_options
+from decompose_cli.processes.cores import check_count
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset
@@ -112,6 +113,9 @@ class Inputs:
         for name in ("threads", "devices", "num_nodes"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise InputError(f"{param(name)} {count} is not at least 1.")
+        for name in ("workers", "threads"):
+            if (count := getattr(self, name)) is not None:
+                check_count(count, name)
         parse_columns(self.columns)
         if self.skip_unreadable is not None and self.skip_unreadable < 0:
             raise InputError(f"{param('skip_unreadable')} {self.skip_unreadable} is negative.")

@@ -35,10 +35,12 @@ from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolatio
 from decompose_cli.progress import note
 from decompose_cli.storage.files import as_bytes, sha256_of, write_with
 from decompose_cli.storage.journal import settle
+from decompose_cli.storage.ordinary_files import check_ordinary
 from decompose_cli.storage.result_document import PartOfClasses
 
 METADATA_KEY = "decompose"
 SPARSE_KEY = "sparse"
+_MOST_HEADER = 10_000_000  # bytes, of a hundred thousand tensors
 
 
 _Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -188,7 +190,9 @@ def read_checkpoint(
     try:
         if path.is_dir():
             raise InputError(f"The weights {path} are a folder, not a file.")
-        if not path.is_file():
+        if path.exists():
+            check_ordinary(path, "The weights file")
+        else:
             raise InputError(
                 f"The weights file {path} does not exist.",
                 hint="Is the path right? 'default' stands for the published weights, and a URL is fetched.",
@@ -256,6 +260,13 @@ def _is_safetensors(path: Path) -> bool:
 
 
 def _read_safetensors(path: Path) -> tuple[Any, Metadata | None]:
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if _MOST_HEADER < length <= path.stat().st_size:  # a length beyond the file is damage
+        raise InputError(
+            f"{path} has a header of {length / 1e6:,.0f} MB, and no network has one of more than "
+            f"{_MOST_HEADER / 1e6:,.0f} MB."
+        )
     try:
         with safe_open(path, framework="pt") as handle:
             header = handle.metadata() or {}

@@ -25,6 +25,7 @@ from decompose_cli.models.convolutions import full_float32
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.logits import logits_of
 from decompose_cli.preprocessing import Size
+from decompose_cli.storage.memory import check_fits
 
 PART_OF_SPREAD = 1e-4
 """How far logits may be off, as a share of what they spread over in their class."""
@@ -187,6 +188,16 @@ def _like(images: Tensor, model: nn.Module | None) -> Tensor:
     return images if parameter is None else images.to(parameter.device, parameter.dtype)
 
 
+def _bytes_of_a_pixel(model: nn.Module) -> float:
+    """What a network holds at once at least for each pixel of an image: it, and what its first convolution makes of it.
+
+    The outputs of the convolution are there twice while they are normalised.
+    """
+    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    outputs = 0.0 if first is None else 2 * first.out_channels / (first.stride[0] * first.stride[1])
+    return 4 * (3 + outputs)
+
+
 def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, model_name: str = "the model") -> Head:
     """Find the part of a classifier that makes its logits by a weight and a bias, by what it does.
 
@@ -201,11 +212,16 @@ def find_head(model: nn.Module, input_size: Size, *, name: str | None = None, mo
             named submodule does not exist or is not the head.
         DecomposeError: The model gives NaN or infinite logits.
     """
+    height, width = input_size
+    check_fits(
+        _FEWEST_AT_ONCE * height * width * _bytes_of_a_pixel(model),
+        f"A network on images of {height}x{width} pixels",
+        f"Choose a smaller {param('input_size')}, {param('resize')} or {param('crop')}.",
+    )
     images = in_portions(varied_images(input_size, model))
     try:
         output, layers = trace_layers(model, images[0])
     except Exception as error:
-        height, width = input_size
         raise InputError(
             f"{model_name} cannot run on RGB images of {height}x{width} pixels: {first_line(error)}.",
             hint=f"It has to take 3-channel images; set their size with {param('input_size')}.",

@@ -25,6 +25,7 @@ _NEVER_DATA = frozenset(
 """Modules that a pickle names to run something, or to write files."""
 _NEVER_CALLED = frozenset(("eval", "exec", "compile", "open", "input", "breakpoint", "__import__"))
 """Functions of Python itself of that kind."""
+_MOST_INSTRUCTIONS = 300_000  # a checkpoint of a thousand tensors has a tenth of them
 _PICKLES = 4  # of torch's files of before 1.6: a mark, a version, the machine, and then the content
 
 
@@ -110,7 +111,9 @@ def _note_uses(pickle: IO[bytes], uses: dict[str, set[str]]) -> None:
     """
     stack: list[_Token] = []
     memo: dict[Any, _Token] = {}
-    for code, argument, _ in pickletools.genops(pickle):
+    for number, (code, argument, _) in enumerate(pickletools.genops(pickle)):
+        if number == _MOST_INSTRUCTIONS:
+            raise ValueError("the pickle is too long to be followed")
         if code.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if argument is None else argument] = stack[-1]
         elif code.name in ("GET", "BINGET", "LONG_BINGET"):

@@ -15,22 +15,35 @@ import torch
 from decompose_cli.errors import InputError, UnsafeFileError
 from decompose_cli.models.inert import RunsCodeError, stand_ins
 from decompose_cli.models.state_dicts import SAVE_STATE_DICT, holds_tensors
+from decompose_cli.models.torch_content import check_archive, check_content
 
 
-def read_torch(path: Path) -> Any:
+def read_torch(path: Path, *, has_others: bool = True) -> Any:
     """The content of a file of ``torch.save``: tensors and plain values; objects of other classes are inert.
 
+    Args:
+        path: The file.
+        has_others: Whether there may be objects of other classes, as our own files have none.
+
     Raises:
-        InputError: The file is damaged, or no such file.
+        InputError: The file is damaged, no such file, or holds far more than its bytes.
         UnsafeFileError: Reading it would execute code, or it holds objects and no tensors.
         OSError: The file cannot be read.
     """
-    if _is_torchscript(path):
-        raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=SAVE_STATE_DICT)
+    _check_kind(path)
+    content = _read(path, has_others=has_others)
+    check_content(content, path)
+    return content
+
+
+def _read(path: Path, *, has_others: bool) -> Any:
     try:
         return _loaded(path, _numpy_scalars())
     except pickle.UnpicklingError as error:
-        return _loaded_with_stand_ins(path, _refusal(path, str(error)))
+        refusal = _refusal(path, str(error))
+        if not has_others:
+            raise refusal from error
+        return _loaded_with_stand_ins(path, refusal)
     except Exception as error:  # a damaged file can raise nearly anything
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a jump to before its beginning
             raise
@@ -78,12 +91,14 @@ def _numpy_scalars() -> list[Any]:
     return [*((scalar, name) for name in names), np.dtype, *kinds]
 
 
-def _is_torchscript(path: Path) -> bool:
+def _check_kind(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
-            return any(name.endswith("/constants.pkl") for name in archive.namelist())
+            if any(name.endswith("/constants.pkl") for name in archive.namelist()):
+                raise UnsafeFileError(f"{path} is a TorchScript program, not a checkpoint.", hint=SAVE_STATE_DICT)
+            check_archive(archive, path)
     except (zipfile.BadZipFile, ValueError, NotImplementedError):
-        return False
+        pass  # a file of torch before 1.6, or a damaged one
 
 
 def _refusal(path: Path, reason: str) -> InputError:

@@ -29,6 +29,7 @@ from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.storage.files import sha256_of, user_path
 from decompose_cli.storage.fingerprints import digest_of
 from decompose_cli.storage.hub import hub_address, hub_file
+from decompose_cli.storage.ordinary_files import read_ordinary
 
 _PROCESSORS = ("preprocessor_config.json", "processor_config.json")  # the second beside texts, as CLIP has them
 _CONFIG, _WEIGHTS, _SHARDS = (
@@ -167,7 +168,7 @@ def _config(name: str, path: Path) -> Any:
     from transformers import AutoConfig
 
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(read_ordinary(path, "The configuration"))
         if "architecture" in content and "model_type" not in content:
             raise InputError(
                 f"{name} is a network of timm, as {path} says.", hint=f"Name it as timm:{content['architecture']}."
@@ -275,7 +276,7 @@ def _weights_files(name: str, files: _Files, address: str) -> list[Path]:
             hint="Write them with save_pretrained of a newer transformers, which is safe to read.",
         )
     try:
-        shards = sorted(set(json.loads(index.read_bytes())["weight_map"].values()), key=str)
+        shards = sorted(set(json.loads(read_ordinary(index, "The list of weights"))["weight_map"].values()), key=str)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise InputError(f"The list of weights {index} of {name} cannot be read: {first_line(error)}.") from error
     if others := [shard for shard in shards if not isinstance(shard, str) or Path(shard).name != shard]:

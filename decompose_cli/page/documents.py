@@ -14,10 +14,10 @@ from decompose_cli.datasets.kinds import place_in
 from decompose_cli.engines.catalogue import results_type
 from decompose_cli.errors import InputError
 from decompose_cli.printable import printable
-from decompose_cli.storage.files import read_json
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.matrices import put_back
 from decompose_cli.storage.result_document import SCHEMA_VERSION, DatasetInfo, FeaturesInfo, ResultDocument
+from decompose_cli.storage.text_files import read_json
 
 _WHAT, _HINT = "The result file", "Name the JSON file that a command wrote, or the folder of a run."
 _RUN = "result.json"

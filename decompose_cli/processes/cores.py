@@ -10,6 +10,7 @@ from pathlib import Path
 from decompose_cli.errors import InputError, param
 
 _CGROUPS = Path("/sys/fs/cgroup")
+_MOST_FOR_A_CORE = 4
 
 
 _sharing = 1
@@ -23,10 +24,31 @@ def share_cores(processes: int) -> None:
 
 def cores() -> int:
     """Processor cores for this process: of those it is bound to, or fewer where its cgroup gets less time, its part."""
+    return max(1, _usable() // _sharing)
+
+
+def check_count(count: int, name: str) -> None:
+    """Refuse more processes or threads than keep the cores busy: each takes memory, and they only wait for one another.
+
+    Args:
+        count: How many.
+        name: The parameter that says so.
+
+    Raises:
+        InputError: They are more than four times the cores that this command may use.
+    """
+    if count > (most := _MOST_FOR_A_CORE * _usable()):
+        raise InputError(
+            f"{param(name)} {count:,} is more than {most}, four times the cores that this command may use.",
+            hint=f"Give {param(name)} at most {most}, or leave it out.",
+        )
+
+
+def _usable() -> int:
+    """Cores of all processes of the command on this machine."""
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota = _quota()
-    usable = bound if quota is None else min(bound, math.ceil(quota))
-    return max(1, usable // _sharing)
+    return max(1, bound if quota is None else min(bound, math.ceil(quota)))
 
 
 def _quota() -> float | None:

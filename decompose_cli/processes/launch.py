@@ -22,7 +22,7 @@ from typing_extensions import override
 
 from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.processes.cluster import Machines, Processes, processes_of
-from decompose_cli.processes.cores import share_cores, use_threads
+from decompose_cli.processes.cores import check_count, share_cores, use_threads
 from decompose_cli.processes.device import resolve_device
 from decompose_cli.processes.lost import LOST
 from decompose_cli.processes.team import ENDED, is_lost_connection
@@ -99,6 +99,8 @@ def start(device: str, machines: Machines, precision: str = "32", *, trains: boo
         raise InputError(
             f"{param('devices')} {processes.here}: this machine has {torch.cuda.device_count()} CUDA devices."
         )
+    if first.type == "cpu" and processes.launcher == "options":
+        check_count(processes.here, "devices")
     several = processes.count > 1
     warnings.filterwarnings("ignore", message=".*broadcast_buffers`? is deprecated", module="lightning_fabric.*")
     share_cores(processes.sharing_cores)

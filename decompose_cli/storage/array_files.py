@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -22,6 +21,7 @@ from torch import Tensor
 from decompose_cli.errors import InputError, UnsafeFileError, first_line
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.journal import settle
+from decompose_cli.storage.memory import free_memory
 
 SUFFIXES = (".npz", ".safetensors")
 REAL, WHOLE, TEXT = "real numbers", "whole numbers", "text"
@@ -73,13 +73,13 @@ class ArrayFile:
         """Read arrays.
 
         Raises:
-            InputError: They are damaged, or do not fit into the memory of this machine.
+            InputError: They are damaged, or do not fit into the memory that is left.
         """
-        needed, most = sum(self.stored[name].nbytes for name in names), _memory()
+        needed, most = sum(self.stored[name].nbytes for name in names), free_memory()
         if needed > most:
             raise InputError(
                 f"{self.path} holds {needed / 1e9:,.1f} GB in {', '.join(names)}, which is more than the "
-                f"{most / 1e9:,.1f} GB of memory of this machine.",
+                f"{most / 1e9:,.1f} GB of memory that are left.",
                 hint=_SMALLER,
             )
         found = {}
@@ -147,13 +147,6 @@ def _explained(path: Path, name: str | None = None) -> Iterator[None]:
     except _DAMAGED as error:
         where = f"{path} is damaged, or no {path.suffix} at all" if name is None else f"{name} in {path} is damaged"
         raise InputError(f"{where}: {first_line(error)}.") from error
-
-
-def _memory() -> float:
-    """Bytes of memory of this machine; unlimited where the system does not say."""
-    with suppress(AttributeError, ValueError, OSError):
-        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    return math.inf
 
 
 _Opened = tuple[tuple[str, ...], Mapping[str, Stored]]

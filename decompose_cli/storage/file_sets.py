@@ -16,7 +16,6 @@ from decompose_cli.storage.files import (
     atomic_path,
     check_place,
     finish_staged,
-    read_json,
     staged_path,
     write_under_new_name,
 )
@@ -24,6 +23,7 @@ from decompose_cli.storage.journal import commit
 from decompose_cli.storage.matrices import SUFFIX
 from decompose_cli.storage.ownership import holds_run
 from decompose_cli.storage.system_errors import explained
+from decompose_cli.storage.text_files import read_json
 
 if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument

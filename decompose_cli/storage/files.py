@@ -1,9 +1,8 @@
-"""Write files whole or not at all, read JSON files, check paths, and find the cache folder."""
+"""Write files whole or not at all, check paths, and find the cache folder."""
 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import re
 import tempfile
@@ -18,7 +17,6 @@ from decompose_cli.storage.leftovers import TEMPORARY, sweep, temporary_prefix
 from decompose_cli.storage.ownership import obstacle
 from decompose_cli.storage.path_texts import refuse_impossible
 from decompose_cli.storage.system_errors import explained
-from decompose_cli.storage.text_files import read_text
 
 
 def cache_root() -> Path:
@@ -336,28 +334,3 @@ def _digest(handle: Any) -> str:  # Python 3.10 has no hashlib.file_digest
     while chunk := handle.read(1 << 20):
         digest.update(chunk)
     return digest.hexdigest()
-
-
-def read_json(path: Path, what: str, hint: str | None = None) -> Any:
-    """Parse a JSON file of the user's, and refuse what is not plain JSON (duplicate keys, ``NaN``) with a sentence.
-
-    Raises:
-        InputError: The file is missing, unreadable, empty, not UTF-8 or not JSON.
-    """
-    text = read_text(path, what, "a JSON text file", hint)
-    try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{what} {path} is not valid JSON: {error}.") from error
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    if len(set(keys)) != len(keys):
-        repeated = next(key for key in keys if keys.count(key) > 1)
-        raise ValueError(f"the key {repeated!r} stands twice")
-    return dict(pairs)
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not a JSON number")

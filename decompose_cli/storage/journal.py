@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.storage.leftovers import BACKUP, JOURNAL, NAME, TEMPORARY, temporary_prefix
+from decompose_cli.storage.ordinary_files import read_ordinary
 
 _LOCK = ".decompose-lock"
 _FORMAT = 1
@@ -196,14 +197,14 @@ def _read(folder: Path) -> tuple[list[_Placed], list[_Removed]] | None:
     """
     journal = folder / JOURNAL
     try:
-        owner, text = journal.lstat().st_uid, journal.read_bytes()
+        owner = journal.lstat().st_uid
     except FileNotFoundError:
         return None
     hint = f"Look at the files in {folder}, then remove {JOURNAL}; or choose another {param('output')}."
     if hasattr(os, "geteuid") and owner != os.geteuid():
         raise InputError(f"Another user's update of {folder} was broken off.", hint=hint)
     try:
-        content = json.loads(text)
+        content = json.loads(read_ordinary(journal))
         if content["format"] != _FORMAT:
             raise ValueError
         placed = [_Placed(**{**entry, "stamp": tuple(entry["stamp"])}) for entry in content["placed"]]
@@ -212,7 +213,9 @@ def _read(folder: Path) -> tuple[list[_Placed], list[_Removed]] | None:
             _check_inside(entry.target, entry.new, entry.old)
         for gone in removed:
             _check_inside(gone.target)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except FileNotFoundError:  # another process has just come to the end of it
+        return None
+    except (InputError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(f"An update of {folder} was broken off, and its {JOURNAL} is damaged.", hint=hint) from error
     return placed, removed
 
@@ -220,8 +223,9 @@ def _read(folder: Path) -> tuple[list[_Placed], list[_Removed]] | None:
 def _check_inside(target: str, *temporary: str) -> None:
     path = PurePosixPath(target)
     names = [PurePosixPath(name) for name in temporary]
-    if path.is_absolute() or ".." in path.parts or "\0" in target:
+    if path.is_absolute() or ".." in path.parts or "\0" in target or not path.name:
         raise ValueError
+    os.fsencode(target)  # raises a ValueError where no path can be this
     if any(name.parent != path.parent or not NAME.fullmatch(name.name) for name in names):
         raise ValueError
 

@@ -21,14 +21,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.errors import InputError
+from decompose_cli.storage.ordinary_files import read_ordinary
 
 if TYPE_CHECKING:
     import numpy as np
 
+    _Reader = Callable[[str, int], np.ndarray]
+
 SUFFIX = ".npz"
 INLINE = 100
 """Rows and columns up to which a matrix stands in the document itself."""
-_LARGEST = 1 << 28  # entries, of 16,000 classes: what a damaged file may say of itself has an end
+_MOST = 1 << 25  # entries of all matrices of a document: what a few bytes of an archive may become has an end
+_HEADER = 1 << 16  # bytes before the numbers of an array, at most
 _KEYS = {"file", "array", "sha256"}  # and shape or sizes
 
 
@@ -113,7 +117,8 @@ def put_back(content: Any, path: Path) -> Any:
     Raises:
         InputError: The file beside it is missing or is another one, or what the document says of it is not so.
     """
-    files: dict[tuple[str, str], Callable[[str], np.ndarray]] = {}
+    files: dict[tuple[str, str], _Reader] = {}
+    found = 0
 
     def visit(value: Any) -> Any:
         if isinstance(value, dict):
@@ -122,7 +127,10 @@ def put_back(content: Any, path: Path) -> Any:
             key = (str(value["file"]), str(value["sha256"]))
             if key not in files:
                 files[key] = _opened(path, *key)
-            return _found(path, files[key], value)
+            nonlocal found
+            matrix, entries = _found(path, files[key], value, _MOST - found)
+            found += entries
+            return matrix
         if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
             return [visit(item) for item in value]
         return value
@@ -130,13 +138,13 @@ def put_back(content: Any, path: Path) -> Any:
     return visit(content)
 
 
-def _opened(path: Path, name: str, sha256: str) -> Callable[[str], np.ndarray]:
+def _opened(path: Path, name: str, sha256: str) -> _Reader:
     """The arrays of the file of this name beside a document, by their names."""
     if Path(name).name != name or not name.endswith(SUFFIX):
         raise InputError(f"{path} names {name!r} as the file of its matrices, which is no file beside it.")
     beside = path.parent / name
     try:
-        content = beside.read_bytes()
+        content = read_ordinary(beside, f"The file of the matrices of {path},")
     except OSError as error:
         raise InputError(
             f"{path} keeps its matrices in {beside}, which cannot be read: {error.strerror or error}.",
@@ -147,32 +155,47 @@ def _opened(path: Path, name: str, sha256: str) -> Callable[[str], np.ndarray]:
             f"{beside} is not the file that was written together with {path}: it is damaged, or of another result.",
             hint="Copy both files again, or run the command again.",
         )
+    return lambda array, most: _array(content, array, most)
+
+
+def _array(content: bytes, name: str, most: int) -> np.ndarray:
+    """An array of an archive that has at most so many numbers of eight bytes."""
+    import zipfile
+
     import numpy as np
 
-    return lambda array: np.asarray(np.load(io.BytesIO(content), allow_pickle=False)[array])
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        if archive.getinfo(f"{name}.npy").file_size > 8 * most + _HEADER:
+            raise ValueError(f"{name} is larger than what stands for it")
+    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False)[name])
 
 
-def _found(path: Path, read: Callable[[str], np.ndarray], reference: dict[str, Any]) -> Any:
-    """What a reference stands for, as the results had it."""
+def _found(path: Path, read: _Reader, reference: dict[str, Any], most: int) -> tuple[Any, int]:
+    """What a reference stands for, as the results had it, and how many numbers that are, ``most`` of which may be."""
     import zipfile
     import zlib
 
     name = str(reference["array"])
+    beside = path.parent / str(reference["file"])
     try:
         if "sizes" in reference:
-            numbers, sizes = read(name), read(str(reference["sizes"])).tolist()
+            sizes = read(str(reference["sizes"]), most).tolist()
+            numbers = read(name, most)
             if numbers.shape == (sum(sizes),) and numbers.dtype == float and min(sizes) >= 0:
                 rows = iter(numbers.tolist())
-                return {str(number): list(itertools.islice(rows, size)) for number, size in enumerate(sizes)}
+                table = {str(number): list(itertools.islice(rows, size)) for number, size in enumerate(sizes)}
+                return table, len(numbers) + len(sizes)
         elif _is_shape(reference["shape"]):
-            array = read(name)
+            entries = math.prod(reference["shape"])
+            if entries > most:
+                raise InputError(f"{path} has more than {_MOST:,} numbers in its matrices, as no result has.")
+            array = read(name, entries)
             if array.shape == tuple(reference["shape"]) and array.dtype in (float, int):
-                return array.tolist()
+                return array.tolist(), entries
     except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error):
         pass
-    raise InputError(f"{path.parent / str(reference['file'])} does not hold the matrix {name[:100]!r} as {path} says.")
+    raise InputError(f"{beside} does not hold the matrix {name[:100]!r} as {path} says.")
 
 
 def _is_shape(shape: Any) -> bool:
-    is_pair = isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)
-    return is_pair and math.prod(shape) <= _LARGEST
+    return isinstance(shape, list) and len(shape) == 2 and all(type(size) is int and size > 0 for size in shape)

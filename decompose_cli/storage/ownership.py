@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from decompose_cli.errors import InputError
+from decompose_cli.storage.ordinary_files import read_ordinary
+
 _HEAD = 1 << 16
 _TRAININGS = ("train", "finetune", "train-gate")
 
@@ -46,8 +49,8 @@ def holds_run(folder: Path) -> bool:
 def _json(path: Path) -> Any:
     """The content of a JSON file; None where there is none."""
     try:
-        return json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
+        return json.loads(read_ordinary(path))
+    except (InputError, OSError, ValueError, RecursionError):
         return None
 
 

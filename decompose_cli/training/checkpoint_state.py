@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from lightning_fabric import Fabric
+from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from decompose_cli.training.records import EpochRecord
 
 _PLAIN = ("epoch", "step", "global_step", "tally", "seconds", "rate", "made")
+
+_Count = Annotated[int, Field(ge=0, strict=True)]
 
 
 @dataclass
@@ -24,9 +28,9 @@ class State:
     and number.
     """
 
-    epoch: int = 0
-    step: int = 0
-    global_step: int = 0
+    epoch: _Count = 0
+    step: _Count = 0
+    global_step: _Count = 0
     tally: list[float] = field(default_factory=list)
     seconds: float = 0.0
     records: list[EpochRecord] = field(default_factory=list)
@@ -42,12 +46,76 @@ class State:
 
     @classmethod
     def read(cls, content: Mapping[str, Any]) -> State:
-        """The state that :meth:`content` turned into plain values."""
-        return cls(
-            **{name: content[name] for name in _PLAIN},
-            records=[EpochRecord.model_validate(record) for record in content["records"]],
-            best=EpochRecord.model_validate(content["best"]) if content["best"] else None,
-        )
+        """The state that :meth:`content` turned into plain values.
+
+        Raises:
+            ValueError: A value is of another kind, or out of range.
+            KeyError: One is missing.
+        """
+        return _STATES.validate_python({name: content[name] for name in (*_PLAIN, "records", "best")})
+
+
+_STATES = TypeAdapter(State)
+
+
+def check_like(saved: Any, now: Any, where: str) -> None:
+    """Refuse plain values that are not of the kinds that such values have.
+
+    Args:
+        saved: What was read.
+        now: The same of a run that begins.
+        where: What it is, for the sentence.
+
+    Raises:
+        ValueError: A value is of another kind, or one is missing.
+    """
+    if isinstance(now, dict):
+        if not isinstance(saved, dict) or saved.keys() != now.keys():
+            raise ValueError(f"{where} does not have the parts that it should")
+        for name, value in now.items():
+            check_like(saved[name], value, f"{where}.{name}")
+    elif isinstance(now, list | tuple):
+        if not isinstance(saved, list | tuple) or len(saved) != len(now):
+            raise ValueError(f"{where} is not a list of {len(now)}")
+        for number, value in enumerate(now):
+            check_like(saved[number], value, f"{where}.{number}")
+    elif type(now) in (int, float):
+        if type(saved) not in (int, float) or not math.isfinite(saved):
+            raise ValueError(f"{where} is no finite number")
+    elif type(now) in (bool, str) and type(saved) is not type(now):
+        raise ValueError(f"{where} is a {type(saved).__name__}, not a {type(now).__name__}")
+
+
+def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, where: str) -> None:
+    """Refuse the state of an optimizer that it could not go on with.
+
+    Raises:
+        ValueError: It is of another optimizer or network, or damaged.
+    """
+    if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
+        raise ValueError(f"{where} does not have the parts that it should")
+    check_like(saved.get("param_groups"), optimizer.state_dict()["param_groups"], f"{where}.param_groups")
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    wanted = _state_of_one(optimizer)
+    for number, state in saved["state"].items():
+        if type(number) is not int or not 0 <= number < len(parameters):
+            raise ValueError(f"{where} has the state of a parameter that is not there")
+        if not isinstance(state, dict) or (state and state.keys() != wanted.keys()):
+            raise ValueError(f"{where} does not have the state of parameter {number} that it should")
+        for name, value in state.items():
+            shape = parameters[number].shape if wanted[name].ndim else ()
+            if not isinstance(value, Tensor | None) or (value is not None and value.shape != shape):
+                raise ValueError(f"{where} has another {name} of parameter {number} than it should")
+
+
+def _state_of_one(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """What such an optimizer keeps of a parameter, by name."""
+    one = torch.nn.Parameter(torch.zeros(1))
+    one.grad = torch.zeros(1)
+    kind: Any = type(optimizer)
+    other = kind([one], **optimizer.defaults)
+    other.step()
+    return {name: torch.as_tensor(0.0 if value is None else value) for name, value in other.state[one].items()}
 
 
 def random_states(fabric: Fabric) -> list[dict[str, Tensor]]:

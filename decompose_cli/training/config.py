@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.storage.files import read_json
+from decompose_cli.storage.text_files import read_json
 from decompose_cli.training.export import Kind
 
 FROM_INPUTS = (
@@ -20,6 +20,8 @@ FROM_INPUTS = (
     *("mean", "std", "input_size", "resize", "crop", "interpolation"),
     *("classes", "class_map"),
 )
+MOST_RUNS = 10_000
+"""Seeds that a run trains with, each in a folder of its own."""
 _SHOWN = tuple(name for name in FROM_INPUTS if name not in ("model", "model_options"))
 
 
@@ -63,7 +65,7 @@ class RunConfig(BaseModel):
     data_dir: str | None
     recipe: str
     overrides: dict[str, Any]
-    runs: Annotated[int, Field(ge=1)]
+    runs: Annotated[int, Field(ge=1, le=MOST_RUNS)]
     final_test: bool
     export: list[Kind]
     settings: dict[str, Any]

@@ -23,6 +23,8 @@ from decompose_cli.training.averaging import WeightAverage
 from decompose_cli.training.batches import StepBatches
 from decompose_cli.training.checkpoint_state import (
     State,
+    check_like,
+    check_optimizer,
     random_states,
     restore_random_states,
 )
@@ -350,7 +352,18 @@ class Trainer:
             self.takeover.is_done = True
 
     def load(self, saved: dict[str, Any]) -> None:
-        """Go on from what :func:`decompose_cli.training.run_folder.read_state` has read."""
+        """Go on from what :func:`decompose_cli.training.run_folder.read_state` has read.
+
+        Raises:
+            ValueError: A part is of another kind, or of another run, as a KeyError, TypeError or
+                RuntimeError says as well.
+        """
+        state = State.read(saved)
+        if state.step > self.steps_per_epoch or state.global_step > self.total_steps:
+            raise ValueError(f"its run has come to step {state.global_step}, of {self.total_steps}")
+        for part, optimizer, schedule in zip(self.parts, saved["optimizers"], saved["schedules"], strict=True):
+            check_optimizer(optimizer, part.optimizer, "optimizer")
+            check_like(schedule, part.schedule.state_dict(), "schedule")
         self.module.load_state_dict(saved.get("weights", saved["state_dict"]))
         if self.ema is not None:
             self.ema.module.load_state_dict(saved["state_dict"])
@@ -360,7 +373,7 @@ class Trainer:
             part.schedule.load_state_dict(schedule)
         self.fabric.strategy.precision.load_state_dict(saved["scaler"])
         restore_random_states(self.fabric, saved["random"])
-        self.state = State.read(saved)
+        self.state = state
 
     def _left(self, images_per_second: float) -> float:
         steps = self.total_steps - self.state.global_step

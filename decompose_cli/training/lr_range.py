@@ -24,6 +24,7 @@ from statistics import median
 from decompose_cli.errors import DecomposeError, InputError, param
 
 FEWEST = 20  # losses that a suggestion needs
+MOST_STEPS = 1_000_000
 BETA = 0.8
 
 
@@ -56,7 +57,8 @@ def ramp(lowest: float, highest: float, steps: int) -> list[float]:
     """Rates that grow by one factor each step: ``lowest * (highest / lowest) ** (i / (steps - 1))``.
 
     Raises:
-        InputError: The rates are not positive, finite and ascending, or the steps are too few for a suggestion.
+        InputError: The rates are not positive, finite and ascending, or there are too few steps for a suggestion, or
+            too many.
     """
     if not 0 < lowest < highest < math.inf:
         raise InputError(
@@ -64,6 +66,8 @@ def ramp(lowest: float, highest: float, steps: int) -> list[float]:
         )
     if steps < FEWEST:
         raise InputError(f"A range test needs at least {FEWEST} steps, not {steps}.")
+    if steps > MOST_STEPS:
+        raise InputError(f"A range test has at most {MOST_STEPS:,} steps, not {steps:,}.")
     start, span = math.log(lowest), math.log(highest) - math.log(lowest)
     inner = [math.exp(start + span * i / (steps - 1)) for i in range(1, steps - 1)]
     return [lowest, *inner, highest]

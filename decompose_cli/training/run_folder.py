@@ -14,16 +14,19 @@ import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from decompose_cli.errors import DecomposeError, InputError, StoppedError, param
+from decompose_cli.errors import DecomposeError, InputError, StoppedError, param, shortened
 from decompose_cli.models.checkpoint import METADATA_KEY, SPARSE_KEY, Metadata
 from decompose_cli.models.entry import is_user_code
 from decompose_cli.models.sparse_record import SparseRecord
+from decompose_cli.models.torch_files import read_torch
 from decompose_cli.storage.file_sets import Content, write_files
-from decompose_cli.storage.files import check_folder_writable, read_json
+from decompose_cli.storage.files import check_folder_writable
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.leftovers import sweep
+from decompose_cli.storage.ordinary_files import check_ordinary
 from decompose_cli.storage.result_document import readable_json
 from decompose_cli.storage.system_errors import write_error
+from decompose_cli.storage.text_files import read_json
 from decompose_cli.training.export import KINDS, SUFFIXES, Kind
 
 CONFIG = "config.json"
@@ -355,16 +358,26 @@ def read_state(path: Path) -> dict[str, Any]:
         InputError: The file is missing, damaged, or no checkpoint of a run.
     """
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        training = content[_TRAINING]
-        version = training["format_version"]
+        check_ordinary(path, "The checkpoint")
+        content = read_torch(path, has_others=False)
     except FileNotFoundError:
         raise InputError(f"The checkpoint {path} does not exist.") from None
-    except Exception as error:  # a damaged file can raise nearly anything
-        raise InputError(f"{path} is damaged, or no checkpoint of a run.") from error
+    except InputError as error:
+        raise InputError(f"{path} is damaged, or no checkpoint of a run.", hint=error.sentence) from error
+    except OSError as error:
+        raise InputError(f"The checkpoint {path} cannot be read: {error.strerror or error}.") from error
+    training = content.get(_TRAINING) if isinstance(content, dict) else None
+    weights = content.get("state_dict") if isinstance(content, dict) else None
+    if not isinstance(training, dict) or not isinstance(weights, dict) or "format_version" not in training:
+        raise InputError(f"{path} is damaged, or no checkpoint of a run.")
+    version = training["format_version"]
     if version != _FORMAT:
-        raise InputError(f"{path} was written by another version (format {version}).")
-    return {**training, "state_dict": content["state_dict"]}
+        raise InputError(f"{path} was written by another version (format {shortened(str(version))}).")
+    if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
+        raise InputError(f"{path} is damaged: its weights are not all tensors.")
+    if type(training.get("global_step")) is not int:
+        raise InputError(f"{path} is damaged: it does not say after which step it was written.")
+    return {**training, "state_dict": weights}
 
 
 def changed(before: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from decompose_cli.errors import InputError
 from decompose_cli.processes.team import on_first
 from decompose_cli.progress import note
-from decompose_cli.storage.files import read_json
+from decompose_cli.storage.text_files import read_json
 from decompose_cli.training.outcome import RunResults
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.session import Session

@@ -30,7 +30,7 @@ from decompose_cli.processes.launch import start
 from decompose_cli.processes.team import on_first
 from decompose_cli.progress import growing_table, note, warn
 from decompose_cli.storage.files import check_folder_writable
-from decompose_cli.training.config import FROM_INPUTS, RunConfig, choices_of, read_config
+from decompose_cli.training.config import FROM_INPUTS, MOST_RUNS, RunConfig, choices_of, read_config
 from decompose_cli.training.export import Kind, check_export, export_network
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.job import Job, Upkeep
@@ -131,6 +131,10 @@ def opened(
     Raises:
         InputError: Something cannot be used, or is not as it was when the run began; nothing has been changed.
     """
+    if (request.runs or 1) > MOST_RUNS:
+        raise InputError(
+            f"{param('runs')} {request.runs:,} is more than {MOST_RUNS:,}, and each of them trains a network."
+        )
     for name in ("checkpoint_every", "print_freq", "runs"):
         if (count := getattr(request, name)) is not None and count < 1:
             raise InputError(f"{param(name)} {count} is not at least 1.")

@@ -17,12 +17,12 @@ from decompose_cli.storage.files import (
     cache_root,
     check_folder_writable,
     check_writable,
-    read_json,
     sha256_of,
     write_text,
     write_with,
 )
 from decompose_cli.storage.system_errors import write_error
+from decompose_cli.storage.text_files import read_json
 
 
 def names() -> list[str]:

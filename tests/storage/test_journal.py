@@ -19,9 +19,10 @@ from helpers.power_cut import cut_before
 
 from decompose_cli.errors import InputError
 from decompose_cli.storage.file_sets import write_files
-from decompose_cli.storage.files import check_writable, read_json, write_text
+from decompose_cli.storage.files import check_writable, write_text
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.leftovers import JOURNAL, sweep
+from decompose_cli.storage.text_files import read_json
 
 OLD = {"a": "old a", "sub/b": "old b", "gone": "old", "kept/gone": "old", "notes": "mine"}
 NEW = {"a": "new a", "sub/b": "new b", "sub/c": "new c", "fresh/d": "new d", "notes": "mine"}

@@ -9,6 +9,7 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.output import Listing, print_json
+from decompose_cli.errors import InputError, param
 
 if TYPE_CHECKING:
     from decompose_cli.engines.cache import CacheStatus
@@ -19,8 +20,9 @@ def cache(
     out: Listing,
     clear: Annotated[bool, option("--clear", help="Delete what is listed.")] = False,
     older_than: Annotated[
-        float, option("--older-than", metavar="DAYS", min=0, help="With --clear: delete only what is older than this.")
-    ] = 0,
+        float | None,
+        option("--older-than", metavar="DAYS", min=0, help="With --clear: delete only what is older than this."),
+    ] = None,
 ) -> None:
     """List or clear the features that were computed before, and what is kept of tar shards and tables.
 
@@ -28,8 +30,10 @@ def cache(
     """
     from decompose_cli.engines.cache import clear_cache, list_cache
 
+    if older_than is not None and not clear:
+        raise InputError(f"{param('older_than')} has no effect without {param('clear')}; nothing is deleted.")
     if clear:
-        count, size = clear_cache(older_than)
+        count, size = clear_cache(older_than or 0)
         out.terminal.print(f"Deleted {count} files, {size / 1e6:.1f} MB.")
         if out.json:
             print_json({"deleted": count, "bytes": size})
