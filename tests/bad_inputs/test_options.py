@@ -122,8 +122,6 @@ STUDY_ARGUMENTS: Rows = [
         for command in ("essential", "mutual-info", "mutual-info -i {m}/document.json", "extract-indices")
     ),
     ("sweep: order of no gates", "sweep --methods weight --ks 1 --order lowest", "--order lowest has no effect"),
-    ("mutual-info: weights beside a file", "mutual-info -i {m}/document.json -w {m}/plain.pth", "--weights and --data"),
-    ("mutual-info: images beside a file", "mutual-info {images}/one_each -i {m}/document.json", "have no effect"),
     ("essential: unknown order", "essential --order upwards", "--order 'upwards' is unknown; choose highest, lowest"),
     ("mutual-info: unknown order", "mutual-info --order upwards", "--order 'upwards' is unknown"),
     ("sweep: unknown order", "sweep --order upwards", "--order 'upwards' is unknown"),

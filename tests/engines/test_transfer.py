@@ -219,7 +219,6 @@ def test_options_that_mean_nothing_are_refused(inputs: Inputs) -> None:
     refused([*same, "--only", "tail"], 2, "--only 'tail' is unknown")
     refused([*same, "--new-head", "--l2", "0.1"], 2, "no weights are fitted")
     refused([*same, "--refit", "--l2", "-1"], 2, "--l2")
-    refused([*same, "--head", "linear"], 2, "--head has no effect here")
     refused([*same, "--evaluate", "--new-head"], 2, "trains nothing: leave out --new-head")
     refused([*same, "--new-head", "--head", "conv1"], 2, "'conv1'")
 

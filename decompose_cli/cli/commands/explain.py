@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
 
 
-@command(without=("precision",))  # gradients are taken of the network as it is, in float32
+@command(idle={"precision": "gradients are taken of the network as it is, in float32"})
 def explain(
     inputs: Inputs,
     out: Output,

@@ -9,7 +9,7 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import L2, METHODS, ORDER
-from decompose_cli.cli.options.training import NEW_HEAD, NOT_FOR_TRAINING, ONLY, Tuning
+from decompose_cli.cli.options.training import IDLE_IN_TRAINING, NEW_HEAD, NOT_FOR_TRAINING, ONLY, Tuning
 from decompose_cli.cli.output import RunOutput
 from decompose_cli.cli.runs import finish_run, make_request
 from decompose_cli.cli.tables.runs import score_row, show_files, show_spread, when
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
 
 
-@command(without=(*NOT_FOR_TRAINING, "final_test"))  # fine-tuning measures the test images anyway
+@command(without=NOT_FOR_TRAINING, idle=IDLE_IN_TRAINING | {"final_test": "test images are measured in the end anyway"})
 def finetune(
     inputs: Inputs,
     out: RunOutput,

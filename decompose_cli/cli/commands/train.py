@@ -9,7 +9,15 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command, led
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import L2
-from decompose_cli.cli.options.training import FROM_SCRATCH, NEW_HEAD, NOT_FROM_SCRATCH, ONLY, NetworkOptions, Tuning
+from decompose_cli.cli.options.training import (
+    FROM_SCRATCH,
+    IDLE_FROM_SCRATCH,
+    NEW_HEAD,
+    NOT_FROM_SCRATCH,
+    ONLY,
+    NetworkOptions,
+    Tuning,
+)
 from decompose_cli.cli.output import RunOutput, finish
 from decompose_cli.cli.runs import finish_run, make_request, weights_to_evaluate
 from decompose_cli.cli.tables.accuracy import show_validation
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     from decompose_cli.training.outcome import RunResults
 
 
-@command(without=NOT_FROM_SCRATCH, replaced=FROM_SCRATCH)
+@command(without=NOT_FROM_SCRATCH, idle=IDLE_FROM_SCRATCH, replaced=FROM_SCRATCH)
 def train(
     inputs: Inputs,
     out: RunOutput,
