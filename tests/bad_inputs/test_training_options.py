@@ -122,10 +122,10 @@ def test_bad_option(made: Path, monkeypatch: pytest.MonkeyPatch, options: list[s
 @pytest.mark.parametrize(
     ("options", "fragment"),
     [
-        (["--lr", "fast"], "'--lr'"),
-        (["--epochs", "1.5"], "'--epochs'"),
+        (["--lr", "fast"], "--lr 'fast' is not a number."),
+        (["--epochs", "1.5"], "--epochs '1.5' is not a whole number."),
         (["--features-only"], "--features-only"),
-        (["--strategy", "ddp"], "No such option: --strategy"),
+        (["--strategy", "ddp"], "train has no option --strategy."),
     ],
 )
 def test_bad_option_of_the_wrong_kind(options: list[str], fragment: str) -> None:
