@@ -167,7 +167,8 @@ def fitted_new_head(
     Raises:
         InputError: A class has no images.
     """
-    names, counts = train.class_map.names, train.labels.bincount(minlength=len(train.class_map.names))
+    names, labels = train.class_map.names, train.labels if images is None else train.labels[images]
+    counts = labels.bincount(minlength=len(names))
     if empty := [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]:
         raise InputError(
             f"A head is fitted to images of each of the {len(names)} classes, and {len(empty)} have no training images "

@@ -19,8 +19,10 @@ REFUSED = [
     ("validat", "No such command 'validat'. Did you mean 'validate'?"),
     ("validate --datset x", "validate has no option --datset. Did you mean --dataset?"),
     ("validate --frobnicate", "validate has no option --frobnicate. 'decompose validate --help' lists the options."),
-    ("explain --class cat", "explain has no option --class. Did you mean --classes or --class-map? --class is an option of filters."),
-    ("selectivity --layer x", "selectivity has no option --layer. Did you mean --layers? --layer is an option of explain."),
+    ("explain --class cat",
+     "explain has no option --class. Did you mean --classes or --class-map? --class is an option of filters."),
+    ("selectivity --layer x",
+     "selectivity has no option --layer. Did you mean --layers? --layer is an option of explain."),
     ("export --precisio 32", "export has no option --precisio. 'decompose export --help' lists the options."),
 ]  # fmt: skip
 

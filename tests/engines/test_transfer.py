@@ -270,6 +270,8 @@ def test_finetune_of_other_classes_with_everything(inputs: Inputs) -> None:
     results = tuned(inputs, k=3, refit=True, only="head", overrides={"val_split": 0.25})
     assert results.cut is not None
     assert results.best is not None
+    assert results.new_head is not None
+    assert results.new_head.fitted == 48, "the 16 images that choose the best epoch play no part in the head"
     config = content("tuned/config.json")
     assert config["new_head"]
     command = read_checkpoint(Path("tuned/best.pt")).metadata
