@@ -151,10 +151,12 @@ def _overruled(
     for name, wanted in given.items():
         if name not in labels:
             close = difflib.get_close_matches(name, labels, n=1)
+            is_first = name == next(iter(given)) and len(given) > 1
+            heading = "A first line that names the columns is 'dataset,network'." if is_first else None
             raise InputError(
                 f"{param('class_map')} names the class {name!r}, which is not among the data set's "
                 f"({first_few(row[0] for row in rows)}).",
-                hint=f"Did you mean {close[0]}?" if close else None,
+                hint=f"Did you mean {close[0]}?" if close else heading,
             )
         number = numbers.get(_normal(str(wanted)))
         digits = str(wanted).lstrip("0") or str(wanted)[:1]

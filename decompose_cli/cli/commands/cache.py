@@ -9,6 +9,7 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.output import Listing, print_json
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from decompose_cli.engines.cache import CacheStatus
@@ -30,7 +31,7 @@ def cache(
 
     if clear:
         count, size = clear_cache(older_than)
-        out.terminal.print(f"Deleted {count} files, {size / 1e6:.1f} MB.")
+        out.terminal.print(f"Deleted {counted(count, 'file')}, {size / 1e6:.1f} MB.")
         if out.json:
             print_json({"deleted": count, "bytes": size})
         return
@@ -45,4 +46,6 @@ def show_cache(terminal: Terminal, status: CacheStatus) -> None:
     rows = [[entry.description, entry.made, f"{entry.size / 1e6:.2f}"] for entry in status.entries]
     terminal.title(f"Features in {status.folder}, and what is kept of data sets beside them")
     terminal.print(make_table(["What", "Made", "MB"], rows, left=2))
-    terminal.print(f"{len(status.entries)} entries, {sum(entry.size for entry in status.entries) / 1e6:.1f} MB")
+    terminal.print(
+        f"{counted(len(rows), 'entry', 'entries')}, {sum(entry.size for entry in status.entries) / 1e6:.1f} MB"
+    )

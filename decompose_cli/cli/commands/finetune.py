@@ -68,7 +68,7 @@ def finetune(
     from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
     from decompose_cli.engines.finetune import FinetuneSettings
     from decompose_cli.engines.finetune import finetune as run
-    from decompose_cli.training.freezing import TRAINED
+    from decompose_cli.training.freezing import PARTS, TRAINED
 
     ks = parse_k(k) if k is not None else [None]
     if len(ks) != 1:
@@ -78,7 +78,7 @@ def finetune(
         k=ks[0],
         method=parse_method(method) if method is not None else None,
         order=parse_order(order) if order != "highest" else None,
-        only=one_of(only, TRAINED, "only") if only is not None else None,
+        only=one_of(only, TRAINED, "only", hint=PARTS) if only is not None else None,
         refit=refit,
         l2=l2,
         diversity=diversity,

@@ -69,7 +69,7 @@ def train(
     """
     from decompose_cli.engines.train import Transfer
     from decompose_cli.engines.train import train as run
-    from decompose_cli.training.freezing import TRAINED
+    from decompose_cli.training.freezing import PARTS, TRAINED
 
     inputs = _starting_weights(inputs, pretrained=pretrained)
     if evaluate:
@@ -77,7 +77,7 @@ def train(
         useless = [name for name, value in given.items() if value not in (None, False)]
         _evaluate(weights_to_evaluate(inputs, tuning, useless), out, model_options)
         return
-    transfer = Transfer(new_head, one_of(only, TRAINED, "only") if only is not None else None, refit, l2)
+    transfer = Transfer(new_head, one_of(only, TRAINED, "only", hint=PARTS) if only is not None else None, refit, l2)
     request = make_request(inputs, out, tuning, "train")
     document = run(request, recipe=recipe, model_options=model_options, transfer=transfer)
     finish_run(out, document, lambda: show_training(out.terminal, document))
