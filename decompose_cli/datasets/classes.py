@@ -57,6 +57,10 @@ class ClassMap:
         )
 
 
+FOR_OTHERS = " If they are other classes, 'decompose train --new-head' fits a head for them."
+"""What is said of a data set that seems to have other classes than a network."""
+
+
 def match_classes(
     dataset: Sequence[str],
     dataset_ids: Sequence[str] | None,
@@ -121,7 +125,7 @@ def match_classes(
                 hint=f"Say in the file of {param('class_map')} which class of the network each of them is."
                 if given
                 else "Name the classes as the network's are, or say with a file of both names which is which "
-                f"({param('class_map')}).",
+                f"({param('class_map')}).{FOR_OTHERS}",
             )
     if is_numbered and len(dataset) <= num_classes:
         names = model.names if model is not None and len(model.names) == num_classes else map(str, range(num_classes))
@@ -129,9 +133,9 @@ def match_classes(
     if len(dataset) != num_classes:
         raise UnmatchedError(
             f"{what}: the data set has {len(dataset)} classes, but the network has {num_classes}.",
-            hint=f"Say with a file of names and numbers which is which ({param('class_map')})."
+            hint=f"Say with a file of names and numbers which is which ({param('class_map')}).{FOR_OTHERS}"
             if len(dataset) < num_classes
-            else None,
+            else FOR_OTHERS.strip(),
         )
     ids = None if dataset_ids is None else tuple(dataset_ids)
     return ClassMap(tuple(range(num_classes)), tuple(dataset), True, ids)

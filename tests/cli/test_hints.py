@@ -119,3 +119,31 @@ def test_one_of_a_thing_is_one() -> None:
     document_of("validate", "-w", "random")
     assert "\n1 entry, " in run("cache").stderr
     assert "Deleted 1 file, " in run("cache", "--clear").stderr
+
+
+def test_a_data_set_of_other_classes_may_get_a_head(images: Path) -> None:
+    offer = "If they are other classes, 'decompose train --new-head' fits a head for them."
+    assert offer in refused(
+        ["validate", "-w", "random", "--dataset", f"folder:{images}"], 2, "3 classes, but the network has 10"
+    )
+    said = refused(["finetune", "-w", "default", "--dataset", f"folder:{images}"], 2, "are not among", keeps=False)
+    assert offer not in said
+    assert said.count("--new-head") == 1
+
+
+@pytest.mark.parametrize(("steps", "is_much"), [(30, False), (31, True)])
+def test_a_range_test_says_first_how_often_it_sees_each_image(images: Path, steps: int, is_much: bool) -> None:
+    line = ["lr-find", "resnet8", "--dataset", f"folder:{images}", "--input-size", "8", "-b", "8", "-j", "0"]
+    said = invoke(*line, "--steps", str(steps), "--json").stderr
+    text = f"{steps} rates, a step each, are {10 + is_much} passes over 24 training images"
+    if is_much:
+        (warning,) = warnings_in(said)
+        assert warning.startswith(f"{text}: the loss falls also because the network knows the images; fewer --steps")
+    else:
+        assert f"{text}." in said
+        assert not warnings_in(said)
+
+
+def test_rates_that_are_not_different_are_refused_at_once() -> None:
+    close = ["--lowest", "1", "--highest", "1.0000000000000002", "--steps", "20"]
+    refused(["lr-find", *close], 2, "Between 1.0 and 1.0000000000000002 there are no 20 different learning rates.")
