@@ -104,7 +104,7 @@ class DownloadError(DecomposeError):
     """A file could not be fetched, or what came is not what was expected."""
 
 
-def one_of(text: str, choices: tuple[Choice, ...], parameter: str) -> Choice:
+def one_of(text: str, choices: tuple[Choice, ...], parameter: str, *, hint: str | None = None) -> Choice:
     """Check a word against those that a parameter takes.
 
     Raises:
@@ -113,4 +113,4 @@ def one_of(text: str, choices: tuple[Choice, ...], parameter: str) -> Choice:
     for choice in choices:
         if text == choice:
             return choice
-    raise InputError(f"{param(parameter)} {text!r} is unknown; choose {', '.join(choices)}.")
+    raise InputError(f"{param(parameter)} {text!r} is unknown; choose {', '.join(choices)}.", hint=hint)

@@ -30,6 +30,15 @@ def printable(text: str, longest: int = LONGEST) -> str:
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
+def counted(count: int, thing: str, several: str | None = None) -> str:
+    """So many of a thing, in words that agree.
+
+    >>> counted(1, "file"), counted(2, "file"), counted(0, "entry", "entries"), counted(1234, "image")
+    ('1 file', '2 files', '0 entries', '1,234 images')
+    """
+    return f"{count:,} {thing if count == 1 else several or f'{thing}s'}"
+
+
 def printable_lines(text: str, longest: int = LONGEST) -> str:
     """A text of several lines, such as a traceback, each as :func:`printable` has it."""
     return "\n".join(printable(line, longest) for line in text.split("\n"))

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from typing_extensions import override
 
-from decompose_cli.errors import shown
+from decompose_cli.errors import param, shown
 from decompose_cli.printable import printable
 
 Advance = Callable[[int], None]
@@ -130,6 +130,19 @@ def warn_of_first(kind: str, message: str) -> None:
     if kind not in _kinds.get():
         _kinds.get().add(kind)
         warn(message)
+
+
+def warn_no_effect(names: Sequence[str], why: str) -> None:
+    """Warn, once, of parameters that were given and change nothing; commands that share a script have them all.
+
+    Args:
+        names: The parameters.
+        why: What follows on "has no effect", such as "with a file of features" or ": no image is looked at".
+    """
+    *others, last = map(param, names)
+    listed = f"{', '.join(others)} and {last}" if others else last
+    message = f"{listed} {'have' if others else 'has'} no effect{'' if why.startswith(':') else ' '}{why}."
+    warn_of_first(message, message)
 
 
 def track(description: str, total: int | None = None, unit: str = "images") -> AbstractContextManager[Advance]:

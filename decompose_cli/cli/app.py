@@ -37,6 +37,7 @@ from decompose_cli.cli.commands.train_gate import train_gate
 from decompose_cli.cli.commands.validate import validate
 from decompose_cli.cli.guard import show_traceback
 from decompose_cli.cli.stdout import has_lost, own_descriptor
+from decompose_cli.cli.usage import refused_in_a_sentence
 from decompose_cli.version import __version__
 
 _COMMANDS = (
@@ -82,6 +83,15 @@ def joined_integers(arguments: Sequence[str], options: Sequence[str] = _LISTS) -
 
 
 class _Program(TyperGroup):
+    def make_context(self, info_name: Any, args: list[str], parent: Any = None, **extra: Any) -> Any:
+        self._typed = tuple(args)
+        with refused_in_a_sentence(self._typed):
+            return super().make_context(info_name, args, parent, **extra)
+
+    def invoke(self, ctx: Any) -> Any:
+        with refused_in_a_sentence(self._typed):
+            return super().invoke(ctx)
+
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         return super().parse_args(ctx, joined_integers(args))
 

@@ -52,16 +52,17 @@ class RunOutput(Output):
     """The output of a command that keeps a run in a folder, and writes it itself."""
 
 
-def model_and_dataset(inputs: Inputs) -> tuple[str, str]:
-    """The names of network and data set, for the name of a result file."""
+def model_and_dataset(inputs: Inputs) -> tuple[str, ...]:
+    """The names of network and, if they are known before it is opened, images, for the name of a result file."""
     from decompose_cli.models.registry import DEFAULT_MODEL, get_entry
 
-    model = inputs.model or (_stem(inputs.weights) if inputs.weights else DEFAULT_MODEL)
+    is_file = inputs.weights not in (None, "default", "random")
+    model = inputs.model or (_stem(str(inputs.weights)) if is_file else DEFAULT_MODEL)
     try:
         usual = get_entry(model).dataset
     except InputError:  # a network of the user's, or a file
         usual = None
-    return model, inputs.dataset or usual or "default"
+    return tuple(filter(None, (model, inputs.dataset or usual)))
 
 
 def _stem(weights: str) -> str:

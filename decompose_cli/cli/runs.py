@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.cli.flags import flag
-from decompose_cli.cli.options.training import Tuning
+from decompose_cli.cli.options.training import SHARED, Tuning
 from decompose_cli.cli.output import RunOutput, present
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.progress import warn_no_effect
 from decompose_cli.storage.files import file_stem
 
 if TYPE_CHECKING:
@@ -88,9 +89,11 @@ def weights_to_evaluate(
     Raises:
         InputError: An option means nothing with ``--evaluate``, or the weights are not said, or said twice.
     """
-    useless = sorted((set(tuning.overrides) | tuning.of_the_run()) - {"batch_size", "seed"}) + list(more)
-    if useless:
+    given = (set(tuning.overrides) | tuning.of_the_run()) - {"batch_size", "seed"}
+    if useless := sorted(given - SHARED) + list(more):
         raise InputError(f"{param('evaluate')} trains nothing: leave out {', '.join(map(param, useless))}.")
+    if idle := sorted(given & SHARED):
+        warn_no_effect(idle, f"with {param('evaluate')}, which trains nothing and measures in float32")
     if tuning.resume is not None:
         if inputs.weights is not None:
             raise InputError(

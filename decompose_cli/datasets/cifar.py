@@ -144,6 +144,11 @@ def _by_hand(archive: _Archive, data_dir: Path) -> str:
     )
 
 
+def _moved_away(path: Path) -> str:
+    """What to do about damaged data: whose they are is not known, and what is moved away is not lost."""
+    return f"Move {path} away, and it is fetched or unpacked anew."
+
+
 def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
     import tarfile
 
@@ -156,7 +161,7 @@ def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
             raise DownloadError(f"{archive.name} is not in {data_dir} and downloads are off.", hint=by_hand)
         download(archive.url, packed, digest=archive.md5, algorithm="md5", by_hand=by_hand)
     elif _md5(packed) != archive.md5:
-        raise InputError(f"{packed} is damaged: its md5 is not the published one.", hint="Delete it to fetch it again.")
+        raise InputError(f"{packed} is damaged: its md5 is not the published one.", hint=_moved_away(packed))
     note(f"Unpacking {packed}")
     target = data_dir / archive.folder
     try:
@@ -171,7 +176,7 @@ def _obtain(archive: _Archive, data_dir: Path, allow_download: bool) -> Path:
                 (unpacked / file).write_bytes(member.read())
             unpacked.rename(target)
     except (tarfile.TarError, KeyError, EOFError) as error:
-        raise InputError(f"{packed} is damaged and cannot be unpacked.", hint="Delete it to fetch it again.") from error
+        raise InputError(f"{packed} is damaged and cannot be unpacked.", hint=_moved_away(packed)) from error
     except OSError as error:
         raise write_error(target, error) from error
     return target
@@ -211,9 +216,7 @@ def _read_batch(archive: _Archive, file: Path, md5: str, packed: Path | None) ->
 
     from decompose_cli.datasets.plain_pickle import UnsafePickleError, read_plain_pickle
 
-    damaged = InputError(
-        f"{file} is damaged: it does not hold {archive.name} images.", hint="Delete it to fetch it anew."
-    )
+    damaged = InputError(f"{file} is damaged: it does not hold {archive.name} images.", hint=_moved_away(file.parent))
     try:
         if file.stat().st_size > _MOST_BYTES:
             raise damaged
@@ -232,7 +235,7 @@ def _read_batch(archive: _Archive, file: Path, md5: str, packed: Path | None) ->
         raise UnsafeFileError(
             f"{file} is refused: reading it would execute code ({error}), and only numbers, texts, lists and arrays of "
             "bytes are read.",
-            hint="Delete it to fetch it anew.",
+            hint=_moved_away(file.parent),
         ) from error
     except Exception as error:  # a damaged pickle can raise nearly anything
         raise damaged from error
@@ -242,7 +245,7 @@ def _read_batch(archive: _Archive, file: Path, md5: str, packed: Path | None) ->
     if not is_published and packed is not None:
         raise InputError(
             f"{file} is damaged: its md5 is not the published one, although it comes from {packed}.",
-            hint=f"Delete {file.parent} to unpack the archive anew, or the archive where the images are your own.",
+            hint=f"{_moved_away(file.parent)} Where the images are your own, move the archive away.",
         )
     if not is_published:
         warn(f"{file} is not the published {archive.name} file (its md5 differs); its images are used as they are.")

@@ -59,7 +59,7 @@ def read_binary(binary: Binary, files: Sequence[Path], num_classes: int) -> tupl
         if len(content) == 0 or len(content) % size:
             raise InputError(
                 f"{file} is damaged: it has {len(content):,} bytes, which are not records of {size:,}.",
-                hint="Fetch it again.",
+                hint="Put the published file in its place.",
             )
         records = content.reshape(-1, size)
         if (highest := int(records[:, binary.labels - 1].max())) >= num_classes:

@@ -57,6 +57,10 @@ class ClassMap:
         )
 
 
+FOR_OTHERS = " If they are other classes, 'decompose train --new-head' fits a head for them."
+"""What is said of a data set that seems to have other classes than a network."""
+
+
 def match_classes(
     dataset: Sequence[str],
     dataset_ids: Sequence[str] | None,
@@ -121,7 +125,7 @@ def match_classes(
                 hint=f"Say in the file of {param('class_map')} which class of the network each of them is."
                 if given
                 else "Name the classes as the network's are, or say with a file of both names which is which "
-                f"({param('class_map')}).",
+                f"({param('class_map')}).{FOR_OTHERS}",
             )
     if is_numbered and len(dataset) <= num_classes:
         names = model.names if model is not None and len(model.names) == num_classes else map(str, range(num_classes))
@@ -129,9 +133,9 @@ def match_classes(
     if len(dataset) != num_classes:
         raise UnmatchedError(
             f"{what}: the data set has {len(dataset)} classes, but the network has {num_classes}.",
-            hint=f"Say with a file of names and numbers which is which ({param('class_map')})."
+            hint=f"Say with a file of names and numbers which is which ({param('class_map')}).{FOR_OTHERS}"
             if len(dataset) < num_classes
-            else None,
+            else FOR_OTHERS.strip(),
         )
     ids = None if dataset_ids is None else tuple(dataset_ids)
     return ClassMap(tuple(range(num_classes)), tuple(dataset), True, ids)
@@ -151,10 +155,12 @@ def _overruled(
     for name, wanted in given.items():
         if name not in labels:
             close = difflib.get_close_matches(name, labels, n=1)
+            is_first = name == next(iter(given)) and len(given) > 1
+            heading = "A first line that names the columns is 'dataset,network'." if is_first else None
             raise InputError(
                 f"{param('class_map')} names the class {name!r}, which is not among the data set's "
                 f"({first_few(row[0] for row in rows)}).",
-                hint=f"Did you mean {close[0]}?" if close else None,
+                hint=f"Did you mean {close[0]}?" if close else heading,
             )
         number = numbers.get(_normal(str(wanted)))
         digits = str(wanted).lstrip("0") or str(wanted)[:1]

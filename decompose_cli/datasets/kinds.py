@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from decompose_cli.datasets.source import COLUMNS, Found, Source
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import param
+from decompose_cli.progress import warn_of_first
 from decompose_cli.storage.files import user_path
 
 
@@ -43,19 +44,17 @@ class Kind:
         """Look at what is where a source says.
 
         Raises:
-            InputError: There is nothing of this kind, or columns are named that it does not have.
+            InputError: There is nothing of this kind.
             DownloadError: It is not on this machine and cannot be fetched.
         """
-        if source.columns and not self.columns:
-            raise InputError(f"{param('columns')} has no effect with {source.name}, which has no columns.")
         for what, name in source.columns.items():
             if what not in self.columns:
-                raise InputError(
-                    f"{param('columns')} {what}={name} has no effect with {source.name}, which has columns of "
-                    f"{' and '.join(self.columns)} alone."
-                )
+                has = f"columns of {' and '.join(self.columns)} alone" if self.columns else "no columns"
+                message = f"{param('columns')} {what}={name} has no effect with {source.name}, which has {has}."
+                warn_of_first(message, message)
+        columns = {what: name for what, name in source.columns.items() if what in self.columns}
         module, _, name = self.reader.partition(":")
-        found: Found = getattr(importlib.import_module(module), name)(source)
+        found: Found = getattr(importlib.import_module(module), name)(replace(source, columns=columns))
         return found
 
 

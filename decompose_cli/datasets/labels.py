@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 from decompose_cli.datasets.wnids import named_by_wnid
 from decompose_cli.errors import InputError, first_few, shortened
+from decompose_cli.progress import warn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 _MOST_CLASSES = 1 << 20
 _MOST_DIGITS = 10
+_FEWEST_FROM_1 = 2
 _NUMBER = re.compile(r"\d+(\.0*)?")
 _ANY_NUMBER = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?|[-+]?inf|nan|", re.IGNORECASE)
 
@@ -67,7 +69,10 @@ class Labels:
         are_numbers = all(map(_NUMBER.fullmatch, dict.fromkeys(self.texts)))
         of = self if training is None or are_numbers or names is not None else training()
         classes = _classes_of(of.texts, of.where, names)
-        return _numbers_of(self.texts, classes, self.where, "the training split" if of is not self else "it"), classes
+        numbers = _numbers_of(self.texts, classes, self.where, "the training split" if of is not self else "it")
+        if classes.are_numbers and training is None:
+            warn_of_numbers_from_1(numbers, f"the images from {self.where(0)} on")
+        return numbers, classes
 
 
 def _classes_of(labels: Sequence[str], where: Callable[[int], str], names: Sequence[str] | None = None) -> Classes:
@@ -158,3 +163,19 @@ def _refuse(labels: Sequence[str], is_wrong: Callable[[str], bool], where: Calla
     wrong = [number for number, label in enumerate(labels) if is_wrong(label)]
     more = f" ({len(wrong):,} such labels)" if len(wrong) > 1 else ""
     raise InputError(f"The label of {where(wrong[0])} is {shortened(labels[wrong[0]])!r}, {why}{more}.")
+
+
+def warn_of_numbers_from_1(labels: Tensor, where: str) -> None:
+    """Warn of class numbers that seem to begin at 1, as every number from there on has images, and 0 has none.
+
+    Args:
+        labels: The class number of each image, int64 (N,).
+        where: What has the labels.
+    """
+    counts = labels.bincount()
+    if len(counts) > _FEWEST_FROM_1 and counts[0] == 0 and bool((counts[1:] > 0).all()):
+        last = len(counts) - 1
+        warn(
+            f"The labels of {where} go from 1 to {last}, and classes are numbered from 0: there are {last + 1}, of "
+            "which the first has no images. If the labels begin at 1, subtract 1."
+        )

@@ -17,8 +17,9 @@ from decompose_cli.datasets.classes import ClassNames
 from decompose_cli.datasets.entry import DatasetEntry
 from decompose_cli.datasets.kinds import KINDS, found_by
 from decompose_cli.datasets.splits import in_preferred_order
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import CIFAR, Preprocessing
+from decompose_cli.progress import warn_no_effect
 from decompose_cli.storage.files import user_path
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def open_dataset(
         return found.open(split)
     entry = get_dataset_entry(name)
     if columns:
-        raise InputError(f"{param('columns')} has no effect with {name}, which has no columns.")
+        warn_no_effect(["columns"], f"with {name}, which has no columns")
     if split not in entry.splits:
         raise InputError(f"{name} has no split {split!r}; it has {' and '.join(entry.splits)}.")
     return entry.open(split, data_dir, allow_download)

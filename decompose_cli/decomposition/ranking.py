@@ -334,6 +334,8 @@ def parse_k(text: str) -> list[int | float]:
     result: dict[int | float, None] = {}
     for part in text.split(","):
         word = part.strip()
+        if not word and "," in text:
+            raise InputError(f"{param('k')} {text!r} has a comma with no number beside it.")
         value: int | float = 0
         if re.fullmatch(r"0*[1-9]\d{0,8}", word, re.ASCII):
             value = int(word)
@@ -355,7 +357,7 @@ def check_k(k: int | float, num_features: int, parameter: str = "k") -> None:
         InputError: k is more than the number of features.
     """
     if isinstance(k, int) and k > num_features:
-        raise InputError(f"{param(parameter)} {k} is more than the {num_features} features that the network has.")
+        raise InputError(f"{param(parameter)} {k} is more than the {num_features} features that there are.")
 
 
 def check_filters(indices: object, k: int | None) -> None:

@@ -45,7 +45,7 @@ class FileSource:
     full: HeadTensors | None = None
 
     def __init__(self, inputs: Inputs, path: Path, settings: SparsifySettings) -> None:
-        inputs.check_features_alone("weights")
+        inputs = inputs.for_features_alone("weights")
         self.inputs, self.device = inputs, resolve_device(inputs.device)
         if settings.maps:
             raise InputError(f"{param('maps')} needs a network: {param('features')} has values, no maps.")

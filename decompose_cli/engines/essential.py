@@ -124,7 +124,11 @@ def parse_method(text: str) -> NamedMethod:
     if not comma or user_path(rest).exists():
         weights, comma, indices = rest, "", ""
     if not sign or not name.strip() or not weights.strip() or (comma and not indices.strip()):
-        raise InputError(f"{param('method')} {text!r} is not NAME=WEIGHTS or NAME=WEIGHTS,INDICES.")
+        raise InputError(
+            f"{param('method')} {text!r} is not NAME=WEIGHTS or NAME=WEIGHTS,INDICES.",
+            hint=f"Here {param('method')} names other weights to compare with; sets of 'extract-indices' go with "
+            f"{param('indices')}.",
+        )
     return NamedMethod(name.strip(), weights.strip(), user_path(indices.strip()) if indices else None)
 
 

@@ -28,7 +28,7 @@ from decompose_cli.decomposition.metrics import losses_of
 from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import device_memory
-from decompose_cli.features.inputs import ALL, Inputs
+from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.seen import class_names_of, settled
 from decompose_cli.features.study import Study, open_network
 from decompose_cli.models.cam_layer import CamLayer, cam_layer, default_cam_layer
@@ -53,6 +53,7 @@ from decompose_cli.storage.result_document import (
     describe_environment,
 )
 
+_OF_DATA_SETS = ("dataset", "columns", "split", "classes", "class_map", "data_dir", "skip_unreadable")
 MOST_IMAGES = 40
 _AT_ONCE = 16
 SHEET = "sheet.png"
@@ -207,12 +208,7 @@ def _opened(inputs: Inputs, files: Sequence[Path]) -> _Opened:
     if not files:
         study = Study(inputs, ("test", "val"))
         return _Opened(study.classifier, study.preprocessing, study.class_map.names, study)
-    if inputs.dataset is not None or inputs.split is not None:
-        raise InputError(f"{param('dataset')} and {param('split')} mean nothing for image files; leave them out.")
-    if inputs.classes != ALL or inputs.class_map is not None:
-        raise InputError(
-            f"{param('classes')} and {param('class_map')} mean nothing for image files, which have no classes."
-        )
+    inputs = inputs.without(_OF_DATA_SETS, "with image files, which belong to no data set")
     classifier = open_network(inputs)
     fallback = usual_preprocessing(classifier.entry.dataset)
     options = classifier.image_options, inputs.image_options()

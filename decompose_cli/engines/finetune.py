@@ -42,7 +42,7 @@ from decompose_cli.processes.team import on_first
 from decompose_cli.progress import note
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import shown_command
-from decompose_cli.training.data import check_trainable, divide
+from decompose_cli.training.data import check_trainable, divide, never_held_out
 from decompose_cli.training.diversity import DiversityObjective
 from decompose_cli.training.evaluate import LabelledImages, evaluate, score_of
 from decompose_cli.training.finetune_settings import FinetuneConfig
@@ -258,9 +258,11 @@ class _Finetune(Training[FinetuneResults]):
             return Study(session.inputs, ("test", "val"), classifier), Study(session.inputs, ("train",), classifier)
 
         first = NewHead(tuple(train.dataset.class_names), session.settings.seed)
-        new, self._new_head = on_first(session.fabric, lambda: fitted_new_head(*studies(first), session.config["l2"]))
-        if session.settings.val_split:
-            note("The new head is fitted on all training images, those that are held out, too.")
+        of, share, seed, l2 = studies(first), session.settings.val_split, session.settings.seed, session.config["l2"]
+        seeds = range(seed, seed + session.config["runs"])
+        new, self._new_head = on_first(
+            session.fabric, lambda: fitted_new_head(*of, l2, never_held_out(of[1].labels, share, seeds))
+        )
         return studies(new)
 
     @override

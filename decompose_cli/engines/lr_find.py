@@ -18,8 +18,9 @@ from torch import nn
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.gated_resnet import GatedNetwork
+from decompose_cli.printable import counted
 from decompose_cli.processes.cluster import Machines, processes_of
-from decompose_cli.progress import track
+from decompose_cli.progress import note, track, warn
 from decompose_cli.reporting.training_plots import lr_curve
 from decompose_cli.storage.file_sets import write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch, WeightsInfo, describe_environment
@@ -43,6 +44,8 @@ from decompose_cli.training.setup import (
 
 DEFAULT_LOWEST, DEFAULT_HIGHEST, DEFAULT_STEPS = 1e-6, 10.0, 100
 CURVE = "curve.png"
+MOST_PASSES = 10
+"""Passes over the training images from which on a falling loss tells of these images rather than of the rate."""
 _CHOICES = ("recipe", "model_options", "training_images", "starting_weights")
 
 
@@ -139,6 +142,7 @@ def lr_find(
             job = make_job(session.config, learner, session.settings)
             job = dataclasses.replace(job, objective=_objective(job.module, session.settings))
             trainer = Trainer(session.fabric, job, session.settings, session.folder, Upkeep(session.workers))
+            _say_passes(len(job.data.indices), steps, trainer.steps_per_epoch)
             losses: list[float] = []
             with track("Rates", steps, "steps") as advance:
                 for loss in _losses(trainer, rates):
@@ -186,6 +190,21 @@ def lr_find(
         picture = lr_curve(title, rates, losses, smoothed, suggestion.rate)
         write_result(document, folder / RESULT, {plot: picture})
     return document
+
+
+def _say_passes(images: int, steps: int, steps_per_epoch: int) -> None:
+    """Say how often each image is seen; where that is often, the loss falls as they are learned by heart."""
+    passes = -(-steps // steps_per_epoch)
+    said = (
+        f"{steps} rates, a step each, are {counted(passes, 'pass', 'passes')} over {counted(images, 'training image')}"
+    )
+    if passes > MOST_PASSES:
+        warn(
+            f"{said}: the loss falls also because the network knows the images; fewer {param('steps')}, or a smaller "
+            f"{param('batch_size')}, tell more."
+        )
+    else:
+        note(f"{said}.")
 
 
 def _losses(trainer: Trainer, rates: Sequence[float]) -> Iterator[float]:

@@ -23,7 +23,7 @@ from decompose_cli.decomposition.ranking import (
     select,
 )
 from decompose_cli.errors import InputError, param
-from decompose_cli.features.inputs import ALL
+from decompose_cli.features.inputs import ABOUT_IMAGES, ABOUT_RUNNING
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.classifier import num_features_of
@@ -32,6 +32,7 @@ from decompose_cli.storage.files import given_file, sha256_of
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, describe_environment
 
 OURS, CSG = "ours", "csg"
+_OF_NETWORKS = ("weights", "ema", "weights_key", "model_options", "head")
 _MOST_FEATURES = 1_000_000
 _DIGITS = 6  # that entries of matrices have; a thousand classes make a million entries
 
@@ -123,16 +124,6 @@ def mutual_info(inputs: Inputs, settings: MutualInfoSettings | None = None) -> R
     """
     watch = Stopwatch()
     settings = settings or MutualInfoSettings()
-    if settings.indices and (inputs.weights is not None or inputs.dataset is not None):
-        raise InputError(
-            f"With {param('indices')} a MODEL is only asked how many features it has; {param('weights')} and "
-            f"{param('dataset')} have no effect."
-        )
-    if settings.indices and (inputs.classes != ALL or inputs.class_map is not None):
-        raise InputError(
-            f"{param('classes')} and {param('class_map')} have no effect with {param('indices')}, which no image is "
-            "looked at for."
-        )
     if settings.indices and settings.csg is None and (settings.k or settings.method != DEFAULT_METHOD):
         raise InputError(
             f"{param('k')} and {param('method')} have no effect: every feature set is given as a file, which is used "
@@ -140,12 +131,17 @@ def mutual_info(inputs: Inputs, settings: MutualInfoSettings | None = None) -> R
         )
     names_network = inputs.model is not None or inputs.weights is not None
     uses_network = not settings.indices and (settings.csg is None or names_network)
-    if not uses_network and (settings.method != DEFAULT_METHOD or inputs.dataset is not None):
+    if not uses_network and settings.method != DEFAULT_METHOD:
         raise InputError(
-            f"{param('method')} and {param('dataset')} have no effect: gates are ranked by their values and need no "
-            "images.",
+            f"{param('method')} has no effect: gates are ranked by their values and need no images.",
             hint=None if settings.indices else "Name a MODEL to rank its features too.",
         )
+    if settings.indices:
+        why = f"with {param('indices')}: no image is looked at, and a MODEL is only asked how many features it has"
+        inputs = inputs.without((*_OF_NETWORKS, "split", *ABOUT_IMAGES, *ABOUT_RUNNING), why)
+    elif not uses_network:
+        why = ": gates are ranked by their values and need no images"
+        inputs = inputs.without((*_OF_NETWORKS, "split", *ABOUT_IMAGES, *ABOUT_RUNNING), why)
     gates = read_gates(given_file(settings.csg, "csg")) if settings.csg is not None else None
     named = [_read(text) for text in settings.indices]
     if settings.csg is not None and CSG in [one.name for one in named]:

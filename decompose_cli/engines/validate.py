@@ -199,7 +199,7 @@ def _validate_alone(
     inputs: Inputs, path: Path, index_set: IndexSet | None, watch: Stopwatch
 ) -> ResultDocument[ValidateResults]:
     """Measure a head without a network on features that were made elsewhere."""
-    inputs.check_features_alone()
+    inputs = inputs.for_features_alone()
     if inputs.weights in (None, DEFAULT, RANDOM):
         raise InputError(
             f"{param('features')} measures the file of a head that takes such features; none was named.",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from decompose_cli.datasets.labels import warn_of_numbers_from_1
 from decompose_cli.errors import InputError, first_few, first_line
 from decompose_cli.models.checkpoint import kind_of as kind_of_tensor
 from decompose_cli.progress import note, warn
@@ -235,6 +236,8 @@ def read_feature_file(
             splits[split] = Split(features, labels[split])
     counted = tuple(map(str, range(max(int(each.max()) for each in labels.values()) + 1)))
     classes = names.get("class_names", counted)
+    if "class_names" not in names:
+        warn_of_numbers_from_1(torch.cat(list(labels.values())), str(path))
     return FeatureFile(path, file.sha256, splits, classes, names.get("feature_names"), "class_names" in names)
 
 
@@ -288,10 +291,10 @@ def checked_labels(values: Tensor, what: str, num_classes: int | None = None) ->
     bad = (labels < 0) | (labels >= count)
     if bool(bad.any()):
         row = int(bad.int().argmax())
-        raise InputError(
-            f"{what} has the label {values[row].item()} in row {row} (counted from 0), which is not one of 0 to "
-            f"{count - 1}."
-        )
+        is_negative = num_classes is None and values[row].item() < 0
+        why = "which is negative" if is_negative else f"which is not one of 0 to {count - 1:,}"
+        hint = "Take images without a class out; classes are numbered from 0." if is_negative else None
+        raise InputError(f"{what} has the label {values[row].item()} in row {row} (counted from 0), {why}.", hint=hint)
     return labels
 
 

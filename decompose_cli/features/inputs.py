@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +13,7 @@ from decompose_cli.datasets.source import parse_columns
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.preprocessing import ImageOptions, parse_image_options
 from decompose_cli.processes.cores import check_count
+from decompose_cli.progress import warn_no_effect
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
 PRECISIONS = ("32", "bf16", "auto")
 CLASSES = ALL, PRESENT = ("all", "present")
 """What becomes of a network's classes without images."""
-_OF_NETWORKS = (
-    *("model", "model_options", "head", "ema", "weights_key", "precision", "features_only"),
-    *("dataset", "data_dir", "mean", "std", "input_size", "resize", "crop", "interpolation", "batch_size", "workers"),
-    *("devices", "num_nodes", "skip_unreadable"),
-    *("columns", "classes", "class_map"),
+ABOUT_IMAGES = (
+    *("dataset", "columns", "classes", "class_map", "data_dir", "skip_unreadable"),
+    *("mean", "std", "input_size", "resize", "crop", "interpolation"),
 )
+"""Options about the images that a network sees, but for their split."""
+ABOUT_RUNNING = ("precision", "batch_size", "workers", "devices", "num_nodes")
+"""Options about how a network is run."""
+_OF_NETWORKS = ("model_options", "head", "ema", "weights_key", "features_only", *ABOUT_IMAGES, *ABOUT_RUNNING)
 """Options about a network and the images that it sees."""
 
 
@@ -153,23 +156,34 @@ class Inputs:
             columns=parse_columns(self.columns),
         )
 
-    def check_features_alone(self, *more: str) -> None:
-        """Refuse what is about a network or its images, where features were given that were made elsewhere.
+    def without(self, names: Sequence[str], why: str) -> Inputs:
+        """These inputs with options at their defaults, which have no effect; what was given of them is warned of.
+
+        Args:
+            names: The options.
+            why: See :func:`decompose_cli.progress.warn_no_effect`.
+        """
+        usual = Inputs()
+        given = [name for name in names if getattr(self, name) != getattr(usual, name)]
+        if given:
+            warn_no_effect(given, why)
+        return dataclasses.replace(self, **{name: getattr(usual, name) for name in given})
+
+    def for_features_alone(self, *more: str) -> Inputs:
+        """These inputs without what is about a network or its images, for features that were made elsewhere.
 
         Args:
             more: Names of further options that the command has no use for then.
 
         Raises:
-            InputError: One of these is not at its default.
+            InputError: A network was named.
         """
-        usual = Inputs()
-        for name in (*_OF_NETWORKS, *more):
-            if getattr(self, name) != getattr(usual, name):
-                what = "The network that was named" if name == "model" else param(name)
-                raise InputError(
-                    f"{what} has no effect with {param('features')}, which were made elsewhere.",
-                    hint=f"Leave it out, or leave out {param('features')}.",
-                )
+        if self.model is not None:
+            raise InputError(
+                f"The network that was named has no effect with {param('features')}, which were made elsewhere.",
+                hint=f"Leave it out, or leave out {param('features')}.",
+            )
+        return self.without((*_OF_NETWORKS, *more), f"with {param('features')}, which were made elsewhere")
 
     def image_options(self) -> ImageOptions:
         """Read the options of the preprocessing.

@@ -16,7 +16,7 @@ from decompose_cli.datasets.registry import known_class_names
 from decompose_cli.errors import first_few, param
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.preprocessing import ImageOptions, Preprocessing
-from decompose_cli.progress import note, warn
+from decompose_cli.progress import note, warn, warn_of_first
 
 
 def settled(
@@ -43,11 +43,19 @@ def settled(
 def sized(options: Sequence[ImageOptions], usual: Preprocessing, decided_by: object) -> Preprocessing:
     """As :func:`settled`, for a network that is trained from scratch, so that its constants are no guess."""
     result = usual.overridden(*options)
+    resize, crop = (
+        size if isinstance(size, int) else "x".join(map(str, size)) for size in (result.resize, result.crop)
+    )
+    sides = (result.resize, result.resize) if isinstance(result.resize, int) else result.resize
+    if any(seen > side for seen, side in zip(result.crop, sides, strict=True)):
+        message = (
+            f"Images of {resize} pixels are cropped to {crop}: where these are more, black ones are put around them."
+        )
+        warn_of_first(message, message)
     if decided_by is not None and all(each.input_size is None and each.crop is None for each in options):
-        resize = result.resize if isinstance(result.resize, int) else "x".join(map(str, result.resize))
         note(
-            f"Images are resized to {resize} and cropped to {'x'.join(map(str, result.crop))} pixels, as the size of "
-            f"{decided_by} suggests; {param('input_size')} says otherwise."
+            f"Images are resized to {resize} and cropped to {crop} pixels, as the size of {decided_by} suggests; "
+            f"{param('input_size')} says otherwise."
         )
     return result
 

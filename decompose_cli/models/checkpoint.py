@@ -189,13 +189,14 @@ def read_checkpoint(
     settle(path.parent)
     try:
         if path.is_dir():
-            raise InputError(f"The weights {path} are a folder, not a file.")
+            raise InputError(f"The weights {path} are a folder, not a file.", hint=_named_in(path))
         if path.exists():
             check_ordinary(path, "The weights file")
         else:
             raise InputError(
                 f"The weights file {path} does not exist.",
-                hint="Is the path right? 'default' stands for the published weights, and a URL is fetched.",
+                hint=f"Is the path right? A network is named without {param('weights')}, as in 'decompose validate "
+                "resnet20'; 'default' stands for its published weights, and a URL is fetched.",
             )
         if path.stat().st_size == 0:
             raise InputError(f"The weights file {path} is empty.")
@@ -219,6 +220,14 @@ def read_checkpoint(
         note(f"{source} {choice.remark}")
     published = _pop_published_decomposition(state, path)
     return Checkpoint(source, digest, state, metadata, ema, weights_key, choice.averages, csg, published, sparse)
+
+
+def _named_in(folder: Path) -> str | None:
+    """The file of weights in a folder that is likely meant: of a run the best ones."""
+    found = [path for path in sorted(folder.iterdir()) if path.suffix in (".pt", ".pth", ".safetensors")]
+    names = {path.name: path for path in reversed(found)}
+    file = names.get("best.pt") or names.get("last.pt") or next(iter(found), None)
+    return None if file is None else f"Name the file in it: {param('weights')} {file}"
 
 
 def write_checkpoint(

@@ -8,6 +8,7 @@ from fractions import Fraction
 from typing import Literal, get_args
 
 from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.progress import warn_no_effect
 
 NormMode = Literal["batch", "group", "layer", "instance", "online", "none"]
 NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)
@@ -52,26 +53,25 @@ class Norm:
 
     @classmethod
     def parse(cls, options: Mapping[str, str]) -> Norm:
-        """Read the normalisation from options; those that are not given are at their defaults.
+        """Read the normalisation from options; those that are not given or of another mode are at their defaults.
 
         Raises:
-            InputError: A value is unknown, not a number or out of range, or an option belongs to another mode.
+            InputError: A value is unknown, not a number or out of range.
         """
         mode = one_of(options.get("norm_mode", "batch"), NORM_MODES, "norm_mode")
-        for owner, names in _OPTIONS_OF.items():
-            for name in names:
-                if name in options and mode != owner:
-                    raise InputError(
-                        f"{param(name)} has no effect with {_described(mode)}; it is of {param('norm_mode')} {owner}."
-                    )
         plain = cls(mode)
-        return cls(
+        read = cls(
             mode,
             int(_number(options, "gn_num_groups", plain.num_groups, whole=True)),
             _number(options, "afwd", plain.alpha_fwd),
             _number(options, "abkw", plain.alpha_bkw),
             one_of(options.get("ecm", plain.ecm), COMPENSATIONS, "ecm"),
         )
+        owners = {name: owner for owner, names in _OPTIONS_OF.items() for name in names}
+        idle = [name for name in owners if name in options and owners[name] != mode]
+        for name in idle:
+            warn_no_effect([name], f"with {_described(mode)}; it is of {param('norm_mode')} {owners[name]}")
+        return cls.parse({name: value for name, value in options.items() if name not in idle}) if idle else read
 
     def options(self) -> dict[str, str]:
         """The options that choose it, of its mode only; none for batch norm, which networks have by themselves."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -111,3 +112,17 @@ def divide(
             )
         val = LabelledImages(HELD_OUT, train.subset(held_out), labels[held_out], preprocessing)
     return TrainingData(train, labels, indices, val, test, class_names, preprocessing)
+
+
+def never_held_out(labels: Tensor, val_split: float, seeds: Iterable[int]) -> Tensor:
+    """Numbers of the training images that runs with several seeds all train on, int64, ascending.
+
+    Args:
+        labels: The class number of each training image, int64 (N,).
+        val_split: Share that each run holds out, its own images.
+        seeds: The seeds of the runs.
+    """
+    is_left = torch.ones(len(labels), dtype=torch.bool)
+    for seed in seeds if val_split > 0 else ():
+        is_left[hold_out(labels, val_split, seed)[1]] = False
+    return is_left.nonzero()[:, 0]

@@ -17,6 +17,8 @@ from decompose_cli.progress import note
 
 Trained = Literal["all", "head", "head+last-block", "backbone"]
 TRAINED: tuple[Trained, ...] = ("all", "head", "head+last-block", "backbone")
+PARTS = "These are parts, not names of modules: head is the last linear layer, however the network calls it."
+"""What is said where something else was asked for."""
 
 
 def freeze(module: nn.Module, head_name: str, only: Trained, size: Size) -> list[nn.Module]:

@@ -57,8 +57,8 @@ def ramp(lowest: float, highest: float, steps: int) -> list[float]:
     """Rates that grow by one factor each step: ``lowest * (highest / lowest) ** (i / (steps - 1))``.
 
     Raises:
-        InputError: The rates are not positive, finite and ascending, or there are too few steps for a suggestion, or
-            too many.
+        InputError: The rates are not positive, finite and ascending, the steps are too few for a suggestion or too
+            many, or there are not so many rates.
     """
     if not 0 < lowest < highest < math.inf:
         raise InputError(
@@ -70,7 +70,13 @@ def ramp(lowest: float, highest: float, steps: int) -> list[float]:
         raise InputError(f"A range test has at most {MOST_STEPS:,} steps, not {steps:,}.")
     start, span = math.log(lowest), math.log(highest) - math.log(lowest)
     inner = [math.exp(start + span * i / (steps - 1)) for i in range(1, steps - 1)]
-    return [lowest, *inner, highest]
+    rates = [lowest, *inner, highest]
+    if any(after <= before for before, after in pairwise(rates)):
+        raise InputError(
+            f"Between {lowest} and {highest} there are no {steps} different learning rates.",
+            hint=f"Widen the range ({param('lowest')}, {param('highest')}), or take fewer steps ({param('steps')}).",
+        )
+    return rates
 
 
 def smooth(losses: Sequence[float], beta: float = BETA) -> list[float]:

@@ -128,6 +128,8 @@ def configure(
             "nothing."
         )
     is_transfer = transfer is not None and bool(transfer.choices())
+    if not is_transfer:
+        inputs = inputs.without(("head",), ": the whole network is trained")
     going_on = {} if transfer is None else {**dataclasses.asdict(transfer), "only": transfer.only or "all"}
     check_transfer(going_on, inputs.weights)
     if inputs.weights is not None:
@@ -141,8 +143,6 @@ def configure(
     dataset = dataset or (described.dataset if described is not None else None) or entry.dataset
     if dataset is None:
         raise InputError(f"It is not known which images {model} is for.", hint=f"Say which with {param('dataset')}.")
-    if inputs.head is not None and not is_transfer:
-        raise InputError(f"{param('head')} has no effect here: the whole network is trained.")
     train, _ = open_splits(inputs, dataset)
     is_large = max(_seen(inputs, entry, train).crop) > LARGEST_SMALL_SIDE
     options = dict(model_options)

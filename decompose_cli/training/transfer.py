@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from decompose_cli.datasets.classes import UnmatchedError
+from decompose_cli.datasets.classes import FOR_OTHERS, UnmatchedError
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.refitting import Refitting, check_refit, settle
 from decompose_cli.decomposition.sampling import fitted_numbers
@@ -84,8 +84,8 @@ def offering_new_head() -> Iterator[None]:
         yield
     except InputError as error:
         offer = f"For other classes than the network's, replace its head: {param('new_head')}."
-        hint = offer if error.advice is None else f"{error.advice} {offer}"
-        raise InputError(error.sentence, hint=hint) from error
+        advice = (error.advice or "").removesuffix(FOR_OTHERS.strip()).rstrip()
+        raise InputError(error.sentence, hint=f"{advice} {offer}".strip()) from error
 
 
 @contextmanager
@@ -114,6 +114,11 @@ def network_to_train(
     Raises:
         InputError: It cannot be copied, or has no such head or part.
     """
+    given = classifier.checkpoint
+    if given is not None and given.sparse is not None:
+        note(
+            f"The checkpoints of this run leave out what {given.source} says of its sparse head, such as the dense one."
+        )
     network = classifier.load(size) if new is None else classifier.with_new_head(new).load(size)
     module = copied(network.module)
     if only == "all":
@@ -167,7 +172,8 @@ def fitted_new_head(
     Raises:
         InputError: A class has no images.
     """
-    names, counts = train.class_map.names, train.labels.bincount(minlength=len(train.class_map.names))
+    names, labels = train.class_map.names, train.labels if images is None else train.labels[images]
+    counts = labels.bincount(minlength=len(names))
     if empty := [name for name, count in zip(names, counts.tolist(), strict=True) if count == 0]:
         raise InputError(
             f"A head is fitted to images of each of the {len(names)} classes, and {len(empty)} have no training images "

@@ -96,7 +96,7 @@ BAD_FEATURES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "one-hot": (lambda: dc.Features(MADE, np.eye(4, dtype=int)), r"^labels has the shape \(4, 4\), not \(N,\)"),
     "fewer labels": (lambda: dc.Features(MADE, [0, 1, 1]), "^values has 4 rows, but labels has 3"),
-    "negative": (lambda: dc.Features(MADE, [0, 1, -1, 0]), "^labels has the label -1 in row 2 .* not one of 0 to"),
+    "negative": (lambda: dc.Features(MADE, [0, 1, -1, 0]), "^labels has the label -1 in row 2 .* which is negative"),
     "fewer names": (lambda: dc.Features(MADE, [0, 1, 2, 0], class_names=["a", "b"]), "label 2 in row 2 .* 0 to 1"),
     "a text of names": (lambda: dc.Features(MADE, [0, 1, 1, 0], class_names="ab"), "^class_names is no list of names"),
     "no names": (lambda: dc.Features(MADE, [0, 1, 1, 0], class_names=[]), "^class_names is no list of names"),

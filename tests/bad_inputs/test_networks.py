@@ -87,7 +87,7 @@ def test_activations_that_are_all_zero_count_as_needing_no_filter(material: Path
 def test_silent_images_are_reported(material: Path) -> None:
     line = "selectivity networks:dead --dataset digits --layers body.3 -o result.json"
     said = run(*words(line, material)).stderr
-    assert "body.3: no filter responds to 1437 images" in said
+    assert "body.3: no filter responds to 1,437 images" in said
 
 
 @pytest.mark.parametrize("noise", ["gaussian", "matched", "zero", "mean", "permute"])

@@ -65,7 +65,7 @@ ARGUMENTS: Rows = [
     ("k above D", "extract-indices -k 65", "-k 65 is more than the 64 features"),
     ("one k above D", "extract-indices -k 5,65", "-k 65 is more than the 64 features"),
     ("k as a word", "extract-indices -k five", "-k 'five' is neither"),
-    ("k without end", "extract-indices -k 5,", "-k '' is neither"),
+    ("k without end", "extract-indices -k 5,", "-k '5,' has a comma with no number beside it"),
     ("k without text", "extract-indices -k ''", "-k '' is neither"),
     ("k NaN", "extract-indices -k nan", "-k 'nan' is neither"),
     ("k infinite", "extract-indices -k inf", "-k 'inf' is neither"),
@@ -97,9 +97,9 @@ STUDY_ARGUMENTS: Rows = [
         "essential -i {m}/plain.json --method a={m}/plain.pth,{m}/plain.json -k 5",
         "-k 5 has no effect: every feature set is given as a file",
     ),
-    ("essential: k without end", "essential -k 5,", "-k '' is neither"),
+    ("essential: k without end", "essential -k 5,", "-k '5,' has a comma with no number beside it"),
     ("mutual-info: k above D", "mutual-info -k 5,65", "-k 65 is more than the 64 features"),
-    ("mutual-info: k without end", "mutual-info -k 5,", "-k '' is neither"),
+    ("mutual-info: k without end", "mutual-info -k 5,", "-k '5,' has a comma with no number beside it"),
     ("mutual-info: no k", "mutual-info -k ''", "-k '' is neither"),
     *(
         (f"sweep: ks {ks}", f"sweep --ks {ks}", f"--ks '{ks}' is neither a whole number nor a range")
@@ -122,8 +122,6 @@ STUDY_ARGUMENTS: Rows = [
         for command in ("essential", "mutual-info", "mutual-info -i {m}/document.json", "extract-indices")
     ),
     ("sweep: order of no gates", "sweep --methods weight --ks 1 --order lowest", "--order lowest has no effect"),
-    ("mutual-info: weights beside a file", "mutual-info -i {m}/document.json -w {m}/plain.pth", "--weights and --data"),
-    ("mutual-info: images beside a file", "mutual-info {images}/one_each -i {m}/document.json", "have no effect"),
     ("essential: unknown order", "essential --order upwards", "--order 'upwards' is unknown; choose highest, lowest"),
     ("mutual-info: unknown order", "mutual-info --order upwards", "--order 'upwards' is unknown"),
     ("sweep: unknown order", "sweep --order upwards", "--order 'upwards' is unknown"),

@@ -22,6 +22,7 @@ COMMAND_LINES = (
     "decompose train {} --shortcut projection --recipe soft-gates",
     "decompose {} --resume {}",
     "train {} --evaluate -w {} --norm-mode MODE",
+    "decompose train --new-head",
     "decompose validate -w FILE --features FEATURES",
     "decompose sparsify --features",
     "decompose sparsify -o FOLDER",

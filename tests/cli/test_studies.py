@@ -445,7 +445,6 @@ def test_gates_are_compared_by_name(brief: Brief, tmp_path: Path) -> None:
         (("essential", "-k", "5,10"), "one k at a time"),
         (("mutual-info", "-i", "i.json", "--num-features", "8", "-k", "2"), "-k and --method have no effect"),
         (("mutual-info", "-i", "i.json", "--num-features", "8", "--method", "mean"), "-k and --method have no effect"),
-        (("mutual-info", "--csg", "gates.pth", "--dataset", "digits"), "--dataset have no effect"),
         (("essential", "--noise", "loud"), "'loud' is unknown"),
         (("essential", "--repeats", "0"), "--repeats 0"),
         (("essential", "--method", "a"), "NAME=WEIGHTS"),

@@ -59,8 +59,6 @@ WRONG: list[tuple[list[str], str]] = [
     (["--schedule", "100,200", "--milestones", "3"], "--schedule and --milestones both give milestones; leave one"),
     (["-e"], "--evaluate needs a network that has been trained: --weights or --resume RUN."),
     (["-e", "-w", "x.pt", "-p", "2"], "--evaluate trains nothing: leave out --print-freq."),
-    (["-e", "-w", "x.pt", "--devices", "2"], "--evaluate trains nothing: leave out --devices."),
-    (["--split", "train"], "--split goes with --evaluate; training looks at all splits."),
     (["--block-name", "Wide"], "--block 'Wide' is unknown; choose basic, bottleneck."),
     (["--baseline", "random"], "--baseline random is no file or URL of weights"),
     (["--gate-iters", "100000"], "--gate-iters 100000 is more than the 333 steps of the run, so the backbone would"),

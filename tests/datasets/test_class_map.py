@@ -27,6 +27,8 @@ def written(name: str, text: str | bytes) -> Path:
         ("map.csv", "kitty,cat\nhound,n2\nx,2\n"),
         ("map.txt", "\ufeffdataset,network\r\nkitty , cat\r\n\r\nhound,n2\r\nx,2\r\n"),
         ("map.csv", '"kitty","cat"\nhound,n2\nx,2\nx,2\n'),
+        ("map.csv", '"kitty";"cat"\nhound;n2\nx;2\n'),
+        ("map.tsv", "dataset\tnetwork\nkitty\tcat\nhound\tn2\nx\t2\n"),
     ],
 )
 def test_json_and_lines_say_the_same(name: str, text: str) -> None:

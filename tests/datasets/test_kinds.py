@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from decompose_cli.datasets.source import parse_columns
 from decompose_cli.decomposition.index_set import read_index_set
 from decompose_cli.errors import InputError
 from decompose_cli.preprocessing import CIFAR, IMAGENET
+from decompose_cli.progress import LoggingReporter, use_reporter
 
 KIND = pytest.mark.parametrize("kind", MAKERS)
 
@@ -195,19 +197,20 @@ def test_columns_are_read_and_refused() -> None:
             parse_columns(text)
     with pytest.raises(InputError, match="names image twice"):
         parse_columns("image=a,image=b")
-    write_folder(Path("images"))
-    for name in ("folder:images", "digits"):
-        with pytest.raises(InputError, match=f"columns has no effect with {name}, which has no columns"):
-            open_dataset(name, "test", Path(), columns={"image": "x"})
 
 
-@pytest.mark.parametrize("kind", ["npz", "wds", "hf"])
-def test_a_column_of_splits_is_refused_where_there_is_none(kind: str) -> None:
-    _, name = made(kind)
-    with pytest.raises(
-        InputError, match=f"columns split=x has no effect with {kind}:.* columns of image and label alone"
-    ):
-        open_dataset(name, "test", Path(), columns={"split": "x"})
+@pytest.mark.parametrize("kind", ["folder", "digits", "npz", "wds", "hf"])
+def test_columns_that_there_cannot_be_are_warned_of(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    name = {"digits": "digits", "folder": "folder:images"}.get(kind) or made(kind)[1]
+    if kind == "folder":
+        write_folder(Path("images"))
+    with use_reporter(LoggingReporter()):
+        told = open_dataset(name, "test", Path(), columns={"split": "x"})
+    (message,) = caplog.messages
+    assert re.match(
+        rf"columns (split=x )?has no effect with {kind}.*, which has (no columns|columns of image and label)", message
+    )
+    assert told.fingerprint() == open_dataset(name, "test", Path()).fingerprint()
 
 
 @pytest.mark.parametrize(

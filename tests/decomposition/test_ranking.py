@@ -400,7 +400,7 @@ def test_an_order_that_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize("method", RANKINGS)
 def test_more_features_than_there_are_is_refused(method: str) -> None:
-    with pytest.raises(InputError, match=r"^k 13 is more than the 12 features that the network has\.$"):
+    with pytest.raises(InputError, match=r"^k 13 is more than the 12 features that there are\.$"):
         select(make_data(), method, 13)
 
 
@@ -496,8 +496,6 @@ def test_k_is_read(text: str, expected: list[int | float]) -> None:
         ("-0.5", "-0.5"),
         ("nan", "nan"),
         ("inf", "inf"),
-        ("5,", ""),
-        ("5,,10", ""),
         ("5,x,10", "x"),
         ("5;10", "5;10"),
         ("\u0665", "\u0665"),
@@ -511,6 +509,13 @@ def test_k_that_is_refused(text: str, named: str) -> None:
         parse_k(text)
     expected = f"k {named!r} is neither a whole number of at least 1 nor a fraction between 0 and 1."
     assert caught.value.message == expected
+
+
+@pytest.mark.parametrize("text", ["5,", ",5", "5,,10", ","])
+def test_a_comma_too_many_is_named_as_one(text: str) -> None:
+    with pytest.raises(InputError) as caught:
+        parse_k(text)
+    assert caught.value.message == f"k {text!r} has a comma with no number beside it."
 
 
 def test_a_number_too_long_to_convert_is_refused() -> None:

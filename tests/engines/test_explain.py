@@ -269,12 +269,6 @@ def test_what_cannot_be_explained(given: dict[str, Any], sentence: str) -> None:
     assert not list(Path().glob("*.png"))
 
 
-def test_a_data_set_means_nothing_for_files() -> None:
-    Image.new("RGB", (8, 8)).save("a.png")
-    with pytest.raises(InputError, match=r"^dataset and split mean nothing for image files"):
-        explain(Inputs(dataset="digits"), ExplainSettings(images=[Path("a.png")]))
-
-
 # ---------------------------------------------------------------------------------------------- what the network saw
 
 

@@ -312,3 +312,22 @@ def test_a_plain_network_is_exported_under_a_new_name_with_all_that_is_known_of_
     state = dc.load_model().module.state_dict()
     assert all(torch.equal(value, state[name]) for name, value in read.state_dict.items())
     assert read.state_dict.keys() == {name for name in state if not name.endswith("num_batches_tracked")}
+
+
+def test_training_further_says_that_the_record_of_the_sparse_head_is_left_out(inputs: Inputs) -> None:
+    line = [
+        "train",
+        "-w",
+        str(inputs.weights),
+        "--dataset",
+        "digits",
+        "--iterations",
+        "1",
+        "-b",
+        "16",
+        "--val-split",
+        "0",
+    ]
+    said = run(*line, "--schedule", "constant", "--set", "warmup_epochs=0", "-o", "run").stderr
+    assert f"The checkpoints of this run leave out what {inputs.weights} says of its sparse head" in said
+    assert read_checkpoint(Path("run/last.pt")).sparse is None

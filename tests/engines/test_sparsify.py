@@ -92,7 +92,7 @@ def test_a_table_shows_the_cut_and_both_baselines() -> None:
         (("--class-weights", "even"), "--class-weights 'even' is unknown"),
         (("--method", "csg"), "needs class-specific gates"),
         (("--features", "missing.npz"), "missing.npz does not exist"),
-        (("--features", "missing.npz", "--dataset", "digits"), "--dataset has no effect with --features"),
+        (("resnet20", "--features", "missing.npz"), "The network that was named has no effect with --features"),
         (("--split", "train"), "fits the training images, so it cannot be measured on them"),
     ],
 )

@@ -195,7 +195,7 @@ BAD_ARRAYS: list[tuple[str, dict[str, Any], str]] = [
     ("fewer names", {"class_names": np.array(NAMES[:3])},
      "train_y in features.npz has the label 3 in row 3 (counted from 0), which is not one of 0 to 2."),
     ("negative label", with_value("train_y", (7,), -1, "i8"),
-     "train_y in features.npz has the label -1 in row 7 (counted from 0), which is not one of 0 to 1048575."),
+     "train_y in features.npz has the label -1 in row 7 (counted from 0), which is negative."),
     ("large label", with_value("test_y", (2,), 1 << 20, "i8"), "has the label 1048576 in row 2"),
     ("largest label", with_value("test_y", (2,), 2**64 - 1, "u8"), "has the label 18446744073709551615 in row 2"),
     ("NaN", with_value("train_x", (7, 3), NAN), "train_x in features.npz has NaN in row 7, column 3 (counted from 0), "

@@ -6,6 +6,7 @@ import pytest
 
 from decompose_cli.errors import InputError
 from decompose_cli.norms.modes import NORM_MODES, NORM_OPTIONS, Norm, NormMode, read_decay, shown_norm
+from decompose_cli.progress import LoggingReporter, use_reporter
 
 ONLINE = {"norm_mode": "online", "afwd": "0.9990234375", "abkw": "0.9921875", "ecm": "ls"}
 
@@ -47,10 +48,6 @@ def test_batch_norm_needs_no_words() -> None:
     ("options", "sentence"),
     [
         ({"norm_mode": "spectral"}, "norm_mode 'spectral' is unknown; choose batch, group, layer,"),
-        ({"ecm": "ls"}, "ecm has no effect with batch norm; it is of norm_mode online."),
-        ({"norm_mode": "none", "afwd": "0.9"}, "afwd has no effect with no normalisation; it is of"),
-        ({"norm_mode": "group", "abkw": "0.9"}, "abkw has no effect with group norm; it is of norm_mode online."),
-        ({"norm_mode": "online", "gn_num_groups": "8"}, "gn_num_groups has no effect with online norm;"),
         ({"norm_mode": "online", "ecm": "both"}, "ecm 'both' is unknown; choose ac, ls, none."),
         ({"norm_mode": "online", "afwd": "1.0"}, "afwd 1.0 is not between 0 and 1."),
         ({"norm_mode": "online", "abkw": "0.0"}, "abkw 0.0 is not between 0 and 1."),
@@ -65,6 +62,24 @@ def test_bad_options_are_a_sentence(options: dict[str, str], sentence: str) -> N
         Norm.parse(options)
     assert refusal.value.message.startswith(sentence)
     assert refusal.value.message.endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"ecm": "ls"}, "ecm has no effect with batch norm; it is of norm_mode online."),
+        ({"norm_mode": "none", "afwd": "0.9"}, "afwd has no effect with no normalisation; it is of norm_mode online."),
+        ({"norm_mode": "group", "abkw": "0.9"}, "abkw has no effect with group norm; it is of norm_mode online."),
+        ({"norm_mode": "online", "gn_num_groups": "4"},
+         "gn_num_groups has no effect with online norm; it is of norm_mode group."),
+    ],
+)  # fmt: skip
+def test_what_belongs_to_another_mode_is_warned_of(
+    options: dict[str, str], sentence: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with use_reporter(LoggingReporter()):
+        assert Norm.parse(options) == Norm.parse({name: mode for name, mode in options.items() if name == "norm_mode"})
+    assert caplog.messages == [sentence]
 
 
 @pytest.mark.parametrize(

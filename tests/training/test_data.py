@@ -11,10 +11,11 @@ import torch
 
 from decompose_cli.datasets.base import InMemoryImages
 from decompose_cli.datasets.registry import open_dataset
+from decompose_cli.datasets.sampling import hold_out
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.preprocessing import CIFAR
-from decompose_cli.training.data import divide, labels_by_name, open_splits
+from decompose_cli.training.data import divide, labels_by_name, never_held_out, open_splits
 
 Make = Callable[..., Path]
 
@@ -114,3 +115,12 @@ def test_nothing_held_out_means_all_are_trained_on(make_images: Make) -> None:
     found = divide(train, train.labels, None, train.class_names, CIFAR, val_split=0, seed=0)
     assert found.val is None
     assert found.indices.tolist() == list(range(8))
+
+
+@pytest.mark.parametrize("seeds", [range(3, 4), range(5)])
+def test_some_images_are_held_out_by_no_seed(seeds: range) -> None:
+    labels = torch.arange(60) % 3
+    expected = set(range(60)).difference(*(hold_out(labels, 0.2, seed)[1].tolist() for seed in seeds))
+    assert never_held_out(labels, 0.2, seeds).tolist() == sorted(expected)
+    assert 0 < len(expected) < 60
+    assert never_held_out(labels, 0.0, seeds).tolist() == list(range(60))

@@ -10,6 +10,7 @@ from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.output import Listing, print_json
 from decompose_cli.errors import InputError, param
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from decompose_cli.engines.cache import CacheStatus
@@ -34,7 +35,7 @@ def cache(
         raise InputError(f"{param('older_than')} has no effect without {param('clear')}; nothing is deleted.")
     if clear:
         count, size = clear_cache(older_than or 0)
-        out.terminal.print(f"Deleted {count} files, {size / 1e6:.1f} MB.")
+        out.terminal.print(f"Deleted {counted(count, 'file')}, {size / 1e6:.1f} MB.")
         if out.json:
             print_json({"deleted": count, "bytes": size})
         return
@@ -49,4 +50,6 @@ def show_cache(terminal: Terminal, status: CacheStatus) -> None:
     rows = [[entry.description, entry.made, f"{entry.size / 1e6:.2f}"] for entry in status.entries]
     terminal.title(f"Features in {status.folder}, and what is kept of data sets beside them")
     terminal.print(make_table(["What", "Made", "MB"], rows, left=2))
-    terminal.print(f"{len(status.entries)} entries, {sum(entry.size for entry in status.entries) / 1e6:.1f} MB")
+    terminal.print(
+        f"{counted(len(rows), 'entry', 'entries')}, {sum(entry.size for entry in status.entries) / 1e6:.1f} MB"
+    )

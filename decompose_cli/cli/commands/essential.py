@@ -41,7 +41,7 @@ def essential(
         option(
             "--method",
             metavar="NAME=WEIGHTS[,INDICES]",
-            help="The same architecture with other weights, and its index file; repeatable.",
+            help="A further row of the tables: the same architecture with other weights, its index file; repeatable.",
         ),
     ] = None,
     k: Annotated[

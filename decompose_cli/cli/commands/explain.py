@@ -15,13 +15,14 @@ from decompose_cli.cli.options.rankings import FILTERS_OF_CLASSES, FILTERS_PER_C
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from decompose_cli.engines.explain import ExplainResults
     from decompose_cli.storage.result_document import ResultDocument
 
 
-@command(without=("precision",))  # gradients are taken of the network as it is, in float32
+@command(idle={"precision": "gradients are taken of the network as it is, in float32"})
 def explain(
     inputs: Inputs,
     out: Output,
@@ -111,5 +112,5 @@ def show_explanations(terminal: Terminal, document: ResultDocument[ExplainResult
         terminal.print(
             f"Without the {100 * figures.fraction:.0f}% highlighted by {figures.map} the logit falls by "
             f"{figures.highlighted:.2f}, without areas of that shape elsewhere by {figures.elsewhere:.2f}; difference "
-            f"{figures.difference:+.2f}{interval} ({figures.images} images)"
+            f"{figures.difference:+.2f}{interval} ({counted(figures.images, 'image')})"
         )

@@ -9,28 +9,20 @@ from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import OUTPUT, option
 from decompose_cli.cli.options.outputs import output_path
 from decompose_cli.cli.output import Output, checked_output, model_and_dataset, print_json
-from decompose_cli.features.inputs import Inputs
+from decompose_cli.features.inputs import ABOUT_RUNNING, Inputs
 
 if TYPE_CHECKING:
     from decompose_cli.engines.export import Exported
 
-_ABOUT_IMAGES = ("dataset", "columns", "split", "classes", "class_map", "data_dir")
-_ABOUT_COMPUTING = (
-    "device",
-    "gpu",
-    "precision",
-    "batch_size",
-    "workers",
-    "no_cache",
-    "threads",
-    "devices",
-    "num_nodes",
-    "skip_unreadable",
-)
+_ABOUT_IMAGES = ("dataset", "columns", "split", "classes", "class_map", "data_dir", "skip_unreadable")
+_ABOUT_COMPUTING = ("device", "gpu", *ABOUT_RUNNING, "threads", "no_cache")
 
 
 @command(
-    without=(*_ABOUT_IMAGES, *_ABOUT_COMPUTING),
+    idle={
+        **dict.fromkeys(_ABOUT_IMAGES, "no image is looked at"),
+        **dict.fromkeys(_ABOUT_COMPUTING, "the network is written as it is, in float32, by one process"),
+    },
     replaced={
         "output": output_path("--output", "-o", metavar="FILE", help="The file. Default: a new name, which is shown.")
     },

@@ -12,6 +12,7 @@ from decompose_cli.cli.options.rankings import FILTERS_OF_CLASSES, FILTERS_PER_C
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from decompose_cli.engines.filters import FiltersResults
@@ -68,5 +69,5 @@ def show_filters(terminal: Terminal, document: ResultDocument[FiltersResults]) -
     terminal.print(make_table(columns, rows, left=0))
     more = len(results.filters) - len(rows)
     if more > 0:
-        terminal.print(f"{more} more filters, which give the class less, are in the result document.")
+        terminal.print(f"The result document has {counted(more, 'more filter')}, weaker than these.")
     terminal.print("Mean: the feature's mean over the images of the class; elsewhere: its mean over all other images.")

@@ -9,7 +9,7 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import L2, METHODS, ORDER
-from decompose_cli.cli.options.training import NEW_HEAD, NOT_FOR_TRAINING, ONLY, Tuning
+from decompose_cli.cli.options.training import IDLE_IN_TRAINING, NEW_HEAD, NOT_FOR_TRAINING, ONLY, Tuning
 from decompose_cli.cli.output import RunOutput
 from decompose_cli.cli.runs import finish_run, make_request
 from decompose_cli.cli.tables.runs import score_row, show_files, show_spread, when
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
 
 
-@command(without=(*NOT_FOR_TRAINING, "final_test"))  # fine-tuning measures the test images anyway
+@command(without=NOT_FOR_TRAINING, idle=IDLE_IN_TRAINING | {"final_test": "test images are measured in the end anyway"})
 def finetune(
     inputs: Inputs,
     out: RunOutput,
@@ -68,7 +68,7 @@ def finetune(
     from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
     from decompose_cli.engines.finetune import FinetuneSettings
     from decompose_cli.engines.finetune import finetune as run
-    from decompose_cli.training.freezing import TRAINED
+    from decompose_cli.training.freezing import PARTS, TRAINED
 
     ks = parse_k(k) if k is not None else [None]
     if len(ks) != 1:
@@ -78,7 +78,7 @@ def finetune(
         k=ks[0],
         method=parse_method(method) if method is not None else None,
         order=parse_order(order) if order != "highest" else None,
-        only=one_of(only, TRAINED, "only") if only is not None else None,
+        only=one_of(only, TRAINED, "only", hint=PARTS) if only is not None else None,
         refit=refit,
         l2=l2,
         diversity=diversity,

@@ -12,12 +12,20 @@ from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.inputs import MODEL_HELP
 from decompose_cli.cli.output import Listing, print_json
+from decompose_cli.features.inputs import ABOUT_IMAGES, ABOUT_RUNNING
 
 if TYPE_CHECKING:
     from decompose_cli.engines.layers import Layers
 
+_ABOUT_IMAGES = [name for name in ABOUT_IMAGES if name != "input_size"]
 
-@command()
+
+@command(
+    idle={
+        **dict.fromkeys((*_ABOUT_IMAGES, "split"), "no image is looked at"),
+        **dict.fromkeys(("device", "gpu", *ABOUT_RUNNING, "threads", "seed", "no_cache"), "nothing is computed"),
+    }
+)
 def layers(
     out: Listing,
     model: Annotated[

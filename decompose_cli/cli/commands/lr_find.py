@@ -7,8 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 from decompose_cli.cli.console import Terminal
 from decompose_cli.cli.options.binding import command
-from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.training import FROM_SCRATCH, NOT_FROM_SCRATCH, NetworkOptions
+from decompose_cli.cli.options.declaration import COMPUTING, option
+from decompose_cli.cli.options.training import (
+    FROM_SCRATCH,
+    IDLE_FROM_SCRATCH,
+    NOT_FROM_SCRATCH,
+    NetworkOptions,
+    with_settings,
+)
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.features.inputs import Inputs
 
@@ -17,8 +23,16 @@ if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
 
 
-@command(  # the recipe says what the options left out would say
-    without=(*NOT_FROM_SCRATCH, "head", "batch_size", "precision", "devices", "num_nodes"), replaced=FROM_SCRATCH
+@command(
+    without=(*NOT_FROM_SCRATCH, "batch_size", "precision"),  # which are settings of the recipe
+    idle=IDLE_FROM_SCRATCH
+    | {
+        "head": "the whole network is trained",
+        "devices": "one process looks for the rate",
+        "num_nodes": "one process looks for the rate",
+        "no_cache": "no features are kept",
+    },
+    replaced=FROM_SCRATCH,
 )
 def lr_find(
     inputs: Inputs,
@@ -40,18 +54,28 @@ def lr_find(
         Optional[list[str]],
         option("--set", metavar="NAME=VALUE", help="A setting of the recipe, such as optimizer=adam; repeatable."),
     ] = None,
+    batch_size: Annotated[
+        Optional[int],
+        option("--batch-size", "-b", metavar="N", panel=COMPUTING, help="Images per batch. Default: the recipe's."),
+    ] = None,
+    precision: Annotated[
+        Optional[str],
+        option(
+            "--precision", metavar="32|bf16|16|auto", panel=COMPUTING, help="Number format of training. Default: 32."
+        ),
+    ] = None,
 ) -> None:
     """Look for a learning rate: train for a few steps, each at a higher rate, and see where the loss falls fastest.
 
     Writes result.json and curve.png into a folder: --output, or a new one in results/.
 
-    Example: decompose lr-find resnet20 --dataset cifar10 --set batch_size=64
+    Example: decompose lr-find resnet20 --dataset cifar10 -b 64
     """
     from decompose_cli.engines.lr_find import CURVE, LrFindSettings
     from decompose_cli.engines.lr_find import lr_find as run
-    from decompose_cli.training.settings import parse_settings
 
-    settings = LrFindSettings(recipe, model_options, lowest, highest, steps, parse_settings(overrides or []))
+    given = with_settings(overrides or [], batch_size=batch_size, precision=precision)
+    settings = LrFindSettings(recipe, model_options, lowest, highest, steps, given)
 
     def work(folder: Path | None) -> None:
         document = run(inputs, settings, folder=folder)

@@ -11,6 +11,7 @@ from decompose_cli.cli.browser import OPEN, show_page
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.output import Output, checked_output, print_json
+from decompose_cli.printable import counted
 
 
 @command()
@@ -61,7 +62,7 @@ def report(
         out.terminal.warn(f"The page has {page.size / 1e6:.1f} MB; name fewer results for a smaller one.")
     try:
         out.terminal.print(
-            f"{count} result{'' if count == 1 else 's'}, {len(page.sections)} sections, {page.size / 1e6:.1f} MB"
+            f"{counted(count, 'result')}, {counted(len(page.sections), 'section')}, {page.size / 1e6:.1f} MB"
         )
         if path is not None:
             out.terminal.print(f"Report written to {path}")

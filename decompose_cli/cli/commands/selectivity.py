@@ -11,6 +11,7 @@ from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.output import Output, checked_output, finish
 from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from decompose_cli.engines.selectivity import Layer, SelectivityResults
@@ -71,7 +72,7 @@ def show_selectivity(terminal: Terminal, document: ResultDocument[SelectivityRes
     silent = {name: sum(one.silent for one in layer.per_class.values()) for name, layer in results.layers.items()}
     for name, count in silent.items():
         if count:
-            terminal.print(f"{name}: no filter responds to {count} images; they count as needing none.")
+            terminal.print(f"{name}: no filter responds to {counted(count, 'image')}, counted as needing none.")
     if not results.compared:
         return
     for field, title in _COMPARED.items():

@@ -9,7 +9,15 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command, led
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import L2
-from decompose_cli.cli.options.training import FROM_SCRATCH, NEW_HEAD, NOT_FROM_SCRATCH, ONLY, NetworkOptions, Tuning
+from decompose_cli.cli.options.training import (
+    FROM_SCRATCH,
+    IDLE_FROM_SCRATCH,
+    NEW_HEAD,
+    NOT_FROM_SCRATCH,
+    ONLY,
+    NetworkOptions,
+    Tuning,
+)
 from decompose_cli.cli.output import RunOutput, finish
 from decompose_cli.cli.runs import finish_run, make_request, weights_to_evaluate
 from decompose_cli.cli.tables.accuracy import show_validation
@@ -22,7 +30,7 @@ if TYPE_CHECKING:
     from decompose_cli.training.outcome import RunResults
 
 
-@command(without=NOT_FROM_SCRATCH, replaced=FROM_SCRATCH)
+@command(without=NOT_FROM_SCRATCH, idle=IDLE_FROM_SCRATCH, replaced=FROM_SCRATCH)
 def train(
     inputs: Inputs,
     out: RunOutput,
@@ -61,7 +69,7 @@ def train(
     """
     from decompose_cli.engines.train import Transfer
     from decompose_cli.engines.train import train as run
-    from decompose_cli.training.freezing import TRAINED
+    from decompose_cli.training.freezing import PARTS, TRAINED
 
     inputs = _starting_weights(inputs, pretrained=pretrained)
     if evaluate:
@@ -69,7 +77,7 @@ def train(
         useless = [name for name, value in given.items() if value not in (None, False)]
         _evaluate(weights_to_evaluate(inputs, tuning, useless), out, model_options)
         return
-    transfer = Transfer(new_head, one_of(only, TRAINED, "only") if only is not None else None, refit, l2)
+    transfer = Transfer(new_head, one_of(only, TRAINED, "only", hint=PARTS) if only is not None else None, refit, l2)
     request = make_request(inputs, out, tuning, "train")
     document = run(request, recipe=recipe, model_options=model_options, transfer=transfer)
     finish_run(out, document, lambda: show_training(out.terminal, document))

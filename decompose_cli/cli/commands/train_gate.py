@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -10,13 +11,14 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command, led
 from decompose_cli.cli.options.declaration import GATES, NETWORK, OUTPUT, option, text
 from decompose_cli.cli.options.inputs import model_argument
-from decompose_cli.cli.options.training import NOT_FROM_SCRATCH, Tuning
+from decompose_cli.cli.options.training import IDLE_FROM_SCRATCH, NOT_FROM_SCRATCH, Tuning
 from decompose_cli.cli.output import RESULT, RunOutput, in_folder, present
 from decompose_cli.cli.runs import finish_run, make_request, weights_to_evaluate
 from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.runs import COLUMNS, measured_rows, show_files, show_spread
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import param
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.progress import warn_no_effect
 from decompose_cli.training.gating.settings import GateSettings
 
 if TYPE_CHECKING:
@@ -45,7 +47,15 @@ _REPLACED: dict[str, tuple[Any, Any]] = {
 _HARDLY_DIFFERENT = 0.01
 
 
-@command(without=(*NOT_FROM_SCRATCH, "head", "final_test"), replaced=_REPLACED)
+_IDLE = {
+    **{name: why for name, why in IDLE_FROM_SCRATCH.items() if name != "split"},
+    "head": "the whole network is trained",
+    "final_test": "test images are measured in the end",
+    "no_cache": "no features are kept",
+}
+
+
+@command(without=(*NOT_FROM_SCRATCH, "split"), idle=_IDLE, replaced=_REPLACED)  # it has a --split of its own
 def train_gate(
     inputs: Inputs,
     out: RunOutput,
@@ -87,12 +97,14 @@ def train_gate(
     if tuning.resume is None or gates.depth is not None:  # a run remembers its network
         inputs = resolve_network(inputs, gates.depth)
     if evaluate:
-        machines = [name for name, count in tuning.machines.items() if count is not None]  # one reads the gates
-        useless = [*gates.given_of_training(), *(["recipe"] if recipe else []), *machines]
+        useless = [*gates.given_of_training(), *(["recipe"] if recipe else [])]
+        if machines := [name for name, count in tuning.machines.items() if count is not None]:
+            warn_no_effect(machines, f"with {param('evaluate')}, where one process reads the gates")
+            tuning = dataclasses.replace(tuning, machines=dict.fromkeys(tuning.machines))
         _evaluate(weights_to_evaluate(inputs, tuning, sorted(useless), ("weights",)), out, gates, split)
         return
     if split is not None:
-        raise InputError(f"{param('split')} goes with {param('evaluate')}; training looks at all splits.")
+        warn_no_effect(["split"], f"without {param('evaluate')}: training looks at all splits")
     document = run(make_request(inputs, out, tuning, "train-gate"), gates, recipe=recipe)
     finish_run(out, document, lambda: show_gate_training(out.terminal, document))
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from decompose_cli.cli.guard import expected_errors, interrupts_held_back
-from decompose_cli.cli.options.declaration import Bundle, Declared
+from decompose_cli.cli.options.declaration import Bundle, Declared, hidden
 from decompose_cli.cli.options.gates import GATE_SETTINGS
 from decompose_cli.cli.options.given import given_path
 from decompose_cli.cli.options.inputs import INPUTS
@@ -26,7 +26,7 @@ from decompose_cli.cli.stdout import kept_for_results
 from decompose_cli.datasets.listed_once import listed_once
 from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.progress import use_reporter
+from decompose_cli.progress import use_reporter, warn_no_effect
 from decompose_cli.training.gating.settings import GateSettings
 
 BUNDLES: dict[type, Bundle] = {
@@ -44,14 +44,19 @@ Command = Callable[..., None]
 
 
 def command(
-    *, without: Sequence[str] = (), replaced: Mapping[str, Declared] | None = None
+    *,
+    without: Sequence[str] = (),
+    idle: Mapping[str, str] | None = None,
+    replaced: Mapping[str, Declared] | None = None,
 ) -> Callable[[Command], Command]:
     """Give a command the options that its parameters stand for, as the module describes.
 
     Where two of its bundles have the same option, the later bundle gets it, and the earlier object keeps its default.
 
     Args:
-        without: Names of options in bundles that the command has no use for.
+        without: Names of options in bundles that would ask for what the command cannot do.
+        idle: Options in bundles that change nothing in the command, and why: it takes them, so that commands may share
+            a script, warns of them, and does not show them in the help.
         replaced: Options in bundles that are declared otherwise for this command.
     """
 
@@ -60,9 +65,11 @@ def command(
         declared = inspect.signature(function, eval_str=True).parameters
         kinds = {parameter.annotation: name for name, parameter in declared.items() if parameter.annotation in BUNDLES}
         bundles = {kind: bundle for kind, bundle in BUNDLES.items() if kind in kinds}
-        owners = {name: kind for kind, bundle in bundles.items() for name in bundle.options if name not in without}
-        known = {name for bundle in bundles.values() for name in bundle.options}
-        if unknown := {*without, *(replaced or {})} - known:
+        known = {name: option for bundle in (INPUTS, *bundles.values()) for name, option in bundle.options.items()}
+        left_out = {*without, *(idle or {})}
+        owners = {name: kind for kind, bundle in bundles.items() for name in bundle.options if name not in left_out}
+        unused = {name: hidden(known[name]) for name in idle or {}}
+        if unknown := {*left_out, *(replaced or {})} - known.keys():
             raise ValueError(f"{function.__name__} has no bundle with the options {sorted(unknown)}")
         options = {
             kind: {
@@ -72,16 +79,19 @@ def command(
             }
             for kind, bundle in bundles.items()
         }
+        spoken = function.__name__.replace("_", "-")
         own = [parameter for parameter in declared.values() if parameter.annotation not in BUNDLES]
         parameters = [
             *(_parameter(*item) for kind in bundles if bundles[kind].leads for item in options[kind].items()),
             *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
             *(_parameter(*item) for kind in bundles if not bundles[kind].leads for item in options[kind].items()),
+            *(_parameter(*item) for item in unused.items()),
         ]
 
         @functools.wraps(function)
         def wrapper(**values: Any) -> None:
             given = {kind: {name: values.pop(name) for name in options[kind]} for kind in bundles}
+            in_vain = [name for name, (_, default) in unused.items() if values.pop(name) != default]
             kind_of_output = next(kind for kind in bundles if issubclass(kind, Output))
             out: Output = bundles[kind_of_output].make(given.pop(kind_of_output))
             guarded = expected_errors(out.terminal, debug=out.debug)
@@ -90,6 +100,8 @@ def command(
                     with interrupts_held_back():
                         load_torch()
                 _refuse_replacing(out, [*values.values(), *(value for one in given.values() for value in one.values())])
+                for name in in_vain:
+                    warn_no_effect([name], f"in '{spoken}': {(idle or {})[name]}")
                 made = {kinds[kind]: bundles[kind].make(given[kind]) for kind in given}
                 run = functools.partial(function, **made, **{kinds[kind_of_output]: out}, **values)
                 if Inputs in bundles and Tuning not in bundles:

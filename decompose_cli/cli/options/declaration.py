@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Optional
@@ -48,6 +49,20 @@ def real(*names: str, metavar: str, help: str, panel: str | None = None) -> Decl
 def switch(*names: str, help: str, panel: str | None = None) -> Declared:
     """An option without a value, False where it is not given."""
     return Annotated[bool, option(*names, help=help, panel=panel)], False
+
+
+def panel_of(declared: Declared) -> str | None:
+    """The panel of the help that an option stands in."""
+    (shown,) = declared[0].__metadata__
+    panel: str | None = shown.rich_help_panel
+    return panel
+
+
+def hidden(declared: Declared) -> Declared:
+    """The same option, of which the help says nothing."""
+    shown = copy.copy(declared[0].__metadata__[0])
+    shown.hidden = True
+    return Annotated[declared[0].__origin__, shown], declared[1]
 
 
 @dataclass(frozen=True)

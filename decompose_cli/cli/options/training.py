@@ -18,6 +18,7 @@ from decompose_cli.cli.options.declaration import (
     Bundle,
     number,
     option,
+    panel_of,
     real,
     switch,
     text,
@@ -92,6 +93,26 @@ _EXPORT: dict[str, tuple[Any, Any]] = {
                    help="Also write the network for other programs; decompose itself reads safetensors only."),
 }  # fmt: skip
 
+SHARED = frozenset(
+    name for name, declared in {**_SETTINGS, **_RUN}.items() if panel_of(declared) in (NETWORK, IMAGES, COMPUTING)
+)
+"""Names of those above that are about images and computing; where they have no effect they are warned of."""
+
+
+def with_settings(given: list[str], **named: Any) -> dict[str, Any]:
+    """Settings given with ``--set``, and those that have an option of their own, None where that was not given.
+
+    Raises:
+        InputError: A setting is unknown or given twice.
+    """
+    from decompose_cli.training.settings import parse_settings
+
+    own = {name: value for name, value in named.items() if value is not None}
+    more = parse_settings(given)
+    if twice := sorted(set(own) & set(more)):
+        raise InputError(f"{twice[0].replace('_', '-')} is given twice, by an option of its own and by {param('set')}.")
+    return {**own, **more}
+
 
 @dataclass(frozen=True)
 class Tuning:
@@ -119,8 +140,6 @@ class Tuning:
 
 
 def _make_tuning(given: dict[str, Any]) -> Tuning:
-    from decompose_cli.training.settings import parse_settings
-
     named = {name: value for name, value in given.items() if name in _SETTINGS and value is not None}
     if re.fullmatch(
         r"\s*\d+(\s*,\s*\d+)*\s*", str(named.get("schedule", ""))
@@ -132,12 +151,8 @@ def _make_tuning(given: dict[str, Any]) -> Tuning:
         named |= {"milestones": named["schedule"], "schedule": "steps"}
     if "milestones" in named:
         named["milestones"] = tuple(part.strip() for part in named["milestones"].split(",") if part.strip())
-    more = parse_settings(given["set"] or [])
-    twice = sorted(set(named) & set(more))
-    if twice:
-        raise InputError(f"{twice[0].replace('_', '-')} is given twice, by an option of its own and by {param('set')}.")
     return Tuning(
-        overrides={**named, **more},
+        overrides=with_settings(given["set"] or [], **named),
         machines={name: given[name] for name in _MACHINES},
         export=[kind.strip() for kind in (given["export"] or "").split(",") if kind.strip()],
         **{name: given.get(name, False) for name in _RUN},
@@ -213,8 +228,17 @@ FROM_SCRATCH: dict[str, tuple[Any, Any]] = {
 }  # fmt: skip
 """The options MODEL and ``--weights`` where training begins with random weights by default."""
 
-NOT_FOR_TRAINING = ("split", "no_cache", "skip_unreadable", "features_only")
-"""Options without a meaning for training, which looks at all splits, changes the features, and needs a head."""
+NOT_FOR_TRAINING = ("features_only",)
+"""Options that would have another network trained than the one that is asked for: training needs a head."""
 
-NOT_FROM_SCRATCH = (*NOT_FOR_TRAINING, "model_options", "classes", "class_map")
+NOT_FROM_SCRATCH = (*NOT_FOR_TRAINING, "model_options", "class_map")
 """The same where options of the network have flags of their own, and its classes are those of the images."""
+
+IDLE_IN_TRAINING = {
+    "split": "training images are trained on, test images measured",
+    "skip_unreadable": "a network is trained on every image",
+}
+"""Options that change nothing of what is trained, and why; see :func:`decompose_cli.cli.options.binding.command`."""
+
+IDLE_FROM_SCRATCH = {**IDLE_IN_TRAINING, "classes": "the classes of the images are trained"}
+"""The same where the classes of the network are those of the images."""

@@ -50,7 +50,9 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any], *, chooses: 
     height, width = dataset.crop
     is_cropped = dataset.resize not in ([height, width], *([height] if height == width else []))
     resized = dataset.resize if isinstance(dataset.resize, int) else "x".join(map(str, dataset.resize))
-    seen = f", resized to {resized}, centre {height}x{width}" if is_cropped else ""
+    is_chosen = any(document.arguments.get(name) is not None for name in ("input_size", "resize", "crop"))
+    seen = f", resized to {resized}" if is_cropped or is_chosen else ""
+    seen += f", centre {height}x{width}" if is_cropped else ""
     terminal.print(
         f"Network   {name}: {model.num_features} features into {model.head!r}, {model.num_classes} classes",
         f"Weights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
