@@ -9,7 +9,7 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 # For these imports only: with all folders of tests on the path, SciPy would take `sparse` for the package of that name.
 sys.path[0] = str(Path(__file__).parent.parent)
-from fuzz.campaign import main
+from fuzz.campaign import main  # noqa: E402
 
 del sys.path[0]
 

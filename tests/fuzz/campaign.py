@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shlex
 import shutil
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from fuzz.cases import Cases
-from fuzz.running import Outcome, Runner, import_all
+from fuzz.running import Outcome, Runner, import_all, warmed
 from fuzz.seeds import make_seeds
 
 _KEPT = Path(tempfile.gettempdir()) / "decompose-fuzz"
@@ -43,11 +42,11 @@ def main() -> int:
     with _folder() as root:
         seeds = root / "seeds"
         in_copy(lambda: make_seeds(seeds))
-        cases = Cases(seeds)
+        cases = _ready(seeds)
         if asked.case:
             outcomes = list(Runner(cases, _new(root / "alone")).run(asked.case))
             for outcome in outcomes:
-                print(f"{described(cases, outcome)}\nexit code {outcome.code}, {outcome.seconds:.2f} s")
+                print(f"{described(outcome)}\nexit code {outcome.code}, {outcome.seconds:.2f} s")
         else:
             print(f"{asked.count:,} cases from seed {asked.seed} on, {asked.jobs} processes", flush=True)
             numbers = range(asked.seed, asked.seed + asked.count)
@@ -69,11 +68,12 @@ def _shared(cases: Cases, numbers: range, jobs: int, together: int, root: Path) 
             with file.open("w") as told:
                 for outcome in Runner(cases, _new(root / f"job-{job}"), together).run(numbers[job::jobs]):
                     if outcome.findings:
-                        print(described(cases, outcome), flush=True)
+                        print(described(outcome), flush=True)
                     told.write(json.dumps(asdict(outcome)) + "\n")
             os._exit(0)
-    for _ in files:
-        os.wait()
+    ended = [os.wait()[1] for _ in files]
+    if any(ended):
+        raise SystemExit("A process of the fuzzer has failed.")
     print(f"{time.monotonic() - begun:.0f} s")
     for file in files:
         yield from (Outcome(**json.loads(line)) for line in file.read_text().splitlines())
@@ -85,16 +85,21 @@ def _served(seeds: Path, together: int) -> int:
         unfinished = seeds.with_suffix(".unfinished")
         in_copy(lambda: make_seeds(unfinished))
         unfinished.rename(seeds)
-    cases = Cases(seeds)
+    cases = _ready(seeds)
     with _folder() as root:
         for line in sys.stdin:
             first, last, keep = json.loads(line)
             outcomes = list(Runner(cases, _new(root / "cases"), together).run(range(first, last)))
             found = [outcome for outcome in outcomes if outcome.findings]
             kept(root, found, Path(keep))
-            print(json.dumps([len(outcomes), [described(cases, outcome) for outcome in found]]), flush=True)
+            print(json.dumps([len(outcomes), [described(outcome) for outcome in found]]), flush=True)
             shutil.rmtree(root / "cases")
     return 0
+
+
+def _ready(seeds: Path) -> Cases:
+    warmed(seeds, json.loads((seeds / "modules.json").read_text()))
+    return Cases(seeds)
 
 
 def in_copy(act: object) -> None:
@@ -117,7 +122,9 @@ def in_copy(act: object) -> None:
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    root = Path(tempfile.mkdtemp(prefix="fuzz-"))
+    memory = Path("/dev/shm")  # making and removing folders on a disk takes longer than most commands
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
+    root = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if has_room else None))
     try:
         yield root
     finally:
@@ -129,12 +136,9 @@ def _new(folder: Path) -> Path:
     return folder
 
 
-def described(cases: Cases, outcome: Outcome) -> str:
+def described(outcome: Outcome) -> str:
     """A case, what was found, and how it is run again."""
-    case = cases.of(outcome.seed)
-    line = ascii(shlex.join(["decompose", *case.arguments]))[1:-1][:600]
-    changed = " ".join(f"{name}={value!a}" for name, value in case.environment.items())[:400]
-    parts = [f"seed {outcome.seed}: {outcome.mutator}, {outcome.reader}: {changed} {line}"]
+    parts = [f"seed {outcome.seed}: {outcome.mutator}, {outcome.reader}: {outcome.line}"]
     parts += [f"    {ascii(finding)[1:-1]}" for finding in outcome.findings]
     return "\n".join([*parts, f"    again: python tests/fuzz --case {outcome.seed}"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -13,6 +14,7 @@ Late = Callable[[Path], bytes]
 Content = bytes | Path | Late | None
 INPUTS, WORK, CACHE, TEMPORARY = "in", "work", "cache", "tmp"
 """Folders of a case: what must not change, the working directory, the cache if it has one of its own, ``$TMPDIR``."""
+_LONG = 600
 SEEDS = "seeds"
 """A link to the seeds, in the folder of a case."""
 
@@ -40,6 +42,13 @@ class Case:
     environment: Mapping[str, str] = field(default_factory=dict)
     unset: tuple[str, ...] = ()
 
+    def line(self) -> str:
+        """The command as it would be typed, with what is changed around it, in ASCII."""
+        words = [f"{name}={shlex.quote(value)}" for name, value in self.environment.items()]
+        words = [*(["env", *(f"-u {name}" for name in self.unset)] if self.unset else []), *words]
+        text = " ".join([*words, shlex.join(["decompose", *self.arguments])])
+        return ascii(text if len(text) < _LONG else f"{text[:_LONG]} ...")[1:-1]
+
     def fill(self, folder: Path, seeds: Path) -> None:
         """Write the files of the case below its folder, which is new."""
         for name in (INPUTS, WORK, TEMPORARY):
@@ -56,7 +65,8 @@ class Case:
 def _put(path: Path, content: bytes | Path | None) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if content is None:
-        path.mkdir(exist_ok=True)
+        path.unlink(missing_ok=True)
+        path.mkdir()
     elif isinstance(content, bytes):
         path.write_bytes(content)
     elif content.is_dir():

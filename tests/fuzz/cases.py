@@ -82,9 +82,7 @@ class Cases:
             return Case(seed, name, arguments[0] if arguments else "", arguments)
         if name == "environment":
             changed, unset = surroundings(random)
-            arguments = random.choice(
-                (["validate", *NET], ["cache"], ["datasets"], ["validate", *NET, "--json"], ["models"])
-            )
+            arguments = random.choice((["validate", *NET], ["cache"], ["datasets"], ["validate", *NET, "--json"]))
             return Case(seed, name, arguments[0], list(arguments), environment=changed, unset=unset)
         files: dict[str, Content] = {
             "work/sweep": self.seeds / "sweep",

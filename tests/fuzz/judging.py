@@ -12,9 +12,10 @@ from fuzz.case import INPUTS, TEMPORARY, WORK, Case, State, state_of
 CODES = (0, 1, 2, 130)
 _LEFT = re.compile(r"\.decompose-.*|\.lock|.*\.(tmp|part|incomplete)|\.unpacking-.*")
 _BOX = "╭─ Error"
-_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_DRAWN = re.compile(r"\x1b\[\??[0-9;]*[A-Za-z]|\r")  # where a terminal is feigned
 _OF_PYTHON = re.compile(r"^\S+\.py:\d+: \w*Warning: |^Exception ignored|^Fatal Python error", re.MULTILINE)
 _JOINERS = "\u200c\u200d\u00ad"
+_OF_CACHE = re.compile(r"/features\b|/fingerprints\b|/decompose\b|/\.cache$|/work/[^/]+$")
 _LONGEST = 4_000
 
 
@@ -40,7 +41,7 @@ def judged(case: Case, said: Said, folder: Path, before: State) -> list[str]:
 
 
 def _of_words(case: Case, said: Said) -> list[str]:
-    text = _COLOUR.sub("", said.stderr) if "FORCE_COLOR" in case.environment else said.stderr
+    text = _DRAWN.sub("", said.stderr) if "FORCE_COLOR" in case.environment else said.stderr
     found = []
     if said.code not in CODES:
         found.append(f"code: the exit code is {said.code}")
@@ -57,9 +58,26 @@ def _of_words(case: Case, said: Said) -> list[str]:
         found.append(f"printable: {sorted(map(ascii, odd))} in {next(_lines_with(text, odd))!r}"[:400])
     if any(len(line) > _LONGEST for line in text.splitlines()):
         found.append("long: a line of more than 4,000 letters")
-    if said.code in (1, 2):
+    if _is_other_process(case):
+        return found
+    if said.code in (1, 2) and case.arguments:
         found += _of_error(text)
+    if not said.stderr.strip() and not said.stdout.strip() and not {"-q", "--quiet"} & {*case.arguments}:
+        found.append("silent: nothing was said")
     return found
+
+
+def _is_other_process(case: Case) -> bool:
+    """Whether this is one of several processes, of which the first alone talks."""
+    ranks = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+    return any(0 < _whole(case, rank) < _whole(case, count) for rank, count in ranks)
+
+
+def _whole(case: Case, name: str) -> int:
+    try:
+        return int(case.environment.get(name, "0"))
+    except ValueError:
+        return 0
 
 
 def _of_error(text: str) -> list[str]:
@@ -81,7 +99,11 @@ def _of_error(text: str) -> list[str]:
 
 
 def _of_stdout(case: Case, said: Said) -> list[str]:
-    if any(word in case.arguments for word in ("--help", "-h", "--version")) or not case.arguments:
+    if (
+        any(word in case.arguments for word in ("--help", "-h", "--version"))
+        or not case.arguments
+        or _is_other_process(case)
+    ):
         return []
     if said.code != 0:
         return [f"stdout: a failure printed {said.stdout[:100]!r}"] if said.stdout else []
@@ -112,6 +134,8 @@ def _of_files(case: Case, said: Said, folder: Path, before: State) -> list[str]:
     if left:
         found.append(f"left: {sorted(set(left))}"[:400])
     outputs = [path for path in new if path.startswith(f"{folder}/{WORK}/") and path not in left]
+    if {"DECOMPOSE_CACHE", "XDG_CACHE_HOME", "HOME"} & case.environment.keys():
+        outputs = [path for path in outputs if not _OF_CACHE.search(path)]
     if said.code != 0 and outputs and not _is_run(case, outputs):
         found.append(f"outputs: {sorted(outputs)} after a failure"[:400])
     return found

@@ -125,12 +125,16 @@ def _images(files: list[str]) -> list[Reader]:
     return found
 
 
+_PAINTED = dict.fromkeys(("run/result.json", "tuned/result.json", "sweep/result.json"), 0.2)
+"""Results that make charts, which take longer than all else."""
+
+
 def _results(files: list[str]) -> list[Reader]:
     documents = [file for file in files if file.startswith("results/") or file == "published.result.json"]
     documents += [f"{folder}/result.json" for folder in ("run", "tuned", "sparse", "sparse-net", "sweep", "explain")]
     page = ("-o", "page.html", "--json")
     return [
-        Reader("result", file, "in/result.json", ("report", f"{IN}/result.json", *page), share=0.6)
+        Reader("result", file, "in/result.json", ("report", f"{IN}/result.json", *page), share=_PAINTED.get(file, 1))
         for file in documents
     ]
 
@@ -141,7 +145,7 @@ def _runs(files: list[str]) -> list[Reader]:
         folder, _, name = file.partition("/")
         if folder == "run" and name.endswith((".json", ".csv", ".pt")):
             arguments: tuple[str, ...] = ("report", f"{IN}/run", "-o", "page.html")
-            found.append(Reader("run", file, f"in/{file}", arguments, {"in/run": "run"}, 0.5))
+            found.append(Reader("run", file, f"in/{file}", arguments, {"in/run": "run"}, 0.2))
         if folder == "stopped":
             resume = ("train", "networks:net", "--resume", "stopped", "-j", "0")
             share = 0.3 if name == "best.pt" else 1

@@ -1,8 +1,8 @@
 """Run cases in copies (forks) of a process that has imported everything, with limits on what they may take.
 
 A copy costs more than most cases, so one can run several, one after the other. What goes wrong there is run once more,
-alone. The process that started the copy sees to the limits: it knows which case runs, and ends a copy that takes too long
-or too much memory.
+alone. The process that started the copy sees to the limits: it knows which case runs, and ends a copy that takes too
+long or too much memory.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Outcome:
     seed: int
     mutator: str
     reader: str
+    line: str
     code: int | None
     seconds: float
     memory: int
@@ -50,32 +51,34 @@ class Outcome:
 
 
 def import_all() -> None:
-    """Import what commands import when they run, so that their copies have it, and keep the collector from it."""
-    import importlib
-
-    import decompose_cli.engines
+    """Import the program, and call it where tests do not wait for the disk and make its commands once."""
+    import typer.main
 
     os.environ.setdefault("MPLBACKEND", "agg")
-    for path in sorted(Path(str(decompose_cli.engines.__path__[0])).glob("[a-z]*.py")):
-        importlib.import_module(f"decompose_cli.engines.{path.stem}")
-    for name in (
-        "decompose_cli.page.report",
-        "lightning_fabric",
-        "matplotlib.pyplot",
-        "safetensors.torch",
-        "scipy.linalg",
-        "sklearn.metrics",
-        "tensorboard.compat.proto.event_pb2",
-        "torch.utils.tensorboard",
-        "torch.distributed",
-        "PIL.ImageOps",
-    ):
-        importlib.import_module(name)
-    import typer.main
+    import decompose_cli.cli.app  # noqa: F401
 
     # Typer makes all commands, with their seven hundred options, anew for each call: 15 ms of the same.
     typer.main.get_command = functools.cache(typer.main.get_command)
     os.fsync = lambda _: None  # type: ignore[assignment]  # nobody's work is lost
+
+
+def warmed(seeds: Path, modules: Sequence[str]) -> None:
+    """Import and prepare all that commands do, so that their copies have it, and keep the collector from it.
+
+    Args:
+        seeds: The folder of the seeds.
+        modules: Names of all modules that making the seeds has needed.
+    """
+    import importlib
+
+    for name in modules:
+        with suppress(Exception):  # such as only scripts import
+            importlib.import_module(name)
+    from decompose_cli.models.sources import source_digest
+    from decompose_cli.page.report import report
+
+    report(seeds / "results", with_images=False)  # which compiles the templates of the page
+    source_digest("fuzz")  # which looks where every module lies, and keeps that
     gc.collect()
     gc.freeze()
 
@@ -150,14 +153,16 @@ class Runner:
         _, status = os.waitpid(process, 0)
         with suppress(ProcessLookupError):
             os.killpg(process, signal.SIGKILL)  # what it has left running
-        if os.WIFEXITED(status) and os.WEXITSTATUS(status) == _BROKEN:
-            raise RuntimeError(f"The fuzzer itself has failed at case {seeds[len(outcomes)]}.")
         if len(outcomes) < len(seeds) and (why or status):
             seed = seeds[len(outcomes)]
-            case = self._cases.of(seed)
             ended = os.waitstatus_to_exitcode(status)
-            why = why or f"died: {_name_of(ended)}: {self._tail(seed)}"
-            outcomes.append(Outcome(seed, case.mutator, case.reader, None, time.monotonic() - begun, most, [why]))
+            if ended == _BROKEN:
+                why = "fuzzer: it has failed itself; its traceback is on stderr"
+                outcomes.append(Outcome(seed, "none", "", "", None, 0.0, 0, [why]))
+            else:
+                case, took = self._cases.of(seed), time.monotonic() - begun
+                why = why or f"died: {_name_of(ended)}: {self._tail(seed)}"
+                outcomes.append(Outcome(seed, case.mutator, case.reader, case.line(), None, took, most, [why]))
         return outcomes
 
     def _tail(self, seed: int) -> str:
@@ -208,16 +213,19 @@ class Runner:
             keep(case, said, folder)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-        return Outcome(seed, case.mutator, case.reader, said.code, seconds, memory, findings)
+        return Outcome(seed, case.mutator, case.reader, case.line(), said.code, seconds, memory, findings)
 
 
 def spoken(arguments: Sequence[str], folder: Path, encoding: str) -> Said:
     """Call the program in this process as if it had been started in the folder."""
     import tempfile
 
+    import torch
+
     from decompose_cli.cli.app import main
 
     tempfile.tempdir = None
+    torch.set_num_threads(1)
     names = [folder / "stdout", folder / "stderr"]
     os.chdir(folder / WORK)
     for number, path in enumerate(names, 1):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import pickle
@@ -85,6 +83,8 @@ def make_seeds(root: Path) -> None:
     _runs()
     _results()
     _normalise()
+    names = [name for name, module in sys.modules.items() if getattr(module, "__file__", None)]
+    Path("modules.json").write_text(json.dumps([name for name in names if not name.startswith(("networks", "__"))]))
 
 
 def _images() -> None:
@@ -146,7 +146,10 @@ def _results() -> None:
     run("extract-indices", *NET, "-k", "2", "--method", "mean", "--layout", "document", "-o", "document.json")
     results = Path("results")
     results.mkdir()
-    out: Any = lambda name: ("-o", f"results/{name}.json")
+
+    def out(name: str) -> tuple[str, str]:
+        return "-o", f"results/{name}.json"
+
     run("validate", *NET, "-i", "published.json", *out("validate"))
     run("mutual-info", "-i", "a=document.json", "-q", *out("mutual-info"))
     run("essential", *NET, "--repeats", "1", "--controls", "1", "-i", "published.json", *out("essential"))

@@ -9,9 +9,18 @@ from typing import Any
 from helpers.command_line import COMMANDS
 
 from fuzz.mutators.values import FLOATS, INTEGERS, TEXTS
-from fuzz.readers import IMAGES, IN, NET, SEEDS, SMALL
+from fuzz.readers import IMAGES, NET, SEEDS, SMALL
 
-_FEW = {"train": 0.3, "train-gate": 0.3, "finetune": 0.3, "lr-find": 0.3, "demo": 0.1, "export": 0.3, "sweep": 0.5}
+_FEW = {
+    "train": 0.3,
+    "train-gate": 0.3,
+    "finetune": 0.3,
+    "lr-find": 0.3,
+    "demo": 0.1,
+    "export": 0.3,
+    "sweep": 0.5,
+    "models": 0.2,
+}
 _TRAINING = (*IMAGES, *SMALL, "-b", "4", "--lr", "0.05", "--epochs", "1")
 _BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "validate": (NET, (*NET, "-i", f"{SEEDS}/published.json")),
@@ -36,8 +45,10 @@ _BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "cache": ((),),
 }
 """What a command is given before: enough for it to do its work in no time."""
-_LONG = ("--epochs", "--iterations", "--runs", "--start-epoch", "--devices", "--num-nodes", "--open")
+_LONG = ("--epochs", "--iterations", "--runs", "--start-epoch", "--devices", "--num-nodes")
 """Options with which a command may take as long as it is told to: only values that it refuses, or small ones."""
+_LEFT_OUT = ("debug", "compile", "open_page", "export")
+"""A traceback that is asked for, what calls a compiler, a browser."""
 _FILES = (
     f"{SEEDS}/published.json",
     f"{SEEDS}/state.pt",
@@ -46,7 +57,7 @@ _FILES = (
     f"{SEEDS}/run",
     f"{SEEDS}/map.json",
     f"{SEEDS}/images/test/cat/0.png",
-    f"{IN}/missing",
+    "missing/x",
     "new.json",
     "new",
     ".",
@@ -68,7 +79,7 @@ def line(random: Random) -> list[str]:
         return random.choice(
             ([], [name[:-1]], [random.choice(TEXTS)], [*base, name], ["--help", name], [name, "--help"])
         )
-    options = [one for one in _options()[name] if one.name != "debug"]
+    options = [one for one in _options()[name] if one.name not in _LEFT_OUT]
     for _ in range(random.choice((1, 1, 2, 3, 5))):
         option = random.choice(options)
         base += _given(random, option)
@@ -76,7 +87,7 @@ def line(random: Random) -> list[str]:
         base.insert(random.randint(0, len(base)), random.choice((*_LINE, *TEXTS)))
     if random.random() < 0.3:
         base += ["-q"]
-    return [name, *(word for word in base if word != "--open")]
+    return [name, *base]
 
 
 def _given(random: Random, option: Any) -> list[str]:

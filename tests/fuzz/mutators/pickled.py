@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import pickletools
 import struct
+from itertools import pairwise
 from random import Random
 from typing import Any
 
@@ -33,7 +34,7 @@ def pickled(random: Random, content: bytes) -> bytes:
     except Exception:
         return content
     cuts = [*steps, len(content)]
-    parts = [content[start:end] for start, end in zip(cuts, cuts[1:], strict=False)]
+    parts = [content[start:end] for start, end in pairwise(cuts)]
     for _ in range(random.choice((1, 1, 2, 4))):
         at = random.randrange(len(parts))
         parts[at : at + 1] = random.choice(_CHANGES)(random, parts, at)

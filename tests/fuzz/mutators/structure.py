@@ -67,7 +67,7 @@ def _nudge(random: Random, whole: Any, key: Any) -> None:
     elif isinstance(value, list):
         whole[key] = random.choice((value[:-1], value * 2, value[::-1], value + value[:1], []))
     else:
-        whole[key] = random.choice(([], {}, None, list(value) if value else 0))
+        whole[key] = random.choice(([], {}, None, list(value) if isinstance(value, dict) else 0))
 
 
 def _swap(random: Random, whole: Any, key: Any) -> None:

@@ -6,7 +6,7 @@ from random import Random
 
 from fuzz.mutators.values import TEXTS
 
-_NUMBERS = ("", "0", "-1", "text", "1.5", "nan", "99999999999999999999", " 1 ", "1", "١", "0x1")
+_NUMBERS = ("", "0", "-1", "text", "1.5", "nan", "99999999999999999999", " 1 ", "1", "\u0661", "0x1")
 _PLACES = (
     "",
     "relative",
@@ -42,15 +42,28 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     "HTTPS_PROXY": ("", "text", "http://[", "socks5://127.0.0.1:9"),
     "SOURCE_DATE_EPOCH": ("", "text", "-1", "99999999999999"),
 }
+_LAUNCHED: tuple[dict[str, str], ...] = (
+    {
+        **dict.fromkeys(("WORLD_SIZE", "LOCAL_WORLD_SIZE"), "1"),
+        **dict.fromkeys(("RANK", "LOCAL_RANK", "GROUP_RANK"), "0"),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+    },
+    {
+        **dict.fromkeys(("SLURM_NTASKS", "SLURM_NNODES", "SLURM_JOB_ID", "SLURM_TASKS_PER_NODE"), "1"),
+        **dict.fromkeys(("SLURM_PROCID", "SLURM_LOCALID"), "0"),
+    },
+)
+"""What torchrun and SLURM set for a command of one process."""
 _NEEDED = ("HOME", "PATH", "LANG", "TMPDIR", "USER", "LOGNAME", "DECOMPOSE_CACHE", "DECOMPOSE_DATA")
 
 
 def surroundings(random: Random) -> tuple[dict[str, str], tuple[str, ...]]:
     """Variables that are set, and such as are not there."""
-    names = random.sample(list(_VARIABLES), random.choice((1, 1, 2, 3, 5)))
-    changed = {name: random.choice(_VARIABLES[name]) for name in names}
-    if random.random() < 0.1:
-        name = random.choice(names)
+    launched = random.choice((*_LAUNCHED, {}, {}, {}))
+    names = random.sample(list(launched or _VARIABLES), random.choice((1, 1, 2, 3, 5)))
+    changed = {**launched, **{name: random.choice(_VARIABLES[name]) for name in names}}
+    if random.random() < 0.1 and (name := random.choice(names)) != "PYTHONIOENCODING":
         changed[name] = random.choice([text for text in TEXTS if "\0" not in text and "\ud800" not in text])
     unset = tuple(name for name in _NEEDED if name not in changed and random.random() < 0.05)
     return changed, unset
