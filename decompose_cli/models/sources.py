@@ -9,7 +9,6 @@ import sysconfig
 from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.fingerprints import digest_of
@@ -31,13 +30,10 @@ def source_digest(module_name: str) -> str:
     top = module_name.split(".")[0]
     files: dict[str, Path] = {}
     for name, module in list(sys.modules.items()):
-        file = _file_of(module)
-        if file is None or name == "__main__":
+        text = getattr(module, "__file__", None)
+        if not isinstance(text, str) or name == "__main__":
             continue
-        folder = _real_folder(file)
-        if folder is None or not (name.split(".")[0] == top or _is_local(folder)):
-            continue
-        if _on_disk(file).is_file():
+        if (name.split(".")[0] == top or _lies_locally(text)) and _on_disk(file := Path(text)).is_file():
             files[name] = file
     waiting, looked_for = [name for name in files if name.split(".")[0] == top], set()
     while waiting:
@@ -77,21 +73,17 @@ def _is_installed(top: str) -> bool:
     """Whether a top-level name is Python's own, or of an installed package that has been imported."""
     if top in sys.stdlib_module_names:
         return True
-    file = _file_of(sys.modules[top]) if top in sys.modules else None
-    folder = _real_folder(file) if file is not None else None
-    return folder is not None and not _is_local(folder)
+    file = getattr(sys.modules.get(top), "__file__", None)
+    return isinstance(file, str) and not _lies_locally(file)
 
 
-def _file_of(module: ModuleType) -> Path | None:
-    file = getattr(module, "__file__", None)
-    return Path(file) if isinstance(file, str) else None
-
-
-def _real_folder(file: Path) -> Path | None:
+@cache  # of thousands of modules, for every network
+def _lies_locally(text: str) -> bool:
+    file = Path(text)
     try:
-        return file.resolve().parent if file.is_symlink() else file.parent
+        return _is_local(file.resolve().parent if file.is_symlink() else file.parent)
     except OSError:
-        return None
+        return False
 
 
 @cache  # thousands of modules lie in a few hundred folders, and asking where one really is takes its time
@@ -141,7 +133,7 @@ def _located(name: str) -> Iterator[tuple[str, Path]]:
         if spec is None:
             return
         if spec.origin is not None and (file := Path(spec.origin)).is_file():
-            if (folder := _real_folder(file)) is None or not _is_local(folder):
+            if not _lies_locally(spec.origin):
                 return
             yield part, file
         path = spec.submodule_search_locations

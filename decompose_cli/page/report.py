@@ -7,8 +7,10 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from decompose_cli.errors import InputError, first_line
 from decompose_cli.page.blocks import Section
@@ -34,6 +36,9 @@ from decompose_cli.page.sections import (
 from decompose_cli.printable import printable
 from decompose_cli.storage.files import as_bytes, check_writable, user_path, write_text
 from decompose_cli.version import __version__
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 LARGEST = 5_000_000
 """The number of bytes that a page should not exceed."""
@@ -146,19 +151,23 @@ def _usual_title(sources: Sequence[Source]) -> str:
     return f"{subjects[0]}{more}" if subjects else "Results"
 
 
-def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int) -> str:
+@cache  # with the templates that it has compiled
+def _environment() -> Environment:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
+    return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int) -> str:
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    page = environment.get_template("page.html").render(
+    page = _environment().get_template("page.html").render(
         title=title,
         sections=sections,
         count=count,

@@ -13,9 +13,14 @@ import torch
 from helpers.command_line import content, files_below, run
 
 import decompose_cli
+from decompose_cli.cli.commands.demo import show_curve
+from decompose_cli.cli.console import Terminal
 from decompose_cli.decomposition.index_set import read_index_set
+from decompose_cli.decomposition.result_types import Point
+from decompose_cli.engines.demo import CurveResults
 from decompose_cli.errors import DecomposeError
 from decompose_cli.models.registry import registered_models
+from decompose_cli.storage.result_document import ResultDocument
 
 DOCUMENT_FIELDS = {
     "schema_version",
@@ -170,6 +175,15 @@ def test_demo_writes_its_steps_and_a_page_of_all_into_a_folder() -> None:
     Path("out/report.html").write_text("an earlier page", encoding="utf-8")
     run("demo", "-o", "out", "--overwrite")
     assert Path("out/report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 6, 9, 64])
+def test_the_curve_of_a_demo_shows_any_number_of_features(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+    points = {k: Point(correct=k, top1=k / 2, top1_ci95=(0.0, 100.0)) for k in range(1, count + 1)}
+    results = CurveResults(total=200, original_correct=100, method="mean", by_k=points)
+    show_curve(Terminal(), ResultDocument.model_construct(results=results))
+    shown = re.findall(r"\d+\.\d\d", capsys.readouterr().err)
+    assert sorted(map(float, shown)) == [k / 2 for k in points]
 
 
 @pytest.mark.usefixtures("warm")

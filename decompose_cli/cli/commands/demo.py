@@ -72,8 +72,10 @@ def show_curve(terminal: Terminal, document: ResultDocument[CurveResults]) -> No
     results = document.results
     cells = [(str(k), str(point.correct), f"{point.top1:.2f}") for k, point in results.by_k.items()]
     height = -(-len(cells) // _CURVE_COLUMNS)
+    across = -(-len(cells) // height)
+    cells += [("", "", "")] * (height * across - len(cells))  # where the last column is shorter
     rows = [[text for cell in cells[row::height] for text in cell] for row in range(height)]
     terminal.title(
         f"Accuracy with k features per class (full head: {results.original_correct} of {results.total} correct)"
     )
-    terminal.print(make_table(["k", "Correct", "Top-1 %"] * min(_CURVE_COLUMNS, len(cells)), rows, left=0))
+    terminal.print(make_table(["k", "Correct", "Top-1 %"] * across, rows, left=0))

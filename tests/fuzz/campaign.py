@@ -1,0 +1,168 @@
+"""Many cases: the command line of the fuzzer, its table, and what it keeps."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from fuzz.cases import Cases
+from fuzz.running import Outcome, Runner, import_all, warmed
+from fuzz.seeds import make_seeds
+
+_KEPT = Path(tempfile.gettempdir()) / "decompose-fuzz"
+
+
+def main() -> int:
+    """Run what the command line asks for; 1 if something was found."""
+    parser = argparse.ArgumentParser(prog="python tests/fuzz", description=__doc__)
+    parser.add_argument("--count", type=int, default=50_000, help="cases")
+    parser.add_argument("--seed", type=int, default=0, help="of the first case; each has the next number")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
+    parser.add_argument("--together", type=int, default=20, help="cases that a copy of the process runs in turn")
+    parser.add_argument("--case", type=int, action="append", help="run this case alone; repeatable")
+    parser.add_argument("--keep", type=Path, default=_KEPT, help="folder for the inputs of cases with findings")
+    parser.add_argument(
+        "--serve", type=Path, metavar="SEEDS", help="run ranges of cases that stdin names (for the tests)"
+    )
+    asked = parser.parse_args()
+    import_all()
+    if asked.serve:
+        return _served(asked.serve, asked.together)
+    asked.keep.mkdir(parents=True, exist_ok=True)
+    with _folder() as root:
+        seeds = root / "seeds"
+        in_copy(lambda: make_seeds(seeds))
+        cases = _ready(seeds)
+        if asked.case:
+            outcomes = list(Runner(cases, _new(root / "alone")).run(asked.case))
+            for outcome in outcomes:
+                print(f"{described(outcome)}\nexit code {outcome.code}, {outcome.seconds:.2f} s")
+        else:
+            print(f"{asked.count:,} cases from seed {asked.seed} on, {asked.jobs} processes", flush=True)
+            numbers = range(asked.seed, asked.seed + asked.count)
+            outcomes = list(_shared(cases, numbers, asked.jobs, asked.together, root))
+            print(table(outcomes))
+        found = [outcome for outcome in outcomes if outcome.findings]
+        if found:
+            kept(root, found, asked.keep)
+            print(f"{len(found)} of {len(outcomes):,} cases have findings; their inputs are in {asked.keep}")
+    return 1 if found else 0
+
+
+def _shared(cases: Cases, numbers: range, jobs: int, together: int, root: Path) -> Iterator[Outcome]:
+    """The outcomes of all cases, each of several processes with its part of them; findings are shown at once."""
+    files = [root / f"outcomes-{job}" for job in range(jobs)]
+    begun = time.monotonic()
+    for job, file in enumerate(files):
+        if not os.fork():
+            with file.open("w") as told:
+                for outcome in Runner(cases, _new(root / f"job-{job}"), together).run(numbers[job::jobs]):
+                    if outcome.findings:
+                        print(described(outcome), flush=True)
+                    told.write(json.dumps(asdict(outcome)) + "\n")
+            os._exit(0)
+    ended = [os.wait()[1] for _ in files]
+    if any(ended):
+        raise SystemExit("A process of the fuzzer has failed.")
+    print(f"{time.monotonic() - begun:.0f} s")
+    for file in files:
+        yield from (Outcome(**json.loads(line)) for line in file.read_text().splitlines())
+
+
+def _served(seeds: Path, together: int) -> int:
+    """Run the cases ``first last`` of each line of stdin, and print what was found as a line of JSON."""
+    if not seeds.exists():
+        unfinished = seeds.with_suffix(".unfinished")
+        in_copy(lambda: make_seeds(unfinished))
+        unfinished.rename(seeds)
+    cases = _ready(seeds)
+    with _folder() as root:
+        for line in sys.stdin:
+            first, last, keep = json.loads(line)
+            outcomes = list(Runner(cases, _new(root / "cases"), together).run(range(first, last)))
+            found = [outcome for outcome in outcomes if outcome.findings]
+            kept(root, found, Path(keep))
+            print(json.dumps([len(outcomes), [described(outcome) for outcome in found]]), flush=True)
+            shutil.rmtree(root / "cases")
+    return 0
+
+
+def _ready(seeds: Path) -> Cases:
+    warmed(seeds, json.loads((seeds / "modules.json").read_text()))
+    return Cases(seeds)
+
+
+def in_copy(act: object) -> None:
+    """Call something in a copy (fork) of this process, which it may change as it likes."""
+    process = os.fork()
+    if not process:
+        code = 1
+        try:
+            act()  # type: ignore[operator]
+            code = 0
+        except BaseException:
+            import traceback
+
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    if os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]):
+        raise SystemExit("The seeds could not be made.")
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    memory = Path("/dev/shm")  # making and removing folders on a disk takes longer than most commands
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
+    root = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if has_room else None))
+    try:
+        yield root
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def _new(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def described(outcome: Outcome) -> str:
+    """A case, what was found, and how it is run again."""
+    parts = [f"seed {outcome.seed}: {outcome.mutator}, {outcome.reader}: {outcome.line}"]
+    parts += [f"    {ascii(finding)[1:-1]}" for finding in outcome.findings]
+    return "\n".join([*parts, f"    again: python tests/fuzz --case {outcome.seed}"])
+
+
+def kept(root: Path, found: Iterable[Outcome], keep: Path) -> None:
+    """Move the folders of cases with findings to where they stay; the seeds go with them, once."""
+    keep.mkdir(parents=True, exist_ok=True)
+    for outcome in found:
+        for folder in root.glob(f"*/case-{outcome.seed}"):
+            target = keep / folder.name
+            shutil.rmtree(target, ignore_errors=True)
+            shutil.move(folder, target)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
+    """By mutator: cases, exit codes, the slowest, the most memory, findings."""
+    head = "| changed | cases | exit 0 | 1 | 2 | 130 | mean s | slowest s | most MB | findings |"
+    lines = [head, "| --- |" + " --- |" * 9]
+    names = sorted({outcome.mutator for outcome in outcomes})
+    for name in [*names, "all"]:
+        those = [one for one in outcomes if name in (one.mutator, "all")]
+        codes = Counter(one.code for one in those)
+        cells = [name, f"{len(those):,}", *(f"{codes[code]:,}" for code in (0, 1, 2, 130))]
+        cells += [f"{sum(one.seconds for one in those) / max(1, len(those)):.3f}"]
+        cells += [f"{max(one.seconds for one in those):.1f}", f"{max(one.memory for one in those) >> 20:,}"]
+        lines.append(f"| {' | '.join([*cells, str(sum(bool(one.findings) for one in those))])} |")
+    return "\n".join(lines)

@@ -1,0 +1,50 @@
+"""Two thousand cases of the fuzzer, and that it sees what is wrong.
+
+``python tests/fuzz --case SEED`` runs one of them again; the inputs of those with findings are kept in the folder that
+the failure names.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from helpers.processes import environment
+
+CASES, BLOCKS = 2000, 40
+HERE = Path(__file__).parent
+Ran = Callable[[int, int], list[str]]
+
+
+@pytest.fixture(scope="module")
+def ran(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Iterator[Ran]:
+    """Runs the cases of a range of seeds in a process that has imported everything; gives what was found."""
+    shared = made_once("fuzzed", lambda folder: None)
+    kept = Path(tempfile.gettempdir()) / "decompose-fuzz"
+    command = [sys.executable, str(HERE), "--serve", str(shared / "seeds"), "--together", "50"]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment()) as server:
+        assert server.stdin is not None
+        assert server.stdout is not None
+
+        def run(first: int, last: int) -> list[str]:
+            server.stdin.write(json.dumps([first, last, str(kept)]) + "\n")
+            server.stdin.flush()
+            count, found = json.loads(server.stdout.readline())
+            assert count == last - first
+            return [*found, f"inputs are in {kept}"] if found else []
+
+        yield run
+        server.stdin.close()
+
+
+@pytest.mark.parametrize("block", range(BLOCKS))
+def test_nothing_unforeseen(block: int, ran: Ran) -> None:
+    each = CASES // BLOCKS
+    found = ran(block * each, (block + 1) * each)
+    assert not found, "\n".join(found)
