@@ -44,8 +44,7 @@ from decompose_cli.storage.ordinary_files import read_ordinary
 from decompose_cli.storage.system_errors import explained
 
 FORMAT_VERSION = 4
-_PAGE = 4096
-_USUAL_CHUNK = 256
+_PAGE, _USUAL_CHUNK = 4096, 256
 _MOST_IN_MEMORY = 1 << 26
 _HEADER, _HEAD, _FEATURES, _DONE = "header.json", "head.safetensors", "features.f32", "done"
 DAMAGED = (
