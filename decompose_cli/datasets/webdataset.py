@@ -93,7 +93,9 @@ def _class_names(folder: Path) -> list[str] | None:
         if path.is_file():
             try:
                 text = path.read_text(encoding="utf-8-sig")
-            except (OSError, UnicodeDecodeError) as error:
+            except OSError as error:
+                raise InputError(f"{path} is there but cannot be read: {error.strerror or error}.") from error
+            except UnicodeDecodeError as error:
                 raise InputError(f"{path} is there but cannot be read as text.") from error
             names = [line.strip() for line in text.rstrip().splitlines()]
             if "" in names:

@@ -360,6 +360,8 @@ def read_state(path: Path) -> dict[str, Any]:
         version = training["format_version"]
     except FileNotFoundError:
         raise InputError(f"The checkpoint {path} does not exist.") from None
+    except PermissionError as error:
+        raise InputError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
     except Exception as error:  # a damaged file can raise nearly anything
         raise InputError(f"{path} is damaged, or no checkpoint of a run.") from error
     if version != _FORMAT:
