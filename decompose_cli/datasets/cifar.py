@@ -231,6 +231,8 @@ def _read_batch(archive: _Archive, file: Path, md5: str, packed: Path | None) ->
         fits = isinstance(pixels, np.ndarray) and pixels.dtype == np.uint8 and pixels.shape == (len(labels), 3072)
     except DecomposeError:
         raise
+    except OSError as error:
+        raise InputError(f"{file} cannot be read: {error.strerror or error}.") from error
     except UnsafePickleError as error:
         raise UnsafeFileError(
             f"{file} is refused: reading it would execute code ({error}), and only numbers, texts, lists and arrays of "

@@ -119,6 +119,8 @@ def _opened(path: Path | Encoded) -> ImageFile.ImageFile:
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
             raise DecomposeError(f"The image {path} cannot be opened: {error.strerror}.") from error
+        if isinstance(error, OSError) and error.strerror and not isinstance(path, Encoded):
+            raise InputError(f"The image {path} cannot be read: {error.strerror}.") from error
         raise InputError(
             f"{path} is not an image that can be read.",
             hint=f"The formats {', '.join(FORMATS)} are read, whatever the name of the file says.",

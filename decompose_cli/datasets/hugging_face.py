@@ -6,7 +6,6 @@ Nothing of a data set is executed: that library refuses those that bring code, a
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -23,6 +22,7 @@ from decompose_cli.datasets.source import Source
 from decompose_cli.datasets.splits import SPLITS, in_preferred_order, say_others, split_called, split_in
 from decompose_cli.datasets.stored import StoredImages
 from decompose_cli.errors import DecomposeError, DownloadError, InputError, first_few, first_line, param
+from decompose_cli.extras import import_extra
 from decompose_cli.progress import note
 from decompose_cli.storage.fingerprints import content_sample, file_stamp
 
@@ -163,7 +163,11 @@ def _chosen(
 def _load(source: Source) -> _Tables:
     datasets = _library()
     path = source.path
-    is_local = os.path.lexists(path)
+    try:
+        path.lstat()
+        is_local = True
+    except (FileNotFoundError, NotADirectoryError):
+        is_local = False
     if not is_local and (source.rest.startswith(("/", ".", "~")) or source.rest.endswith(".parquet")):
         raise InputError(f"The file or folder {path} of {param('dataset')} {source.name} does not exist.")
     stamps = _stamps(path) if is_local else ()
@@ -203,14 +207,7 @@ def _by_column(loaded: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _library() -> Any:
-    try:
-        import datasets
-    except ImportError as error:
-        raise DecomposeError(
-            "Images of kind hf are read by the library datasets, which is not installed.",
-            hint="Install it with: pip install 'decompose-cli[hf]'.",
-        ) from error
-    return datasets
+    return import_extra("datasets", "hf", "Images of kind hf")
 
 
 def _from_disk(datasets: Any, path: Path) -> Mapping[str, Any]:

@@ -54,7 +54,9 @@ def _lines(path: Path) -> list[str]:
     check_ordinary(path, "The list", MOST_TEXT)
     try:
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
         raise InputError(f"{path} cannot be read as text.") from error
     return [line.strip() for line in text.rstrip().splitlines()]
 
@@ -125,7 +127,9 @@ def _solution(path: Path, _: Sequence[str]) -> _Truth:
         with path.open(encoding="utf-8-sig", newline="") as handle:
             for row in csv.DictReader(handle):
                 _told_once(known, row["ImageId"], row["PredictionString"].split()[0], path)
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, AttributeError, IndexError, TypeError) as error:
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except (UnicodeDecodeError, csv.Error, KeyError, AttributeError, IndexError, TypeError) as error:
         raise InputError(f"{path} is not Kaggle's list of ImageId and PredictionString, or damaged.") from error
     return lambda image: known.get(Path(image).stem)
 

@@ -34,15 +34,23 @@ def tables_folder() -> Path:
 
 def kept_notes() -> Iterator[Kept]:
     """The notes of tar shards."""
-    for path in sorted(shards_folder().glob("*.npz")):
+    for path in sorted(_below(shards_folder(), "*.npz")):
         yield Kept(path, path.with_suffix(".lock"))
 
 
 def kept_tables() -> Iterator[Kept]:
     """The tables, those that were not finished too, and what was unpacked for them."""
     root = tables_folder()
-    tables = {path.parent for path in root.rglob("dataset_info.json")} | {*root.rglob("*.incomplete")}
-    unpacked = {*root.glob("downloads/*"), *root.glob("downloads/extracted/*")} - {root / "downloads/extracted"}
+    tables = {path.parent for path in _below(root, "**/dataset_info.json")} | {*_below(root, "**/*.incomplete")}
+    unpacked = {*_below(root, "downloads/*"), *_below(root, "downloads/extracted/*")} - {root / "downloads/extracted"}
     for path in sorted(tables | unpacked):
         name = path.name.removesuffix(".incomplete")
         yield Kept(path, path.with_name(f"{name}_builder.lock"))
+
+
+def _below(root: Path, pattern: str) -> list[Path]:
+    """What matches there; nothing where the cache cannot be read, which is said of its features."""
+    try:
+        return list(root.glob(pattern))
+    except OSError:
+        return []

@@ -91,8 +91,10 @@ def _lines(path: Path) -> list[str]:
     try:
         check_ordinary(path, "The list", MOST_TEXT)
         return path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} is not there or cannot be read.") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror or error}.") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} cannot be read as text.") from error
 
 
 ENTRY = DatasetEntry(

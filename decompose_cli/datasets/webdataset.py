@@ -95,7 +95,9 @@ def _class_names(folder: Path) -> list[str] | None:
             check_ordinary(path, "The list of classes", MOST_TEXT)
             try:
                 text = path.read_text(encoding="utf-8-sig")
-            except (OSError, UnicodeDecodeError) as error:
+            except OSError as error:
+                raise InputError(f"{path} is there but cannot be read: {error.strerror or error}.") from error
+            except UnicodeDecodeError as error:
                 raise InputError(f"{path} is there but cannot be read as text.") from error
             names = [line.strip() for line in text.rstrip().splitlines()]
             if "" in names:

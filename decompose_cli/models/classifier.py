@@ -15,7 +15,7 @@ from torch import nn
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.backbones import BackboneWithHead, is_features_only, without_head
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
-from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
+from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.entry import is_user_code
 from decompose_cli.models.finding import described_entry
 from decompose_cli.models.finding import find_entry as find_entry
@@ -33,10 +33,9 @@ from decompose_cli.models.network import HeadTensors, Network, network_of
 from decompose_cli.models.new_head import NewHead, check_opens_again, take_described_head, with_new_head
 from decompose_cli.models.registry import ModelEntry
 from decompose_cli.models.trained_options import as_trained, has_default_hash
-from decompose_cli.models.weights import RANDOM, default_source, read_weights
+from decompose_cli.models.weights import RANDOM, default_source, read_named, read_weights
 from decompose_cli.preprocessing import IMAGENET, ImageOptions, Size
 from decompose_cli.progress import note, warn
-from decompose_cli.storage.files import user_path
 
 
 class Classifier:
@@ -297,7 +296,7 @@ def open_classifier(
     """
     if model is None:
         assert weights is not None
-        checkpoint = read_checkpoint(user_path(weights), weights, ema=ema, weights_key=weights_key)
+        checkpoint = read_named(weights, allow_download=allow_download, ema=ema, weights_key=weights_key)
         refuse_lone_head(checkpoint)
         checkpoint.say_bias_alone()
         if checkpoint.metadata is None:

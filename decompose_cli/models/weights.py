@@ -10,7 +10,7 @@ from decompose_cli.errors import DownloadError, InputError, param
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.entry import ModelEntry, hash_in_name, is_user_code
 from decompose_cli.progress import note, warn
-from decompose_cli.storage.download import download, is_url
+from decompose_cli.storage.download import download, is_url, web_address
 from decompose_cli.storage.files import cache_root, sha256_of, user_path
 
 RANDOM = "random"
@@ -97,8 +97,10 @@ def fetched_file(url: str, digest: str | None = None, *, allow_download: bool = 
         allow_download: Whether it may be fetched.
 
     Raises:
+        InputError: The URL is not a web address.
         DownloadError: The file could not be fetched.
     """
+    web_address(url)
     target = cached_weights_path(url)
     by_hand = f"Download {url} by hand and give the file with {param('weights')}, or put it at {target}."
     is_damaged = target.is_file() and digest is not None and not sha256_of(target).startswith(digest)

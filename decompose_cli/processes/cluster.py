@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError, param, shortened
 
 Launcher = Literal["options", "torchrun", "SLURM"]
 _RANKS_OF_MPI = {
@@ -18,6 +18,9 @@ _RANKS_OF_MPI = {
     "MV2_COMM_WORLD_SIZE": "MV2_COMM_WORLD_RANK",
 }
 """Variables for the number of processes and the number of this one: of Open MPI, of MPICH and Intel MPI, of MVAPICH."""
+
+_MOST, _DIGITS = 1_000_000, 20
+"""Of processes, far beyond any machine; and of the digits of a number, for which Python has a limit of its own."""
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,19 @@ def processes_of(machines: Machines) -> Processes:
     Raises:
         InputError: A number is out of range, or is not what the launcher has started.
     """
+    processes = _counted(machines)
+    if processes.count > 1 and "MASTER_PORT" in os.environ:
+        _variable("MASTER_PORT", "The environment", largest=65535)
+    return processes
+
+
+def _counted(machines: Machines) -> Processes:
     for name in ("devices", "num_nodes"):
         count = getattr(machines, name)
         if count is not None and count < 1:
             raise InputError(f"{param(name)} {count} is not at least 1.")
     if "TORCHELASTIC_RUN_ID" in os.environ:
-        here, everywhere = _variable("LOCAL_WORLD_SIZE", "torchrun"), _variable("WORLD_SIZE", "torchrun")
-        return _agreeing(machines, Processes(here, everywhere // here, "torchrun"))
+        return _agreeing(machines, _of_torchrun())
     tasks = _variable("SLURM_NTASKS", "SLURM", 1)
     if tasks > 1:
         started = _of_slurm(tasks)
@@ -94,6 +103,9 @@ def rank_here() -> int:
         rank = _variable("SLURM_PROCID", "SLURM", 0, smallest=0)
         return rank if rank < _variable("SLURM_NTASKS", "SLURM") else 0  # else nobody would say that it is none
     mpi = _of_mpi()
+    if {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        if _variable("RANK", "The launcher", 0, smallest=0) >= _variable("WORLD_SIZE", "The launcher", 1):
+            return 0  # as above
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", *([_RANKS_OF_MPI[mpi[0]]] if mpi else [])):
         if os.environ.get(name, "0") not in ("0", ""):
             return _variable(name, "The launcher", smallest=0)
@@ -130,6 +142,24 @@ def _each_would_do_all(what: str, name: str) -> InputError:
         hint=f"Start the command with torchrun or srun, or once with {param('devices')} and the number of processes. "
         f"If each has a command of its own, unset {name}.",
     )
+
+
+def _of_torchrun() -> Processes:
+    """The processes that ``torchrun`` started.
+
+    Raises:
+        InputError: Its variables do not fit each other.
+    """
+    here, everywhere = _variable("LOCAL_WORLD_SIZE", "torchrun"), _variable("WORLD_SIZE", "torchrun")
+    if everywhere % here:
+        raise InputError(
+            f"torchrun says that there are {everywhere} processes (WORLD_SIZE), which is not {here} on each machine "
+            "(LOCAL_WORLD_SIZE)."
+        )
+    for name, of, count in (("RANK", "WORLD_SIZE", everywhere), ("LOCAL_RANK", "LOCAL_WORLD_SIZE", here)):
+        if (rank := _variable(name, "torchrun", smallest=0)) >= count:
+            raise InputError(f"torchrun says that this is process {rank} ({name}) of {count} ({of}), counted from 0.")
+    return Processes(here, everywhere // here, "torchrun")
 
 
 def _of_slurm(tasks: int) -> Processes:
@@ -180,15 +210,17 @@ def _agreeing(machines: Machines, started: Processes) -> Processes:
     return started
 
 
-def _variable(name: str, of: str, usual: int | None = None, *, smallest: int = 1) -> int:
+def _variable(name: str, of: str, usual: int | None = None, *, smallest: int = 1, largest: int = _MOST) -> int:
     """The number in a variable of the environment.
 
     Raises:
-        InputError: It is not there and has no usual value, or is no number, or too small.
+        InputError: It is not there and has no usual value, or is no number, or out of range.
     """
     text = os.environ.get(name, "")
     if not text and usual is not None:
         return usual
-    if not text.isascii() or not text.isdigit() or int(text) < smallest:
-        raise InputError(f"{of} says {name}={text!r}, which is not a number from {smallest} on.")
-    return int(text)
+    if not text.isascii() or not text.isdigit() or int(text[:_DIGITS]) < smallest:
+        raise InputError(f"{of} says {name}={shortened(text)!r}, which is not a number from {smallest} on.")
+    if int(text[:_DIGITS]) > largest:
+        raise InputError(f"{of} says {name}={shortened(text)!r}, which is more than {largest:,}.")
+    return int(text[:_DIGITS])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import signal
 import threading
 import time
@@ -49,7 +50,7 @@ class _Slurm(SLURMEnvironment):
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
-        if not os.environ.get("SLURM_JOB_ID", "0").isdigit():
+        if not re.fullmatch(r"\d+", os.environ.get("SLURM_JOB_ID", "0"), re.ASCII):
             os.environ.setdefault("MASTER_PORT", "12910")
         super().__init__()
 
@@ -62,6 +63,12 @@ class _Slurm(SLURMEnvironment):
     @override
     def _validate_srun_variables() -> None:
         pass
+
+    @property
+    @override
+    def main_port(self) -> int:
+        port = os.environ.get("MASTER_PORT")  # Fabric's reads the number of the job in any case
+        return int(port) if port else super().main_port
 
     @override
     def node_rank(self) -> int:

@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from decompose_cli.errors import DownloadError, InputError
+from decompose_cli.errors import DownloadError, InputError, first_line
 from decompose_cli.progress import note, track
 from decompose_cli.storage.files import atomic_path
 from decompose_cli.storage.system_errors import write_error
@@ -41,7 +41,7 @@ def download(url: str, target: Path, *, digest: str | None = None, algorithm: st
             wrong; nothing is left behind.
         InputError: The URL is not a web address.
     """
-    address = _address(url)
+    address = web_address(url)
     request = urllib.request.Request(address, headers={"User-Agent": "decompose"})
     note(f"Fetching {url}")
     try:
@@ -58,6 +58,9 @@ def download(url: str, target: Path, *, digest: str | None = None, algorithm: st
         ) from error
     except (_BrokenOffError, http.client.HTTPException, ConnectionError, TimeoutError) as error:
         raise DownloadError(f"The download of {url} broke off: {error}.", hint=by_hand) from error
+    except ValueError as error:  # an address to go on to, or a length, that cannot be
+        what = f"the server's answer cannot be understood ({first_line(error)})"
+        raise DownloadError(f"Cannot download {url}: {what}.", hint=by_hand) from error
     except _WrongHashError as error:
         raise DownloadError(f"What came from {url} is not the expected file: {error}.", hint=by_hand) from error
     except OSError as error:
@@ -65,12 +68,22 @@ def download(url: str, target: Path, *, digest: str | None = None, algorithm: st
     return target
 
 
-def _address(url: str) -> str:
-    """The URL with its path percent-encoded where that is missing."""
+def web_address(url: str) -> str:
+    """The URL as it is sent: its path and its query percent-encoded where that is missing.
+
+    Raises:
+        InputError: Nothing can be fetched from there: another scheme, a host or a port that cannot be, blanks and other
+            letters that cannot be seen, or a user name, which would not be sent.
+    """
     try:
         parts = urlsplit(url)
-        if parts.scheme in ("http", "https") and parts.hostname and parts.hostname.encode("idna"):
-            return urlunsplit(parts._replace(path=quote(parts.path, safe="/%:@!$&'()*+,;=~")))
+        if parts.username is not None:
+            raise InputError("Web addresses with a user name or a password are not fetched; fetch the file by hand.")
+        is_web = parts.scheme in ("http", "https") and bool(parts.hostname and parts.hostname.encode("idna"))
+        has_port = parts.port != 0 and (parts.port is None or parts.netloc.endswith(f":{parts.port}"))
+        if is_web and has_port and url.isprintable() and " " not in parts.netloc:
+            path, query = quote(parts.path, safe="/%:@!$&'()*+,;=~"), quote(parts.query, safe="/?%:@!$&'()*+,;=~[]|")
+            return urlunsplit(parts._replace(path=path, query=query))
     except ValueError:
         pass
     raise InputError(f"{url} is not a web address that can be fetched; only http and https are.")
