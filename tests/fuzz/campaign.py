@@ -52,6 +52,7 @@ def main() -> int:
             numbers = range(asked.seed, asked.seed + asked.count)
             outcomes = list(_shared(cases, numbers, asked.jobs, asked.together, root))
             print(table(outcomes))
+            print(f"{sum(os.times()[:4]):.0f} s of processor time, of all processes")
         found = [outcome for outcome in outcomes if outcome.findings]
         if found:
             kept(root, found, asked.keep)
