@@ -90,7 +90,7 @@ class Cases:
             "work/results/.decompose-journal": journal(random.randrange(2**32), "work/results"),
         }
         writes = ["mutual-info", "-i", f"{SEEDS}/document.json", "-o", "results/third.json"]
-        arguments = writes if random.random() < 0.7 else ["report", "results", "-o", "page.html"]
+        arguments = writes if random.random() < 0.9 else ["report", "results", "-o", "page.html"]
         return Case(seed, name, arguments[0], arguments, files)
 
 
@@ -105,9 +105,9 @@ _WEIGHTS = {
     "CIFAR": 1.5,
     "data set": 2.0,
     "class map": 0.7,
-    "image": 1.0,
+    "image": 0.8,
     "result": 2.0,
-    "run": 0.5,
+    "run": 0.25,
     "cache": 1.5,
 }
 """How often a reader of such files is taken, compared to others."""

@@ -13,7 +13,9 @@ from fuzz.readers import IMAGES, NET, SEEDS, SMALL
 
 _FEW = {
     **dict.fromkeys(("train", "train-gate", "finetune", "lr-find", "sweep"), 0.15),
-    **dict.fromkeys(("explain", "filters", "export", "models"), 0.2),
+    **dict.fromkeys(("explain", "filters", "export"), 0.2),
+    "report": 0.4,
+    "models": 0.05,
     "demo": 0.03,
 }
 """How often a command is taken that takes longer, compared to others."""
