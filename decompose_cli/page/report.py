@@ -167,15 +167,19 @@ def _environment() -> Environment:
 def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int) -> str:
     script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
-    page = _environment().get_template("page.html").render(
-        title=title,
-        sections=sections,
-        count=count,
-        left_out=left_out,
-        version=__version__,
-        made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
-        script=script,
-        script_hash=f"sha256-{digest}",
+    page = (
+        _environment()
+        .get_template("page.html")
+        .render(
+            title=title,
+            sections=sections,
+            count=count,
+            left_out=left_out,
+            version=__version__,
+            made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
+            style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
+            script=script,
+            script_hash=f"sha256-{digest}",
+        )
     )
     return as_bytes(page.strip() + "\n").decode()
