@@ -108,7 +108,8 @@ def rank_here() -> int:
             return 0  # as above
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", *([_RANKS_OF_MPI[mpi[0]]] if mpi else [])):
         if os.environ.get(name, "0") not in ("0", ""):
-            return _variable(name, "The launcher", smallest=0)
+            rank = _variable(name, "The launcher", smallest=0)
+            return rank if mpi or rank < _variable("WORLD_SIZE", "The launcher", rank + 1) else 0  # as above
     return 0
 
 

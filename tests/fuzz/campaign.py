@@ -46,12 +46,15 @@ def main() -> int:
         if asked.case:
             outcomes = list(Runner(cases, _new(root / "alone")).run(asked.case))
             for outcome in outcomes:
-                print(f"{described(outcome)}\nexit code {outcome.code}, {outcome.seconds:.2f} s")
+                print(
+                    f"{described(outcome)}\n    exit code {outcome.code}, {outcome.seconds:.2f} s; it said:\n{outcome.said}"
+                )
         else:
             print(f"{asked.count:,} cases from seed {asked.seed} on, {asked.jobs} processes", flush=True)
             numbers = range(asked.seed, asked.seed + asked.count)
             outcomes = list(_shared(cases, numbers, asked.jobs, asked.together, root))
             print(table(outcomes))
+            print(f"{sum(os.times()[:4]):.0f} s of processor time, of all processes")
         found = [outcome for outcome in outcomes if outcome.findings]
         if found:
             kept(root, found, asked.keep)

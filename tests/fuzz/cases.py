@@ -18,7 +18,7 @@ from fuzz.mutators.structure import structure
 from fuzz.mutators.surroundings import surroundings
 from fuzz.mutators.tables import table
 from fuzz.mutators.tensors import tensors
-from fuzz.readers import NET, Reader, readers
+from fuzz.readers import NET, SEEDS, Reader, readers
 
 Mutator = Callable[[Random, bytes], bytes]
 _ANY: dict[str, Mutator] = {"bits": bits, "bytes": some_bytes, "truncation": truncation, "lengths": lengths}
@@ -85,10 +85,13 @@ class Cases:
             arguments = random.choice((["validate", *NET], ["cache"], ["datasets"], ["validate", *NET, "--json"]))
             return Case(seed, name, arguments[0], list(arguments), environment=changed, unset=unset)
         files: dict[str, Content] = {
-            "work/sweep": self.seeds / "sweep",
-            "work/sweep/.decompose-journal": journal(random.randrange(2**32), "work/sweep"),
+            "work/results/first.json": self.seeds / "results/selectivity.json",
+            "work/results/second.json": self.seeds / "results/mutual-info.json",
+            "work/results/.decompose-journal": journal(random.randrange(2**32), "work/results"),
         }
-        return Case(seed, name, "report", ["report", "sweep", "-o", "page.html"], files)
+        writes = ["mutual-info", "-i", f"{SEEDS}/document.json", "-o", "results/third.json"]
+        arguments = writes if random.random() < 0.9 else ["report", "results", "-o", "page.html"]
+        return Case(seed, name, arguments[0], arguments, files)
 
 
 def _fits(source: str, ends: tuple[str, ...]) -> bool:
@@ -99,12 +102,12 @@ _WEIGHTS = {
     "index file": 3.0,
     "checkpoint": 3.0,
     "features": 1.5,
-    "CIFAR": 2.0,
+    "CIFAR": 1.5,
     "data set": 2.0,
     "class map": 0.7,
-    "image": 1.5,
+    "image": 0.8,
     "result": 2.0,
-    "run": 1.5,
+    "run": 0.25,
     "cache": 1.5,
 }
 """How often a reader of such files is taken, compared to others."""

@@ -69,13 +69,13 @@ def _of_words(case: Case, said: Said) -> list[str]:
 
 def _is_other_process(case: Case) -> bool:
     """Whether this is one of several processes, of which the first alone talks."""
-    ranks = (("RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
-    return any(0 < _whole(case, rank) < _whole(case, count) for rank, count in ranks)
+    ranks = (("RANK", "WORLD_SIZE"), ("LOCAL_RANK", "WORLD_SIZE"), ("SLURM_PROCID", "SLURM_NTASKS"))
+    return any(0 < _whole(case, rank, 0) < _whole(case, count, 1 << 99) for rank, count in ranks)
 
 
-def _whole(case: Case, name: str) -> int:
+def _whole(case: Case, name: str, usual: int) -> int:
     try:
-        return int(case.environment.get(name, "0"))
+        return int(case.environment.get(name) or usual)
     except ValueError:
         return 0
 

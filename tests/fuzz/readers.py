@@ -125,7 +125,7 @@ def _images(files: list[str]) -> list[Reader]:
     return found
 
 
-_PAINTED = dict.fromkeys(("run/result.json", "tuned/result.json", "sweep/result.json"), 0.2)
+_PAINTED = dict.fromkeys(("run/result.json", "tuned/result.json", "sweep/result.json"), 0.1)
 """Results that make charts, which take longer than all else."""
 
 
@@ -145,7 +145,7 @@ def _runs(files: list[str]) -> list[Reader]:
         folder, _, name = file.partition("/")
         if folder == "run" and name.endswith((".json", ".csv", ".pt")):
             arguments: tuple[str, ...] = ("report", f"{IN}/run", "-o", "page.html")
-            found.append(Reader("run", file, f"in/{file}", arguments, {"in/run": "run"}, 0.2))
+            found.append(Reader("run", file, f"in/{file}", arguments, {"in/run": "run"}, 0.1))
         if folder == "stopped":
             resume = ("train", "networks:net", "--resume", "stopped", "-j", "0")
             share = 0.3 if name == "best.pt" else 1

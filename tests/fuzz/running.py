@@ -48,6 +48,7 @@ class Outcome:
     seconds: float
     memory: int
     findings: list[str] = field(default_factory=list)
+    said: str = ""
 
 
 def import_all() -> None:
@@ -93,7 +94,7 @@ class Runner:
     """
 
     def __init__(self, cases: Cases, root: Path, together: int = 1) -> None:
-        self._cases, self._root, self._together = cases, root, together
+        self._cases, self._root, self._together, self._alone = cases, root, together, together == 1
 
     def run(self, seeds: Sequence[int]) -> Iterator[Outcome]:
         """The outcomes of cases, in their order."""
@@ -213,7 +214,17 @@ class Runner:
             keep(case, said, folder)
         else:
             shutil.rmtree(folder, ignore_errors=True)
-        return Outcome(seed, case.mutator, case.reader, case.line(), said.code, seconds, memory, findings)
+        return Outcome(
+            seed,
+            case.mutator,
+            case.reader,
+            case.line(),
+            said.code,
+            seconds,
+            memory,
+            findings,
+            said.stderr[-2000:] if self._alone else "",
+        )
 
 
 def spoken(arguments: Sequence[str], folder: Path, encoding: str) -> Said:

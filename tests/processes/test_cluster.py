@@ -174,6 +174,7 @@ RANKS: list[tuple[Environment, int]] = [
     (torchrun(rank=3), 3),
     (torchrun(rank=0), 0),
     (torchrun(rank=0) | slurm(4, 3, 1), 0),
+    ({"WORLD_SIZE": "1", "RANK": "1"}, 0),  # none of its one process
     ({"LOCAL_RANK": "1"}, 1),  # started by the options of the first
     ({"LOCAL_RANK": "0"}, 0),
     ({"RANK": "2", "LOCAL_RANK": "0"}, 2),
