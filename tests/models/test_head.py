@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.errors import InputError
-from decompose_cli.models.head import (
+from decompose_cli.models.head import find_head
+from decompose_cli.models.outputs import last_map_layer, trace_outputs
+from decompose_cli.models.tracing import (
     evaluating,
     example_images,
-    find_head,
     is_linear,
     penultimate,
     recorded_inputs,
     trace_layers,
 )
-from decompose_cli.models.outputs import last_map_layer, trace_outputs
 
 SIZE = (8, 8)
 CLASSES, FEATURES = 2, 3

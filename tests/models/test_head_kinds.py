@@ -14,9 +14,10 @@ import decompose_cli as dc
 from decompose_cli.decomposition.heads import resolve_heads
 from decompose_cli.errors import InputError
 from decompose_cli.models.classifier import open_classifier
-from decompose_cli.models.head import evaluating, find_head, penultimate
+from decompose_cli.models.head import find_head
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import Network, check_head_stays, network_of
+from decompose_cli.models.tracing import evaluating, penultimate
 
 Make = Callable[[], nn.Module]
 NOTHING_YET = {head_kinds.gated}  # no logit depends on the features before training

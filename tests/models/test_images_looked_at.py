@@ -14,9 +14,10 @@ import decompose_cli as dc
 from decompose_cli.engines import layers as engine
 from decompose_cli.errors import InputError
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.models.head import find_head, in_portions, trace_layers, varied_images
+from decompose_cli.models.head import find_head
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import network_of
+from decompose_cli.models.tracing import in_portions, trace_layers, varied_images
 
 LARGE = (512, 512)
 AT_MOST = 14
