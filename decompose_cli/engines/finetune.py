@@ -232,6 +232,7 @@ class _Finetune(Training[FinetuneResults]):
         module = copied(network.module).float()
         if not network.is_decomposed:
             with_decomposed_head(module, network.head, heads.decomposed)
+        check_learns(module, test.classifier.name, network.input_size)
         check_head_stays(module, network.head.name, network.input_size, test.classifier.name)
         kept_whole = test.classifier.kept_whole
         used = index_set or own_index_set(test.head, test.classifier.weights_source, kept_whole)
@@ -298,7 +299,6 @@ class _Finetune(Training[FinetuneResults]):
             with_decomposed_head(module, self._head, refitted)
         name = self._head.name
         frozen = freeze(module, name, config["only"], test.preprocessing.crop)
-        check_learns(module, entry.name, test.preprocessing.crop)
         objective: Objective | None = None
         if self._place is not None:
             head = module.get_submodule(name)

@@ -127,10 +127,12 @@ def _heard(model: nn.Module, images: Tensor, use: LayerOutput) -> CamLayer | Non
     found = [CamLayer(use.layer, use.values.axes.planes)]
     if not _is_whole(use.values) and use.given is not None and use.given.axes.planes is not None:
         found.append(CamLayer(use.layer, use.given.axes.planes, is_given=True))
-    for cam in (*found, *(replace(one, is_forced=True) for one in found)):
-        if _are_heard(model, use.module, images, cam):
-            return cam
-    return None
+    tried = (*found, *(replace(one, is_forced=True) for one in found))
+    heard = next((cam for cam in tried if _are_heard(model, use.module, images, cam)), None)
+    if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
+        with evaluating(model):  # hooks may have kept what has gradients, with which a network cannot be copied
+            model(images)
+    return heard
 
 
 class GradientsKept(TorchFunctionMode):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
-import io
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -274,9 +274,7 @@ def _bytes_of(value: Any) -> bytes:
     if isinstance(value, torch.Tensor) and not value.is_quantized:
         plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten()
         return plain.view(torch.uint8).numpy().tobytes()
-    buffer = io.BytesIO()
-    torch.save(value, buffer)
-    return buffer.getvalue()
+    return pickle.dumps(value)
 
 
 def open_classifier(

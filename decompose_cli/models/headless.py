@@ -110,8 +110,8 @@ def _whole(case: _Case) -> _Reason | None:
 def _drawing(case: _Case) -> _Reason | None:
     """Whether the network gives other logits each time, and which operation draws the random numbers."""
     with torch.random.fork_rng(devices=[]), _Drawn(case.model) as drawn:
-        again = logits_of(case.model(case.images))
-    if _same(again, case.logits):
+        again = _logits(case)
+    if again is None or _same(again, case.logits):
         return None
     how = "something in it is random, or counts how often it is used"
     if drawn.operation is not None:
@@ -357,8 +357,16 @@ def _made_by(case: _Case, layers: Sequence[LayerCall]) -> list[Tensor]:
     with ExitStack() as stack:
         for layer in layers:
             stack.callback(layer.module.register_forward_hook(keep).remove)
-        case.model(case.images)
+        _logits(case)
     return [made[id(layer.module)] for layer in layers if id(layer.module) in made]
+
+
+def _logits(case: _Case) -> Tensor | None:
+    """What another pass of the same images makes; None if the network does otherwise this time."""
+    try:
+        return logits_of(case.model(case.images))
+    except Exception:
+        return None
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

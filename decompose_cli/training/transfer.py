@@ -25,6 +25,7 @@ from decompose_cli.models.new_head import NewHead
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import note
 from decompose_cli.training.freezing import TRAINED, Trained, freeze
+from decompose_cli.training.learnable import check_learns
 
 
 @dataclass(frozen=True)
@@ -118,6 +119,7 @@ def network_to_train(
     module = copied(network.module).float()
     if only == "all":
         return module, []
+    check_learns(module, classifier.name, size)
     check_head_stays(module, network.head.name, size, classifier.name)
     return module, freeze(module, network.head.name, only, size)
 

@@ -1,11 +1,10 @@
-"""Small classifiers of RGB images in ten classes, one of each kind that people bring: callables for ``module:callable``.
+"""Small classifiers of RGB images in ten classes, one of each kind that people bring.
 
 All have a body of two convolutions and features (N, 12), unless their kind is another, and weights of a seed.
 """
 
 from __future__ import annotations
 
-import copy
 import io
 import warnings
 from collections.abc import Callable
@@ -90,13 +89,18 @@ def _dynamic(network: Net) -> nn.Module:
     return torch.ao.quantization.quantize_dynamic(network, {nn.Linear}, torch.qint8)
 
 
+class Parts(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
+
+
 def _static(network: Net) -> nn.Module:
     class Quantised(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.enter, self.inner, self.leave = (
                 torch.ao.quantization.QuantStub(),
-                Sequence_(),
+                Parts(),
                 torch.ao.quantization.DeQuantStub(),
             )
 
@@ -108,11 +112,6 @@ def _static(network: Net) -> nn.Module:
     torch.ao.quantization.prepare(whole, inplace=True)
     whole(torch.randn(8, 3, SIZE, SIZE))
     return torch.ao.quantization.convert(whole)
-
-
-class Sequence_(nn.Sequential):
-    def __init__(self) -> None:
-        super().__init__(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES))
 
 
 dynamic = _changed(_dynamic)
@@ -271,7 +270,7 @@ traced = _changed(lambda network: torch.jit.trace(network.eval(), torch.zeros(2,
 frozen_script = _changed(lambda network: torch.jit.freeze(torch.jit.script(Plain().eval())))
 scripted_body = _changed(lambda network: setattr(network, "body", torch.jit.script(network.body)))
 scripted_head = _changed(lambda network: setattr(network, "head", torch.jit.script(network.head)))
-graph = _changed(lambda network: torch.fx.symbolic_trace(network.eval()) if True else None)
+graph = _changed(lambda network: torch.fx.symbolic_trace(network.eval()))
 
 
 class Plain(nn.Module):
@@ -684,4 +683,3 @@ class Unfriendly(Net):
 
 
 not_copied = _seeded(Unfriendly)
-copied = copy.deepcopy
