@@ -15,7 +15,7 @@ from decompose_cli.errors import InputError
 from decompose_cli.models.logits import logits_of
 from decompose_cli.models.outputs import LayerOutput, Values, last_map_layer, units, with_maps_last
 from decompose_cli.models.planes import Planes
-from decompose_cli.models.tracing import evaluating
+from decompose_cli.models.tracing import evaluating, forget_gradients
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,7 @@ def _heard(model: nn.Module, images: Tensor, use: LayerOutput) -> CamLayer | Non
         found.append(CamLayer(use.layer, use.given.axes.planes, is_given=True))
     tried = (*found, *(replace(one, is_forced=True) for one in found))
     heard = next((cam for cam in tried if _are_heard(model, use.module, images, cam)), None)
-    if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
-        with evaluating(model):  # hooks may have kept what has gradients, with which a network cannot be copied
-            model(images)
+    forget_gradients(model, images)
     return heard
 
 

@@ -36,6 +36,13 @@ def _device_of(model: nn.Module) -> torch.device:
     return next((value.device for value in (*model.parameters(), *model.buffers())), torch.device("cpu"))
 
 
+def forget_gradients(model: nn.Module, images: Tensor) -> None:
+    """Run a model without gradients, where hooks of it may have kept what has some: with that it cannot be copied."""
+    if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
+        with evaluating(model):
+            model(images)
+
+
 @contextmanager
 def recorded_inputs(module: nn.Module) -> Iterator[list[Any]]:
     """Collect the first arguments of a module while the block runs, as they are before its own hooks change them."""

@@ -7,10 +7,10 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import InputError, raised
 from decompose_cli.models.completing import bad_numbers
-from decompose_cli.models.copying import number_type
+from decompose_cli.models.copying import copied, number_type
 from decompose_cli.models.headless import quantised
 from decompose_cli.models.logits import logits_of
-from decompose_cli.models.tracing import evaluating
+from decompose_cli.models.tracing import evaluating, forget_gradients
 from decompose_cli.preprocessing import Size
 
 
@@ -46,9 +46,12 @@ def check_learns(module: nn.Module, called: str, size: Size) -> Tensor:
             "copies of ScriptModules.",
             hint="Give the nn.Module that it was made from.",
         )
+    images = torch.zeros(2, 3, *size)
     try:
-        with evaluating(module), torch.enable_grad(), torch.random.fork_rng(devices=[]):
-            output = module(torch.zeros(2, 3, *size))
+        with torch.random.fork_rng(devices=[]):
+            with evaluating(module), torch.enable_grad():
+                output = module(images)
+            forget_gradients(module, images)
     except (Exception, SystemExit) as error:
         kind = number_type(module)
         others = f"Its weights are {kind}: return network.float(), as training takes images of float32."
@@ -66,4 +69,5 @@ def check_learns(module: nn.Module, called: str, size: Size) -> Tensor:
         )
     if not bool(torch.isfinite(logits).all()) and (why := bad_numbers(module)) is not None:
         raise InputError(f"{called} gives NaN or infinite logits, from which nothing can learn: {why}.")
+    copied(module)  # as is needed in the end, for the best epoch
     return logits.detach()
