@@ -19,8 +19,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from decompose_cli.features.extraction import keep_freed_memory
 from decompose_cli.features.forward import images_at_once
 from decompose_cli.models.classifier import open_classifier
-from decompose_cli.models.head import penultimate
 from decompose_cli.models.inference import FeatureReader
+from decompose_cli.models.tracing import penultimate
 from decompose_cli.preprocessing import Preprocessing
 
 GOALS = {"fp32": 2.5, "bf16": 5.0}

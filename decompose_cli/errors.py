@@ -71,6 +71,16 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(".") if lines else type(error).__name__
 
 
+def raised(error: BaseException) -> str:
+    """The class of an exception of somebody else's code, and the first line of what it says.
+
+    >>> raised(KeyError("layer9")), raised(ValueError())
+    ("KeyError: 'layer9'", 'ValueError')
+    """
+    kind, said = type(error).__name__, first_line(error)
+    return kind if said == kind else f"{kind}: {said}"
+
+
 def shortened(text: str, most: int = 60) -> str:
     """A text as it is quoted in a sentence, with dots for what is too long to be read.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -24,6 +23,8 @@ from decompose_cli.models.backbones import CHOSEN, no_head, with_linear_head, wi
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import find_entry
+from decompose_cli.models.completing import completed
+from decompose_cli.models.copying import copied
 from decompose_cli.models.network import Network, network_of
 from decompose_cli.models.read_back import check_read_back
 from decompose_cli.models.sparse_record import SparseRecord
@@ -203,9 +204,11 @@ def load_model(
         usual = usual_preprocessing(None)
         name, size = type(model).__name__, usual.overridden(options).crop
         if features_only and class_names is not None:
-            network = without_head(with_linear_head(model, size, len(class_names), name), size, name)
+            network = without_head(
+                with_linear_head(completed(model, size, name), size, len(class_names), name), size, name
+            )
         else:
-            network = network_of(model, size, head)
+            network = network_of(completed(model, size, name), size, head)
         warn_of_batch_dependence(network.module, network.input_size, network.head, name)
         chosen_options = dict(CHOSEN) if features_only else {}
         classes = _checked_names(class_names, network)
@@ -280,7 +283,7 @@ def decompose(model: Model, indices: Indices) -> Model:
         raise InputError(f"{model.name} has a decomposed head already.")
     heads = resolve_heads(network.tensors, index_set_of(indices, model.num_classes, model.num_features))
     assert heads.decomposed is not None
-    module = copy.deepcopy(network.module)
+    module = copied(network.module)
     with_decomposed_head(module, network.head, heads.decomposed)
     return replace(model, network=replace(network, module=module).as_it_is())
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from pathlib import Path
@@ -23,6 +22,7 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.elsewhere import Described, are_numbers, check_fits, check_names
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
+from decompose_cli.models.copying import copied
 from decompose_cli.models.lone_head import HEAD, write_lone_head
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.sparse_record import SparseRecord
@@ -128,7 +128,7 @@ class SparseHead:
             )
         if model.classes is not None and model.classes.certain:  # others are a guess
             check_names(Described(model.name, own.num_features, own.num_classes, model.class_names), self._described)
-        module = copy.deepcopy(network.module)
+        module = copied(network.module)
         with_decomposed_head(module, network.head, self.fitted.linear())
         full = own if own.kind == "dense" else self.full
         record = SparseRecord(full.weight, full.bias, self.fitted.values)

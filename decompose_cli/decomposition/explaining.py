@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,10 +15,11 @@ from decompose_cli.decomposition.deletion import DRAWS, FRACTION, deletion_drops
 from decompose_cli.decomposition.heads import Heads, with_decomposed_head
 from decompose_cli.errors import DecomposeError
 from decompose_cli.models.cam_layer import CamLayer
-from decompose_cli.models.head import evaluating
+from decompose_cli.models.copying import in_float32, number_type
 from decompose_cli.models.logits import logits_of
 from decompose_cli.models.maps import class_maps, feature_maps, grad_cam
 from decompose_cli.models.network import Network
+from decompose_cli.models.tracing import evaluating, example_images
 from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.statistics import mean_interval
 
@@ -144,7 +144,7 @@ class Explainer:
     ) -> None:
         self.network, self.preprocessing, self.names, self.heads = network, preprocessing, names, heads
         self.device = device
-        module = copy.deepcopy(network.module).float()
+        module = in_float32(network.module, example_images(network.input_size, model=network.module))
         if heads.original is None and not network.is_decomposed and heads.decomposed is not None:
             # The file has the published layout: the full head in it does not belong to the decomposed head.
             with_decomposed_head(module, network.head, heads.decomposed)
@@ -164,7 +164,7 @@ class Explainer:
         given = self.preprocessing
         pixels = torch.stack([image.pixels for image in images])
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (given.mean, given.std))
-        x = ((pixels / 255 - mean) / std).to(self.device)
+        x = ((pixels / 255 - mean) / std).to(self.device, number_type(self.module))
         features, maps = feature_maps(self.module, self.head, x)
         features, maps = features.cpu(), None if maps is None else maps.cpu()
         if self.lacks_maps is None:
@@ -210,7 +210,8 @@ class Explainer:
 
     def _grad_cam(self, x: Tensor, classes: Tensor) -> Tensor:
         layer = self.module.get_submodule(self.layer.name)
-        return grad_cam(self.module, layer, x, classes, self.layer.planes, is_given=self.layer.is_given).cpu()
+        how = {"is_given": self.layer.is_given, "is_forced": self.layer.is_forced}
+        return grad_cam(self.module, layer, x, classes, self.layer.planes, **how).cpu()
 
     def _filter_maps(self, maps: Tensor | None, classes: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The shares of each position in the logit of a class, by the class's own filters and by all others."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, InputError, param
+from decompose_cli.models.copying import number_type
 from decompose_cli.models.outputs import LayerOutput, Values, has_filters, units
 from decompose_cli.sparse.problem import fitting_device
 
@@ -156,8 +157,17 @@ class SelectivityCounter:
         self._silent = self._silent + other._silent.to(place)
 
     def result(self) -> LayerSelectivity:
-        """The selectivity over all batches, of which at least one has been added."""
-        assert self._sums is not None
+        """The selectivity over all batches.
+
+        Raises:
+            InputError: The layer yielded nothing.
+        """
+        if self._sums is None:
+            raise InputError(
+                f"The layer {self.name!r} was not used in a copy of the network, whose forward runs the layers of the "
+                "original, as one does that torch.compile(module.forward) has put in place.",
+                hint="Compile the module itself: module.compile(), or torch.compile(module).",
+            )
         counts, (coarse, fine) = self._counts.cpu(), self._sums.cpu()
         images = counts.sum(1)
         numbers = torch.arange(counts.shape[1], dtype=torch.float64)
@@ -277,6 +287,7 @@ class LayerCounters:
 
     Attributes:
         by_layer: The counters by name, in the order of the names.
+        number_type: The number type of the images that the network takes.
 
     Raises:
         InputError: There is no such layer, or it cannot be measured (negative outputs, filters that cannot be told).
@@ -293,6 +304,7 @@ class LayerCounters:
         shared: LayerCounters | None = None,
     ) -> None:
         self._module, self._wanted = module, _wanted(module, names, outputs)
+        self.number_type = number_type(module)
         self.by_layer: dict[str, SelectivityCounter] = (
             shared.by_layer
             if shared is not None

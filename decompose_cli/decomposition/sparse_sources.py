@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,10 +21,12 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
+from decompose_cli.models.copying import copied, in_float32
 from decompose_cli.models.maps import feature_maps
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.read_back import check_read_back
 from decompose_cli.models.sparse_record import SparseRecord
+from decompose_cli.models.tracing import example_images
 from decompose_cli.progress import track, warn
 from decompose_cli.sparse.measures import LocalDiversity
 from decompose_cli.sparse.qpm import locality
@@ -137,7 +138,7 @@ class NetworkSource:
         """What writes the network with the head in it, the full head beside it as reference, and what reads it back."""
         study = self.study
         network, entry = study.classifier.load(study.preprocessing.crop), study.classifier.entry
-        module = copy.deepcopy(network.module)
+        module = copied(network.module)
         with_decomposed_head(module, network.head, head.linear())
         state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
         metadata = Metadata(
@@ -170,7 +171,7 @@ class NetworkSource:
 def _maps(study: Study) -> Iterator[tuple[Tensor, Tensor | None]]:
     """Features (n, D) and the maps (n, D, h, w) whose means they are, batch by batch, on the CPU; None without maps."""
     network, inputs = study.classifier.load(study.preprocessing.crop), study.inputs
-    module = copy.deepcopy(network.module).to(study.device)
+    module = in_float32(network.module, example_images(network.input_size, model=network.module)).to(study.device)
     head = module.get_submodule(network.head.name)
     batches = normalised_batches(
         study.dataset,

@@ -33,9 +33,9 @@ from decompose_cli.features.seen import class_names_of, settled
 from decompose_cli.features.study import Study, open_network
 from decompose_cli.models.cam_layer import CamLayer, cam_layer, default_cam_layer
 from decompose_cli.models.classifier import Classifier
-from decompose_cli.models.head import example_images
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.outputs import passed_over, trace_outputs, warn_of_passed_over
+from decompose_cli.models.tracing import example_images
 from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.printable import printable
 from decompose_cli.processes.device import resolve_device

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,10 @@ from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
+from decompose_cli.models.copying import in_float32
 from decompose_cli.models.maps import feature_maps
 from decompose_cli.models.network import HeadTensors
+from decompose_cli.models.tracing import example_images
 from decompose_cli.progress import note, track
 from decompose_cli.reporting.filter_plots import MOST_ROWS, FilterRow, Response, filter_sheet
 from decompose_cli.storage.file_sets import Content, write_result
@@ -253,7 +254,7 @@ def _mean(values: Tensor) -> float | None:
 def _pictures(study: Study, infos: list[FilterInfo], c: int) -> list[FilterRow]:
     """The images of each filter, with its map where features are means of maps; each image runs once."""
     network = study.classifier.load(study.preprocessing.crop)
-    module = copy.deepcopy(network.module).float()
+    module = in_float32(network.module, example_images(network.input_size, model=network.module))
     head = module.get_submodule(network.head.name)
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (study.preprocessing.mean, study.preprocessing.std))
     numbers = sorted({image.image for info in infos for image in info.images})

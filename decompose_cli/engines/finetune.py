@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -31,12 +30,13 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.checkpoint import Checkpoint, Metadata
+from decompose_cli.models.copying import copied
 from decompose_cli.models.decomposed import DecomposedLinear
-from decompose_cli.models.head import varied_images
 from decompose_cli.models.network import check_head_stays
 from decompose_cli.models.new_head import NewHead
 from decompose_cli.models.passing_maps import find_place
 from decompose_cli.models.sparse_record import SparseRecord
+from decompose_cli.models.tracing import varied_images
 from decompose_cli.models.weights import RANDOM
 from decompose_cli.processes.team import on_first
 from decompose_cli.progress import note
@@ -49,6 +49,7 @@ from decompose_cli.training.finetune_settings import FinetuneConfig
 from decompose_cli.training.finetune_settings import FinetuneSettings as FinetuneSettings
 from decompose_cli.training.freezing import Trained, freeze
 from decompose_cli.training.job import Job
+from decompose_cli.training.learnable import check_learns
 from decompose_cli.training.objective import Objective
 from decompose_cli.training.outcome import RunResults, Spread, spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
@@ -57,7 +58,7 @@ from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.runner import Files, Finished, Training, run_training, with_best_weights
 from decompose_cli.training.session import Request, Session
 from decompose_cli.training.settings import Settings
-from decompose_cli.training.transfer import check_transfer, copied, fitted_new_head, offering_new_head, part_to_fit
+from decompose_cli.training.transfer import check_transfer, fitted_new_head, offering_new_head, part_to_fit
 from decompose_cli.training.unchanged import check_same, check_same_images
 
 
@@ -228,9 +229,10 @@ class _Finetune(Training[FinetuneResults]):
         heads = resolve_heads(test.head, index_set)
         assert heads.decomposed is not None
         network = test.classifier.load(test.preprocessing.crop)
-        module = copied(network.module)
+        module = copied(network.module).float()
         if not network.is_decomposed:
             with_decomposed_head(module, network.head, heads.decomposed)
+        check_learns(module, test.classifier.name, network.input_size)
         check_head_stays(module, network.head.name, network.input_size, test.classifier.name)
         kept_whole = test.classifier.kept_whole
         used = index_set or own_index_set(test.head, test.classifier.weights_source, kept_whole)
@@ -291,7 +293,7 @@ class _Finetune(Training[FinetuneResults]):
             model_options=dict(entry.chosen) or None,
             command=shown_command(config, settings.seed, own),
         )
-        module = copy.deepcopy(self._module)
+        module = copied(self._module)
         self._cut, self._refitting = None, None
         if config["refit"]:
             self._cut = self._measured(session, module)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from decompose_cli.datasets.registry import usual_preprocessing
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import default_model, open_network
 from decompose_cli.models.cam_layer import default_cam_layer
 from decompose_cli.models.classifier import Classifier, find_entry
-from decompose_cli.models.head import example_images, find_head
+from decompose_cli.models.head import find_head
 from decompose_cli.models.outputs import trace_outputs, warn_of_passed_over
+from decompose_cli.models.tracing import cannot_run, example_images
 from decompose_cli.preprocessing import parse_image_options
-
-_HINT = f"It has to take 3-channel images; set their size with {param('input_size')}."
 
 
 @dataclass(frozen=True)
@@ -102,10 +101,8 @@ def list_layers(
     try:
         images = example_images(size, model=module)
         outputs = trace_outputs(module, images)
-    except Exception:
-        raise InputError(
-            refusal.sentence if refusal else f"{model} cannot run on images of {size[0]}x{size[1]} pixels.", hint=_HINT
-        ) from None
+    except (Exception, SystemExit) as error:
+        raise refusal or cannot_run(model, size, error) from error
     cam = default_cam_layer(module, images, outputs)
     warn_of_passed_over(outputs, cam, model)
     layers = [

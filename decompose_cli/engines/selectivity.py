@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -34,9 +33,10 @@ from decompose_cli.features.extraction import (
 from decompose_cli.features.forward import Normalisation, images_at_once
 from decompose_cli.features.opening import Opening
 from decompose_cli.features.study import Inputs, Study
-from decompose_cli.models.head import evaluating, example_images
+from decompose_cli.models.copying import in_float32
 from decompose_cli.models.inference import copies_of
 from decompose_cli.models.outputs import LayerOutput, trace_outputs
+from decompose_cli.models.tracing import evaluating, example_images
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.team import device_led, together
 from decompose_cli.processes.threads import WorkerThreads
@@ -250,7 +250,7 @@ class _Share:
                 torch.inference_mode(),
                 torch.autocast(device.type, torch.bfloat16, enabled=computing.precision == "bf16"),
             ):
-                shown = normalise(images.to(device, non_blocking=True))
+                shown = normalise(images.to(device, non_blocking=True)).to(counters.number_type)
                 counters.add(shown.to(memory_format=torch.channels_last), labels.to(device))
 
         title = f"Layers on {short_name(self.dataset)}" + (f" (process 1 of {world})" if world > 1 else "")
@@ -260,7 +260,8 @@ class _Share:
             stack.enter_context(closing(chunks))
             stack.enter_context(device_memory(device))
             workers: list[LayerCounters] = []
-            here = copy.deepcopy(original).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+            plain = in_float32(original, example_images(size, model=original))
+            here = plain.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
             for module in copies_of(here, computing.threads if device.type == "cpu" else 1):
                 stack.enter_context(evaluating(module))
                 shared = workers[0] if workers else None

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from decompose_cli.errors import InputError, first_line, param
+from decompose_cli.errors import InputError, param
 from decompose_cli.models.entry import ModelEntry
-from decompose_cli.models.head import evaluating, example_images
 from decompose_cli.models.network import HeadTensors, Network, network_of
+from decompose_cli.models.tracing import cannot_run, evaluating, example_images
 from decompose_cli.preprocessing import Size
 
 FEATURES_ONLY = "features_only"
@@ -133,15 +133,11 @@ def with_linear_head(backbone: nn.Module, input_size: Size, num_classes: int, na
     Raises:
         InputError: It cannot run on such images, or yields no features.
     """
-    height, width = input_size
     try:
         with evaluating(backbone):
             output = backbone(example_images(input_size, model=backbone))
-    except Exception as error:
-        raise InputError(
-            f"{name} cannot run on RGB images of {height}x{width} pixels: {first_line(error)}.",
-            hint=f"It has to take 3-channel images; set their size with {param('input_size')}.",
-        ) from error
+    except (Exception, SystemExit) as error:
+        raise cannot_run(name, input_size, error) from error
     features = features_in(output, backbone, name)
     head = nn.Linear(features.shape[1], num_classes)
     like = next(backbone.parameters(), None)

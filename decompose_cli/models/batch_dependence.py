@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import param
-from decompose_cli.models.head import Head, evaluating, recorded_inputs, varied_images
+from decompose_cli.models.head import Head
 from decompose_cli.models.logits import logits_of
+from decompose_cli.models.tracing import evaluating, followed_modules, recorded_inputs, varied_images
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import warn
 
@@ -119,10 +120,9 @@ def _passed(model: nn.Module, images: Tensor) -> list[_Use]:
         return lambda _, __, output: passed.append(_Use(name, entered[name].pop(), _copies((output,))))
 
     with evaluating(model), ExitStack() as stack:
-        for name, module in model.named_modules():
-            if name:
-                stack.callback(module.register_forward_pre_hook(enter(name)).remove)
-                stack.callback(module.register_forward_hook(leave(name)).remove)
+        for name, module in followed_modules(model):
+            stack.callback(module.register_forward_pre_hook(enter(name)).remove)
+            stack.callback(module.register_forward_hook(leave(name)).remove)
         model(images)
     return passed
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from decompose_cli.errors import InputError
-from decompose_cli.models.head import evaluating
 from decompose_cli.models.logits import logits_of
 from decompose_cli.models.outputs import LayerOutput, Values, last_map_layer, units, with_maps_last
 from decompose_cli.models.planes import Planes
+from decompose_cli.models.tracing import evaluating, forget_gradients
 
 
 @dataclass(frozen=True)
@@ -25,18 +27,22 @@ class CamLayer:
         planes: Where the maps are in what it yields, or is given.
         is_given: Whether the maps are in what the submodule is given. Of the tokens that the last block of a vision
             transformer yields, only that of the class may be read: then no other has any effect on the logits.
+        is_forced: Whether gradients reach the maps only where the network is kept from holding them back, as
+            :func:`GradientsKept` does.
     """
 
     name: str
     planes: Planes
     is_given: bool = False
+    is_forced: bool = False
 
 
 def default_cam_layer(model: nn.Module, images: Tensor, outputs: Sequence[LayerOutput]) -> str | None:
     """Name of the default layer for class activation maps; None where no module yields maps larger than one pixel.
 
     It is the outermost module that finishes last with such maps. Where these are tokens it is the last block, which
-    norms and the like may follow. Where it is but one of the branches of a module that itself yields no maps any
+    norms and the like may follow. Where the logits do not hear of its maps, it is the last layer before it of whose
+    maps they do. Where it is but one of the branches of a module that itself yields no maps any
     more, such as the last Inception block for small images, it is the last layer before that module.
 
     Args:
@@ -52,10 +58,14 @@ def default_cam_layer(model: nn.Module, images: Tensor, outputs: Sequence[LayerO
     assert use.values is not None
     line = use.values.axes.line
     if line is None:
-        return _main_branch(model, images, outputs, use).layer
-    blocks = [unit for unit in units(model, outputs) if unit.values and unit.values.axes.line]
-    alike = [block for block in blocks if _grid(block.values) == _grid(use.values)]
-    return alike[-1].layer if alike else name
+        chosen = _main_branch(model, images, outputs, use)
+    else:
+        blocks = [unit for unit in units(model, outputs) if unit.values and unit.values.axes.line]
+        alike = [block for block in blocks if _grid(block.values) == _grid(use.values)]
+        chosen = alike[-1] if alike else use
+    before = [one for one in with_maps_last(outputs) if outputs.index(one) < outputs.index(chosen)]
+    heard = (one.layer for one in (chosen, *reversed(before)) if _heard(model, images, one) is not None)
+    return next(heard, chosen.layer)
 
 
 def cam_layer(model: nn.Module, images: Tensor, outputs: Sequence[LayerOutput], name: str, called: str) -> CamLayer:
@@ -88,19 +98,55 @@ def cam_layer(model: nn.Module, images: Tensor, outputs: Sequence[LayerOutput], 
             f"these axes are channels, rows and columns of the image{f' after the operation {lost}' if lost else ''}.",
             hint=hint,
         )
-    if values.positions * values.shape[planes.order[1]] == values.shape[1:].numel():  # there are no other tokens
-        return CamLayer(name, planes)
-    found = [CamLayer(name, planes)]
-    if use.given is not None and use.given.axes.planes is not None:
-        found.append(CamLayer(name, use.given.axes.planes, is_given=True))
-    for cam in found:
-        if _are_heard(model, use.module, images, cam):
-            return cam
+    found = _heard(model, images, use)
+    if found is not None:
+        return found
+    if _is_whole(values):
+        raise InputError(
+            f"No gradient of the logits of {called} reaches what {name!r} yields, so Grad-CAM has nothing to show.",
+            hint=f"Choose a layer on the way to the logits; {hint}",
+        )
     raise InputError(
         f"The logits of {called} do not depend on the positions of {name!r}: only other tokens, such as that of the "
         "class, are read after it, so Grad-CAM would be zero everywhere.",
         hint=f"Choose an earlier layer; {hint}",
     )
+
+
+def _is_whole(values: Values) -> bool:
+    """Whether values are maps and nothing else, without tokens that are no positions."""
+    planes = values.axes.planes
+    assert planes is not None
+    return values.positions * values.shape[planes.order[1]] == values.shape[1:].numel()
+
+
+def _heard(model: nn.Module, images: Tensor, use: LayerOutput) -> CamLayer | None:
+    """Where the maps of a layer are that the logits hear of, which it yields or is given; None if they hear of none."""
+    assert use.values is not None
+    assert use.values.axes.planes is not None
+    found = [CamLayer(use.layer, use.values.axes.planes)]
+    if not _is_whole(use.values) and use.given is not None and use.given.axes.planes is not None:
+        found.append(CamLayer(use.layer, use.given.axes.planes, is_given=True))
+    tried = (*found, *(replace(one, is_forced=True) for one in found))
+    heard = next((cam for cam in tried if _are_heard(model, use.module, images, cam)), None)
+    forget_gradients(model, images)
+    return heard
+
+
+class GradientsKept(TorchFunctionMode):
+    """Inside the block a network is not heeded where it asks for no gradients, by ``no_grad`` or by ``detach``.
+
+    What it computes is the same, and so is its derivative, which is what Grad-CAM looks at.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch._C._set_grad_enabled:
+            return None
+        if func in (torch.Tensor.detach, torch.detach):
+            return args[0].view_as(args[0])
+        return func(*args, **(kwargs or {}))
 
 
 @contextmanager
@@ -146,21 +192,26 @@ class _Kept(nn.Module):
 def _are_heard(model: nn.Module, layer: nn.Module, images: Tensor, cam: CamLayer) -> bool:
     """Whether the logits change with the maps of a layer; as far as they change with the images at all."""
     kept = _Kept()
-    with replaced_maps(layer, cam.planes, kept, is_given=cam.is_given):
-        score, seen = _score(model, images)
-    if kept.latest is None:
+    try:
+        with replaced_maps(layer, cam.planes, kept, is_given=cam.is_given):
+            score, seen = _score(model, images, is_forced=cam.is_forced)
+    except Exception:
+        if cam.is_forced:  # what takes no gradients, such as NumPy, does not take these either
+            return False
+        raise
+    if kept.latest is None or not score.requires_grad or not kept.latest.requires_grad:
         return False
     of_maps, of_images = torch.autograd.grad(score, [kept.latest, seen], allow_unused=True)
-    return _is_any(of_maps) or not _is_any(of_images)  # of a head that begins at zero
+    return _is_any(of_maps) or (of_maps is not None and not _is_any(of_images))  # of a head that begins at zero
 
 
 def _is_any(gradient: Tensor | None) -> bool:
     return gradient is not None and bool(gradient.any())
 
 
-def _score(model: nn.Module, images: Tensor) -> tuple[Tensor, Tensor]:
+def _score(model: nn.Module, images: Tensor, *, is_forced: bool = False) -> tuple[Tensor, Tensor]:
     """Some sum of the logits, and the images that it was made of, with gradients."""
-    with evaluating(model), torch.enable_grad():
+    with evaluating(model), torch.enable_grad(), GradientsKept() if is_forced else nullcontext():
         seen = images.detach().clone().requires_grad_()
         logits = logits_of(model(seen))
     weights = torch.linspace(1, 2, logits.numel(), device=logits.device, dtype=logits.dtype)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import hashlib
+import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -16,6 +17,7 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.models.backbones import BackboneWithHead, is_features_only, without_head
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Checkpoint
+from decompose_cli.models.completing import completed
 from decompose_cli.models.entry import is_user_code
 from decompose_cli.models.finding import described_entry
 from decompose_cli.models.finding import find_entry as find_entry
@@ -27,11 +29,12 @@ from decompose_cli.models.fitting import (
     state_for,
     take_decomposed_head,
 )
-from decompose_cli.models.head import example_images, find_head, trace_layers
+from decompose_cli.models.head import find_head
 from decompose_cli.models.lone_head import refuse_lone_head
 from decompose_cli.models.network import HeadTensors, Network, network_of
 from decompose_cli.models.new_head import NewHead, check_opens_again, take_described_head, with_new_head
 from decompose_cli.models.registry import ModelEntry
+from decompose_cli.models.tracing import example_images, trace_layers
 from decompose_cli.models.trained_options import as_trained, has_default_hash
 from decompose_cli.models.weights import RANDOM, default_source, read_named, read_weights
 from decompose_cli.preprocessing import IMAGENET, ImageOptions, Size
@@ -119,7 +122,7 @@ class Classifier:
         initial = self._backbone_alone() if self.lacks_head else self._initial
         for name, value in initial.state_dict().items():
             digest.update(name.encode())
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(_bytes_of(value))
         return digest.hexdigest()
 
     @cached_property
@@ -176,7 +179,8 @@ class Classifier:
         pretrained = self.checkpoint is not None and has_default_hash(self.entry, self.checkpoint)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            return self.entry.make(num_classes, input_size, pretrained=pretrained).eval()
+            made = self.entry.make(num_classes, input_size, pretrained=pretrained)
+            return completed(made, input_size, self.name).eval()
 
     def build(self, input_size: Size) -> tuple[nn.Module, str | None]:
         """Build the network and put the weights in.
@@ -262,6 +266,14 @@ class Classifier:
         raise InputError(
             f"{self.weights_source} has a decomposed head {place!r}, but the head of this network is {head.name!r}."
         )
+
+
+def _bytes_of(value: Any) -> bytes:
+    """What identifies an entry of a state dict, which need not be a tensor, nor one of plain numbers."""
+    if isinstance(value, torch.Tensor) and not value.is_quantized:
+        plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten()
+        return plain.view(torch.uint8).numpy().tobytes()
+    return pickle.dumps(value)
 
 
 def open_classifier(

@@ -11,12 +11,14 @@ from torch import Tensor, fx, nn
 from torch.fx.experimental.optimization import fuse
 from torch.nn import functional
 
-from decompose_cli.errors import InputError, first_line
+from decompose_cli.errors import InputError, param, raised
 from decompose_cli.models.affine import agree
 from decompose_cli.models.convolutions import full_float32
-from decompose_cli.models.head import PART_OF_SPREAD, LayerCall, penultimate, recorded_inputs, trace_layers
+from decompose_cli.models.copying import in_float32, number_type
+from decompose_cli.models.head import PART_OF_SPREAD
 from decompose_cli.models.logits import logits_of
 from decompose_cli.models.network import Network
+from decompose_cli.models.tracing import LayerCall, penultimate, recorded_inputs, trace_layers
 
 _TOLERANCE = 1e-3
 _FOLDED = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
@@ -40,12 +42,10 @@ class FeatureReader:
         self.device = device
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.head_name = network.head.name
-        try:
-            module = copy.deepcopy(network.module).cpu().float().eval()
-        except Exception as error:  # locks, open files and the like
-            raise InputError(
-                f"The network cannot be copied, which is needed to leave it as it is: {first_line(error)}."
-            ) from error
+        module = in_float32(network.module, example)
+        if precision != "bf16":
+            self.dtype = number_type(module)
+        example = example.to(number_type(module))
         features, layers = _checked_pass(module, network, example)
         # Only what enters the head is read, and a linear layer is a leaf for the symbolic tracer, whatever stood here.
         if type(network.head.module) not in (nn.Linear, nn.Conv2d):
@@ -84,10 +84,18 @@ class FeatureReader:
             cast = copy.deepcopy(pooled).bfloat16()
             cast.get_submodule(self.head_name).float()  # it is not looked at, but takes what is pooled
             for converted in (cast, copy.deepcopy(module).bfloat16()):
-                with suppress(RuntimeError):  # what comes after the pooling may have parameters, or tensors of its own
+                with suppress(Exception):  # what comes after the pooling may have parameters, or tensors of its own
                     self._read(converted, example.to(self.device, torch.bfloat16))
                     return converted
-        self.autocast, self.dtype = True, torch.float32
+        self.autocast, self.dtype = True, number_type(module)
+        try:
+            with self._precision():
+                self._read(pooled, example.to(self.device, self.dtype))
+        except Exception as error:  # it says nothing of numbers as such
+            raise InputError(
+                f"The network cannot compute in bfloat16: its forward raises {raised(error)}.",
+                hint=f"{param('precision')} 32 computes in float32.",
+            ) from error
         return pooled
 
     def _read(self, module: nn.Module, images: Tensor) -> Tensor:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from decompose_cli.models.axes import AxisTracer, slow_attention
-from decompose_cli.models.cam_layer import replaced_maps
-from decompose_cli.models.head import evaluating, penultimate, recorded_inputs
+from decompose_cli.models.cam_layer import GradientsKept, replaced_maps
+from decompose_cli.models.copying import number_type
 from decompose_cli.models.logits import logits_of
 from decompose_cli.models.planes import CHANNELS_SECOND, Planes
+from decompose_cli.models.tracing import evaluating, penultimate, recorded_inputs
 
 _TOLERANCE = 1e-5
 _REMEMBERED = 12
@@ -64,6 +66,7 @@ def feature_maps(module: nn.Module, head: nn.Module, images: Tensor) -> tuple[Te
         Features (N, D), and maps (N, D, h, w), or None where the features are no means of maps (the network pools in
         another way, or has layers in between).
     """
+    images = images.to(number_type(module))
     with evaluating(module), torch.no_grad():
         count = penultimate(module, head, images[:1]).shape[1]
         with recorded_inputs(head) as inputs, slow_attention(), _Maps(images, count) as seen:
@@ -91,6 +94,7 @@ def grad_cam(
     planes: Planes = CHANNELS_SECOND,
     *,
     is_given: bool = False,
+    is_forced: bool = False,
 ) -> Tensor:
     """Grad-CAM (Selvaraju et al., arXiv 1610.02391): relu(sum_j a_j A_j), a_j the mean over positions of dz_c / dA_j.
 
@@ -101,16 +105,21 @@ def grad_cam(
         classes: Class c of each image, int64 (N,).
         planes: Where the maps are in what the layer yields, or is given.
         is_given: Whether they are in what the layer is given.
+        is_forced: Whether the network is kept from holding gradients back.
 
     Returns:
         Maps (N, h, w), not negative.
     """
     from captum.attr import LayerGradCam  # type: ignore[import-untyped]
 
+    def run(batch: Tensor) -> Tensor:
+        with GradientsKept() if is_forced else nullcontext():
+            return logits_of(module(batch))
+
     turned = nn.Identity()  # where captum looks at the outputs, as maps
     with replaced_maps(layer, planes, turned, is_given=is_given), evaluating(module):
         # captum asks for gradients itself
-        cam = LayerGradCam(lambda batch: logits_of(module(batch)), turned)
+        cam = LayerGradCam(run, turned)
         maps = cam.attribute(images, target=classes, relu_attributions=True)
     assert isinstance(maps, Tensor)
     return maps.detach().float()[:, 0]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.models.affine import Following
+from decompose_cli.models.copying import copied
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import Head, find_head
 from decompose_cli.preprocessing import Size
@@ -110,7 +110,7 @@ class Network:
         Raises:
             InputError: What follows the head in the network takes all classes.
         """
-        module, tensors = copy.deepcopy(self.module), self.tensors.of_classes(numbers)
+        module, tensors = copied(self.module), self.tensors.of_classes(numbers)
         rows, place = torch.tensor(numbers), self.head
         own = module.get_submodule(place.name)
         following = Following(place.following.factor[rows], place.following.shift[rows])
@@ -181,7 +181,7 @@ def check_head_stays(module: nn.Module, head: str, input_size: Size, name: str) 
     Raises:
         InputError: It is not found.
     """
-    moved = copy.deepcopy(module)
+    moved = copied(module)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in moved.parameters():

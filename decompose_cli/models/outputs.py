@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from decompose_cli.errors import param
 from decompose_cli.models.axes import Axes, AxisTracer
 from decompose_cli.models.axis_parts import Layout
-from decompose_cli.models.head import evaluating
+from decompose_cli.models.tracing import evaluating, followed_modules
 from decompose_cli.progress import warn
 
 
@@ -26,12 +26,14 @@ class Values:
         axes: What its axes are.
         lowest: Its lowest value, NaN where it holds no numbers, or complex ones.
         is_complex: Whether it holds complex numbers.
+        is_of_inference: Whether it was made under ``torch.inference_mode``.
     """
 
     shape: torch.Size
     axes: Axes
     lowest: float
     is_complex: bool
+    is_of_inference: bool = False
 
     @property
     def channels(self) -> int | None:
@@ -63,6 +65,8 @@ class Values:
         """Why these cannot be looked at, or None where nothing is known that stands in the way."""
         if self.is_complex:
             return "its values are complex numbers"
+        if self.is_of_inference and self.axes.lost_by is not None:
+            return "it is computed under torch.inference_mode, which hides what its axes are; torch.no_grad would do"
         if not self.axes.in_order:
             return f"its images are in another order after the operation {self.axes.lost_by}"
         if self.axes.lost_by is not None:
@@ -135,10 +139,9 @@ def trace_outputs(model: nn.Module, images: Tensor) -> list[LayerOutput]:
         return hook
 
     with ExitStack() as stack:
-        for name, module in model.named_modules():
-            if name:
-                stack.callback(module.register_forward_pre_hook(enter(name)).remove)
-                stack.callback(module.register_forward_hook(leave(name)).remove)
+        for name, module in followed_modules(model):
+            stack.callback(module.register_forward_pre_hook(enter(name)).remove)
+            stack.callback(module.register_forward_hook(leave(name)).remove)
         stack.enter_context(evaluating(model))
         stack.enter_context(tracer)
         model(images)
@@ -208,7 +211,7 @@ def units(
     return [use for use in outputs if use.layer in names]
 
 
-_Seen = tuple[torch.Size, Layout | None, float, bool]
+_Seen = tuple[torch.Size, Layout | None, float, bool, bool]
 
 
 def _seen(value: object, tracer: AxisTracer) -> _Seen | None:
@@ -216,7 +219,7 @@ def _seen(value: object, tracer: AxisTracer) -> _Seen | None:
     if not isinstance(value, Tensor):
         return None
     lowest = float(value.min()) if value.numel() > 0 and not value.is_complex() else float("nan")
-    return value.shape, tracer.layout(value), lowest, value.is_complex()
+    return value.shape, tracer.layout(value), lowest, value.is_complex(), value.is_inference()
 
 
 def _values(seen: _Seen | None, tracer: AxisTracer) -> Values | None:

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from decompose_cli.errors import DecomposeError
-from decompose_cli.models.head import evaluating
 from decompose_cli.models.maps import feature_maps
 from decompose_cli.models.planes import Line, Planes
+from decompose_cli.models.tracing import evaluating
 
 _TOLERANCE = 1e-4
 _REMEMBERED = 12

@@ -13,8 +13,9 @@ from decompose_cli.errors import DecomposeError, first_line
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.finding import described_entry
-from decompose_cli.models.head import PART_OF_SPREAD, evaluating, example_images, in_portions, varied_images
+from decompose_cli.models.head import PART_OF_SPREAD
 from decompose_cli.models.logits import logits_of
+from decompose_cli.models.tracing import evaluating, example_images, in_portions, varied_images
 from decompose_cli.models.trained_options import as_trained
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import warn

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from decompose_cli.errors import InputError, first_line
+from decompose_cli.errors import InputError, first_line, raised
 from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.sources import source_digest
 
@@ -40,7 +40,7 @@ def user_entry(model: str) -> ModelEntry:
             ) from error
         raise InputError(f"Importing {module_name} failed: {first_line(error)}.") from error
     except (Exception, SystemExit) as error:
-        raise InputError(f"Importing {module_name} failed: {type(error).__name__}: {first_line(error)}.") from error
+        raise InputError(f"Importing {module_name} failed: {raised(error)}.") from error
     for part in attribute.split("."):
         target = getattr(target, part, None)
     if isinstance(target, nn.Module):
@@ -63,7 +63,7 @@ def _user_build(model: str, target: Callable[[], Any]) -> Callable[..., nn.Modul
         try:
             module = target()
         except (Exception, SystemExit) as error:
-            raise InputError(f"{model}() failed: {type(error).__name__}: {first_line(error)}.") from error
+            raise InputError(f"{model}() failed: {raised(error)}.") from error
         if not isinstance(module, nn.Module):
             raise InputError(f"{model}() returned a {type(module).__name__}, not a torch.nn.Module.")
         return module

@@ -17,8 +17,8 @@ from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.sampling import share
 from decompose_cli.decomposition.metrics import MIN_CLASSES_FOR_TOP5, Evaluation, evaluate_head
 from decompose_cli.features.extraction import device_memory, normalised_batches
-from decompose_cli.models.head import evaluating
 from decompose_cli.models.inference import copies_of
+from decompose_cli.models.tracing import evaluating
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.team import sum_over_processes
 from decompose_cli.processes.threads import WorkerThreads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import io
 import logging
@@ -16,13 +15,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import DecomposeError, first_line, one_of
+from decompose_cli.errors import DecomposeError, one_of, raised
 from decompose_cli.extras import import_extra
 from decompose_cli.models.checkpoint import METADATA_KEY, Metadata, write_checkpoint
-from decompose_cli.models.head import PART_OF_SPREAD, varied_images
+from decompose_cli.models.copying import copied
+from decompose_cli.models.head import PART_OF_SPREAD
 from decompose_cli.models.logits import logits_of
 from decompose_cli.models.read_back import PART_OF_LARGEST, difference_beyond, in_words
 from decompose_cli.models.sparse_record import SparseRecord
+from decompose_cli.models.tracing import varied_images
 from decompose_cli.storage.files import write_with
 
 Kind = Literal["onnx", "safetensors", "torchscript"]
@@ -117,7 +118,7 @@ def export_network(
             results = [run(images) for images in (three, one, varied)]
         except Exception as error:  # an exporter, and the user's code in it, can raise nearly anything
             raise DecomposeError(
-                f"The network cannot be exported to {kind}: {first_line(error)}.",
+                f"The network cannot be exported to {kind}: {raised(error.__cause__ or error)}.",
                 hint="Export to safetensors works for every network.",
             ) from error
     differences = [_relative_difference(a, b) for a, b in zip(expected[:2], results[:2], strict=True)]
@@ -163,13 +164,7 @@ class _LogitsAlone(nn.Module):
 
 
 def _plain_copy(module: nn.Module) -> nn.Module:
-    try:
-        network = copy.deepcopy(module)
-    except Exception as error:  # locks, open files and the like
-        raise DecomposeError(
-            f"The network cannot be copied, which export needs to leave it as it is: {first_line(error)}."
-        ) from error
-    network = network.requires_grad_(False).to("cpu", torch.float32).eval()
+    network = copied(module).requires_grad_(False).to("cpu", torch.float32).eval()
     for tensor in (*network.parameters(), *network.buffers()):
         tensor.data = tensor.data.contiguous()
     return network

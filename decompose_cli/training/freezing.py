@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork
-from decompose_cli.models.head import evaluating, example_images, trace_layers
 from decompose_cli.models.logits import logits_of
+from decompose_cli.models.tracing import evaluating, example_images, trace_layers
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import note
 

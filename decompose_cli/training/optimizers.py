@@ -36,7 +36,8 @@ def make_optimizer(settings: Settings, parameters: Sequence[nn.Parameter]) -> Op
     """Make the optimizer of the settings for parameters that are on their device already."""
     kinds = {parameter.device.type for parameter in parameters}
     # Scaled gradients cannot be clipped before a fused optimizer, which unscales them itself.
-    fused = kinds <= {"cpu", "cuda"} and not (settings.precision == "16" and settings.clip_norm is not None)
+    is_real = all(parameter.is_floating_point() for parameter in parameters)
+    fused = is_real and kinds <= {"cpu", "cuda"} and not (settings.precision == "16" and settings.clip_norm is not None)
     if settings.optimizer == "sgd":
         return SGD(
             parameters,

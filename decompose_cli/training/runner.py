@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,6 +14,7 @@ from typing_extensions import override
 from decompose_cli.errors import DecomposeError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.convolutions import may_choose_algorithms
+from decompose_cli.models.copying import copied
 from decompose_cli.models.read_back import check_read_back
 from decompose_cli.processes.team import ENDED, is_lost_connection, on_first
 from decompose_cli.reporting.training_plots import training_curves
@@ -172,7 +172,7 @@ def with_best_weights(module: nn.Module, results: RunResults, folder: RunFolder)
     """A copy of the network with the weights of the best epoch; the network itself where no images chose one."""
     if results.best is None:
         return module
-    best = copy.deepcopy(module)
+    best = copied(module)
     best.load_state_dict(read_state(folder.best)["state_dict"])
     return best
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import tempfile
@@ -20,6 +19,7 @@ from torch import nn
 from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import find_entry
+from decompose_cli.models.copying import copied
 from decompose_cli.models.entry import is_user_code
 from decompose_cli.models.precision import AUTO, settled_precision
 from decompose_cli.norms.online import OnlineNorm1d, OnlineNorm2d
@@ -332,7 +332,7 @@ def _check_smallest_batch(trainer: Trainer, job: Job) -> None:
     image = torch.zeros(1, 3, *job.data.preprocessing.crop, device=fabric.device)
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            copy.deepcopy(job.module).train()(image)
+            copied(job.module).train()(image)
     except ValueError as error:
         raise InputError(
             f"A batch, or a process's share of one, will be a single image, from which this network cannot learn: "
@@ -361,7 +361,7 @@ def _try_export(session: Session, job: Job) -> None:
         for kind in _exports(session):
             path = RunFolder(Path(folder)).exported(kind)
             size = job.data.preprocessing.crop
-            module = copy.deepcopy(job.module)
+            module = copied(job.module)
             on_first(session.fabric, partial(export_network, module, size, path, kind, job.metadata, sparse=job.sparse))
 
 

@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.errors import DecomposeError, InputError, first_line, param
+from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.features.seen import sized
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier
+from decompose_cli.models.completing import completed
 from decompose_cli.models.entry import ModelEntry
-from decompose_cli.models.head import evaluating, find_head
-from decompose_cli.models.logits import logits_of
+from decompose_cli.models.head import find_head
 from decompose_cli.models.new_head import NewHead
 from decompose_cli.models.registry import DEFAULT_MODEL
 from decompose_cli.models.weights import DEFAULT, RANDOM
@@ -41,6 +41,7 @@ from decompose_cli.training.data import divide, labels_by_name, open_splits
 from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.freezing import Trained
 from decompose_cli.training.job import Job
+from decompose_cli.training.learnable import check_learns
 from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, complete_norm, default_recipe, resolve
 from decompose_cli.training.session import Session
@@ -307,18 +308,13 @@ def initial_network(entry: ModelEntry, num_classes: int, input_size: Size, seed:
     """A network with random weights that are a function of the seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return entry.make(num_classes, input_size)
+        return completed(entry.make(num_classes, input_size), input_size, entry.name)
 
 
 def _check_outputs(module: nn.Module, entry: ModelEntry, learner: Learner) -> None:
     """Refuse a network that does not take images of this size, or does not have an output for every class."""
-    try:
-        with evaluating(module):
-            output = module(torch.zeros(2, 3, *learner.preprocessing.crop))
-    except Exception as error:
-        size = "x".join(map(str, learner.preprocessing.crop))
-        raise InputError(f"{entry.name} does not work on images of {size} pixels: {first_line(error)}.") from error
-    shape = tuple(logits_of(output, where=entry.name).shape)
+    logits = check_learns(module, entry.name, learner.preprocessing.crop)
+    shape = tuple(logits.shape)
     if shape != (2, len(learner.class_names)):
         raise InputError(
             f"{entry.name} makes of 2 images an output of shape {shape}, but {learner.train.name} has "

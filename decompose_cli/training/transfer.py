@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,15 +15,17 @@ from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.refitting import Refitting, check_refit, settle
 from decompose_cli.decomposition.sampling import fitted_numbers
 from decompose_cli.decomposition.sparse_heads import fit_head
-from decompose_cli.errors import InputError, first_few, first_line, one_of, param
+from decompose_cli.errors import InputError, first_few, one_of, param
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
 from decompose_cli.models.classifier import Classifier
+from decompose_cli.models.copying import copied
 from decompose_cli.models.network import check_head_stays
 from decompose_cli.models.new_head import NewHead
 from decompose_cli.preprocessing import Size
 from decompose_cli.progress import note
 from decompose_cli.training.freezing import TRAINED, Trained, freeze
+from decompose_cli.training.learnable import check_learns
 
 
 @dataclass(frozen=True)
@@ -120,23 +121,12 @@ def network_to_train(
             f"The checkpoints of this run leave out what {given.source} says of its sparse head, such as the dense one."
         )
     network = classifier.load(size) if new is None else classifier.with_new_head(new).load(size)
-    module = copied(network.module)
+    module = copied(network.module).float()
     if only == "all":
         return module, []
+    check_learns(module, classifier.name, size)
     check_head_stays(module, network.head.name, size, classifier.name)
     return module, freeze(module, network.head.name, only, size)
-
-
-def copied(module: nn.Module) -> nn.Module:
-    """A copy of the network that can be trained.
-
-    Raises:
-        InputError: The network cannot be copied.
-    """
-    try:
-        return copy.deepcopy(module).float()
-    except Exception as error:  # locks, open files and the like
-        raise InputError(f"The network cannot be copied, so it cannot be trained: {first_line(error)}.") from error
 
 
 def part_to_fit(data: LabelledFeatures, images: Tensor, seed: int) -> LabelledFeatures:

@@ -33,7 +33,11 @@ USER_NETWORKS = [
     ("ReLU after the head", "networks:relu", "after it comes 'end' (ReLU)"),
     ("maps for logits", "networks:maps", "returns shape (8, 10, 32, 32) for 8 images, not logits"),
     ("pair for logits", "networks:Pair", "returns a tuple, not logits (N, number of classes)"),
-    ("forward raises", "networks:Failing", "cannot run on RGB images of 32x32 pixels: broken inside"),
+    (
+        "forward raises",
+        "networks:Failing",
+        "cannot run on RGB images of 32x32 pixels: its forward raises RuntimeError: broken inside",
+    ),
     ("other classes", "networks:seven", "the data set has 10 classes, but the network has 7"),
 ]
 

@@ -17,8 +17,8 @@ from decompose_cli.decomposition.selectivity import (
     units_left_out,
 )
 from decompose_cli.models import imagenet
-from decompose_cli.models.head import example_images
 from decompose_cli.models.outputs import trace_outputs
+from decompose_cli.models.tracing import example_images
 
 SLOW = pytest.mark.slow
 

@@ -27,8 +27,8 @@ from decompose_cli.decomposition.selectivity import (
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.models import imagenet
 from decompose_cli.models.cifar_resnet import CifarResNet
-from decompose_cli.models.head import example_images
 from decompose_cli.models.outputs import LayerOutput, trace_outputs
+from decompose_cli.models.tracing import example_images
 
 NAN = float("nan")
 

@@ -148,7 +148,7 @@ def test_selectivity_and_layers_need_no_head(few: str, tower: list[str]) -> None
 
 def test_a_network_for_one_size_of_images_is_run_on_no_other(few: str, tower: list[str]) -> None:
     assert Study(inputs_of(few, model="tower:Fixed"), ("test",)).bank.features.shape == (20, 12)
-    with pytest.raises(InputError, match="tower:Fixed cannot run on RGB images of 40x40 pixels: only 32 pixels"):
+    with pytest.raises(InputError, match=r"tower:Fixed cannot run on RGB images of 40x40 pixels: .*only 32 pixels"):
         _ = Study(inputs_of(few, model="tower:Fixed", input_size="40"), ("test",)).bank
 
 

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 import decompose_cli  # noqa: F401 - makes torchvision importable beside a CPU-only torch
 from decompose_cli.models import imagenet
 from decompose_cli.models.axes import Axes
-from decompose_cli.models.head import example_images
 from decompose_cli.models.imagenet import torchvision_classifiers
 from decompose_cli.models.outputs import LayerOutput, last_map_layer, trace_outputs
+from decompose_cli.models.tracing import example_images
 
 FIRST, LAST = (1, 2, 3), (3, 1, 2)  # channels, rows, columns
 pytestmark = pytest.mark.usefixtures("pooled_weights")

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.models.axes import Axes
-from decompose_cli.models.head import example_images
 from decompose_cli.models.outputs import Values, last_map_layer, passed_over, trace_outputs
+from decompose_cli.models.tracing import example_images
 
 Operation = Callable[[Tensor], Tensor]
 FIRST = (1, 2, 3)

@@ -183,7 +183,7 @@ def test_a_network_that_is_opened_is_looked_at_in_a_batch_of_eight(part: type[nn
 def test_images_that_are_large_are_looked_at_a_few_at_a_time(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("decompose_cli.models.head._PIXELS_AT_ONCE", 1)
+    monkeypatch.setattr("decompose_cli.models.tracing._PIXELS_AT_ONCE", 1)
     torch.manual_seed(0)
     for part, times in ((Whitened(), 1), (nn.Identity(), 0)):
         caplog.clear()

@@ -17,9 +17,9 @@ from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.decomposed import DecomposedLinear
-from decompose_cli.models.head import evaluating, example_images, penultimate
 from decompose_cli.models.network import Network
 from decompose_cli.models.registry import get_entry
+from decompose_cli.models.tracing import evaluating, example_images, penultimate
 from decompose_cli.preprocessing import CIFAR, IMAGENET
 
 SIZE = (32, 32)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from decompose_cli.models.convolutions import fastest_algorithms, full_float32, may_choose_algorithms
-from decompose_cli.models.head import evaluating
+from decompose_cli.models.tracing import evaluating
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 cudnn: Any = torch.backends.cudnn

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.models.custom_resnet import CustomResNet, ResidualPair
-from decompose_cli.models.head import evaluating, example_images, find_head, penultimate
+from decompose_cli.models.head import find_head
+from decompose_cli.models.tracing import evaluating, example_images, penultimate
 
 SIZE = (32, 32)
 

@@ -18,8 +18,8 @@ from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.gate_kinds import GATES, ORIGINAL_SCALE, gate_shown_by
 from decompose_cli.models.gated_resnet import StageGatedResNet, UnitGatedResNet, from_plain
 from decompose_cli.models.gates import Reading
-from decompose_cli.models.head import penultimate
 from decompose_cli.models.registry import get_entry
+from decompose_cli.models.tracing import penultimate
 from decompose_cli.preprocessing import CIFAR, CIFAR_OF_GATES
 
 SIZE = (32, 32)

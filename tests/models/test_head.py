@@ -11,16 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.errors import InputError
-from decompose_cli.models.head import (
+from decompose_cli.models.head import find_head
+from decompose_cli.models.outputs import last_map_layer, trace_outputs
+from decompose_cli.models.tracing import (
     evaluating,
     example_images,
-    find_head,
     is_linear,
     penultimate,
     recorded_inputs,
     trace_layers,
 )
-from decompose_cli.models.outputs import last_map_layer, trace_outputs
 
 SIZE = (8, 8)
 CLASSES, FEATURES = 2, 3
@@ -167,7 +167,8 @@ def test_layers_after_the_last_linear_layer_are_named(after: tuple[nn.Module, ..
     assert named in refusal.value.message
     assert "my-net" in refusal.value.message
     assert "'head'" in refusal.value.message
-    assert "decompose layers" in (refusal.value.hint or "")
+    assert refusal.value.hint is not None
+    assert "decompose layers" in refusal.value.hint or "Leave the softmax out" in refusal.value.hint
 
 
 class UsedAgain(nn.Module):
@@ -204,8 +205,8 @@ def test_squeezenet_like_ending_is_refused_by_name() -> None:
 @pytest.mark.parametrize(
     ("ending", "sentence"),
     [
-        (lambda y: F.softmax(y, 1), "but probabilities"),
-        (lambda y: F.log_softmax(y, 1), "computes something else"),
+        (lambda y: F.softmax(y, 1), "but the softmax of it"),
+        (lambda y: F.log_softmax(y, 1), "but the log-softmax of it"),
         (F.relu, "computes something else"),
         (lambda y: y.clamp(-50, 50), "computes something else"),
         (lambda y: 30 * torch.tanh(y / 30), "computes something else"),
@@ -268,7 +269,7 @@ def test_linear_layer_used_twice_is_no_head() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.shared(torch.relu(self.shared(x.mean((2, 3)))))
 
-    with pytest.raises(InputError, match="no linear layer that could be its head"):
+    with pytest.raises(InputError, match="uses 'shared' \\(Linear\\) 2 times"):
         find_head(Twice(), SIZE)
 
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from decompose_cli.models import inference
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.decomposed import DecomposedLinear
-from decompose_cli.models.head import evaluating, penultimate
 from decompose_cli.models.imagenet import build
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import network_of
+from decompose_cli.models.tracing import evaluating, penultimate
 
 CPU = torch.device("cpu")
 

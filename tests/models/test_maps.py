@@ -9,10 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decompose_cli.models.head import find_head, penultimate
+from decompose_cli.models.head import find_head
 from decompose_cli.models.maps import class_maps, feature_maps, grad_cam
 from decompose_cli.models.planes import Planes
 from decompose_cli.models.registry import get_entry
+from decompose_cli.models.tracing import penultimate
 
 AVERAGING = ["resnet14", "preresnet14", "resnet18_32x32", "mobilenet_v2", "densenet121", "efficientnet_b0"]
 OTHERS = ["custom_resnet", "small vgg", pytest.param("vgg11", marks=pytest.mark.slow), "convnext_tiny"]

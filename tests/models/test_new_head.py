@@ -16,9 +16,9 @@ from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import open_classifier
-from decompose_cli.models.head import penultimate
 from decompose_cli.models.network import Network, network_of
 from decompose_cli.models.new_head import NewHead, with_new_head
+from decompose_cli.models.tracing import penultimate
 
 NAMES = ("ant", "bee", "cat", "dog", "elk", "fox", "gnu")
 

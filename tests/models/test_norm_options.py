@@ -13,8 +13,8 @@ from torch import nn
 from decompose_cli.errors import InputError
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.classifier import open_classifier
-from decompose_cli.models.head import example_images
 from decompose_cli.models.registry import get_entry
+from decompose_cli.models.tracing import example_images
 from decompose_cli.norms.factory import MapNorm, convert_norm
 from decompose_cli.norms.modes import NORM_MODES, Norm
 from decompose_cli.norms.online import OnlineNorm2d

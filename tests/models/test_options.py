@@ -14,8 +14,8 @@ from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.decomposed import DecomposedLinear
-from decompose_cli.models.head import example_images
 from decompose_cli.models.registry import DEFAULT_MODEL, get_entry, registered_models
+from decompose_cli.models.tracing import example_images
 from decompose_cli.models.weights import read_weights
 
 SIZE = (32, 32)

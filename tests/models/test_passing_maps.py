@@ -10,11 +10,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError
-from decompose_cli.models.head import find_head, recorded_inputs
+from decompose_cli.models.head import find_head
 from decompose_cli.models.maps import feature_maps
 from decompose_cli.models.passing_maps import Place, find_place, with_maps
 from decompose_cli.models.planes import Planes
 from decompose_cli.models.registry import get_entry
+from decompose_cli.models.tracing import recorded_inputs
 
 SIZES = {"resnet14": 32, "preresnet14": 32, "resnet18_32x32": 32, "custom_resnet": 32}
 SLOW = [

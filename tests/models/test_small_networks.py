@@ -10,13 +10,14 @@ import torch
 from torch import nn
 
 from decompose_cli.errors import InputError
-from decompose_cli.models.head import evaluating, example_images, find_head, penultimate
+from decompose_cli.models.head import find_head
 from decompose_cli.models.imagenet import torchvision_classifiers
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import network_of
 from decompose_cli.models.outputs import last_map_layer, trace_outputs
 from decompose_cli.models.registry import ModelEntry, get_entry, registered_models
 from decompose_cli.models.small_networks import preact_resnet
+from decompose_cli.models.tracing import evaluating, example_images, penultimate
 from decompose_cli.preprocessing import CIFAR
 
 SIZE = (32, 32)

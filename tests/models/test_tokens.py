@@ -12,11 +12,12 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import InputError
 from decompose_cli.models.cam_layer import CamLayer, cam_layer, default_cam_layer
-from decompose_cli.models.head import find_head, penultimate
+from decompose_cli.models.head import find_head
 from decompose_cli.models.maps import class_maps, feature_maps, grad_cam
 from decompose_cli.models.outputs import last_map_layer, trace_outputs
 from decompose_cli.models.passing_maps import find_place, with_maps
 from decompose_cli.models.planes import Line
+from decompose_cli.models.tracing import penultimate
 
 SIZE, WIDTH, CLASSES = (24, 32), 12, 5
 ROWS, COLUMNS = 3, 4

@@ -11,9 +11,10 @@ from torch import nn
 import decompose_cli  # noqa: F401 - makes torchvision importable beside a CPU-only torch
 from decompose_cli.errors import InputError
 from decompose_cli.models import imagenet
-from decompose_cli.models.head import evaluating, example_images, find_head, penultimate
+from decompose_cli.models.head import find_head
 from decompose_cli.models.imagenet import torchvision_classifiers
 from decompose_cli.models.registry import get_entry
+from decompose_cli.models.tracing import evaluating, example_images, penultimate
 
 # A small one of each family whose head is its own; Vision Transformers are only large, and stand small ones below.
 _ALWAYS = frozenset(

@@ -78,5 +78,10 @@ def show_files(
     kept = {name: document.arguments.get(name) for name in ("columns", "class_map")}
     options = [word for name, value in kept.items() if value for word in (flag(name), str(value))]
     also = f" {shlex.join(options)}" if options else ""
+    if document.model is not None and not document.model.head:
+        terminal.print(
+            "Its head cannot be found, which the commands for trained networks need; 'decompose layers' says why."
+        )
+        return
     what = "Use it" if len(runs) == 1 else "Use one of them"
     terminal.print(f"{what}: decompose validate {named}-w {files.get('best', files['last'])}{also}")
