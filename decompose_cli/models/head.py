@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.models.affine import Following, agree, following, linear_map
 from decompose_cli.models.completing import bad_numbers
 from decompose_cli.models.headless import headless
