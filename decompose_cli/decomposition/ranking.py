@@ -331,6 +331,8 @@ def parse_k(text: str) -> list[int | float]:
     Raises:
         InputError: A part is neither a whole number of at least 1 nor a fraction strictly between 0 and 1.
     """
+    if (count := text.count(",") + 1) > _MOST_KS:
+        raise InputError(f"{param('k')} lists {count:,} numbers, and at most {_MOST_KS:,} are read.")
     result: dict[int | float, None] = {}
     for part in text.split(","):
         word = part.strip()
