@@ -240,7 +240,10 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "resize": ((*VALIDATE, "--resize", "4096x4096"), "Resizing images for the network takes 0.6 GB of memory at least"),
     "input size": ((*VALIDATE, "--input-size", "4096x4096"), "A network on images of 4096x4096 pixels takes"),
     "crop": ((*VALIDATE, "--crop", "4096x4096"), "A network on images of 4096x4096 pixels takes"),
-    "k": (("extract-indices", "-k", ",".join(map(str, range(1, 100_001)))), "is more than the 64 features"),
+    "k": (
+        ("extract-indices", "-k", ",".join(map(str, range(1, 100_001)))),
+        "-k lists 100,000 numbers, and at most 1,000 are read",
+    ),
 }
 
 
