@@ -12,7 +12,8 @@ from decompose_cli.api.features import Features
 from decompose_cli.api.model import Indices, Model, index_set_of
 from decompose_cli.decomposition.heads import with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters
+from decompose_cli.decomposition.ranking import DEFAULT_K
+from decompose_cli.decomposition.sizes import check_filters
 from decompose_cli.decomposition.sparse_heads import SparseHead as FittedHead
 from decompose_cli.decomposition.sparse_heads import as_full
 from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of

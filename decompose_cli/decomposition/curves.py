@@ -10,7 +10,8 @@ from decompose_cli.decomposition.growing_sets import predictions_of_orders
 from decompose_cli.decomposition.heads import decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions, predict
-from decompose_cli.decomposition.ranking import RANKINGS, check_k
+from decompose_cli.decomposition.ranking import RANKINGS
+from decompose_cli.decomposition.sizes import check_k
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.models.network import HeadTensors
 

@@ -13,9 +13,9 @@ from torch import Tensor
 from decompose_cli.decomposition.choosing import chooser_for
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions
-from decompose_cli.decomposition.ranking import check_k
 from decompose_cli.decomposition.sampling import fitted_numbers, part_of
 from decompose_cli.decomposition.shrinking import loss_bound
+from decompose_cli.decomposition.sizes import check_k
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head, strength_for
 from decompose_cli.decomposition.sparse_methods import Bench, Proposal, methods_for
 from decompose_cli.decomposition.sparse_settings import LADDER, SparsifySettings

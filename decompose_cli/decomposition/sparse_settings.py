@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS, check_filters, parse_k
+from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS
+from decompose_cli.decomposition.sizes import check_filters, parse_k
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import check_l2
 

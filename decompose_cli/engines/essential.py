@@ -27,12 +27,12 @@ from decompose_cli.decomposition.index_set import IndexSet, Layout, read_index_s
 from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
     DEFAULT_METHOD,
-    check_k,
     check_order,
     data_for,
     parse_order,
     select,
 )
+from decompose_cli.decomposition.sizes import check_k
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import Order, check_gates
 from decompose_cli.features.study import Inputs, Study

@@ -25,7 +25,8 @@ from decompose_cli.decomposition.heads import (
 )
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import losses_of
-from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters
+from decompose_cli.decomposition.ranking import DEFAULT_K
+from decompose_cli.decomposition.sizes import check_filters
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import device_memory
 from decompose_cli.features.inputs import Inputs

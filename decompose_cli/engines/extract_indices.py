@@ -16,7 +16,6 @@ from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
     DEFAULT_METHOD,
     RANKINGS,
-    check_k,
     check_order,
     data_for,
     parse_method,
@@ -24,6 +23,7 @@ from decompose_cli.decomposition.ranking import (
     select,
 )
 from decompose_cli.decomposition.sampling import count_searched
+from decompose_cli.decomposition.sizes import check_k
 from decompose_cli.errors import InputError, one_of
 from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.study import Inputs, Study

@@ -19,7 +19,8 @@ from decompose_cli.decomposition.heads import (
     resolve_heads,
 )
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K, check_filters
+from decompose_cli.decomposition.ranking import DEFAULT_K
+from decompose_cli.decomposition.sizes import check_filters
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study

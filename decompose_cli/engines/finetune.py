@@ -22,9 +22,10 @@ from decompose_cli.decomposition.heads import (
 )
 from decompose_cli.decomposition.index_set import IndexSet, index_set_from_json, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
-from decompose_cli.decomposition.ranking import RANKINGS, check_k, check_order, data_for, select
+from decompose_cli.decomposition.ranking import RANKINGS, check_order, data_for, select
 from decompose_cli.decomposition.refitting import Refitting, settle
 from decompose_cli.decomposition.result_types import Difference, difference_of
+from decompose_cli.decomposition.sizes import check_k
 from decompose_cli.decomposition.sparse_heads import fit_head
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import Order

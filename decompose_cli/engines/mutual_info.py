@@ -15,13 +15,13 @@ from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, over
 from decompose_cli.decomposition.ranking import (
     DEFAULT_METHOD,
     RANKINGS,
-    check_k,
     check_order,
     data_for,
     parse_method,
     parse_order,
     select,
 )
+from decompose_cli.decomposition.sizes import check_k
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import ABOUT_IMAGES, ABOUT_RUNNING
 from decompose_cli.features.labelled import Order

@@ -31,7 +31,6 @@ from decompose_cli.decomposition.metrics import predict
 from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
     RANKINGS,
-    check_k,
     check_order,
     data_for,
     parse_method,
@@ -41,6 +40,7 @@ from decompose_cli.decomposition.ranking import (
 from decompose_cli.decomposition.refitting import Refitting, check_apart, check_refit, log_spaced, refitted, settle
 from decompose_cli.decomposition.result_types import Difference, Point, difference_of, point_of
 from decompose_cli.decomposition.sampling import count_searched
+from decompose_cli.decomposition.sizes import check_k
 from decompose_cli.decomposition.smallest import Chosen, Search
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import short_name

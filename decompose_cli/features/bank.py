@@ -35,12 +35,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from decompose_cli.errors import InputError
 from decompose_cli.features.blocks import in_blocks
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.storage.files import check_trusted, write_text, write_with
 from decompose_cli.storage.fingerprints import digest_of
-from decompose_cli.storage.ordinary_files import read_ordinary
 from decompose_cli.storage.system_errors import explained
 
 FORMAT_VERSION = 4
@@ -48,7 +46,7 @@ _PAGE, _USUAL_CHUNK = 4096, 256
 _MOST_IN_MEMORY = 1 << 26
 _HEADER, _HEAD, _FEATURES, _DONE = "header.json", "head.safetensors", "features.f32", "done"
 DAMAGED = (
-    *(InputError, SafetensorError, ValueError, KeyError, TypeError, AttributeError),
+    *(SafetensorError, ValueError, KeyError, TypeError, AttributeError),
     *(OverflowError, RecursionError, MemoryError),
 )
 """What reading a damaged bank raises, beside OSError; brackets nested too deep make the one before the last."""
@@ -114,7 +112,8 @@ class BankFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         check_trusted(path)
-        self.header: dict[str, Any] = json.loads(read_ordinary(path / _HEADER, "The header"))
+        text = (path / _HEADER).read_text(encoding="utf-8")
+        self.header: dict[str, Any] = json.loads(text)
         if self.header.pop("checksum") != digest_of(self.header) or self.header["format"] != FORMAT_VERSION:
             raise ValueError("checksum of the header")
         self.shape = (int(self.header["images"]), int(self.header["features"]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,7 +53,9 @@ class State:
             ValueError: A value is of another kind, or out of range.
             KeyError: One is missing.
         """
-        return _STATES.validate_python({name: content[name] for name in (*_PLAIN, "records", "best")})
+        state = _STATES.validate_python({name: content[name] for name in (*_PLAIN, "records", "best")})
+        json.dumps(state.content(), allow_nan=False)  # what becomes of it has no NaN
+        return state
 
 
 _STATES = TypeAdapter(State)

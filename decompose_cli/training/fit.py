@@ -361,6 +361,8 @@ class Trainer:
         state = State.read(saved)
         if state.step > self.steps_per_epoch or state.global_step > self.total_steps:
             raise ValueError(f"its run has come to step {state.global_step}, of {self.total_steps}")
+        if state.tally and len(state.tally) != len(self._tally):
+            raise ValueError(f"it counts {len(state.tally)} things, not {len(self._tally)}")
         for part, optimizer, schedule in zip(self.parts, saved["optimizers"], saved["schedules"], strict=True):
             check_optimizer(optimizer, part.optimizer, "optimizer")
             check_like(schedule, part.schedule.state_dict(), "schedule")

@@ -371,7 +371,7 @@ def read_state(path: Path) -> dict[str, Any]:
     if not isinstance(training, dict) or not isinstance(weights, dict) or "format_version" not in training:
         raise InputError(f"{path} is damaged, or no checkpoint of a run.")
     version = training["format_version"]
-    if version != _FORMAT:
+    if type(version) is not int or version != _FORMAT:
         raise InputError(f"{path} was written by another version (format {shortened(str(version))}).")
     if not all(isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()):
         raise InputError(f"{path} is damaged: its weights are not all tensors.")

@@ -11,8 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from decompose_cli.decomposition.ranking import RANKINGS, parse_k, parse_method, parse_order, select
+from decompose_cli.decomposition.ranking import RANKINGS, parse_method, parse_order, select
 from decompose_cli.decomposition.scores import frequencies, largest_features, leading_features
+from decompose_cli.decomposition.sizes import parse_k
 from decompose_cli.errors import InputError
 from decompose_cli.features import blocks
 from decompose_cli.features.labelled import ORDERS, LabelledFeatures, Order, check_classes

@@ -348,7 +348,7 @@ def test_a_shape_beyond_the_data_is_refused_in_tensors() -> None:
 
 def test_what_no_memory_holds_is_refused_before_it_is_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of a few bytes may unpack to more than there is."""
-    monkeypatch.setattr("decompose_cli.storage.array_files._memory", lambda: 1e6)
+    monkeypatch.setattr("decompose_cli.storage.array_files.free_memory", lambda: 1e6)
     x = np.zeros((300_000, 2), F32)
     np.savez_compressed(NPZ, **arrays(train_x=x, train_y=np.zeros(len(x), np.int8), test_x=np.ones((6, 2), F32)))
     assert NPZ.stat().st_size < 10_000
@@ -374,9 +374,9 @@ def test_numbers_that_torch_does_not_have_are_refused() -> None:
 
 
 def test_this_machine_says_how_much_memory_it_has() -> None:
-    from decompose_cli.storage.array_files import _memory
+    from decompose_cli.storage.memory import free_memory
 
-    assert 1e8 < _memory() < 1e15
+    assert 1e8 < free_memory() < 1e15
 
 
 @pytest.mark.parametrize("name", ["train_x", "train_y", "class_names"])

@@ -70,7 +70,8 @@ def essential(
 
     Example: decompose essential resnet20 -i indices.json --csg best_save_CSG.pth --order lowest
     """
-    from decompose_cli.decomposition.ranking import parse_k, parse_order
+    from decompose_cli.decomposition.ranking import parse_order
+    from decompose_cli.decomposition.sizes import parse_k
     from decompose_cli.engines.essential import EssentialSettings, parse_method, parse_noise
     from decompose_cli.engines.essential import essential as run
 

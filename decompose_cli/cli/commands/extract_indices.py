@@ -47,7 +47,8 @@ def extract_indices(
 
     Example: decompose extract-indices resnet20 -k 5,10,20 -o indices/
     """
-    from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
+    from decompose_cli.decomposition.ranking import parse_method, parse_order
+    from decompose_cli.decomposition.sizes import parse_k
     from decompose_cli.engines.extract_indices import LAYOUTS, ExtractSettings
     from decompose_cli.engines.extract_indices import extract_indices as run
     from decompose_cli.storage.files import check_writable, new_folder

@@ -65,7 +65,8 @@ def finetune(
 
     Example: decompose finetune resnet20 -i indices.json --lr 0.0001 --epochs 5
     """
-    from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
+    from decompose_cli.decomposition.ranking import parse_method, parse_order
+    from decompose_cli.decomposition.sizes import parse_k
     from decompose_cli.engines.finetune import FinetuneSettings
     from decompose_cli.engines.finetune import finetune as run
     from decompose_cli.training.freezing import PARTS, TRAINED

@@ -56,7 +56,8 @@ def mutual_info(
 
     Example: decompose mutual-info -i ours=k5.json -i ours=k10.json --csg best_save_CSG.pth --order lowest
     """
-    from decompose_cli.decomposition.ranking import parse_k, parse_method, parse_order
+    from decompose_cli.decomposition.ranking import parse_method, parse_order
+    from decompose_cli.decomposition.sizes import parse_k
     from decompose_cli.engines.mutual_info import MutualInfoSettings
     from decompose_cli.engines.mutual_info import mutual_info as run
     from decompose_cli.storage.result_document import default_names

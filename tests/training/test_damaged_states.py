@@ -1,0 +1,99 @@
+"""A run whose state has any one value of another kind goes on as ever, or is refused in a sentence."""
+
+from __future__ import annotations
+
+import copy
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from helpers.command_line import invoke, run
+from helpers.power_cut import PowerCut
+from helpers.runs import TRAIN
+from torch import Tensor
+
+
+def nested(depth: int) -> Any:
+    value: Any = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+WRONG: list[Any] = [None, "text", -1, 2**62, math.nan, [], {}, nested(3), torch.zeros(0), torch.zeros(2, 3)]
+MISSING = object()
+
+
+@pytest.fixture(scope="module", params=["sgd", "adam"])
+def stopped(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    make_images: Callable[..., Path],
+    power_cut: PowerCut,
+) -> Path:
+    """A run that was stopped after its first epoch; no test changes it."""
+    root = tmp_path_factory.mktemp("stopped")
+    make_images(root / "images", ["a", "b"], n=4, side=8)
+    how = ("--optimizer", request.param, "--ema-decay", "0.9", "--lr", "0.01", "--val-split", "0.25")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setenv("DECOMPOSE_CACHE", str(root / "cache"))
+        with power_cut("last.pt"):
+            run(*TRAIN, *how, "-q", "-b", "6", "--epochs", "2", "-o", "run")
+        Path("run/.lock").unlink()
+    return root
+
+
+def places(value: Any, depth: int = 0) -> Iterator[tuple[Any, ...]]:
+    """Where values are in a state: those that are alike, such as one tensor or record of many, once."""
+    yield ()
+    parts: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        parts = list(value.items())
+    elif isinstance(value, list | tuple):
+        parts = list(enumerate(value[:1]))
+    if parts and all(isinstance(part, Tensor | dict) and isinstance(name, int) for name, part in parts):
+        parts = parts[:1]
+    if len(parts) > 3 and all(isinstance(part, Tensor) for _, part in parts):
+        parts = parts[:1]
+    for name, part in parts:
+        for inner in places(part, depth + 1):
+            yield (name, *inner)
+
+
+def changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
+    """The content with another value at one place, or without any."""
+    if not place:
+        return value
+    first, *rest = place
+    other = copy.copy(content) if isinstance(content, dict) else list(content)
+    if value is MISSING and not rest:
+        del other[first]
+    else:
+        other[first] = changed(content[first], tuple(rest), value)
+    return other
+
+
+@pytest.mark.parametrize("share", [131, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
+def test_a_state_with_one_wrong_value_goes_on_or_is_refused(
+    stopped: Path, share: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = torch.load(stopped / "run/last.pt", weights_only=True)
+    found = [place for place in places(whole) if place]
+    assert ("training", "optimizers", 0, "param_groups", 0, "lr") in found
+    monkeypatch.chdir(stopped)
+    cases = [(place, value) for place in found for value in (MISSING, *WRONG)]
+    failed = []
+    for place, value in cases[::share]:
+        folder = Path("again")
+        shutil.copytree("run", folder)
+        torch.save(changed(whole, place, value), folder / "last.pt")
+        result = invoke("train", "--resume", "again", "-j", "0", "-q")
+        if result.exit_code not in (0, 1, 2) or "unforeseen" in result.stderr or "Traceback" in result.stderr:
+            failed.append((place, str(value)[:40], result.stderr[-300:]))
+        shutil.rmtree(folder)
+    assert not failed, f"{len(failed)} of {len(cases)}: {failed[:8]}"
