@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -150,7 +151,7 @@ class _Interrupts:
     def _look_again(self, number: int) -> None:
         if self._is_waiting and not self._is_over:
             self._is_again = True
-            signal.raise_signal(number)
+            os.kill(os.getpid(), number)  # which wakes the main thread, whatever it waits for
 
 
 def _is_importing(frame: FrameType | None) -> bool:

@@ -103,13 +103,12 @@ def rank_here() -> int:
         rank = _variable("SLURM_PROCID", "SLURM", 0, smallest=0)
         return rank if rank < _variable("SLURM_NTASKS", "SLURM") else 0  # else nobody would say that it is none
     mpi = _of_mpi()
-    are_said = {"RANK", "WORLD_SIZE"} <= os.environ.keys()
-    if are_said and _variable("RANK", "The launcher", 0, smallest=0) >= _variable("WORLD_SIZE", "The launcher", 1):
+    is_told = {"RANK", "WORLD_SIZE"} <= os.environ.keys()
+    if is_told and _variable("RANK", "The launcher", 0, smallest=0) >= _variable("WORLD_SIZE", "The launcher", 1):
         return 0  # as above
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK", *([_RANKS_OF_MPI[mpi[0]]] if mpi else [])):
         if os.environ.get(name, "0") not in ("0", ""):
-            rank = _variable(name, "The launcher", smallest=0)
-            return rank if mpi or rank < _variable("WORLD_SIZE", "The launcher", rank + 1) else 0  # as above
+            return _variable(name, "The launcher", smallest=0)
     return 0
 
 
