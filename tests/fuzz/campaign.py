@@ -46,8 +46,8 @@ def main() -> int:
         if asked.case:
             outcomes = list(Runner(cases, _new(root / "alone")).run(asked.case))
             for outcome in outcomes:
-                ended = f"exit code {outcome.code}, {outcome.seconds:.2f} s"
-                print(f"{described(outcome)}\n    {ended}; it said:\n{outcome.said}")
+                print(described(outcome))
+                print(f"    exit code {outcome.code}, {outcome.seconds:.2f} s; it said:\n{outcome.said}")
         else:
             print(f"{asked.count:,} cases from seed {asked.seed} on, {asked.jobs} processes", flush=True)
             numbers = range(asked.seed, asked.seed + asked.count)

@@ -154,7 +154,7 @@ class Runner:
         _, status = os.waitpid(process, 0)
         with suppress(ProcessLookupError):
             os.killpg(process, signal.SIGKILL)  # what it has left running
-        if len(outcomes) < len(seeds) and (why or status):
+        if len(outcomes) < len(seeds):
             seed = seeds[len(outcomes)]
             ended = os.waitstatus_to_exitcode(status)
             if ended == _BROKEN:
