@@ -143,9 +143,7 @@ class _Finetune(Training[FinetuneResults]):
     @override
     def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
         if inputs.split is not None:
-            raise InputError(
-                f"{param('split')} has no effect here: training images are trained on, test images measured."
-            )
+            raise InputError(f"{param('split')} has no effect: training images are trained on, test images measured.")
         study = Study(inputs, ("test", "val"))
         is_new = self._settings.new_head
         checkpoint = None if is_new else study.classifier.checkpoint
