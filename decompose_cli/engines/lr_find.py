@@ -44,7 +44,7 @@ from decompose_cli.training.setup import (
 
 DEFAULT_LOWEST, DEFAULT_HIGHEST, DEFAULT_STEPS = 1e-6, 10.0, 100
 CURVE = "curve.png"
-MOST_PASSES = 10
+MOST_PASSES = 20
 """Passes over the training images from which on a falling loss tells of these images rather than of the rate."""
 _CHOICES = ("recipe", "model_options", "training_images", "starting_weights")
 

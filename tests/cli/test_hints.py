@@ -131,11 +131,11 @@ def test_a_data_set_of_other_classes_may_get_a_head(images: Path) -> None:
     assert said.count("--new-head") == 1
 
 
-@pytest.mark.parametrize(("steps", "is_much"), [(30, False), (31, True)])
+@pytest.mark.parametrize(("steps", "is_much"), [(60, False), (61, True)])
 def test_a_range_test_says_first_how_often_it_sees_each_image(images: Path, steps: int, is_much: bool) -> None:
     line = ["lr-find", "resnet8", "--dataset", f"folder:{images}", "--input-size", "8", "-b", "8", "-j", "0"]
     said = invoke(*line, "--steps", str(steps), "--json").stderr
-    text = f"{steps} rates, a step each, are {10 + is_much} passes over 24 training images"
+    text = f"{steps} rates, a step each, are {20 + is_much} passes over 24 training images"
     if is_much:
         (warning,) = warnings_in(said)
         assert warning.startswith(f"{text}: the loss falls also because the network knows the images; fewer --steps")
