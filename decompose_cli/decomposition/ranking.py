@@ -329,7 +329,7 @@ def parse_k(text: str) -> list[int | float]:
     """Read ``5``, ``5,10,20`` or fractions such as ``0.9``, each once, in the order given.
 
     Raises:
-        InputError: A part is neither a whole number of at least 1 nor a fraction between 0 and 1; or there are over 1,000.
+        InputError: A part is neither a whole number of at least 1 nor a fraction from 0 to 1, or over 1,000 are there.
     """
     if (count := text.count(",") + 1) > _MOST_KS:
         raise InputError(f"{param('k')} lists {count:,} numbers, and at most {_MOST_KS:,} are read.")
