@@ -28,6 +28,7 @@ _FILES = ("model.safetensors", "pytorch_model.bin")
 _IMAGENET_CLASSES = 1000
 _SAFE = (1, 0, 31)
 """The first version of timm whose reader of pickled weights runs no code that is in them."""
+_ON_THE_HUB = ("hf-hub:", "hf_hub:", "local-dir:")
 
 
 def timm_entry(name: str, *, features_only: bool = False) -> ModelEntry:
@@ -69,6 +70,15 @@ def _pretrained_config(name: str) -> dict[str, Any]:
     timm = import_extra("timm", "timm", f"The model {name}")
     known = name.removeprefix(TIMM)
     architecture, dot, tag = known.partition(".")
+    if known.startswith(_ON_THE_HUB):
+        plain = known.rpartition("/")[2]
+        is_known = timm.is_model(plain.partition(".")[0])
+        raise InputError(
+            f"{name} names a repository of the hub, from which networks of timm are not loaded.",
+            hint=f"Name it as timm does: {TIMM}{plain}."
+            if is_known
+            else f"Name its architecture, as {TIMM}resnet18, and its file with {param('weights')}.",
+        )
     if not timm.is_model(architecture):
         near = difflib.get_close_matches(known.lower(), timm.list_models(), n=2)
         meant = f" (did you mean {' or '.join(f'{TIMM}{one}' for one in near)}?)" if near else ""

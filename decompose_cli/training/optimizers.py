@@ -55,8 +55,10 @@ def step_together(optimizers: Sequence[Optimizer], scaler: GradScaler | None) ->
     """Step optimizers whose gradients are of one loss, scaled by ``scaler`` if there is one.
 
     As torch has it: each optimizer steps, unless its own gradients are not finite, and then the scale changes once.
-    Were it to change between two optimizers, the second would divide its gradients by another scale than theirs.
+    Were it to change between two optimizers, the second would divide its gradients by another scale than theirs. An
+    optimizer none of whose parameters has a gradient has no step to make, and a scaler would not take it.
     """
+    optimizers = [one for one in optimizers if _has_gradients(one)]
     for optimizer in optimizers:
         if scaler is None:
             optimizer.step()
@@ -64,3 +66,7 @@ def step_together(optimizers: Sequence[Optimizer], scaler: GradScaler | None) ->
             scaler.step(optimizer)
     if scaler is not None and optimizers:
         scaler.update()
+
+
+def _has_gradients(optimizer: Optimizer) -> bool:
+    return any(value.grad is not None for group in optimizer.param_groups for value in group["params"])

@@ -190,6 +190,7 @@ def test_weights_at_an_address_are_fetched_and_checked_like_others(
     ("name", "fragment"),
     [
         ("timm:resnet5", "has no model 'resnet5' (did you mean timm:resnet50 or"),
+        ("timm:hf-hub:timm/resnet18.a1_in1k", "names a repository of the hub"),
         ("timm:", "has no model ''"),
         ("timm:resnet18.none_such", "has no weights 'none_such' of resnet18"),
         ("timm:resnet18.", "has no weights '' of resnet18"),

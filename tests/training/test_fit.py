@@ -405,6 +405,11 @@ def test_an_optimizer_with_gradients_too_large_for_the_scale_sits_out_alone() ->
     assert scaler.get_scale() == 2.0
     step_together([], scaler)
     assert scaler.get_scale() == 2.0, "without a step there is nothing to go by"
+    for optimizer in both:
+        optimizer.zero_grad()
+    scaler.scale(both[0].param_groups[0]["params"][0].sum()).backward()
+    step_together(both, scaler)  # the second has no gradients, which a scaler does not take
+    assert module[0].weight.detach().flatten().tolist() == pytest.approx((before[0] - 1).flatten().tolist())
 
 
 ON_A_GPU: list[dict[str, Any]] = [
