@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint format types docs bench kill clean
+.PHONY: demo test slow lint format types docs bench kill places clean
 
 demo: .venv/.installed
 	$(BIN)/decompose demo
@@ -33,6 +33,9 @@ bench: .venv/.installed-dev
 
 kill: .venv/.installed-dev
 	$(BIN)/python tests/kill.py
+
+places: .venv/.installed-dev
+	$(BIN)/python tests/places.py
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("decompose needs Python 3.10 or later" if sys.version_info < (3, 10) else 0)'

@@ -139,6 +139,19 @@ REFUSED: list[tuple[Environment, Machines, str]] = [
     (torchrun(None), Machines(), "torchrun says WORLD_SIZE='', which is not a number from 1 on."),
     (torchrun("x"), Machines(), "torchrun says WORLD_SIZE='x', which is not a number from 1 on."),
     (torchrun(here=0), Machines(), "torchrun says LOCAL_WORLD_SIZE='0', which is not a number from 1 on."),
+    (torchrun(3, here=2), Machines(), "torchrun says that there are 3 processes (WORLD_SIZE), which is not 2 on each"),
+    (torchrun(rank=7), Machines(), "torchrun says that this is process 7 (RANK) of 4 (WORLD_SIZE), counted from 0."),
+    (torchrun() | {"LOCAL_RANK": "2"}, Machines(), "torchrun says that this is process 2 (LOCAL_RANK) of 2 (LOCAL"),
+    (
+        torchrun() | {"MASTER_PORT": "text"},
+        Machines(),
+        "The environment says MASTER_PORT='text', which is not a number",
+    ),
+    (torchrun() | {"MASTER_PORT": "99999"}, Machines(), "The environment says MASTER_PORT='99999', which is more than"),
+    (slurm("9" * 29), Machines(), f"SLURM says SLURM_NTASKS='{'9' * 29}', which is more than 1,000,000."),
+    (slurm("9" * 5000), Machines(), f"SLURM says SLURM_NTASKS='{'9' * 60}...', which is more than 1,000,000."),
+    ({"WORLD_SIZE": "text", "RANK": "0"}, Machines(), "The launcher says WORLD_SIZE='text', which is not a number"),
+    ({"MASTER_PORT": "text"}, Machines(2), "The environment says MASTER_PORT='text', which is not a number from 1 on."),
     # Launchers that are not understood.
     (
         {"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "1"},
@@ -178,6 +191,7 @@ RANKS: list[tuple[Environment, int]] = [
     ({"LOCAL_RANK": "1"}, 1),  # started by the options of the first
     ({"LOCAL_RANK": "0"}, 0),
     ({"RANK": "2", "LOCAL_RANK": "0"}, 2),
+    ({"RANK": "9", "WORLD_SIZE": "4"}, 0),  # else nobody would say that it is none of them
     ({"OMPI_COMM_WORLD_SIZE": "3", "OMPI_COMM_WORLD_RANK": "2"}, 2),
     ({"PMI_SIZE": "3", "PMI_RANK": "1"}, 1),
     ({"PMI_RANK": "3"}, 0),

@@ -24,6 +24,16 @@ from decompose_cli.storage.download import download, is_url
 BODY = bytes(range(256)) * 1000
 SHA256 = hashlib.sha256(BODY).hexdigest()
 
+REDIRECTED = {
+    "/loop": "/loop",
+    "/to-a-file": "file:///etc/hostname",
+    "/to-no-host": "http://[::1",
+    "/to-a-long-host": f"http://{'a' * 80}.com/",
+    "/to-a-null": "http://a\0b/",
+    "/relative": "file?of=the%20same",
+}
+LENGTHS = {"/length-of-letters": "²", "/length-of-5000-digits": "9" * 5000}
+
 
 class Handler(BaseHTTPRequestHandler):
     """``/file`` is whole, ``/short`` closes early, ``/plain`` says no length, ``/chunked-short`` breaks off a chunk."""
@@ -33,6 +43,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self.server.requests.append(self.path)
         body = self.server.files.get(self.path, BODY)
+        if self.path in REDIRECTED:
+            self.send_response(302)
+            self.send_header("Location", REDIRECTED[self.path])
+            self.end_headers()
+            return
         if self.path == "/missing":
             self.send_error(404)
             return
@@ -40,7 +55,7 @@ class Handler(BaseHTTPRequestHandler):
         if self.path == "/chunked-short":
             self.send_header("Transfer-Encoding", "chunked")
         elif self.path != "/plain":
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", LENGTHS.get(self.path, str(len(body))))
         self.end_headers()
         if self.path == "/short":
             self.wfile.write(body[: len(body) // 2])
@@ -207,6 +222,38 @@ def test_other_hashes_than_sha256(server: Server) -> None:
     download(server.url("/file"), Path("net.pth"), digest=md5, algorithm="md5", by_hand="by hand")
     with pytest.raises(DownloadError, match="its md5 starts with"):
         download(server.url("/file"), Path("b.pth"), digest="f" * 32, algorithm="md5", by_hand="by hand")
+
+
+@pytest.mark.parametrize("path", [*sorted(REDIRECTED.keys() - {"/relative"}), *LENGTHS])
+def test_answers_that_lead_nowhere_are_one_sentence(server: Server, path: str) -> None:
+    with pytest.raises(DownloadError, match=r"^Cannot download|broke off") as failed:
+        download(server.url(path), Path("file"), by_hand="BY HAND")
+    assert failed.value.hint == "BY HAND"
+    assert not Path("file").exists()
+
+
+def test_a_redirection_within_the_server_is_followed(server: Server) -> None:
+    assert download(server.url("/relative"), Path("file"), by_hand="").read_bytes() == BODY
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("http://h:99999/x", "http://h:0/x", "http://h:-1/x", "http://h:abc/x", "http://h:\uff11/x", "http://h:²/x"),
+        *("http://a b/x", "http://h\t/x", "http://h/\0", "http://h/\udcff", "http://h/?\udcff", "http://\udcff/x"),
+        *("http://[::1", "http://[zz]/x", "http://a..b/x", f"http://{'a' * 70}.com", "http://user@/x", "http:///x"),
+    ],
+)
+def test_addresses_that_cannot_be_are_refused_before_anything_is_asked(url: str) -> None:
+    for fetch in (lambda: download(url, Path("file"), by_hand=""), lambda: read_weights(get_entry("resnet20"), url)):
+        with pytest.raises(InputError, match=r"is not a web address|user name"):
+            fetch()
+
+
+def test_a_password_in_an_address_is_neither_sent_nor_shown() -> None:
+    with pytest.raises(InputError, match="user name or a password") as refused:
+        download("http://me:secret@127.0.0.1:1/x", Path("file"), by_hand="")
+    assert "secret" not in str(refused.value)
 
 
 @pytest.mark.parametrize("url", ["file:///etc/hostname", "ftp://host/file", "data://text", "://x", "C://net.pth"])
