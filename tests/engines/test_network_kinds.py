@@ -244,6 +244,14 @@ def test_networks_that_were_no_trouble_still_go_through(kind: str, images: Path)
         run(*line(command, kind, images))
 
 
+def test_averaged_weights_are_said_to_be_such(images: Path) -> None:
+    state = network_kinds.plain().state_dict()
+    torch.save({"state_dict": state, "state_dict_ema": {name: 2 * value for name, value in state.items()}}, "both.pt")
+    raw, averaged = (run(*line("validate", "plain", images), "-w", "both.pt", *more).stderr for more in ([], ["--ema"]))
+    said = [next(one for one in text.splitlines() if one.startswith("Weights")) for text in (raw, averaged)]
+    assert (said[1].endswith(", averaged"), said[0].endswith(", averaged")) == (True, False)
+
+
 ALL = (
     *("layers", "extract-indices", "validate", "bf16", "sweep", "essential", "mutual-info", "selectivity", "sparsify"),
     *("explain", "filters", "finetune", "export", "train", "lr-find"),

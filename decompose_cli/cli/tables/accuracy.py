@@ -45,8 +45,12 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any], *, chooses: 
         "miss": "computed, and kept for the next time",
         "off": "computed, not kept",
     }
-    chosen = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in model.options.items())
+    options = {name: value for name, value in model.options.items() if name != "features_only"}
+    chosen = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in options.items())
     name = f"{model.name} with {chosen}" if chosen else model.name
+    if len(options) < len(model.options):
+        name = f"{name} without its classifier"
+    averaged = ", averaged" if document.arguments.get("ema") else ""
     height, width = dataset.crop
     is_cropped = dataset.resize not in ([height, width], *([height] if height == width else []))
     resized = dataset.resize if isinstance(dataset.resize, int) else "x".join(map(str, dataset.resize))
@@ -55,7 +59,7 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any], *, chooses: 
     seen += f", centre {height}x{width}" if is_cropped else ""
     terminal.print(
         f"Network   {name}: {model.num_features} features into {model.head!r}, {model.num_classes} classes",
-        f"Weights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
+        f"Weights   {model.weights.source} (sha256 {model.weights.sha256[:8]}){averaged}",
         f"Images    {dataset.name}, {dataset.split}: {dataset.images:,}, mean {triple[0]}, std {triple[1]}{seen}",
         f"Features  {states[cache.features]}",
         *([] if dataset.part is None else [f"Classes   {_said_of(dataset.part, chooses=chooses)}"]),
