@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint format types docs bench kill places clean
+.PHONY: demo test slow lint format types docs bench kill places fuzz fuzz-guided clean
 
 demo: .venv/.installed
 	$(BIN)/decompose demo
@@ -36,6 +36,15 @@ kill: .venv/.installed-dev
 
 places: .venv/.installed-dev
 	$(BIN)/python tests/places.py
+
+COUNT ?= 50000
+SEED ?= 0
+JOBS ?= $(shell getconf _NPROCESSORS_ONLN)
+fuzz: .venv/.installed-dev
+	$(BIN)/python tests/fuzz --count $(COUNT) --seed $(SEED) --jobs $(JOBS)
+
+fuzz-guided: .venv/.installed-dev
+	$(BIN)/python tests/fuzz/guided.py
 
 .venv/bin/python:
 	$(PYTHON) -c 'import sys; sys.exit("decompose needs Python 3.10 or later" if sys.version_info < (3, 10) else 0)'
