@@ -273,6 +273,10 @@ def _bytes_of(value: Any) -> bytes:
     if isinstance(value, torch.Tensor) and not value.is_quantized:
         plain = value.detach().resolve_conj().resolve_neg().cpu().contiguous().flatten()
         return plain.view(torch.uint8).numpy().tobytes()
+    if isinstance(value, torch.Tensor):
+        return f"{value.dtype} {value.qscheme()}".encode() + _bytes_of(value.dequantize())
+    if isinstance(value, tuple | list):
+        return b"".join(map(_bytes_of, value))
     return pickle.dumps(value)
 
 

@@ -15,10 +15,11 @@ from helpers.command_line import document_of, invoke, only_error, run
 from PIL import Image
 from torch import Tensor
 
+from decompose_cli.models.classifier import open_classifier
 from decompose_cli.models.completing import completed
-from decompose_cli.models.copying import number_type
+from decompose_cli.models.copying import in_float32, number_type
 from decompose_cli.models.logits import logits_of
-from decompose_cli.models.tracing import evaluating
+from decompose_cli.models.tracing import evaluating, example_images
 
 KINDS = [name for name, value in vars(network_kinds).items() if hasattr(value, "__wrapped__")]
 NO_HEAD = {
@@ -242,6 +243,17 @@ def test_the_command_that_training_prints_works(kind: str, images: Path) -> None
 def test_networks_that_were_no_trouble_still_go_through(kind: str, images: Path) -> None:
     for command in ("explain", "selectivity", "finetune"):
         run(*line(command, kind, images))
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("half", torch.float32), ("half_body", torch.bfloat16)])
+def test_copies_are_of_float32_where_the_network_runs_in_it(kind: str, expected: torch.dtype) -> None:
+    network = vars(network_kinds)[kind]()
+    assert number_type(in_float32(network, example_images((8, 8), model=network))) == expected
+
+
+def test_a_quantised_network_has_the_same_identity_each_time() -> None:
+    first, second = (open_classifier("helpers.network_kinds:dynamic", None).weights_sha256 for _ in range(2))
+    assert first == second != open_classifier("helpers.network_kinds:plain", None).weights_sha256
 
 
 def test_averaged_weights_are_said_to_be_such(images: Path) -> None:
