@@ -77,6 +77,13 @@ WEIGHTS = [
     ("tensor missing", "w.pth", changed(bn1__weight=None), [], "1 missing (bn1.weight)"),
     ("tensor too many", "w.pth", changed(extra__weight=torch.zeros(1)), [], "1 unexpected (extra.weight)"),
     ("tensor of another shape", "w.pth", changed(bn1__bias=torch.zeros(7)), [], "bn1.bias (7,) instead of (16,)"),
+    (
+        "counter that is no number of steps",
+        "w.pth",
+        changed(bn1__num_batches_tracked=torch.tensor(1j)),
+        [],
+        "bn1.num_batches_tracked holds complex numbers (complex64)",
+    ),
     ("head without rows", "w.pth", changed(linear__weight=torch.zeros(0, FEATURES)), [], "head without any class"),
     ("head without features", "w.pth", changed(linear__weight=torch.zeros(CLASSES, 0)), [], "linear.weight (10, 0)"),
     ("head that is one number", "w.pth", changed(linear__weight=torch.tensor(1.0)), [], "linear.weight ()"),

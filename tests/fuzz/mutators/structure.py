@@ -60,7 +60,7 @@ def _nudge(random: Random, whole: Any, key: Any) -> None:
     value = whole[key]
     if isinstance(value, bool):
         whole[key] = not value
-    elif isinstance(value, int | float):
+    elif isinstance(value, int | float) and abs(value) < 1e300:
         whole[key] = random.choice((value + 1, value - 1, -value, value * 1000, float(value), value + 0.5, str(value)))
     elif isinstance(value, str):
         whole[key] = random.choice((value + "x", value[:-1], value.upper(), value * 2, f"{value}\0", f"\x1b[2J{value}"))
