@@ -223,7 +223,7 @@ WEIGHTS_ARGUMENTS = [
     ("key without a file", [DEFAULT_MODEL, "--weights-key", "ema"], REFUSED, "--weights-key needs a file or URL"),
     ("key and averages", [DEFAULT_MODEL, "-w", "{plain}", "--weights-key", "a", "--ema"], REFUSED, "both say which"),
     ("no host", [DEFAULT_MODEL, "-w", "http:///w.pth"], REFUSED, "http:///w.pth"),
-    ("bad port", [DEFAULT_MODEL, "-w", "http://127.0.0.1:port/w.pth"], FAILED, "http://127.0.0.1:port/w.pth"),
+    ("bad port", [DEFAULT_MODEL, "-w", "http://127.0.0.1:port/w.pth"], REFUSED, "http://127.0.0.1:port/w.pth"),
     ("space in an address", [DEFAULT_MODEL, "-w", "http://127.0.0.1:9/my w.pth"], FAILED, "my w.pth"),
     ("download not allowed", ["resnet20", "--no-download"], FAILED, "not on this machine and downloads are off"),
 ]

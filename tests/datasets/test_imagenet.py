@@ -144,9 +144,9 @@ def test_tiny_imagenet_in_its_own_layout(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "content", "sentence"),
     [
-        ("wnids.txt", None, r"wnids\.txt is not there or cannot be read"),
-        ("words.txt", None, r"words\.txt is not there or cannot be read"),
-        ("val/val_annotations.txt", None, r"val_annotations\.txt is not there or cannot be read"),
+        ("wnids.txt", None, r"wnids\.txt cannot be read: No such file"),
+        ("words.txt", None, r"words\.txt cannot be read: No such file"),
+        ("val/val_annotations.txt", None, r"val_annotations\.txt cannot be read: No such file"),
         ("val/val_annotations.txt", "val_0.JPEG\tn99999999\n", r"names a class that is not in wnids\.txt"),
         ("val/val_annotations.txt", "val_0.JPEG\n", r"names a class that is not in wnids\.txt"),
         ("val/val_annotations.txt", "", "has no images"),
