@@ -6,14 +6,14 @@ import re
 
 from decompose_cli.errors import InputError, param, shortened
 
-_MOST_KS = 1000
+_MOST_KS = 10_000
 
 
 def parse_k(text: str) -> list[int | float]:
     """Read ``5``, ``5,10,20`` or fractions such as ``0.9``, each once, in the order given.
 
     Raises:
-        InputError: A part is no whole number of at least 1 and no fraction between 0 and 1, or there are over 1,000.
+        InputError: A part is no whole number of at least 1 and no fraction between 0 and 1, or there are over 10,000.
     """
     if (count := text.count(",") + 1) > _MOST_KS:
         raise InputError(f"{param('k')} lists {count:,} numbers, and at most {_MOST_KS:,} are read.")

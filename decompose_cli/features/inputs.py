@@ -30,6 +30,8 @@ ABOUT_RUNNING = ("precision", "batch_size", "workers", "devices", "num_nodes")
 """Options about how a network is run."""
 _OF_NETWORKS = ("model_options", "head", "ema", "weights_key", "features_only", *ABOUT_IMAGES, *ABOUT_RUNNING)
 """Options about a network and the images that it sees."""
+_AS_OPTIONS = {"use_cache": "no_cache", "allow_download": "no_download"}
+"""Where what is typed is the opposite."""
 
 
 @dataclass(frozen=True)
@@ -166,7 +168,7 @@ class Inputs:
         usual = Inputs()
         given = [name for name in names if getattr(self, name) != getattr(usual, name)]
         if given:
-            warn_no_effect(given, why)
+            warn_no_effect([_AS_OPTIONS.get(name, name) for name in given], why)
         return dataclasses.replace(self, **{name: getattr(usual, name) for name in given})
 
     def for_features_alone(self, *more: str) -> Inputs:

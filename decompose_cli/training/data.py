@@ -121,8 +121,16 @@ def never_held_out(labels: Tensor, val_split: float, seeds: Iterable[int]) -> Te
         labels: The class number of each training image, int64 (N,).
         val_split: Share that each run holds out, its own images.
         seeds: The seeds of the runs.
+
+    Raises:
+        InputError: A class has no such image.
     """
     is_left = torch.ones(len(labels), dtype=torch.bool)
     for seed in seeds if val_split > 0 else ():
         is_left[hold_out(labels, val_split, seed)[1]] = False
+    if lost := len(labels.unique()) - len(labels[is_left].unique()):
+        raise InputError(
+            f"A new head is fitted on images that no run holds out, and none are left of {lost} of the classes.",
+            hint=f"Choose fewer {param('runs')}, or a smaller {param('val_split')}.",
+        )
     return is_left.nonzero()[:, 0]

@@ -130,7 +130,7 @@ def configure(
         )
     is_transfer = transfer is not None and bool(transfer.choices())
     if not is_transfer:
-        inputs = inputs.without(("head",), ": the whole network is trained")
+        inputs = inputs.without(("head", "use_cache"), ": the whole network is trained")
     going_on = {} if transfer is None else {**dataclasses.asdict(transfer), "only": transfer.only or "all"}
     check_transfer(going_on, inputs.weights)
     if inputs.weights is not None:

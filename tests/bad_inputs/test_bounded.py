@@ -242,7 +242,7 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "crop": ((*VALIDATE, "--crop", "4096x4096"), "A network on images of 4096x4096 pixels takes"),
     "k": (
         ("extract-indices", "-k", ",".join(map(str, range(1, 100_001)))),
-        "-k lists 100,000 numbers, and at most 1,000 are read",
+        "-k lists 100,000 numbers, and at most 10,000 are read",
     ),
 }
 

@@ -81,11 +81,11 @@ def _whole(case: Case, name: str, usual: int) -> int:
 
 
 def _of_error(text: str) -> list[str]:
-    """A failure is one sentence, with at most a hint after it; or what Typer says of its options."""
+    """A failure is one sentence, with at most a hint after it."""
     lines = text.splitlines()
     errors = [number for number, line in enumerate(lines) if line.startswith("Error: ")]
     if _BOX in text:
-        return ["sentence: the parser and the command have both refused"] if errors or text.count(_BOX) > 1 else []
+        return ["sentence: the parser has drawn its box, where commands say a sentence"]
     if text.lstrip().startswith("Usage:") or any("Usage:" in line for line in lines[:3]):
         return []
     if len(errors) != 1:

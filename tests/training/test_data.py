@@ -124,3 +124,10 @@ def test_some_images_are_held_out_by_no_seed(seeds: range) -> None:
     assert never_held_out(labels, 0.2, seeds).tolist() == sorted(expected)
     assert 0 < len(expected) < 60
     assert never_held_out(labels, 0.0, seeds).tolist() == list(range(60))
+
+
+def test_a_class_of_which_each_image_is_held_out_once_is_said() -> None:
+    labels = torch.tensor([0] * 4000 + [1] * 2)
+    with pytest.raises(InputError, match="that no run holds out, and none are left of 1 of the classes") as refusal:
+        never_held_out(labels, 0.5, range(6))
+    assert refusal.value.hint == "Choose fewer runs, or a smaller val_split."
