@@ -94,7 +94,8 @@ def _run(example: str, folder: Path, place: str, said: int) -> None:
         if place == "read-only":
             from helpers.rights import no_privileges
 
-            contextlib.ExitStack().enter_context(no_privileges())
+            kept = no_privileges()  # to the end of this process
+            kept.__enter__()
         if place == "container":
             os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
         from decompose_cli.cli.app import main
@@ -152,8 +153,8 @@ def everywhere(root: Path, seconds: float) -> dict[str, dict[str, Ended]]:
     return found
 
 
-def judged(usual: Ended, now: Ended, place: str) -> str:
-    """How an example ended in a place, beside how it ended in an ordinary one."""
+def judged(usual: Ended, now: Ended, place: str, *, after_long: bool) -> str:
+    """How an example ended in a place, beside how it ended in an ordinary one, perhaps after one that took too long."""
     code, said = now
     if code == -signal.SIGKILL:
         return "long"
@@ -161,6 +162,8 @@ def judged(usual: Ended, now: Ended, place: str) -> str:
         return "FAILED"
     if code == usual[0] or usual[0] == -signal.SIGKILL:
         return "as usual" if code == 0 else "refused, as usual"
+    if after_long and re.search(r"does not exist|exists already", said + usual[1]):
+        return "without what a long one writes"
     return "cannot write" if place == "read-only" and code == 2 and "ermission denied" in said else "FAILED"
 
 
@@ -183,8 +186,13 @@ def main() -> int:
         prepared(root / "files")
         (root / "files" / "examples.json").write_text(json.dumps(chosen))
         found = everywhere(root, asked.seconds)
+        usual_kinds: dict[str, str] = {}
         for place, outcomes in found.items():
-            kinds = {example: judged(found["ordinary"][example], now, place) for example, now in outcomes.items()}
+            kinds = {}
+            for example, now in outcomes.items():
+                both = (*kinds.values(), *usual_kinds.values())
+                kinds[example] = judged(found["ordinary"][example], now, place, after_long="long" in both)
+            usual_kinds = usual_kinds or kinds
             failures += [(place, example, *outcomes[example]) for example, kind in kinds.items() if kind == "FAILED"]
             print(f"{place}: " + ", ".join(f"{count} {kind}" for kind, count in Counter(kinds.values()).most_common()))
     finally:

@@ -24,6 +24,7 @@ from decompose_cli.datasets.stored import StoredImages
 from decompose_cli.errors import DecomposeError, DownloadError, InputError, first_few, first_line, param
 from decompose_cli.extras import import_extra
 from decompose_cli.progress import note
+from decompose_cli.storage.files import check_folder_writable, temporary_cache
 from decompose_cli.storage.fingerprints import content_sample, file_stamp
 
 _IMAGES = ("image", "img", "images", "jpg", "png", "webp", "pixel_values")
@@ -219,9 +220,14 @@ def _from_disk(datasets: Any, path: Path) -> Mapping[str, Any]:
         else:
             place = {"path": "parquet", "data_files": str(path)} if path.is_file() else {"path": str(path)}
             kept = tables_folder()
+            listed = ", which 'decompose cache' lists and clears"
+            try:
+                check_folder_writable(kept)
+            except DecomposeError:
+                kept, listed = temporary_cache() / kept.name, ""
             builder = datasets.load_dataset_builder(**place, cache_dir=str(kept))
             if not Path(builder.cache_dir).is_dir():
-                note(f"{path} is written as a table in {kept} first, which 'decompose cache' lists and clears.")
+                note(f"{path} is written as a table in {kept} first{listed}.")
             builder.download_and_prepare()
             loaded = builder.as_dataset()
     if isinstance(loaded, datasets.Dataset):

@@ -35,7 +35,12 @@ def cache_root() -> Path:
     try:
         return Path.home() / ".cache" / "decompose"
     except RuntimeError:
-        return Path(tempfile.gettempdir(), f"decompose-{os.getuid()}")
+        return temporary_cache()
+
+
+def temporary_cache() -> Path:
+    """This user's folder for what the cache would keep, where that cannot be written: among the temporary files."""
+    return Path(tempfile.gettempdir(), f"decompose-{os.getuid()}")
 
 
 def check_trusted(path: Path) -> None:

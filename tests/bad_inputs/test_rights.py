@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from helpers.command_line import REFUSED, invoke, only_error, run
 from helpers.rights import closed
+from PIL import Image
 
 NETWORK = ("resnet20", "-w", "random", "-j", "0", "--no-cache", "-q", "--json")
 DENIED = "Permission denied"
@@ -149,3 +150,23 @@ def test_a_cache_that_is_closed_costs_a_warning(few: str, tmp_path: Path, monkey
         assert DENIED in said
         assert Path("v.json").exists()
         assert DENIED in run("cache").stderr
+
+
+def test_tables_of_parquet_files_are_kept_elsewhere_where_the_cache_is_closed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = pytest.importorskip("datasets").Dataset.from_dict({"image": [png_image()] * 2, "label": [0, 1]})
+    table.to_parquet("test.parquet")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setenv("DECOMPOSE_CACHE", str(tmp_path / "mine"))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    with closed(tmp_path / "mine", 0o555):
+        run("validate", *NETWORK, "--dataset", "hf:test.parquet")
+    assert list((tmp_path / "temporary").rglob("dataset_info.json"))
+
+
+def png_image() -> dict[str, bytes]:
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(buffer, "PNG")
+    return {"bytes": buffer.getvalue()}
