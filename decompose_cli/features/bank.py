@@ -32,7 +32,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, save
 from torch import Tensor
 
 from decompose_cli.features.blocks import in_blocks
@@ -165,7 +165,7 @@ class BankFolder:
         try:
             (temporary / _DONE).mkdir(parents=True)
             _reserve(temporary / _FEATURES, len(labels) * head.num_features * 4)
-            write_with(temporary / _HEAD, lambda file: save_file(tensors, file, metadata={"decompose": "head"}))
+            write_with(temporary / _HEAD, lambda file: file.write_bytes(save(tensors, {"decompose": "head"})))
             header["head_checksum"] = _crc((temporary / _HEAD).read_bytes())
             write_text(temporary / _HEADER, json.dumps({**header, "checksum": digest_of(header)}))
             temporary.replace(path)
@@ -181,9 +181,9 @@ class BankFolder:
             OSError: They cannot be read.
             ValueError: They are damaged; also the other errors of :data:`DAMAGED`.
         """
-        if _crc((self.path / _HEAD).read_bytes()) != self.header["head_checksum"]:
+        if _crc(content := (self.path / _HEAD).read_bytes()) != self.header["head_checksum"]:
             raise ValueError("checksum of the head")
-        tensors = load_file(self.path / _HEAD)
+        tensors = load(content)
         if tensors["labels"].shape != self.shape[:1]:
             raise ValueError("number of labels")
         kind, name = self.header["kind"], self.header["head"]

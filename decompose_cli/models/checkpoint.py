@@ -16,7 +16,6 @@ from typing import Annotated, Any
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from decompose_cli.errors import InputError, param
@@ -37,6 +36,7 @@ from decompose_cli.storage.files import as_bytes, sha256_of, write_with
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.ordinary_files import check_ordinary
 from decompose_cli.storage.result_document import PartOfClasses
+from decompose_cli.storage.tensor_files import readable_path, write_tensors
 
 METADATA_KEY = "decompose"
 SPARSE_KEY = "sparse"
@@ -247,7 +247,7 @@ def write_checkpoint(
     beside = sparse.beside(state_dict, path) if sparse is not None else {}
     tensors = {name: value.detach().cpu().contiguous() for name, value in {**state_dict, **beside}.items()}
     header = {METADATA_KEY: metadata.as_text()}
-    write_with(path, lambda temporary: save_file(tensors, temporary, metadata=header))
+    write_with(path, lambda temporary: write_tensors(temporary, tensors, header))
 
 
 def _beside(content: Any) -> dict[str, Tensor]:
@@ -277,9 +277,9 @@ def _read_safetensors(path: Path) -> tuple[Any, Metadata | None]:
             f"{_MOST_HEADER / 1e6:,.0f} MB."
         )
     try:
-        with safe_open(path, framework="pt") as handle:
+        with readable_path(path) as name, safe_open(name, framework="pt") as handle:
             header = handle.metadata() or {}
-            content = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - not a dict
+            content = {each: handle.get_tensor(each) for each in handle.keys()}  # noqa: SIM118 - not a dict
     except SafetensorError as error:
         raise InputError(f"The weights file {path} is damaged or not safetensors: {error}.") from error
     return content, _parse_metadata(header[METADATA_KEY], path) if METADATA_KEY in header else None

@@ -22,6 +22,7 @@ from decompose_cli.errors import InputError, UnsafeFileError, first_line
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.memory import free_memory
+from decompose_cli.storage.tensor_files import readable_path
 
 SUFFIXES = (".npz", ".safetensors")
 REAL, WHOLE, TEXT = "real numbers", "whole numbers", "text"
@@ -186,7 +187,7 @@ def _stored_in_npz(archive: zipfile.ZipFile, info: zipfile.ZipInfo, handle: IO[b
 
 
 def _open_safetensors(path: Path, stack: ExitStack, wanted: Sequence[str], texts: Sequence[str]) -> _Opened:
-    handle = stack.enter_context(safe_open(path, framework="pt"))
+    handle = stack.enter_context(safe_open(stack.enter_context(readable_path(path)), framework="pt"))
     present, metadata = list(handle.keys()), handle.metadata() or {}
     stored = {name: _stored_tensor(handle, name) for name in wanted if name in present}
     for name in texts:

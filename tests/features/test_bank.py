@@ -107,7 +107,7 @@ def test_chunks_begin_on_pages(size: int, expected: int) -> None:
 def test_features_are_mapped_read_only_and_aligned(tmp_path: Path) -> None:
     features = filled(tmp_path / "x.bank").bank().features
     assert features.data_ptr() % 64 == 0
-    assert str(tmp_path / "x.bank" / "features.f32") in Path("/proc/self/maps").read_text()
+    assert str(tmp_path / "x.bank" / "features.f32") in Path("/proc/self/maps").read_text(errors="replace")
     assert not np.memmap(tmp_path / "x.bank" / "features.f32", dtype="<f4", mode="r").flags.writeable
     process = os.fork()
     if process == 0:
