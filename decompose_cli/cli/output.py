@@ -168,6 +168,8 @@ def print_json(value: Any) -> None:
     """Print JSON to stdout, escaped where the terminal could not show every name, or would do what a name says."""
     from decompose_cli.storage.result_document import readable_json
 
+    if stdout.was_closed():
+        raise DecomposeError("The result could not be printed: stdout is closed.")
     stream = stdout.results()
     ascii_only = (getattr(stream, "encoding", None) or "ascii").lower().replace("-", "") != "utf8"
     lines = readable_json(value, ascii_only=ascii_only).split("\n")

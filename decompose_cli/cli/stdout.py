@@ -19,6 +19,7 @@ _kept: TextIO | None = None  # stdout, while a command runs
 
 
 _has_lost = False  # something that was written to stderr
+_was_closed = False  # stdout, when the program began
 
 
 class _Patient(io.FileIO):
@@ -39,6 +40,11 @@ class _Patient(io.FileIO):
 def has_lost() -> bool:
     """Whether something that was to be shown on stderr could not be."""
     return _has_lost
+
+
+def was_closed() -> bool:
+    """Whether the program was started without a stdout, so that nobody reads what is printed."""
+    return _was_closed
 
 
 def results() -> TextIO:
@@ -64,6 +70,8 @@ def own_descriptor() -> Iterator[None]:
 
     What is written to the usual one, by C code or other processes, goes to stderr, and so does what is printed at exit.
     """
+    global _was_closed
+    _was_closed = sys.stdout is None
     sys.stdout = sys.stdout or _nowhere()  # closed streams are None; what is opened next gets their descriptors
     sys.stderr = sys.stderr or _nowhere()
     stderr = sys.stderr  # if nobody had it, its descriptor would be closed

@@ -189,7 +189,7 @@ def read_checkpoint(
     settle(path.parent)
     try:
         if path.is_dir():
-            raise InputError(f"The weights {path} are a folder, not a file.", hint=_named_in(path))
+            raise InputError(f"The weights {path}: that is a folder, not a file.", hint=_named_in(path))
         if path.exists():
             check_ordinary(path, "The weights file")
         else:

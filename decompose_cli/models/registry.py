@@ -46,6 +46,8 @@ def get_entry(name: str) -> ModelEntry:
     hint = _NAMES_HINT
     if Path(name).suffix in (".pt", ".pth", ".th", ".safetensors"):
         hint = f"Is {name} a weights file? Name its model, and give the file with {param('weights')}."
+    elif Path(name).suffix == ".json":
+        hint = f"Is {name} an index file? Name its model, and give the file with {param('indices')}."
     elif Path(name).is_dir():
         hint = f"Is {name} the folder of a run? Give its weights with {param('weights')} {Path(name) / 'best.pt'}."
     raise InputError(f"There is no model {name!r}{_suggestion(name)}.", hint=hint)

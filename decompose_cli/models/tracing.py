@@ -130,7 +130,7 @@ def cannot_run(called: str, input_size: Size, error: BaseException) -> InputErro
     height, width = input_size
     return InputError(
         f"{called} cannot run on RGB images of {height}x{width} pixels: its forward raises {raised(error)}.",
-        hint=f"It has to take 3-channel images; set their size with {param('input_size')}.",
+        hint=f"It has to take 3-channel images, whose size {param('input_size')} sets; {param('debug')} shows where.",
     )
 
 

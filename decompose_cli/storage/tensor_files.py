@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,14 +16,19 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
 
     Raises:
         OSError: The file cannot be written.
-        SafetensorError: The same.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save, save_file
 
-    if _is_utf8(path):
-        save_file(dict(tensors), path, metadata=dict(metadata))
-    else:
+    if not _is_utf8(path):
         path.write_bytes(save(dict(tensors), metadata=dict(metadata)))
+        return
+    try:
+        save_file(dict(tensors), path, metadata=dict(metadata))
+    except SafetensorError as error:  # the library says what the system refused in words alone
+        if (number := re.search(r"\(os error (\d+)\)", str(error))) is None:
+            raise
+        raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
 
 
 @contextmanager

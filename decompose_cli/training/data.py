@@ -128,7 +128,8 @@ def never_held_out(labels: Tensor, val_split: float, seeds: Iterable[int]) -> Te
     is_left = torch.ones(len(labels), dtype=torch.bool)
     for seed in seeds if val_split > 0 else ():
         is_left[hold_out(labels, val_split, seed)[1]] = False
-    if lost := len(labels.unique()) - len(labels[is_left].unique()):
+    every, left = labels.bincount(), labels[is_left].bincount(minlength=int(labels.max()) + 1)
+    if lost := int(((every > 0) & (left == 0)).sum()):
         raise InputError(
             f"A new head is fitted on images that no run holds out, and none are left of {lost} of the classes.",
             hint=f"Choose fewer {param('runs')}, or a smaller {param('val_split')}.",

@@ -198,7 +198,7 @@ def test_weights_that_are_valid_are_the_counter_example(inputs: Path, shipped: d
 WEIGHTS_ARGUMENTS = [
     # name, arguments of validate, exit code, part of the sentence
     ("missing file", ["-w", "{inputs}/none.pth"], REFUSED, "none.pth does not exist"),
-    ("folder", ["-w", "{inputs}"], REFUSED, "are a folder, not a file"),
+    ("folder", ["-w", "{inputs}"], REFUSED, "that is a folder, not a file"),
     ("below a file", ["-w", "{plain}/w.pth"], REFUSED, "w.pth"),
     ("name too long", ["-w", "n" * 300], REFUSED, "nnn"),
     ("no text", [DEFAULT_MODEL, "-w", ""], REFUSED, "weights"),
@@ -248,7 +248,7 @@ BAD_CHECKPOINTS = [
     ("empty.pth", "empty.pth is empty"),
     ("half.pth", "half.pth is damaged or truncated"),
     ("plain.json", "plain.json is damaged or truncated, or not a checkpoint"),
-    ("taken", "taken are a folder, not a file"),
+    ("taken", "taken: that is a folder, not a file"),
     ("hostile.pth", "hostile.pth is refused: reading it would execute code"),
     ("hostile_archive.pth", "hostile_archive.pth is refused: reading it would execute code"),
 ]

@@ -26,7 +26,7 @@ def folder() -> Path:
 
 
 def test_a_folder_in_place_of_weights_names_the_file_in_it(folder: Path) -> None:
-    said = refused(["validate", "-w", "run"], 2, "The weights run are a folder, not a file.")
+    said = refused(["validate", "-w", "run"], 2, "The weights run: that is a folder, not a file.")
     assert "Hint: Name the file in it: --weights run/best.pt" in said
     (folder / "best.pt").unlink()
     assert "Name the file in it: --weights run/last.pt" in refused(["validate", "-w", "run"], 2)

@@ -118,5 +118,6 @@ def test_streams_that_are_closed(closed: str) -> None:
     line = f"exec {' '.join(PROGRAM)} models --json -q {redirections}"
     done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False, env=environment())
     assert "Traceback" not in done.stderr
-    assert done.returncode == 0
+    assert done.returncode == (0 if closed == "2" else 1)  # nobody gets the result
     assert json.loads(done.stdout) if closed == "2" else done.stdout == ""
+    assert ("The result could not be printed: stdout is closed." in done.stderr) == (closed == "1")

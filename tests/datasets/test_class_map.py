@@ -156,7 +156,10 @@ def test_a_partial_match_says_how_to_settle_it() -> None:
     assert "(class_map)" in str(caught.value.hint)
     with pytest.raises(InputError) as caught:
         match_classes(("cow", "hen"), None, None, 4, what="net")
-    assert caught.value.hint == "Say with a file of names and numbers which is which (class_map)."
+    assert caught.value.hint == (
+        "Say with a file of names and numbers which is which (class_map). If they are other classes, 'decompose train "
+        "--new-head' fits a head for them."
+    )
 
 
 def test_the_map_to_some_of_the_outputs() -> None:

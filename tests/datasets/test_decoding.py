@@ -199,6 +199,6 @@ def test_sentences_of_ours_are_left_as_they_are_and_the_file_is_closed() -> None
 
 def test_what_is_no_image_file() -> None:
     Path("folder.png").mkdir()
-    for name, sentence in (("folder.png", "is not an image"), ("none.png", "The image none.png does not exist")):
-        with pytest.raises(InputError, match=sentence):
+    for name, sentence in (("folder.png", "cannot be read: Is a directory"), ("none.png", "does not exist")):
+        with pytest.raises(InputError, match=f"The image {name} {sentence}"):
             read_rgb(Path(name))

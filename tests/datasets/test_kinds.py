@@ -259,6 +259,6 @@ def test_without_the_library_it_is_named(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(sys.modules, "datasets", None)
     Path("tables").mkdir()
     result = CliRunner().invoke(app, ["validate", "resnet20-digits", "--dataset", "hf:tables"])
-    assert result.exit_code == 1
-    assert "which is not installed" in result.stderr
-    assert "pip install 'decompose-cli[hf]'" in result.stderr
+    assert result.exit_code == 2
+    assert "needs the package datasets" in result.stderr
+    assert 'pip install "decompose-cli[hf]"' in result.stderr

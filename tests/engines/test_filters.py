@@ -159,7 +159,7 @@ def test_the_table_has_the_strongest_and_says_how_many_more(figures: list[Figure
     shown = run("filters", "--class", "1", "-k", "43", "--images", "1", "-o", "out")
     ranks = [int(number) for number in re.findall(r"^ +(\d+) +\d+ +[+-]", shown.stderr, re.MULTILINE)]
     assert ranks == list(range(1, 41))
-    assert "3 more filters, which give the class less, are in the result document." in shown.stderr
+    assert "The result document has 3 more filters, weaker than these." in shown.stderr
     assert len(content("out/result.json")["results"]["filters"]) == 43
     assert figures[0].get_suptitle() == "Filters of 1: resnet20-digits on digits test, the first 40 of 43"
 

@@ -714,7 +714,7 @@ BAD: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("index of no feature", {}, {"indices": IndexSet(((1,), (2,), (64,)))}, "64"),
     ("too few classes", {}, {"indices": IndexSet(((1,), (2,)))}, "2 classes"),
     ("head", {"inputs": {"head": "layer1"}}, {}, "layer1"),
-    ("split", {"inputs": {"split": "test"}}, {}, "split has no effect here"),
+    ("split", {"inputs": {"split": "test"}}, {}, "split has no effect"),
     ("nothing held out", {"overrides": {"val_split": 0.001}}, {}, "val_split 0.001"),
     ("size", {"inputs": {"input_size": "0"}}, {}, "input_size"),
 ]

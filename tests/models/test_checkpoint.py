@@ -353,7 +353,7 @@ def test_missing_empty_and_folder() -> None:
     with pytest.raises(InputError, match=r"empty\.pth is empty"):
         read_checkpoint(Path("empty.pth"))
     Path("folder.pth").mkdir()
-    with pytest.raises(InputError, match=r"folder\.pth are a folder"):
+    with pytest.raises(InputError, match=r"folder\.pth: that is a folder"):
         read_checkpoint(Path("folder.pth"))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import torch
 from helpers.command_line import document_of, run
 from helpers.feature_files import tensors
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from decompose_cli.models.registry import DEFAULT_MODEL
 from decompose_cli.storage.tensor_files import readable_path, write_tensors
@@ -55,3 +56,16 @@ def test_commands_in_such_a_folder(folder: Path, few: str, monkeypatch: pytest.M
     run("export", DEFAULT_MODEL, "-o", "weights.safetensors")
     weights = ("validate", "-w", str(folder / "weights.safetensors"), "--dataset", few, "-j", "0")
     assert [document_of(*weights)["cache"]["features"] for _ in range(2)] == ["miss", "hit"]
+
+
+def test_a_full_disk_is_said_as_by_the_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        write_tensors(Path("x.safetensors"), {"x": torch.zeros(3)}, {})
+    assert caught.value.errno == errno.ENOSPC
+    assert caught.value.filename == "x.safetensors"
+    assert run("sparsify", "-o", "sparse").stderr.count("No space left on the disk") == 1
+    assert not Path("sparse").exists()
