@@ -37,10 +37,7 @@ class HandedOver:
         """Called in the process that hands the images over."""
         try:
             return _from_shared_memory, (bytes(ForkingPickler.dumps(self.images)),)
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # it is full or missing; or a socket has no place
+        except (OSError, RuntimeError) as error:  # it is full or missing, or a socket has no place
             return _from_pipe, (self.images.numpy(), first_line(error).rpartition(": ")[2])
 
     def pin_memory(self) -> HandedOver:
