@@ -14,6 +14,7 @@ import torch
 
 from decompose_cli.errors import InputError, UnsafeFileError
 from decompose_cli.models.inert import RunsCodeError, stand_ins
+from decompose_cli.models.pickle_names import ShortLines, check_names
 from decompose_cli.models.state_dicts import SAVE_STATE_DICT, holds_tensors
 from decompose_cli.models.torch_content import check_archive, check_content
 
@@ -51,9 +52,10 @@ def _read(path: Path, *, has_others: bool) -> Any:
 
 
 def _loaded(path: Path, allowed: list[Any]) -> Any:
+    check_names(path)
     with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch's warnings about odd pickles do not help the user, who gets a sentence
-        with path.open("rb") as file:  # as torch tells safetensors by the name of a path
+        with ShortLines(path) as file:  # as torch tells safetensors by the name of a path
             return torch.load(file, map_location="cpu", weights_only=True)
 
 

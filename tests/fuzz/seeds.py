@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import pickle
@@ -162,10 +163,18 @@ def _results() -> None:
 
 
 def _normalise() -> None:
-    """Let the same files come out every time: times go."""
+    """Let nearly the same files come out every time: times go."""
     for path in sorted(Path().rglob("*.json")):
         content = json.loads(path.read_text())
         path.write_text(json.dumps(_without_times(content), indent=1))
+    for path in sorted(Path().glob("*/log.csv")):
+        rows = list(csv.DictReader(path.read_text().splitlines()))
+        with path.open("w", newline="") as handle:
+            table = csv.DictWriter(handle, list(rows[0]))
+            table.writeheader()
+            table.writerows(_without_times(rows))
+    for path in sorted(Path().glob("*/tensorboard")):
+        shutil.rmtree(path)
     for path in sorted(Path().glob("*/*.pt")):
         torch.save(_without_times(torch.load(path, weights_only=True)), path)
     shutil.copy("run/last.pt", "last.pt")

@@ -12,11 +12,11 @@ from fuzz.mutators.values import FLOATS, INTEGERS, TEXTS
 from fuzz.readers import IMAGES, NET, SEEDS, SMALL
 
 _FEW = {
-    **dict.fromkeys(("train", "train-gate", "finetune", "lr-find", "sweep"), 0.15),
+    **dict.fromkeys(("train", "train-gate", "finetune", "lr-find", "sweep"), 0.1),
     **dict.fromkeys(("explain", "filters", "export"), 0.2),
-    "report": 0.4,
+    "report": 0.2,
     "models": 0.05,
-    "demo": 0.03,
+    "demo": 0.01,
 }
 """How often a command is taken that takes longer, compared to others."""
 _TRAINING = (*IMAGES, *SMALL, "-b", "4", "--lr", "0.05", "--epochs", "1")
