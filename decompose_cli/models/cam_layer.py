@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -64,8 +64,8 @@ def default_cam_layer(model: nn.Module, images: Tensor, outputs: Sequence[LayerO
         alike = [block for block in blocks if _grid(block.values) == _grid(use.values)]
         chosen = alike[-1] if alike else use
     before = [one for one in with_maps_last(outputs) if outputs.index(one) < outputs.index(chosen)]
-    heard = (one.layer for one in (chosen, *reversed(before)) if _heard(model, images, one) is not None)
-    return next(heard, chosen.layer)
+    found = _heard(model, images, [chosen]) or _heard(model, images, before)
+    return found[-1].name if found else chosen.layer
 
 
 def cam_layer(model: nn.Module, images: Tensor, outputs: Sequence[LayerOutput], name: str, called: str) -> CamLayer:
@@ -98,9 +98,8 @@ def cam_layer(model: nn.Module, images: Tensor, outputs: Sequence[LayerOutput], 
             f"these axes are channels, rows and columns of the image{f' after the operation {lost}' if lost else ''}.",
             hint=hint,
         )
-    found = _heard(model, images, use)
-    if found is not None:
-        return found
+    if found := _heard(model, images, [use]):
+        return found[0]
     if _is_whole(values):
         raise InputError(
             f"No gradient of the logits of {called} reaches what {name!r} yields, so Grad-CAM has nothing to show.",
@@ -120,23 +119,29 @@ def _is_whole(values: Values) -> bool:
     return values.positions * values.shape[planes.order[1]] == values.shape[1:].numel()
 
 
-def _heard(model: nn.Module, images: Tensor, use: LayerOutput) -> CamLayer | None:
-    """Where the maps of a layer are that the logits hear of, which it yields or is given; None if they hear of none."""
-    assert use.values is not None
-    assert use.values.axes.planes is not None
-    found = [CamLayer(use.layer, use.values.axes.planes)]
-    if not _is_whole(use.values) and use.given is not None and use.given.axes.planes is not None:
-        found.append(CamLayer(use.layer, use.given.axes.planes, is_given=True))
-    tried = (*found, *(replace(one, is_forced=True) for one in found))
-    heard = next((cam for cam in tried if _are_heard(model, use.module, images, cam)), None)
-    forget_gradients(model, images)
-    return heard
+def _heard(model: nn.Module, images: Tensor, uses: Sequence[LayerOutput]) -> list[CamLayer]:
+    """Where the maps of layers are that the logits hear of, which they yield or are given; without other layers."""
+    tried: list[tuple[LayerOutput, CamLayer]] = []
+    for use in uses:
+        assert use.values is not None
+        assert use.values.axes.planes is not None
+        tried.append((use, CamLayer(use.layer, use.values.axes.planes)))
+        if not _is_whole(use.values) and use.given is not None and use.given.axes.planes is not None:
+            tried.append((use, CamLayer(use.layer, use.given.axes.planes, is_given=True)))
+    heard = _heard_together(model, images, tried)
+    missing = [(use, replace(cam, is_forced=True)) for use, cam in tried if all(cam.name != one.name for one in heard)]
+    heard += _heard_together(model, images, missing, is_forced=True)
+    if tried:
+        forget_gradients(model, images)
+    first = [next((cam for cam in heard if cam.name == use.layer), None) for use in uses]
+    return [cam for cam in first if cam is not None]
 
 
 class GradientsKept(TorchFunctionMode):
     """Inside the block a network is not heeded where it asks for no gradients, by ``no_grad`` or by ``detach``.
 
-    What it computes is the same, and so is its derivative, which is what Grad-CAM looks at.
+    What it computes is the same, and Grad-CAM looks at the derivative of that. It is the true one: of a straight-through
+    estimator, ``x + (round(x) - x).detach()``, it is that of the rounding, zero, and not the one that stands in for it.
     """
 
     def __torch_function__(
@@ -189,20 +194,30 @@ class _Kept(nn.Module):
         return self.latest
 
 
-def _are_heard(model: nn.Module, layer: nn.Module, images: Tensor, cam: CamLayer) -> bool:
-    """Whether the logits change with the maps of a layer; as far as they change with the images at all."""
-    kept = _Kept()
+def _heard_together(
+    model: nn.Module, images: Tensor, tried: Sequence[tuple[LayerOutput, CamLayer]], *, is_forced: bool = False
+) -> list[CamLayer]:
+    """Those whose maps the logits change with, by one pass; as far as they change with the images at all."""
+    if not tried:
+        return []
+    kept = [_Kept() for _ in tried]
     try:
-        with replaced_maps(layer, cam.planes, kept, is_given=cam.is_given):
-            score, seen = _score(model, images, is_forced=cam.is_forced)
+        with ExitStack() as stack:
+            for (use, cam), keep in zip(tried, kept, strict=True):
+                stack.enter_context(replaced_maps(use.module, cam.planes, keep, is_given=cam.is_given))
+            score, seen = _score(model, images, is_forced=is_forced)
     except Exception:
-        if cam.is_forced:  # what takes no gradients, such as NumPy, does not take these either
-            return False
+        if is_forced:  # what takes no gradients, such as NumPy, does not take these either
+            return []
         raise
-    if kept.latest is None or not score.requires_grad or not kept.latest.requires_grad:
-        return False
-    of_maps, of_images = torch.autograd.grad(score, [kept.latest, seen], allow_unused=True)
-    return _is_any(of_maps) or (of_maps is not None and not _is_any(of_images))  # of a head that begins at zero
+    if not score.requires_grad:
+        return []
+    maps = {cam: keep.latest for (_, cam), keep in zip(tried, kept, strict=True) if keep.latest is not None}
+    maps = {cam: latest for cam, latest in maps.items() if latest.requires_grad}
+    of_images, *of_maps = torch.autograd.grad(score, [seen, *maps.values()], allow_unused=True)
+    is_zero = not _is_any(of_images)  # of a head that begins at zero
+    found = zip(maps, of_maps, strict=True)
+    return [cam for cam, gradient in found if gradient is not None and (is_zero or _is_any(gradient))]
 
 
 def _is_any(gradient: Tensor | None) -> bool:

@@ -24,7 +24,8 @@ def completed(module: nn.Module, input_size: Size, called: str) -> nn.Module:
         InputError: It cannot be put into evaluation mode, a tensor of it is on the device ``meta``, or it cannot run.
     """
     try:
-        module.train(module.training)
+        with evaluating(module):
+            pass
     except Exception as error:
         raise InputError(
             f"{called} cannot be put into training or evaluation mode ({raised(error)}), as "

@@ -37,10 +37,9 @@ def _device_of(model: nn.Module) -> torch.device:
 
 
 def forget_gradients(model: nn.Module, images: Tensor) -> None:
-    """Run a model without gradients, where hooks of it may have kept what has some: with that it cannot be copied."""
-    if any(part._forward_hooks or part._forward_pre_hooks for part in model.modules()):
-        with evaluating(model):
-            model(images)
+    """Run a model without gradients, as its forward or hooks may have kept what has some: with that it has no copy."""
+    with evaluating(model):
+        model(images)
 
 
 @contextmanager

@@ -52,6 +52,10 @@ def check_learns(module: nn.Module, called: str, size: Size) -> Tensor:
             with evaluating(module), torch.enable_grad():
                 output = module(images)
             forget_gradients(module, images)
+            logits = logits_of(output, where=called)
+            learns = logits.requires_grad or _learns_in_training(module, images)
+    except InputError:
+        raise
     except (Exception, SystemExit) as error:
         kind = number_type(module)
         others = f"Its weights are {kind}: return network.float(), as training takes images of float32."
@@ -60,8 +64,7 @@ def check_learns(module: nn.Module, called: str, size: Size) -> Tensor:
             f"{raised(error)}.",
             hint=None if kind == torch.float32 else others.replace("torch.", ""),
         ) from error
-    logits = logits_of(output, where=called)
-    if not logits.requires_grad:
+    if not learns:
         raise InputError(
             f"{called} gives logits without gradients, so nothing would learn: its forward computes them under "
             "torch.no_grad or torch.inference_mode, or detaches them.",
@@ -71,3 +74,12 @@ def check_learns(module: nn.Module, called: str, size: Size) -> Tensor:
         raise InputError(f"{called} gives NaN or infinite logits, from which nothing can learn: {why}.")
     copied(module)  # as is needed in the end, for the best epoch
     return logits.detach()
+
+
+def _learns_in_training(module: nn.Module, images: Tensor) -> bool:
+    """Whether logits come with gradients in training mode, where a forward may ask for them in that mode alone."""
+    trial = copied(module).train()  # whose statistics may move
+    with torch.enable_grad():
+        logits = logits_of(trial(images), in_training=True)
+    forget_gradients(module, images)  # of hooks, which the copy shares
+    return logits.requires_grad

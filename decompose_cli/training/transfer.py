@@ -83,7 +83,7 @@ def offering_new_head() -> Iterator[None]:
     """Say with the refusal of other classes, inside the block, that the network may get a head for them."""
     try:
         yield
-    except InputError as error:
+    except UnmatchedError as error:
         offer = f"For other classes than the network's, replace its head: {param('new_head')}."
         advice = (error.advice or "").removesuffix(FOR_OTHERS.strip()).rstrip()
         raise InputError(error.sentence, hint=f"{advice} {offer}".strip()) from error
@@ -95,7 +95,7 @@ def without_class_map() -> Iterator[None]:
     try:
         yield
     except UnmatchedError as error:
-        raise InputError(error.sentence, hint="Name the classes as the network's are.") from error
+        raise UnmatchedError(error.sentence, hint="Name the classes as the network's are.") from error
 
 
 def network_to_train(
@@ -124,7 +124,8 @@ def network_to_train(
     module = copied(network.module).float()
     if only == "all":
         return module, []
-    check_learns(module, classifier.name, size)
+    if only == "backbone":  # of the other parts all parameters learn, also of a network that came frozen
+        check_learns(module, classifier.name, size)
     check_head_stays(module, network.head.name, size, classifier.name)
     return module, freeze(module, network.head.name, only, size)
 

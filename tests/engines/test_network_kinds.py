@@ -100,7 +100,7 @@ NOT_EXPLAINED = {
 LIKE_PLAIN = (
     *("nested", "parallel", "compiled_in_place", "frozen", "integer_buffers", "graph", "under_no_grad"),
     *("all_under_no_grad", "detached", "detached_maps", "gives_dict", "gives_named_tuple", "keyword_forward", "double"),
-    *("two_names", "off_the_way", "auxiliary", "keeps_maps"),
+    *("two_names", "off_the_way", "auxiliary", "keeps_maps", "remembers", "gradients_in_training"),
 )
 """Networks that compute what the plain one does; those with further layers have drawn these last."""
 
@@ -236,6 +236,12 @@ def test_the_command_that_training_prints_works(kind: str, images: Path) -> None
     (printed,) = [one for one in said.splitlines() if one.startswith("Use it: ")]
     measured = json.loads(run(*printed.removeprefix("Use it: decompose ").split(), "-j", "0", "--json").stdout)
     assert measured["results"]["total"] == 20
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+@pytest.mark.parametrize("kind", ["remembers", "keeps_maps", "gradients_in_training"])
+def test_what_a_forward_keeps_or_switches_off_does_not_hinder_training(kind: str, command: str, images: Path) -> None:
+    run(*line(command, kind, images))
 
 
 @pytest.mark.slow

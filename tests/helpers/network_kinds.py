@@ -632,6 +632,22 @@ def keeps_maps(network: Net) -> None:
     network.body.register_forward_hook(keep)
 
 
+def _remembers(self: Net, x: Tensor) -> Tensor:
+    self.maps = self.body(x)  # as for class activation maps, without a hook
+    return self.head(self.maps.mean((2, 3)))
+
+
+remembers = _of("Remembers", _remembers)
+
+
+def _gradients_in_training(self: Net, x: Tensor) -> Tensor:
+    with torch.set_grad_enabled(self.training):
+        return self.head(self.features(x))
+
+
+gradients_in_training = _of("GradientsInTraining", _gradients_in_training)
+
+
 @_changed
 def raises_in_hook(network: Net) -> None:
     def fail(_: nn.Module, __: object, ___: object) -> None:
