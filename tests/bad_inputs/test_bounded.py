@@ -212,9 +212,11 @@ def result_with(references: list[dict[str, Any]], folder: Path, **arrays: np.nda
 def test_matrices_that_a_few_bytes_become_are_refused(inputs: Path) -> None:
     zeros = np.zeros((3000, 3000), dtype=np.int64)
     path = result_with([{"array": "m", "shape": [3000, 3000]}] * 100, inputs, m=zeros)
-    assert "more than 33,554,432 numbers in its matrices" in sentence_within_limits("report", str(path))
+    assert "x.json takes 28.8 GB of memory at least" in sentence_within_limits("report", str(path))
     path = result_with([{"array": "m", "shape": [200, 200]}], inputs, m=np.zeros((9000, 9000), dtype=bool))
     assert "does not hold the matrix 'm'" in sentence_within_limits("report", str(path))
+    path = result_with([{"array": "m", "sizes": "s"}], inputs, m=np.zeros(0), s=np.zeros(1 << 25, dtype=int))
+    assert "x.json takes 1.1 GB of memory at least" in sentence_within_limits("report", str(path))
     path = result_with([{"array": "m", "sizes": "s"}], inputs, m=np.zeros(0), s=np.array([10**9]))
     assert "does not hold the matrix 'm'" in sentence_within_limits("report", str(path))
 
