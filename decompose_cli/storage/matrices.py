@@ -184,8 +184,9 @@ def _opened(path: Path, name: str, sha256: str) -> zipfile.ZipFile | None:
 def _size(archive: zipfile.ZipFile | None, reference: dict[str, Any]) -> int:
     """How many numbers an archive says that what a reference names has; 0 where it has no such arrays."""
     names = [f"{reference[name]}.npy" for name in ("array", "sizes") if name in reference]
-    sizes = {} if archive is None else {info.filename: info.file_size for info in archive.infolist()}
-    return sum(sizes.get(name, 0) for name in names) // 8
+    with suppress(KeyError):
+        return 0 if archive is None else sum(archive.getinfo(name).file_size for name in names) // 8
+    return 0
 
 
 def _array(archive: zipfile.ZipFile, name: str, shape: list[int] | None = None) -> np.ndarray:
