@@ -25,12 +25,17 @@ _NEVER_DATA = frozenset(
 """Modules that a pickle names to run something, or to write files."""
 _NEVER_CALLED = frozenset(("eval", "exec", "compile", "open", "input", "breakpoint", "__import__"))
 """Functions of Python itself of that kind."""
-_MOST_INSTRUCTIONS = 300_000  # a checkpoint of a thousand tensors has a tenth of them
+_MOST_INSTRUCTIONS, _BYTES_OF_AN_INSTRUCTION = 300_000, 8
+"""Instructions of any pickle, ten times those of a thousand tensors, and bytes of the file for each further one."""
 _PICKLES = 4  # of torch's files of before 1.6: a mark, a version, the machine, and then the content
 
 
 class RunsCodeError(Exception):
     """The pickle names something that only serves to run code or to write files; the text is the name."""
+
+
+class TooLongError(Exception):
+    """The pickle has so many instructions for its bytes that it is not followed to its end; the text is the number."""
 
 
 class Inert:
@@ -49,11 +54,13 @@ def stand_ins(path: Path) -> list[tuple[Any, str]]:
 
     Raises:
         RunsCodeError: A name is of something that runs code.
+        TooLongError: A pickle is not followed to its end.
         Exception: Nearly any other, where the file is damaged.
     """
     uses: dict[str, set[str]] = {}
+    most = _MOST_INSTRUCTIONS + path.stat().st_size // _BYTES_OF_AN_INSTRUCTION
     for pickle in _pickles(path):
-        _note_uses(pickle, uses)
+        _note_uses(pickle, uses, most)
     for name in uses:
         module, _, last = name.rpartition(".")
         if module.split(".")[0] in _NEVER_DATA or (module == "builtins" and last in _NEVER_CALLED):
@@ -102,7 +109,7 @@ _FILLED = {"APPEND": "items", "APPENDS": "items", "SETITEM": "entries", "SETITEM
 _MARK, _OTHER = _Token(), _Token()
 
 
-def _note_uses(pickle: IO[bytes], uses: dict[str, set[str]]) -> None:
+def _note_uses(pickle: IO[bytes], uses: dict[str, set[str]], most: int) -> None:
     """Follow the instructions of a pickle, none of which is carried out, to see what is done with what each name made.
 
     Args:
@@ -112,8 +119,8 @@ def _note_uses(pickle: IO[bytes], uses: dict[str, set[str]]) -> None:
     stack: list[_Token] = []
     memo: dict[Any, _Token] = {}
     for number, (code, argument, _) in enumerate(pickletools.genops(pickle)):
-        if number == _MOST_INSTRUCTIONS:
-            raise ValueError("the pickle is too long to be followed")
+        if number == most:
+            raise TooLongError(f"{most:,}")
         if code.name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
             memo[len(memo) if argument is None else argument] = stack[-1]
         elif code.name in ("GET", "BINGET", "LONG_BINGET"):

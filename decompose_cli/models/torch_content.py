@@ -18,10 +18,12 @@ from decompose_cli.errors import InputError, first_few
 _FREE = 1 << 26
 """Bytes that may come of nothing."""
 _COPIES = 4
-"""How often all numbers of a file may stand in it by names of their own, as shared weights do."""
+"""How many times as much as a file holds may stand in it by views that are larger than their numbers, and by lists."""
 _DEFLATED = 20
 """How many times as long as a deflated archive what is in it may be."""
 _MOST_PARTS, _DEEPEST = 2_000_000, 100
+_CONTAINERS = (dict, list, tuple, set, frozenset)
+_HOLD = (Tensor, *_CONTAINERS)
 
 
 def check_archive(archive: zipfile.ZipFile, path: Path) -> None:
@@ -50,7 +52,7 @@ def check_content(content: Any, path: Path) -> None:
     """
     weighed = _Weighed()
     parts, seen = weighed.of(content, "", 0)
-    if parts > _MOST_PARTS or seen > _FREE + _COPIES * weighed.stored:
+    if parts > _MOST_PARTS + _COPIES * weighed.parts or seen > _FREE + _COPIES * weighed.stored:
         views = f" ({first_few(weighed.views)})" if weighed.views else ""
         raise InputError(
             f"{path} repeats its numbers{views}: it would become {seen / 1e6:,.0f} MB in {parts:,} parts, of "
@@ -64,13 +66,17 @@ def check_content(content: Any, path: Path) -> None:
 class _Weighed:
     """Counts what stands in a file, each part as often as it is reached, without reaching any twice.
 
+    Tensors that share a storage, as layers do that are used several times, take no more room than it does.
+
     Attributes:
+        parts: Values that are there.
         stored: Bytes of numbers that are there.
         views: Places of views that are larger than their numbers.
         is_deep: Whether something lies too deep, so that it was not looked at.
     """
 
     def __init__(self) -> None:
+        self.parts = 0
         self.stored = 0
         self.views: list[str] = []
         self.is_deep = False
@@ -78,20 +84,22 @@ class _Weighed:
         self._known: dict[int, tuple[int, int]] = {}
 
     def of(self, value: Any, place: str, depth: int) -> tuple[int, int]:
-        """The number of parts of a value, and the bytes of all tensors in it."""
+        """The number of parts of a value, and the bytes of all views in it that are larger than their numbers."""
         if id(value) in self._known:
             return self._known[id(value)]
         found = (1, 0)
         if isinstance(value, Tensor):
             found = (1, self._bytes_of(value, place))
-        elif isinstance(value, dict | list | tuple | set | frozenset):
+        elif isinstance(value, _CONTAINERS):
             if depth >= _DEEPEST:
                 self.is_deep = True
                 return found
             self._known[id(value)] = found  # of a list that holds itself
             named = value.items() if isinstance(value, dict) else ((place, part) for part in value)
-            weights = [self.of(part, str(name), depth + 1) for name, part in named]
-            found = (1 + sum(parts for parts, _ in weights), sum(seen for _, seen in weights))
+            weights = [self.of(part, str(name), depth + 1) for name, part in named if isinstance(part, _HOLD)]
+            plain = 1 + len(value) - len(weights)
+            self.parts += plain
+            found = (plain + sum(parts for parts, _ in weights), sum(seen for _, seen in weights))
         else:
             return found
         self._known[id(value)] = found
@@ -105,6 +113,7 @@ class _Weighed:
             self._storages.add(storage.data_ptr())
             self.stored += storage.nbytes()
         seen = value.numel() * value.element_size()
-        if seen > storage.nbytes():
-            self.views.append(place)
+        if seen <= storage.nbytes():
+            return 0
+        self.views.append(place)
         return seen

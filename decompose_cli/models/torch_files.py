@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from decompose_cli.errors import InputError, UnsafeFileError
-from decompose_cli.models.inert import RunsCodeError, stand_ins
+from decompose_cli.models.inert import RunsCodeError, TooLongError, stand_ins
 from decompose_cli.models.pickle_names import ShortLines, check_names
 from decompose_cli.models.state_dicts import SAVE_STATE_DICT, holds_tensors
 from decompose_cli.models.torch_content import check_archive, check_content
@@ -69,6 +69,12 @@ def _loaded_with_stand_ins(path: Path, refusal: InputError) -> Any:
         content = _loaded(path, stand_ins(path))
     except RunsCodeError as error:
         raise _refusal(path, f"GLOBAL {error}") from error
+    except TooLongError as error:
+        raise InputError(
+            f"The weights file {path} holds more than {error} plain values beside its tensors, "
+            "too many to be followed.",
+            hint=SAVE_STATE_DICT,
+        ) from error
     except Exception as error:
         raise refusal from error
     if not holds_tensors(content):

@@ -162,11 +162,12 @@ def _like(images: Tensor, model: nn.Module | None) -> Tensor:
 
 
 def bytes_of_a_pixel(model: nn.Module) -> float:
-    """What a network holds at once at least for each pixel of an image: it, and what its first convolution makes of it.
+    """What a network holds at once at least for each pixel of an image: it, and what a convolution makes of it.
 
-    The outputs of the convolution are there twice while they are normalised.
+    That is the first of three channels, if there is one; its outputs are there twice while they are normalised.
     """
-    first = next((module for module in model.modules() if isinstance(module, nn.Conv2d)), None)
+    kinds = (module for module in model.modules() if isinstance(module, nn.Conv2d) and module.in_channels == 3)
+    first = next(kinds, None)
     outputs = 0.0 if first is None else 2 * first.out_channels / (first.stride[0] * first.stride[1])
     return 4 * (3 + outputs)
 

@@ -17,7 +17,7 @@ from decompose_cli.printable import printable
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.matrices import put_back
 from decompose_cli.storage.result_document import SCHEMA_VERSION, DatasetInfo, FeaturesInfo, ResultDocument
-from decompose_cli.storage.text_files import read_json
+from decompose_cli.storage.text_files import read_result
 
 _WHAT, _HINT = "The result file", "Name the JSON file that a command wrote, or the folder of a run."
 _RUN = "result.json"
@@ -93,7 +93,7 @@ def _short(path: Path, others: Collection[Path]) -> str:
 
 
 def _read(path: Path, text: object) -> ResultDocument[Any]:
-    value = json.loads(text) if isinstance(text, str) else read_json(path, _WHAT, _HINT)
+    value = json.loads(text) if isinstance(text, str) else read_result(path, _WHAT, _HINT)
     try:
         return _parsed(path, _cleaned(put_back(value, path)))
     except RecursionError as error:
@@ -127,7 +127,7 @@ def _documents_below(folder: Path) -> list[Path]:
 
 def _is_document(path: Path) -> bool:
     """Whether a file is to be read as a document; index files and the settings of a run lie beside results."""
-    value = read_json(path, _WHAT, _HINT)
+    value = read_result(path, _WHAT, _HINT)
     return isinstance(value, dict) and {"schema_version", "command", "results"} <= value.keys()
 
 

@@ -8,8 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.storage.control_groups import own_groups
 
-_CGROUPS = Path("/sys/fs/cgroup")
 _MOST_FOR_A_CORE = 4
 
 
@@ -53,15 +53,8 @@ def _usable() -> int:
 
 def _quota() -> float | None:
     """Cores whose time the control groups of this process may take, the least of them; None for no limit."""
-    limits: list[float] = []
-    with suppress(OSError, ValueError):
-        for line in Path("/proc/self/cgroup").read_text().splitlines():
-            _, controllers, place = line.split(":", 2)
-            if not controllers:  # version 2
-                group = _CGROUPS / place.lstrip("/")
-                limits += [_of_version_2(each) for each in (group, *group.parents) if each.is_relative_to(_CGROUPS)]
-            elif "cpu" in controllers.split(","):
-                limits += [_of_version_1(_CGROUPS / controllers / each) for each in (place.lstrip("/"), "")]
+    of_version = {1: _of_version_1, 2: _of_version_2}
+    limits = [of_version[version](group) for version, group in own_groups("cpu")]
     return min(filter(math.isfinite, limits), default=None)
 
 

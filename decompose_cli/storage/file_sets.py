@@ -23,7 +23,7 @@ from decompose_cli.storage.journal import commit
 from decompose_cli.storage.matrices import SUFFIX
 from decompose_cli.storage.ownership import holds_run
 from decompose_cli.storage.system_errors import explained
-from decompose_cli.storage.text_files import read_json
+from decompose_cli.storage.text_files import read_result
 
 if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
@@ -79,7 +79,7 @@ def written_with(manifest: Path, usual: Iterable[Path] = ()) -> set[Path]:
         usual: Files that earlier versions wrote as well.
     """
     try:
-        content = read_json(manifest, "The result") if manifest.is_file() else None  # reading a pipe would not end
+        content = read_result(manifest) if manifest.is_file() else None  # reading a pipe would not end
     except (InputError, OSError):
         return set()
     if not isinstance(content, dict) or not {"schema_version", "command", "results"} <= content.keys():

@@ -16,22 +16,23 @@ import hashlib
 import io
 import itertools
 import math
-from collections.abc import Callable
+import zipfile
+import zlib
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.errors import InputError
-from decompose_cli.storage.ordinary_files import read_ordinary
+from decompose_cli.storage.memory import check_fits
+from decompose_cli.storage.ordinary_files import check_ordinary
 
 if TYPE_CHECKING:
     import numpy as np
 
-    _Reader = Callable[[str, int], np.ndarray]
-
 SUFFIX = ".npz"
 INLINE = 100
 """Rows and columns up to which a matrix stands in the document itself."""
-_MOST = 1 << 25  # entries of all matrices of a document: what a few bytes of an archive may become has an end
+_BYTES_OF_A_NUMBER = 32  # of a list in memory, at least; what a few bytes of an archive may become has an end
 _HEADER = 1 << 16  # bytes before the numbers of an array, at most
 _KEYS = {"file", "array", "sha256"}  # and shape or sizes
 
@@ -117,34 +118,54 @@ def put_back(content: Any, path: Path) -> Any:
     Raises:
         InputError: The file beside it is missing or is another one, or what the document says of it is not so.
     """
-    files: dict[tuple[str, str], _Reader] = {}
-    found = 0
+    files: dict[tuple[str, str], zipfile.ZipFile | None] = {}
+    references: list[tuple[zipfile.ZipFile | None, dict[str, Any]]] = []
 
-    def visit(value: Any) -> Any:
-        if isinstance(value, dict):
-            if not (value.keys() > _KEYS and value.keys() - _KEYS in ({"shape"}, {"sizes"})):
-                return {name: visit(item) for name, item in value.items()}
+    def find(value: Any) -> None:
+        if _is_reference(value):
             key = (str(value["file"]), str(value["sha256"]))
             if key not in files:
                 files[key] = _opened(path, *key)
-            nonlocal found
-            matrix, entries = _found(path, files[key], value, _MOST - found)
-            found += entries
-            return matrix
+            references.append((files[key], value))
+        elif isinstance(value, dict | list):
+            for item in value.values() if isinstance(value, dict) else value:
+                if isinstance(item, dict | list):
+                    find(item)
+
+    find(content)
+    check_fits(
+        _BYTES_OF_A_NUMBER * sum(_size(archive, reference) for archive, reference in references),
+        f"Reading the matrices of {path}",
+        "Read it where there is more memory.",
+    )
+    found = iter(references)
+
+    def visit(value: Any) -> Any:
+        if _is_reference(value):
+            return _found(path, *next(found))
+        if isinstance(value, dict):
+            return {name: visit(item) for name, item in value.items()}
         if isinstance(value, list) and any(isinstance(item, dict | list) for item in value):
             return [visit(item) for item in value]
         return value
 
-    return visit(content)
+    return visit(content) if references else content
 
 
-def _opened(path: Path, name: str, sha256: str) -> _Reader:
-    """The arrays of the file of this name beside a document, by their names."""
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, dict) and value.keys() > _KEYS and value.keys() - _KEYS in ({"shape"}, {"sizes"})
+
+
+def _opened(path: Path, name: str, sha256: str) -> zipfile.ZipFile | None:
+    """The archive of this name beside a document; None if it is none."""
     if Path(name).name != name or not name.endswith(SUFFIX):
         raise InputError(f"{path} names {name!r} as the file of its matrices, which is no file beside it.")
     beside = path.parent / name
+    what = f"The file of the matrices of {path},"
     try:
-        content = read_ordinary(beside, f"The file of the matrices of {path},")
+        check_ordinary(beside, what)
+        check_fits(beside.stat().st_size, f"Reading {beside}", "Read it where there is more memory.")
+        content = beside.read_bytes()
     except OSError as error:
         raise InputError(
             f"{path} keeps its matrices in {beside}, which cannot be read: {error.strerror or error}.",
@@ -155,45 +176,47 @@ def _opened(path: Path, name: str, sha256: str) -> _Reader:
             f"{beside} is not the file that was written together with {path}: it is damaged, or of another result.",
             hint="Copy both files again, or run the command again.",
         )
-    return lambda array, most: _array(content, array, most)
+    with suppress(zipfile.BadZipFile, ValueError, NotImplementedError):
+        return zipfile.ZipFile(io.BytesIO(content))
+    return None
 
 
-def _array(content: bytes, name: str, most: int) -> np.ndarray:
-    """An array of an archive that has at most so many numbers of eight bytes."""
-    import zipfile
+def _size(archive: zipfile.ZipFile | None, reference: dict[str, Any]) -> int:
+    """How many numbers an archive says that what a reference names has; 0 where it has no such arrays."""
+    names = [f"{reference[name]}.npy" for name in ("array", "sizes") if name in reference]
+    with suppress(KeyError):
+        return 0 if archive is None else sum(archive.getinfo(name).file_size for name in names) // 8
+    return 0
 
+
+def _array(archive: zipfile.ZipFile, name: str, shape: list[int] | None = None) -> np.ndarray:
+    """An array of an archive, which has numbers of eight bytes, and this shape if one is given."""
     import numpy as np
 
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        if archive.getinfo(f"{name}.npy").file_size > 8 * most + _HEADER:
-            raise ValueError(f"{name} is larger than what stands for it")
-    return np.asarray(np.load(io.BytesIO(content), allow_pickle=False)[name])
+    file = f"{name}.npy"
+    if shape is not None and archive.getinfo(file).file_size > 8 * math.prod(shape) + _HEADER:
+        raise ValueError(f"{name} is larger than what stands for it")
+    found = np.asarray(np.lib.format.read_array(io.BytesIO(archive.read(file)), allow_pickle=False))
+    if found.dtype not in (float, int) or (shape is not None and list(found.shape) != shape):
+        raise ValueError(f"{name} is another array than what stands for it")
+    return found
 
 
-def _found(path: Path, read: _Reader, reference: dict[str, Any], most: int) -> tuple[Any, int]:
-    """What a reference stands for, as the results had it, and how many numbers that are, ``most`` of which may be."""
-    import zipfile
-    import zlib
-
+def _found(path: Path, archive: zipfile.ZipFile | None, reference: dict[str, Any]) -> Any:
+    """What a reference stands for, as the results had it."""
     name = str(reference["array"])
-    beside = path.parent / str(reference["file"])
     try:
-        if "sizes" in reference:
-            sizes = read(str(reference["sizes"]), most).tolist()
-            numbers = read(name, most)
+        if archive is not None and "sizes" in reference:
+            sizes = _array(archive, str(reference["sizes"])).tolist()
+            numbers = _array(archive, name)
             if numbers.shape == (sum(sizes),) and numbers.dtype == float and min(sizes) >= 0:
                 rows = iter(numbers.tolist())
-                table = {str(number): list(itertools.islice(rows, size)) for number, size in enumerate(sizes)}
-                return table, len(numbers) + len(sizes)
-        elif _is_shape(reference["shape"]):
-            entries = math.prod(reference["shape"])
-            if entries > most:
-                raise InputError(f"{path} has more than {_MOST:,} numbers in its matrices, as no result has.")
-            array = read(name, entries)
-            if array.shape == tuple(reference["shape"]) and array.dtype in (float, int):
-                return array.tolist(), entries
+                return {str(number): list(itertools.islice(rows, size)) for number, size in enumerate(sizes)}
+        elif archive is not None and _is_shape(reference["shape"]):
+            return _array(archive, name, reference["shape"]).tolist()
     except (OSError, ValueError, TypeError, KeyError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error):
         pass
+    beside = path.parent / str(reference["file"])
     raise InputError(f"{beside} does not hold the matrix {name[:100]!r} as {path} says.")
 
 

@@ -8,11 +8,19 @@ from contextlib import suppress
 from pathlib import Path
 
 from decompose_cli.errors import InputError
+from decompose_cli.storage.control_groups import own_groups
+
+_FILES = {1: ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"), 2: ("memory.max", "memory.current", "")}
+"""The limit of a control group, what it has taken of it, and how names of all groups below it begin; by version."""
 
 
 def free_memory() -> float:
-    """Bytes that this process may still take, by the machine and by its limits; unlimited where nothing says."""
-    return min(_left_on_machine(), _left_to_process())
+    """Bytes that this process may still take, by the machine and by its limits and those of its control groups.
+
+    Infinite where nothing says.
+    """
+    groups = [_left_to_group(group, version) for version, group in own_groups("memory")]
+    return min(_left_on_machine(), _left_to_process(), *groups)
 
 
 def check_fits(needed: float, what: str, hint: str) -> None:
@@ -51,4 +59,17 @@ def _left_to_process() -> float:
         if most != resource.RLIM_INFINITY:
             pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
             return max(0.0, float(most) - pages * os.sysconf("SC_PAGE_SIZE"))
+    return math.inf
+
+
+def _left_to_group(group: Path, version: int) -> float:
+    limit, taken, below = _FILES[version]
+    with suppress(OSError, ValueError):
+        most = float((group / limit).read_text(encoding="ascii").replace("max", "inf"))
+        used = float((group / taken).read_text(encoding="ascii"))
+        with suppress(OSError, ValueError):
+            stored = dict(line.split() for line in (group / "memory.stat").read_text(encoding="ascii").splitlines())
+            # Pages of files that were read are given back when memory is wanted, as MemAvailable counts them.
+            used -= sum(float(stored.get(f"{below}{name}_file", 0)) for name in ("active", "inactive"))
+        return max(0.0, most - max(0.0, used))
     return math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections.abc import Mapping
@@ -16,6 +17,14 @@ from torch import Tensor
 from decompose_cli.training.records import EpochRecord
 
 _PLAIN = ("epoch", "step", "global_step", "tally", "seconds", "rate", "made")
+
+_USED = frozenset(
+    (
+        *("params", "lr", "weight_decay", "momentum", "dampening", "betas", "eps"),
+        *("base_lrs", "last_epoch", "_step_count", "_last_lr"),
+    )
+)
+"""What optimizers and schedules of every version of torch have and cannot do without; versions add others."""
 
 _Count = Annotated[int, Field(ge=0, strict=True)]
 
@@ -89,6 +98,18 @@ def check_like(saved: Any, now: Any, where: str) -> None:
         raise ValueError(f"{where} is a {type(saved).__name__}, not a {type(now).__name__}")
 
 
+def check_known(saved: Any, now: dict[str, Any], where: str) -> None:
+    """Refuse options that torch has written, as :func:`check_like` does, but let another version have more, or fewer.
+
+    Raises:
+        ValueError: One that is used is missing, or one that is known is of another kind.
+    """
+    if not isinstance(saved, dict) or not saved.keys() >= now.keys() & _USED:
+        raise ValueError(f"{where} does not have the parts that it should")
+    for name in now.keys() & saved.keys():
+        check_like(saved[name], now[name], f"{where}.{name}")
+
+
 def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, where: str) -> None:
     """Refuse the state of an optimizer that it could not go on with.
 
@@ -97,7 +118,11 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, where: str) ->
     """
     if not isinstance(saved, dict) or not isinstance(saved.get("state"), dict):
         raise ValueError(f"{where} does not have the parts that it should")
-    check_like(saved.get("param_groups"), optimizer.state_dict()["param_groups"], f"{where}.param_groups")
+    groups, now = saved.get("param_groups"), optimizer.state_dict()["param_groups"]
+    if not isinstance(groups, list) or len(groups) != len(now):
+        raise ValueError(f"{where} does not have {len(now)} groups of parameters")
+    for number, group in enumerate(now):
+        check_known(groups[number], group, f"{where}.param_groups.{number}")
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     wanted = _state_of_one(optimizer)
     for number, state in saved["state"].items():
@@ -116,7 +141,8 @@ def _state_of_one(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     one = torch.nn.Parameter(torch.zeros(1))
     one.grad = torch.zeros(1)
     kind: Any = type(optimizer)
-    other = kind([one], **optimizer.defaults)
+    options = inspect.signature(kind).parameters.keys() & optimizer.defaults.keys()  # the defaults have more
+    other = kind([one], **{name: optimizer.defaults[name] for name in options})
     other.step()
     return {name: torch.as_tensor(0.0 if value is None else value) for name, value in other.state[one].items()}
 

@@ -23,7 +23,7 @@ from decompose_cli.training.averaging import WeightAverage
 from decompose_cli.training.batches import StepBatches
 from decompose_cli.training.checkpoint_state import (
     State,
-    check_like,
+    check_known,
     check_optimizer,
     random_states,
     restore_random_states,
@@ -365,14 +365,15 @@ class Trainer:
             raise ValueError(f"it counts {len(state.tally)} things, not {len(self._tally)}")
         for part, optimizer, schedule in zip(self.parts, saved["optimizers"], saved["schedules"], strict=True):
             check_optimizer(optimizer, part.optimizer, "optimizer")
-            check_like(schedule, part.schedule.state_dict(), "schedule")
+            check_known(schedule, part.schedule.state_dict(), "schedule")
         self.module.load_state_dict(saved.get("weights", saved["state_dict"]))
         if self.ema is not None:
             self.ema.module.load_state_dict(saved["state_dict"])
             self.ema.n_averaged.copy_(saved["averaged"])
         for part, optimizer, schedule in zip(self.parts, saved["optimizers"], saved["schedules"], strict=True):
             part.optimizer.load_state_dict(optimizer)
-            part.schedule.load_state_dict(schedule)
+            known = part.schedule.state_dict().keys() & schedule.keys()  # others would become attributes of it
+            part.schedule.load_state_dict({name: schedule[name] for name in known})
         self.fabric.strategy.precision.load_state_dict(saved["scaler"])
         restore_random_states(self.fabric, saved["random"])
         self.state = state

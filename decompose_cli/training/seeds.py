@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from decompose_cli.errors import InputError
 from decompose_cli.processes.team import on_first
 from decompose_cli.progress import note
-from decompose_cli.storage.text_files import read_json
+from decompose_cli.storage.text_files import read_result
 from decompose_cli.training.outcome import RunResults
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.session import Session
@@ -52,7 +52,7 @@ def repeated(
 
 
 def _read_results(path: Path, kind: type[Results]) -> Results:
-    content = read_json(path, "The result")
+    content = read_result(path)
     try:
         results = kind.model_validate(content["results"])
     except (ValidationError, KeyError, TypeError) as error:

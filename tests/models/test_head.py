@@ -14,6 +14,7 @@ from decompose_cli.errors import InputError
 from decompose_cli.models.head import find_head
 from decompose_cli.models.outputs import last_map_layer, trace_outputs
 from decompose_cli.models.tracing import (
+    bytes_of_a_pixel,
     evaluating,
     example_images,
     is_linear,
@@ -321,7 +322,7 @@ def test_network_that_cannot_run_says_why() -> None:
     model = nn.Sequential(nn.Flatten(), nn.Linear(3 * 4 * 4, 2))
     with pytest.raises(InputError, match=r"my-net cannot run on RGB images of 8x8 pixels: .*shapes") as refusal:
         find_head(model, SIZE, model_name="my-net")
-    assert "set their size with input_size" in (refusal.value.hint or "")
+    assert "whose size input_size sets" in (refusal.value.hint or "")
     assert "\n" not in refusal.value.message
 
 
@@ -464,3 +465,22 @@ def test_example_images_are_reproducible_and_of_the_networks_type() -> None:
     assert not torch.equal(example_images((4, 5), 3), example_images((4, 5), 4))
     assert example_images((4, 5)).shape == (2, 3, 4, 5)
     assert example_images((4, 5), model=nn.Linear(2, 2).double()).dtype == torch.float64
+
+
+class HeadFirst(nn.Module):
+    """A network that registers its head, a convolution with many outputs, before what sees the image."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Conv2d(16, 20_000, 1)
+        self.stem = nn.Conv2d(3, 16, 3, stride=4, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.stem(x)).mean((2, 3), keepdim=True)).flatten(1)
+
+
+def test_a_head_that_is_registered_first_is_not_taken_for_what_sees_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert bytes_of_a_pixel(HeadFirst()) == 4 * (3 + 2 * 16 / 16)
+    assert bytes_of_a_pixel(nn.Conv2d(1, 500, 1)) == 4 * 3  # what it sees is not known
+    monkeypatch.setattr("decompose_cli.storage.memory._left_on_machine", lambda: 1e9)
+    assert find_head(HeadFirst(), (224, 224)).name == "head"

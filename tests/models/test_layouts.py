@@ -153,6 +153,32 @@ def test_objects_beside_the_weights_become_plain_data(kind: str, legacy: bool, m
     assert_same(read_checkpoint(Path(path)).state_dict, RAW)
 
 
+@pytest.mark.parametrize(
+    "losses",
+    [[0.5 + number for number in range(400_000)], list(range(400_000)), [[0.25] * 3] * 100_000],
+    ids=["reals", "whole numbers", "one list many times"],
+)
+def test_a_long_history_beside_the_weights_is_read(losses: Any) -> None:
+    path = saved({"args": argparse.Namespace(lr=0.1), "losses": losses, "state_dict": network(depth=20).state_dict()})
+    assert_same(read_checkpoint(Path(path)).state_dict, network(depth=20).state_dict())
+
+
+def test_millions_of_numbers_beside_the_weights_are_read_and_too_many_objects_are_said() -> None:
+    path = saved({"losses": [0.5] * 2_100_000, "state_dict": RAW})
+    assert_same(read_checkpoint(Path(path)).state_dict, RAW)
+    path = saved({"args": argparse.Namespace(lr=0.1), "losses": [0] * 700_000, "state_dict": RAW})
+    with pytest.raises(InputError, match=r"net\.pth holds more than \S+ plain values beside its tensors, too many"):
+        read_checkpoint(Path(path))
+
+
+def test_layers_that_are_used_many_times_share_their_weights() -> None:
+    block = nn.Linear(1500, 1500)
+    shared = nn.ModuleList([block] * 40).state_dict()
+    found = read_checkpoint(Path(saved(shared))).state_dict
+    assert len(found) == 80
+    assert {value.data_ptr() for name, value in found.items() if "weight" in name} == {found["0.weight"].data_ptr()}
+
+
 def test_several_kinds_of_objects_beside_the_weights() -> None:
     path = saved({"hyper_parameters": BESIDE, "state_dict": RAW})
     assert_same(read_checkpoint(Path(path)).state_dict, RAW)

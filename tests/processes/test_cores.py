@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.control_groups import in_groups
 
 from decompose_cli.errors import InputError
 from decompose_cli.processes import cores as module
@@ -18,20 +19,7 @@ def fake(
     monkeypatch: pytest.MonkeyPatch, root: Path, groups: str | None, files: Mapping[str, str], bound: int = 8
 ) -> None:
     """A system whose process is in these groups, bound to so many cores."""
-    for name, content in files.items():
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).write_text(content)
-    read = Path.read_text
-
-    def of_process(path: Path, *arguments: str, **options: str) -> str:
-        if str(path) != "/proc/self/cgroup":
-            return read(path, *arguments, **options)
-        if groups is None:
-            raise FileNotFoundError(path)
-        return groups
-
-    monkeypatch.setattr(Path, "read_text", of_process)
-    monkeypatch.setattr(module, "_CGROUPS", root)
+    in_groups(monkeypatch, root, groups, files)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(bound)))
 
 

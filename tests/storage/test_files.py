@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import json
 import os
 import stat
 from pathlib import Path
@@ -22,7 +23,7 @@ from decompose_cli.storage.files import (
     write_with,
 )
 from decompose_cli.storage.system_errors import write_error
-from decompose_cli.storage.text_files import read_json
+from decompose_cli.storage.text_files import read_json, read_result
 
 
 def names() -> list[str]:
@@ -242,3 +243,18 @@ def test_read_json_of_a_missing_file_or_a_folder() -> None:
     Path("file").touch()
     with pytest.raises(InputError, match=r"cannot be read"):
         read_json(Path("file", "a.json"), "The index file")
+
+
+def test_documents_of_any_size_that_memory_holds_are_read_and_foreign_files_have_fewer_parts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    rows = [[0]] * 1_000_001
+    Path("a.json").write_text(json.dumps(rows, separators=(",", ":")))
+    with pytest.raises(
+        InputError, match=r"^The file a\.json has 1,000,002 lists and objects, and no such file has more"
+    ):
+        read_json(Path("a.json"), "The file")
+    assert read_result(Path("a.json")) == rows
+    monkeypatch.setattr("decompose_cli.storage.memory._left_on_machine", lambda: 9e7)
+    with pytest.raises(InputError, match=r"^Reading a\.json takes 0\.1 GB of memory at least, and 0\.1 GB are left"):
+        read_result(Path("a.json"))

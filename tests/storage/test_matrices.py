@@ -194,6 +194,24 @@ def test_weights_of_many_classes_are_set_apart_with_rows_of_their_own_lengths() 
         assert set_apart({"w": inline}, "r.npz") == ({"w": inline}, None)
 
 
+@pytest.mark.slow
+def test_matrices_of_many_sets_of_a_thousand_classes_are_read_as_they_were_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    matrix = np.random.default_rng(0).random((1000, 1000))
+    rows = matrix.tolist()
+    rest, content = set_apart({str(number): rows for number in range(36)}, "r.npz")
+    assert content is not None
+    assert len(content) > 200_000_000
+    Path("r.npz").write_bytes(content)
+    assert all(found == rows for found in put_back(rest, Path("r.json")).values())
+    monkeypatch.setattr("decompose_cli.storage.memory._left_on_machine", lambda: 1.1e9)
+    with pytest.raises(
+        InputError, match=r"^Reading the matrices of r\.json takes 1\.2 GB of memory at least, and 1\.1"
+    ):
+        put_back(rest, Path("r.json"))
+
+
 def test_a_table_of_many_classes_has_a_line_for_each() -> None:
     rows = {str(number): {"images": 5, "ci95": [0.5, 1.5]} for number in range(101)}
     text = document({"classes": rows}).to_json()

@@ -7,7 +7,7 @@ import math
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
@@ -15,6 +15,8 @@ from helpers.command_line import invoke, run
 from helpers.power_cut import PowerCut
 from helpers.runs import TRAIN
 from torch import Tensor
+
+from decompose_cli.training.settings import Settings
 
 
 def nested(depth: int) -> Any:
@@ -28,7 +30,7 @@ WRONG: list[Any] = [None, "text", -1, 2**62, math.nan, [], {}, nested(3), torch.
 MISSING = object()
 
 
-@pytest.fixture(scope="module", params=["sgd", "adam"])
+@pytest.fixture(scope="module", params=get_args(get_type_hints(Settings)["optimizer"]))
 def stopped(
     request: pytest.FixtureRequest,
     tmp_path_factory: pytest.TempPathFactory,
@@ -97,3 +99,30 @@ def test_a_state_with_one_wrong_value_goes_on_or_is_refused(
             failed.append((place, str(value)[:40], result.stderr[-300:]))
         shutil.rmtree(folder)
     assert not failed, f"{len(failed)} of {len(cases)}: {failed[:8]}"
+
+
+def test_a_run_of_each_optimizer_is_resumed_whatever_version_of_torch_wrote_its_state(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = torch.load(stopped / "run/last.pt", weights_only=True)
+    monkeypatch.chdir(stopped)
+    others: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+        ((), {}),
+        (("foreach", "maximize", "decoupled_weight_decay", "_is_initial"), {"later": True, "step": 3}),
+        (("lr",), {}),
+    ]
+    ends = []
+    for without, more in others:
+        content = copy.deepcopy(whole)
+        for options in (*content["training"]["optimizers"][0]["param_groups"], *content["training"]["schedules"]):
+            for name in without:
+                options.pop(name, None)
+            options |= more
+        shutil.copytree("run", "again")
+        torch.save(content, "again/last.pt")
+        ended = invoke("train", "--resume", "again", "-j", "0", "-q")
+        ends.append((ended.exit_code, torch.load("again/last.pt", weights_only=True)["state_dict"]))
+        shutil.rmtree("again")
+    assert [code for code, _ in ends] == [0, 0, 2]
+    assert all(torch.equal(value, ends[1][1][name]) for name, value in ends[0][1].items())
+    assert not all(torch.equal(value, whole["state_dict"][name]) for name, value in ends[0][1].items())
