@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from helpers.processes import environment
 
-CASES, BLOCKS = 2000, 40
+CASES, BLOCKS = 2000, 20
 HERE = Path(__file__).parent
 Ran = Callable[[int, int], list[str]]
 
@@ -26,7 +26,7 @@ def ran(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Iterator[Ra
     """Runs the cases of a range of seeds in a process that has imported everything; gives what was found."""
     shared = made_once("fuzzed", lambda folder: None)
     kept = Path(tempfile.gettempdir()) / "decompose-fuzz"
-    command = [sys.executable, str(HERE), "--serve", str(shared / "seeds"), "--together", "50"]
+    command = [sys.executable, str(HERE), "--serve", str(shared / "seeds"), "--together", "100"]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True, env=environment()) as server:
         assert server.stdin is not None
