@@ -140,8 +140,8 @@ def _heard(model: nn.Module, images: Tensor, uses: Sequence[LayerOutput]) -> lis
 class GradientsKept(TorchFunctionMode):
     """Inside the block a network is not heeded where it asks for no gradients, by ``no_grad`` or by ``detach``.
 
-    What it computes is the same, and Grad-CAM looks at the derivative of that. It is the true one: that of a
-    straight-through estimator, ``x + (round(x) - x).detach()``, is zero, as of the rounding that it stands in for.
+    What it computes is the same, and Grad-CAM looks at the derivative of just that. Of a straight-through estimator,
+    ``x + (round(x) - x).detach()``, it is the true one, zero, and not the one that was meant to stand in for it.
     """
 
     def __torch_function__(

@@ -29,6 +29,13 @@ def test_the_examples_in_the_docstrings_are_true(name: str) -> None:
     assert found.failed == 0
 
 
+def test_each_part_of_a_given_network_stays_in_its_mode() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    net[1].eval()
+    dc.load_model(net, input_size=8)
+    assert [part.training for part in net.modules()] == [True, True, False, True, True, True]
+
+
 def test_what_is_exported_is_documented_and_complete() -> None:
     from decompose_cli import api
 

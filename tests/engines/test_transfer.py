@@ -329,3 +329,32 @@ def test_a_network_of_ones_own_opens_its_checkpoint(command: str, inputs: Inputs
     run(command, "own_net:Net", "-w", "own.pth", *same, *more, "--new-head", "-o", "run", "-q")
     said = run("validate", "own_net:Net", "-w", "run/last.pt", *same[:-2]).stderr
     assert "12 features into 'fc', 4 classes" in said
+
+
+def test_a_network_that_comes_frozen_is_trained_as_far_as_it_is_asked_for(inputs: Inputs) -> None:
+    frozen = "\n\ndef frozen():\n    return Net().requires_grad_(False)\n"
+    Path("frozen_net.py").write_text(OWN.replace("10", "4") + frozen, encoding="utf-8")
+    before = open_classifier("frozen_net:Net", None).load((8, 8)).module.state_dict()
+    torch.save(before, "own.pth")
+    same = ("--dataset", str(inputs.dataset), "-j", "0", "--input-size", "8", "--epochs", "1", "-q")
+    command = ("train", "frozen_net:frozen", "-w", "own.pth", *same)
+    run(*command, "--only", "head", "-o", "run")
+    learned = weights_of("run/last.pt")
+    assert torch.equal(learned["conv.weight"], before["conv.weight"])
+    run(*command, "--only", "head", "--lr", "0.3", "-o", "faster")
+    assert not torch.equal(learned["fc.weight"], weights_of("faster/last.pt")["fc.weight"])
+    for only in ("all", "backbone"):
+        refused([*command, "--only", only, "-o", "none"], 2, "has no parameter that learns", keeps=False)
+
+
+@pytest.mark.parametrize("command", ["train", "finetune"])
+def test_a_new_head_is_not_offered_where_no_head_is_found(command: str, inputs: Inputs) -> None:
+    Path("headless_net.py").write_text(
+        OWN + "\n\nclass Ends(Net):\n    def forward(self, x):\n        return super().forward(x).softmax(1)\n",
+        encoding="utf-8",
+    )
+    torch.save(open_classifier("headless_net:Net", None).load((8, 8)).module.state_dict(), "own.pth")
+    same = ("--dataset", str(inputs.dataset), "-j", "0", "--input-size", "8", "-o", "run")
+    more = ("-k", "3") if command == "finetune" else ()
+    said = refused([command, "headless_net:Ends", "-w", "own.pth", *same, *more], 2, "softmax", keeps=False)
+    assert "--new-head" not in said

@@ -307,6 +307,33 @@ class Branches(nn.Module):
         return torch.cat([self.one(x), self.two(x)], 1)
 
 
+class Unheard(nn.Module):
+    """Layers with maps, of which the logits hear up to the fourth, or, where they are of copied numbers, none."""
+
+    def __init__(self, *, is_copied: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Conv2d(3 if place == 0 else 4, 4, 3, padding=1) for place in range(12))
+        self.head, self.is_copied, self.passes = nn.Linear(4, CLASSES), is_copied, 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        for place, layer in enumerate(self.layers):
+            x = layer(x)
+            if place == 3:
+                features = x.mean((2, 3))
+        return self.head(torch.tensor(features.tolist()) if self.is_copied else features)
+
+
+@pytest.mark.parametrize(("is_copied", "layer"), [(False, "layers.3"), (True, "layers.11")])
+def test_the_layer_that_is_heard_is_found_in_a_few_passes_whatever_the_depth(is_copied: bool, layer: str) -> None:
+    module = Unheard(is_copied=is_copied).eval()
+    images = torch.randn(2, 3, 6, 6)
+    outputs = trace_outputs(module, images)
+    before = module.passes
+    assert default_cam_layer(module, images, outputs) == layer
+    assert module.passes - before <= 6
+
+
 def test_a_branch_alone_is_not_the_default_layer() -> None:
     torch.manual_seed(0)
     stem = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
