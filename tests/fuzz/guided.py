@@ -148,7 +148,8 @@ def search(reader: str, corpus: Path, found: Path, seconds: int) -> None:
                     return new
         return bytes(atheris.Mutate(content, size))
 
-    limits = [f"-max_total_time={seconds}", f"-max_len={_LARGEST}", "-timeout=20", f"-rss_limit_mb={_MEGABYTES}"]
+    limits = [f"-max_total_time={seconds}", f"-max_len={_LARGEST}", "-timeout=20", "-report_slow_units=20"]
+    limits.append(f"-rss_limit_mb={_MEGABYTES}")
     arguments = [sys.argv[0], *limits, f"-artifact_prefix={found}/", "-print_final_stats=1", str(corpus)]
     atheris.Setup(arguments, lambda content: findings.of(read, content), custom_mutator=changed)
     atheris.Fuzz()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,9 +52,7 @@ def _of_words(case: Case, said: Said) -> list[str]:
         found.append(f"unforeseen: {_line_with(said.stderr, 'unforeseen')}")
     if match := _OF_PYTHON.search(text):
         found.append(f"python: {_line_with(text, match[0].strip())}")
-    odd = {
-        letter for line in text.split("\n") for letter in line if not letter.isprintable() and letter not in _JOINERS
-    }
+    odd = {letter for line in text.split("\n") for letter in line if not _can_be_seen(letter)}
     if odd:
         found.append(f"printable: {sorted(map(ascii, odd))} in {next(_lines_with(text, odd))!r}"[:400])
     if any(len(line) > _LONGEST for line in text.splitlines()):
@@ -65,6 +64,10 @@ def _of_words(case: Case, said: Said) -> list[str]:
     if not said.stderr.strip() and not said.stdout.strip() and not {"-q", "--quiet"} & {*case.arguments}:
         found.append("silent: nothing was said")
     return found
+
+
+def _can_be_seen(letter: str) -> bool:
+    return letter.isprintable() or letter in _JOINERS or unicodedata.category(letter) == "Zs"
 
 
 def _is_other_process(case: Case) -> bool:

@@ -29,6 +29,7 @@ SENTENCES: list[tuple[str, Said, str | None]] = [
     ("--json", Said(0, '{"a": [1.5, null]}\n', "12 images\n"), None),
     ("", Said(2, "", ERROR), None),
     ("", Said(1, "", f"12 images\nWarning: Odd.\n{ERROR}Hint: Make it anew.\n"), None),
+    ("", Said(0, "", "cat\u00a0dog\n"), None),
     ("--help", Said(0, "Usage: decompose\n", ""), None),
     ("", Said(3, "", ERROR), "code"),
     ("", Said(-11, "", ""), "code"),

@@ -71,7 +71,7 @@ def _member(random: Random, name: str, value: bytes) -> bytes:
 def npy(random: Random, content: bytes) -> bytes:
     """Another header of the same numbers, or another array."""
     if random.random() < 0.3:
-        return _saved(random.choice(_ARRAYS)(random, np.load(io.BytesIO(content), allow_pickle=True)))
+        return _saved(random.choice(_ARRAYS)(random, np.load(io.BytesIO(content))))
     size = int.from_bytes(content[8:10], "little")
     header, rest = content[10 : 10 + size].decode("latin-1"), content[10 + size :]
     old, new = random.choice(_HEADERS)
