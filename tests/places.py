@@ -162,7 +162,7 @@ def judged(usual: Ended, now: Ended, place: str, *, after_long: bool) -> str:
         return "FAILED"
     if code == usual[0] or usual[0] == -signal.SIGKILL:
         return "as usual" if code == 0 else "refused, as usual"
-    if after_long and re.search(r"does not exist|exists already", said + usual[1]):
+    if after_long and re.search(r"does not exist|exists already|holds (a|the) run", said + usual[1]):
         return "without what a long one writes"
     return "cannot write" if place == "read-only" and code == 2 and "ermission denied" in said else "FAILED"
 
