@@ -20,6 +20,7 @@ from decompose_cli.models.completing import completed
 from decompose_cli.models.copying import in_float32, number_type
 from decompose_cli.models.logits import logits_of
 from decompose_cli.models.tracing import evaluating, example_images
+from decompose_cli.training.learnable import check_learns
 
 KINDS = [name for name, value in vars(network_kinds).items() if hasattr(value, "__wrapped__")]
 NO_HEAD = {
@@ -242,6 +243,13 @@ def test_the_command_that_training_prints_works(kind: str, images: Path) -> None
 @pytest.mark.parametrize("kind", ["remembers", "keeps_maps", "gradients_in_training"])
 def test_what_a_forward_keeps_or_switches_off_does_not_hinder_training(kind: str, command: str, images: Path) -> None:
     run(*line(command, kind, images))
+
+
+def test_finding_out_whether_a_network_learns_moves_nothing_in_it() -> None:
+    network = network_kinds.gradients_in_training()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    check_learns(network, "net", (8, 8))
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
 
 
 @pytest.mark.slow
