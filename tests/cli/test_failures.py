@@ -194,10 +194,10 @@ def test_interruption_while_writing_leaves_nothing(monkeypatch: pytest.MonkeyPat
 
 
 def test_cache_that_cannot_be_written_costs_a_warning_only(few: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(_: Any, path: Path, **__: Any) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    def refuse(*_: Any, **__: Any) -> bytes:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("decompose_cli.features.bank.save_file", refuse)
+    monkeypatch.setattr("decompose_cli.features.bank.save", refuse)
     result = run("validate", "--dataset", few, "--json")
     assert result.stderr.count("Warning: ") == 1
     assert "could not be kept" in result.stderr

@@ -128,8 +128,9 @@ def test_a_fine_tuned_network_is_read_back_wherever_it_is_written(
     assert not check_read_back(Path("tuned/model.safetensors"), whole, SIZE)
 
 
-WRITES = {"write_checkpoint", "write_state", "save_file", "save"}
+WRITES = {"write_checkpoint", "write_state", "write_tensors", "save_file", "save"}
 WRITERS = {
+    "storage/tensor_files.py": "write_tensors itself",
     "models/checkpoint.py": "write_checkpoint itself",
     "training/run_folder.py": "write_state itself",
     "training/fit.py": "last.pt and best.pt, which the runner reads back",
