@@ -112,8 +112,9 @@ class BankFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         check_trusted(path)
-        text = (path / _HEADER).read_text(encoding="utf-8")
-        self.header: dict[str, Any] = json.loads(text)
+        if not all(file.is_file() for file in path.rglob("*") if file.name != _DONE):
+            raise ValueError("kind of a file")  # a pipe would be waited for
+        self.header: dict[str, Any] = json.loads((path / _HEADER).read_text(encoding="utf-8"))
         if self.header.pop("checksum") != digest_of(self.header) or self.header["format"] != FORMAT_VERSION:
             raise ValueError("checksum of the header")
         self.shape = (int(self.header["images"]), int(self.header["features"]))

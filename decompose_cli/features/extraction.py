@@ -22,6 +22,7 @@ from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import track
+from decompose_cli.storage.system_errors import is_out_of_memory
 
 _UNDER_WAY = 1  # chunks that are computed while the next one is read, all of which are lost if the process is killed
 _EXAMPLES = 8  # images that a faster copy of the network is compared on
@@ -214,7 +215,7 @@ def features_of_batches(
                     reader = FeatureReader(network, device, precision, images[:_EXAMPLES].cpu())
                 features.append(reader(images).cpu())
             except (RuntimeError, ValueError) as error:
-                if isinstance(error, torch.OutOfMemoryError):
+                if is_out_of_memory(error):
                     raise
                 raise InputError(
                     f"The network cannot run on batch {number}, of shape {tuple(images.shape)}: {first_line(error)}."
@@ -273,10 +274,12 @@ def normalised_batches(
 
 @contextmanager
 def device_memory(device: torch.device) -> Iterator[None]:
-    """Turn the error of exhausted device memory into a sentence."""
+    """Turn the error of exhausted memory, of a GPU or of the machine, into a sentence."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
         hint = f"Choose a smaller {param('batch_size')}."
         raise DecomposeError(f"{device} ran out of memory.", hint=hint) from error
 

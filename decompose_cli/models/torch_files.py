@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from decompose_cli.errors import InputError, UnsafeFileError
+from decompose_cli.errors import InputError, UnsafeFileError, param
 from decompose_cli.models.inert import RunsCodeError, TooLongError, stand_ins
 from decompose_cli.models.pickle_names import ShortLines, check_names
 from decompose_cli.models.state_dicts import SAVE_STATE_DICT, holds_tensors
@@ -48,7 +48,7 @@ def _read(path: Path, *, has_others: bool) -> Any:
     except Exception as error:  # a damaged file can raise nearly anything
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a jump to before its beginning
             raise
-        raise InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.") from error
+        raise _no_checkpoint(path) from error
 
 
 def _loaded(path: Path, allowed: list[Any]) -> Any:
@@ -122,4 +122,14 @@ def _refusal(path: Path, reason: str) -> InputError:
             f"The weights file {path} was saved with a pickle protocol of 4 or above, which is not read.",
             hint="Save it again without pickle_protocol, which is 2 in torch.save by default.",
         )
+    return _no_checkpoint(path)
+
+
+def _no_checkpoint(path: Path) -> InputError:
+    with path.open("rb") as file:
+        if file.read(64).lstrip()[:1] in (b"{", b"["):
+            return InputError(
+                f"The weights file {path} is a text, such as JSON, not a checkpoint.",
+                hint=f"An index file is given with {param('indices')}." if path.suffix == ".json" else None,
+            )
     return InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.")

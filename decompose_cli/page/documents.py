@@ -94,6 +94,11 @@ def _short(path: Path, others: Collection[Path]) -> str:
 
 def _read(path: Path, text: object) -> ResultDocument[Any]:
     value = json.loads(text) if isinstance(text, str) else read_result(path, _WHAT, _HINT)
+    if not _has_parts(value):  # before anything is done with each of its values
+        raise InputError(
+            f"{path} is no result of decompose.",
+            hint="An index file says too little by itself; the result file beside it, or 'validate -i', says more.",
+        )
     try:
         return _parsed(path, _cleaned(put_back(value, path)))
     except RecursionError as error:
@@ -127,16 +132,14 @@ def _documents_below(folder: Path) -> list[Path]:
 
 def _is_document(path: Path) -> bool:
     """Whether a file is to be read as a document; index files and the settings of a run lie beside results."""
-    value = read_result(path, _WHAT, _HINT)
+    return _has_parts(read_result(path, _WHAT, _HINT))
+
+
+def _has_parts(value: Any) -> bool:
     return isinstance(value, dict) and {"schema_version", "command", "results"} <= value.keys()
 
 
 def _parsed(path: Path, value: Any) -> ResultDocument[Any]:
-    if not isinstance(value, dict) or not {"schema_version", "command", "results"} <= value.keys():
-        raise InputError(
-            f"{path} is no result of decompose.",
-            hint="An index file says too little by itself; the result file beside it, or 'validate -i', says more.",
-        )
     version, command = value["schema_version"], value["command"]
     if not isinstance(version, int) or version < 1:
         raise InputError(f"{path} has no usable schema_version: {str(version)[:40]!r}.")

@@ -47,6 +47,17 @@ def write_error(path: Path, error: OSError) -> DecomposeError:
     return DecomposeError(f"Cannot write {path}: {error.strerror or error}.")
 
 
+_MEMORY = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "bad_alloc", "out of memory")
+"""What torch and the libraries beneath it say as a RuntimeError."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory left, of the machine or of its accelerator."""
+    if isinstance(error, RuntimeError):  # among them torch.OutOfMemoryError, which is not imported for this
+        return type(error).__name__ == "OutOfMemoryError" or any(text in str(error) for text in _MEMORY)
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+
+
 def system_error(error: OSError) -> DecomposeError:
     """The error for what the system refuses and nobody foresaw: about a path (exit 2), or the machine (1)."""
     if error.filename is None:

@@ -21,6 +21,7 @@ from helpers.inputs import ALL_DIGITS, put
 from helpers.limited import limited, sentence_within_limits
 from torch import Tensor
 
+from decompose_cli.features.cache import features_folder
 from decompose_cli.models.torch_files import read_torch
 from decompose_cli.processes.cores import cores
 
@@ -161,6 +162,25 @@ def test_files_of_a_run_that_are_pipes_and_devices_hold_nobody_up(runs: Path, na
     ended = limited("train", "--resume", "stopped", "-j", "0", "-q")
     assert ended.code in (0, 1, 2), ended.said
     assert "unforeseen" not in ended.said
+
+
+@pytest.mark.parametrize("name", ["header.json", "head.safetensors", "features.f32", "done"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_pipes_and_devices_in_an_entry_of_the_cache_are_damage(
+    inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    put(inputs / "few", ALL_DIGITS)
+    command = (*VALIDATE[:2], "-j", "0", "--dataset", f"folder:{inputs / 'few'}")
+    monkeypatch.setenv("DECOMPOSE_CACHE", str(tmp_path / "cache"))
+    assert limited(*command).code == 0
+    (entry,) = features_folder().glob("*.bank")
+    file = next((entry / name).iterdir()) if name == "done" else entry / name
+    file.unlink()
+    make_special(file, kind)
+    ended = limited(*command)
+    assert ended.code == 0, ended.said
+    assert all((entry / name).is_file() for name in ("header.json", "head.safetensors", "features.f32"))
+    assert limited("cache").code == 0
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ NAMES: Rows = [
     ("essential: no weights", "essential --method a=", "--method 'a=' is not NAME=WEIGHTS"),
     ("essential: no weights before indices", "essential --method a=,{m}/plain.json", "is not NAME=WEIGHTS"),
     ("essential: no indices", "essential --method a={m}/plain.pth,", "is not NAME=WEIGHTS or NAME=WEIGHTS,INDICES"),
-    ("essential: indices only", "essential --method a={m}/plain.json", "plain.json is damaged", "not a checkpoint"),
+    ("essential: indices only", "essential --method a={m}/plain.json", "plain.json is a text", "not a checkpoint"),
     ("essential: nothing", "essential --method ''", "--method '' is not NAME=WEIGHTS"),
     ("selectivity: one stem twice", "selectivity --compare {m}/plain.pth --compare {m}/plain.pth", "named 'plain'"),
     ("selectivity: one name twice", "selectivity --compare a={m}/plain.pth --compare a={m}/csg.pth", "are named 'a'"),

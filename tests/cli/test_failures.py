@@ -13,10 +13,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
-from helpers.command_line import errors_in, files_below, invoke, only_error, run
+import torch
+from helpers.command_line import errors_in, files_below, invoke, only_error, refused, run
 from helpers.processes import PROGRAM, environment, program, python
 
 from decompose_cli.cli.app import main
@@ -44,6 +45,32 @@ def test_a_mistake_of_ours_is_one_sentence_and_a_traceback_with_debug(
     with_debug = invoke("validate", "--no-cache", "--debug")
     assert with_debug.exit_code == 1
     assert isinstance(with_debug.exception, AssertionError)
+    assert not files_below()
+
+
+OUT_OF_MEMORY = {
+    "Python": MemoryError(),
+    "torch": RuntimeError(
+        "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: x"
+    ),
+    "torch elsewhere": RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes."),
+    "C++": RuntimeError("std::bad_alloc"),
+    "a GPU": torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    "the system": OSError(errno.ENOMEM, "Cannot allocate memory"),
+}
+
+
+@pytest.mark.parametrize(
+    "place", ["decompose_cli.engines.validate.validate", "decompose_cli.features.forward.Forward._read"]
+)
+@pytest.mark.parametrize("kind", OUT_OF_MEMORY)
+def test_memory_that_runs_out_is_said(monkeypatch: pytest.MonkeyPatch, kind: str, place: str) -> None:
+    def fail(*_: object, **__: object) -> NoReturn:
+        raise OUT_OF_MEMORY[kind]
+
+    monkeypatch.setattr(place, fail)
+    said = refused(["validate", "--no-cache"], 1, "emory")
+    assert "--batch-size" in said
     assert not files_below()
 
 

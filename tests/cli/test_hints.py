@@ -46,6 +46,15 @@ def test_a_network_in_place_of_weights() -> None:
     assert "A network is named without --weights, as in 'decompose validate resnet20'" in said
 
 
+@pytest.mark.parametrize("text", ['{"0": [1, 2]}', "\n [[1, 2]]"])
+def test_an_index_file_in_place_of_weights(text: str) -> None:
+    Path("indices.json").write_text(text, encoding="utf-8")
+    said = refused(
+        ["validate", "-w", "indices.json"], 2, "The weights file indices.json is a text, such as JSON, not a"
+    )
+    assert "Hint: An index file is given with -i." in said
+
+
 def test_parts_that_are_trained_are_no_modules() -> None:
     said = refused(["train", "-w", "default", "--only", "linear"], 2, "--only 'linear' is unknown; choose all, head")
     assert "head is the last linear layer, however the network calls it" in said

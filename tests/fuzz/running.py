@@ -132,7 +132,7 @@ class Runner:
 
     def _watched(self, process: int, pipe: io.FileIO, seeds: Sequence[int]) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        text, begun, most, why, own = b"", time.monotonic(), 0, "", _resident(os.getpid())
+        text, begun, most, why, own = b"", time.monotonic(), 0, "", _anonymous(os.getpid())
         while not why:
             ready, _, _ = select.select([pipe], [], [], 0.05)
             if ready:
@@ -144,7 +144,7 @@ class Runner:
                     outcomes.append(Outcome(**json.loads(one)))
                     begun, most = time.monotonic(), 0
             else:
-                most = max(most, _resident(process) - own)
+                most = max(most, _anonymous(process) - own)
             if time.monotonic() - begun > SECONDS:
                 why = f"hang: {SECONDS:.0f} seconds were not enough"
             elif most > BYTES:
@@ -174,7 +174,7 @@ class Runner:
     # --- in the copy ---
 
     def _all(self, seeds: Sequence[int], tell: Callable[[str], object]) -> None:
-        own = _resident(os.getppid())
+        own = _status("VmRSS")  # less than that of the copied process, whose pages of files are not copied
         cache = self._root / f"cache-{os.getpid()}"
         shutil.copytree(self._cases.seeds / "cache", cache)
         sys.path.insert(0, str(self._cases.seeds))
@@ -287,9 +287,11 @@ def _plain_environment(cache: Path) -> dict[str, str]:
     return {**kept, **nowhere, **own, "NO_COLOR": "1", "COLUMNS": "200", "HF_HUB_OFFLINE": "1", "MPLBACKEND": "agg"}
 
 
-def _resident(process: int) -> int:
+def _anonymous(process: int) -> int:
+    """Bytes that a process has in memory and that are of no file, as a copy has all of its original."""
     with suppress(OSError, IndexError):
-        return int(Path(f"/proc/{process}/statm").read_bytes().split()[1]) * _PAGE
+        resident, of_files = map(int, Path(f"/proc/{process}/statm").read_bytes().split()[1:3])
+        return (resident - of_files) * _PAGE
     return 0
 
 

@@ -121,7 +121,7 @@ def outcomes(acts: Acts, folder: Path, monkeypatch: pytest.MonkeyPatch, together
 
 
 def hold(size: int) -> None:
-    kept = bytearray(size)
+    kept = bytearray(b"x") * size
     time.sleep(0.3)
     del kept
 
