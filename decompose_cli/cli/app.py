@@ -37,7 +37,7 @@ from decompose_cli.cli.commands.train_gate import train_gate
 from decompose_cli.cli.commands.validate import validate
 from decompose_cli.cli.guard import show_traceback
 from decompose_cli.cli.stdout import has_lost, own_descriptor
-from decompose_cli.cli.usage import refused_in_a_sentence
+from decompose_cli.cli.usage import HELP, check_values, refused_in_a_sentence
 from decompose_cli.version import __version__
 
 _COMMANDS = (
@@ -93,7 +93,10 @@ class _Program(TyperGroup):
             return super().invoke(ctx)
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, joined_integers(args))
+        arguments = joined_integers(args)
+        if arguments and (command := self.get_command(ctx, arguments[0])) is not None:
+            check_values(command, arguments[1:])
+        return super().parse_args(ctx, arguments)
 
 
 app = typer.Typer(
@@ -103,7 +106,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": list(HELP)},
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,6 +13,8 @@ import typer
 from decompose_cli.cli.console import Terminal
 from decompose_cli.errors import InputError, first_few
 
+HELP = ("-h", "--help")
+"""The options that ask for help."""
 _KINDS = {"valid integer": "a whole number", "valid number": "a number", "valid float": "a number"}
 """What the parser says of a value, and what it should be."""
 
@@ -25,12 +28,34 @@ def refused_in_a_sentence(arguments: Sequence[str]) -> Iterator[None]:
     """
     try:
         yield
+    except InputError as error:
+        Terminal().error(error)
+        raise typer.Exit(error.exit_code) from error
     except Exception as error:
         # Typer has the parser's errors from click, or from a copy of its own, as its version is.
         if not hasattr(error, "format_message") or type(error).__name__ == "NoArgsIsHelpError":
             raise
         Terminal().error(_sentence(error, arguments))
         raise typer.Exit(InputError.exit_code) from error
+
+
+def check_values(command: Any, arguments: Sequence[str]) -> None:
+    """Refuse an option in the place of the value that the option before it needs; the parser would take it as that.
+
+    Raises:
+        InputError: There is one.
+    """
+    options = [each for each in command.params if each.opts[0].startswith("-")]
+    every = {*HELP, *(text for each in options for text in (*each.opts, *each.secondary_opts))}
+    with_value = {text for each in options if not each.is_flag and not each.count for text in each.opts}
+    for option, value in itertools.pairwise(arguments):
+        if option == "--":
+            return
+        if option in with_value and value in every:
+            raise InputError(
+                f"{option} needs a value, and {value} after it is an option.",
+                hint=f"Write {option}={value} if it is meant.",
+            )
 
 
 def _sentence(error: Any, arguments: Sequence[str]) -> InputError:

@@ -156,14 +156,15 @@ class Checkpoint:
     def kept_whole(self) -> frozenset[int]:
         """Classes of its decomposed head that had no images, so that they may have their whole row of the full head."""
         part = self.metadata.part if self.metadata is not None else None
-        if part is None or part.policy != "all" or self._mask is None:
+        mask = self._mask
+        if part is None or part.policy != "all" or mask is None or not mask.ndim:
             return frozenset()
-        return frozenset(range(len(self._mask))).difference(part.present)
+        return frozenset(range(len(mask))).difference(part.present)
 
     def say_bias_alone(self) -> None:
         """Say which classes of a decomposed head have their bias alone; whether its parts fit is seen later."""
         mask = self._mask
-        if mask is not None and mask.ndim == 2:
+        if mask is not None and mask.ndim == 2 and mask.dtype == torch.bool:
             say_bias_alone([row.nonzero() for row in mask], self.source)
 
 

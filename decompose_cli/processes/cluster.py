@@ -106,9 +106,12 @@ def rank_here() -> int:
     is_told = {"RANK", "WORLD_SIZE"} <= os.environ.keys()
     if is_told and _variable("RANK", "The launcher", 0, smallest=0) >= _variable("WORLD_SIZE", "The launcher", 1):
         return 0  # as above
-    for name in ("RANK", "LOCAL_RANK", "NODE_RANK", *([_RANKS_OF_MPI[mpi[0]]] if mpi else [])):
-        if os.environ.get(name, "0") not in ("0", ""):
-            return _variable(name, "The launcher", smallest=0)
+    count = _variable("WORLD_SIZE", "The launcher", _MOST)
+    for name in ("RANK", "LOCAL_RANK", "NODE_RANK"):
+        if 0 < (rank := _variable(name, "The launcher", 0, smallest=0)) < count:
+            return rank
+    if mpi and mpi[2] != "0":
+        return _variable(_RANKS_OF_MPI[mpi[0]], "The launcher", smallest=0)
     return 0
 
 

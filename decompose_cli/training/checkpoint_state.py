@@ -14,6 +14,7 @@ from lightning_fabric import Fabric
 from pydantic import Field, TypeAdapter
 from torch import Tensor
 
+from decompose_cli.models.checkpoint import kind_of
 from decompose_cli.training.records import EpochRecord
 
 _PLAIN = ("epoch", "step", "global_step", "tally", "seconds", "rate", "made")
@@ -110,6 +111,17 @@ def check_known(saved: Any, now: dict[str, Any], where: str) -> None:
         check_like(saved[name], now[name], f"{where}.{name}")
 
 
+def check_numbers(saved: Any, now: dict[str, Tensor], where: str) -> None:
+    """Refuse tensors that hold other kinds of numbers than they have to; torch would drop what does not fit.
+
+    Raises:
+        ValueError: One is complex, quantised, or otherwise no such number.
+    """
+    for name in now.keys() & saved.keys():
+        if kind_of(saved[name]) != kind_of(now[name]):
+            raise ValueError(f"{where} {name} holds {kind_of(saved[name])} numbers")
+
+
 def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, where: str) -> None:
     """Refuse the state of an optimizer that it could not go on with.
 
@@ -132,7 +144,8 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, where: str) ->
             raise ValueError(f"{where} does not have the state of parameter {number} that it should")
         for name, value in state.items():
             shape = parameters[number].shape if wanted[name].ndim else ()
-            if not isinstance(value, Tensor | None) or (value is not None and value.shape != shape):
+            is_fit = isinstance(value, Tensor) and value.shape == shape and kind_of(value) == "real"
+            if value is not None and not is_fit:
                 raise ValueError(f"{where} has another {name} of parameter {number} than it should")
 
 

@@ -24,6 +24,7 @@ from decompose_cli.training.batches import StepBatches
 from decompose_cli.training.checkpoint_state import (
     State,
     check_known,
+    check_numbers,
     check_optimizer,
     random_states,
     restore_random_states,
@@ -366,7 +367,10 @@ class Trainer:
         for part, optimizer, schedule in zip(self.parts, saved["optimizers"], saved["schedules"], strict=True):
             check_optimizer(optimizer, part.optimizer, "optimizer")
             check_known(schedule, part.schedule.state_dict(), "schedule")
-        self.module.load_state_dict(saved.get("weights", saved["state_dict"]))
+        weights = saved.get("weights", saved["state_dict"])
+        for tensors in (weights, saved["state_dict"]):
+            check_numbers(tensors, self.module.state_dict(), "its tensor")
+        self.module.load_state_dict(weights)
         if self.ema is not None:
             self.ema.module.load_state_dict(saved["state_dict"])
             self.ema.n_averaged.copy_(saved["averaged"])

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
+from fuzz.case import state_of
 from fuzz.cases import Cases
 from fuzz.running import Outcome, Runner, import_all, warmed
 from fuzz.seeds import make_seeds
@@ -42,7 +43,7 @@ def main() -> int:
     with _folder() as root:
         seeds = root / "seeds"
         in_copy(lambda: make_seeds(seeds))
-        cases = _ready(seeds)
+        cases, whole = _ready(seeds), state_of(seeds)
         if asked.case:
             outcomes = list(Runner(cases, _new(root / "alone")).run(asked.case))
             for outcome in outcomes:
@@ -58,7 +59,9 @@ def main() -> int:
         if found:
             kept(root, found, asked.keep)
             print(f"{len(found)} of {len(outcomes):,} cases have findings; their inputs are in {asked.keep}")
-    return 1 if found else 0
+        if changed := {path for path, state in state_of(seeds).items() if whole.get(path) != state}:
+            print(f"The seeds have been changed, so later cases were others: {sorted(changed)}")
+    return 1 if found or changed else 0
 
 
 def _shared(cases: Cases, numbers: range, jobs: int, together: int, root: Path) -> Iterator[Outcome]:

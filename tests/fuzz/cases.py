@@ -10,7 +10,7 @@ from random import Random
 from fuzz.case import Case, Content
 from fuzz.mutators.archives import safetensors_header, tar_members, zip_members
 from fuzz.mutators.folders import journal, missing
-from fuzz.mutators.lines import line
+from fuzz.mutators.lines import MINE, copied, line
 from fuzz.mutators.pickled import pickled
 from fuzz.mutators.pictures import picture
 from fuzz.mutators.raw import bits, lengths, some_bytes, truncation
@@ -79,7 +79,8 @@ class Cases:
     def _other(self, name: str, seed: int, random: Random) -> Case:
         if name == "option line":
             arguments = line(random)
-            return Case(seed, name, arguments[0] if arguments else "", arguments)
+            mine: dict[str, Content] = {f"work/{MINE}/{path}": self.seeds / path for path in copied(arguments)}
+            return Case(seed, name, arguments[0] if arguments else "", arguments, mine)
         if name == "environment":
             changed, unset = surroundings(random)
             arguments = random.choice((["validate", *NET], ["cache"], ["datasets"], ["validate", *NET, "--json"]))

@@ -447,6 +447,24 @@ def test_decomposed_head_is_recognised() -> None:
     assert not read_checkpoint(save({**weights(), **head})).has_decomposed_head
 
 
+MASKS = {
+    "8 bits": torch.ones(2, 1).to(torch.float8_e4m3fn),
+    "quantised": torch.quantize_per_tensor(torch.ones(2, 1), 1.0, 0, torch.qint8),
+    "complex": torch.ones(2, 1, dtype=torch.complex64),
+    "scalar": torch.tensor(True),
+    "row": torch.ones(2, dtype=torch.bool),
+}
+
+
+@pytest.mark.parametrize("kind", MASKS)
+def test_a_mask_of_another_kind_is_left_to_whoever_fits_it(kind: str) -> None:
+    head = {"linear.indices": torch.zeros(2, 1, dtype=torch.int64), "linear.mask": MASKS[kind]}
+    checkpoint = read_checkpoint(save({**weights(), **head}))
+    checkpoint.say_bias_alone()
+    assert checkpoint.has_decomposed_head
+    assert checkpoint.kept_whole == frozenset()
+
+
 @pytest.mark.parametrize(
     ("file", "has_gates", "is_published"),
     [

@@ -11,7 +11,7 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 import torch
-from helpers.command_line import invoke, run
+from helpers.command_line import invoke, refused, run
 from helpers.power_cut import PowerCut
 from helpers.runs import TRAIN
 from torch import Tensor
@@ -99,6 +99,30 @@ def test_a_state_with_one_wrong_value_goes_on_or_is_refused(
             failed.append((place, str(value)[:40], result.stderr[-300:]))
         shutil.rmtree(folder)
     assert not failed, f"{len(failed)} of {len(cases)}: {failed[:8]}"
+
+
+@pytest.mark.parametrize("kind", [torch.complex64, torch.int32, torch.bool])
+def test_numbers_of_another_kind_are_refused_and_not_cast(
+    stopped: Path, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = torch.load(stopped / "run/last.pt", weights_only=True)
+    monkeypatch.chdir(stopped)
+    states = whole["training"]["optimizers"][0]["state"]
+    tensors = [
+        *((("state_dict", name), value) for name, value in list(whole["state_dict"].items())[:1]),
+        *((("training", "weights", name), value) for name, value in list(whole["training"]["weights"].items())[:1]),
+        *(
+            (("training", "optimizers", 0, "state", 0, name), value)
+            for name, value in states.get(0, {}).items()
+            if isinstance(value, Tensor)
+        ),
+    ]
+    for place, value in tensors:
+        shutil.copytree("run", "again")
+        torch.save(changed(whole, place, value.to(kind)), "again/last.pt")
+        said = refused(["train", "--resume", "again", "-j", "0", "-q"], 2, "again/last.pt")
+        assert "Warning: /" not in said
+        shutil.rmtree("again")
 
 
 def test_a_run_of_each_optimizer_is_resumed_whatever_version_of_torch_wrote_its_state(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from random import Random
 from typing import Any
@@ -47,20 +48,28 @@ _LONG = ("--epochs", "--iterations", "--runs", "--start-epoch", "--devices", "--
 """Options with which a command may take as long as it is told to: only values that it refuses, or small ones."""
 _LEFT_OUT = ("debug", "compile", "open_page", "export")
 """A traceback that is asked for, what calls a compiler, a browser."""
+MINE = "mine"
+"""Copies of the seeds, in the working directory; options may write to what they name."""
 _FILES = (
-    f"{SEEDS}/published.json",
-    f"{SEEDS}/state.pt",
-    f"{SEEDS}/features.npz",
-    f"{SEEDS}/images",
-    f"{SEEDS}/run",
-    f"{SEEDS}/map.json",
-    f"{SEEDS}/images/test/cat/0.png",
+    f"{MINE}/published.json",
+    f"{MINE}/state.pt",
+    f"{MINE}/features.npz",
+    f"{MINE}/images",
+    f"{MINE}/run",
+    f"{MINE}/map.json",
+    f"{MINE}/images/test/cat/0.png",
     "missing/x",
     "new.json",
     "new",
     ".",
 )
 _LINE = ("--help", "-h", "--version", "--", "-", "", "--json", "-q", "--debug-not", "--no-such", "-x")
+
+
+def copied(arguments: Sequence[str]) -> list[str]:
+    """The seeds, by path, that some arguments name as copies."""
+    names = [file.removeprefix(f"{MINE}/") for file in _FILES if file.startswith(f"{MINE}/")]
+    return [name for name in names if any(f"{MINE}/{name}" in argument for argument in arguments)]
 
 
 @cache
