@@ -53,8 +53,6 @@ ACCEPTED: list[tuple[Environment, Machines, Processes]] = [
     ({"PMI_SIZE": "2", "PMI_RANK": ""}, Machines(), Processes(1, 1, "options")),
     ({"WORLD_SIZE": "2", "RANK": ""}, Machines(), Processes(1, 1, "options")),
     # One process of each machine is started by another launcher, as it was asked for.
-    ({"WORLD_SIZE": "1", "RANK": "", "LOCAL_RANK": "1"}, 0),
-    ({"WORLD_SIZE": "1", "LOCAL_RANK": "1"}, 0),
     ({"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "there"}, Machines(8, 2), Processes(8, 2, "options")),
     (slurm(4, 3, 1, NNODES=2) | {"PMI_SIZE": "4", "PMI_RANK": "3"}, Machines(), Processes(2, 2, "SLURM")),
     (slurm(""), Machines(2), Processes(2, 1, "options")),
@@ -192,6 +190,8 @@ RANKS: list[tuple[Environment, int]] = [
     ({"WORLD_SIZE": "1", "RANK": "1"}, 0),  # none of its one process
     ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "1"}, 0),
     ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "-1", "NODE_RANK": "2"}, 0),
+    ({"WORLD_SIZE": "1", "RANK": "", "LOCAL_RANK": "1"}, 0),
+    ({"WORLD_SIZE": "1", "LOCAL_RANK": "1"}, 0),
     ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "1"}, 1),  # the options of a process that was alone have started it
     ({"LOCAL_RANK": "1"}, 1),  # started by the options of the first
     ({"LOCAL_RANK": "0"}, 0),
