@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, shortened
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.storage.text_files import read_json
 from decompose_cli.training.export import Kind
+from decompose_cli.training.recipes import RECIPES
 
 FROM_INPUTS = (
     *("model", "weights", "ema", "weights_key", "model_options", "head", "dataset"),
@@ -23,6 +24,12 @@ FROM_INPUTS = (
 MOST_RUNS = 10_000
 """Seeds that a run trains with, each in a folder of its own."""
 _SHOWN = tuple(name for name in FROM_INPUTS if name not in ("model", "model_options"))
+
+
+def _known_recipe(name: str) -> str:
+    if name not in RECIPES:
+        raise ValueError(f"no recipe has the name {shortened(name)!r}")
+    return name
 
 
 class RunConfig(BaseModel):
@@ -63,7 +70,7 @@ class RunConfig(BaseModel):
     classes: str = Inputs().classes
     class_map: str | None = None
     data_dir: str | None
-    recipe: str
+    recipe: Annotated[str, AfterValidator(_known_recipe)]
     overrides: dict[str, Any]
     runs: Annotated[int, Field(ge=1, le=MOST_RUNS)]
     final_test: bool

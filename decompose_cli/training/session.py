@@ -151,8 +151,10 @@ def opened(
         _check_command(command, request.resume, config["command"])
         _check_model(request, config["model"])
         config = read_config(folder.config, kind)
+        settings = make_settings(config["settings"])
+        config["settings"] = settings.model_dump(mode="json")  # with what an earlier version did not have
         inputs = _resumed(request, config)
-        settings = _settled(make_settings(config["settings"]), inputs.device)
+        settings = _settled(settings, inputs.device)
     else:
         folder = None
         _check_place(request)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from fuzz.case import state_of
 from fuzz.cases import Cases
+from fuzz.every_value import EveryValue
 from fuzz.running import Outcome, Runner, import_all, warmed
 from fuzz.seeds import make_seeds
 
@@ -30,6 +31,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the first case; each has the next number")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--together", type=int, default=20, help="cases that a copy of the process runs in turn")
+    parser.add_argument(
+        "--every", type=int, metavar="N", help="change every N-th value of all documents, one after the other, instead"
+    )
     parser.add_argument("--case", type=int, action="append", help="run this case alone; repeatable")
     parser.add_argument("--keep", type=Path, default=_KEPT, help="folder for the inputs of cases with findings")
     parser.add_argument(
@@ -43,15 +47,17 @@ def main() -> int:
     with _folder() as root:
         seeds = root / "seeds"
         in_copy(lambda: make_seeds(seeds))
-        cases, whole = _ready(seeds), state_of(seeds)
+        cases, whole = _ready(seeds, every=asked.every is not None), state_of(seeds)
         if asked.case:
             outcomes = list(Runner(cases, _new(root / "alone")).run(asked.case))
             for outcome in outcomes:
                 print(described(outcome))
                 print(f"    exit code {outcome.code}, {outcome.seconds:.2f} s; it said:\n{outcome.said}")
         else:
-            print(f"{asked.count:,} cases from seed {asked.seed} on, {asked.jobs} processes", flush=True)
             numbers = range(asked.seed, asked.seed + asked.count)
+            if isinstance(cases, EveryValue):
+                numbers = range(asked.seed, cases.count, asked.every)
+            print(f"{len(numbers):,} cases from seed {asked.seed} on, {asked.jobs} processes", flush=True)
             outcomes = list(_shared(cases, numbers, asked.jobs, asked.together, root))
             print(table(outcomes))
             print(f"{sum(os.times()[:4]):.0f} s of processor time, of all processes")
@@ -85,7 +91,10 @@ def _shared(cases: Cases, numbers: range, jobs: int, together: int, root: Path) 
 
 
 def _served(seeds: Path, together: int) -> int:
-    """Run the cases ``first last`` of each line of stdin, and print what was found as a line of JSON."""
+    """Run what each line of stdin asks for, and print what was found as a line of JSON.
+
+    A line is ``[first, last, folder to keep inputs in]``, or ``[first, step, folder, "every value"]``.
+    """
     if not seeds.exists():
         unfinished = seeds.with_suffix(".unfinished")
         in_copy(lambda: make_seeds(unfinished))
@@ -93,8 +102,12 @@ def _served(seeds: Path, together: int) -> int:
     cases = _ready(seeds)
     with _folder() as root:
         for line in sys.stdin:
-            first, last, keep = json.loads(line)
-            outcomes = list(Runner(cases, _new(root / "cases"), together).run(range(first, last)))
+            first, last, keep, *every = json.loads(line)
+            those, numbers = cases, range(first, last)
+            if every:
+                those = EveryValue(seeds)
+                numbers = range(first, those.count, last)
+            outcomes = list(Runner(those, _new(root / "cases"), together).run(numbers))
             found = [outcome for outcome in outcomes if outcome.findings]
             kept(root, found, Path(keep))
             print(json.dumps([len(outcomes), [described(outcome) for outcome in found]]), flush=True)
@@ -102,9 +115,9 @@ def _served(seeds: Path, together: int) -> int:
     return 0
 
 
-def _ready(seeds: Path) -> Cases:
+def _ready(seeds: Path, *, every: bool = False) -> Cases:
     warmed(seeds, json.loads((seeds / "modules.json").read_text()))
-    return Cases(seeds)
+    return EveryValue(seeds) if every else Cases(seeds)
 
 
 def in_copy(act: object) -> None:

@@ -18,7 +18,8 @@ from helpers.processes import environment
 
 CASES, BLOCKS = 2000, 20
 HERE = Path(__file__).parent
-Ran = Callable[[int, int], list[str]]
+STEP, SHARES = 37 * 8, 8
+Ran = Callable[..., list[str]]
 
 
 @pytest.fixture(scope="module")
@@ -32,11 +33,11 @@ def ran(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Iterator[Ra
         assert server.stdin is not None
         assert server.stdout is not None
 
-        def run(first: int, last: int) -> list[str]:
-            server.stdin.write(json.dumps([first, last, str(kept)]) + "\n")
+        def run(first: int, last: int, *how: str) -> list[str]:
+            server.stdin.write(json.dumps([first, last, str(kept), *how]) + "\n")
             server.stdin.flush()
             count, found = json.loads(server.stdout.readline())
-            assert count == last - first
+            assert count == last - first or (how and count > 0)
             return [*found, f"inputs are in {kept}"] if found else []
 
         yield run
@@ -47,4 +48,17 @@ def ran(made_once: Callable[[str, Callable[[Path], None]], Path]) -> Iterator[Ra
 def test_nothing_unforeseen(block: int, ran: Ran) -> None:
     each = CASES // BLOCKS
     found = ran(block * each, (block + 1) * each)
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("share", range(SHARES))
+def test_values_of_documents_that_are_of_another_kind(share: int, ran: Ran) -> None:
+    found = ran(share * 37, STEP, "every value")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("share", range(SHARES))
+def test_every_value_of_every_document(share: int, ran: Ran) -> None:
+    found = ran(share, SHARES, "every value")
     assert not found, "\n".join(found)

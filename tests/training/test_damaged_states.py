@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -14,20 +13,12 @@ import torch
 from helpers.command_line import invoke, refused, run
 from helpers.power_cut import PowerCut
 from helpers.runs import TRAIN
+from helpers.wrong_values import PLAIN, changed, places
 from torch import Tensor
 
 from decompose_cli.training.settings import Settings
 
-
-def nested(depth: int) -> Any:
-    value: Any = []
-    for _ in range(depth):
-        value = [value]
-    return value
-
-
-WRONG: list[Any] = [None, "text", -1, 2**62, math.nan, [], {}, nested(3), torch.zeros(0), torch.zeros(2, 3)]
-MISSING = object()
+WRONG: list[Any] = [*PLAIN, torch.zeros(0), torch.zeros(2, 3)]
 
 
 @pytest.fixture(scope="module", params=get_args(get_type_hints(Settings)["optimizer"]))
@@ -50,36 +41,6 @@ def stopped(
     return root
 
 
-def places(value: Any, depth: int = 0) -> Iterator[tuple[Any, ...]]:
-    """Where values are in a state: those that are alike, such as one tensor or record of many, once."""
-    yield ()
-    parts: list[tuple[Any, Any]] = []
-    if isinstance(value, dict):
-        parts = list(value.items())
-    elif isinstance(value, list | tuple):
-        parts = list(enumerate(value[:1]))
-    if parts and all(isinstance(part, Tensor | dict) and isinstance(name, int) for name, part in parts):
-        parts = parts[:1]
-    if len(parts) > 3 and all(isinstance(part, Tensor) for _, part in parts):
-        parts = parts[:1]
-    for name, part in parts:
-        for inner in places(part, depth + 1):
-            yield (name, *inner)
-
-
-def changed(content: Any, place: tuple[Any, ...], value: Any) -> Any:
-    """The content with another value at one place, or without any."""
-    if not place:
-        return value
-    first, *rest = place
-    other = copy.copy(content) if isinstance(content, dict) else list(content)
-    if value is MISSING and not rest:
-        del other[first]
-    else:
-        other[first] = changed(content[first], tuple(rest), value)
-    return other
-
-
 @pytest.mark.parametrize("share", [131, pytest.param(1, marks=pytest.mark.slow)], ids=["some", "all"])
 def test_a_state_with_one_wrong_value_goes_on_or_is_refused(
     stopped: Path, share: int, monkeypatch: pytest.MonkeyPatch
@@ -88,7 +49,7 @@ def test_a_state_with_one_wrong_value_goes_on_or_is_refused(
     found = [place for place in places(whole) if place]
     assert ("training", "optimizers", 0, "param_groups", 0, "lr") in found
     monkeypatch.chdir(stopped)
-    cases = [(place, value) for place in found for value in (MISSING, *WRONG)]
+    cases = [(place, value) for place in found for value in WRONG]
     failed = []
     for place, value in cases[::share]:
         folder = Path("again")
