@@ -13,17 +13,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from decompose_cli.datasets.libtiff import damage_as_warnings
 from decompose_cli.datasets.overlapping import Overlapping
-from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.errors import DecomposeError, InputError, first_line
 from decompose_cli.progress import warn_of_first
+from decompose_cli.storage.ordinary_files import FREE, is_inflated
 
 # Those that the content of a file may have, whatever its name says. Pillow knows some that start other programs, as EPS
 # starts Ghostscript. JPEG includes the photographs of several frames that some cameras write.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
+_WEBP = "WEBP"
+_OTHERS = tuple(name for name in FORMATS if name != _WEBP)
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
@@ -95,6 +98,7 @@ def open_image(path: Path | Encoded) -> Iterator[ImageFile.ImageFile]:
     before, _heard.texts = _heard.texts, said
     try:
         with _warnings_to_threads, _opened(path) as image:
+            _check_size(image.width, image.height, len(image.getbands()), path)
             try:
                 if image.format == "TIFF":
                     with damage_as_warnings:
@@ -112,10 +116,24 @@ def open_image(path: Path | Encoded) -> Iterator[ImageFile.ImageFile]:
 
 
 def _opened(path: Path | Encoded) -> ImageFile.ImageFile:
+    def opened(formats: tuple[str, ...]) -> ImageFile.ImageFile:
+        return Image.open(io.BytesIO(path.content) if isinstance(path, Encoded) else path, formats=formats)
+
     try:
-        return Image.open(io.BytesIO(path.content) if isinstance(path, Encoded) else path, formats=FORMATS)
+        try:
+            return opened(_OTHERS)
+        except UnidentifiedImageError:
+            _check_webp(path)
+            return opened((_WEBP,))
+    except InputError:
+        raise
     except FileNotFoundError:
         raise InputError(f"The image {path} does not exist.") from None
+    except Image.DecompressionBombError as error:
+        raise InputError(
+            f"The image {path} has too many pixels: {first_line(error)}.",
+            hint="Save it with fewer pixels.",
+        ) from error
     except Exception as error:
         if isinstance(error, OSError) and error.errno in _OF_THE_MACHINE:
             raise DecomposeError(f"The image {path} cannot be opened: {error.strerror}.") from error
@@ -125,3 +143,37 @@ def _opened(path: Path | Encoded) -> ImageFile.ImageFile:
             f"{path} is not an image that can be read.",
             hint=f"The formats {', '.join(FORMATS)} are read, whatever the name of the file says.",
         ) from error
+
+
+def _check_size(width: int, height: int, bands: int, path: Path | Encoded) -> None:
+    """Refuse an image that is far larger decoded; a few bytes can stand for hundreds of millions of equal pixels."""
+    decoded = width * height * bands
+    if decoded <= FREE:
+        return
+    size = len(path.content) if isinstance(path, Encoded) else path.stat().st_size
+    if is_inflated(decoded, size):
+        raise InputError(
+            f"The image {path} of {size / 1e6:,.1f} MB says that it has {width:,} x {height:,} pixels, far more than a "
+            "picture of that size holds.",
+            hint="Save it with fewer pixels.",
+        )
+
+
+def _check_webp(path: Path | Encoded) -> None:
+    """As :func:`_check_size`, for a format of which Pillow's decoder makes room for two pictures when it is opened."""
+    if isinstance(path, Encoded):
+        head = path.content[:30]
+    else:
+        with path.open("rb") as file:
+            head = file.read(30)
+    if head[:4] != b"RIFF" or head[8:12] != b"WEBP":
+        return
+    kind, size = head[12:16], (0, 0)
+    if kind == b"VP8X":
+        size = int.from_bytes(head[24:27], "little") + 1, int.from_bytes(head[27:30], "little") + 1
+    elif kind == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        size = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 ":
+        size = int.from_bytes(head[26:28], "little") & 0x3FFF, int.from_bytes(head[28:30], "little") & 0x3FFF
+    _check_size(*size, 3, path)

@@ -27,6 +27,7 @@ from decompose_cli.storage.fingerprints import digest_of, pixel_fingerprint, rem
 SMALL_SIDE = 64
 """Pixels of the longer side of images that are seen as they are; larger ones are resized as ImageNet's are."""
 _MOST_BYTES = 4 << 30
+_MOST_LOOKED_AT = 1000  # of images that cannot be opened, before it is said that none can
 _STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not make one tensor
 
 
@@ -228,7 +229,7 @@ class StoredImages(ImageDataset):
 
 
 def _first_of(files: Sequence[Any]) -> tuple[object, tuple[int, int]] | None:
-    for number in range(len(files)):
+    for number in range(min(len(files), _MOST_LOOKED_AT)):
         with suppress(InputError):
             file = files[number]
             with open_image(file) as image:

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from decompose_cli.errors import InputError, first_few
+from decompose_cli.storage.ordinary_files import FREE
 
-_FREE = 1 << 26
-"""Bytes that may come of nothing."""
 _COPIES = 4
 """How many times as much as a file holds may stand in it by views that are larger than their numbers, and by lists."""
 _DEFLATED = 20
@@ -33,7 +32,7 @@ def check_archive(archive: zipfile.ZipFile, path: Path) -> None:
         InputError: It is.
     """
     unpacked, size = sum(info.file_size for info in archive.infolist()), path.stat().st_size
-    if unpacked > _FREE + _DEFLATED * size:
+    if unpacked > FREE + _DEFLATED * size:
         raise InputError(
             f"The weights file {path} of {size / 1e6:,.1f} MB says that {unpacked / 1e6:,.0f} MB are packed into it, "
             "which no weights are."
@@ -52,7 +51,7 @@ def check_content(content: Any, path: Path) -> None:
     """
     weighed = _Weighed()
     parts, seen = weighed.of(content, "", 0)
-    if parts > _MOST_PARTS + _COPIES * weighed.parts or seen > _FREE + _COPIES * weighed.stored:
+    if parts > _MOST_PARTS + _COPIES * weighed.parts or seen > FREE + _COPIES * weighed.stored:
         views = f" ({first_few(weighed.views)})" if weighed.views else ""
         raise InputError(
             f"{path} repeats its numbers{views}: it would become {seen / 1e6:,.0f} MB in {parts:,} parts, of "

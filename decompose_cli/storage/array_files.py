@@ -22,6 +22,7 @@ from decompose_cli.errors import InputError, UnsafeFileError, first_line
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.memory import free_memory
+from decompose_cli.storage.ordinary_files import is_inflated
 from decompose_cli.storage.tensor_files import readable_path
 
 SUFFIXES = (".npz", ".safetensors")
@@ -177,6 +178,12 @@ def _stored_in_npz(archive: zipfile.ZipFile, info: zipfile.ZipInfo, handle: IO[b
     nbytes = math.prod(shape) * dtype.itemsize
     if min(shape, default=0) < 0 or nbytes != info.file_size - handle.tell():
         raise ValueError(f"its header says {shape} of {dtype}, but it has {info.file_size - handle.tell()} bytes")
+
+    if is_inflated(nbytes, info.compress_size):
+        raise InputError(
+            f"{what} of {info.compress_size / 1e6:,.1f} MB in the file would become {nbytes / 1e6:,.0f} MB, far more "
+            "than numbers do that somebody has measured."
+        )
 
     def read() -> Any:
         with archive.open(info) as again:

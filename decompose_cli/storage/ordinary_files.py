@@ -18,6 +18,17 @@ MOST_TEXT = 200_000_000
 """Bytes of a text file that is read whole; the documents of networks with a thousand classes have a tenth of them."""
 
 
+FREE = 1 << 26
+"""Bytes that may come of a file of any length."""
+_TIMES = 200
+"""How many times as long as in their file pictures and arrays may be; photographs are 50 times, most arrays 20."""
+
+
+def is_inflated(unpacked: int, stored: int) -> bool:
+    """Whether bytes in a file become more than anybody has measured, such as one for a thousand that are equal."""
+    return unpacked > max(FREE, _TIMES * stored)
+
+
 def check_ordinary(path: Path, what: str, most: int | None = None) -> None:
     """Refuse a path that can be opened, but not read to an end: a pipe, a socket, a device, a folder, or too much.
 

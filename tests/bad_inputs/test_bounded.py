@@ -9,6 +9,7 @@ import os
 import socket
 import struct
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from helpers.checkpoints import saved
 from helpers.inputs import ALL_DIGITS, put
 from helpers.limited import limited, sentence_within_limits
+from PIL import Image
 from torch import Tensor
 
 from decompose_cli.features.cache import features_folder
@@ -181,6 +183,67 @@ def test_pipes_and_devices_in_an_entry_of_the_cache_are_damage(
     assert ended.code == 0, ended.said
     assert all((entry / name).is_file() for name in ("header.json", "head.safetensors", "features.f32"))
     assert limited("cache").code == 0
+
+
+# --- images and arrays ------------------------------------------------------------------------------------------------
+
+
+def png(width: int, height: int, rows: int) -> bytes:
+    """A black image of so many pixels, of which so many rows are there."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    size = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(rows * (3 * width + 1)), 9)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+
+
+def picture(kind: str, **how: Any) -> bytes:
+    """A white image in a format that packs it well."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (9_000, 8_000), "white").save(buffer, kind, **how)
+    return buffer.getvalue()
+
+
+PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
+    "PNG": (lambda: png(8_000, 8_000, 8_000), "says that it has 8,000 x 8,000 pixels, far more than a picture of that"),
+    "no pixels": (lambda: png(9_000, 9_000, 0), "says that it has 9,000 x 9,000 pixels"),
+    "more than Pillow takes": (lambda: png(30_000, 30_000, 1), "has too many pixels: Image size (900000000 pixels)"),
+    "WEBP": (lambda: picture("WEBP", lossless=True), "says that it has 9,000 x 8,000 pixels"),
+    "WEBP, lossy": (lambda: picture("WEBP", quality=0), "says that it has 9,000 x 8,000 pixels"),
+    "WEBP, extended": (lambda: picture("WEBP", exif=b"Exif\0\0"), "says that it has 9,000 x 8,000 pixels"),
+    "TIFF": (lambda: picture("TIFF", compression="tiff_adobe_deflate"), "says that it has 9,000 x 8,000 pixels"),
+}
+
+
+@pytest.mark.parametrize("name", PICTURES)
+def test_pictures_of_a_few_bytes_and_many_pixels_are_refused(inputs: Path, name: str) -> None:
+    make, sentence = PICTURES[name]
+    put(inputs / "few", ALL_DIGITS)
+    (inputs / "few/test/3/many.png").write_bytes(make())
+    command = (*VALIDATE, "-j", "0", "--dataset", f"folder:{inputs / 'few'}")
+    assert sentence in sentence_within_limits(*command)
+    assert limited(*command, "--skip-unreadable", "1").code == 0
+
+
+def test_arrays_that_are_deflated_to_nothing_are_refused(inputs: Path) -> None:
+    images, labels = np.zeros((30_000, 32, 32, 3), np.uint8), np.zeros(30_000, int)
+    np.savez_compressed(inputs / "images.npz", test_images=images, test_labels=labels)
+    said = sentence_within_limits(*VALIDATE, "--dataset", f"npz:{inputs / 'images.npz'}")
+    assert "MB in the file would become 92 MB" in said
+    features = np.zeros((300_000, 64), np.float32)
+    np.savez_compressed(inputs / "features.npz", train_x=features, train_y=np.zeros(300_000, int))
+    said = sentence_within_limits("sparsify", "-k", "2", "--features", str(inputs / "features.npz"))
+    assert "MB in the file would become 77 MB" in said
+
+
+def test_not_every_file_is_tried_where_none_is_an_image(inputs: Path) -> None:
+    (inputs / "none/test/3").mkdir(parents=True)
+    for number in range(20_000):
+        (inputs / f"none/test/3/a{number:05}.png").touch()
+    said = sentence_within_limits(*VALIDATE, "-j", "0", "--dataset", f"folder:{inputs / 'none'}")
+    assert "is not an image that can be read" in said
 
 
 # --- text -------------------------------------------------------------------------------------------------------------
