@@ -13,11 +13,12 @@ from decompose_cli.models.bias_alone import say_bias_alone
 from decompose_cli.storage.files import file_stem, user_path, write_text
 from decompose_cli.storage.text_files import read_json
 
+MOST_FEATURES = 1_000_000
+"""Features that a network may have, far beyond any that there is."""
 FORMAT = "decompose-index-set"
 FORMAT_VERSION = 1
 WITH_WHOLE_CLASSES = 2
 """Version of documents in which ``all`` stands for all features of a class."""
-MOST_FEATURES = 1_000_000
 ALL: Literal["all"] = "all"
 Layout = dict[str, list[int] | Literal["all"]]
 """Features by class number, as text; ``all`` for a class that keeps its whole row of the full head."""
@@ -281,8 +282,8 @@ def _stated_features(value: Any, source: str) -> int | None:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
         raise InputError(f"{source}: num_features is {_shown(value)}, not a whole number.")
-    if value < 1:
-        raise InputError(f"{source}: num_features is {value}, not at least 1.")
+    if not 1 <= value <= MOST_FEATURES:
+        raise InputError(f"{source}: num_features is {_shown(value)}, not between 1 and {MOST_FEATURES:,}.")
     return value
 
 

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from decompose_cli.decomposition.class_gates import Gates, default_ks, read_gates
 from decompose_cli.decomposition.heads import OWN, own_index_set
-from decompose_cli.decomposition.index_set import IndexSet, read_index_set, split_name
+from decompose_cli.decomposition.index_set import MOST_FEATURES, IndexSet, read_index_set, split_name
 from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, overlap
 from decompose_cli.decomposition.ranking import (
     DEFAULT_METHOD,
@@ -33,7 +33,6 @@ from decompose_cli.storage.result_document import ResultDocument, Stopwatch, des
 
 OURS, CSG = "ours", "csg"
 _OF_NETWORKS = ("weights", "ema", "weights_key", "model_options", "head")
-_MOST_FEATURES = 1_000_000
 _DIGITS = 6  # that entries of matrices have; a thousand classes make a million entries
 
 
@@ -98,8 +97,8 @@ class MutualInfoSettings:
     num_features: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_features is not None and not 1 <= self.num_features <= _MOST_FEATURES:
-            raise InputError(f"{param('num_features')} {self.num_features} is not between 1 and {_MOST_FEATURES:,}.")
+        if self.num_features is not None and not 1 <= self.num_features <= MOST_FEATURES:
+            raise InputError(f"{param('num_features')} {self.num_features} is not between 1 and {MOST_FEATURES:,}.")
         if self.num_features is not None and not self.indices:
             raise InputError(
                 f"{param('num_features')} is for index files, and there is none; give one with {param('indices')}."

@@ -15,7 +15,6 @@ counts once its line is complete, which is written after the features; what was 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import tempfile
 import uuid
@@ -35,16 +34,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from decompose_cli.features.bank_header import FORMAT_VERSION, HEADER, header_text, read_header
 from decompose_cli.features.blocks import in_blocks
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.storage.files import check_trusted, write_text, write_with
-from decompose_cli.storage.fingerprints import digest_of
 from decompose_cli.storage.system_errors import explained
 
-FORMAT_VERSION = 4
 _PAGE, _USUAL_CHUNK = 4096, 256
 _MOST_IN_MEMORY = 1 << 26
-_HEADER, _HEAD, _FEATURES, _DONE = "header.json", "head.safetensors", "features.f32", "done"
+_HEAD, _FEATURES, _DONE = "head.safetensors", "features.f32", "done"
 DAMAGED = (
     *(SafetensorError, ValueError, KeyError, TypeError, AttributeError),
     *(OverflowError, RecursionError, MemoryError),
@@ -114,11 +112,9 @@ class BankFolder:
         check_trusted(path)
         if not all(file.is_file() for file in path.rglob("*") if file.name != _DONE):
             raise ValueError("kind of a file")  # a pipe would be waited for
-        self.header: dict[str, Any] = json.loads((path / _HEADER).read_text(encoding="utf-8"))
-        if self.header.pop("checksum") != digest_of(self.header) or self.header["format"] != FORMAT_VERSION:
-            raise ValueError("checksum of the header")
-        self.shape = (int(self.header["images"]), int(self.header["features"]))
-        if min(self.shape) < 1 or (path / _FEATURES).stat().st_size != self.shape[0] * self.shape[1] * 4:
+        self.header = read_header(path)
+        self.shape = (self.header["images"], self.header["features"])
+        if (path / _FEATURES).stat().st_size != self.shape[0] * self.shape[1] * 4:
             raise ValueError("size of the features")
         self.chunks = chunks_of(*self.shape)
 
@@ -168,7 +164,7 @@ class BankFolder:
             _reserve(temporary / _FEATURES, len(labels) * head.num_features * 4)
             write_with(temporary / _HEAD, lambda file: file.write_bytes(save(tensors, {"decompose": "head"})))
             header["head_checksum"] = _crc((temporary / _HEAD).read_bytes())
-            write_text(temporary / _HEADER, json.dumps({**header, "checksum": digest_of(header)}))
+            write_text(temporary / HEADER, header_text(header))
             temporary.replace(path)
         except BaseException:
             remove(temporary)
@@ -387,7 +383,7 @@ def remove(path: Path) -> int:
             path.unlink()
             return status.st_size
     # The header goes first: without it there is no bank.
-    for file in (path / _HEADER, *sorted(path.rglob("*"), reverse=True)):
+    for file in (path / HEADER, *sorted(path.rglob("*"), reverse=True)):
         with suppress(OSError):
             status = file.lstat()
             if file.is_dir() and not file.is_symlink():

@@ -20,7 +20,8 @@ from typing import Any
 from filelock import FileLock, Timeout
 from torch import Tensor
 
-from decompose_cli.features.bank import DAMAGED, FORMAT_VERSION, BankFolder, remove
+from decompose_cli.features.bank import DAMAGED, BankFolder, remove
+from decompose_cli.features.bank_header import FORMAT_VERSION
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import cache_root

@@ -68,7 +68,7 @@ def essentiality_figure(
     figure = new_figure(4.2)
     axes = figure.add_subplot()
     width = 0.8 / max(1, len(methods))
-    handles: list[Artist] = []
+    handles: dict[str, Artist] = {}
     control: list[Artist] = []
     for number, (method, values) in enumerate(methods.items()):
         colour = look(number)["color"]
@@ -80,8 +80,7 @@ def essentiality_figure(
             (bar,) = axes.bar(x, points, width * 0.92, color=colour)
             text = f"{method}, {names[place]}: {points:+.2f} points{_between(interval)}"
             tell(bar, text if mean is None else f"{text}; random sets {mean:+.2f}")
-            if len(handles) == number:
-                handles.append(bar)
+            handles.setdefault(method, bar)
             if interval is not None:
                 axes.plot((x, x), interval, color="0", linewidth=1)
             if mean is not None:
@@ -93,8 +92,8 @@ def essentiality_figure(
     axes.set_xticks(range(len(names)), ticks, rotation=rotation, ha="right" if rotation else "center")
     axes.set_ylabel("essentiality (percentage points)")
     axes.grid(visible=True, axis="y", alpha=0.25)
-    labels = [plain(short(name, _LONGEST_TICK)) for name in methods] + ["random sets of the same size"] * bool(control)
-    figure.legend([*handles, *control], labels, frameon=False, loc="outside upper center", ncols=4)
+    labels = [plain(short(name, _LONGEST_TICK)) for name in handles] + ["random sets of the same size"] * bool(control)
+    figure.legend([*handles.values(), *control], labels, frameon=False, loc="outside upper center", ncols=4)
     return figure
 
 

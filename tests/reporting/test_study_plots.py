@@ -9,6 +9,7 @@ from helpers.pictures import legend_of, points
 from matplotlib.colors import same_color
 
 from decompose_cli.reporting.study_plots import essentiality_figure, gate_histogram, interval_figure, layers_figure
+from decompose_cli.reporting.style import png
 
 
 def test_intervals_are_lines_through_their_values() -> None:
@@ -93,3 +94,11 @@ def test_gates_are_outlines_in_percent() -> None:
     assert test != train
     assert (axes.get_xlim(), axes.get_ylim()[0]) == ((0, 1), 0)
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("g of stage 2", "% of these")
+
+
+def test_a_method_without_any_bar_has_no_name_in_the_legend(recwarn: pytest.WarningsRecorder) -> None:
+    figure = essentiality_figure(["cat", "dog"], {"empty": [None, None], "ours": [(1.0, None, 0.5), None]})
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "random sets of the same size"]
+    assert png(essentiality_figure(["cat"], {"empty": [None]}))
+    assert png(essentiality_figure(["cat"], {"ours": [(1e308, (-1e308, 1e308), None)]}))
+    assert not recwarn.list

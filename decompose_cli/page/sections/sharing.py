@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from decompose_cli.decomposition.index_set import Layout
+from decompose_cli.decomposition.index_set import MOST_FEATURES, Layout
 from decompose_cli.errors import InputError
 from decompose_cli.page.blocks import Block, Column, Grid, Group, Section, Shade, Table
 from decompose_cli.page.context import Context
@@ -21,7 +21,6 @@ _LEAD = (
 _MOST_ROWS, _MOST_COLUMNS = 30, 130
 _MOST_LISTED = 500
 _MOST_NAMED = 12
-_MOST_FEATURES = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def _sets(source: Source) -> Iterator[_Set]:
         largest = max((max(features) for features in classes.values() if features), default=-1)
         given = source.document.model.num_features if source.document.model else 0
         count = max(given, largest + 1)
-        if not 0 < count <= _MOST_FEATURES:
+        if not 0 < count <= MOST_FEATURES:
             raise InputError(f"{source.path} speaks of {count:,} features; no network has so many.")
         if classes:
             yield _Set(title, source, classes, count, source.command != "essential")
