@@ -96,9 +96,10 @@ def test_gates_are_outlines_in_percent() -> None:
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("g of stage 2", "% of these")
 
 
+@pytest.mark.painted
 def test_a_method_without_any_bar_has_no_name_in_the_legend(recwarn: pytest.WarningsRecorder) -> None:
     figure = essentiality_figure(["cat", "dog"], {"empty": [None, None], "ours": [(1.0, None, 0.5), None]})
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "random sets of the same size"]
-    assert png(essentiality_figure(["cat"], {"empty": [None]}))
-    assert png(essentiality_figure(["cat"], {"ours": [(1e308, (-1e308, 1e308), None)]}))
+    png(essentiality_figure(["cat"], {"empty": [None]}))
+    png(essentiality_figure(["cat"], {"ours": [(1e308, (-1e308, 1e308), None)]}))
     assert not recwarn.list
