@@ -43,13 +43,13 @@ def saved(figure: Figure, **how: Any) -> bytes:
     """The figure as a file; ``how`` are arguments of ``savefig``."""
     from matplotlib.text import Text
 
-    for text in figure.findobj(Text):  # a path that is no UTF-8 cannot be drawn
-        if not (words := text.get_text()).isascii():
-            text.set_text(as_bytes(words).decode())
     target = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks are drawn as boxes
         warnings.simplefilter("ignore", RuntimeWarning)  # numbers beyond all bounds leave their axis empty
+        for text in figure.findobj(Text):  # a path that is no UTF-8 cannot be drawn
+            if not (words := text.get_text()).isascii():
+                text.set_text(as_bytes(words).decode())
         figure.savefig(target, **how)
     return target.getvalue()
 

@@ -36,6 +36,12 @@ def dataset(make_images: Callable[..., Path], tmp_path: Path) -> ImageDataset:
     return open_folder(f"folder:{make_images(tmp_path / 'set', ['a', 'b'], n=3, side=80)}", "train")
 
 
+@pytest.fixture
+def notes(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    caplog.set_level(logging.INFO)
+    return caplog
+
+
 def decoded(dataset: ImageDataset, workers: int) -> Tensor:
     return torch.cat([images for images, _ in dataset.batches(SMALL, 2, workers)])
 
@@ -45,6 +51,7 @@ def trained_on(dataset: ImageDataset, workers: int) -> Tensor:
     return torch.cat(list(images.batches(0, [torch.arange(4), torch.arange(4, 6)])))
 
 
+Read = Callable[[ImageDataset, int], Tensor]
 BOTH = pytest.mark.parametrize("read", [decoded, trained_on])
 
 
@@ -58,17 +65,12 @@ def failing(number: int) -> Callable[..., Any]:
 @BOTH
 @pytest.mark.parametrize("error", [errno.ENOSPC, errno.ENOENT, errno.EACCES])
 def test_without_shared_memory_images_come_through_pipes(
-    read: Callable[[ImageDataset, int], Tensor],
-    error: int,
-    dataset: ImageDataset,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    read: Read, error: int, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch, notes: pytest.LogCaptureFixture
 ) -> None:
     expected = read(dataset, 0)
-    caplog.set_level(logging.INFO)
     monkeypatch.setattr(handing_over, "ForkingPickler", SimpleNamespace(dumps=failing(error)))
     assert torch.equal(read(dataset, 1), expected)
-    said = {line for line in caplog.messages if PIPES in line}
+    said = {line for line in notes.messages if PIPES in line}
     assert len(said) == 1
     assert os.strerror(error) in said.pop()
 
@@ -77,20 +79,15 @@ def test_without_shared_memory_images_come_through_pipes(
 @pytest.mark.parametrize("what", ["Lock", "fork"])
 @pytest.mark.filterwarnings("error::pytest.PytestUnraisableExceptionWarning")
 def test_where_no_process_can_be_started_this_one_decodes(
-    read: Callable[[ImageDataset, int], Tensor],
-    what: str,
-    dataset: ImageDataset,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
+    read: Read, what: str, dataset: ImageDataset, monkeypatch: pytest.MonkeyPatch, notes: pytest.LogCaptureFixture
 ) -> None:
     expected = read(dataset, 0)
-    caplog.set_level(logging.INFO)
     if what == "fork":
         monkeypatch.setattr(os, "fork", failing(errno.EAGAIN))
     else:
         monkeypatch.setattr(type(multiprocessing.get_context()), "Lock", failing(errno.ENOSPC))
     assert torch.equal(read(dataset, 2), expected)
-    assert any(ALONE in line for line in caplog.messages)
+    assert any(ALONE in line for line in notes.messages)
 
 
 def test_the_images_are_the_same_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
