@@ -9,6 +9,7 @@ import gc
 import os
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -113,6 +114,8 @@ app = typer.Typer(
 def main() -> None:
     """Run the program; the console script starts here."""
     sys.excepthook = show_traceback
+    # A chart of numbers beyond all bounds, as a damaged result may have, is empty; NumPy's remarks on them say no more.
+    warnings.filterwarnings("ignore", category=RuntimeWarning, module=r"matplotlib\.")
     _let_threads_sleep()
     _forget_impossible_sizes()
     # Importing torch makes a million objects that stay, and the collector would walk through them dozens of times, for

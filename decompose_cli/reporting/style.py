@@ -46,7 +46,6 @@ def saved(figure: Figure, **how: Any) -> bytes:
     target = BytesIO()
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph")  # letters that the font lacks are drawn as boxes
-        warnings.simplefilter("ignore", RuntimeWarning)  # numbers beyond all bounds leave their axis empty
         for text in figure.findobj(Text):  # a path that is no UTF-8 cannot be drawn
             if not (words := text.get_text()).isascii():
                 text.set_text(as_bytes(words).decode())

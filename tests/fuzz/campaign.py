@@ -51,7 +51,7 @@ def main() -> int:
         if asked.case:
             outcomes = list(Runner(cases, _new(root / "alone")).run(asked.case))
             for outcome in outcomes:
-                print(described(outcome))
+                print(described(outcome, cases))
                 print(f"    exit code {outcome.code}, {outcome.seconds:.2f} s; it said:\n{outcome.said}")
         else:
             numbers = range(asked.seed, asked.seed + asked.count)
@@ -79,7 +79,7 @@ def _shared(cases: Cases, numbers: range, jobs: int, together: int, root: Path) 
             with file.open("w") as told:
                 for outcome in Runner(cases, _new(root / f"job-{job}"), together).run(numbers[job::jobs]):
                     if outcome.findings:
-                        print(described(outcome), flush=True)
+                        print(described(outcome, cases), flush=True)
                     told.write(json.dumps(asdict(outcome)) + "\n")
             os._exit(0)
     ended = [os.wait()[1] for _ in files]
@@ -110,7 +110,7 @@ def _served(seeds: Path, together: int) -> int:
             outcomes = list(Runner(those, _new(root / "cases"), together).run(numbers))
             found = [outcome for outcome in outcomes if outcome.findings]
             kept(root, found, Path(keep))
-            print(json.dumps([len(outcomes), [described(outcome) for outcome in found]]), flush=True)
+            print(json.dumps([len(outcomes), [described(outcome, those) for outcome in found]]), flush=True)
             shutil.rmtree(root / "cases")
     return 0
 
@@ -154,11 +154,11 @@ def _new(folder: Path) -> Path:
     return folder
 
 
-def described(outcome: Outcome) -> str:
+def described(outcome: Outcome, cases: Cases) -> str:
     """A case, what was found, and how it is run again."""
     parts = [f"seed {outcome.seed}: {outcome.mutator}, {outcome.reader}: {outcome.line}"]
     parts += [f"    {ascii(finding)[1:-1]}" for finding in outcome.findings]
-    return "\n".join([*parts, f"    again: python tests/fuzz --case {outcome.seed}"])
+    return "\n".join([*parts, f"    again: {cases.again} {outcome.seed}"])
 
 
 def kept(root: Path, found: Iterable[Outcome], keep: Path) -> None:

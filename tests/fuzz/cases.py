@@ -44,6 +44,9 @@ class Cases:
         seeds: The folder of :func:`fuzz.seeds.make_seeds`.
     """
 
+    again = "python tests/fuzz --case"
+    """What runs a case again, before its number."""
+
     def __init__(self, seeds: Path) -> None:
         self.seeds = seeds
 
