@@ -115,7 +115,7 @@ def training_figure(
     lower.set_xlabel("epoch")
     lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     lower.margins(x=0.02)
-    if len(epochs) == 1:
+    if len(epochs) == 1 and epochs[0] - 0.5 < epochs[0] + 0.5:
         lower.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     figure.align_ylabels()
     return figure

@@ -77,8 +77,8 @@ class RunConfig(BaseModel):
     export: list[Kind]
     settings: dict[str, Any]
     training_images: str
-    checkpoint_every: int | None
-    processes: int
+    checkpoint_every: Annotated[int, Field(ge=1)] | None
+    processes: Annotated[int, Field(ge=1)]
 
 
 def choices_of(inputs: Inputs) -> dict[str, Any]:
