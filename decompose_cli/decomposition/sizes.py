@@ -27,6 +27,8 @@ def parse_k(text: str) -> list[int | float]:
             value = int(word)
         elif re.fullmatch(r"0?\.\d{1,17}|\d(\.\d{1,17})?e-\d{1,2}", word, re.ASCII) and 0 < float(word) < 1:
             value = float(word)
+        elif re.fullmatch(r"0*[1-9]\d{9,}", word, re.ASCII):
+            raise InputError(f"{param('k')} {shortened(word)} is more than any network has features.")
         if value == 0:
             raise InputError(
                 f"{param('k')} {shortened(part)!r} is neither a whole number of at least 1 nor a fraction between "
