@@ -521,7 +521,7 @@ def test_a_comma_too_many_is_named_as_one(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["1000000000", "0001000000000", "9" * 5000])
 def test_a_number_beyond_any_network_is_refused(text: str) -> None:
-    with pytest.raises(InputError, match="^k 0*[19].* is more than any network has features"):
+    with pytest.raises(InputError, match=r"^k 0*[19].* is more than any network has features"):
         parse_k(text)
 
 
