@@ -20,7 +20,7 @@ from decompose_cli.errors import DecomposeError
 from decompose_cli.printable import printable_lines
 from decompose_cli.processes.lost import LOST
 from decompose_cli.processes.signals import heard
-from decompose_cli.storage.system_errors import is_out_of_memory, system_error
+from decompose_cli.storage.system_errors import is_out_of_memory, memory_error, system_error
 
 _SECONDS_BETWEEN_LOOKS, _MOST_SECONDS_OF_AN_IMPORT = 0.05, 10.0
 
@@ -56,9 +56,8 @@ def expected_errors(terminal: Terminal, *, debug: bool) -> Iterator[None]:
             raise
         if interrupts.have_come or _comes_from_interrupt(error):  # as libraries may make of one
             raise _interrupted(terminal) from None
-        if is_out_of_memory(error):
-            hint = "Choose fewer images at once, as --batch-size does, or a machine with more."
-            terminal.error(DecomposeError("The memory of this machine was not enough.", hint=hint))
+        if is_out_of_memory(error) and getattr(error, "filename", None) is None:
+            terminal.error(memory_error(error))
             raise typer.Exit(1) from error
         if isinstance(error, OSError) and error.strerror:
             expected = system_error(error)

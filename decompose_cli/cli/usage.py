@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -47,15 +48,15 @@ def check_values(command: Any, arguments: Sequence[str]) -> None:
     """
     options = [each for each in command.params if each.opts[0].startswith("-")]
     every = {*HELP, *(text for each in options for text in (*each.opts, *each.secondary_opts))}
-    with_value = {text for each in options if not each.is_flag and not each.count for text in each.opts}
-    for option, value in itertools.pairwise(arguments):
-        if option == "--":
+    takes = {text: not each.is_flag and not each.count for each in options for text in each.opts}
+    for typed, value in itertools.pairwise(arguments):
+        if typed == "--":
             return
-        if option in with_value and value in every:
-            raise InputError(
-                f"{option} needs a value, and {value} after it is an option.",
-                hint=f"Write {option}={value} if it is meant.",
-            )
+        option = typed
+        if re.fullmatch(r"-[a-zA-Z]{2,}", typed) and not any(takes.get(f"-{letter}", True) for letter in typed[1:-1]):
+            option = f"-{typed[-1]}"  # the last of several that are written together
+        if takes.get(option) and value in every:
+            raise InputError(f"{option} needs a value, and {value} after it is an option.")
 
 
 def _sentence(error: Any, arguments: Sequence[str]) -> InputError:

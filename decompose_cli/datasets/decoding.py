@@ -19,12 +19,14 @@ from decompose_cli.datasets.libtiff import damage_as_warnings
 from decompose_cli.datasets.overlapping import Overlapping
 from decompose_cli.errors import DecomposeError, InputError, first_line
 from decompose_cli.progress import warn_of_first
-from decompose_cli.storage.ordinary_files import FREE, is_inflated
+from decompose_cli.storage.ordinary_files import FREE
 
 # Those that the content of a file may have, whatever its name says. Pillow knows some that start other programs, as EPS
 # starts Ghostscript. JPEG includes the photographs of several frames that some cameras write.
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 
+_TIMES = 500
+"""How many times as long as its file an image may be; photographs are 50 times, scans of drawings 350."""
 _WEBP = "WEBP"
 _OTHERS = tuple(name for name in FORMATS if name != _WEBP)
 _OF_THE_MACHINE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -151,10 +153,10 @@ def _check_size(width: int, height: int, bands: int, path: Path | Encoded) -> No
     if decoded <= FREE:
         return
     size = len(path.content) if isinstance(path, Encoded) else path.stat().st_size
-    if is_inflated(decoded, size):
+    if decoded > _TIMES * size:
         raise InputError(
-            f"The image {path} of {size / 1e6:,.1f} MB says that it has {width:,} x {height:,} pixels, far more than a "
-            "picture of that size holds.",
+            f"The image {path} of {size / 1e6:,.1f} MB says that it has {width:,} x {height:,} pixels, and would "
+            f"become {decoded / 1e6:,.0f} MB.",
             hint="Save it with fewer pixels.",
         )
 

@@ -27,7 +27,7 @@ from decompose_cli.storage.fingerprints import digest_of, pixel_fingerprint, rem
 SMALL_SIDE = 64
 """Pixels of the longer side of images that are seen as they are; larger ones are resized as ImageNet's are."""
 _MOST_BYTES = 4 << 30
-_MOST_LOOKED_AT = 1000  # of images that cannot be opened, before it is said that none can
+_MOST_LOOKED_AT = 10_000  # for one that can be opened
 _STREAMED = "0" * 64  # remembered instead of a pixel fingerprint where the images do not make one tensor
 
 
@@ -137,8 +137,15 @@ class StoredImages(ImageDataset):
         """The first image that can be opened, and its (width, height)."""
         if (found := _first_of(self.files)) is not None:
             return found
-        with open_image(self.files[0]) as image:  # which says what is wrong with it
-            return self.images.name(0), image.size
+        try:
+            with open_image(self.files[0]) as image:  # which says what is wrong with it
+                return self.images.name(0), image.size
+        except InputError as error:
+            if len(self.files) <= _MOST_LOOKED_AT:
+                raise
+            raise InputError(
+                f"None of the first {_MOST_LOOKED_AT:,} images can be opened. {error.sentence}", hint=error.advice
+            ) from error
 
     @cached_property
     def _whole(self) -> tuple[Tensor, dict[int, str]] | None:

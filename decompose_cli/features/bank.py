@@ -38,6 +38,7 @@ from decompose_cli.features.bank_header import FORMAT_VERSION, HEADER, header_te
 from decompose_cli.features.blocks import in_blocks
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.storage.files import check_trusted, write_text, write_with
+from decompose_cli.storage.ordinary_files import would_be_waited_for
 from decompose_cli.storage.system_errors import explained
 
 _PAGE, _USUAL_CHUNK = 4096, 256
@@ -110,8 +111,8 @@ class BankFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         check_trusted(path)
-        if not all(file.is_file() for file in path.rglob("*") if file.name != _DONE):
-            raise ValueError("kind of a file")  # a pipe would be waited for
+        if any(map(would_be_waited_for, (*(path / name for name in (HEADER, _HEAD, _FEATURES)), *self._writers()))):
+            raise ValueError("kind of a file")
         self.header = read_header(path)
         self.shape = (self.header["images"], self.header["features"])
         if (path / _FEATURES).stat().st_size != self.shape[0] * self.shape[1] * 4:

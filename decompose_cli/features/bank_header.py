@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -18,7 +18,7 @@ HEADER = "header.json"
 class _Header(BaseModel):
     model_config = ConfigDict(strict=True)
 
-    format: Literal[4]
+    format: Annotated[int, Field(ge=FORMAT_VERSION, le=FORMAT_VERSION)]
     images: Annotated[int, Field(ge=1)]
     features: Annotated[int, Field(ge=1)]
     kind: str

@@ -22,7 +22,7 @@ from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.progress import track
-from decompose_cli.storage.system_errors import is_out_of_memory
+from decompose_cli.storage.system_errors import is_out_of_memory, memory_error
 
 _UNDER_WAY = 1  # chunks that are computed while the next one is read, all of which are lost if the process is killed
 _EXAMPLES = 8  # images that a faster copy of the network is compared on
@@ -280,8 +280,7 @@ def device_memory(device: torch.device) -> Iterator[None]:
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
-        hint = f"Choose a smaller {param('batch_size')}."
-        raise DecomposeError(f"{device} ran out of memory.", hint=hint) from error
+        raise memory_error(error, str(device)) from error
 
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

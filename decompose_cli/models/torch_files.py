@@ -12,11 +12,13 @@ from typing import Any
 
 import torch
 
-from decompose_cli.errors import InputError, UnsafeFileError, param
+from decompose_cli.errors import InputError, UnsafeFileError
 from decompose_cli.models.inert import RunsCodeError, TooLongError, stand_ins
 from decompose_cli.models.pickle_names import ShortLines, check_names
 from decompose_cli.models.state_dicts import SAVE_STATE_DICT, holds_tensors
 from decompose_cli.models.torch_content import check_archive, check_content
+from decompose_cli.storage.ordinary_files import FREE
+from decompose_cli.storage.system_errors import is_out_of_memory
 
 
 def read_torch(path: Path, *, has_others: bool = True) -> Any:
@@ -47,6 +49,8 @@ def _read(path: Path, *, has_others: bool) -> Any:
         return _loaded_with_stand_ins(path, refusal)
     except Exception as error:  # a damaged file can raise nearly anything
         if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a jump to before its beginning
+            raise
+        if is_out_of_memory(error) and path.stat().st_size > FREE:  # a damaged one may ask for anything
             raise
         raise _no_checkpoint(path) from error
 
@@ -127,9 +131,10 @@ def _refusal(path: Path, reason: str) -> InputError:
 
 def _no_checkpoint(path: Path) -> InputError:
     with path.open("rb") as file:
-        if file.read(64).lstrip()[:1] in (b"{", b"["):
-            return InputError(
-                f"The weights file {path} is a text, such as JSON, not a checkpoint.",
-                hint=f"An index file is given with {param('indices')}." if path.suffix == ".json" else None,
-            )
+        beginning = file.read(64)
+    if beginning.lstrip()[:1] in (b"{", b"[") and beginning.isascii() and b"\0" not in beginning:
+        return InputError(
+            f"The weights file {path} is a text, such as JSON, not a checkpoint.",
+            hint="Is it an index file? 'decompose validate' takes it with -i." if path.suffix == ".json" else None,
+        )
     return InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.")

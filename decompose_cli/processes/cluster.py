@@ -108,7 +108,8 @@ def rank_here() -> int:
         return 0  # as above
     count = _variable("WORLD_SIZE", "The launcher", _MOST)
     for name in ("RANK", "LOCAL_RANK", "NODE_RANK"):
-        if 0 < (rank := _variable(name, "The launcher", 0, smallest=0)) < count:
+        most = _MOST if name == "NODE_RANK" and "MASTER_ADDR" in os.environ else count
+        if 0 < (rank := _variable(name, "The launcher", 0, smallest=0)) < most:
             return rank
     if mpi and mpi[2] != "0":
         return _variable(_RANKS_OF_MPI[mpi[0]], "The launcher", smallest=0)

@@ -22,7 +22,6 @@ from decompose_cli.errors import InputError, UnsafeFileError, first_line
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.memory import free_memory
-from decompose_cli.storage.ordinary_files import is_inflated
 from decompose_cli.storage.tensor_files import readable_path
 
 SUFFIXES = (".npz", ".safetensors")
@@ -33,6 +32,8 @@ _DAMAGED = (
 )  # fmt: skip
 """What reading a damaged file raises; encrypted and exotic archives raise a RuntimeError or a subclass of it."""
 _SMALLER = "Use fewer images, or numbers of fewer bits."
+_UNPACKED, _TIMES = 1 << 28, 200
+"""Bytes that any array may become, and how many times as long as in the file larger ones may be."""
 _HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
 _KINDS = {"F16": REAL, "BF16": REAL, "F32": REAL, "F64": REAL}
 _KINDS |= {f"{sign}{bits}": WHOLE for sign in "IU" for bits in (8, 16, 32, 64)}
@@ -179,10 +180,10 @@ def _stored_in_npz(archive: zipfile.ZipFile, info: zipfile.ZipInfo, handle: IO[b
     if min(shape, default=0) < 0 or nbytes != info.file_size - handle.tell():
         raise ValueError(f"its header says {shape} of {dtype}, but it has {info.file_size - handle.tell()} bytes")
 
-    if is_inflated(nbytes, info.compress_size):
+    if nbytes > max(_UNPACKED, _TIMES * info.compress_size):
         raise InputError(
-            f"{what} of {info.compress_size / 1e6:,.1f} MB in the file would become {nbytes / 1e6:,.0f} MB, far more "
-            "than numbers do that somebody has measured."
+            f"{what} would become {nbytes / 1e6:,.0f} MB, of {info.compress_size / 1e6:,.1f} MB in the file.",
+            hint="If that is meant, write it with np.savez, which does not compress.",
         )
 
     def read() -> Any:

@@ -20,13 +20,14 @@ MOST_TEXT = 200_000_000
 
 FREE = 1 << 26
 """Bytes that may come of a file of any length."""
-_TIMES = 200
-"""How many times as long as in their file pictures and arrays may be; photographs are 50 times, most arrays 20."""
 
 
-def is_inflated(unpacked: int, stored: int) -> bool:
-    """Whether bytes in a file become more than anybody has measured, such as one for a thousand that are equal."""
-    return unpacked > max(FREE, _TIMES * stored)
+def would_be_waited_for(path: Path) -> bool:
+    """Whether there is something that is no file, such as a pipe; False for what is not there, or is gone by now."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def check_ordinary(path: Path, what: str, most: int | None = None) -> None:

@@ -58,6 +58,16 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
 
 
+def memory_error(error: BaseException, device: str = "The accelerator") -> DecomposeError:
+    """The error for memory that has run out, of a device or of the machine, as :func:`is_out_of_memory` knows it."""
+    if type(error).__name__ == "OutOfMemoryError":
+        return DecomposeError(f"{device} ran out of memory.", hint=f"Choose a smaller {param('batch_size')}.")
+    return DecomposeError(
+        "The memory of this machine was not enough.",
+        hint="Give the command fewer images at once, or images of fewer pixels, or run it where there is more.",
+    )
+
+
 def system_error(error: OSError) -> DecomposeError:
     """The error for what the system refuses and nobody foresaw: about a path (exit 2), or the machine (1)."""
     if error.filename is None:

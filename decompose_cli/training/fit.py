@@ -373,6 +373,7 @@ class Trainer:
         self.module.load_state_dict(weights)
         if self.ema is not None:
             self.ema.module.load_state_dict(saved["state_dict"])
+            check_numbers({"averaged": saved["averaged"]}, {"averaged": self.ema.n_averaged}, "its tensor")
             self.ema.n_averaged.copy_(saved["averaged"])
         for part, optimizer, schedule in zip(self.parts, saved["optimizers"], saved["schedules"], strict=True):
             part.optimizer.load_state_dict(optimizer)

@@ -18,11 +18,13 @@ import numpy as np
 import pytest
 import torch
 from helpers.checkpoints import saved
+from helpers.command_line import refused
 from helpers.inputs import ALL_DIGITS, put
 from helpers.limited import limited, sentence_within_limits
 from PIL import Image
 from torch import Tensor
 
+from decompose_cli.datasets import stored
 from decompose_cli.features.cache import features_folder
 from decompose_cli.models.torch_files import read_torch
 from decompose_cli.processes.cores import cores
@@ -207,7 +209,7 @@ def picture(kind: str, **how: Any) -> bytes:
 
 
 PICTURES: dict[str, tuple[Callable[[], bytes], str]] = {
-    "PNG": (lambda: png(8_000, 8_000, 8_000), "says that it has 8,000 x 8,000 pixels, far more than a picture of that"),
+    "PNG": (lambda: png(8_000, 8_000, 8_000), "says that it has 8,000 x 8,000 pixels, and would become 192 MB"),
     "no pixels": (lambda: png(9_000, 9_000, 0), "says that it has 9,000 x 9,000 pixels"),
     "more than Pillow takes": (lambda: png(30_000, 30_000, 1), "has too many pixels: Image size (900000000 pixels)"),
     "WEBP": (lambda: picture("WEBP", lossless=True), "says that it has 9,000 x 8,000 pixels"),
@@ -228,22 +230,29 @@ def test_pictures_of_a_few_bytes_and_many_pixels_are_refused(inputs: Path, name:
 
 
 def test_arrays_that_are_deflated_to_nothing_are_refused(inputs: Path) -> None:
-    images, labels = np.zeros((30_000, 32, 32, 3), np.uint8), np.zeros(30_000, int)
+    images, labels = np.zeros((100_000, 32, 32, 3), np.uint8), np.zeros(100_000, int)
     np.savez_compressed(inputs / "images.npz", test_images=images, test_labels=labels)
     said = sentence_within_limits(*VALIDATE, "--dataset", f"npz:{inputs / 'images.npz'}")
-    assert "MB in the file would become 92 MB" in said
-    features = np.zeros((300_000, 64), np.float32)
-    np.savez_compressed(inputs / "features.npz", train_x=features, train_y=np.zeros(300_000, int))
+    assert "would become 307 MB, of 0.3 MB in the file" in said
+    features = np.zeros((1_200_000, 64), np.float32)
+    np.savez_compressed(inputs / "features.npz", train_x=features, train_y=np.zeros(1_200_000, int))
     said = sentence_within_limits("sparsify", "-k", "2", "--features", str(inputs / "features.npz"))
-    assert "MB in the file would become 77 MB" in said
+    assert "would become 307 MB, of 0.3 MB in the file" in said
 
 
-def test_not_every_file_is_tried_where_none_is_an_image(inputs: Path) -> None:
+def test_not_every_file_is_tried_where_none_is_an_image(inputs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (inputs / "none/test/3").mkdir(parents=True)
-    for number in range(20_000):
-        (inputs / f"none/test/3/a{number:05}.png").touch()
-    said = sentence_within_limits(*VALIDATE, "-j", "0", "--dataset", f"folder:{inputs / 'none'}")
-    assert "is not an image that can be read" in said
+    for number in range(300):
+        (inputs / f"none/test/3/a{number:03}.png").touch()
+    tried: list[object] = []
+    opened = stored.open_image
+    monkeypatch.setattr(stored, "_MOST_LOOKED_AT", 100)
+    monkeypatch.setattr(stored, "open_image", lambda file: (tried.append(file), opened(file))[1])
+    said = refused(
+        [*VALIDATE, "-j", "0", "--dataset", f"folder:{inputs / 'none'}"], 2, "None of the first 100 images can"
+    )
+    assert "a000.png is not an image that can be read" in said
+    assert len(tried) < 300
 
 
 # --- text -------------------------------------------------------------------------------------------------------------

@@ -70,7 +70,8 @@ def test_memory_that_runs_out_is_said(monkeypatch: pytest.MonkeyPatch, kind: str
 
     monkeypatch.setattr(place, fail)
     said = refused(["validate", "--no-cache"], 1, "emory")
-    assert "--batch-size" in said
+    assert ("ran out of memory" if kind == "a GPU" else "The memory of this machine was not enough.") in said
+    assert ("Hint: Choose a smaller --batch-size." in said) == (kind == "a GPU")
     assert not files_below()
 
 

@@ -52,7 +52,7 @@ def test_an_index_file_in_place_of_weights(text: str) -> None:
     said = refused(
         ["validate", "-w", "indices.json"], 2, "The weights file indices.json is a text, such as JSON, not a"
     )
-    assert "Hint: An index file is given with -i." in said
+    assert "Hint: Is it an index file? 'decompose validate' takes it with -i." in said
 
 
 def test_parts_that_are_trained_are_no_modules() -> None:

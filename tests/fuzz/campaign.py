@@ -32,7 +32,10 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--together", type=int, default=20, help="cases that a copy of the process runs in turn")
     parser.add_argument(
-        "--every", type=int, metavar="N", help="change every N-th value of all documents, one after the other, instead"
+        "--every",
+        type=_positive,
+        metavar="N",
+        help="change every N-th value of all documents instead",
     )
     parser.add_argument("--case", type=int, action="append", help="run this case alone; repeatable")
     parser.add_argument("--keep", type=Path, default=_KEPT, help="folder for the inputs of cases with findings")
@@ -70,6 +73,12 @@ def main() -> int:
     return 1 if found or changed else 0
 
 
+def _positive(text: str) -> int:
+    if (number := int(text)) < 1:
+        raise ValueError
+    return number
+
+
 def _shared(cases: Cases, numbers: range, jobs: int, together: int, root: Path) -> Iterator[Outcome]:
     """The outcomes of all cases, each of several processes with its part of them; findings are shown at once."""
     files = [root / f"outcomes-{job}" for job in range(jobs)]
@@ -93,7 +102,8 @@ def _shared(cases: Cases, numbers: range, jobs: int, together: int, root: Path) 
 def _served(seeds: Path, together: int) -> int:
     """Run what each line of stdin asks for, and print what was found as a line of JSON.
 
-    A line is ``[first, last, folder to keep inputs in]``, or ``[first, step, folder, "every value"]``.
+    A line is ``[first, last, folder to keep inputs in]``, or ``[first, end, folder, step]`` for
+    cases in which every value is changed, of which the end is not looked at.
     """
     if not seeds.exists():
         unfinished = seeds.with_suffix(".unfinished")
@@ -102,11 +112,12 @@ def _served(seeds: Path, together: int) -> int:
     cases = _ready(seeds)
     with _folder() as root:
         for line in sys.stdin:
-            first, last, keep, *every = json.loads(line)
-            those, numbers = cases, range(first, last)
+            first, end, keep, *every = json.loads(line)
+            those, numbers = cases, range(first, end)
             if every:
                 those = EveryValue(seeds)
-                numbers = range(first, those.count, last)
+                (step,) = every
+                numbers = range(first, those.count, step)
             outcomes = list(Runner(those, _new(root / "cases"), together).run(numbers))
             found = [outcome for outcome in outcomes if outcome.findings]
             kept(root, found, Path(keep))

@@ -1,4 +1,4 @@
-"""Every value of every document of the seeds, one after the other, is another kind of value, or missing.
+"""Every kind of place in every document of the seeds, one after the other, holds another kind of value, or none.
 
 Mutators by chance change few of a thousand values, and mostly those that come often. Here each kind of place is tried,
 in documents, in the records beside weights, and in the headers of the cache, whose checksums are right.

@@ -1,4 +1,4 @@
-"""Every value of something that was read, one after the other, as another kind of value, or missing."""
+"""Every kind of place in something that was read, one after the other, with another kind of value, or without any."""
 
 from __future__ import annotations
 

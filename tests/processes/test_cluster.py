@@ -192,6 +192,7 @@ RANKS: list[tuple[Environment, int]] = [
     ({"WORLD_SIZE": "1", "RANK": "0", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "-1", "NODE_RANK": "2"}, 0),
     ({"WORLD_SIZE": "1", "RANK": "", "LOCAL_RANK": "1"}, 0),
     ({"WORLD_SIZE": "1", "LOCAL_RANK": "1"}, 0),
+    ({"WORLD_SIZE": "1", "RANK": "0", "NODE_RANK": "1", "MASTER_ADDR": "there"}, 1),  # the second machine of several
     ({"WORLD_SIZE": "2", "RANK": "0", "LOCAL_RANK": "1"}, 1),  # the options of a process that was alone have started it
     ({"LOCAL_RANK": "1"}, 1),  # started by the options of the first
     ({"LOCAL_RANK": "0"}, 0),
