@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from decompose_cli.errors import InputError, UnsafeFileError
+from decompose_cli.errors import InputError, UnsafeFileError, param
 from decompose_cli.models.inert import RunsCodeError, TooLongError, stand_ins
 from decompose_cli.models.pickle_names import ShortLines, check_names
 from decompose_cli.models.state_dicts import SAVE_STATE_DICT, holds_tensors
@@ -135,6 +135,8 @@ def _no_checkpoint(path: Path) -> InputError:
     if beginning.lstrip()[:1] in (b"{", b"[") and beginning.isascii() and b"\0" not in beginning:
         return InputError(
             f"The weights file {path} is a text, such as JSON, not a checkpoint.",
-            hint="Is it an index file? 'decompose validate' takes it with -i." if path.suffix == ".json" else None,
+            hint=f"Is it an index file? 'decompose validate' takes it with {param('indices')}."
+            if path.suffix == ".json"
+            else None,
         )
     return InputError(f"The weights file {path} is damaged or truncated, or not a checkpoint at all.")

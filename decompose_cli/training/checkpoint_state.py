@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from pydantic import Field, TypeAdapter
 from torch import Tensor
 
 from decompose_cli.models.checkpoint import kind_of
+from decompose_cli.training.objective import Objective
 from decompose_cli.training.records import EpochRecord
 
 _PLAIN = ("epoch", "step", "global_step", "tally", "seconds", "rate", "made")
@@ -71,6 +72,20 @@ class State:
 _STATES = TypeAdapter(State)
 
 
+def check_measures(records: Sequence[EpochRecord], objective: Objective) -> None:
+    """Refuse records of epochs whose passes measured other things than an objective counts, or fewer, or more.
+
+    Raises:
+        ValueError: There is such a record.
+    """
+    counts = [0.0] * objective.counted
+    has_diversity = objective.diversity(counts, 1) is not None
+    gates = [score.name for score in objective.gate_scores(counts, 1)]
+    for train in (record.train for record in records):
+        if (train.diversity is not None) != has_diversity or [score.name for score in train.gates] != gates:
+            raise ValueError("its records are of other measures")
+
+
 def check_like(saved: Any, now: Any, where: str) -> None:
     """Refuse plain values that are not of the kinds that such values have.
 
@@ -109,6 +124,8 @@ def check_known(saved: Any, now: dict[str, Any], where: str) -> None:
         raise ValueError(f"{where} does not have the parts that it should")
     for name in now.keys() & saved.keys():
         check_like(saved[name], now[name], f"{where}.{name}")
+        if now[name] is None and isinstance(saved[name], Tensor):
+            raise ValueError(f"{where}.{name} is a tensor")
 
 
 def check_numbers(saved: Any, now: dict[str, Tensor], where: str) -> None:
@@ -145,8 +162,24 @@ def check_optimizer(saved: Any, optimizer: torch.optim.Optimizer, where: str) ->
         for name, value in state.items():
             shape = parameters[number].shape if wanted[name].ndim else ()
             is_fit = isinstance(value, Tensor) and value.shape == shape and kind_of(value) == "real"
-            if value is not None and not is_fit:
+            may_lack = name == "momentum_buffer"  # which is none before the first step, and without momentum
+            if not (is_fit or (value is None and may_lack)):
                 raise ValueError(f"{where} has another {name} of parameter {number} than it should")
+
+
+def complete_momentum(optimizer: torch.optim.Optimizer) -> None:
+    """Give parameters without momentum, as an unused or damaged one is, a momentum of zero beside others that have one.
+
+    SGD's kernels for many parameters take either momenta for all of them or none.
+    """
+    states = optimizer.state
+    for group in optimizer.param_groups:
+        of_all = [states[one].get("momentum_buffer") if one in states else None for one in group["params"]]
+        if all(momentum is None for momentum in of_all):
+            continue
+        for one, momentum in zip(group["params"], of_all, strict=True):
+            if momentum is None:
+                states[one]["momentum_buffer"] = torch.zeros_like(one)
 
 
 def _state_of_one(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:

@@ -24,8 +24,10 @@ from decompose_cli.training.batches import StepBatches
 from decompose_cli.training.checkpoint_state import (
     State,
     check_known,
+    check_measures,
     check_numbers,
     check_optimizer,
+    complete_momentum,
     random_states,
     restore_random_states,
 )
@@ -364,6 +366,7 @@ class Trainer:
             raise ValueError(f"its run has come to step {state.global_step}, of {self.total_steps}")
         if state.tally and len(state.tally) != len(self._tally):
             raise ValueError(f"it counts {len(state.tally)} things, not {len(self._tally)}")
+        check_measures(state.records, self.objective)
         for part, optimizer, schedule in zip(self.parts, saved["optimizers"], saved["schedules"], strict=True):
             check_optimizer(optimizer, part.optimizer, "optimizer")
             check_known(schedule, part.schedule.state_dict(), "schedule")
@@ -377,6 +380,7 @@ class Trainer:
             self.ema.n_averaged.copy_(saved["averaged"])
         for part, optimizer, schedule in zip(self.parts, saved["optimizers"], saved["schedules"], strict=True):
             part.optimizer.load_state_dict(optimizer)
+            complete_momentum(part.optimizer)
             known = part.schedule.state_dict().keys() & schedule.keys()  # others would become attributes of it
             part.schedule.load_state_dict({name: schedule[name] for name in known})
         self.fabric.strategy.precision.load_state_dict(saved["scaler"])

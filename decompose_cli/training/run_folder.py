@@ -150,7 +150,7 @@ class RunFolder:
             if folder.is_finished or not folder.last.is_file():
                 continue
             last = read_state(folder.last)
-            if not last.get("best"):
+            if last.get("best") is None:
                 continue
             hint = f"Put it back, or start a new run with {param('output')}."
             if not folder.best.is_file():
