@@ -18,6 +18,10 @@ LARGEST_SIDE = 4096
 _LARGEST_CONSTANT = 4.0
 
 
+_LEAST_SEEN = 100
+"""The share of a square image that a crop has to leave, as the denominator of one over it."""
+
+
 @dataclass(frozen=True)
 class Preprocessing:
     """Resize, centre-crop, scale to [0, 1], subtract ``mean`` and divide by ``std`` (per RGB channel).
@@ -78,6 +82,9 @@ class Preprocessing:
 
         ``input_size`` alone changes the crop and scales the resize with it, so that the same share of the image is
         seen; ``crop`` and ``resize`` set one of the two.
+
+        Raises:
+            InputError: Next to nothing of a square image is left by the crop, so that its resize is work for nothing.
         """
         result = self
         for options in chosen:
@@ -88,6 +95,13 @@ class Preprocessing:
                 scaled = math.ceil(result.resize * factor) if isinstance(result.resize, int) else size
                 result = replace(result, crop=size, resize=scaled)
             result = replace(result, **fields)
+        sides = (result.resize, result.resize) if isinstance(result.resize, int) else result.resize
+        if math.prod(sides) > _LEAST_SEEN * math.prod(result.crop) and any(one.given() for one in chosen):
+            whole, seen = ("x".join(map(str, size)) for size in (sides, result.crop))
+            raise InputError(
+                f"Of an image that is resized to {whole} a crop of {seen} leaves less than 1/{_LEAST_SEEN}.",
+                hint=f"{param('input_size')} sets both; {param('resize')} and {param('crop')} set one each.",
+            )
         return result
 
 

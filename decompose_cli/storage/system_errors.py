@@ -60,7 +60,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def memory_error(error: BaseException, device: str = "The accelerator") -> DecomposeError:
     """The error for memory that has run out, of a device or of the machine, as :func:`is_out_of_memory` knows it."""
-    if type(error).__name__ == "OutOfMemoryError":
+    if type(error).__name__ == "OutOfMemoryError" or "CUDA" in str(error):
         return DecomposeError(f"{device} ran out of memory.", hint=f"Choose a smaller {param('batch_size')}.")
     return DecomposeError(
         "The memory of this machine was not enough.",

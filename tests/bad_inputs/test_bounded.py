@@ -336,7 +336,12 @@ OPTIONS: dict[str, tuple[tuple[str, ...], str]] = {
     "devices": ((*VALIDATE, "--device", "cpu", "--devices", "1000"), "--devices 1,000 is more than"),
     "runs": (("train", "resnet8", "--runs", "1000000000"), "--runs 1,000,000,000 is more than 10,000"),
     "steps": (("lr-find", "resnet8", "--steps", "1000000000"), "at most 1,000,000 steps, not 1,000,000,000"),
-    "resize": ((*VALIDATE, "--resize", "4096x4096"), "Resizing images for the network takes 0.6 GB of memory at least"),
+    "resize": ((*VALIDATE, "--resize", "4096x4096"), "resized to 4096x4096 a crop of 32x32 leaves less than 1/100."),
+    "resize by its shorter side": (
+        (*VALIDATE, "--resize", "2241", "--crop", "224"),
+        "crop of 224x224 leaves less",
+    ),
+    "crop of a few": ((*VALIDATE, "--input-size", "512", "--crop", "8x40"), "a crop of 8x40 leaves less than"),
     "input size": ((*VALIDATE, "--input-size", "4096x4096"), "A network on images of 4096x4096 pixels takes"),
     "crop": ((*VALIDATE, "--crop", "4096x4096"), "A network on images of 4096x4096 pixels takes"),
     "k": (
