@@ -155,7 +155,7 @@ def _folder() -> Iterator[Path]:
     has_room = memory.is_dir() and shutil.disk_usage(memory).free > 2 << 30
     root = Path(tempfile.mkdtemp(prefix="fuzz-", dir=memory if has_room else None))
     try:
-        yield root
+        yield _new(root / "inside")  # paths of cases that lead upwards end below the root too
     finally:
         shutil.rmtree(root, ignore_errors=True)
 
