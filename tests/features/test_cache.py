@@ -289,6 +289,13 @@ def test_a_header_that_lies_with_the_right_checksum_is_noticed(
     assert_made_anew(path)
 
 
+def test_lines_that_another_command_takes_away_meanwhile_are_no_damage(monkeypatch: pytest.MonkeyPatch) -> None:
+    path = keep_one()
+    there = BankFolder._writers
+    monkeypatch.setattr(BankFolder, "_writers", lambda bank: [*there(bank), path / "done" / "gone"])
+    assert BankFolder(path).header["images"] > 0
+
+
 def test_a_header_that_is_nested_too_deep_is_noticed(caplog: pytest.LogCaptureFixture) -> None:
     path = keep_one()
     (path / HEADER).write_text('{"description": ' + "[" * 100_000 + "]" * 100_000 + "}")

@@ -7,7 +7,7 @@ import json
 import pickle
 import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, InputError, UnsafeFileError
+from decompose_cli.models import torch_files
 from decompose_cli.models.checkpoint import Metadata, read_checkpoint, write_checkpoint
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.storage.files import sha256_of
@@ -445,6 +446,19 @@ def test_decomposed_head_is_recognised() -> None:
     assert read_checkpoint(save({**weights(), **head})).has_decomposed_head
     del head["linear.mask"]
     assert not read_checkpoint(save({**weights(), **head})).has_decomposed_head
+
+
+def test_memory_that_runs_out_is_no_damage_unless_the_file_is_small(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+
+    path = save(weights())
+    monkeypatch.setattr(torch_files, "_loaded", fail)
+    with pytest.raises(InputError, match="is damaged or truncated"):
+        read_checkpoint(path)
+    monkeypatch.setattr(torch_files, "FREE", 0)
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        read_checkpoint(path)
 
 
 MASKS = {

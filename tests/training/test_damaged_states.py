@@ -62,6 +62,17 @@ def test_a_state_with_one_wrong_value_goes_on_or_is_refused(
     assert not failed, f"{len(failed)} of {len(cases)}: {failed[:8]}"
 
 
+def test_a_parameter_without_state_beside_others_is_gone_on_with(
+    stopped: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = torch.load(stopped / "run/last.pt", weights_only=True)
+    monkeypatch.chdir(stopped)
+    shutil.copytree("run", "again")
+    torch.save(changed(whole, ("training", "optimizers", 0, "state", 0), {}), "again/last.pt")
+    run("train", "--resume", "again", "-j", "0", "-q")
+    shutil.rmtree("again")
+
+
 @pytest.mark.parametrize("kind", [torch.complex64, torch.int32, torch.bool])
 def test_numbers_of_another_kind_are_refused_and_not_cast(
     stopped: Path, kind: torch.dtype, monkeypatch: pytest.MonkeyPatch
