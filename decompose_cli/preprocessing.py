@@ -196,6 +196,19 @@ def parse_image_options(
     )
 
 
+def as_typed(options: ImageOptions) -> dict[str, str]:
+    """The options that were chosen as :func:`parse_image_options` reads them.
+
+    >>> as_typed(ImageOptions(mean=(0.5, 0.5, 0.5), resize=256, crop=(224, 192)))
+    {'mean': '0.5,0.5,0.5', 'resize': '256', 'crop': '224x192'}
+    """
+    texts = {}
+    for name, value in options.given().items():
+        sign = "," if name in ("mean", "std") else "x"
+        texts[name] = sign.join(map(str, value)) if isinstance(value, tuple) else str(value)
+    return texts
+
+
 def _parse_resize(text: str) -> int | Size:
     size = parse_size(text, "resize")
     return size if "x" in text else size[0]

@@ -16,9 +16,10 @@ from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.class_map import read_class_map
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.datasets.source import parse_columns
+from decompose_cli.decomposition.accuracy_results import ValidateResults
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_METHOD, RANKINGS, parse_method, select
-from decompose_cli.engines.validate import ValidateResults, measure
+from decompose_cli.engines.validate import measure
 from decompose_cli.errors import InputError
 from decompose_cli.features.elsewhere import SPLITS, read_feature_file, split_of
 from decompose_cli.features.extraction import Computing, features_of_batches

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from decompose_cli.api.features import Features
 from decompose_cli.api.model import Indices, Model, index_set_of
+from decompose_cli.decomposition.accuracy_results import ValidateResults
 from decompose_cli.decomposition.heads import with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_K
@@ -18,7 +19,7 @@ from decompose_cli.decomposition.sparse_heads import SparseHead as FittedHead
 from decompose_cli.decomposition.sparse_heads import as_full
 from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
 from decompose_cli.decomposition.sparse_settings import AUTO, ClassWeights, Objective, SparsifySettings, Toward, Values
-from decompose_cli.engines.validate import ValidateResults, measure
+from decompose_cli.engines.validate import measure
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.elsewhere import Described, are_numbers, check_fits, check_names
 from decompose_cli.features.inputs import Inputs

@@ -31,6 +31,7 @@ class ImageDataset(ABC):
         class_names: Names of the classes in the order of the labels that :meth:`batches` yields.
         class_ids: Other names of the classes (WordNet ids), in the same order, where there are any.
         is_numbered: Whether the names of the classes are only the class numbers of a network.
+        are_outputs: Whether the labels are numbers of a network's outputs, whatever these are called.
         preprocessing: Preprocessing for networks that do not bring their own.
         decided_by: The image whose size decided ``preprocessing``, where one did, by its name; else None.
         chosen: Preprocessing that was chosen for these images, whatever the network brings.
@@ -41,6 +42,7 @@ class ImageDataset(ABC):
     class_names: tuple[str, ...]
     class_ids: tuple[str, ...] | None = None
     is_numbered: bool = False
+    are_outputs: bool = False
     preprocessing: Preprocessing
     decided_by: object = None
     chosen: ImageOptions = ImageOptions()

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.models.bias_alone import say_bias_alone
-from decompose_cli.storage.files import file_stem, user_path, write_text
+from decompose_cli.storage.files import file_stem, given_file, sha256_of, user_path, write_text
 from decompose_cli.storage.text_files import read_json
 
 MOST_FEATURES = 1_000_000
@@ -209,6 +209,33 @@ def split_name(text: str, parameter: str, what: str = "FILE") -> tuple[str, str]
     if not name.strip() or not rest.strip():
         raise InputError(f"{param(parameter)} {text!r} is neither {what} nor NAME={what}.")
     return name.strip(), rest
+
+
+@dataclass(frozen=True)
+class NamedSet:
+    """An index set with the name that results give it, and the hash of its file, where it has one."""
+
+    name: str
+    index_set: IndexSet
+    sha256: str | None = None
+
+    def __str__(self) -> str:
+        """As it would be typed."""
+        return f"{self.name}={self.index_set.source}"
+
+
+def read_named(given: str | NamedSet, parameter: str) -> NamedSet:
+    """Read ``NAME=FILE`` or ``FILE``, unless it is an index set already.
+
+    Raises:
+        InputError: The text has no such form, or the file is no index file.
+    """
+    if isinstance(given, NamedSet):
+        return given
+    name, file = split_name(given, parameter)
+    path = given_file(file, parameter)
+    index_set = read_index_set(path)
+    return NamedSet(name, index_set, sha256_of(path))
 
 
 def write_index_set(path: Path, index_set: IndexSet, *, document: bool = False) -> None:

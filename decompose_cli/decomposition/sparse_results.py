@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 from pydantic import BaseModel
+from typing_extensions import override
 
 from decompose_cli.decomposition.choosing import ChosenOn
 from decompose_cli.decomposition.index_set import Layout
 from decompose_cli.decomposition.metrics import Predictions, compare
 from decompose_cli.decomposition.result_types import Point
 from decompose_cli.decomposition.sparse_heads import SparseHead
+from decompose_cli.reporting.findings import Findings, Row, accuracy_cells, difference_cells
+from decompose_cli.reporting.plots import Curve, accuracy_figure
 from decompose_cli.sparse.elastic_net import Path
 from decompose_cli.sparse.measures import Measures
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 class Versus(BaseModel):
@@ -166,7 +175,7 @@ class Smallest(BaseModel):
     tried: dict[str, float]
 
 
-class SparsifyResults(BaseModel):
+class SparsifyResults(Findings):
     """``original``: the full head; ``refitted``: the full head fitted anew; ``heads``: sparse heads by k.
 
     All figures but those under ``candidates``, ``measures``, ``path`` and ``smallest`` are of the test images, which
@@ -184,6 +193,53 @@ class SparsifyResults(BaseModel):
     path: list[PathRow] | None = None
     locality: bool | None = None
     feature_names: list[str] | None = None
+
+    @override
+    def tables(self) -> Mapping[str, list[Row]]:
+        named = [("full", None, self.original), ("refitted", None, self.refitted.point)]
+        points = [*named, *((one.method, one, one.point) for one in self.heads.values())]
+        return {
+            "heads": [
+                {"head": name, "k": None if one is None else one.k}
+                | accuracy_cells(point.correct, self.total, point.top1, point.top1_ci95)
+                | ({} if one is None else {"values": one.values, "l2": one.l2, "cut": one.cut.correct})
+                for name, one, point in points
+                if point is not None
+            ],
+            "differences": [
+                {"head": one.method, "k": one.k, "versus": versus} | difference_cells(v.points, v.ci95, v.mcnemar_p)
+                for one in self.heads.values()
+                for versus, v in (("full", one.versus_original), ("refitted", one.versus_refitted))
+                if v is not None
+            ],
+            "candidates": [
+                {"k": one.k} | tried.model_dump() for one in self.heads.values() for tried in one.candidates
+            ],
+            "weights": [
+                {"k": one.k, "class": self.called(number), "feature": feature, "weight": weight}
+                for one in self.heads.values()
+                for number, row in one.indices.items()
+                if row != "all"
+                for feature, weight in zip(row, one.weights[number], strict=True)
+            ],
+        }
+
+    @override
+    def drawn(self) -> Figure | None:
+        cut, fitted = (
+            Curve(
+                [one.k for one in self.heads.values()],
+                [point.top1 for point in points],
+                [point.top1_ci95[0] for point in points],
+                [point.top1_ci95[1] for point in points],
+                is_line=len(points) > 1,
+            )
+            for points in ([one.cut for one in self.heads.values()], [one.point for one in self.heads.values()])
+        )
+        full = None if self.original is None else self.original.top1
+        curves = {"the same features, cut from the full head": cut, "sparse head": fitted}
+        anew = {"full head, fitted anew": (self.refitted.point.top1, self.refitted.point.top1_ci95)}
+        return accuracy_figure("A few features per class, chosen and fitted anew", curves, full, levels=anew)
 
 
 def versus(baseline: Predictions, head: Predictions) -> Versus:

@@ -6,14 +6,14 @@ from importlib import import_module
 from typing import Any
 
 RESULTS = {
-    "validate": "decompose_cli.engines.validate:ValidateResults",
+    "validate": "decompose_cli.decomposition.accuracy_results:ValidateResults",
     "extract-indices": "decompose_cli.engines.extract_indices:ExtractResults",
     "sparsify": "decompose_cli.engines.sparsify:SparsifyResults",
-    "sweep": "decompose_cli.engines.sweep:SweepResults",
-    "essential": "decompose_cli.engines.essential:EssentialResults",
-    "mutual-info": "decompose_cli.engines.mutual_info:MutualInfoResults",
-    "selectivity": "decompose_cli.engines.selectivity:SelectivityResults",
-    "finetune": "decompose_cli.engines.finetune:AnyFinetuning",
+    "sweep": "decompose_cli.decomposition.sweep_results:SweepResults",
+    "essential": "decompose_cli.decomposition.essential_results:EssentialResults",
+    "mutual-info": "decompose_cli.decomposition.overlap_results:MutualInfoResults",
+    "selectivity": "decompose_cli.decomposition.selectivity_results:SelectivityResults",
+    "finetune": "decompose_cli.training.finetune_results:AnyFinetuning",
     "train": "decompose_cli.engines.train:AnyTraining",
     "train-gate": "decompose_cli.engines.train_gate:AnyGateResults",
     "lr-find": "decompose_cli.engines.lr_find:LrFindResults",
@@ -21,7 +21,7 @@ RESULTS = {
     "filters": "decompose_cli.engines.filters:FiltersResults",
     "demo": "decompose_cli.engines.demo:CurveResults",
 }
-"""For each command, the module of its engine and the type in it."""
+"""For each command, a module and the type of its results in it."""
 
 
 def results_type(command: str) -> Any:

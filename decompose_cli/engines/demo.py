@@ -8,15 +8,18 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from decompose_cli.decomposition.accuracy_results import ValidateResults
 from decompose_cli.decomposition.curves import accuracy_by_k
+from decompose_cli.decomposition.essential_results import EssentialResults
 from decompose_cli.decomposition.index_set import index_set_from_json, index_set_text
+from decompose_cli.decomposition.overlap_results import MutualInfoResults
 from decompose_cli.decomposition.ranking import DEFAULT_K, DEFAULT_METHOD, data_for
 from decompose_cli.decomposition.result_types import Point, point_of
-from decompose_cli.engines.essential import EssentialResults, EssentialSettings, essential
+from decompose_cli.engines.essential import EssentialSettings, essential
 from decompose_cli.engines.explain import SHEET, ExplainResults, ExplainSettings, explanation
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
-from decompose_cli.engines.mutual_info import MutualInfoResults, MutualInfoSettings, mutual_info
-from decompose_cli.engines.validate import ValidateResults, validate
+from decompose_cli.engines.mutual_info import MutualInfoSettings, mutual_info
+from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.progress import note

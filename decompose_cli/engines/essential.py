@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from decompose_cli.decomposition.class_gates import read_gates
+from decompose_cli.decomposition.essential_results import EssentialResults, Kept, MethodSummary
 from decompose_cli.decomposition.essentiality import (
     DETERMINISTIC,
     NOISES,
@@ -23,7 +23,7 @@ from decompose_cli.decomposition.essentiality import (
     summarize,
 )
 from decompose_cli.decomposition.heads import check_index_request, check_made_from, of_studied_classes, own_index_set
-from decompose_cli.decomposition.index_set import IndexSet, Layout, read_index_set
+from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
     DEFAULT_METHOD,
@@ -34,6 +34,7 @@ from decompose_cli.decomposition.ranking import (
 )
 from decompose_cli.decomposition.sizes import check_k
 from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.features.held_network import IN_MEMORY
 from decompose_cli.features.labelled import Order, check_gates
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.network import HeadTensors
@@ -41,76 +42,29 @@ from decompose_cli.progress import note, track, warn
 from decompose_cli.sparse.problem import fitting_device
 from decompose_cli.statistics import mean_interval
 from decompose_cli.storage.files import given_file, sha256_of, user_path
-from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 OURS, CSG = "ours", "csg"
 _MOST_REPEATS, _MOST_CONTROLS = 1_000_000, 100_000
 _RESERVED = ("repeats", "noise", "controls", "summary")
 
-Interval = tuple[float, float] | None
-
-
-class Kept(BaseModel):
-    """How many images are still assigned to their class, for one class or for all.
-
-    ``images``: number of images. ``clean``: images assigned to their class without noise. ``noise_at_inf``,
-    ``noise_at_noninf``: such images with noise on the class's features, and on all others, averaged over the repeats,
-    with standard error and 95% interval over the repeats, which is about the noise and not about other images (null
-    for one repeat). ``essentiality``: ``noise_at_noninf`` minus ``noise_at_inf`` in percentage points, with its 95%
-    interval over the images (null for one image). ``control_mean``: mean essentiality of random feature sets of the
-    same size; ``p``: (1 + sets with at least as much) / (1 + sets); both null without such sets.
-    """
-
-    images: int
-    clean: int
-    noise_at_inf: float
-    noise_at_inf_se: float | None
-    noise_at_inf_ci95: Interval
-    noise_at_noninf: float
-    noise_at_noninf_se: float | None
-    noise_at_noninf_ci95: Interval
-    essentiality: float
-    essentiality_ci95: Interval
-    control_mean: float | None
-    p: float | None
-
-
-class MethodSummary(Kept):
-    """All classes of one method together; the weights, where the features come from, and the features."""
-
-    weights: WeightsInfo
-    indices: str
-    indices_sha256: str | None
-    features_per_class: tuple[int, int]
-    features: Layout
-
-
-class EssentialResults(BaseModel):
-    """Results by method, then by class number; classes without images, or without features of their own, are left out.
-
-    A class without training images keeps its whole row of the full head, so it has no features of its own.
-    """
-
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, dict[str, Kept]]
-
-    repeats: int
-    noise: str
-    controls: int
-    summary: dict[str, MethodSummary]
-
-    def by_class(self, method: str) -> dict[str, Kept]:
-        """The results of one method, by class number."""
-        return self.__pydantic_extra__[method]
-
 
 @dataclass(frozen=True)
 class NamedMethod:
-    """A network and a feature set to look at: weights, and an index file or None for the most frequent features."""
+    """A network and a feature set to look at: weights, and an index file or None for the most frequent features.
+
+    A program that has the network in memory gives it as inputs with the same images, and the set as it is.
+    """
 
     name: str
-    weights: str
-    indices: Path | None
+    weights: str | Inputs
+    indices: Path | IndexSet | None
+
+    def __str__(self) -> str:
+        """As it would be typed."""
+        weights = self.weights if isinstance(self.weights, str) else IN_MEMORY
+        indices = self.indices.source if isinstance(self.indices, IndexSet) else self.indices
+        return f"{self.name}={weights}{f',{indices}' if indices else ''}"
 
 
 def parse_method(text: str) -> NamedMethod:
@@ -238,7 +192,7 @@ def essential(inputs: Inputs, settings: EssentialSettings | None = None) -> Resu
     arguments: dict[str, Any] = {
         "indices": own.index_set().source,
         "csg": csg,
-        "method": [f"{m.name}={m.weights}{f',{m.indices}' if m.indices else ''}" for m in settings.method],
+        "method": list(map(str, settings.method)),
         "k": k,
         "order": order,
         "noise": noise,
@@ -263,8 +217,10 @@ def _check_names(names: list[str]) -> None:
             raise InputError(f"Two methods are named {name!r}.")
 
 
-def _sibling(study: Study, weights: str) -> Study:
+def _sibling(study: Study, weights: str | Inputs) -> Study:
     """The same images for a network of the same architecture with other weights."""
+    if not isinstance(weights, str):
+        return Study(weights, (study.dataset.split,))
     inputs = dataclasses.replace(
         study.inputs,
         model=study.classifier.name,

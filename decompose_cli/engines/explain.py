@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from pydantic import BaseModel
 from torch import nn
+from typing_extensions import override
 
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files
@@ -42,6 +42,7 @@ from decompose_cli.printable import printable
 from decompose_cli.processes.device import resolve_device
 from decompose_cli.progress import note, track, warn
 from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, picture_row, picture_sheet
+from decompose_cli.reporting.findings import Findings, Row
 from decompose_cli.storage.file_sets import Content, check_replaceable, write_result
 from decompose_cli.storage.files import file_stem, sha256_of
 from decompose_cli.storage.result_document import (
@@ -54,13 +55,16 @@ from decompose_cli.storage.result_document import (
     describe_environment,
 )
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _OF_DATA_SETS = ("dataset", "columns", "split", "classes", "class_map", "data_dir", "skip_unreadable")
 MOST_IMAGES = 40
 _AT_ONCE = 16
 SHEET = "sheet.png"
 
 
-class ExplainResults(BaseModel):
+class ExplainResults(Findings):
     """``layer``: the layer of Grad-CAM, whose maps are in what it yields, or in what it is given (``layer_is_given``).
 
     ``indices``: where the filters of each class are from.
@@ -72,6 +76,26 @@ class ExplainResults(BaseModel):
     explanations: list[Explanation]
     deletion: list[DeletionFigures]
     sheet: str | None
+
+    @override
+    def tables(self) -> Mapping[str, list[Row]]:
+        return {
+            "images": [
+                {
+                    "image": one.image,
+                    "label": one.label_name,
+                    "predicted": one.predicted_name,
+                    "full": None if one.original is None else one.original[0].name,
+                    "decomposed": None if one.decomposed is None else one.decomposed[0].name,
+                }
+                for one in self.explanations
+            ],
+            "deletion": [one.model_dump() for one in self.deletion],
+        }
+
+    @override
+    def drawn(self) -> Figure | None:
+        return self.picture(SHEET)
 
 
 @dataclass(frozen=True)

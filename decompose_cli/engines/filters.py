@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor
+from typing_extensions import override
 
 from decompose_cli.decomposition.chosen_images import from_dataset
 from decompose_cli.decomposition.heads import (
@@ -30,8 +32,12 @@ from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.tracing import example_images
 from decompose_cli.progress import note, track
 from decompose_cli.reporting.filter_plots import MOST_ROWS, FilterRow, Response, filter_sheet
+from decompose_cli.reporting.findings import Findings, Row
 from decompose_cli.storage.file_sets import Content, write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 MOST_IMAGES = 16
 SHEET = "filters.png"
@@ -68,7 +74,7 @@ class FilterInfo(BaseModel):
     of_class: int
 
 
-class FiltersResults(BaseModel):
+class FiltersResults(Findings):
     """The filters of one class, the strongest first; ``sheet`` has pictures of the first 40."""
 
     class_number: int
@@ -76,6 +82,17 @@ class FiltersResults(BaseModel):
     indices: str
     filters: list[FilterInfo]
     sheet: str | None
+
+    @override
+    def tables(self) -> Mapping[str, list[Row]]:
+        return {
+            "filters": [one.model_dump(exclude={"images"}) for one in self.filters],
+            "images": [{"feature": one.feature} | image.model_dump() for one in self.filters for image in one.images],
+        }
+
+    @override
+    def drawn(self) -> Figure | None:
+        return self.picture(SHEET)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 from typing_extensions import override
 
@@ -24,7 +23,7 @@ from decompose_cli.decomposition.index_set import IndexSet, index_set_from_json,
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.ranking import RANKINGS, check_order, data_for, select
 from decompose_cli.decomposition.refitting import Refitting, settle
-from decompose_cli.decomposition.result_types import Difference, difference_of
+from decompose_cli.decomposition.result_types import difference_of
 from decompose_cli.decomposition.sizes import check_k
 from decompose_cli.decomposition.sparse_heads import fit_head
 from decompose_cli.errors import InputError, param
@@ -46,54 +45,21 @@ from decompose_cli.training.config import shown_command
 from decompose_cli.training.data import check_trainable, divide, never_held_out
 from decompose_cli.training.diversity import DiversityObjective
 from decompose_cli.training.evaluate import LabelledImages, evaluate, score_of
+from decompose_cli.training.finetune_results import FinetuneResults, RepeatedFinetuning
 from decompose_cli.training.finetune_settings import FinetuneConfig
 from decompose_cli.training.finetune_settings import FinetuneSettings as FinetuneSettings
 from decompose_cli.training.freezing import Trained, freeze
 from decompose_cli.training.job import Job
 from decompose_cli.training.learnable import check_learns
 from decompose_cli.training.objective import Objective
-from decompose_cli.training.outcome import RunResults, Spread, spread
+from decompose_cli.training.outcome import spread
 from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
-from decompose_cli.training.records import Score
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.runner import Files, Finished, Training, run_training, with_best_weights
 from decompose_cli.training.session import Request, Session
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.transfer import check_transfer, fitted_new_head, offering_new_head, part_to_fit
 from decompose_cli.training.unchanged import check_same, check_same_images
-
-
-class FinetuneResults(RunResults):
-    """``original``: the full head (null where the checkpoint has none); ``before``: decomposed, not yet trained.
-
-    ``new_head``: how the full head was fitted, where it is new; ``original`` is then with it.
-
-    ``cut``: the same features with the weights of the full head, where ``before`` has others: those of ``refitting``.
-
-    ``after``: the network of ``checkpoints``, ``best`` if there is one, else ``last``. ``difference``: after minus
-    original. All figures are of the same test images, which chose nothing. ``features_per_class``: smallest and largest
-    number.
-    """
-
-    original: Score | None
-    new_head: Refitting | None = None
-    cut: Score | None = None
-    refitting: Refitting | None = None
-    before: Score
-    after: Score
-    difference: Difference | None
-    indices: str
-    features_per_class: tuple[int, int]
-
-
-class RepeatedFinetuning(BaseModel):
-    """The same fine-tuning with several seeds."""
-
-    runs: list[FinetuneResults]
-    summary: list[Spread]
-
-
-AnyFinetuning = FinetuneResults | RepeatedFinetuning
 
 
 def finetune(request: Request, settings: FinetuneSettings | None = None) -> ResultDocument[Any]:

@@ -6,12 +6,11 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel
-
 from decompose_cli.decomposition.class_gates import Gates, default_ks, read_gates
 from decompose_cli.decomposition.heads import OWN, own_index_set
-from decompose_cli.decomposition.index_set import MOST_FEATURES, IndexSet, read_index_set, split_name
+from decompose_cli.decomposition.index_set import MOST_FEATURES, IndexSet, NamedSet, read_named
 from decompose_cli.decomposition.overlap import Overlap, mean_off_diagonal, overlap
+from decompose_cli.decomposition.overlap_results import MutualInfoResults, SetOverlap
 from decompose_cli.decomposition.ranking import (
     DEFAULT_METHOD,
     RANKINGS,
@@ -28,7 +27,7 @@ from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.models.classifier import num_features_of
 from decompose_cli.progress import warn
-from decompose_cli.storage.files import given_file, sha256_of
+from decompose_cli.storage.files import given_file
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, describe_environment
 
 OURS, CSG = "ours", "csg"
@@ -36,49 +35,12 @@ _OF_NETWORKS = ("weights", "ema", "weights_key", "model_options", "head")
 _DIGITS = 6  # that entries of matrices have; a thousand classes make a million entries
 
 
-class SetOverlap(BaseModel):
-    """One index set; see :class:`decompose_cli.decomposition.overlap.Overlap`.
-
-    ``classes``: the classes that all else is about, by number, where others keep their whole rows of the full head and
-    have no set of their own; null for all.
-
-    ``mean`` is over all ordered pairs of classes, a class with itself included, as published; the other means are over
-    pairs of different classes, null for a single class. Mutual information is in nats. ``unused``, ``exclusive`` and
-    ``shared`` count features used by no class, by one, by more. Entries of matrices are rounded to six digits.
-    """
-
-    source: str
-    sha256: str | None
-    num_features: int
-    features_per_class: tuple[int, int]
-    classes: list[int] | None = None
-    mean: float
-    off_diagonal_mean: float | None
-    normalized_mean: float | None
-    jaccard_mean: float | None
-    unused: int
-    exclusive: int
-    shared: int
-    matrix: list[list[float]]
-    normalized_matrix: list[list[float]]
-    jaccard_matrix: list[list[float]]
-
-
-class MutualInfoResults(BaseModel):
-    """``sets``: by name of the set, then by number of features per class (``2-7`` where classes differ).
-
-    ``own head`` is the set of a network with a decomposed head.
-    """
-
-    sets: dict[str, dict[str, SetOverlap]]
-
-
 @dataclass(frozen=True)
 class MutualInfoSettings:
     """Which feature sets are compared.
 
     Attributes:
-        indices: ``NAME=FILE`` or ``FILE``: index files, each used whole.
+        indices: ``NAME=FILE`` or ``FILE``, or sets that are at hand; each is used whole.
         csg: A checkpoint with class-specific gates.
         k: Features per class of the sets ranked here; by default the sizes of the other sets, else 5, 10 and 20.
         method: How features are ranked.
@@ -89,7 +51,7 @@ class MutualInfoSettings:
         InputError: A number is out of range, or something was given that has no effect.
     """
 
-    indices: Sequence[str] = ()
+    indices: Sequence[str | NamedSet] = ()
     csg: str | None = None
     k: Sequence[int | float] | None = None
     method: str = DEFAULT_METHOD
@@ -171,7 +133,7 @@ def mutual_info(inputs: Inputs, settings: MutualInfoSettings | None = None) -> R
             )
         by_k[one.k] = _describe(one)
     arguments = {
-        "indices": list(settings.indices),
+        "indices": list(map(str, settings.indices)),
         "csg": settings.csg,
         "k": list(settings.k) if settings.k else None,
         "method": settings.method,
@@ -201,11 +163,9 @@ class _Named:
     sha256: str | None = None
 
 
-def _read(text: str) -> _Named:
-    name, file = split_name(text, "indices")
-    path = given_file(file, "indices")
-    index_set = read_index_set(path)
-    return _Named(name, index_set.k_label, index_set, sha256_of(path))
+def _read(given: str | NamedSet) -> _Named:
+    found = read_named(given, "indices")
+    return _Named(found.name, found.index_set.k_label, found.index_set, found.sha256)
 
 
 def _ranked(study: Study, settings: MutualInfoSettings) -> list[_Named]:

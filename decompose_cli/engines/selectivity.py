@@ -8,7 +8,6 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor, nn
 
 from decompose_cli.datasets.base import ImageDataset
@@ -22,6 +21,7 @@ from decompose_cli.decomposition.selectivity import (
     selectable_layers,
     units_left_out,
 )
+from decompose_cli.decomposition.selectivity_results import ClassSelectivity, Compared, Layer, SelectivityResults
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.extraction import (
     Computing,
@@ -41,45 +41,10 @@ from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.team import device_led, together
 from decompose_cli.processes.threads import WorkerThreads
 from decompose_cli.progress import track, warn
-from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 ALL, THIS = "all", "this"
 IMAGES_OF_A_CHUNK = 256
-
-
-class ClassSelectivity(BaseModel):
-    """One class in one layer: its images, how many no filter responds to, and Psi from the mean and the median of n."""
-
-    name: str
-    images: int
-    silent: int
-    psi_mean: float
-    psi_median: float
-
-
-class Layer(BaseModel):
-    """One layer; the means are over the classes that have images (see :mod:`..decomposition.selectivity`)."""
-
-    filters: int
-    psi_mean: float
-    psi_median: float
-    class_selectivity: float | None
-    per_class: dict[str, ClassSelectivity]
-
-
-class Compared(BaseModel):
-    """The same layers of the same architecture with other weights."""
-
-    weights: WeightsInfo
-    layers: dict[str, Layer]
-
-
-class SelectivityResults(BaseModel):
-    """``layers``: by name, in the order of the network; ``compared``: by the name given to other weights."""
-
-    fraction: float
-    layers: dict[str, Layer]
-    compared: dict[str, Compared]
 
 
 @dataclass(frozen=True)
@@ -89,7 +54,8 @@ class SelectivitySettings:
     Attributes:
         layers: Submodules, ``stem``, or ``all``: the stem and every residual unit.
         fraction: Share of the activation, strictly between 0 and 1.
-        compare: ``NAME=WEIGHTS`` or ``WEIGHTS``: the same architecture with other weights, measured in the same way.
+        compare: ``NAME=WEIGHTS`` or ``WEIGHTS``: the same architecture with other weights, measured in the same way; or
+            its name and inputs, which a program has in memory.
 
     Raises:
         InputError: There is no layer, a number is out of range, or names collide.
@@ -97,7 +63,7 @@ class SelectivitySettings:
 
     layers: Sequence[str] = (ALL,)
     fraction: float = 0.5
-    compare: Sequence[str] = ()
+    compare: Sequence[str | tuple[str, Inputs]] = ()
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
@@ -113,9 +79,9 @@ class SelectivitySettings:
         if any(name == THIS for name, _ in named):
             raise InputError(f"{param('compare')} cannot name {THIS!r}: that is the network itself.")
 
-    def named(self) -> list[tuple[str, str]]:
-        """Name and weights of each network to compare with."""
-        return [split_name(text, "compare", "WEIGHTS") for text in self.compare]
+    def named(self) -> list[tuple[str, str | Inputs]]:
+        """Name and weights, or inputs, of each network to compare with."""
+        return [split_name(one, "compare", "WEIGHTS") if isinstance(one, str) else one for one in self.compare]
 
 
 def selectivity(inputs: Inputs, settings: SelectivitySettings | None = None) -> ResultDocument[SelectivityResults]:
@@ -135,7 +101,9 @@ def selectivity(inputs: Inputs, settings: SelectivitySettings | None = None) -> 
     study = Study(inputs, ("train",))
     others = {
         name: Study(
-            dataclasses.replace(inputs, model=study.classifier.name, weights=weights, ema=False, weights_key=None),
+            dataclasses.replace(inputs, model=study.classifier.name, weights=weights, ema=False, weights_key=None)
+            if isinstance(weights, str)
+            else weights,
             ("train",),
         )
         for name, weights in settings.named()
@@ -151,7 +119,11 @@ def selectivity(inputs: Inputs, settings: SelectivitySettings | None = None) -> 
         results.compared[name] = Compared(
             weights=other.describe_model().weights, layers=_measured(other, names, fraction)
         )
-    arguments = {"layers": list(layers), "fraction": fraction, "compare": list(settings.compare)}
+    arguments = {
+        "layers": list(layers),
+        "fraction": fraction,
+        "compare": [one if isinstance(one, str) else one[0] for one in settings.compare],
+    }
     return study.document("selectivity", arguments, results, watch)
 
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel
-
 from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.heads import (
     OWN,
@@ -22,9 +20,10 @@ from decompose_cli.decomposition.heads import (
 )
 from decompose_cli.decomposition.index_set import (
     IndexSet,
+    NamedSet,
     index_set_from_json,
     index_set_text,
-    read_index_set,
+    read_named,
     split_name,
 )
 from decompose_cli.decomposition.metrics import predict
@@ -37,49 +36,24 @@ from decompose_cli.decomposition.ranking import (
     parse_order,
     select,
 )
-from decompose_cli.decomposition.refitting import Refitting, check_apart, check_refit, log_spaced, refitted, settle
-from decompose_cli.decomposition.result_types import Difference, Point, difference_of, point_of
+from decompose_cli.decomposition.refitting import check_apart, check_refit, log_spaced, refitted, settle
+from decompose_cli.decomposition.result_types import Point, difference_of, point_of
 from decompose_cli.decomposition.sampling import count_searched
 from decompose_cli.decomposition.sizes import check_k
-from decompose_cli.decomposition.smallest import Chosen, Search
+from decompose_cli.decomposition.smallest import Search
+from decompose_cli.decomposition.sweep_results import RefittedPoint, SweepResults
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import short_name
 from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.progress import note, track
-from decompose_cli.reporting.plots import Curve, accuracy_curves
+from decompose_cli.reporting.style import png
 from decompose_cli.storage.file_sets import write_result
-from decompose_cli.storage.files import given_file
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 
 CURVE, INDICES = "curve.png", "indices.json"
 _USUAL_LARGEST_K = 64
 _MOST_DIGITS = 6
-
-
-class RefittedPoint(Point):
-    """``difference``: the refitted head minus the full head, on the same images."""
-
-    difference: Difference
-
-
-class SweepResults(BaseModel):
-    """``curves``: by method, name of an index file, or ``own head`` for that of a sparse checkpoint, then by k.
-
-    ``refitted``: the same features with weights that were fitted anew, where asked for. ``refitting``: how; it also
-    holds for methods that choose features by fits. ``searched``: of more than 100,000 training images those that such
-    methods look at, drawn by class; null where they look at all, or none was asked for. ``chosen``: null if not asked
-    for, or out of reach.
-    """
-
-    total: int
-    original: Point
-    curves: dict[str, dict[str, Point]]
-    refitted: dict[str, dict[str, RefittedPoint]] = {}
-    refitting: Refitting | None = None
-    searched: int | None = None
-    chosen: Chosen | None
-    plot: str | None
 
 
 def parse_ks(text: str) -> list[int]:
@@ -121,7 +95,7 @@ class SweepSettings:
         methods: Rankings; by default all that fit the network and need no fits.
         ks: Ascending numbers of features per class; by default 1 to 64, or as far as D goes; with ``refit``, and for
             methods that choose features by fits, 1, 2, 3, 5, 10, 20, ... and D.
-        indices: ``NAME=FILE`` or ``FILE``: index files, each used whole.
+        indices: ``NAME=FILE`` or ``FILE``, or sets that are at hand; each is used whole.
         order: Which gates are taken by a ranking that needs gates.
         max_drop: Percentage points that the smallest index set may cost; None to look for none.
         refit: Whether the weights of all features that are kept are also fitted anew.
@@ -133,7 +107,7 @@ class SweepSettings:
 
     methods: Sequence[str] | None = None
     ks: Sequence[int] | None = None
-    indices: Sequence[str] = ()
+    indices: Sequence[str | NamedSet] = ()
     order: Order = "highest"
     max_drop: float | None = None
     refit: bool = False
@@ -259,7 +233,7 @@ def sweep(
     arguments = {
         "methods": list(chosen_methods),
         "ks": sorted({*sizes, *(few if any(known is not None for known in sets.values()) else ())}),
-        "indices": list(settings.indices),
+        "indices": list(map(str, settings.indices)),
         "order": order,
         "max_drop": max_drop,
         "refit": settings.refit,
@@ -286,16 +260,16 @@ def _usual_support(data: LabelledFeatures) -> IndexSet:
     return select(data, "contribution", min(DEFAULT_K, data.num_features))
 
 
-def _read(files: Sequence[str]) -> list[tuple[str, IndexSet]]:
+def _read(files: Sequence[str | NamedSet]) -> list[tuple[str, IndexSet]]:
     named: list[tuple[str, IndexSet]] = []
     for text in files:
-        name, file = split_name(text, "indices")
+        name = text.name if isinstance(text, NamedSet) else split_name(text, "indices")[0]
         if name in RANKINGS:
             raise InputError(
                 f"{param('indices')} {text}: {name!r} is the name of a ranking, and its curve is another.",
                 hint=f"Use {param('indices')} OTHER_NAME=FILE.",
             )
-        index_set = read_index_set(given_file(file, "indices"))
+        index_set = read_named(text, "indices").index_set
         if (name, index_set.k_label) in [(other, known.k_label) for other, known in named]:
             raise InputError(
                 f"There are two curves {name!r} with a point at k = {index_set.k_label}.",
@@ -328,23 +302,7 @@ def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> d
         index_set = dataclasses.replace(found, provenance=provenance)
         results.chosen.file = str(folder / INDICES)
         contents[folder / INDICES] = index_set_text(index_set, document=True)
-    shown = {
-        name: f"{name} ({order} gates)" if name in RANKINGS and RANKINGS[name].needs_gates else name
-        for name in results.curves
-    }
-    curves, anew = (
-        {shown[name]: curve_of(name, points) for name, points in found.items()}
-        for found in (results.curves, results.refitted)
-    )
     title = f"{study.classifier.name} on {short_name(study.dataset)}"
     results.plot = str(folder / CURVE)
-    contents[folder / CURVE] = accuracy_curves(title, curves, results.original.top1, anew)
+    contents[folder / CURVE] = png(results.curves_drawn(title, order))
     return contents
-
-
-def curve_of(name: str, points: Mapping[str, Point]) -> Curve:
-    """The curve of a ranking, a line, or of index files, points; a set with several sizes stands at the largest."""
-    by_k = sorted(((int(k.rpartition("-")[2]), point) for k, point in points.items()), key=lambda pair: pair[0])
-    ks, values = [k for k, _ in by_k], [point for _, point in by_k]
-    low, high = ([p.top1_ci95[end] for p in values] for end in (0, 1))
-    return Curve(ks, [p.top1 for p in values], low, high, is_line=name in RANKINGS)

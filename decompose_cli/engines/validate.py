@@ -6,9 +6,17 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
+from decompose_cli.decomposition.accuracy_results import (
+    ClassAccuracy,
+    Guess,
+    HeadAccuracy,
+    IndicesInfo,
+    Mistake,
+    RefittedHead,
+    ValidateResults,
+)
 from decompose_cli.decomposition.heads import (
     check_index_request,
     check_made_from,
@@ -19,7 +27,7 @@ from decompose_cli.decomposition.heads import (
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.refitting import Refitting, check_apart, check_refit, settle
-from decompose_cli.decomposition.result_types import Difference, Gain, difference_of, gain_of
+from decompose_cli.decomposition.result_types import difference_of, gain_of
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.elsewhere import SPLITS, Described, FeatureFile, check_fits, read_feature_file
@@ -41,83 +49,6 @@ from decompose_cli.storage.result_document import (
 )
 
 MOST_MISTAKES = 24
-
-
-class ClassAccuracy(BaseModel):
-    """Images of one class, and how many a head gets right."""
-
-    name: str
-    correct: int
-    total: int
-
-
-class HeadAccuracy(BaseModel):
-    """How one head does: ``top1``, its Wilson interval and ``top5`` in percent, ``loss`` as mean cross-entropy in nats.
-
-    ``confusion`` counts images by (true class, predicted class). ``top5`` is null for up to ten classes.
-    """
-
-    correct: int
-    top1: float
-    top1_ci95: tuple[float, float]
-    top5: float | None
-    loss: float
-    per_class: list[ClassAccuracy]
-    confusion: list[list[int]]
-
-
-class RefittedHead(HeadAccuracy):
-    """The head of the same features with weights that were fitted anew, and how.
-
-    ``difference``: this head minus the full head; ``gain``: this head minus the decomposed one, which keeps weights of
-    the full head.
-    """
-
-    refitting: Refitting
-    difference: Difference
-    gain: Gain
-
-
-class IndicesInfo(BaseModel):
-    """The index set that was used; ``k`` is the smallest and largest number of features per class."""
-
-    source: str
-    sha256: str | None
-    k: tuple[int, int]
-
-
-class Guess(BaseModel):
-    """What a head takes an image for, and with which softmax probability."""
-
-    predicted: int
-    probability: float
-
-
-class Mistake(BaseModel):
-    """An image that a head gets wrong: its number in the split, from 0, its class, and each head's guess (or null)."""
-
-    image: int
-    label: int
-    original: Guess | None
-    decomposed: Guess | None
-
-
-class ValidateResults(BaseModel):
-    """``original`` is null for a checkpoint that has no full head, ``decomposed`` is null without indices.
-
-    ``refitted`` is null unless it was asked for.
-
-    ``mistakes``: up to 24 images that the decomposed head gets wrong, or the full one where that is all there is: first
-    those that only the full head gets right, and of these and of the others the most confident errors first.
-    """
-
-    total: int
-    original: HeadAccuracy | None
-    decomposed: HeadAccuracy | None
-    difference: Difference | None
-    refitted: RefittedHead | None = None
-    indices: IndicesInfo | None
-    mistakes: list[Mistake] = []
 
 
 def validate(

@@ -86,6 +86,9 @@ def matched(
     Raises:
         InputError: Some names match and others do not, or there are no names to match and the numbers differ.
     """
+    if dataset.are_outputs and len(dataset.class_names) == num_classes:
+        ids = None if classes is None or classes.ids is None else tuple(classes.ids)
+        return ClassMap(tuple(range(num_classes)), tuple(dataset.class_names), by_position=False, ids=ids)
     class_map = match_classes(
         dataset.class_names,
         dataset.class_ids,

@@ -28,6 +28,7 @@ from decompose_cli.datasets.classes import ClassMap
 from decompose_cli.errors import DecomposeError, DownloadError, InputError, first_few, param
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.bank import FeatureBank, rows_of
+from decompose_cli.features.held import GivenFeatures
 from decompose_cli.features.inputs import ALL, Inputs
 from decompose_cli.features.kept import KeptFeatures
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
@@ -58,7 +59,7 @@ class StudiedClasses(ABC):
 
     @property
     @abstractmethod
-    def _kept(self) -> KeptFeatures:
+    def _kept(self) -> KeptFeatures | GivenFeatures:
         """Features, labels and head for all classes of the network."""
 
     @abstractmethod
@@ -81,7 +82,7 @@ class StudiedClasses(ABC):
 
     @property
     def _unreadable(self) -> list[int]:
-        return self._kept.left_out if self.inputs.skip_unreadable is not None else []
+        return list(self._kept.left_out) if self.inputs.skip_unreadable is not None else []
 
     @cached_property
     def _left_out(self) -> list[int]:

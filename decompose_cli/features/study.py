@@ -15,6 +15,7 @@ from decompose_cli.datasets.class_map import read_class_map
 from decompose_cli.datasets.splits import split_called
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import Computing
+from decompose_cli.features.held import FeatureRows, GivenFeatures, HeldInputs
 from decompose_cli.features.inputs import Inputs as Inputs
 from decompose_cli.features.kept import KeptFeatures
 from decompose_cli.features.seen import listed, settled
@@ -31,6 +32,7 @@ from decompose_cli.progress import note
 from decompose_cli.storage.result_document import (
     CacheInfo,
     DatasetInfo,
+    FeaturesInfo,
     ModelInfo,
     ResultDocument,
     Results,
@@ -68,12 +70,18 @@ class Study(StudiedClasses):
     @cached_property
     def preprocessing(self) -> Preprocessing:
         """Preprocessing of an image before the network sees it."""
-        options = self._opened.image_options, self.inputs.image_options()
+        if isinstance(self._images, FeatureRows) and self._images.seen is not None:
+            return self._images.seen
+        options = self._opened.image_options, self.inputs.image_options(), self._images.chosen
         return settled(self._opened.name, options, self._images.preprocessing, self._images.decided_by)
 
     @cached_property
     @override
-    def _kept(self) -> KeptFeatures:
+    def _kept(self) -> KeptFeatures | GivenFeatures:
+        if isinstance(self._images, FeatureRows) and isinstance(self.inputs, HeldInputs):
+            head = self.inputs.head_of
+            assert head is not None
+            return GivenFeatures(self._images, head)
         description = (
             f"{self._opened.name} ({self._opened.weights_sha256[:8]}) on {self._images.name} "
             f"{self._images.split}, {len(self._images):,} images, {'x'.join(map(str, self.preprocessing.crop))}, "
@@ -159,8 +167,16 @@ class Study(StudiedClasses):
             weights=weights,
         )
 
-    def describe_dataset(self) -> DatasetInfo:
-        """The images, for the result document."""
+    def describe_dataset(self) -> DatasetInfo | FeaturesInfo:
+        """The images, for the result document; without a network only the features that were given."""
+        if isinstance(self._images, FeatureRows) and self._images.seen is None:
+            return FeaturesInfo(
+                name=self.dataset.name,
+                split=self.dataset.split,
+                images=len(self.dataset),
+                fingerprint=self._images.fingerprint(),
+                classes=list(self.class_map.names),
+            )
         return DatasetInfo(
             name=self.dataset.name,
             split=self.dataset.split,
@@ -212,11 +228,14 @@ class Study(StudiedClasses):
             others: Further networks or splits whose features were used.
         """
         part = next((other.part for other in others if other.split.split == "train"), self.part)
+        described = self.describe_dataset()
+        if isinstance(described, DatasetInfo):
+            described.unreadable, described.part = self._all_left_out(others), part
         return ResultDocument(
             command=command,
             arguments={**self.inputs.as_arguments(), **more_arguments},
             model=self.describe_model(),
-            dataset=self.describe_dataset().model_copy(update={"unreadable": self._all_left_out(others), "part": part}),
+            dataset=described,
             environment={**describe_environment(str(self.device), self.inputs.seed), **self.computing.described()},
             started_at=watch.started_at,
             seconds=watch.seconds(),
@@ -238,6 +257,9 @@ def open_network(inputs: Inputs) -> Classifier:
         InputError: There is no such network, or its weights cannot be used.
         DownloadError: The weights cannot be fetched.
     """
+    if isinstance(inputs, HeldInputs):
+        assert inputs.classifier is not None
+        return inputs.classifier
     model = inputs.model
     if model is None and inputs.weights in (None, "default", "random"):
         model = default_model(f" on its data set, {get_entry(DEFAULT_MODEL).dataset}" if inputs.dataset is None else "")

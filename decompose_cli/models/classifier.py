@@ -118,12 +118,7 @@ class Classifier:
         """SHA-256 of the weights file, or of the tensors where there is no file."""
         if self.checkpoint is not None:
             return self.checkpoint.sha256
-        digest = hashlib.sha256()
-        initial = self._backbone_alone() if self.lacks_head else self._initial
-        for name, value in initial.state_dict().items():
-            digest.update(name.encode())
-            digest.update(_bytes_of(value))
-        return digest.hexdigest()
+        return state_digest(self._backbone_alone() if self.lacks_head else self._initial)
 
     @cached_property
     def _initial(self) -> nn.Module:
@@ -266,6 +261,15 @@ class Classifier:
         raise InputError(
             f"{self.weights_source} has a decomposed head {place!r}, but the head of this network is {head.name!r}."
         )
+
+
+def state_digest(module: nn.Module) -> str:
+    """SHA-256 of the names and values of a module's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(_bytes_of(value))
+    return digest.hexdigest()
 
 
 def _bytes_of(value: Any) -> bytes:

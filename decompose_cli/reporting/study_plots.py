@@ -121,6 +121,31 @@ def layers_figure(label: str, layers: Sequence[str], curves: Mapping[str, Sequen
     return figure
 
 
+def matrix_figure(label: str, names: Sequence[str], panels: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
+    """Draw matrices of classes by classes side by side, in shades between 0 and 1.
+
+    Args:
+        label: What the values are.
+        names: Names of the classes.
+        panels: Matrices (C, C) by their title.
+    """
+    columns = min(3, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = new_figure(1 + rows * 8 / columns)
+    image = None
+    for number, (title, matrix) in enumerate(panels.items()):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        image = axes.imshow(matrix, vmin=0, vmax=1, cmap="Blues")
+        axes.set_title(plain(short(title, 2 * _LONGEST_TICK)))
+        if len(names) <= _MOST_LETTERS:
+            ticks = [plain(short(name, _LONGEST_TICK)) for name in names]
+            axes.set_xticks(range(len(names)), ticks, rotation=90, fontsize=7)
+            axes.set_yticks(range(len(names)), ticks, fontsize=7)
+    if image is not None:
+        figure.colorbar(image, ax=figure.axes, label=plain(label), shrink=0.8)
+    return figure
+
+
 def gate_histogram(name: str, counts: Mapping[str, Sequence[int]]) -> Figure:
     """Draw how g is distributed, in percent of the images, by split.
 

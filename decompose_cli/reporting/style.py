@@ -34,6 +34,26 @@ def new_figure(height: float) -> Figure:
     return figure
 
 
+def picture_figure(content: bytes) -> Figure:
+    """A figure of nothing but a picture, as large as that is.
+
+    Args:
+        content: A PNG file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from PIL import Image
+
+    with Image.open(BytesIO(content), formats=["PNG"]) as image:
+        picture = image.convert("RGB")
+    figure = Figure(figsize=(picture.width / 150, picture.height / 150), dpi=150)
+    FigureCanvasAgg(figure)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(picture)
+    axes.set_axis_off()
+    return figure
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file."""
     return saved(figure, format="png")

@@ -17,17 +17,11 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from decompose_cli.decomposition.essential_results import EssentialResults
 from decompose_cli.decomposition.essentiality import Noise
 from decompose_cli.decomposition.index_set import IndexSet, write_index_set
 from decompose_cli.decomposition.ranking import data_for, select
-from decompose_cli.engines.essential import (
-    EssentialResults,
-    EssentialSettings,
-    NamedMethod,
-    essential,
-    parse_method,
-    parse_noise,
-)
+from decompose_cli.engines.essential import EssentialSettings, NamedMethod, essential, parse_method, parse_noise
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study

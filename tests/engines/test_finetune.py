@@ -30,12 +30,7 @@ from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Predictions, compare
 from decompose_cli.decomposition.sparse_heads import fit_head
 from decompose_cli.engines.export import export
-from decompose_cli.engines.finetune import (
-    FinetuneResults,
-    FinetuneSettings,
-    RepeatedFinetuning,
-    finetune,
-)
+from decompose_cli.engines.finetune import FinetuneSettings, finetune
 from decompose_cli.engines.train import train
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
@@ -46,6 +41,7 @@ from decompose_cli.models.registry import get_entry
 from decompose_cli.storage.result_document import ResultDocument
 from decompose_cli.training import evaluate, fit
 from decompose_cli.training.evaluate import LabelledImages, batches_on
+from decompose_cli.training.finetune_results import FinetuneResults, RepeatedFinetuning
 from decompose_cli.training.session import Request
 
 CLASSES = ["a", "b", "c"]

@@ -15,8 +15,9 @@ import torch
 from sklearn.metrics import mutual_info_score, normalized_mutual_info_score
 
 from decompose_cli.decomposition.index_set import IndexSet, write_index_set
+from decompose_cli.decomposition.overlap_results import MutualInfoResults, SetOverlap
 from decompose_cli.decomposition.ranking import RANKINGS, data_for, select
-from decompose_cli.engines.mutual_info import MutualInfoResults, MutualInfoSettings, SetOverlap, mutual_info
+from decompose_cli.engines.mutual_info import MutualInfoSettings, mutual_info
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.storage.result_document import ResultDocument

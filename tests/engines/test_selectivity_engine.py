@@ -18,7 +18,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from decompose_cli.engines.selectivity import Layer, SelectivityResults, SelectivitySettings, selectivity
+from decompose_cli.decomposition.selectivity_results import Layer, SelectivityResults
+from decompose_cli.engines.selectivity import SelectivitySettings, selectivity
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.storage.result_document import ResultDocument

@@ -16,6 +16,7 @@ from helpers.sparse_heads import DIGITS, EMPTY, K, few_values, head_of, record, 
 from torch import Tensor
 
 import decompose_cli as dc
+from decompose_cli.decomposition.accuracy_results import ValidateResults
 from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.heads import OWN
 from decompose_cli.engines.essential import EssentialSettings, essential
@@ -24,7 +25,7 @@ from decompose_cli.engines.filters import FiltersSettings, filters
 from decompose_cli.engines.finetune import FinetuneSettings, finetune
 from decompose_cli.engines.mutual_info import mutual_info
 from decompose_cli.engines.sweep import SweepSettings, sweep
-from decompose_cli.engines.validate import ValidateResults, validate
+from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study

@@ -17,13 +17,15 @@ from helpers.pictures import legend_of, points
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from decompose_cli.decomposition.accuracy_results import RefittedHead
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set, write_index_set
 from decompose_cli.decomposition.ranking import RANKINGS, data_for, select
 from decompose_cli.decomposition.sampling import searched_numbers
 from decompose_cli.decomposition.smallest import Chosen
+from decompose_cli.decomposition.sweep_results import SweepResults
 from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
-from decompose_cli.engines.sweep import SweepResults, SweepSettings, parse_ks, parse_methods, sweep
-from decompose_cli.engines.validate import RefittedHead, validate
+from decompose_cli.engines.sweep import SweepSettings, parse_ks, parse_methods, sweep
+from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
 from decompose_cli.features.labelled import DEFAULT_L2
 from decompose_cli.features.study import Inputs, Study

@@ -14,7 +14,7 @@ from helpers.command_line import content, refused, run
 from PIL import Image
 from torch import Tensor
 
-from decompose_cli.engines.finetune import FinetuneResults, FinetuneSettings, finetune
+from decompose_cli.engines.finetune import FinetuneSettings, finetune
 from decompose_cli.engines.train import TrainResults, Transfer, train
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
@@ -23,6 +23,7 @@ from decompose_cli.features.study import Study
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.classifier import open_classifier
 from decompose_cli.training.data import hold_out
+from decompose_cli.training.finetune_results import FinetuneResults
 from decompose_cli.training.session import Request
 
 COLOURS = {"blue": (40, 40, 200), "green": (40, 200, 40), "red": (200, 40, 40), "white": (180, 180, 180)}

@@ -16,7 +16,7 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 
 if TYPE_CHECKING:
-    from decompose_cli.engines.essential import EssentialResults, Kept
+    from decompose_cli.decomposition.essential_results import EssentialResults, Kept
     from decompose_cli.storage.result_document import ResultDocument
 
 _MOST_CLASSES = 20

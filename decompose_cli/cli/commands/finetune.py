@@ -19,8 +19,8 @@ from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.inputs import Inputs
 
 if TYPE_CHECKING:
-    from decompose_cli.engines.finetune import FinetuneResults
     from decompose_cli.storage.result_document import ResultDocument
+    from decompose_cli.training.finetune_results import FinetuneResults
 
 
 @command(without=NOT_FOR_TRAINING, idle=IDLE_IN_TRAINING | {"final_test": "test images are measured in the end anyway"})

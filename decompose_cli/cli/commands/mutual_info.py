@@ -15,7 +15,7 @@ from decompose_cli.decomposition.ranking import DEFAULT_METHOD
 from decompose_cli.features.inputs import Inputs
 
 if TYPE_CHECKING:
-    from decompose_cli.engines.mutual_info import MutualInfoResults, SetOverlap
+    from decompose_cli.decomposition.overlap_results import MutualInfoResults, SetOverlap
     from decompose_cli.storage.result_document import ResultDocument
 
 

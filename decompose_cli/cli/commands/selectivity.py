@@ -14,7 +14,7 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
-    from decompose_cli.engines.selectivity import Layer, SelectivityResults
+    from decompose_cli.decomposition.selectivity_results import Layer, SelectivityResults
     from decompose_cli.storage.result_document import ResultDocument
 
 _COMPARED = {"psi_mean": "Psi (mean)", "psi_median": "Psi (median)", "class_selectivity": "Class selectivity"}

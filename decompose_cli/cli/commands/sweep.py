@@ -19,7 +19,7 @@ from decompose_cli.features.inputs import Inputs
 if TYPE_CHECKING:
     from decompose_cli.decomposition.result_types import Point
     from decompose_cli.decomposition.smallest import Chosen, Loss
-    from decompose_cli.engines.sweep import SweepResults
+    from decompose_cli.decomposition.sweep_results import SweepResults
     from decompose_cli.storage.result_document import ResultDocument
 
 _MOST_KS = 24

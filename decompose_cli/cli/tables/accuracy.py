@@ -10,8 +10,8 @@ from decompose_cli.cli.tables.words import p_value, said_of_fits
 from decompose_cli.errors import first_few
 
 if TYPE_CHECKING:
+    from decompose_cli.decomposition.accuracy_results import HeadAccuracy, ValidateResults
     from decompose_cli.decomposition.result_types import Difference
-    from decompose_cli.engines.validate import HeadAccuracy, ValidateResults
     from decompose_cli.storage.result_document import PartOfClasses, ResultDocument
 
 _MOST_CLASSES = 20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from decompose_cli.decomposition.result_types import Point
-from decompose_cli.engines.sweep import curve_of
+from decompose_cli.decomposition.sweep_results import curve_of
 from decompose_cli.page.blocks import Block, Column, Group, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
