@@ -13,10 +13,12 @@ from decompose_cli.api.features import (
     extract_indices,
     load_dataset,
     load_features,
-    validate,
 )
-from decompose_cli.api.model import Model, decompose, load_model, read_index_set, save_model, write_index_set
+from decompose_cli.api.indices import read_index_set, write_index_set
+from decompose_cli.api.looking import explain, filters, selectivity
+from decompose_cli.api.model import Model, decompose, load_model, save_model
 from decompose_cli.api.sparse import SparseHead, sparsify
+from decompose_cli.api.studies import essential, mutual_info, sweep, validate
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
@@ -37,15 +39,21 @@ __all__ = [
     "SparseHead",
     "SparseLinearClassifier",
     "decompose",
+    "essential",
+    "explain",
     "extract_features",
     "extract_indices",
+    "filters",
     "load_dataset",
     "load_features",
     "load_model",
+    "mutual_info",
     "read_index_set",
     "report",
     "save_model",
+    "selectivity",
     "sparsify",
+    "sweep",
     "validate",
     "write_index_set",
 ]

@@ -11,15 +11,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from decompose_cli.api.model import Indices, Model, index_set_of
+from decompose_cli.api.model import Model
 from decompose_cli.datasets.base import ImageDataset
+from decompose_cli.datasets.batches import UNCHANGED, name_of
 from decompose_cli.datasets.class_map import read_class_map
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.datasets.source import parse_columns
-from decompose_cli.decomposition.accuracy_results import ValidateResults
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_METHOD, RANKINGS, parse_method, select
-from decompose_cli.engines.validate import measure
 from decompose_cli.errors import InputError
 from decompose_cli.features.elsewhere import SPLITS, read_feature_file, split_of
 from decompose_cli.features.extraction import Computing, features_of_batches
@@ -29,9 +28,26 @@ from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.seen import matched
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.precision import settled_precision
-from decompose_cli.preprocessing import check_image_options
+from decompose_cli.preprocessing import Preprocessing, check_image_options
 from decompose_cli.processes.device import resolve_device
 from decompose_cli.storage.files import user_path
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Where features were taken from.
+
+    Attributes:
+        model: The network.
+        name: What the images are called.
+        seen: What happened to the images before the network saw them; for batches nothing that is known.
+        images: The data set; None for batches, which are not kept.
+    """
+
+    model: Model
+    name: str
+    seen: Preprocessing
+    images: ImageDataset | None = None
 
 
 @dataclass(frozen=True, init=False, repr=False, eq=False)
@@ -48,6 +64,7 @@ class Features:
         feature_names: Names of the D features.
         head: Parameters of the head that they enter, as :func:`extract_features` finds it.
         gates: Class-specific gates (C, D).
+        taken: The network and the images, as :func:`extract_features` writes them down.
 
     Attributes:
         values: As given, float32 (N, D).
@@ -56,6 +73,7 @@ class Features:
         feature_names: Names of the D features, where they have some.
         head: Parameters of the head; None for features without one.
         gates: Class-specific gates (C, D) of the weights file, if it has any.
+        taken: The network and the images that they were taken from; None where they are of another origin.
 
     Raises:
         InputError: Something given is of a wrong kind or shape, is not finite, or does not fit the rest.
@@ -67,6 +85,7 @@ class Features:
     feature_names: tuple[str, ...] | None
     head: HeadTensors | None
     gates: Tensor | None
+    taken: Taken | None
 
     def __init__(
         self,
@@ -77,6 +96,7 @@ class Features:
         feature_names: Sequence[str] | None = None,
         head: HeadTensors | None = None,
         gates: Tensor | None = None,
+        taken: Taken | None = None,
     ) -> None:
         if class_names is None and head is not None:
             class_names = tuple(map(str, range(head.num_classes)))
@@ -99,6 +119,7 @@ class Features:
         set_attribute("feature_names", columns)
         set_attribute("head", head)
         set_attribute("gates", gates)
+        set_attribute("taken", taken)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -238,15 +259,19 @@ def extract_features(
     if not isinstance(images, ImageDataset):
         names = model.class_names or tuple(map(str, range(count)))
         values, labels = features_of_batches(network, images, device=where, precision=precision)
-        return Features(values, labels, class_names=names, head=head, gates=model.gates)
+        (mean, std), size = UNCHANGED, network.input_size
+        taken = Taken(model, name_of(images), Preprocessing(mean=mean, std=std, resize=size, crop=size))
+        return Features(values, labels, class_names=names, head=head, gates=model.gates, taken=taken)
     given = read_class_map(user_path(class_map)) if isinstance(class_map, (str, Path)) else class_map
     classes = matched(images, images.labels, model.name, model.classes, count, given)
     computing = Computing(where, precision, batch_size, workers, torch.get_num_threads())
-    values, unreadable = features_of_dataset(network, images, model.preprocessing_of(images), computing)
+    seen = model.preprocessing_of(images)
+    values, unreadable = features_of_dataset(network, images, seen, computing)
     if unreadable:
         images.refuse(unreadable)
     outputs = torch.tensor(classes.outputs)[images.labels]
-    return Features(values, outputs, class_names=classes.names, head=head, gates=model.gates)
+    taken = Taken(model, images.name, seen, images)
+    return Features(values, outputs, class_names=classes.names, head=head, gates=model.gates, taken=taken)
 
 
 def extract_indices(
@@ -281,33 +306,3 @@ def extract_indices(
         features.values, features.labels, weight, features.class_names, features.gates, order, bias
     ).holding_empty()
     return select(ranked.for_fits() if RANKINGS[name].is_fitted else ranked, name, k)
-
-
-def validate(features: Features, indices: Indices | None = None) -> ValidateResults:
-    """Measure a classifier with its full head, and with a few features per class; no image is looked at again.
-
-    >>> model = load_model()
-    >>> indices = extract_indices(extract_features(model, load_dataset("digits", "train")), k=5)
-    >>> results = validate(extract_features(model, load_dataset("digits", "test")), indices)
-    >>> results.original.correct, results.decomposed.correct, results.total
-    (358, 351, 360)
-
-    Args:
-        features: Features of test images. Those of a decomposed model bring its own head, and need no indices.
-        indices: The features that each class keeps.
-
-    Raises:
-        InputError: The index set does not fit, or there is no image.
-    """
-    head = features.head
-    if head is None:
-        raise InputError(
-            "There is no head in features to measure.",
-            hint="Features have one where extract_features has taken them from a network.",
-        )
-    if head.kind == "decomposed" and indices is not None:
-        raise InputError("The model is decomposed already; its features are validated without indices.")
-    if head.kind == "subspaces" and indices is None:
-        raise InputError("The decomposed head of these weights is without its indices; give the file it was made with.")
-    index_set = None if indices is None else index_set_of(indices, head.num_classes, head.num_features)
-    return measure(head, features.values, features.labels, features.class_names, index_set)

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import Tensor, nn
 
+from decompose_cli.api.indices import Indices, index_set_of
 from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassNames
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.decomposition.heads import resolve_heads, with_decomposed_head
-from decompose_cli.decomposition.index_set import IndexSet, index_set_text
-from decompose_cli.decomposition.index_set import read_index_set as read_file
-from decompose_cli.errors import InputError, first_line, param
+from decompose_cli.errors import InputError
+from decompose_cli.features.held_network import Held, Origin
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.seen import class_names_of, settled
 from decompose_cli.features.study import open_network
 from decompose_cli.models.backbones import CHOSEN, no_head, with_linear_head, without_head
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
-from decompose_cli.models.classifier import find_entry
+from decompose_cli.models.classifier import find_entry, state_digest
 from decompose_cli.models.completing import completed
 from decompose_cli.models.copying import copied
 from decompose_cli.models.network import Network, network_of
 from decompose_cli.models.read_back import check_read_back
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.preprocessing import ImageOptions, Preprocessing, check_image_options, known_fields
-from decompose_cli.storage.files import check_writable, user_path, write_text
+from decompose_cli.storage.files import check_writable, user_path
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,7 @@ class Model:
         options: The options of the network that differ from the defaults.
         dataset: The data set that the network was trained on, where that is known.
         sparse: What the weights file holds of a sparse head beside the network, if it does.
+        origin: What it was loaded from by name, where it was.
     """
 
     name: str
@@ -58,6 +58,7 @@ class Model:
     options: Mapping[str, str] = field(default_factory=dict)
     dataset: str | None = None
     sparse: SparseRecord | None = None
+    origin: Origin | None = field(default=None, repr=False)
 
     @property
     def preprocessing(self) -> Preprocessing:
@@ -102,6 +103,24 @@ class Model:
     def is_decomposed(self) -> bool:
         """Whether each class has a head of its own features."""
         return self.network.tensors.kind not in ("dense", "absent")
+
+    def held(self) -> Held:
+        """The network as it is now, for the functions that look at it."""
+        network = self.network.as_it_is()
+        sparse = self.sparse if network.tensors is self.network.tensors else None
+        known = self.image_options[:-1]
+        return Held(
+            self.name,
+            network.tensors,
+            network,
+            known[0] if known else ImageOptions(),
+            self.classes,
+            self.gates,
+            self.options,
+            self.dataset,
+            sparse,
+            self.origin,
+        )
 
     def of_classes(self, classes: Sequence[str | int]) -> Model:
         """A copy whose head has some classes alone, in this order, as the commands have it with ``--classes present``.
@@ -247,6 +266,7 @@ def load_model(
         (metadata.dataset if metadata else None)
         or (classifier.entry.dataset if classifier.uses_default_weights else None),
         checkpoint.sparse if checkpoint else None,
+        Origin(classifier, state_digest(network.module)),
     )
 
 
@@ -286,62 +306,6 @@ def decompose(model: Model, indices: Indices) -> Model:
     module = copied(network.module)
     with_decomposed_head(module, network.head, heads.decomposed)
     return replace(model, network=replace(network, module=module).as_it_is())
-
-
-Indices = IndexSet | str | Path | Mapping[int, Sequence[int]] | Sequence[Sequence[int]]
-"""An index set, a file with one, or feature numbers by class number: a mapping, or a row for each class."""
-
-
-def index_set_of(indices: Indices, num_classes: int, num_features: int) -> IndexSet:
-    """The index set, in whatever form it was given.
-
-    Raises:
-        InputError: The indices cannot be read, or are not those of every class.
-    """
-    if isinstance(indices, IndexSet):
-        return indices
-    if isinstance(indices, (str, Path)):
-        return read_index_set(user_path(indices))
-    if not isinstance(indices, Mapping):
-        if not hasattr(indices, "__getitem__"):  # a set, say, has no order
-            raise InputError(
-                f"{param('indices')} {indices!r} is no index set, no file, and no feature numbers by class number."
-            )
-        indices = dict(enumerate(indices))
-    if set(indices) != set(range(num_classes)):
-        raise InputError(f"Feature numbers are needed of the classes 0 to {num_classes - 1}, and of no others.")
-    try:
-        rows = tuple(tuple(map(operator.index, indices[number])) for number in range(num_classes))
-    except TypeError as error:
-        raise InputError(f"Feature numbers are whole numbers: {first_line(error)}.") from error
-    return IndexSet(rows, num_features)
-
-
-def write_index_set(index_set: IndexSet, path: str | Path, *, document: bool = False, overwrite: bool = False) -> None:
-    """Write an index file, which every command takes with ``-i``.
-
-    Args:
-        index_set: The features that each class keeps.
-        path: The file.
-        document: Whether to write the layout with D and provenance instead of the published one.
-        overwrite: Whether an existing file may be replaced.
-
-    Raises:
-        InputError: The path cannot be used.
-        DecomposeError: The file cannot be written; nothing is left behind.
-    """
-    target = user_path(path)
-    check_writable(target, overwrite=overwrite)
-    write_text(target, index_set_text(index_set, document=document))
-
-
-def read_index_set(path: str | Path) -> IndexSet:
-    """Read an index file of any layout: published, with provenance, or the result of ``extract-indices``.
-
-    Raises:
-        InputError: The file is missing, or is no index file.
-    """
-    return read_file(user_path(path))
 
 
 def save_model(model: Model, path: str | Path, *, overwrite: bool = False) -> None:

@@ -9,7 +9,9 @@ from pathlib import Path
 from torch import Tensor
 
 from decompose_cli.api.features import Features
-from decompose_cli.api.model import Indices, Model, index_set_of
+from decompose_cli.api.indices import Indices, index_set_of
+from decompose_cli.api.inputs import features_inputs, with_document
+from decompose_cli.api.model import Model
 from decompose_cli.decomposition.accuracy_results import ValidateResults
 from decompose_cli.decomposition.heads import with_decomposed_head
 from decompose_cli.decomposition.index_set import IndexSet
@@ -19,7 +21,7 @@ from decompose_cli.decomposition.sparse_heads import SparseHead as FittedHead
 from decompose_cli.decomposition.sparse_heads import as_full
 from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
 from decompose_cli.decomposition.sparse_settings import AUTO, ClassWeights, Objective, SparsifySettings, Toward, Values
-from decompose_cli.engines.validate import measure
+from decompose_cli.engines import validate as validate_engine
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.elsewhere import Described, are_numbers, check_fits, check_names
 from decompose_cli.features.inputs import Inputs
@@ -108,7 +110,8 @@ class SparseHead:
             features.feature_names,
         )
         check_fits(given, self._described)
-        return measure(self._tensors(), features.values, features.labels, self.class_names, source="the sparse head")
+        measured = Features(features.values, features.labels, class_names=self.class_names, head=self._tensors())
+        return with_document(validate_engine.validate(features_inputs(measured, name="the sparse head")))
 
     def decompose(self, model: Model) -> Model:
         """Copy a classifier with this head in place of its own; the copy is an ordinary module.

@@ -209,7 +209,7 @@ def features_of_batches(
     keep_freed_memory()
     with device_memory(device), track("Features", None) as advance:
         for number, batch in enumerate(batches):
-            images, truth = _checked_batch(batch, number, network.tensors.num_classes)
+            images, truth = checked_batch(batch, number, network.tensors.num_classes)
             try:
                 if reader is None:
                     reader = FeatureReader(network, device, precision, images[:_EXAMPLES].cpu())
@@ -229,7 +229,12 @@ def features_of_batches(
     return torch.cat(features), torch.cat(labels)
 
 
-def _checked_batch(batch: object, number: int, num_classes: int) -> tuple[Tensor, Tensor]:
+def checked_batch(batch: object, number: int, num_classes: int) -> tuple[Tensor, Tensor]:
+    """The images and class numbers of a batch.
+
+    Raises:
+        InputError: It is no pair of floating-point images (n, 3, H, W) and class numbers (n,) of so many classes.
+    """
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
         raise InputError(f"Batch {number} is not a pair of images and labels.")
     images = batch[0]

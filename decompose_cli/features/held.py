@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
-import torch
 from torch import Tensor
 from typing_extensions import override
 
@@ -143,12 +142,14 @@ class HeldInputs(Inputs):
         head_of: The head that given features enter; None for that of the network.
         splits: Images, or features that were computed of them, by the name of the split.
         chosen: Preprocessing that was chosen for the network's images.
+        stated: Which output of the network a class of the data set is, for classes whose names do not say it.
     """
 
     classifier: Classifier | None = field(default=None, repr=False)
     head_of: HeadTensors | None = field(default=None, repr=False)
     splits: Mapping[str, ImageDataset] = field(default_factory=dict, repr=False)
     chosen: ImageOptions = field(default_factory=ImageOptions)
+    stated: Mapping[str, str | int] | None = field(default=None, repr=False)
 
     @override
     def splits_of(self, dataset: str) -> tuple[str, ...]:
@@ -163,11 +164,10 @@ class HeldInputs(Inputs):
         return self.chosen
 
     @override
+    def stated_classes(self) -> Mapping[str, str | int] | None:
+        return self.stated
+
+    @override
     def as_arguments(self) -> dict[str, Any]:
         plain = Inputs(**{each.name: getattr(self, each.name) for each in dataclasses.fields(Inputs)})
         return {**plain.as_arguments(), **as_typed(self.chosen)}
-
-
-def same_rows(first: Tensor, second: Tensor) -> bool:
-    """Whether two sets of features are one and the same."""
-    return first is second or (first.shape == second.shape and torch.equal(first, second))

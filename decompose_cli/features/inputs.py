@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from decompose_cli.datasets.class_map import read_class_map
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.datasets.source import parse_columns
 from decompose_cli.errors import InputError, one_of, param
@@ -157,6 +158,14 @@ class Inputs:
             allow_download=self.allow_download,
             columns=parse_columns(self.columns),
         )
+
+    def stated_classes(self) -> Mapping[str, str | int] | None:
+        """What the class map says, by name of the data set's class; None without one.
+
+        Raises:
+            InputError: It cannot be read.
+        """
+        return None if self.class_map is None else read_class_map(self.class_map)
 
     def without(self, names: Sequence[str], why: str) -> Inputs:
         """These inputs with options at their defaults, which have no effect; what was given of them is warned of.

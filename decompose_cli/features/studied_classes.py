@@ -16,7 +16,7 @@ WordNet id or name), and ``present`` are the outputs with training images, the s
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -50,7 +50,7 @@ class StudiedClasses(ABC):
     """
 
     inputs: Inputs
-    stated_classes: dict[str, str | int] | None
+    stated_classes: Mapping[str, str | int] | None
     device: torch.device
     _opened: Classifier
     _images: ImageDataset

@@ -11,7 +11,6 @@ from typing import Any
 from typing_extensions import override
 
 from decompose_cli.datasets.base import ImageDataset
-from decompose_cli.datasets.class_map import read_class_map
 from decompose_cli.datasets.splits import split_called
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import Computing
@@ -60,7 +59,7 @@ class Study(StudiedClasses):
         self.device = device_led() or resolve_device(inputs.device)
         self.precision = settled_precision(inputs.precision, self.device)
         opened = classifier.whole if classifier is not None else open_network(inputs)
-        given = None if inputs.class_map is None else read_class_map(inputs.class_map)
+        given = inputs.stated_classes()
         name = _dataset_name(inputs, opened)
         split = _default_split(inputs, name, splits) if inputs.split is None else inputs.split
         self._images = inputs.open_dataset(name, split)
