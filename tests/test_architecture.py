@@ -39,7 +39,7 @@ READING_ORDER = (
     "cli",
 )
 """A folder imports only folders above it. The ground are the modules beside the folders, which know no folder."""
-GROUND = {"_torchvision", "errors", "extras", "preprocessing", "printable", "progress", "statistics", "version"}
+GROUND = {"_torchvision", "errors", "extras", "messages", "preprocessing", "printable", "statistics", "version"}
 DOORS = {"", "__main__"}
 """What ``import decompose_cli`` and ``python -m decompose_cli`` run; nothing in the package imports them."""
 MAY_IMPORT_ENGINES = {"engines.demo", "engines.catalogue"}

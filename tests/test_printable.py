@@ -23,8 +23,8 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.guard import show_traceback
 from decompose_cli.cli.output import print_json
 from decompose_cli.errors import InputError, param
+from decompose_cli.messages import LoggingReporter, growing_table, note, track, use_reporter, warn
 from decompose_cli.printable import LONGEST, printable, printable_lines
-from decompose_cli.progress import LoggingReporter, growing_table, note, track, use_reporter, warn
 
 EVIL = "a\x1b[2J\x1b]0;title\x07\r\n\x9b31m\u202egnp\u2066\x7f\x00\u2028Error: b"
 TAMED = r"a\x1b[2J\x1b]0;title\x07\r\n\x9b31m\u202egnp\u2066\x7f\x00\u2028Error: b"

@@ -7,6 +7,7 @@ so. The commands of the program are functions too, ``decompose_cli.engines.<comm
 
 from typing import TYPE_CHECKING, Any
 
+from decompose_cli.api.bars import progress, show_where_seen
 from decompose_cli.api.features import (
     Features,
     extract_features,
@@ -17,8 +18,10 @@ from decompose_cli.api.features import (
 from decompose_cli.api.indices import read_index_set, write_index_set
 from decompose_cli.api.looking import explain, filters, selectivity
 from decompose_cli.api.model import Model, decompose, load_model, save_model
-from decompose_cli.api.sparse import SparseHead, sparsify
+from decompose_cli.api.sparse import sparsify
+from decompose_cli.api.sparse_head import SparseHead
 from decompose_cli.api.studies import essential, mutual_info, sweep, validate
+from decompose_cli.api.training import finetune
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
@@ -44,10 +47,12 @@ __all__ = [
     "extract_features",
     "extract_indices",
     "filters",
+    "finetune",
     "load_dataset",
     "load_features",
     "load_model",
     "mutual_info",
+    "progress",
     "read_index_set",
     "report",
     "save_model",
@@ -57,6 +62,9 @@ __all__ = [
     "validate",
     "write_index_set",
 ]
+
+
+show_where_seen()
 
 
 def __getattr__(name: str) -> Any:

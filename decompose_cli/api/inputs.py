@@ -20,9 +20,10 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import checked_batch
 from decompose_cli.features.held import FeatureRows, HeldInputs
 from decompose_cli.features.held_network import Held, HeldClassifier
+from decompose_cli.messages import warn
 from decompose_cli.models.lone_head import FEATURES
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.progress import warn
+from decompose_cli.preprocessing import as_typed
 from decompose_cli.reporting.findings import Findings
 from decompose_cli.storage.files import user_path
 from decompose_cli.storage.result_document import ResultDocument
@@ -99,6 +100,7 @@ def image_inputs(
     for split, given in images.items():
         splits[split] = given if isinstance(given, ImageDataset) else _read(model, given, split, names)
     first = next(iter(splits), None)
+    typed: dict[str, Any] = {**as_typed(model.image_options[-1]), **options}
     stated = read_class_map(user_path(class_map)) if isinstance(class_map, str | Path) else class_map
     return HeldInputs(
         model=held.name,
@@ -107,9 +109,10 @@ def image_inputs(
         classifier=HeldClassifier(held),
         splits=splits,
         chosen=model.image_options[-1],
+        is_from_registry=held.origin is not None,
         stated=stated,
         use_cache=False,
-        **options,
+        **typed,
     )
 
 

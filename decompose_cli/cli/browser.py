@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.progress import note
+from decompose_cli.messages import note
 
 OPEN = Annotated[bool, option("--open", help="Open the page in the browser.")]
 

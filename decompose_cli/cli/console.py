@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from decompose_cli.cli.flags import with_flags
 from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.messages import Advance, EpochTable, clock
 from decompose_cli.printable import LONGEST_CELL, printable, printable_lines
 from decompose_cli.processes.cluster import rank_here
-from decompose_cli.progress import Advance, EpochTable, clock
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +28,7 @@ _WIDEST = 1000
 
 
 class Terminal:
-    """Announcements, progress and tables on stderr; a :class:`decompose_cli.progress.Reporter`.
+    """Announcements, progress and tables on stderr; a :class:`decompose_cli.messages.Reporter`.
 
     Texts are shown as :func:`decompose_cli.printable.printable` has them: what they hold may come from anywhere.
 

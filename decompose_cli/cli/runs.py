@@ -16,7 +16,7 @@ from decompose_cli.cli.options.training import SHARED, Tuning
 from decompose_cli.cli.output import RunOutput, present
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.progress import warn_no_effect
+from decompose_cli.messages import warn_no_effect
 from decompose_cli.storage.files import file_stem
 
 if TYPE_CHECKING:

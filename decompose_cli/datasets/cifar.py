@@ -17,8 +17,8 @@ from decompose_cli.datasets.cifar_binary import BINARIES, read_binary
 from decompose_cli.datasets.classes import ClassNames
 from decompose_cli.datasets.entry import DatasetEntry
 from decompose_cli.errors import DecomposeError, DownloadError, InputError, UnsafeFileError, param
+from decompose_cli.messages import note, warn
 from decompose_cli.preprocessing import CIFAR
-from decompose_cli.progress import note, warn
 from decompose_cli.storage.fingerprints import content_sample, file_stamp
 from decompose_cli.storage.leftovers import temporary_folder
 from decompose_cli.storage.system_errors import write_error

@@ -18,7 +18,7 @@ from decompose_cli.datasets.patterns import files_by_split
 from decompose_cli.datasets.source import Source
 from decompose_cli.datasets.splits import SPLITS, in_preferred_order, split_called
 from decompose_cli.errors import InputError, first_few, first_line, param, shortened
-from decompose_cli.progress import note
+from decompose_cli.messages import note
 
 SUFFIXES = (".csv", ".tsv")
 _NAMES = {

@@ -18,7 +18,7 @@ from PIL import Image, ImageFile, UnidentifiedImageError
 from decompose_cli.datasets.libtiff import damage_as_warnings
 from decompose_cli.datasets.overlapping import Overlapping
 from decompose_cli.errors import DecomposeError, InputError, first_line
-from decompose_cli.progress import warn_of_first
+from decompose_cli.messages import warn_of_first
 from decompose_cli.storage.ordinary_files import FREE
 
 # Those that the content of a file may have, whatever its name says. Pillow knows some that start other programs, as EPS

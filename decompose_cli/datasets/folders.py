@@ -21,8 +21,8 @@ from decompose_cli.datasets.splits import SPLITS, in_preferred_order, say_others
 from decompose_cli.datasets.stored import StoredImages
 from decompose_cli.datasets.wnids import named_by_wnid
 from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.messages import note
 from decompose_cli.preprocessing import Preprocessing
-from decompose_cli.progress import note
 from decompose_cli.storage.files import user_path
 from decompose_cli.storage.fingerprints import digest_of
 

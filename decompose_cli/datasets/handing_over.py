@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from decompose_cli.errors import first_line
-from decompose_cli.progress import note
+from decompose_cli.messages import note
 
 _Item = TypeVar("_Item")
 

@@ -23,7 +23,7 @@ from decompose_cli.datasets.splits import SPLITS, in_preferred_order, say_others
 from decompose_cli.datasets.stored import StoredImages
 from decompose_cli.errors import DecomposeError, DownloadError, InputError, first_few, first_line, param
 from decompose_cli.extras import import_extra
-from decompose_cli.progress import note
+from decompose_cli.messages import note
 from decompose_cli.storage.files import check_folder_writable, temporary_cache
 from decompose_cli.storage.fingerprints import content_sample, file_stamp
 

@@ -9,8 +9,8 @@ from decompose_cli.datasets.classes import ClassNames
 from decompose_cli.datasets.entry import DatasetEntry
 from decompose_cli.datasets.wnids import imagenet_classes as imagenet_classes
 from decompose_cli.errors import InputError
+from decompose_cli.messages import note
 from decompose_cli.preprocessing import IMAGENET
-from decompose_cli.progress import note
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.folders import FolderImages

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from decompose_cli.datasets.source import COLUMNS, Found, Source
 from decompose_cli.errors import param
-from decompose_cli.progress import warn_of_first
+from decompose_cli.messages import warn_of_first
 from decompose_cli.storage.files import user_path
 
 

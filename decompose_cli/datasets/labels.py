@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from decompose_cli.datasets.wnids import named_by_wnid
 from decompose_cli.errors import InputError, first_few, shortened
-from decompose_cli.progress import warn
+from decompose_cli.messages import warn
 
 if TYPE_CHECKING:
     from torch import Tensor

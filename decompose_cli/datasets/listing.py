@@ -14,7 +14,7 @@ from decompose_cli.datasets.decoding import FORMATS
 from decompose_cli.datasets.listed_once import once
 from decompose_cli.datasets.manifest import Manifest
 from decompose_cli.errors import InputError, first_few
-from decompose_cli.progress import note, warn
+from decompose_cli.messages import note, warn
 
 _EXTENSIONS = frozenset(name for name, kind in Image.registered_extensions().items() if kind in FORMATS)
 

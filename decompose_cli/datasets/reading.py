@@ -20,7 +20,7 @@ from PIL.ExifTags import Base
 from decompose_cli.datasets.decoding import Encoded, open_image, unheard
 from decompose_cli.datasets.pixels import Numbers, is_dim, numbers_in, to_rgb
 from decompose_cli.errors import first_few
-from decompose_cli.progress import warn_of_first
+from decompose_cli.messages import warn_of_first
 from decompose_cli.storage.fingerprints import digest_of
 
 READING = 2

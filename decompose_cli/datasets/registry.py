@@ -18,8 +18,8 @@ from decompose_cli.datasets.entry import DatasetEntry
 from decompose_cli.datasets.kinds import KINDS, found_by
 from decompose_cli.datasets.splits import in_preferred_order
 from decompose_cli.errors import InputError
+from decompose_cli.messages import warn_no_effect
 from decompose_cli.preprocessing import CIFAR, Preprocessing
-from decompose_cli.progress import warn_no_effect
 from decompose_cli.storage.files import user_path
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable
 
 from decompose_cli.errors import first_few
-from decompose_cli.progress import note
+from decompose_cli.messages import note
 
 SPLITS = ("train", "val", "test")
 PREFERRED = ("test", "val", "train")

@@ -20,8 +20,8 @@ from decompose_cli.datasets.decoding import Encoded, open_image
 from decompose_cli.datasets.reading import READING, ImageFiles
 from decompose_cli.datasets.streaming import decoded_chunks
 from decompose_cli.errors import InputError
+from decompose_cli.messages import track
 from decompose_cli.preprocessing import CIFAR, IMAGENET, Preprocessing
-from decompose_cli.progress import track
 from decompose_cli.storage.fingerprints import digest_of, pixel_fingerprint, remembered
 
 SMALL_SIDE = 64

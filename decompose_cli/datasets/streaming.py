@@ -15,8 +15,8 @@ from decompose_cli.datasets.chunks import Chunk
 from decompose_cli.datasets.handing_over import HandedOver, begun
 from decompose_cli.datasets.transforms import image_to_tensor
 from decompose_cli.errors import DecomposeError, InputError, param
+from decompose_cli.messages import report_by_logging
 from decompose_cli.preprocessing import Preprocessing
-from decompose_cli.progress import report_by_logging
 
 if TYPE_CHECKING:
     from PIL.Image import Image

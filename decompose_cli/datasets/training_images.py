@@ -15,8 +15,8 @@ from decompose_cli.datasets.chunks import chunks_in_memory, in_ranges
 from decompose_cli.datasets.crops import Normaliser, PixelTable, cut_out, draw_crops
 from decompose_cli.datasets.handing_over import HandedOver, begun
 from decompose_cli.datasets.streaming import without_worker_traces
+from decompose_cli.messages import report_by_logging
 from decompose_cli.preprocessing import Preprocessing
-from decompose_cli.progress import report_by_logging
 
 _MOST_BYTES = 4 << 30
 _RESIZED_AT_ONCE = 512

@@ -15,7 +15,7 @@ from decompose_cli.datasets.splits import SPLITS, in_preferred_order
 from decompose_cli.datasets.stored import StoredImages
 from decompose_cli.datasets.tar_shards import Shard, ShardImages
 from decompose_cli.errors import InputError
-from decompose_cli.progress import track
+from decompose_cli.messages import track
 from decompose_cli.storage.ordinary_files import MOST_TEXT, check_ordinary
 
 SUFFIXES = (".tar",)

@@ -13,7 +13,7 @@ from decompose_cli.decomposition.sampling import searched_numbers
 from decompose_cli.errors import InputError
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
-from decompose_cli.progress import note
+from decompose_cli.messages import note
 from decompose_cli.sparse.strength import stratified_part
 
 SHARE = 0.2

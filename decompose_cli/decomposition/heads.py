@@ -13,13 +13,13 @@ from decompose_cli.decomposition.ranking import select
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
+from decompose_cli.messages import warn
 from decompose_cli.models.backbones import no_head
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.head import Head
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.progress import warn
 
 OWN = "own head"
 """What the features of a decomposed head are called beside sets that were ranked."""

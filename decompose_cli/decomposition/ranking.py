@@ -14,7 +14,7 @@ from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.sizes import check_k
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import ORDERS, LabelledFeatures, Order, check_gates
-from decompose_cli.progress import note
+from decompose_cli.messages import note
 
 if TYPE_CHECKING:
     from torch import Tensor

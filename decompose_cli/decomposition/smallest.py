@@ -18,8 +18,8 @@ from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
 from decompose_cli.errors import param
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
+from decompose_cli.messages import note, track
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.progress import note, track
 
 
 class Loss(BaseModel):

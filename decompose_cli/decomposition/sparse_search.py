@@ -21,7 +21,7 @@ from decompose_cli.decomposition.sparse_methods import Bench, Proposal, methods_
 from decompose_cli.decomposition.sparse_settings import LADDER, SparsifySettings
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.labelled import DEFAULT_L2, LabelledFeatures
-from decompose_cli.progress import track
+from decompose_cli.messages import track
 from decompose_cli.sparse.sets import enough_sets
 
 MOST_PRODUCTS = 1 << 34

@@ -20,6 +20,7 @@ from decompose_cli.features.extraction import device_memory, normalised_batches,
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
+from decompose_cli.messages import track, warn
 from decompose_cli.models.checkpoint import Metadata, write_checkpoint
 from decompose_cli.models.copying import copied, in_float32
 from decompose_cli.models.maps import feature_maps
@@ -27,7 +28,6 @@ from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.read_back import check_read_back
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.models.tracing import example_images
-from decompose_cli.progress import track, warn
 from decompose_cli.sparse.measures import LocalDiversity
 from decompose_cli.sparse.qpm import locality
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch

@@ -22,7 +22,7 @@ from decompose_cli.engines.mutual_info import MutualInfoSettings, mutual_info
 from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
-from decompose_cli.progress import note
+from decompose_cli.messages import note
 from decompose_cli.storage.file_sets import Content
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 

@@ -37,8 +37,8 @@ from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.held_network import IN_MEMORY
 from decompose_cli.features.labelled import Order, check_gates
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.messages import note, track, warn
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.progress import note, track, warn
 from decompose_cli.sparse.problem import fitting_device
 from decompose_cli.statistics import mean_interval
 from decompose_cli.storage.files import given_file, sha256_of, user_path

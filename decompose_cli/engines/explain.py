@@ -32,6 +32,7 @@ from decompose_cli.features.extraction import device_memory
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.seen import class_names_of, settled
 from decompose_cli.features.study import Study, open_network
+from decompose_cli.messages import note, track, warn
 from decompose_cli.models.cam_layer import CamLayer, cam_layer, default_cam_layer
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.network import HeadTensors
@@ -40,7 +41,6 @@ from decompose_cli.models.tracing import example_images
 from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.printable import printable
 from decompose_cli.processes.device import resolve_device
-from decompose_cli.progress import note, track, warn
 from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, picture_row, picture_sheet
 from decompose_cli.reporting.findings import Findings, Row
 from decompose_cli.storage.file_sets import Content, check_replaceable, write_result

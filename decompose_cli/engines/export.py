@@ -11,12 +11,12 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.seen import class_names_of
 from decompose_cli.features.study import open_network
+from decompose_cli.messages import note
 from decompose_cli.models.backbones import no_head
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.read_back import check_read_back
 from decompose_cli.preprocessing import known_fields
-from decompose_cli.progress import note
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.training.export import SUFFIXES, Kind, check_export, export_network
 

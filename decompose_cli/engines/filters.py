@@ -26,11 +26,11 @@ from decompose_cli.decomposition.sizes import check_filters
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
+from decompose_cli.messages import note, track
 from decompose_cli.models.copying import in_float32
 from decompose_cli.models.maps import feature_maps
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.tracing import example_images
-from decompose_cli.progress import note, track
 from decompose_cli.reporting.filter_plots import MOST_ROWS, FilterRow, Response, filter_sheet
 from decompose_cli.reporting.findings import Findings, Row
 from decompose_cli.storage.file_sets import Content, write_result

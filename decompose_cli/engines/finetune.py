@@ -29,6 +29,7 @@ from decompose_cli.decomposition.sparse_heads import fit_head
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.messages import note
 from decompose_cli.models.checkpoint import Checkpoint, Metadata
 from decompose_cli.models.copying import copied
 from decompose_cli.models.decomposed import DecomposedLinear
@@ -39,7 +40,6 @@ from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.models.tracing import varied_images
 from decompose_cli.models.weights import RANDOM
 from decompose_cli.processes.team import on_first
-from decompose_cli.progress import note
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import shown_command
 from decompose_cli.training.data import check_trainable, divide, never_held_out
@@ -77,6 +77,11 @@ def finetune(request: Request, settings: FinetuneSettings | None = None) -> Resu
         StoppedError: A signal came; the run can be resumed.
         DecomposeError: The work failed; the last checkpoint is still there.
     """
+    return finetuned(request, settings)[0]
+
+
+def finetuned(request: Request, settings: FinetuneSettings | None = None) -> tuple[ResultDocument[Any], nn.Module]:
+    """The same, and the decomposed network that training began with, which takes the weights of its checkpoints."""
     settings = settings or FinetuneSettings()
     given = settings.indices
     index_set = read_index_set(given) if isinstance(given, Path) else given
@@ -94,7 +99,8 @@ def finetune(request: Request, settings: FinetuneSettings | None = None) -> Resu
     if settings.new_head:
         choices |= {"new_head": True, "l2": settings.l2}
     request = dataclasses.replace(request, choices=choices)
-    return run_training(_Finetune(request, index_set, settings), request)
+    training = _Finetune(request, index_set, settings)
+    return run_training(training, request), training.start
 
 
 class _Finetune(Training[FinetuneResults]):
@@ -105,6 +111,11 @@ class _Finetune(Training[FinetuneResults]):
     def __init__(self, request: Request, index_set: IndexSet | None, settings: FinetuneSettings) -> None:
         self._overrides = request.overrides
         self._index_set, self._settings = index_set, settings
+
+    @property
+    def start(self) -> nn.Module:
+        """The decomposed network with the weights that it is cut with."""
+        return self._module
 
     @override
     def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:

@@ -17,10 +17,10 @@ from torch import nn
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.messages import note, track, warn
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.printable import counted
 from decompose_cli.processes.cluster import Machines, processes_of
-from decompose_cli.progress import note, track, warn
 from decompose_cli.reporting.training_plots import lr_curve
 from decompose_cli.storage.file_sets import write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch, WeightsInfo, describe_environment

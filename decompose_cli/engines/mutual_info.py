@@ -25,8 +25,8 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import ABOUT_IMAGES, ABOUT_RUNNING
 from decompose_cli.features.labelled import Order
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.messages import warn
 from decompose_cli.models.classifier import num_features_of
-from decompose_cli.progress import warn
 from decompose_cli.storage.files import given_file
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, describe_environment
 

@@ -33,6 +33,7 @@ from decompose_cli.features.extraction import (
 from decompose_cli.features.forward import Normalisation, images_at_once
 from decompose_cli.features.opening import Opening
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.messages import track, warn
 from decompose_cli.models.copying import in_float32
 from decompose_cli.models.inference import copies_of
 from decompose_cli.models.outputs import LayerOutput, trace_outputs
@@ -40,7 +41,6 @@ from decompose_cli.models.tracing import evaluating, example_images
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.team import device_led, together
 from decompose_cli.processes.threads import WorkerThreads
-from decompose_cli.progress import track, warn
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 ALL, THIS = "all", "this"

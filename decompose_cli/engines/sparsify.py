@@ -36,8 +36,8 @@ from decompose_cli.decomposition.sparse_settings import SparsifySettings
 from decompose_cli.decomposition.sparse_sources import NetworkSource, Source
 from decompose_cli.errors import DecomposeError, first_few
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.messages import note
 from decompose_cli.models.bias_alone import say_bias_alone
-from decompose_cli.progress import note
 from decompose_cli.sparse.cuts import nearest_the_mean
 from decompose_cli.sparse.measures import NEC, measure, nec
 from decompose_cli.sparse.threads import few_threads
@@ -84,13 +84,20 @@ def sparsified(
     source: Source, settings: SparsifySettings, seed: int, watch: Stopwatch, *, folder: Path | None = None
 ) -> ResultDocument[SparsifyResults]:
     """The same for features of any source; arguments and errors as for :func:`sparsify`."""
+    return found_for(source, settings, seed, watch, folder=folder)[0]
+
+
+def found_for(
+    source: Source, settings: SparsifySettings, seed: int, watch: Stopwatch, *, folder: Path | None = None
+) -> tuple[ResultDocument[SparsifyResults], Run]:
+    """The same, and the run with its heads."""
     locality = source.locality() if settings.objective == "qpm" and settings.maps else None
     if settings.objective == "qpm" and locality is None:
         why = "the network's features are no means of maps" if settings.maps else "no maps were looked at"
         note(f"The objective is without its term for locality, as {why}.")
     search = Search(source.train, settings, source.choosing, seed=seed, locality=locality)
     with few_threads(source.train.features, source.train.num_classes):
-        run = _Run(source, settings, search)
+        run = Run(source, settings, search)
     heads = list(run.heads.values())
     diversity = source.local_diversity(heads) if settings.maps else [None] * len(heads)
     with few_threads(source.train.features, source.train.num_classes):
@@ -110,7 +117,7 @@ def sparsified(
         write_result(document, folder / RESULT, contents)
         for path, check in checks.items():
             check(path)
-    return document
+    return document, run
 
 
 def _arguments(settings: SparsifySettings) -> dict[str, Any]:
@@ -120,7 +127,7 @@ def _arguments(settings: SparsifySettings) -> dict[str, Any]:
 
 
 @dataclass
-class _Run:
+class Run:
     """One run: the choices, the heads and the baselines."""
 
     source: Source

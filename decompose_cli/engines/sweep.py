@@ -46,7 +46,7 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import short_name
 from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.study import Inputs, Study
-from decompose_cli.progress import note, track
+from decompose_cli.messages import note, track
 from decompose_cli.reporting.style import png
 from decompose_cli.storage.file_sets import write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch

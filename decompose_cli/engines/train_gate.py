@@ -17,6 +17,7 @@ from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.stored import StoredImages
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.messages import note
 from decompose_cli.models.classifier import Classifier, find_entry
 from decompose_cli.models.gate_entry import Place
 from decompose_cli.models.gate_kinds import GATES, NO_GATE
@@ -24,7 +25,6 @@ from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.processes.cores import cores
 from decompose_cli.processes.device import resolve_device
 from decompose_cli.processes.team import on_first
-from decompose_cli.progress import note
 from decompose_cli.reporting.gate_plots import SHOWN, extremes, gate_distribution
 from decompose_cli.storage.file_sets import write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch, WeightsInfo, describe_environment

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from decompose_cli.progress import track
+from decompose_cli.messages import track
 
 if TYPE_CHECKING:
     import torch

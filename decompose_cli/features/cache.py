@@ -22,8 +22,8 @@ from torch import Tensor
 
 from decompose_cli.features.bank import DAMAGED, BankFolder, remove
 from decompose_cli.features.bank_header import FORMAT_VERSION
+from decompose_cli.messages import note, warn
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import cache_root
 from decompose_cli.storage.fingerprints import digest_of
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from decompose_cli.datasets.labels import warn_of_numbers_from_1
 from decompose_cli.errors import InputError, first_few, first_line
+from decompose_cli.messages import note, warn
 from decompose_cli.models.checkpoint import kind_of as kind_of_tensor
-from decompose_cli.progress import note, warn
 from decompose_cli.storage.array_files import (
     REAL,
     TEXT,

@@ -17,11 +17,11 @@ from decompose_cli.datasets.streaming import worker_errors
 from decompose_cli.errors import DecomposeError, InputError, first_line, param
 from decompose_cli.features.bank import chunks_of
 from decompose_cli.features.forward import Forward, Normalisation, Pending, images_at_once, sent
+from decompose_cli.messages import track
 from decompose_cli.models.convolutions import fastest_algorithms, may_choose_algorithms
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import Network
 from decompose_cli.preprocessing import Preprocessing
-from decompose_cli.progress import track
 from decompose_cli.storage.system_errors import is_out_of_memory, memory_error
 
 _UNDER_WAY = 1  # chunks that are computed while the next one is read, all of which are lost if the process is killed

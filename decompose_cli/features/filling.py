@@ -14,9 +14,9 @@ from decompose_cli.errors import DecomposeError
 from decompose_cli.features.bank import DAMAGED, BankFolder, BankWriter
 from decompose_cli.features.extraction import Computing, features_of_chunks, short_name
 from decompose_cli.features.opening import Opening
+from decompose_cli.messages import track
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.team import device_led, together
-from decompose_cli.progress import track
 
 
 @dataclass

@@ -18,7 +18,7 @@ from decompose_cli.features.bank import FeatureBank
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.preprocessing import IMAGENET, ImageOptions, Preprocessing, as_typed
+from decompose_cli.preprocessing import IMAGENET, ImageOptions, Preprocessing
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -142,6 +142,7 @@ class HeldInputs(Inputs):
         head_of: The head that given features enter; None for that of the network.
         splits: Images, or features that were computed of them, by the name of the split.
         chosen: Preprocessing that was chosen for the network's images.
+        is_from_registry: Whether the network was made by its name.
         stated: Which output of the network a class of the data set is, for classes whose names do not say it.
     """
 
@@ -149,7 +150,13 @@ class HeldInputs(Inputs):
     head_of: HeadTensors | None = field(default=None, repr=False)
     splits: Mapping[str, ImageDataset] = field(default_factory=dict, repr=False)
     chosen: ImageOptions = field(default_factory=ImageOptions)
+    is_from_registry: bool = False
     stated: Mapping[str, str | int] | None = field(default=None, repr=False)
+
+    @property
+    @override
+    def can_be_named(self) -> bool:
+        return self.is_from_registry
 
     @override
     def splits_of(self, dataset: str) -> tuple[str, ...]:
@@ -170,4 +177,4 @@ class HeldInputs(Inputs):
     @override
     def as_arguments(self) -> dict[str, Any]:
         plain = Inputs(**{each.name: getattr(self, each.name) for each in dataclasses.fields(Inputs)})
-        return {**plain.as_arguments(), **as_typed(self.chosen)}
+        return plain.as_arguments()

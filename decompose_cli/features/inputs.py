@@ -12,9 +12,9 @@ from decompose_cli.datasets.class_map import read_class_map
 from decompose_cli.datasets.registry import available_splits, default_data_dir, open_dataset
 from decompose_cli.datasets.source import parse_columns
 from decompose_cli.errors import InputError, one_of, param
-from decompose_cli.preprocessing import ImageOptions, parse_image_options
+from decompose_cli.messages import warn_no_effect
+from decompose_cli.preprocessing import ImageOptions, as_typed, check_image_options, parse_image_options
 from decompose_cli.processes.cores import check_count
-from decompose_cli.progress import warn_no_effect
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 PRECISIONS = ("32", "bf16", "auto")
 CLASSES = ALL, PRESENT = ("all", "present")
 """What becomes of a network's classes without images."""
+_IMAGE_OPTIONS = ("mean", "std", "input_size", "resize", "crop", "interpolation")
 ABOUT_IMAGES = (
     *("dataset", "columns", "classes", "class_map", "data_dir", "skip_unreadable"),
-    *("mean", "std", "input_size", "resize", "crop", "interpolation"),
+    *_IMAGE_OPTIONS,
 )
 """Options about the images that a network sees, but for their split."""
 ABOUT_RUNNING = ("precision", "batch_size", "workers", "devices", "num_nodes")
@@ -55,11 +56,12 @@ class Inputs:
         head: Name of the submodule to use as the head.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: ``32``, ``bf16`` or ``auto``.
-        mean: Three comma-separated means for pixel values in [0, 1], instead of the network's.
-        std: Three comma-separated standard deviations for pixel values in [0, 1], instead of the network's.
-        input_size: Size of the network's input in pixels: ``224`` or ``224x224`` (height x width).
-        resize: Size before the crop: ``256`` for the shorter side, or ``256x256`` (height x width).
-        crop: Size of the centre crop: ``224`` or ``224x224`` (height x width).
+        mean: Three means for pixel values in [0, 1], instead of the network's: numbers, or as text with commas. Kept,
+            like the following, as the text that is typed.
+        std: Three standard deviations for pixel values in [0, 1], instead of the network's.
+        input_size: Size of the network's input in pixels: 224, (224, 224) or ``224x224`` (height x width).
+        resize: Size before the crop: 256 for the shorter side, or (256, 256) or ``256x256`` (height x width).
+        crop: Size of the centre crop: 224, (224, 224) or ``224x224`` (height x width).
         interpolation: ``nearest``, ``bilinear`` or ``bicubic``.
         batch_size: Images that a GPU works on at a time.
         workers: Processes that decode images; None for one per core.
@@ -87,11 +89,11 @@ class Inputs:
     head: str | None = None
     device: str = "auto"
     precision: str = "32"
-    mean: str | None = None
-    std: str | None = None
-    input_size: str | None = None
-    resize: str | None = None
-    crop: str | None = None
+    mean: str | Sequence[float] | None = None
+    std: str | Sequence[float] | None = None
+    input_size: str | int | Sequence[int] | None = None
+    resize: str | int | Sequence[int] | None = None
+    crop: str | int | Sequence[int] | None = None
     interpolation: str | None = None
     batch_size: int = 256
     workers: int | None = None
@@ -109,6 +111,16 @@ class Inputs:
     columns: str | None = None
 
     def __post_init__(self) -> None:
+        for name in ("model", "weights", "dataset", "split", "head", "device", "interpolation"):
+            if (given := getattr(self, name)) is not None and not isinstance(given, str):
+                raise InputError(
+                    f"{param(name)} is of the type {type(given).__name__}, not a text.",
+                    hint="The functions of decompose_cli, such as sweep and validate, take what is in memory.",
+                )
+        for name in ("mean", "std", "input_size", "resize", "crop"):
+            if (given := getattr(self, name)) is not None and not isinstance(given, str):
+                typed = as_typed(check_image_options(**{name: given}))[name]
+                object.__setattr__(self, name, typed)
         if self.precision not in PRECISIONS:
             raise InputError(f"{param('precision')} {self.precision!r} is unknown; choose 32, bf16 or auto.")
         one_of(self.classes, CLASSES, "classes")
@@ -145,6 +157,11 @@ class Inputs:
                 hint="A checkpoint of 'decompose sparsify' opens without it.",
             )
 
+    @property
+    def can_be_named(self) -> bool:
+        """Whether the network can be opened again by its name."""
+        return True
+
     def splits_of(self, dataset: str) -> tuple[str, ...]:
         """Splits of a data set, as these inputs name its columns; see :func:`.registry.available_splits`."""
         return available_splits(dataset, parse_columns(self.columns), allow_download=self.allow_download)
@@ -172,7 +189,7 @@ class Inputs:
 
         Args:
             names: The options.
-            why: See :func:`decompose_cli.progress.warn_no_effect`.
+            why: See :func:`decompose_cli.messages.warn_no_effect`.
         """
         usual = Inputs()
         given = [name for name in names if getattr(self, name) != getattr(usual, name)]
@@ -202,14 +219,8 @@ class Inputs:
         Raises:
             InputError: A value cannot be read or is out of range.
         """
-        return parse_image_options(
-            mean=self.mean,
-            std=self.std,
-            input_size=self.input_size,
-            resize=self.resize,
-            crop=self.crop,
-            interpolation=self.interpolation,
-        )
+        texts = {name: getattr(self, name) for name in _IMAGE_OPTIONS}
+        return parse_image_options(**texts)
 
     def as_arguments(self) -> dict[str, Any]:
         """The options as JSON-ready values for the result document."""

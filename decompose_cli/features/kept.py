@@ -20,12 +20,12 @@ from decompose_cli.features.extraction import Computing, extract_features, refus
 from decompose_cli.features.filling import Share, fill
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.opening import Opening
+from decompose_cli.messages import note, warn
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.network import HeadTensors, Network
 from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.device import describe_device
 from decompose_cli.processes.team import processes_led
-from decompose_cli.progress import note, warn
 from decompose_cli.storage.system_errors import write_error
 
 State = Literal["hit", "miss", "off"]

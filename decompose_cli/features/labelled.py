@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.blocks import in_blocks
-from decompose_cli.progress import note
+from decompose_cli.messages import note
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,9 +14,9 @@ from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.datasets.classes import ClassMap, ClassNames, match_classes
 from decompose_cli.datasets.registry import known_class_names
 from decompose_cli.errors import first_few, param
+from decompose_cli.messages import note, warn, warn_of_first
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.preprocessing import ImageOptions, Preprocessing
-from decompose_cli.progress import note, warn, warn_of_first
 
 
 def settled(

@@ -33,10 +33,10 @@ from decompose_cli.features.inputs import ALL, Inputs
 from decompose_cli.features.kept import KeptFeatures
 from decompose_cli.features.labelled import LabelledFeatures, Order, check_classes, check_gates
 from decompose_cli.features.seen import class_names_of, matched
+from decompose_cli.messages import note, warn
 from decompose_cli.models.backbones import no_head
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.network import HeadTensors
-from decompose_cli.progress import note, warn
 from decompose_cli.storage.result_document import PartOfClasses
 
 

@@ -19,6 +19,7 @@ from decompose_cli.features.inputs import Inputs as Inputs
 from decompose_cli.features.kept import KeptFeatures
 from decompose_cli.features.seen import listed, settled
 from decompose_cli.features.studied_classes import StudiedClasses
+from decompose_cli.messages import note
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.precision import settled_precision
@@ -27,7 +28,6 @@ from decompose_cli.preprocessing import Preprocessing
 from decompose_cli.processes.cores import cores, threads_for
 from decompose_cli.processes.device import resolve_device
 from decompose_cli.processes.team import device_led
-from decompose_cli.progress import note
 from decompose_cli.storage.result_document import (
     CacheInfo,
     DatasetInfo,

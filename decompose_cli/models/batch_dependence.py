@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import param
+from decompose_cli.messages import warn
 from decompose_cli.models.head import Head
 from decompose_cli.models.logits import logits_of
 from decompose_cli.models.tracing import evaluating, followed_modules, recorded_inputs, varied_images
 from decompose_cli.preprocessing import Size
-from decompose_cli.progress import warn
 
 _OF_SPREAD, _OF_LARGEST = 1e-3, 1e-5  # of the spread between images, and of the largest value, for rounding
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sized
 
 from decompose_cli.errors import first_few
-from decompose_cli.progress import note
+from decompose_cli.messages import note
 
 
 def say_bias_alone(rows: Iterable[Sized], source: str) -> None:

@@ -19,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.messages import note
 from decompose_cli.models.averages import Averages
 from decompose_cli.models.bias_alone import say_bias_alone
 from decompose_cli.models.names import without_prefix
@@ -31,7 +32,6 @@ from decompose_cli.models.state_dicts import (
 )
 from decompose_cli.models.torch_files import read_torch
 from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolation
-from decompose_cli.progress import note
 from decompose_cli.storage.files import as_bytes, sha256_of, write_with
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.ordinary_files import check_ordinary

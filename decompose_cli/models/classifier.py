@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.messages import note, warn
 from decompose_cli.models.backbones import BackboneWithHead, is_features_only, without_head
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Checkpoint
@@ -38,7 +39,6 @@ from decompose_cli.models.tracing import example_images, trace_layers
 from decompose_cli.models.trained_options import as_trained, has_default_hash
 from decompose_cli.models.weights import RANDOM, default_source, read_named, read_weights
 from decompose_cli.preprocessing import IMAGENET, ImageOptions, Size
-from decompose_cli.progress import note, warn
 
 
 class Classifier:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.messages import note
 from decompose_cli.models.averages import EXCHANGED, put_in_place, separated
 from decompose_cli.models.checkpoint import Checkpoint, check_kind, kind_of
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.entry import DEFAULT_MODEL, ModelEntry, is_user_code, registered_models
 from decompose_cli.models.names import covering, is_of_loss, plain_name, renamed, without_prefix
 from decompose_cli.preprocessing import IMAGENET
-from decompose_cli.progress import note
 
 
 def state_for(module: nn.Module, checkpoint: Checkpoint, entry: ModelEntry) -> dict[str, Tensor]:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import param
+from decompose_cli.messages import warn
 from decompose_cli.models.axes import Axes, AxisTracer
 from decompose_cli.models.axis_parts import Layout
 from decompose_cli.models.tracing import evaluating, followed_modules
-from decompose_cli.progress import warn
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from decompose_cli.errors import param
-from decompose_cli.progress import warn_of_first
+from decompose_cli.messages import warn_of_first
 
 AUTO = "auto"
 

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from decompose_cli.errors import InputError, first_line, param
+from decompose_cli.messages import warn
 from decompose_cli.preprocessing import IMAGENET, Interpolation, Preprocessing, check_channels, check_size
-from decompose_cli.progress import warn
 
 _HEIGHT, _WIDTH = 480, 960
 _RESAMPLING: dict[int, Interpolation] = {0: "nearest", 2: "bilinear", 3: "bicubic"}

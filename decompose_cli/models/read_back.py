@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, first_line
+from decompose_cli.messages import warn
 from decompose_cli.models.checkpoint import read_checkpoint
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.finding import described_entry
@@ -18,7 +19,6 @@ from decompose_cli.models.logits import logits_of
 from decompose_cli.models.tracing import evaluating, example_images, in_portions, varied_images
 from decompose_cli.models.trained_options import as_trained
 from decompose_cli.preprocessing import Size
-from decompose_cli.progress import warn
 
 PART_OF_LARGEST = 1e-5
 """So far, of the largest logit, logits are apart by rounding, whatever their spread."""

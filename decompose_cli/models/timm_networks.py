@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import DownloadError, InputError, first_few, first_line, param
 from decompose_cli.extras import import_extra
+from decompose_cli.messages import note, warn
 from decompose_cli.models.backbones import backbone_entry
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.entry import TIMM, ModelEntry
 from decompose_cli.models.weights import fetched_file
 from decompose_cli.preprocessing import Preprocessing, Size, parse_interpolation
-from decompose_cli.progress import note, warn
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.hub import hub_address, hub_file
 

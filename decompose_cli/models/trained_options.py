@@ -7,11 +7,11 @@ from contextlib import suppress
 from dataclasses import replace
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.messages import note, warn
 from decompose_cli.models.checkpoint import Checkpoint
 from decompose_cli.models.entry import ANY, ModelEntry, is_user_code
 from decompose_cli.models.gate_entry import GATE_DETAILS
 from decompose_cli.models.gate_kinds import GATES, NO_GATE
-from decompose_cli.progress import note, warn
 
 
 def as_trained(entry: ModelEntry, checkpoint: Checkpoint, given: Mapping[str, str]) -> ModelEntry:

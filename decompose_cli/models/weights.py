@@ -7,9 +7,9 @@ from datetime import datetime
 from pathlib import Path
 
 from decompose_cli.errors import DownloadError, InputError, param
+from decompose_cli.messages import note, warn
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.entry import ModelEntry, hash_in_name, is_user_code
-from decompose_cli.progress import note, warn
 from decompose_cli.storage.download import download, is_url, web_address
 from decompose_cli.storage.files import cache_root, sha256_of, user_path
 

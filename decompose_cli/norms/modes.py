@@ -8,7 +8,7 @@ from fractions import Fraction
 from typing import Literal, get_args
 
 from decompose_cli.errors import InputError, one_of, param
-from decompose_cli.progress import warn_no_effect
+from decompose_cli.messages import warn_no_effect
 
 NormMode = Literal["batch", "group", "layer", "instance", "online", "none"]
 NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)

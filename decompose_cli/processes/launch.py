@@ -22,12 +22,12 @@ from lightning_fabric.strategies.launchers import subprocess_script
 from typing_extensions import override
 
 from decompose_cli.errors import DecomposeError, InputError, param
+from decompose_cli.messages import warn
 from decompose_cli.processes.cluster import Machines, Processes, processes_of
 from decompose_cli.processes.cores import check_count, share_cores, use_threads
 from decompose_cli.processes.device import resolve_device
 from decompose_cli.processes.lost import LOST
 from decompose_cli.processes.team import ENDED, is_lost_connection
-from decompose_cli.progress import warn
 
 _PATIENCE = timedelta(days=30)
 """How long processes wait for the first, whose statistics may take hours; one that ends takes the others with it."""

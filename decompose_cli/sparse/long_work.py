@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
-from decompose_cli.progress import Advance, track
+from decompose_cli.messages import Advance, track
 from decompose_cli.sparse.problem import Problem
 
 _LONG = 1 << 30  # N D C from which a step of a search takes seconds

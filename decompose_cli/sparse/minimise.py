@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decompose_cli.progress import track
+from decompose_cli.messages import track
 from decompose_cli.sparse.curvature import Curvature, curvature_of
 from decompose_cli.sparse.few_features import evaluation_of
 from decompose_cli.sparse.problem import Problem

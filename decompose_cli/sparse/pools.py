@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from decompose_cli.progress import Advance
+from decompose_cli.messages import Advance
 from decompose_cli.sparse.elimination import removal, sizes
 from decompose_cli.sparse.problem import Problem
 from decompose_cli.sparse.refit import refit_loosely

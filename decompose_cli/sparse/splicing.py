@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from decompose_cli.progress import Advance
+from decompose_cli.messages import Advance
 from decompose_cli.sparse.long_work import track_long
 from decompose_cli.sparse.minimise import Fit
 from decompose_cli.sparse.problem import Problem

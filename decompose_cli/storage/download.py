@@ -10,7 +10,7 @@ from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from decompose_cli.errors import DownloadError, InputError, first_line
-from decompose_cli.progress import note, track
+from decompose_cli.messages import note, track
 from decompose_cli.storage.files import atomic_path
 from decompose_cli.storage.system_errors import write_error
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.errors import DecomposeError, InputError, first_line
-from decompose_cli.progress import warn
+from decompose_cli.messages import warn
 from decompose_cli.storage.files import cache_root, check_trusted, write_text
 
 if TYPE_CHECKING:

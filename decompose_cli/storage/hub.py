@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from decompose_cli.errors import DownloadError, InputError, first_line, param
-from decompose_cli.progress import note
+from decompose_cli.messages import note
 
 
 def hub_address(repository: str) -> str:

@@ -15,10 +15,10 @@ from torch import Tensor, nn
 
 from decompose_cli.errors import DecomposeError, InputError, NotFiniteError, param
 from decompose_cli.features.extraction import device_memory, keep_freed_memory
+from decompose_cli.messages import EpochTable
 from decompose_cli.models.convolutions import fastest_algorithms
 from decompose_cli.models.logits import nothing_of
 from decompose_cli.processes.team import on_first, sum_over_processes
-from decompose_cli.progress import EpochTable
 from decompose_cli.training.averaging import WeightAverage
 from decompose_cli.training.batches import StepBatches
 from decompose_cli.training.checkpoint_state import (

@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from decompose_cli.errors import InputError, param
+from decompose_cli.messages import note
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork
 from decompose_cli.models.logits import logits_of
 from decompose_cli.models.tracing import evaluating, example_images, trace_layers
 from decompose_cli.preprocessing import Size
-from decompose_cli.progress import note
 
 Trained = Literal["all", "head", "head+last-block", "backbone"]
 TRAINED: tuple[Trained, ...] = ("all", "head", "head+last-block", "backbone")

@@ -10,8 +10,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from decompose_cli.errors import InputError
+from decompose_cli.messages import note
 from decompose_cli.processes.team import on_first
-from decompose_cli.progress import note
 from decompose_cli.storage.text_files import read_result
 from decompose_cli.training.outcome import RunResults
 from decompose_cli.training.run_folder import RunFolder

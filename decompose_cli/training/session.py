@@ -18,6 +18,7 @@ from torch import nn
 
 from decompose_cli.errors import InputError, first_line, param
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.messages import growing_table, note, warn
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.models.copying import copied
 from decompose_cli.models.entry import is_user_code
@@ -28,7 +29,6 @@ from decompose_cli.processes.cores import cores, use_threads
 from decompose_cli.processes.device import resolve_device
 from decompose_cli.processes.launch import start
 from decompose_cli.processes.team import on_first
-from decompose_cli.progress import growing_table, note, warn
 from decompose_cli.storage.files import check_folder_writable
 from decompose_cli.training.config import FROM_INPUTS, MOST_RUNS, RunConfig, choices_of, read_config
 from decompose_cli.training.export import Kind, check_export, export_network

@@ -16,6 +16,7 @@ from decompose_cli.datasets.base import ImageDataset
 from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.features.seen import sized
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.messages import note
 from decompose_cli.models.batch_dependence import warn_of_batch_dependence
 from decompose_cli.models.checkpoint import Metadata
 from decompose_cli.models.classifier import Classifier, find_entry, open_classifier
@@ -26,7 +27,6 @@ from decompose_cli.models.new_head import NewHead
 from decompose_cli.models.registry import DEFAULT_MODEL
 from decompose_cli.models.weights import DEFAULT, RANDOM
 from decompose_cli.preprocessing import Preprocessing, Size
-from decompose_cli.progress import note
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.result_document import (
     DatasetInfo,

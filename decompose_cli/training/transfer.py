@@ -18,12 +18,12 @@ from decompose_cli.decomposition.sparse_heads import fit_head
 from decompose_cli.errors import InputError, first_few, one_of, param
 from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
+from decompose_cli.messages import note
 from decompose_cli.models.classifier import Classifier
 from decompose_cli.models.copying import copied
 from decompose_cli.models.network import check_head_stays
 from decompose_cli.models.new_head import NewHead
 from decompose_cli.preprocessing import Size
-from decompose_cli.progress import note
 from decompose_cli.training.freezing import TRAINED, Trained, freeze
 from decompose_cli.training.learnable import check_learns
 

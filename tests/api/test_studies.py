@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import doctest
 import importlib
 import json
@@ -22,15 +23,21 @@ from decompose_cli.engines.explain import ExplainSettings
 from decompose_cli.engines.explain import explain as explain_engine
 from decompose_cli.engines.filters import FiltersSettings
 from decompose_cli.engines.filters import filters as filters_engine
+from decompose_cli.engines.finetune import FinetuneSettings
+from decompose_cli.engines.finetune import finetune as finetune_engine
 from decompose_cli.engines.mutual_info import MutualInfoSettings
 from decompose_cli.engines.mutual_info import mutual_info as mutual_info_engine
 from decompose_cli.engines.selectivity import SelectivitySettings
 from decompose_cli.engines.selectivity import selectivity as selectivity_engine
+from decompose_cli.engines.sparsify import SparsifySettings
+from decompose_cli.engines.sparsify import sparsify as sparsify_engine
 from decompose_cli.engines.sweep import SweepSettings
 from decompose_cli.engines.sweep import sweep as sweep_engine
 from decompose_cli.engines.validate import validate as validate_engine
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.training.recipes import _UPRIGHT
+from decompose_cli.training.session import Request
 
 DIGITS = Inputs(model="resnet20-digits")
 
@@ -83,7 +90,7 @@ def own() -> dc.Model:
     return dc.load_model(Own().eval(), input_size=32, class_names=list("0123456789"), mean=seen.mean, std=seen.std)
 
 
-@pytest.mark.parametrize("name", ["api.studies", "api.looking", "preprocessing"])
+@pytest.mark.parametrize("name", ["api.studies", "api.looking", "api.training", "preprocessing"])
 def test_the_examples_in_the_docstrings_are_true(name: str) -> None:
     names = {each: getattr(dc, each) for each in dc.__all__}
     names["ImageOptions"] = importlib.import_module("decompose_cli.preprocessing").ImageOptions
@@ -286,3 +293,97 @@ def test_frames_and_figures(test: dc.Features, train: dc.Features, indices: dc.I
         assert results.document.command
     frame = found[1].to_frame()
     assert frame[frame.k == "5"].correct.tolist() == [351]
+
+
+def test_sparsify(test: dc.Features, train: dc.Features) -> None:
+    found = dc.sparsify(train, [2, 5], "backward", test=test)
+    expected = sparsify_engine(DIGITS, SparsifySettings(k=(2, 5), method="backward"))
+    assert plain(found) == plain(expected.results)
+    assert found.document.command == "sparsify"
+    assert found.document.arguments["k"] == [2, 5]
+    alone = dc.sparsify(train, 5, "backward")
+    assert found.head(5).indices == alone.indices
+    assert torch.equal(found.head(5).weight, alone.weight)
+    assert found.to_frame("weights").shape[0] == 70
+    assert found.figure().axes
+    for call in (lambda: found.head(), lambda: found.head(3), lambda: dc.sparsify(train, [2, 5])):  # type: ignore[call-overload]
+        with pytest.raises(InputError):
+            call()
+    smallest = dc.sparsify(train, [2, 5], "backward", test=test, max_drop=5)
+    assert smallest.smallest is not None
+    assert smallest.head().indices.largest_k == smallest.smallest.k
+
+
+def test_sparsify_looks_at_maps_where_there_are_images(test: dc.Features, train: dc.Features) -> None:
+    found = dc.sparsify(train, [5], "backward", test=test, maps=True)
+    assert found.heads["5"].measures.sid5 is not None
+    rows = dc.Features(test.values, test.labels, class_names=test.class_names, head=test.head)
+    with pytest.raises(InputError, match="without a network"):
+        dc.sparsify(train, [2], "backward", test=rows, maps=True)
+
+
+def test_finetune(model: dc.Model, test: dc.Features, train: dc.Features, tmp_path: Path) -> None:
+    indices = dc.extract_indices(train, k=2)
+    images = [dc.load_dataset("digits", split) for split in ("train", "test")]
+    found = dc.finetune(model, *images, indices, epochs=1, batch_size=64, seed=3)
+    request = Request(
+        dataclasses.replace(DIGITS, seed=3),
+        {"epochs": 1, "batch_size": 64, "seed": 3},
+        folder=tmp_path / "run",
+    )
+    expected = finetune_engine(request, FinetuneSettings(indices=indices)).results
+    skipped = ("seconds", "images_per_second", "checkpoints", "indices")
+
+    def of(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: of(each) for key, each in value.items() if key not in skipped}
+        return [of(each) for each in value] if isinstance(value, list) else value
+
+    assert of(plain(found)) == of(plain(expected))
+    again = dc.validate(dc.extract_features(found.model, images[1])).decomposed
+    assert again is not None
+    assert again.correct == found.after.correct
+    assert dc.validate(test).original == dc.validate(dc.extract_features(model, images[1])).original, "as it was"
+    assert found.to_frame("epochs").epoch.tolist() == [1]
+    assert found.figure().axes
+    found.save(tmp_path / "finetuned.json")
+    assert dc.report(tmp_path / "finetuned.json").size > 10_000
+
+
+def test_finetune_of_a_module_by_loaders(own: dc.Model, test: dc.Features, tmp_path: Path) -> None:
+    indices = dc.extract_indices(dc.extract_features(own, loader("train")), k=2)
+    by_loader = dc.finetune(own, loader("train"), loader("test"), indices, epochs=1, batch_size=64, **_UPRIGHT)
+    images = [dc.load_dataset("digits", split) for split in ("train", "test")]
+    by_name = dc.finetune(dc.load_model(), *images, indices, epochs=1, batch_size=64, **_UPRIGHT)
+    assert (by_loader.before.correct, by_loader.after.correct) == (by_name.before.correct, by_name.after.correct)
+    assert by_loader.epochs[0].train.loss == by_name.epochs[0].train.loss
+    unknown = dc.load_model(Own().eval(), input_size=32, class_names=list("0123456789"))
+    with pytest.raises(InputError, match="256 levels"):
+        dc.finetune(unknown, loader("train"), loader("test"), indices, epochs=1)
+    kept = dc.finetune(own, loader("train"), loader("test"), indices, epochs=1, only="head", folder=tmp_path / "kept")
+    assert Path(kept.checkpoints["last"]).is_file()
+    with pytest.raises(InputError, match="lr"):
+        dc.finetune(own, loader("train"), loader("test"), indices, epochs=1, lr=-1)
+
+
+def test_inputs_take_numbers_and_refuse_modules() -> None:
+    inputs = Inputs(model="resnet20", mean=(0.5, 0.5, 0.5), input_size=32, resize=[36, 40])
+    assert (inputs.mean, inputs.input_size, inputs.resize) == ("0.5,0.5,0.5", "32x32", "36x40")
+    assert inputs == Inputs(model="resnet20", mean="0.5,0.5,0.5", input_size="32x32", resize="36x40")
+    with pytest.raises(InputError, match="is of the type Own, not a text") as refused:
+        Inputs(model=Own())  # type: ignore[arg-type]
+    assert "take what is in memory" in (refused.value.hint or "")
+    with pytest.raises(InputError, match="out of range"):
+        Inputs(crop=0)
+
+
+def test_bars_are_shown_where_they_are_asked_for(capsys: pytest.CaptureFixture[str], monkeypatch: Any) -> None:
+    monkeypatch.setattr("decompose_cli.api.bars._AFTER", 0.0)
+    images = dc.load_dataset("digits", "test")
+    for show in (True, False):
+        dc.progress(show)
+        try:
+            dc.extract_features(dc.load_model(), images)
+        finally:
+            dc.progress(False)
+        assert ("Features of digits test" in capsys.readouterr().err) is show

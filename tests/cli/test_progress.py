@@ -14,7 +14,7 @@ from decompose_cli.cli import console
 from decompose_cli.cli.console import Terminal
 from decompose_cli.features import blocks
 from decompose_cli.features.blocks import in_blocks
-from decompose_cli.progress import track, use_reporter
+from decompose_cli.messages import track, use_reporter
 
 
 def terminal_on(stream: io.StringIO, *, is_terminal: bool) -> Terminal:

@@ -18,7 +18,7 @@ import torch
 
 from decompose_cli.datasets.cifar import ARCHIVES, CIFAR10_CLASSES, CIFAR100_CLASSES, open_cifar
 from decompose_cli.errors import DownloadError, InputError
-from decompose_cli.progress import use_reporter
+from decompose_cli.messages import use_reporter
 
 
 class Recorder:

@@ -24,8 +24,8 @@ from decompose_cli.datasets.registry import available_splits, open_dataset
 from decompose_cli.datasets.source import parse_columns
 from decompose_cli.decomposition.index_set import read_index_set
 from decompose_cli.errors import InputError
+from decompose_cli.messages import LoggingReporter, use_reporter
 from decompose_cli.preprocessing import CIFAR, IMAGENET
-from decompose_cli.progress import LoggingReporter, use_reporter
 
 KIND = pytest.mark.parametrize("kind", MAKERS)
 

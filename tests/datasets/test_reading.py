@@ -29,8 +29,8 @@ from decompose_cli.engines.explain import ExplainSettings, explain
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
+from decompose_cli.messages import LoggingReporter, use_reporter
 from decompose_cli.preprocessing import CIFAR, Preprocessing
-from decompose_cli.progress import LoggingReporter, use_reporter
 from decompose_cli.storage.fingerprints import digest_of, file_stamp, pixel_fingerprint
 
 RGB = np.random.default_rng(0).integers(0, 256, (32, 24, 3), dtype=np.uint8)

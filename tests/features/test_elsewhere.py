@@ -21,7 +21,7 @@ from safetensors.torch import save_file
 
 from decompose_cli.errors import InputError, UnsafeFileError
 from decompose_cli.features.elsewhere import FeatureFile, read_feature_file
-from decompose_cli.progress import LoggingReporter, use_reporter
+from decompose_cli.messages import LoggingReporter, use_reporter
 from decompose_cli.storage.files import sha256_of
 
 NPZ, TENSORS = Path("features.npz"), Path("features.safetensors")

@@ -20,12 +20,12 @@ from decompose_cli.datasets.base import Chunk, InMemoryImages
 from decompose_cli.errors import DecomposeError
 from decompose_cli.features.extraction import Computing, extract_features, keep_freed_memory, normalised_batches
 from decompose_cli.features.forward import images_at_once
+from decompose_cli.messages import use_reporter
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.inference import FeatureReader
 from decompose_cli.models.network import Network, network_of
 from decompose_cli.preprocessing import Preprocessing
-from decompose_cli.progress import use_reporter
 
 CPU = torch.device("cpu")
 SIDE = 16

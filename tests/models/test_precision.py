@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import torch
 
+from decompose_cli.messages import LoggingReporter, use_reporter
 from decompose_cli.models.precision import settled_precision
-from decompose_cli.progress import LoggingReporter, use_reporter
 
 CPU, CUDA, MPS = (torch.device(name) for name in ("cpu", "cuda", "mps"))
 WITH = [{"avx512_bf16": True}, {"avx512_bf16": False, "amx_bf16": True}, {"bf16": True}, {"sve_bf16": True}]

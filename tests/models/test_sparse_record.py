@@ -16,11 +16,11 @@ from torch import Tensor
 from decompose_cli.errors import DecomposeError, InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import open_network
+from decompose_cli.messages import use_reporter
 from decompose_cli.models.checkpoint import Metadata, read_checkpoint, write_checkpoint
 from decompose_cli.models.lone_head import read_lone_head
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.sparse_record import FewValues, SparseRecord, take_record
-from decompose_cli.progress import use_reporter
 
 FILE = Path("sparse.safetensors")
 

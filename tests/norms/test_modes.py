@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from decompose_cli.errors import InputError
+from decompose_cli.messages import LoggingReporter, use_reporter
 from decompose_cli.norms.modes import NORM_MODES, NORM_OPTIONS, Norm, NormMode, read_decay, shown_norm
-from decompose_cli.progress import LoggingReporter, use_reporter
 
 ONLINE = {"norm_mode": "online", "afwd": "0.9990234375", "abkw": "0.9921875", "ecm": "ls"}
 

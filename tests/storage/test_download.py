@@ -15,10 +15,10 @@ import pytest
 import torch
 
 from decompose_cli.errors import DecomposeError, DownloadError, InputError
+from decompose_cli.messages import use_reporter
 from decompose_cli.models.cifar_resnet import CifarResNet
 from decompose_cli.models.registry import ModelEntry, get_entry
 from decompose_cli.models.weights import cached_weights_path, read_weights
-from decompose_cli.progress import use_reporter
 from decompose_cli.storage.download import download, is_url
 
 BODY = bytes(range(256)) * 1000

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from decompose_cli.cli import console
 from decompose_cli.cli.console import Terminal
-from decompose_cli.progress import growing_table, use_reporter
+from decompose_cli.messages import growing_table, use_reporter
 from decompose_cli.training.table import COLUMNS
 
 FIRST = ["1/2", "0.1", "2.3026", "10.00", "", "", "11.00", "1,234", "1:05"]

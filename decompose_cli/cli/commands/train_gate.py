@@ -18,7 +18,7 @@ from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.runs import COLUMNS, measured_rows, show_files, show_spread
 from decompose_cli.errors import param
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.progress import warn_no_effect
+from decompose_cli.messages import warn_no_effect
 from decompose_cli.training.gating.settings import GateSettings
 
 if TYPE_CHECKING:

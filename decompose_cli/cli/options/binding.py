@@ -26,7 +26,7 @@ from decompose_cli.cli.stdout import kept_for_results
 from decompose_cli.datasets.listed_once import listed_once
 from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.features.inputs import Inputs
-from decompose_cli.progress import use_reporter, warn_no_effect
+from decompose_cli.messages import use_reporter, warn_no_effect
 from decompose_cli.training.gating.settings import GateSettings
 
 BUNDLES: dict[type, Bundle] = {

@@ -11,10 +11,10 @@ from pydantic import Field
 from decompose_cli.datasets.label_noise import check_share
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.messages import note
 from decompose_cli.models.classifier import find_entry
 from decompose_cli.models.gate_kinds import DEFAULT_GATE, NO_GATE
 from decompose_cli.models.weights import RANDOM
-from decompose_cli.progress import note
 from decompose_cli.training.gating.report import check_skipping
 from decompose_cli.training.gating.settings import GateSchedule, GateSettings, Start
 from decompose_cli.training.session import Request

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import device_memory
+from decompose_cli.messages import track
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork, StageGatedResNet
 from decompose_cli.models.tracing import evaluating
-from decompose_cli.progress import track
 from decompose_cli.statistics import mean_difference_interval, mean_interval
 from decompose_cli.storage.csv_text import csv_text
 from decompose_cli.training.data import HELD_OUT, TrainingData

@@ -9,13 +9,13 @@ from torch import Tensor
 
 from decompose_cli.datasets.label_noise import randomise_labels
 from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.messages import note
 from decompose_cli.models.classifier import Classifier, open_classifier
 from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.gate_kinds import gate_shown_by
 from decompose_cli.models.gated_resnet import GatedNetwork, from_plain
 from decompose_cli.models.weights import DEFAULT, RANDOM, read_weights
 from decompose_cli.preprocessing import Size
-from decompose_cli.progress import note
 from decompose_cli.storage.csv_text import csv_text
 from decompose_cli.training.data import TrainingData
 

@@ -55,8 +55,13 @@ class Reporter(Protocol):
         """Show a table that grows."""
 
 
+Bars = Callable[[str, int | None, str], AbstractContextManager[Advance]]
+
+
 class LoggingReporter(Reporter):
-    """The reporter of programs that have installed none."""
+    """The reporter of programs that have installed none; it shows no progress but by :attr:`bars`."""
+
+    bars: Bars | None = None
 
     @override
     def note(self, message: str) -> None:
@@ -68,7 +73,7 @@ class LoggingReporter(Reporter):
 
     @override
     def track(self, description: str, total: int | None, unit: str) -> AbstractContextManager[Advance]:
-        return nullcontext(lambda _: None)
+        return nullcontext(lambda _: None) if self.bars is None else self.bars(description, total, unit)
 
     @override
     def table(self, columns: Sequence[str]) -> AbstractContextManager[EpochTable]:
@@ -94,6 +99,11 @@ class _LoggedTable(EpochTable):
 _default = LoggingReporter()
 _current: ContextVar[Reporter] = ContextVar("decompose_reporter", default=_default)
 _kinds: ContextVar[set[str]] = ContextVar("decompose_kinds_of_warnings", default=set())  # noqa: B039 - of the default
+
+
+def show_bars(bars: Bars | None) -> None:
+    """Show the progress of programs that have installed no reporter by ``bars``, or not at all."""
+    _default.bars = bars
 
 
 @contextmanager
