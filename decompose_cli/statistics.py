@@ -5,6 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist, fmean, stdev
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def wilson_interval(successes: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -78,6 +82,49 @@ def paired_difference_interval(
     lower = difference - distance(second - low2, high1 - first)
     upper = difference + distance(high2 - second, first - low1)
     return max(-1.0, lower), min(1.0, upper)
+
+
+def paired_difference_intervals(
+    both: Tensor, only_first: Tensor, only_second: Tensor, neither: Tensor, confidence: float = 0.95
+) -> tuple[Tensor, Tensor]:
+    """:func:`paired_difference_interval` of many groups of images at once.
+
+    Args:
+        both: Images of each group that both classify correctly, (m,).
+        only_first: Likewise those that only the first does.
+        only_second: Likewise those that only the second does.
+        neither: The others; no group is empty.
+        confidence: Two-sided coverage aimed at, of each interval.
+
+    Returns:
+        Lower and upper limits, float64 (m,).
+    """
+    both, only_first, only_second, neither = (each.double() for each in (both, only_first, only_second, neither))
+    total = both + only_first + only_second + neither
+    first, second = (both + only_first) / total, (both + only_second) / total
+    low1, high1 = _wilson(both + only_first, total, confidence)
+    low2, high2 = _wilson(both + only_second, total, confidence)
+    margins = (both + only_first) * (only_second + neither) * (both + only_second) * (only_first + neither)
+    covariance = both * neither - only_first * only_second
+    covariance = covariance.where(covariance <= 0, (covariance - total / 2).clamp(min=0))
+    phi = (covariance / margins.sqrt()).where(margins > 0, 0.0)
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        return (a * a - 2 * phi * a * b + b * b).clamp(min=0).sqrt()
+
+    difference = second - first
+    lower = difference - distance(second - low2, high1 - first)
+    upper = difference + distance(high2 - second, first - low1)
+    return lower.clamp(min=-1), upper.clamp(max=1)
+
+
+def _wilson(successes: Tensor, total: Tensor, confidence: float) -> tuple[Tensor, Tensor]:
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    share = successes / total
+    centre = (share + z * z / (2 * total)) / (1 + z * z / total)
+    half = z / (1 + z * z / total) * (share * (1 - share) / total + z * z / (4 * total * total)).sqrt()
+    low = (centre - half).clamp(min=0).where(successes > 0, 0.0)
+    return low, (centre + half).clamp(max=1).where(successes < total, 1.0)
 
 
 def _phi(both: int, only_first: int, only_second: int, neither: int, total: int) -> float:

@@ -76,6 +76,7 @@ def sparsify(
     *,
     test: Features,
     max_drop: float | None = None,
+    max_class_drop: float | None = None,
     nec: bool = False,
     maps: bool = False,
     values: Values | None = None,
@@ -99,6 +100,7 @@ def sparsify(
     *,
     test: Features | None = None,
     max_drop: float | None = None,
+    max_class_drop: float | None = None,
     nec: bool = False,
     maps: bool = False,
     values: Values | None = None,
@@ -137,6 +139,7 @@ def sparsify(
         test: Features of images that are reported on, and choose nothing. With them there are results in place of a
             head.
         max_drop: Percentage points that the smallest k may cost on the choosing images; with ``test``.
+        max_class_drop: Percentage points that it may cost any class alone, beside ``max_drop``.
         nec: Whether accuracy at 5 to 30 features per class is measured; with ``test``.
         maps: Whether feature maps are looked at, for SID@5 and the locality of ``qpm``; with ``test``, of which, as of
             the training images, there are images.
@@ -196,6 +199,7 @@ def sparsify(
         objective=objective,
         indices=index_set,
         max_drop=max_drop,
+        max_class_drop=max_class_drop,
         nec=nec,
         maps=maps,
     )

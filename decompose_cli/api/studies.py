@@ -86,6 +86,7 @@ def sweep(
     ks: Sequence[int] | None = None,
     indices: SetsByName | None = None,
     max_drop: float | None = None,
+    max_class_drop: float | None = None,
     refit: bool = False,
     l2: float | None = None,
     order: Order = "highest",
@@ -110,6 +111,7 @@ def sweep(
         ks: Features per class; by default 1 to 64, or as far as there are any.
         indices: Further index sets, by name.
         max_drop: Percentage points that the smallest index set may cost.
+        max_class_drop: Percentage points that it may cost any class alone, beside ``max_drop``.
         refit: Whether every head is also measured with weights that are fitted anew.
         l2: Strength of the penalty of fits; chosen by default.
         order: Which gates a ranking by gates takes.
@@ -127,6 +129,7 @@ def sweep(
         indices=given_sets(indices, *_sizes(test)),
         order=parse_order(order),
         max_drop=max_drop,
+        max_class_drop=max_class_drop,
         refit=refit,
         l2=l2,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from decompose_cli.features.blocks import in_blocks
 from decompose_cli.sparse.problem import fitting_device
-from decompose_cli.statistics import mcnemar_p, paired_difference_interval
+from decompose_cli.statistics import mcnemar_p, paired_difference_interval, paired_difference_intervals
 
 MIN_CLASSES_FOR_TOP5 = 11
 
@@ -168,3 +168,64 @@ def compare(first: Predictions, second: Predictions) -> PairedDifference:
     low, high = paired_difference_interval(both, only_a, only_b, first.total - both - only_a - only_b)
     points = 100 * (only_b - only_a) / first.total
     return PairedDifference(points, (100 * low, 100 * high), mcnemar_p(only_a, only_b), only_a, only_b)
+
+
+@dataclass(frozen=True)
+class ClassChange:
+    """How many images of one class two classifiers get right.
+
+    Attributes:
+        number: The class.
+        images: Its images.
+        before: Those that the first gets right.
+        after: Those that the second gets right.
+        points: Accuracy of the second minus that of the first, in percentage points.
+        ci95: Interval of ``points``; see :func:`changes_by_class`.
+    """
+
+    number: int
+    images: int
+    before: int
+    after: int
+    points: float
+    ci95: tuple[float, float]
+
+    @property
+    def is_halved(self) -> bool:
+        """Whether more than half of what was right is lost, and not by chance: the interval is below zero."""
+        return 2 * self.after < self.before and self.ci95[1] < 0
+
+
+def changes_by_class(first: Predictions, second: Predictions) -> list[ClassChange]:
+    """Compare two classifiers class by class, on the same images.
+
+    The intervals are Newcombe's for paired proportions with 1 - 0.05 / m coverage each, where m classes have images
+    (Bonferroni): all of them hold together with 95% confidence, so that also that of a class which was picked for its
+    loss means what it says.
+
+    Args:
+        first: Predictions for at least one image.
+        second: Predictions for the same images.
+
+    Returns:
+        The classes that have images, in their order.
+    """
+    outcomes = 2 * first.is_correct.long() + second.is_correct.long()
+    classes = int(first.labels.max()) + 1
+    table = torch.bincount(4 * first.labels + outcomes, minlength=4 * classes).view(classes, 4)
+    present = (table.sum(1) > 0).nonzero()[:, 0]
+    neither, only_second, only_first, both = table[present].unbind(1)
+    low, high = paired_difference_intervals(both, only_first, only_second, neither, 1 - 0.05 / len(present))
+    changes = []
+    rows = zip(present.tolist(), table[present].tolist(), low.tolist(), high.tolist(), strict=True)
+    for number, (none, new, lost, kept), lower, upper in rows:
+        images = none + new + lost + kept
+        points = 100 * (new - lost) / images
+        changes.append(ClassChange(number, images, kept + lost, kept + new, points, (100 * lower, 100 * upper)))
+    return changes
+
+
+def worst_of(changes: Sequence[ClassChange]) -> ClassChange | None:
+    """The class that loses most points, of equals the one that loses more images; None where none loses any."""
+    losing = [change for change in changes if change.after < change.before]
+    return min(losing, key=lambda one: (one.points, one.after - one.before, one.number), default=None)

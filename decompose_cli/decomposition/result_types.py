@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from pydantic import BaseModel
 
-from decompose_cli.decomposition.metrics import Predictions, compare
+from decompose_cli.decomposition.metrics import Predictions, changes_by_class, compare, worst_of
+from decompose_cli.messages import warn
 from decompose_cli.statistics import wilson_interval
+
+_MOST_SAID = 5
 
 
 class Point(BaseModel):
@@ -16,7 +22,56 @@ class Point(BaseModel):
     top1_ci95: tuple[float, float]
 
 
-class Difference(BaseModel):
+class ClassLoss(BaseModel):
+    """One class, by its number: its images, how many of them each head gets right, and the difference in points.
+
+    ``ci95``: interval of ``points`` that holds for all classes together (see :func:`.metrics.changes_by_class`).
+    """
+
+    number: int
+    images: int
+    before: int
+    after: int
+    points: float
+    ci95: tuple[float, float]
+
+
+class Paired(BaseModel):
+    """``worst_class``: the class that loses most; null where none loses an image.
+
+    ``halved_classes``: the classes that lose more than half of what was right, with an interval below zero.
+    """
+
+    worst_class: ClassLoss | None = None
+    halved_classes: list[ClassLoss] = []
+
+
+def by_class(first: Predictions, second: Predictions) -> dict[str, Any]:
+    """The fields of :class:`Paired`, for the second head minus the first on the same images."""
+    changes = changes_by_class(first, second)
+    worst = worst_of(changes)
+    return {
+        "worst_class": None if worst is None else ClassLoss(**vars(worst)),
+        "halved_classes": [ClassLoss(**vars(change)) for change in changes if change.is_halved],
+    }
+
+
+def warn_of_halved(found: Paired, names: Sequence[str], what: str) -> None:
+    """Warn of classes that lose more than half of what was right.
+
+    Args:
+        found: The comparison.
+        names: Names of the classes.
+        what: The head that loses it, as the subject of the sentence.
+    """
+    for one in found.halved_classes[:_MOST_SAID]:
+        counts = f"{one.after:,} of {one.images:,} images of {names[one.number]} right instead of {one.before:,}"
+        warn(f"{what} gets {counts}.")
+    if (more := len(found.halved_classes) - _MOST_SAID) > 0:
+        warn(f"{what} loses more than half of what was right of {more:,} more classes.")
+
+
+class Difference(Paired):
     """Decomposed minus original, in percentage points, image by image, from :func:`.metrics.compare`."""
 
     points: float
@@ -43,16 +98,32 @@ def point_of(predictions: Predictions) -> Point:
     return Point(correct=correct, top1=100 * correct / total, top1_ci95=(100 * low, 100 * high))
 
 
-def difference_of(original: Predictions, decomposed: Predictions) -> Difference:
-    """Compare a decomposed network with the original, on the same images."""
+def difference_of(
+    original: Predictions,
+    decomposed: Predictions,
+    names: Sequence[str] = (),
+    what: str = "The decomposed head",
+) -> Difference:
+    """Compare a decomposed network with the original, on the same images.
+
+    Args:
+        original: Predictions of the original.
+        decomposed: Predictions of the other.
+        names: Names of the classes, to warn of those that lose more than half; without them nothing is said.
+        what: The other, as the subject of that sentence.
+    """
     difference = compare(original, decomposed)
-    return Difference(
+    found = Difference(
+        **by_class(original, decomposed),
         points=difference.points,
         ci95=difference.ci95,
         mcnemar_p=difference.mcnemar_p,
         only_original_correct=difference.only_first,
         only_decomposed_correct=difference.only_second,
     )
+    if names:
+        warn_of_halved(found, names, what)
+    return found
 
 
 def gain_of(cut: Predictions, refitted: Predictions) -> Gain:

@@ -13,10 +13,11 @@ from decompose_cli.decomposition.metrics import Predictions, predict
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.sparse.problem import fitting_device
-from decompose_cli.statistics import paired_difference_interval
+from decompose_cli.statistics import paired_difference_interval, paired_difference_intervals
 
 _VALUES_AT_ONCE = 1 << 22
-_ONE_SIDED = 0.90  # a two-sided interval with this coverage has a one-sided 95% bound at either end
+_ERROR = 0.05
+_ONE_SIDED = 1 - 2 * _ERROR  # a two-sided interval with this coverage has a one-sided 95% bound at either end
 
 
 def loss_bound(full: Tensor, decomposed: Tensor) -> float:
@@ -35,16 +36,56 @@ def loss_bound(full: Tensor, decomposed: Tensor) -> float:
     return -100 * low
 
 
-def smallest_k(full: Predictions, by_k: Iterable[tuple[int, Predictions]], max_drop: float) -> int | None:
+def class_loss_bound(full: Tensor, decomposed: Tensor, labels: Tensor) -> float:
+    """The largest of the upper bounds of what single classes lose, in percentage points of their images.
+
+    The bounds are those of :func:`loss_bound` with 95% confidence of all classes together: each of the m classes that
+    have images has one of 1 - 0.05 / m (Bonferroni).
+
+    Args:
+        full: Whether the first head gets each image right, bool (N,).
+        decomposed: Whether the second head gets each image right, bool (N,).
+        labels: Class numbers, int64 (N,).
+    """
+    outcomes = 2 * full.long() + decomposed.long()
+    classes = int(labels.max()) + 1
+    table = torch.bincount(4 * labels + outcomes, minlength=4 * classes).view(classes, 4)
+    neither, only_decomposed, only_full, both = table[table.sum(1) > 0].unbind(1)
+    confidence = 1 - 2 * _ERROR / len(both)
+    low, _ = paired_difference_intervals(both, only_full, only_decomposed, neither, confidence)
+    return -100 * float(low.min())
+
+
+def is_within(full: Predictions, decomposed: Tensor, max_drop: float, max_class_drop: float | None = None) -> bool:
+    """Whether the bound of the loss is within ``max_drop`` points, and that of each class within ``max_class_drop``.
+
+    Args:
+        full: Predictions of the full head.
+        decomposed: Whether the other head gets each image right, bool (N,).
+        max_drop: Largest bound of the loss, in percentage points.
+        max_class_drop: Largest bound of the loss of a class; None for any.
+    """
+    if loss_bound(full.is_correct, decomposed) > max_drop:
+        return False
+    return max_class_drop is None or class_loss_bound(full.is_correct, decomposed, full.labels) <= max_class_drop
+
+
+def smallest_k(
+    full: Predictions,
+    by_k: Iterable[tuple[int, Predictions]],
+    max_drop: float,
+    max_class_drop: float | None = None,
+) -> int | None:
     """The smallest number of features, common to all classes, whose bound of the loss is within ``max_drop`` points.
 
     Args:
         full: Predictions of the full head.
         by_k: Ascending numbers of features with the predictions for them; none is asked for beyond the answer.
         max_drop: Largest bound of the loss, in percentage points.
+        max_class_drop: Largest bound of the loss of a class; None for any.
     """
     for k, predictions in by_k:
-        if loss_bound(full.is_correct, predictions.is_correct) <= max_drop:
+        if is_within(full, predictions.is_correct, max_drop, max_class_drop):
             return k
     return None
 
@@ -66,11 +107,13 @@ def shrink(
     advance: Callable[[int], None] = lambda _: None,
     device: torch.device | str = "cpu",
     held: Tensor | None = None,
+    max_class_drop: float | None = None,
 ) -> Shrunk:
     """Drop features one by one while the bound of the loss stays within ``max_drop`` points.
 
     Each step removes the last-ranked feature of the class without whose feature most images are right (the lower class
-    number among equals); every class keeps one feature. The search stops when a step would break the bound.
+    number among equals); every class keeps one feature. The search stops when a step would break the bound; where it
+    would break the bound of a class alone, that class keeps what it has, and the search goes on with the others.
 
     Removing a feature changes one column of the logits. The outcome for all candidates follows from each image's two
     largest logits; after a step only images in which the changed column is, or was, among these two can turn out
@@ -85,12 +128,17 @@ def shrink(
         advance: Called with the number of features just removed.
         device: Where logits are made.
         held: Classes that keep all that they have, bool (C,); None for none.
+        max_class_drop: Largest bound of the loss of a class; None for any.
     """
     rows = [list(row) for row in classes]
     search = _Search(features, full.labels, head, rows, fitting_device(device), held)
     while (candidate := search.best()) is not None:
-        if loss_bound(full.is_correct, search.correct_without(candidate).cpu()) > max_drop:
+        without = search.correct_without(candidate).cpu()
+        if loss_bound(full.is_correct, without) > max_drop:
             break
+        if not is_within(full, without, max_drop, max_class_drop):
+            search.may_lose[candidate] = False
+            continue
         search.drop(candidate)
         advance(1)
     kept = tuple(map(tuple, rows))

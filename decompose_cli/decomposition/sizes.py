@@ -58,3 +58,24 @@ def check_filters(indices: object, k: int | None) -> None:
         raise InputError(f"{param('k')} {k} is not at least 1.")
     if indices is not None and k is not None:
         raise InputError(f"{param('indices')} and {param('k')} both say which filters a class has; give one of them.")
+
+
+def check_class_drop(points: float | None, max_drop: float | None) -> None:
+    """Refuse a loss that each class is allowed where none is looked for, or that is out of range.
+
+    Args:
+        points: Percentage points that a class may lose.
+        max_drop: Percentage points that all classes together may lose.
+
+    Raises:
+        InputError: It is out of range, or there is no ``max_drop``.
+    """
+    if points is None:
+        return
+    if not 0 <= points < 100:
+        raise InputError(f"{param('max_class_drop')} {points} is not between 0 and 100 points.")
+    if max_drop is None:
+        raise InputError(
+            f"{param('max_class_drop')} has no effect without {param('max_drop')}, which looks for a smallest set.",
+            hint=f"Add {param('max_drop')}, which may be as large as {points:g} too.",
+        )

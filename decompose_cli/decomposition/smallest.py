@@ -13,6 +13,7 @@ from decompose_cli.decomposition.heads import decomposed_head, full_head
 from decompose_cli.decomposition.index_set import IndexSet, Layout
 from decompose_cli.decomposition.metrics import Predictions, compare, predict
 from decompose_cli.decomposition.ranking import select
+from decompose_cli.decomposition.result_types import Paired, by_class
 from decompose_cli.decomposition.sampling import held_by_feature, searched_numbers
 from decompose_cli.decomposition.shrinking import loss_bound, shrink, smallest_k
 from decompose_cli.errors import param
@@ -22,7 +23,7 @@ from decompose_cli.messages import note, track
 from decompose_cli.models.network import HeadTensors
 
 
-class Loss(BaseModel):
+class Loss(Paired):
     """What the chosen head costs on one split, image by image against the full head.
 
     ``points``: accuracy of the chosen head minus that of the full head, in percentage points, with 95% interval and
@@ -51,6 +52,8 @@ class Candidate(BaseModel):
 class Chosen(BaseModel):
     """The smallest index set within ``max_drop`` points, chosen on one split and reported on the other.
 
+    ``max_class_drop``: points that no class loses more of, on ``chosen_on`` and with 95% confidence for all together.
+
     ``features`` and ``features_per_class`` are of the classes that features were chosen for.
 
     ``candidates``: by method; null where no k stays within the loss. ``file``: null if none was written.
@@ -58,6 +61,7 @@ class Chosen(BaseModel):
     """
 
     max_drop: float
+    max_class_drop: float | None = None
     method: str
     k: int
     features: int
@@ -80,6 +84,7 @@ class Search:
         head: The full head.
         ranked: What rankings are made from.
         max_drop: Percentage points that the set may cost.
+        max_class_drop: Percentage points that it may cost any class; None for any number.
     """
 
     train: Study
@@ -87,6 +92,7 @@ class Search:
     head: HeadTensors
     ranked: LabelledFeatures
     max_drop: float
+    max_class_drop: float | None = None
 
     def smallest(
         self, sets: Mapping[str, Mapping[int, IndexSet] | None], ks: Sequence[int], reported: Predictions
@@ -113,13 +119,14 @@ class Search:
         for method, known in sets.items():
             sizes = ks if known is None else list(known)
             by_k = accuracy_by_k(self.ranked, features, labels, head, sizes, method, sets=known)
-            k = smallest_k(full, by_k, self.max_drop)
+            k = smallest_k(full, by_k, self.max_drop, self.max_class_drop)
             candidates[method] = None
             if k is None:
                 continue
             with track(f"Shrinking {method}", (k - 1) * len(present), unit="features") as advance:
                 widest = self._set(method, k, known)
-                kept = shrink(features, full, head, widest.classes, self.max_drop, advance, device, held).classes
+                limits = self.max_drop, advance, device, held, self.max_class_drop
+                kept = shrink(features, full, head, widest.classes, *limits).classes
             size = sum(len(kept[number]) for number in present)
             candidates[method] = Candidate(k=k, features=size)
             if best is None or size < best[0]:
@@ -127,7 +134,8 @@ class Search:
         if best is None:
             note(
                 f"No set was chosen: for no k of those tried is the loss shown (with 95% confidence) to stay within "
-                f"{self.max_drop:g} points. Allow more with {param('max_drop')}, or try more with {param('ks')}."
+                f"{self.max_drop:g} points{self._of_classes}. Allow more with {param('max_drop')}, or try more with "
+                f"{param('ks')}."
             )
             return None
         size, method, k, kept = best
@@ -136,6 +144,7 @@ class Search:
         index_set = IndexSet(kept, head.num_features, source=source, whole=common.whole)
         return Chosen(
             max_drop=self.max_drop,
+            max_class_drop=self.max_class_drop,
             method=method,
             k=k,
             features=size,
@@ -148,6 +157,11 @@ class Search:
             candidates=candidates,
         )
 
+    @property
+    def _of_classes(self) -> str:
+        limit = self.max_class_drop
+        return "" if limit is None else f", and that of each class within {limit:g}"
+
     def _set(self, method: str, k: int, known: Mapping[int, IndexSet] | None) -> IndexSet:
         return select(self.ranked, method, k) if known is None else known[k]
 
@@ -159,6 +173,7 @@ class Search:
         )
         difference = compare(full, with_kept)
         return Loss(
+            **by_class(full, with_kept),
             split=study.dataset.split,
             total=full.total,
             full_correct=full.correct,

@@ -11,7 +11,7 @@ from typing_extensions import override
 from decompose_cli.decomposition.choosing import ChosenOn
 from decompose_cli.decomposition.index_set import Layout
 from decompose_cli.decomposition.metrics import Predictions, compare
-from decompose_cli.decomposition.result_types import Point
+from decompose_cli.decomposition.result_types import Paired, Point, by_class
 from decompose_cli.decomposition.sparse_heads import SparseHead
 from decompose_cli.reporting.findings import Findings, Row, accuracy_cells, difference_cells
 from decompose_cli.reporting.plots import Curve, accuracy_figure
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class Versus(BaseModel):
+class Versus(Paired):
     """A sparse head minus a baseline on the same test images: points, 95% interval, exact McNemar p."""
 
     points: float
@@ -167,12 +167,16 @@ class Nec(BaseModel):
 class Smallest(BaseModel):
     """The smallest k whose one-sided 95% bound of the loss on the choosing images is within ``max_drop`` points.
 
+    ``max_class_drop``: the same of each class alone, all together with 95%; ``tried_by_class`` has the largest of them.
+
     ``tried``: the bounds by k, against the full head fitted anew on the same images.
     """
 
     max_drop: float
     k: int
     tried: dict[str, float]
+    max_class_drop: float | None = None
+    tried_by_class: dict[str, float] | None = None
 
 
 class SparsifyResults(Findings):
@@ -246,6 +250,7 @@ def versus(baseline: Predictions, head: Predictions) -> Versus:
     """Compare a head with a baseline."""
     found = compare(baseline, head)
     return Versus(
+        **by_class(baseline, head),
         points=found.points,
         ci95=found.ci95,
         mcnemar_p=found.mcnemar_p,

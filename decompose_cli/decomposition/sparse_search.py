@@ -14,7 +14,7 @@ from decompose_cli.decomposition.choosing import chooser_for
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions
 from decompose_cli.decomposition.sampling import fitted_numbers, part_of
-from decompose_cli.decomposition.shrinking import loss_bound
+from decompose_cli.decomposition.shrinking import class_loss_bound, loss_bound
 from decompose_cli.decomposition.sizes import check_k
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head, strength_for
 from decompose_cli.decomposition.sparse_methods import Bench, Proposal, methods_for
@@ -255,8 +255,17 @@ class Search:
 
         It is the bound of :func:`.shrinking.loss_bound`, against the full head fitted anew on the same images.
         """
-        full = self.full.predict(self.chooser.features, self.chooser.labels, self.data.device)
+        full = self._full_of_chooser
         return {k: loss_bound(full.is_correct, best[k].predictions.is_correct) for k in ks}
+
+    def class_bounds(self, best: Mapping[int, Candidate], ks: Sequence[int]) -> dict[int, float]:
+        """The same, of the class for which it is largest; see :func:`.shrinking.class_loss_bound`."""
+        full, labels = self._full_of_chooser, self.chooser.labels
+        return {k: class_loss_bound(full.is_correct, best[k].predictions.is_correct, labels) for k in ks}
+
+    @property
+    def _full_of_chooser(self) -> Predictions:
+        return self.full.predict(self.chooser.features, self.chooser.labels, self.data.device)
 
 
 def best_of(found: Sequence[Candidate], k: int) -> Candidate:

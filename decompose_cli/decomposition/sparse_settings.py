@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS
-from decompose_cli.decomposition.sizes import check_filters, parse_k
+from decompose_cli.decomposition.sizes import check_class_drop, check_filters, parse_k
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import check_l2
 
@@ -45,6 +45,7 @@ class SparsifySettings:
             has binary weights.
         indices: Features of each class, in place of a method.
         max_drop: Percentage points that the smallest k may cost on the choosing images; None to keep every k.
+        max_class_drop: Percentage points that it may cost any class alone; None for any number.
         nec: Whether accuracy at 5 to 30 features per class is measured.
         maps: Whether feature maps are looked at, for SID@5 and the objective of ``qpm``.
 
@@ -63,6 +64,7 @@ class SparsifySettings:
     objective: Objective = "loss"
     indices: IndexSet | None = None
     max_drop: float | None = None
+    max_class_drop: float | None = None
     nec: bool = False
     maps: bool = False
 
@@ -87,6 +89,7 @@ class SparsifySettings:
             check_l2(self.l2)
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise InputError(f"{param('max_drop')} {self.max_drop} is not between 0 and 100 points.")
+        check_class_drop(self.max_class_drop, self.max_drop)
         if self.pool is not None and self.pool < 1:
             raise InputError(f"{param('pool')} {self.pool} is not at least 1.")
         for k in self.k:

@@ -349,7 +349,7 @@ class _Finetune(Training[FinetuneResults]):
             refitting=self._refitting,
             before=score_of(self._before, split),
             after=score_of(after, split),
-            difference=difference_of(original, after) if original is not None else None,
+            difference=None if original is None else difference_of(original, after, self._test.class_map.names),
             indices=self._used.source,
             features_per_class=self._used.sizes,
         )

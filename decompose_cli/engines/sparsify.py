@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from decompose_cli.decomposition.choosing import say_part
 from decompose_cli.decomposition.heads import decomposed_head, full_head
 from decompose_cli.decomposition.index_set import index_set_text
 from decompose_cli.decomposition.metrics import Predictions, predict
-from decompose_cli.decomposition.result_types import point_of
+from decompose_cli.decomposition.result_types import point_of, warn_of_halved
 from decompose_cli.decomposition.sparse_files import FileSource
 from decompose_cli.decomposition.sparse_heads import SparseHead, as_full
 from decompose_cli.decomposition.sparse_methods import used_in
@@ -113,6 +113,10 @@ def found_for(
             index_set = dataclasses.replace(head.index_set, provenance=provenance)
             contents[place / INDICES] = index_set_text(index_set, document=True)
     document = source.document(_arguments(search.settings), results, watch)
+    names = document.dataset.classes if document.dataset is not None else ()
+    for size, described in results.heads.items():
+        if described.versus_original is not None:
+            warn_of_halved(described.versus_original, names, f"The head with k = {size}")
     if folder is not None:
         write_result(document, folder / RESULT, contents)
         for path, check in checks.items():
@@ -176,16 +180,31 @@ class Run:
     def _smallest(self, ks: Sequence[int]) -> Smallest:
         limit = self.settings.max_drop
         assert limit is not None
+        of_class = self.settings.max_class_drop
         bounds = self.search.bounds(self.best, ks)
-        within = [k for k in ks if bounds[k] <= limit]
+        by_class = None if of_class is None else self.search.class_bounds(self.best, ks)
+        within = self._those_within(bounds, limit, "")
+        if by_class is not None and of_class is not None:
+            within = self._those_within({k: by_class[k] for k in within}, of_class, " for every class")
+        return Smallest(
+            max_drop=limit,
+            k=min(within),
+            tried={str(k): bound for k, bound in bounds.items()},
+            max_class_drop=of_class,
+            tried_by_class=None if by_class is None else {str(k): bound for k, bound in by_class.items()},
+        )
+
+    def _those_within(self, bounds: Mapping[int, float], limit: float, whose: str) -> list[int]:
+        """The k whose bound is within a limit; at least one."""
+        within = [k for k, bound in bounds.items() if bound <= limit]
         if not within:
-            nearest = min(ks, key=lambda k: bounds[k])
+            nearest = min(bounds, key=lambda k: bounds[k])
             raise DecomposeError(
-                f"No k of {first_few(ks)} is within {limit:g} points of the full head on the "
+                f"No k of {first_few(bounds)} is within {limit:g} points of the full head{whose} on the "
                 f"{len(self.search.chooser.labels):,} choosing images; k = {nearest} comes nearest, with a bound of "
                 f"{bounds[nearest]:.2f} points."
             )
-        return Smallest(max_drop=limit, k=min(within), tried={str(k): bound for k, bound in bounds.items()})
+        return within
 
     def _say_what_is_odd(self) -> None:
         """Say what a user would not expect: separable images, constant features, classes with their bias alone."""

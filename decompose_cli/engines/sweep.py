@@ -37,9 +37,9 @@ from decompose_cli.decomposition.ranking import (
     select,
 )
 from decompose_cli.decomposition.refitting import check_apart, check_refit, log_spaced, refitted, settle
-from decompose_cli.decomposition.result_types import Point, difference_of, point_of
+from decompose_cli.decomposition.result_types import Point, difference_of, point_of, warn_of_halved
 from decompose_cli.decomposition.sampling import count_searched
-from decompose_cli.decomposition.sizes import check_k
+from decompose_cli.decomposition.sizes import check_class_drop, check_k
 from decompose_cli.decomposition.smallest import Search
 from decompose_cli.decomposition.sweep_results import RefittedPoint, SweepResults
 from decompose_cli.errors import InputError, param
@@ -98,6 +98,7 @@ class SweepSettings:
         indices: ``NAME=FILE`` or ``FILE``, or sets that are at hand; each is used whole.
         order: Which gates are taken by a ranking that needs gates.
         max_drop: Percentage points that the smallest index set may cost; None to look for none.
+        max_class_drop: Percentage points that it may cost any class alone; None for any number.
         refit: Whether the weights of all features that are kept are also fitted anew.
         l2: Strength of the penalty of all fits; None to choose it once, at five features per class by ``contribution``.
 
@@ -110,6 +111,7 @@ class SweepSettings:
     indices: Sequence[str | NamedSet] = ()
     order: Order = "highest"
     max_drop: float | None = None
+    max_class_drop: float | None = None
     refit: bool = False
     l2: float | None = None
 
@@ -119,6 +121,7 @@ class SweepSettings:
         parse_order(self.order)
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise InputError(f"{param('max_drop')} {self.max_drop} is not between 0 and 100 points.")
+        check_class_drop(self.max_class_drop, self.max_drop)
         check_refit(self.l2, fits=self.fits)
 
     @property
@@ -217,7 +220,10 @@ def sweep(
         curves[OWN] = {label: point_of(predict(own, bank.features, study.labels, classes, device))}
     chosen = None
     if max_drop is not None:
-        chosen = Search(train, study, head, ranked, max_drop).smallest(sets, sizes, original)
+        search = Search(train, study, head, ranked, max_drop, settings.max_class_drop)
+        chosen = search.smallest(sets, sizes, original)
+        if chosen is not None:
+            warn_of_halved(chosen.reported_on, study.class_map.names, "The chosen set")
     results = SweepResults(
         total=len(study.labels),
         original=point_of(original),
@@ -236,6 +242,7 @@ def sweep(
         "indices": list(map(str, settings.indices)),
         "order": order,
         "max_drop": max_drop,
+        "max_class_drop": settings.max_class_drop,
         "refit": settings.refit,
         "l2": settings.l2,
     }
@@ -295,6 +302,7 @@ def _drawn(folder: Path, results: SweepResults, study: Study, order: Order) -> d
             "model": study.describe_model().model_dump(),
             "method": results.chosen.method,
             "max_drop": results.chosen.max_drop,
+            "max_class_drop": results.chosen.max_class_drop,
             "chosen_on": results.chosen.chosen_on.split,
             **({} if study.part is None else {"part": study.part.model_dump()}),
         }

@@ -238,7 +238,7 @@ def measure(
         total=len(labels),
         original=_accuracy(original, names) if original else None,
         decomposed=_accuracy(decomposed, names) if decomposed else None,
-        difference=difference_of(original, decomposed) if original and decomposed else None,
+        difference=difference_of(original, decomposed, names) if original and decomposed else None,
         refitted=anew,
         indices=IndicesInfo(source=used.source, sha256=sha256, k=used.sizes) if used else None,
         mistakes=_mistakes(original, decomposed),
@@ -268,7 +268,7 @@ def _anew(
     return RefittedHead(
         **dict(_accuracy(evaluation, names)),
         refitting=refitting,
-        difference=difference_of(original, evaluation),
+        difference=difference_of(original, evaluation, names, "The refitted head"),
         gain=gain_of(decomposed, evaluation),
     )
 

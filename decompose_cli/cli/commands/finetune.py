@@ -13,7 +13,7 @@ from decompose_cli.cli.options.training import IDLE_IN_TRAINING, NEW_HEAD, NOT_F
 from decompose_cli.cli.output import RunOutput
 from decompose_cli.cli.runs import finish_run, make_request
 from decompose_cli.cli.tables.runs import score_row, show_files, show_spread, when
-from decompose_cli.cli.tables.words import p_value, said_of_fits
+from decompose_cli.cli.tables.words import p_value, said_of_fits, said_of_worst
 from decompose_cli.decomposition.ranking import DEFAULT_METHOD
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.inputs import Inputs
@@ -119,7 +119,8 @@ def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
             seed = f", seed {run.seed}" if len(runs) > 1 else ""
             terminal.print(
                 f"After minus original{seed}: {difference.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; "
-                f"McNemar p {p_value(difference.mcnemar_p)}: {verdict} at the 5% level"
+                f"McNemar p {p_value(difference.mcnemar_p)}: {verdict} at the 5% level",
+                said_of_worst(difference, document.dataset.classes if document.dataset is not None else []),
             )
     show_spread(terminal, getattr(results, "summary", []))
     show_files(terminal, document, runs)

@@ -101,6 +101,14 @@ def sparsify(
             help="Keep the smallest k alone whose loss of accuracy is within so many points (one-sided 95% bound).",
         ),
     ] = None,
+    max_class_drop: Annotated[
+        Optional[float],
+        option(
+            "--max-class-drop",
+            metavar="POINTS",
+            help="With --max-drop: and of no class more than this, with 95% confidence for all classes together.",
+        ),
+    ] = None,
     nec: Annotated[
         bool, option("--nec", help="Measure accuracy at 5, 10, 15, 20, 25 and 30 features per class too.")
     ] = False,
@@ -133,6 +141,7 @@ def sparsify(
         objective=objective,  # type: ignore[arg-type]
         indices=index_set,
         max_drop=max_drop,
+        max_class_drop=max_class_drop,
         nec=nec,
         maps=maps,
     )

@@ -12,7 +12,7 @@ from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import INDEX_FILES, L2, ORDER, fitted, listed
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.cli.tables.accuracy import show_setting
-from decompose_cli.cli.tables.words import label, p_value, said_of_fits
+from decompose_cli.cli.tables.words import label, p_value, said_of_fits, said_of_worst
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.features.inputs import Inputs
 
@@ -51,6 +51,14 @@ def sweep(
             help="Look for the smallest index set that loses, on the training images and with 95% confidence, no more.",
         ),
     ] = None,
+    max_class_drop: Annotated[
+        Optional[float],
+        option(
+            "--max-class-drop",
+            metavar="POINTS",
+            help="With --max-drop: and of no class more than this, with 95% confidence for all classes together.",
+        ),
+    ] = None,
     refit: Annotated[
         bool,
         option("--refit", help="Every curve twice: weights of the full head, and weights fitted to training images."),
@@ -73,6 +81,7 @@ def sweep(
         indices=indices or (),
         order=parse_order(order),
         max_drop=max_drop,
+        max_class_drop=max_class_drop,
         refit=refit,
         l2=l2,
     )
@@ -121,7 +130,7 @@ def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> No
         terminal.title("Index files" if OWN not in results.curves else "The sparse head of the weights")
         terminal.print(make_table(["Name", "k", "Correct", "Top-1 %", "95% interval"], rows))
     if results.chosen is not None:
-        _show_chosen(terminal, results.chosen)
+        _show_chosen(terminal, results.chosen, document.dataset.classes if document.dataset else [])
     if results.plot is not None:
         terminal.print(f"Curve drawn in {results.plot}")
 
@@ -140,12 +149,13 @@ def _is_round(k: int, count: int) -> bool:
     return k <= 5 or k % step == 0
 
 
-def _show_chosen(terminal: Terminal, chosen: Chosen) -> None:
+def _show_chosen(terminal: Terminal, chosen: Chosen, names: Sequence[str]) -> None:
     low, high = chosen.features_per_class
     terminal.title(
         f"Smallest index set found: {chosen.features} features in all, {low} to {high} per class ({chosen.method}, "
         f"from a common k of {chosen.k}), whose loss on {chosen.chosen_on.split} has a 95% bound of at most "
         f"{chosen.max_drop:g} points"
+        + (f", and of {chosen.max_class_drop:g} for every class" if chosen.max_class_drop is not None else "")
     )
     columns = [
         "Split",
@@ -162,6 +172,7 @@ def _show_chosen(terminal: Terminal, chosen: Chosen) -> None:
     terminal.print(make_table(columns, rows))
     counts = [f"{name} {'none' if one is None else one.features}" for name, one in chosen.candidates.items()]
     terminal.print(f"Features in all by method: {', '.join(counts)}")
+    terminal.print(said_of_worst(chosen.reported_on, names))
     if chosen.file is not None:
         terminal.print(f"Indices written to {chosen.file}")
 

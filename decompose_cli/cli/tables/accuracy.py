@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.cli.console import Terminal, make_table
-from decompose_cli.cli.tables.words import p_value, said_of_fits
+from decompose_cli.cli.tables.words import p_value, said_of_fits, said_of_worst
 from decompose_cli.errors import first_few
 
 if TYPE_CHECKING:
@@ -85,12 +85,13 @@ def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults
     if all(head.top5 is None for _, head in heads):
         columns.pop(4)
         rows = [row[:4] + row[5:] for row in rows]
+    names = document.dataset.classes if document.dataset is not None else []
     terminal.title("Accuracy")
     terminal.print(make_table(columns, rows))
     if results.difference is not None:
-        terminal.print(_said("Decomposed", results.difference))
+        terminal.print(_said("Decomposed", results.difference), said_of_worst(results.difference, names))
     if (refitted := results.refitted) is not None:
-        terminal.print(_said("Refitted", refitted.difference))
+        terminal.print(_said("Refitted", refitted.difference), said_of_worst(refitted.difference, names))
         gain = refitted.gain
         low, high = gain.ci95
         terminal.print(

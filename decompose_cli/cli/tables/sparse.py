@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.tables.accuracy import show_setting
-from decompose_cli.cli.tables.words import p_value
+from decompose_cli.cli.tables.words import p_value, said_of_worst
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.sparse_results import Few, Sparse, SparsifyResults, Versus
@@ -43,6 +43,11 @@ def show_heads(terminal: Terminal, document: ResultDocument[SparsifyResults]) ->
         columns, rows = columns[:6] + columns[8:], [row[:6] + row[8:] for row in rows]
     terminal.print(make_table(columns, rows, left=2))
     terminal.print("Cut: the same features with the weights of the full head.")
+    names = document.dataset.classes if document.dataset is not None else []
+    for k, head in results.heads.items():
+        is_full = head.versus_original is not None
+        versus, what = head.versus_original or head.versus_refitted, f"k = {k} against the full head"
+        terminal.print(said_of_worst(versus, names, what if is_full else f"{what} fitted anew"))
     _show_measures(terminal, results)
     if results.nec is not None:
         _show_nec(terminal, results.nec.elastic_net, results.nec.sparse)
@@ -52,7 +57,8 @@ def show_heads(terminal: Terminal, document: ResultDocument[SparsifyResults]) ->
         terminal.print(f"Chosen on {what}: {', '.join(chosen.chosen)}; test images chose nothing.")
     if results.smallest is not None:
         found = results.smallest
-        terminal.print(f"k = {found.k} is the smallest within {found.max_drop:g} points on these images.")
+        of_class = "" if found.max_class_drop is None else f", and {found.max_class_drop:g} for every class,"
+        terminal.print(f"k = {found.k} is the smallest within {found.max_drop:g} points{of_class} on these images.")
     for head in results.heads.values():
         if head.checkpoint is not None:
             terminal.print(f"Checkpoint {head.checkpoint}")

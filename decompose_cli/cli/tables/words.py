@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.refitting import Refitting
+    from decompose_cli.decomposition.result_types import Paired
 
 
 def p_value(p: float) -> str:
@@ -25,4 +27,22 @@ def said_of_fits(refitting: Refitting) -> str:
     return (
         f"Heads were fitted on {refitting.fitted:,} training images, with a penalty of strength {refitting.l2:.2g}, "
         f"{how}; the images that are counted here chose nothing."
+    )
+
+
+def said_of_worst(found: Paired, names: Sequence[str], what: str = "") -> str:
+    """Which class loses most, how much, and how sure that is.
+
+    Args:
+        found: The comparison.
+        names: Names of the classes.
+        what: The heads that are compared, to stand before it.
+    """
+    worst, start = found.worst_class, f"{what}: " if what else ""
+    if worst is None:
+        return f"{start}No class loses accuracy."
+    low, high = worst.ci95
+    return (
+        f"{start}Worst class: {names[worst.number]}, {worst.before:,} to {worst.after:,} of {worst.images:,} right, "
+        f"{worst.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f} over all classes together"
     )
