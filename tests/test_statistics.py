@@ -8,6 +8,7 @@ from statistics import NormalDist
 
 import numpy as np
 import pytest
+import torch
 from scipy.stats import binomtest, sem
 from scipy.stats import t as student
 
@@ -15,6 +16,7 @@ from decompose_cli.statistics import (
     mcnemar_p,
     mean_interval,
     paired_difference_interval,
+    paired_difference_intervals,
     wilson_interval,
 )
 
@@ -186,6 +188,16 @@ def test_paired_interval_is_symmetric(table: tuple[int, int, int, int]) -> None:
     assert swapped == pytest.approx((-high, -low), abs=1e-12)
     negated = paired_difference_interval(neither, only_second, only_first, both)
     assert negated == pytest.approx((-high, -low), abs=1e-12)
+
+
+def test_paired_intervals_of_many_groups_are_those_of_each() -> None:
+    tables = [table for table in itertools.product(range(4), repeat=4) if sum(table)]
+    tables += [(950, 0, 0, 50), (0, 40, 1, 0), (10**6, 3, 5, 10**5), (7, 10**5, 3, 1)]
+    for confidence in (0.9, 0.95, 1 - 1e-4):
+        low, high = paired_difference_intervals(*torch.tensor(tables).unbind(1), confidence)
+        for number, table in enumerate(tables):
+            expected = paired_difference_interval(*table, confidence)
+            assert (float(low[number]), float(high[number])) == pytest.approx(expected, abs=1e-12)
 
 
 def test_paired_interval_does_not_collapse_where_both_agree_on_everything() -> None:

@@ -12,7 +12,17 @@ from scipy.stats import binomtest
 from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 from torch import Tensor
 
-from decompose_cli.decomposition.metrics import Evaluation, Predictions, compare, evaluate_head, losses_of, predict
+from decompose_cli.decomposition.metrics import (
+    Evaluation,
+    Predictions,
+    changes_by_class,
+    compare,
+    evaluate_head,
+    losses_of,
+    predict,
+    worst_of,
+)
+from decompose_cli.decomposition.result_types import difference_of
 from decompose_cli.features import blocks
 from decompose_cli.statistics import paired_difference_interval
 
@@ -241,3 +251,90 @@ def test_bare_predictions_are_compared_like_full_evaluations() -> None:
     first, second = outcome("1111100000"), outcome("1110011100")
     bare = [Predictions(evaluation.predictions, evaluation.labels) for evaluation in (first, second)]
     assert compare(bare[0], bare[1]) == compare(first, second)
+
+
+# ------------------------------------------------------------------------------------------------------------- classes
+
+
+def random_pair(seed: int, classes: int) -> tuple[Predictions, Predictions]:
+    random = np.random.default_rng(seed)
+    labels = random.integers(0, classes, 400)
+    labels[labels == 1] = 0  # a class without images
+    first = np.where(random.random(400) < 0.1, (labels + 1) % classes, labels)
+    lost = random.random(400) < 0.05 + 0.6 * (labels == classes - 1)
+    second = np.where(lost, (labels + 2) % classes, first)
+    truth = torch.from_numpy(labels)
+    return Predictions(torch.from_numpy(first), truth), Predictions(torch.from_numpy(second), truth)
+
+
+@pytest.mark.parametrize("classes", [3, 10])
+@pytest.mark.parametrize("seed", range(4))
+def test_changes_by_class_against_a_plain_loop(seed: int, classes: int) -> None:
+    first, second = random_pair(seed, classes)
+    found = changes_by_class(first, second)
+    present = sorted(set(first.labels.tolist()))
+    assert [one.number for one in found] == present
+    for one in found:
+        pairs = [
+            (a == label, b == label)
+            for a, b, label in zip(
+                first.predictions.tolist(), second.predictions.tolist(), first.labels.tolist(), strict=True
+            )
+            if label == one.number
+        ]
+        counts = [pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
+        low, high = paired_difference_interval(*counts, 1 - 0.05 / len(present))
+        assert (one.images, one.before, one.after) == (len(pairs), counts[0] + counts[1], counts[0] + counts[2])
+        assert one.points == pytest.approx(100 * (counts[2] - counts[1]) / len(pairs), abs=1e-12)
+        assert one.ci95 == pytest.approx((100 * low, 100 * high), abs=1e-9)
+        assert one.is_halved == (2 * one.after < one.before and high < 0)
+    worst = worst_of(found)
+    assert worst is not None
+    assert worst.number == classes - 1
+    assert worst.points == min(one.points for one in found)
+
+
+def test_no_class_is_worst_where_none_loses() -> None:
+    first, _ = random_pair(0, 5)
+    assert worst_of(changes_by_class(first, first)) is None
+    assert worst_of(changes_by_class(first, Predictions(first.labels, first.labels))) is None
+
+
+def test_a_class_that_is_lost_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    """200 of 321 right become 198, which hides a class that goes from 45 to 0."""
+    labels = torch.tensor([0] * 45 + [1] * 276)
+    first, second = labels.clone(), labels.clone()
+    first[45 + 155 :] = 0
+    second[:45] = 1
+    second[45 + 198 :] = 0
+    pair = Predictions(first, labels), Predictions(second, labels)
+    difference = difference_of(*pair, ["cat", "dog"])
+    assert (pair[0].correct, pair[1].correct) == (200, 198)
+    assert difference.worst_class is not None
+    assert (difference.worst_class.number, difference.worst_class.before, difference.worst_class.after) == (0, 45, 0)
+    assert [one.number for one in difference.halved_classes] == [0]
+    assert "The decomposed head gets 0 of 45 images of cat right instead of 45." in caplog.text
+    few = [Predictions(torch.tensor(values), torch.zeros(3, dtype=torch.int64)) for values in ([0, 0, 0], [1, 1, 0])]
+    assert difference_of(*few, ["cat"]).halved_classes == [], "three images show nothing"
+
+
+def test_many_lost_classes_are_counted(caplog: pytest.LogCaptureFixture) -> None:
+    labels = torch.arange(9).repeat_interleave(100)
+    found = difference_of(Predictions(labels, labels), Predictions((labels + 1) % 9, labels), list("abcdefghi"))
+    assert len(found.halved_classes) == 9
+    assert caplog.text.count("right instead of") == 5
+    assert "4 more classes" in caplog.text
+
+
+def test_intervals_of_classes_hold_together() -> None:
+    """Where nothing changes but by chance, the interval of the class picked for its loss holds in 19 of 20 draws."""
+    random = np.random.default_rng(0)
+    labels = torch.arange(10).repeat_interleave(60)
+    missed = 0
+    for _ in range(600):
+        first, second = (
+            Predictions(torch.where(torch.from_numpy(random.random(600) < 0.2), -1, labels), labels) for _ in range(2)
+        )
+        worst = min(changes_by_class(first, second), key=lambda one: one.points)
+        missed += not worst.ci95[0] <= 0 <= worst.ci95[1]
+    assert missed / 600 < 0.05

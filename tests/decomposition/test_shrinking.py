@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from decompose_cli.decomposition.metrics import Predictions
-from decompose_cli.decomposition.shrinking import Shrunk, loss_bound, shrink, smallest_k
+from decompose_cli.decomposition.shrinking import Shrunk, class_loss_bound, loss_bound, shrink, smallest_k
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.statistics import paired_difference_interval
@@ -73,15 +73,29 @@ def slow_bound(full: list[bool], other: list[bool]) -> float:
     return 100 * min(1.0, p1 - p2 + math.sqrt(max(0.0, square)))
 
 
-def slow_shrink(case: Case, max_drop: float) -> tuple[list[list[int]], list[int]]:
+def slow_class_bound(full: list[bool], other: list[bool], labels: list[int]) -> float:
+    """The largest bound of a class, each from a paired interval of its images alone, by Bonferroni."""
+    present = sorted(set(labels))
+    bounds = []
+    for number in present:
+        mine = [place for place, label in enumerate(labels) if label == number]
+        pairs = [(full[place], other[place]) for place in mine]
+        counts = [pairs.count(pair) for pair in ((True, True), (True, False), (False, True), (False, False))]
+        low, _ = paired_difference_interval(*counts, 1 - 2 * 0.05 / len(present))
+        bounds.append(-100 * low)
+    return max(bounds)
+
+
+def slow_shrink(case: Case, max_drop: float, max_class_drop: float | None = None) -> tuple[list[list[int]], list[int]]:
     """Every step builds the head without the last feature of each class; returns the sets and the classes shortened."""
     features, full, head, classes = case
     rows, path = [list(row) for row in classes], []
-    right = full.is_correct.tolist()
+    right, labels = full.is_correct.tolist(), full.labels.tolist()
+    stays: set[int] = set()
     while True:
         best: tuple[int, int, list[bool]] | None = None
         for number, row in enumerate(rows):
-            if len(row) == 1:
+            if len(row) == 1 or number in stays:
                 continue
             candidate = [row[:-1] if other == number else rows[other] for other in range(len(rows))]
             found = outcomes(features, full.labels, head, candidate)
@@ -89,6 +103,9 @@ def slow_shrink(case: Case, max_drop: float) -> tuple[list[list[int]], list[int]
                 best = (sum(found), number, found)
         if best is None or slow_bound(right, best[2]) > max_drop:
             return rows, path
+        if max_class_drop is not None and slow_class_bound(right, best[2], labels) > max_class_drop:
+            stays.add(best[1])
+            continue
         rows[best[1]].pop()
         path.append(best[1])
 
@@ -330,6 +347,40 @@ def test_the_true_loss_is_below_the_bound_about_nineteen_times_of_twenty(
     assert 0.93 < below / 2000 < 0.975
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_bound_of_the_worst_class_against_the_slow_twin(seed: int) -> None:
+    random = np.random.default_rng(seed)
+    n = int(random.integers(1, 120))
+    full = random.random(n) < 0.8
+    other = np.where(random.random(n) < 0.2, ~full, full)
+    labels = torch.from_numpy(random.integers(0, 9, n))  # some classes have no images
+    found = class_loss_bound(torch.from_numpy(full), torch.from_numpy(other), labels)
+    assert found == pytest.approx(slow_class_bound(full.tolist(), other.tolist(), labels.tolist()), abs=1e-9)
+
+
+@pytest.mark.parametrize("max_class_drop", [10.0, 20.0, 30.0, 45.0])
+@pytest.mark.parametrize("seed", range(6))
+def test_shrinking_within_the_bound_of_classes_against_the_slow_twin(seed: int, max_class_drop: float) -> None:
+    features, full, head, classes = make_case(seed, c=4, n=120)
+    found = shrink(features, full, head, classes, 25.0, max_class_drop=max_class_drop)
+    rows, _ = slow_shrink((features, full, head, classes), 25.0, max_class_drop)
+    assert [list(row) for row in found.classes] == rows
+
+
+def test_the_bound_of_classes_leaves_more_features() -> None:
+    """A class that may lose nothing keeps what it has, while the others are shrunk on."""
+    sizes = []
+    for max_class_drop in (None, 45.0, 30.0):
+        case = make_case(1, c=4, n=120)
+        found = shrink(*case, 25.0, max_class_drop=max_class_drop)
+        sizes.append(sum(map(len, found.classes)))
+        if max_class_drop is not None and sizes[-1] < sum(map(len, case[3])):
+            full = case[1]
+            assert class_loss_bound(full.is_correct, found.predictions.is_correct, full.labels) <= max_class_drop
+    assert sizes[0] < sizes[-1]
+    assert sizes == sorted(sizes)
+
+
 # ----------------------------------------------------------------------------------------------------------- smallest k
 
 
@@ -387,3 +438,16 @@ def test_sets_left_out_of_sums_leave_no_rounding_behind() -> None:
         rows = (weight * means).argsort(1, descending=True)[:, :6].tolist()
         found = assert_as_the_slow_twin((features, full, head, rows), 20.0)
         assert slow_bound(full.is_correct.tolist(), found.predictions.is_correct.tolist()) <= 20.0
+
+
+def test_the_smallest_number_has_to_be_within_the_bound_of_classes_too() -> None:
+    """k = 2 loses little in all, and all of it in one class."""
+    labels = torch.arange(4).repeat_interleave(100)
+    full = Predictions(labels, labels)
+    one_class, evenly = labels.clone(), labels.clone()
+    one_class[:20] = 1
+    evenly[::20] = (labels[::20] + 1) % 4
+    by_k = [(2, Predictions(one_class, labels)), (3, Predictions(evenly, labels))]
+    assert smallest_k(full, by_k, 10) == 2
+    assert smallest_k(full, by_k, 10, 20) == 3
+    assert smallest_k(full, by_k, 10, 1) is None

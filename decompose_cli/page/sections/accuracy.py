@@ -128,7 +128,7 @@ def differences(source: Source) -> Iterator[tuple[str, Difference]]:
 
 def _differences(context: Context) -> Iterator[Block]:
     rows = [
-        (f"{source.name}{', ' + which if which else ''}", difference)
+        (f"{source.name}{', ' + which if which else ''}", difference, *_worst(source, difference))
         for source in context.sources
         for which, difference in differences(source)
     ]
@@ -142,12 +142,24 @@ def _differences(context: Context) -> Iterator[Block]:
                 Column("McNemar p", is_p=True),
                 Column("Only the full head right"),
                 Column("Only the decomposed right"),
+                Column("Worst class"),
+                Column("Its points", 2, is_signed=True),
+                Column("95% interval, all classes together", 2, is_signed=True),
             ],
             [
-                [name, d.points, d.ci95, d.mcnemar_p, d.only_original_correct, d.only_decomposed_correct]
-                for name, d in rows
+                [name, d.points, d.ci95, d.mcnemar_p, d.only_original_correct, d.only_decomposed_correct, *worst]
+                for name, d, *worst in rows
             ],
         )
+
+
+def _worst(source: Source, difference: Difference) -> tuple[str | None, float | None, tuple[float, float] | None]:
+    """The class that loses most, with its counts, and by how much."""
+    worst = difference.worst_class
+    if worst is None:
+        return None, None, None
+    counts = f"{source.class_name(worst.number)} ({worst.before:,} to {worst.after:,} of {worst.images:,})"
+    return counts, worst.points, worst.ci95
 
 
 def _by_class(context: Context) -> Iterator[Block]:
