@@ -193,7 +193,7 @@ def check_model(model: object) -> None:
     """
     if not isinstance(model, Model):
         raise InputError(
-            f"{param('model')} is of the type {type(model).__name__}, not Model.",
+            f"model is of the type {type(model).__name__}, not Model.",
             hint="load_model makes one, of a name or of a module.",
         )
 

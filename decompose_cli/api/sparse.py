@@ -165,7 +165,7 @@ def sparsify(
     several = isinstance(k, Sequence) and not isinstance(k, str)
     if test is None and (several or max_drop is not None or nec or maps):
         raise InputError(
-            f"Several {param('k')}, {param('max_drop')}, {param('nec')} and {param('maps')} need {param('test')}: "
+            f"Several {param('k')}, {param('max_drop')}, {param('nec')} and {param('maps')} need test: "
             "features of images that are reported on."
         )
     if several and not k and max_drop is None:

@@ -27,7 +27,7 @@ from decompose_cli.engines import essential as essential_engine
 from decompose_cli.engines import mutual_info as mutual_info_engine
 from decompose_cli.engines import sweep as sweep_engine
 from decompose_cli.engines import validate as validate_engine
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.labelled import Order
 
@@ -245,7 +245,7 @@ def _set(given: object, num_features: int | None) -> IndexSet:
     if isinstance(given, IndexSet | str | Path):
         return index_set_of(given, 0, 0)
     if not isinstance(given, Mapping | Sequence):
-        raise InputError(f"{param('sets')} has {given!r}, which is no index set.")
+        raise InputError(f"sets has {given!r}, which is no index set.")
     count = len(given)
     rows = index_set_of(given, count, num_features or 1 << 30)
     return IndexSet(rows.classes, num_features, source="index set")

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from decompose_cli.cli import stdout
 from decompose_cli.cli.console import Terminal, is_first_process
-from decompose_cli.errors import DecomposeError, InputError
+from decompose_cli.errors import DecomposeError, InputError, param
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.reporting.predictions import SUFFIX
 from decompose_cli.storage.files import (
     check_folder_writable,
     check_writable,
@@ -83,6 +84,26 @@ def checked_output(out: Output, folder: Path = RESULTS) -> Path | None:
     elif not out.json:
         check_folder_writable(folder)
     return out.path
+
+
+def checked_predictions(out: Output, path: Path | None) -> None:
+    """Refuse, before any work is done, a file that cannot get the predictions.
+
+    Raises:
+        InputError: It does not end in ``.csv``, exists and may not be replaced, or cannot be written.
+    """
+    if path is None:
+        return
+    if path.suffix.lower() != SUFFIX:
+        raise InputError(f"{param('predictions')} {path} does not end in {SUFFIX}.")
+    check_writable(path, overwrite=out.overwrite)
+
+
+def write_predictions(out: Output, document: ResultDocument[Any], path: Path | None) -> None:
+    """Write what each head says of each image, where that was asked for."""
+    if path is not None and is_first_process():
+        document.results.predictions.write(path)
+        out.terminal.print(f"Predictions written to {path}")
 
 
 def finish(

@@ -158,7 +158,11 @@ class ImageDataset(ABC):
 
     def called(self, number: int) -> str:
         """An image by a name that tells a person which it is."""
-        return f"image {number}"
+        return self.file_of(number) or f"image {number}"
+
+    def file_of(self, number: int) -> str | None:
+        """The file of an image, relative to the data set, or its place in a file; None where it has no name."""
+        return None
 
     def remark(self) -> None:  # noqa: B027 - most have nothing to say
         """Say, once, what a user might not expect of the images that have been read, where that can be told."""

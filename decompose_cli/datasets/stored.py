@@ -227,7 +227,7 @@ class StoredImages(ImageDataset):
         return known if len(known) == len(stamps) else None
 
     @override
-    def called(self, number: int) -> str:
+    def file_of(self, number: int) -> str | None:
         return self.images.name(number)
 
     @override

@@ -68,9 +68,13 @@ class Guess(BaseModel):
 
 
 class Mistake(BaseModel):
-    """An image that a head gets wrong: its number in the split, from 0, its class, and each head's guess (or null)."""
+    """An image that a head gets wrong: its number in the split, from 0, its class, and each head's guess (or null).
+
+    ``name``: its file, relative to the data set, where it has one.
+    """
 
     image: int
+    name: str | None = None
     label: int
     original: Guess | None
     decomposed: Guess | None
@@ -125,6 +129,7 @@ class ValidateResults(Findings):
             "mistakes": [
                 {
                     "image": one.image,
+                    "name": one.name,
                     "label": self.called(one.label),
                     **{
                         f"{name} {what}": value

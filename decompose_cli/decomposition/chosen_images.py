@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from decompose_cli.datasets.batches import BatchImages
 from decompose_cli.datasets.reading import ImageFiles
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Study
@@ -33,6 +35,7 @@ class ChosenImage:
         size: (height, width) of the image as it was given.
         whole: The image as it was given, at most 512 pixels long, uint8 (3, h, w); None where the network sees it pixel
             for pixel.
+        file: Its file, relative to the data set, where it has one.
     """
 
     name: str
@@ -40,6 +43,7 @@ class ChosenImage:
     label: int | None
     size: Size
     whole: Tensor | None = None
+    file: str | None = None
 
 
 def from_files(paths: Sequence[Path], preprocessing: Preprocessing) -> list[ChosenImage]:
@@ -90,14 +94,14 @@ def from_dataset(study: Study, numbers: Sequence[int]) -> list[ChosenImage]:
             raise InputError(
                 f"{study.split.name} {study.split.split} has no image number {number}; it has {count:,}, from 0."
             )
-    chosen = [
-        _chosen(
-            str(number),
-            study.split.image(number).convert("RGB"),
-            study.label_in_split(number),
-            study.preprocessing,
-        )
-        for number in numbers
-    ]
+    chosen = []
+    for number in numbers:
+        label, file = study.label_in_split(number), study.split.file_of(number)
+        if isinstance(study.split, BatchImages) and not study.split.has_levels:  # a picture would round what was given
+            pixels = study.split.pixels[number]
+            chosen.append(ChosenImage(str(number), pixels, label, (pixels.shape[1], pixels.shape[2])))
+            continue
+        image = study.split.image(number).convert("RGB")
+        chosen.append(dataclasses.replace(_chosen(str(number), image, label, study.preprocessing), file=file))
     study.split.remark()
     return chosen

@@ -51,7 +51,9 @@ class FilterSums(BaseModel):
 
 
 class Explanation(BaseModel):
-    """The explanation of one image; ``original`` and ``decomposed`` are the five highest classes of each head.
+    """The explanation of one image; ``name``: its file, relative to the data set, where it has one.
+
+    ``original`` and ``decomposed`` are the five highest classes of each head.
 
     ``predicted`` is what the network says: the full head, unless the decomposed one has weights of its own.
     ``size`` is (height, width) of the image as it was given, and ``resized`` that to which it was resized before the
@@ -59,6 +61,7 @@ class Explanation(BaseModel):
     """
 
     image: str
+    name: str | None = None
     label: int | None
     label_name: str | None
     predicted: int
@@ -69,6 +72,11 @@ class Explanation(BaseModel):
     file: str | None
     size: Size | None = None
     resized: Size | None = None
+
+    @property
+    def shown(self) -> str:
+        """The image by its file, or its number where it has none."""
+        return self.name or self.image
 
     def geometry(self, crop: Sequence[int]) -> str | None:
         """How the image became what the network saw; None where it saw it pixel for pixel, or where that is not known.
@@ -191,6 +199,7 @@ class Explainer:
             c = int(predicted[n])
             explanation = Explanation(
                 image=image.name,
+                name=image.file,
                 label=image.label,
                 label_name=None if image.label is None else self.names[image.label],
                 predicted=c,

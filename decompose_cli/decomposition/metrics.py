@@ -54,12 +54,16 @@ class Evaluation(Predictions):
         top5: Images whose true class is among the five largest logits; None for up to ten classes.
         loss: Mean cross-entropy in nats.
         confidence: Softmax probability of each prediction, float64 (N,).
+        margin: Logit of the true class minus the largest other logit, float64 (N,); infinite where there is no other.
+        brier: Mean over the images of the sum over classes of (probability - truth)^2.
     """
 
     confusion: Tensor
     top5: int | None
     loss: float
     confidence: Tensor
+    margin: Tensor
+    brier: float
 
 
 def predict(
@@ -94,16 +98,22 @@ def evaluate_head(
         num_classes: Number of classes C.
         device: Where logits are made; for mps on the CPU, as mps has no float64.
     """
-    predicted, confidence = torch.empty_like(labels), torch.empty(len(labels), dtype=torch.float64)
-    loss, top5 = 0.0, 0
+    predicted = torch.empty_like(labels)
+    confidence, margin = torch.empty(2, len(labels), dtype=torch.float64)
+    loss, brier, top5 = 0.0, 0.0, 0
     for rows, logits in _logits(head, features, num_classes, device):
         truth = labels[rows].to(logits.device)
         predicted[rows] = logits.argmax(1).cpu()
         if num_classes >= MIN_CLASSES_FOR_TOP5:
             top5 += int((logits.topk(5).indices == truth[:, None]).any(1).sum())
-        log_probabilities = F.log_softmax(logits.double(), 1)
+        logits = logits.double()
+        log_probabilities = F.log_softmax(logits, 1)
         loss += float(F.nll_loss(log_probabilities, truth, reduction="sum"))
         confidence[rows] = log_probabilities.amax(1).exp().cpu()
+        own = logits.gather(1, truth[:, None])[:, 0]
+        margin[rows] = (own - logits.scatter(1, truth[:, None], -torch.inf).amax(1)).cpu()
+        of_truth = log_probabilities.gather(1, truth[:, None])[:, 0].exp()
+        brier += float((log_probabilities.exp().square().sum(1) - 2 * of_truth + 1).sum())
     confusion = torch.bincount(labels * num_classes + predicted, minlength=num_classes**2)
     return Evaluation(
         predicted,
@@ -112,6 +122,8 @@ def evaluate_head(
         top5 if num_classes >= MIN_CLASSES_FOR_TOP5 else None,
         loss / len(labels),
         confidence,
+        margin,
+        brier / len(labels),
     )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from decompose_cli.decomposition.prediction_tables import numbered_table
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.decomposition.sparse_heads import SparseHead
 from decompose_cli.decomposition.sparse_results import SparsifyResults
@@ -20,6 +21,7 @@ from decompose_cli.models.lone_head import FEATURES, HEAD, read_lone_head, write
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.processes.device import resolve_device
+from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.storage.result_document import (
     ModelInfo,
     ResultDocument,
@@ -71,6 +73,10 @@ class FileSource:
         self.choosing: tuple[Tensor, Tensor] | None = None
         if self.split == "test" and "val" in splits:
             self.choosing = splits["val"].features, splits["val"].labels
+
+    def table(self) -> PredictionTable:
+        """The rows that are reported on."""
+        return numbered_table(self.labels, tuple(self.file.class_names))
 
     def locality(self) -> Tensor | None:
         """Unknown: there are no maps."""

@@ -48,6 +48,7 @@ class SparsifySettings:
         max_class_drop: Percentage points that it may cost any class alone; None for any number.
         nec: Whether accuracy at 5 to 30 features per class is measured.
         maps: Whether feature maps are looked at, for SID@5 and the objective of ``qpm``.
+        predictions: Whether it is kept what each head says of each image that is reported on.
 
     Raises:
         InputError: There is no k, a word is unknown, a number is out of range, or two choices contradict each other.
@@ -67,6 +68,7 @@ class SparsifySettings:
     max_class_drop: float | None = None
     nec: bool = False
     maps: bool = False
+    predictions: bool = False
 
     @property
     def kind(self) -> Values:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from decompose_cli.decomposition.choosing import validation_of
 from decompose_cli.decomposition.heads import with_decomposed_head
+from decompose_cli.decomposition.prediction_tables import table_of
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.decomposition.sparse_heads import SparseHead
 from decompose_cli.decomposition.sparse_results import SparsifyResults
@@ -28,6 +29,7 @@ from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.read_back import check_read_back
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.models.tracing import example_images
+from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.sparse.measures import LocalDiversity
 from decompose_cli.sparse.qpm import locality
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
@@ -67,6 +69,9 @@ class Source(Protocol):
 
         The second looks whether the file gives back what was written, and warns if it does not.
         """
+
+    def table(self) -> PredictionTable:
+        """The images that are reported on, for what heads say of them."""
 
     def provenance(self) -> Mapping[str, Any]:
         """Where the features of an index file come from."""
@@ -154,6 +159,10 @@ class NetworkSource:
             lambda path: write_checkpoint(path, state, metadata, record),
             lambda path: check_read_back(path, module, size),
         )
+
+    def table(self) -> PredictionTable:
+        """The images that are reported on."""
+        return table_of(self.study)
 
     def provenance(self) -> Mapping[str, Any]:
         """The network, and what was done about classes without images."""

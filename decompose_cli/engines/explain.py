@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from typing_extensions import override
 
+from decompose_cli.datasets.batches import shown_levels
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files
 from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, Explanation, ImageMaps
@@ -178,7 +179,7 @@ def explanation(
     chosen = _layer(module, opened, layer)
     images = _images(opened, heads, files, numbers, worst)
     targets = (
-        [folder / f"{n:02d}-{file_stem(Path(image.name).stem)}.png" for n, image in enumerate(images, 1)]
+        [folder / f"{n:02d}-{file_stem(Path(image.file or image.name).stem)}.png" for n, image in enumerate(images, 1)]
         if folder
         else []
     )
@@ -373,12 +374,12 @@ def _picture(explanation: Explanation, image: ChosenImage, maps: ImageMaps, seen
         if scores is not None:
             lines += [what, *(f"{100 * score.probability:5.1f}%  {score.name}" for score in scores), ""]
     wrong = f" (is {explanation.label_name})" if maps.true is not None else ""
-    name = Path(explanation.image).name
+    name = Path(explanation.shown).name
     title, whole = f"{name}: {explanation.predicted_name}{wrong}", None
     if image.whole is not None:
         title += f"\nas seen: {_pixels(seen.crop)}"
         whole = Whole(f"{name}\n{_pixels(image.size)}", image.whole, seen.seen_part(*image.size))
-    return Picture(title, image.pixels, panels, lines[:-1], whole)
+    return Picture(title, shown_levels(image.pixels), panels, lines[:-1], whole)
 
 
 def _pixels(size: Size) -> str:

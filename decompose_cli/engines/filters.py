@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from torch import Tensor
 from typing_extensions import override
 
+from decompose_cli.datasets.batches import shown_levels
 from decompose_cli.decomposition.chosen_images import from_dataset
 from decompose_cli.decomposition.heads import (
     check_index_request,
@@ -45,9 +46,10 @@ _AT_ONCE = 16
 
 
 class FilterImage(BaseModel):
-    """One of the images with the highest value of a feature: its number in the split, from 0."""
+    """One of the images with the highest value of a feature: its number in the split, from 0, and its file, if any."""
 
     image: int
+    name: str | None = None
     label: int
     label_name: str
     value: float
@@ -182,7 +184,8 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
                 shared_with=[names[other] for other in sharers[feature]],
                 images=[
                     FilterImage(
-                        image=study.in_split([n])[0],
+                        image=(number := study.in_split([n])[0]),
+                        name=study.split.file_of(number),
                         label=int(labels[n]),
                         label_name=names[int(labels[n])],
                         value=float(values[n]),
@@ -285,7 +288,7 @@ def _pictures(study: Study, infos: list[FilterInfo], c: int) -> list[FilterRow]:
             images = torch.stack([image.pixels for image in from_dataset(study, part)])
             _, maps = feature_maps(module, head, (images / 255 - mean) / std)
             for place, number in enumerate(part):
-                pixels[number] = images[place]
+                pixels[number] = shown_levels(images[place])
                 seen[number] = None if maps is None else maps[place, wanted]
             advance(len(part))
     rows = []

@@ -21,6 +21,7 @@ from decompose_cli.decomposition.heads import (
 )
 from decompose_cli.decomposition.index_set import IndexSet, index_set_from_json, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
+from decompose_cli.decomposition.prediction_tables import add_heads, table_of
 from decompose_cli.decomposition.ranking import RANKINGS, check_order, data_for, select
 from decompose_cli.decomposition.refitting import Refitting, settle
 from decompose_cli.decomposition.result_types import difference_of
@@ -40,6 +41,7 @@ from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.models.tracing import varied_images
 from decompose_cli.models.weights import RANDOM
 from decompose_cli.processes.team import on_first
+from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 from decompose_cli.training.config import shown_command
 from decompose_cli.training.data import check_trainable, divide, never_held_out
@@ -100,7 +102,10 @@ def finetuned(request: Request, settings: FinetuneSettings | None = None) -> tup
         choices |= {"new_head": True, "l2": settings.l2}
     request = dataclasses.replace(request, choices=choices)
     training = _Finetune(request, index_set, settings)
-    return run_training(training, request), training.start
+    document = run_training(training, request)
+    if settings.predictions:
+        document.results._predictions = training.said()
+    return document, training.start
 
 
 class _Finetune(Training[FinetuneResults]):
@@ -111,6 +116,11 @@ class _Finetune(Training[FinetuneResults]):
     def __init__(self, request: Request, index_set: IndexSet | None, settings: FinetuneSettings) -> None:
         self._overrides = request.overrides
         self._index_set, self._settings = index_set, settings
+        self._measured_heads: dict[str, Evaluation] = {}
+
+    def said(self) -> PredictionTable:
+        """What each head that was measured says of each test image."""
+        return add_heads(table_of(self._test), {"full": self._original, **self._measured_heads})
 
     @property
     def start(self) -> nn.Module:
@@ -341,6 +351,8 @@ class _Finetune(Training[FinetuneResults]):
         results, _, module = trained
         after = self._measured(session, with_best_weights(module, results, folder))
         original, split = self._original, self._held.split
+        which = f"_seed{settings.seed}" if session.config["runs"] > 1 else ""
+        self._measured_heads |= {f"before{which}": self._before, f"after{which}": after}
         return FinetuneResults(
             **dict(results),
             original=score_of(original, split) if original is not None else None,

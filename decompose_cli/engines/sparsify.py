@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from decompose_cli.decomposition.choosing import say_part
 from decompose_cli.decomposition.heads import decomposed_head, full_head
 from decompose_cli.decomposition.index_set import index_set_text
-from decompose_cli.decomposition.metrics import Predictions, predict
+from decompose_cli.decomposition.metrics import Predictions, evaluate_head, predict
+from decompose_cli.decomposition.prediction_tables import add_heads
 from decompose_cli.decomposition.result_types import point_of, warn_of_halved
 from decompose_cli.decomposition.sparse_files import FileSource
 from decompose_cli.decomposition.sparse_heads import SparseHead, as_full
@@ -38,6 +41,7 @@ from decompose_cli.errors import DecomposeError, first_few
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.messages import note
 from decompose_cli.models.bias_alone import say_bias_alone
+from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.sparse.cuts import nearest_the_mean
 from decompose_cli.sparse.measures import NEC, measure, nec
 from decompose_cli.sparse.threads import few_threads
@@ -102,6 +106,8 @@ def found_for(
     diversity = source.local_diversity(heads) if settings.maps else [None] * len(heads)
     with few_threads(source.train.features, source.train.num_classes):
         results = run.results(diversity)
+    if settings.predictions:
+        results._predictions = run.said()
     contents: dict[Path, Content] = {}
     checks: dict[Path, Callable[[Path], object]] = {}
     if folder is not None:
@@ -126,6 +132,7 @@ def found_for(
 
 def _arguments(settings: SparsifySettings) -> dict[str, Any]:
     found = {field.name: getattr(settings, field.name) for field in dataclasses.fields(settings)}
+    del found["predictions"]  # it changes no result
     indices = settings.indices
     return {**found, "k": sorted(set(settings.k)), "indices": None if indices is None else indices.source}
 
@@ -176,6 +183,17 @@ class Run:
             device = source.train.device
             self.original = predict(full_head(full), source.features, source.labels, full.num_classes, device)
         self._say_what_is_odd()
+
+    def said(self) -> PredictionTable:
+        """What each head says of each image that is reported on."""
+        source, device = self.source, self.source.train.device
+        heads: dict[str, Callable[[Tensor], Tensor]] = {}
+        if source.full is not None:
+            heads["full"] = full_head(source.full)
+        heads |= {f"k{k}": head.linear() for k, head in self.heads.items()}
+        classes, images = self.full.num_classes, (source.features, source.labels)
+        found = {name: evaluate_head(head, *images, classes, device) for name, head in heads.items()}
+        return add_heads(source.table(), found)
 
     def _smallest(self, ks: Sequence[int]) -> Smallest:
         limit = self.settings.max_drop

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.heads import (
@@ -26,7 +28,8 @@ from decompose_cli.decomposition.index_set import (
     read_named,
     split_name,
 )
-from decompose_cli.decomposition.metrics import predict
+from decompose_cli.decomposition.metrics import evaluate_head, predict
+from decompose_cli.decomposition.prediction_tables import add_heads, table_of
 from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
     RANKINGS,
@@ -40,13 +43,14 @@ from decompose_cli.decomposition.refitting import check_apart, check_refit, log_
 from decompose_cli.decomposition.result_types import Point, difference_of, point_of, warn_of_halved
 from decompose_cli.decomposition.sampling import count_searched
 from decompose_cli.decomposition.sizes import check_class_drop, check_k
-from decompose_cli.decomposition.smallest import Search
+from decompose_cli.decomposition.smallest import Chosen, Search
 from decompose_cli.decomposition.sweep_results import RefittedPoint, SweepResults
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import short_name
 from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.messages import note, track
+from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.reporting.style import png
 from decompose_cli.storage.file_sets import write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
@@ -101,6 +105,7 @@ class SweepSettings:
         max_class_drop: Percentage points that it may cost any class alone; None for any number.
         refit: Whether the weights of all features that are kept are also fitted anew.
         l2: Strength of the penalty of all fits; None to choose it once, at five features per class by ``contribution``.
+        predictions: Whether it is kept what the full head and the chosen set say of each image.
 
     Raises:
         InputError: ``max_drop`` or ``l2`` is out of range, a word is unknown, or nothing is fitted with ``l2``.
@@ -114,6 +119,7 @@ class SweepSettings:
     max_class_drop: float | None = None
     refit: bool = False
     l2: float | None = None
+    predictions: bool = False
 
     def __post_init__(self) -> None:
         for method in self.methods or ():
@@ -122,6 +128,11 @@ class SweepSettings:
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
             raise InputError(f"{param('max_drop')} {self.max_drop} is not between 0 and 100 points.")
         check_class_drop(self.max_class_drop, self.max_drop)
+        if self.predictions and self.max_drop is None:
+            raise InputError(
+                f"{param('predictions')} are of the set that {param('max_drop')} chooses, and none is looked for.",
+                hint=f"Add {param('max_drop')}, or measure an index file with 'decompose validate'.",
+            )
         check_refit(self.l2, fits=self.fits)
 
     @property
@@ -236,6 +247,8 @@ def sweep(
         chosen=chosen,
         plot=None,
     )
+    if settings.predictions:
+        results._predictions = _said(study, chosen)
     arguments = {
         "methods": list(chosen_methods),
         "ks": sorted({*sizes, *(few if any(known is not None for known in sets.values()) else ())}),
@@ -251,6 +264,18 @@ def sweep(
     if folder is not None:
         write_result(document, folder / RESULT, contents)
     return document
+
+
+def _said(study: Study, chosen: Chosen | None) -> PredictionTable:
+    """What the full head and the chosen set, if there is one, say of each image."""
+    head, device = study.head, study.device
+    full = study.require_full_head("sweep")
+    heads: dict[str, Callable[[Tensor], Tensor]] = {"full": full_head(full)}
+    if chosen is not None:
+        index_set = index_set_from_json(chosen.indices, "the chosen set", head.num_features)
+        heads["chosen"] = decomposed_head(full, index_set)
+    images = study.bank.features, study.labels, head.num_classes, device
+    return add_heads(table_of(study), {name: evaluate_head(one, *images) for name, one in heads.items()})
 
 
 def _ranked(train: Study, settings: SweepSettings) -> LabelledFeatures:

@@ -26,6 +26,7 @@ from decompose_cli.decomposition.heads import (
 )
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
+from decompose_cli.decomposition.prediction_tables import add_heads, numbered_table, table_of
 from decompose_cli.decomposition.refitting import Refitting, check_apart, check_refit, settle
 from decompose_cli.decomposition.result_types import difference_of, gain_of
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head
@@ -38,6 +39,7 @@ from decompose_cli.models.lone_head import FEATURES, read_lone_head
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.weights import DEFAULT, RANDOM
 from decompose_cli.processes.device import resolve_device
+from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.statistics import wilson_interval
 from decompose_cli.storage.files import sha256_of
 from decompose_cli.storage.result_document import (
@@ -108,9 +110,11 @@ def validate(
         whole=study.classifier.kept_whole,
         sha256=sha256_of(indices) if isinstance(indices, Path) else None,
         device=study.device,
+        table=table_of(study),
     )
     for mistake in results.mistakes:
         (mistake.image,) = study.in_split([mistake.image])
+        mistake.name = study.split.file_of(mistake.image)
     arguments = {"indices": index_set.source if index_set else None, "refit": refit, "l2": l2}
     return study.document("validate", arguments, results, watch, others)
 
@@ -143,6 +147,7 @@ def _validate_alone(
     file = read_feature_file(path, needs=(needs,), optional=())
     ((name, split),) = file.splits.items()
     names = _matching_names(head, checkpoint, file)
+    results = measure(head, split.features, split.labels, names, source=checkpoint.source, device=device)
     return ResultDocument(
         command="validate",
         arguments={**inputs.as_arguments(), "indices": None, "refit": False, "l2": None, "features": str(path)},
@@ -156,7 +161,7 @@ def _validate_alone(
         dataset=file.describe(name, names),
         environment=describe_environment(str(device), inputs.seed),
         started_at=watch.started_at,
-        results=measure(head, split.features, split.labels, names, source=checkpoint.source, device=device),
+        results=results,
         seconds=watch.seconds(),
     )
 
@@ -200,6 +205,7 @@ def measure(
     whole: Collection[int] = (),
     sha256: str | None = None,
     device: torch.device | str = "cpu",
+    table: PredictionTable | None = None,
 ) -> ValidateResults:
     """Measure a head on features, and its decomposition.
 
@@ -214,6 +220,7 @@ def measure(
         whole: Classes of such a head that keep their whole row of the full head.
         sha256: Hash of the file that the index set is from.
         device: Where logits are made.
+        table: The images, for what is said of each; by default they have numbers alone.
 
     Raises:
         InputError: The index set does not fit, or there is no image.
@@ -230,11 +237,12 @@ def measure(
     used = index_set
     if heads.decomposed is not None and used is None:
         used = own_index_set(head, source, whole)
-    anew = None
+    anew, refitted_evaluation = None, None
     if refitted is not None and original is not None and decomposed is not None:
         fitted, refitting = refitted
-        anew = _anew(evaluation_of(fitted.linear()), refitting, original, decomposed, names)
-    return ValidateResults(
+        refitted_evaluation = evaluation_of(fitted.linear())
+        anew = _anew(refitted_evaluation, refitting, original, decomposed, names)
+    results = ValidateResults(
         total=len(labels),
         original=_accuracy(original, names) if original else None,
         decomposed=_accuracy(decomposed, names) if decomposed else None,
@@ -243,6 +251,9 @@ def measure(
         indices=IndicesInfo(source=used.source, sha256=sha256, k=used.sizes) if used else None,
         mistakes=_mistakes(original, decomposed),
     )
+    heads_said = {"full": original, "decomposed": decomposed, "refitted": refitted_evaluation}
+    results._predictions = add_heads(table or numbered_table(labels, names), heads_said)
+    return results
 
 
 def _accuracy(evaluation: Evaluation, names: tuple[str, ...]) -> HeadAccuracy:

@@ -99,8 +99,8 @@ class FeatureRows(ImageDataset):
         )
 
     @override
-    def called(self, number: int) -> str:
-        return super().called(number) if self.images is None else self.images.called(number)
+    def file_of(self, number: int) -> str | None:
+        return None if self.images is None else self.images.file_of(number)
 
     def _refuse(self) -> NoReturn:
         raise InputError(

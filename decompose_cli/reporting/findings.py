@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, cast
 from pydantic import BaseModel, PrivateAttr
 from typing_extensions import override
 
-from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.errors import InputError, first_few
 from decompose_cli.extras import import_extra
+from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.reporting.style import picture_figure
 from decompose_cli.storage.file_sets import write_document, write_result
 from decompose_cli.storage.files import check_writable, user_path
@@ -35,6 +36,7 @@ class Findings(BaseModel, ABC):
 
     _document: ResultDocument[Any] | None = PrivateAttr(default=None)
     _pictures: dict[str, bytes] = PrivateAttr(default_factory=dict)
+    _predictions: PredictionTable | None = PrivateAttr(default=None)
 
     @abstractmethod
     def tables(self) -> Mapping[str, list[Row]]:
@@ -51,6 +53,17 @@ class Findings(BaseModel, ABC):
         """A picture that belongs to the results, as a figure; None where they are without."""
         content = self._pictures.get(name)
         return None if content is None else picture_figure(content)
+
+    @property
+    def predictions(self) -> PredictionTable:
+        """What each head says of each image; ``predictions`` is also a table of :meth:`to_frame`.
+
+        Raises:
+            InputError: The command was not asked for it, or the results were read from a document, which lacks it.
+        """
+        if self._predictions is None:
+            raise InputError("These results have no predictions for single images: no command was asked for them.")
+        return self._predictions
 
     @property
     def document(self) -> ResultDocument[Any]:
@@ -85,10 +98,12 @@ class Findings(BaseModel, ABC):
         Raises:
             InputError: There is no such table, or pandas is missing.
         """
-        tables = self.tables()
+        tables = dict(self.tables())
+        if self._predictions is not None:
+            tables["predictions"] = self._predictions.rows()
         name = next(iter(tables)) if table is None else table
         if name not in tables:
-            raise InputError(f"{param('table')} {name!r} is unknown; choose {first_few(tables, 10)}.")
+            raise InputError(f"There is no table {name!r}; choose {first_few(tables, 10)}.")
         pandas = import_extra("pandas", "notebook", "to_frame()")
         return cast("DataFrame", pandas.DataFrame(tables[name]))
 

@@ -29,6 +29,7 @@ class FinetuneSettings:
         refit: Whether training begins with weights that are fitted anew, on the images that are trained on.
         l2: Strength of the penalty of that fit; None to choose it on images that are not measured.
         new_head: Whether the head is replaced by one for the classes of the data set, fitted to their training images.
+        predictions: Whether it is kept what each head says of each test image.
         diversity: beta of :class:`.training.diversity.DiversityObjective`; 0, the default, to leave it out.
 
     Raises:
@@ -45,6 +46,7 @@ class FinetuneSettings:
     l2: float | None = None
     diversity: float | None = None
     new_head: bool = False
+    predictions: bool = False
 
     def __post_init__(self) -> None:
         if self.indices is not None and self.ranks:

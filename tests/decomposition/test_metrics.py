@@ -39,7 +39,8 @@ def outcome(pattern: str) -> Evaluation:
     """A two-class evaluation that is right at every 1 of the pattern."""
     right = torch.tensor([int(sign) for sign in pattern])
     labels = torch.zeros(len(pattern), dtype=torch.int64)
-    return Evaluation(1 - right, labels, torch.zeros(2, 2, dtype=torch.int64), None, 0.0, right.double())
+    confusion, shares = torch.zeros(2, 2, dtype=torch.int64), right.double()
+    return Evaluation(1 - right, labels, confusion, None, 0.0, shares, shares, 0.0)
 
 
 @pytest.mark.parametrize("num_classes", [2, 5, 10, 11, 40])
@@ -241,8 +242,9 @@ def test_a_classifier_does_not_differ_from_itself(pattern: str) -> None:
 def test_two_wrong_answers_need_not_be_the_same_one() -> None:
     labels = torch.zeros(4, dtype=torch.int64)
     confusion = torch.zeros(3, 3, dtype=torch.int64)
-    first = Evaluation(torch.tensor([1, 0, 0, 0]), labels, confusion, None, 0.0, torch.ones(4))
-    second = Evaluation(torch.tensor([2, 0, 0, 0]), labels, confusion, None, 0.0, torch.ones(4))
+    rest = None, 0.0, torch.ones(4), torch.ones(4), 0.0
+    first = Evaluation(torch.tensor([1, 0, 0, 0]), labels, confusion, *rest)
+    second = Evaluation(torch.tensor([2, 0, 0, 0]), labels, confusion, *rest)
     assert compare(first, second).points == 0
     assert (compare(first, second).only_first, compare(first, second).only_second) == (0, 0)
 

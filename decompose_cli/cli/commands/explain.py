@@ -95,7 +95,14 @@ def show_explanations(terminal: Terminal, document: ResultDocument[ExplainResult
         ]
         sums = explanation.sums
         parts = [] if sums is None else [f"{sums.own:+.2f}", "" if sums.others is None else f"{sums.others:+.2f}"]
-        rows.append([Path(explanation.image).name, explanation.label_name or "", *heads, *(parts or ["", ""])])
+        rows.append(
+            [
+                Path(explanation.shown).name,
+                explanation.label_name or "",
+                *heads,
+                *(parts or ["", ""]),
+            ]
+        )
     terminal.title("Explanations")
     columns = ["Image", "Label", "Full head", "Decomposed", "Own filters", "All others"]
     terminal.print(make_table(columns, rows, left=4))
@@ -103,7 +110,7 @@ def show_explanations(terminal: Terminal, document: ResultDocument[ExplainResult
     for explanation in results.explanations:
         geometry = explanation.geometry(document.dataset.crop) if isinstance(document.dataset, DatasetInfo) else None
         if geometry is not None:
-            made.setdefault(geometry, []).append(Path(explanation.image).name)
+            made.setdefault(geometry, []).append(Path(explanation.shown).name)
     for geometry, names in made.items():
         terminal.print(f"{first_few(names)}: {geometry}.")
     terminal.print(f"Grad-CAM at {results.layer}.")

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.rankings import L2, METHODS, ORDER
+from decompose_cli.cli.options.rankings import L2, METHODS, ORDER, PREDICTIONS
 from decompose_cli.cli.options.training import IDLE_IN_TRAINING, NEW_HEAD, NOT_FOR_TRAINING, ONLY, Tuning
-from decompose_cli.cli.output import RunOutput
+from decompose_cli.cli.output import RunOutput, checked_predictions, write_predictions
 from decompose_cli.cli.runs import finish_run, make_request
 from decompose_cli.cli.tables.runs import score_row, show_files, show_spread, when
 from decompose_cli.cli.tables.words import p_value, said_of_fits, said_of_worst
@@ -56,6 +56,7 @@ def finetune(
             "Default: 0.",
         ),
     ] = None,
+    predictions: PREDICTIONS = None,
 ) -> None:
     """Decompose a network and train it further, to restore its accuracy.
 
@@ -84,8 +85,11 @@ def finetune(
         l2=l2,
         diversity=diversity,
         new_head=new_head,
+        predictions=predictions is not None,
     )
+    checked_predictions(out, predictions)
     document = run(make_request(inputs, out, tuning, "finetune"), settings)
+    write_predictions(out, document, predictions)
     finish_run(out, document, lambda: show_finetuning(out.terminal, document))
 
 

@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.rankings import METHODS
-from decompose_cli.cli.output import RESULT, Output, in_folder, present
+from decompose_cli.cli.options.rankings import METHODS, PREDICTIONS
+from decompose_cli.cli.output import RESULT, Output, checked_predictions, in_folder, present, write_predictions
 from decompose_cli.cli.tables.sparse import show_heads
 from decompose_cli.decomposition.sparse_settings import AUTO, CUTS, LADDER, SLOW
 from decompose_cli.features.inputs import Inputs
@@ -115,6 +115,7 @@ def sparsify(
     maps: Annotated[
         bool, option("--maps", help="Look at feature maps, for SID@5 and the locality of --objective qpm.")
     ] = False,
+    predictions: PREDICTIONS = None,
 ) -> None:
     """Choose a few features per class and fit their weights anew, on the features of the network as it is.
 
@@ -144,10 +145,13 @@ def sparsify(
         max_class_drop=max_class_drop,
         nec=nec,
         maps=maps,
+        predictions=predictions is not None,
     )
+    checked_predictions(out, predictions)
 
     def work(folder: Path | None) -> None:
         document = run(inputs, settings, features=features, folder=folder)
+        write_predictions(out, document, predictions)
         written = f"Result written to {folder / RESULT}" if folder is not None else None
         present(out, document, lambda: show_heads(out.terminal, document), written=written)
 

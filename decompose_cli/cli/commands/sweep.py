@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.rankings import INDEX_FILES, L2, ORDER, fitted, listed
-from decompose_cli.cli.output import RESULT, Output, in_folder, present
+from decompose_cli.cli.options.rankings import INDEX_FILES, L2, ORDER, PREDICTIONS, fitted, listed
+from decompose_cli.cli.output import RESULT, Output, checked_predictions, in_folder, present, write_predictions
 from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.words import label, p_value, said_of_fits, said_of_worst
 from decompose_cli.decomposition.ranking import RANKINGS
@@ -64,6 +64,7 @@ def sweep(
         option("--refit", help="Every curve twice: weights of the full head, and weights fitted to training images."),
     ] = False,
     l2: L2 = None,
+    predictions: PREDICTIONS = None,
 ) -> None:
     """Measure accuracy for every number of features per class, and choose the smallest index set within a given loss.
 
@@ -84,10 +85,13 @@ def sweep(
         max_class_drop=max_class_drop,
         refit=refit,
         l2=l2,
+        predictions=predictions is not None,
     )
+    checked_predictions(out, predictions)
 
     def work(folder: Path | None) -> None:
         document = run(inputs, settings, folder=folder)
+        write_predictions(out, document, predictions)
         # The engine has written the result, together with the curve.
         written = f"Result written to {folder / RESULT}" if folder is not None else None
         present(out, document, lambda: show_sweep(out.terminal, document), written=written)

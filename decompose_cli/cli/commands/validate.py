@@ -7,8 +7,15 @@ from typing import Annotated, Optional
 
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
-from decompose_cli.cli.options.rankings import L2
-from decompose_cli.cli.output import Output, checked_output, finish, model_and_dataset
+from decompose_cli.cli.options.rankings import L2, PREDICTIONS
+from decompose_cli.cli.output import (
+    Output,
+    checked_output,
+    checked_predictions,
+    finish,
+    model_and_dataset,
+    write_predictions,
+)
 from decompose_cli.cli.tables.accuracy import show_validation
 from decompose_cli.features.inputs import Inputs
 
@@ -34,6 +41,7 @@ def validate(
         bool, option("--refit", help="With -i: also fit the weights of its features anew, on training images.")
     ] = False,
     l2: L2 = None,
+    predictions: PREDICTIONS = None,
 ) -> None:
     """Measure a classifier: with its full head and, given an index file, with a few features per class.
 
@@ -43,7 +51,9 @@ def validate(
     from decompose_cli.storage.result_document import default_names
 
     path = checked_output(out)
+    checked_predictions(out, predictions)
     document = run(inputs, indices, features=features, refit=refit, l2=l2)
+    write_predictions(out, document, predictions)
     names = None
     if features is not None:
         names = default_names("validate", model_and_dataset(inputs)[0], features.stem)

@@ -45,6 +45,14 @@ L2 = Annotated[
         help="Strength of the penalty of fits. Default: chosen, from 0.1 to 0.00001, on images that are not measured.",
     ),
 ]
+PREDICTIONS = Annotated[
+    Optional[Path],
+    option(
+        "--predictions",
+        metavar="FILE.csv",
+        help="Also write, for each image: file, label, and prediction, probability and margin of each head.",
+    ),
+]
 FILTERS_OF_CLASSES = Annotated[
     Optional[Path],
     option("--indices", "-i", metavar="FILE", help="Index file with the filters of each class."),

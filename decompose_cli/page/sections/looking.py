@@ -56,7 +56,7 @@ def _explained(context: Context, source: Source) -> Iterator[Block]:
             Column("All others", 3, is_signed=True),
         ],
         [
-            [e.image, e.label_name, *_first(e.original), *_first(e.decomposed)]
+            [e.shown, e.label_name, *_first(e.original), *_first(e.decomposed)]
             + ([e.sums.own, e.sums.others] if e.sums is not None else [None, None])
             for e in results.explanations
         ],
@@ -66,7 +66,13 @@ def _explained(context: Context, source: Source) -> Iterator[Block]:
     crop = source.document.dataset.crop if isinstance(source.document.dataset, DatasetInfo) else ()
     made = [e.geometry(crop) for e in shown]
     pictures = [
-        _saved(context, source, e.file, _alt(e), f"{e.image}: {_caption(e)}{f' ({geometry})' if geometry else ''}")
+        _saved(
+            context,
+            source,
+            e.file,
+            _alt(e),
+            f"{e.shown}: {_caption(e)}{f' ({geometry})' if geometry else ''}",
+        )
         for e, geometry in zip(shown, made, strict=True)
     ]
     yield from (picture for picture in pictures if picture is not None)
@@ -87,7 +93,7 @@ def _caption(explanation: Any) -> str:
 def _alt(explanation: Any) -> str:
     sums = explanation.sums
     parts = f" Its own filters give {sums.own:+.2f} of the logit." if sums is not None else ""
-    return f"Image {explanation.image}, {_caption(explanation)}: the image, Grad-CAM, and maps of filters.{parts}"
+    return f"Image {explanation.shown}, {_caption(explanation)}: the image, Grad-CAM, and maps of filters.{parts}"
 
 
 def _filters(context: Context, source: Source) -> Iterator[Block]:

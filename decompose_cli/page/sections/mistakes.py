@@ -52,6 +52,7 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
         f"{len(mistakes)} of {wrong:,} misclassified images, as a table",
         [
             Column("Image"),
+            Column("File"),
             Column("Class"),
             Column("Full head says"),
             Column("Probability", 3),
@@ -59,7 +60,7 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
             Column("Probability", 3),
         ],
         [
-            [str(m.image), name(m.label)]
+            [str(m.image), m.name, name(m.label)]
             + [
                 value
                 for guess in (m.original, m.decomposed)
@@ -113,4 +114,5 @@ def _picture(context: Context, source: Source, dataset: ImageDataset, mistake: A
     guesses: Mapping[str, Any] = {"full head": mistake.original, "decomposed": mistake.decomposed}
     said = "; ".join(f"{what}: {source.class_name(g.predicted)}" for what, g in guesses.items() if g is not None)
     truth = source.class_name(mistake.label)
-    return context.picture(image, f"Image {mistake.image}, a {truth}; {said}", f"{truth} ({said})")
+    file = mistake.name or f"image {mistake.image}"
+    return context.picture(image, f"{file}, a {truth}; {said}", f"{file}: {truth} ({said})")
