@@ -52,6 +52,7 @@ def finetune(
     l2: float | None = None,
     diversity: float | None = None,
     new_head: bool = False,
+    full_head_control: bool = False,
     class_map: ClassMapping | None = None,
     folder: str | Path | None = None,
     overwrite: bool = False,
@@ -86,6 +87,7 @@ def finetune(
         l2: Strength of the penalty of fits; chosen by default.
         diversity: How much the diversity of maps counts in the loss.
         new_head: Whether the head is replaced by one for the classes of the data set first.
+        full_head_control: Whether the full head is trained by the same schedule too.
         class_map: Which class of the network a class of a data set is.
         folder: Keeps the run: checkpoints, logs, the document; a folder that is removed afterwards by default.
         overwrite: Whether a run that is in the folder may be replaced.
@@ -119,6 +121,8 @@ def finetune(
         l2=l2,
         diversity=diversity,
         new_head=new_head,
+        predictions=True,
+        full_head_control=full_head_control,
     )
     with ExitStack() as stack:
         kept = stack.enter_context(tempfile.TemporaryDirectory()) if folder is None else user_path(folder)

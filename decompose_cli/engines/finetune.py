@@ -51,6 +51,7 @@ from decompose_cli.training.finetune_results import FinetuneResults, RepeatedFin
 from decompose_cli.training.finetune_settings import FinetuneConfig
 from decompose_cli.training.finetune_settings import FinetuneSettings as FinetuneSettings
 from decompose_cli.training.freezing import Trained, freeze
+from decompose_cli.training.full_head_control import full_head_control
 from decompose_cli.training.job import Job
 from decompose_cli.training.learnable import check_learns
 from decompose_cli.training.objective import Objective
@@ -87,20 +88,7 @@ def finetuned(request: Request, settings: FinetuneSettings | None = None) -> tup
     settings = settings or FinetuneSettings()
     given = settings.indices
     index_set = read_index_set(given) if isinstance(given, Path) else given
-    choices: dict[str, Any] = {}
-    if index_set is not None:
-        choices["indices"] = index_set.published_layout()
-    if settings.ranks:
-        choices["ranking"] = settings.ranking()
-    if settings.only is not None:
-        choices["only"] = settings.only
-    if settings.refit:
-        choices |= {"refit": True, "l2": settings.l2}
-    if settings.diversity is not None:
-        choices["diversity"] = float(settings.diversity)
-    if settings.new_head:
-        choices |= {"new_head": True, "l2": settings.l2}
-    request = dataclasses.replace(request, choices=choices)
+    request = dataclasses.replace(request, choices=settings.choices(index_set))
     training = _Finetune(request, index_set, settings)
     document = run_training(training, request)
     if settings.predictions:
@@ -121,11 +109,6 @@ class _Finetune(Training[FinetuneResults]):
     def said(self) -> PredictionTable:
         """What each head that was measured says of each test image."""
         return add_heads(table_of(self._test), {"full": self._original, **self._measured_heads})
-
-    @property
-    def start(self) -> nn.Module:
-        """The decomposed network with the weights that it is cut with."""
-        return self._module
 
     @override
     def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
@@ -149,6 +132,8 @@ class _Finetune(Training[FinetuneResults]):
         check_index_request(checkpoint, given)
         if self._settings.refit and not is_new:
             study.require_full_head(param("refit"))
+        if self._settings.full_head_control and not is_new:
+            study.require_full_head(param("full_head_control"), in_network=True)
         check_transfer({"new_head": is_new}, None if inputs.weights == RANDOM else study.classifier.weights_source)
         is_large = max(study.preprocessing.crop) > LARGEST_SMALL_SIDE
         settings = resolve("finetune", self._overrides, large_images=is_large, dataset=study.dataset.name)
@@ -166,6 +151,7 @@ class _Finetune(Training[FinetuneResults]):
             "l2": self._settings.l2,
             "diversity": float(self._settings.diversity or 0),
             "new_head": is_new,
+            "full_head_control": self._settings.full_head_control,
             "starting_weights": study.classifier.weights_sha256,
             "class_map_entries": study.stated_classes,
             "training_images": study.on_training_split().dataset.fingerprint(),
@@ -223,7 +209,7 @@ class _Finetune(Training[FinetuneResults]):
         kept_whole = test.classifier.kept_whole
         used = index_set or own_index_set(test.head, test.classifier.weights_source, kept_whole)
         self._sparse = self._still_true(checkpoint, config["only"])
-        self._test, self._train, self._module = test, train, module
+        self._test, self._train, self.start = test, train, module
         self._head = network.head
         self._place = None
         if config["diversity"]:
@@ -279,7 +265,7 @@ class _Finetune(Training[FinetuneResults]):
             model_options=dict(entry.chosen) or None,
             command=shown_command(config, settings.seed, own),
         )
-        module = copied(self._module)
+        module = copied(self.start)
         self._cut, self._refitting = None, None
         if config["refit"]:
             self._cut = self._measured(session, module)
@@ -348,13 +334,31 @@ class _Finetune(Training[FinetuneResults]):
     def finish(
         self, session: Session, folder: RunFolder, settings: Settings, trained: Finished, files: Files
     ) -> FinetuneResults:
-        results, _, module = trained
+        results, job, module = trained
         after = self._measured(session, with_best_weights(module, results, folder))
         original, split = self._original, self._held.split
         which = f"_seed{settings.seed}" if session.config["runs"] > 1 else ""
         self._measured_heads |= {f"before{which}": self._before, f"after{which}": after}
+        control = None
+        if session.config["full_head_control"]:
+            assert original is not None  # a full head is required
+            network, name = self._test.classifier.load(self._test.preprocessing.crop).module, self._head.name
+            control, found = full_head_control(
+                session,
+                folder,
+                settings,
+                job,
+                network,
+                name,
+                self._rows_held(name),
+                lambda module: self._measured(session, module),
+                (original, after),
+                split,
+            )
+            self._measured_heads[f"full_trained{which}"] = found
         return FinetuneResults(
             **dict(results),
+            control=control,
             original=score_of(original, split) if original is not None else None,
             new_head=self._new_head,
             cut=score_of(self._cut, split) if self._cut is not None else None,
@@ -371,7 +375,11 @@ class _Finetune(Training[FinetuneResults]):
         if len(runs) == 1:
             return runs[0]
         what = f"{runs[0].after.split} top1 after fine-tuning"
-        return RepeatedFinetuning(runs=list(runs), summary=[spread(what, [run.after.top1 for run in runs])])
+        summary = [spread(what, [run.after.top1 for run in runs])]
+        controls = [run.control.score.top1 for run in runs if run.control is not None]
+        if len(controls) == len(runs):
+            summary.append(spread(f"{runs[0].after.split} top1 of the full head, trained too", controls))
+        return RepeatedFinetuning(runs=list(runs), summary=summary)
 
     @override
     def document(self, session: Session, results: Any, watch: Stopwatch) -> ResultDocument[Any]:

@@ -11,6 +11,7 @@ from decompose_cli.decomposition.refitting import Refitting
 from decompose_cli.decomposition.result_types import Difference
 from decompose_cli.reporting.findings import Findings, Row, difference_cells
 from decompose_cli.reporting.training_plots import training_figure
+from decompose_cli.training.full_head_control import Control
 from decompose_cli.training.outcome import RunResults, Spread
 from decompose_cli.training.records import EpochRecord, Score, curves
 
@@ -27,7 +28,7 @@ class FinetuneResults(RunResults, Findings):
 
     ``after``: the network of ``checkpoints``, ``best`` if there is one, else ``last``. ``difference``: after minus
     original. All figures are of the same test images, which chose nothing. ``features_per_class``: smallest and largest
-    number.
+    number. ``control``: the full head trained by the same schedule, where that was asked for.
     """
 
     original: Score | None
@@ -39,20 +40,29 @@ class FinetuneResults(RunResults, Findings):
     difference: Difference | None
     indices: str
     features_per_class: tuple[int, int]
+    control: Control | None = None
 
     @override
     def tables(self) -> Mapping[str, list[Row]]:
         scores = {"full": self.original, "cut": self.cut, "before": self.before, "after": self.after}
-        one = self.difference
+        differences = {("after", "full"): self.difference}
+        if self.control is not None:
+            scores["full, trained"] = self.control.score
+            differences |= {
+                ("full, trained", "full"): self.control.gain,
+                ("after", "full, trained"): self.control.versus,
+            }
         return {
             "heads": [
                 {"head": name, "correct": score.correct, "total": score.images, "top1": score.top1, "loss": score.loss}
                 for name, score in scores.items()
                 if score is not None
             ],
-            "differences": []
-            if one is None
-            else [{"head": "after", "versus": "full"} | difference_cells(one.points, one.ci95, one.mcnemar_p)],
+            "differences": [
+                {"head": head, "versus": versus} | difference_cells(one.points, one.ci95, one.mcnemar_p)
+                for (head, versus), one in differences.items()
+                if one is not None
+            ],
             "epochs": [record.flat() for record in self.epochs],
         }
 

@@ -29,6 +29,7 @@ class FinetuneSettings:
         refit: Whether training begins with weights that are fitted anew, on the images that are trained on.
         l2: Strength of the penalty of that fit; None to choose it on images that are not measured.
         new_head: Whether the head is replaced by one for the classes of the data set, fitted to their training images.
+        full_head_control: Whether the network with its full head is trained by the same schedule too.
         predictions: Whether it is kept what each head says of each test image.
         diversity: beta of :class:`.training.diversity.DiversityObjective`; 0, the default, to leave it out.
 
@@ -47,6 +48,7 @@ class FinetuneSettings:
     diversity: float | None = None
     new_head: bool = False
     predictions: bool = False
+    full_head_control: bool = False
 
     def __post_init__(self) -> None:
         if self.indices is not None and self.ranks:
@@ -69,6 +71,29 @@ class FinetuneSettings:
                 "maps as they are."
             )
 
+    def choices(self, index_set: IndexSet | None) -> dict[str, Any]:
+        """What was chosen, by the names of :class:`FinetuneConfig`.
+
+        Args:
+            index_set: The index set that was given.
+        """
+        chosen: dict[str, Any] = {}
+        if index_set is not None:
+            chosen["indices"] = index_set.published_layout()
+        if self.ranks:
+            chosen["ranking"] = self.ranking()
+        if self.only is not None:
+            chosen["only"] = self.only
+        if self.refit:
+            chosen |= {"refit": True, "l2": self.l2}
+        if self.diversity is not None:
+            chosen["diversity"] = float(self.diversity)
+        if self.full_head_control:
+            chosen["full_head_control"] = True
+        if self.new_head:
+            chosen |= {"new_head": True, "l2": self.l2}
+        return chosen
+
     @property
     def ranks(self) -> bool:
         """Whether anything about a ranking was given."""
@@ -86,7 +111,9 @@ class FinetuneConfig(RunConfig):
     ``indices_source``: file of the given set. ``only``: what is trained. ``starting_weights``: SHA-256 of the original
     network's weights. ``refit``: whether training begins with weights that were fitted anew, ``l2`` with this strength.
     ``diversity``: how much the diversity of maps counts in the loss. ``new_head``: whether a head for the classes of
-    the data set is fitted first. ``class_map_entries``: what is stated of the data set's classes.
+    the data set is fitted first. ``full_head_control``: whether the full head is trained too.
+
+    ``class_map_entries``: what is stated of the data set's classes.
     """
 
     indices: Layout | None
@@ -98,4 +125,5 @@ class FinetuneConfig(RunConfig):
     l2: float | None = None
     diversity: float = 0.0
     new_head: bool = False
+    full_head_control: bool = False
     class_map_entries: dict[str, str | int] | None = None

@@ -43,6 +43,7 @@ _TRAINING = "training"
 _FORMAT = 1
 _LONG = 200
 _A_MOMENT_S = 60
+CONTROL = "full-head"
 _SEED = re.compile(r"seed-\d+")
 
 
@@ -190,7 +191,9 @@ class RunFolder:
         return self.config, self.last, self.best, self.result, self.log
 
     def _seeds(self) -> list[RunFolder]:
-        return [RunFolder(path) for path in self.path.glob("seed-*") if _SEED.fullmatch(path.name) and path.is_dir()]
+        seeds = [path for path in self.path.glob("seed-*") if _SEED.fullmatch(path.name) and path.is_dir()]
+        controls = [path / CONTROL for path in (self.path, *seeds) if (path / CONTROL).is_dir()]
+        return [RunFolder(path) for path in (*seeds, *controls)]
 
     def written(self) -> list[Path]:
         """What a run writes, here and in the folders of its seeds, as far as it is there; nothing of the user's."""

@@ -86,7 +86,7 @@ def inputs(start: Path) -> Inputs:
 def tuned(
     inputs: Inputs, folder: str = "tuned", overrides: dict[str, Any] | None = None, **more: Any
 ) -> FinetuneResults:
-    names = ("indices", "k", "method", "order", "only", "refit", "l2", "diversity")
+    names = ("indices", "k", "method", "order", "only", "refit", "l2", "diversity", "full_head_control", "predictions")
     own = {name: more.pop(name) for name in names if name in more}
     own = own or {"k": 3}
     results = finetune(
@@ -756,3 +756,66 @@ def test_everything_is_measured_with_as_many_images_as_a_step_takes(
     tuned(inputs, overrides={"epochs": 1, "batch_size": 7})
     assert len(sizes) >= 3, "before, during and after"
     assert set(sizes) == {7}
+
+
+# ------------------------------------------------------------------------------------------- full head, trained too
+
+
+def test_the_full_head_is_trained_by_the_same_schedule(inputs: Inputs) -> None:
+    own = {"k": 3, "full_head_control": True, "predictions": True}
+    found, alone = tuned(inputs, **own), tuned(inputs, "alone")
+    assert (found.before, found.after) == (alone.before, alone.after), "nothing of the decomposed network changes"
+    control = found.control
+    assert alone.control is None
+    assert control is not None
+    assert found.original is not None
+    assert [record.epoch for record in control.epochs] == [record.epoch for record in found.epochs]
+    assert control.gain.points == pytest.approx(control.score.top1 - found.original.top1)
+    assert control.versus.points == pytest.approx(found.after.top1 - control.score.top1)
+    again = validated(inputs, control.checkpoints["last"]).original
+    assert again.correct == control.score.correct
+    assert again.correct == sum(row["full_trained_margin"] > 0 for row in found.predictions.rows())
+    assert set(found.predictions.heads) == {"full", "before", "full_trained", "after"}
+    assert [row["head"] for row in found.tables()["heads"]] == ["full", "before", "after", "full, trained"]
+    assert len(found.tables()["differences"]) == 3
+
+
+def test_it_is_the_training_of_the_network_that_was_not_decomposed(inputs: Inputs, start: Path) -> None:
+    """All features of all classes are the full head, whose training ends at the same weights but for rounding."""
+    found = tuned(inputs, k=64, full_head_control=True)
+    assert found.control is not None
+    assert abs(found.control.versus.points) <= 100 / found.after.images
+    assert found.control.epochs[-1].train.loss == pytest.approx(found.epochs[-1].train.loss, rel=1e-3)
+
+
+def test_with_a_part_of_the_network_held(inputs: Inputs) -> None:
+    found = tuned(inputs, k=3, only="head", full_head_control=True)
+    assert found.control is not None
+    before, after = (
+        read_checkpoint(Path(str(name))).state_dict for name in (inputs.weights, "tuned/full-head/last.pt")
+    )
+    changed = {name for name, value in before.items() if not torch.equal(value, after[name])}
+    assert {name.split(".")[0] for name in changed} == {"linear"}
+
+
+def test_a_control_that_was_stopped_goes_on(inputs: Inputs, power_cut: PowerCut) -> None:
+    whole = tuned(inputs, "whole", k=3, full_head_control=True)
+    with power_cut("last.pt", SHORT["epochs"] + 1):
+        tuned(inputs, "tuned", k=3, full_head_control=True)
+    done = finetune(Request(Inputs(workers=0, device="cpu"), resume=Path("tuned"))).results
+    assert without_clock(done.model_dump()) == without_clock(whole.model_dump())
+
+
+def test_several_seeds_have_their_controls(inputs: Inputs) -> None:
+    own = FinetuneSettings(k=3, full_head_control=True, predictions=True)
+    found = finetune(Request(inputs, {**SHORT, "epochs": 1}, folder=Path("tuned"), runs=2), own).results
+    assert [one.what for one in found.summary][1] == "test top1 of the full head, trained too"
+    assert {"after_seed0", "after_seed1", "full_trained_seed1"} <= set(found.predictions.heads)
+
+
+def test_without_a_full_head_there_is_none_to_train(inputs: Inputs, start: Path) -> None:
+    tuned(inputs)
+    decomposed = dataclasses.replace(inputs, weights="tuned/last.pt")
+    with pytest.raises(InputError, match="full_head_control needs the full head"):
+        finetune(Request(decomposed, SHORT, folder=Path("again")), FinetuneSettings(full_head_control=True))
+    assert not Path("again").exists()

@@ -56,6 +56,13 @@ def finetune(
             "Default: 0.",
         ),
     ] = None,
+    full_head_control: Annotated[
+        bool,
+        option(
+            "--full-head-control",
+            help="Also train the full head, by the same schedule: what training alone gains, without a decomposition.",
+        ),
+    ] = False,
     predictions: PREDICTIONS = None,
 ) -> None:
     """Decompose a network and train it further, to restore its accuracy.
@@ -86,6 +93,7 @@ def finetune(
         diversity=diversity,
         new_head=new_head,
         predictions=predictions is not None,
+        full_head_control=full_head_control,
     )
     checked_predictions(out, predictions)
     document = run(make_request(inputs, out, tuning, "finetune"), settings)
@@ -112,6 +120,8 @@ def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
         chosen = run.best or run.last
         name = f"decomposed, {'best' if run.best else 'last'} ({when(document, run, chosen)}){which}"
         rows += [score_row(name, score) for score in (chosen.val, run.after) if score is not None]
+        if run.control is not None:
+            rows.append(score_row(f"full head, trained as well{which}", run.control.score))
     terminal.print(make_table(["Network", "Images", "Correct", "Top-1 %", "Loss"], rows, left=2))
     if first.refitting is not None:
         terminal.print(said_of_fits(first.refitting))
@@ -124,7 +134,23 @@ def show_finetuning(terminal: Terminal, document: ResultDocument[Any]) -> None:
             terminal.print(
                 f"After minus original{seed}: {difference.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; "
                 f"McNemar p {p_value(difference.mcnemar_p)}: {verdict} at the 5% level",
+                *_said_of_control(run),
                 said_of_worst(difference, document.dataset.classes if document.dataset is not None else []),
             )
     show_spread(terminal, getattr(results, "summary", []))
     show_files(terminal, document, runs)
+
+
+def _said_of_control(run: FinetuneResults) -> list[str]:
+    """What training alone gains, and what the decomposition costs beside it."""
+    if run.control is None:
+        return []
+    said = {
+        "Full head trained as well, minus original": run.control.gain,
+        "Decomposed after training, minus the full head trained as well": run.control.versus,
+    }
+    return [
+        f"{what}: {one.points:+.2f} points, 95% interval {one.ci95[0]:+.2f} to {one.ci95[1]:+.2f}; McNemar p "
+        f"{p_value(one.mcnemar_p)}"
+        for what, one in said.items()
+    ]
