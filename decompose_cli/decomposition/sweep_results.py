@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 from typing_extensions import override
 
+from decompose_cli.decomposition.random_rankings import RandomRankings
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.decomposition.refitting import Refitting
 from decompose_cli.decomposition.result_types import Difference, Point
@@ -29,6 +30,9 @@ class RefittedPoint(Point):
 class SweepResults(Findings):
     """``curves``: by method, name of an index file, or ``own head`` for that of a sparse checkpoint, then by k.
 
+    ``random``: heads of features that were drawn at random; null where no ranking was asked for that cuts the
+    full head.
+
     ``refitted``: the same features with weights that were fitted anew, where asked for. ``refitting``: how; it also
     holds for methods that choose features by fits. ``searched``: of more than 100,000 training images those that such
     methods look at, drawn by class; null where they look at all, or none was asked for. ``chosen``: null if not asked
@@ -39,6 +43,7 @@ class SweepResults(Findings):
     original: Point
     curves: dict[str, dict[str, Point]]
     refitted: dict[str, dict[str, RefittedPoint]] = Field(default_factory=dict)
+    random: RandomRankings | None = None
     refitting: Refitting | None = None
     searched: int | None = None
     chosen: Chosen | None
@@ -56,6 +61,9 @@ class SweepResults(Findings):
         losses = [] if self.chosen is None else [self.chosen.chosen_on, self.chosen.reported_on]
         return {
             "curves": curves,
+            "random": []
+            if self.random is None
+            else [{"k": k} | drawn.model_dump() for k, drawn in self.random.by_k.items()],
             "chosen": [
                 {"split": one.split, "full": one.full_correct, "correct": one.correct, "total": one.total}
                 | difference_cells(one.points, one.ci95, one.mcnemar_p)
@@ -81,7 +89,15 @@ class SweepResults(Findings):
             {shown[name]: curve_of(name, points) for name, points in found.items()}
             for found in (self.curves, self.refitted)
         )
-        return accuracy_figure(title, cut, self.original.top1, refitted=anew)
+        return accuracy_figure(title, cut, self.original.top1, refitted=anew, floor=self.floor)
+
+    @property
+    def floor(self) -> Curve | None:
+        """Accuracy of features that were drawn at random: the mean, and the range as the ends."""
+        if self.random is None:
+            return None
+        ks, values = [int(k) for k in self.random.by_k], list(self.random.by_k.values())
+        return Curve(ks, [one.mean for one in values], [one.min for one in values], [one.max for one in values])
 
 
 def curve_of(name: str, points: Mapping[str, Point]) -> Curve:

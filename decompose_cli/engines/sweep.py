@@ -30,6 +30,7 @@ from decompose_cli.decomposition.index_set import (
 )
 from decompose_cli.decomposition.metrics import evaluate_head, predict
 from decompose_cli.decomposition.prediction_tables import add_heads, table_of
+from decompose_cli.decomposition.random_rankings import DRAWS, floor_ks, random_rankings
 from decompose_cli.decomposition.ranking import (
     DEFAULT_K,
     RANKINGS,
@@ -229,6 +230,12 @@ def sweep(
         note(f"{source}: rankings cut the full head that its sparse head was made from; {OWN!r} is the sparse head.")
         label = own_index_set(study.head, source, study.classifier.kept_whole).k_label
         curves[OWN] = {label: point_of(predict(own, bank.features, study.labels, classes, device))}
+    floor = None
+    if any(not RANKINGS[method].is_fitted for method in chosen_methods):
+        with track("Random rankings", DRAWS, unit="rankings") as advance:
+            at = floor_ks(few if settings.refit else sizes)
+            images = bank.features, study.labels
+            floor = random_rankings(head, *images, at, inputs.seed, held=ranked.held, device=device, advance=advance)
     chosen = None
     if max_drop is not None:
         search = Search(train, study, head, ranked, max_drop, settings.max_class_drop)
@@ -239,6 +246,7 @@ def sweep(
         total=len(study.labels),
         original=point_of(original),
         curves=curves,
+        random=floor,
         refitted=anew,
         refitting=refitting,
         searched=count_searched(

@@ -15,8 +15,8 @@ from decompose_cli.errors import InputError, first_few
 from decompose_cli.extras import import_extra
 from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.reporting.style import picture_figure
-from decompose_cli.storage.file_sets import write_document, write_result
-from decompose_cli.storage.files import check_writable, user_path
+from decompose_cli.storage.file_sets import check_replaceable, write_document, write_result
+from decompose_cli.storage.files import check_folder_writable, check_writable, user_path
 from decompose_cli.storage.result_document import RESULT, ResultDocument
 
 if TYPE_CHECKING:
@@ -134,10 +134,9 @@ class Findings(BaseModel, ABC):
             check_writable(target, overwrite=overwrite)
             write_document(document, target)
             return
-        check_writable(target / RESULT, overwrite=overwrite)
         pictures = {target / name: content for name, content in self._pictures.items()}
-        for picture in pictures:
-            check_writable(picture, overwrite=overwrite)
+        check_folder_writable(target)
+        check_replaceable([*pictures, target / RESULT], target / RESULT, overwrite=overwrite)
         write_result(document, target / RESULT, dict(pictures))
 
     def _repr_html_(self) -> str:

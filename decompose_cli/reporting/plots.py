@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from decompose_cli.reporting.style import MARKED, look, new_figure, plain, png, short
+from decompose_cli.reporting.style import GREY, MARKED, look, new_figure, plain, png, short
 from decompose_cli.reporting.vector import tell_points
 
 if TYPE_CHECKING:
@@ -62,11 +62,12 @@ def accuracy_figure(
     chosen: int | None = None,
     refitted: Mapping[str, Curve] | None = None,
     levels: Mapping[str, tuple[float, tuple[float, float]]] | None = None,
+    floor: Curve | None = None,
 ) -> Figure:
     """The figure of :func:`accuracy_curves`.
 
     ``chosen`` is a number of features to mark; ``levels`` are further heads of all features, each with its interval.
-    With them too numbers of features are on a logarithmic scale.
+    With them too numbers of features are on a logarithmic scale. ``floor`` is the mean and range of random features.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -82,6 +83,11 @@ def accuracy_figure(
                 _draw(axes, f"{name}, refitted", refitted[name], number, alpha, is_refitted=True)
         handles.append(_key(_REFITTED))
         names.append("the same, weights fitted anew")
+    if floor is not None:
+        axes.fill_between(floor.ks, floor.low, floor.high, color=GREY, alpha=0.2, linewidth=0)
+        handles += axes.plot(floor.ks, floor.top1, color=GREY, linewidth=1, linestyle="-.")
+        tell_points(axes, floor.ks, floor.top1, [_said("random features", *values) for values in floor.points()])
+        names.append("random features: mean and range")
     if full_top1 is not None:
         handles.append(axes.axhline(full_top1, color="0.35", linestyle="--", linewidth=1))
         names.append("full head")

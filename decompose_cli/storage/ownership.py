@@ -9,6 +9,8 @@ from typing import Any
 from decompose_cli.errors import InputError
 from decompose_cli.storage.ordinary_files import read_ordinary
 
+PREDICTIONS = b"image,file,label"
+"""What a table of predictions begins with."""
 _HEAD = 1 << 16
 _TRAININGS = ("train", "finetune", "train-gate")
 
@@ -20,7 +22,8 @@ def obstacle(path: Path) -> str | None:
         path: An ordinary file.
 
     Returns:
-        None for an empty file, and for an analysis's result, an index file, a page or a checkpoint of decompose.
+        None for an empty file, and for what decompose writes: an analysis's result, an index file, a page, a table of
+        predictions, or a checkpoint.
 
     Raises:
         OSError: It cannot be read.
@@ -30,6 +33,8 @@ def obstacle(path: Path) -> str | None:
     is_ours = not head
     if path.suffix == ".safetensors":
         is_ours = is_ours or b'"decompose"' in head
+    elif path.suffix.lower() == ".csv":
+        is_ours = is_ours or head.startswith(PREDICTIONS)
     elif head[:1] == b"<":
         is_ours = b'name="generator" content="decompose' in head
     elif head[:1] in (b"{", b"["):

@@ -273,14 +273,17 @@ def test_refitted_curves_are_dashed_lines_of_the_same_colour(figures: list[Figur
     settings = SweepSettings(methods=["mean", "weight"], ks=[1, 5, 20], refit=True, l2=1e-3)
     results = sweep(Inputs(), settings, folder=Path("out")).results
     (axes,) = figures[0].axes
-    mean, weight, mean_anew, weight_anew, _ = axes.get_lines()
+    mean, weight, mean_anew, weight_anew, floor, _ = axes.get_lines()
     for cut, anew, name in ((mean, mean_anew, "mean"), (weight, weight_anew, "weight")):
         assert cut.get_color() == anew.get_color()
         assert (cut.is_dashed(), anew.is_dashed()) == (False, True)
         assert points(anew) == [(int(k), point.top1) for k, point in results.refitted[name].items()]
         assert points(cut) == [(int(k), point.top1) for k, point in results.curves[name].items()]
     assert mean.get_color() != weight.get_color()
-    assert list(legend_of(axes)) == ["mean", "weight", "the same, weights fitted anew", "full head"]
+    random = "random features: mean and range"
+    assert list(legend_of(axes)) == ["mean", "weight", "the same, weights fitted anew", random, "full head"]
+    assert results.random is not None
+    assert points(floor) == [(int(k), drawn.mean) for k, drawn in results.random.by_k.items()]
     assert axes.get_xscale() == "log"
     assert [label.get_text() for label in axes.get_xticklabels()] == ["20", "5", "1"]
 
@@ -470,13 +473,17 @@ def test_a_folder_gets_the_result_and_the_curve_and_without_a_choice_no_set(figu
     assert files_below() == ["out/curve.png", "out/result.json"]
     assert Path("out/result.json").read_text(encoding="utf-8") == document.to_json()
     (axes,) = figures[0].axes
-    weight, full = axes.get_lines()
+    weight, floor, full = axes.get_lines()
     found = document.results.curves["weight"]
     assert points(weight) == [(1, found["1"].top1), (2, found["2"].top1)]
     assert set(full.get_ydata()) == {document.results.original.top1}
     ends = {(k, value) for k, point in ((1.0, found["1"]), (2.0, found["2"])) for value in point.top1_ci95}
     assert ends <= {tuple(vertex) for vertex in axes.collections[0].get_paths()[0].vertices}
-    assert list(legend_of(axes)) == ["weight", "full head"]
+    assert document.results.random is not None
+    assert points(floor) == [(int(k), drawn.mean) for k, drawn in document.results.random.by_k.items()]
+    lowest = {(int(k), drawn.min) for k, drawn in document.results.random.by_k.items()}
+    assert lowest <= {tuple(vertex) for vertex in axes.collections[1].get_paths()[0].vertices}
+    assert list(legend_of(axes)) == ["weight", "random features: mean and range", "full head"]
     assert axes.get_title() == "resnet20-digits on digits test"
 
 

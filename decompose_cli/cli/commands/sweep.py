@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
 
 _MOST_KS = 24
+_MOST_WINNERS, _LARGEST_FLOOR = 6, 10
 
 
 @command()
@@ -116,6 +117,8 @@ def show_sweep(terminal: Terminal, document: ResultDocument[SweepResults]) -> No
     ks = sorted({int(k) for name in methods for k in results.curves[name]})
     shown = ks if len(ks) <= _MOST_KS else [k for k in ks if k == ks[-1] or _is_round(k, len(ks))]
     terminal.print(_by_k(results.curves, names, shown))
+    for line in _said_of_winners(results, names):
+        terminal.print(line)
     if len(shown) < len(ks):
         terminal.print(f"{len(shown)} of {len(ks)} values of k are shown; the result has all.")
     if results.refitting is not None:
@@ -145,6 +148,36 @@ def _by_k(curves: Mapping[str, Mapping[str, Point]], names: Mapping[str, str], k
         [str(k), *(str(found.correct) if (found := curves[name].get(str(k))) else "" for name in names)] for k in ks
     ]
     return make_table(["k", *names.values()], rows, left=0)
+
+
+def _said_of_winners(results: SweepResults, names: Mapping[str, str]) -> list[str]:
+    """Which ranking gets most images right at which k, and what features drawn at random do."""
+    from decompose_cli.decomposition.random_rankings import winners
+
+    counts = {
+        shown: {int(k): point.correct for k, point in results.curves[name].items()} for name, shown in names.items()
+    }
+    lines = []
+    if len(counts) > 1:
+        parts = [f"{' and '.join(best)} at k = {_ranges(ks)}" for best, ks in winners(counts)]
+        more = len(parts) - _MOST_WINNERS
+        lines.append(
+            f"Most images right: {'; '.join(parts[:_MOST_WINNERS])}{f'; and {more} more changes' if more > 0 else ''}."
+        )
+    if results.random is not None:
+        found = [(k, one) for k, one in results.random.by_k.items() if int(k) <= _LARGEST_FLOOR] or [
+            next(iter(results.random.by_k.items()))
+        ]
+        said = [f"{one.mean:.1f}% ({one.min:.1f} to {one.max:.1f}) at k = {k}" for k, one in found]
+        lines.append(
+            f"Features drawn at random, {results.random.draws} times, on {results.random.images:,} images: "
+            f"{', '.join(said)}."
+        )
+    return lines
+
+
+def _ranges(ks: Sequence[int]) -> str:
+    return str(ks[0]) if len(ks) == 1 else f"{ks[0]} to {ks[-1]}"
 
 
 def _is_round(k: int, count: int) -> bool:
