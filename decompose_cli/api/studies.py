@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from decompose_cli.api.features import Features
 from decompose_cli.api.indices import Indices, index_set_of
@@ -17,6 +17,7 @@ from decompose_cli.api.inputs import (
     with_document,
 )
 from decompose_cli.decomposition.accuracy_results import ValidateResults
+from decompose_cli.decomposition.calibration import Adjusting
 from decompose_cli.decomposition.essential_results import EssentialResults
 from decompose_cli.decomposition.essentiality import Noise
 from decompose_cli.decomposition.index_set import IndexSet, NamedSet
@@ -40,7 +41,11 @@ def validate(
     refit: bool = False,
     l2: float | None = None,
     choosing: Features | None = None,
+    temperature: Literal["fit"] | None = None,
+    coverage: float | None = None,
+    calibrating: Features | None = None,
     device: str = "auto",
+    seed: int = 0,
 ) -> ValidateResults:
     """Measure a classifier with its full head, and with a few features per class; no image is looked at again.
 
@@ -57,7 +62,12 @@ def validate(
         refit: Whether the weights of the features that are kept are also fitted anew, on ``train``.
         l2: Strength of the penalty of that fit; chosen by default.
         choosing: Features of other images, which choose it; by default a part of the training images.
+        temperature: ``fit``: each head's logits are divided by the number that calibrates them best.
+        coverage: Share of the images, as 0.9, whose class prediction sets are to hold (split conformal).
+        calibrating: Features of images that nobody has trained or chosen on, on which these two are fitted; by default
+            half of the images, while the other half is reported on.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        seed: Of the division of the images.
 
     Raises:
         InputError: The index set does not fit, there is no head, or there is no image.
@@ -73,9 +83,13 @@ def validate(
         raise InputError("The model is decomposed already; its features are validated without indices.")
     if head.kind == "subspaces" and indices is None:
         raise InputError("The decomposed head of these weights is without its indices; give the file it was made with.")
-    inputs = features_inputs(features, {"train": train, "val": choosing}, device=device)
+    if choosing is not None and calibrating is not None:
+        raise InputError("choosing and calibrating cannot both be given: images that choose do not calibrate.")
+    others = {"train": train, "val": choosing if calibrating is None else calibrating}
+    inputs = features_inputs(features, others, device=device, seed=seed)
     index_set = given_set(indices, *_sizes(features))
-    return with_document(validate_engine.validate(inputs, index_set, refit=refit, l2=l2))
+    adjusting = Adjusting(temperature is not None, coverage, None if calibrating is None else "val")
+    return with_document(validate_engine.validate(inputs, index_set, refit=refit, l2=l2, adjusting=adjusting))
 
 
 def sweep(

@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field
 from typing_extensions import override
 
+from decompose_cli.decomposition.calibration import Adjusted, AdjustedHead, HeadCalibration
 from decompose_cli.decomposition.refitting import Refitting
 from decompose_cli.decomposition.result_types import Difference, Gain
+from decompose_cli.errors import InputError
 from decompose_cli.reporting.findings import Findings, Row, accuracy_cells, difference_cells
-from decompose_cli.reporting.study_plots import interval_figure
+from decompose_cli.reporting.study_plots import interval_figure, reliability_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,6 +30,8 @@ class ClassAccuracy(BaseModel):
 class HeadAccuracy(BaseModel):
     """How one head does: ``top1``, its Wilson interval and ``top5`` in percent, ``loss`` as mean cross-entropy in nats.
 
+    ``calibration`` says how far its probabilities are to be believed; null in results of before.
+
     ``confusion`` counts images by (true class, predicted class). ``top5`` is null for up to ten classes.
     """
 
@@ -38,6 +42,7 @@ class HeadAccuracy(BaseModel):
     loss: float
     per_class: list[ClassAccuracy]
     confusion: list[list[int]]
+    calibration: HeadCalibration | None = None
 
 
 class RefittedHead(HeadAccuracy):
@@ -85,6 +90,8 @@ class ValidateResults(Findings):
 
     ``refitted`` is null unless it was asked for.
 
+    ``adjusted``: temperature and prediction sets, where these were asked for.
+
     ``mistakes``: up to 24 images that the decomposed head gets wrong, or the full one where that is all there is: first
     those that only the full head gets right, and of these and of the others the most confident errors first.
     """
@@ -96,6 +103,7 @@ class ValidateResults(Findings):
     refitted: RefittedHead | None = None
     indices: IndicesInfo | None
     mistakes: list[Mistake] = Field(default_factory=list)
+    adjusted: Adjusted | None = None
 
     @property
     def heads(self) -> dict[str, HeadAccuracy]:
@@ -116,6 +124,14 @@ class ValidateResults(Findings):
                 | {"loss": head.loss, "top5": head.top5}
                 for name, head in self.heads.items()
             ],
+            "calibration": [
+                {"head": name} | head.calibration.model_dump(include={"ece", "brier", "nll"})
+                for name, head in self.heads.items()
+                if head.calibration is not None
+            ],
+            "adjusted": []
+            if self.adjusted is None
+            else [_adjusted(name, one) for name, one in self.adjusted.heads.items()],
             "differences": [
                 {"head": name, "versus": "full"} | difference_cells(one.points, one.ci95, one.mcnemar_p)
                 for name, one in compared.items()
@@ -145,7 +161,33 @@ class ValidateResults(Findings):
             ],
         }
 
+    def reliability(self) -> Figure:
+        """How often each head is right at each confidence, in 15 bins of as many images each.
+
+        Raises:
+            InputError: The results are of an earlier version, which did not say it.
+        """
+        found = {name: head.calibration for name, head in self.heads.items()}
+        curves = {
+            name: [(one.confidence, one.accuracy, one.images) for one in known.bins]
+            for name, known in found.items()
+            if known is not None
+        }
+        if not curves:
+            raise InputError("These results do not say how well the heads are calibrated.")
+        return reliability_figure(curves)
+
     @override
     def drawn(self) -> Figure | None:
         rows = [(name, head.top1, head.top1_ci95) for name, head in self.heads.items()]
         return interval_figure("top-1 accuracy (%), with 95% interval", rows)
+
+
+def _adjusted(name: str, one: AdjustedHead) -> Row:
+    row: Row = {"head": name, "ece": one.before.ece, "nll": one.before.nll}
+    if one.after is not None:
+        row |= {"temperature": one.temperature, "ece after": one.after.ece, "nll after": one.after.nll}
+    if one.sets is not None:
+        low, high = one.sets.coverage_ci95
+        row |= {"coverage": one.sets.coverage, "low": low, "high": high, "mean_size": one.sets.mean_size}
+    return row

@@ -141,6 +141,16 @@ def losses_of(
     return losses
 
 
+def logits_of(
+    head: Callable[[Tensor], Tensor], features: Tensor, num_classes: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    """The logits of all images, float32 (N, C); arguments as for :func:`evaluate_head`."""
+    found = torch.empty(len(features), num_classes)
+    for rows, logits in _logits(head, features, num_classes, device):
+        found[rows] = logits.float().cpu()
+    return found
+
+
 def _logits(
     head: Callable[[Tensor], Tensor], features: Tensor, num_classes: int, device: torch.device | str
 ) -> Iterator[tuple[slice, Tensor]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,6 +18,16 @@ from decompose_cli.decomposition.accuracy_results import (
     RefittedHead,
     ValidateResults,
 )
+from decompose_cli.decomposition.calibration import (
+    HALF,
+    VAL,
+    Adjusting,
+    HeadCalibration,
+    adjusted,
+    bins_of,
+    calibration_error,
+)
+from decompose_cli.decomposition.choosing import validation_of
 from decompose_cli.decomposition.heads import (
     check_index_request,
     check_made_from,
@@ -60,6 +71,7 @@ def validate(
     features: Path | None = None,
     refit: bool = False,
     l2: float | None = None,
+    adjusting: Adjusting | None = None,
     classifier: Classifier | None = None,
 ) -> ResultDocument[ValidateResults]:
     """Measure a classifier on a split (``test``, else ``val``), and its decomposition if indices are given or carried.
@@ -71,13 +83,14 @@ def validate(
             weights are a file of a head without a network, and nothing of the inputs is about one.
         refit: Whether the weights of these features are also fitted anew, on the training images.
         l2: Strength of the penalty of that fit; None to choose it on images that are not measured.
+        adjusting: Whether temperatures are fitted and prediction sets made, and on which images.
         classifier: The network, if it has been opened already.
 
     Raises:
         InputError: Something given cannot be used.
         DecomposeError: The work failed.
     """
-    watch = Stopwatch()
+    watch, adjusting = Stopwatch(), adjusting or Adjusting()
     check_refit(l2, fits=refit)
     if refit and indices is None:
         raise InputError(
@@ -90,7 +103,7 @@ def validate(
             raise InputError(
                 f"{param('refit')} needs a network; 'decompose sparsify --features' fits heads for {param('features')}."
             )
-        return _validate_alone(inputs, features, index_set, watch)
+        return _validate_alone(inputs, features, index_set, watch, adjusting)
     study = Study(inputs, ("test", "val"), classifier)
     check_index_request(study.classifier.checkpoint, index_set)
     if index_set is not None:
@@ -98,6 +111,7 @@ def validate(
     resolve_heads(study.head, index_set)  # what does not fit shows before the network runs
     if index_set is not None:
         check_made_from(index_set, study.classifier)
+    val = _unseen(study, adjusting, is_fitted=refit)
     anew, others = _refitted(study, index_set, l2) if refit and index_set is not None else (None, [])
     results = measure(
         study.head,
@@ -111,12 +125,39 @@ def validate(
         sha256=sha256_of(indices) if isinstance(indices, Path) else None,
         device=study.device,
         table=table_of(study),
+        adjusting=adjusting,
+        seed=inputs.seed,
+        val=None if val is None else (val.bank.features, val.labels),
     )
     for mistake in results.mistakes:
         (mistake.image,) = study.in_split([mistake.image])
         mistake.name = study.split.file_of(mistake.image)
-    arguments = {"indices": index_set.source if index_set else None, "refit": refit, "l2": l2}
-    return study.document("validate", arguments, results, watch, others)
+    arguments = {"indices": index_set.source if index_set else None, "refit": refit, "l2": l2, **_named(adjusting)}
+    return study.document("validate", arguments, results, watch, [*others, *([] if val is None else [val])])
+
+
+def _named(adjusting: Adjusting) -> dict[str, Any]:
+    """As arguments of the command."""
+    temperature = "fit" if adjusting.temperature else None
+    return {"temperature": temperature, "coverage": adjusting.coverage, "calibrate_on": adjusting.source}
+
+
+def _unseen(study: Study, adjusting: Adjusting, *, is_fitted: bool) -> Study | None:
+    """The split ``val``, where it is to be calibrated on; None for a part of the images that are measured."""
+    if adjusting.source != VAL:
+        return None
+    val = validation_of(study)
+    if val is None:
+        raise InputError(
+            f"{study.dataset.name} has no split {VAL} beside the one that is measured, {study.dataset.split}.",
+            hint=f"{param('calibrate_on')} {HALF} takes half of these images.",
+        )
+    if is_fitted or study.head.kind != "dense":
+        raise InputError(
+            f"{VAL} may have chosen strengths or methods of this head, so it does not say how far to believe it.",
+            hint=f"{param('calibrate_on')} {HALF} takes half of the images that are measured.",
+        )
+    return val
 
 
 def _refitted(study: Study, index_set: IndexSet, l2: float | None) -> tuple[tuple[SparseHead, Refitting], list[Study]]:
@@ -131,7 +172,7 @@ def _refitted(study: Study, index_set: IndexSet, l2: float | None) -> tuple[tupl
 
 
 def _validate_alone(
-    inputs: Inputs, path: Path, index_set: IndexSet | None, watch: Stopwatch
+    inputs: Inputs, path: Path, index_set: IndexSet | None, watch: Stopwatch, adjusting: Adjusting
 ) -> ResultDocument[ValidateResults]:
     """Measure a head without a network on features that were made elsewhere."""
     inputs = inputs.for_features_alone()
@@ -147,10 +188,22 @@ def _validate_alone(
     file = read_feature_file(path, needs=(needs,), optional=())
     ((name, split),) = file.splits.items()
     names = _matching_names(head, checkpoint, file)
-    results = measure(head, split.features, split.labels, names, source=checkpoint.source, device=device)
+    if adjusting.source == VAL:
+        raise InputError(f"{param('calibrate_on')} {VAL} needs a network; {HALF} of the rows can be taken.")
+    results = measure(
+        head,
+        split.features,
+        split.labels,
+        names,
+        source=checkpoint.source,
+        device=device,
+        adjusting=adjusting,
+        seed=inputs.seed,
+    )
+    own = {"indices": None, "refit": False, "l2": None, **_named(adjusting), "features": str(path)}
     return ResultDocument(
         command="validate",
-        arguments={**inputs.as_arguments(), "indices": None, "refit": False, "l2": None, "features": str(path)},
+        arguments={**inputs.as_arguments(), **own},
         model=ModelInfo(
             name=FEATURES,
             num_classes=head.num_classes,
@@ -206,6 +259,9 @@ def measure(
     sha256: str | None = None,
     device: torch.device | str = "cpu",
     table: PredictionTable | None = None,
+    adjusting: Adjusting | None = None,
+    seed: int = 0,
+    val: tuple[Tensor, Tensor] | None = None,
 ) -> ValidateResults:
     """Measure a head on features, and its decomposition.
 
@@ -221,6 +277,9 @@ def measure(
         sha256: Hash of the file that the index set is from.
         device: Where logits are made.
         table: The images, for what is said of each; by default they have numbers alone.
+        adjusting: Whether temperatures are fitted and prediction sets made.
+        seed: Of the division of the images for these.
+        val: Features and class numbers of the images that these are fitted on; by default half of the images.
 
     Raises:
         InputError: The index set does not fit, or there is no image.
@@ -251,6 +310,12 @@ def measure(
         indices=IndicesInfo(source=used.source, sha256=sha256, k=used.sizes) if used else None,
         mistakes=_mistakes(original, decomposed),
     )
+    if adjusting is not None and adjusting.is_needed:
+        linear = {"full": heads.original, "decomposed": heads.decomposed}
+        if refitted is not None:
+            linear["refitted"] = refitted[0].linear()
+        there = {name: one for name, one in linear.items() if one is not None}
+        results.adjusted = adjusted(there, features, labels, head.num_classes, adjusting, seed, val, device)
     heads_said = {"full": original, "decomposed": decomposed, "refitted": refitted_evaluation}
     results._predictions = add_heads(table or numbered_table(labels, names), heads_said)
     return results
@@ -259,6 +324,7 @@ def measure(
 def _accuracy(evaluation: Evaluation, names: tuple[str, ...]) -> HeadAccuracy:
     confusion = evaluation.confusion.tolist()
     low, high = wilson_interval(evaluation.correct, evaluation.total)
+    bins = bins_of(evaluation.confidence, evaluation.is_correct)
     return HeadAccuracy(
         correct=evaluation.correct,
         top1=100 * evaluation.correct / evaluation.total,
@@ -270,6 +336,9 @@ def _accuracy(evaluation: Evaluation, names: tuple[str, ...]) -> HeadAccuracy:
             for number, name in enumerate(names)
         ],
         confusion=confusion,
+        calibration=HeadCalibration(
+            ece=calibration_error(bins), brier=evaluation.brier, nll=evaluation.loss, bins=bins
+        ),
     )
 
 

@@ -121,6 +121,29 @@ def layers_figure(label: str, layers: Sequence[str], curves: Mapping[str, Sequen
     return figure
 
 
+def reliability_figure(curves: Mapping[str, Sequence[tuple[float, float, int]]]) -> Figure:
+    """Draw how often heads are right against how sure they are.
+
+    Args:
+        curves: For each head and bin of images: mean confidence, share that is right, number of images.
+    """
+    figure = new_figure(5)
+    axes = figure.add_subplot()
+    axes.plot((0, 1), (0, 1), color=GREY, linewidth=1, linestyle="--")
+    handles: list[Artist] = []
+    for number, (name, bins) in enumerate(curves.items()):
+        colour, marker = look(number).values()
+        x, y = [confidence for confidence, _, _ in bins], [right for _, right, _ in bins]
+        handles += axes.plot(x, y, color=colour, marker=marker, markersize=5, linewidth=1.5)
+        said = [f"{name}: {images} images, {100 * a:.1f}% sure, {100 * b:.1f}% right" for a, b, images in bins]
+        tell_points(axes, x, y, said)
+    axes.set_xlabel("confidence (softmax probability of the prediction)")
+    axes.set_ylabel("share of images that is right")
+    axes.grid(visible=True, alpha=0.25)
+    axes.legend(handles, [plain(short(name, 2 * _LONGEST_TICK)) for name in curves], frameon=False)
+    return figure
+
+
 def matrix_figure(label: str, names: Sequence[str], panels: Mapping[str, Sequence[Sequence[float]]]) -> Figure:
     """Draw matrices of classes by classes side by side, in shades between 0 and 1.
 

@@ -17,6 +17,7 @@ from decompose_cli.cli.output import (
     write_predictions,
 )
 from decompose_cli.cli.tables.accuracy import show_validation
+from decompose_cli.errors import one_of
 from decompose_cli.features.inputs import Inputs
 
 
@@ -41,18 +42,49 @@ def validate(
         bool, option("--refit", help="With -i: also fit the weights of its features anew, on training images.")
     ] = False,
     l2: L2 = None,
+    temperature: Annotated[
+        Optional[str],
+        option(
+            "--temperature",
+            metavar="fit",
+            help="fit: divide the logits of each head by the number that calibrates them best on half of the images, "
+            "and report on the other half.",
+        ),
+    ] = None,
+    coverage: Annotated[
+        Optional[float],
+        option(
+            "--coverage",
+            metavar="SHARE",
+            help="Prediction sets that hold the class of so many images, as 0.9 (split conformal): their size for each "
+            "head.",
+        ),
+    ] = None,
+    calibrate_on: Annotated[
+        Optional[str],
+        option(
+            "--calibrate-on",
+            metavar="half|val",
+            help="What temperature and sets are fitted on: half of the images (default), or a split val that neither "
+            "network nor head has seen.",
+        ),
+    ] = None,
     predictions: PREDICTIONS = None,
 ) -> None:
     """Measure a classifier: with its full head and, given an index file, with a few features per class.
 
     Example: decompose validate resnet20 -i indices.json
     """
+    from decompose_cli.decomposition.calibration import Adjusting
     from decompose_cli.engines.validate import validate as run
     from decompose_cli.storage.result_document import default_names
 
     path = checked_output(out)
     checked_predictions(out, predictions)
-    document = run(inputs, indices, features=features, refit=refit, l2=l2)
+    if temperature is not None:
+        one_of(temperature, ("fit",), "temperature")
+    adjusting = Adjusting(temperature is not None, coverage, calibrate_on)
+    document = run(inputs, indices, features=features, refit=refit, l2=l2, adjusting=adjusting)
     write_predictions(out, document, predictions)
     names = None
     if features is not None:

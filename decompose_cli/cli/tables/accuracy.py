@@ -11,6 +11,7 @@ from decompose_cli.errors import first_few
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.accuracy_results import HeadAccuracy, ValidateResults
+    from decompose_cli.decomposition.calibration import Adjusted
     from decompose_cli.decomposition.result_types import Difference
     from decompose_cli.storage.result_document import PartOfClasses, ResultDocument
 
@@ -99,6 +100,7 @@ def show_validation(terminal: Terminal, document: ResultDocument[ValidateResults
             f"{p_value(gain.mcnemar_p)}",
             said_of_fits(refitted.refitting),
         )
+    _show_calibration(terminal, heads, results.adjusted)
     _show_classes(terminal, heads)
 
 
@@ -109,6 +111,36 @@ def _said(name: str, difference: Difference) -> str:
         f"{p_value(difference.mcnemar_p)} ({difference.only_original_correct} images only the full head gets right, "
         f"{difference.only_decomposed_correct} only the {name.lower()})"
     )
+
+
+def _show_calibration(terminal: Terminal, heads: Sequence[tuple[str, HeadAccuracy]], adjusted: Adjusted | None) -> None:
+    known = [(name, head.calibration) for name, head in heads if head.calibration is not None]
+    rows = [[name, f"{100 * one.ece:.2f}", f"{one.brier:.4f}", f"{one.nll:.4f}"] for name, one in known]
+    terminal.title("Calibration")
+    terminal.print(make_table(["Head", "ECE %", "Brier", "NLL"], rows))
+    if adjusted is None:
+        return
+    where = "the split val" if adjusted.fitted_on == "val" else "the other half"
+    terminal.title(f"On {adjusted.images:,} images, fitted on {where}")
+    columns, rows = ["Head", "ECE %", "NLL"], []
+    scaled = adjusted.temperature_images is not None
+    columns += ["Temperature", "ECE %", "NLL"] * scaled
+    columns += ["Coverage %", "95% interval", "Set size", "One class", "None"] * (adjusted.wanted is not None)
+    for name, one in adjusted.heads.items():
+        row = [name, f"{100 * one.before.ece:.2f}", f"{one.before.nll:.4f}"]
+        if one.after is not None:
+            row += [f"{one.temperature:.3f}", f"{100 * one.after.ece:.2f}", f"{one.after.nll:.4f}"]
+        if one.sets is not None:
+            low, high = one.sets.coverage_ci95
+            row += [f"{one.sets.coverage:.2f}", f"{low:.2f} to {high:.2f}", f"{one.sets.mean_size:.2f}"]
+            row += [str(one.sets.single), str(one.sets.empty)]
+        rows.append(row)
+    terminal.print(make_table(columns, rows))
+    fits = {"temperatures": adjusted.temperature_images, "thresholds of sets": adjusted.threshold_images}
+    said = [f"{images:,} images gave the {what}" for what, images in fits.items() if images is not None]
+    if adjusted.wanted is not None:
+        said.append(f"a coverage of {adjusted.wanted:g}% was asked for")
+    terminal.print(f"{', '.join(said)}.")
 
 
 def _head_name(name: str, results: ValidateResults) -> str:
