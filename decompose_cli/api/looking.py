@@ -126,6 +126,7 @@ def filters(
     indices: Indices | None = None,
     k: int | None = None,
     count: int = 8,
+    against: str | int | None = None,
     class_map: ClassMapping | None = None,
     device: str = "auto",
     workers: int = 0,
@@ -143,6 +144,7 @@ def filters(
         indices: The filters of each class; by default those with its k highest weights.
         k: Filters per class where ``indices`` says none; 5 by default.
         count: Number of images for each filter.
+        against: Name or number of a class to set it beside.
         class_map: Which class of the network a class of a data set is.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         workers: Processes that decode images of a data set.
@@ -152,7 +154,7 @@ def filters(
     """
     inputs = image_inputs(model, {"test": images}, class_map, device=device, workers=workers)
     index_set = given_set(indices, model.num_classes, model.num_features)
-    settings = FiltersSettings(class_name=str(class_name), indices=index_set, k=k, images=count)
+    settings = FiltersSettings(str(class_name), index_set, k, count, None if against is None else str(against))
     with tempfile.TemporaryDirectory() as folder:
         document = filters_engine.filters(inputs, settings, folder=Path(folder))
         pictures = _pictures(Path(folder))

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor
 from typing_extensions import override
 
 from decompose_cli.datasets.batches import shown_levels
+from decompose_cli.decomposition.beside import Beside, Neighbour, SharedFeature, beside, neighbours
 from decompose_cli.decomposition.chosen_images import from_dataset
 from decompose_cli.decomposition.heads import (
     check_index_request,
@@ -77,18 +78,27 @@ class FilterInfo(BaseModel):
 
 
 class FiltersResults(Findings):
-    """The filters of one class, the strongest first; ``sheet`` has pictures of the first 40."""
+    """The filters of one class, the strongest first; ``sheet`` has pictures of the first 40.
+
+    ``neighbours``: the classes whose features differ least from those of this class, at most 20. ``beside``: this class
+    beside another, where one was named; ``others`` are the filters that the other class alone has.
+    """
 
     class_number: int
     class_name: str
     indices: str
     filters: list[FilterInfo]
+    neighbours: list[Neighbour] = Field(default_factory=list)
+    beside: Beside | None = None
+    others: list[FilterInfo] = Field(default_factory=list)
     sheet: str | None
 
     @override
     def tables(self) -> Mapping[str, list[Row]]:
         return {
             "filters": [one.model_dump(exclude={"images"}) for one in self.filters],
+            "neighbours": [one.model_dump() for one in self.neighbours],
+            "beside": [] if self.beside is None else [_row(one) for one in self.beside.features],
             "images": [{"feature": one.feature} | image.model_dump() for one in self.filters for image in one.images],
         }
 
@@ -106,6 +116,7 @@ class FiltersSettings:
         indices: The filters of each class; by default those with its k highest weights.
         k: Filters per class where ``indices`` says none; 5 by default.
         images: Number of images for each filter.
+        against: Name or number of a class to set it beside.
 
     Raises:
         InputError: A number is out of range, or both ``indices`` and ``k`` say which filters.
@@ -115,6 +126,7 @@ class FiltersSettings:
     indices: Path | IndexSet | None = None
     k: int | None = None
     images: int = 8
+    against: str | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.images <= MOST_IMAGES:
@@ -141,6 +153,9 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     study = Study(inputs, ("test", "val"))
     check_index_request(study.classifier.checkpoint, index_set)
     c = _class_number(wanted, study.class_map.names)
+    other = None if settings.against is None else _class_number(settings.against, study.class_map.names)
+    if other == c:
+        raise InputError(f"{param('against')} {settings.against} is the class itself; name another one.")
     lacks_head = study.classifier.lacks_head
     if index_set is None and lacks_head:
         raise InputError(
@@ -148,6 +163,8 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
             "weights say which features a class has.",
             hint="'decompose extract-indices' chooses some, and 'decompose sparsify' fits a head.",
         )
+    if other is not None and lacks_head:
+        raise InputError(f"{param('against')} needs a head, and {study.classifier.name} was taken without one.")
     if index_set is not None:
         index_set = of_studied_classes(index_set, study)
     if index_set is None and study.head.kind == "dense":
@@ -166,53 +183,46 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     if not rows[c]:
         raise InputError(f"The class {study.class_map.names[c]} has no filters to show: its head is its bias alone.")
     features, labels, names = study.bank.features, study.labels, study.class_map.names
-    infos = []
-    is_own = labels == c
     sharers = _sharers(rows, c, whole)
-    for feature, weight in zip(rows[c], weights, strict=True):
-        values = features[:, feature]
-        best = values.argsort(descending=True, stable=True)[:images].tolist()
-        mean = _mean(values[is_own])
-        infos.append(
-            FilterInfo(
-                feature=feature,
-                rank=0,
-                weight=weight,
-                contribution=None if mean is None or weight is None else weight * mean,
-                mean=mean,
-                mean_elsewhere=_mean(values[~is_own]),
-                shared_with=[names[other] for other in sharers[feature]],
-                images=[
-                    FilterImage(
-                        image=(number := study.in_split([n])[0]),
-                        name=study.split.file_of(number),
-                        label=int(labels[n]),
-                        label_name=names[int(labels[n])],
-                        value=float(values[n]),
-                    )
-                    for n in best
-                ],
-                of_class=int(is_own[best].sum()),
-            )
-        )
+    watched = _Watched(study, c, images, {feature: [names[n] for n in found] for feature, found in sharers.items()})
+    infos = [watched.info(feature, weight) for feature, weight in zip(rows[c], weights, strict=True)]
     infos.sort(key=_strength, reverse=True)
     for rank, info in enumerate(infos, 1):
         info.rank = rank
+    compared, others = None, list[FilterInfo]()
+    if other is not None:
+        head = resolve_heads(study.head, index_set).decomposed
+        assert head is not None
+        compared = beside(head, features, labels, c, other, names)
+        others = [watched.info(one.feature, None) for one in compared.features if one.used_by == "second"]
+        for rank, info in enumerate(others, 1):
+            info.rank = rank
     pictures: dict[Path, Content] = {}
     if folder is not None:
         where = f"{study.dataset.name.rsplit('/', 1)[-1]} {study.dataset.split}"
-        drawn = infos[:MOST_ROWS]
-        some = f", the first {len(drawn)} of {len(infos)}" if len(drawn) < len(infos) else ""
+        drawn = [*infos, *others][:MOST_ROWS]
+        count = len(infos) + len(others)
+        some = f", the first {len(drawn)} of {count}" if len(drawn) < count else ""
         title = f"Filters of {names[c]}: {study.classifier.name} on {where}{some}"
-        pictures[folder / SHEET] = filter_sheet(title, _pictures(study, drawn, c))
+        alone = {info.feature: names[other] for info in others} if other is not None else {}
+        pictures[folder / SHEET] = filter_sheet(title, _pictures(study, drawn, c, alone))
     document = study.document(
         "filters",
-        {"class": wanted, "indices": given.source if given is not None else None, "k": k, "images": images},
+        {
+            "class": wanted,
+            "against": settings.against,
+            "indices": given.source if given is not None else None,
+            "k": k,
+            "images": images,
+        },
         FiltersResults(
             class_number=c,
             class_name=names[c],
             indices=index_set.source if index_set is not None else study.classifier.weights_source,
             filters=infos,
+            neighbours=neighbours(rows, c, names, whole),
+            beside=compared,
+            others=others,
             sheet=str(folder / SHEET) if folder is not None else None,
         ),
         watch,
@@ -220,6 +230,65 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     if folder is not None:
         write_result(document, folder / RESULT, pictures)
     return document
+
+
+@dataclass
+class _Watched:
+    """The images of a study, by what features make of them.
+
+    Attributes:
+        study: The network and the images.
+        c: The class that is looked at.
+        images: How many images of each feature are kept.
+        sharers: Names of the other classes that have a feature of the class.
+    """
+
+    study: Study
+    c: int
+    images: int
+    sharers: Mapping[int, list[str]]
+
+    def info(self, feature: int, weight: float | None) -> FilterInfo:
+        """What a feature responds to; without a weight of the class in its head what it gives is not known."""
+        study, names = self.study, self.study.class_map.names
+        values, is_own = study.bank.features[:, feature], study.labels == self.c
+        best = values.argsort(descending=True, stable=True)[: self.images].tolist()
+        mean = _mean(values[is_own])
+        numbers = study.in_split(best)
+        return FilterInfo(
+            feature=feature,
+            rank=0,
+            weight=weight,
+            contribution=None if mean is None or weight is None else weight * mean,
+            mean=mean,
+            mean_elsewhere=_mean(values[~is_own]),
+            shared_with=self.sharers.get(feature, []),
+            images=[
+                FilterImage(
+                    image=number,
+                    name=study.split.file_of(number),
+                    label=int(study.labels[n]),
+                    label_name=names[int(study.labels[n])],
+                    value=float(values[n]),
+                )
+                for n, number in zip(best, numbers, strict=True)
+            ],
+            of_class=int(is_own[best].sum()),
+        )
+
+
+def _row(one: SharedFeature) -> Row:
+    return {
+        "feature": one.feature,
+        "used_by": one.used_by,
+        "weight_first": one.weights[0],
+        "weight_second": one.weights[1],
+        "to_first_on_first": one.to_first.first,
+        "to_first_on_second": one.to_first.second,
+        "to_second_on_first": one.to_second.first,
+        "to_second_on_second": one.to_second.second,
+        "apart": one.apart,
+    }
 
 
 def _rows(
@@ -272,8 +341,11 @@ def _mean(values: Tensor) -> float | None:
     return float(values.mean()) if len(values) else None
 
 
-def _pictures(study: Study, infos: list[FilterInfo], c: int) -> list[FilterRow]:
-    """The images of each filter, with its map where features are means of maps; each image runs once."""
+def _pictures(study: Study, infos: list[FilterInfo], c: int, alone: Mapping[int, str]) -> list[FilterRow]:
+    """The images of each filter, with its map where features are means of maps; each image runs once.
+
+    ``alone`` says of filters that the class does not have whose they are.
+    """
     network = study.classifier.load(study.preprocessing.crop)
     module = in_float32(network.module, example_images(network.input_size, model=network.module))
     head = module.get_submodule(network.head.name)
@@ -301,6 +373,8 @@ def _pictures(study: Study, infos: list[FilterInfo], c: int) -> list[FilterRow]:
                 Response(pixels[image.image], None if own is None else own[place], title, image.label == c)
             )
         shared = f"shared with {', '.join(info.shared_with)}" if info.shared_with else "of this class alone"
+        if info.feature in alone:
+            shared = f"of {alone[info.feature]}, not of this class"
         weight = "" if info.weight is None else f"weight {info.weight:+.3f}\n"
         rows.append(FilterRow(f"{info.rank}. filter {info.feature}\n{weight}{shared}", responses))
     return rows

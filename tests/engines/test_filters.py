@@ -177,3 +177,37 @@ def test_what_cannot_be_shown(wanted: str, given: dict[str, Any], sentence: str)
     with pytest.raises(InputError, match=sentence):
         filters(DIGITS, FiltersSettings(class_name=wanted, **given), folder=Path())
     assert not list(Path().glob("*.png"))
+
+
+@pytest.mark.painted
+def test_a_class_beside_another() -> None:
+    settings = FiltersSettings("4", k=3, images=2, against="9")
+    document = filters(Inputs(), settings, folder=Path("beside"))
+    results = document.results
+    assert results.beside is not None
+    assert results.beside.class_name == "9"
+    own = {one.feature for one in results.filters}
+    assert {one.feature for one in results.beside.features if one.used_by != "second"} == own
+    assert [one.feature for one in results.others] == [
+        one.feature for one in results.beside.features if one.used_by == "second"
+    ]
+    assert all(len(one.images) == 2 and one.weight is None for one in results.others)
+    turned = filters(Inputs(), FiltersSettings("9", k=3, images=2, against="4")).results.beside
+    assert turned is not None
+    assert {one.feature: one.apart for one in turned.features} == pytest.approx(
+        {one.feature: one.apart for one in results.beside.features}
+    )
+    with Image.open("beside/filters.png") as both:
+        filters(Inputs(), FiltersSettings("4", k=3, images=2), folder=Path("alone"))
+        with Image.open("alone/filters.png") as alone:
+            assert both.height > alone.height, "the filters of the other class are drawn too"
+    assert len(results.neighbours) == 9
+
+
+@pytest.mark.parametrize(
+    ("other", "sentence"),
+    [("4", "against 4 is the class itself"), ("cat", "There is no class 'cat'"), ("10", "There is no class '10'")],
+)
+def test_a_class_is_set_beside_another_one(other: str, sentence: str) -> None:
+    with pytest.raises(InputError, match=sentence):
+        filters(Inputs(), FiltersSettings("4", against=other))

@@ -15,10 +15,11 @@ from decompose_cli.features.inputs import Inputs
 from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
+    from decompose_cli.decomposition.beside import Beside
     from decompose_cli.engines.filters import FiltersResults
     from decompose_cli.storage.result_document import ResultDocument
 
-_MOST_ROWS, _MOST_NAMED = 40, 10
+_MOST_ROWS, _MOST_NAMED, _MOST_NEAR = 40, 10, 3
 
 
 @command()
@@ -26,11 +27,20 @@ def filters(
     inputs: Inputs,
     out: Output,
     class_name: Annotated[
-        Optional[str], option("--class", metavar="NAME", help="The class, by name or number.")
+        Optional[str], option("--class", "-c", metavar="NAME", help="The class, by name or number.")
     ] = None,
     indices: FILTERS_OF_CLASSES = None,
     k: FILTERS_PER_CLASS = None,
     images: Annotated[int, option("--images", metavar="N", help="Images a filter, 1 to 16.", show_default=True)] = 8,
+    against: Annotated[
+        Optional[str],
+        option(
+            "--against",
+            metavar="NAME",
+            help="Another class, by name or number, to set beside it: which features both use, which one alone, and "
+            "what each gives on the images of both.",
+        ),
+    ] = None,
 ) -> None:
     """Show what the filters of a class respond to: the test images with their highest values, and who shares them.
 
@@ -43,7 +53,7 @@ def filters(
 
     if class_name is None:
         raise InputError(f"Name the class with {param('class')} NAME.")
-    settings = FiltersSettings(class_name, indices, k, images)
+    settings = FiltersSettings(class_name, indices, k, images, against)
 
     def work(folder: Path | None) -> None:
         document = run(inputs, settings, folder=folder)
@@ -71,3 +81,46 @@ def show_filters(terminal: Terminal, document: ResultDocument[FiltersResults]) -
     if more > 0:
         terminal.print(f"The result document has {counted(more, 'more filter')}, weaker than these.")
     terminal.print("Mean: the feature's mean over the images of the class; elsewhere: its mean over all other images.")
+    near = results.neighbours[:_MOST_NEAR]
+    if near:
+        said = [
+            f"{one.class_name} ({one.both} in common, {one.only_first} of its own, {one.only_second} of the other)"
+            for one in near
+        ]
+        terminal.print(f"Nearest classes: {', '.join(said)}.")
+    if results.beside is not None:
+        _show_beside(terminal, results.class_name, results.beside)
+
+
+def _show_beside(terminal: Terminal, name: str, found: Beside) -> None:
+    """Show two classes beside each other, the features that tell them apart best first."""
+    other = found.class_name
+    terminal.title(
+        f"{name} beside {other}: {found.both} in common, {found.only_first} of {name} alone, {found.only_second} of "
+        f"{other} alone"
+    )
+    who = {"both": "both", "first": name, "second": other}
+    rows = [
+        [
+            str(one.feature),
+            who[one.used_by],
+            *(_number(value) for value in (one.to_first.first, one.to_first.second)),
+            *(_number(value) for value in (one.to_second.first, one.to_second.second, one.apart)),
+        ]
+        for one in found.features[:_MOST_ROWS]
+    ]
+    columns = ["Filter", "Used by"]
+    columns += [f"to {a},\non {b}" for a in (name, other) for b in (name, other)]
+    terminal.print(make_table([*columns, "Apart"], rows, left=2))
+    more = len(found.features) - len(rows)
+    if more > 0:
+        terminal.print(f"The result document has {counted(more, 'more filter')}.")
+    terminal.print(
+        f"To {name}, on {other}: what the filter adds to the logit of {name}, on average over images of {other}. "
+        f"Apart: how much farther the logit of {name} is above that of {other} by it on images of {name} than of "
+        f"{other}."
+    )
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:+.3f}"
