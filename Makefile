@@ -27,6 +27,7 @@ types: .venv/.installed-dev
 
 docs: .venv/.installed-dev
 	$(BIN)/python docs/update.py
+	$(BIN)/python docs/notebook.py
 
 bench: .venv/.installed-dev
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
 
@@ -24,12 +25,23 @@ def look(number: int) -> dict[str, str]:
     return {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
 
 
+@cache
+def _figures() -> type[Figure]:
+    """Figures that notebooks show, whether pyplot was imported or not."""
+    from matplotlib.figure import Figure
+
+    class Shown(Figure):
+        def _repr_png_(self) -> bytes:
+            return png(self)
+
+    return Shown
+
+
 def new_figure(height: float) -> Figure:
     """An empty figure of this height, in inches, and of the width that all plots have."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, height), dpi=150, layout="constrained")
+    figure = _figures()(figsize=(8, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
 
@@ -41,12 +53,11 @@ def picture_figure(content: bytes) -> Figure:
         content: A PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from PIL import Image
 
     with Image.open(BytesIO(content), formats=["PNG"]) as image:
         picture = image.convert("RGB")
-    figure = Figure(figsize=(picture.width / 150, picture.height / 150), dpi=150)
+    figure = _figures()(figsize=(picture.width / 150, picture.height / 150), dpi=150)
     FigureCanvasAgg(figure)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(picture)
