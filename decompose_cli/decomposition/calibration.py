@@ -162,15 +162,19 @@ def calibration_error(bins: Sequence[Bin]) -> float:
     return sum(one.images * abs(one.accuracy - one.confidence) for one in bins) / images
 
 
-def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
+def fitted_temperature(logits: Tensor, labels: Tensor) -> float | None:
     """The temperature T that minimises the mean negative log-likelihood of softmax(z / T) (Guo et al. 2017).
 
     With b = 1 / T the loss is convex in b, with the derivative mean(sum_c p_c z_c - z_y), whose root is found by
-    bisection, to the last digit, between 0.001 and 1000.
+    bisection, to the last digit, between 0.001 and 1000. A head that is right, or no better than chance, on all of so
+    few images has no such T, and stays as it is.
 
     Args:
         logits: (N, C), N >= 1.
         labels: Class numbers, int64 (N,).
+
+    Returns:
+        The temperature; None where the loss has no minimum between these limits.
     """
     z = logits.double()
     own = z.gather(1, labels[:, None])[:, 0]
@@ -179,10 +183,8 @@ def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
         return float(((b * z).softmax(1).mul(z).sum(1) - own).mean())
 
     low, high = 1 / _HOTTEST, 1 / _COLDEST
-    if slope(low) >= 0:
-        return _HOTTEST
-    if slope(high) <= 0:
-        return _COLDEST
+    if slope(low) >= 0 or slope(high) <= 0:
+        return None
     for _ in range(_STEPS):
         middle = math.sqrt(low * high)
         if middle in (low, high):
@@ -273,8 +275,12 @@ def adjusted(
         before, after, temperature, sets = calibration_of(logits, truth), None, None, None
         if adjusting.temperature:
             temperature = fitted_temperature(of_fit[first], fitted[1][first])
-            if temperature in (_COLDEST, _HOTTEST):
-                warn(f"No temperature is best for the {name} head on these images; the one that is taken is a limit.")
+            if temperature is None:
+                warn(
+                    f"{len(first):,} images do not tell a temperature for the {name} head, which is right on all of them "
+                    "or no better than chance; it stays as it is."
+                )
+                temperature = 1.0
             logits, of_fit = logits / temperature, of_fit / temperature
             after = calibration_of(logits, truth)
         if adjusting.coverage is not None:

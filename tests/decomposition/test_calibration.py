@@ -74,6 +74,7 @@ def test_an_evaluation_has_the_same_figures() -> None:
 def test_the_temperature_is_the_best_one(seed: int, sharpness: float) -> None:
     logits, labels = case(seed, sharpness=sharpness)
     found = fitted_temperature(logits, labels)
+    assert found is not None
 
     def loss(log_t: float) -> float:
         return calibration_of(logits.double() / math.exp(log_t), labels).nll
@@ -87,10 +88,12 @@ def test_the_temperature_is_the_best_one(seed: int, sharpness: float) -> None:
 def test_a_head_that_is_never_wrong_has_no_best_temperature(caplog: pytest.LogCaptureFixture) -> None:
     labels = torch.arange(40) % 4
     logits = 5 * torch.nn.functional.one_hot(labels, 4).float()
-    assert fitted_temperature(logits, labels) == 1e-3
-    assert fitted_temperature(logits, (labels + 1) % 4) == 1e3
-    adjusted({"full": lambda x: x}, logits, labels, 4, Adjusting(temperature=True), 0)
-    assert "No temperature is best for the full head" in caplog.text
+    assert fitted_temperature(logits, labels) is None
+    assert fitted_temperature(logits, (labels + 1) % 4) is None
+    found = adjusted({"full": lambda x: x}, logits, labels, 4, Adjusting(temperature=True), 0).heads["full"]
+    assert "20 images do not tell a temperature for the full head" in caplog.text
+    assert found.temperature == 1
+    assert found.after == found.before
 
 
 def test_the_threshold_is_the_order_statistic_that_the_theorem_takes() -> None:
