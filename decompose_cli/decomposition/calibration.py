@@ -277,8 +277,8 @@ def adjusted(
             temperature = fitted_temperature(of_fit[first], fitted[1][first])
             if temperature is None:
                 warn(
-                    f"{len(first):,} images do not tell a temperature for the {name} head, which is right on all of them "
-                    "or no better than chance; it stays as it is."
+                    f"{len(first):,} images do not tell a temperature for the {name} head, which is right on all of "
+                    "them or no better than chance; it stays as it is."
                 )
                 temperature = 1.0
             logits, of_fit = logits / temperature, of_fit / temperature
