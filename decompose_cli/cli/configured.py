@@ -16,6 +16,7 @@ from decompose_cli.storage.files import user_path
 
 CONFIGURATION = "decompose.configuration"
 """What the parser's context calls the path of the configuration."""
+_LEFT_OUT = "decompose.left_out"
 _SAME_THING = (
     {"device", "gpu"},
     {"ema", "weights_key"},
@@ -26,7 +27,8 @@ _SAME_THING = (
 """Options of which one excludes the others: what is typed beats them all, not only the option of its name."""
 _BESIDE_RESUME = {"device", "devices", "num_nodes", "workers", "threads", "no_download", "quiet", "debug"}
 """What a variable says of a run that goes on; the run remembers all else."""
-_TYPED, _VARIABLE, _FILE, _USUAL = "COMMANDLINE", "ENVIRONMENT", "DEFAULT_MAP", "DEFAULT"
+_VARIABLE, _FILE, _USUAL = "ENVIRONMENT", "DEFAULT_MAP", "DEFAULT"
+"""Where a value is from, as the parser calls it; anything else is typed."""
 
 
 class ConfiguredCommand(TyperCommand):
@@ -49,7 +51,9 @@ class ConfiguredCommand(TyperCommand):
             "variables": {
                 str(option.envvar): os.environ[str(option.envvar)]
                 for option in self.params
-                if option.envvar is not None and self._source(ctx, option) == _VARIABLE
+                if option.envvar is not None
+                and self._source(ctx, option) == _VARIABLE
+                and option.name not in ctx.meta.get(_LEFT_OUT, ())
             },
             "configuration": str(ctx.meta.get(CONFIGURATION) or ""),
         }
@@ -83,9 +87,10 @@ class ConfiguredCommand(TyperCommand):
         strength = {name: rank.get(self._source(ctx, option), 3) for name, option in options.items()}
 
         def leave_out(name: str) -> None:
-            option = options[name]
-            ctx.params[name] = option.process_value(ctx, option.get_default(ctx))
-            strength[name] = 0
+            (ctx.default_map or {}).pop(name, None)
+            ctx.params[name] = options[name].process_value(ctx, options[name].get_default(ctx))
+            strength[name] = rank[_USUAL]
+            ctx.meta.setdefault(_LEFT_OUT, set()).add(name)
 
         for group in _SAME_THING:
             given = {name: strength[name] for name in group & options.keys() if strength[name] > 0}

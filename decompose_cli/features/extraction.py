@@ -251,9 +251,10 @@ def checked_batch(batch: object, number: int, num_classes: int) -> tuple[Tensor,
     return images, labels.cpu().long()
 
 
-def short_name(dataset: ImageDataset) -> str:
-    """Name of a split in the line that shows the progress."""
-    return f"{dataset.name.rsplit('/', 1)[-1]} {dataset.split}"
+def short_name(dataset: ImageDataset, network: str | None = None) -> str:
+    """Name of a split, and of the network that sees it, in the line that shows the progress."""
+    what = f"{dataset.name.rsplit('/', 1)[-1]} {dataset.split}"
+    return what if network is None else f"{what} by {network}"
 
 
 def normalised_batches(

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import pytest
 from helpers.command_line import COMMANDS, document_of, invoke, only_error, refused, run, warnings_in
 
@@ -82,13 +79,3 @@ def test_what_is_typed_beats_a_variable_that_says_the_same_thing(monkeypatch: py
 def test_a_variable_without_effect_is_not_warned_of(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DECOMPOSE_SPLIT", "val")
     assert warnings_in(run("layers", "resnet20").stderr) == []
-
-
-def test_a_run_that_goes_on_remembers_what_variables_say_otherwise(few: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    run("train", "resnet20", "--dataset", few, "--epochs", "1", "-b", "8", "-o", "run", "-q")
-    monkeypatch.setenv("DECOMPOSE_SEED", "7")
-    monkeypatch.setenv("DECOMPOSE_DATASET", "digits")
-    run("train", "--resume", "run", "-q")
-    said = refused(["train", "--resume", "run", "--seed", "7"], 2, "was begun otherwise", keeps=False)
-    assert "seed" in said
-    assert json.loads(Path("run/result.json").read_text(encoding="utf-8"))["arguments"]["settings"]["seed"] == 0
