@@ -177,13 +177,29 @@ def test_demo_writes_its_steps_and_a_page_of_all_into_a_folder() -> None:
     assert Path("out/report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-@pytest.mark.parametrize("count", [1, 4, 5, 6, 9, 64])
-def test_the_curve_of_a_demo_shows_any_number_of_features(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("count", "full", "shown"),
+    [
+        (1, 1, [1]),
+        (1, 9, [1]),
+        (4, 3, [1, 2, 3, 4]),
+        (6, 6, [1, 2, 3, 4, 5, 6]),
+        (9, 4, [1, 2, 3, 4, 5, 9]),
+        (12, 100, [1, 2, 3, 5, 10, 12]),
+        (64, 3, [1, 2, 3, 5, 10, 20]),
+        (64, 21, [1, 2, 3, 5, 10, 21]),
+        (64, 100, [1, 2, 3, 5, 10, 20]),
+    ],
+)
+def test_the_curve_of_a_demo_shows_six_telling_numbers_and_where_all_are(
+    count: int, full: int, shown: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
     points = {k: Point(correct=k, top1=k / 2, top1_ci95=(0.0, 100.0)) for k in range(1, count + 1)}
-    results = CurveResults(total=200, original_correct=100, method="mean", by_k=points)
-    show_curve(Terminal(), ResultDocument.model_construct(results=results))
-    shown = re.findall(r"\d+\.\d\d", capsys.readouterr().err)
-    assert sorted(map(float, shown)) == [k / 2 for k in points]
+    results = CurveResults(total=200, original_correct=full, method="mean", by_k=points)
+    show_curve(Terminal(), ResultDocument.model_construct(results=results), Path("out/accuracy-by-k.json"))
+    said = capsys.readouterr().err
+    assert [float(text) for text in re.findall(r"\d+\.\d\d", said)] == [k / 2 for k in shown]
+    assert f"All k up to {count}: out/accuracy-by-k.json" in said.splitlines()
 
 
 @pytest.mark.usefixtures("warm")
