@@ -214,6 +214,27 @@ def test_a_demo_that_fails_half_way_leaves_nothing(failure: BaseException, monke
     assert not Path("new/out").exists()
 
 
+@pytest.mark.usefixtures("warm")
+def test_one_of_a_thing_is_no_several() -> None:
+    said = run("extract-indices", "-k", "1", "-o", "k1.json").stderr
+    assert "1 feature per class by frequency" in said
+    said = run("sweep", "--ks", "1,60,64", "--methods", "weight", "--max-drop", "1").stderr
+    assert " has a 95% bound of at most 1 point\n" in said
+    said = run("sparsify", "-k", "1,20", "--method", "weight", "--max-drop", "1").stderr
+    assert " is the smallest within 1 point on these images." in said
+    said = run("filters", "--class", "3", "-k", "1").stderr + run("explain", "--worst", "1").stderr
+    assert "(1 image)" in said
+
+
+@pytest.mark.usefixtures("warm")
+def test_no_name_of_a_result_says_default() -> None:
+    for line in ("validate -w default", "mutual-info -k 2 -w default", "filters --class 3 -w default"):
+        run(*line.split())
+    names = [path.name for path in Path("results").iterdir()]
+    assert len(names) == 3
+    assert all("-resnet20-digits-digits-" in name and "default" not in name for name in names)
+
+
 def test_models_lists_the_registry() -> None:
     listed = json.loads(run("models", "--json").stdout)
     assert [entry["name"] for entry in listed] == [entry.name for entry in registered_models()]

@@ -99,6 +99,6 @@ def telling_sizes(correct: Mapping[int, int], full: int) -> list[int]:
         correct: Images that are right, by number of features per class.
         full: Images that the full head gets right.
     """
-    enough = next((k for k in sorted(correct) if correct[k] >= full), None)
-    wanted = dict.fromkeys(k for k in (*_SIZES, enough, *_MORE_SIZES, *sorted(correct)[::-1]) if k in correct)
-    return sorted([*wanted][:_ROWS])
+    enough = [k for k in sorted(correct) if correct[k] >= full][:1]
+    wanted = dict.fromkeys((*_SIZES, *enough, *_MORE_SIZES, *sorted(correct)[::-1]))
+    return sorted([k for k in wanted if k in correct][:_ROWS])
