@@ -1,7 +1,7 @@
 """Build the documentation as a site in ``build/site``: ``make site``.
 
-The pages are laid out as in the project, so that their links lead to the same places; a link that leads nowhere fails the
-build. Their order is that of the table in ``README.md`` here.
+The pages are laid out as in the project, so that their links lead to the same places; a link that leads nowhere fails
+the build. Their order is that of the table in ``README.md`` here.
 """
 
 from __future__ import annotations
