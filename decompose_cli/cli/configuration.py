@@ -164,7 +164,11 @@ def _quoted(value: Any) -> str:
         return "a table"
     if isinstance(value, list):
         return "a list"
-    return shortened(repr(value)) if isinstance(value, str | float | None) else f"a {type(value).__name__}"
+    if isinstance(value, int):
+        return "a whole number"
+    if value is None:
+        return "null"
+    return shortened(repr(value)) if isinstance(value, str | float) else f"a {type(value).__name__}"
 
 
 def must_be_typed(value: Any, option: Any, path: Path) -> None:
