@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow lint format types docs bench kill places fuzz fuzz-guided clean
+.PHONY: demo test slow lint format types docs site bench kill places fuzz fuzz-guided clean
 
 demo: .venv/.installed
 	$(BIN)/decompose demo
@@ -28,6 +28,9 @@ types: .venv/.installed-dev
 docs: .venv/.installed-dev
 	$(BIN)/python docs/update.py
 	$(BIN)/python docs/notebook.py
+
+site: .venv/.installed-docs
+	$(BIN)/python docs/build_site.py
 
 bench: .venv/.installed-dev
 	for script in benchmarks/bench_*.py; do $(BIN)/python $$script || exit 1; done
@@ -58,6 +61,10 @@ fuzz-guided: .venv/.installed-dev
 
 .venv/.installed-dev: .venv/.installed requirements-dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-dev.txt
+	touch $@
+
+.venv/.installed-docs: .venv/bin/python requirements-docs.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements-docs.txt
 	touch $@
 
 clean:

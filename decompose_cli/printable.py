@@ -30,13 +30,16 @@ def printable(text: str, longest: int = LONGEST) -> str:
     return text if text.isprintable() else "".join(map(_escaped, text))
 
 
-def counted(count: int, thing: str, several: str | None = None) -> str:
+def counted(count: float, thing: str, several: str | None = None) -> str:
     """So many of a thing, in words that agree.
 
     >>> counted(1, "file"), counted(2, "file"), counted(0, "entry", "entries"), counted(1234, "image")
     ('1 file', '2 files', '0 entries', '1,234 images')
+    >>> counted(1.0, "point"), counted(0.5, "point")
+    ('1 point', '0.5 points')
     """
-    return f"{count:,} {thing if count == 1 else several or f'{thing}s'}"
+    number = f"{count:g}" if isinstance(count, float) else f"{count:,}"
+    return f"{number} {thing if count == 1 else several or f'{thing}s'}"
 
 
 def printable_lines(text: str, longest: int = LONGEST) -> str:

@@ -3,8 +3,8 @@
 - ``commands.md``: every option of every command, by Typer's own generator.
 - What follows ``<!-- run: ... -->`` in a page: the output of that command, where the page shows all of it.
 - What follows ``<!-- table: ... -->``: in ``reproduce.md`` from ``reproduced.json``, in ``sparsify.md``
-  from ``sparse-heads.json``, in ``scale.md`` from ``scale.json``; elsewhere rankings, gates and data
-  sets, from the program's own tables of them.
+  from ``sparse-heads.json``, in ``scale.md`` from ``scale.json``; elsewhere rankings, gates, data
+  sets and variables, from the program's own tables of them.
 
 Tests compare all of it (tests/test_docs.py).
 """
@@ -103,6 +103,7 @@ def table(columns: list[str], rows: list[list[Any]]) -> str:
 
 def tables_of_the_program() -> dict[str, str]:
     """The rankings, gates, data sets and kinds of images that the program knows, by what a page calls the table."""
+    from decompose_cli.cli.options.elsewhere import VARIABLES
     from decompose_cli.datasets.kinds import KINDS
     from decompose_cli.datasets.registry import DATASETS
     from decompose_cli.decomposition.ranking import RANKINGS
@@ -130,12 +131,14 @@ def tables_of_the_program() -> dict[str, str]:
     datasets = [
         [f"`{entry.name}`", entry.description, ", ".join(entry.splits), entry.how_to_get] for entry in DATASETS.values()
     ]
+    variables = [[f"`{variable}`", f"`--{name.replace('_', '-')}`"] for name, variable in sorted(VARIABLES.items())]
     kinds = [[f"`{kind.usage}`".replace("|", "\\|"), kind.description.replace("|", "\\|")] for kind in KINDS.values()]
     columns = ["`--gate`", "where", "g comes from", "learns from", "default `--lambda` of its penalty"]
     return {
         "rankings": table(["`--method`", "score of a feature for a class", "needs", "nested"], rankings),
         "gates": table(columns, gates),
         "datasets": table(["`--dataset`", "images", "splits", "how to get it"], datasets),
+        "variables": table(["variable", "option"], variables),
         "kinds": table(["`--dataset`", "what is read"], kinds),
     }
 

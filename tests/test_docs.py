@@ -17,13 +17,24 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 TOGETHER = dict.fromkeys(("models", "layers", "datasets", "cache"), "models-and-data")
 LISTS = (
-    *("README", "bring-your-own", "own-images", "own-networks", "python", "clusters", "commands", "files", "method"),
+    *(
+        "README",
+        "bring-your-own",
+        "configuration",
+        "own-images",
+        "own-networks",
+        "python",
+        "clusters",
+        "commands",
+        "files",
+        "method",
+    ),
     *("reliability", "reproduce", "scale"),
 )
 
 
-def _update() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("update", DOCS / "update.py")
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -31,7 +42,7 @@ def _update() -> ModuleType:
     return module
 
 
-update = _update()
+update = _module("update")
 
 
 def page_of(command: str) -> Path:
@@ -95,6 +106,7 @@ def test_the_output_on_a_page_is_real(
 def test_the_pages_with_runs_are_those_of_the_commands_that_need_no_training() -> None:
     assert {param.values[0].stem for param in RUNS} == {
         "bring-your-own",
+        "configuration",
         "essential",
         "explain",
         "extract-indices",
@@ -121,6 +133,37 @@ def test_links_lead_somewhere(page: Path) -> None:
             assert anchor in {_anchor(heading) for heading in headings}, target
 
 
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "docker" / "README.md", *sorted(DOCS.glob("*.md"))], ids=lambda page: page.stem
+)
+def test_no_page_has_a_gap_to_fill_in(page: Path) -> None:
+    """Words in angle brackets, but for the parts of names of files."""
+    text = re.sub(r"<!--.*?-->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not re.findall(r"<(?:this|your|the|url|repository)\b[^>]*>", text, flags=re.IGNORECASE)
+
+
+def test_the_site_has_every_page_in_the_order_of_the_list() -> None:
+    site = _module("build_site")
+    shown = [path for entry in site.navigation() for path in _paths(entry)]
+    assert len(shown) == len(set(shown))
+    assert set(shown) == {path.as_posix() for path in site.sources() if path.suffix == ".md"}
+    assert {page.relative_to(ROOT).as_posix() for page in DOCS.glob("*.md")} <= set(shown)
+    assert shown[:3] == ["README.md", "docs/README.md", "docs/demo.md"]
+    assert {"docker/README.md", "CHANGELOG.md"} <= set(shown)
+
+
+def _paths(entry: Any) -> list[str]:
+    if isinstance(entry, str):
+        return [entry]
+    return [path for inner in (entry.values() if isinstance(entry, dict) else entry) for path in _paths(inner)]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("material") is None, reason="mkdocs-material is not installed")
+def test_the_site_can_be_built() -> None:
+    assert _module("build_site").main() == 0
+    assert (ROOT / "build" / "site" / "docs" / "configuration.html").exists()
+
+
 def _anchor(heading: str) -> str:
     """As GitHub makes it."""
     kept = re.sub(r"[^\w\- ]", "", heading.replace("`", "").lower())
@@ -144,7 +187,13 @@ def test_pages_do_not_name_a_machine(page: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "name"), [("extract-indices", "rankings"), ("train-gate", "gates"), ("models-and-data", "datasets")]
+    ("page", "name"),
+    [
+        ("extract-indices", "rankings"),
+        ("train-gate", "gates"),
+        ("models-and-data", "datasets"),
+        ("configuration", "variables"),
+    ],
 )
 def test_rankings_gates_and_data_sets_are_those_of_the_program(page: str, name: str) -> None:
     text = (DOCS / f"{page}.md").read_text(encoding="utf-8")

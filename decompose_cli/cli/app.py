@@ -36,6 +36,7 @@ from decompose_cli.cli.commands.sweep import sweep
 from decompose_cli.cli.commands.train import train
 from decompose_cli.cli.commands.train_gate import train_gate
 from decompose_cli.cli.commands.validate import validate
+from decompose_cli.cli.configured import ConfiguredCommand
 from decompose_cli.cli.guard import show_traceback
 from decompose_cli.cli.stdout import has_lost, own_descriptor
 from decompose_cli.cli.usage import HELP, check_values, refused_in_a_sentence
@@ -95,7 +96,7 @@ class _Program(TyperGroup):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         arguments = joined_integers(args)
-        if arguments and (command := self.get_command(ctx, arguments[0])) is not None:
+        if arguments and not ctx.resilient_parsing and (command := self.get_command(ctx, arguments[0])) is not None:
             check_values(command, arguments[1:])
         return super().parse_args(ctx, arguments)
 
@@ -105,7 +106,6 @@ app = typer.Typer(
     name="decompose",
     help="Find, keep and measure the few penultimate features that each class of an image classifier uses.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": list(HELP)},
 )
@@ -168,4 +168,4 @@ def _root(
 
 
 for _command in _COMMANDS:
-    app.command(_command.__name__.replace("_", "-"))(_command)
+    app.command(_command.__name__.replace("_", "-"), cls=ConfiguredCommand)(_command)

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.live import Live
     from rich.progress import Progress
 
-_SECONDS_BETWEEN_LINES = 5.0
+_SECONDS_BETWEEN_LINES = 10.0
 _SECONDS_BETWEEN_ROWS = 30.0
 _NARROWEST_CELL = 7
 _WIDTH_OF_FILES = 130

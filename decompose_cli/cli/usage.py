@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,12 +12,18 @@ from typing import Any
 
 import typer
 
+from decompose_cli.cli.configured import CONFIGURATION
 from decompose_cli.cli.console import Terminal
-from decompose_cli.errors import InputError, first_few
+from decompose_cli.errors import InputError, first_few, shortened
 
 HELP = ("-h", "--help")
 """The options that ask for help."""
-_KINDS = {"valid integer": "a whole number", "valid number": "a number", "valid float": "a number"}
+_KINDS = {
+    "valid integer": "a whole number",
+    "valid number": "a number",
+    "valid float": "a number",
+    "valid boolean": "true or false",
+}
 """What the parser says of a value, and what it should be."""
 
 
@@ -64,12 +71,23 @@ def _sentence(error: Any, arguments: Sequence[str]) -> InputError:
         return _no_such_option(name, error.ctx)
     if (parameter := getattr(error, "param", None)) is not None and parameter.opts[0].startswith("-"):
         value = _typed(arguments, parameter.opts)
-        given = parameter.opts[0] if value is None else f"{parameter.opts[0]} {value!r}"
+        given = _given_elsewhere(error, parameter) if value is None else f"{parameter.opts[0]} {value!r}"
         kind = next((kind for said, kind in _KINDS.items() if said in error.message), None)
         message = error.message[:1].lower() + error.message[1:].rstrip(".")
         return InputError(f"{given} is not {kind}." if kind is not None else f"{given} cannot be: {message}.")
     said, _, guess = error.format_message().partition(" Did you mean ")
     return InputError(f"{said.rstrip('.')}.", hint=f"Did you mean {guess}" if guess else None)
+
+
+def _given_elsewhere(error: Any, parameter: Any) -> str:
+    """An option that was not typed, with its value and where that is from."""
+    option: str = parameter.opts[0]
+    if parameter.envvar is not None and (value := os.environ.get(parameter.envvar)):
+        return f"{parameter.envvar} {shortened(value)!r}"
+    value = (getattr(error.ctx, "default_map", None) or {}).get(parameter.name)
+    if value is None:
+        return option
+    return f"{option} {shortened(str(value))!r} of the configuration {error.ctx.meta[CONFIGURATION]}"
 
 
 def _no_such_option(name: str, context: Any) -> InputError:

@@ -21,6 +21,7 @@ from decompose_cli.features.labelled import LabelledFeatures
 from decompose_cli.features.study import Study
 from decompose_cli.messages import note, track
 from decompose_cli.models.network import HeadTensors
+from decompose_cli.printable import counted
 
 
 class Loss(Paired):
@@ -134,13 +135,14 @@ class Search:
         if best is None:
             note(
                 f"No set was chosen: for no k of those tried is the loss shown (with 95% confidence) to stay within "
-                f"{self.max_drop:g} points{self._of_classes}. Allow more with {param('max_drop')}, or try more with "
+                f"{counted(self.max_drop, 'point')}{self._of_classes}. Allow more with {param('max_drop')}, or "
+                "try more with "
                 f"{param('ks')}."
             )
             return None
         size, method, k, kept = best
         common = self._set(method, k, sets[method])
-        source = f"{method}, within {self.max_drop:g} points"
+        source = f"{method}, within {counted(self.max_drop, 'point')}"
         index_set = IndexSet(kept, head.num_features, source=source, whole=common.whole)
         return Chosen(
             max_drop=self.max_drop,

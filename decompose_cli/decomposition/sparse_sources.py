@@ -192,7 +192,7 @@ def _maps(study: Study) -> Iterator[tuple[Tensor, Tensor | None]]:
     )
     with (
         device_memory(study.device),
-        track(f"Maps of {short_name(study.dataset)}", len(study.dataset)) as advance,
+        track(f"Maps of {short_name(study.dataset, study.classifier.name)}", len(study.dataset)) as advance,
     ):
         for images, truth in batches:
             features, maps = feature_maps(module, head, images.to(study.device))

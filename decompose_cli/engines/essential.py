@@ -190,7 +190,7 @@ def essential(inputs: Inputs, settings: EssentialSettings | None = None) -> Resu
         }
     )
     arguments: dict[str, Any] = {
-        "indices": own.index_set().source,
+        "indices": own.index_set().source if settings.indices is not None else None,
         "csg": csg,
         "method": list(map(str, settings.method)),
         "k": k,

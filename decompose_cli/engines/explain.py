@@ -40,7 +40,7 @@ from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.outputs import passed_over, trace_outputs, warn_of_passed_over
 from decompose_cli.models.tracing import example_images
 from decompose_cli.preprocessing import Preprocessing, Size
-from decompose_cli.printable import printable
+from decompose_cli.printable import counted, printable
 from decompose_cli.processes.device import resolve_device
 from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, picture_row, picture_sheet
 from decompose_cli.reporting.findings import Findings, Row
@@ -262,7 +262,8 @@ def _heads(opened: _Opened, tensors: HeadTensors, index_set: IndexSet | None, k:
     count = DEFAULT_K if k is None else k
     chosen = highest_weights(tensors, opened.names, count)
     if k is None:
-        note(f"No index file was given: a class's filters are the {count} features with its highest weights.")
+        features = counted(count, "feature")
+        note(f"No index file was given: a class's filters are the {features} with its highest weights.")
     return resolve_heads(tensors, chosen), f"the {count} highest weights of each class"
 
 

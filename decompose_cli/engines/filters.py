@@ -33,6 +33,7 @@ from decompose_cli.models.copying import in_float32
 from decompose_cli.models.maps import feature_maps
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.models.tracing import example_images
+from decompose_cli.printable import counted
 from decompose_cli.reporting.filter_plots import MOST_ROWS, FilterRow, Response, filter_sheet
 from decompose_cli.reporting.findings import Findings, Row
 from decompose_cli.storage.file_sets import Content, write_result
@@ -171,7 +172,8 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
         count = DEFAULT_K if k is None else k
         index_set = highest_weights(study.head, study.class_map.names, count)
         if k is None:
-            note(f"No index file was given: a class's filters are the {count} features with its highest weights.")
+            highest = counted(count, "feature")
+            note(f"No index file was given: a class's filters are the {highest} with its highest weights.")
     elif index_set is None and k is not None:
         raise InputError(
             f"{param('k')} has no effect here: the weights have a decomposed head, with filters of its own."

@@ -40,6 +40,7 @@ from decompose_cli.models.passing_maps import find_place
 from decompose_cli.models.sparse_record import SparseRecord
 from decompose_cli.models.tracing import varied_images
 from decompose_cli.models.weights import RANDOM
+from decompose_cli.printable import counted
 from decompose_cli.processes.team import on_first
 from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
@@ -281,7 +282,7 @@ class _Finetune(Training[FinetuneResults]):
         self._before = self._measured(session, module)
         if self._original is not None:
             split = self._held.split
-            note(f"Full head: {self._original.correct:,} of {self._original.total:,} {split} images correct.")
+            note(f"Full head: {self._original.correct:,} of {counted(self._original.total, f'{split} image')} correct.")
         if self._cut is not None:
             note(f"Decomposed, with the weights of the full head: {self._cut.correct:,} of {self._cut.total:,}.")
         note(f"Decomposed, before fine-tuning: {self._before.correct:,} of {self._before.total:,}.")
@@ -293,7 +294,10 @@ class _Finetune(Training[FinetuneResults]):
         is_held[sorted(self._used.whole)] = True
         if not bool(is_held.any()):
             return {}
-        note(f"The rows of {len(self._used.whole)} classes without training images stay as they are.")
+        note(
+            f"The rows of {counted(len(self._used.whole), 'class', 'classes')} without training images stay as "
+            "they are."
+        )
         return {f"{head}.{name}": is_held for name in ("weight", "bias")}
 
     def _refitted(self, images: Tensor, l2: float | None) -> tuple[DecomposedLinear, Refitting]:
@@ -376,8 +380,7 @@ class _Finetune(Training[FinetuneResults]):
             return runs[0]
         what = f"{runs[0].after.split} top1 after fine-tuning"
         summary = [spread(what, [run.after.top1 for run in runs])]
-        controls = [run.control.score.top1 for run in runs if run.control is not None]
-        if len(controls) == len(runs):
+        if controls := [run.control.score.top1 for run in runs if run.control is not None]:
             summary.append(spread(f"{runs[0].after.split} top1 of the full head, trained too", controls))
         return RepeatedFinetuning(runs=list(runs), summary=summary)
 
@@ -393,5 +396,5 @@ def _ranked(train: Study, k: int | float, method: str, order: Order) -> IndexSet
     check_order(order, uses_gates=RANKINGS[method].needs_gates)
     check_k(k, train.head.num_features)
     index_set = select(data_for(train, [method], order), method, k)
-    note(f"{k} features per class by {method}, ranked over {len(train.labels):,} images.")
+    note(f"{counted(k, 'feature')} per class by {method}, ranked over {counted(len(train.labels), 'image')}.")
     return index_set

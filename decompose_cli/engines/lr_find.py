@@ -46,7 +46,7 @@ DEFAULT_LOWEST, DEFAULT_HIGHEST, DEFAULT_STEPS = 1e-6, 10.0, 100
 CURVE = "curve.png"
 MOST_PASSES = 20
 """Passes over the training images from which on a falling loss tells of these images rather than of the rate."""
-_CHOICES = ("recipe", "model_options", "training_images", "starting_weights")
+_CHOICES = ("recipe", "model_options", "overrides", "training_images", "starting_weights")
 
 
 class LrFindResults(BaseModel):

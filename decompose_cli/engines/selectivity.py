@@ -211,7 +211,8 @@ class _Share:
         """What the layers yield for this process's images, counted; and why images cannot be read, by their numbers."""
         computing = replace(self.computing, device=device_led() or self.computing.device)
         device, size = computing.device, self.preprocessing.crop
-        original = self.opening.classifier(rank).load(size).module
+        classifier = self.opening.classifier(rank)
+        original = classifier.load(size).module
         outputs = trace_outputs(original, example_images(size, model=original))
         wanted = in_ranges(len(self.dataset), IMAGES_OF_A_CHUNK)[rank::world]
         at_once = images_at_once(self.preprocessing, device, computing.precision, computing.batch_size)
@@ -225,7 +226,9 @@ class _Share:
                 shown = normalise(images.to(device, non_blocking=True)).to(counters.number_type)
                 counters.add(shown.to(memory_format=torch.channels_last), labels.to(device))
 
-        title = f"Layers on {short_name(self.dataset)}" + (f" (process 1 of {world})" if world > 1 else "")
+        title = f"Layers on {short_name(self.dataset, classifier.name)}" + (
+            f" (process 1 of {world})" if world > 1 else ""
+        )
         keep_freed_memory()
         chunks = self.dataset.chunks(self.preprocessing, wanted, computing.workers)
         with ExitStack() as stack:

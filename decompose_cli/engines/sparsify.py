@@ -41,6 +41,7 @@ from decompose_cli.errors import DecomposeError, first_few
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.messages import note
 from decompose_cli.models.bias_alone import say_bias_alone
+from decompose_cli.printable import counted
 from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.sparse.cuts import nearest_the_mean
 from decompose_cli.sparse.measures import NEC, measure, nec
@@ -218,8 +219,9 @@ class Run:
         if not within:
             nearest = min(bounds, key=lambda k: bounds[k])
             raise DecomposeError(
-                f"No k of {first_few(bounds)} is within {limit:g} points of the full head{whose} on the "
-                f"{len(self.search.chooser.labels):,} choosing images; k = {nearest} comes nearest, with a bound of "
+                f"No k of {first_few(bounds)} is within {counted(limit, 'point')} of the full head{whose} on the "
+                f"{counted(len(self.search.chooser.labels), 'choosing image')}; k = {nearest} comes nearest, "
+                "with a bound of "
                 f"{bounds[nearest]:.2f} points."
             )
         return within
@@ -236,7 +238,10 @@ class Run:
         constant = int((data.features.amin(0) == data.features.amax(0)).sum())
         if constant:
             verb = "is" if constant == 1 else "are"
-            note(f"{constant} of the {data.num_features} features {verb} the same for every training image: no weight.")
+            note(
+                f"{constant} of the {counted(data.num_features, 'feature')} {verb} the same for every training "
+                "image: no weight."
+            )
         for k, head in self.heads.items():
             say_bias_alone(head.index_set.classes, f"k = {k}")
             if head.values is not None and float(head.values.scale) == 0:

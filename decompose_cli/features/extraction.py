@@ -142,9 +142,20 @@ def _features_of(chunk: Chunk, pending: Pending, dataset: ImageDataset) -> Chunk
 
 
 def extract_features(
-    network: Network, dataset: ImageDataset, preprocessing: Preprocessing, computing: Computing
+    network: Network,
+    dataset: ImageDataset,
+    preprocessing: Preprocessing,
+    computing: Computing,
+    name: str | None = None,
 ) -> tuple[Tensor, dict[int, str]]:
     """The features of all images of a data set, in memory; see :func:`features_of_chunks`.
+
+    Args:
+        network: The network.
+        dataset: The images.
+        preprocessing: Size and normalisation of images.
+        computing: How features are computed.
+        name: What the network is called in the line that shows the progress.
 
     Returns:
         Features (N, D), float32, NaN for images that cannot be read; and why these cannot be, by their numbers.
@@ -156,7 +167,7 @@ def extract_features(
     count, size = len(dataset), network.tensors.num_features
     features = torch.empty(count, size)
     unreadable: dict[int, str] = {}
-    with track(f"Features of {short_name(dataset)}", count) as advance:
+    with track(f"Features of {short_name(dataset, name)}", count) as advance:
         for done in features_of_chunks(network, dataset, preprocessing, chunks_of(count, size), computing):
             features[done.numbers.start : done.numbers.stop] = done.features
             unreadable |= done.unreadable
@@ -251,9 +262,10 @@ def checked_batch(batch: object, number: int, num_classes: int) -> tuple[Tensor,
     return images, labels.cpu().long()
 
 
-def short_name(dataset: ImageDataset) -> str:
-    """Name of a split in the line that shows the progress."""
-    return f"{dataset.name.rsplit('/', 1)[-1]} {dataset.split}"
+def short_name(dataset: ImageDataset, network: str | None = None) -> str:
+    """Name of a split, and of the network that sees it, in the line that shows the progress."""
+    what = f"{dataset.name.rsplit('/', 1)[-1]} {dataset.split}"
+    return what if network is None else f"{what} by {network}"
 
 
 def normalised_batches(

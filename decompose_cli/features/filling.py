@@ -51,7 +51,7 @@ class Share:
         network = classifier.load(self.preprocessing.crop)
         wanted = [bank.chunks[number] for number in own]
         unreadable: dict[int, str] = {}
-        total, title = sum(map(len, wanted)), f"Features of {short_name(self.dataset)}"
+        total, title = sum(map(len, wanted)), f"Features of {short_name(self.dataset, classifier.name)}"
         title += f" (process 1 of {world})" if world > 1 else ""
         with _opened(bank) as writer, track(title, total) as advance:
             chunks = features_of_chunks(network, self.dataset, self.preprocessing, wanted, computing)

@@ -150,7 +150,8 @@ class KeptFeatures:
     def _computed(self, network: Network) -> tuple[FeatureBank, dict[int, str]]:
         """Features that are not kept: in memory, but for those that several processes compute."""
         if processes_led() == 1:
-            features, unreadable = extract_features(network, self._dataset, self._preprocessing, self._computing)
+            seen = network, self._dataset, self._preprocessing, self._computing
+            features, unreadable = extract_features(*seen, self._classifier.name)
             return FeatureBank(features, self._dataset.labels, network.tensors), unreadable
         with self._unkept(network) as bank:
             unreadable = self._fill(bank)

@@ -8,7 +8,9 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
@@ -188,8 +190,25 @@ class Stopwatch:
         return round(time.perf_counter() - self._start, 3)
 
 
+_beside: ContextVar[Mapping[str, Any]] = ContextVar("decompose_beside_the_command_line", default={})  # noqa: B039
+
+
+@contextmanager
+def beside_the_command_line(given: Mapping[str, Any]) -> Iterator[None]:
+    """Let documents that are made in the block say what options came from elsewhere than the command line.
+
+    Args:
+        given: ``variables``, by name, and ``configuration``, a path; without what gave none.
+    """
+    token = _beside.set(given)
+    try:
+        yield
+    finally:
+        _beside.reset(token)
+
+
 def describe_environment(device: str, seed: int) -> dict[str, Any]:
-    """The versions, machine and command line of this run."""
+    """The versions, machine and command line of this run, and what gave options beside it."""
     import torch
 
     return {
@@ -202,6 +221,7 @@ def describe_environment(device: str, seed: int) -> dict[str, Any]:
         "seed": seed,
         "command_line": shlex.join(sys.argv),
         "working_directory": str(Path.cwd()),
+        **_beside.get(),
     }
 
 

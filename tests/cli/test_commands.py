@@ -177,13 +177,29 @@ def test_demo_writes_its_steps_and_a_page_of_all_into_a_folder() -> None:
     assert Path("out/report.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
 
 
-@pytest.mark.parametrize("count", [1, 4, 5, 6, 9, 64])
-def test_the_curve_of_a_demo_shows_any_number_of_features(count: int, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(
+    ("count", "full", "shown"),
+    [
+        (1, 1, [1]),
+        (1, 9, [1]),
+        (4, 3, [1, 2, 3, 4]),
+        (6, 6, [1, 2, 3, 4, 5, 6]),
+        (9, 4, [1, 2, 3, 4, 5, 9]),
+        (12, 100, [1, 2, 3, 5, 10, 12]),
+        (64, 3, [1, 2, 3, 5, 10, 20]),
+        (64, 21, [1, 2, 3, 5, 10, 21]),
+        (64, 100, [1, 2, 3, 5, 10, 20]),
+    ],
+)
+def test_the_curve_of_a_demo_shows_six_telling_numbers_and_where_all_are(
+    count: int, full: int, shown: list[int], capsys: pytest.CaptureFixture[str]
+) -> None:
     points = {k: Point(correct=k, top1=k / 2, top1_ci95=(0.0, 100.0)) for k in range(1, count + 1)}
-    results = CurveResults(total=200, original_correct=100, method="mean", by_k=points)
-    show_curve(Terminal(), ResultDocument.model_construct(results=results))
-    shown = re.findall(r"\d+\.\d\d", capsys.readouterr().err)
-    assert sorted(map(float, shown)) == [k / 2 for k in points]
+    results = CurveResults(total=200, original_correct=full, method="mean", by_k=points)
+    show_curve(Terminal(), ResultDocument.model_construct(results=results), Path("out/accuracy-by-k.json"))
+    said = capsys.readouterr().err
+    assert [float(text) for text in re.findall(r"\d+\.\d\d", said)] == [k / 2 for k in shown]
+    assert f"All k up to {count}: out/accuracy-by-k.json" in said.splitlines()
 
 
 @pytest.mark.usefixtures("warm")
@@ -196,6 +212,27 @@ def test_a_demo_that_fails_half_way_leaves_nothing(failure: BaseException, monke
     run("demo", "-o", "new/out", code=1 if isinstance(failure, DecomposeError) else 130)
     assert not files_below()
     assert not Path("new/out").exists()
+
+
+@pytest.mark.usefixtures("warm")
+def test_one_of_a_thing_is_no_several() -> None:
+    said = run("extract-indices", "-k", "1", "-o", "k1.json").stderr
+    assert "1 feature per class by frequency" in said
+    said = run("sweep", "--ks", "1,60,64", "--methods", "weight", "--max-drop", "1").stderr
+    assert " has a 95% bound of at most 1 point\n" in said
+    said = run("sparsify", "-k", "1,20", "--method", "weight", "--max-drop", "1").stderr
+    assert " is the smallest within 1 point on these images." in said
+    said = run("filters", "--class", "3", "-k", "1").stderr + run("explain", "--worst", "1").stderr
+    assert "(1 image)" in said
+
+
+@pytest.mark.usefixtures("warm")
+def test_no_name_of_a_result_says_default() -> None:
+    for line in ("validate -w default", "mutual-info -k 2 -w default", "filters --class 3 -w default"):
+        run(*line.split())
+    names = [path.name for path in Path("results").iterdir()]
+    assert len(names) == 3
+    assert all("-resnet20-digits-digits-" in name and "default" not in name for name in names)
 
 
 def test_models_lists_the_registry() -> None:

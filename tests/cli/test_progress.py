@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import itertools
 import re
 import time
 
 import pytest
 import torch
+from helpers.command_line import run
 from rich.console import Console
 
 from decompose_cli.cli import console
@@ -76,3 +78,35 @@ def test_blocks_tell_their_progress_where_there_are_several(monkeypatch: pytest.
         list(in_blocks(torch.zeros(5, 3)))
     said = [line.partition(",")[0] for line in stream.getvalue().splitlines()]
     assert said == ["Means: 2 of 5 images", "Means: 4 of 5 images", "Means: 5 of 5 images"]
+
+
+def test_lines_come_at_most_every_ten_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    stream = io.StringIO()
+    with use_reporter(terminal_on(stream, is_terminal=False)), track("Work", 100) as advance:
+        for _ in range(100):
+            now += 1.0
+            advance(1)
+    counts = [int(line.split()[1]) for line in stream.getvalue().splitlines()]
+    assert len(counts) == 9
+    assert all(later - earlier >= 10 for earlier, later in itertools.pairwise([0, *counts]))
+
+
+@pytest.mark.parametrize(
+    ("line", "titles"),
+    [
+        (["validate", "resnet8"], ["Features of few test by resnet8"]),
+        (["validate", "resnet8", "--no-cache"], ["Features of few test by resnet8"]),
+        (["extract-indices", "resnet8", "-k", "2"], ["Features of few train by resnet8"]),
+        (["selectivity", "resnet8", "--split", "test"], ["Layers on few test by resnet8"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_lines_name_the_network_and_the_split(
+    line: list[str], titles: list[str], few: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(console, "_SECONDS_BETWEEN_LINES", -1.0)
+    said = run(*line, "-w", "random", "--dataset", few).stderr
+    found = [text.partition(": ")[0] for text in said.splitlines() if re.search(r": \d+ of \d+ images", text)]
+    assert [title for title in dict.fromkeys(found) if title != "Reading images"] == titles

@@ -82,3 +82,35 @@ app.app = lambda: print(os.environ.get("GOMP_SPINCOUNT"), "torch" in sys.modules
 app.main()
 """)
     assert done.stdout.split() == [str(expected), "False"], done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_is_shown_for_a_shell(shell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shellingham.detect_shell", lambda *_: (shell, f"/bin/{shell}"))
+    script = run("--show-completion").stdout
+    assert "_DECOMPOSE_COMPLETE" in script or "COMPLETE=" in script or "complete" in script
+
+
+def completed(words: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What bash is offered where these words are typed, without the heavy libraries."""
+    monkeypatch.setenv("_DECOMPOSE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split(" ")) - 1))
+    done = python(f"""
+import sys
+from decompose_cli.cli import app
+sys.argv = ["decompose"]
+try:
+    app.main()
+finally:
+    assert not [name for name in {LIBRARIES!r} if name in sys.modules]
+""")
+    assert done.stderr == ""
+    return done.stdout.split()
+
+
+def test_a_shell_completes_commands_and_options(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert {"sweep", "sparsify", "selectivity"} == set(completed("decompose s", monkeypatch))
+    assert completed("decompose validate --batch", monkeypatch) == ["--batch-size"]
+    assert "--config" in completed("decompose validate --data-dir --json --c", monkeypatch), "nothing is refused"
+    assert completed("decompose validate --config missing.toml --batch", monkeypatch) == ["--batch-size"]

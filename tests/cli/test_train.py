@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.command_line import content, names_in, row_of, run
+from helpers.command_line import content, names_in, refused, row_of, run
 from helpers.power_cut import PowerCut
 from helpers.processes import program
 from helpers.runs import RATES, SHORT_TRAIN
@@ -250,6 +250,19 @@ def test_resume_needs_the_folder_and_nothing_else(stopped: str) -> None:
     assert [record["train"]["loss"] for record in first["epochs"]] == [
         record["train"]["loss"] for record in second["epochs"]
     ]
+
+
+def test_a_run_that_goes_on_remembers_what_variables_say_otherwise(
+    stopped: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DECOMPOSE_SEED", "7")
+    monkeypatch.setenv("DECOMPOSE_DATASET", "digits")
+    monkeypatch.setenv("DECOMPOSE_WORKERS", "0")
+    refused(["train", "--resume", stopped, "--seed", "7"], 2, "was begun otherwise", keeps=False)
+    run("train", "--resume", stopped, "-q")
+    document = content("run/result.json")
+    assert document["arguments"]["settings"]["seed"] == 0
+    assert document["environment"]["variables"] == {"DECOMPOSE_WORKERS": "0"}
 
 
 @pytest.mark.usefixtures("images")

@@ -109,6 +109,7 @@ _WEIGHTS = {
     "CIFAR": 1.0,
     "data set": 1.2,
     "class map": 0.6,
+    "configuration": 0.6,
     "image": 0.5,
     "result": 1.5,
     "run": 0.2,

@@ -41,6 +41,7 @@ def readers(files: list[str]) -> list[Reader]:
         *_features(),
         *_data_sets(files),
         *_images(files),
+        *_configurations(),
         *_results(files),
         *_runs(files),
         *_cache(files),
@@ -123,6 +124,18 @@ def _images(files: list[str]) -> list[Reader]:
             place = f"in/images/test/cat/{name}"
             found.append(Reader("image", file, place, arguments, {"in/images": "images"}))
     return found
+
+
+def _configurations() -> list[Reader]:
+    return [
+        Reader("configuration", source, f"in/{name}", ("validate", *NET, "--config", f"{IN}/{name}", *more))
+        for source, name in (
+            ("options.json", "options.json"),
+            ("options.toml", "options.toml"),
+            ("results/validate.json", "result.json"),
+        )
+        for more in ((), ("--json",))
+    ]
 
 
 _PAINTED = dict.fromkeys(("run/result.json", "tuned/result.json", "sweep/result.json"), 0.1)

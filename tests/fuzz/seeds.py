@@ -107,6 +107,9 @@ def _tables() -> None:
         make(folder, out)
     names = [path.name for path in sorted(Path("images/train").iterdir())]
     Path("map.json").write_text(json.dumps({name: number for number, name in enumerate(names)}))
+    options = {"batch-size": 2, "mean": [0.5, 0.5, 0.5], "no_cache": True, "split": "test", "seed": 3}
+    Path("options.json").write_text(json.dumps(options))
+    Path("options.toml").write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in options.items()))
     Path("map.csv").write_text("dataset,network\n" + "".join(f"{name},{n}\n" for n, name in enumerate(names)))
 
 

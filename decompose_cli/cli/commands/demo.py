@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from decompose_cli.engines.demo import CurveResults
     from decompose_cli.storage.result_document import ResultDocument
 
-_CURVE_COLUMNS = 4
+_SIZES, _ROWS = (1, 2, 3, 5, 10), 6
+_MORE_SIZES = (20, 50)
 
 
 @command()
@@ -45,7 +47,7 @@ def demo(inputs: Inputs, out: Output, open_page: OPEN = False) -> None:
         write_result(result.curve, manifest_of(folder), {**result.contents, page: html})
         show_indices(out.terminal, result.extracted)
         show_validation(out.terminal, result.validated)
-        show_curve(out.terminal, result.curve)
+        show_curve(out.terminal, result.curve, manifest_of(folder))
         out.terminal.print(f"Written to {folder}")
         out.terminal.print(f"Report: {page}")
         if out.json:
@@ -67,15 +69,36 @@ def demo(inputs: Inputs, out: Output, open_page: OPEN = False) -> None:
         show(folder)
 
 
-def show_curve(terminal: Terminal, document: ResultDocument[CurveResults]) -> None:
-    """Show the accuracy for each number of features per class, in columns side by side."""
+def show_curve(terminal: Terminal, document: ResultDocument[CurveResults], file: Path) -> None:
+    """Show the accuracy for a few numbers of features per class.
+
+    Args:
+        terminal: The terminal.
+        document: The accuracy for every number.
+        file: Where all of them are written.
+    """
     results = document.results
-    cells = [(str(k), str(point.correct), f"{point.top1:.2f}") for k, point in results.by_k.items()]
-    height = -(-len(cells) // _CURVE_COLUMNS)
-    across = -(-len(cells) // height)
-    cells += [("", "", "")] * (height * across - len(cells))  # where the last column is shorter
-    rows = [[text for cell in cells[row::height] for text in cell] for row in range(height)]
+    rows = [
+        [str(k), str(results.by_k[k].correct), f"{results.by_k[k].top1:.2f}"]
+        for k in telling_sizes({k: point.correct for k, point in results.by_k.items()}, results.original_correct)
+    ]
     terminal.title(
         f"Accuracy with k features per class (full head: {results.original_correct} of {results.total} correct)"
     )
-    terminal.print(make_table(["k", "Correct", "Top-1 %"] * across, rows, left=0))
+    terminal.print(make_table(["k", "Correct", "Top-1 %"], rows, left=0))
+    terminal.print(f"All k up to {max(results.by_k)}: {file}")
+
+
+def telling_sizes(correct: Mapping[int, int], full: int) -> list[int]:
+    """Six numbers of features that tell how accuracy grows, among them the first that gets as many right as all do.
+
+    >>> telling_sizes({k: 10 * k for k in range(1, 65)}, 210)
+    [1, 2, 3, 5, 10, 21]
+
+    Args:
+        correct: Images that are right, by number of features per class.
+        full: Images that the full head gets right.
+    """
+    enough = [k for k in sorted(correct) if correct[k] >= full][:1]
+    wanted = dict.fromkeys((*_SIZES, *enough, *_MORE_SIZES, *sorted(correct)[::-1]))
+    return sorted([k for k in wanted if k in correct][:_ROWS])

@@ -14,6 +14,7 @@ from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.words import label
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.essential_results import EssentialResults, Kept
@@ -119,7 +120,8 @@ def show_essentiality(terminal: Terminal, document: ResultDocument[EssentialResu
     )
     if results.controls:
         terminal.print(
-            f"Random sets: the mean difference of {results.controls} random sets of the same size. p: how often they "
+            f"Random sets: the mean difference of {counted(results.controls, 'random set')} of the same size. p: "
+            "how often they "
             f"reach the difference of the features, at least {1 / (1 + results.controls):.3g} with so many sets."
         )
     for name, kept in results.summary.items():

@@ -10,6 +10,7 @@ from decompose_cli.cli.options.declaration import OUTPUT, option
 from decompose_cli.cli.options.outputs import output_path
 from decompose_cli.cli.output import Output, checked_output, model_and_dataset, print_json
 from decompose_cli.features.inputs import ABOUT_RUNNING, Inputs
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from decompose_cli.engines.export import Exported
@@ -70,7 +71,8 @@ def show_export(terminal: Terminal, exported: Exported) -> None:
     head = "decomposed head" if exported.is_decomposed else "full head"
     height, width = exported.input_size
     terminal.print(
-        f"Network   {exported.model} for images of {height}x{width} pixels, {exported.num_classes} classes, {head}",
+        f"Network   {exported.model} for images of {height}x{width} pixels, "
+        f"{counted(exported.num_classes, 'class', 'classes')}, {head}",
         f"Weights   {exported.weights}",
     )
     if exported.error is not None:

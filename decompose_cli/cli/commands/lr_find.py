@@ -17,6 +17,7 @@ from decompose_cli.cli.options.training import (
 )
 from decompose_cli.cli.output import RESULT, Output, in_folder, present
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from decompose_cli.engines.lr_find import LrFindResults
@@ -92,7 +93,8 @@ def show_rates(terminal: Terminal, document: ResultDocument[LrFindResults]) -> N
     first, last = results.rates[0], results.rates[-1]
     end = "where the loss diverged" if results.diverged else "without divergence"
     terminal.print(
-        f"The loss falls fastest there, among {len(results.rates)} rates from {first:.2g} to {last:.2g}, {end}."
+        f"The loss falls fastest there, among {counted(len(results.rates), 'rate')} from {first:.2g} to "
+        f"{last:.2g}, {end}."
     )
     terminal.print(
         f"A tenth of the rate at which the averaged loss is lowest, the delay of the average taken off: "

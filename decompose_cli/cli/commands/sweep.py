@@ -15,6 +15,7 @@ from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.words import label, p_value, said_of_fits, said_of_worst
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.result_types import Point
@@ -189,9 +190,10 @@ def _is_round(k: int, count: int) -> bool:
 def _show_chosen(terminal: Terminal, chosen: Chosen, names: Sequence[str]) -> None:
     low, high = chosen.features_per_class
     terminal.title(
-        f"Smallest index set found: {chosen.features} features in all, {low} to {high} per class ({chosen.method}, "
+        f"Smallest index set found: {counted(chosen.features, 'feature')} in all, {low} to {high} per class "
+        f"({chosen.method}, "
         f"from a common k of {chosen.k}), whose loss on {chosen.chosen_on.split} has a 95% bound of at most "
-        f"{chosen.max_drop:g} points"
+        f"{counted(chosen.max_drop, 'point')}"
         + (f", and of {chosen.max_class_drop:g} for every class" if chosen.max_class_drop is not None else "")
     )
     columns = [

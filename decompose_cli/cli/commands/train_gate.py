@@ -19,6 +19,7 @@ from decompose_cli.cli.tables.runs import COLUMNS, measured_rows, show_files, sh
 from decompose_cli.errors import param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.messages import warn_no_effect
+from decompose_cli.printable import counted
 from decompose_cli.training.gating.settings import GateSettings
 
 if TYPE_CHECKING:
@@ -159,8 +160,8 @@ def show_gates(terminal: Terminal, report: GateReport, stages: Sequence[int], wh
     for summary in report.splits:
         both = summary.right_and_wrong
         cells = [_g(both.first.g), _g(both.second.g), _difference(both)] if both else ["", "", ""]
-        counted = f"{summary.correct:,} of {summary.images:,}"
-        rows.append([summary.split, counted, f"{summary.top1:.2f}", _with_interval(summary.g), *cells])
+        right = f"{summary.correct:,} of {summary.images:,}"
+        rows.append([summary.split, right, f"{summary.top1:.2f}", _with_interval(summary.g), *cells])
     terminal.title(f"Gates{whose}")
     columns = ["Images", "Correct", "Top-1 %", "Mean g [95%]", "Right", "Wrong", "Right minus wrong [95%]"]
     terminal.print(make_table(columns, rows, left=1))
@@ -176,7 +177,8 @@ def show_gates(terminal: Terminal, report: GateReport, stages: Sequence[int], wh
     noise = report.label_noise
     if noise is not None:
         terminal.print(
-            f"Label noise: mean g {_with_interval(noise.first)} of {noise.first.images:,} training images with wrong "
+            f"Label noise: mean g {_with_interval(noise.first)} of "
+            f"{counted(noise.first.images, 'training image')} with wrong "
             f"labels, {_with_interval(noise.second)} of the other {noise.second.images:,}; "
             f"difference {_difference(noise)}"
         )

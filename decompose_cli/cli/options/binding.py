@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 from decompose_cli.cli.guard import expected_errors, interrupts_held_back
-from decompose_cli.cli.options.declaration import Bundle, Declared, hidden
+from decompose_cli.cli.options.declaration import Bundle, Declared, hidden, with_variable
+from decompose_cli.cli.options.elsewhere import CONFIG, variable_of
 from decompose_cli.cli.options.gates import GATE_SETTINGS
 from decompose_cli.cli.options.given import given_path
 from decompose_cli.cli.options.inputs import INPUTS
@@ -81,15 +82,20 @@ def command(
         }
         spoken = function.__name__.replace("_", "-")
         own = [parameter for parameter in declared.values() if parameter.annotation not in BUNDLES]
+        shares = Inputs in bundles or bool(idle)  # its options with other commands
         parameters = [
             *(_parameter(*item) for kind in bundles if bundles[kind].leads for item in options[kind].items()),
-            *(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own),
+            *(_parameter(each.name, (each.annotation, each.default)) for each in own),
+            *([_parameter("config", CONFIG)] if shares else []),
             *(_parameter(*item) for kind in bundles if not bundles[kind].leads for item in options[kind].items()),
-            *(_parameter(*item) for item in unused.items()),
         ]
+        if shares:
+            parameters = [_with_variable(parameter) for parameter in parameters]
+        parameters += [_parameter(*item) for item in unused.items()]
 
         @functools.wraps(function)
         def wrapper(**values: Any) -> None:
+            values.pop("config", None)  # which has given values by now
             given = {kind: {name: values.pop(name) for name in options[kind]} for kind in bundles}
             in_vain = [name for name, (_, default) in unused.items() if values.pop(name) != default]
             kind_of_output = next(kind for kind in bundles if issubclass(kind, Output))
@@ -151,6 +157,12 @@ def _check_paths(annotation: Any) -> None:
 def _parameter(name: str, declared: Declared) -> inspect.Parameter:
     annotation, default = declared
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _with_variable(parameter: inspect.Parameter) -> inspect.Parameter:
+    declared = parameter.annotation, parameter.default
+    variable = variable_of(parameter.name, declared)
+    return parameter if variable is None else _parameter(parameter.name, with_variable(declared, variable))
 
 
 def led(inputs: Inputs, run: Callable[[], None]) -> None:

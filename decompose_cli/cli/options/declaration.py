@@ -65,6 +65,13 @@ def hidden(declared: Declared) -> Declared:
     return Annotated[declared[0].__origin__, shown], declared[1]
 
 
+def with_variable(declared: Declared, variable: str) -> Declared:
+    """The same option, which a variable of the environment gives where it is not typed; the help does not say so."""
+    shown = copy.copy(declared[0].__metadata__[0])
+    shown.envvar, shown.show_envvar = variable, False
+    return Annotated[declared[0].__origin__, shown], declared[1]
+
+
 @dataclass(frozen=True)
 class Bundle:
     """The options that make up one object, which a command takes as a parameter of that type.

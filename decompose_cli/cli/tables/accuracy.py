@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.tables.words import p_value, said_of_fits, said_of_worst
 from decompose_cli.errors import first_few
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.accuracy_results import HeadAccuracy, ValidateResults
@@ -33,7 +34,7 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any], *, chooses: 
         return
     if not isinstance(dataset, DatasetInfo):
         terminal.print(
-            f"Head      {model.num_features} features into {model.num_classes} classes",
+            f"Head      {counted(model.num_features, 'feature')} into {counted(model.num_classes, 'class', 'classes')}",
             f"Weights   {model.weights.source} (sha256 {model.weights.sha256[:8]})",
             f"Features  {dataset.name}, {dataset.split}: {dataset.images:,} (sha256 {dataset.fingerprint[:8]})",
         )
@@ -59,7 +60,8 @@ def show_setting(terminal: Terminal, document: ResultDocument[Any], *, chooses: 
     seen = f", resized to {resized}" if is_cropped or is_chosen else ""
     seen += f", centre {height}x{width}" if is_cropped else ""
     terminal.print(
-        f"Network   {name}: {model.num_features} features into {model.head!r}, {model.num_classes} classes",
+        f"Network   {name}: {counted(model.num_features, 'feature')} into {model.head!r}, "
+        f"{counted(model.num_classes, 'class', 'classes')}",
         f"Weights   {model.weights.source} (sha256 {model.weights.sha256[:8]}){averaged}",
         f"Images    {dataset.name}, {dataset.split}: {dataset.images:,}, mean {triple[0]}, std {triple[1]}{seen}",
         f"Features  {states[cache.features]}",
@@ -108,7 +110,8 @@ def _said(name: str, difference: Difference) -> str:
     low, high = difference.ci95
     return (
         f"{name} minus full: {difference.points:+.2f} points, 95% interval {low:+.2f} to {high:+.2f}; McNemar p "
-        f"{p_value(difference.mcnemar_p)} ({difference.only_original_correct} images only the full head gets right, "
+        f"{p_value(difference.mcnemar_p)} ({counted(difference.only_original_correct, 'image')} only the full "
+        "head gets right, "
         f"{difference.only_decomposed_correct} only the {name.lower()})"
     )
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.words import p_value, said_of_worst
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.sparse_results import Few, Sparse, SparsifyResults, Versus
@@ -53,12 +54,14 @@ def show_heads(terminal: Terminal, document: ResultDocument[SparsifyResults]) ->
         _show_nec(terminal, results.nec.elastic_net, results.nec.sparse)
     chosen = results.chosen_on
     if chosen.chosen:
-        what = f"{chosen.images:,} images of {chosen.split}"
+        what = f"{counted(chosen.images, 'image')} of {chosen.split}"
         terminal.print(f"Chosen on {what}: {', '.join(chosen.chosen)}; test images chose nothing.")
     if results.smallest is not None:
         found = results.smallest
         of_class = "" if found.max_class_drop is None else f", and {found.max_class_drop:g} for every class,"
-        terminal.print(f"k = {found.k} is the smallest within {found.max_drop:g} points{of_class} on these images.")
+        terminal.print(
+            f"k = {found.k} is the smallest within {counted(found.max_drop, 'point')}{of_class} on these images."
+        )
     for head in results.heads.values():
         if head.checkpoint is not None:
             terminal.print(f"Checkpoint {head.checkpoint}")

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from decompose_cli.printable import counted
+
 if TYPE_CHECKING:
     from decompose_cli.decomposition.refitting import Refitting
     from decompose_cli.decomposition.result_types import Paired
@@ -23,9 +25,10 @@ def label(name: str, order: str, *, has_gates: bool) -> str:
 def said_of_fits(refitting: Refitting) -> str:
     """On what weights were fitted, at which strength of the penalty, and what chose it."""
     chosen = refitting.chosen_on
-    how = "as given" if chosen is None else f"chosen on {chosen.images:,} images of {chosen.split}"
+    how = "as given" if chosen is None else f"chosen on {counted(chosen.images, 'image')} of {chosen.split}"
     return (
-        f"Heads were fitted on {refitting.fitted:,} training images, with a penalty of strength {refitting.l2:.2g}, "
+        f"Heads were fitted on {counted(refitting.fitted, 'training image')}, with a penalty of strength "
+        f"{refitting.l2:.2g}, "
         f"{how}; the images that are counted here chose nothing."
     )
 

@@ -9,6 +9,7 @@ from decompose_cli.decomposition.sweep_results import curve_of
 from decompose_cli.page.blocks import Block, Column, Group, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
+from decompose_cli.printable import counted
 from decompose_cli.reporting.plots import accuracy_figure
 
 _LEAD = (
@@ -86,7 +87,8 @@ def _refitted(source: Source) -> Table:
 def _chosen(source: Source) -> list[Block]:
     chosen = source.results.chosen
     losses = Table(
-        f"The smallest set within {chosen.max_drop:g} points: {chosen.features} features of all classes together",
+        f"The smallest set within {counted(chosen.max_drop, 'point')}: {counted(chosen.features, 'feature')} of "
+        "all classes together",
         [
             Column("Images of"),
             Column("Images"),

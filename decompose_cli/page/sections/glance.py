@@ -6,6 +6,7 @@ from decompose_cli.page.blocks import Figures, Section
 from decompose_cli.page.context import Context
 from decompose_cli.page.sections.accuracy import differences, measurements
 from decompose_cli.page.sections.sparse import heads_of
+from decompose_cli.printable import counted
 
 _LEAD = (
     "A classifier is features and a head: for each image the network computes some dozens to thousands of numbers, its "
@@ -48,7 +49,7 @@ def section(context: Context) -> Section | None:
             every = source.document.model.num_classes * source.document.model.num_features
             items.append(
                 (
-                    f"weights kept, within {chosen.max_drop:g} points",
+                    f"weights kept, within {counted(chosen.max_drop, 'point')}",
                     f"{chosen.features:,} of {every:,}",
                     f"of the head; {chosen.features_per_class[0]} to {chosen.features_per_class[1]} features per class",
                 )

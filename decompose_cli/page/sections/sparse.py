@@ -9,7 +9,7 @@ from decompose_cli.decomposition.result_types import Point
 from decompose_cli.page.blocks import Block, Cell, Column, Grid, Group, Section, Shade, Table, Text
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
-from decompose_cli.printable import printable
+from decompose_cli.printable import counted, printable
 from decompose_cli.reporting.plots import Curve, accuracy_figure
 from decompose_cli.reporting.study_plots import interval_figure
 
@@ -58,7 +58,7 @@ def run_label(source: Source) -> str:
     parts = [*kinds, f"method {method}"] if isinstance(method, str) and method != "auto" else [*kinds]
     parts += ["features of an index file"] * isinstance(indices, str) + [f"pool of {pool}"] * isinstance(pool, int)
     if source.results.smallest is not None:
-        parts.append(f"the smallest k within {source.results.smallest.max_drop:g} points")
+        parts.append(f"the smallest k within {counted(source.results.smallest.max_drop, 'point')}")
     return ", ".join(parts + [words for (name, value), words in _WORDS.items() if arguments.get(name) == value])
 
 
@@ -120,7 +120,7 @@ def _run(context: Context, source: Source) -> Iterator[Block]:
     yield _candidates(source, heads)
     if results.smallest is not None:
         yield Table(
-            f"The smallest k within {results.smallest.max_drop:g} points: {results.smallest.k}",
+            f"The smallest k within {counted(results.smallest.max_drop, 'point')}: {results.smallest.k}",
             [Column("k"), Column("Loss on the choosing images at most (95%), points")],
             [[int(k), bound] for k, bound in results.smallest.tried.items()],
         )
@@ -165,12 +165,11 @@ def _choice(source: Source) -> str:
         how = "Method, strength and k were given, and nothing was chosen."
     elif chosen.part_of_training:
         seen = "" if results.original is None else ", which the network was trained on,"
-        how = (
-            f"Chosen ({', '.join(chosen.chosen)}) on {chosen.images:,} images of {chosen.split}{seen} while the other "
-        )
+        images = f"{counted(chosen.images, 'image')} of {chosen.split}{seen}"
+        how = f"Chosen ({', '.join(chosen.chosen)}) on {images} while the other "
         how += f"{chosen.fitted:,} were fitted; what was chosen was then fitted on all."
     else:
-        how = f"Chosen ({', '.join(chosen.chosen)}) on the {chosen.images:,} images of {chosen.split}."
+        how = f"Chosen ({', '.join(chosen.chosen)}) on the {counted(chosen.images, 'image')} of {chosen.split}."
     if chosen.searched < chosen.fitted:
         how += f" Features were looked for on {chosen.searched:,} of the training images, drawn by class."
     if results.locality is not None:

@@ -27,6 +27,8 @@ _VARIABLES: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE", "SLURM_TASKS_PER_NODE"), _NUMBERS),
     **dict.fromkeys(("DECOMPOSE_CACHE", "DECOMPOSE_DATA", "XDG_CACHE_HOME", "HOME", "TMPDIR"), _PLACES),
     **dict.fromkeys(("MPLCONFIGDIR", "TORCH_HOME", "HF_HOME", "HF_HUB_CACHE", "XDG_CONFIG_HOME"), _PLACES),
+    **dict.fromkeys(("DECOMPOSE_BATCH_SIZE", "DECOMPOSE_SEED", "DECOMPOSE_INPUT_SIZE", "DECOMPOSE_NO_CACHE"), _NUMBERS),
+    **dict.fromkeys(("DECOMPOSE_CLASS_MAP", "DECOMPOSE_DEVICE", "DECOMPOSE_SPLIT", "DECOMPOSE_HEAD"), _PLACES),
     "MASTER_ADDR": ("", "no such host", "127.0.0.1"),
     "TERM": ("", "dumb", "xterm-256color", "unknown", "\x1b[2J"),
     "NO_COLOR": ("", "1"),
