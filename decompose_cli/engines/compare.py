@@ -17,7 +17,8 @@ from decompose_cli.decomposition.compare_results import (
     head_differences,
     set_differences,
 )
-from decompose_cli.decomposition.compared_files import Entry, Origin, read_entries
+from decompose_cli.decomposition.compared import Entry, Origin
+from decompose_cli.decomposition.compared_files import read_entries
 from decompose_cli.decomposition.heads import (
     check_index_request,
     check_made_from,
@@ -39,8 +40,10 @@ from decompose_cli.models.entry import is_user_code
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, describe_environment
 
-_OF_NETWORKS = ("ema", "weights_key", "model_options", "head", "features_only")
-"""Options that say how the weights of the network are read, and nothing of other files of weights."""
+_OF_NETWORKS = ("model", "weights", "ema", "weights_key", "model_options", "head", "features_only")
+"""Options that say which network it is, and nothing of others."""
+_PIXELS = ("mean", "std", "input_size", "resize", "crop", "interpolation")
+_WHICH_IMAGES = ("dataset", "split", "columns", "data_dir", "classes", "class_map")
 
 
 def compare(inputs: Inputs, given: Sequence[str | Entry]) -> ResultDocument[CompareResults]:
@@ -78,9 +81,9 @@ def compare(inputs: Inputs, given: Sequence[str | Entry]) -> ResultDocument[Comp
     arguments = {"files": list(map(str, given))}
     base = networks.base
     if base is None:
-        note("No file says which network it belongs to, so sets are compared alone, and no image is looked at.")
-        why = f": no file says which network it belongs to, and {param('model')} names none"
-        inputs = inputs.without((*_OF_NETWORKS, "split", *ABOUT_IMAGES, *ABOUT_RUNNING), why)
+        note("No file says which network it is of, so sets are compared alone, and no image is looked at.")
+        why = f": no file says which network it is of, and {param('model')} names none"
+        inputs = inputs.without((*_OF_NETWORKS[2:], "split", *ABOUT_IMAGES, *ABOUT_RUNNING), why)
         return ResultDocument(
             command="compare",
             arguments={**inputs.as_arguments(), **arguments},
@@ -165,9 +168,10 @@ class _Networks:
 
     def __init__(self, inputs: Inputs, entries: Sequence[Entry]) -> None:
         self.is_chosen = isinstance(inputs, HeldInputs) or inputs.model is not None or inputs.weights is not None
-        found = inputs if self.is_chosen else _named_by(inputs, entries)
+        found = _completed(inputs, entries) if self.is_chosen else _named_by(inputs, entries)
         self.base = None if found is None else Study(found, ("test", "val"))
         self.others: list[Study] = []
+        self._given = inputs
         self._known: dict[tuple[str | None, str | None], Study] = {}
         if self.base is not None and inputs.dataset is None and not isinstance(inputs, HeldInputs):
             _check_images(self.base, entries, is_split_chosen=inputs.split is not None)
@@ -181,12 +185,10 @@ class _Networks:
         index_set = entry.index_set
         if self.base is None:
             return _Head(entry, None, index_set, missing=entry.missing or "says of no network, and none was named")
-        study = self._network_of(entry)
-        if study is None or entry.missing is not None:
+        study = self.base if entry.missing is not None else self._network_of(entry)
+        if entry.missing is not None:
             assert index_set is not None
-            index_set = self._fitted(index_set, self.base)
-            missing = entry.missing or f"was made from {_code_of(entry)}, which is Python code of its own"
-            return _Head(entry, None, index_set, missing=missing)
+            return _Head(entry, None, self._fitted(index_set, self.base), missing=entry.missing)
         head = study.head
         is_own = entry.checkpoint is not None or entry.inputs is not None or index_set is None
         if entry.head is not None:
@@ -218,26 +220,31 @@ class _Networks:
         index_set = of_studied_classes(index_set, study)
         return index_set.fitted_to(study.head.num_classes, study.head.num_features)
 
-    def _network_of(self, entry: Entry) -> Study | None:
-        """The network whose features the head of an entry takes; None where it cannot be opened."""
+    def _network_of(self, entry: Entry) -> Study:
+        """The network whose features the head of an entry takes."""
         base, origin = self.base, entry.origin
         assert base is not None
         if entry.inputs is not None:
             return self._checked(entry, Study(entry.inputs, (base.dataset.split,)))
-        images = {"dataset": base.inputs.dataset or base.dataset.name, "split": base.dataset.split}
+        # The images of the base, by the options of the base; pixels and weights as each network has them.
+        usual = {name: getattr(Inputs(), name) for name in _OF_NETWORKS}
+        usual |= {name: getattr(self._given, name) for name in _PIXELS}
+        usual |= {"dataset": base.inputs.dataset or base.dataset.name, "split": base.dataset.split}
+        inputs = dataclasses.replace(base.inputs, **usual)
         if entry.checkpoint is not None:
-            usual = {name: getattr(Inputs(), name) for name in _OF_NETWORKS}
             model = None if entry.described else base.inputs.model or (origin.model if origin else None)
-            inputs = dataclasses.replace(
-                base.inputs, **{**usual, **images}, model=model, weights=entry.checkpoint.source
-            )
-            return self._opened(entry, inputs)
-        is_other = origin is not None and origin.sha256 != base.classifier.weights_sha256
-        if self.is_chosen or origin is None or not is_other:
+            return self._opened(entry, dataclasses.replace(inputs, model=model, weights=entry.checkpoint.source))
+        is_of_base = origin is None or origin.sha256 == base.classifier.weights_sha256
+        if is_of_base or (self.is_chosen and entry.index_set is not None):
             return base
+        assert origin is not None
         if is_user_code(origin.model):
-            return None
-        return self._opened(entry, dataclasses.replace(_with(base.inputs, origin), **images))
+            raise InputError(
+                f"{entry.source} is of {origin.model}, which is Python code of its own, and of other weights than "
+                f"{base.classifier.name}.",
+                hint=f"If you trust it, name it with {param('model')}.",
+            )
+        return self._opened(entry, _with(inputs, origin))
 
     def _opened(self, entry: Entry, inputs: Inputs) -> Study:
         key = inputs.model, inputs.weights
@@ -265,17 +272,46 @@ class _Networks:
         return study
 
 
+def _completed(inputs: Inputs, entries: Sequence[Entry]) -> Inputs:
+    """Inputs that name a network, with what the files say of it, or else of the images, where that was not given."""
+    origins = [entry.origin for entry in entries if entry.origin is not None]
+    if isinstance(inputs, HeldInputs) or not origins:
+        return inputs
+    same = next((origin for origin in origins if origin.model == inputs.model), None)
+    if inputs.weights is None and same is not None:
+        found = _with(inputs, same)
+        note(f"No weights and images were named but in the files: {found.weights or 'default'}, {found.dataset}.")
+        return found
+    if inputs.dataset is None and "dataset" in origins[0].options:
+        images = {name: value for name, value in origins[0].options.items() if name in _WHICH_IMAGES}
+        found = dataclasses.replace(_with(inputs, dataclasses.replace(origins[0], options=images)), model=inputs.model)
+        note(f"No images were named but in the files: {found.dataset}.")
+        return found
+    return inputs
+
+
 def _named_by(inputs: Inputs, entries: Sequence[Entry]) -> Inputs | None:
     """Inputs with the network that the files name: that of a set, else that of a checkpoint, best with a full head."""
+    codes = []
     for entry in entries:
-        if entry.origin is None or is_user_code(entry.origin.model):
+        if entry.origin is None:
+            continue
+        if is_user_code(entry.origin.model):
+            codes.append(entry)
             continue
         found = _with(inputs, entry.origin)
         on = "" if found.dataset is None else f" on {found.dataset}"
         note(f"No model was named: the network is that of {entry.source}, {entry.origin.model}{on}.")
         return found
-    files = [entry for entry in entries if entry.checkpoint is not None]
-    files.sort(key=lambda entry: _lacks_full_head(entry))
+    files = sorted((entry for entry in entries if entry.checkpoint is not None), key=_lacks_full_head)
+    if not files and codes and codes[0].origin is not None:
+        if all(entry.index_set is not None for entry in entries):
+            note(f"{codes[0].source} is of {codes[0].origin.model}, Python code of its own: {param('model')} names it.")
+            return None
+        raise InputError(
+            f"{codes[0].source} belongs to {codes[0].origin.model}, which is Python code of its own.",
+            hint=f"If you trust it, name it with {param('model')}.",
+        )
     if not files:
         return None
     assert files[0].checkpoint is not None
@@ -303,20 +339,18 @@ def _check_images(base: Study, entries: Sequence[Entry], *, is_split_chosen: boo
     Raises:
         InputError: There is one.
     """
-    name, split = base.inputs.dataset or base.dataset.name, base.dataset.split
+    name, split = base.dataset.name, base.dataset.split
     for entry in entries:
         if entry.origin is None or entry.origin.images is None:
             continue
         other, of_split, fingerprint = entry.origin.images
-        hint = f"Name the images on which all are compared with {param('dataset')}."
-        if other != name or (of_split != split and not is_split_chosen):
+        if of_split != split and is_split_chosen:
+            continue
+        if of_split != split or not base.split.has_fingerprint(fingerprint):
             raise InputError(
-                f"{entry.source} is of other images, {other} {of_split}, than those compared on, {name} {split}.",
-                hint=hint,
-            )
-        if of_split == split and not base.split.has_fingerprint(fingerprint):
-            raise InputError(
-                f"{entry.source} was measured on other images of {name} {split} than there are now.", hint=hint
+                f"{entry.source} is of other images, {other} {of_split} as they were then, than those that are "
+                f"compared on, {name} {split}.",
+                hint=f"Name images on which all are measured with {param('dataset')} or {param('split')}.",
             )
 
 
@@ -326,10 +360,6 @@ def _fingerprint(study: Study) -> str | None:
     if isinstance(images, FeatureRows) and images.images is None:
         return None
     return images.fingerprint()
-
-
-def _code_of(entry: Entry) -> str:
-    return "a network" if entry.origin is None else entry.origin.model
 
 
 def _measured(head: _Head, base: Study) -> Predictions:
