@@ -290,4 +290,5 @@ def _parsed(kind: type[Parsed], value: Any, path: Path, *where: str) -> Parsed:
             raise InputError(f"{path} is no usable result: its lists lie too deep in one another.") from error
         first = error.errors(include_url=False)[0]
         place = ".".join([*where, *map(str, first["loc"])])
-        raise InputError(f"{path} is no usable result of decompose: {place}: {first['msg']}.") from error
+        reason = first["msg"].partition(" or instance of")[0]
+        raise InputError(f"{path} is no usable result of decompose: {place}: {reason}.") from error

@@ -30,14 +30,7 @@ def read_entries(given: str) -> list[Entry]:
     is_named = text != given
     if is_url(text):
         raise InputError(f"Files on this machine are compared, and {text} is a URL.")
-    path = user_path(text)
-    settle(path.parent)
-    if path.is_dir():
-        if not (path / RESULT).is_file():
-            raise InputError(f"The folder {path} holds no {RESULT}.", hint="Name the file that is compared.")
-        path = path / RESULT
-    if not path.exists():
-        raise InputError(f"The file {path} does not exist.")
+    path = _found(user_path(text))
     if not is_named:
         name = path.name.removesuffix(".result.json").removesuffix(path.suffix)
         name = path.absolute().parent.name if name in _OF_FOLDERS else name
@@ -51,11 +44,29 @@ def read_entries(given: str) -> list[Entry]:
     return [Entry(name, str(path), sha256_of(path), index_set, origin_of_set(index_set))]
 
 
+def _found(path: Path) -> Path:
+    """The file, or the document in the folder."""
+    settle(path.parent)
+    try:
+        if path.is_dir():
+            if not (path / RESULT).is_file():
+                raise InputError(f"The folder {path} holds no {RESULT}.", hint="Name the file that is compared.")
+            return path / RESULT
+        if not path.exists():
+            raise InputError(f"The file {path} does not exist.")
+    except OSError as error:
+        raise InputError(f"The file {path} cannot be read: {error.strerror or error}.") from error
+    return path
+
+
 def _is_text(path: Path) -> bool:
-    """Whether a file is JSON by its beginning, or by its name if it has none."""
-    if not path.is_file():
+    """Whether a file is JSON by its name or its beginning; what cannot be read is refused by the readers."""
+    if path.suffix == ".json" or not path.is_file():
         return path.suffix == ".json"
-    with path.open("rb") as file:
-        start = file.read(64)
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError:
+        return False
     # A safetensors file begins with the length of its header, whose upper bytes are 0.
-    return path.suffix == ".json" or (start.lstrip()[:1] in (b"{", b"[") and b"\0" not in start[:9])
+    return start.lstrip()[:1] in (b"{", b"[") and b"\0" not in start[:9]
