@@ -45,7 +45,12 @@ FILES: Rows = [
     ("index beyond the network", f"{KNOWN} {{m}}/beyond.json", "class 3", "0 to 63"),
     ("index twice", f"{PLAIN} {{m}}/twice.json", "class 3 has the index 5 twice"),
     ("weights of nobody", f"{PLAIN} w={{m}}/plain.pth", "plain.pth does not say which network it belongs to"),
-    ("weights of another network", f"{PLAIN} --model resnet8 w={{m}}/plain.pth -w random", "plain.pth does not fit"),
+    (
+        "weights of another network",
+        f"{PLAIN} --model resnet8 -w random --dataset digits w={{m}}/plain.pth",
+        "plain.pth",
+        "resnet8",
+    ),
     ("head without its indices", f"{KNOWN} {{m}}/published.pth", "without the indices that belong to it"),
     ("unknown network", f"{PLAIN} {{m}}/nine.json --model nosuch", "There is no model 'nosuch'"),
 ]
