@@ -98,6 +98,8 @@ def test_of_many_classes_and_pairs_a_part_is_shown() -> None:
     said = run("compare", "a.json", "b.json", "c.json", "d=a.json").stderr
     assert "Features by class: a and b, the 20 of 30 that differ most" in said
     assert "and 8 more" in said
+    shown = said.split("that differ most")[1].split("Features by class")[0]
+    assert sum(line.strip()[:1].isdigit() for line in shown.splitlines()) == 20
     assert "The classes of 3 more pairs are in the result" in said
     assert "a and d" in said
     assert "b and c" not in said

@@ -333,6 +333,8 @@ def test_the_images_are_those_of_the_documents(files: Path, few: str) -> None:
     assert found.dataset is not None
     assert (found.dataset.name, found.results.total) == (few, 20)
     assert compare(DIGITS, ["few.json", "a=k5.json"]).results.total == 20, "the model alone was named"
+    named = Inputs(model="resnet20-digits", weights="default")
+    assert compare(named, ["few.json", "a=k5.json"]).results.total == 20, "the weights too"
     with pytest.raises(InputError, match=r"decomposed\.json is of other images"):
         results_of("few.json", "decomposed.json")
     both = results_of("few.json", "decomposed.json", inputs=Inputs(dataset="digits"))
