@@ -27,6 +27,8 @@ SETUP = (
     "extract-indices -k 5 -o k5.json",
     "validate -i k5.json -o validate.json",
     "sweep --max-drop 1 -o sweep",
+    "extract-indices -k 5 --method weight -o weight.json",
+    "sparsify -k 5 --method contribution -o sparse",
 )
 """Run before any command of a page, in the same folder."""
 BLOCK = re.compile(r"(?P<head><!-- run: (?P<command>.+?) -->\n\n```text\n)(?P<output>.*?)(?P<tail>```)", re.DOTALL)

@@ -107,6 +107,7 @@ def test_the_pages_with_runs_are_those_of_the_commands_that_need_no_training() -
     assert {param.values[0].stem for param in RUNS} == {
         "bring-your-own",
         "configuration",
+        "compare",
         "essential",
         "explain",
         "extract-indices",

@@ -8,6 +8,7 @@ so. The commands of the program are functions too, ``decompose_cli.engines.<comm
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.api.bars import progress, show_where_seen
+from decompose_cli.api.comparing import compare
 from decompose_cli.api.features import (
     Features,
     extract_features,
@@ -41,6 +42,7 @@ __all__ = [
     "Model",
     "SparseHead",
     "SparseLinearClassifier",
+    "compare",
     "decompose",
     "essential",
     "explain",

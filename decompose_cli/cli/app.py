@@ -17,6 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from decompose_cli.cli.commands.cache import cache
+from decompose_cli.cli.commands.compare import compare
 from decompose_cli.cli.commands.datasets import datasets
 from decompose_cli.cli.commands.demo import demo
 from decompose_cli.cli.commands.essential import essential
@@ -49,6 +50,7 @@ _COMMANDS = (
     sparsify,
     essential,
     mutual_info,
+    compare,
     selectivity,
     finetune,
     export,

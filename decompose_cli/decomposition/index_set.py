@@ -197,8 +197,13 @@ def index_set_from_json(content: Any, source: str, num_features: int | None = No
     return IndexSet(classes, num_features, provenance, source, frozenset(whole))
 
 
-def split_name(text: str, parameter: str, what: str = "FILE") -> tuple[str, str]:
+def split_name(text: str, parameter: str | None, what: str = "FILE") -> tuple[str, str]:
     """Read ``NAME=FILE``; without a name, or where the whole text is a file, the name is the file's stem.
+
+    Args:
+        text: What was given.
+        parameter: The parameter that took it; None for an argument, which has no name.
+        what: What is named.
 
     Raises:
         InputError: The name or the file is empty.
@@ -207,7 +212,8 @@ def split_name(text: str, parameter: str, what: str = "FILE") -> tuple[str, str]
     if not sign or "/" in name or user_path(text).exists():
         name, rest = file_stem(user_path(text).stem), text
     if not name.strip() or not rest.strip():
-        raise InputError(f"{param(parameter)} {text!r} is neither {what} nor NAME={what}.")
+        start = "" if parameter is None else f"{param(parameter)} "
+        raise InputError(f"{start}{text!r} is neither {what} nor NAME={what}.")
     return name.strip(), rest
 
 

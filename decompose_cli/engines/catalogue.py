@@ -12,6 +12,7 @@ RESULTS = {
     "sweep": "decompose_cli.decomposition.sweep_results:SweepResults",
     "essential": "decompose_cli.decomposition.essential_results:EssentialResults",
     "mutual-info": "decompose_cli.decomposition.overlap_results:MutualInfoResults",
+    "compare": "decompose_cli.decomposition.compare_results:CompareResults",
     "selectivity": "decompose_cli.decomposition.selectivity_results:SelectivityResults",
     "finetune": "decompose_cli.training.finetune_results:AnyFinetuning",
     "train": "decompose_cli.engines.train:AnyTraining",

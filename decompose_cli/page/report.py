@@ -19,6 +19,7 @@ from decompose_cli.page.documents import Source, read_sources
 from decompose_cli.page.sections import (
     accuracy,
     by_k,
+    compare,
     confusion,
     essentiality,
     gates,
@@ -46,6 +47,7 @@ _TEMPLATES = Path(__file__).parent / "templates"
 _SECTIONS: tuple[ModuleType, ...] = (
     glance,
     accuracy,
+    compare,
     by_k,
     sparse,
     sums,

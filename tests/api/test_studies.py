@@ -90,7 +90,7 @@ def own() -> dc.Model:
     return dc.load_model(Own().eval(), input_size=32, class_names=list("0123456789"), mean=seen.mean, std=seen.std)
 
 
-@pytest.mark.parametrize("name", ["api.studies", "api.looking", "api.training", "preprocessing"])
+@pytest.mark.parametrize("name", ["api.studies", "api.comparing", "api.looking", "api.training", "preprocessing"])
 def test_the_examples_in_the_docstrings_are_true(name: str) -> None:
     names = {each: getattr(dc, each) for each in dc.__all__}
     names["ImageOptions"] = importlib.import_module("decompose_cli.preprocessing").ImageOptions

@@ -24,6 +24,7 @@ ODD = os.fsdecode(b"caf\xe9")
 utf8_only = pytest.mark.skipif(sys.platform == "darwin", reason="its file system has no such names")
 
 FILES = ["validate", "mutual-info -i i.json", "essential", "selectivity", "extract-indices", "report v.json"]
+FILES += ["compare i.json j.json"]
 FOLDERS = [
     "demo",
     "extract-indices -k 5,6",

@@ -67,6 +67,8 @@ def test_what_a_command_reads_is_not_its_output() -> None:
         assert f"{given} is read by this command, so it is not overwritten" in said
     said = run("mutual-info", "-i", "a=ix.json", "-o", "ix.json", "--overwrite", code=2).stderr
     assert "ix.json is read by this command" in said
+    said = run("compare", "a=ix.json", "ix.json", "-o", "ix.json", "--overwrite", code=2).stderr
+    assert "ix.json is read by this command" in said
     assert Path("ix.json").read_bytes() == before
     run("validate", "-i", "ix.json", "-o", "r.json")
     run("validate", "-i", "ix.json", "-o", "r.json", "--overwrite")

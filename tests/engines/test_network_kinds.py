@@ -124,6 +124,7 @@ def line(command: str, kind: str, images: Path) -> list[str]:
         "essential": ["-k", "3", "--repeats", "2"],
         "extract-indices": ["-k", "3"],
         "mutual-info": ["-k", "3"],
+        "compare": ["a=rows.json", "b=rows.json"],
         "sweep": ["--ks", "1-3"],
         "sparsify": ["-k", "3", "--method", "contribution", "-o", "sparse"],
         "train": ["-b", "8", "--epochs", "1", "--device", "cpu", "--lr", "0.01", "-o", "run"],
@@ -132,6 +133,9 @@ def line(command: str, kind: str, images: Path) -> list[str]:
         "bf16": ["--precision", "bf16"],
     }.get(command, [])
     named = [command.replace("bf16", "validate"), f"helpers.network_kinds:{kind}"]
+    if command == "compare":
+        named.insert(1, "--model")
+        Path("rows.json").write_text(json.dumps([[number % 3] for number in range(10)]), encoding="utf-8")
     if command in ("layers", "export"):
         return [*named, "--input-size", "8", *(["-o", "net.safetensors"] if command == "export" else [])]
     return [*named, "--dataset", f"folder:{images}", "--input-size", "8", "-j", "0", *more]
@@ -280,7 +284,7 @@ def test_averaged_weights_are_said_to_be_such(images: Path) -> None:
 
 ALL = (
     *("layers", "extract-indices", "validate", "bf16", "sweep", "essential", "mutual-info", "selectivity", "sparsify"),
-    *("explain", "filters", "finetune", "export", "train", "lr-find"),
+    *("compare", "explain", "filters", "finetune", "export", "train", "lr-find"),
 )
 
 

@@ -9,6 +9,8 @@ IMAGES = ("--dataset", f"folder:{SEEDS}/images")
 SMALL = ("--input-size", "8", "-j", "0")
 NET = ("networks:net", "-w", f"{SEEDS}/state.pt", *IMAGES, *SMALL)
 HEAD = f"{SEEDS}/sparse/k2/sparse.safetensors"
+BESIDE = (f"b={SEEDS}/published.json", "--model", *NET, "--json")
+"""What a file is compared with."""
 MAPPED = ("networks:net", "-w", f"{SEEDS}/state.pt", *SMALL)
 
 
@@ -56,6 +58,7 @@ def _index_files() -> list[Reader]:
     return [
         read("published.json", "mutual-info", "-i", file, share=3),
         read("document.json", "mutual-info", "-i", f"a={file}", share=3),
+        read("document.json", "compare", f"a={file}", f"b={SEEDS}/published.json"),
         read("published.json", "validate", *NET, "-i", file, share=2),
         read("document.json", "validate", *NET, "-i", file, "--json", share=2),
         read("document.json", "sweep", *NET, "-i", file, "--ks", "1", "--methods", "weight", "--json", share=0.3),
@@ -76,6 +79,7 @@ def _checkpoints() -> list[Reader]:
             Reader("checkpoint", source, file, ("layers", *more, "-w", f"../{file}", "--input-size", "8"), share=3),
             Reader("checkpoint", source, file, ("layers", "-w", f"../{file}", "--json"), share=1),
             Reader("checkpoint", source, file, ("validate", *more, "-w", f"../{file}", *IMAGES, *SMALL, "--json")),
+            Reader("checkpoint", source, file, ("compare", f"a=../{file}", *BESIDE), share=0.5),
         ]
     file = "in/sparse.safetensors"
     arguments = ("validate", "--features", f"{SEEDS}/features.npz", "-w", f"../{file}", "--json")
@@ -146,10 +150,16 @@ def _results(files: list[str]) -> list[Reader]:
     documents = [file for file in files if file.startswith("results/") or file == "published.result.json"]
     documents += [f"{folder}/result.json" for folder in ("run", "tuned", "sparse", "sparse-net", "sweep", "explain")]
     page = ("-o", "page.html", "--json")
-    return [
+    shown = [
         Reader("result", file, "in/result.json", ("report", f"{IN}/result.json", *page), share=_PAINTED.get(file, 1))
         for file in documents
     ]
+    compared = [
+        Reader("result", file, "in/result.json", ("compare", f"a={IN}/result.json", *BESIDE), share=0.3)
+        for file in documents
+        if file.startswith(("results/validate", "published", "tuned", "sparse", "sweep"))
+    ]
+    return [*shown, *compared]
 
 
 def _runs(files: list[str]) -> list[Reader]:

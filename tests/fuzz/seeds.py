@@ -156,6 +156,7 @@ def _results() -> None:
 
     run("validate", *NET, "-i", "published.json", *out("validate"))
     run("mutual-info", "-i", "a=document.json", "-q", *out("mutual-info"))
+    run("compare", "a=document.json", "b=published.json", "--model", *NET, *out("compare"))
     run("essential", *NET, "--repeats", "1", "--controls", "1", "-i", "published.json", *out("essential"))
     run("selectivity", *NET, "--layers", "relu", *out("selectivity"))
     run("sparsify", "--features", "features.npz", "-k", "2", "-q", "-o", "sparse")

@@ -153,6 +153,14 @@ def documents(names: Sequence[str], features: int, k: int = 5) -> Documents:
     overlap = {"source": "k.json", "sha256": None, "num_features": features, "features_per_class": [k, k], "mean": 0.1}
     overlap |= {"off_diagonal_mean": 0.05, "normalized_mean": 0.1, "jaccard_mean": 0.1, "unused": 1, "exclusive": 2}
     overlap |= {"shared": 3, "matrix": numbers, "normalized_matrix": numbers, "jaccard_matrix": numbers}
+    compared = {**point, "weights": "net.pth", "sha256": "a" * 64, "own_features": False}
+    one_set = {
+        "source": "k.json",
+        "sha256": None,
+        "num_features": features,
+        "features_per_class": [k, k],
+        "features": 9,
+    }
     silent = {"images": 5, "silent": 0, "psi_mean": 0.5, "psi_median": 0.4}
     layer = {"filters": features, "psi_mean": 0.5, "psi_median": 0.4, "class_selectivity": 0.3}
     layer["per_class"] = {str(c): {"name": name, **silent} for c, name in enumerate(names)}
@@ -233,6 +241,34 @@ def documents(names: Sequence[str], features: int, k: int = 5) -> Documents:
             },
         ),
         "mutual-info": made("mutual-info", {"sets": {"ours": {str(k): overlap}}}, "train"),
+        "compare": made(
+            "compare",
+            {
+                "total": 5 * count,
+                "heads": {name: {**compared, "kind": kind} for name, kind in (("full head", "full"), ("five", "cut"))},
+                "differences": [
+                    {"first": "full head", "second": "five", "points": -4.0, "ci95": [-9.0, 1.0], "mcnemar_p": 0.25}
+                    | {"only_first_correct": 3, "only_second_correct": 1}
+                    | {
+                        "worst_class": {"number": 1, "images": 5, "before": 5, "after": 4, "points": -20.0}
+                        | {"ci95": [-60.0, 20.0]}
+                    }
+                ],
+                "sets": {name: {**one_set, "indices": rows} for name in ("five", "other")},
+                "set_differences": [
+                    {"first": "five", "second": "other", "jaccard_mean": 0.5, "equal_classes": 0}
+                    | {"used_by_both": [1, 2], "used_by_first": [3], "used_by_second": [4]}
+                    | {
+                        "classes": [
+                            {"number": number, "both": row[:-1], "only_first": row[-1:], "only_second": [0]}
+                            | {"jaccard": 0.5}
+                            for number, row in enumerate(rows.values())
+                        ]
+                    }
+                ],
+                "unmeasured": {"other": "says of no network"},
+            },
+        ),
         "essential": made(
             "essential",
             {
@@ -334,7 +370,17 @@ def whole(made_once: Callable[..., Path]) -> Path:
 
 TRIED = (("splicing", 18, 0.001), ("frequency", 16, 0.1), ("q-senn", 12, None))
 PATH_ROW = {"strength": 0.125, "loss": 0.5, "objective": 0.75, "gap": 1.5e-8, "relative_gap": 2e-8, "weights": 40}
-LARGE = ("validate", "extract-indices", "mutual-info", "essential", "selectivity", "sweep", "sparsify", "demo")
+LARGE = (
+    "validate",
+    "extract-indices",
+    "mutual-info",
+    "compare",
+    "essential",
+    "selectivity",
+    "sweep",
+    "sparsify",
+    "demo",
+)
 
 
 @pytest.fixture(scope="session")

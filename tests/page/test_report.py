@@ -18,7 +18,7 @@ from typer.main import get_command
 
 from decompose_cli.cli.app import app
 from decompose_cli.errors import InputError
-from decompose_cli.page.blocks import Column, Grid, Group
+from decompose_cli.page.blocks import Chart, Column, Grid, Group, Table
 from decompose_cli.page.documents import read_sources
 from decompose_cli.page.report import LARGEST, Report, report
 from decompose_cli.storage.result_document import ResultDocument
@@ -93,6 +93,7 @@ def test_the_page_has_every_section_and_says_what_the_files_say(whole_html: str)
     assert [section.get("id") for section in page.all("section")] == [
         "glance",
         "accuracy",
+        "compare",
         "by-k",
         "sparse",
         "sums",
@@ -112,6 +113,9 @@ def test_the_page_has_every_section_and_says_what_the_files_say(whole_html: str)
         "-4.00 points",
         "49 of 50 test images; 95% interval 89.50 to 99.65",  # Wilson
         "decomposed, 5 per class",
+        "Differences of heads on the same images",
+        "five minus full head",
+        "Features by class: five and other",
         "The smallest set within 1 points: 17 features",
         "only reported",
         "Grad-CAM",
@@ -665,3 +669,45 @@ def test_sets_of_lowest_gates_are_called_so(write_results: Callable[..., Path]) 
         extracted["method"] = "csg"
     file.write_text(json.dumps(document), encoding="utf-8")
     assert "ranked by csg (lowest gates)" in report([folder]).html
+
+
+def test_what_was_compared_comes_differences_first(write_results: WriteResults) -> None:
+    found = report([write_results(only=("compare",))])
+    (section,) = [section for section in found.sections if section.id == "compare"]
+    (group,) = section.blocks
+    assert isinstance(group, Group)
+    chart, heads, missing, sets, classes = group.blocks
+    assert isinstance(chart, Chart)
+    assert list(chart.values.rows[0]) == [
+        *("five minus full head", -4.0, (-9.0, 1.0), 0.25, 3, 1, "class 1", -20.0, (-60.0, 20.0))
+    ]
+    assert isinstance(heads, Table)
+    assert [row[0] for row in heads.rows] == ["full head", "five"]
+    assert isinstance(missing, Table)
+    assert missing.rows == [["other", "says of no network"]]
+    assert isinstance(sets, Table)
+    assert list(sets.rows[0]) == ["five", "other", 0.5, 0, 10, 2, 1, 1]
+    assert isinstance(classes, Table)
+    assert len(classes.rows) == 10
+    assert not classes.is_folded
+    names = [f"class {number}" for number in range(31)]
+    folder = write_results(names, only=("compare",), folder="many")
+    (section,) = [section for section in report([folder]).sections if section.id == "compare"]
+    (group,) = section.blocks
+    assert isinstance(group, Group)
+    assert isinstance(group.blocks[-1], Table)
+    assert group.blocks[-1].is_folded, "it is long"
+
+
+def test_sets_that_were_compared_without_a_network_have_a_section(write_results: WriteResults) -> None:
+    def alone(document: dict[str, Any]) -> None:
+        document |= {"model": None, "dataset": None, "cache": None}
+        document["results"] |= {"total": None, "heads": {}, "differences": []}
+
+    folder = write_results(only=("compare",))
+    edited(folder, "compare", alone)
+    (section,) = [section for section in report([folder]).sections if section.id == "compare"]
+    (group,) = section.blocks
+    assert isinstance(group, Group)
+    captions = [block.caption for block in group.blocks if isinstance(block, Table)]
+    assert captions[1:] == ["Features of every two sets", "Features by class: five and other"]

@@ -24,6 +24,7 @@ COMMANDS = {
     "sweep": "sweep --ks 1-3 --methods weight,mean",
     "essential": "essential --repeats 1 --controls 1",
     "mutual-info": "mutual-info -k 3",
+    "compare": "compare a=k3.json b=k3.json --model resnet20-digits",
     "filters": "filters --class 3 --images 2",
     "explain": "explain --indices-of 0,1",
     "selectivity": "selectivity --layers layer3.2",

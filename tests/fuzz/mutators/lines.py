@@ -28,6 +28,10 @@ _BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "sparsify": (("--features", f"{SEEDS}/features.npz", "-k", "2"),),
     "essential": ((*NET, "--repeats", "1", "--controls", "1"),),
     "mutual-info": (("-i", f"{SEEDS}/published.json"), ("-i", f"a={SEEDS}/document.json")),
+    "compare": (
+        (f"{SEEDS}/published.json", f"{SEEDS}/document.json"),
+        (f"a={SEEDS}/document.json", f"{SEEDS}/sparse-net", "--model", *NET),
+    ),
     "selectivity": ((*NET, "--layers", "relu"),),
     "finetune": ((*NET[:3], *_TRAINING),),
     "export": ((*NET[:3], "--input-size", "8"),),
