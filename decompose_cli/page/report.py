@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 LARGEST = 5_000_000
 """The number of bytes that a page should not exceed."""
 _TEMPLATES = Path(__file__).parent / "templates"
-_SECTIONS: tuple[ModuleType, ...] = (
+SECTIONS: tuple[ModuleType, ...] = (
     glance,
     accuracy,
     compare,
@@ -62,6 +62,7 @@ _SECTIONS: tuple[ModuleType, ...] = (
     gates,
     provenance,
 )
+"""The sections, in their order on the page."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def report(
     if output is not None and output.resolve() in {source.path.resolve() for source in sources}:
         raise InputError(f"{output} is one of the results; give the page another name.")
     context = Context(sources, has_images=with_images, unwritten=unwritten)
-    sections = tuple(section for module in _SECTIONS if (section := _built(module.section, context)) is not None)
+    sections = tuple(section for module in SECTIONS if (section := _built(module.section, context)) is not None)
     html = _rendered(printable(title) if title else _usual_title(sources), sections, len(sources), context.left_out)
     if output is not None:
         write_text(output, html)

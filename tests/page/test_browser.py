@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from decompose_cli.page.report import report
+from decompose_cli.page.report import SECTIONS, report
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -66,7 +66,7 @@ def test_every_section_is_there_and_fits(browser: Browser, whole_page: Path, siz
     visit = Visit(browser, whole_page, SIZES[size], color_scheme=scheme)
     page = visit.page
     titles = page.locator("main > section > h2").all_inner_texts()
-    assert len(titles) == 15
+    assert len(titles) == len(SECTIONS)
     assert page.locator("nav a").all_inner_texts() == titles
     assert all(section.is_visible() for section in page.locator("main > section").all())
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), "nothing to scroll sideways"
@@ -203,7 +203,7 @@ def test_on_paper_nothing_is_folded(browser: Browser, whole_page: Path) -> None:
 
 def test_the_page_is_whole_without_scripts(browser: Browser, whole_page: Path) -> None:
     visit = Visit(browser, whole_page, java_script_enabled=False)
-    assert visit.page.locator("main > section").count() == 15
+    assert visit.page.locator("main > section").count() == len(SECTIONS)
     assert visit.page.locator("#accuracy table").first.is_visible() or visit.page.locator("#accuracy svg").is_visible()
     visit.check()
 

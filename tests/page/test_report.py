@@ -116,7 +116,7 @@ def test_the_page_has_every_section_and_says_what_the_files_say(whole_html: str)
         "Differences of heads on the same images",
         "five minus full head",
         "Features by class: five and other",
-        "The smallest set within 1 points: 17 features",
+        "The smallest set within 1 point: 17 features",
         "only reported",
         "Grad-CAM",
         "taken for class 0, labelled class 1",
@@ -711,3 +711,38 @@ def test_sets_that_were_compared_without_a_network_have_a_section(write_results:
     assert isinstance(group, Group)
     captions = [block.caption for block in group.blocks if isinstance(block, Table)]
     assert captions[1:] == ["Features of every two sets", "Features by class: five and other"]
+
+
+def test_what_single_results_say_beyond_accuracy_is_on_the_page(tmp_path: Path) -> None:
+    """Calibration and sets, the floor of random features, the control of fine-tuning, a class beside another."""
+    import decompose_cli as dc
+
+    model = dc.load_model()
+    images = {split: dc.load_dataset("digits", split) for split in ("train", "test")}
+    train, test = (dc.extract_features(model, images[split]) for split in ("train", "test"))
+    indices = dc.extract_indices(train, k=2)
+    results = {
+        "validate": dc.validate(test, indices, temperature="fit", coverage=0.8),
+        "sweep": dc.sweep(test, train, methods=["frequency"], ks=[1, 2, 5]),
+        "finetune": dc.finetune(
+            model, images["train"], images["test"], indices, epochs=1, only="head", full_head_control=True
+        ),
+        "filters": dc.filters(model, images["test"], "4", k=2, against="9"),
+    }
+    for name, found in results.items():
+        found.save(tmp_path / f"{name}.json")
+    _, text = page_of(report([tmp_path]))
+    validated = results["validate"]
+    assert validated.adjusted is not None
+    sets = validated.adjusted.heads["decomposed"].sets
+    assert sets is not None
+    assert f"On {validated.adjusted.images} images, fitted on the other half; sets with a coverage of 80%" in text
+    assert f"{sets.mean_size:.2f}" in text
+    assert validated.difference is not None
+    worst = validated.difference.worst_class
+    assert worst is not None
+    assert f"{worst.number} ({worst.before} to {worst.after} of {worst.images})" in text
+    assert "Features drawn at random, 100 times, on 360 images: the floor below every ranking" in text
+    assert "What training alone gains: the full head by the same schedule" in text
+    assert "4 beside 9: 0 in common, 2 of 4 alone, 2 of 9 alone" in text
+    assert "Reliability: how often each head is right, against how sure it is" in text

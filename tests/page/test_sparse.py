@@ -87,7 +87,7 @@ def test_tables_say_what_the_result_says(write_results: WriteResults) -> None:
     assert path.is_folded
     assert "each at most 2.0e-08 of its objective" in path.caption
     assert path.rows == [[0.125, 40, 4.0, 0.5, 0.75, 1.5e-8, 2e-8]]
-    (smallest,) = [table for caption, table in found.items() if caption.startswith("The smallest k within 1 points: 5")]
+    (smallest,) = [table for caption, table in found.items() if caption.startswith("The smallest k within 1 point: 5")]
     assert smallest.rows == [[2, 3.5], [5, 0.75]]
 
 
@@ -248,7 +248,7 @@ def test_runs_on_the_same_images_stand_side_by_side(write_results: WriteResults)
     assert first.title == "net on nowhere: 2 runs side by side"
     (chart,) = first.blocks
     assert isinstance(chart, Chart)
-    smallest = "the smallest k within 1 points"
+    smallest = "the smallest k within 1 point"
     assert list(dict.fromkeys(row[0] for row in chart.values.rows)) == [
         "full head",
         "full head, refitted",
@@ -267,7 +267,7 @@ def test_runs_that_are_alike_are_told_apart_by_their_folders(write_results: Writ
     (chart,) = first.blocks
     assert isinstance(chart, Chart)
     names = list(dict.fromkeys(str(row[0]) for row in chart.values.rows))
-    label = "real weights, the smallest k within 1 points"
+    label = "real weights, the smallest k within 1 point"
     assert names == [
         "full head",
         "full head, refitted",

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from decompose_cli.decomposition.calibration import Adjusted
 from decompose_cli.decomposition.result_types import Difference
 from decompose_cli.page.blocks import Block, Column, Group, Section, Table
 from decompose_cli.page.context import Context
@@ -71,6 +72,8 @@ def section(context: Context) -> Section | None:
         figure = interval_figure("top-1 accuracy (%), with 95% interval", rows)
         blocks = [context.chart("Accuracy before and after", figure, values)]
     blocks += _differences(context)
+    blocks += _controls(context)
+    blocks += _calibration(context)
     blocks += _by_class(context)
     return Section("accuracy", "Accuracy", _LEAD, blocks)
 
@@ -151,6 +154,91 @@ def _differences(context: Context) -> Iterator[Block]:
                 for name, d, *worst in rows
             ],
         )
+
+
+def _controls(context: Context) -> Iterator[Block]:
+    """What training alone gains, where the full head was trained by the same schedule."""
+    rows = []
+    for source in context.of("finetune"):
+        for run in getattr(source.results, "runs", None) or [source.results]:
+            if run.control is None:
+                continue
+            which = f"{source.name}, seed {run.seed}" if hasattr(source.results, "runs") else source.name
+            for what, one in (
+                ("full head, trained as well, minus the original", run.control.gain),
+                ("decomposed, fine-tuned, minus the full head, trained as well", run.control.versus),
+            ):
+                rows.append([which, what, one.points, one.ci95, one.mcnemar_p])
+    if rows:
+        yield Table(
+            "What training alone gains: the full head by the same schedule",
+            [
+                Column("Result"),
+                Column("Difference"),
+                Column("Points", 2, is_signed=True),
+                Column("95% interval", 2, is_signed=True),
+                Column("McNemar p", is_p=True),
+            ],
+            rows,
+        )
+
+
+def _calibration(context: Context) -> Iterator[Block]:
+    """How far the heads are to be believed, and their prediction sets."""
+    for source in context.of("validate"):
+        results = source.results
+        known = {name: head.calibration for name, head in results.heads.items() if head.calibration is not None}
+        if not known:
+            continue
+        values = Table(
+            "How far the probabilities of the heads are to be believed",
+            [Column("Head"), Column("ECE %"), Column("Brier score", 4), Column("NLL (nats)", 4)],
+            [[name, 100 * one.ece, one.brier, one.nll] for name, one in known.items()],
+        )
+        title = "Reliability: how often each head is right, against how sure it is"
+        blocks: list[Block] = [context.chart(title, results.reliability(), values)]
+        if results.adjusted is not None:
+            blocks.append(_adjusted(results.adjusted))
+        yield Group(f"Calibration: {source.name}", blocks)
+
+
+def _adjusted(found: Adjusted) -> Table:
+    where = "the split val" if found.fitted_on == "val" else "the other half"
+    asked = "" if found.wanted is None else f"; sets with a coverage of {found.wanted:g}%"
+    return Table(
+        f"On {found.images:,} images, fitted on {where}{asked}",
+        [
+            Column("Head"),
+            Column("ECE %"),
+            Column("Temperature", 3),
+            Column("ECE % with it"),
+            Column("Coverage %"),
+            Column("95% interval"),
+            Column("Classes in a set"),
+            Column("Sets of one class"),
+            Column("Empty sets"),
+        ],
+        [
+            [
+                name,
+                100 * one.before.ece,
+                one.temperature,
+                None if one.after is None else 100 * one.after.ece,
+                *(
+                    [None] * 5
+                    if one.sets is None
+                    else [
+                        one.sets.coverage,
+                        one.sets.coverage_ci95,
+                        one.sets.mean_size,
+                        one.sets.single,
+                        one.sets.empty,
+                    ]
+                ),
+            ]
+            for name, one in found.heads.items()
+        ],
+    )
 
 
 def _worst(source: Source, difference: Difference) -> tuple[str | None, float | None, tuple[float, float] | None]:

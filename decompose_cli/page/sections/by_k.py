@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from decompose_cli.decomposition.random_rankings import RandomRankings
 from decompose_cli.decomposition.result_types import Point
 from decompose_cli.decomposition.sweep_results import curve_of
 from decompose_cli.page.blocks import Block, Column, Group, Section, Table
@@ -31,9 +32,12 @@ def section(context: Context) -> Section | None:
         else:
             curves, full, chosen, anew = results.curves, results.original.top1, results.chosen, results.refitted
         drawn = [{name: curve_of(name, points) for name, points in found.items()} for found in (curves, anew)]
-        figure = accuracy_figure("", drawn[0], full, chosen.k if chosen else None, drawn[1])
+        floor = getattr(results, "floor", None)
+        figure = accuracy_figure("", drawn[0], full, chosen.k if chosen else None, drawn[1], floor=floor)
         chart = context.chart("Top-1 accuracy by number of features per class", figure, _values(curves, full))
         more = [_refitted(source)] if anew else []
+        if floor is not None:
+            more.append(_random(results.random))
         blocks.append(Group(source.name, [chart, *more, *(_chosen(source) if chosen is not None else [])]))
     return Section("by-k", "Accuracy against k", _LEAD, blocks) if blocks else None
 
@@ -47,6 +51,15 @@ def _values(curves: Mapping[str, Mapping[str, Point]], full: float) -> Table:
             for name, points in curves.items()
             for k, point in points.items()
         ],
+    )
+
+
+def _random(found: RandomRankings) -> Table:
+    return Table(
+        f"Features drawn at random, {found.draws} times, on {found.images:,} images: the floor below every ranking",
+        [Column("k"), Column("Top-1 %, mean"), Column("Smallest"), Column("Largest")],
+        [[int(k), one.mean, one.min, one.max] for k, one in found.by_k.items()],
+        is_folded=True,
     )
 
 

@@ -124,6 +124,8 @@ def _filters(context: Context, source: Source) -> Iterator[Block]:
     yield Table(f"{title}, the strongest {len(first)} of {len(rows)}" if others else title, columns, first)
     if others:
         yield Table(f"{title}, the other {len(others)}", columns, others, is_folded=True)
+    if results.beside is not None:
+        yield _beside(results)
     alt = f"The images that each filter of {results.class_name} responds to most, with the places that it responds to."
     drawn = min(len(rows), MOST_ROWS)
     caption = f"{title}, the first {drawn} of {len(rows)}" if drawn < len(rows) else title
@@ -132,6 +134,36 @@ def _filters(context: Context, source: Source) -> Iterator[Block]:
         yield picture
     else:
         yield Text("The picture of the filters is not on this page.")
+
+
+def _beside(results: Any) -> Table:
+    """Two classes beside each other, the features that tell them apart best first."""
+    first, found = results.class_name, results.beside
+    second = found.class_name
+    who = {"both": "both", "first": first, "second": second}
+    return Table(
+        f"{first} beside {second}: {found.both} in common, {found.only_first} of {first} alone, {found.only_second} of "
+        f"{second} alone",
+        [
+            Column("Filter"),
+            Column("Used by"),
+            *(Column(f"To {to}, on {on}", 3, is_signed=True) for to in (first, second) for on in (first, second)),
+            Column("Apart", 3, is_signed=True),
+        ],
+        [
+            [
+                str(one.feature),
+                who[one.used_by],
+                one.to_first.first,
+                one.to_first.second,
+                one.to_second.first,
+                one.to_second.second,
+                one.apart,
+            ]
+            for one in found.features
+        ],
+        is_folded=len(found.features) > _MOST_ROWS,
+    )
 
 
 def _saved(context: Context, source: Source, name: str | None, alt: str, caption: str) -> Picture | None:
