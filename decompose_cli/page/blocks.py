@@ -53,6 +53,23 @@ class Text:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A question, what results say to it, and the section of the page that says more."""
+
+    question: str
+    sentences: Sequence[str]
+    section: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Questions with their answers."""
+
+    kind: ClassVar[str] = "verdict"
+    answers: Sequence[Answer]
+
+
+@dataclass(frozen=True)
 class Figures:
     """Numbers to be seen first: label, number, and further words of each."""
 
@@ -165,7 +182,7 @@ class Sum:
     terms: Sequence[Term]
 
 
-Block = Union["Text", "Figures", "Table", "Chart", "Grid", "Raster", "Picture", "Gallery", "Sum", "Group"]
+Block = Union["Text", "Verdict", "Figures", "Table", "Chart", "Grid", "Raster", "Picture", "Gallery", "Sum", "Group"]
 
 
 @dataclass(frozen=True)

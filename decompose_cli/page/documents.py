@@ -75,7 +75,8 @@ def read_sources(places: Sequence[Path], unwritten: Mapping[Path, object] | None
         for path in _files_in(place) if place.is_dir() else [place]:
             paths.setdefault(path.resolve(), path)
     documents = [(path, _read(path, (unwritten or {}).get(path))) for path in paths.values()]
-    is_one = len({_subject(document) for _, document in documents}) == 1  # the one subject is the title of the page
+    subjects = {_subject(document) for _, document in documents}
+    is_one = len(subjects - {""}) <= 1  # the one subject is the title of the page; sets alone have none
     titles = [_title(document, with_subject=not is_one) for _, document in documents]
     return [
         Source(path, title if titles.count(title) == 1 else f"{title} ({_short(path, paths.values())})", document)

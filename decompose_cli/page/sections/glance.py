@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from decompose_cli.page.blocks import Figures, Section
+from decompose_cli.page.blocks import Block, Figures, Section, Verdict
 from decompose_cli.page.context import Context
 from decompose_cli.page.sections.accuracy import differences, measurements
 from decompose_cli.page.sections.sparse import heads_of
+from decompose_cli.page.verdicts import answers
 from decompose_cli.printable import counted
 
 _LEAD = (
@@ -64,4 +65,6 @@ def section(context: Context) -> Section | None:
             )
             more += f"({low:+.2f} to {high:+.2f}) against the full head, refitted"
             items.append((f"{whose}sparse head, k = {head.k}", f"{head.point.top1:.2f}%", more))
-    return Section("glance", "At a glance", _LEAD, [Figures(items[:_MOST])]) if items else None
+    said = answers(context)
+    blocks: list[Block] = [*([Verdict(said)] if said else []), *([Figures(items[:_MOST])] if items else [])]
+    return Section("glance", "At a glance", _LEAD, blocks) if blocks else None

@@ -1,0 +1,200 @@
+"""What results say in a sentence for each question that a reader has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from decompose_cli.page.blocks import Answer
+from decompose_cli.page.context import Context
+from decompose_cli.page.documents import Source
+from decompose_cli.printable import counted
+
+_MOST = 4
+"""Sentences for a question; what more results say is in the sections."""
+_CHANCE = 0.05
+
+
+def answers(context: Context) -> list[Answer]:
+    """The questions that the results answer, each with its sentences and the section that says more."""
+    questions: list[tuple[str, str, Callable[[Context], Iterator[tuple[Source, str]]]]] = [
+        ("What does it cost?", "accuracy", _costs),
+        ("Which class pays most?", "accuracy", _payers),
+        ("How few features are enough?", "by-k", _enough),
+        ("Are they the right ones?", "essentiality", _right),
+        ("Do classes share them?", "overlap", _shared),
+    ]
+    found = []
+    for question, section, say in questions:
+        said = list(say(context))
+        if not said:
+            continue
+        several = len({source.name for source, _ in said}) > 1
+        sentences = [f"{_marked(source)}: {text}" if several else _alone(source, text) for source, text in said]
+        more = len(sentences) - _MOST
+        if more > 0:
+            sentences = [*sentences[:_MOST], f"{counted(more, 'more result')} below."]
+        home = {"sparsify": "sparse", "sweep": "by-k", "compare": "compare"}.get(said[0][0].command, section)
+        found.append(Answer(question, sentences, home))
+    return found
+
+
+def _marked(source: Source) -> str:
+    return f"{source.name} (random weights)" if _is_random(source) else source.name
+
+
+def _alone(source: Source, text: str) -> str:
+    sentence = f"{text[:1].upper()}{text[1:]}"
+    return f"{sentence} (The weights are random.)" if _is_random(source) else sentence
+
+
+def _is_random(source: Source) -> bool:
+    return source.document.arguments.get("weights") == "random"
+
+
+def _runs(source: Source) -> list[Any]:
+    runs = getattr(source.results, "runs", None)
+    return list(runs) if runs is not None else [source.results]
+
+
+def _compared(context: Context) -> Iterator[tuple[Source, str, int, int, int, Any]]:
+    """Heads of a few features beside the full one: what they are, images right of both, all images, the difference."""
+    for source in context.of("sparsify"):
+        results = source.results
+        for head in sorted(results.heads.values(), key=lambda one: one.k):
+            if head.versus_original is not None and results.original is not None:
+                what = f"{counted(head.k, 'feature')} per class, chosen and fitted anew"
+                yield source, what, head.point.correct, results.original.correct, results.total, head.versus_original
+    for source in context.of("validate"):
+        results = source.results
+        if results.difference is not None and results.indices is not None:
+            low, high = results.indices.k
+            size = counted(low, "feature") if low == high else f"{low} to {high} features"
+            counts = results.decomposed.correct, results.original.correct, results.total
+            yield source, f"{size} per class, cut from the full head", *counts, results.difference
+    for source in context.of("finetune"):
+        for run in _runs(source):
+            if run.difference is not None:
+                low, high = run.features_per_class
+                size = counted(low, "feature") if low == high else f"{low} to {high} features"
+                counts = run.after.correct, run.original.correct, run.after.images
+                yield source, f"{size} per class, trained further", *counts, run.difference
+
+
+def _costs(context: Context) -> Iterator[tuple[Source, str]]:
+    for source, what, after, before, total, difference in _compared(context):
+        low, high = difference.ci95
+        verdict = " (no difference that could not be chance)" if difference.mcnemar_p >= _CHANCE else ""
+        yield (
+            source,
+            f"{what}: {after:,} of {total:,} images right in place of {before:,}, {difference.points:+.2f} points, 95% "
+            f"interval {low:+.2f} to {high:+.2f}{verdict}.",
+        )
+
+
+def _payers(context: Context) -> Iterator[tuple[Source, str]]:
+    for source, what, *_, difference in _compared(context):
+        worst = difference.worst_class
+        if worst is None:
+            continue
+        low, high = worst.ci95
+        name, points = source.class_name(worst.number), f"{worst.points:+.2f} points"
+        also = len(difference.halved_classes)
+        halved = f" {counted(also, 'class', 'classes')} lost more than half of what was right." if also else ""
+        yield (
+            source,
+            f"{what}: {name}, {worst.before:,} to {worst.after:,} of its {worst.images:,} images, {points}, interval "
+            f"{low:+.2f} to {high:+.2f} over all classes together.{halved}",
+        )
+
+
+def _enough(context: Context) -> Iterator[tuple[Source, str]]:
+    for source in context.of("sweep"):
+        chosen = source.results.chosen
+        if chosen is None:
+            continue
+        loss, (low, high) = chosen.reported_on, chosen.features_per_class
+        size = f"{low}" if low == high else f"{low} to {high}"
+        yield (
+            source,
+            f"{counted(chosen.features, 'feature')} in all, {size} per class ({chosen.method}): chosen on the images "
+            f"of {chosen.chosen_on.split} to lose at most {counted(chosen.max_drop, 'point')} there; on those of "
+            f"{loss.split} {loss.points:+.2f} points, 95% interval {loss.ci95[0]:+.2f} to {loss.ci95[1]:+.2f}.",
+        )
+    for source in context.of("sparsify"):
+        results = source.results
+        if results.smallest is not None:
+            found = results.smallest
+            yield (
+                source,
+                f"{counted(found.k, 'feature')} per class, the smallest number within "
+                f"{counted(found.max_drop, 'point')} of the full head on the images that chose.",
+            )
+
+
+def _right(context: Context) -> Iterator[tuple[Source, str]]:
+    for source in context.of("essential"):
+        for name, kept in source.results.summary.items():
+            at, elsewhere = (100 * count / kept.images for count in (kept.noise_at_inf, kept.noise_at_noninf))
+            interval = kept.essentiality_ci95
+            more = "" if interval is None else f", 95% interval {interval[0]:+.1f} to {interval[1]:+.1f}"
+            random = "" if kept.control_mean is None else f"; random sets of the same size {kept.control_mean:+.1f}"
+            who = "" if len(source.results.summary) == 1 else f"{name}: "
+            yield (
+                source,
+                f"{who}with noise on the features of their class {at:.1f}% of the images stay with it, with noise on "
+                f"all others {elsewhere:.1f}%: {kept.essentiality:+.1f} points{more}{random}.",
+            )
+    for source in context.of("sweep"):
+        floor, chosen = source.results.random, source.results.chosen
+        if floor is None:
+            continue
+        ks = [int(k) for k in floor.by_k]
+        k = min(ks, key=lambda one: abs(one - (chosen.k if chosen is not None else 5)))
+        drawn = floor.by_k[str(k)]
+        best = max(
+            ((points[str(k)].top1, name) for name, points in source.results.curves.items() if str(k) in points),
+            default=None,
+        )
+        if best is not None:
+            yield (
+                source,
+                f"at k = {k} features drawn at random give {drawn.mean:.1f}% ({drawn.min:.1f} to {drawn.max:.1f} in "
+                f"{floor.draws} draws), those of {best[1]} {best[0]:.1f}%.",
+            )
+
+
+def _shared(context: Context) -> Iterator[tuple[Source, str]]:
+    for source in context.of("mutual-info"):
+        for name, by_k in source.results.sets.items():
+            for k, found in by_k.items():
+                who = f"{_named(name)}, k = {k}: " if len(source.results.sets) > 1 or len(by_k) > 1 else ""
+                chance = _jaccard_by_chance(found.features_per_class, found.num_features)
+                overlap = ""
+                if found.jaccard_mean is not None:
+                    overlap = f"; Jaccard index of two classes {found.jaccard_mean:.3f}"
+                    overlap += "" if chance is None else f", by chance {chance:.3f}"
+                yield (
+                    source,
+                    f"{who}{counted(found.exclusive, 'feature')} in one class alone, {found.shared} in several, "
+                    f"{found.unused} in none{overlap}.",
+                )
+
+
+def _named(name: str) -> str:
+    return "ranked here" if name == "ours" else name
+
+
+def _jaccard_by_chance(sizes: tuple[int, int], features: int) -> float | None:
+    """The mean Jaccard index of two sets of k of D features that are drawn at random; None where sizes differ.
+
+    Their overlap o is hypergeometric, and the index o / (2 k - o).
+    """
+    from scipy.stats import hypergeom
+
+    k, largest = sizes
+    if k != largest or not 0 < k <= features:
+        return None
+    overlaps = range(k + 1)
+    chances = hypergeom.pmf(overlaps, features, k, k)
+    return float(sum(chance * o / (2 * k - o) for o, chance in zip(overlaps, chances, strict=True)))
