@@ -60,24 +60,35 @@ class Source:
         return names[number] if 0 <= number < len(names) else str(number)
 
 
-def read_sources(places: Sequence[Path], unwritten: Mapping[Path, object] | None = None) -> list[Source]:
+def read_sources(
+    places: Sequence[Path], unwritten: Mapping[Path, object] | None = None, names: Mapping[Path, str] | None = None
+) -> list[Source]:
     """Read result files, and those in folders: runs, and folders of results and of runs.
 
     Args:
         places: At least one file or folder; a file that is named twice is read once.
         unwritten: Texts of documents that are not read from the disk.
+        names: What the page calls the results of a place; where it has several, each with what it is.
 
     Raises:
         InputError: A place is missing, is no result, cannot be used, or is a folder without results.
     """
     paths: dict[Path, Path] = {}
+    called: dict[Path, tuple[str, bool]] = {}
     for place in places:
-        for path in _files_in(place) if place.is_dir() else [place]:
+        files = _files_in(place) if place.is_dir() else [place]
+        for path in files:
             paths.setdefault(path.resolve(), path)
+            if names is not None and place in names:
+                called.setdefault(paths[path.resolve()], (names[place], len(files) == 1))
     documents = [(path, _read(path, (unwritten or {}).get(path))) for path in paths.values()]
     subjects = {_subject(document) for _, document in documents}
     is_one = len(subjects - {""}) <= 1  # the one subject is the title of the page; sets alone have none
-    titles = [_title(document, with_subject=not is_one) for _, document in documents]
+    titles = []
+    for path, document in documents:
+        title = _title(document, with_subject=not is_one)
+        name, is_alone = called.get(path, ("", False))
+        titles.append(name if is_alone else f"{name}: {title}" if name else title)
     return [
         Source(path, title if titles.count(title) == 1 else f"{title} ({_short(path, paths.values())})", document)
         for (path, document), title in zip(documents, titles, strict=True)

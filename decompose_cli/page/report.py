@@ -95,7 +95,8 @@ def report(
     well; matrices are tables, or pictures where they are large.
 
     Args:
-        places: Result files, runs, and folders of them; or one of these.
+        places: Result files, runs, and folders of them, each perhaps as ``NAME=FILE``, which the page calls it; or one
+            of these.
         output: Where the page is written; None to only return it.
         title: Title of the page; by default what the first results are about.
         overwrite: Whether an existing file may be replaced.
@@ -113,7 +114,8 @@ def report(
     if output is not None:
         check_writable(output, overwrite=overwrite)
     unwritten = unwritten or {}
-    sources = read_sources([user_path(place) for place in places], unwritten)
+    named = dict(map(_named, places))
+    sources = read_sources(list(named), unwritten, {path: name for path, name in named.items() if name is not None})
     if output is not None and output.resolve() in {source.path.resolve() for source in sources}:
         raise InputError(f"{output} is one of the results; give the page another name.")
     context = Context(sources, has_images=with_images, unwritten=unwritten)
@@ -122,6 +124,14 @@ def report(
     if output is not None:
         write_text(output, html)
     return Report(html, sections, tuple(sources), context.left_out)
+
+
+def _named(place: str | Path) -> tuple[Path, str | None]:
+    """The path of a place, and the name before it, where there is one; a path may have an equals sign of its own."""
+    name, sign, rest = str(place).partition("=")
+    if not sign or user_path(place).exists() or "/" in name or not name.strip() or not rest:
+        return user_path(place), None
+    return user_path(rest), printable(name.strip())
 
 
 _Builder = Callable[[Context], Section | None]

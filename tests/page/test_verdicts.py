@@ -103,3 +103,18 @@ def test_the_index_by_chance_is_that_of_all_pairs(k: int, features: int) -> None
     )
     assert _jaccard_by_chance((k, k), features) == pytest.approx(expected)
     assert _jaccard_by_chance((k, k + 1), features) is None
+
+
+def test_results_have_the_names_that_they_are_given(folder: Path, tmp_path: Path) -> None:
+    places: list[str | Path] = [f"five={folder / 'validate.json'}", f"sets={folder}"]
+    found = dc.report(places)
+    names = {source.name for source in found.sources}
+    assert "five" in names
+    assert "sets: sweep, test images" in names
+    odd = tmp_path / "a=b.json"
+    odd.write_bytes((folder / "validate.json").read_bytes())
+    (source,) = dc.report([odd]).sources
+    assert source.name == "validate, test images", "a file may be named so"
+    for wrong in ("five=missing.json", "=x.json", "five="):
+        with pytest.raises(dc.InputError, match="does not exist"):
+            dc.report([wrong])

@@ -20,8 +20,8 @@ def report(
     results: Annotated[
         Optional[list[Path]],
         typer.Argument(
-            metavar="RUN|RESULT.json...",
-            help="Result files, runs, and folders of them such as results/.",
+            metavar="[NAME=]RUN|RESULT.json...",
+            help="Result files, runs, and folders of them such as results/; NAME is what the page calls one.",
             show_default=False,
         ),
     ] = None,
