@@ -22,6 +22,7 @@ ARGUMENTS = {
     "filters": ["--class", "3", "-k", "2", "--images", "2"],
     "train-gate": ["resnet14", "--gate", "l2", "--dataset", "{few}", "--iterations", "1", "--schedule", "constant"],
     "report": ["../validate.json"],
+    "compare": ["../one.json", "../other.json"],
     "selectivity": ["--layers", "layer3.2", "--dataset", "{few}"],
     "sparsify": ["--method", "contribution", "--l2", "1e-3"],
     "lr-find": ["resnet8", "--dataset", "{few}", "--steps", "40", "--lowest", "1e-3", "--set", "batch_size=8"],
@@ -32,6 +33,9 @@ ARGUMENTS = {
 def arguments(command: str, few: str, validation: Path) -> list[str]:
     """The command and what it needs."""
     shutil.copy(validation, "..")
+    for name, step in (("one", 1), ("other", 2)):
+        rows = {str(number): [number, number + step] for number in range(10)}
+        Path(f"../{name}.json").write_text(json.dumps(rows), encoding="utf-8")
     return [command, *(argument.format(few=few) for argument in ARGUMENTS.get(command, []))]
 
 
