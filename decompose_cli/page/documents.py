@@ -60,6 +60,11 @@ class Source:
         return names[number] if 0 <= number < len(names) else str(number)
 
 
+def called_set(name: str) -> str:
+    """A feature set by a name that says whose it is; the field of documents keeps its own."""
+    return "this network" if name == "ours" else name
+
+
 def read_sources(
     places: Sequence[Path], unwritten: Mapping[Path, object] | None = None, names: Mapping[Path, str] | None = None
 ) -> list[Source]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from decompose_cli.page.blocks import Answer
 from decompose_cli.page.context import Context
-from decompose_cli.page.documents import Source
+from decompose_cli.page.documents import Source, called_set
 from decompose_cli.printable import counted
 
 _MOST = 4
@@ -139,7 +139,7 @@ def _right(context: Context) -> Iterator[tuple[Source, str]]:
             interval = kept.essentiality_ci95
             more = "" if interval is None else f", 95% interval {interval[0]:+.1f} to {interval[1]:+.1f}"
             random = "" if kept.control_mean is None else f"; random sets of the same size {kept.control_mean:+.1f}"
-            who = "" if len(source.results.summary) == 1 else f"{name}: "
+            who = "" if len(source.results.summary) == 1 else f"{called_set(name)}: "
             yield (
                 source,
                 f"{who}with noise on the features of their class {at:.1f}% of the images stay with it, with noise on "
@@ -168,7 +168,7 @@ def _shared(context: Context) -> Iterator[tuple[Source, str]]:
     for source in context.of("mutual-info"):
         for name, by_k in source.results.sets.items():
             for k, found in by_k.items():
-                who = f"{_named(name)}, k = {k}: " if len(source.results.sets) > 1 or len(by_k) > 1 else ""
+                who = f"{called_set(name)}, k = {k}: " if len(source.results.sets) > 1 or len(by_k) > 1 else ""
                 chance = _jaccard_by_chance(found.features_per_class, found.num_features)
                 overlap = ""
                 if found.jaccard_mean is not None:
@@ -179,10 +179,6 @@ def _shared(context: Context) -> Iterator[tuple[Source, str]]:
                     f"{who}{counted(found.exclusive, 'feature')} in one class alone, {found.shared} in several, "
                     f"{found.unused} in none{overlap}.",
                 )
-
-
-def _named(name: str) -> str:
-    return "ranked here" if name == "ours" else name
 
 
 def _jaccard_by_chance(sizes: tuple[int, int], features: int) -> float | None:

@@ -158,7 +158,7 @@ def test_points_and_cells_say_what_they_are(browser: Browser, whole_page: Path) 
     page.keyboard.press("Escape")
     assert tip.is_hidden()
     page.locator("#essentiality .chart .told").first.hover()
-    assert "ours, class 0: +40.00 points (20.00 to 60.00); random sets -3.00" in tip.inner_text()
+    assert "this network, class 0: +40.00 points (20.00 to 60.00); random sets -3.00" in tip.inner_text()
     visit.check()
 
 

@@ -404,7 +404,7 @@ def test_sets_of_mixed_sizes_are_named_as_the_result_names_them(write_results: W
 
     folder = write_results(only=("mutual-info",))
     edited(folder, "mutual-info", mixed)
-    assert "ours, k = 2-5" in page_of(report([folder]))[1]
+    assert "this network, k = 2-5" in page_of(report([folder]))[1]
 
 
 def test_pictures_are_taken_from_beside_the_result_only(write_results: WriteResults, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from decompose_cli.page.blocks import Block, Column, Group, Section, Table
 from decompose_cli.page.context import Context
-from decompose_cli.page.documents import Source
+from decompose_cli.page.documents import Source, called_set
 from decompose_cli.reporting.study_plots import essentiality_figure
 
 _LEAD = (
@@ -46,9 +46,9 @@ def _blocks(context: Context, source: Source) -> list[Block]:
     whole = Table(
         f"All classes together ({results.noise} noise, {results.repeats} draws, {results.controls} random sets)",
         columns,
-        [row(method, results.summary[method]) for method in methods],  # type: ignore[misc]
+        [row(called_set(method), results.summary[method]) for method in methods],  # type: ignore[misc]
     )
-    by_class = {method: results.by_class(method) for method in methods}
+    by_class = {called_set(method): results.by_class(method) for method in methods}
     numbers = sorted({int(number) for kept_by_class in by_class.values() for number in kept_by_class})
     values = Table(
         "By class",

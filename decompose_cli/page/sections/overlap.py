@@ -8,7 +8,7 @@ import numpy as np
 
 from decompose_cli.page.blocks import Block, Column, Grid, Group, Section, Shade, Table
 from decompose_cli.page.context import Context
-from decompose_cli.page.documents import Source
+from decompose_cli.page.documents import Source, called_set
 
 _LEAD = (
     "The Jaccard index of two classes is the share of common features among all that either has: 0 for none, 1 for the "
@@ -24,7 +24,8 @@ def section(context: Context) -> Section | None:
     """Make the section from mutual-info."""
     blocks: list[Block] = []
     for source in context.of("mutual-info"):
-        sets = [(name, k, overlap) for name, by_k in source.results.sets.items() for k, overlap in by_k.items()]
+        by_name = source.results.sets.items()
+        sets = [(called_set(name), k, overlap) for name, by_k in by_name for k, overlap in by_k.items()]
         blocks.append(
             Table(
                 f"Means over pairs of classes: {source.name}",
