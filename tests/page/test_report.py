@@ -746,3 +746,23 @@ def test_what_single_results_say_beyond_accuracy_is_on_the_page(tmp_path: Path) 
     assert "What training alone gains: the full head by the same schedule" in text
     assert "4 beside 9: 0 in common, 2 of 4 alone, 2 of 9 alone" in text
     assert "Reliability: how often each head is right, against how sure it is" in text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("/home/ann/runs/last.pt", "~/runs/last.pt"),
+        (
+            "decompose validate -w /Users/ann/w.pt --dataset folder:/home/bob",
+            "decompose validate -w ~/w.pt --dataset folder:~",
+        ),
+        ("/root", "~"),
+        ("folder:/root/data '/root/x y'", "folder:~/data '~/x y'"),
+        ("C:\\Users\\ann\\w.pt", "~\\w.pt"),
+        ("/data/home/ann and /rooted and a/root/b", "/data/home/ann and /rooted and a/root/b"),
+    ],
+)
+def test_folders_of_people_are_not_on_the_page(write_results: WriteResults, text: str, shown: str) -> None:
+    folder = write_results(only=("validate",))
+    edited(folder, "validate", lambda d: d["environment"].update(working_directory=text))
+    assert f"working directory {shown}" in page_of(report([folder]))[1]

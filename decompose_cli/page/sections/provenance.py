@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from decompose_cli.page.blocks import Block, Column, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
@@ -15,6 +17,11 @@ def section(context: Context) -> Section | None:
     """Make the section, with one table per result file."""
     blocks: list[Block] = [_table(source) for source in context.sources]
     return Section("provenance", "Provenance", _LEAD, blocks)
+
+
+_HOMES = re.compile(
+    r"""(?:(?<![\w.-])/(?:home|Users)/|[A-Za-z]:\\Users\\)[^/\\\s:'"]+(?=[/\\\s:'"]|$)|(?<![\w.-])/root(?=[/\s:'"]|$)"""
+)
 
 
 def _table(source: Source) -> Table:
@@ -60,7 +67,13 @@ def _table(source: Source) -> Table:
     rows += [("started", document.started_at), ("seconds", f"{document.seconds:.1f}")]
     if document.cache is not None:
         rows.append(("cached features", document.cache.features))
-    return Table(source.name, [Column("What"), Column("Value")], rows, is_folded=True)
+    shown = [(what, _without_home(value)) for what, value in rows]
+    return Table(source.name, [Column("What"), Column("Value")], shown, is_folded=True)
+
+
+def _without_home(text: str) -> str:
+    """The text with ``~`` for folders of people, which a page that is sent to others need not name."""
+    return _HOMES.sub("~", text)
 
 
 def _listed(values: list[float]) -> str:
