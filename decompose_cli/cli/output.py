@@ -96,6 +96,10 @@ def checked_predictions(out: Output, path: Path | None) -> None:
         return
     if path.suffix.lower() != SUFFIX:
         raise InputError(f"{param('predictions')} {path} does not end in {SUFFIX}.")
+    if out.path is not None and path.resolve() == out.path.resolve():
+        raise InputError(
+            f"{param('predictions')} and {param('output')} both name {path}; each needs a file of its own."
+        )
     check_writable(path, overwrite=out.overwrite)
 
 

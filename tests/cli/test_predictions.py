@@ -129,6 +129,7 @@ def test_images_are_named_by_their_files(tmp_path: Path) -> None:
     [
         (["validate", "--predictions", "said.txt"], "--predictions said.txt does not end in .csv."),
         (["validate", "--predictions", "there.csv"], "there.csv exists already."),
+        (["validate", "--predictions", "x.csv", "-o", "./x.csv"], "--predictions and --output both name x.csv"),
         (["validate", "--predictions", "folder.csv"], "Cannot write folder.csv: it is a folder."),
         (["sweep", "--predictions", "said.csv"], "none is looked for."),
         (["sparsify", "--predictions", "there.csv"], "there.csv exists already."),
@@ -157,3 +158,15 @@ def test_only_a_table_of_predictions_is_replaced() -> None:
     assert done.exit_code == 2
     assert "said.csv was not written by decompose, so it is not overwritten." in done.stderr
     assert Path("said.csv").read_text() == "mine\n"
+
+
+def test_predictions_that_cannot_be_written_cost_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise dc.DecomposeError("Cannot write said.csv: No space left on device.")
+
+    monkeypatch.setattr("decompose_cli.reporting.predictions.write_text", full)
+    done = invoke("validate", "--predictions", "said.csv", "-o", "result.json")
+    assert done.exit_code == 1
+    assert "No space left on device" in done.stderr
+    assert json.loads(Path("result.json").read_text())["results"]["original"]["correct"] == 358
+    assert not Path("said.csv").exists()

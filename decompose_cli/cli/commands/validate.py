@@ -85,8 +85,12 @@ def validate(
         one_of(temperature, ("fit",), "temperature")
     adjusting = Adjusting(temperature is not None, coverage, calibrate_on)
     document = run(inputs, indices, features=features, refit=refit, l2=l2, adjusting=adjusting)
-    write_predictions(out, document, predictions)
     names = None
     if features is not None:
         names = default_names("validate", model_and_dataset(inputs)[0], features.stem)
-    finish(out, document, path, inputs, names, show=lambda: show_validation(out.terminal, document))
+
+    def show() -> None:
+        write_predictions(out, document, predictions)  # after the document, which a full disk must not cost
+        show_validation(out.terminal, document)
+
+    finish(out, document, path, inputs, names, show=show)
