@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field
 from typing_extensions import override
 
 from decompose_cli.decomposition.calibration import Adjusted, AdjustedHead, HeadCalibration
+from decompose_cli.decomposition.index_set import Layout
 from decompose_cli.decomposition.refitting import Refitting
 from decompose_cli.decomposition.result_types import Difference, Gain
 from decompose_cli.errors import InputError
@@ -58,11 +59,15 @@ class RefittedHead(HeadAccuracy):
 
 
 class IndicesInfo(BaseModel):
-    """The index set that was used; ``k`` is the smallest and largest number of features per class."""
+    """The index set that was used; ``k`` is the smallest and largest number of features per class.
+
+    ``features``: the features of each class, in the order of the set; null in results of before.
+    """
 
     source: str
     sha256: str | None
     k: tuple[int, int]
+    features: Layout | None = None
 
 
 class Guess(BaseModel):

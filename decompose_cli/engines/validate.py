@@ -307,7 +307,7 @@ def measure(
         decomposed=_accuracy(decomposed, names) if decomposed else None,
         difference=difference_of(original, decomposed, names) if original and decomposed else None,
         refitted=anew,
-        indices=IndicesInfo(source=used.source, sha256=sha256, k=used.sizes) if used else None,
+        indices=None if used is None else _described(used, sha256),
         mistakes=_mistakes(original, decomposed),
     )
     if adjusting is not None and adjusting.is_needed:
@@ -319,6 +319,10 @@ def measure(
     heads_said = {"full": original, "decomposed": decomposed, "refitted": refitted_evaluation}
     results._predictions = add_heads(table or numbered_table(labels, names), heads_said)
     return results
+
+
+def _described(index_set: IndexSet, sha256: str | None) -> IndicesInfo:
+    return IndicesInfo(source=index_set.source, sha256=sha256, k=index_set.sizes, features=index_set.published_layout())
 
 
 def _accuracy(evaluation: Evaluation, names: tuple[str, ...]) -> HeadAccuracy:

@@ -101,13 +101,18 @@ def started(key: Mapping[str, Any], computed_on: str) -> BankFolder | None:
 
 def relatives(key: Mapping[str, Any], computed_on: str) -> Iterator[BankFolder]:
     """Banks of the same network on other images, such as the same before some of them were changed, latest first."""
+    for bank in banks():
+        of_other = bank.header["key"]
+        is_alike = {**of_other, "dataset": None} == {**key, "dataset": None} and of_other != dict(key)
+        if is_alike and bank.header["computed_on"] == computed_on:
+            yield bank
+
+
+def banks() -> Iterator[BankFolder]:
+    """The banks of the cache that can be read, whether they are complete or not, most recent first."""
     for entry in entries():
         with suppress(OSError, *DAMAGED):
-            bank = BankFolder(entry.path)
-            of_other = bank.header["key"]
-            is_alike = {**of_other, "dataset": None} == {**key, "dataset": None} and of_other != dict(key)
-            if is_alike and bank.header["computed_on"] == computed_on:
-                yield bank
+            yield BankFolder(entry.path)
 
 
 @contextmanager

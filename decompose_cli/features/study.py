@@ -176,6 +176,7 @@ class Study(StudiedClasses):
                 fingerprint=self._images.fingerprint(),
                 classes=list(self.class_map.names),
             )
+        outputs = list(self.class_map.outputs)
         return DatasetInfo(
             name=self.dataset.name,
             split=self.dataset.split,
@@ -187,6 +188,7 @@ class Study(StudiedClasses):
             **self.preprocessing.geometry(),
             unreadable=self._left_out_names(),
             part=self.part,
+            outputs=None if outputs == list(range(len(self.class_map.names))) else outputs,
         )
 
     def _left_out_names(self) -> list[str]:

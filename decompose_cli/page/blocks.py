@@ -182,7 +182,18 @@ class Sum:
     terms: Sequence[Term]
 
 
-Block = Union["Text", "Verdict", "Figures", "Table", "Chart", "Grid", "Raster", "Picture", "Gallery", "Sum", "Group"]
+@dataclass(frozen=True)
+class Live:
+    """A head that the page computes anew as its features are switched off and on; ``data`` is what it computes with."""
+
+    kind: ClassVar[str] = "live"
+    caption: str
+    data: dict[str, object]
+
+
+Block = Union[
+    "Text", "Verdict", "Figures", "Table", "Chart", "Grid", "Raster", "Picture", "Gallery", "Sum", "Live", "Group"
+]
 
 
 @dataclass(frozen=True)
@@ -196,9 +207,13 @@ class Group:
 
 @dataclass(frozen=True)
 class Section:
-    """A section of the page on one subject. ``lead``: what is shown and how to read it."""
+    """A section of the page on one subject. ``lead``: what is shown and how to read it.
+
+    ``is_open``: whether it is unfolded from the start.
+    """
 
     id: str
     title: str
     lead: str
     blocks: Sequence[Block]
+    is_open: bool = False

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 _PICTURE_BYTES = 3_000_000  # a page may have five million bytes; base64 makes four bytes of three
+_LIVE_BYTES = 1_500_000
 _WIDEST, _TALLEST = 1400, 4000
 _QUALITY = 80
 _MOST_ENTRIES = 20_000
@@ -33,20 +34,32 @@ class Context:
     Attributes:
         sources: The results.
         has_images: Whether pictures of data sets are looked up.
+        is_live: Whether heads are on the page that it can compute anew.
         left_out: Number of pictures and matrices that had no room.
         unwritten: Bytes of pictures that are not read from the disk.
     """
 
     sources: Sequence[Source]
     has_images: bool = True
+    is_live: bool = True
     left_out: int = 0
     unwritten: Mapping[Path, object] = field(default_factory=dict)
     _left: int = _PICTURE_BYTES
+    _left_live: int = _LIVE_BYTES
     _charts: int = field(default=0)
 
     def of(self, *commands: str) -> Iterator[Source]:
         """The results of some commands."""
         return (source for source in self.sources if source.command in commands)
+
+    @property
+    def room_for_live(self) -> int:
+        """Bytes that a head which the page computes anew may have, before they become text."""
+        return min(_LIVE_BYTES, self._left_live) * 3 // 4
+
+    def take_live(self, data: Mapping[str, object]) -> None:
+        """Note the size of what such a head computes with."""
+        self._left_live -= len(json.dumps(data))
 
     def chart(self, title: str, figure: Figure, values: Table) -> Chart:
         """A drawing, with the table of what it shows."""

@@ -33,6 +33,7 @@ from decompose_cli.page.sections import (
     sparse,
     sums,
     training,
+    what_if,
 )
 from decompose_cli.printable import printable
 from decompose_cli.storage.files import as_bytes, check_writable, user_path, write_text
@@ -44,8 +45,11 @@ if TYPE_CHECKING:
 LARGEST = 5_000_000
 """The number of bytes that a page should not exceed."""
 _TEMPLATES = Path(__file__).parent / "templates"
+_SCRIPTS = {"what-if": "live.js"}
+"""Scripts that stand right after the section they fill, so that what comes after it never moves."""
 SECTIONS: tuple[ModuleType, ...] = (
     glance,
+    what_if,
     accuracy,
     compare,
     by_k,
@@ -87,6 +91,7 @@ def report(
     title: str | None = None,
     overwrite: bool = False,
     with_images: bool = True,
+    is_live: bool = True,
     unwritten: Mapping[Path, object] | None = None,
 ) -> Report:
     """Put results on one page that needs nothing else: no network, no other file.
@@ -101,6 +106,8 @@ def report(
         title: Title of the page; by default what the first results are about.
         overwrite: Whether an existing file may be replaced.
         with_images: Whether misclassified images are looked up in their data sets, where these are at hand.
+        is_live: Whether the page has heads that it computes anew as features are switched off and on, where the
+            features of the images are in the cache.
         unwritten: Text or bytes of files, documents and pictures, that are read here and not from the disk.
 
     Raises:
@@ -118,7 +125,7 @@ def report(
     sources = read_sources(list(named), unwritten, {path: name for path, name in named.items() if name is not None})
     if output is not None and output.resolve() in {source.path.resolve() for source in sources}:
         raise InputError(f"{output} is one of the results; give the page another name.")
-    context = Context(sources, has_images=with_images, unwritten=unwritten)
+    context = Context(sources, has_images=with_images, is_live=is_live, unwritten=unwritten)
     sections = tuple(section for module in SECTIONS if (section := _built(module.section, context)) is not None)
     html = _rendered(printable(title) if title else _usual_title(sources), sections, len(sources), context.left_out)
     if output is not None:
@@ -152,7 +159,7 @@ def _built(builder: _Builder, context: Context) -> Section | None:
 
 def _is_usable(builder: _Builder, source: Source) -> bool:
     try:
-        builder(Context([source], has_images=False))
+        builder(Context([source], has_images=False, is_live=False))
     except _OF_SHAPES:
         return False
     return True
@@ -177,9 +184,23 @@ def _environment() -> Environment:
     )
 
 
+@dataclass(frozen=True)
+class _Script:
+    """A script in the page: its text, and what the policy of the page calls it."""
+
+    text: str
+    hash: str
+
+
+def _script(name: str) -> _Script:
+    text = (_TEMPLATES / name).read_text(encoding="utf-8")
+    return _Script(text, f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}")
+
+
 def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int) -> str:
-    script = (_TEMPLATES / "page.js").read_text(encoding="utf-8")
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    page_script = _script("page.js")
+    here = {section.id for section in sections}
+    scripts = {name: _script(file) for name, file in _SCRIPTS.items() if name in here}
     page = (
         _environment()
         .get_template("page.html")
@@ -191,8 +212,9 @@ def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int
             version=__version__,
             made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
-            script=script,
-            script_hash=f"sha256-{digest}",
+            script=page_script.text,
+            scripts=scripts,
+            script_hashes=" ".join(f"'{script.hash}'" for script in (page_script, *scripts.values())),
         )
     )
     return as_bytes(page.strip() + "\n").decode()

@@ -81,6 +81,9 @@ class DatasetInfo(FeaturesInfo):
 
     ``unreadable``: images that could not be read and were left out of everything, as the user allowed; those of other
     splits with the name of the split before them. ``fingerprint`` is of all images; ``images`` counts those used.
+
+    ``outputs``: the number in ``classes`` of each class of the data set, -1 for those whose images are left out; null
+    where the data set has the same classes in the same order.
     """
 
     mean: list[float]
@@ -90,6 +93,7 @@ class DatasetInfo(FeaturesInfo):
     interpolation: str
     unreadable: list[str] = []
     part: PartOfClasses | None = None
+    outputs: list[int] | None = None
 
 
 class CacheInfo(_Strict):

@@ -32,6 +32,14 @@ def report(
     no_images: Annotated[
         bool, option("--no-images", help="Do not look up misclassified images in their data sets.")
     ] = False,
+    static: Annotated[
+        bool,
+        option(
+            "--static",
+            help="Without the part that computes accuracies anew as features are switched off and on, and the features "
+            "that it needs.",
+        ),
+    ] = False,
     open_page: OPEN = False,
 ) -> None:
     """Put results on one HTML page that needs nothing else: no network, no other file.
@@ -54,6 +62,7 @@ def report(
         title=title,
         overwrite=out.overwrite,
         with_images=not no_images,
+        is_live=not static,
     )
     path, count = out.path, len(page.sources)
     if path is None and not out.json:

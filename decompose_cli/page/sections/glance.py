@@ -67,4 +67,4 @@ def section(context: Context) -> Section | None:
             items.append((f"{whose}sparse head, k = {head.k}", f"{head.point.top1:.2f}%", more))
     said = answers(context)
     blocks: list[Block] = [*([Verdict(said)] if said else []), *([Figures(items[:_MOST])] if items else [])]
-    return Section("glance", "At a glance", _LEAD, blocks) if blocks else None
+    return Section("glance", "At a glance", _LEAD, blocks, is_open=True) if blocks else None
