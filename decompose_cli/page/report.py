@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from decompose_cli.errors import InputError, first_line
-from decompose_cli.page.blocks import Section
+from decompose_cli.page.blocks import Block, Group, Live, Section
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source, read_sources
 from decompose_cli.page.sections import (
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
 LARGEST = 5_000_000
 """The number of bytes that a page should not exceed."""
 _TEMPLATES = Path(__file__).parent / "templates"
-_SCRIPTS = {"what-if": "live.js"}
-"""Scripts that stand right after the section they fill, so that what comes after it never moves."""
 SECTIONS: tuple[ModuleType, ...] = (
     glance,
     what_if,
@@ -197,10 +195,13 @@ def _script(name: str) -> _Script:
     return _Script(text, f"sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode('ascii')}")
 
 
+def _has_live(blocks: Sequence[Block]) -> bool:
+    return any(isinstance(block, Live) or (isinstance(block, Group) and _has_live(block.blocks)) for block in blocks)
+
+
 def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int) -> str:
     page_script = _script("page.js")
-    here = {section.id for section in sections}
-    scripts = {name: _script(file) for name, file in _SCRIPTS.items() if name in here}
+    scripts = {section.id: _script("live.js") for section in sections if _has_live(section.blocks)}
     page = (
         _environment()
         .get_template("page.html")
@@ -213,8 +214,8 @@ def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int
             made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
             script=page_script.text,
-            scripts=scripts,
-            script_hashes=" ".join(f"'{script.hash}'" for script in (page_script, *scripts.values())),
+            scripts=scripts,  # each right after the section that it fills, so that what comes after that never moves
+            script_hashes=" ".join(sorted({f"'{script.hash}'" for script in (page_script, *scripts.values())})),
         )
     )
     return as_bytes(page.strip() + "\n").decode()

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from decompose_cli.page.report import report
+from tests.helpers.visits import NAMES
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 Documents = dict[str, dict[str, Any]]
 DIGITS = tuple(f"class {number}" for number in range(10))
@@ -388,3 +393,16 @@ def large(made_once: Callable[..., Path]) -> Path:
     """The same of a thousand classes and two thousand features, of the commands that count them."""
     names = [f"n{number:08d} some class, with, many, synonyms" for number in range(1000)]
     return made_once("large-report", lambda folder: _reported(folder, names, 2048, LARGE))
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright (requirements-dev.txt)")
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None:
+        pytest.skip("needs chromium, as from 'apt-get install chromium'")
+    with playwright.sync_playwright() as driver:
+        # Without a sandbox, which root cannot have; what is opened here is our own.
+        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+        yield started
+        started.close()

@@ -3,56 +3,19 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from decompose_cli.page.report import SECTIONS, report
+from tests.helpers.visits import SIZES, Visit
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
 WriteResults = Callable[..., Path]
-SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright (requirements-dev.txt)")
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    if found is None:
-        pytest.skip("needs chromium, as from 'apt-get install chromium'")
-    with playwright.sync_playwright() as driver:
-        # Without a sandbox, which root cannot have; what is opened here is our own.
-        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
-        yield started
-        started.close()
-
-
-class Visit:
-    """A page that is open, and what it did that it should not."""
-
-    def __init__(self, browser: Browser, path: Path, size: tuple[int, int] = SIZES["desktop"], **how: Any) -> None:
-        self.context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **how)
-        self.page: Page = self.context.new_page()
-        self.page.set_default_timeout(5000)
-        self.said: list[str] = []
-        self.requested: list[str] = []
-        self.page.on("console", lambda message: self.said.append(message.text))
-        self.page.on("pageerror", lambda error: self.said.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.said.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        self.page.on("request", lambda request: self.requested.append(request.url))
-        self.page.goto(path.as_uri())
-        self.own = path.as_uri()
-
-    def check(self) -> None:
-        assert self.said == []
-        assert [url for url in self.requested if not url.startswith("data:")] == [self.own]
-        self.context.close()
 
 
 @pytest.fixture
@@ -65,7 +28,7 @@ def whole_page(whole: Path) -> Path:
 def test_every_section_is_there_and_fits(browser: Browser, whole_page: Path, size: str, scheme: Any) -> None:
     visit = Visit(browser, whole_page, SIZES[size], color_scheme=scheme)
     page = visit.page
-    titles = page.locator("main > section > h2").all_inner_texts()
+    titles = page.locator("main > section h2").all_inner_texts()
     assert len(titles) == len(SECTIONS)
     assert page.locator("nav a").all_inner_texts() == titles
     assert all(section.is_visible() for section in page.locator("main > section").all())
@@ -178,7 +141,7 @@ def test_the_keyboard_reaches_what_scrolls_and_what_folds(browser: Browser, whol
     assert page.evaluate("document.activeElement.className") == "skip"
     page.keyboard.press("Enter")
     assert page.evaluate("location.hash") == "#content"
-    fold = page.locator("#by-k details").first
+    fold = page.locator("#by-k .section details").first
     fold.locator("summary").first.press("Enter")
     assert fold.locator("table").is_visible()
     unreachable = (
@@ -189,12 +152,12 @@ def test_the_keyboard_reaches_what_scrolls_and_what_folds(browser: Browser, whol
 
 
 def test_on_paper_nothing_is_folded(browser: Browser, whole_page: Path) -> None:
-    visit = Visit(browser, whole_page)
-    assert visit.page.locator("details[open]").count() == 0
+    visit = Visit(browser, whole_page, is_folded=True)
+    before = visit.page.locator("details[open]").count()
     visit.page.evaluate("dispatchEvent(new Event('beforeprint'))")
     assert visit.page.locator("details:not([open])").count() == 0
     visit.page.evaluate("dispatchEvent(new Event('afterprint'))")
-    assert visit.page.locator("details[open]").count() == 0
+    assert visit.page.locator("details[open]").count() == before
     visit.page.emulate_media(media="print", color_scheme="dark")
     assert visit.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     assert visit.page.locator("nav").is_hidden()

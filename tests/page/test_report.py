@@ -92,6 +92,7 @@ def test_the_page_has_every_section_and_says_what_the_files_say(whole_html: str)
     page, text = page_of(whole_html)
     assert [section.get("id") for section in page.all("section")] == [
         "glance",
+        "what-if",
         "accuracy",
         "compare",
         "by-k",
@@ -242,7 +243,7 @@ def test_the_strongest_of_many_filters_are_shown_and_the_others_folded(write_res
     name = document["results"]["class_name"]
     assert f"Filters of {name}, the strongest 12 of 50" in text
     assert f"Filters of {name}, the other 38" in text
-    folded = re.findall(r"<details.*?</details>", found.html, re.DOTALL)
+    folded = re.findall(r"<details>.*?</details>", found.html, re.DOTALL)
     assert [n for n in range(50) if any(f">{100 + n}<" in part for part in folded)] == list(range(12, 50))
     assert all(f">{100 + n}<" in found.html for n in range(50))
 

@@ -32,7 +32,7 @@
       this.rowOf = new Map(data.classes.map((number, row) => [number, row]));
       const logits = floats(data.logits);
       this.start = data.classes.map((_, row) => Float64Array.from({ length: this.count }, (_, i) => logits[i * this.rows + row]));
-      this.other = data.other && { value: floats(data.other.value), class: numbers(data.other.class) };
+      this.other = data.other && { value: floats(data.other.value), class: numbers(data.other.class), names: data.other.names };
       this.initial = new Uint8Array(this.rows * this.columns);
       data.order.forEach((order, row) => order.slice(0, data.sizes[row]).forEach((place) => { this.initial[row * this.columns + place] = 1; }));
       [this.values, this.off] = [floats(data.values), floats(data.errors)];
@@ -230,7 +230,7 @@
         return [make("p", { class: "live-note", text })];
       }
       this.text = make("textarea", { readonly: true, rows: "3", "aria-label": `${this.head.caption}: index file` });
-      this.fold = make("details", { ontoggle: () => this.fill() }, make("summary", { text: "The index file as text" }), this.text);
+      this.fold = make("details", {}, make("summary", { text: "The index file as text" }), this.text);
       return [this.fold];
     }
 
@@ -243,14 +243,11 @@
       return `${JSON.stringify({ ...head.file, classes })}\n`;
     }
 
-    fill() { if (this.text) this.text.value = this.indexFile() ?? ""; }
-
     copy() {
       const text = this.indexFile();
       if (text === null) return this.tell("No class has a feature; there is nothing to copy.");
       const failed = () => {
         this.fold.open = true;
-        this.fill();
         this.text.select();
         this.tell("The browser does not let the page copy; the text below is selected.");
       };
@@ -318,8 +315,9 @@
         line.change.textContent = right === before ? "" : minus(signed.format(right - before));
       }
       this.showPairs(now);
-      if (this.fold?.open) this.fill();
-      this.copied && this.tell("");
+      if (!head.file) return;
+      this.text.value = this.indexFile() ?? "";
+      this.tell("");
     }
 
     uncertainty(now) {
