@@ -209,3 +209,22 @@ def test_a_thousand_classes_are_painted_soon_and_say_what_they_are(browser: Brow
     assert table.locator("tbody tr").count() == 1000
     assert table.locator("tbody td:last-child").first.inner_text() == "-20.00"
     visit.check()
+
+
+def test_links_open_what_is_folded_and_all_can_be_opened(browser: Browser, whole_page: Path) -> None:
+    visit = Visit(browser, whole_page, is_folded=True)
+    page = visit.page
+    assert page.locator("#glance p").first.is_visible()
+    assert page.locator("#provenance .lead").is_hidden()
+    page.locator("nav a", has_text="Provenance").click()
+    assert page.locator("#provenance .lead").is_visible()
+    page.goto(f"{visit.own}#overlap")
+    page.reload()
+    assert page.locator("#overlap .lead").is_visible()
+    everything = page.locator("#fold-all")
+    everything.click()
+    assert page.locator("details.section:not([open])").count() == 0
+    everything.get_by_text("Fold all sections").wait_for()
+    everything.click()
+    assert page.locator("details.section[open]").count() == 0
+    visit.context.close()

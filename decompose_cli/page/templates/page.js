@@ -93,6 +93,28 @@
   document.addEventListener("keydown", (event) => { if (event.key === "Escape") say(""); });
   document.addEventListener("scroll", () => say(""), { passive: true });
 
+  // A link leads to a section that may be folded.
+  function reveal(hash) {
+    const target = hash.length > 1 ? document.getElementById(decodeURIComponent(hash.slice(1))) : null;
+    for (let fold = target?.querySelector(":scope > details.section") ?? target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+  }
+  document.addEventListener("click", (event) => {
+    const link = event.target instanceof Element ? event.target.closest('a[href^="#"]') : null;
+    if (link) reveal(link.hash);
+  });
+  addEventListener("hashchange", () => reveal(location.hash));
+  reveal(location.hash);
+
+  const sections = [...document.querySelectorAll("details.section")], all = document.getElementById("fold-all");
+  const isAllOpen = () => sections.every((fold) => fold.open);
+  const nameAll = () => { all.textContent = isAllOpen() ? "Fold all sections" : "Open all sections"; };
+  all.style.visibility = "visible"; // its place is kept, so nothing moves
+  all.addEventListener("click", () => {
+    const isOpening = !isAllOpen();
+    for (const fold of sections) fold.open = isOpening;
+  });
+  for (const fold of sections) fold.addEventListener("toggle", nameAll);
+
   // On paper nothing can be opened.
   let opened = [];
   addEventListener("beforeprint", () => {
