@@ -27,7 +27,7 @@ from decompose_cli.features.recalled import Recalled
 
 MOST_CLASSES = 40
 """Classes whose features can all be changed; of more classes those that lose most are taken."""
-SHOWN_OF_MANY = 20
+SHOWN_OF_MANY = 10
 _LEVELS = 256
 _FEWEST = 100
 
@@ -51,7 +51,8 @@ class LiveHead:
         best_other: The largest logit of any other class, float32 (n,), and its class, int64 (n,); None without others.
         levels: Features as levels, uint8 (n, F).
         values: What levels of each feature stand for, float32 (F, 256).
-        errors: By how much a value may differ from that, float32 (F, 256).
+        errors: By how much a value may differ from that, rounded up to a whole number of ``error_step``, uint8 (F, 256).
+        error_step: Step of the errors of each feature, float32 (F,).
         full: Images of each class, of the n, that the full head has right, int64 (C,); None where there is none.
         total: N.
         correct: How many of the N the head has right.
@@ -72,6 +73,7 @@ class LiveHead:
     levels: Tensor
     values: Tensor
     errors: Tensor
+    error_step: Tensor
     full: Tensor | None
     total: int
     correct: int
@@ -127,13 +129,13 @@ def live_head(
     used = sorted({feature for number in classes for feature in own[number]})
     weight, is_open = _weights(found, own if index_set is None else None, classes, used)
     order = _orders([own[number] for number in classes], used, weight, is_open)
-    most_bytes -= 2 * 4 * _LEVELS * len(used)
+    most_bytes -= (5 * _LEVELS + 4) * len(used)
     each = len(used) + 4 * len(classes) + 8 + (8 if len(classes) < count else 0)
     rows = sample(found.labels, max(0, most_bytes // each), seed)
     if len(rows) < min(_FEWEST, len(found.labels)):
         raise DecomposeError(f"only {len(rows)} of {len(found.labels):,} images have room.")
     logits = logits_of(head, features[rows], count)
-    levels, values, errors = quantised(features[rows][:, used])
+    levels, values, errors, error_step = quantised(features[rows][:, used])
     others = torch.ones(count, dtype=torch.bool)
     others[list(classes)] = False
     best = None
@@ -156,6 +158,7 @@ def live_head(
         levels,
         values,
         errors,
+        error_step,
         None if right is None else torch.bincount(right, minlength=count),
         len(found.labels),
         said.correct,
@@ -213,7 +216,7 @@ def _orders(
     return tuple(orders)
 
 
-def quantised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def quantised(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Features as levels, close where values are many.
 
     Two neighbouring values with a gap g between them are worth g^(2/3) of a level: that is the density of levels with
@@ -223,8 +226,8 @@ def quantised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         features: Values, (n, F).
 
     Returns:
-        Levels, uint8 (n, F), the value of each level, float32 (F, 256), the middle of those that share it, and the
-        largest difference from that, float32 (F, 256).
+        Levels, uint8 (n, F); the value of each level, float32 (F, 256), the middle of those that share it; the largest
+        difference from that in steps, rounded up, uint8 (F, 256); and the step of each feature, float32 (F,).
     """
     found = features.double().numpy()
     levels = np.zeros(found.shape, dtype=np.uint8)
@@ -242,4 +245,6 @@ def quantised(features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         values[place, is_used] = (low[is_used] + high[is_used]) / 2
         errors[place, is_used] = (high[is_used] - low[is_used]) / 2
         levels[:, place] = cells[where]
-    return torch.from_numpy(levels), torch.from_numpy(values).float(), torch.from_numpy(errors).float()
+    step = np.nextafter((errors.max(1) / (_LEVELS - 1)).astype(np.float32), np.float32(np.inf))
+    steps = np.ceil(errors / step[:, None].astype(np.float64)).astype(np.uint8)
+    return (*(torch.from_numpy(array) for array in (levels, values.astype(np.float32), steps, step)),)

@@ -52,7 +52,7 @@ def computed(live: LiveHead, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Ten
     """Which images are right where the classes have other features, and which could be otherwise; image by image."""
     is_right, is_open = [], []
     logits, levels, weight = live.logits.tolist(), live.levels.tolist(), live.weight.tolist()
-    values, errors = live.values.tolist(), live.errors.tolist()
+    values, errors = live.values.tolist(), (live.errors * live.error_step[:, None]).tolist()
     for i, label in enumerate(live.labels.tolist()):
         scores, off = {}, {}
         if live.best_other is not None:
@@ -113,7 +113,9 @@ def test_levels_are_as_close_as_they_say() -> None:
     values = torch.stack(
         [torch.randn(3000, generator=generator).exp(), torch.rand(3000, generator=generator).round()], 1
     )
-    levels, known, errors = quantised(values)
+    levels, known, steps, step = quantised(values)
+    errors = steps * step[:, None]
+    assert float(errors.max()) < 1.01 * float((values.max(0).values - values.min(0).values).max())
     assert levels.dtype == torch.uint8
     assert known.shape == errors.shape == (2, 256)
     for place in range(2):
@@ -137,7 +139,7 @@ def test_of_many_images_each_class_has_the_same_share() -> None:
 def test_a_sample_is_taken_where_room_is_short_and_none_where_it_is_too_short() -> None:
     found = images()
     index_set = chosen(found)
-    tables = 2048 * len(made(found, index_set).features)
+    tables = 1284 * len(made(found, index_set).features)
     live = made(found, index_set, tables + 30_000)
     assert 100 <= live.images < 900
     assert live.total == 900

@@ -35,7 +35,7 @@
       this.other = data.other && { value: floats(data.other.value), class: numbers(data.other.class), names: data.other.names };
       this.initial = new Uint8Array(this.rows * this.columns);
       data.order.forEach((order, row) => order.slice(0, data.sizes[row]).forEach((place) => { this.initial[row * this.columns + place] = 1; }));
-      [this.values, this.off] = [floats(data.values), floats(data.errors)];
+      [this.values, this.off] = [floats(data.values), bytes(data.errors)];
       this.errors = data.classes.map(() => null);
       this.scores = [...this.start];
       this.images = new Map();
@@ -60,7 +60,7 @@
         const change = has[from + place] - this.initial[from + place];
         if (!change) continue;
         isChanged = true;
-        const weight = change * this.weight[from + place], size = Math.abs(weight);
+        const weight = change * this.weight[from + place], size = Math.abs(weight) * this.errorStep[place];
         for (let i = 0; i < this.count; i++) {
           const level = place * 256 + this.levels[i * this.columns + place];
           scores[i] += weight * this.values[level];
@@ -324,9 +324,9 @@
       const { head } = this;
       const whole = head.count < head.total ? ` The result has ${shown.format(head.correct)} of ${shown.format(head.total)} right at the start.` : "";
       if (this.again.disabled) return `At the start every number is that of the result.${whole}`;
-      if (!now.uncertain) return `Features are rounded to 256 levels here; that changes the answer to no image.${whole}`;
+      if (!now.uncertain) return `Features are rounded to 256 levels here, which changes no answer.${whole}`;
       const images = now.uncertain === 1 ? "1 image" : `${shown.format(now.uncertain)} images`;
-      return `Features are rounded to 256 levels here; that may change the answer to at most ${images}.${whole}`;
+      return `Features are rounded to 256 levels here, which may change the answers of at most ${images}.${whole}`;
     }
 
     showPairs(now) {
