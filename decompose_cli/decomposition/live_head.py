@@ -51,7 +51,7 @@ class LiveHead:
         best_other: The largest logit of any other class, float32 (n,), and its class, int64 (n,); None without others.
         levels: Features as levels, uint8 (n, F).
         values: What levels of each feature stand for, float32 (F, 256).
-        errors: By how much a value may differ from that, rounded up to a whole number of ``error_step``, uint8 (F, 256).
+        errors: By how much a value may differ from that, in steps, rounded up, uint8 (F, 256).
         error_step: Step of the errors of each feature, float32 (F,).
         full: Images of each class, of the n, that the full head has right, int64 (C,); None where there is none.
         total: N.
@@ -247,4 +247,5 @@ def quantised(features: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         levels[:, place] = cells[where]
     step = np.nextafter((errors.max(1) / (_LEVELS - 1)).astype(np.float32), np.float32(np.inf))
     steps = np.ceil(errors / step[:, None].astype(np.float64)).astype(np.uint8)
-    return (*(torch.from_numpy(array) for array in (levels, values.astype(np.float32), steps, step)),)
+    made = torch.from_numpy(values.astype(np.float32)), torch.from_numpy(steps), torch.from_numpy(step)
+    return torch.from_numpy(levels), *made
