@@ -12,6 +12,7 @@ import torch
 
 from decompose_cli.decomposition.heads import highest_weights
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.engines.filters import FiltersSettings, filters
 from decompose_cli.engines.validate import measure, validate
 from decompose_cli.features import cache
 from decompose_cli.features.bank import BankFolder
@@ -155,6 +156,37 @@ def test_the_keyboard_is_enough_and_every_control_has_a_name(visit: Visit) -> No
     page.locator(".live input[type=range]").focus()
     page.keyboard.press("ArrowLeft")
     assert page.locator(PRESSED).count() == 40
+
+
+def test_a_class_stands_beside_another(visit: Visit) -> None:
+    """As ``filters --against`` says it, and of the features as they are switched."""
+    page, place = visit.page, visit.page.locator(".live-beside")
+    place.locator("select").first.select_option("3")
+    nearest = place.locator("select").last.locator("option").all_inner_texts()
+    document = filters(Inputs(), FiltersSettings("3", against="8")).results
+    expected = [
+        f"{one.class_name} ({one.both} in common, {one.only_first} and {one.only_second} alone)"
+        for one in document.neighbours
+    ]
+    assert nearest == expected
+    place.locator("select").last.select_option("8")
+    assert document.beside is not None
+
+    def rows() -> list[list[str]]:
+        lines: list[list[str]] = place.locator("tbody tr").evaluate_all(
+            "rows => rows.map((row) => [...row.cells].map((cell) => cell.textContent))"
+        )
+        return lines
+
+    who = {"both": "both", "first": "3", "second": "8"}
+    for row, one in zip(rows(), document.beside.features, strict=True):
+        assert row[:2] == [str(one.feature), who[one.used_by]]
+        given = [one.to_first.first, one.to_first.second, one.to_second.first, one.to_second.second, one.apart]
+        assert [float(text) for text in row[2:]] == pytest.approx(given, abs=2e-3)
+    before = rows()
+    page.locator(".live input[type=range]").fill("1")
+    assert len(rows()) == 2 < len(before)
+    assert "share no feature; 1 of 3 alone, 1 of 8 alone." in place.inner_text()
 
 
 def test_it_fits_a_phone_and_moves_nothing(warm: None, browser: Browser, tmp_path: Path) -> None:

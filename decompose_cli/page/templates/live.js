@@ -126,7 +126,10 @@
       place.append(
         make("div", { class: "live-bar" }, this.said, this.note),
         make("div", { class: "live-controls" }, make("label", {}, "k, features of every class: ", this.slider, " ", this.sizes), this.undo, this.again, ...this.file()),
-        this.matrix(), make("div", { class: "live-sides" }, this.bars(), this.confusion()), ...this.fileText());
+        this.matrix(), make("div", { class: "live-sides" }, this.bars(), this.confusion()));
+      this.beside = head.rows > 1 ? new Beside(head) : null;
+      if (this.beside) place.append(this.beside.element);
+      place.append(...this.fileText());
       this.show();
     }
 
@@ -315,6 +318,7 @@
         line.change.textContent = right === before ? "" : minus(signed.format(right - before));
       }
       this.showPairs(now);
+      this.beside?.choose(this.beside.second.value);
       if (!head.file) return;
       this.text.value = this.indexFile() ?? "";
       this.tell("");
@@ -349,6 +353,97 @@
         const change = count - of(head.before.pairs, label, said);
         return make("tr", {}, make("th", { scope: "row", text: name(label) }), make("td", { text: name(said) }), make("td", { class: "number", text: shown.format(count) }), make("td", { class: "number", text: change ? minus(signed.format(change)) : "" }));
       }));
+    }
+  }
+
+  /** Two classes: the features that they have, and what each feature gives both on the images of both. */
+  class Beside {
+    constructor(head) {
+      this.head = head;
+      const [first, second] = this.closest();
+      this.first = make("select", { "aria-label": `${head.caption}: one class`, onchange: () => this.choose() });
+      this.second = make("select", { "aria-label": `${head.caption}: the other class`, onchange: () => this.show() });
+      this.first.append(...head.names.map((name, row) => make("option", { value: row, text: name })));
+      this.first.value = first;
+      this.said = make("p", { role: "status" });
+      this.table = make("table");
+      this.element = make("div", { class: "live-beside" }, make("p", { class: "caption", text: "A class beside another" }),
+        make("p", { class: "live-controls" }, this.first, " beside ", this.second), this.said,
+        make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${head.caption}: a class beside another` }, this.table));
+      this.choose(second);
+    }
+
+    features(row) {
+      return this.head.order[row].filter((place) => this.head.has[row * this.head.columns + place]);
+    }
+
+    /** How many features two classes have in common, and each alone. */
+    counts(first, second) {
+      const [a, b] = [this.features(first), new Set(this.features(second))];
+      const both = a.filter((place) => b.has(place)).length;
+      return { both, first: a.length - both, second: b.size - both };
+    }
+
+    /** Pairs that differ in fewest features come first, as they do in 'decompose filters --against'. */
+    order(a, b) {
+      return Math.max(a.first, a.second) - Math.max(b.first, b.second) || b.both - a.both;
+    }
+
+    closest() {
+      let best = [0, Math.min(1, this.head.rows - 1)];
+      for (let a = 0; a < this.head.rows; a++) {
+        for (let b = a + 1; b < this.head.rows; b++) {
+          if (this.order(this.counts(a, b), this.counts(...best)) < 0) best = [a, b];
+        }
+      }
+      return best;
+    }
+
+    /** Another first class: the others are listed anew, the nearest first. */
+    choose(wanted = null) {
+      const { head } = this, first = Number(this.first.value);
+      const others = head.names.map((_, row) => row).filter((row) => row !== first);
+      const found = others.map((row) => ({ row, ...this.counts(first, row) })).sort((a, b) => this.order(a, b) || a.row - b.row);
+      this.second.replaceChildren(...found.map((one) => make("option", { value: one.row, text: `${head.names[one.row]} (${one.both} in common, ${one.first} and ${one.second} alone)` })));
+      this.second.value = wanted ?? found[0]?.row;
+      this.show();
+    }
+
+    means(row, places) {
+      const { head } = this, sums = new Float64Array(places.length);
+      let count = 0;
+      for (let i = 0; i < head.count; i++) {
+        if (head.labels[i] !== head.classes[row]) continue;
+        count += 1;
+        places.forEach((place, n) => { sums[n] += head.values[place * 256 + head.levels[i * head.columns + place]]; });
+      }
+      return count ? Array.from(sums, (sum) => sum / count) : null;
+    }
+
+    show() {
+      const { head } = this, [first, second] = [Number(this.first.value), Number(this.second.value)];
+      const names = [head.names[first], head.names[second]], own = [this.features(first), this.features(second)];
+      const places = [...new Set([...own[0], ...own[1]])], means = [this.means(first, places), this.means(second, places)];
+      const weights = [first, second].map((row, n) => places.map((place) => (own[n].includes(place) ? head.weight[row * head.columns + place] : 0)));
+      const lines = places.map((place, n) => {
+        const on = means.map((mean) => mean?.[n] ?? null);
+        const given = weights.map((weight) => on.map((mean) => (mean === null ? null : weight[n] * mean)));
+        const margins = on.map((mean) => (mean === null ? null : (weights[0][n] - weights[1][n]) * mean));
+        const apart = margins.includes(null) ? null : margins[0] - margins[1];
+        const used = own[0].includes(place) ? (own[1].includes(place) ? "both" : names[0]) : names[1];
+        return { place, used, numbers: [...given[0], ...given[1], apart] };
+      });
+      lines.sort((a, b) => (b.numbers[4] ?? 0) - (a.numbers[4] ?? 0) || a.place - b.place);
+      const title = (place) => head.featureNames?.[place] ?? String(head.features[place]);
+      const common = lines.filter((line) => line.used === "both").map((line) => title(line.place));
+      const count = this.counts(first, second);
+      this.said.textContent = `${names[0]} and ${names[1]} share ${count.both ? `${count.both}: ${common.join(", ")}` : "no feature"}; ${count.first} of ${names[0]} alone, ${count.second} of ${names[1]} alone.`;
+      const heads = ["Feature", "Used by", ...names.flatMap((to) => names.map((on) => `To ${to}, on ${on}`)), "Apart"];
+      const text = (value) => (value === null ? "\u2013" : `${value > 0 ? "+" : ""}${value.toFixed(3)}`);
+      this.table.replaceChildren(make("caption", { class: "unseen", text: `${head.caption}: ${names[0]} beside ${names[1]}` }),
+        make("thead", {}, make("tr", {}, ...heads.map((name) => make("th", { scope: "col", text: name })))),
+        make("tbody", {}, ...lines.map((line) => make("tr", {}, make("th", { scope: "row", text: title(line.place) }), make("td", { text: line.used }),
+          ...line.numbers.map((value) => make("td", { class: "number", text: text(value) }))))));
     }
   }
 
