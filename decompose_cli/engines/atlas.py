@@ -32,7 +32,7 @@ from decompose_cli.features.study import Study
 from decompose_cli.models.backbones import no_head
 from decompose_cli.models.maps import firing_square
 from decompose_cli.reporting.atlas_sheet import SHEET, AtlasSheet
-from decompose_cli.storage.file_sets import write_result
+from decompose_cli.storage.file_sets import Content, write_result
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 
 MOST_FEATURES = 300
@@ -78,8 +78,26 @@ def atlas(
     Raises:
         InputError: Something given cannot be used, or there are more than 300 features.
     """
+    document, contents = atlas_contents(inputs, settings or AtlasSettings(), folder)
+    if folder is not None:
+        write_result(document, folder / RESULT, contents)
+    return document
+
+
+def atlas_contents(
+    inputs: Inputs, settings: AtlasSettings, folder: Path | None
+) -> tuple[ResultDocument[AtlasResults], dict[Path, Content]]:
+    """What :func:`atlas` writes, without writing it: the document, and what comes into the files beside it.
+
+    Args:
+        inputs: The network and the images.
+        settings: Which features, and how many images of each.
+        folder: Where the files are going to be; without it there are none.
+
+    Raises:
+        InputError: As :func:`atlas` says.
+    """
     watch = Stopwatch()
-    settings = settings or AtlasSettings()
     given = read_index_set(settings.indices) if isinstance(settings.indices, Path) else settings.indices
     study = Study(inputs, ("test", "val"))
     check_index_request(study.classifier.checkpoint, given)
@@ -99,11 +117,8 @@ def atlas(
         "k": settings.k,
         "images": settings.images,
     }
-    picture = None if folder is None else _sheet(study, results.features)
-    document = study.document("atlas", arguments, results, watch)
-    if folder is not None and picture is not None:
-        write_result(document, folder / RESULT, {folder / SHEET: picture})
-    return document
+    contents: dict[Path, Content] = {} if folder is None else {folder / SHEET: _sheet(study, results.features)}
+    return study.document("atlas", arguments, results, watch), contents
 
 
 def _wanted(found: ClassFilters, chosen: Sequence[int], names: Sequence[str]) -> list[int]:

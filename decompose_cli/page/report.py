@@ -16,8 +16,10 @@ from decompose_cli.errors import InputError, first_line
 from decompose_cli.page.blocks import Section
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source, read_sources
+from decompose_cli.page.feature_names import check_numbers, read_names
 from decompose_cli.page.sections import (
     accuracy,
+    atlas,
     by_k,
     compare,
     confusion,
@@ -57,6 +59,7 @@ SECTIONS: tuple[ModuleType, ...] = (
     selectivity,
     confusion,
     mistakes,
+    atlas,
     looking,
     training,
     gates,
@@ -88,6 +91,7 @@ def report(
     overwrite: bool = False,
     with_images: bool = True,
     unwritten: Mapping[Path, object] | None = None,
+    names: Mapping[int, str] | str | Path | None = None,
 ) -> Report:
     """Put results on one page that needs nothing else: no network, no other file.
 
@@ -102,6 +106,8 @@ def report(
         overwrite: Whether an existing file may be replaced.
         with_images: Whether misclassified images are looked up in their data sets, where these are at hand.
         unwritten: Text or bytes of files, documents and pictures, that are read here and not from the disk.
+        names: Names of features by number, or a file of them: JSON such as ``{"3": "wheels"}``, or CSV with the header
+            ``feature,name``.
 
     Raises:
         InputError: Something given cannot be used; nothing has been written.
@@ -114,11 +120,13 @@ def report(
     if output is not None:
         check_writable(output, overwrite=overwrite)
     unwritten = unwritten or {}
+    feature_names = read_names(names)
     named = dict(map(_named, places))
     sources = read_sources(list(named), unwritten, {path: name for path, name in named.items() if name is not None})
     if output is not None and output.resolve() in {source.path.resolve() for source in sources}:
         raise InputError(f"{output} is one of the results; give the page another name.")
-    context = Context(sources, has_images=with_images, unwritten=unwritten)
+    check_numbers(feature_names, sources)
+    context = Context(sources, has_images=with_images, unwritten=unwritten, names=feature_names)
     sections = tuple(section for module in SECTIONS if (section := _built(module.section, context)) is not None)
     html = _rendered(printable(title) if title else _usual_title(sources), sections, len(sources), context.left_out)
     if output is not None:

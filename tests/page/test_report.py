@@ -103,6 +103,7 @@ def test_the_page_has_every_section_and_says_what_the_files_say(whole_html: str)
         "selectivity",
         "confusion",
         "mistakes",
+        "atlas",
         "looking",
         "training",
         "gates",

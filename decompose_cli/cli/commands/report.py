@@ -32,13 +32,21 @@ def report(
     no_images: Annotated[
         bool, option("--no-images", help="Do not look up misclassified images in their data sets.")
     ] = False,
+    names: Annotated[
+        Optional[Path],
+        option(
+            "--names",
+            metavar="FILE",
+            help='Names of features: JSON such as {"3": "wheels"}, or CSV with the header feature,name.',
+        ),
+    ] = None,
     open_page: OPEN = False,
 ) -> None:
     """Put results on one HTML page that needs nothing else: no network, no other file.
 
     Takes what any of the commands wrote, in any mix, and shows what there is: accuracies with intervals, curves, which
-    classes share which filters, overlap, essentiality, selectivity, confusion, misclassified images, explanations,
-    trainings, gates, and where every number comes from.
+    classes share which filters, overlap, essentiality, selectivity, confusion, misclassified images, an atlas of
+    filters, explanations, trainings, gates, and where every number comes from.
 
     Example: decompose report results/ -o report.html
     """
@@ -54,6 +62,7 @@ def report(
         title=title,
         overwrite=out.overwrite,
         with_images=not no_images,
+        names=names,
     )
     path, count = out.path, len(page.sources)
     if path is None and not out.json:
