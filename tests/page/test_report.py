@@ -120,6 +120,7 @@ def test_the_page_has_every_section_and_says_what_the_files_say(whole_html: str)
         "The smallest set within 1 point: 17 features",
         "only reported",
         "Grad-CAM",
+        "class 1 -0.50, rank 2",
         "taken for class 0, labelled class 1",
         "suggested: 0.01",
         "g of stage3 after epoch 2",
