@@ -60,7 +60,7 @@ def leave_out_each(
         head: The head.
         features: Features (N, D), N >= 1.
         labels: Class numbers, int64 (N,).
-        users: For each feature that is left out, the weights of it by class number.
+        users: For each feature that is left out its weights by class number, at least one.
         device: Where logits are made; for mps on the CPU, as mps has no float64.
 
     Returns:

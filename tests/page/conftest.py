@@ -185,7 +185,7 @@ def documents(names: Sequence[str], features: int, k: int = 5) -> Documents:
     charted = [
         {"feature": 3, "used_by": uses, "lost": left_out, "selectivity": 0.75, "images": looked["images"] * 2}
         | {"of_users": 2},
-        {"feature": 13, "used_by": uses[1:], "lost": nothing, "selectivity": None, "images": looked["images"]}
+        {"feature": 30, "used_by": uses[1:], "lost": nothing, "selectivity": None, "images": looked["images"]}
         | {"of_users": 0},
     ]
     mistake = {"image": 7, "label": 1, "original": {"predicted": 1, "probability": 0.6}}
@@ -366,7 +366,7 @@ def fill(folder: Path, names: Sequence[str], features: int, only: Sequence[str] 
         if not only or command in only:
             (folder / f"{command}.json").write_text(json.dumps(document), encoding="utf-8")
     Image.new("RGB", (300, 100), "red").save(folder / "01-7.png")
-    sheet = AtlasSheet([3, 13], 2)
+    sheet = AtlasSheet([3, 30], 2)
     for row, column in ((0, 0), (0, 1), (1, 0)):
         sheet.put(row, column, torch.full((3, 8, 8), 60 + 90 * row + 60 * column, dtype=torch.uint8), None)
     (folder / "atlas.png").write_bytes(sheet.png())

@@ -84,10 +84,10 @@ def test_without_its_picture_the_atlas_has_words(write_results: WriteResults) ->
 
 
 def ternary(document: dict[str, Any]) -> None:
-    """Class 0 is made of features 3 and 13; class 1 has one that the atlas has not."""
+    """Class 0 is made of features 3 and 30; class 1 has one that the atlas has not."""
     head = document["results"]["heads"]["2"]
     head |= {"values": "ternary", "scale": 0.5}
-    head["indices"] = {str(number): [5, 6] for number in range(10)} | {"0": [13, 3], "1": [3, 4]}
+    head["indices"] = {str(number): [5, 6] for number in range(10)} | {"0": [30, 3], "1": [3, 4]}
     head["weights"] = {str(number): [0.5, 0.5] for number in range(10)} | {"0": [-0.5, 0.5]}
 
 
@@ -96,7 +96,7 @@ def test_a_head_of_signs_reads_as_sentences_with_pictures(write_results: WriteRe
     edited(folder / "sparsify.json", ternary)
     found = report([folder], names={3: "<b>wheels"})
     (sentence,) = [block for block in blocks_of(found, "sums") if isinstance(block, Sentence)]
-    assert sentence.text == "class 0 = <b>wheels (3) \N{MINUS SIGN} feature 13"
+    assert sentence.text == "class 0 = <b>wheels (3) \N{MINUS SIGN} feature 30"
     assert [part.picture is not None for part in sentence.parts] == [True, True]
     assert "&lt;b&gt;wheels" in found.html
     assert "<b>wheels" not in found.html
@@ -114,7 +114,7 @@ def test_a_head_of_other_weights_has_sums_with_pictures_of_the_atlas(write_resul
     edited(folder / "sparsify.json", two)
     (shown,) = [block for block in blocks_of(report([folder]), "sums") if isinstance(block, Sum)]
     assert shown.caption == "class 0, k = 2: the sum of"
-    assert [term.what for term in shown.terms] == ["times feature 3", "times feature 13", "bias"]
+    assert [term.what for term in shown.terms] == ["times feature 3", "times feature 30", "bias"]
 
 
 def test_no_more_classes_are_pictured_than_have_room(
@@ -124,7 +124,7 @@ def test_no_more_classes_are_pictured_than_have_room(
 
     def all_alike(document: dict[str, Any]) -> None:
         ternary(document)
-        document["results"]["heads"]["2"]["indices"] = {str(number): [3, 13] for number in range(10)}
+        document["results"]["heads"]["2"]["indices"] = {str(number): [3, 30] for number in range(10)}
 
     edited(folder / "sparsify.json", all_alike)
     monkeypatch.setattr("decompose_cli.page.sections.sums._MOST_PICTURED", 4)
@@ -136,9 +136,9 @@ def test_no_more_classes_are_pictured_than_have_room(
 @pytest.mark.parametrize(
     ("file", "text"),
     [
-        ("names.json", '{"3": " wheels ", "13": "legs"}'),
-        ("names.csv", "feature,name\n3,wheels\n\n13,legs\n"),
-        ("names.csv", '\ufeffFeature, Name\r\n3,"wheels"\r\n13,legs\r\n'),
+        ("names.json", '{"3": " wheels ", "30": "legs"}'),
+        ("names.csv", "feature,name\n3,wheels\n\n30,legs\n"),
+        ("names.csv", '\ufeffFeature, Name\r\n3,"wheels"\r\n30,legs\r\n'),
     ],
 )
 def test_names_stand_where_features_do(file: str, text: str, write_results: WriteResults) -> None:
@@ -146,7 +146,7 @@ def test_names_stand_where_features_do(file: str, text: str, write_results: Writ
     Path(file).write_text(text, encoding="utf-8")
     found = report([folder], names=file)
     first, second = atlas_of(found).entries
-    assert (first.name, second.name) == ("wheels (3)", "legs (13)")
+    assert (first.name, second.name) == ("wheels (3)", "legs (30)")
     assert first.picture is not None
     assert "the most of wheels (3)" in first.picture.alt
     grid = next(block for block in blocks_of(found, "filters") if isinstance(block, Grid))
@@ -154,7 +154,7 @@ def test_names_stand_where_features_do(file: str, text: str, write_results: Writ
     tables = [block for block in blocks_of(found, "filters") if isinstance(block, Table)]
     assert "wheels (3)" in {row[0] for row in tables[0].rows}
     matrix = next(block for block in blocks_of(found, "sums") if isinstance(block, Grid))
-    assert {"wheels (3)", "legs (13)"} & set(matrix.columns)
+    assert {"wheels (3)", "legs (30)"} & set(matrix.columns)
 
 
 @pytest.mark.parametrize(
