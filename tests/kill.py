@@ -83,6 +83,7 @@ def jobs() -> list[Job]:
         Job("selectivity", "selectivity --layers layer3.2 {small}", "selectivity --layers layer3.1 {small}", "s.json"),
         Job("sweep", "sweep --ks 1-2 --methods weight --max-drop 50", "sweep --ks 1-3 --methods weight"),
         Job("filters", "filters --class 3 --images 2", "filters --class 4 --images 2"),
+        Job("atlas", "atlas -k 2 --images 2", "atlas -k 3 --images 2"),
         Job("explain", "explain --indices-of 0,1", "explain --indices-of 2 -i k3.json"),
         Job("lr-find", f"lr-find resnet8 {RATES} --steps 60", f"lr-find resnet8 {RATES} --steps 70"),
         Job("report", "report first.json", "report second.json", "r.html"),

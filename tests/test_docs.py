@@ -105,6 +105,7 @@ def test_the_output_on_a_page_is_real(
 
 def test_the_pages_with_runs_are_those_of_the_commands_that_need_no_training() -> None:
     assert {param.values[0].stem for param in RUNS} == {
+        "atlas",
         "bring-your-own",
         "configuration",
         "compare",

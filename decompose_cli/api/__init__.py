@@ -17,7 +17,7 @@ from decompose_cli.api.features import (
     load_features,
 )
 from decompose_cli.api.indices import read_index_set, write_index_set
-from decompose_cli.api.looking import explain, filters, selectivity
+from decompose_cli.api.looking import atlas, explain, filters, selectivity
 from decompose_cli.api.model import Model, decompose, load_model, save_model
 from decompose_cli.api.sparse import sparsify
 from decompose_cli.api.sparse_head import SparseHead
@@ -42,6 +42,7 @@ __all__ = [
     "Model",
     "SparseHead",
     "SparseLinearClassifier",
+    "atlas",
     "compare",
     "decompose",
     "essential",

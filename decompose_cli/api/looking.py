@@ -9,10 +9,13 @@ from pathlib import Path
 from decompose_cli.api.indices import Indices
 from decompose_cli.api.inputs import ClassMapping, Images, check_model, given_set, image_inputs, with_document
 from decompose_cli.api.model import Model
+from decompose_cli.decomposition.atlas_results import AtlasResults
 from decompose_cli.decomposition.selectivity_results import SelectivityResults
+from decompose_cli.engines import atlas as atlas_engine
 from decompose_cli.engines import explain as explain_engine
 from decompose_cli.engines import filters as filters_engine
 from decompose_cli.engines import selectivity as selectivity_engine
+from decompose_cli.engines.atlas import DEFAULT_IMAGES, AtlasSettings
 from decompose_cli.engines.explain import ExplainResults, ExplainSettings
 from decompose_cli.engines.filters import FiltersResults, FiltersSettings
 from decompose_cli.storage.files import user_path
@@ -157,6 +160,48 @@ def filters(
     settings = FiltersSettings(str(class_name), index_set, k, count, None if against is None else str(against))
     with tempfile.TemporaryDirectory() as folder:
         document = filters_engine.filters(inputs, settings, folder=Path(folder))
+        pictures = _pictures(Path(folder))
+    document.results.sheet = _name_of(document.results.sheet)
+    return with_document(document, pictures)
+
+
+def atlas(
+    model: Model,
+    images: Images,
+    *,
+    indices: Indices | None = None,
+    k: int | None = None,
+    classes: Sequence[str | int] = (),
+    count: int = DEFAULT_IMAGES,
+    class_map: ClassMapping | None = None,
+    device: str = "auto",
+    workers: int = 0,
+) -> AtlasResults:
+    """Look at each feature that classes use: its images, its classes, and what is lost where it alone is left out.
+
+    >>> results = atlas(load_model(), load_dataset("digits", "test"), k=2, classes=["4"])
+    >>> [(one.feature, one.used_by[0].class_name, one.lost.correct < results.head.correct) for one in results.features]
+    [(33, '4', True), (23, '4', True)]
+
+    Args:
+        model: The network; left as it was.
+        images: A data set, or batches, which are read once and kept.
+        indices: The features of each class; by default those with its k highest weights.
+        k: Features per class where ``indices`` says none; 5 by default.
+        classes: Names or numbers of the classes whose features are looked at; by default all.
+        count: Number of images for each feature.
+        class_map: Which class of the network a class of a data set is.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        workers: Processes that decode images of a data set.
+
+    Raises:
+        InputError: There is no such class, there are more than 300 features, or something given is out of range.
+    """
+    inputs = image_inputs(model, {"test": images}, class_map, device=device, workers=workers)
+    index_set = given_set(indices, model.num_classes, model.num_features)
+    settings = AtlasSettings(index_set, k, [str(each) for each in classes], count)
+    with tempfile.TemporaryDirectory() as folder:
+        document = atlas_engine.atlas(inputs, settings, folder=Path(folder))
         pictures = _pictures(Path(folder))
     document.results.sheet = _name_of(document.results.sheet)
     return with_document(document, pictures)

@@ -16,6 +16,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from decompose_cli.cli.commands.atlas import atlas
 from decompose_cli.cli.commands.cache import cache
 from decompose_cli.cli.commands.compare import compare
 from decompose_cli.cli.commands.datasets import datasets
@@ -59,6 +60,7 @@ _COMMANDS = (
     lr_find,
     explain,
     filters,
+    atlas,
     report,
     demo,
     models,

@@ -28,15 +28,36 @@ def class_means(data: LabelledFeatures, *, normalised: bool = False) -> Tensor:
         InputError: A class has no images.
     """
     check_classes(data.labels, data.class_names)
-    device = fitting_device(data.device)
-    sums = torch.zeros(data.num_classes, data.num_features, dtype=torch.float64, device=device)
-    for rows, features in in_blocks(data.features, device=device, doing="Means of classes"):
-        block = features.double()
+    sums = class_sums(data.features, data.labels, data.num_classes, normalised=normalised, device=data.device)
+    return sums / torch.bincount(data.labels, minlength=data.num_classes)[:, None]
+
+
+def class_sums(
+    features: Tensor,
+    labels: Tensor,
+    num_classes: int,
+    *,
+    normalised: bool = False,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Sum of the features over the images of each class, in float64: (C, D); zero for a class without images.
+
+    Args:
+        features: Features (N, D).
+        labels: Class numbers, int64 (N,).
+        num_classes: Number of classes C.
+        normalised: As for :func:`class_means`.
+        device: Where sums are made; for mps on the CPU, as mps has no float64.
+    """
+    device = fitting_device(device)
+    sums = torch.zeros(num_classes, features.shape[1], dtype=torch.float64, device=device)
+    for rows, values in in_blocks(features, device=device, doing="Means of classes"):
+        block = values.double()
         if normalised:
             total = block.sum(1, keepdim=True)
             block = block / torch.where(total == 0, 1.0, total)
-        sums.index_add_(0, data.labels[rows].to(device), block)
-    return sums.cpu() / torch.bincount(data.labels, minlength=data.num_classes)[:, None]
+        sums.index_add_(0, labels[rows].to(device), block)
+    return sums.cpu()
 
 
 def frequencies(data: LabelledFeatures, k: int) -> Tensor:

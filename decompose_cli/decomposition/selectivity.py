@@ -178,14 +178,24 @@ class SelectivityCounter:
 
 
 def class_selectivity(sums: Tensor, images: Tensor) -> float | None:
-    """The index of Leavitt & Morcos, averaged over the filters.
+    """The index of Leavitt & Morcos, averaged over the filters; arguments as for :func:`selectivity_by_filter`.
+
+    Returns:
+        The mean index; None if there are images of fewer than two classes.
+    """
+    by_filter = selectivity_by_filter(sums, images)
+    return None if by_filter is None else float(by_filter.mean())
+
+
+def selectivity_by_filter(sums: Tensor, images: Tensor) -> Tensor | None:
+    """The index of Leavitt & Morcos of each filter, 0 to 1 where no activation is negative.
 
     Args:
         sums: Activations summed over the images of each class, (C, D).
         images: Number of images of each class, (C,); classes without any are left out.
 
     Returns:
-        The mean index; None if there are images of fewer than two classes.
+        The indices (D,); None if there are images of fewer than two classes.
     """
     present = images > 0
     means = sums[present] / images[present, None]
@@ -193,7 +203,7 @@ def class_selectivity(sums: Tensor, images: Tensor) -> float | None:
         return None
     largest = means.max(0).values
     rest = (means.sum(0) - largest) / (len(means) - 1)
-    return float(((largest - rest) / (largest + rest + _EPSILON)).mean())
+    return (largest - rest) / (largest + rest + _EPSILON)
 
 
 def _median(counts: Tensor) -> Tensor:

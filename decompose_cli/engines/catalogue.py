@@ -20,6 +20,7 @@ RESULTS = {
     "lr-find": "decompose_cli.engines.lr_find:LrFindResults",
     "explain": "decompose_cli.engines.explain:ExplainResults",
     "filters": "decompose_cli.engines.filters:FiltersResults",
+    "atlas": "decompose_cli.decomposition.atlas_results:AtlasResults",
     "demo": "decompose_cli.engines.demo:CurveResults",
 }
 """For each command, a module and the type of its results in it."""

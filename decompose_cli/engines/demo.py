@@ -9,12 +9,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from decompose_cli.decomposition.accuracy_results import ValidateResults
+from decompose_cli.decomposition.atlas_results import AtlasResults
 from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.essential_results import EssentialResults
-from decompose_cli.decomposition.index_set import index_set_from_json, index_set_text
+from decompose_cli.decomposition.index_set import IndexSet, index_set_from_json, index_set_text
 from decompose_cli.decomposition.overlap_results import MutualInfoResults
 from decompose_cli.decomposition.ranking import DEFAULT_K, DEFAULT_METHOD, data_for
 from decompose_cli.decomposition.result_types import Point, point_of
+from decompose_cli.engines.atlas import MOST_FEATURES, AtlasSettings, atlas_contents
 from decompose_cli.engines.essential import EssentialSettings, essential
 from decompose_cli.engines.explain import SHEET, ExplainResults, ExplainSettings, explanation
 from decompose_cli.engines.extract_indices import ExtractResults, extract_indices
@@ -23,6 +25,7 @@ from decompose_cli.engines.validate import validate
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.messages import note
+from decompose_cli.reporting import atlas_sheet
 from decompose_cli.storage.file_sets import Content
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 
@@ -30,7 +33,7 @@ _LARGEST_K = 64
 _OVERLAP_KS = (5, 10, 20)
 _EXPLAINED = 6
 _MANIFEST = "accuracy-by-k"
-_INDICES, _EXPLAIN = f"k{DEFAULT_K}_indices.json", "explain"
+_INDICES, _EXPLAIN, _ATLAS = f"k{DEFAULT_K}_indices.json", "explain", "atlas"
 _DOCUMENTS = ("extract-indices", "validate", _MANIFEST, "mutual-info", "essential")
 
 
@@ -49,6 +52,7 @@ class Demo:
 
     Attributes:
         explained: None for networks that cannot be explained.
+        atlas: None for networks whose classes use more features than an atlas has.
         files: The file of each document, and of the indices.
         contents: What comes into each file, whoever writes them.
     """
@@ -59,6 +63,7 @@ class Demo:
     overlap: ResultDocument[MutualInfoResults]
     essential: ResultDocument[EssentialResults]
     explained: ResultDocument[ExplainResults] | None
+    atlas: ResultDocument[AtlasResults] | None
     files: dict[str, Path]
     contents: dict[Path, Content]
 
@@ -77,7 +82,12 @@ def usual_files(folder: Path) -> list[Path]:
     """The files of a demo, as far as their names are known before the work, and the explanations that are there."""
     names = [*(f"{name}.json" for name in _DOCUMENTS), _INDICES]
     of_images = (RESULT, SHEET, *(path.name for path in (folder / _EXPLAIN).glob("[0-9][0-9]-*.png")))
-    return [*(folder / name for name in names), *(folder / _EXPLAIN / name for name in of_images)]
+    of_features = (RESULT, atlas_sheet.SHEET)
+    return [
+        *(folder / name for name in names),
+        *(folder / _EXPLAIN / name for name in of_images),
+        *(folder / _ATLAS / name for name in of_features),
+    ]
 
 
 def demo(inputs: Inputs, folder: Path) -> Demo:
@@ -85,8 +95,8 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
 
     Args:
         inputs: Network and images; by default the network that ships with the project, on its own data set.
-        folder: Where the index file and the result documents are to be written, and a folder with the explanations of
-            six images. The caller writes them, with whatever else belongs there.
+        folder: Where the index file and the result documents are to be written, and folders with the explanations of
+            six images and with an atlas of the features. The caller writes them, with whatever else belongs there.
 
     Raises:
         InputError: The checkpoint holds a decomposed head only.
@@ -107,15 +117,19 @@ def demo(inputs: Inputs, folder: Path) -> Demo:
     extracted.results[str(DEFAULT_K)].file = str(index_file)
     settings = ExplainSettings(worst=min(_EXPLAINED, len(test.labels)), indices=indices)
     explained, contents = _explained(inputs, settings, folder / _EXPLAIN)
-    result = Demo(extracted, validated, curve, overlap, noisy, explained, {"indices": index_file}, contents)
+    shown, pictures = _atlas(inputs, indices, folder / _ATLAS)
+    contents |= pictures
+    result = Demo(extracted, validated, curve, overlap, noisy, explained, shown, {"indices": index_file}, contents)
     contents[index_file] = index_set_text(indices)
     for name, document in result.documents().items():
         result.files[name] = folder / f"{name}.json"
         contents[result.files[name]] = document.to_json()
-    if explained is not None:
-        result.files["explain"] = folder / _EXPLAIN / RESULT
-        explained.files = [path.name for path in contents if path.parent == folder / _EXPLAIN]
-        contents[result.files["explain"]] = explained.to_json()
+    looked: dict[str, ResultDocument[Any] | None] = {_EXPLAIN: explained, _ATLAS: shown}
+    for name, pictured in looked.items():
+        if pictured is not None:
+            result.files[name] = folder / name / RESULT
+            pictured.files = [path.name for path in contents if path.parent == folder / name]
+            contents[result.files[name]] = pictured.to_json()
     return result
 
 
@@ -127,6 +141,17 @@ def _explained(
     except InputError as error:  # a network without maps; the rest of the demo is about its features only
         note(f"No images are explained: {error}")
         return None, {}
+
+
+def _atlas(
+    inputs: Inputs, indices: IndexSet, folder: Path
+) -> tuple[ResultDocument[AtlasResults] | None, dict[Path, Content]]:
+    own = [row for number, row in enumerate(indices.classes) if number not in indices.whole]
+    used = {feature for row in own for feature in row}
+    if len(used) > MOST_FEATURES:
+        note(f"There is no atlas of filters: the classes use {len(used):,}, and it shows at most {MOST_FEATURES}.")
+        return None, {}
+    return atlas_contents(inputs, AtlasSettings(indices), folder)
 
 
 def _curve(train: Study, test: Study, original_correct: int) -> ResultDocument[CurveResults]:

@@ -7,33 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 from typing_extensions import override
 
-from decompose_cli.datasets.batches import shown_levels
 from decompose_cli.decomposition.beside import Beside, Neighbour, SharedFeature, beside, neighbours
-from decompose_cli.decomposition.chosen_images import from_dataset
-from decompose_cli.decomposition.heads import (
-    check_index_request,
-    check_made_from,
-    highest_weights,
-    of_studied_classes,
-    resolve_heads,
-)
+from decompose_cli.decomposition.class_filters import check_images, class_filters, class_number, strength
+from decompose_cli.decomposition.heads import check_index_request
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
-from decompose_cli.decomposition.ranking import DEFAULT_K
 from decompose_cli.decomposition.sizes import check_filters
-from decompose_cli.errors import InputError, first_few, param
+from decompose_cli.decomposition.strongest_images import FilterImage, seen_images, strongest_images
+from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.features.study import Study
-from decompose_cli.messages import note, track
-from decompose_cli.models.copying import in_float32
-from decompose_cli.models.maps import feature_maps
-from decompose_cli.models.network import HeadTensors
-from decompose_cli.models.tracing import example_images
-from decompose_cli.printable import counted
 from decompose_cli.reporting.filter_plots import MOST_ROWS, FilterRow, Response, filter_sheet
 from decompose_cli.reporting.findings import Findings, Row
 from decompose_cli.storage.file_sets import Content, write_result
@@ -42,19 +28,7 @@ from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwa
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-MOST_IMAGES = 16
 SHEET = "filters.png"
-_AT_ONCE = 16
-
-
-class FilterImage(BaseModel):
-    """One of the images with the highest value of a feature: its number in the split, from 0, and its file, if any."""
-
-    image: int
-    name: str | None = None
-    label: int
-    label_name: str
-    value: float
 
 
 class FilterInfo(BaseModel):
@@ -130,8 +104,7 @@ class FiltersSettings:
     against: str | None = None
 
     def __post_init__(self) -> None:
-        if not 1 <= self.images <= MOST_IMAGES:
-            raise InputError(f"{param('images')} {self.images} is not between 1 and {MOST_IMAGES}.")
+        check_images(self.images)
         check_filters(self.indices, self.k)
 
 
@@ -149,16 +122,15 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
     """
     watch = Stopwatch()
     wanted, indices, k, images = settings.class_name, settings.indices, settings.k, settings.images
-    index_set = read_index_set(indices) if isinstance(indices, Path) else indices
-    given = index_set
+    given = read_index_set(indices) if isinstance(indices, Path) else indices
     study = Study(inputs, ("test", "val"))
-    check_index_request(study.classifier.checkpoint, index_set)
-    c = _class_number(wanted, study.class_map.names)
-    other = None if settings.against is None else _class_number(settings.against, study.class_map.names)
+    check_index_request(study.classifier.checkpoint, given)
+    c = class_number(wanted, study.class_map.names)
+    other = None if settings.against is None else class_number(settings.against, study.class_map.names)
     if other == c:
         raise InputError(f"{param('against')} {settings.against} is the class itself; name another one.")
     lacks_head = study.classifier.lacks_head
-    if index_set is None and lacks_head:
+    if given is None and lacks_head:
         raise InputError(
             f"filters needs {param('indices')} here: {study.classifier.name} was taken without a classifier, so no "
             "weights say which features a class has.",
@@ -166,36 +138,21 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
         )
     if other is not None and lacks_head:
         raise InputError(f"{param('against')} needs a head, and {study.classifier.name} was taken without one.")
-    if index_set is not None:
-        index_set = of_studied_classes(index_set, study)
-    if index_set is None and study.head.kind == "dense":
-        count = DEFAULT_K if k is None else k
-        index_set = highest_weights(study.head, study.class_map.names, count)
-        if k is None:
-            highest = counted(count, "feature")
-            note(f"No index file was given: a class's filters are the {highest} with its highest weights.")
-    elif index_set is None and k is not None:
-        raise InputError(
-            f"{param('k')} has no effect here: the weights have a decomposed head, with filters of its own."
-        )
-    if given is not None:
-        check_made_from(given, study.classifier)
-    rows, weights = _rows(study.head, index_set, c)
-    whole = study.classifier.kept_whole if index_set is None else index_set.whole
+    found = class_filters(study, given, k)
+    rows, whole = found.rows, found.whole
     if not rows[c]:
         raise InputError(f"The class {study.class_map.names[c]} has no filters to show: its head is its bias alone.")
     features, labels, names = study.bank.features, study.labels, study.class_map.names
     sharers = _sharers(rows, c, whole)
-    watched = _Watched(study, c, images, {feature: [names[n] for n in found] for feature, found in sharers.items()})
-    infos = [watched.info(feature, weight) for feature, weight in zip(rows[c], weights, strict=True)]
-    infos.sort(key=_strength, reverse=True)
+    watched = _Watched(study, c, images, {feature: [names[n] for n in others] for feature, others in sharers.items()})
+    infos = [watched.info(feature, weight) for feature, weight in zip(rows[c], found.weights_of(c), strict=True)]
+    infos.sort(key=lambda info: strength(info.weight, info.mean, info.mean_elsewhere), reverse=True)
     for rank, info in enumerate(infos, 1):
         info.rank = rank
     compared, others = None, list[FilterInfo]()
     if other is not None:
-        head = resolve_heads(study.head, index_set).decomposed
-        assert head is not None
-        compared = beside(head, features, labels, c, other, names)
+        assert found.head is not None
+        compared = beside(found.head, features, labels, c, other, names)
         others = [watched.info(one.feature, None) for one in compared.features if one.used_by == "second"]
         for rank, info in enumerate(others, 1):
             info.rank = rank
@@ -220,7 +177,7 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
         FiltersResults(
             class_number=c,
             class_name=names[c],
-            indices=index_set.source if index_set is not None else study.classifier.weights_source,
+            indices=found.source,
             filters=infos,
             neighbours=neighbours(rows, c, names, whole),
             beside=compared,
@@ -252,11 +209,9 @@ class _Watched:
 
     def info(self, feature: int, weight: float | None) -> FilterInfo:
         """What a feature responds to; without a weight of the class in its head what it gives is not known."""
-        study, names = self.study, self.study.class_map.names
-        values, is_own = study.bank.features[:, feature], study.labels == self.c
-        best = values.argsort(descending=True, stable=True)[: self.images].tolist()
+        values, is_own = self.study.bank.features[:, feature], self.study.labels == self.c
         mean = _mean(values[is_own])
-        numbers = study.in_split(best)
+        images = strongest_images(self.study, values, self.images)
         return FilterInfo(
             feature=feature,
             rank=0,
@@ -265,17 +220,8 @@ class _Watched:
             mean=mean,
             mean_elsewhere=_mean(values[~is_own]),
             shared_with=self.sharers.get(feature, []),
-            images=[
-                FilterImage(
-                    image=number,
-                    name=study.split.file_of(number),
-                    label=int(study.labels[n]),
-                    label_name=names[int(study.labels[n])],
-                    value=float(values[n]),
-                )
-                for n, number in zip(best, numbers, strict=True)
-            ],
-            of_class=int(is_own[best].sum()),
+            images=images,
+            of_class=sum(image.label == self.c for image in images),
         )
 
 
@@ -293,27 +239,6 @@ def _row(one: SharedFeature) -> Row:
     }
 
 
-def _rows(
-    head: HeadTensors, index_set: IndexSet | None, c: int
-) -> tuple[Sequence[Sequence[int]], Sequence[float | None]]:
-    """The filters of each class, and the weights of those of one class, None where there is no head."""
-    if head.kind == "absent":
-        assert index_set is not None
-        rows = index_set.fitted_to(head.num_classes, head.num_features).classes
-        return rows, [None] * len(rows[c])
-    decomposed = resolve_heads(head, index_set).decomposed
-    assert decomposed is not None
-    own = decomposed.classes()
-    return own, decomposed.weight.detach()[c, : len(own[c])].tolist()  # which is padded to the longest
-
-
-def _strength(info: FilterInfo) -> float:
-    """What filters are ranked by: what they give the class; without a head, how much higher they are on its images."""
-    if info.contribution is not None:
-        return info.contribution
-    return info.weight if info.weight is not None else (info.mean or 0.0) - (info.mean_elsewhere or 0.0)
-
-
 def _sharers(rows: Sequence[Sequence[int]], c: int, whole: Collection[int]) -> dict[int, list[int]]:
     """For each filter of a class the other classes that have it, in their order.
 
@@ -327,18 +252,6 @@ def _sharers(rows: Sequence[Sequence[int]], c: int, whole: Collection[int]) -> d
     return sharers
 
 
-def _class_number(wanted: str, names: tuple[str, ...]) -> int:
-    """The number of the class that is given by name, whatever its case, or by number."""
-    if wanted in names:
-        return names.index(wanted)
-    alike = [number for number, name in enumerate(names) if name.lower() == wanted.lower()]
-    if len(alike) == 1:
-        return alike[0]
-    if wanted.isascii() and wanted.isdigit() and int(wanted) < len(names):
-        return int(wanted)
-    raise InputError(f"There is no class {wanted!r}; classes are {first_few(names, 10)}.")
-
-
 def _mean(values: Tensor) -> float | None:
     return float(values.mean()) if len(values) else None
 
@@ -348,32 +261,16 @@ def _pictures(study: Study, infos: list[FilterInfo], c: int, alone: Mapping[int,
 
     ``alone`` says of filters that the class does not have whose they are.
     """
-    network = study.classifier.load(study.preprocessing.crop)
-    module = in_float32(network.module, example_images(network.input_size, model=network.module))
-    head = module.get_submodule(network.head.name)
-    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (study.preprocessing.mean, study.preprocessing.std))
-    numbers = sorted({image.image for info in infos for image in info.images})
-    pixels: dict[int, Tensor] = {}
-    seen: dict[int, Tensor | None] = {}
-    wanted = [info.feature for info in infos]
-    with track("Pictures", len(numbers)) as advance:
-        for start in range(0, len(numbers), _AT_ONCE):
-            part = numbers[start : start + _AT_ONCE]
-            images = torch.stack([image.pixels for image in from_dataset(study, part)])
-            _, maps = feature_maps(module, head, (images / 255 - mean) / std)
-            for place, number in enumerate(part):
-                pixels[number] = shown_levels(images[place])
-                seen[number] = None if maps is None else maps[place, wanted]
-            advance(len(part))
+    numbers = {image.image for info in infos for image in info.images}
+    seen = {one.number: one for one in seen_images(study, numbers, [info.feature for info in infos])}
     rows = []
     for place, info in enumerate(infos):
         responses = []
         for image in info.images:
-            own = seen[image.image]
+            one = seen[image.image]
             title = f"{image.label_name} {image.value:.2f}"
-            responses.append(
-                Response(pixels[image.image], None if own is None else own[place], title, image.label == c)
-            )
+            values = None if one.maps is None else one.maps[place]
+            responses.append(Response(one.pixels, values, title, image.label == c))
         shared = f"shared with {', '.join(info.shared_with)}" if info.shared_with else "of this class alone"
         if info.feature in alone:
             shared = f"of {alone[info.feature]}, not of this class"

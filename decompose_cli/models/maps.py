@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from decompose_cli.models.axes import AxisTracer, slow_attention
@@ -19,6 +21,7 @@ from decompose_cli.models.tracing import evaluating, penultimate, recorded_input
 
 _TOLERANCE = 1e-5
 _REMEMBERED = 12
+_SMALLEST_PART = 3 / 8  # of the side of an image; less of it shows nothing
 
 
 class _Maps(AxisTracer):  # type: ignore[no-untyped-call]
@@ -136,3 +139,45 @@ def class_maps(maps: Tensor, weights: Tensor) -> Tensor:
         Maps (N, h, w), whose sum over positions is sum_j w_j f_j.
     """
     return torch.einsum("ndhw,nd->nhw", maps, weights) / (maps.shape[2] * maps.shape[3])
+
+
+def firing_square(values: Tensor, height: int, width: int) -> tuple[int, int, int] | None:
+    """The square part of an image where a feature fires.
+
+    The map is scaled to the image. The square is around all that is above half of its maximum, at least 3/8 of the
+    shorter side of the image and at most all of it, inside the image, and always has the maximum in it.
+
+    Args:
+        values: Map (h, w) of the feature.
+        height: Height of the image in pixels.
+        width: Its width.
+
+    Returns:
+        Left, top and side of the square in pixels; None where the map is not positive anywhere.
+    """
+    size = (height, width)
+    scaled = F.interpolate(values[None, None].float(), size=size, mode="bilinear", align_corners=False)[0, 0]
+    peak = int(scaled.argmax())
+    highest = float(scaled.flatten()[peak])
+    if not highest > 0:
+        return None
+    spans = [(int(along[0]), int(along[-1])) for along in _places(scaled > highest / 2)]
+    shorter = min(size)
+    needed = max(last - first + 1 for first, last in spans)
+    side = min(shorter, max(needed, math.ceil(_SMALLEST_PART * shorter)))
+    top, left = (
+        _start(first, last, side, length, at)
+        for (first, last), length, at in zip(spans, size, divmod(peak, width), strict=True)
+    )
+    return left, top, side
+
+
+def _places(is_inside: Tensor) -> list[Tensor]:
+    """The rows and the columns that have a true value."""
+    return [is_inside.any(axis).nonzero()[:, 0] for axis in (1, 0)]
+
+
+def _start(first: int, last: int, side: int, length: int, peak: int) -> int:
+    """Where a part of this side begins: in the middle of a span, as far as it stays inside and has the peak."""
+    middle = (first + last + 1 - side) // 2
+    return min(max(middle, peak - side + 1, 0), peak, length - side)

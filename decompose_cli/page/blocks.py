@@ -191,8 +191,78 @@ class Live:
     data: dict[str, object]
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a sentence adds or takes away, and a picture of it."""
+
+    sign: str
+    what: str
+    picture: Picture | None
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """Something that is the sum of a few parts of one size, as a sentence with pictures."""
+
+    kind: ClassVar[str] = "sentence"
+    subject: str
+    parts: Sequence[Part]
+
+    @property
+    def text(self) -> str:
+        """The sentence, as ``cat = feature 3 + feature 17 - feature 40``; a plus before the first part is left out."""
+        said = " ".join(f"{part.sign} {part.what}" for part in self.parts)
+        return f"{self.subject} = {said.removeprefix('+ ')}"
+
+
+@dataclass(frozen=True)
+class Lines:
+    """A cell of several lines, the first of which counts most. ``order``: the number that it is sorted by."""
+
+    lines: Sequence[str]
+    order: float | None = None
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of an atlas: what it is called, its number, its picture, and a cell for each further column.
+
+    ``words``: what a search finds it by, beside its name and number.
+    """
+
+    name: str
+    number: int
+    picture: Picture | None
+    cells: Sequence[Lines]
+    words: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """A sortable table of pictured rows that can be searched; ``things``: what its rows are, in the plural."""
+
+    kind: ClassVar[str] = "atlas"
+    caption: str
+    things: str
+    columns: Sequence[str]
+    entries: Sequence[Entry]
+
+
 Block = Union[
-    "Text", "Verdict", "Figures", "Table", "Chart", "Grid", "Raster", "Picture", "Gallery", "Sum", "Live", "Group"
+    "Text",
+    "Verdict",
+    "Figures",
+    "Table",
+    "Chart",
+    "Grid",
+    "Raster",
+    "Picture",
+    "Gallery",
+    "Sum",
+    "Live",
+    "Sentence",
+    "Atlas",
+    "Group",
 ]
 
 

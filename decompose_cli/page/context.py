@@ -37,6 +37,7 @@ class Context:
         is_live: Whether heads are on the page that it can compute anew.
         left_out: Number of pictures and matrices that had no room.
         unwritten: Bytes of pictures that are not read from the disk.
+        names: Names of features, by number.
     """
 
     sources: Sequence[Source]
@@ -44,6 +45,7 @@ class Context:
     is_live: bool = True
     left_out: int = 0
     unwritten: Mapping[Path, object] = field(default_factory=dict)
+    names: Mapping[int, str] = field(default_factory=dict)
     _left: int = _PICTURE_BYTES
     _left_live: int = _LIVE_BYTES
     _charts: int = field(default=0)
@@ -61,21 +63,26 @@ class Context:
         """Note the size of what such a head computes with."""
         self._left_live -= len(json.dumps(data))
 
+    def feature_name(self, number: int) -> str:
+        """What the page calls a feature: its name with its number, as ``wheels (3)``, else ``feature 3``."""
+        name = self.names.get(number)
+        return f"feature {number}" if name is None else f"{name} ({number})"
+
     def chart(self, title: str, figure: Figure, values: Table) -> Chart:
         """A drawing, with the table of what it shows."""
         self._charts += 1
         return Chart(title, svg(figure, f"c{self._charts}"), values)
 
-    def picture(self, image: Image, alt: str, caption: str = "") -> Picture | None:
+    def picture(self, image: Image, alt: str, caption: str = "", quality: int = _QUALITY) -> Picture | None:
         """An image as WebP, no wider than a page; None if the page is full.
 
-        Small images are kept exactly, pixel by pixel.
+        Small images are kept exactly, pixel by pixel; others by ``quality``, 0 to 100.
         """
         image = image.convert("RGB")
         image.thumbnail((_WIDEST, _TALLEST))
         target = BytesIO()
         is_small = max(image.size) <= 64
-        image.save(target, "WEBP", quality=100 if is_small else _QUALITY, lossless=is_small)
+        image.save(target, "WEBP", quality=100 if is_small else quality, lossless=is_small)
         uri = self._uri(target.getvalue(), "webp")
         return None if uri is None else Picture(uri, alt, caption, image.width, image.height)
 

@@ -16,8 +16,10 @@ from decompose_cli.errors import InputError, first_line
 from decompose_cli.page.blocks import Block, Group, Live, Section
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source, read_sources
+from decompose_cli.page.feature_names import check_numbers, read_names
 from decompose_cli.page.sections import (
     accuracy,
+    atlas,
     by_k,
     compare,
     confusion,
@@ -59,6 +61,7 @@ SECTIONS: tuple[ModuleType, ...] = (
     selectivity,
     confusion,
     mistakes,
+    atlas,
     looking,
     training,
     gates,
@@ -91,6 +94,7 @@ def report(
     with_images: bool = True,
     is_live: bool = True,
     unwritten: Mapping[Path, object] | None = None,
+    names: Mapping[int, str] | str | Path | None = None,
 ) -> Report:
     """Put results on one page that needs nothing else: no network, no other file.
 
@@ -107,6 +111,8 @@ def report(
         is_live: Whether the page has heads that it computes anew as features are switched off and on, where the
             features of the images are in the cache.
         unwritten: Text or bytes of files, documents and pictures, that are read here and not from the disk.
+        names: Names of features by number, or a file of them: JSON such as ``{"3": "wheels"}``, or CSV with the header
+            ``feature,name``.
 
     Raises:
         InputError: Something given cannot be used; nothing has been written.
@@ -119,11 +125,13 @@ def report(
     if output is not None:
         check_writable(output, overwrite=overwrite)
     unwritten = unwritten or {}
+    feature_names = read_names(names)
     named = dict(map(_named, places))
     sources = read_sources(list(named), unwritten, {path: name for path, name in named.items() if name is not None})
     if output is not None and output.resolve() in {source.path.resolve() for source in sources}:
         raise InputError(f"{output} is one of the results; give the page another name.")
-    context = Context(sources, has_images=with_images, is_live=is_live, unwritten=unwritten)
+    check_numbers(feature_names, sources)
+    context = Context(sources, has_images=with_images, is_live=is_live, unwritten=unwritten, names=feature_names)
     sections = tuple(section for module in SECTIONS if (section := _built(module.section, context)) is not None)
     html = _rendered(printable(title) if title else _usual_title(sources), sections, len(sources), context.left_out)
     if output is not None:

@@ -17,6 +17,8 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import decompose_cli as dc
 from decompose_cli.decomposition.index_set import NamedSet
+from decompose_cli.engines.atlas import AtlasSettings
+from decompose_cli.engines.atlas import atlas as atlas_engine
 from decompose_cli.engines.essential import EssentialSettings
 from decompose_cli.engines.essential import essential as essential_engine
 from decompose_cli.engines.explain import ExplainSettings
@@ -171,6 +173,15 @@ def test_filters_and_explanations(model: dc.Model, indices: dc.IndexSet, tmp_pat
     assert page.count("<img") == 1
 
 
+def test_an_atlas(model: dc.Model, indices: dc.IndexSet, tmp_path: Path) -> None:
+    found = dc.atlas(model, dc.load_dataset("digits", "test"), indices=indices, classes=[4], count=2)
+    settings = AtlasSettings(indices, classes=["4"], images=2)
+    assert plain(found) == plain(atlas_engine(DIGITS, settings, folder=tmp_path / "atlas").results)
+    found.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "atlas.png").read_bytes() == (tmp_path / "atlas" / "atlas.png").read_bytes()
+    assert found.figure() is not None
+
+
 def test_validate_knows_its_document(test: dc.Features, indices: dc.IndexSet, tmp_path: Path) -> None:
     found = dc.validate(test, indices)
     expected = validate_engine(DIGITS, indices)
@@ -256,6 +267,8 @@ def test_a_network_that_is_trained_is_another(indices: dc.IndexSet) -> None:
         lambda model, test: dc.explain(model, ["missing.png"]),
         lambda model, test: dc.filters(model, dc.load_dataset("digits", "test"), "cat"),
         lambda model, test: dc.filters(model, None, "cat"),
+        lambda model, test: dc.atlas(model, dc.load_dataset("digits", "test"), classes=["cat"]),
+        lambda model, test: dc.atlas(test, dc.load_dataset("digits", "test")),
         lambda model, test: dc.sweep(test, test, max_drop=1),
         lambda model, test: dc.sweep(test, test, ks=[0]),
         lambda model, test: dc.sweep(test, test, ks=["x"]),

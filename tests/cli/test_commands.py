@@ -156,14 +156,16 @@ def test_demo_writes_its_steps_and_a_page_of_all_into_a_folder() -> None:
     assert "Decomposed minus full" in result.stderr, "people still see their tables"
     names = files_below("out")
     written = {"k5_indices.json", "explain/result.json", "explain/sheet.png", "report.html"}
+    written |= {"atlas/result.json", "atlas/atlas.png"}
     assert written | {f"{name}.json" for name in json.loads(result.stdout)} <= set(names)
     page = Path("out/report.html").read_text(encoding="utf-8")
     sections = set(re.findall('<section id="([^"]+)"', page))
     assert sections == {
         *("glance", "accuracy", "by-k", "filters", "overlap", "essentiality"),
-        *("confusion", "mistakes", "looking", "provenance"),
+        *("confusion", "mistakes", "atlas", "looking", "provenance"),
     }
-    assert page.count("data:image/webp") == 6 + 9, "six explanations, nine images that the decomposed head gets wrong"
+    features = len(content("out/atlas/result.json")["results"]["features"])
+    assert page.count("data:image/webp") == 6 + 9 + features, "explanations, wrong images, filters"
     assert "Report: out/report.html" in result.stderr
     document = json.loads(result.stdout)["accuracy-by-k"]
     assert set(document["results"]["by_k"]) == {str(k) for k in range(1, 65)}

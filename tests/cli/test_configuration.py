@@ -260,6 +260,7 @@ STUDIES = {
     "selectivity": ["--fraction", "0.4", "--layers", "layer3.2"],
     "sweep": ["--ks", "1,5", "--methods", "weight,mean", "--max-drop", "50"],
     "filters": ["--class", "3", "-k", "2", "--images", "2"],
+    "atlas": ["--class", "3", "--class", "4", "-k", "2", "--images", "2"],
     "explain": ["--worst", "1", "-k", "3"],
     "sparsify": ["-k", "2", "--values", "ternary", "--method", "weight"],
 }

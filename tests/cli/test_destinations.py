@@ -30,6 +30,7 @@ FOLDERS = [
     "extract-indices -k 5,6",
     "sweep",
     "filters --class 3",
+    "atlas",
     "explain --worst 1",
     "lr-find resnet8",
     "train resnet8",
@@ -146,6 +147,7 @@ def numbers_of(path: Path) -> Any:
         ("mutual-info", "m.json"),
         ("sweep --ks 1-2 --methods weight", "s"),
         ("filters --class 3", "f"),
+        ("atlas -c 3 --images 1", "a"),
     ],
 )
 def test_results_are_written_to_and_read_from_names_that_are_no_utf8(command: str, name: str) -> None:

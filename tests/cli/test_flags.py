@@ -26,7 +26,7 @@ COMMAND_LINES = (
     "decompose validate -w FILE --features FEATURES",
     "decompose sparsify --features",
     "decompose sparsify -o FOLDER",
-    "decompose filters -w {} --class NAME -o looked",
+    "decompose atlas -w {} -o looked",
     "validate -i",
 )
 """What sentences quote to be typed. Elsewhere below ``cli/`` a parameter goes by its name."""

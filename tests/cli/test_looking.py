@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,34 @@ def test_filters_writes_a_picture_and_its_figures() -> None:
     assert "Filters of 3" in result.stderr
     found = content("out/result.json")["results"]["filters"]
     assert [len(info["images"]) for info in found] == [3, 3]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["-c", "cat"], "There is no class 'cat'; classes are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9."),
+        (["-c", "3", "-c", "10"], "There is no class '10'; classes are 0, 1, 2, 3, 4, 5, 6, 7, 8, 9."),
+        (["--images", "17"], "--images 17 is not between 1 and 16."),
+        (["-k", "0"], "-k 0 is not at least 1."),
+        (["-k", "65"], "-k 65 is more than the 64 features that there are."),
+        (["-k", "2", "-i", "indices.json"], "-i and -k both say which filters a class has; give one of them."),
+        (["-i", "missing.json"], "The index file missing.json does not exist."),
+    ],
+)
+def test_atlas_refuses_in_a_sentence(arguments: list[str], sentence: str) -> None:
+    assert sentence_of(["atlas", *arguments, "-o", "out"]) == sentence
+
+
+@pytest.mark.usefixtures("warm")
+def test_atlas_writes_a_picture_and_its_figures_and_is_on_a_page_with_names() -> None:
+    said = run("atlas", "-c", "3", "-c", "5", "-k", "2", "--images", "2", "-o", "out").stderr
+    assert files_below() == ["out/atlas.png", "out/result.json"]
+    assert "4 features of 3, 5; with all of them" in said
+    features = content("out/result.json")["results"]["features"]
+    assert [len(one["images"]) for one in features] == [2] * 4
+    Path("names.json").write_text(json.dumps({features[0]["feature"]: "hooks"}), encoding="utf-8")
+    run("report", "out", "--names", "names.json", "-o", "page.html")
+    assert f"hooks ({features[0]['feature']})" in Path("page.html").read_text(encoding="utf-8")
+    Path("names.json").write_text('{"64": "hooks"}', encoding="utf-8")
+    sentence = sentence_of(["report", "out", "--names", "names.json", "-o", "other.html"])
+    assert sentence == "--names names the feature 64, and the network has the features 0 to 63 only."

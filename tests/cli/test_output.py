@@ -20,6 +20,7 @@ ARGUMENTS = {
     "finetune": ["--dataset", "{few}", "--iterations", "1", "--schedule", "constant"],
     "explain": ["--indices-of", "0"],
     "filters": ["--class", "3", "-k", "2", "--images", "2"],
+    "atlas": ["-k", "1", "--class", "3", "--images", "2"],
     "train-gate": ["resnet14", "--gate", "l2", "--dataset", "{few}", "--iterations", "1", "--schedule", "constant"],
     "report": ["../validate.json"],
     "compare": ["../one.json", "../other.json"],

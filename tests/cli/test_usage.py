@@ -28,7 +28,7 @@ REFUSED = [
     ("validate --datset x", "validate has no option --datset. Did you mean --dataset?"),
     ("validate --frobnicate", "validate has no option --frobnicate. 'decompose validate --help' lists the options."),
     ("explain --class cat",
-     "explain has no option --class. Did you mean --classes or --class-map? --class is an option of filters."),
+     "explain has no option --class. Did you mean --classes or --class-map? --class is an option of filters, atlas."),
     ("selectivity --layer x",
      "selectivity has no option --layer. Did you mean --layers? --layer is an option of explain."),
     ("export --precisio 32", "export has no option --precisio. 'decompose export --help' lists the options."),

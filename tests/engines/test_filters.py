@@ -119,7 +119,7 @@ def test_networks_without_maps_show_the_images_alone(few: str, figures: list[Fig
 @pytest.mark.usefixtures("warm")
 def test_filters_that_are_negative_everywhere_are_drawn(figures: list[Figure], monkeypatch: pytest.MonkeyPatch) -> None:
     """Smooth activations have negative features."""
-    from decompose_cli.engines import filters as module
+    from decompose_cli.decomposition import strongest_images as module
 
     original = module.feature_maps
     monkeypatch.setattr(module, "feature_maps", lambda *given: (original(*given)[0], -1 - original(*given)[1].abs()))

@@ -121,6 +121,7 @@ def line(command: str, kind: str, images: Path) -> list[str]:
     more = {
         "explain": ["--indices-of", "0,1", "-k", "3", "-o", "maps"],
         "filters": ["--class", "3", "-k", "2", "-o", "filters"],
+        "atlas": ["--class", "3", "-k", "2", "--images", "2", "-o", "atlas"],
         "essential": ["-k", "3", "--repeats", "2"],
         "extract-indices": ["-k", "3"],
         "mutual-info": ["-k", "3"],
@@ -284,7 +285,7 @@ def test_averaged_weights_are_said_to_be_such(images: Path) -> None:
 
 ALL = (
     *("layers", "extract-indices", "validate", "bf16", "sweep", "essential", "mutual-info", "selectivity", "sparsify"),
-    *("compare", "explain", "filters", "finetune", "export", "train", "lr-find"),
+    *("compare", "explain", "filters", "atlas", "finetune", "export", "train", "lr-find"),
 )
 
 

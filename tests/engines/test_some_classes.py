@@ -29,6 +29,7 @@ from decompose_cli.datasets.folders import FolderImages, folder_images
 from decompose_cli.datasets.imagenet import imagenet_classes
 from decompose_cli.datasets.registry import DATASETS
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
+from decompose_cli.engines.atlas import AtlasSettings, atlas
 from decompose_cli.engines.essential import EssentialSettings, essential
 from decompose_cli.engines.explain import ExplainSettings, explain
 from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
@@ -479,6 +480,28 @@ def test_filters(case: Case, policy: str, twin: Twin) -> None:
         assert [image.value for image in info.images] == pytest.approx(sorted(values, reverse=True)[:3], abs=1e-4)
         sharing = [other for other in twin.present if other != number and info.feature in classes[other]]
         assert len(info.shared_with) == len(sharing)
+
+
+def test_atlas_leaves_classes_alone_that_keep_all_features(case: Case, policy: str, twin: Twin) -> None:
+    path = indices_file(case, policy)
+    results = atlas(case.inputs(policy), AtlasSettings(path, images=1)).results
+    classes, used = twin.frequent(K), {j for number in twin.present for j in twin.frequent(K)[number]}
+    assert {one.feature for one in results.features} == used
+    whole = [number for number in range(len(twin.kept)) if number not in twin.present]
+    assert len(results.kept_whole) == len(whole)
+    features, labels = np.array(twin.features("test")), np.array(twin.images("test")[1])
+    weight, bias = (np.array(part) for part in twin.head)
+    mask = np.array([[c in whole or j in classes[c] for j in range(_width(twin))] for c in range(len(twin.kept))])
+    for one in results.features:
+        assert sorted(use.class_number for use in one.used_by) == [c for c in twin.present if one.feature in classes[c]]
+        without = mask.copy()
+        without[twin.present, one.feature] = False
+        logits = features @ (weight * without).T + bias
+        assert one.lost.correct == int((logits.argmax(1) == labels).sum())
+    if whole:
+        name = results.kept_whole[0]
+        with pytest.raises(InputError, match=f"The class {name} keeps all features, as it has no training images"):
+            atlas(case.inputs(policy), AtlasSettings(path, classes=[str(whole[0])]))
 
 
 def test_selectivity_is_of_the_classes_with_images(case: Case, policy: str, twin: Twin) -> None:

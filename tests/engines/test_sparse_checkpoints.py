@@ -83,7 +83,14 @@ def test_what_has_its_bias_alone_is_said_once(inputs: Inputs) -> None:
 def test_an_index_file_is_refused_as_for_every_decomposed_checkpoint(inputs: Inputs) -> None:
     Path("i.json").write_text(json.dumps(ROWS), encoding="utf-8")
     images = ["--dataset", str(inputs.dataset)]
-    for command in (["validate"], ["sweep"], ["essential"], ["explain", "--worst", "1"], ["filters", "--class", "1"]):
+    for command in (
+        ["validate"],
+        ["sweep"],
+        ["essential"],
+        ["explain", "--worst", "1"],
+        ["filters", "--class", "1"],
+        ["atlas"],
+    ):
         given = "-i"
         refused([*command, "-w", str(FILE), *images, given, "i.json"], REFUSED, "carries its own indices")
 

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from decompose_cli.page.report import report
+from decompose_cli.reporting.atlas_sheet import AtlasSheet
 from tests.helpers.visits import NAMES
 
 if TYPE_CHECKING:
@@ -177,6 +179,20 @@ def documents(names: Sequence[str], features: int, k: int = 5) -> Documents:
     looked = {"feature": 3, "rank": 1, "weight": 0.5, "contribution": 1.0, "mean": 2.0, "mean_elsewhere": 1.0}
     looked |= {"shared_with": [names[1]], "of_class": 1}
     looked["images"] = [{"image": 7, "label": 0, "label_name": names[0], "value": 3.0}]
+    uses = [
+        {"class_number": c, "class_name": names[c], "weight": 0.5 - c, "rank": 1 + c, "contribution": 1.0 - c}
+        for c in (0, 1)
+    ]
+    of_class = {"number": 0, "images": 5, "before": 5, "after": 3, "points": -40.0, "ci95": [-80.0, 10.0]}
+    left_out = {"correct": 45, "points": -6.0, "ci95": [-12.5, -0.25], "mcnemar_p": 0.1, "only_with_correct": 4}
+    left_out |= {"only_without_correct": 1, "worst_class": of_class, "halved_classes": [], "classes": [of_class]}
+    nothing = {**left_out, "correct": 48, "points": 0.0, "worst_class": None, "classes": []}
+    charted = [
+        {"feature": 3, "used_by": uses, "lost": left_out, "selectivity": 0.75, "images": looked["images"] * 2}
+        | {"of_users": 2},
+        {"feature": 30, "used_by": uses[1:], "lost": nothing, "selectivity": None, "images": looked["images"]}
+        | {"of_users": 0},
+    ]
     mistake = {"image": 7, "label": 1, "original": {"predicted": 1, "probability": 0.6}}
     mistake["decomposed"] = {"predicted": 0, "probability": 0.9}
 
@@ -334,6 +350,18 @@ def documents(names: Sequence[str], features: int, k: int = 5) -> Documents:
             "filters",
             {"class_number": 0, "class_name": names[0], "indices": "k.json", "filters": [looked], "sheet": None},
         ),
+        "atlas": made(
+            "atlas",
+            {
+                "total": 50,
+                "head": {**point, "correct": 48, "top1": 96.0},
+                "indices": "k.json",
+                "classes": None,
+                "kept_whole": [],
+                "features": charted,
+                "sheet": "atlas.png",
+            },
+        ),
     }
 
 
@@ -343,6 +371,10 @@ def fill(folder: Path, names: Sequence[str], features: int, only: Sequence[str] 
         if not only or command in only:
             (folder / f"{command}.json").write_text(json.dumps(document), encoding="utf-8")
     Image.new("RGB", (300, 100), "red").save(folder / "01-7.png")
+    sheet = AtlasSheet([3, 30], 2)
+    for row, column in ((0, 0), (0, 1), (1, 0)):
+        sheet.put(row, column, torch.full((3, 8, 8), 60 + 90 * row + 60 * column, dtype=torch.uint8), None)
+    (folder / "atlas.png").write_bytes(sheet.png())
 
 
 @pytest.fixture

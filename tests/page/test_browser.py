@@ -94,6 +94,41 @@ def test_tables_are_sorted_by_mouse_and_keyboard(browser: Browser, whole_page: P
     visit.check()
 
 
+def test_an_atlas_is_searched_and_sorted(browser: Browser, whole_page: Path) -> None:
+    visit = Visit(browser, whole_page)
+    page = visit.page
+    rows, status = page.locator(".atlas tbody tr"), page.locator(".atlas [aria-live=polite]")
+    field = page.get_by_label("Search filters by name, number or class")
+
+    def shown() -> list[str]:
+        return [row.locator("th").inner_text() for row in rows.all() if row.is_visible()]
+
+    assert shown() == ["feature 3", "feature 30"]
+    for wanted, expected in (("3", ["feature 3"]), ("feat 30", ["feature 30"]), ("CLASS 0", ["feature 3"]), ("x", [])):
+        field.fill(wanted)
+        assert shown() == expected, wanted
+        assert status.inner_text() == f"{len(expected)} of 2 filters shown"
+    field.fill("")
+    for _ in range(2):
+        page.locator(".atlas thead button", has_text="Filter").click()
+    assert shown() == ["feature 30", "feature 3"]
+    visit.check()
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_an_atlas_is_whole_without_scripts(browser: Browser, whole_page: Path, size: str) -> None:
+    visit = Visit(browser, whole_page, SIZES[size], java_script_enabled=False)
+    page = visit.page
+    assert page.locator(".atlas tbody tr:visible").count() == 2
+    assert page.locator(".atlas input").count() == 0
+    sizes = [float(text) for text in page.locator(".atlas td span, .atlas th").evaluate_all(_FONT_SIZES)]
+    assert min(sizes) >= 12
+    visit.check()
+
+
+_FONT_SIZES = "found => found.map((one) => parseFloat(getComputedStyle(one).fontSize))"
+
+
 def test_what_is_missing_stays_below(browser: Browser, whole_page: Path) -> None:
     visit = Visit(browser, whole_page)
     table = visit.page.locator("#by-k table", has_text="Features of all classes").last

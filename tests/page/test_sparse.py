@@ -323,7 +323,7 @@ def test_classes_are_sums_of_pictured_features(
     hint = [block.text for block in blocks_of(found, "sums") if isinstance(block, Text)][-1]
     if not is_shown:
         assert sums == []
-        assert "'decompose filters -w out/k5/sparse.safetensors --class NAME -o looked'" in hint
+        assert "'decompose atlas -w out/k5/sparse.safetensors -o looked'" in hint
         return
     (shown,) = sums  # class 1 has another feature too, without a picture
     assert shown.caption == "class 0, k = 2: the sum of"
@@ -332,7 +332,7 @@ def test_classes_are_sums_of_pictured_features(
     assert term.picture is not None
     assert term.picture.alt == "Images with the most of feature 3: class 0 3.00, class 0 3.00"
     assert (bias.factor.text, bias.what, bias.picture) == ("+0.25", "bias", None)
-    assert "results of filters on this page" in hint
+    assert "results of atlas and filters on this page" in hint
     (folder / "filters.png").unlink()
     assert not [block for block in blocks_of(report([folder]), "sums") if isinstance(block, Sum)]
 

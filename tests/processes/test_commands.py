@@ -26,6 +26,7 @@ COMMANDS = {
     "mutual-info": "mutual-info -k 3",
     "compare": "compare a=k3.json b=k3.json --model resnet20-digits",
     "filters": "filters --class 3 --images 2",
+    "atlas": "atlas -k 2 --images 2",
     "explain": "explain --indices-of 0,1",
     "selectivity": "selectivity --layers layer3.2",
 }

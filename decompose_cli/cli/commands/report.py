@@ -40,13 +40,21 @@ def report(
             "that it needs.",
         ),
     ] = False,
+    names: Annotated[
+        Optional[Path],
+        option(
+            "--names",
+            metavar="FILE",
+            help='Names of features: JSON such as {"3": "wheels"}, or CSV with the header feature,name.',
+        ),
+    ] = None,
     open_page: OPEN = False,
 ) -> None:
     """Put results on one HTML page that needs nothing else: no network, no other file.
 
     Takes what any of the commands wrote, in any mix, and shows what there is: accuracies with intervals, curves, which
-    classes share which filters, overlap, essentiality, selectivity, confusion, misclassified images, explanations,
-    trainings, gates, and where every number comes from.
+    classes share which filters, overlap, essentiality, selectivity, confusion, misclassified images, an atlas of
+    filters, explanations, trainings, gates, and where every number comes from.
 
     Example: decompose report results/ -o report.html
     """
@@ -63,6 +71,7 @@ def report(
         overwrite=out.overwrite,
         with_images=not no_images,
         is_live=not static,
+        names=names,
     )
     path, count = out.path, len(page.sources)
     if path is None and not out.json:

@@ -49,7 +49,7 @@ def section(context: Context) -> Section | None:
         identity = (one_set.num_features, {number: sorted(features) for number, features in one_set.classes.items()})
         if identity not in seen:
             seen.append(identity)
-            blocks.append(Group(one_set.title, [*_matrix(context, one_set), *_tables(one_set)]))
+            blocks.append(Group(one_set.title, [*_matrix(context, one_set), *_tables(context, one_set)]))
     return Section("filters", "Which classes share which filters", _LEAD, blocks) if blocks else None
 
 
@@ -84,17 +84,18 @@ def _matrix(context: Context, index_set: _Set) -> Iterator[Block]:
     users = index_set.users()
     caption = f"Classes by filters: {len(users)} of {index_set.num_features} filters are used"
     if len(names) <= _MOST_ROWS and index_set.num_features <= _MOST_COLUMNS:
-        cells = []
+        cells, called = [], [_called(context, number) for number in range(index_set.num_features)]
         for name, features in zip(names, index_set.classes.values(), strict=True):
             rank = {feature: place for place, feature in enumerate(features, 1)}
             cells.append(
                 [
-                    _mark(name, f, rank[f], len(rank), is_ranked=index_set.is_ranked) if f in rank else Shade("", 0, "")
+                    _mark(name, called[f], rank[f], len(rank), is_ranked=index_set.is_ranked)
+                    if f in rank
+                    else Shade("", 0, "")
                     for f in range(index_set.num_features)
                 ]
             )
-        columns = [str(number) for number in range(index_set.num_features)]
-        yield Grid(caption, "Class, filter", names, columns, cells)
+        yield Grid(caption, "Class, filter", names, called, cells)
         return
     is_used = np.zeros((len(names), index_set.num_features), dtype=np.int8)
     for row, features in enumerate(index_set.classes.values()):
@@ -105,13 +106,18 @@ def _matrix(context: Context, index_set: _Set) -> Iterator[Block]:
         yield raster
 
 
-def _mark(name: str, feature: int, rank: int, count: int, *, is_ranked: bool) -> Shade:
+def _called(context: Context, feature: int) -> str:
+    """A filter where it is said that it is one: its name with its number, or its number alone."""
+    return context.feature_name(feature).removeprefix("feature ")
+
+
+def _mark(name: str, feature: str, rank: int, count: int, *, is_ranked: bool) -> Shade:
     if not is_ranked:
         return Shade("\N{BULLET}", 0.8, f"{name}: filter {feature}")
     return Shade(str(rank), 1.1 - 0.6 * rank / count, f"{name}: filter {feature}, rank {rank}")
 
 
-def _tables(index_set: _Set) -> Iterator[Block]:
+def _tables(context: Context, index_set: _Set) -> Iterator[Block]:
     users = index_set.users()
     names = index_set.source.class_name
     most = sorted(users, key=lambda feature: (-len(users[feature]), feature))
@@ -120,7 +126,7 @@ def _tables(index_set: _Set) -> Iterator[Block]:
         f"Filters by the classes that share them{cut}",
         [Column("Filter"), Column("Classes"), Column("Which")],
         [
-            [str(feature), len(users[feature]), _listed([names(n) for n in users[feature]])]
+            [_called(context, feature), len(users[feature]), _listed([names(n) for n in users[feature]])]
             for feature in most[:_MOST_LISTED]
         ],
         is_folded=True,

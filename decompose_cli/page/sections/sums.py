@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from decompose_cli.decomposition.ranking import DEFAULT_K
-from decompose_cli.page.blocks import Block, Column, Grid, Group, Section, Shade, Sum, Table, Term, Text
+from decompose_cli.page.blocks import (
+    Block,
+    Column,
+    Grid,
+    Group,
+    Part,
+    Section,
+    Sentence,
+    Shade,
+    Sum,
+    Table,
+    Term,
+    Text,
+)
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.page.saved import saved_image
+from decompose_cli.page.sections.atlas import Strip, strips_of, strongest_alt
 from decompose_cli.page.sections.sparse import feature_name, heads_of, run_label
+from decompose_cli.printable import counted
 from decompose_cli.reporting.filter_plots import MOST_ROWS, filter_strips
 from decompose_cli.storage.result_document import DatasetInfo
 
@@ -29,13 +44,15 @@ _LEAD = (
     "class, blue against it. Features that most classes share come first."
 )
 _MOST_ROWS, _MOST_COLUMNS = 30, 130
-_MOST_CLASSES, _MOST_TERMS, _MOST_NAMED = 200, 12, 6
+_MOST_CLASSES, _MOST_TERMS, _MOST_NAMED, _MOST_PICTURED = 200, 12, 6, 30
+_TILES, _STRIP_QUALITY = 5, 70
 
 
 @dataclass(frozen=True)
 class _Weights:
     """The weights of a head by class and feature, without classes that keep their rows of the full head."""
 
+    context: Context
     source: Source
     head: Any
     rows: Mapping[int, Mapping[int, float]]
@@ -54,6 +71,11 @@ class _Weights:
                 found.setdefault(feature, []).append(number)
         return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[1], item[0])))
 
+    def called(self, feature: int) -> str:
+        """The name that a feature came with, or that the page has for it."""
+        is_named = self.source.results.feature_names is not None
+        return feature_name(self.source, feature) if is_named else self.context.feature_name(feature)
+
     def cell(self, weight: float) -> str:
         """What a cell says of a weight: one decimal, or the sign alone where all have one size."""
         return f"{weight:.1f}" if self.head.scale is None else "+" if weight > 0 else "\N{MINUS SIGN}"
@@ -67,28 +89,37 @@ class _Pictured:
     alt: str
 
 
+@dataclass(frozen=True)
+class _Shown:
+    """What is known of the features of a network: pictures of all, and of those that atlas has looked at the parts."""
+
+    pictures: dict[int, _Pictured] = field(default_factory=dict)
+    strips: dict[int, Strip] = field(default_factory=dict)
+
+
 def section(context: Context) -> Section | None:
-    """Make the section from sparsify, with the pictures that filters made of the same network."""
+    """Make the section from sparsify, with the pictures that filters and atlas made of the same network."""
     blocks: list[Block] = []
     sources = list(context.of("sparsify"))
-    found = [(shown, _pictures(context, shown)) for shown in context.of("filters")] if sources else []
+    found = [(shown, _pictures(context, shown)) for shown in context.of("atlas", "filters")] if sources else []
     for source in sources:
-        pictures: dict[int, _Pictured] = {}
-        for shown, by_feature in found:
+        pictures = _Shown()
+        for shown, of_one in found:
             if _is_same_network(context, source, shown):
-                pictures |= by_feature
+                pictures.pictures.update(of_one.pictures)
+                pictures.strips.update(of_one.strips)
         groups = [
-            Group(f"k = {head.k}: {head.method}", [*_head(context, _weights(source, head), pictures)])
+            Group(f"k = {head.k}: {head.method}", [*_head(context, _weights(context, source, head), pictures)])
             for head in heads_of(source)
         ]
-        is_pictured = any(isinstance(block, Sum) for group in groups for block in group.blocks)
+        is_pictured = any(isinstance(block, Sum | Sentence) for group in groups for block in group.blocks)
         blocks.append(
             Group(f"{source.name}: {run_label(source)}", [*groups, Text(_hint(source, is_pictured=is_pictured))])
         )
     return Section("sums", "Classes as sums of features", _LEAD, blocks) if blocks else None
 
 
-def _weights(source: Source, head: Any) -> _Weights:
+def _weights(context: Context, source: Source, head: Any) -> _Weights:
     kept = {str(number) for number in head.kept_whole}
     rows = {
         int(number): dict(zip(features, head.weights[number], strict=True))
@@ -97,17 +128,24 @@ def _weights(source: Source, head: Any) -> _Weights:
     }
     if not all(math.isfinite(weight) for row in rows.values() for weight in row.values()):
         raise ValueError("a weight is infinite")
-    return _Weights(source, head, rows)
+    return _Weights(context, source, head, rows)
 
 
-def _head(context: Context, weights: _Weights, pictures: Mapping[int, _Pictured]) -> Iterator[Block]:
+def _head(context: Context, weights: _Weights, shown: _Shown) -> Iterator[Block]:
     yield from _said(weights)
     yield from _matrix(context, weights)
     yield _sums(weights)
-    for number, row in weights.rows.items():
-        if row and row.keys() <= pictures.keys():
-            terms = [*_terms(context, weights, number, pictures)]
+    is_sentence = weights.head.scale is not None  # all terms have one size, so that a sign says enough
+    known = shown.strips.keys() if is_sentence and shown.strips else shown.pictures.keys()
+    pictured = [number for number, row in weights.rows.items() if row and row.keys() <= known]
+    for number in pictured[:_MOST_PICTURED]:
+        if is_sentence and shown.strips:
+            yield _sentence(context, weights, number, shown.strips)
+        else:
+            terms = [*_terms(context, weights, number, shown.pictures)]
             yield Sum(f"{weights.source.class_name(number)}, k = {weights.head.k}: the sum of", terms)
+    if (more := len(pictured) - _MOST_PICTURED) > 0:
+        yield Text(f"{counted(more, 'more class', 'more classes')} would be pictured, were there room for them.")
 
 
 def _said(weights: _Weights) -> Iterator[Block]:
@@ -128,7 +166,7 @@ def _matrix(context: Context, weights: _Weights) -> Iterator[Block]:
     source, users = weights.source, weights.users
     model = source.document.model
     names = [source.class_name(number) for number in weights.rows]
-    columns = [feature_name(source, feature).removeprefix("feature ") for feature in users]
+    columns = [weights.called(feature).removeprefix("feature ") for feature in users]
     every = f" of {model.num_features:,}" if model is not None else ""
     caption = f"Weights, k = {weights.head.k}: {len(names):,} classes by the {len(users):,}{every} features in use"
     if len(names) <= _MOST_ROWS and len(users) <= _MOST_COLUMNS:
@@ -145,7 +183,7 @@ def _matrix(context: Context, weights: _Weights) -> Iterator[Block]:
             values[line, place[feature]] = float(f"{weight:.3g}")
     alt = f"Weights of {len(names)} classes by {len(users)} features; the table below says the largest."
     what = "times the standardised feature"
-    labels = [feature_name(source, feature) for feature in users]
+    labels = [weights.called(feature) for feature in users]
     raster = context.raster(caption, alt, values, (names, labels), what, is_sparse=True)
     yield raster if raster is not None else Text(f"{caption}: the picture had no room on this page.")
 
@@ -153,7 +191,7 @@ def _matrix(context: Context, weights: _Weights) -> Iterator[Block]:
 def _cell(weights: _Weights, name: str, feature: int, weight: float | None) -> Shade:
     if weight is None:
         return Shade("", 0, "")
-    what = feature_name(weights.source, feature)
+    what = weights.called(feature)
     return Shade(weights.cell(weight), weight / weights.largest, f"{name}: {weight:+.3f} times {what}")
 
 
@@ -165,7 +203,7 @@ def _sums(weights: _Weights) -> Table:
     for number, row in shown:
         strongest = _strongest_first(row)
         parts = [
-            f"{weight:+.2f} \N{MULTIPLICATION SIGN} {feature_name(source, feature)}"
+            f"{weight:+.2f} \N{MULTIPLICATION SIGN} {weights.called(feature)}"
             for feature, weight in strongest[:_MOST_TERMS]
         ]
         more = len(strongest) - _MOST_TERMS
@@ -179,22 +217,23 @@ def _sums(weights: _Weights) -> Table:
     )
 
 
-def _pictures(context: Context, shown: Source) -> dict[int, _Pictured]:
-    """What a result of filters shows, by feature."""
+def _pictures(context: Context, shown: Source) -> _Shown:
+    """What a result of filters or atlas shows, by feature."""
     results = shown.results
+    if shown.command == "atlas":
+        strips = strips_of(context, shown)
+        return _Shown({feature: _Pictured(strip.first(_TILES), strip.alt) for feature, strip in strips.items()}, strips)
     sheet = saved_image(context, shown, results.sheet)
     if sheet is None:
-        return {}
+        return _Shown()
     columns = max((len(one.images) for one in results.filters[:MOST_ROWS]), default=0)
-    strips = filter_strips(sheet, min(len(results.filters), MOST_ROWS), columns)
-    return {
-        one.feature: _Pictured(
-            strip,
-            f"Images with the most of feature {one.feature}: "
-            + ", ".join(f"{image.label_name} {image.value:.2f}" for image in one.images),
-        )
-        for one, strip in zip(results.filters, strips, strict=False)  # a sheet of another size has no strips
-    }
+    cut = filter_strips(sheet, min(len(results.filters), MOST_ROWS), columns)
+    return _Shown(
+        {
+            one.feature: _Pictured(strip, strongest_alt(context, one))
+            for one, strip in zip(results.filters, cut, strict=False)  # a sheet of another size has no strips
+        }
+    )
 
 
 def _is_same_network(context: Context, source: Source, shown: Source) -> bool:
@@ -222,8 +261,22 @@ def _terms(context: Context, weights: _Weights, number: int, pictures: Mapping[i
         more = f"shared with {_listed(others)}" if others else "of this class alone"
         picture = context.picture(pictures[feature].strip, pictures[feature].alt)
         factor = Shade(f"{weight:+.2f}", weight / weights.largest, "")
-        yield Term(factor, f"times {feature_name(source, feature)}", more, picture)
+        yield Term(factor, f"times {weights.called(feature)}", more, picture)
     yield Term(Shade(f"{weights.head.biases[number]:+.2f}", 0, ""), "bias", "", None)
+
+
+def _sentence(context: Context, weights: _Weights, number: int, strips: Mapping[int, Strip]) -> Sentence:
+    """A class of a head whose weights have one size, those that speak for it first."""
+    row = sorted(weights.rows[number].items(), key=lambda item: (item[1] < 0, item[0]))
+    parts = [
+        Part(
+            "+" if weight > 0 else "\N{MINUS SIGN}",
+            weights.called(feature),
+            context.picture(strips[feature].first(_TILES), strips[feature].alt, quality=_STRIP_QUALITY),
+        )
+        for feature, weight in row
+    ]
+    return Sentence(weights.source.class_name(number), parts)
 
 
 def _strongest_first(row: Mapping[int, float]) -> list[tuple[int, float]]:
@@ -233,7 +286,7 @@ def _strongest_first(row: Mapping[int, float]) -> list[tuple[int, float]]:
 def _hint(source: Source, *, is_pictured: bool) -> str:
     """Where pictures of features come from."""
     if is_pictured:
-        return "Those classes are pictured whose features are all in results of filters on this page."
+        return "Those classes are pictured whose features are all in results of atlas and filters on this page."
     if not isinstance(source.document.dataset, DatasetInfo):
         return "These features came without a network, so there are no pictures of them."
     written = [head for head in heads_of(source) if head.checkpoint is not None]
@@ -241,8 +294,8 @@ def _hint(source: Source, *, is_pictured: bool) -> str:
         return "Pictures of features need a checkpoint, and none was written; 'decompose sparsify -o FOLDER' does."
     head = min(written, key=lambda head: abs(head.k - DEFAULT_K))
     return (
-        f"For pictures of a class's features run 'decompose filters -w {head.checkpoint} --class NAME -o looked', and "
-        "put the folder that it writes on this page too."
+        f"For pictures of the features run 'decompose atlas -w {head.checkpoint} -o looked', and put the folder that "
+        "it writes on this page too."
     )
 
 

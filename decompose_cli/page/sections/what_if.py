@@ -109,7 +109,7 @@ def _live(context: Context, start: _Start) -> tuple[Live | None, str]:
         for found in recalled(document):
             made = live_head(found, index_set, context.room_for_live, correct=start.correct)
             if made is not None:
-                data = _data(start, made, is_cut=is_cut)
+                data = _data(context, start, made, is_cut=is_cut)
                 context.take_live(data)
                 return Live(_caption(made), data), ""
     except DecomposeError as error:
@@ -127,7 +127,7 @@ def _caption(made: LiveHead) -> str:
     return f"On {images} of the result.{shown}"
 
 
-def _data(start: _Start, made: LiveHead, *, is_cut: bool) -> dict[str, object]:
+def _data(context: Context, start: _Start, made: LiveHead, *, is_cut: bool) -> dict[str, object]:
     """What the script of the page computes with; arrays are base64 of little-endian numbers, rows first."""
     import numpy as np
 
@@ -146,6 +146,7 @@ def _data(start: _Start, made: LiveHead, *, is_cut: bool) -> dict[str, object]:
         "names": of_classes,
         "classes": list(made.classes),
         "features": list(made.features),
+        "featureNames": [context.names.get(feature, str(feature)) for feature in made.features],
         "weight": _packed(made.weight, np.float32),
         "open": _packed(made.is_open, np.uint8),
         "order": [list(row) for row in made.order],

@@ -135,7 +135,7 @@
 
     matrix() {
       const { head } = this;
-      const heads = head.featureNames ?? head.features.map(String);
+      const heads = head.featureNames;
       const body = make("tbody");
       this.cells = [];
       for (let row = 0; row < head.rows; row++) {
@@ -434,7 +434,7 @@
         return { place, used, numbers: [...given[0], ...given[1], apart] };
       });
       lines.sort((a, b) => (b.numbers[4] ?? 0) - (a.numbers[4] ?? 0) || a.place - b.place);
-      const title = (place) => head.featureNames?.[place] ?? String(head.features[place]);
+      const title = (place) => head.featureNames[place];
       const common = lines.filter((line) => line.used === "both").map((line) => title(line.place));
       const count = this.counts(first, second);
       this.said.textContent = `${names[0]} and ${names[1]} share ${count.both ? `${count.both}: ${common.join(", ")}` : "no feature"}; ${count.first} of ${names[0]} alone, ${count.second} of ${names[1]} alone.`;

@@ -34,6 +34,36 @@
     }
   }
 
+  // Searching: a row is shown if each word of the search begins one of its own; a number is looked for as it is.
+  function finds(words, wanted) {
+    return wanted.every((part) => words.some((word) => (/^\d+$/.test(part) ? word === part : word.startsWith(part))));
+  }
+
+  for (const atlas of document.querySelectorAll(".atlas")) {
+    const rows = [...atlas.querySelectorAll("tbody tr")].map((row) => {
+      return { row, words: row.dataset.words.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [] };
+    });
+    const label = document.createElement("label");
+    const field = document.createElement("input");
+    const status = document.createElement("span");
+    field.type = "search";
+    label.append(`Search ${atlas.dataset.things} by name, number or class `, field);
+    status.setAttribute("role", "status");
+    status.setAttribute("aria-live", "polite");
+    const search = () => {
+      const wanted = field.value.toLowerCase().match(/[\p{L}\p{N}]+/gu) ?? [];
+      for (const { row, words } of rows) row.hidden = !finds(words, wanted);
+      const shown = rows.filter(({ row }) => !row.hidden).length;
+      status.textContent = `${shown} of ${rows.length} ${atlas.dataset.things} shown`;
+    };
+    field.addEventListener("input", search);
+    search();
+    const form = document.createElement("p");
+    form.className = "search";
+    form.append(label, status);
+    atlas.querySelector(".scroll").before(form);
+  }
+
   const tip = document.getElementById("tip");
 
   function say(text, x, y) {

@@ -14,7 +14,7 @@ from fuzz.readers import IMAGES, NET, SEEDS, SMALL
 
 _FEW = {
     **dict.fromkeys(("train", "train-gate", "finetune", "lr-find", "sweep"), 0.1),
-    **dict.fromkeys(("explain", "filters", "export"), 0.2),
+    **dict.fromkeys(("explain", "filters", "atlas", "export"), 0.2),
     "report": 0.2,
     "models": 0.05,
     "demo": 0.01,
@@ -40,6 +40,7 @@ _BASES: dict[str, tuple[tuple[str, ...], ...]] = {
     "lr-find": (("networks:net", *IMAGES, *SMALL, "--set", "batch_size=4", "--steps", "3"),),
     "explain": ((*NET, "--indices-of", "0"),),
     "filters": ((*NET, "--class", "1", "--images", "1"),),
+    "atlas": ((*NET, "-k", "1", "--images", "1"),),
     "report": ((f"{SEEDS}/results/validate.json",), (f"{SEEDS}/run", "-o", "x.html")),
     "demo": ((*NET,),),
     "models": ((),),
