@@ -90,11 +90,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing: ``svg`` is its markup, ``values`` a table of the same numbers."""
+    """A drawing: ``svg`` is its markup, ``narrow`` that for a phone, ``values`` a table of the same numbers."""
 
     kind: ClassVar[str] = "chart"
     title: str
     svg: str
+    narrow: str
     values: Table
 
 

@@ -148,7 +148,7 @@ def test_points_and_cells_say_what_they_are(browser: Browser, whole_page: Path) 
     page, tip = visit.page, visit.page.locator("#tip")
     assert tip.is_hidden()
     page.locator("#by-k .chart .told use").first.hover()
-    assert tip.inner_text() == "frequency, k = 1: 90.00% (80.00 to 95.00)"
+    assert tip.inner_text() == "frequency, k = 1: -6.00 points, 90.00% (80.00 to 95.00)"
     cell = page.locator("#confusion .grid td.more").nth(1)
     cell.hover()
     page.wait_for_timeout(100)  # until the page has been scrolled to it, which takes away what was said
@@ -157,9 +157,24 @@ def test_points_and_cells_say_what_they_are(browser: Browser, whole_page: Path) 
     assert "class 0 taken for class 1: 1" in tip.inner_text()
     page.keyboard.press("Escape")
     assert tip.is_hidden()
-    page.locator("#essentiality .chart .told").first.hover()
+    page.locator("#essentiality .chart .wide .told[data-tip*='class 0: +']").hover()
     assert "this network, class 0: +40.00 points (20.00 to 60.00); random sets -3.00" in tip.inner_text()
     visit.check()
+
+
+def test_charts_are_drawn_for_a_phone_and_their_texts_can_be_read(browser: Browser, whole_page: Path) -> None:
+    small = """[...document.querySelectorAll("svg text")].filter((text) => {
+      const { a, b } = text.getScreenCTM() ?? {}, box = text.getBoundingClientRect();
+      return box.width && Math.hypot(a, b) * parseFloat(getComputedStyle(text).fontSize) < 12;
+    }).map((text) => text.textContent)"""
+    for size, shown in (("desktop", "wide"), ("phone", "narrow")):
+        visit = Visit(browser, whole_page, SIZES[size])
+        charts = visit.page.locator(f".chart > .{shown}")
+        assert charts.count() == visit.page.locator(".chart > div:visible").count()
+        assert visit.page.evaluate(small) == []
+        charts.first.locator(".told use").first.hover()
+        assert visit.page.locator("#tip").inner_text()
+        visit.check()
 
 
 def test_a_finger_gets_answers_too(browser: Browser, write_results: WriteResults, tmp_path: Path) -> None:
@@ -204,7 +219,7 @@ def test_on_paper_nothing_is_folded(browser: Browser, whole_page: Path) -> None:
 def test_the_page_is_whole_without_scripts(browser: Browser, whole_page: Path) -> None:
     visit = Visit(browser, whole_page, java_script_enabled=False)
     assert visit.page.locator("main > section").count() == len(SECTIONS)
-    assert visit.page.locator("#accuracy table").first.is_visible() or visit.page.locator("#accuracy svg").is_visible()
+    assert visit.page.locator("#accuracy table, #accuracy svg").first.is_visible()
     visit.check()
 
 

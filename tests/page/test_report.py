@@ -372,9 +372,9 @@ def test_curves_of_weights_fitted_anew_stand_beside_those_of_the_cut(write_resul
     _, text = page_of(report([folder]))
     assert "weights fitted anew (penalty of strength 0.001)" in text
     assert "frequency 1 45 47 94.00 83.00 to 98.00 +1.50 -2.25 to +5.75 0.38" in text
-    assert "frequency, refitted, k = 2: 96.00% (83.00 to 98.00)" in text
-    assert "mine, refitted, k = 7: 94.00% (83.00 to 98.00)" in text
-    assert "frequency, k = 2: 90.00% (80.00 to 95.00)" in text
+    assert "frequency, refitted, k = 2: +6.00 points, 96.00% (83.00 to 98.00)" in text
+    assert "mine, refitted, k = 7: +4.00 points, 94.00% (83.00 to 98.00)" in text
+    assert "frequency, k = 2: +0.00 points, 90.00% (80.00 to 95.00)" in text
     assert "refitted, k" not in before
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from decompose_cli.decomposition.calibration import Adjusted
@@ -69,8 +70,8 @@ def section(context: Context) -> Section | None:
     rows = [(f"{m.source}: {m.what}" if several else m.what, m.top1, m.interval) for m in measured]
     blocks: list[Block] = [values]
     if 1 < len(rows) <= _MOST_DRAWN:
-        figure = interval_figure("top-1 accuracy (%), with 95% interval", rows)
-        blocks = [context.chart("Accuracy before and after", figure, values)]
+        draw = partial(interval_figure, "top-1 accuracy (%), with 95% interval", rows)
+        blocks = [context.chart("Accuracy before and after", draw, values)]
     blocks += _differences(context)
     blocks += _controls(context)
     blocks += _calibration(context)
@@ -196,7 +197,7 @@ def _calibration(context: Context) -> Iterator[Block]:
             [[name, 100 * one.ece, one.brier, one.nll] for name, one in known.items()],
         )
         title = "Reliability: how often each head is right, against how sure it is"
-        blocks: list[Block] = [context.chart(title, results.reliability(), values)]
+        blocks: list[Block] = [context.chart(title, results.reliability, values)]
         if results.adjusted is not None:
             blocks.append(_adjusted(results.adjusted))
         yield Group(f"Calibration: {source.name}", blocks)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from decompose_cli.page.blocks import Block, Column, Group, Section, Table
@@ -53,7 +54,8 @@ def _run(context: Context, title: str, run: Any) -> Iterator[Block]:
         scores = [getattr(epoch, name) for name in splits]
         measured = [value for score in scores for value in ((score.loss, score.top1) if score else (None, None))]
         rows.append([str(epoch.epoch), epoch.lr, epoch.train.loss, epoch.train.top1, *measured, epoch.seconds])
-    yield context.chart(title, training_figure("", **curves(run.epochs)), Table("By epoch", columns, rows))
+    draw = partial(training_figure, "", **curves(run.epochs))
+    yield context.chart(title, lambda width: draw(width=width), Table("By epoch", columns, rows))
 
 
 def _spreads(summary: Any) -> Table:
@@ -75,7 +77,8 @@ def _spreads(summary: Any) -> Table:
 def _rates(context: Context, source: Source) -> Block:
     results = source.results
     rows = list(zip(results.rates, results.losses, results.smoothed, strict=False))
-    figure = lr_figure(
+    draw = partial(
+        lr_figure,
         "",
         [rate for rate, _, _ in rows],
         [float("nan") if loss is None else loss for _, loss, _ in rows],
@@ -88,4 +91,4 @@ def _rates(context: Context, source: Source) -> Block:
         [[str(number), *row] for number, row in enumerate(rows)],
     )
     suggestion = "no suggestion" if results.lr is None else f"suggested: {results.lr:.2g}"
-    return context.chart(f"Learning-rate range test ({suggestion})", figure, values)
+    return context.chart(f"Learning-rate range test ({suggestion})", draw, values)
