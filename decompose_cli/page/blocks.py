@@ -183,7 +183,29 @@ class Sum:
     terms: Sequence[Term]
 
 
-Block = Union["Text", "Verdict", "Figures", "Table", "Chart", "Grid", "Raster", "Picture", "Gallery", "Sum", "Group"]
+Block = Union[
+    "Text",
+    "Verdict",
+    "Figures",
+    "Table",
+    "Chart",
+    "Grid",
+    "Raster",
+    "Picture",
+    "Gallery",
+    "Sum",
+    "Fold",
+    "Group",
+]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that a click on ``title`` opens."""
+
+    kind: ClassVar[str] = "fold"
+    title: str
+    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True)

@@ -123,7 +123,7 @@ def essentiality_figure(
             _draw_kept(kept, marks, y, colour, who)
             _draw_difference(difference, marks, y, step, colour, who)
             has_random = has_random or marks.mean is not None
-    ticks = [plain(short(name, _LONGEST_TICK)) for name in names]
+    ticks = [plain(short(name, _LONGEST_TICK // (2 if is_narrow else 1))) for name in names]
     for axes, label in ((kept, "images that stay with their class (%)"), (difference, "difference (points)")):
         axes.set_yticks(range(len(names)), ticks if axes is kept or is_narrow else [""] * len(names))
         axes.set_ylim(len(names) - 0.5, -0.5)

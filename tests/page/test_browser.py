@@ -82,8 +82,10 @@ _CONTRAST = """([selector, variable]) => {
   const element = document.querySelector(selector), style = getComputedStyle(element);
   const canvas = document.createElement("canvas").getContext("2d", { willReadFrequently: true });
   const lightness = (colour) => {
-    canvas.fillStyle = colour;
-    canvas.fillRect(0, 0, 1, 1);
+    for (const layer of [getComputedStyle(document.body).backgroundColor, colour]) { // some let the page through
+      canvas.fillStyle = layer;
+      canvas.fillRect(0, 0, 1, 1);
+    }
     const [r, g, b] = [...canvas.getImageData(0, 0, 1, 1).data].map((byte) => {
       const value = byte / 255;
       return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;

@@ -17,13 +17,15 @@ import pytest
 from typer.main import get_command
 
 from decompose_cli.cli.app import app
+from decompose_cli.decomposition.chance import expected_information, expected_jaccard
 from decompose_cli.errors import InputError
-from decompose_cli.page.blocks import Chart, Column, Grid, Group, Table
+from decompose_cli.page.blocks import Chart, Column, Fold, Grid, Group, Table
 from decompose_cli.page.documents import read_sources
 from decompose_cli.page.report import LARGEST, Report, report
 from decompose_cli.storage.result_document import ResultDocument
 
 WriteResults = Callable[..., Path]
+DIGITS = [f"class {number}" for number in range(10)]
 WITHOUT_RESULTS = {"models", "layers", "datasets", "cache", "export", "report"}
 VOID = {"meta", "link", "img", "br", "path", "use", "rect", "input"}
 
@@ -252,7 +254,9 @@ def test_a_thousand_classes_and_two_thousand_filters_fit(large: Path) -> None:
     assert path.stat().st_size < LARGEST
     page, _ = page_of(path.read_text(encoding="utf-8"))
     sizes = {(image["width"], image["height"]) for image in page.all("img")}
-    assert {("2048", "1000"), ("1000", "1000")} <= sizes
+    results = json.loads((large / "found/extract-indices.json").read_text(encoding="utf-8"))["results"]
+    used = {feature for features in results["5"]["indices"].values() for feature in features}
+    assert {(str(len(used)), "1000"), ("1000", "1000")} <= sizes
     assert (large / "left_out").read_text(encoding="utf-8") == "0"
 
 
@@ -288,24 +292,98 @@ def test_matrices_as_pictures_are_what_they_were(write_results: WriteResults) ->
     folder = write_results(names, 200, only=("extract-indices", "mutual-info"))
     rows = json.loads((folder / "extract-indices.json").read_text())["results"]["5"]["indices"]
     overlap = json.loads((folder / "mutual-info.json").read_text())["results"]["sets"]["ours"]["5"]["jaccard_matrix"]
-    page, _ = page_of(report([folder]))
-    pictures = {}
+    found = report([folder])
+    page, _ = page_of(found)
+    data = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', found.html)]
+    pictures = []
     for image in page.all("img"):
-        source = image["src"]
-        assert source is not None
-        content = base64.b64decode(source.partition(",")[2])
-        pictures[image["width"]] = np.asarray(Image.open(io.BytesIO(content)))
-        if image["width"] == "40":
-            break  # the first is of the Jaccard index
-    used = np.zeros((40, 200), dtype=bool)
-    for number, features in rows.items():
-        used[int(number), features] = True
-    assert ((pictures["200"] == 0) == used).all()
-    values = np.asarray(overlap)
-    np.fill_diagonal(values, 0)
-    shades = 255 - pictures["40"].astype(float)
+        content = base64.b64decode((image["src"] or "").partition(",")[2])
+        pictures.append(np.asarray(Image.open(io.BytesIO(content))).astype(float))
+    used, jaccard, _ = zip(pictures, data, strict=True)
+    order = [names.index(name) for name in used[1]["rows"]]
+    features = [int(label.removeprefix("filter ")) for label in used[1]["columns"]]
+    assert sorted(features) == sorted({feature for row in rows.values() for feature in row})
+    expected = [[feature in rows[str(number)] for feature in features] for number in order]
+    assert ((used[0] == 0) == expected).all()
+    order = [names.index(name) for name in jaccard[1]["rows"]]
+    chance = expected_jaccard(5, 5, 200)
+    values = np.asarray(overlap)[np.ix_(order, order)] - chance
+    red, blue = jaccard[0][..., 0], jaccard[0][..., 2]
+    shades = np.where(red < blue, red - 255, 255 - blue) / 255
     away = ~np.eye(40, dtype=bool)
-    assert np.abs(shades / 255 * values.max() - values)[away].max() <= values.max() / 255
+    largest = np.abs(values[away]).max()
+    assert jaccard[1]["largest"] == pytest.approx(largest)
+    assert np.abs(shades * largest - values)[away].max() <= largest / 255
+    assert not shades[~away].any()
+
+
+def of(report_: Report, section: str) -> list[Any]:
+    """The blocks of the one result in a section."""
+    (found,) = [one for one in report_.sections if one.id == section]
+    return [block for group in found.blocks if isinstance(group, Group) for block in group.blocks]
+
+
+def test_overlap_is_shown_as_what_is_above_or_below_chance(write_results: WriteResults) -> None:
+    folder = write_results(only=("mutual-info",))
+    results = json.loads((folder / "mutual-info.json").read_text(encoding="utf-8"))["results"]["sets"]["ours"]["5"]
+    grid, fold = of(report([folder]), "overlap")
+    assert isinstance(grid, Grid)
+    assert isinstance(fold, Fold)
+    assert grid.is_signed
+    chance = expected_jaccard(5, 5, 64)
+    order = [DIGITS.index(name) for name in grid.rows]
+    for row, line in zip(order, grid.cells, strict=True):
+        for column, cell in zip(order, line, strict=True):
+            above = results["jaccard_matrix"][row][column] - chance
+            assert cell.text == ("" if row == column else f"{above:+.2f}")
+    edited(folder, "mutual-info", lambda d: d["results"]["sets"]["ours"]["5"].update(features_per_class=[4, 6]))
+    grid, _ = of(report([folder]), "overlap")
+    assert not grid.is_signed, "chance is not known where sizes are not"
+    sizes = {"sizes": [4, 6] + [5] * 8}
+    edited(folder, "mutual-info", lambda d: d["results"]["sets"]["ours"]["5"].update(sizes))
+    grid, _ = of(report([folder]), "overlap")
+    row, column = grid.rows.index("class 0"), grid.columns.index("class 1")
+    above = results["jaccard_matrix"][0][1] - expected_jaccard(4, 6, 64)
+    assert grid.cells[row][column].text == f"{above:+.2f}"
+
+
+def test_a_matrix_that_says_nothing_is_a_sentence(write_results: WriteResults) -> None:
+    def flat(document: dict[str, Any]) -> None:
+        matrix = np.full((10, 10), 0.0071)
+        matrix[2, 3] = matrix[3, 2] = 0.0365
+        document["results"]["sets"]["ours"]["5"]["matrix"] = matrix.tolist()
+
+    folder = write_results(only=("mutual-info",))
+    edited(folder, "mutual-info", flat)
+    _, text = of(report([folder]), "overlap")
+    chance = expected_information(5, 5, 64)
+    assert (
+        text.text
+        == (
+            f"Mutual information, this network, k = 5: 0.007 nats for 44 of 45 pairs of classes, as by chance ({chance:.4f} "
+            "on average). It tells nearly none of them apart, so there is no matrix of it. The largest is that of class 2 "
+            "and class 3, 0.0365."
+        )
+        or "class 3 and class 2" in text.text
+    )
+
+
+def test_of_many_classes_the_pairs_that_share_most_come_first(write_results: WriteResults) -> None:
+    names = [f"c{number}" for number in range(30)]
+    table, fold, *_ = of(report([write_results(names, only=("mutual-info",))]), "overlap")
+    assert isinstance(table, Table)
+    assert not table.is_folded
+    above = [row[2] for row in table.rows]
+    assert above == sorted(above, reverse=True)
+    assert isinstance(fold, Fold)
+
+
+def test_sets_that_came_without_images_have_the_names_of_their_network(write_results: WriteResults) -> None:
+    folder = write_results(only=("mutual-info", "validate"))
+    edited(folder, "mutual-info", lambda d: d.update(model=None, dataset=None))
+    assert set(of(report([folder]), "overlap")[0].rows) == set(DIGITS)
+    edited(folder, "mutual-info", lambda d: d["arguments"].update(model="another"))
+    assert set(of(report([folder]), "overlap")[0].rows) == set(map(str, range(10)))
 
 
 @pytest.mark.parametrize(
