@@ -9,7 +9,7 @@ from typing import Any
 
 from decompose_cli.decomposition.calibration import Adjusted
 from decompose_cli.decomposition.result_types import Difference
-from decompose_cli.page.blocks import Block, Column, Group, Section, Table
+from decompose_cli.page.blocks import Block, Cell, Column, Group, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.reporting.study_plots import interval_figure
@@ -258,19 +258,20 @@ def _by_class(context: Context) -> Iterator[Block]:
         first = original or decomposed
         if first is None:
             continue
-        columns = [Column("Class"), Column("Images")]
-        columns += [Column("Full head %")] * (original is not None) + [Column("Decomposed %")] * (
-            decomposed is not None
-        )
-        columns += [Column("Change, points", 2, is_signed=True)] * (original is not None and decomposed is not None)
-        rows = []
+        heads = [(what, head) for what, head in (("Full head", original), ("Decomposed", decomposed)) if head]
+        columns = [Column("Class")]
+        columns += [Column("Change, points", 2, is_signed=True)] * (len(heads) == 2)
+        columns += [column for what, _ in heads for column in (Column(f"{what} right"), Column(f"{what} %"))]
+        columns += [Column("Images")]
+        rows: list[list[Cell]] = []
         for number, row in enumerate(first.per_class):
             if row.total == 0:
                 continue
-            shares = [
-                100 * head.per_class[number].correct / row.total for head in (original, decomposed) if head is not None
-            ]
-            rows.append([row.name, row.total, *shares, *([shares[1] - shares[0]] if len(shares) == 2 else [])])
+            counts = [head.per_class[number].correct for _, head in heads]
+            shares = [100 * count / row.total for count in counts]
+            change: list[Cell] = [shares[1] - shares[0]] if len(shares) == 2 else []
+            measured = [value for pair in zip(counts, shares, strict=True) for value in pair]
+            rows.append([row.name, *change, *measured, row.total])
         tables.append(Table(f"By class: {source.name}", columns, rows, is_folded=len(rows) > 30))
     if tables:
         yield Group("By class", tables)

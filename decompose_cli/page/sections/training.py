@@ -43,19 +43,26 @@ def runs_of(source: Source) -> Iterator[tuple[str, Any]]:
 def _run(context: Context, title: str, run: Any) -> Iterator[Block]:
     if not run.epochs:
         return
-    columns = [Column("Epoch"), Column("Learning rate", 6), Column("Training loss", 4), Column("Training top-1 %")]
+    columns = [Column("Epoch"), Column("Learning rate", 6), Column("Training loss", 4)]
+    columns += [Column("Training, right"), Column("Training top-1 %")]
     splits = [name for name in ("val", "test") if any(getattr(epoch, name) is not None for epoch in run.epochs)]
     for name in splits:
         what = "Held-out" if name == "val" else "Test"
-        columns += [Column(f"{what} loss", 4), Column(f"{what} top-1 %")]
+        columns += [Column(f"{what} loss", 4), Column(f"{what}, right"), Column(f"{what} top-1 %")]
     columns += [Column("Seconds", 1)]
     rows = []
     for epoch in run.epochs:
         scores = [getattr(epoch, name) for name in splits]
-        measured = [value for score in scores for value in ((score.loss, score.top1) if score else (None, None))]
-        rows.append([str(epoch.epoch), epoch.lr, epoch.train.loss, epoch.train.top1, *measured, epoch.seconds])
+        measured = [value for score in (epoch.train, *scores) for value in _measured(score)]
+        rows.append([str(epoch.epoch), epoch.lr, *measured, epoch.seconds])
     draw = partial(training_figure, "", **curves(run.epochs))
     yield context.chart(title, lambda width: draw(width=width), Table("By epoch", columns, rows))
+
+
+def _measured(score: Any) -> tuple[float | None, str | None, float | None]:
+    if score is None:
+        return None, None, None
+    return score.loss, f"{score.correct:,} of {score.images:,}", score.top1
 
 
 def _spreads(summary: Any) -> Table:
