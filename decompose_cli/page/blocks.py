@@ -165,6 +165,24 @@ class Gallery:
 
 
 @dataclass(frozen=True)
+class Panel:
+    """A picture in a row of them. ``scale``: its lowest and highest value, where its colours stand for values."""
+
+    picture: Picture
+    scale: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Pictures side by side, with words above them and lines of text below."""
+
+    kind: ClassVar[str] = "panels"
+    caption: str
+    panels: Sequence[Panel]
+    lines: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class Term:
     """One term of a sum: its factor as text, how dark that is (-1 to 1), what it multiplies, and a picture of that."""
 
@@ -194,6 +212,7 @@ Block = Union[
     "Picture",
     "Gallery",
     "Sum",
+    "Panels",
     "Fold",
     "Group",
 ]

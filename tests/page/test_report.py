@@ -14,14 +14,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.main import get_command
 
 from decompose_cli.cli.app import app
 from decompose_cli.decomposition.chance import expected_information, expected_jaccard
 from decompose_cli.errors import InputError
-from decompose_cli.page.blocks import Chart, Column, Fold, Grid, Group, Table
+from decompose_cli.page.blocks import Chart, Column, Fold, Grid, Group, Panels, Table
 from decompose_cli.page.documents import read_sources
 from decompose_cli.page.report import LARGEST, Report, report
+from decompose_cli.reporting.explain_plots import row_size
 from decompose_cli.storage.result_document import ResultDocument
 
 WriteResults = Callable[..., Path]
@@ -121,7 +123,7 @@ def test_the_page_has_every_section_and_says_what_the_files_say(whole_html: str)
         "The smallest set within 1 point: 17 features",
         "only reported",
         "Grad-CAM",
-        "taken for class 0, labelled class 1",
+        "7: class 1 taken for class 0 (75%)",
         "suggested: 0.01",
         "g of stage3 after epoch 2",
         "Training images whose label was made wrong",
@@ -487,8 +489,8 @@ def test_misclassified_images_are_shown_where_they_are_the_same(
 
     edited(folder, "validate", moved)
     page, text = page_of(report([path]))
-    (image,) = [image for image in page.all("img") if "image 7," in (image["alt"] or "")]
-    assert image["alt"] == "image 7, a dog; full head: dog; decomposed: cat"
+    (image,) = [image for image in page.all("img") if "image 7:" in (image["alt"] or "")]
+    assert image["alt"] == "image 7: dog taken for cat (90%); the full head says dog"
     assert not page_of(report([path], with_images=False))[0].all("img")
     (root / "test" / "cat" / "new.png").write_bytes((root / "test" / "cat" / "000.png").read_bytes())
     page, text = page_of(report([path]))
@@ -567,6 +569,41 @@ def test_the_page_says_what_was_seen_of_a_photograph(write_results: WriteResults
     assert "pixels" not in page_of(report([folder]))[1].split("01-7")[0].split("taken for")[-1]
     edited(folder, "explain", lambda d: d["results"]["explanations"][0].update(size=[300, 400], resized=[32, 42]))
     assert "(300x400 pixels, made 32x42, of which the network sees the middle 32x32)" in page_of(report([folder]))[1]
+
+
+def test_images_and_maps_of_explanations_are_shown_one_by_one(write_results: WriteResults) -> None:
+    """Each with its words and scale as text, which a phone does not shrink."""
+    folder = write_results(only=("explain",))
+    panels = [("Grad-CAM, predicted: class 0", 0.25, False), ("5 filters of class 0: +1.50", 1.5, True)]
+    maps = [dict(zip(("what", "largest", "signed"), one, strict=True)) for one in panels]
+    edited(folder, "explain", lambda d: d["results"]["explanations"][0].update(maps=maps))
+    assert len(page_of(report([folder]))[0].all("img")) == 1, "a picture of another size is shown as it is"
+    Image.new("RGB", row_size(5), "red").save(folder / "01-7.png")
+    found = report([folder])
+    page, text = page_of(found)
+    assert [image["alt"] for image in page.all("img")] == [
+        "7: what the network sees",
+        *(f"7: {what}" for what, _, _ in panels),
+    ]
+    (block,) = [block for block in of(found, "looking") if isinstance(block, Panels)]
+    assert [panel.scale for panel in block.panels] == [None, (0.0, 0.25), (-1.5, 1.5)]
+    assert (block.caption, list(block.lines)) == (
+        "7: class 1 taken for class 0 (75%)",
+        ["Full head: class 0 75.0%", "Decomposed head: class 0 75.0%"],
+    )
+    assert "5 filters of class 0: +1.50 -1.5 0 1.5" in text
+
+
+def test_one_full_head_of_a_network_and_images_is_enough(write_results: WriteResults) -> None:
+    first, second = (write_results(only=("validate",), folder=folder) for folder in ("first", "second"))
+    edited(second, "validate", lambda d: d["results"]["original"].update(loss=0.25001))
+    assert len(re.findall("<dt>[^<]*full head</dt>", glance(report([first, second])).replace("minus full", ""))) == 1
+    edited(second, "validate", lambda d: d["model"]["weights"].update(sha256="c" * 64))
+    assert len(re.findall("<dt>[^<]*full head</dt>", glance(report([first, second])).replace("minus full", ""))) == 2
+
+
+def test_no_set_is_called_ours(whole_html: str) -> None:
+    assert "ours" not in re.sub("[a-z]ours", "", page_of(whole_html)[1])
 
 
 def test_damaged_pictures_are_left_out(write_results: WriteResults) -> None:

@@ -15,6 +15,8 @@ from decompose_cli.page.documents import Source
 from decompose_cli.reporting.study_plots import interval_figure
 from decompose_cli.statistics import wilson_interval
 
+FULL = "full head"
+"""What the head of all features is called."""
 _MOST_DRAWN = 40
 _LEAD = (
     "Images classified correctly, with 95% intervals (Wilson), which are about other images of the same kind, not "
@@ -83,7 +85,7 @@ def measurements(source: Source) -> Iterator[Measured]:
     """The measurements of a result; on held-out images those of the last epoch only, as they chose the best one."""
     results = source.results
     if source.command == "validate":
-        found = {"full head": results.original, "decomposed": results.decomposed, "refitted": results.refitted}
+        found = {FULL: results.original, "decomposed": results.decomposed, "refitted": results.refitted}
         for what, head in found.items():
             if head is not None:
                 split = source.document.dataset.split if source.document.dataset else ""
@@ -105,7 +107,7 @@ def measurements(source: Source) -> Iterator[Measured]:
 
 def _scores(command: str, run: Any) -> Iterator[tuple[str, Any]]:
     if command == "finetune":
-        yield "full head", run.original
+        yield FULL, run.original
         sizes = f"decomposed, {_features(run.features_per_class)} per class"
         yield f"{sizes}, weights of the full head", run.cut
         yield f"{sizes}, not trained" + (", weights fitted anew" if run.refitting is not None else ""), run.before
