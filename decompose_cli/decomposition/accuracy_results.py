@@ -15,6 +15,7 @@ from decompose_cli.decomposition.result_types import Difference, Gain
 from decompose_cli.errors import InputError
 from decompose_cli.reporting.findings import Findings, Row, accuracy_cells, difference_cells
 from decompose_cli.reporting.study_plots import interval_figure, reliability_figure
+from decompose_cli.reporting.style import WIDE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -166,8 +167,11 @@ class ValidateResults(Findings):
             ],
         }
 
-    def reliability(self) -> Figure:
+    def reliability(self, width: float = WIDE) -> Figure:
         """How often each head is right at each confidence, in 15 bins of as many images each.
+
+        Args:
+            width: Of the figure, in inches.
 
         Raises:
             InputError: The results are of an earlier version, which did not say it.
@@ -180,7 +184,7 @@ class ValidateResults(Findings):
         }
         if not curves:
             raise InputError("These results do not say how well the heads are calibrated.")
-        return reliability_figure(curves)
+        return reliability_figure(curves, width)
 
     @override
     def drawn(self) -> Figure | None:

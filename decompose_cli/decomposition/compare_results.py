@@ -14,6 +14,7 @@ from decompose_cli.decomposition.metrics import Predictions, compare
 from decompose_cli.decomposition.result_types import Paired, Point, by_class
 from decompose_cli.reporting.findings import Findings, Row, accuracy_cells, difference_cells
 from decompose_cli.reporting.study_plots import interval_figure
+from decompose_cli.reporting.style import WIDE
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,10 +144,10 @@ class CompareResults(Findings):
         return differences_figure(self.differences) if self.differences else None
 
 
-def differences_figure(differences: Sequence[HeadDifference]) -> Figure:
-    """The paired differences with their intervals, one below the other."""
+def differences_figure(differences: Sequence[HeadDifference], width: float = WIDE) -> Figure:
+    """The paired differences with their intervals, one below the other; ``width`` is in inches."""
     rows = [(f"{one.second} minus {one.first}", one.points, one.ci95) for one in differences]
-    return interval_figure("difference of top-1 accuracy (points), with 95% interval", rows)
+    return interval_figure("difference of top-1 accuracy (points), with 95% interval", rows, width)
 
 
 def described_set(index_set: IndexSet, sha256: str | None) -> ComparedSet:

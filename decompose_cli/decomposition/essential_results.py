@@ -10,7 +10,7 @@ from typing_extensions import override
 
 from decompose_cli.decomposition.index_set import Layout
 from decompose_cli.reporting.findings import Findings, Row
-from decompose_cli.reporting.study_plots import essentiality_figure
+from decompose_cli.reporting.study_plots import NoiseMarks, essentiality_figure
 from decompose_cli.storage.result_document import WeightsInfo
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ class Kept(BaseModel):
     with standard error and 95% interval over the repeats, which is about the noise and not about other images (null
     for one repeat). ``essentiality``: ``noise_at_noninf`` minus ``noise_at_inf`` in percentage points, with its 95%
     interval over the images (null for one image). ``control_mean``: mean essentiality of random feature sets of the
-    same size; ``p``: (1 + sets with at least as much) / (1 + sets); both null without such sets.
+    same size; ``control_range``: the smallest and the largest of theirs; ``p``: (1 + sets with at least as much) /
+    (1 + sets); all null without such sets, and the range in results of before.
     """
 
     images: int
@@ -41,7 +42,15 @@ class Kept(BaseModel):
     essentiality: float
     essentiality_ci95: Interval
     control_mean: float | None
+    control_range: Interval = None
     p: float | None
+
+    @property
+    def marks(self) -> NoiseMarks:
+        """What is drawn of it, in percent of the images."""
+        own, others = (100 * count / self.images for count in (self.noise_at_inf, self.noise_at_noninf))
+        points, interval = self.essentiality, self.essentiality_ci95
+        return NoiseMarks(own, others, points, interval, self.control_mean, self.control_range)
 
 
 class MethodSummary(Kept):
@@ -85,18 +94,17 @@ class EssentialResults(Findings):
 
     @override
     def drawn(self) -> Figure | None:
+        numbers, marks = self.marks()
+        return essentiality_figure([self.called(number) for number in numbers], marks)
+
+    def marks(self) -> tuple[list[int], dict[str, list[NoiseMarks | None]]]:
+        """The numbers of the classes, ascending, and what is drawn of each, by method; None where it has no images."""
         by_method = {name: self.by_class(name) for name in self.summary}
         numbers = sorted({int(number) for kept in by_method.values() for number in kept})
-        bars = {
-            name: [
-                None
-                if (one := kept.get(str(number))) is None
-                else (one.essentiality, one.essentiality_ci95, one.control_mean)
-                for number in numbers
-            ]
+        return numbers, {
+            name: [one.marks if (one := kept.get(str(number))) is not None else None for number in numbers]
             for name, kept in by_method.items()
         }
-        return essentiality_figure([self.called(number) for number in numbers], bars)
 
 
 def _cells(kept: Kept) -> Row:

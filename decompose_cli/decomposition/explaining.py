@@ -50,6 +50,14 @@ class FilterSums(BaseModel):
     error: float
 
 
+class MapShown(BaseModel):
+    """A map beside an image: ``what`` it shows, the ``largest`` value of its scale, and whether that has both signs."""
+
+    what: str
+    largest: float
+    signed: bool
+
+
 class Explanation(BaseModel):
     """The explanation of one image; ``name``: its file, relative to the data set, where it has one.
 
@@ -58,6 +66,9 @@ class Explanation(BaseModel):
     ``predicted`` is what the network says: the full head, unless the decomposed one has weights of its own.
     ``size`` is (height, width) of the image as it was given, and ``resized`` that to which it was resized before the
     network's part was cut out of its middle; null in results of before.
+
+    ``maps`` are those of the picture, from the left, after the image, before which it stands whole where ``has_whole``
+    says so; null in results of before.
     """
 
     image: str
@@ -72,6 +83,8 @@ class Explanation(BaseModel):
     file: str | None
     size: Size | None = None
     resized: Size | None = None
+    maps: list[MapShown] | None = None
+    has_whole: bool = False
 
     @property
     def shown(self) -> str:

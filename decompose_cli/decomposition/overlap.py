@@ -84,7 +84,7 @@ def overlap(classes: Sequence[Sequence[int]], num_features: int) -> Overlap:
     for start in range(0, len(size), step):
         rows = slice(start, start + step)
         both, own = used[rows] @ used.T, size[rows, None]
-        information[rows] = _information(both, own, size, num_features)
+        information[rows] = information_of(both, own, size, num_features)
         normalizer = (entropy[rows, None] + entropy) / 2
         share = information[rows] / normalizer.clamp(min=1e-300)
         normalized[rows] = torch.where(normalizer > 0, share, 1.0).clamp(max=1)
@@ -93,8 +93,15 @@ def overlap(classes: Sequence[Sequence[int]], num_features: int) -> Overlap:
     return Overlap(information, normalized, jaccard, used.sum(0).long())
 
 
-def _information(both: Tensor, first: Tensor, second: Tensor, num_features: int) -> Tensor:
-    """Mutual information of sets of sizes (rows, 1) and (C,) that have so many features in common, (rows, C)."""
+def information_of(both: Tensor, first: Tensor, second: Tensor, num_features: int) -> Tensor:
+    """Mutual information in nats of pairs of sets, as in :func:`overlap`; the arguments are broadcast.
+
+    Args:
+        both: Number of common features, float64.
+        first: Sizes of the first sets.
+        second: Sizes of the second sets.
+        num_features: Number of features D.
+    """
     only_first, only_second = first - both, second - both
     neither = num_features - both - only_first - only_second
     cells = (

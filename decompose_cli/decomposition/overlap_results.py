@@ -21,6 +21,8 @@ class SetOverlap(BaseModel):
     ``classes``: the classes that all else is about, by number, where others keep their whole rows of the full head and
     have no set of their own; null for all.
 
+    ``sizes``: number of features of each of these classes; null in results of before.
+
     ``mean`` is over all ordered pairs of classes, a class with itself included, as published; the other means are over
     pairs of different classes, null for a single class. Mutual information is in nats. ``unused``, ``exclusive`` and
     ``shared`` count features used by no class, by one, by more. Entries of matrices are rounded to six digits.
@@ -31,6 +33,7 @@ class SetOverlap(BaseModel):
     num_features: int
     features_per_class: tuple[int, int]
     classes: list[int] | None = None
+    sizes: list[int] | None = None
     mean: float
     off_diagonal_mean: float | None
     normalized_mean: float | None
@@ -41,6 +44,14 @@ class SetOverlap(BaseModel):
     matrix: list[list[float]]
     normalized_matrix: list[list[float]]
     jaccard_matrix: list[list[float]]
+
+    @property
+    def known_sizes(self) -> list[int] | None:
+        """Number of features of each class, where it is said, or follows from the smallest and the largest."""
+        smallest, largest = self.features_per_class
+        if self.sizes is None and smallest == largest:
+            return [largest] * len(self.jaccard_matrix)
+        return self.sizes
 
 
 class MutualInfoResults(Findings):
@@ -53,7 +64,7 @@ class MutualInfoResults(Findings):
 
     @override
     def tables(self) -> Mapping[str, list[Row]]:
-        matrices = {"matrix", "normalized_matrix", "jaccard_matrix", "classes", "sha256"}
+        matrices = {"matrix", "normalized_matrix", "jaccard_matrix", "classes", "sizes", "sha256"}
         return {
             "sets": [
                 {"set": name, "k": k} | found.model_dump(exclude=matrices)

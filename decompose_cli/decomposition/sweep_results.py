@@ -89,7 +89,8 @@ class SweepResults(Findings):
             {shown[name]: curve_of(name, points) for name, points in found.items()}
             for found in (self.curves, self.refitted)
         )
-        return accuracy_figure(title, cut, self.original.top1, refitted=anew, floor=self.floor)
+        chosen = self.chosen.k if self.chosen is not None else None
+        return accuracy_figure(title, cut, self.original.top1, chosen, anew, floor=self.floor)
 
     @property
     def floor(self) -> Curve | None:

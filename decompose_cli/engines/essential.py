@@ -342,5 +342,6 @@ def _kept(measured: ClassEssentiality, controls: list[float], *, is_random: bool
         essentiality=100 * score,
         essentiality_ci95=None if interval is None else (max(-100, 100 * interval[0]), min(100, 100 * interval[1])),
         control_mean=100 * sum(controls) / len(controls) if controls else None,
+        control_range=(100 * min(controls), 100 * max(controls)) if controls else None,
         p=permutation_p(score, controls),
     )

@@ -15,7 +15,7 @@ from typing_extensions import override
 from decompose_cli.datasets.batches import shown_levels
 from decompose_cli.datasets.registry import usual_preprocessing
 from decompose_cli.decomposition.chosen_images import ChosenImage, from_dataset, from_files
-from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, Explanation, ImageMaps
+from decompose_cli.decomposition.explaining import DeletionFigures, Explainer, Explanation, ImageMaps, MapShown
 from decompose_cli.decomposition.heads import (
     Heads,
     check_index_request,
@@ -42,7 +42,7 @@ from decompose_cli.models.tracing import example_images
 from decompose_cli.preprocessing import Preprocessing, Size
 from decompose_cli.printable import counted, printable
 from decompose_cli.processes.device import resolve_device
-from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, picture_row, picture_sheet
+from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, largest_values, picture_row, picture_sheet
 from decompose_cli.reporting.findings import Findings, Row
 from decompose_cli.storage.file_sets import Content, check_replaceable, write_result
 from decompose_cli.storage.files import file_stem, sha256_of
@@ -193,7 +193,8 @@ def explanation(
             part = images[start : start + at_once]
             for image, (explanation, maps) in zip(part, explained.explain(part), strict=True):
                 explanations.append(explanation)
-                pictures.append(_picture(explanation, image, maps, opened.preprocessing))
+                pictures.append(picture := _picture(explanation, image, maps, opened.preprocessing))
+                explanation.maps, explanation.has_whole = _shown(picture.panels), picture.whole is not None
                 advance(1)
     if explained.lacks_maps:
         note(
@@ -381,6 +382,13 @@ def _picture(explanation: Explanation, image: ChosenImage, maps: ImageMaps, seen
         title += f"\nas seen: {_pixels(seen.crop)}"
         whole = Whole(f"{name}\n{_pixels(image.size)}", image.whole, seen.seen_part(*image.size))
     return Picture(title, shown_levels(image.pixels), panels, lines[:-1], whole)
+
+
+def _shown(panels: Sequence[Panel]) -> list[MapShown]:
+    return [
+        MapShown(what=panel.title.replace("\n", ": "), largest=largest, signed=panel.signed)
+        for panel, largest in zip(panels, largest_values(panels), strict=True)
+    ]
 
 
 def _pixels(size: Size) -> str:

@@ -212,6 +212,7 @@ def _describe(named: _Named) -> SetOverlap:
         num_features=index_set.num_features,
         features_per_class=index_set.sizes,
         classes=chosen if index_set.whole else None,
+        sizes=[len(index_set.classes[number]) for number in chosen],
         mean=overlaps.mean,
         off_diagonal_mean=overlaps.off_diagonal_mean,
         normalized_mean=mean_off_diagonal(overlaps.normalized),

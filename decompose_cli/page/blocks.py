@@ -90,11 +90,12 @@ class Table:
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawing: ``svg`` is its markup, ``values`` a table of the same numbers."""
+    """A drawing: ``svg`` is its markup, ``narrow`` that for a phone, ``values`` a table of the same numbers."""
 
     kind: ClassVar[str] = "chart"
     title: str
     svg: str
+    narrow: str
     values: Table
 
 
@@ -161,6 +162,24 @@ class Gallery:
     kind: ClassVar[str] = "gallery"
     caption: str
     pictures: Sequence[Picture]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A picture in a row of them. ``scale``: its lowest and highest value, where its colours stand for values."""
+
+    picture: Picture
+    scale: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Pictures side by side, with words above them and lines of text below."""
+
+    kind: ClassVar[str] = "panels"
+    caption: str
+    panels: Sequence[Panel]
+    lines: Sequence[str] = ()
 
 
 @dataclass(frozen=True)
@@ -262,8 +281,19 @@ Block = Union[
     "Live",
     "Sentence",
     "Atlas",
+    "Panels",
+    "Fold",
     "Group",
 ]
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Blocks that a click on ``title`` opens."""
+
+    kind: ClassVar[str] = "fold"
+    title: str
+    blocks: Sequence[Block]
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +14,7 @@ import numpy as np
 
 from decompose_cli.page.blocks import Chart, Picture, Raster, Table
 from decompose_cli.page.documents import Source
+from decompose_cli.reporting.style import NARROW, WIDE
 from decompose_cli.reporting.vector import svg
 
 if TYPE_CHECKING:
@@ -68,10 +69,17 @@ class Context:
         name = self.names.get(number)
         return f"feature {number}" if name is None else f"{name} ({number})"
 
-    def chart(self, title: str, figure: Figure, values: Table) -> Chart:
-        """A drawing, with the table of what it shows."""
+    def chart(self, title: str, draw: Callable[[float], Figure], values: Table) -> Chart:
+        """A drawing, with the table of what it shows.
+
+        Args:
+            title: What is drawn.
+            draw: Draws it at a width in inches; it is drawn twice, for a screen and for a phone.
+            values: The same numbers.
+        """
         self._charts += 1
-        return Chart(title, svg(figure, f"c{self._charts}"), values)
+        wide, narrow = (svg(draw(width), f"c{self._charts}{size}") for size, width in (("w", WIDE), ("n", NARROW)))
+        return Chart(title, wide, narrow, values)
 
     def picture(self, image: Image, alt: str, caption: str = "", quality: int = _QUALITY) -> Picture | None:
         """An image as WebP, no wider than a page; None if the page is full.

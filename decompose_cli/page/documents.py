@@ -33,11 +33,13 @@ class Source:
         path: The file that was read.
         name: What the page calls the result: what was done to what. No two results have the same name.
         document: Content of the file, with the results as the type of the command.
+        class_names: Names of the outputs of the network; without any, where they are not known.
     """
 
     path: Path
     name: str
     document: ResultDocument[Any]
+    class_names: Sequence[str] = ()
 
     @property
     def command(self) -> str:
@@ -56,8 +58,7 @@ class Source:
 
     def class_name(self, number: int) -> str:
         """The name of an output of the network, or its number where names are not known."""
-        names = self.document.dataset.classes if self.document.dataset else []
-        return names[number] if 0 <= number < len(names) else str(number)
+        return self.class_names[number] if 0 <= number < len(self.class_names) else str(number)
 
 
 def called_set(name: str) -> str:
@@ -95,9 +96,27 @@ def read_sources(
         name, is_alone = called.get(path, ("", False))
         titles.append(name if is_alone else f"{name}: {title}" if name else title)
     return [
-        Source(path, title if titles.count(title) == 1 else f"{title} ({_short(path, paths.values())})", document)
+        Source(
+            path,
+            title if titles.count(title) == 1 else f"{title} ({_short(path, paths.values())})",
+            document,
+            _class_names(document, [other for _, other in documents]),
+        )
         for (path, document), title in zip(documents, titles, strict=True)
     ]
+
+
+def _class_names(document: ResultDocument[Any], others: Sequence[ResultDocument[Any]]) -> Sequence[str]:
+    """The names that a document says; where it is about no images, those that all others of its network say."""
+    if document.dataset is not None:
+        return document.dataset.classes
+    asked = document.arguments.get("model")
+    found = {
+        tuple(other.dataset.classes)
+        for other in others
+        if other.dataset is not None and asked is not None and asked == other.arguments.get("model")
+    }
+    return found.pop() if len(found) == 1 else ()
 
 
 def _short(path: Path, others: Collection[Path]) -> str:

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 from decompose_cli.errors import InputError, first_line
-from decompose_cli.page.blocks import Block, Group, Live, Section
+from decompose_cli.page.blocks import Block, Fold, Group, Live, Section
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source, read_sources
 from decompose_cli.page.feature_names import check_numbers, read_names
@@ -204,7 +204,8 @@ def _script(name: str) -> _Script:
 
 
 def _has_live(blocks: Sequence[Block]) -> bool:
-    return any(isinstance(block, Live) or (isinstance(block, Group) and _has_live(block.blocks)) for block in blocks)
+    inside = [_has_live(block.blocks) for block in blocks if isinstance(block, Fold | Group)]
+    return any(inside) or any(isinstance(block, Live) for block in blocks)
 
 
 def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from decompose_cli.decomposition.chance import mean_jaccard
 from decompose_cli.page.blocks import Answer
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source, called_set
@@ -169,7 +170,8 @@ def _shared(context: Context) -> Iterator[tuple[Source, str]]:
         for name, by_k in source.results.sets.items():
             for k, found in by_k.items():
                 who = f"{called_set(name)}, k = {k}: " if len(source.results.sets) > 1 or len(by_k) > 1 else ""
-                chance = _jaccard_by_chance(found.features_per_class, found.num_features)
+                sizes = found.known_sizes
+                chance = None if sizes is None else mean_jaccard(sizes, found.num_features)
                 overlap = ""
                 if found.jaccard_mean is not None:
                     overlap = f"; Jaccard index of two classes {found.jaccard_mean:.3f}"
@@ -179,18 +181,3 @@ def _shared(context: Context) -> Iterator[tuple[Source, str]]:
                     f"{who}{counted(found.exclusive, 'feature')} in one class alone, {found.shared} in several, "
                     f"{found.unused} in none{overlap}.",
                 )
-
-
-def _jaccard_by_chance(sizes: tuple[int, int], features: int) -> float | None:
-    """The mean Jaccard index of two sets of k of D features that are drawn at random; None where sizes differ.
-
-    Their overlap o is hypergeometric, and the index o / (2 k - o).
-    """
-    from scipy.stats import hypergeom
-
-    k, largest = sizes
-    if k != largest or not 0 < k <= features:
-        return None
-    overlaps = range(k + 1)
-    chances = hypergeom.pmf(overlaps, features, k, k)
-    return float(sum(chance * o / (2 * k - o) for o, chance in zip(overlaps, chances, strict=True)))

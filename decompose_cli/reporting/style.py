@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+import textwrap
 import warnings
+from collections.abc import Sequence
 from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any
@@ -18,6 +21,9 @@ COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#0
 _MARKERS = "os^Dv<>"
 MARKED = "#D55E00"
 GREY = "0.45"
+WIDE, NARROW = 8.0, 3.75
+"""Widths of figures in inches: that of all files, and that for a phone, on which texts keep their size."""
+_LETTERS, _LETTERS_OF_HANDLE, _LINE = 12.5, 7, 0.21  # of a legend: letters an inch, and inches a line
 
 
 def look(number: int) -> dict[str, str]:
@@ -37,13 +43,30 @@ def _figures() -> type[Figure]:
     return Shown
 
 
-def new_figure(height: float) -> Figure:
-    """An empty figure of this height, in inches, and of the width that all plots have."""
+def new_figure(height: float, width: float = WIDE) -> Figure:
+    """An empty figure of this height and width, in inches."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-    figure = _figures()(figsize=(8, height), dpi=150, layout="constrained")
+    figure = _figures()(figsize=(width, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
     return figure
+
+
+def legend_above(figure: Figure, handles: Sequence[Any], names: Sequence[str]) -> None:
+    """Say above the axes what is drawn, in as many columns as fit, and make the figure taller by that.
+
+    Handles and texts are given side by side: labels of the curves themselves would be left out where they begin with
+    an underscore.
+    """
+    if not handles:
+        return
+    letters = int(_LETTERS * figure.get_figwidth())
+    texts = [textwrap.fill(plain(name), letters - _LETTERS_OF_HANDLE) for name in names]
+    longest = max(len(line) for text in texts for line in text.split("\n"))
+    columns = min(len(texts), max(1, letters // (longest + _LETTERS_OF_HANDLE)))
+    lines = sum(text.count("\n") + 1 for text in texts) / columns
+    figure.set_figheight(figure.get_figheight() + _LINE * math.ceil(lines))
+    figure.legend(handles, texts, frameon=False, loc="outside upper center", ncols=columns)
 
 
 def picture_figure(content: bytes) -> Figure:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.style import GREY, MARKED, look, new_figure, plain, png
+from decompose_cli.reporting.style import GREY, MARKED, WIDE, look, new_figure, plain, png
 from decompose_cli.reporting.vector import tell_points
 
 if TYPE_CHECKING:
@@ -37,10 +37,15 @@ def lr_curve(
 
 
 def lr_figure(
-    title: str, rates: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float | None
+    title: str,
+    rates: Sequence[float],
+    losses: Sequence[float],
+    smoothed: Sequence[float],
+    suggestion: float | None,
+    width: float = WIDE,
 ) -> Figure:
-    """The figure of :func:`lr_curve`."""
-    figure = new_figure(5)
+    """The figure of :func:`lr_curve`; ``width`` is in inches."""
+    figure = new_figure(5 if width >= WIDE else 3.6, width)
     axes = figure.add_subplot()
     single = [loss if math.isfinite(loss) else math.nan for loss in losses]
     average = [loss if math.isfinite(loss) else math.nan for loss in smoothed]
@@ -88,11 +93,12 @@ def training_figure(
     losses: Mapping[str, Sequence[float | None]],
     top1: Mapping[str, Sequence[float | None]],
     lr: Sequence[float],
+    width: float = WIDE,
 ) -> Figure:
-    """The figure of :func:`training_curves`."""
+    """The figure of :func:`training_curves`; ``width`` is in inches."""
     from matplotlib.ticker import MaxNLocator
 
-    figure = new_figure(7.5)
+    figure = new_figure(7.5, width)
     upper, middle, lower = figure.subplots(3, 1, sharex=True, gridspec_kw={"height_ratios": (3, 3, 1)})
     names = list(dict.fromkeys((*losses, *top1)))
     for axes, curves in ((upper, losses), (middle, top1)):

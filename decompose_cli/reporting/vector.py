@@ -121,4 +121,6 @@ def _variable(colour: str) -> str:
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     if not red == green == blue:
         return colour
+    if red > 0xF8:
+        return "var(--paper)"
     return "var(--ink)" if red < 0x20 else "var(--muted)" if red < 0xA0 else "var(--line)"

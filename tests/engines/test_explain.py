@@ -83,12 +83,13 @@ def test_figures_are_those_of_both_heads(figures: list[Figure]) -> None:
 
 def check_explanation(figure: Figure, study: Study, number: int, found: Explanation) -> None:
     """The image, Grad-CAM, what either group of filters adds where, and what the heads say."""
-    image, *panels, text = figure.axes
+    image, *panels, text = [axes for axes in figure.axes if axes.images or axes.texts]
     wrong = found.label != found.predicted
     assert image.get_title() == f"{number}: {found.predicted_name}" + (f" (is {found.label_name})" if wrong else "")
     shown = np.asarray(image.images[0].get_array())
     assert np.array_equal(shown, np.asarray(study.dataset.image(number).convert("RGB").resize(shown.shape[1::-1])))
-    panels = [panel for panel in panels if panel.images]
+    bars = [axes for axes in panels if axes.texts]
+    panels = [axes for axes in panels if len(axes.images) == 2]
     titles = [panel.get_title().split("\n")[0] for panel in panels]
     cams = ["Grad-CAM, predicted", *(["Grad-CAM, true"] if wrong else [])]
     assert titles == [*cams, f"5 filters of {found.predicted_name}", "all other filters"]
@@ -97,6 +98,14 @@ def check_explanation(figure: Figure, study: Study, number: int, found: Explanat
     own, others = (float(np.asarray(panel.images[1].get_array()).sum()) for panel in panels[-2:])
     assert own == pytest.approx(found.sums.own, abs=1e-3)
     assert others == pytest.approx(found.sums.others, abs=1e-3)
+    assert found.maps is not None
+    assert [one.what for one in found.maps] == [panel.get_title().replace("\n", ": ") for panel in panels]
+    for panel, bar, one in zip(panels, bars, found.maps, strict=True):
+        values = np.asarray(panel.images[1].get_array())
+        assert panel.images[1].get_clim() == (-one.largest if one.signed else 0, one.largest)
+        assert values.max() <= one.largest + 1e-6
+        ends = [label.get_text() for label in bar.texts]
+        assert (ends[0], ends[-1]) == (f"{-one.largest if one.signed else 0:.2g}", f"{one.largest:.2g}")
     lines = text.texts[0].get_text().split("\n")
     assert (lines[0], lines[6], lines[7]) == ("full head", "", "decomposed")
     for line, score in zip([*lines[1:6], *lines[8:]], [*found.original, *found.decomposed], strict=True):  # type: ignore[misc]

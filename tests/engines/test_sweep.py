@@ -277,15 +277,16 @@ def test_refitted_curves_are_dashed_lines_of_the_same_colour(figures: list[Figur
     for cut, anew, name in ((mean, mean_anew, "mean"), (weight, weight_anew, "weight")):
         assert cut.get_color() == anew.get_color()
         assert (cut.is_dashed(), anew.is_dashed()) == (False, True)
-        assert points(anew) == [(int(k), point.top1) for k, point in results.refitted[name].items()]
-        assert points(cut) == [(int(k), point.top1) for k, point in results.curves[name].items()]
+        full = results.original.top1
+        assert points(anew) == [(int(k), point.top1 - full) for k, point in results.refitted[name].items()]
+        assert points(cut) == [(int(k), point.top1 - full) for k, point in results.curves[name].items()]
     assert mean.get_color() != weight.get_color()
     random = "random features: mean and range"
-    assert list(legend_of(axes)) == ["mean", "weight", "the same, weights fitted anew", random, "full head"]
+    assert list(legend_of(axes)) == ["mean", "weight", "the same, weights fitted anew", random, "full head: 99.44%"]
     assert results.random is not None
-    assert points(floor) == [(int(k), drawn.mean) for k, drawn in results.random.by_k.items()]
+    assert points(floor) == [(int(k), drawn.mean - full) for k, drawn in results.random.by_k.items()]
     assert axes.get_xscale() == "log"
-    assert [label.get_text() for label in axes.get_xticklabels()] == ["20", "5", "1"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["20", "10", "5", "2", "1"]
 
 
 # ------------------------------------------------------------------------------------------------- the smallest set
@@ -475,15 +476,16 @@ def test_a_folder_gets_the_result_and_the_curve_and_without_a_choice_no_set(figu
     (axes,) = figures[0].axes
     weight, floor, full = axes.get_lines()
     found = document.results.curves["weight"]
-    assert points(weight) == [(1, found["1"].top1), (2, found["2"].top1)]
-    assert set(full.get_ydata()) == {document.results.original.top1}
-    ends = {(k, value) for k, point in ((1.0, found["1"]), (2.0, found["2"])) for value in point.top1_ci95}
+    top1 = document.results.original.top1
+    assert points(weight) == [(1, found["1"].top1 - top1), (2, found["2"].top1 - top1)]
+    assert set(full.get_ydata()) == {0}
+    ends = {(k, value - top1) for k, point in ((1.0, found["1"]), (2.0, found["2"])) for value in point.top1_ci95}
     assert ends <= {tuple(vertex) for vertex in axes.collections[0].get_paths()[0].vertices}
     assert document.results.random is not None
-    assert points(floor) == [(int(k), drawn.mean) for k, drawn in document.results.random.by_k.items()]
-    lowest = {(int(k), drawn.min) for k, drawn in document.results.random.by_k.items()}
+    assert points(floor) == [(int(k), drawn.mean - top1) for k, drawn in document.results.random.by_k.items()]
+    lowest = {(int(k), drawn.min - top1) for k, drawn in document.results.random.by_k.items()}
     assert lowest <= {tuple(vertex) for vertex in axes.collections[1].get_paths()[0].vertices}
-    assert list(legend_of(axes)) == ["weight", "random features: mean and range", "full head"]
+    assert list(legend_of(axes)) == ["weight", "random features: mean and range", "full head: 99.44%"]
     assert axes.get_title() == "resnet20-digits on digits test"
 
 

@@ -71,7 +71,7 @@ def points(line: Any) -> list[tuple[float, float]]:
 
 
 def legend_of(axes: Any) -> dict[str, Any]:
-    """What each entry of the legend stands for: the artist drawn in it, by the text beside it."""
-    legend = axes.get_legend()
+    """What each entry of the legend, in the axes or above, stands for: the artist in it, by the text beside it."""
+    legend = axes.get_legend() or axes.figure.legends[0]
     texts = [text.get_text() for text in legend.get_texts()]
     return dict(zip(texts, legend.legend_handles, strict=True))

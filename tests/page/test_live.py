@@ -221,7 +221,7 @@ def test_what_it_needs_comes_from_the_cache_alone(
 ) -> None:
     document = measured(tmp_path)
     place = tmp_path / "validate.json"
-    assert blocks(report([place]))[0].kind == "live"
+    assert blocks(report([place]))[0].blocks[0].kind == "live"
     changed = json.loads(document.to_json())
     changed["results"]["decomposed"]["correct"] += 1
     place.write_text(json.dumps(changed), encoding="utf-8")
@@ -300,7 +300,7 @@ def test_features_of_anything_else_are_not_taken(wrong: str, tmp_path: Path) -> 
         "split": lambda: document["dataset"].update(split="val"),
         "images": lambda: document["dataset"].update(images=599),
     }
-    assert blocks(report([place]))[0].kind == "live"
+    assert blocks(report([place]))[0].blocks[0].kind == "live"
     changes[wrong]()
     place.write_text(json.dumps(document), encoding="utf-8")
     assert "not in the cache" in blocks(report([place]))[0].text

@@ -14,16 +14,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from typer.main import get_command
 
 from decompose_cli.cli.app import app
+from decompose_cli.decomposition.chance import expected_information, expected_jaccard
 from decompose_cli.errors import InputError
-from decompose_cli.page.blocks import Chart, Column, Grid, Group, Table
+from decompose_cli.page.blocks import Chart, Column, Fold, Grid, Group, Panels, Table
 from decompose_cli.page.documents import read_sources
 from decompose_cli.page.report import LARGEST, Report, report
+from decompose_cli.reporting.explain_plots import row_size
 from decompose_cli.storage.result_document import ResultDocument
 
 WriteResults = Callable[..., Path]
+DIGITS = [f"class {number}" for number in range(10)]
 WITHOUT_RESULTS = {"models", "layers", "datasets", "cache", "export", "report"}
 VOID = {"meta", "link", "img", "br", "path", "use", "rect", "input"}
 
@@ -122,7 +126,7 @@ def test_the_page_has_every_section_and_says_what_the_files_say(whole_html: str)
         "only reported",
         "Grad-CAM",
         "class 1 -0.50, rank 2",
-        "taken for class 0, labelled class 1",
+        "7: class 1 taken for class 0 (75%)",
         "suggested: 0.01",
         "g of stage3 after epoch 2",
         "Training images whose label was made wrong",
@@ -153,10 +157,7 @@ def test_the_page_can_be_used_without_seeing_it(whole_html: str) -> None:
 
 def test_the_difference_says_what_the_decomposition_changed(write_results: WriteResults) -> None:
     found = report([write_results(only=("validate",))])
-    (confusion,) = [section for section in found.sections if section.id == "confusion"]
-    (group,) = confusion.blocks
-    assert isinstance(group, Group)
-    difference = group.blocks[2]
+    difference, fold, pairs = of(found, "confusion")
     assert isinstance(difference, Grid)
     assert difference.caption.startswith("Decomposed minus full head")
     texts = [[cell.text for cell in row] for row in difference.cells]
@@ -165,6 +166,80 @@ def test_the_difference_says_what_the_decomposition_changed(write_results: Write
     assert texts[2] == ["", "", "-1", "+1", *[""] * 6]
     assert difference.cells[1][1].value == -difference.cells[1][2].value == -1
     assert difference.is_signed
+    assert isinstance(fold, Fold)
+    assert [grid.caption.partition(":")[0] for grid in fold.blocks] == ["Full head", "Decomposed"]
+    assert [list(row) for row in pairs.rows] == [
+        ["class 1", "class 2", 1, 0, 1, 5],
+        ["class 2", "class 3", 1, 0, 1, 5],
+        ["class 0", "class 1", 0, 1, 1, 5],
+    ], "those that grew most come first"
+    assert pairs.is_folded
+
+
+def test_of_many_classes_the_confusions_that_grew_come_first_and_pictures_are_folded(
+    write_results: WriteResults,
+) -> None:
+    folder = write_results([f"c{number}" for number in range(30)], only=("validate",))
+    pairs, fold = of(report([folder]), "confusion")
+    assert not pairs.is_folded
+    assert pairs.rows[0][:3] == ["c1", "c2", 1]
+    assert [raster.caption.partition(":")[0] for raster in fold.blocks] == [
+        "Decomposed minus full head",
+        "Full head",
+        "Decomposed",
+    ]
+    edited(folder, "validate", lambda d: d["results"].update(decomposed=None, difference=None, indices=None))
+    pairs, raster = of(report([folder]), "confusion")
+    assert (pairs.caption, pairs.rows) == ("What is confused most", [["c0", "c1", 1, 5]])
+    assert raster.caption.startswith("Full head")
+
+
+def test_counts_stand_beside_percents(write_results: WriteResults) -> None:
+    found = report([write_results(only=("validate",))])
+    (section,) = [section for section in found.sections if section.id == "accuracy"]
+    (table,) = section.blocks[-1].blocks  # type: ignore[union-attr]
+    assert isinstance(table, Table)
+    assert [column.title for column in table.columns] == [
+        *("Class", "Change, points", "Full head right", "Full head %", "Decomposed right", "Decomposed %", "Images")
+    ]
+    assert list(table.rows[1]) == ["class 1", -20.0, 5, 100.0, 4, 80.0, 5]
+
+
+def test_p_is_said_once_where_it_cannot_be_smaller(write_results: WriteResults) -> None:
+    folder = write_results(only=("essential",))
+
+    def with_p(p: float) -> Callable[[dict[str, Any]], None]:
+        def change(document: dict[str, Any]) -> None:
+            results = document["results"]
+            for kept in (*results["ours"].values(), results["summary"]["ours"]):
+                kept.update(p=1 / 101, control_range=[-12.0, 8.0])
+            results["ours"]["3"]["p"] = p
+
+        return change
+
+    edited(folder, "essential", with_p(1 / 101))
+    chart, text, whole = of(report([folder]), "essentiality")
+    assert text.text == "p = 0.0099 for every class, the smallest with 100 random sets: no random set did as well."
+    assert "p" not in [column.title for table in (whole, chart.values) for column in table.columns]
+    assert list(whole.rows[0]) == ["all", "this network", 40.0, (20.0, 60.0), -3.0, (-12.0, 8.0), 5, 5, 2.0, 4.0]
+    edited(folder, "essential", with_p(0.25))
+    chart, whole = of(report([folder]), "essentiality")
+    place = [column.title for column in chart.values.columns].index("p")
+    assert [row[place] for row in chart.values.rows][2:5] == [1 / 101, 0.25, 1 / 101]
+
+
+def test_one_layer_is_a_sentence_and_no_chart(write_results: WriteResults) -> None:
+    folder = write_results(only=("selectivity",))
+    assert isinstance(of(report([folder]), "selectivity")[0], Chart)
+
+    def one(document: dict[str, Any]) -> None:
+        del document["results"]["layers"]["layer1"]
+        document["results"]["compared"] = {}
+
+    edited(folder, "selectivity", one)
+    text, by_class = of(report([folder]), "selectivity")
+    assert text.text == "stem, 64 filters: psi 0.5000 (mean), 0.4000 (median); class selectivity 0.3000."
+    assert isinstance(by_class, Table)
 
 
 def test_nothing_on_the_page_is_elsewhere(whole_html: str) -> None:
@@ -231,7 +306,7 @@ def test_names_in_the_data_of_large_matrices_stay_text(write_results: WriteResul
     assert len(data) == 6, "three confusion matrices, two of overlap, filters by classes"
     assert len(page.all("script")) == len(data) + 1
     texts = re.findall(r'<script type="application/json">(.*?)</script>', found.html, re.DOTALL)
-    assert json.loads(texts[0])["rows"][0] == HOSTILE[0]
+    assert HOSTILE[0] in json.loads(texts[0])["rows"]
 
 
 def test_the_strongest_of_many_filters_are_shown_and_the_others_folded(write_results: WriteResults) -> None:
@@ -255,7 +330,9 @@ def test_a_thousand_classes_and_two_thousand_filters_fit(large: Path) -> None:
     assert path.stat().st_size < LARGEST
     page, _ = page_of(path.read_text(encoding="utf-8"))
     sizes = {(image["width"], image["height"]) for image in page.all("img")}
-    assert {("2048", "1000"), ("1000", "1000")} <= sizes
+    results = json.loads((large / "found/extract-indices.json").read_text(encoding="utf-8"))["results"]
+    used = {feature for features in results["5"]["indices"].values() for feature in features}
+    assert {(str(len(used)), "1000"), ("1000", "1000")} <= sizes
     assert (large / "left_out").read_text(encoding="utf-8") == "0"
 
 
@@ -291,24 +368,94 @@ def test_matrices_as_pictures_are_what_they_were(write_results: WriteResults) ->
     folder = write_results(names, 200, only=("extract-indices", "mutual-info"))
     rows = json.loads((folder / "extract-indices.json").read_text())["results"]["5"]["indices"]
     overlap = json.loads((folder / "mutual-info.json").read_text())["results"]["sets"]["ours"]["5"]["jaccard_matrix"]
-    page, _ = page_of(report([folder]))
-    pictures = {}
+    found = report([folder])
+    page, _ = page_of(found)
+    data = [json.loads(text) for text in re.findall(r'<script type="application/json">(.*?)</script>', found.html)]
+    pictures = []
     for image in page.all("img"):
-        source = image["src"]
-        assert source is not None
-        content = base64.b64decode(source.partition(",")[2])
-        pictures[image["width"]] = np.asarray(Image.open(io.BytesIO(content)))
-        if image["width"] == "40":
-            break  # the first is of the Jaccard index
-    used = np.zeros((40, 200), dtype=bool)
-    for number, features in rows.items():
-        used[int(number), features] = True
-    assert ((pictures["200"] == 0) == used).all()
-    values = np.asarray(overlap)
-    np.fill_diagonal(values, 0)
-    shades = 255 - pictures["40"].astype(float)
+        content = base64.b64decode((image["src"] or "").partition(",")[2])
+        pictures.append(np.asarray(Image.open(io.BytesIO(content))).astype(float))
+    used, jaccard, _ = zip(pictures, data, strict=True)
+    order = [names.index(name) for name in used[1]["rows"]]
+    features = [int(label.removeprefix("filter ")) for label in used[1]["columns"]]
+    assert sorted(features) == sorted({feature for row in rows.values() for feature in row})
+    expected = [[feature in rows[str(number)] for feature in features] for number in order]
+    assert ((used[0] == 0) == expected).all()
+    order = [names.index(name) for name in jaccard[1]["rows"]]
+    chance = expected_jaccard(5, 5, 200)
+    values = np.asarray(overlap)[np.ix_(order, order)] - chance
+    red, blue = jaccard[0][..., 0], jaccard[0][..., 2]
+    shades = np.where(red < blue, red - 255, 255 - blue) / 255
     away = ~np.eye(40, dtype=bool)
-    assert np.abs(shades / 255 * values.max() - values)[away].max() <= values.max() / 255
+    largest = np.abs(values[away]).max()
+    assert jaccard[1]["largest"] == pytest.approx(largest)
+    assert np.abs(shades * largest - values)[away].max() <= largest / 255
+    assert not shades[~away].any()
+
+
+def of(report_: Report, section: str) -> list[Any]:
+    """The blocks of the one result in a section."""
+    (found,) = [one for one in report_.sections if one.id == section]
+    return [block for group in found.blocks if isinstance(group, Group) for block in group.blocks]
+
+
+def test_overlap_is_shown_as_what_is_above_or_below_chance(write_results: WriteResults) -> None:
+    folder = write_results(only=("mutual-info",))
+    results = json.loads((folder / "mutual-info.json").read_text(encoding="utf-8"))["results"]["sets"]["ours"]["5"]
+    grid, fold = of(report([folder]), "overlap")
+    assert isinstance(grid, Grid)
+    assert isinstance(fold, Fold)
+    assert grid.is_signed
+    chance = expected_jaccard(5, 5, 64)
+    order = [DIGITS.index(name) for name in grid.rows]
+    for row, line in zip(order, grid.cells, strict=True):
+        for column, cell in zip(order, line, strict=True):
+            above = results["jaccard_matrix"][row][column] - chance
+            assert cell.text == ("" if row == column else f"{above:+.2f}")
+    edited(folder, "mutual-info", lambda d: d["results"]["sets"]["ours"]["5"].update(features_per_class=[4, 6]))
+    grid, _ = of(report([folder]), "overlap")
+    assert not grid.is_signed, "chance is not known where sizes are not"
+    sizes = {"sizes": [4, 6] + [5] * 8}
+    edited(folder, "mutual-info", lambda d: d["results"]["sets"]["ours"]["5"].update(sizes))
+    grid, _ = of(report([folder]), "overlap")
+    row, column = grid.rows.index("class 0"), grid.columns.index("class 1")
+    above = results["jaccard_matrix"][0][1] - expected_jaccard(4, 6, 64)
+    assert grid.cells[row][column].text == f"{above:+.2f}"
+
+
+def test_a_matrix_that_says_nothing_is_a_sentence(write_results: WriteResults) -> None:
+    def flat(document: dict[str, Any]) -> None:
+        matrix = np.full((10, 10), 0.0071)
+        matrix[2, 3] = matrix[3, 2] = 0.0365
+        document["results"]["sets"]["ours"]["5"]["matrix"] = matrix.tolist()
+
+    folder = write_results(only=("mutual-info",))
+    edited(folder, "mutual-info", flat)
+    _, text = of(report([folder]), "overlap")
+    chance = expected_information(5, 5, 64)
+    assert text.text.startswith(
+        "Mutual information, this network, k = 5: 0.007 nats for 44 of 45 pairs of classes, as by chance "
+        f"({chance:.4f} on average)."
+    )
+    assert re.search("The largest is that of class [23] and class [23], 0.0365.$", text.text)
+
+
+def test_of_many_classes_the_pairs_that_share_most_come_first(write_results: WriteResults) -> None:
+    names = [f"c{number}" for number in range(30)]
+    table, fold, *_ = of(report([write_results(names, only=("mutual-info",))]), "overlap")
+    assert isinstance(table, Table)
+    assert not table.is_folded
+    above = [row[2] for row in table.rows]
+    assert above == sorted(above, reverse=True)
+    assert isinstance(fold, Fold)
+
+
+def test_sets_that_came_without_images_have_the_names_of_their_network(write_results: WriteResults) -> None:
+    folder = write_results(only=("mutual-info", "validate"))
+    edited(folder, "mutual-info", lambda d: d.update(model=None, dataset=None))
+    assert set(of(report([folder]), "overlap")[0].rows) == set(DIGITS)
+    edited(folder, "mutual-info", lambda d: d["arguments"].update(model="another"))
+    assert set(of(report([folder]), "overlap")[0].rows) == set(map(str, range(10)))
 
 
 @pytest.mark.parametrize(
@@ -345,8 +492,8 @@ def test_misclassified_images_are_shown_where_they_are_the_same(
 
     edited(folder, "validate", moved)
     page, text = page_of(report([path]))
-    (image,) = [image for image in page.all("img") if "image 7," in (image["alt"] or "")]
-    assert image["alt"] == "image 7, a dog; full head: dog; decomposed: cat"
+    (image,) = [image for image in page.all("img") if "image 7:" in (image["alt"] or "")]
+    assert image["alt"] == "image 7: dog taken for cat (90%); the full head says dog"
     assert not page_of(report([path], with_images=False))[0].all("img")
     (root / "test" / "cat" / "new.png").write_bytes((root / "test" / "cat" / "000.png").read_bytes())
     page, text = page_of(report([path]))
@@ -375,9 +522,9 @@ def test_curves_of_weights_fitted_anew_stand_beside_those_of_the_cut(write_resul
     _, text = page_of(report([folder]))
     assert "weights fitted anew (penalty of strength 0.001)" in text
     assert "frequency 1 45 47 94.00 83.00 to 98.00 +1.50 -2.25 to +5.75 0.38" in text
-    assert "frequency, refitted, k = 2: 96.00% (83.00 to 98.00)" in text
-    assert "mine, refitted, k = 7: 94.00% (83.00 to 98.00)" in text
-    assert "frequency, k = 2: 90.00% (80.00 to 95.00)" in text
+    assert "frequency, refitted, k = 2: +6.00 points, 96.00% (83.00 to 98.00)" in text
+    assert "mine, refitted, k = 7: +4.00 points, 94.00% (83.00 to 98.00)" in text
+    assert "frequency, k = 2: +0.00 points, 90.00% (80.00 to 95.00)" in text
     assert "refitted, k" not in before
 
 
@@ -425,6 +572,41 @@ def test_the_page_says_what_was_seen_of_a_photograph(write_results: WriteResults
     assert "pixels" not in page_of(report([folder]))[1].split("01-7")[0].split("taken for")[-1]
     edited(folder, "explain", lambda d: d["results"]["explanations"][0].update(size=[300, 400], resized=[32, 42]))
     assert "(300x400 pixels, made 32x42, of which the network sees the middle 32x32)" in page_of(report([folder]))[1]
+
+
+def test_images_and_maps_of_explanations_are_shown_one_by_one(write_results: WriteResults) -> None:
+    """Each with its words and scale as text, which a phone does not shrink."""
+    folder = write_results(only=("explain",))
+    panels = [("Grad-CAM, predicted: class 0", 0.25, False), ("5 filters of class 0: +1.50", 1.5, True)]
+    maps = [dict(zip(("what", "largest", "signed"), one, strict=True)) for one in panels]
+    edited(folder, "explain", lambda d: d["results"]["explanations"][0].update(maps=maps))
+    assert len(page_of(report([folder]))[0].all("img")) == 1, "a picture of another size is shown as it is"
+    Image.new("RGB", row_size(5), "red").save(folder / "01-7.png")
+    found = report([folder])
+    page, text = page_of(found)
+    assert [image["alt"] for image in page.all("img")] == [
+        "7: what the network sees",
+        *(f"7: {what}" for what, _, _ in panels),
+    ]
+    (block,) = [block for block in of(found, "looking") if isinstance(block, Panels)]
+    assert [panel.scale for panel in block.panels] == [None, (0.0, 0.25), (-1.5, 1.5)]
+    assert (block.caption, list(block.lines)) == (
+        "7: class 1 taken for class 0 (75%)",
+        ["Full head: class 0 75.0%", "Decomposed head: class 0 75.0%"],
+    )
+    assert "5 filters of class 0: +1.50 -1.5 0 1.5" in text
+
+
+def test_one_full_head_of_a_network_and_images_is_enough(write_results: WriteResults) -> None:
+    first, second = (write_results(only=("validate",), folder=folder) for folder in ("first", "second"))
+    edited(second, "validate", lambda d: d["results"]["original"].update(loss=0.25001))
+    assert len(re.findall("<dt>[^<]*full head</dt>", glance(report([first, second])).replace("minus full", ""))) == 1
+    edited(second, "validate", lambda d: d["model"]["weights"].update(sha256="c" * 64))
+    assert len(re.findall("<dt>[^<]*full head</dt>", glance(report([first, second])).replace("minus full", ""))) == 2
+
+
+def test_no_set_is_called_ours(whole_html: str) -> None:
+    assert "ours" not in re.sub("[a-z]ours", "", page_of(whole_html)[1])
 
 
 def test_damaged_pictures_are_left_out(write_results: WriteResults) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
 import pytest
 
 import decompose_cli as dc
-from decompose_cli.page.verdicts import _jaccard_by_chance
 
 
 @pytest.fixture(scope="module")
@@ -91,18 +89,6 @@ def test_many_results_are_counted(folder: Path, tmp_path: Path) -> None:
     cost = answers_of([tmp_path])["What does it cost?"]
     assert len(cost) == 5
     assert cost[-1] == "2 more results below."
-
-
-@pytest.mark.parametrize(("k", "features"), [(1, 1), (1, 7), (3, 8), (5, 64)])
-def test_the_index_by_chance_is_that_of_all_pairs(k: int, features: int) -> None:
-    """Counted over all sets of k beside one of them."""
-    total = math.comb(features, k)
-    expected = sum(
-        math.comb(k, o) * math.comb(features - k, k - o) / total * o / (2 * k - o)
-        for o in range(max(0, 2 * k - features), k + 1)
-    )
-    assert _jaccard_by_chance((k, k), features) == pytest.approx(expected)
-    assert _jaccard_by_chance((k, k + 1), features) is None
 
 
 def test_results_have_the_names_that_they_are_given(folder: Path, tmp_path: Path) -> None:

@@ -12,7 +12,14 @@ import torch
 from helpers.pictures import box_of, changed, colours_of, pixels
 from matplotlib.figure import Figure
 
-from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, picture_row, picture_sheet
+from decompose_cli.reporting.explain_plots import (
+    Panel,
+    Picture,
+    Whole,
+    picture_panels,
+    picture_row,
+    picture_sheet,
+)
 from decompose_cli.reporting.filter_plots import FilterRow, Response, filter_sheet, filter_strips
 
 
@@ -42,7 +49,10 @@ def test_maps_of_filters_share_their_scale_and_names_are_no_mathematics(figures:
         assert values.get_cmap().name == ("RdBu_r" if panel.signed else "magma")
     assert [ax.images[1].get_clim() for ax in axes[1:4]] == [(0.0, 2.0), (-3.0, 3.0), (-3.0, 3.0)]
     assert [ax.get_title() for ax in axes[1:4]] == ["Grad-CAM\ncat", "own\n+1.00", "others\n+0.50"]
-    assert not any(ax.images for ax in axes[4:])
+    assert not any(len(ax.images) > 1 for ax in axes[4:])
+    bars = [[text.get_text() for text in ax.texts] for ax in axes[6:9]]
+    assert bars == [["0", "2"], ["-3", "0", "3"], ["-3", "0", "3"]]
+    assert [ax.images[0].get_clim() for ax in axes[6:9]] == [(0.0, 2.0), (-3.0, 3.0), (-3.0, 3.0)]
     assert axes[-1].texts[0].get_text() == "full head\n 99.0%  <script>\n 1.0%  \\$x\\$"
 
 
@@ -91,6 +101,28 @@ def test_a_sheet_has_a_row_for_each_picture() -> None:
     assert right < first.shape[1] / 4
     sheet = pixels(picture_sheet(rows))
     assert (sheet == np.concatenate([first, second])).all()
+
+
+@pytest.mark.painted
+@pytest.mark.parametrize("has_whole", [False, True])
+def test_a_row_is_cut_into_its_panels(has_whole: bool) -> None:
+    """Images alone, whole, without the white around them, text or scales."""
+    shown = dataclasses.replace(picture(), image=torch.full((3, 4, 6), 250, dtype=torch.uint8))
+    shown.image[2] = 0
+    whole = Whole("photo", torch.full((3, 40, 20), 250, dtype=torch.uint8), (0.0, 0.0, 0.01, 0.01))
+    whole.image[1] = 0
+    row = PIL.Image.open(
+        io.BytesIO(picture_row(dataclasses.replace(shown, whole=whole if has_whole else None)))
+    ).convert("RGB")
+    sizes = [(40, 20)] * has_whole + [(4, 6)] * 4
+    panels = picture_panels(row, sizes, has_whole=has_whole)
+    assert [panel.size for panel in panels] == [(109, 219)] * has_whole + [(219, 145)] * 4
+    assert colours_of(np.asarray(panels[int(has_whole)])) == {(250, 250, 0)}
+    if has_whole:
+        assert (np.asarray(panels[0])[8:-8, 8:-8] == (250, 0, 250)).all()
+    assert not any((255, 255, 255) in colours_of(np.asarray(panel)) for panel in panels)
+    assert picture_panels(row, sizes, has_whole=not has_whole) == []
+    assert picture_panels(row.resize((300, 100)), sizes, has_whole=has_whole) == []
 
 
 IMAGE = torch.full((3, 4, 4), 7, dtype=torch.uint8)

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 
 from decompose_cli.reporting.plots import Curve, accuracy_curves, accuracy_figure
-from decompose_cli.reporting.style import new_figure, png
+from decompose_cli.reporting.style import NARROW, WIDE, new_figure, png
 
 LINE = Curve([1, 2, 3, 4, 5], [50.0, 60, 70, 80, 85], [45.0, 55, 65, 75, 80], [55.0, 65, 75, 85, 90])
 POINT = Curve([5], [70.0], [66.0], [73.0], is_line=False)
@@ -50,7 +50,7 @@ def test_a_value_that_changes_is_painted_otherwise_and_no_file_is_written(figure
     top, bottom, _, _ = box_of(axes)
     place = changed(first, second, by=100)
     assert top < place[0] < place[1] < bottom
-    before, after = (axes.transData.transform((k, 70))[0] for k in (2, 4))
+    before, after = (axes.transData.transform((k, -20))[0] for k in (2, 4))
     assert before < place[2] < place[3] < after, "between the sizes before and after"
     assert not list(Path.cwd().iterdir())
 
@@ -64,19 +64,19 @@ def test_a_line_and_a_point_show_their_numbers_and_intervals(figures: list[Figur
     draw()
     (axes,) = figures[0].axes
     line, mark, full = axes.get_lines()
-    assert [list(values) for values in line.get_data()] == [[1, 2, 3, 4, 5], [50, 60, 70, 80, 85]]
+    assert [list(values) for values in line.get_data()] == [[1, 2, 3, 4, 5], [-41.5, -31.5, -21.5, -11.5, -6.5]]
     assert line.get_linestyle() == "-"
-    assert set(full.get_ydata()) == {91.5}
+    assert set(full.get_ydata()) == {0}, "the full head, 91.5%"
     assert full.get_linestyle() == "--"
     band = axes.collections[0].get_paths()[0].vertices
-    assert {(1.0, 45.0), (1.0, 55.0), (5.0, 80.0), (5.0, 90.0)} <= {tuple(vertex) for vertex in band}
+    assert {(1.0, -46.5), (1.0, -36.5), (5.0, -11.5), (5.0, -1.5)} <= {tuple(vertex) for vertex in band}
     (point,) = axes.containers
     assert point[0] is mark
-    assert [list(values) for values in point[0].get_data()] == [[5], [70]]
+    assert [list(values) for values in point[0].get_data()] == [[5], [-21.5]]
     (bar,) = point[2][0].get_segments()
-    assert bar.tolist() == [[5, 66], [5, 73]]
+    assert bar.tolist() == [[5, -25.5], [5, -18.5]]
     legend = legend_of(axes)
-    assert list(legend) == ["frequency", "file", "full head"]
+    assert list(legend) == ["frequency", "file", "full head: 91.50%"]
     for shown, drawn_line in zip(legend.values(), (line, mark, full), strict=True):
         for look in ("get_color", "get_marker", "get_linestyle"):
             assert getattr(shown, look)() == getattr(drawn_line, look)()
@@ -111,23 +111,29 @@ def test_refitted_points_are_open_and_of_the_colour_of_the_cut(figures: list[Fig
     accuracy_curves("", {"frequency": LINE, "file": POINT}, 91.5, {"file": Curve([5], [80.0], [76.0], [83.0], False)})
     (axes,) = figures[0].axes
     cut, anew = (container[0] for container in axes.containers)
-    assert points(anew) == [(5.0, 80.0)]
+    assert points(anew) == [(5.0, -11.5)]
     assert anew.get_color() == cut.get_color()
     assert (anew.get_linestyle(), anew.get_markerfacecolor()) == ("None", "white")
     (bar,) = axes.containers[1][2][0].get_segments()
-    assert bar.tolist() == [[5, 76], [5, 83]]
-    assert list(legend_of(axes)) == ["frequency", "file", "the same, weights fitted anew", "full head"]
+    assert bar.tolist() == [[5, -15.5], [5, -8.5]]
+    assert list(legend_of(axes)) == ["frequency", "file", "the same, weights fitted anew", "full head: 91.50%"]
 
 
 @pytest.mark.parametrize(
     ("ks", "named"),
-    [([1, 2, 3, 5, 10], [10, 5, 3, 2, 1]), ([1, 10, 11, 12, 13, 14], [14, 11, 1]), ([500, 512], [512])],
+    [
+        ([1, 2, 3, 5, 10], [10, 5, 2, 1]),
+        ([*range(1, 65)], [64, 50, 20, 10, 5, 2, 1]),
+        ([3, 10, 11, 12, 13, 14], [14, 10, 5, 3]),
+        ([500, 512], [512]),
+        ([7], [7]),
+    ],
 )
 def test_on_a_scale_of_factors_no_two_names_are_in_one_place(
     figures: list[Figure], ks: list[int], named: list[int]
 ) -> None:
     flat = [50.0] * len(ks)
-    accuracy_curves("", {"a": Curve(ks, flat, flat, flat)}, 90.0, {"a": Curve(ks, flat, flat, flat)})
+    accuracy_curves("", {"a": Curve(ks, flat, flat, flat)}, 90.0)
     (axes,) = figures[0].axes
     assert [int(label.get_text()) for label in axes.get_xticklabels()] == named
 
@@ -140,7 +146,7 @@ def test_every_curve_is_named_and_told_apart(figures: list[Figure]) -> None:
     assert len({line.get_color() for line in lines}) == 7
     assert len({line.get_marker() for line in lines}) == 7
     legend = legend_of(axes)
-    assert list(legend) == [*names, "full head"]
+    assert list(legend) == [*names, "full head: 91.50%"]
     for name, line in zip(names, lines, strict=True):
         assert (legend[name].get_color(), legend[name].get_marker()) == (line.get_color(), line.get_marker())
 
@@ -151,13 +157,51 @@ def test_there_may_be_more_curves_than_colours(written: list[tuple[str, Any]], f
     draw(curves=curves)
     assert set(curves) <= {text for text, _ in written}
     lines = figures[0].axes[0].get_lines()[:20]
-    assert [points(line) for line in lines] == [[(1, number), (2, 2 * number)] for number in range(20)]
+    assert [points(line) for line in lines] == [[(1, n - 91.5), (2, 2 * n - 91.5)] for n in range(20)]
 
 
 def test_without_a_full_head_there_is_no_line_for_it() -> None:
     (axes,) = accuracy_figure("", {"frequency": LINE}, None).axes
-    assert len(axes.get_lines()) == 1
+    (line,) = axes.get_lines()
+    assert list(line.get_ydata()) == LINE.top1, "accuracy itself"
+    assert axes.get_yscale() == "linear"
     assert list(legend_of(axes)) == ["frequency"]
+
+
+def test_points_near_the_full_head_have_the_most_room_and_say_the_accuracy() -> None:
+    deep = Curve([1, 5], [11.5, 90.5], [9.0, 89.0], [14.0, 92.0])
+    (axes,) = accuracy_figure("", {"frequency": deep}, 91.5, 5).axes
+    ticks = {label.get_text(): place for label, place in zip(axes.get_yticklabels(), axes.get_yticks(), strict=True)}
+    assert ticks["0 (91.5%)"] == 0
+    assert ticks["-50 (41.5%)"] == -50
+    bottom, five, zero = axes.transData.transform([(1, -80), (1, -5), (1, 0)])[:, 1]
+    assert zero - five > 0.3 * (zero - bottom), "five of eighty points fill a third and more"
+    assert [text.get_text() for text in axes.texts] == ["chosen: k = 5"]
+
+
+def test_small_differences_are_not_blown_up_to_the_whole_height() -> None:
+    flat = Curve([1, 2], [91.4, 91.5], [91.4, 91.5], [91.4, 91.5])
+    low, high = accuracy_figure("", {"frequency": flat}, 91.5).axes[0].get_ylim()
+    assert low <= -1 < 1 <= high
+
+
+def test_a_floor_is_drawn_below_the_curves() -> None:
+    floor = Curve([1, 5], [20.0, 40.0], [10.0, 30.0], [30.0, 50.0])
+    (axes,) = accuracy_figure("", {"frequency": LINE}, 90.0, floor=floor).axes
+    assert points(axes.get_lines()[1]) == [(1, -70), (5, -50)]
+    band = {tuple(vertex) for vertex in axes.collections[1].get_paths()[0].vertices}
+    assert {(1, -80), (1, -60), (5, -60), (5, -40)} <= band
+    assert "random features: mean and range" in legend_of(axes)
+
+
+def test_on_a_phone_texts_keep_their_size_and_what_is_long_is_written_in_lines() -> None:
+    wide, narrow = (accuracy_figure("", {"a " * 40: LINE}, 90.0, width=width) for width in (WIDE, NARROW))
+    assert (wide.get_figwidth(), narrow.get_figwidth()) == (WIDE, NARROW)
+    sizes = {text.get_fontsize() for figure in (wide, narrow) for text in figure.legends[0].get_texts()}
+    assert len(sizes) == 1
+    assert "\n" in narrow.legends[0].get_texts()[0].get_text()
+    assert "\n" not in wide.legends[0].get_texts()[0].get_text()
+    assert [label.get_text() for label in narrow.axes[0].get_yticklabels()][-3:] == ["0", "+1", "+2"]
 
 
 ODD = [

@@ -8,8 +8,14 @@ import pytest
 from helpers.pictures import legend_of, points
 from matplotlib.colors import same_color
 
-from decompose_cli.reporting.study_plots import essentiality_figure, gate_histogram, interval_figure, layers_figure
-from decompose_cli.reporting.style import png
+from decompose_cli.reporting.study_plots import (
+    NoiseMarks,
+    essentiality_figure,
+    gate_histogram,
+    interval_figure,
+    layers_figure,
+)
+from decompose_cli.reporting.style import NARROW, png
 
 
 def test_intervals_are_lines_through_their_values() -> None:
@@ -37,34 +43,60 @@ def test_long_names_of_intervals_are_written_in_several_lines_and_given_the_room
     assert long.get_figheight() > short.get_figheight()
 
 
-def test_essentiality_is_bars_beside_each_other_with_their_intervals_and_random_sets() -> None:
+def test_essentiality_is_both_noises_beside_each_other_and_their_difference_beside_random_sets() -> None:
+    cat = NoiseMarks(20.0, 60.0, 40.0, (30.0, 50.0), -2.0, (-12.0, 8.0))
     figure = essentiality_figure(
-        ["cat", "dog"],
-        {"ours": [(40.0, (30.0, 50.0), -2.0), None], "$csg$": [(-5.0, None, None), (1.0, None, None)]},
+        ["cat", "dog"], {"ours": [cat, None], "$csg$": [NoiseMarks(55, 50, -5), NoiseMarks(49, 50, 1)]}
     )
-    (axes,) = figure.axes
-    bars = [(round(bar.get_x(), 3), round(bar.get_width(), 3), bar.get_height()) for bar in axes.patches]
-    assert bars == [(-0.384, 0.368, 40), (0.016, 0.368, -5), (1.016, 0.368, 1)]
-    ours, cat, dog = (bar.get_facecolor() for bar in axes.patches)
-    assert cat == dog != ours
-    interval, control, zero = axes.get_lines()
-    assert points(interval) == [(pytest.approx(-0.2), 30), (pytest.approx(-0.2), 50)]
-    assert [y for _, y in points(control)] == [-2, -2]
-    assert [x for x, _ in points(control)] == pytest.approx([-0.384, -0.016])
-    assert [y for _, y in points(zero)] == [0, 0]
-    assert [(tick.get_position()[0], tick.get_text()) for tick in axes.get_xticklabels()] == [(0, "cat"), (1, "dog")]
-    (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["ours", r"\$csg\$", "random sets of the same size"]
-    first, second, marks = legend.legend_handles
-    assert (first.get_facecolor(), second.get_facecolor()) == (ours, cat)
-    assert same_color(marks.get_color(), "black")
+    kept, difference = figure.axes
+    line, own, others, *_ = kept.get_lines()
+    assert points(line) == [(20, pytest.approx(-0.2)), (60, pytest.approx(-0.2))]
+    assert (points(own), points(others)) == ([(20, pytest.approx(-0.2))], [(60, pytest.approx(-0.2))])
+    assert (own.get_markerfacecolor(), others.get_markerfacecolor()) == (own.get_color(), "white")
+    (span,) = difference.patches
+    assert (span.get_x(), span.get_width(), span.get_y() + span.get_height() / 2) == (-12, 20, pytest.approx(-0.2))
+    mean, interval, mark, second, third, zero = difference.get_lines()
+    assert [x for x, _ in points(mean)] == [-2, -2]
+    assert [x for x, _ in points(interval)] == [30, 50]
+    assert [points(one)[0] for one in (mark, second, third)] == [
+        (40, pytest.approx(-0.2)),
+        (-5, pytest.approx(0.2)),
+        (1, pytest.approx(1.2)),
+    ]
+    assert [x for x, _ in points(zero)] == [0, 0]
+    assert not same_color(mark.get_color(), second.get_color())
+    assert [(tick.get_position()[1], tick.get_text()) for tick in kept.get_yticklabels()] == [(0, "cat"), (1, "dog")]
+    assert kept.get_ylim() == difference.get_ylim() == (1.5, -0.5), "the first class is at the top"
+    assert list(legend_of(kept)) == [
+        "ours",
+        r"\$csg\$",
+        "noise on its own features",
+        "noise on all others",
+        "difference, with 95% interval",
+        "random sets of the same size",
+    ]
 
 
-@pytest.mark.parametrize(("names", "turned"), [(["cat"] * 16, False), (["cat"] * 17, True)])
-def test_many_classes_have_their_names_turned(names: list[str], turned: bool) -> None:
-    figure = essentiality_figure(names, {"ours": [(1.0, None, None)] * len(names)})
-    assert {label.get_rotation() for label in figure.axes[0].get_xticklabels()} == {45.0 if turned else 0.0}
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours"]
+def test_on_a_phone_panels_of_essentiality_stand_one_below_the_other() -> None:
+    marks = {"ours": [NoiseMarks(20, 60, 40)] * 3}
+    kept, difference = essentiality_figure(["a", "b", "c"], marks, NARROW).axes
+    assert kept.get_subplotspec().get_geometry()[:2] == (2, 1)
+    assert [tick.get_text() for tick in difference.get_yticklabels()] == ["a", "b", "c"]
+
+
+def test_on_a_phone_names_stand_above_their_intervals() -> None:
+    (axes,) = interval_figure("%", [("first " * 10, 90.0, (80.0, 95.0)), ("second", 70.0, None)], NARROW).axes
+    assert [text.get_text() for text in axes.texts] == ["first " * 5 + "first\n" + "first " * 3 + "first", "second"]
+    assert all(text.get_position()[1] < place for place, text in enumerate(axes.texts))
+    assert not axes.get_yticks().size
+
+
+def test_of_many_layers_some_have_their_names() -> None:
+    names = [f"layer{number}" for number in range(200)]
+    (axes,) = layers_figure("Psi", names, {"Psi": [0.5] * 200}).axes
+    shown = [label.get_text() for label in axes.get_xticklabels()]
+    assert len(shown) < 40
+    assert [names[int(place)] for place in axes.get_xticks()] == shown
 
 
 def test_layers_are_a_line_for_each_network() -> None:
@@ -98,7 +130,10 @@ def test_gates_are_outlines_in_percent() -> None:
 
 @pytest.mark.painted
 def test_a_method_without_any_bar_has_no_name_in_the_legend(recwarn: pytest.WarningsRecorder) -> None:
-    figure = essentiality_figure(["cat", "dog"], {"empty": [None, None], "ours": [(1.0, None, 0.5), None]})
-    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["ours", "random sets of the same size"]
+    figure = essentiality_figure(
+        ["cat", "dog"], {"empty": [None, None], "ours": [NoiseMarks(1, 2, 1, None, 0.5), None]}
+    )
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert (names[0], names[-1]) == ("noise on its own features", "random sets of the same size")
     png(essentiality_figure(["cat"], {"empty": [None]}))
     assert not recwarn.list

@@ -6,10 +6,12 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+from helpers.pictures import legend_of
 from matplotlib.figure import Figure
 
 from decompose_cli.reporting.plots import Curve, accuracy_figure
 from decompose_cli.reporting.study_plots import (
+    NoiseMarks,
     essentiality_figure,
     gate_histogram,
     interval_figure,
@@ -96,7 +98,10 @@ def test_points_outside_the_range_keep_the_others_right() -> None:
 FIGURES = {
     "accuracy": (
         lambda: accuracy_figure("", {"mean": Curve([1, 2], [50.0, 60.0], [40.0, 50.0], [60.0, 70.0])}, 90.0, 2),
-        ["mean, k = 1: 50.00% (40.00 to 50.00)".replace("50.00)", "60.00)"), "mean, k = 2: 60.00% (50.00 to 70.00)"],
+        [
+            "mean, k = 1: -40.00 points, 50.00% (40.00 to 60.00)",
+            "mean, k = 2: -30.00 points, 60.00% (50.00 to 70.00)",
+        ],
     ),
     "intervals": (
         lambda: interval_figure("%", [("full", 90.0, (80.0, 95.0)), ("other", 70.0, None)]),
@@ -104,9 +109,21 @@ FIGURES = {
     ),
     "essentiality": (
         lambda: essentiality_figure(
-            ["cat", "dog"], {"ours": [(40.0, (30.0, 50.0), -2.0), None], "csg": [None, (1.0, None, None)]}
+            ["cat", "dog"],
+            {
+                "ours": [NoiseMarks(20.0, 60.0, 40.0, (30.0, 50.0), -2.0, (-12.0, 8.0)), None],
+                "csg": [None, NoiseMarks(49.0, 50.0, 1.0)],
+            },
         ),
-        ["ours, cat: +40.00 points (30.00 to 50.00); random sets -2.00", "csg, dog: +1.00 points"],
+        [
+            "ours, cat: 20.0% stay under noise on its own features",
+            "ours, cat: 60.0% stay under noise on all others",
+            "csg, dog: 49.0% stay under noise on its own features",
+            "csg, dog: 50.0% stay under noise on all others",
+            "ours, cat: random sets -2.00 (-12.00 to 8.00)",
+            "ours, cat: +40.00 points (30.00 to 50.00); random sets -2.00 (-12.00 to 8.00)",
+            "csg, dog: +1.00 points",
+        ],
     ),
     "layers": (
         lambda: layers_figure("Psi", ["stem", "layer1"], {"Psi": [0.5, None], "other": [None, 0.25]}),
@@ -156,6 +173,4 @@ def test_levels_are_lines_with_bands() -> None:
     assert len({line.get_linestyle() for line in lines}) == 2
     assert [patch.get_bbox().intervaly.tolist() for patch in axes.patches] == [[85.0, 95.0], [86.0, 96.0]]
     assert axes.get_xscale() == "log"
-    legend = axes.get_legend()
-    assert legend is not None
-    assert [text.get_text() for text in legend.get_texts()] == ["mean", "full head", "other"]
+    assert list(legend_of(axes)) == ["mean", "full head", "other"]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from decompose_cli.decomposition.calibration import Adjusted
 from decompose_cli.decomposition.result_types import Difference
-from decompose_cli.page.blocks import Block, Column, Group, Section, Table
+from decompose_cli.page.blocks import Block, Cell, Column, Group, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.reporting.study_plots import interval_figure
 from decompose_cli.statistics import wilson_interval
 
+FULL = "full head"
+"""What the head of all features is called."""
 _MOST_DRAWN = 40
 _LEAD = (
     "Images classified correctly, with 95% intervals (Wilson), which are about other images of the same kind, not "
@@ -69,8 +72,8 @@ def section(context: Context) -> Section | None:
     rows = [(f"{m.source}: {m.what}" if several else m.what, m.top1, m.interval) for m in measured]
     blocks: list[Block] = [values]
     if 1 < len(rows) <= _MOST_DRAWN:
-        figure = interval_figure("top-1 accuracy (%), with 95% interval", rows)
-        blocks = [context.chart("Accuracy before and after", figure, values)]
+        draw = partial(interval_figure, "top-1 accuracy (%), with 95% interval", rows)
+        blocks = [context.chart("Accuracy before and after", draw, values)]
     blocks += _differences(context)
     blocks += _controls(context)
     blocks += _calibration(context)
@@ -82,7 +85,7 @@ def measurements(source: Source) -> Iterator[Measured]:
     """The measurements of a result; on held-out images those of the last epoch only, as they chose the best one."""
     results = source.results
     if source.command == "validate":
-        found = {"full head": results.original, "decomposed": results.decomposed, "refitted": results.refitted}
+        found = {FULL: results.original, "decomposed": results.decomposed, "refitted": results.refitted}
         for what, head in found.items():
             if head is not None:
                 split = source.document.dataset.split if source.document.dataset else ""
@@ -104,7 +107,7 @@ def measurements(source: Source) -> Iterator[Measured]:
 
 def _scores(command: str, run: Any) -> Iterator[tuple[str, Any]]:
     if command == "finetune":
-        yield "full head", run.original
+        yield FULL, run.original
         sizes = f"decomposed, {_features(run.features_per_class)} per class"
         yield f"{sizes}, weights of the full head", run.cut
         yield f"{sizes}, not trained" + (", weights fitted anew" if run.refitting is not None else ""), run.before
@@ -196,7 +199,7 @@ def _calibration(context: Context) -> Iterator[Block]:
             [[name, 100 * one.ece, one.brier, one.nll] for name, one in known.items()],
         )
         title = "Reliability: how often each head is right, against how sure it is"
-        blocks: list[Block] = [context.chart(title, results.reliability(), values)]
+        blocks: list[Block] = [context.chart(title, results.reliability, values)]
         if results.adjusted is not None:
             blocks.append(_adjusted(results.adjusted))
         yield Group(f"Calibration: {source.name}", blocks)
@@ -257,19 +260,20 @@ def _by_class(context: Context) -> Iterator[Block]:
         first = original or decomposed
         if first is None:
             continue
-        columns = [Column("Class"), Column("Images")]
-        columns += [Column("Full head %")] * (original is not None) + [Column("Decomposed %")] * (
-            decomposed is not None
-        )
-        columns += [Column("Change, points", 2, is_signed=True)] * (original is not None and decomposed is not None)
-        rows = []
+        heads = [(what, head) for what, head in (("Full head", original), ("Decomposed", decomposed)) if head]
+        columns = [Column("Class")]
+        columns += [Column("Change, points", 2, is_signed=True)] * (len(heads) == 2)
+        columns += [column for what, _ in heads for column in (Column(f"{what} right"), Column(f"{what} %"))]
+        columns += [Column("Images")]
+        rows: list[list[Cell]] = []
         for number, row in enumerate(first.per_class):
             if row.total == 0:
                 continue
-            shares = [
-                100 * head.per_class[number].correct / row.total for head in (original, decomposed) if head is not None
-            ]
-            rows.append([row.name, row.total, *shares, *([shares[1] - shares[0]] if len(shares) == 2 else [])])
+            counts = [head.per_class[number].correct for _, head in heads]
+            shares = [100 * count / row.total for count in counts]
+            change: list[Cell] = [shares[1] - shares[0]] if len(shares) == 2 else []
+            measured = [value for pair in zip(counts, shares, strict=True) for value in pair]
+            rows.append([row.name, *change, *measured, row.total])
         tables.append(Table(f"By class: {source.name}", columns, rows, is_folded=len(rows) > 30))
     if tables:
         yield Group("By class", tables)

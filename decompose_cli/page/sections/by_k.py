@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
+from typing import Any
 
 from decompose_cli.decomposition.random_rankings import RandomRankings
 from decompose_cli.decomposition.result_types import Point
@@ -15,9 +17,10 @@ from decompose_cli.reporting.plots import accuracy_figure
 
 _LEAD = (
     "Each class keeps k penultimate features, the first of a ranking or those of an index file; the logits of all "
-    "classes are then compared as before. The line is the full head. Bands are 95% intervals of each point by itself: "
-    "points of one curve are about the same images, so they move together. Dashed lines and open points: the same "
-    "features with weights that were fitted anew on training images."
+    "classes are then compared as before. Drawn is how many percentage points of top-1 accuracy that gains or costs, "
+    "with the full head at 0; the scales give small k and small differences the most room. Bands are 95% intervals of "
+    "each accuracy by itself: points of one curve are about the same images, so they move together. Dashed lines and "
+    "open points: the same features with weights that were fitted anew on training images."
 )
 
 
@@ -33,8 +36,11 @@ def section(context: Context) -> Section | None:
             curves, full, chosen, anew = results.curves, results.original.top1, results.chosen, results.refitted
         drawn = [{name: curve_of(name, points) for name, points in found.items()} for found in (curves, anew)]
         floor = getattr(results, "floor", None)
-        figure = accuracy_figure("", drawn[0], full, chosen.k if chosen else None, drawn[1], floor=floor)
-        chart = context.chart("Top-1 accuracy by number of features per class", figure, _values(curves, full))
+        draw = partial(
+            accuracy_figure, "", drawn[0], full, chosen.k if chosen is not None else None, drawn[1], None, floor
+        )
+        title = "Points from the full head by number of features per class"
+        chart = context.chart(title, draw, _values(curves, full, _right(results), results.total))
         more = [_refitted(source)] if anew else []
         if floor is not None:
             more.append(_random(results.random))
@@ -42,12 +48,31 @@ def section(context: Context) -> Section | None:
     return Section("by-k", "Accuracy against k", _LEAD, blocks) if blocks else None
 
 
-def _values(curves: Mapping[str, Mapping[str, Point]], full: float) -> Table:
+def _right(results: Any) -> int:
+    """The images that the full head gets right."""
+    return int(results.original.correct if hasattr(results, "original") else results.original_correct)
+
+
+def _values(curves: Mapping[str, Mapping[str, Point]], full: float, right: int, total: int) -> Table:
     return Table(
-        f"Accuracy by k (full head: {full:.2f}%)",
-        [Column("Ranking or index file"), Column("k"), Column("Correct"), Column("Top-1 %"), Column("95% interval")],
+        f"Accuracy by k (full head: {right:,} of {total:,}, {full:.2f}%)",
         [
-            [name, int(k) if k.isdecimal() else k, point.correct, point.top1, point.top1_ci95]
+            Column("Ranking or index file"),
+            Column("k"),
+            Column("Points from the full head", 2, is_signed=True),
+            Column("Correct"),
+            Column("Top-1 %"),
+            Column("95% interval"),
+        ],
+        [
+            [
+                name,
+                int(k) if k.isdecimal() else k,
+                point.top1 - full,
+                point.correct,
+                point.top1,
+                point.top1_ci95,
+            ]
             for name, points in curves.items()
             for k, point in points.items()
         ],

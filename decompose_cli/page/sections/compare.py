@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from decompose_cli.decomposition.compare_results import differences_figure
@@ -32,8 +33,9 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
     results = source.results
     if results.differences:
         values = _differences(source, results.differences)
+        draw = partial(differences_figure, results.differences)
         is_drawn = len(results.differences) <= _MOST_DRAWN
-        yield context.chart(values.caption, differences_figure(results.differences), values) if is_drawn else values
+        yield context.chart(values.caption, draw, values) if is_drawn else values
     if results.heads:
         yield Table(
             "Accuracy of each head",

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from decompose_cli.page.blocks import Block, Column, Grid, Group, Section, Shade, Table
+from decompose_cli.page.blocks import Block, Cell, Column, Fold, Grid, Group, Section, Shade, Table
 from decompose_cli.page.context import Context
 
 _LEAD = (
-    "Rows are true classes, columns what the network says. Shades of a row are shares of its images; in the "
-    "difference, blue is fewer and orange more images than with the full head."
+    "Rows are true classes, columns what the network says. The difference comes first: orange is more and blue fewer "
+    "images than with the full head. Shades of the heads' own matrices are shares of the images of a row."
 )
 _MOST_CELLS_ACROSS = 25
 _MOST_PAIRS = 30
@@ -25,19 +25,33 @@ def section(context: Context) -> Section | None:
         heads = (("Full head", source.results.original), ("Decomposed", source.results.decomposed))
         matrices = {what: np.asarray(head.confusion, dtype=np.int64) for what, head in heads if head is not None}
         matrices = {what: matrix for what, matrix in matrices.items() if matrix.ndim == 2}
-        if len(matrices) == 2:
-            matrices[_DIFFERENCE] = matrices["Decomposed"] - matrices["Full head"]
         names = [source.class_name(number) for number in range(max((len(m) for m in matrices.values()), default=0))]
-        group = [block for what, matrix in matrices.items() for block in _matrix(context, what, names, matrix)]
-        blocks.append(Group(source.name, [*group, *_pairs(names, matrices)]))
+        blocks.append(Group(source.name, [*_blocks(context, names, matrices)]))
     return Section("confusion", "Confusion", _LEAD, blocks) if blocks else None
+
+
+def _blocks(context: Context, names: Sequence[str], matrices: dict[str, np.ndarray]) -> Iterator[Block]:
+    is_small = len(names) <= _MOST_CELLS_ACROSS
+    pairs = [*_pairs(names, matrices, is_folded=is_small)]
+    own = [block for what, matrix in matrices.items() for block in _matrix(context, what, names, matrix)]
+    if len(matrices) < 2:
+        yield from [*own, *pairs] if is_small else [*pairs, *own]
+        return
+    difference = [*_matrix(context, _DIFFERENCE, names, matrices["Decomposed"] - matrices["Full head"])]
+    if is_small:
+        yield from difference
+        yield Fold("Each head by itself", own)
+        yield from pairs
+    else:
+        yield from pairs
+        yield Fold(f"{_DIFFERENCE}, and each head by itself, as pictures", [*difference, *own])
 
 
 def _matrix(context: Context, what: str, names: Sequence[str], counts: np.ndarray) -> Iterator[Block]:
     caption = f"{what}: images by true class and prediction"
     if len(names) <= _MOST_CELLS_ACROSS:
         totals = np.abs(counts).sum(axis=1, keepdims=True).clip(min=1)
-        shares = counts / (totals if (counts >= 0).all() else max(1, int(np.abs(counts).max())))
+        shares = counts / (max(1, int(np.abs(counts).max())) if what == _DIFFERENCE else totals)
         cells = [
             [
                 Shade(_shown(count, what == _DIFFERENCE), share, f"{names[row]} taken for {names[column]}: {count}")
@@ -47,7 +61,7 @@ def _matrix(context: Context, what: str, names: Sequence[str], counts: np.ndarra
         ]
         yield Grid(caption, "True class, prediction", names, names, cells, is_signed=what == _DIFFERENCE)
         return
-    alt = f"{len(names)} by {len(names)} classes; the most frequent errors are in the table below."
+    alt = f"{len(names)} by {len(names)} classes; the most frequent errors are in the table above."
     darkest = None if (counts < 0).any() else float(max(1, _largest_error(counts)))
     raster = context.raster(caption, alt, counts, (names, names), "images", is_sparse=True, darkest=darkest)
     if raster is not None:
@@ -62,24 +76,25 @@ def _largest_error(counts: np.ndarray) -> int:
     return int(counts[~np.eye(len(counts), dtype=bool)].max(initial=0))
 
 
-def _pairs(names: Sequence[str], matrices: dict[str, np.ndarray]) -> Iterator[Block]:
-    """A table of the pairs that all heads together confuse most."""
-    heads = {what: matrix for what, matrix in matrices.items() if (matrix >= 0).all() and what != _DIFFERENCE}
-    if not heads or len(names) < 2:
+def _pairs(names: Sequence[str], matrices: dict[str, np.ndarray], *, is_folded: bool) -> Iterator[Block]:
+    """A table of the confusions that grew most, then of those of which there are most."""
+    if not matrices or len(names) < 2:
         return
-    sums = sum(heads.values())
-    assert isinstance(sums, np.ndarray)
-    errors = np.where(np.eye(len(names), dtype=bool), 0, sums)
-    top = [
-        place for place in np.argsort(-errors, axis=None, kind="stable")[:_MOST_PAIRS].tolist() if errors.flat[place]
-    ]
-    yield Table(
-        "What is confused most" if top else "Nothing is confused",
-        [Column("True class"), Column("Taken for"), *(Column(f"{what}, images") for what in heads)],
-        [
-            [names[place // len(names)], names[place % len(names)]]
-            + [int(matrix.flat[place]) for matrix in heads.values()]
-            for place in top
-        ],
-        is_folded=True,
-    )
+    heads = list(matrices.values())
+    away = ~np.eye(len(names), dtype=bool)
+    errors = np.where(away, sum(heads), 0)
+    grown = np.where(away, heads[-1] - heads[0], 0)
+    order = np.lexsort((-errors.ravel(), -grown.ravel()))[:_MOST_PAIRS]
+    several = len(heads) > 1
+    rows: list[list[Cell]] = []
+    for place in order.tolist():
+        row, column = divmod(place, len(names))
+        if errors[row, column]:
+            counts: list[Cell] = [int(matrix[row, column]) for matrix in heads]
+            change: list[Cell] = [int(grown[row, column])] if several else []
+            rows.append([names[row], names[column], *change, *counts, int(heads[0][row].sum())])
+    title = "The confusions that grew most" if several else "What is confused most"
+    columns = [Column("True class"), Column("Taken for")]
+    columns += [Column("Change, images", is_signed=True)] * several
+    columns += [*(Column(f"{what}, images") for what in matrices), Column("Images of the class")]
+    yield Table(title if rows else "Nothing is confused", columns, rows, is_folded=is_folded)

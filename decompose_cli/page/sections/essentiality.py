@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from decompose_cli.page.blocks import Block, Column, Group, Section, Table
+from collections.abc import Iterator
+from functools import partial
+from typing import TYPE_CHECKING
+
+from decompose_cli.page.blocks import Block, Cell, Column, Group, Section, Table, Text
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source, called_set
+from decompose_cli.printable import counted
 from decompose_cli.reporting.study_plots import essentiality_figure
 
+if TYPE_CHECKING:
+    from decompose_cli.decomposition.essential_results import Kept
+
 _LEAD = (
-    "Essentiality of a class: how many more of its images stay with it when noise is put on all other features than "
-    "when it is put on the class's own, in percentage points of its images. Marks are random feature sets of the same "
-    "size: a set that matters stands well above them. p is the share of random sets that did as well; the "
-    "class's own set is counted with them."
+    "Noise is put on the features of a class, and then on all others in their place. Features that matter are those "
+    "without which images leave the class, and with which alone they stay: essentiality is how many more images stay "
+    "under noise on all others than under noise on the class's own, in percentage points of its images. Random feature "
+    "sets of the same size say what any set would do; p is the share of them that did as well, the class's own set "
+    "being counted with them."
 )
 _MOST_DRAWN = 40
 
@@ -20,56 +29,56 @@ def section(context: Context) -> Section | None:
     """Make the section from essential."""
     blocks: list[Block] = []
     for source in context.of("essential"):
-        blocks.append(Group(source.name, _blocks(context, source)))
+        blocks.append(Group(source.name, [*_blocks(context, source)]))
     return Section("essentiality", "Essentiality", _LEAD, blocks) if blocks else None
 
 
-def _blocks(context: Context, source: Source) -> list[Block]:
+def _blocks(context: Context, source: Source) -> Iterator[Block]:
     results = source.results
+    numbers, marks = results.marks()
+    marks = {called_set(method): of_classes for method, of_classes in marks.items()}
+    names = [source.class_name(number) for number in numbers]
+    by_class = [
+        (called_set(method), source.class_name(int(number)), kept)
+        for method in results.summary
+        for number, kept in results.by_class(method).items()
+    ]
+    whole = [(called_set(method), "all", kept) for method, kept in results.summary.items()]
+    found = {kept.p for *_, kept in (*whole, *by_class)}
+    smallest = 1 / (1 + results.controls)
+    p_varies = any(p is not None and p > smallest * (1 + 1e-9) for p in found)
+    is_long = len(by_class) > _MOST_DRAWN
+    values = _table("By class", by_class, with_p=p_varies, is_folded=is_long)
+    if not is_long:
+        draw = partial(essentiality_figure, names, marks)
+        yield context.chart("Noise on the class's own features beside noise on all others", draw, values)
+    if not p_varies and None not in found:
+        sets = counted(results.controls, "random set")
+        yield Text(f"p = {smallest:.2g} for every class, the smallest with {sets}: no random set did as well.")
+    caption = f"All classes together ({results.noise} noise, {results.repeats} draws, {results.controls} random sets)"
+    yield _table(caption, whole, with_p=p_varies)
+    if is_long:
+        yield values
+
+
+def _table(caption: str, rows: list[tuple[str, str, Kept]], *, with_p: bool, is_folded: bool = False) -> Table:
     columns = [
-        Column("Features and class"),
+        Column("Class"),
+        Column("Features of"),
+        Column("Essentiality, points", 2, is_signed=True),
+        Column("95% interval", 2, is_signed=True),
+        Column("Random sets, mean", 2, is_signed=True),
+        Column("Smallest to largest", 2, is_signed=True),
+        *([Column("p", is_p=True)] if with_p else []),
         Column("Images"),
         Column("Kept without noise"),
         Column("Kept, noise on its features", 1),
         Column("Kept, noise on all others", 1),
-        Column("Essentiality, points", 2, is_signed=True),
-        Column("95% interval", 2, is_signed=True),
-        Column("Random sets, mean", 2, is_signed=True),
-        Column("p", is_p=True),
     ]
 
-    def row(name: str, kept: object) -> list[object]:
-        fields = ("images", "clean", "noise_at_inf", "noise_at_noninf", "essentiality", "essentiality_ci95")
-        return [name, *(getattr(kept, field) for field in (*fields, "control_mean", "p"))]
+    def row(method: str, name: str, kept: Kept) -> list[Cell]:
+        difference: list[Cell] = [kept.essentiality, kept.essentiality_ci95, kept.control_mean, kept.control_range]
+        counts: list[Cell] = [kept.images, kept.clean, kept.noise_at_inf, kept.noise_at_noninf]
+        return [name, method, *difference, *([kept.p] if with_p else []), *counts]
 
-    methods = list(results.summary)
-    whole = Table(
-        f"All classes together ({results.noise} noise, {results.repeats} draws, {results.controls} random sets)",
-        columns,
-        [row(called_set(method), results.summary[method]) for method in methods],  # type: ignore[misc]
-    )
-    by_class = {called_set(method): results.by_class(method) for method in methods}
-    numbers = sorted({int(number) for kept_by_class in by_class.values() for number in kept_by_class})
-    values = Table(
-        "By class",
-        columns,
-        [
-            row(f"{method}, {source.class_name(int(number))}", kept)  # type: ignore[misc]
-            for method, kept_by_class in by_class.items()
-            for number, kept in kept_by_class.items()
-        ],
-        is_folded=len(numbers) > _MOST_DRAWN,
-    )
-    if len(numbers) > _MOST_DRAWN:
-        return [whole, values]
-    bars = {
-        method: [
-            (kept.essentiality, kept.essentiality_ci95, kept.control_mean)
-            if (kept := kept_by_class.get(str(number))) is not None
-            else None
-            for number in numbers
-        ]
-        for method, kept_by_class in by_class.items()
-    }
-    names = [source.class_name(number) for number in numbers]
-    return [whole, context.chart("Essentiality by class", essentiality_figure(names, bars), values)]
+    return Table(caption, columns, [row(*one) for one in rows], is_folded=is_folded)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from decompose_cli.page.blocks import Block, Column, Group, Section, Table
@@ -59,7 +60,7 @@ def _histograms(context: Context, title: str, run: Any) -> Iterator[Block]:
             ],
         )
         heading = f"{prefix}g of {name} after epoch {last.epoch}"
-        yield context.chart(heading, gate_histogram(name, counts), values)
+        yield context.chart(heading, partial(gate_histogram, name, counts), values)
 
 
 def _tables(which: str, report: Any) -> Iterator[Block]:

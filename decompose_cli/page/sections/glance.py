@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from decompose_cli.page.blocks import Block, Figures, Section, Verdict
 from decompose_cli.page.context import Context
-from decompose_cli.page.sections.accuracy import differences, measurements
+from decompose_cli.page.documents import Source
+from decompose_cli.page.sections.accuracy import FULL, differences, measurements
 from decompose_cli.page.sections.sparse import heads_of
 from decompose_cli.page.verdicts import answers
 from decompose_cli.printable import counted
@@ -22,19 +23,23 @@ def section(context: Context) -> Section | None:
     """Make the section: accuracies, differences and chosen sets, the first few."""
     items: list[tuple[str, str, str]] = []
     measured = [*context.of("finetune"), *context.of("validate"), *context.of("train", "train-gate")]
-    seen = set()
+    seen: set[tuple[object, ...]] = set()
+    is_several = len({_network(source) for source in measured}) > 1
     for source in measured:
         whose = f"{source.name}: " if len(measured) > 1 else ""
         if hasattr(source.results, "runs"):  # several seeds, whose spread is further down
             continue
         for one in measurements(source):
-            identity = (source.subject, one.split, one.correct, one.total, round(one.loss, 4))
-            if identity in seen:  # a network may have been validated before it was fine-tuned
+            is_full = one.what == FULL
+            whose_head = (*_network(source), FULL) if is_full else (source.subject, round(one.loss, 4))
+            identity = (*whose_head, one.split, one.correct, one.total)
+            if identity in seen:  # a head may have been measured by several commands, the full one by nearly all
                 continue
             seen.add(identity)
             low, high = one.interval
             count = f"{one.correct:,} of {one.total:,} {one.split} images; 95% interval {low:.2f} to {high:.2f}"
-            items.append((whose + one.what, f"{one.top1:.2f}%", count))
+            of_whom = f"{source.subject}: " if is_several else ""
+            items.append(((of_whom if is_full else whose) + one.what, f"{one.top1:.2f}%", count))
         for _, difference in differences(source):
             low, high = difference.ci95
             items.append(
@@ -68,3 +73,10 @@ def section(context: Context) -> Section | None:
     said = answers(context)
     blocks: list[Block] = [*([Verdict(said)] if said else []), *([Figures(items[:_MOST])] if items else [])]
     return Section("glance", "At a glance", _LEAD, blocks, is_open=True) if blocks else None
+
+
+def _network(source: Source) -> tuple[str, str | None, str | None]:
+    """What tells a network and its images from others."""
+    model, dataset = source.document.model, source.document.dataset
+    weights = None if model is None else model.weights.sha256
+    return source.subject, weights, None if dataset is None else dataset.fingerprint

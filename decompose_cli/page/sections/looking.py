@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from decompose_cli.page.blocks import Block, Column, Group, Picture, Section, Table, Text
+from decompose_cli.page.blocks import Block, Column, Group, Panel, Panels, Picture, Section, Table, Text
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.page.saved import saved_image
+from decompose_cli.page.sections.mistakes import taken_for
+from decompose_cli.reporting.explain_plots import picture_panels
 from decompose_cli.reporting.filter_plots import MOST_ROWS
 from decompose_cli.storage.result_document import DatasetInfo
 
 _LEAD = (
     "Grad-CAM shows what raises a class's logit; the map of the class's own filters and that of all others are the two "
-    "parts of the logit itself, position by position. Deletion says whether the highlighted places matter."
+    "parts of the logit itself, position by position, on one scale: red speaks for the class, blue against it. "
+    "Deletion says whether the highlighted places matter."
 )
-_MOST_ROWS = 12
+_MOST_ROWS, _MOST_SAID = 12, 3
 
 
 def section(context: Context) -> Section | None:
@@ -66,13 +69,7 @@ def _explained(context: Context, source: Source) -> Iterator[Block]:
     crop = source.document.dataset.crop if isinstance(source.document.dataset, DatasetInfo) else ()
     made = [e.geometry(crop) for e in shown]
     pictures = [
-        _saved(
-            context,
-            source,
-            e.file,
-            _alt(e),
-            f"{e.shown}: {_caption(e)}{f' ({geometry})' if geometry else ''}",
-        )
+        _picture(context, source, e, f"{_caption(e)}{f' ({geometry})' if geometry else ''}", crop)
         for e, geometry in zip(shown, made, strict=True)
     ]
     yield from (picture for picture in pictures if picture is not None)
@@ -86,14 +83,53 @@ def _first(scores: Any) -> list[Any]:
 
 
 def _caption(explanation: Any) -> str:
-    label = f", labelled {explanation.label_name}" if explanation.label_name is not None else ""
-    return f"taken for {explanation.predicted_name}{label}"
+    """An image and what it is taken for, as ``00456.png: cat taken for deer (71%)``."""
+    scores = explanation.original or explanation.decomposed or []
+    if scores and scores[0].number != explanation.predicted:
+        scores = explanation.decomposed or []
+    sure = f" ({100 * scores[0].probability:.0f}%)" if scores else ""
+    return f"{explanation.shown}: {taken_for(explanation.label_name, explanation.predicted_name)}{sure}"
+
+
+def _picture(
+    context: Context, source: Source, explanation: Any, caption: str, crop: Sequence[int]
+) -> Picture | Panels | None:
+    """The image and its maps one by one; the picture as it was saved where the result does not say what is in it."""
+    row = saved_image(context, source, explanation.file)
+    if row is None:
+        return None
+    name = explanation.shown
+    names = ["the whole image"] * explanation.has_whole + ["what the network sees"]
+    scales: list[tuple[float, float] | None] = [None] * len(names)
+    for one in explanation.maps or []:
+        names.append(one.what)
+        scales.append((-one.largest if one.signed else 0.0, one.largest))
+    seen = (crop[0], crop[1]) if len(crop) == 2 else (1, 1)
+    sizes = [explanation.size or seen] * explanation.has_whole + [seen] * (len(names) - explanation.has_whole)
+    images = picture_panels(row, sizes, has_whole=explanation.has_whole) if explanation.maps else []
+    if not images:
+        return context.picture(row, _alt(explanation), caption)
+    panels = []
+    for image, what, scale in zip(images, names, scales, strict=True):
+        picture = context.picture(image, f"{name}: {what}", what)
+        if picture is None:
+            return None
+        panels.append(Panel(picture, scale))
+    return Panels(caption, panels, [*_said(explanation)])
+
+
+def _said(explanation: Any) -> Iterator[str]:
+    """What the heads say, the most probable classes first."""
+    for head, scores in (("Full head", explanation.original), ("Decomposed head", explanation.decomposed)):
+        if scores:
+            said = ", ".join(f"{score.name} {100 * score.probability:.1f}%" for score in scores[:_MOST_SAID])
+            yield f"{head}: {said}"
 
 
 def _alt(explanation: Any) -> str:
     sums = explanation.sums
     parts = f" Its own filters give {sums.own:+.2f} of the logit." if sums is not None else ""
-    return f"Image {explanation.shown}, {_caption(explanation)}: the image, Grad-CAM, and maps of filters.{parts}"
+    return f"Image {_caption(explanation)}: the image, Grad-CAM, and maps of filters.{parts}"
 
 
 def _filters(context: Context, source: Source) -> Iterator[Block]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -111,8 +111,17 @@ def _picture(context: Context, source: Source, dataset: ImageDataset, mistake: A
     except (DecomposeError, OSError):
         return None
     image.thumbnail((_SIDE, _SIDE))
-    guesses: Mapping[str, Any] = {"full head": mistake.original, "decomposed": mistake.decomposed}
-    said = "; ".join(f"{what}: {source.class_name(g.predicted)}" for what, g in guesses.items() if g is not None)
-    truth = source.class_name(mistake.label)
-    file = mistake.name or f"image {mistake.image}"
-    return context.picture(image, f"{file}, a {truth}; {said}", f"{file}: {truth} ({said})")
+    used = mistake.decomposed or mistake.original
+    text = f"{mistake.name or f'image {mistake.image}'}: "
+    text += taken_for(source.class_name(mistake.label), source.class_name(used.predicted))
+    text += f" ({100 * used.probability:.0f}%)"
+    if mistake.decomposed is not None and mistake.original is not None:
+        text += f"; the full head says {source.class_name(mistake.original.predicted)}"
+    return context.picture(image, text, text)
+
+
+def taken_for(label: str | None, predicted: str) -> str:
+    """What an image is and what it is taken for, in words."""
+    if label is None:
+        return f"taken for {predicted}"
+    return f"{label} recognised" if label == predicted else f"{label} taken for {predicted}"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
-from decompose_cli.page.blocks import Block, Column, Group, Section, Table
+from decompose_cli.page.blocks import Block, Column, Group, Section, Table, Text
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.reporting.study_plots import layers_figure
@@ -47,7 +48,13 @@ def _blocks(context: Context, source: Source) -> list[Block]:
         for suffix, by_layer in networks.items()
         for what, field in (("Psi (mean)", "psi_mean"), ("class selectivity", "class_selectivity"))
     }
-    blocks: list[Block] = [context.chart("Selectivity by layer", layers_figure("0 to 1", layers, curves), values)]
+    blocks: list[Block] = []
+    if len(layers) > 1:
+        blocks.append(context.chart("Selectivity by layer", partial(layers_figure, "0 to 1", layers, curves), values))
+    elif results.compared:
+        blocks.append(values)
+    elif layers:
+        blocks.append(Text(_said(layers[0], results.layers[layers[0]])))
     last = results.layers[layers[-1]] if layers else None
     if last is not None:
         blocks.append(
@@ -65,3 +72,12 @@ def _blocks(context: Context, source: Source) -> list[Block]:
             )
         )
     return blocks
+
+
+def _said(name: str, layer: Any) -> str:
+    """The figures of a layer that has no other beside it."""
+    selectivity = "" if layer.class_selectivity is None else f"; class selectivity {layer.class_selectivity:.4f}"
+    return (
+        f"{name}, {layer.filters:,} filters: psi {layer.psi_mean:.4f} (mean), {layer.psi_median:.4f} (median)"
+        f"{selectivity}."
+    )

@@ -11,12 +11,14 @@ from decompose_cli.decomposition.index_set import MOST_FEATURES, Layout
 from decompose_cli.errors import InputError
 from decompose_cli.page.blocks import Block, Column, Grid, Group, Section, Shade, Table
 from decompose_cli.page.context import Context
-from decompose_cli.page.documents import Source
+from decompose_cli.page.documents import Source, called_set
+from decompose_cli.page.ordering import clustered_sets, shared_first
 
 _LEAD = (
     "A filter is one penultimate feature. Marks show the filters that a class keeps. Numbers, where there are any, "
     "rank them, 1 being the first of the ranking that is named; numbers next to each other can be a tie. The order in "
-    "an index file need not mean anything. A column with many marks is a filter that many classes share."
+    "an index file need not mean anything. Filters that several classes share come first, each beside its classes, and "
+    "classes that share stand together; filters that no class uses are left out."
 )
 _MOST_ROWS, _MOST_COLUMNS = 30, 130
 _MOST_LISTED = 500
@@ -76,32 +78,39 @@ def _sets(source: Source) -> Iterator[_Set]:
         yield from set_of(f"{source.name}, chosen set", source.results.chosen.indices)
     elif source.command == "essential":
         for method, summary in source.results.summary.items():
-            yield from set_of(f"{source.name}, {method}", summary.features)
+            yield from set_of(f"{source.name}, {called_set(method)}", summary.features)
 
 
 def _matrix(context: Context, index_set: _Set) -> Iterator[Block]:
-    names = [index_set.source.class_name(number) for number in index_set.classes]
-    users = index_set.users()
-    caption = f"Classes by filters: {len(users)} of {index_set.num_features} filters are used"
-    if len(names) <= _MOST_ROWS and index_set.num_features <= _MOST_COLUMNS:
-        cells, called = [], [_called(context, number) for number in range(index_set.num_features)]
-        for name, features in zip(names, index_set.classes.values(), strict=True):
-            rank = {feature: place for place, feature in enumerate(features, 1)}
+    classes, users = index_set.classes, index_set.users()
+    numbers = list(classes)
+    numbers = [numbers[place] for place in clustered_sets(list(classes.values()))]
+    row_of = {number: row for row, number in enumerate(numbers)}
+    columns = shared_first({feature: [row_of[number] for number in those] for feature, those in users.items()})
+    names = [index_set.source.class_name(number) for number in numbers]
+    shared = sum(len(those) > 1 for those in users.values())
+    caption = f"Classes by filters: {len(users)} of {index_set.num_features} filters are used, {shared} by several"
+    if len(names) <= _MOST_ROWS and len(columns) <= _MOST_COLUMNS:
+        cells, called = [], {feature: _called(context, feature) for feature in columns}
+        for name, number in zip(names, numbers, strict=True):
+            rank = {feature: place for place, feature in enumerate(classes[number], 1)}
             cells.append(
                 [
                     _mark(name, called[f], rank[f], len(rank), is_ranked=index_set.is_ranked)
                     if f in rank
                     else Shade("", 0, "")
-                    for f in range(index_set.num_features)
+                    for f in columns
                 ]
             )
-        yield Grid(caption, "Class, filter", names, called, cells)
+        yield Grid(caption, "Class, filter", names, [called[feature] for feature in columns], cells)
         return
-    is_used = np.zeros((len(names), index_set.num_features), dtype=np.int8)
-    for row, features in enumerate(index_set.classes.values()):
-        is_used[row, list(features)] = 1
-    alt = f"{len(names)} classes by {index_set.num_features} filters; the tables below say the same."
-    raster = context.raster(caption, alt, is_used, (names, []), "of 1, used", is_sparse=True)
+    place = {feature: column for column, feature in enumerate(columns)}
+    is_used = np.zeros((len(names), len(columns)), dtype=np.int8)
+    for row, number in enumerate(numbers):
+        is_used[row, [place[feature] for feature in classes[number]]] = 1
+    alt = f"{len(names)} classes by {len(columns)} filters; the tables below say the same."
+    labels = [f"filter {feature}" for feature in columns]
+    raster = context.raster(caption, alt, is_used, (names, labels), "of 1, used", is_sparse=True)
     if raster is not None:
         yield raster
 

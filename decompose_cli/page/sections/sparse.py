@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from decompose_cli.decomposition.result_types import Point
@@ -142,10 +143,10 @@ def _chart(context: Context, title: str, points: dict[str, dict[int, Point]], ba
     if len(points) > _MOST_CURVES or all(len(by_k) <= 1 for by_k in points.values()):
         order = sorted(range(len(rows)), key=lambda place: (rows[place][1] or 0, place))
         drawn = [_row(*rows[place]) for place in order[:_MOST_ROWS]]
-        return context.chart(title, interval_figure("top-1 accuracy (%), with 95% interval", drawn), values)
+        return context.chart(title, partial(interval_figure, "top-1 accuracy (%), with 95% interval", drawn), values)
     levels = {name: (point.top1, point.top1_ci95) for name, point in baselines.items()}
     curves = {name: _curve(by_k) for name, by_k in points.items()}
-    return context.chart(title, accuracy_figure("", curves, None, levels=levels), values)
+    return context.chart(title, lambda width: accuracy_figure("", curves, None, levels=levels, width=width), values)
 
 
 def _row(name: str, k: int | None, point: Point) -> tuple[str, float, tuple[float, float]]:

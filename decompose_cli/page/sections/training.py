@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 from decompose_cli.page.blocks import Block, Column, Group, Section, Table
@@ -42,18 +43,26 @@ def runs_of(source: Source) -> Iterator[tuple[str, Any]]:
 def _run(context: Context, title: str, run: Any) -> Iterator[Block]:
     if not run.epochs:
         return
-    columns = [Column("Epoch"), Column("Learning rate", 6), Column("Training loss", 4), Column("Training top-1 %")]
+    columns = [Column("Epoch"), Column("Learning rate", 6), Column("Training loss", 4)]
+    columns += [Column("Training, right"), Column("Training top-1 %")]
     splits = [name for name in ("val", "test") if any(getattr(epoch, name) is not None for epoch in run.epochs)]
     for name in splits:
         what = "Held-out" if name == "val" else "Test"
-        columns += [Column(f"{what} loss", 4), Column(f"{what} top-1 %")]
+        columns += [Column(f"{what} loss", 4), Column(f"{what}, right"), Column(f"{what} top-1 %")]
     columns += [Column("Seconds", 1)]
     rows = []
     for epoch in run.epochs:
         scores = [getattr(epoch, name) for name in splits]
-        measured = [value for score in scores for value in ((score.loss, score.top1) if score else (None, None))]
-        rows.append([str(epoch.epoch), epoch.lr, epoch.train.loss, epoch.train.top1, *measured, epoch.seconds])
-    yield context.chart(title, training_figure("", **curves(run.epochs)), Table("By epoch", columns, rows))
+        measured = [value for score in (epoch.train, *scores) for value in _measured(score)]
+        rows.append([str(epoch.epoch), epoch.lr, *measured, epoch.seconds])
+    draw = partial(training_figure, "", **curves(run.epochs))
+    yield context.chart(title, lambda width: draw(width=width), Table("By epoch", columns, rows))
+
+
+def _measured(score: Any) -> tuple[float | None, str | None, float | None]:
+    if score is None:
+        return None, None, None
+    return score.loss, f"{score.correct:,} of {score.images:,}", score.top1
 
 
 def _spreads(summary: Any) -> Table:
@@ -75,7 +84,8 @@ def _spreads(summary: Any) -> Table:
 def _rates(context: Context, source: Source) -> Block:
     results = source.results
     rows = list(zip(results.rates, results.losses, results.smoothed, strict=False))
-    figure = lr_figure(
+    draw = partial(
+        lr_figure,
         "",
         [rate for rate, _, _ in rows],
         [float("nan") if loss is None else loss for _, loss, _ in rows],
@@ -88,4 +98,4 @@ def _rates(context: Context, source: Source) -> Block:
         [[str(number), *row] for number, row in enumerate(rows)],
     )
     suggestion = "no suggestion" if results.lr is None else f"suggested: {results.lr:.2g}"
-    return context.chart(f"Learning-rate range test ({suggestion})", figure, values)
+    return context.chart(f"Learning-rate range test ({suggestion})", draw, values)

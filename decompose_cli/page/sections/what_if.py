@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from decompose_cli.errors import DecomposeError
-from decompose_cli.page.blocks import Block, Group, Live, Section, Text
+from decompose_cli.page.blocks import Block, Fold, Group, Live, Section, Text
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.printable import counted
@@ -55,9 +55,8 @@ def section(context: Context) -> Section | None:
         if found is None:
             missing.append(f"{start.source.name}: {why}")
         else:
-            blocks.append(Group(f"{start.source.name}: {start.what}", [found]))
-    if len(blocks) == 1 and isinstance(blocks[0], Group):
-        blocks = [*blocks[0].blocks]
+            title = f"{start.source.name}: {start.what}"
+            blocks.append(Fold(title, [found]) if blocks else Group(title, [found]))
     blocks += [Text(f"Left out for {sentence}") for sentence in missing]
     return Section("what-if", "What if", _LEAD, blocks, is_open=len(missing) < len(blocks))
 

@@ -107,9 +107,10 @@
       if (value === undefined && !data.isComplete) return place;
       return `${place}: ${value ?? 0} ${data.what}`;
     }
-    const shade = 255 - context.getImageData(column, row, 1, 1).data[0];
+    const [red, , blue] = context.getImageData(column, row, 1, 1).data;
+    const shade = red < blue ? red - 255 : 255 - blue; // blue is below zero; orange and greys are above
     const value = (shade / 255) * data.largest;
-    return `${place}: ${shade === 255 ? "at least" : "about"} ${value.toPrecision(2)}`;
+    return `${place}: ${Math.abs(shade) === 255 ? "at least" : "about"} ${value.toPrecision(2)}`;
   }
 
   function answer(event) {
