@@ -21,13 +21,17 @@ _AT_ONCE = 16
 
 
 class FilterImage(BaseModel):
-    """One of the images with the highest value of a feature: its number in the split, from 0, and its file, if any."""
+    """One of the images with the highest value of a feature: its number in the split, from 0, and its file, if any.
+
+    ``box``: where it lies in a picture of ``filters``: left, top, right and bottom in pixels; null if it does not.
+    """
 
     image: int
     name: str | None = None
     label: int
     label_name: str
     value: float
+    box: tuple[int, int, int, int] | None = None
 
 
 @dataclass(frozen=True)

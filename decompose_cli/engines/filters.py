@@ -38,7 +38,8 @@ class FilterInfo(BaseModel):
     order need not mean anything). ``weight``: weight in the class's head (null, as ``contribution``, where there is no
     head, and the mean on the class's images minus that on others ranks). ``mean``: mean of the feature over the images
     of the class, ``mean_elsewhere`` over all others (null where there are none). ``shared_with``: other classes that
-    have the filter. ``images``: the images with its highest values, ``of_class`` of which are of the class.
+    have the filter. ``images``: the images with its highest values, ``of_class`` of which are of the class. ``scale``:
+    the lowest and the highest value of its colours in the picture, if it is there with its maps.
     """
 
     feature: int
@@ -50,6 +51,7 @@ class FilterInfo(BaseModel):
     shared_with: list[str]
     images: list[FilterImage]
     of_class: int
+    scale: tuple[float, float] | None = None
 
 
 class FiltersResults(Findings):
@@ -164,7 +166,12 @@ def filters(inputs: Inputs, settings: FiltersSettings, *, folder: Path | None = 
         some = f", the first {len(drawn)} of {count}" if len(drawn) < count else ""
         title = f"Filters of {names[c]}: {study.classifier.name} on {where}{some}"
         alone = {info.feature: names[other] for info in others} if other is not None else {}
-        pictures[folder / SHEET] = filter_sheet(title, _pictures(study, drawn, c, alone))
+        sheet = filter_sheet(title, _pictures(study, drawn, c, alone))
+        pictures[folder / SHEET] = sheet.content
+        for info, boxes, scale in zip(drawn, sheet.boxes, sheet.scales, strict=True):
+            info.scale = scale
+            for image, box in zip(info.images, boxes, strict=True):
+                image.box = box
     document = study.document(
         "filters",
         {

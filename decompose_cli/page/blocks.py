@@ -174,12 +174,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class Panels:
-    """Pictures side by side, with words above them and lines of text below."""
+    """Pictures side by side, with words above them and lines of text below. ``is_small``: whether many share a row."""
 
     kind: ClassVar[str] = "panels"
     caption: str
     panels: Sequence[Panel]
     lines: Sequence[str] = ()
+    is_small: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import itertools
+import math
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from decompose_cli.reporting.style import GREY, look, plain, png
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from PIL.Image import Image
     from torch import Tensor
 
+Box = tuple[int, int, int, int]
 MOST_ROWS = 40
 """Filters in one picture; it is taller than two metres of screen as it is."""
 
@@ -43,15 +46,27 @@ class FilterRow:
     responses: Sequence[Response]
 
 
-def filter_sheet(title: str, rows: Sequence[FilterRow]) -> bytes:
+@dataclass(frozen=True)
+class FilterSheet:
+    """A picture of filters, and what is where in it.
+
+    Attributes:
+        content: A PNG file.
+        boxes: For each filter the edges of its images in pixels: left, top, right, bottom.
+        scales: For each filter the lowest and the highest value of its colours; None where it has no maps.
+    """
+
+    content: bytes
+    boxes: Sequence[Sequence[Box]]
+    scales: Sequence[tuple[float, float] | None]
+
+
+def filter_sheet(title: str, rows: Sequence[FilterRow]) -> FilterSheet:
     """Draw a row for each filter: its text, and its images with its map over them, all maps of a row on one scale.
 
     Args:
         title: Title, shown as it is; dollar signs are no mathematics.
         rows: The filters, one to 40, with at least one image each.
-
-    Returns:
-        A PNG file.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -61,6 +76,8 @@ def filter_sheet(title: str, rows: Sequence[FilterRow]) -> bytes:
     FigureCanvasAgg(figure)
     figure.suptitle(plain(title), fontsize=9)
     widths = [_TEXT / _SIDE, *[1.0] * columns]
+    scales: list[tuple[float, float] | None] = []
+    drawn: list[list[Axes]] = []
     for panels, row in zip(
         figure.subplots(len(rows), columns + 1, squeeze=False, width_ratios=widths), rows, strict=True
     ):
@@ -75,7 +92,9 @@ def filter_sheet(title: str, rows: Sequence[FilterRow]) -> bytes:
         top = max((float(values.max()) for values in known), default=0.0)
         top = max(top, -low) or 1.0
         # Features of smooth activations may be negative: then 0 is white, and both signs share one scale.
-        colours = {"cmap": "magma", "vmin": 0.0} if low >= 0 else {"cmap": "RdBu_r", "vmin": -top}
+        colours: dict[str, Any] = {"cmap": "magma", "vmin": 0.0} if low >= 0 else {"cmap": "RdBu_r", "vmin": -top}
+        scales.append((colours["vmin"], top) if known else None)
+        drawn.append([*panels[1 : 1 + len(row.responses)]])
         for axes, response in zip(panels[1:], row.responses, strict=False):
             height, width = response.image.shape[1:]
             axes.imshow(response.image.permute(1, 2, 0).numpy(), interpolation="nearest")
@@ -88,7 +107,16 @@ def filter_sheet(title: str, rows: Sequence[FilterRow]) -> bytes:
             axes.set_title(
                 plain(response.title), fontsize=5.5, pad=2, color=GREY if response.is_own else look(5)["color"]
             )
-    return png(figure)
+    content = png(figure)  # which settles the layout
+    height = round(figure.bbox.height)
+    return FilterSheet(content, [[_box(axes, height) for axes in row] for row in drawn], scales)
+
+
+def _box(axes: Axes, height: int) -> Box:
+    """Where the image of a panel lies in the picture, without the rim that is blended with white."""
+    found = axes.images[0].get_window_extent()
+    left, top, right, bottom = found.x0, height - found.y1, found.x1, height - found.y0
+    return math.ceil(left), math.ceil(top), math.floor(right), math.floor(bottom)
 
 
 def filter_strips(sheet: Image, rows: int, columns: int) -> list[Image]:

@@ -281,7 +281,7 @@ def pictured(folder: Path, feature: int, weights: str, sha256: str, *, others: i
     """A result of filters beside the others, of one feature and two images, with others that are weaker."""
     image = Response(torch.full((3, 8, 8), 100, dtype=torch.uint8), None, "cat", is_own=True)
     drawn = [FilterRow("row", [image, image])] * min(1 + others, MOST_ROWS)
-    (folder / "filters.png").write_bytes(filter_sheet("sheet", drawn))
+    (folder / "filters.png").write_bytes(filter_sheet("sheet", drawn).content)
 
     def change(document: dict[str, Any]) -> None:
         document["model"]["weights"] = {"source": weights, "sha256": sha256}

@@ -173,7 +173,7 @@ def test_a_response_is_painted_where_it_is(figures: list[Figure]) -> None:
     sheets = []
     for values in ([[0.0, 4.0]], [[4.0, 0.0]]):
         responses = [Response(IMAGE, None, "a", True), Response(IMAGE, torch.tensor(values), "b", True)]
-        sheets.append(pixels(filter_sheet("f", [FilterRow("text", responses)])))
+        sheets.append(pixels(filter_sheet("f", [FilterRow("text", responses)]).content))
     _, first, second = (box_of(axes) for axes in figures[0].axes)
     assert np.abs(np.subtract(changed(*sheets), second)).max() <= 2
     top, bottom, left, right = first

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from decompose_cli.page.blocks import Block, Column, Group, Panel, Panels, Picture, Section, Table, Text
+from decompose_cli.page.blocks import Block, Column, Fold, Group, Panel, Panels, Picture, Section, Table, Text
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.page.saved import saved_image
@@ -13,6 +13,9 @@ from decompose_cli.page.sections.mistakes import taken_for
 from decompose_cli.reporting.explain_plots import picture_panels
 from decompose_cli.reporting.filter_plots import MOST_ROWS
 from decompose_cli.storage.result_document import DatasetInfo
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 _LEAD = (
     "Grad-CAM shows what raises a class's logit; the map of the class's own filters and that of all others are the two "
@@ -162,14 +165,54 @@ def _filters(context: Context, source: Source) -> Iterator[Block]:
         yield Table(f"{title}, the other {len(others)}", columns, others, is_folded=True)
     if results.beside is not None:
         yield _beside(results)
-    alt = f"The images that each filter of {results.class_name} responds to most, with the places that it responds to."
-    drawn = min(len(rows), MOST_ROWS)
-    caption = f"{title}, the first {drawn} of {len(rows)}" if drawn < len(rows) else title
-    picture = _saved(context, source, results.sheet, alt, caption)
-    if picture is not None:
-        yield picture
-    else:
+    yield from _pictured(context, source, title)
+
+
+def _pictured(context: Context, source: Source, title: str) -> Iterator[Block]:
+    """The images of each filter; the picture as it was saved where the result does not say what is where in it."""
+    results = source.results
+    drawn = [*results.filters, *results.others][:MOST_ROWS]
+    if (sheet := saved_image(context, source, results.sheet)) is None:
         yield Text("The picture of the filters is not on this page.")
+        return
+    if not all(_is_inside(image.box, sheet) for one in drawn for image in one.images):
+        count = len(results.filters) + len(results.others)
+        alt = f"The images that each filter of {results.class_name} responds to most, with the places."
+        caption = f"{title}, the first {len(drawn)} of {count}" if len(drawn) < count else title
+        whole = context.picture(sheet, alt, caption)
+        if whole is not None:
+            yield whole
+        return
+    rows = [_row(context, source, sheet, one, is_own=place < len(results.filters)) for place, one in enumerate(drawn)]
+    there = [row for row in rows if row is not None]
+    yield from there[:_MOST_ROWS]
+    if there[_MOST_ROWS:]:
+        yield Fold(f"{title}: pictures of {len(there) - _MOST_ROWS} more", there[_MOST_ROWS:])
+
+
+def _row(context: Context, source: Source, sheet: Image, one: Any, *, is_own: bool) -> Panels | None:
+    name = context.feature_name(one.feature)
+    panels: list[Panel] = []
+    for image in one.images:
+        what = f"{image.name or image.image}: {image.label_name} {image.value:.2f}"
+        picture = context.picture(sheet.crop(image.box), f"{name}, strongest: {what}", what)
+        if picture is None:
+            return None
+        panels.append(Panel(picture, None if panels else one.scale))
+    if is_own:
+        others = ", ".join(one.shared_with)
+        weight = "" if one.weight is None else f", weight {one.weight:+.3f}"
+        caption = f"{one.rank}. {name}{weight}, {f'shared with {others}' if others else 'of this class alone'}"
+    else:
+        caption = f"{name}, of {source.results.beside.class_name} and not of {source.results.class_name}"
+    return Panels(caption, panels, is_small=True)
+
+
+def _is_inside(box: tuple[int, int, int, int] | None, sheet: Image) -> bool:
+    if box is None:
+        return False
+    left, top, right, bottom = box
+    return 0 <= left < right <= sheet.width and 0 <= top < bottom <= sheet.height
 
 
 def _beside(results: Any) -> Table:

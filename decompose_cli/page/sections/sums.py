@@ -227,7 +227,7 @@ def _pictures(context: Context, shown: Source) -> _Shown:
     if sheet is None:
         return _Shown()
     columns = max((len(one.images) for one in results.filters[:MOST_ROWS]), default=0)
-    cut = filter_strips(sheet, min(len(results.filters), MOST_ROWS), columns)
+    cut = filter_strips(sheet, min(len(results.filters) + len(results.others), MOST_ROWS), columns)
     return _Shown(
         {
             one.feature: _Pictured(strip, strongest_alt(context, one))
