@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,7 +45,7 @@ _LEAD = (
     "class, blue against it. Features that most classes share come first."
 )
 _MOST_ROWS, _MOST_COLUMNS = 30, 130
-_MOST_CLASSES, _MOST_TERMS, _MOST_NAMED, _MOST_PICTURED = 200, 12, 6, 30
+_MOST_CLASSES, _MOST_TERMS, _MOST_NAMED, _MOST_STRIPS = 200, 12, 6, 100
 _TILES, _STRIP_QUALITY = 5, 70
 
 
@@ -101,7 +102,8 @@ def section(context: Context) -> Section | None:
     """Make the section from sparsify, with the pictures that filters and atlas made of the same network."""
     blocks: list[Block] = []
     sources = list(context.of("sparsify"))
-    found = [(shown, _pictures(context, shown)) for shown in context.of("atlas", "filters")] if sources else []
+    looked = [*context.of("atlas"), *context.of("filters")]  # the latter show where in the image a feature fires
+    found = [(shown, _pictures(context, shown)) for shown in looked] if sources else []
     for source in sources:
         pictures = _Shown()
         for shown, of_one in found:
@@ -138,13 +140,15 @@ def _head(context: Context, weights: _Weights, shown: _Shown) -> Iterator[Block]
     is_sentence = weights.head.scale is not None  # all terms have one size, so that a sign says enough
     known = shown.strips.keys() if is_sentence and shown.strips else shown.pictures.keys()
     pictured = [number for number, row in weights.rows.items() if row and row.keys() <= known]
-    for number in pictured[:_MOST_PICTURED]:
+    sizes = itertools.accumulate(len(weights.rows[number]) for number in pictured)
+    count = sum(size <= _MOST_STRIPS for size in sizes)
+    for number in pictured[:count]:
         if is_sentence and shown.strips:
             yield _sentence(context, weights, number, shown.strips)
         else:
             terms = [*_terms(context, weights, number, shown.pictures)]
             yield Sum(f"{weights.source.class_name(number)}, k = {weights.head.k}: the sum of", terms)
-    if (more := len(pictured) - _MOST_PICTURED) > 0:
+    if (more := len(pictured) - count) > 0:
         yield Text(f"{counted(more, 'more class', 'more classes')} would be pictured, were there room for them.")
 
 
