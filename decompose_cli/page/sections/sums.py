@@ -30,7 +30,7 @@ from decompose_cli.page.blocks import (
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.page.saved import saved_image
-from decompose_cli.page.sections.atlas import Strip, strips_of, strongest_alt
+from decompose_cli.page.sections.atlas import Strip, strips_of, strongest, strongest_alt
 from decompose_cli.page.sections.sparse import feature_name, heads_of, run_label
 from decompose_cli.printable import counted
 from decompose_cli.reporting.filter_plots import MOST_ROWS, filter_strips
@@ -226,7 +226,8 @@ def _pictures(context: Context, shown: Source) -> _Shown:
     results = shown.results
     if shown.command == "atlas":
         strips = strips_of(context, shown)
-        return _Shown({feature: _Pictured(strip.first(_TILES), strip.alt) for feature, strip in strips.items()}, strips)
+        first = {feature: _Pictured(one.first(_TILES), one.alt(_TILES)) for feature, one in strips.items()}
+        return _Shown(first, strips)
     sheet = saved_image(context, shown, results.sheet)
     if sheet is None:
         return _Shown()
@@ -234,7 +235,7 @@ def _pictures(context: Context, shown: Source) -> _Shown:
     cut = filter_strips(sheet, min(len(results.filters), MOST_ROWS), columns)
     return _Shown(
         {
-            one.feature: _Pictured(strip, strongest_alt(context, one))
+            one.feature: _Pictured(strip, strongest_alt(context.feature_name(one.feature), strongest(one)))
             for one, strip in zip(results.filters, cut, strict=False)  # a sheet of another size has no strips
         }
     )
@@ -276,7 +277,7 @@ def _sentence(context: Context, weights: _Weights, number: int, strips: Mapping[
         Part(
             "+" if weight > 0 else "\N{MINUS SIGN}",
             weights.called(feature),
-            context.picture(strips[feature].first(_TILES), strips[feature].alt, quality=_STRIP_QUALITY),
+            context.picture(strips[feature].first(_TILES), strips[feature].alt(_TILES), quality=_STRIP_QUALITY),
         )
         for feature, weight in row
     ]
