@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
@@ -114,16 +114,11 @@ def left_out_of(whole: Predictions, without: Predictions) -> LeftOut:
     )
 
 
-def named_users(uses: Sequence[FeatureUse]) -> list[str]:
-    """The names of classes that use a feature."""
-    return [use.class_name for use in uses]
-
-
 def _row(one: AtlasFeature) -> Row:
     lost = one.lost
     return {
         "feature": one.feature,
-        "used_by": named_users(one.used_by),
+        "used_by": [use.class_name for use in one.used_by],
         "correct_without": lost.correct,
         **difference_cells(lost.points, lost.ci95, lost.mcnemar_p),
         "selectivity": one.selectivity,

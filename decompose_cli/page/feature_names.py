@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from decompose_cli.decomposition.index_set import MOST_FEATURES
 from decompose_cli.errors import InputError, param, shortened
 from decompose_cli.page.documents import Source
 from decompose_cli.printable import printable
@@ -51,12 +52,12 @@ def check_numbers(names: Mapping[int, str], sources: Iterable[Source]) -> None:
         InputError: A number is not below the number of features of any network.
     """
     counts = [source.document.model.num_features for source in sources if source.document.model is not None]
-    most = max(counts, default=None)
-    unknown = next((number for number in names if most is not None and number >= most), None)
-    if most is not None and unknown is not None:
-        raise InputError(
-            f"{param('names')} names the feature {unknown}, and the network has the features 0 to {most - 1} only."
-        )
+    most = max(counts, default=MOST_FEATURES)
+    for number in names:
+        if number >= most:
+            raise InputError(
+                f"{param('names')} names the feature {number}, and the network has the features 0 to {most - 1} only."
+            )
 
 
 def _rows(path: Path) -> Sequence[tuple[str, str]]:
@@ -77,7 +78,7 @@ def _checked(pairs: Iterable[tuple[Any, Any]], where: str) -> dict[int, str]:
     names: dict[int, str] = {}
     for key, name in pairs:
         text = str(key).strip()
-        if isinstance(key, bool) or not (text.isascii() and text.isdigit()) or len(text) > len("1000000"):
+        if isinstance(key, bool) or not (text.isascii() and text.isdigit()) or len(text) > len(str(MOST_FEATURES)):
             raise InputError(f"{where} names {shortened(repr(key))}, which is no number of a feature.", hint=_HINT)
         number = int(text)
         if not isinstance(name, str) or not name.strip():

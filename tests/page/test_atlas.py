@@ -127,7 +127,7 @@ def test_no_more_classes_are_pictured_than_have_room(
         document["results"]["heads"]["2"]["indices"] = {str(number): [3, 30] for number in range(10)}
 
     edited(folder / "sparsify.json", all_alike)
-    monkeypatch.setattr("decompose_cli.page.sections.sums._MOST_PICTURED", 4)
+    monkeypatch.setattr("decompose_cli.page.sections.sums._MOST_STRIPS", 9)
     blocks = blocks_of(report([folder]), "sums")
     assert len([block for block in blocks if isinstance(block, Sentence)]) == 4
     assert "6 more classes would be pictured" in " ".join(block.text for block in blocks if isinstance(block, Text))

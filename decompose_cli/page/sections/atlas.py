@@ -32,10 +32,15 @@ _MOST_LOSSES = 1000
 
 @dataclass(frozen=True)
 class Strip:
-    """The parts of images that a feature responds to most, beside each other, and words for them."""
+    """The parts of images that a feature responds to most, beside each other; what each is, and what the feature is."""
 
     image: Image
-    alt: str
+    name: str
+    words: Sequence[str]
+
+    def alt(self, count: int) -> str:
+        """Words for the first of them."""
+        return strongest_alt(self.name, self.words[:count])
 
     def first(self, count: int) -> Image:
         """The first of them, each 48 pixels wide."""
@@ -56,15 +61,19 @@ def strips_of(context: Context, source: Source) -> dict[int, Strip]:
     sheet = saved_image(context, source, source.results.sheet)
     strips = [] if sheet is None else atlas_strips(sheet, [len(one.images) for one in features])
     return {
-        one.feature: Strip(strip, strongest_alt(context, one))
+        one.feature: Strip(strip, context.feature_name(one.feature), strongest(one))
         for one, strip in zip(features, strips, strict=False)  # a sheet of another size has no strips
     }
 
 
-def strongest_alt(context: Context, one: Any) -> str:
+def strongest_alt(name: str, images: Sequence[str]) -> str:
     """Words for a picture of the images that a feature responds to most."""
-    shown = ", ".join(f"{image.label_name} {image.value:.2f}" for image in one.images)
-    return f"Images with the most of {context.feature_name(one.feature)}: {shown}"
+    return f"Images with the most of {name}: {', '.join(images)}"
+
+
+def strongest(one: Any) -> list[str]:
+    """The images that a feature responds to most, in words."""
+    return [f"{image.label_name} {image.value:.2f}" for image in one.images]
 
 
 def _blocks(context: Context, source: Source) -> Iterator[Block]:
@@ -90,7 +99,8 @@ def _entry(context: Context, source: Source, one: Any, strips: Mapping[int, Stri
     picture = None
     if (strip := strips.get(one.feature)) is not None:
         quality = _QUALITY if len(source.results.features) <= _MANY else _LOWER_QUALITY
-        picture = context.picture(strip.first(len(one.images)), strip.alt, quality=quality)
+        count = len(one.images)
+        picture = context.picture(strip.first(count), strip.alt(count), quality=quality)
     lost = one.lost
     low, high = lost.ci95
     users = [f"{use.class_name} {use.weight:+.2f}, rank {use.rank}" for use in one.used_by[:_MOST_USERS]]

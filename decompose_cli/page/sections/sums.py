@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -29,7 +30,7 @@ from decompose_cli.page.blocks import (
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.page.saved import saved_image
-from decompose_cli.page.sections.atlas import Strip, strips_of, strongest_alt
+from decompose_cli.page.sections.atlas import Strip, strips_of, strongest, strongest_alt
 from decompose_cli.page.sections.sparse import feature_name, heads_of, run_label
 from decompose_cli.printable import counted
 from decompose_cli.reporting.filter_plots import MOST_ROWS, filter_strips
@@ -44,7 +45,7 @@ _LEAD = (
     "class, blue against it. Features that most classes share come first."
 )
 _MOST_ROWS, _MOST_COLUMNS = 30, 130
-_MOST_CLASSES, _MOST_TERMS, _MOST_NAMED, _MOST_PICTURED = 200, 12, 6, 30
+_MOST_CLASSES, _MOST_TERMS, _MOST_NAMED, _MOST_STRIPS = 200, 12, 6, 100
 _TILES, _STRIP_QUALITY = 5, 70
 
 
@@ -101,7 +102,8 @@ def section(context: Context) -> Section | None:
     """Make the section from sparsify, with the pictures that filters and atlas made of the same network."""
     blocks: list[Block] = []
     sources = list(context.of("sparsify"))
-    found = [(shown, _pictures(context, shown)) for shown in context.of("atlas", "filters")] if sources else []
+    looked = [*context.of("atlas"), *context.of("filters")]  # the latter show where in the image a feature fires
+    found = [(shown, _pictures(context, shown)) for shown in looked] if sources else []
     for source in sources:
         pictures = _Shown()
         for shown, of_one in found:
@@ -138,13 +140,15 @@ def _head(context: Context, weights: _Weights, shown: _Shown) -> Iterator[Block]
     is_sentence = weights.head.scale is not None  # all terms have one size, so that a sign says enough
     known = shown.strips.keys() if is_sentence and shown.strips else shown.pictures.keys()
     pictured = [number for number, row in weights.rows.items() if row and row.keys() <= known]
-    for number in pictured[:_MOST_PICTURED]:
+    sizes = itertools.accumulate(len(weights.rows[number]) for number in pictured)
+    count = sum(size <= _MOST_STRIPS for size in sizes)
+    for number in pictured[:count]:
         if is_sentence and shown.strips:
             yield _sentence(context, weights, number, shown.strips)
         else:
             terms = [*_terms(context, weights, number, shown.pictures)]
             yield Sum(f"{weights.source.class_name(number)}, k = {weights.head.k}: the sum of", terms)
-    if (more := len(pictured) - _MOST_PICTURED) > 0:
+    if (more := len(pictured) - count) > 0:
         yield Text(f"{counted(more, 'more class', 'more classes')} would be pictured, were there room for them.")
 
 
@@ -222,7 +226,8 @@ def _pictures(context: Context, shown: Source) -> _Shown:
     results = shown.results
     if shown.command == "atlas":
         strips = strips_of(context, shown)
-        return _Shown({feature: _Pictured(strip.first(_TILES), strip.alt) for feature, strip in strips.items()}, strips)
+        first = {feature: _Pictured(one.first(_TILES), one.alt(_TILES)) for feature, one in strips.items()}
+        return _Shown(first, strips)
     sheet = saved_image(context, shown, results.sheet)
     if sheet is None:
         return _Shown()
@@ -230,7 +235,7 @@ def _pictures(context: Context, shown: Source) -> _Shown:
     cut = filter_strips(sheet, min(len(results.filters) + len(results.others), MOST_ROWS), columns)
     return _Shown(
         {
-            one.feature: _Pictured(strip, strongest_alt(context, one))
+            one.feature: _Pictured(strip, strongest_alt(context.feature_name(one.feature), strongest(one)))
             for one, strip in zip(results.filters, cut, strict=False)  # a sheet of another size has no strips
         }
     )
@@ -272,7 +277,7 @@ def _sentence(context: Context, weights: _Weights, number: int, strips: Mapping[
         Part(
             "+" if weight > 0 else "\N{MINUS SIGN}",
             weights.called(feature),
-            context.picture(strips[feature].first(_TILES), strips[feature].alt, quality=_STRIP_QUALITY),
+            context.picture(strips[feature].first(_TILES), strips[feature].alt(_TILES), quality=_STRIP_QUALITY),
         )
         for feature, weight in row
     ]
