@@ -95,10 +95,15 @@ class SweepResults(Findings):
     @property
     def floor(self) -> Curve | None:
         """Accuracy of features that were drawn at random: the mean, and the range as the ends."""
-        if self.random is None:
-            return None
-        ks, values = [int(k) for k in self.random.by_k], list(self.random.by_k.values())
-        return Curve(ks, [one.mean for one in values], [one.min for one in values], [one.max for one in values])
+        return floor_of(self.random)
+
+
+def floor_of(random: RandomRankings | None) -> Curve | None:
+    """The curve of features that were drawn at random, with the range as the ends; None without any."""
+    if random is None:
+        return None
+    ks, values = [int(k) for k in random.by_k], list(random.by_k.values())
+    return Curve(ks, [one.mean for one in values], [one.min for one in values], [one.max for one in values])
 
 
 def curve_of(name: str, points: Mapping[str, Point]) -> Curve:

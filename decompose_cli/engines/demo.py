@@ -14,8 +14,10 @@ from decompose_cli.decomposition.curves import accuracy_by_k
 from decompose_cli.decomposition.essential_results import EssentialResults
 from decompose_cli.decomposition.index_set import IndexSet, index_set_from_json, index_set_text
 from decompose_cli.decomposition.overlap_results import MutualInfoResults
+from decompose_cli.decomposition.random_rankings import RandomRankings, floor_ks, random_rankings
 from decompose_cli.decomposition.ranking import DEFAULT_K, DEFAULT_METHOD, data_for
 from decompose_cli.decomposition.result_types import Point, point_of
+from decompose_cli.decomposition.sweep_results import floor_of
 from decompose_cli.engines.atlas import MOST_FEATURES, AtlasSettings, atlas_contents
 from decompose_cli.engines.essential import EssentialSettings, essential
 from decompose_cli.engines.explain import SHEET, ExplainResults, ExplainSettings, explanation
@@ -26,6 +28,7 @@ from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.messages import note
 from decompose_cli.reporting import atlas_sheet
+from decompose_cli.reporting.plots import Curve
 from decompose_cli.storage.file_sets import Content
 from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
 
@@ -38,12 +41,21 @@ _DOCUMENTS = ("extract-indices", "validate", _MANIFEST, "mutual-info", "essentia
 
 
 class CurveResults(BaseModel):
-    """Number of test images, how many the full head gets right, and the same for each number of features per class."""
+    """Number of test images, how many the full head gets right, and the same for each number of features per class.
+
+    ``random``: heads of features that were drawn at random; null in results of before.
+    """
 
     total: int
     original_correct: int
     method: str
     by_k: dict[int, Point]
+    random: RandomRankings | None = None
+
+    @property
+    def floor(self) -> Curve | None:
+        """Accuracy of features that were drawn at random: the mean, and the range as the ends."""
+        return floor_of(self.random)
 
 
 @dataclass(frozen=True)
@@ -162,5 +174,9 @@ def _curve(train: Study, test: Study, original_correct: int) -> ResultDocument[C
     points = {}
     for k, evaluation in accuracy_by_k(ranked, test.bank.features, test.labels, head, ks, DEFAULT_METHOD):
         points[k] = point_of(evaluation)
-    results = CurveResults(total=total, original_correct=original_correct, method=DEFAULT_METHOD, by_k=points)
+    images, at = (test.bank.features, test.labels), floor_ks(list(ks))
+    floor = random_rankings(head, *images, at, test.inputs.seed, held=ranked.held, device=test.device)
+    results = CurveResults(
+        total=total, original_correct=original_correct, method=DEFAULT_METHOD, by_k=points, random=floor
+    )
     return test.document("demo", {}, results, watch)

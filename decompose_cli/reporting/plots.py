@@ -209,7 +209,7 @@ def _space_drops(axes: Axes, full_top1: float, *, with_accuracy: bool) -> None:
 
     axes.set_yscale("asinh", linear_width=_NEAR)
     low, high = axes.get_ylim()
-    low, high = min(low, -_LEAST_SHOWN), max(high, _LEAST_SHOWN)
+    low, high = min(low, -_LEAST_SHOWN), max(min(high, axes.dataLim.y1 + 0.5), _LEAST_SHOWN)
     ticks = [step for step in _STEPS if low <= step <= high]
 
     def label(step: int) -> str:

@@ -27,7 +27,7 @@ def test_a_page_is_written_where_it_is_wanted(found: Path) -> None:
     assert "<title>A &lt;title&gt;</title>" in text
     assert "358 of 360 test images" in text
     assert result.stdout == ""
-    assert result.stderr.splitlines() == ["1 result, 5 sections, 0.0 MB", "Report written to pages/report.html"]
+    assert result.stderr.splitlines() == ["1 result, 5 sections, 0.1 MB", "Report written to pages/report.html"]
     assert "exists already" in run(str(found), "-o", "pages/report.html", code=2).stderr
     run(str(found), "-o", "pages/report.html", "--overwrite")
 

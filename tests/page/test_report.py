@@ -228,6 +228,15 @@ def test_p_is_said_once_where_it_cannot_be_smaller(write_results: WriteResults) 
     assert [row[place] for row in chart.values.rows][2:5] == [1 / 101, 0.25, 1 / 101]
 
 
+def test_the_demo_has_the_floor_of_random_features(write_results: WriteResults) -> None:
+    floor = {"draws": 9, "images": 50, "by_k": {"1": {"mean": 20.0, "min": 10.0, "max": 30.0}}}
+    folder = write_results(only=("demo",))
+    edited(folder, "demo", lambda d: d["results"].update(random=floor))
+    _, text = page_of(report([folder]))
+    assert "random features, k = 1: -76.00 points, 20.00% (10.00 to 30.00)" in text
+    assert "Features drawn at random, 9 times, on 50 images: the floor below every ranking" in text
+
+
 def test_one_layer_is_a_sentence_and_no_chart(write_results: WriteResults) -> None:
     folder = write_results(only=("selectivity",))
     assert isinstance(of(report([folder]), "selectivity")[0], Chart)

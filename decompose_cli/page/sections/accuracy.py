@@ -70,11 +70,11 @@ def section(context: Context) -> Section | None:
     )
     several = len({m.source for m in measured}) > 1
     rows = [(f"{m.source}: {m.what}" if several else m.what, m.top1, m.interval) for m in measured]
-    blocks: list[Block] = [values]
+    accuracies: Block = values
     if 1 < len(rows) <= _MOST_DRAWN:
         draw = partial(interval_figure, "top-1 accuracy (%), with 95% interval", rows)
-        blocks = [context.chart("Accuracy before and after", draw, values)]
-    blocks += _differences(context)
+        accuracies = context.chart("Accuracy before and after", draw, values)
+    blocks: list[Block] = [*_differences(context), accuracies]
     blocks += _controls(context)
     blocks += _calibration(context)
     blocks += _by_class(context)
