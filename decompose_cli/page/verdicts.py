@@ -143,8 +143,8 @@ def _right(context: Context) -> Iterator[tuple[Source, str]]:
             who = "" if len(source.results.summary) == 1 else f"{called_set(name)}: "
             yield (
                 source,
-                f"{who}with noise on the features of their class {at:.1f}% of the images stay with it, with noise on "
-                f"all others {elsewhere:.1f}%: {kept.essentiality:+.1f} points{more}{random}.",
+                f"{who}with noise on the features of their class {at:.1f}% of the {kept.images:,} images stay with it, "
+                f"with noise on all others {elsewhere:.1f}%: {kept.essentiality:+.1f} points{more}{random}.",
             )
     for source in context.of("sweep"):
         floor, chosen = source.results.random, source.results.chosen
