@@ -189,7 +189,8 @@ def test_a_sheet_is_cut_into_its_filters(rows: int, columns: int) -> None:
         response = Response(colour[:, None, None].expand(3, 4, 4), None, "cat 3.14", is_own=True)
         return FilterRow(f"{number}. filter 3\n" + "a long text beside it " * 20, [response] * columns)
 
-    sheet = PIL.Image.open(io.BytesIO(filter_sheet("title", [row(number) for number in range(rows)])))
+    made = filter_sheet("title", [row(number) for number in range(rows)])
+    sheet = PIL.Image.open(io.BytesIO(made.content))
     strips = filter_strips(sheet, rows, columns)
     assert len(strips) == rows
     for number, strip in enumerate(strips):
@@ -200,6 +201,13 @@ def test_a_sheet_is_cut_into_its_filters(rows: int, columns: int) -> None:
         assert (shown[:4] > 250).all()
         assert (shown[-4:] > 250).all(), "nothing is cut through"
         assert (shown[:, :3] > 250).all(), "no text stands beside them"
+    for number, boxes in enumerate(made.boxes):
+        assert len(boxes) == columns
+        for box in boxes:
+            shown = np.asarray(sheet.convert("RGB").crop(box)).reshape(-1, 3)
+            assert (shown == [10 * number, 200, 0]).all(), "a box holds its image and nothing else"
+            assert len(shown) > 130 * 130, "all of it"
+    assert made.scales == [None] * rows
     assert filter_strips(sheet, rows + 1, columns) == []
     assert filter_strips(sheet, rows, columns + 1) == []
     assert filter_strips(sheet, 0, columns) == []
