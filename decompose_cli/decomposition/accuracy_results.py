@@ -10,6 +10,7 @@ from typing_extensions import override
 
 from decompose_cli.decomposition.calibration import Adjusted, AdjustedHead, HeadCalibration
 from decompose_cli.decomposition.index_set import Layout
+from decompose_cli.decomposition.reasons import Reason
 from decompose_cli.decomposition.refitting import Refitting
 from decompose_cli.decomposition.result_types import Difference, Gain
 from decompose_cli.errors import InputError
@@ -81,7 +82,8 @@ class Guess(BaseModel):
 class Mistake(BaseModel):
     """An image that a head gets wrong: its number in the split, from 0, its class, and each head's guess (or null).
 
-    ``name``: its file, relative to the data set, where it has one.
+    ``name``: its file, relative to the data set, where it has one. ``reasons``: of the head that gets it wrong, what
+    does most to put the predicted class above its own.
     """
 
     image: int
@@ -89,6 +91,7 @@ class Mistake(BaseModel):
     label: int
     original: Guess | None
     decomposed: Guess | None
+    reasons: list[Reason] = Field(default_factory=list)
 
 
 class ValidateResults(Findings):

@@ -38,6 +38,7 @@ from decompose_cli.decomposition.heads import (
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.decomposition.metrics import Evaluation, evaluate_head
 from decompose_cli.decomposition.prediction_tables import add_heads, numbered_table, table_of
+from decompose_cli.decomposition.reasons import reasons
 from decompose_cli.decomposition.refitting import Refitting, check_apart, check_refit, settle
 from decompose_cli.decomposition.result_types import difference_of, gain_of
 from decompose_cli.decomposition.sparse_heads import SparseHead, fit_head
@@ -308,7 +309,7 @@ def measure(
         difference=difference_of(original, decomposed, names) if original and decomposed else None,
         refitted=anew,
         indices=None if used is None else _described(used, sha256),
-        mistakes=_mistakes(original, decomposed),
+        mistakes=_mistakes(original, decomposed, heads.decomposed or heads.original, features),
     )
     if adjusting is not None and adjusting.is_needed:
         linear = {"full": heads.original, "decomposed": heads.decomposed}
@@ -357,9 +358,15 @@ def _anew(
     )
 
 
-def _mistakes(original: Evaluation | None, decomposed: Evaluation | None) -> list[Mistake]:
+def _mistakes(
+    original: Evaluation | None,
+    decomposed: Evaluation | None,
+    head: Callable[[Tensor], Tensor] | None,
+    features: Tensor,
+) -> list[Mistake]:
     used = decomposed if decomposed is not None else original
     assert used is not None  # one of the heads is there
+    assert head is not None
     wrong = (~used.is_correct).nonzero()[:, 0]
     wrong = wrong[used.confidence[wrong].argsort(descending=True, stable=True)]
     if original is not None:
@@ -377,6 +384,7 @@ def _mistakes(original: Evaluation | None, decomposed: Evaluation | None) -> lis
             label=int(used.labels[image]),
             original=guess(original, image),
             decomposed=guess(decomposed, image),
+            reasons=reasons(head, features[image], int(used.predictions[image]), int(used.labels[image])),
         )
         for image in wrong[:MOST_MISTAKES].tolist()
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,10 +15,12 @@ from decompose_cli.storage.result_document import FeaturesInfo
 
 if TYPE_CHECKING:
     from decompose_cli.datasets.base import ImageDataset
+    from decompose_cli.decomposition.reasons import Reason
 
 _LEAD = (
     "The most confident errors come first; where there are two heads, the images that only the full head gets right "
-    "come before them. A number is the image's place in its split, counted from 0."
+    "come before them. A number is the image's place in its split, counted from 0. The feature that is named does most "
+    "to put the predicted class above the image's own; in brackets is what it adds to the logits of both."
 )
 _ABSENT = "The images are not at hand where the result says, or have changed since."
 _SIDE = 96
@@ -58,6 +60,7 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
             Column("Probability", 3),
             Column("Decomposed head says"),
             Column("Probability", 3),
+            Column("Why: what features add to the logits"),
         ],
         [
             [str(m.image), m.name, name(m.label)]
@@ -66,6 +69,7 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
                 for guess in (m.original, m.decomposed)
                 for value in ((name(guess.predicted), guess.probability) if guess is not None else (None, None))
             ]
+            + [_why(context, source, m, m.reasons) or None]
             for m in mistakes
         ],
         is_folded=bool(pictures),
@@ -115,9 +119,21 @@ def _picture(context: Context, source: Source, dataset: ImageDataset, mistake: A
     text = f"{mistake.name or f'image {mistake.image}'}: "
     text += taken_for(source.class_name(mistake.label), source.class_name(used.predicted))
     text += f" ({100 * used.probability:.0f}%)"
+    if mistake.reasons:
+        text += f" by {_why(context, source, mistake, mistake.reasons[:1])}"
     if mistake.decomposed is not None and mistake.original is not None:
         text += f"; the full head says {source.class_name(mistake.original.predicted)}"
     return context.picture(image, text, text)
+
+
+def _why(context: Context, source: Source, mistake: Any, reasons: Sequence[Reason]) -> str:
+    """What does most to put the predicted class above the image's own, as ``feature 49 (dog +3.83, cat +1.20)``."""
+    used = mistake.decomposed or mistake.original
+    predicted, label = source.class_name(used.predicted), source.class_name(mistake.label)
+    return "; ".join(
+        f"{context.feature_name(one.feature)} ({predicted} {one.to_predicted:+.2f}, {label} {one.to_label:+.2f})"
+        for one in reasons
+    )
 
 
 def taken_for(label: str | None, predicted: str) -> str:
