@@ -21,7 +21,7 @@ from torch import Tensor
 
 from decompose_cli.decomposition.heads import resolve_heads
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.decomposition.metrics import logits_of, predict
+from decompose_cli.decomposition.metrics import Predictions, logits_of, predict
 from decompose_cli.errors import DecomposeError
 from decompose_cli.features.recalled import Recalled
 
@@ -57,6 +57,7 @@ class LiveHead:
         total: N.
         correct: How many of the N the head has right.
         num_features: Number of features D of the network.
+        num_classes: Number of classes C of the head.
     """
 
     classes: tuple[int, ...]
@@ -78,6 +79,7 @@ class LiveHead:
     total: int
     correct: int
     num_features: int
+    num_classes: int
 
     @property
     def images(self) -> int:
@@ -85,8 +87,40 @@ class LiveHead:
         return len(self.labels)
 
 
+@dataclass(frozen=True)
+class Figures:
+    """What a result says of a head, by which its features are known again.
+
+    Attributes:
+        correct: Images that the head has right.
+        confusion: Images by true class and prediction, (C, C), of the head and of the full head; None where the result
+            does not say it.
+        full_confusion: The same of the full head.
+    """
+
+    correct: int
+    confusion: Sequence[Sequence[int]] | None = None
+    full_confusion: Sequence[Sequence[int]] | None = None
+
+    def are_of(self, said: Predictions, full: Predictions | None, count: int) -> bool:
+        """Whether the answers of a head, and of the full one, are those of the result."""
+        return (
+            said.correct == self.correct
+            and _has(self.confusion, said, count)
+            and (full is None or _has(self.full_confusion, full, count))
+        )
+
+
+def _has(confusion: Sequence[Sequence[int]] | None, said: Predictions, count: int) -> bool:
+    if confusion is None:
+        return True
+    wanted = torch.as_tensor(np.asarray(confusion, dtype=np.int64))
+    pairs = torch.bincount(said.labels * count + said.predictions, minlength=count**2)
+    return wanted.shape == (count, count) and bool(wanted.flatten().equal(pairs))
+
+
 def live_head(
-    found: Recalled, index_set: IndexSet | None, most_bytes: int, *, correct: int, seed: int = 0
+    found: Recalled, index_set: IndexSet | None, most_bytes: int, figures: Figures, seed: int = 0
 ) -> LiveHead | None:
     """Make a head live on the images of a result.
 
@@ -96,14 +130,14 @@ def live_head(
         found: The images.
         index_set: The features that each class keeps of the full head; None for a head with features of its own.
         most_bytes: Room for the numbers of all images.
-        correct: How many images the result says that the head has right.
+        figures: What the result says of the head.
         seed: Of the sample.
 
     Returns:
-        None where these features are not those of the result, as another number of images is right.
+        None where these features are not those of the result, as they give other figures.
 
     Raises:
-        DecomposeError: Fewer than a hundred of more images have room.
+        DecomposeError: No class has features to switch, or fewer than a hundred of more images have room.
         InputError: The index set does not fit the head, or there is no head.
     """
     heads = resolve_heads(found.head, index_set)
@@ -112,9 +146,9 @@ def live_head(
         return None
     count, features = found.head.num_classes, found.features
     said = predict(head, features, found.labels, count)
-    if said.correct != correct:
-        return None
     full = None if heads.original is None else predict(heads.original, features, found.labels, count)
+    if not figures.are_of(said, full, count):
+        return None
     lost = torch.bincount(said.labels[~said.is_correct], minlength=count)
     if full is not None:
         lost = lost - torch.bincount(full.labels[~full.is_correct], minlength=count)
@@ -124,16 +158,16 @@ def live_head(
     if index_set is not None:
         whole = index_set.whole
     classes = _shown(lost, whole)
-    if not classes:
-        return None
     used = sorted({feature for number in classes for feature in own[number]})
+    if not used:
+        raise DecomposeError("no class has features of its own that could be switched off.")
     weight, is_open = _weights(found, own if index_set is None else None, classes, used)
     order = _orders([own[number] for number in classes], used, weight, is_open)
     most_bytes -= (5 * _LEVELS + 4) * len(used)
     each = len(used) + 4 * len(classes) + 8 + (8 if len(classes) < count else 0)
     rows = sample(found.labels, max(0, most_bytes // each), seed)
     if len(rows) < min(_FEWEST, len(found.labels)):
-        raise DecomposeError(f"only {len(rows)} of {len(found.labels):,} images have room.")
+        raise DecomposeError("the page has no room left for its features.")
     logits = logits_of(head, features[rows], count)
     levels, values, errors, error_step = quantised(features[rows][:, used])
     others = torch.ones(count, dtype=torch.bool)
@@ -163,6 +197,7 @@ def live_head(
         len(found.labels),
         said.correct,
         found.head.num_features,
+        count,
     )
 
 

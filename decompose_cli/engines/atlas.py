@@ -130,6 +130,8 @@ def _wanted(found: ClassFilters, chosen: Sequence[int], names: Sequence[str]) ->
             raise InputError(f"The class {names[c]} has no features to show: its head is its bias alone.")
     classes = chosen or [c for c in range(len(found.rows)) if c not in found.whole]
     features = sorted({feature for c in classes for feature in found.rows[c]})
+    if not features:
+        raise InputError(f"{found.source} gives no class features of its own, so there are none to show.")
     if len(features) > MOST_FEATURES:
         fewer = "fewer classes" if chosen else "classes"
         raise InputError(

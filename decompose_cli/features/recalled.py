@@ -12,8 +12,11 @@ from torch import Tensor
 
 from decompose_cli.features import cache as feature_cache
 from decompose_cli.features.bank import DAMAGED, BankFolder
+from decompose_cli.features.inputs import PRECISIONS
 from decompose_cli.models.network import HeadTensors
 from decompose_cli.storage.result_document import DatasetInfo, ResultDocument
+
+AUTO = "auto"
 
 
 @dataclass(frozen=True)
@@ -48,15 +51,19 @@ def recalled(document: ResultDocument[Any]) -> Iterator[Recalled]:
     model, dataset = document.model, document.dataset
     if model is None or not isinstance(dataset, DatasetInfo):
         return
+    wanted = document.arguments.get("precision")
     transform = {name: getattr(dataset, name) for name in ("resize", "crop", "interpolation", "mean", "std")}
+    sizes = model.num_features, model.num_classes
     for bank in feature_cache.banks():
         key = bank.header["key"]
         facts = key.get("weights"), key.get("dataset"), key.get("split"), key.get("transform")
         if facts != (model.weights.sha256, dataset.fingerprint, dataset.split, transform):
             continue
+        if wanted in PRECISIONS and wanted != AUTO and key.get("precision", wanted) != wanted:
+            continue
         with suppress(OSError, *DAMAGED):
             found = _of(bank, dataset)
-            if found is not None and found.head.num_features == model.num_features:
+            if found is not None and (found.head.num_features, found.head.num_classes) == sizes:
                 yield found
 
 

@@ -48,7 +48,7 @@ class Context:
     unwritten: Mapping[Path, object] = field(default_factory=dict)
     names: Mapping[int, str] = field(default_factory=dict)
     _left: int = _PICTURE_BYTES
-    _left_live: int = _LIVE_BYTES
+    _left_live: int = field(default_factory=lambda: _LIVE_BYTES)
     _charts: int = field(default=0)
 
     def of(self, *commands: str) -> Iterator[Source]:

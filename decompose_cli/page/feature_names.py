@@ -63,7 +63,7 @@ def check_numbers(names: Mapping[int, str], sources: Iterable[Source]) -> None:
 def _rows(path: Path) -> Sequence[tuple[str, str]]:
     text = read_text(path, _WHAT, "a CSV text file", _HINT).removeprefix("\ufeff")  # which spreadsheets put first
     try:
-        header, *rows = [row for row in csv.reader(text.splitlines(), strict=True) if row]
+        header, *rows = [row for row in csv.reader(text.splitlines(), strict=True) if row] or [[]]
     except csv.Error as error:
         raise InputError(f"{_WHAT} {path} is not valid CSV: {error}.", hint=_HINT) from error
     if [cell.strip().lower() for cell in header] != _COLUMNS:

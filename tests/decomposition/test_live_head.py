@@ -10,8 +10,16 @@ from torch import Tensor
 
 from decompose_cli.decomposition.heads import highest_weights
 from decompose_cli.decomposition.index_set import IndexSet
-from decompose_cli.decomposition.live_head import MOST_CLASSES, SHOWN_OF_MANY, LiveHead, live_head, quantised, sample
-from decompose_cli.decomposition.metrics import predict
+from decompose_cli.decomposition.live_head import (
+    MOST_CLASSES,
+    SHOWN_OF_MANY,
+    Figures,
+    LiveHead,
+    live_head,
+    quantised,
+    sample,
+)
+from decompose_cli.decomposition.metrics import Predictions, predict
 from decompose_cli.errors import DecomposeError
 from decompose_cli.features.recalled import Recalled
 from decompose_cli.models.decomposed import DecomposedLinear
@@ -33,27 +41,28 @@ def chosen(found: Recalled, k: int = 4) -> IndexSet:
     return highest_weights(found.head, [str(number) for number in range(found.head.num_classes)], k)
 
 
-def right(found: Recalled, rows: Sequence[Sequence[int]], numbers: Tensor | None = None) -> Tensor:
-    """Which images a head with these features has right, as the commands compute it."""
+def said(found: Recalled, rows: Sequence[Sequence[int]]) -> Predictions:
+    """What a head with these features says, as the commands compute it."""
     head = DecomposedLinear.from_dense(found.head.weight, found.head.bias, rows)
-    features, labels = found.features, found.labels
-    if numbers is not None:
-        features, labels = features[numbers], labels[numbers]
-    return predict(head, features, labels, found.head.num_classes).is_correct
+    return predict(head, found.features, found.labels, found.head.num_classes)
+
+
+def right(found: Recalled, rows: Sequence[Sequence[int]]) -> Tensor:
+    return said(found, rows).is_correct
 
 
 def made(found: Recalled, index_set: IndexSet, room: int = ROOM) -> LiveHead:
-    live = live_head(found, index_set, room, correct=int(right(found, index_set.classes).sum()))
+    live = live_head(found, index_set, room, Figures(int(right(found, index_set.classes).sum())))
     assert live is not None
     return live
 
 
 def computed(live: LiveHead, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
-    """Which images are right where the classes have other features, and which could be otherwise; image by image."""
-    is_right, is_open = [], []
+    """What the head says where the classes have other features, and what could be otherwise; image by image."""
+    found, is_open = [], []
     logits, levels, weight = live.logits.tolist(), live.levels.tolist(), live.weight.tolist()
     values, errors = live.values.tolist(), (live.errors * live.error_step[:, None]).tolist()
-    for i, label in enumerate(live.labels.tolist()):
+    for i in range(live.images):
         scores, off = {}, {}
         if live.best_other is not None:
             number = int(live.best_other[1][i])
@@ -66,15 +75,10 @@ def computed(live: LiveHead, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Ten
                 score += change * weight[row][place] * values[place][levels[i][place]]
                 error += abs(change * weight[row][place]) * errors[place][levels[i][place]]
             scores[number], off[number] = score, error
-        said = max(scores, key=lambda number: (scores[number], -number))
-        is_right.append(said == label)
-        rivals = [scores[number] + off[number] for number in scores if number != label]
-        own = scores.get(label, -torch.inf), off.get(label, 0.0)
-        surely_right = own[0] - own[1] > max(rivals)
-        lowest = max(scores[number] - off[number] for number in scores if number != label)
-        surely_wrong = own[0] + own[1] < lowest
-        is_open.append(not (surely_right or surely_wrong))
-    return torch.tensor(is_right), torch.tensor(is_open)
+        best = max(scores, key=lambda number: (scores[number], -number))
+        found.append(best)
+        is_open.append(any(scores[n] + off[n] >= scores[best] - off[best] for n in scores if n != best))
+    return torch.tensor(found), torch.tensor(is_open)
 
 
 def test_the_start_is_exact() -> None:
@@ -101,8 +105,8 @@ def test_changes_are_right_on_all_images_but_those_that_are_said(k: int) -> None
     found = images(400)
     live = made(found, chosen(found))
     rows = [[live.features[place] for place in order[:k]] for order in live.order]
-    is_right, is_open = computed(live, rows)
-    differs = is_right != right(found, rows)
+    answers, is_open = computed(live, rows)
+    differs = answers != said(found, rows).predictions
     assert not bool((differs & ~is_open).any())
     assert int(differs.sum()) <= 0.003 * len(differs)
     assert int(is_open.sum()) <= 0.02 * len(differs)
@@ -142,7 +146,7 @@ def test_a_sample_is_taken_where_room_is_short_and_none_where_it_is_too_short() 
     live = made(found, index_set, tables + 30_000)
     assert 100 <= live.images < 900
     assert live.total == 900
-    with pytest.raises(DecomposeError, match="images have room"):
+    with pytest.raises(DecomposeError, match="no room left"):
         made(found, index_set, tables + 3000)
 
 
@@ -159,8 +163,8 @@ def test_of_many_classes_those_that_lose_most_are_changed() -> None:
     rows = [list(row) for row in index_set.classes]
     for number in live.classes:
         rows[number] = rows[number][:1]
-    is_right, is_open = computed(live, rows)
-    assert not bool(((is_right != right(found, rows)) & ~is_open).any())
+    answers, is_open = computed(live, rows)
+    assert not bool(((answers != said(found, rows).predictions) & ~is_open).any())
     assert set(live.rest) == set(range(50)) - set(live.classes)
 
 
@@ -169,9 +173,24 @@ def _full_right(found: Recalled) -> Tensor:
 
 
 def test_other_features_than_those_of_the_result_are_refused() -> None:
+    """Another number of right images, or as many of others."""
     found = images()
     index_set = chosen(found)
-    assert live_head(found, index_set, ROOM, correct=1 + int(right(found, index_set.classes).sum())) is None
+    count = int(right(found, index_set.classes).sum())
+    confusion = torch.zeros(10, 10, dtype=torch.int64)
+    for label, answer in zip(found.labels, said(found, index_set.classes).predictions, strict=True):
+        confusion[label, answer] += 1
+    full = torch.zeros(10, 10, dtype=torch.int64)
+    for label, answer in zip(found.labels, said(found, [range(24)] * 10).predictions, strict=True):
+        full[label, answer] += 1
+    assert live_head(found, index_set, ROOM, Figures(count, confusion.tolist(), full.tolist())) is not None
+    for wrong in (confusion, full):
+        wrong[0, 0] -= 1
+        wrong[1, 1] += 1
+        assert live_head(found, index_set, ROOM, Figures(count, confusion.tolist(), full.tolist())) is None
+        wrong[0, 0] += 1
+        wrong[1, 1] -= 1
+    assert live_head(found, index_set, ROOM, Figures(1 + int(right(found, index_set.classes).sum()))) is None
 
 
 def test_a_head_of_its_own_has_no_other_features_and_whole_classes_stay_as_they_are() -> None:
@@ -181,7 +200,7 @@ def test_a_head_of_its_own_has_no_other_features_and_whole_classes_stay_as_they_
         "decomposed", "fc", own.weight.detach(), own.bias.detach(), 24, indices=own.indices, mask=own.mask
     )
     of_its_own = Recalled(head, found.labels, found.numbers, found.whole)
-    live = live_head(of_its_own, None, ROOM, correct=int(right(found, own.classes()).sum()))
+    live = live_head(of_its_own, None, ROOM, Figures(int(right(found, own.classes()).sum())))
     assert live is not None
     assert live.full is None
     assert live.is_open.sum(1).tolist() == [4] * 10
@@ -190,3 +209,10 @@ def test_a_head_of_its_own_has_no_other_features_and_whole_classes_stay_as_they_
     held = made(found, part)
     assert (held.classes, held.whole) == (tuple(range(8)), frozenset({8, 9}))
     assert held.best_other is not None
+
+
+def test_a_head_without_features_to_switch_is_refused() -> None:
+    found = images()
+    index_set = IndexSet(((), *((tuple(range(24)),) * 9)), 24, whole=frozenset(range(1, 10)))
+    with pytest.raises(DecomposeError, match="no class has features"):
+        made(found, index_set)

@@ -276,6 +276,8 @@ def test_links_open_what_is_folded_and_all_can_be_opened(browser: Browser, whole
     page.goto(f"{visit.own}#overlap")
     page.reload()
     assert page.locator("#overlap .lead").is_visible()
+    page.goto(f"{visit.own}#%")  # no address that can be decoded
+    page.reload()
     everything = page.locator("#fold-all")
     everything.click()
     assert page.locator("details.section:not([open])").count() == 0

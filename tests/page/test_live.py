@@ -93,7 +93,7 @@ def test_five_states_are_what_the_commands_say(visit: Visit, tmp_path: Path) -> 
         assert sum(shown) == count
         assert sum(abs(a - b["correct"]) for a, b in zip(shown, decomposed["per_class"], strict=True)) <= 0.003 * total
         cells = page.locator(".live-sides table.grid tbody tr").evaluate_all(
-            "rows => rows.map((row) => [...row.cells].slice(1).map((cell) => Number(cell.textContent)))"
+            "rows => rows.map((row) => [...row.cells].slice(1).map((cell) => parseInt(cell.textContent) || 0))"
         )
         differs = (torch.tensor(cells) - torch.tensor(decomposed["confusion"])).abs().sum()
         assert int(differs) <= 2 * 0.003 * total
@@ -126,6 +126,33 @@ def test_every_step_can_be_taken_back(visit: Visit) -> None:
     assert page.locator(".live-said").inner_text() == start
     undo.click()
     assert page.locator(PRESSED).count() == 10
+
+
+def test_a_drag_that_ends_where_it_began_is_a_step_of_its_own(visit: Visit) -> None:
+    page, slider = visit.page, visit.page.locator(".live input[type=range]")
+    box = slider.bounding_box()
+    assert box is not None
+    y, start = box["y"] + box["height"] / 2, box["x"] + 0.5 * box["width"]
+    page.mouse.move(start, y)
+    page.mouse.down()
+    page.mouse.move(box["x"] + 2, y, steps=3)
+    page.mouse.move(start, y, steps=3)
+    page.mouse.up()
+    page.locator(PRESSED).first.click()
+    toggled = page.locator(PRESSED).count()
+    slider.fill("2")
+    page.get_by_role("button", name="Undo").click()
+    assert page.locator(PRESSED).count() == toggled
+
+
+def test_buttons_keep_the_focus_where_they_have_done_all(visit: Visit) -> None:
+    page = visit.page
+    page.locator(PRESSED).first.click()
+    page.get_by_role("button", name="Undo").focus()
+    page.keyboard.press("Enter")
+    assert page.evaluate("document.activeElement.textContent") == "Undo"
+    page.keyboard.press("Enter")
+    assert "as at the start" in page.locator(".live-said").inner_text()
 
 
 def test_the_keyboard_is_enough_and_every_control_has_a_name(visit: Visit) -> None:
@@ -231,7 +258,9 @@ def test_what_it_needs_comes_from_the_cache_alone(
     place.write_text(document.to_json(), encoding="utf-8")
     monkeypatch.setenv("DECOMPOSE_CACHE", str(tmp_path / "empty"))
     (text,) = blocks(report([place]))
-    assert text.text.startswith("Left out for validate, test images: the features of its images are not in the")
+    assert text.text.startswith(
+        "Left out for validate, test images: 5 features per class: the features of its images are not in the cache"
+    )
 
 
 def many(folder: Path, names: list[str]) -> None:
@@ -289,7 +318,29 @@ def test_of_many_classes_some_are_changed_and_all_are_in_the_index_file(browser:
     visit.check()
 
 
-@pytest.mark.parametrize("wrong", ["weights", "dataset", "split", "images"])
+def test_results_share_the_room_and_those_without_any_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each of three heads of one network has some images; a second look at the same head says nothing anew."""
+    many(tmp_path, [f"class {number}" for number in range(12)])
+    text = (tmp_path / "validate.json").read_text()
+    bank = next(cache.banks()).bank()
+    for k in (1, 2, 3):
+        index_set = highest_weights(bank.head, [str(number) for number in range(12)], k)
+        results = measure(bank.head, bank.features, bank.labels, tuple(map(str, range(12))), index_set)
+        document = {**json.loads(text), "results": json.loads(results.model_dump_json())}
+        (tmp_path / f"k{k}.json").write_text(json.dumps(document), encoding="utf-8")
+    monkeypatch.setattr("decompose_cli.page.context._LIVE_BYTES", 140_000)
+    found = blocks(report([tmp_path], is_live=True))
+    lives = [one.blocks[0] for one in found if one.kind in ("group", "fold")]
+    assert [one.data["total"] for one in lives] == [600] * 3
+    assert all(100 <= one.data["images"] < 600 for one in lives)
+    assert "the same share of each class" in lives[0].caption
+    monkeypatch.setattr("decompose_cli.page.sections.what_if._MOST_STARTS", 2)
+    sentences = [one.text for one in blocks(report([tmp_path])) if one.kind == "text"]
+    assert sentences
+    assert all(sentence.endswith("the page has 2 such heads already.") for sentence in sentences)
+
+
+@pytest.mark.parametrize("wrong", ["weights", "dataset", "split", "images", "classes", "confusion"])
 def test_features_of_anything_else_are_not_taken(wrong: str, tmp_path: Path) -> None:
     many(tmp_path, [f"class {number}" for number in range(12)])
     place = tmp_path / "validate.json"
@@ -299,6 +350,8 @@ def test_features_of_anything_else_are_not_taken(wrong: str, tmp_path: Path) -> 
         "dataset": lambda: document["dataset"].update(fingerprint="c" * 64),
         "split": lambda: document["dataset"].update(split="val"),
         "images": lambda: document["dataset"].update(images=599),
+        "classes": lambda: document["model"].update(num_classes=10**9),
+        "confusion": lambda: document["results"]["decomposed"]["confusion"].reverse(),
     }
     assert blocks(report([place]))[0].blocks[0].kind == "live"
     changes[wrong]()

@@ -26,7 +26,7 @@ _LEAD = (
 _COLUMNS = ("Filter", "Used by", "Lost without it", "Worst class", "Class selectivity", "Strongest of its classes")
 _SIDE = 48
 _MANY, _QUALITY, _LOWER_QUALITY = 100, 75, 55
-_MOST_USERS = 6
+_MOST_USERS, _MOST_ENTRIES = 6, 300
 _MOST_LOSSES = 1000
 
 
@@ -63,6 +63,7 @@ def strips_of(context: Context, source: Source) -> dict[int, Strip]:
     return {
         one.feature: Strip(strip, context.feature_name(one.feature), strongest(one))
         for one, strip in zip(features, strips, strict=False)  # a sheet of another size has no strips
+        if one.images
     }
 
 
@@ -88,11 +89,15 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
         kept = ", ".join(results.kept_whole[:_MOST_USERS]) + (", ..." if len(results.kept_whole) > _MOST_USERS else "")
         yield Text(f"Classes that keep all features, as they had no training images, are not among the users: {kept}.")
     strips = strips_of(context, source)
-    entries = [_entry(context, source, one, strips) for one in results.features]
+    entries = [_entry(context, source, one, strips) for one in results.features[:_MOST_ENTRIES]]
+    if (more := len(results.features) - len(entries)) > 0:
+        yield Text(f"{counted(more, 'feature')} without which less is lost are not on this page.")
     yield Atlas(f"Filters{of}", "filters", _COLUMNS, entries)
     if any(entry.picture is None for entry in entries):
         yield Text("Pictures of filters are missing here, as they are not beside the result or had no room.")
     yield _losses(context, source)
+    if any(len(one.used_by) > _MOST_USERS for one in results.features):
+        yield _users(context, source)
 
 
 def _entry(context: Context, source: Source, one: Any, strips: Mapping[int, Strip]) -> Entry:
@@ -122,6 +127,20 @@ def _entry(context: Context, source: Source, one: Any, strips: Mapping[int, Stri
             Lines([f"{one.of_users} of {len(one.images)}"], one.of_users),
         ],
         [use.class_name for use in one.used_by],
+    )
+
+
+def _users(context: Context, source: Source) -> Table:
+    found = [(one, use) for one in source.results.features for use in one.used_by]
+    cut = f", the first {_MOST_LOSSES:,} of {len(found):,}" if len(found) > _MOST_LOSSES else ""
+    return Table(
+        f"Every class that uses a filter{cut}",
+        [Column("Filter"), Column("Class"), Column("Weight", 3, is_signed=True), Column("Rank")],
+        [
+            [context.feature_name(one.feature), use.class_name, use.weight, use.rank]
+            for one, use in found[:_MOST_LOSSES]
+        ],
+        is_folded=True,
     )
 
 

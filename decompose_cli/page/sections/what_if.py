@@ -30,12 +30,19 @@ _BY_HAND = "chosen by hand on these {split} images"
 
 @dataclass(frozen=True)
 class _Start:
-    """A head that a result measured: the features of each class (None for a head with its own), and what was right."""
+    """A head that a result measured: the features of each class (None for a head with its own), and its figures."""
 
     source: Source
     what: str
     layout: Layout | None
     correct: int
+    confusion: Any = None
+    full_confusion: Any = None
+
+    @property
+    def title(self) -> str:
+        """What the page calls it."""
+        return f"{self.source.name}: {self.what}"
 
 
 def section(context: Context) -> Section | None:
@@ -44,21 +51,25 @@ def section(context: Context) -> Section | None:
     if not context.is_live or not starts:
         return None
     blocks: list[Block] = []
-    missing: list[str] = []
+    sentences: list[str] = []
     seen: list[object] = []
+    left = len({repr(_identity(start)) for start in starts})
     for start in starts:
         identity = _identity(start)
-        if identity in seen or len(blocks) == _MOST_STARTS:
+        if identity in seen:
+            continue
+        if len(seen) == _MOST_STARTS:
+            sentences.append(f"Left out for {start.title}: the page has {_MOST_STARTS} such heads already.")
+            continue
+        found, why = _live(context, start, max(1, min(left, _MOST_STARTS - len(seen))))
+        if found is None:
+            sentences.append(f"Left out for {start.title}: {why}")
             continue
         seen.append(identity)
-        found, why = _live(context, start)
-        if found is None:
-            missing.append(f"{start.source.name}: {why}")
-        else:
-            title = f"{start.source.name}: {start.what}"
-            blocks.append(Fold(title, [found]) if blocks else Group(title, [found]))
-    blocks += [Text(f"Left out for {sentence}") for sentence in missing]
-    return Section("what-if", "What if", _LEAD, blocks, is_open=len(missing) < len(blocks))
+        left -= 1
+        blocks.append(Fold(start.title, [found]) if blocks else Group(start.title, [found]))
+    is_open = bool(blocks)
+    return Section("what-if", "What if", _LEAD, [*blocks, *map(Text, sentences)], is_open=is_open)
 
 
 def _starts(context: Context) -> Iterator[_Start]:
@@ -69,7 +80,9 @@ def _starts(context: Context) -> Iterator[_Start]:
         cut = results.indices.features if results.original is not None and _is_cut(source) else None
         low, high = results.indices.k
         size = counted(low, "feature") if low == high else f"{low} to {high} features"
-        yield _Start(source, f"{size} per class", cut, results.decomposed.correct)
+        full = None if results.original is None else results.original.confusion
+        decomposed = results.decomposed
+        yield _Start(source, f"{size} per class", cut, decomposed.correct, decomposed.confusion, full)
     for source in context.of("sweep"):
         chosen = source.results.chosen
         if chosen is not None:
@@ -78,52 +91,56 @@ def _starts(context: Context) -> Iterator[_Start]:
 
 def _is_cut(source: Source) -> bool:
     """Whether the head was cut by an index set, and has no features of its own."""
-    return source.document.arguments.get("indices") is not None
+    return source.command == "sweep" or source.document.arguments.get("indices") is not None
 
 
 def _identity(start: _Start) -> object:
+    """What tells a head and its images from others."""
     document = start.source.document
     weights = document.model.weights.sha256 if document.model is not None else ""
-    images = (document.dataset.fingerprint, document.dataset.split) if document.dataset is not None else ()
+    images = None if document.dataset is None else document.dataset.model_dump(exclude={"name", "classes"})
     rows = None if start.layout is None else {name: sorted(row) for name, row in start.layout.items()}
-    return weights, images, rows
+    return weights, images, document.arguments.get("precision"), rows
 
 
-def _live(context: Context, start: _Start) -> tuple[Live | None, str]:
-    """The head as a block; else None, and why there is none."""
+def _live(context: Context, start: _Start, share: int) -> tuple[Live | None, str]:
+    """The head as a block, with its share of the room that is left; else None, and why there is none."""
     from decompose_cli.decomposition.index_set import index_set_from_json
-    from decompose_cli.decomposition.live_head import live_head
+    from decompose_cli.decomposition.live_head import Figures, live_head
     from decompose_cli.features.recalled import recalled
 
-    document = start.source.document
+    document, is_cut = start.source.document, _is_cut(start.source)
     if document.model is None:
         return None, "the result names no network."
-    is_cut = _is_cut(start.source) or start.source.command == "sweep"
     if is_cut and start.layout is None:
         return None, "the result was written by an earlier version, and does not say the features of each class."
     try:
         index_set = None
         if start.layout is not None:
             index_set = index_set_from_json(start.layout, str(start.source.path), document.model.num_features)
+        figures = Figures(start.correct, start.confusion, start.full_confusion)
         for found in recalled(document):
-            made = live_head(found, index_set, context.room_for_live, correct=start.correct)
+            made = live_head(found, index_set, context.room_for_live // share, figures)
             if made is not None:
                 data = _data(context, start, made, is_cut=is_cut)
                 context.take_live(data)
                 return Live(_caption(made), data), ""
     except DecomposeError as error:
         return None, error.sentence
+    except (ArithmeticError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        return None, f"what is in it does not fit together ({type(error).__name__})."
     return None, "the features of its images are not in the cache; the command that wrote the result puts them there."
 
 
 def _caption(made: LiveHead) -> str:
-    images = f"all {made.total:,} images"
+    images = f"On all {made.total:,} images of the result."
     if made.images < made.total:
-        images = f"{made.images:,} of the {made.total:,} images, of each class the same share"
-    shown = ""
-    if made.best_other is not None:
-        shown = f" The {len(made.classes)} classes that lose most can be changed."
-    return f"On {images} of the result.{shown}"
+        images = f"On {made.images:,} of the {made.total:,} images of the result, the same share of each class."
+    if made.best_other is None:
+        return images
+    if len(made.classes) + len(made.whole) == made.num_classes:
+        return f"{images} The {counted(len(made.classes), 'class', 'classes')} without all features can change."
+    return f"{images} The {len(made.classes)} classes that lose most can change."
 
 
 def _data(context: Context, start: _Start, made: LiveHead, *, is_cut: bool) -> dict[str, object]:
@@ -134,7 +151,6 @@ def _data(context: Context, start: _Start, made: LiveHead, *, is_cut: bool) -> d
     assert document.model is not None
     assert document.dataset is not None
     of_classes = [name(number) for number in made.classes]
-    count = document.model.num_classes
     other: Mapping[str, object] | None = None
     if made.best_other is not None:
         value, number = made.best_other
@@ -145,7 +161,7 @@ def _data(context: Context, start: _Start, made: LiveHead, *, is_cut: bool) -> d
         "names": of_classes,
         "classes": list(made.classes),
         "features": list(made.features),
-        "featureNames": [context.names.get(feature, str(feature)) for feature in made.features],
+        "featureNames": [context.feature_name(feature).removeprefix("feature ") for feature in made.features],
         "weight": _packed(made.weight, np.float32),
         "open": _packed(made.is_open, np.uint8),
         "order": [list(row) for row in made.order],
@@ -161,18 +177,18 @@ def _data(context: Context, start: _Start, made: LiveHead, *, is_cut: bool) -> d
         "images": made.images,
         "total": made.total,
         "correct": made.correct,
-        "file": _file(start, made, count) if is_cut else None,
+        "file": _file(start, made) if is_cut else None,
     }
 
 
-def _file(start: _Start, made: LiveHead, count: int) -> dict[str, object]:
+def _file(start: _Start, made: LiveHead) -> dict[str, object]:
     """The index file, but for the features of the classes that can be changed."""
     from decompose_cli.decomposition.index_set import ALL, FORMAT, FORMAT_VERSION, WITH_WHOLE_CLASSES
 
     document = start.source.document
     assert document.model is not None
     assert document.dataset is not None
-    rows: list[object] = [ALL if number in made.whole else list(made.rest.get(number, ())) for number in range(count)]
+    rows = [ALL if number in made.whole else list(made.rest.get(number, ())) for number in range(made.num_classes)]
     dataset = document.dataset
     provenance: dict[str, Any] = {
         "command": "report",

@@ -89,24 +89,17 @@
         }
         const pair = label * 65536 + said;
         pairs.set(pair, (pairs.get(pair) ?? 0) + 1);
-        if (!isExact && this.isClose(i, label, said, best)) uncertain += 1;
+        if (!isExact && this.isClose(i, said, best)) uncertain += 1;
       }
       return { correct, right, pairs, uncertain };
     }
 
-    /** Whether an error of the levels could make this image right, or wrong. */
-    isClose(i, label, said, best) {
+    /** Whether an error of the levels could let another class have the largest logit. */
+    isClose(i, said, best) {
       const off = (row) => (row === undefined || this.errors[row] === null ? 0 : this.errors[row][i]);
-      const other = (number) => this.other && this.other.class[i] === number ? this.other.value[i] : -Infinity;
-      const own = this.rowOf.get(label);
-      if (said === label) { // wrong, if any other class could have more
-        const lowest = best - off(own);
-        return (this.other && other(label) === -Infinity && this.other.value[i] >= lowest) ||
-          this.scores.some((scores, row) => row !== own && scores[i] + off(row) >= lowest);
-      }
-      const highest = own === undefined ? other(label) : this.scores[own][i] + off(own);
-      return this.scores.every((scores, row) => row === own || scores[i] - off(row) <= highest) &&
-        !(this.other && this.other.class[i] !== label && this.other.value[i] > highest);
+      const lowest = best - off(this.rowOf.get(said));
+      if (this.other && this.other.class[i] !== said && this.other.value[i] >= lowest) return true;
+      return this.scores.some((scores, row) => this.classes[row] !== said && scores[i] + off(row) >= lowest);
     }
   }
 
@@ -115,12 +108,13 @@
     constructor(place, head) {
       [this.place, this.head, this.past, this.isDragging] = [place, head, [], false];
       this.sizes = make("output", { class: "live-k" });
-      this.slider = make("input", { type: "range", min: 1, max: Math.max(...head.order.map((row) => row.length)), step: 1, "aria-label": `${head.caption}: features of every class` });
+      this.slider = make("input", { type: "range", min: 1, max: Math.max(...head.order.map((row) => row.length)), step: 1, "aria-label": `k, features of every class: ${head.caption}` });
       this.slider.value = Math.max(...head.sizes);
       this.slider.addEventListener("input", () => this.drag());
-      this.slider.addEventListener("change", () => { this.isDragging = false; });
+      // A drag that ends where it began fires no "change".
+      for (const end of ["change", "pointerup", "pointercancel", "blur", "keyup"]) this.slider.addEventListener(end, () => { this.isDragging = false; });
       this.undo = make("button", { type: "button", text: "Undo", onclick: () => this.back() });
-      this.again = make("button", { type: "button", text: "As at the start", onclick: () => this.change(head.initial.slice()) });
+      this.again = make("button", { type: "button", text: "As at the start", onclick: () => this.reset() });
       this.said = make("p", { class: "live-said", role: "status" });
       this.note = make("p", { class: "live-note" });
       place.append(
@@ -135,7 +129,7 @@
 
     matrix() {
       const { head } = this;
-      const heads = head.featureNames;
+      const heads = head.featureNames, help = `live-help-${[...document.querySelectorAll(".live")].indexOf(this.place)}`;
       const body = make("tbody");
       this.cells = [];
       for (let row = 0; row < head.rows; row++) {
@@ -155,11 +149,17 @@
       const first = this.cells.find((cell) => !cell.disabled);
       if (first) first.tabIndex = 0;
       body.addEventListener("keydown", (event) => this.move(event));
+      this.current = first;
+      body.addEventListener("focusin", (event) => {
+        if (this.current) this.current.tabIndex = -1;
+        this.current = event.target;
+        this.current.tabIndex = 0;
+      });
       const titles = heads.map((name) => make("th", { scope: "col" }, make("span", { text: name })));
       return make("div", { class: "matrix" },
-        make("p", { class: "caption", text: "Classes by features: pressed is used; arrow keys move, space switches", "aria-hidden": "true" }),
+        make("p", { class: "caption", id: help, text: "Classes by features: pressed is used; arrow keys move, space switches" }),
         make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${head.caption}: features that can be switched` },
-          make("table", { class: "grid signed live-matrix" }, make("caption", { class: "unseen", text: `${head.caption}: classes by features` }),
+          make("table", { class: "grid signed live-matrix", "aria-describedby": help }, make("caption", { class: "unseen", text: `${head.caption}: classes by features` }),
             make("thead", {}, make("tr", {}, make("th", { scope: "col", text: "Class, feature" }), ...titles)), body)));
     }
 
@@ -179,8 +179,6 @@
         found = to;
         if (event.key in steps) break;
       }
-      this.cells[at].tabIndex = -1;
-      this.cells[found].tabIndex = 0;
       this.cells[found].focus();
     }
 
@@ -242,7 +240,7 @@
       head.classes.forEach((number, row) => {
         classes[number] = head.order[row].filter((place) => head.has[row * head.columns + place]).map((place) => head.features[place]);
       });
-      if (!classes.some((row) => row.length)) return null;
+      if (!classes.some((row) => row !== "all" && row.length)) return null;
       return `${JSON.stringify({ ...head.file, classes })}\n`;
     }
 
@@ -270,6 +268,7 @@
     tell(text) { this.copied.textContent = text; }
 
     toggle(at) {
+      this.isDragging = false;
       const has = this.head.has.slice();
       has[at] = 1 - has[at];
       this.change(has);
@@ -282,6 +281,13 @@
       this.isDragging = true;
     }
 
+    reset() {
+      this.isDragging = false;
+      if (!this.isAtStart()) this.change(this.head.initial.slice());
+    }
+
+    isAtStart() { return this.head.has.every((value, at) => value === this.head.initial[at]); }
+
     change(has, isSameStep = false) {
       if (!isSameStep) this.past.push(this.head.has);
       this.head.take(has);
@@ -289,6 +295,7 @@
     }
 
     back() {
+      this.isDragging = false;
       if (!this.past.length) return;
       this.head.take(this.past.pop());
       this.show();
@@ -302,14 +309,15 @@
       if (!this.isDragging || low === high) this.slider.value = high;
       this.slider.setAttribute("aria-valuetext", this.sizes.textContent);
       this.cells.forEach((cell, at) => cell.setAttribute("aria-pressed", head.has[at] ? "true" : "false"));
-      this.undo.disabled = !this.past.length;
-      this.again.disabled = head.has.every((value, at) => value === head.initial[at]);
+      const isAtStart = this.isAtStart(); // buttons without effect stay in reach: a focus that goes nowhere is lost
+      this.undo.setAttribute("aria-disabled", String(!this.past.length));
+      this.again.setAttribute("aria-disabled", String(isAtStart));
       const percent = (count) => `${((100 * count) / head.count).toFixed(2)}%`;
       const change = now.correct - head.before.correct;
-      const start = this.again.disabled ? "as at the start" : `${minus(signed.format(change))} against the start (${shown.format(head.before.correct)})`;
+      const start = isAtStart ? "as at the start" : `${minus(signed.format(change))} against the start (${shown.format(head.before.correct)})`;
       const full = head.full ? `; the full head has ${shown.format(head.full.reduce((a, b) => a + b, 0))}` : "";
       this.said.textContent = `${shown.format(now.correct)} of ${shown.format(head.count)} right, ${percent(now.correct)}: ${start}${full}.`;
-      this.note.textContent = this.uncertainty(now);
+      this.note.textContent = this.uncertainty(now, isAtStart);
       for (const [number, line] of this.lines) {
         const all = head.images.get(number) ?? 0, right = now.right.get(number) ?? 0, before = head.before.right.get(number) ?? 0;
         line.bar.style.width = `${all ? (100 * right) / all : 0}%`;
@@ -324,10 +332,10 @@
       this.tell("");
     }
 
-    uncertainty(now) {
+    uncertainty(now, isAtStart) {
       const { head } = this;
-      const whole = head.count < head.total ? ` The result has ${shown.format(head.correct)} of ${shown.format(head.total)} right at the start.` : "";
-      if (this.again.disabled) return `At the start every number is that of the result.${whole}`;
+      const whole = head.count < head.total ? ` The result has ${shown.format(head.correct)} of ${shown.format(head.total)} images right.` : "";
+      if (isAtStart) return whole ? `At the start the answers are those of the result to these images.${whole}` : "At the start every number is that of the result.";
       if (!now.uncertain) return `Features are rounded to 256 levels here, which changes no answer.${whole}`;
       const images = now.uncertain === 1 ? "1 image" : `${shown.format(now.uncertain)} images`;
       return `Features are rounded to 256 levels here, which may change the answers of at most ${images}.${whole}`;
@@ -339,7 +347,7 @@
         this.counts.forEach((cells, row) => cells.forEach((cell, column) => {
           const [label, said] = [head.classes[row], head.classes[column]];
           const count = of(now.pairs, label, said), change = count - of(head.before.pairs, label, said);
-          cell.textContent = count || "";
+          cell.textContent = change ? `${count} (${minus(signed.format(change))})` : count || "";
           cell.className = change > 0 ? "more" : change < 0 ? "less" : "";
           cell.style.setProperty("--v", Math.min(65, 10 + 8 * Math.abs(change)));
           cell.dataset.tip = `${head.names[row]} taken for ${head.names[column]}: ${count}${change ? ` (${minus(signed.format(change))})` : ""}`;
@@ -365,7 +373,7 @@
       this.second = make("select", { "aria-label": `${head.caption}: the other class`, onchange: () => this.show() });
       this.first.append(...head.names.map((name, row) => make("option", { value: row, text: name })));
       this.first.value = first;
-      this.said = make("p", { role: "status" });
+      this.said = make("p");
       this.table = make("table");
       this.element = make("div", { class: "live-beside" }, make("p", { class: "caption", text: "A class beside another" }),
         make("p", { class: "live-controls" }, this.first, " beside ", this.second), this.said,

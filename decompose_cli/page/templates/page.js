@@ -126,7 +126,7 @@
 
   // A link leads to a section that may be folded.
   function reveal(hash) {
-    const target = hash.length > 1 ? document.getElementById(decodeURIComponent(hash.slice(1))) : null;
+    const target = document.getElementById(hash.slice(1)); // names of sections have nothing that an address encodes
     for (let fold = target?.querySelector(":scope > details.section") ?? target?.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
   }
   document.addEventListener("click", (event) => {
