@@ -285,6 +285,10 @@ def test_the_table_has_the_features_that_cost_most() -> None:
         ({"k": 0}, "^k 0 is not at least 1"),
         ({"k": 2, "indices": INDICES}, "indices and k both say"),
         ({"indices": IndexSet([(0, 64)] * 10, source="by hand")}, "64"),
+        (
+            {"indices": IndexSet(((), *[tuple(range(64))] * 9), 64, source="by hand", whole=frozenset(range(1, 10)))},
+            "by hand gives no class features of its own",
+        ),
     ],
 )
 def test_what_cannot_be_shown(given: dict[str, Any], sentence: str) -> None:

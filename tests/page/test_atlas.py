@@ -70,6 +70,9 @@ def test_many_users_are_counted_and_those_left_alone_are_said(write_results: Wri
     edited(folder / "atlas.json", more)
     found = report([folder])
     assert atlas_of(found).entries[0].cells[0].lines[-1] == "and 2 more classes"
+    everyone = [block for block in blocks_of(found, "atlas") if isinstance(block, Table)][-1]
+    assert everyone.caption == "Every class that uses a filter"
+    assert len([row for row in everyone.rows if row[0] == "feature 3"]) == 8
     said = " ".join(block.text for block in blocks_of(found, "atlas") if isinstance(block, Text))
     assert "2 features of class 0. With all of them 48 of 50 images are right." in said
     assert "not among the users: class 7." in said
@@ -81,6 +84,18 @@ def test_without_its_picture_the_atlas_has_words(write_results: WriteResults) ->
     found = report([folder])
     assert all(entry.picture is None for entry in atlas_of(found).entries)
     assert "Pictures of filters are missing here" in found.html
+
+
+def test_features_without_images_have_no_picture_and_too_many_are_counted(
+    write_results: WriteResults, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_results(only=("atlas",))
+    edited(folder / "atlas.json", lambda document: document["results"]["features"][1].update(images=[]))
+    assert [entry.picture is None for entry in atlas_of(report([folder])).entries] == [False, True]
+    monkeypatch.setattr("decompose_cli.page.sections.atlas._MOST_ENTRIES", 1)
+    found = report([folder])
+    assert len(atlas_of(found).entries) == 1
+    assert "Not on this page: 1 feature without which less is lost." in found.html
 
 
 def ternary(document: dict[str, Any]) -> None:
@@ -164,6 +179,7 @@ def test_names_stand_where_features_do(file: str, text: str, write_results: Writ
         ("names.csv", None, "The file of names names.csv does not exist."),
         ("names.json", " ", "The file of names names.json is empty."),
         ("names.csv", "", "The file of names names.csv is empty."),
+        ("names.csv", "\ufeff\n", "The file of names names.csv has no header feature,name."),
         ("names.txt", "3 wheels", "The file of names names.txt ends neither in .json nor in .csv."),
         ("names.json", "{", "The file of names names.json is not valid JSON"),
         ("names.json", '["wheels"]', "The file of names names.json has no names by feature."),

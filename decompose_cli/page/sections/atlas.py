@@ -91,7 +91,7 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
     strips = strips_of(context, source)
     entries = [_entry(context, source, one, strips) for one in results.features[:_MOST_ENTRIES]]
     if (more := len(results.features) - len(entries)) > 0:
-        yield Text(f"{counted(more, 'feature')} without which less is lost are not on this page.")
+        yield Text(f"Not on this page: {counted(more, 'feature')} without which less is lost.")
     yield Atlas(f"Filters{of}", "filters", _COLUMNS, entries)
     if any(entry.picture is None for entry in entries):
         yield Text("Pictures of filters are missing here, as they are not beside the result or had no room.")
