@@ -8,13 +8,14 @@ from typing import Any
 from decompose_cli.api.features import Features
 from decompose_cli.api.indices import Indices, index_set_of
 from decompose_cli.api.inputs import check_features, features_inputs, with_document
+from decompose_cli.api.sparse import MeasuredHeads
 from decompose_cli.api.sparse_head import SparseHead
 from decompose_cli.decomposition.compare_results import CompareResults
 from decompose_cli.decomposition.compared import Entry
 from decompose_cli.engines import compare as compare_engine
 from decompose_cli.errors import InputError
 
-Comparable = Indices | SparseHead | Features
+Comparable = Indices | SparseHead | MeasuredHeads | Features
 """An index set, which is cut from the full head; a head of its own; or another network over the same images."""
 
 
@@ -32,7 +33,8 @@ def compare(given: Mapping[str, Comparable], test: Features, *, device: str = "a
 
     Args:
         given: At least two by name: index sets, which are cut from the head of ``test``; heads that :func:`sparsify`
-            has fitted to these features; or features of another network over the same images, whose own head it is.
+            has fitted to these features, or its results where they have one head; or features of another network over
+            the same images, whose own head it is.
         test: Features of the images that all are measured on, with their head.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
 
@@ -54,6 +56,8 @@ def compare(given: Mapping[str, Comparable], test: Features, *, device: str = "a
 
 def _entry(name: str, given: object, test: Features, options: dict[str, Any]) -> Entry:
     sizes = len(test.class_names), test.values.shape[1]
+    if isinstance(given, MeasuredHeads):
+        given = given.head()
     if isinstance(given, Features):
         if given.head is None:
             raise InputError(f"There is no head in the features {name!r} to measure.")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from decompose_cli.decomposition.index_set import IndexSet, index_set_text
 from decompose_cli.decomposition.index_set import read_index_set as read_file
-from decompose_cli.errors import InputError, first_line, param
+from decompose_cli.errors import InputError, first_line, param, shortened
 from decompose_cli.storage.files import check_writable, user_path, write_text
 
 Indices = IndexSet | str | Path | Mapping[int, Sequence[int]] | Sequence[Sequence[int]]
@@ -27,8 +27,9 @@ def index_set_of(indices: Indices, num_classes: int, num_features: int) -> Index
         return read_index_set(user_path(indices))
     if not isinstance(indices, Mapping):
         if not hasattr(indices, "__getitem__"):  # a set, say, has no order
+            shown = shortened(repr(indices))
             raise InputError(
-                f"{param('indices')} {indices!r} is no index set, no file, and no feature numbers by class number."
+                f"{param('indices')} {shown} is no index set, no file, and no feature numbers by class number."
             )
         indices = dict(enumerate(indices))
     if set(indices) != set(range(num_classes)):

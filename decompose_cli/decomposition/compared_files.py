@@ -7,7 +7,7 @@ from pathlib import Path
 from decompose_cli.decomposition.compared import Entry, entry_of_checkpoint
 from decompose_cli.decomposition.compared_documents import entries_of_document, origin_of_set
 from decompose_cli.decomposition.index_set import index_set_from_json, split_name
-from decompose_cli.errors import InputError
+from decompose_cli.errors import InputError, param
 from decompose_cli.models.bias_alone import say_bias_alone
 from decompose_cli.storage.download import is_url
 from decompose_cli.storage.files import sha256_of, user_path
@@ -53,7 +53,10 @@ def _found(path: Path) -> Path:
                 raise InputError(f"The folder {path} holds no {RESULT}.", hint="Name the file that is compared.")
             return path / RESULT
         if not path.exists():
-            raise InputError(f"The file {path} does not exist.")
+            raise InputError(
+                f"The file {path} does not exist.",
+                hint=f"A network is named with {param('model')}." if not path.suffix else None,
+            )
     except OSError as error:
         raise InputError(f"The file {path} cannot be read: {error.strerror or error}.") from error
     return path

@@ -13,11 +13,16 @@ MOST_REASONS = 3
 
 
 class Reason(BaseModel):
-    """A feature of an image, and what it adds to two logits: weight times value, 0 where a class does not use it."""
+    """A feature of an image, and what it adds to two logits: weight times value; null where a class does not use it."""
 
     feature: int
-    to_predicted: float
-    to_label: float
+    to_predicted: float | None
+    to_label: float | None
+
+    @property
+    def apart(self) -> float:
+        """How far the feature puts the predicted class above the image's own."""
+        return (self.to_predicted or 0.0) - (self.to_label or 0.0)
 
 
 def reasons(head: Callable[[Tensor], Tensor], values: Tensor, predicted: int, label: int) -> list[Reason]:
@@ -34,11 +39,11 @@ def reasons(head: Callable[[Tensor], Tensor], values: Tensor, predicted: int, la
     """
     given = [_given(head, values, number) for number in (predicted, label)]
     found = [
-        Reason(feature=feature, to_predicted=given[0].get(feature, 0.0), to_label=given[1].get(feature, 0.0))
+        Reason(feature=feature, to_predicted=given[0].get(feature), to_label=given[1].get(feature))
         for feature in given[0].keys() | given[1].keys()
     ]
-    found.sort(key=lambda one: (one.to_label - one.to_predicted, one.feature))
-    return [one for one in found[:MOST_REASONS] if one.to_predicted > one.to_label]
+    found.sort(key=lambda one: (-one.apart, one.feature))
+    return [one for one in found[:MOST_REASONS] if one.apart > 0]
 
 
 def _given(head: Callable[[Tensor], Tensor], values: Tensor, number: int) -> dict[int, float]:

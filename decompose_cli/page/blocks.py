@@ -54,11 +54,10 @@ class Text:
 
 @dataclass(frozen=True)
 class Answer:
-    """A question, what results say to it, and the section of the page that says more."""
+    """A question, and what results say to it: sentences, each with the section of the page that says more, if any."""
 
     question: str
-    sentences: Sequence[str]
-    section: str
+    sentences: Sequence[tuple[str, str | None]]
 
 
 @dataclass(frozen=True)

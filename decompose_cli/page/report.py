@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from functools import cache
 from pathlib import Path
@@ -38,7 +38,9 @@ from decompose_cli.page.sections import (
     what_if,
 )
 from decompose_cli.printable import printable
+from decompose_cli.reporting.findings import Findings
 from decompose_cli.storage.files import as_bytes, check_writable, user_path, write_text
+from decompose_cli.storage.result_document import RESULT
 from decompose_cli.version import __version__
 
 if TYPE_CHECKING:
@@ -74,8 +76,8 @@ SECTIONS: tuple[ModuleType, ...] = (
 class Report:
     """A page: its text, its sections, what it was made of, and how many pictures had no room in it."""
 
-    html: str
-    sections: tuple[Section, ...]
+    html: str = field(repr=False)
+    sections: tuple[Section, ...] = field(repr=False)
     sources: tuple[Source, ...]
     left_out: int
 
@@ -86,7 +88,7 @@ class Report:
 
 
 def report(
-    places: Sequence[str | Path] | str | Path,
+    places: Sequence[str | Path | Findings] | str | Path | Findings,
     *,
     output: str | Path | None = None,
     title: str | None = None,
@@ -102,8 +104,8 @@ def report(
     well; matrices are tables, or pictures where they are large.
 
     Args:
-        places: Result files, runs, and folders of them, each perhaps as ``NAME=FILE``, which the page calls it; or one
-            of these.
+        places: Result files, runs, and folders of them, each perhaps as ``NAME=FILE``, which the page calls it; results
+            of functions such as ``validate``; or one of these.
         output: Where the page is written; None to only return it.
         title: Title of the page; by default what the first results are about.
         overwrite: Whether an existing file may be replaced.
@@ -118,13 +120,13 @@ def report(
         InputError: Something given cannot be used; nothing has been written.
         DecomposeError: The page cannot be written.
     """
-    places = [places] if isinstance(places, str | Path) else list(places)
+    found = [places] if isinstance(places, str | Path | Findings) else list(places)
+    unwritten, places = _written({**(unwritten or {})}, found)
     output = None if output is None else user_path(output)
     if not places:
         raise InputError("There is nothing to report on.", hint="Name result files, runs or folders of them.")
     if output is not None:
         check_writable(output, overwrite=overwrite)
-    unwritten = unwritten or {}
     feature_names = read_names(names)
     named = dict(map(_named, places))
     sources = read_sources(list(named), unwritten, {path: name for path, name in named.items() if name is not None})
@@ -137,6 +139,25 @@ def report(
     if output is not None:
         write_text(output, html)
     return Report(html, sections, tuple(sources), context.left_out)
+
+
+def _written(
+    unwritten: dict[Path, object], found: Sequence[str | Path | Findings]
+) -> tuple[dict[Path, object], list[str | Path]]:
+    """The places, results in memory as documents that are not on the disk, each in a folder of its own."""
+    places: list[str | Path] = []
+    for number, place in enumerate(found):
+        if isinstance(place, Findings):
+            folder = Path(f"{place.document.command}-{number}")
+            unwritten |= {folder / name: content for name, content in place.pictures.items()}
+            unwritten[folder / RESULT] = place.document.to_json()
+            place = folder / RESULT
+        elif not isinstance(place, str | Path):
+            raise InputError(
+                f"A result is of the type {type(place).__name__}, neither a file nor what a function gave."
+            )
+        places.append(place)
+    return unwritten, places
 
 
 def _named(place: str | Path) -> tuple[Path, str | None]:
@@ -223,6 +244,7 @@ def _rendered(title: str, sections: Sequence[Section], count: int, left_out: int
             made=datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
             style=(_TEMPLATES / "style.css").read_text(encoding="utf-8"),
             script=page_script.text,
+            titles={section.id: section.title for section in sections},
             scripts=scripts,  # each right after the section that it fills, so that what comes after that never moves
             script_hashes=" ".join(sorted({f"'{script.hash}'" for script in (page_script, *scripts.values())})),
         )

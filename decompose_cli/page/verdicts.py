@@ -14,29 +14,40 @@ from decompose_cli.printable import counted
 _MOST = 4
 """Sentences for a question; what more results say is in the sections."""
 _CHANCE = 0.05
+_HOMES = {
+    "validate": "accuracy",
+    "finetune": "accuracy",
+    "sparsify": "sparse",
+    "sweep": "by-k",
+    "essential": "essentiality",
+    "mutual-info": "overlap",
+}
+"""The sections in which results stand, by command."""
 
 
 def answers(context: Context) -> list[Answer]:
     """The questions that the results answer, each with its sentences and the section that says more."""
-    questions: list[tuple[str, str, Callable[[Context], Iterator[tuple[Source, str]]]]] = [
-        ("What does it cost?", "accuracy", _costs),
-        ("Which class pays most?", "accuracy", _payers),
-        ("How few features are enough?", "by-k", _enough),
-        ("Are they the right ones?", "essentiality", _right),
-        ("Do classes share them?", "overlap", _shared),
+    questions: list[tuple[str, Callable[[Context], Iterator[tuple[Source, str]]]]] = [
+        ("What does it cost?", _costs),
+        ("Which class pays most?", _payers),
+        ("How few features are enough?", _enough),
+        ("Are they the right ones?", _right),
+        ("Do classes share them?", _shared),
     ]
     found = []
-    for question, section, say in questions:
+    for question, say in questions:
         said = list(say(context))
         if not said:
             continue
         several = len({source.name for source, _ in said}) > 1
-        sentences = [f"{_marked(source)}: {text}" if several else _alone(source, text) for source, text in said]
+        sentences: list[tuple[str, str | None]] = [
+            (f"{_marked(source)}: {text}" if several else _alone(source, text), _HOMES[source.command])
+            for source, text in said
+        ]
         more = len(sentences) - _MOST
         if more > 0:
-            sentences = [*sentences[:_MOST], f"{counted(more, 'more result')} below."]
-        home = {"sparsify": "sparse", "sweep": "by-k", "compare": "compare"}.get(said[0][0].command, section)
-        found.append(Answer(question, sentences, home))
+            sentences = [*sentences[:_MOST], (f"{counted(more, 'more result')} below.", None)]
+        found.append(Answer(question, sentences))
     return found
 
 
@@ -73,6 +84,11 @@ def _compared(context: Context) -> Iterator[tuple[Source, str, int, int, int, An
             size = counted(low, "feature") if low == high else f"{low} to {high} features"
             counts = results.decomposed.correct, results.original.correct, results.total
             yield source, f"{size} per class, cut from the full head", *counts, results.difference
+    for source in context.of("sweep"):
+        if (chosen := source.results.chosen) is not None:
+            loss, (low, high) = chosen.reported_on, chosen.features_per_class
+            size = counted(low, "feature") if low == high else f"{low} to {high} features"
+            yield source, f"{size} per class, the chosen set", loss.correct, loss.full_correct, loss.total, loss
     for source in context.of("finetune"):
         for run in _runs(source):
             if run.difference is not None:
@@ -119,8 +135,9 @@ def _enough(context: Context) -> Iterator[tuple[Source, str]]:
         yield (
             source,
             f"{counted(chosen.features, 'feature')} in all, {size} per class ({chosen.method}): chosen on the images "
-            f"of {chosen.chosen_on.split} to lose at most {counted(chosen.max_drop, 'point')} there; on those of "
-            f"{loss.split} {loss.points:+.2f} points, 95% interval {loss.ci95[0]:+.2f} to {loss.ci95[1]:+.2f}.",
+            f"of {chosen.chosen_on.split} to lose at most {counted(chosen.max_drop, 'point')} there"
+            f"{_of_classes(chosen)}; on those of {loss.split} {loss.points:+.2f} points, 95% interval "
+            f"{loss.ci95[0]:+.2f} to {loss.ci95[1]:+.2f}{_missed(chosen)}.",
         )
     for source in context.of("sparsify"):
         results = source.results
@@ -133,13 +150,31 @@ def _enough(context: Context) -> Iterator[tuple[Source, str]]:
             )
 
 
+def _of_classes(chosen: Any) -> str:
+    most = chosen.max_class_drop
+    return "" if most is None else f", and no class more than {counted(most, 'point')}"
+
+
+def _missed(chosen: Any) -> str:
+    """That more is lost on other images than was to be lost on those that chose."""
+    loss, worst = chosen.reported_on, chosen.reported_on.worst_class
+    is_missed = loss.points < -chosen.max_drop
+    of_class = chosen.max_class_drop is not None and worst is not None and worst.points < -chosen.max_class_drop
+    parts = ["the whole"] * is_missed + ["a class"] * of_class
+    return f": more than was to be lost of {' and '.join(parts)}, which was promised of those that chose alone" * bool(
+        parts
+    )
+
+
 def _right(context: Context) -> Iterator[tuple[Source, str]]:
     for source in context.of("essential"):
         for name, kept in source.results.summary.items():
             at, elsewhere = (100 * count / kept.images for count in (kept.noise_at_inf, kept.noise_at_noninf))
             interval = kept.essentiality_ci95
             more = "" if interval is None else f", 95% interval {interval[0]:+.1f} to {interval[1]:+.1f}"
-            random = "" if kept.control_mean is None else f"; random sets of the same size {kept.control_mean:+.1f}"
+            random = ""
+            if kept.control_mean is not None:
+                random = f"; random sets of the same size give {kept.control_mean:+.1f} points"
             who = "" if len(source.results.summary) == 1 else f"{called_set(name)}: "
             yield (
                 source,
@@ -150,7 +185,7 @@ def _right(context: Context) -> Iterator[tuple[Source, str]]:
         floor, chosen = source.results.random, source.results.chosen
         if floor is None:
             continue
-        ks = [int(k) for k in floor.by_k]
+        ks = [int(k) for k in floor.by_k]  # few, so that the nearest is taken
         k = min(ks, key=lambda one: abs(one - (chosen.k if chosen is not None else 5)))
         drawn = floor.by_k[str(k)]
         best = max(

@@ -79,6 +79,11 @@ class Findings(BaseModel, ABC):
         return self._document
 
     @property
+    def pictures(self) -> Mapping[str, bytes]:
+        """The pictures that belong to the document, PNG files by their names."""
+        return self._pictures
+
+    @property
     def class_names(self) -> tuple[str, ...] | None:
         """Names of the classes, where the document says them."""
         dataset = None if self._document is None else self._document.dataset

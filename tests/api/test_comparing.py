@@ -104,3 +104,31 @@ def test_what_cannot_be_compared(model: dc.Model, train: dc.Features, test: dc.F
     for given, measured, said in refused:
         with pytest.raises(InputError, match=said):
             dc.compare(given, measured)
+
+
+@pytest.mark.usefixtures("warm")
+def test_results_with_one_head_stand_for_it_and_others_have_a_short_sentence(
+    train: dc.Features, test: dc.Features, indices: dc.IndexSet
+) -> None:
+    measured = dc.sparsify(train, [2], "contribution", test=test)
+    found = dc.compare({"set": indices, "sparse": measured}, test)
+    assert found.heads["sparse"].correct == measured.heads["2"].point.correct
+    with pytest.raises(InputError) as refused:
+        dc.compare({"set": indices, "validated": dc.validate(test, indices)}, test)  # type: ignore[dict-item]
+    assert len(refused.value.message) < 200
+
+
+@pytest.mark.usefixtures("warm")
+def test_a_page_is_made_of_results_in_memory_as_of_their_files(
+    model: dc.Model, test: dc.Features, indices: dc.IndexSet, tmp_path: Path
+) -> None:
+    validated, looked = dc.validate(test, indices), dc.explain(model, images(), numbers=[3], indices=indices)
+    validated.save(tmp_path / "validate.json")
+    looked.save(tmp_path / "explain")
+    of_files = dc.report([tmp_path / "validate.json", tmp_path / "explain"], title="t", is_live=False)
+    found = dc.report([validated, looked], title="t", is_live=False)
+    assert [section.id for section in found.sections] == [section.id for section in of_files.sections]
+    assert found.html.count("<img") == of_files.html.count("<img") > 0
+    assert len(repr(found)) < 20_000
+    with pytest.raises(InputError, match="A result is of the type int, neither a file nor"):
+        dc.report([validated, 3])  # type: ignore[list-item]

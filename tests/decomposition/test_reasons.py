@@ -26,8 +26,8 @@ def test_the_strongest_for_the_predicted_class_come_first() -> None:
 
 def test_of_a_decomposed_head_only_its_features_count() -> None:
     head = DecomposedLinear.from_dense(WEIGHT, torch.zeros(3), [[0], [1, 3], []])
-    assert [tuple(one.model_dump().values()) for one in reasons(head, VALUES, 0, 1)] == [(0, 2.0, 0.0)]
-    assert [tuple(one.model_dump().values()) for one in reasons(head, VALUES, 1, 0)] == [(1, 1.0, 0.0)]
+    assert [tuple(one.model_dump().values()) for one in reasons(head, VALUES, 0, 1)] == [(0, 2.0, None)]
+    assert [tuple(one.model_dump().values()) for one in reasons(head, VALUES, 1, 0)] == [(1, 1.0, None)]
     assert reasons(head, VALUES, 2, 1) == []
 
 

@@ -266,6 +266,15 @@ def test_a_thousand_classes_are_painted_soon_and_say_what_they_are(browser: Brow
     visit.check()
 
 
+def test_the_folded_page_is_short_and_its_first_answer_is_in_sight(browser: Browser, whole_page: Path) -> None:
+    visit = Visit(browser, whole_page, is_folded=True)
+    assert visit.page.evaluate("document.documentElement.scrollHeight") <= 5000
+    box = visit.page.locator(".verdict dd").first.bounding_box()
+    assert box is not None
+    assert box["y"] + box["height"] < SIZES["desktop"][1]
+    visit.check()
+
+
 def test_links_open_what_is_folded_and_all_can_be_opened(browser: Browser, whole_page: Path) -> None:
     visit = Visit(browser, whole_page, is_folded=True)
     page = visit.page

@@ -123,7 +123,7 @@ def test_sparse_heads_are_seen_at_a_glance(write_results: WriteResults) -> None:
         (
             f"sparse head, k = {k}",
             "90.00%",
-            "45 of 50 images; -3.00 points (-6.00 to +2.00) against the full head, refitted",
+            "45 of 50 images; -2.00 points (-6.00 to +2.00) against the full head",
         )
         for k in (2, 5)
     ]

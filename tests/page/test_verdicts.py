@@ -33,7 +33,7 @@ def answers_of(places: list[Path]) -> dict[str, list[str]]:
     """The answers on a page, by their question."""
     (section,) = dc.report(places).sections[:1]
     (verdict,) = [block for block in section.blocks if block.kind == "verdict"]
-    return {answer.question: list(answer.sentences) for answer in verdict.answers}
+    return {answer.question: [sentence for sentence, _ in answer.sentences] for answer in verdict.answers}
 
 
 def test_every_question_has_its_number_interval_and_link(folder: Path) -> None:
@@ -64,9 +64,11 @@ def test_every_question_has_its_number_interval_and_link(folder: Path) -> None:
 
 def test_links_lead_to_sections_that_are_there(folder: Path) -> None:
     page = dc.report([folder]).html
-    links = re.findall(r'<dd class="more"><a href="#([a-z-]+)">', page)
-    assert len(links) == 5
-    assert all(f'<section id="{link}"' in page for link in links)
+    (verdict,) = re.findall('<dl class="verdict">.*?</dl>', page, re.DOTALL)
+    links = re.findall(r'<a href="#([a-z-]+)">([^<]+)</a>', verdict)
+    assert {link for link, _ in links} == {"accuracy", "sparse", "by-k", "essentiality", "overlap"}
+    for link, title in links:
+        assert re.search(f'<section id="{link}".*?<h2 id="{link}-title">{title}</h2>', page, re.DOTALL)
 
 
 def test_one_result_needs_no_name_and_random_weights_are_marked(folder: Path, tmp_path: Path) -> None:

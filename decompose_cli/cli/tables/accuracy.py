@@ -127,7 +127,7 @@ def _show_calibration(terminal: Terminal, heads: Sequence[tuple[str, HeadAccurac
     terminal.title(f"On {adjusted.images:,} images, fitted on {where}")
     columns, rows = ["Head", "ECE %", "NLL"], []
     scaled = adjusted.temperature_images is not None
-    columns += ["Temperature", "ECE %", "NLL"] * scaled
+    columns += ["Temperature", "ECE % with it", "NLL with it"] * scaled
     columns += ["Coverage %", "95% interval", "Set size", "One class", "None"] * (adjusted.wanted is not None)
     for name, one in adjusted.heads.items():
         row = [name, f"{100 * one.before.ece:.2f}", f"{one.before.nll:.4f}"]

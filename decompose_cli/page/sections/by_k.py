@@ -19,9 +19,9 @@ _LEAD = (
     "Each class keeps k penultimate features, the first of a ranking or those of an index file; the logits of all "
     "classes are then compared as before. Drawn is how many percentage points of top-1 accuracy that gains or costs, "
     "with the full head at 0; the scales give small k and small differences the most room. Bands are 95% intervals of "
-    "each accuracy by itself: points of one curve are about the same images, so they move together. Dashed lines and "
-    "open points: the same features with weights that were fitted anew on training images."
+    "each accuracy by itself: points of one curve are about the same images, so they move together."
 )
+_OF_REFITTED = " Dashed lines and open points: the same features with weights that were fitted anew on training images."
 
 
 def section(context: Context) -> Section | None:
@@ -45,7 +45,9 @@ def section(context: Context) -> Section | None:
         if floor is not None:
             more.append(_random(results.random))
         blocks.append(Group(source.name, [chart, *more, *(_chosen(source) if chosen is not None else [])]))
-    return Section("by-k", "Accuracy against k", _LEAD, blocks) if blocks else None
+    has_refitted = any(getattr(source.results, "refitted", None) for source in context.of("sweep"))
+    lead = f"{_LEAD}{_OF_REFITTED if has_refitted else ''}"
+    return Section("by-k", "Accuracy against k", lead, blocks) if blocks else None
 
 
 def _right(results: Any) -> int:

@@ -8,7 +8,6 @@ from decompose_cli.page.documents import Source
 from decompose_cli.page.sections.accuracy import FULL, differences, measurements
 from decompose_cli.page.sections.sparse import heads_of
 from decompose_cli.page.verdicts import answers
-from decompose_cli.printable import counted
 
 _LEAD = (
     "A classifier is features and a head: for each image the network computes some dozens to thousands of numbers, its "
@@ -55,20 +54,23 @@ def section(context: Context) -> Section | None:
             every = source.document.model.num_classes * source.document.model.num_features
             items.append(
                 (
-                    f"weights kept, within {counted(chosen.max_drop, 'point')}",
+                    "weights kept by the chosen set",
                     f"{chosen.features:,} of {every:,}",
-                    f"of the head; {chosen.features_per_class[0]} to {chosen.features_per_class[1]} features per class",
+                    f"{chosen.features_per_class[0]} to {chosen.features_per_class[1]} features per class; "
+                    f"{chosen.reported_on.points:+.2f} points on the {chosen.reported_on.split} images "
+                    f"({chosen.reported_on.ci95[0]:+.2f} to {chosen.reported_on.ci95[1]:+.2f})",
                 )
             )
     sparse = list(context.of("sparsify"))
     for source in sparse:
         whose = f"{source.name}: " if len(sparse) > 1 else ""
         for head in heads_of(source):
-            low, high = head.versus_refitted.ci95
-            more = (
-                f"{head.point.correct:,} of {source.results.total:,} images; {head.versus_refitted.points:+.2f} points "
-            )
-            more += f"({low:+.2f} to {high:+.2f}) against the full head, refitted"
+            versus, whom = head.versus_original, "the full head"
+            if versus is None:  # features from elsewhere
+                versus, whom = head.versus_refitted, "the full head, refitted"
+            low, high = versus.ci95
+            more = f"{head.point.correct:,} of {source.results.total:,} images; {versus.points:+.2f} points "
+            more += f"({low:+.2f} to {high:+.2f}) against {whom}"
             items.append((f"{whose}sparse head, k = {head.k}", f"{head.point.top1:.2f}%", more))
     said = answers(context)
     blocks: list[Block] = [*([Verdict(said)] if said else []), *([Figures(items[:_MOST])] if items else [])]

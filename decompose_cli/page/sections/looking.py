@@ -148,7 +148,7 @@ def _filters(context: Context, source: Source) -> Iterator[Block]:
     ]
     rows = [
         [
-            str(f.feature),
+            context.feature_name(f.feature).removeprefix("feature "),
             f.rank,
             f.weight,
             f.mean,
@@ -164,7 +164,7 @@ def _filters(context: Context, source: Source) -> Iterator[Block]:
     if others:
         yield Table(f"{title}, the other {len(others)}", columns, others, is_folded=True)
     if results.beside is not None:
-        yield _beside(results)
+        yield _beside(context, results)
     yield from _pictured(context, source, title)
 
 
@@ -215,7 +215,7 @@ def _is_inside(box: tuple[int, int, int, int] | None, sheet: Image) -> bool:
     return 0 <= left < right <= sheet.width and 0 <= top < bottom <= sheet.height
 
 
-def _beside(results: Any) -> Table:
+def _beside(context: Context, results: Any) -> Table:
     """Two classes beside each other, the features that tell them apart best first."""
     first, found = results.class_name, results.beside
     second = found.class_name
@@ -231,7 +231,7 @@ def _beside(results: Any) -> Table:
         ],
         [
             [
-                str(one.feature),
+                context.feature_name(one.feature).removeprefix("feature "),
                 who[one.used_by],
                 one.to_first.first,
                 one.to_first.second,

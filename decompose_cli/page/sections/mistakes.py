@@ -47,7 +47,7 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
             pictures = [picture for picture in (_picture(context, source, dataset, m) for m in mistakes) if picture]
     if pictures:
         yield Gallery(f"{len(pictures)} misclassified images", pictures)
-    name = source.class_name
+    name, has_reasons = source.class_name, any(mistake.reasons for mistake in mistakes)
     used = source.results.decomposed or source.results.original
     wrong = source.results.total - used.correct if used is not None else len(mistakes)
     yield Table(
@@ -60,7 +60,7 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
             Column("Probability", 3),
             Column("Decomposed head says"),
             Column("Probability", 3),
-            Column("Why: what features add to the logits"),
+            *([Column("Why: what features add to the logits")] if has_reasons else []),
         ],
         [
             [str(m.image), m.name, name(m.label)]
@@ -69,7 +69,7 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
                 for guess in (m.original, m.decomposed)
                 for value in ((name(guess.predicted), guess.probability) if guess is not None else (None, None))
             ]
-            + [_why(context, source, m, m.reasons) or None]
+            + ([_why(context, source, m, m.reasons) or None] if has_reasons else [])
             for m in mistakes
         ],
         is_folded=bool(pictures),
@@ -130,8 +130,12 @@ def _why(context: Context, source: Source, mistake: Any, reasons: Sequence[Reaso
     """What does most to put the predicted class above the image's own, as ``feature 49 (dog +3.83, cat +1.20)``."""
     used = mistake.decomposed or mistake.original
     predicted, label = source.class_name(used.predicted), source.class_name(mistake.label)
+
+    def given(name: str, value: float | None) -> str:
+        return f"not of {name}" if value is None else f"{name} {value:+.2f}"
+
     return "; ".join(
-        f"{context.feature_name(one.feature)} ({predicted} {one.to_predicted:+.2f}, {label} {one.to_label:+.2f})"
+        f"{context.feature_name(one.feature)} ({given(predicted, one.to_predicted)}, {given(label, one.to_label)})"
         for one in reasons
     )
 

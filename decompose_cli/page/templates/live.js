@@ -113,6 +113,9 @@
       this.slider.addEventListener("input", () => this.drag());
       // A drag that ends where it began fires no "change".
       for (const end of ["change", "pointerup", "pointercancel", "blur", "keyup"]) this.slider.addEventListener(end, () => { this.isDragging = false; });
+      place.addEventListener("keydown", (event) => {
+        if ((event.ctrlKey || event.metaKey) && !event.shiftKey && event.key === "z") { event.preventDefault(); this.back(); }
+      });
       this.undo = make("button", { type: "button", text: "Undo", onclick: () => this.back() });
       this.again = make("button", { type: "button", text: "As at the start", onclick: () => this.reset() });
       this.said = make("p", { class: "live-said", role: "status" });
@@ -120,11 +123,19 @@
       place.append(
         make("div", { class: "live-bar" }, this.said, this.note),
         make("div", { class: "live-controls" }, make("label", {}, "k, features of every class: ", this.slider, " ", this.sizes), this.undo, this.again, ...this.file()),
+        make("p", { class: "live-note", text: this.about() }),
         this.matrix(), make("div", { class: "live-sides" }, this.bars(), this.confusion()));
       this.beside = head.rows > 1 ? new Beside(head) : null;
       if (this.beside) place.append(this.beside.element);
       place.append(...this.fileText());
       this.show();
+    }
+
+    /** What the first k are; the page has no other features than those in use. */
+    about() {
+      const { head } = this;
+      if (!head.file) return "The first k are the first of the head's own features of each class.";
+      return `The first k are the first of each class's set, then others of the ${head.columns} features that are in use here, by weight; a ranking of all features may do better.`;
     }
 
     matrix() {
@@ -195,7 +206,7 @@
       const titles = ["Class", "", "Right", "Change"].map((text, column) => make("th", { scope: "col", "aria-hidden": column === 1 ? "true" : null, text }));
       return make("div", {}, make("p", { class: "caption", text: "By class; the mark is the start", "aria-hidden": "true" }),
         make("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": `${head.caption}: by class` },
-          make("table", {}, make("caption", { class: "unseen", text: `${head.caption}: images right by class` }), make("thead", {}, make("tr", {}, ...titles)), body)));
+          make("table", { class: "live-by-class" }, make("caption", { class: "unseen", text: `${head.caption}: images right by class` }), make("thead", {}, make("tr", {}, ...titles)), body)));
     }
 
     confusion() {
