@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from decompose_cli.decomposition.chosen_images import ChosenImage
 from decompose_cli.decomposition.deletion import DRAWS, FRACTION, deletion_drops, highlighted, places
 from decompose_cli.decomposition.heads import Heads, with_decomposed_head
+from decompose_cli.decomposition.reasons import Reason, reasons
 from decompose_cli.errors import DecomposeError
 from decompose_cli.models.cam_layer import CamLayer
 from decompose_cli.models.copying import in_float32, number_type
@@ -69,6 +70,9 @@ class Explanation(BaseModel):
 
     ``maps`` are those of the picture, from the left, after the image, before which it stands whole where ``has_whole``
     says so; null in results of before.
+
+    ``reasons``: where the prediction is not the label, what does most to put it above the label, in the decomposed head
+    where that says the same, else in the full one.
     """
 
     image: str
@@ -85,6 +89,7 @@ class Explanation(BaseModel):
     resized: Size | None = None
     maps: list[MapShown] | None = None
     has_whole: bool = False
+    reasons: list[Reason] = Field(default_factory=list)
 
     @property
     def shown(self) -> str:
@@ -223,12 +228,20 @@ class Explainer:
                 file=None,
                 size=images[n].size,
                 resized=given.resized(*images[n].size),
+                reasons=self._reasons(features[n], c, image.label, decomposed[n] if decomposed is not None else None),
             )
             seen = ImageMaps(
                 cams[n], true.get(n), own[n] if own is not None else None, others[n] if others is not None else None
             )
             results.append((explanation, seen))
         return results
+
+    def _reasons(self, values: Tensor, c: int, label: int | None, decomposed: Tensor | None) -> list[Reason]:
+        if label is None or label == c:
+            return []
+        is_alike = decomposed is not None and int(decomposed.argmax()) == c
+        head = self.heads.decomposed if is_alike else self.heads.own
+        return [] if head is None else reasons(head, values, c, label)
 
     def _grad_cam(self, x: Tensor, classes: Tensor) -> Tensor:
         layer = self.module.get_submodule(self.layer.name)

@@ -158,12 +158,10 @@ def _of_classes(chosen: Any) -> str:
 def _missed(chosen: Any) -> str:
     """That more is lost on other images than was to be lost on those that chose."""
     loss, worst = chosen.reported_on, chosen.reported_on.worst_class
-    is_missed = loss.points < -chosen.max_drop
-    of_class = chosen.max_class_drop is not None and worst is not None and worst.points < -chosen.max_class_drop
-    parts = ["the whole"] * is_missed + ["a class"] * of_class
-    return f": more than was to be lost of {' and '.join(parts)}, which was promised of those that chose alone" * bool(
-        parts
-    )
+    parts = ["all together"] * (loss.points < -chosen.max_drop)
+    if chosen.max_class_drop is not None and worst is not None and worst.points < -chosen.max_class_drop:
+        parts.append("a class")
+    return f", more for {' and '.join(parts)} than was allowed where the set was chosen" if parts else ""
 
 
 def _right(context: Context) -> Iterator[tuple[Source, str]]:

@@ -161,11 +161,13 @@ def test_demo_writes_its_steps_and_a_page_of_all_into_a_folder() -> None:
     page = Path("out/report.html").read_text(encoding="utf-8")
     sections = set(re.findall('<section id="([^"]+)"', page))
     assert sections == {
-        *("glance", "accuracy", "by-k", "filters", "overlap", "essentiality"),
+        *("glance", "what-if", "accuracy", "by-k", "filters", "overlap", "essentiality"),
         *("confusion", "mistakes", "atlas", "looking", "provenance"),
     }
     features = len(content("out/atlas/result.json")["results"]["features"])
-    assert page.count("data:image/webp") == 6 + 9 + features, "explanations, wrong images, filters"
+    explained = len(content("out/explain/result.json")["results"]["explanations"])
+    wrong = len(content("out/validate.json")["results"]["mistakes"])
+    assert page.count("data:image/webp") == explained + wrong + features, "explanations, wrong images, filters"
     assert "Report: out/report.html" in result.stderr
     document = json.loads(result.stdout)["accuracy-by-k"]
     assert set(document["results"]["by_k"]) == {str(k) for k in range(1, 65)}

@@ -18,6 +18,7 @@ from PIL import Image
 from torch.nn import functional as F
 
 from decompose_cli.decomposition.explaining import Explanation
+from decompose_cli.decomposition.heads import highest_weights
 from decompose_cli.decomposition.index_set import IndexSet, read_index_set
 from decompose_cli.engines.explain import SHEET, ExplainSettings, explain
 from decompose_cli.engines.extract_indices import ExtractSettings, extract_indices
@@ -128,7 +129,26 @@ def test_the_worst_images_are_those_with_the_highest_loss() -> None:
         F.linear(study.bank.features, study.head.weight, study.head.bias), study.labels, reduction="none"
     )
     assert [int(found.image) for found in results.explanations] == losses.topk(3).indices.tolist()
-    assert results.explanations[0].label_name != results.explanations[0].predicted_name
+    first = results.explanations[0]
+    assert first.label_name != first.predicted_name
+    # Why: of the full head by hand, or of the decomposed one where it says the same.
+    assert first.reasons
+    assert first.label is not None
+    head = highest_weights(study.head, study.class_map.names, 5)
+    _, decomposed, _ = heads_by_hand(head)
+    is_alike = int(decomposed[int(first.image)].argmax()) == first.predicted
+    values = study.bank.features[int(first.image)]
+    given = {}
+    for c in (first.predicted, first.label):
+        used = head.classes[c] if is_alike else range(64)
+        given[c] = {f: float(values[f] * study.head.weight[c, f]) for f in used}
+    apart = {f: given[first.predicted].get(f, 0) - given[first.label].get(f, 0) for c in given for f in given[c]}
+    wanted = sorted(apart, key=lambda f: -apart[f])[:3]
+    assert [one.feature for one in first.reasons] == [f for f in wanted if apart[f] > 0]
+    assert [one.apart for one in first.reasons] == pytest.approx([apart[f] for f in wanted if apart[f] > 0], abs=1e-3)
+    assert [bool(one.reasons) for one in results.explanations] == [
+        one.label != one.predicted for one in results.explanations
+    ]
 
 
 @pytest.mark.usefixtures("warm")

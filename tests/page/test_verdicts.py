@@ -54,6 +54,7 @@ def test_every_question_has_its_number_interval_and_link(folder: Path) -> None:
     (enough,) = found["How few features are enough?"]
     assert enough.startswith("20 features in all, 1 to 3 per class (frequency): chosen on the images of train to lose")
     assert "at most 1 point there; on those of test -2.22 points" in enough
+    assert enough.endswith(", more for all together than was allowed where the set was chosen.")
     right = found["Are they the right ones?"]
     assert re.search(r"with noise on all others [0-9.]+%: [+-][0-9.]+ points, 95% interval", right[0])
     assert re.search(r"at k = 3 features drawn at random give [0-9.]+% .* those of frequency 97.2%", right[1])

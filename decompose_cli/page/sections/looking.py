@@ -9,7 +9,7 @@ from decompose_cli.page.blocks import Block, Column, Fold, Group, Panel, Panels,
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.page.saved import saved_image
-from decompose_cli.page.sections.mistakes import taken_for
+from decompose_cli.page.sections.mistakes import said_of_reasons, taken_for
 from decompose_cli.reporting.explain_plots import picture_panels
 from decompose_cli.reporting.filter_plots import MOST_ROWS
 from decompose_cli.storage.result_document import DatasetInfo
@@ -118,7 +118,7 @@ def _picture(
         if picture is None:
             return None
         panels.append(Panel(picture, scale))
-    return Panels(caption, panels, [*_said(explanation)])
+    return Panels(caption, panels, [*_said(explanation), *_why(context, source, explanation)])
 
 
 def _said(explanation: Any) -> Iterator[str]:
@@ -127,6 +127,13 @@ def _said(explanation: Any) -> Iterator[str]:
         if scores:
             said = ", ".join(f"{score.name} {100 * score.probability:.1f}%" for score in scores[:_MOST_SAID])
             yield f"{head}: {said}"
+
+
+def _why(context: Context, source: Source, explanation: Any) -> Iterator[str]:
+    """What does most to put the predicted class above the image's own."""
+    if explanation.reasons:
+        predicted, label = explanation.predicted_name, explanation.label_name
+        yield f"By {said_of_reasons(context, predicted, label, explanation.reasons)}"
 
 
 def _alt(explanation: Any) -> str:

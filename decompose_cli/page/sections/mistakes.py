@@ -127,9 +127,12 @@ def _picture(context: Context, source: Source, dataset: ImageDataset, mistake: A
 
 
 def _why(context: Context, source: Source, mistake: Any, reasons: Sequence[Reason]) -> str:
-    """What does most to put the predicted class above the image's own, as ``feature 49 (dog +3.83, cat +1.20)``."""
     used = mistake.decomposed or mistake.original
-    predicted, label = source.class_name(used.predicted), source.class_name(mistake.label)
+    return said_of_reasons(context, source.class_name(used.predicted), source.class_name(mistake.label), reasons)
+
+
+def said_of_reasons(context: Context, predicted: str, label: str, reasons: Sequence[Reason]) -> str:
+    """What does most to put the predicted class above the image's own, as ``feature 49 (dog +3.83, cat +1.20)``."""
 
     def given(name: str, value: float | None) -> str:
         return f"not of {name}" if value is None else f"{name} {value:+.2f}"
