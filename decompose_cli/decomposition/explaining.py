@@ -71,6 +71,8 @@ class Explanation(BaseModel):
     ``maps`` are those of the picture, from the left, after the image, before which it stands whole where ``has_whole``
     says so; null in results of before.
 
+    ``probability``: of the prediction, in the head that makes it; null in results of before.
+
     ``reasons``: where the prediction is not the label, what does most to put it above the label, in the decomposed head
     where that says the same, else in the full one.
     """
@@ -90,6 +92,7 @@ class Explanation(BaseModel):
     maps: list[MapShown] | None = None
     has_whole: bool = False
     reasons: list[Reason] = Field(default_factory=list)
+    probability: float | None = None
 
     @property
     def shown(self) -> str:
@@ -228,6 +231,7 @@ class Explainer:
                 file=None,
                 size=images[n].size,
                 resized=given.resized(*images[n].size),
+                probability=float(main[n].double().softmax(0)[c]),
                 reasons=self._reasons(features[n], c, image.label, decomposed[n] if decomposed is not None else None),
             )
             seen = ImageMaps(

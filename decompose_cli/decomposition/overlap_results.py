@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 from typing_extensions import override
 
+from decompose_cli.decomposition.index_set import MOST_FEATURES
 from decompose_cli.reporting.findings import Findings, Row
 from decompose_cli.reporting.study_plots import matrix_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_MOST_SIZES = 64
 
 
 class SetOverlap(BaseModel):
@@ -47,11 +50,15 @@ class SetOverlap(BaseModel):
 
     @property
     def known_sizes(self) -> list[int] | None:
-        """Number of features of each class, where it is said, or follows from the smallest and the largest."""
-        smallest, largest = self.features_per_class
-        if self.sizes is None and smallest == largest:
-            return [largest] * len(self.jaccard_matrix)
-        return self.sizes
+        """Number of features of each class, where it is said, or follows from the smallest and the largest.
+
+        None also for so many different numbers, or features, that what is expected of their pairs would take long.
+        """
+        (smallest, largest), count = self.features_per_class, len(self.jaccard_matrix)
+        sizes = [largest] * count if self.sizes is None and smallest == largest else self.sizes
+        if sizes is None or len(sizes) != count or self.num_features > MOST_FEATURES:
+            return None
+        return sizes if len(set(sizes)) <= _MOST_SIZES else None
 
 
 class MutualInfoResults(Findings):

@@ -110,12 +110,20 @@ def _class_names(document: ResultDocument[Any], others: Sequence[ResultDocument[
     """The names that a document says; where it is about no images, those that all others of its network say."""
     if document.dataset is not None:
         return document.dataset.classes
-    asked = document.arguments.get("model")
+    asked, model = document.arguments.get("model"), document.model
+
+    def is_same(other: ResultDocument[Any]) -> bool:
+        if model is not None and other.model is not None:
+            return model.weights.sha256 == other.model.weights.sha256
+        return asked is not None and asked == other.arguments.get("model")
+
     found = {
         tuple(other.dataset.classes)
         for other in others
-        if other.dataset is not None and asked is not None and asked == other.arguments.get("model")
+        if other.dataset is not None and other.dataset.classes and is_same(other)
     }
+    if model is not None:
+        found = {names for names in found if len(names) == model.num_classes}
     return found.pop() if len(found) == 1 else ()
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 _MOST_ORDERED = 300
 """Leaves whose order is the best one; finding it takes more than the square of their number."""
+_MOST_CLUSTERED = 2000
 
 
 def clustered(similarity: np.ndarray) -> list[int]:
@@ -32,7 +33,12 @@ def clustered(similarity: np.ndarray) -> list[int]:
 
 
 def clustered_sets(sets: Sequence[Sequence[int]]) -> list[int]:
-    """An order of feature sets in which those that share most stand together, by their Jaccard index."""
+    """An order of feature sets in which those that share most stand together, by their Jaccard index.
+
+    Of more than 2,000 sets, whose indices have no room, those stand together whose features have like numbers.
+    """
+    if len(sets) > _MOST_CLUSTERED:
+        return sorted(range(len(sets)), key=lambda row: (sorted(sets[row]), row))
     place = {feature: column for column, feature in enumerate(sorted({f for one in sets for f in one}))}
     has = np.zeros((len(sets), len(place)))
     for row, one in enumerate(sets):

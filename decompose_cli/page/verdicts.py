@@ -191,10 +191,11 @@ def _right(context: Context) -> Iterator[tuple[Source, str]]:
             default=None,
         )
         if best is not None:
+            some = f" of {floor.images:,} images" if floor.images < source.results.total else ""
             yield (
                 source,
                 f"at k = {k} features drawn at random give {drawn.mean:.1f}% ({drawn.min:.1f} to {drawn.max:.1f} in "
-                f"{floor.draws} draws), those of {best[1]} {best[0]:.1f}%.",
+                f"{floor.draws} draws{some}), those of {best[1]} {best[0]:.1f}%.",
             )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,7 @@ def read_result(path: Path, what: str = "The result", hint: str | None = None) -
 
 def _parsed(text: str, path: Path, what: str) -> Any:
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        return json.loads(text, object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError:
         raise InputError(f"{what} {path} is not valid JSON: its lists lie too deep in one another.") from None
     except ValueError as error:
@@ -95,6 +96,12 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         repeated = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
         raise ValueError(f"the key {shortened(repr(repeated))} stands twice")
     return found
+
+
+def _finite(text: str) -> float:
+    if math.isinf(value := float(text)):
+        raise ValueError(f"{shortened(text)} is too large for a number")
+    return value
 
 
 def _refuse_constant(name: str) -> None:

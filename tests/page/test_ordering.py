@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+import pytest
 
 from decompose_cli.page.ordering import clustered, clustered_sets, shared_first
 
@@ -39,6 +40,14 @@ def test_few_rows_and_many_have_an_order() -> None:
     assert clustered(np.eye(1)) == [0]
     assert clustered(np.eye(2)) == [0, 1]
     assert sorted(clustered(np.eye(400))) == [*range(400)]
+
+
+def test_very_many_sets_are_put_in_order_without_their_indices(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("decompose_cli.page.ordering.clustered", None)
+    sets = [[number % 7, 9 + number] for number in range(2001)]
+    order = clustered_sets(sets)
+    assert sorted(order) == list(range(2001))
+    assert [sets[row][0] for row in order] == sorted(one[0] for one in sets)
 
 
 def test_sets_that_share_stand_together() -> None:

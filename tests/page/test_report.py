@@ -171,9 +171,49 @@ def test_the_difference_says_what_the_decomposition_changed(write_results: Write
     assert [list(row) for row in pairs.rows] == [
         ["class 1", "class 2", 1, 0, 1, 5],
         ["class 2", "class 3", 1, 0, 1, 5],
-        ["class 0", "class 1", 0, 1, 1, 5],
-    ], "those that grew most come first"
+    ], "those that grew most come first, and no others"
     assert pairs.is_folded
+
+
+def test_confusions_that_only_shrank_are_listed_as_what_there_is(write_results: WriteResults) -> None:
+    folder = write_results([f"c{number}" for number in range(8)], only=("validate",))
+
+    def shrunk(document: dict[str, Any]) -> None:
+        for name, wrong in (("original", 3), ("decomposed", 2)):
+            head = document["results"][name]
+            head["confusion"] = [[5 * (row == column) for column in range(8)] for row in range(8)]
+            head["confusion"][0][:2] = [5 - wrong, wrong]
+
+    edited(folder, "validate", shrunk)
+    *_, pairs = of(report([folder]), "confusion")
+    assert (pairs.caption, pairs.rows) == ("What is confused most", [["c0", "c1", -1, 3, 2, 5]])
+
+
+def test_names_of_classes_are_those_of_the_same_weights_and_number(write_results: WriteResults) -> None:
+    folder = write_results([f"c{number}" for number in range(10)], only=("validate", "mutual-info"))
+
+    def names() -> set[str]:
+        (source,) = [one for one in report([folder]).sources if one.command == "mutual-info"]
+        return {source.class_name(number) for number in range(10)}
+
+    edited(folder, "mutual-info", lambda d: d.update(dataset=None))
+    assert names() == {f"c{number}" for number in range(10)}
+    edited(folder, "mutual-info", lambda d: d["model"].update(num_classes=100))
+    assert names() == {str(number) for number in range(10)}
+    edited(folder, "mutual-info", lambda d: d["model"].update(num_classes=10))
+    edited(folder, "mutual-info", lambda d: d["model"]["weights"].update(sha256="f" * 64))
+    assert names() == {str(number) for number in range(10)}
+
+
+def test_sets_of_hostile_numbers_take_no_time(write_results: WriteResults) -> None:
+    """Numbers of features beyond any network's, and sizes of other classes, are not compared with chance."""
+    folder = write_results(only=("mutual-info",))
+    for change in ({"num_features": 2 * 10**9, "features_per_class": [10**9, 10**9]}, {"sizes": [5] * 11}):
+        edited(folder, "mutual-info", lambda d, change=change: d["results"]["sets"]["ours"]["5"].update(change))
+        (section,) = [one for one in report([folder]).sections if one.id == "overlap"]
+        means = section.blocks[0]
+        assert isinstance(means, Table)
+        assert means.rows[0][2] is None
 
 
 def test_of_many_classes_the_confusions_that_grew_come_first_and_pictures_are_folded(

@@ -351,7 +351,6 @@ UNFIT: dict[str, Callable[[dict[str, Any]], Any]] = {
     "a weight too few": lambda results: results["heads"]["2"]["weights"]["0"].pop(),
     "a class without weights": lambda results: results["heads"]["2"]["weights"].pop("0"),
     "a bias too few": lambda results: results["heads"]["5"]["biases"].pop(),
-    "an endless weight": lambda results: results["heads"]["2"]["weights"]["0"].__setitem__(0, float("inf")),
     "no class number": lambda results: results["heads"]["2"]["indices"].update(cat=[]),
     "no name": lambda results: results.update(feature_names=["one"]),
     "no images": lambda results: results["chosen_on"].update(images=0),

@@ -84,16 +84,16 @@ def _pairs(names: Sequence[str], matrices: dict[str, np.ndarray], *, is_folded: 
     away = ~np.eye(len(names), dtype=bool)
     errors = np.where(away, sum(heads), 0)
     grown = np.where(away, heads[-1] - heads[0], 0)
-    order = np.lexsort((-errors.ravel(), -grown.ravel()))[:_MOST_PAIRS]
     several = len(heads) > 1
+    places = (grown > 0 if several and (grown > 0).any() else errors > 0).ravel().nonzero()[0]
+    order = places[np.lexsort((-errors.ravel()[places], -grown.ravel()[places]))][:_MOST_PAIRS]
     rows: list[list[Cell]] = []
     for place in order.tolist():
         row, column = divmod(place, len(names))
-        if errors[row, column]:
-            counts: list[Cell] = [int(matrix[row, column]) for matrix in heads]
-            change: list[Cell] = [int(grown[row, column])] if several else []
-            rows.append([names[row], names[column], *change, *counts, int(heads[0][row].sum())])
-    title = "The confusions that grew most" if several else "What is confused most"
+        counts: list[Cell] = [int(matrix[row, column]) for matrix in heads]
+        change: list[Cell] = [int(grown[row, column])] if several else []
+        rows.append([names[row], names[column], *change, *counts, int(heads[0][row].sum())])
+    title = "The confusions that grew most" if (grown > 0).any() else "What is confused most"
     columns = [Column("True class"), Column("Taken for")]
     columns += [Column("Change, images", is_signed=True)] * several
     columns += [*(Column(f"{what}, images") for what in matrices), Column("Images of the class")]

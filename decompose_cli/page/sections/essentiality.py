@@ -47,12 +47,12 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
     found = {kept.p for *_, kept in (*whole, *by_class)}
     smallest = 1 / (1 + results.controls)
     p_varies = any(p is not None and p > smallest * (1 + 1e-9) for p in found)
-    is_long = len(by_class) > _MOST_DRAWN
+    is_long = len(numbers) > _MOST_DRAWN
     values = _table("By class", by_class, with_p=p_varies, is_folded=is_long)
     if not is_long:
         draw = partial(essentiality_figure, names, marks)
         yield context.chart("Noise on the class's own features beside noise on all others", draw, values)
-    if not p_varies and None not in found:
+    if not p_varies and found - {None}:
         sets = counted(results.controls, "random set")
         yield Text(f"p = {smallest:.2g} for every class, the smallest with {sets}: no random set did as well.")
     caption = f"All classes together ({results.noise} noise, {results.repeats} draws, {results.controls} random sets)"

@@ -48,13 +48,15 @@ def section(context: Context) -> Section | None:
                     f"95% interval {low:+.2f} to {high:+.2f}; McNemar p = {difference.mcnemar_p:.2g}",
                 )
             )
-    for source in context.of("sweep"):
+    sweeps = [source for source in context.of("sweep") if source.results.chosen is not None]
+    for source in sweeps:
+        whose = f"{source.name}: " if len(sweeps) > 1 else ""
         chosen = source.results.chosen
         if chosen is not None and source.document.model is not None:
             every = source.document.model.num_classes * source.document.model.num_features
             items.append(
                 (
-                    "weights kept by the chosen set",
+                    f"{whose}weights kept by the chosen set",
                     f"{chosen.features:,} of {every:,}",
                     f"{chosen.features_per_class[0]} to {chosen.features_per_class[1]} features per class; "
                     f"{chosen.reported_on.points:+.2f} points on the {chosen.reported_on.split} images "

@@ -23,6 +23,7 @@ _LEAD = (
     "Deletion says whether the highlighted places matter."
 )
 _MOST_ROWS, _MOST_SAID = 12, 3
+_MOST_IMAGES, _MOST_MAPS = 16, 8
 
 
 def section(context: Context) -> Section | None:
@@ -62,7 +63,7 @@ def _explained(context: Context, source: Source) -> Iterator[Block]:
             Column("All others", 3, is_signed=True),
         ],
         [
-            [e.shown, e.label_name, *_first(e.original), *_first(e.decomposed)]
+            [e.shown, e.label_name, e.predicted_name, _probability(e), *_first(e.decomposed)]
             + ([e.sums.own, e.sums.others] if e.sums is not None else [None, None])
             for e in results.explanations
         ],
@@ -85,12 +86,20 @@ def _first(scores: Any) -> list[Any]:
     return [scores[0].name, scores[0].probability] if scores else [None, None]
 
 
+def _probability(explanation: Any) -> float | None:
+    """Of the prediction; results of before say it of the head that has the same class first."""
+    if explanation.probability is not None:
+        return float(explanation.probability)
+    for scores in (explanation.original, explanation.decomposed):
+        if scores and scores[0].number == explanation.predicted:
+            return float(scores[0].probability)
+    return None
+
+
 def _caption(explanation: Any) -> str:
     """An image and what it is taken for, as ``00456.png: cat taken for deer (71%)``."""
-    scores = explanation.original or explanation.decomposed or []
-    if scores and scores[0].number != explanation.predicted:
-        scores = explanation.decomposed or []
-    sure = f" ({100 * scores[0].probability:.0f}%)" if scores else ""
+    probability = _probability(explanation)
+    sure = "" if probability is None else f" ({100 * probability:.0f}%)"
     return f"{explanation.shown}: {taken_for(explanation.label_name, explanation.predicted_name)}{sure}"
 
 
@@ -104,7 +113,7 @@ def _picture(
     name = explanation.shown
     names = ["the whole image"] * explanation.has_whole + ["what the network sees"]
     scales: list[tuple[float, float] | None] = [None] * len(names)
-    for one in explanation.maps or []:
+    for one in (explanation.maps or [])[:_MOST_MAPS]:
         names.append(one.what)
         scales.append((-one.largest if one.signed else 0.0, one.largest))
     seen = (crop[0], crop[1]) if len(crop) == 2 else (1, 1)
@@ -200,7 +209,7 @@ def _pictured(context: Context, source: Source, title: str) -> Iterator[Block]:
 def _row(context: Context, source: Source, sheet: Image, one: Any, *, is_own: bool) -> Panels | None:
     name = context.feature_name(one.feature)
     panels: list[Panel] = []
-    for image in one.images:
+    for image in one.images[:_MOST_IMAGES]:
         what = f"{image.name or image.image}: {image.label_name} {image.value:.2f}"
         picture = context.picture(sheet.crop(image.box), f"{name}, strongest: {what}", what)
         if picture is None:
@@ -250,8 +259,3 @@ def _beside(context: Context, results: Any) -> Table:
         ],
         is_folded=len(found.features) > _MOST_ROWS,
     )
-
-
-def _saved(context: Context, source: Source, name: str | None, alt: str, caption: str) -> Picture | None:
-    image = saved_image(context, source, name)
-    return None if image is None else context.picture(image, alt, caption)

@@ -19,8 +19,11 @@ if TYPE_CHECKING:
 
 _LEAD = (
     "The most confident errors come first; where there are two heads, the images that only the full head gets right "
-    "come before them. A number is the image's place in its split, counted from 0. The feature that is named does most "
-    "to put the predicted class above the image's own; in brackets is what it adds to the logits of both."
+    "come before them. A number is the image's place in its split, counted from 0."
+)
+_WHY = (
+    " The feature that is named does most to put the predicted class above the image's own; in brackets is what it "
+    "adds to the logits of both."
 )
 _ABSENT = "The images are not at hand where the result says, or have changed since."
 _SIDE = 96
@@ -32,7 +35,8 @@ def section(context: Context) -> Section | None:
     for source in context.of("validate"):
         if source.results.mistakes:
             blocks.append(Group(source.name, [*_blocks(context, source)]))
-    return Section("mistakes", "Misclassified images", _LEAD, blocks) if blocks else None
+    has_reasons = any(one.reasons for source in context.of("validate") for one in source.results.mistakes)
+    return Section("mistakes", "Misclassified images", _LEAD + _WHY * has_reasons, blocks) if blocks else None
 
 
 def _blocks(context: Context, source: Source) -> Iterator[Block]:

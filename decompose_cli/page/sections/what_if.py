@@ -157,7 +157,7 @@ def _data(context: Context, start: _Start, made: LiveHead, *, is_cut: bool) -> d
         other = {"value": _packed(value, np.float32), "class": _packed(number, np.uint32)}
         other["names"] = {str(n): name(n) for n in sorted(set(number.tolist()) | set(made.labels.tolist()))}
     return {
-        "caption": start.what,
+        "caption": start.title,
         "names": of_classes,
         "classes": list(made.classes),
         "features": list(made.features),

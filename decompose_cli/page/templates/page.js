@@ -110,7 +110,7 @@
     const [red, , blue] = context.getImageData(column, row, 1, 1).data;
     const shade = red < blue ? red - 255 : 255 - blue; // blue is below zero; orange and greys are above
     const value = (shade / 255) * data.largest;
-    return `${place}: ${Math.abs(shade) === 255 ? "at least" : "about"} ${value.toPrecision(2)}`;
+    return `${place}: ${shade === 255 ? "at least" : shade === -255 ? "at most" : "about"} ${value.toPrecision(2)}`;
   }
 
   function answer(event) {
