@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -232,14 +233,39 @@ def changes_by_class(first: Predictions, second: Predictions) -> list[ClassChang
     Returns:
         The classes that have images, in their order.
     """
+    present, outcomes = _outcomes(first, second)
+    return _changes(present, outcomes, len(present))
+
+
+def worst_change(first: Predictions, second: Predictions) -> ClassChange | None:
+    """The class that loses most: that of :func:`worst_of` of all changes, without the intervals of the others."""
+    present, outcomes = _outcomes(first, second)
+    lost = outcomes[:, 1] - outcomes[:, 2]  # new minus lost
+    if not bool((lost < 0).any()):
+        return None
+    points = 100 * lost.double() / outcomes.sum(1)
+    order = np.lexsort((present.numpy(), lost.numpy(), points.numpy()))
+    place = int(order[0])
+    (change,) = _changes(present[place : place + 1], outcomes[place : place + 1], len(present))
+    return change
+
+
+def _outcomes(first: Predictions, second: Predictions) -> tuple[Tensor, Tensor]:
+    """The numbers of the classes that have images, and how many images neither, the second alone, the first alone and
+    both have right, (classes, 4)."""
     outcomes = 2 * first.is_correct.long() + second.is_correct.long()
     classes = int(first.labels.max()) + 1
     table = torch.bincount(4 * first.labels + outcomes, minlength=4 * classes).view(classes, 4)
     present = (table.sum(1) > 0).nonzero()[:, 0]
-    neither, only_second, only_first, both = table[present].unbind(1)
-    low, high = paired_difference_intervals(both, only_first, only_second, neither, 1 - 0.05 / len(present))
+    return present, table[present]
+
+
+def _changes(present: Tensor, outcomes: Tensor, count: int) -> list[ClassChange]:
+    """Some classes, with intervals that hold for ``count`` of them together."""
+    neither, only_second, only_first, both = outcomes.unbind(1)
+    low, high = paired_difference_intervals(both, only_first, only_second, neither, 1 - 0.05 / count)
     changes = []
-    rows = zip(present.tolist(), table[present].tolist(), low.tolist(), high.tolist(), strict=True)
+    rows = zip(present.tolist(), outcomes.tolist(), low.tolist(), high.tolist(), strict=True)
     for number, (none, new, lost, kept), lower, upper in rows:
         images = none + new + lost + kept
         points = 100 * (new - lost) / images

@@ -11,7 +11,7 @@ from typing_extensions import override
 from decompose_cli.decomposition.random_rankings import RandomRankings
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.decomposition.refitting import Refitting
-from decompose_cli.decomposition.result_types import Difference, Point
+from decompose_cli.decomposition.result_types import ClassLoss, Difference, Point
 from decompose_cli.decomposition.smallest import Chosen
 from decompose_cli.features.labelled import Order
 from decompose_cli.reporting.findings import Findings, Row, accuracy_cells, difference_cells
@@ -19,6 +19,12 @@ from decompose_cli.reporting.plots import Curve, accuracy_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+class CurvePoint(Point):
+    """``worst_class``: the class that loses most against the full head, or null; also in results of before."""
+
+    worst_class: ClassLoss | None = None
 
 
 class RefittedPoint(Point):
@@ -41,7 +47,7 @@ class SweepResults(Findings):
 
     total: int
     original: Point
-    curves: dict[str, dict[str, Point]]
+    curves: dict[str, dict[str, CurvePoint]]
     refitted: dict[str, dict[str, RefittedPoint]] = Field(default_factory=dict)
     random: RandomRankings | None = None
     refitting: Refitting | None = None
@@ -54,6 +60,7 @@ class SweepResults(Findings):
         curves = [
             {"method": name, "weights": weights, "k": k}
             | accuracy_cells(point.correct, self.total, point.top1, point.top1_ci95)
+            | self._worst(point)
             for weights, found in (("cut", self.curves), ("refitted", self.refitted))
             for name, points in found.items()
             for k, point in points.items()
@@ -70,6 +77,13 @@ class SweepResults(Findings):
                 for one in losses
             ],
         }
+
+    def _worst(self, point: CurvePoint | RefittedPoint) -> Row:
+        """The class that loses most, and by how many points."""
+        worst = point.worst_class if isinstance(point, CurvePoint) else point.difference.worst_class
+        if worst is None:
+            return {"worst_class": None, "worst_points": None}
+        return {"worst_class": self.called(worst.number), "worst_points": worst.points}
 
     @override
     def drawn(self) -> Figure | None:

@@ -28,7 +28,7 @@ from decompose_cli.decomposition.index_set import (
     read_named,
     split_name,
 )
-from decompose_cli.decomposition.metrics import evaluate_head, predict
+from decompose_cli.decomposition.metrics import Predictions, evaluate_head, predict, worst_change
 from decompose_cli.decomposition.prediction_tables import add_heads, table_of
 from decompose_cli.decomposition.random_rankings import DRAWS, floor_ks, random_rankings
 from decompose_cli.decomposition.ranking import (
@@ -41,11 +41,11 @@ from decompose_cli.decomposition.ranking import (
     select,
 )
 from decompose_cli.decomposition.refitting import check_apart, check_refit, log_spaced, refitted, settle
-from decompose_cli.decomposition.result_types import Point, difference_of, point_of, warn_of_halved
+from decompose_cli.decomposition.result_types import ClassLoss, difference_of, point_of, warn_of_halved
 from decompose_cli.decomposition.sampling import count_searched
 from decompose_cli.decomposition.sizes import check_class_drop, check_k
 from decompose_cli.decomposition.smallest import Chosen, Search
-from decompose_cli.decomposition.sweep_results import RefittedPoint, SweepResults
+from decompose_cli.decomposition.sweep_results import CurvePoint, RefittedPoint, SweepResults
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.extraction import short_name
 from decompose_cli.features.labelled import LabelledFeatures, Order
@@ -192,7 +192,7 @@ def sweep(
     bank, classes = study.bank, head.num_classes
     device = study.device
     original = predict(full_head(head), bank.features, study.labels, classes, device)
-    curves: dict[str, dict[str, Point]] = {}
+    curves: dict[str, dict[str, CurvePoint]] = {}
     anew: dict[str, dict[str, RefittedPoint]] = {}
     sets: dict[str, dict[int, IndexSet] | None] = {}  # of the methods that search for them, or are fitted at them
     counts = {method: len(few if RANKINGS[method].is_fitted else sizes) for method in chosen_methods}
@@ -214,14 +214,14 @@ def sweep(
             sets[method] = known
             ks = sizes if known is None else few
             by_k = accuracy_by_k(ranked, bank.features, study.labels, head, ks, method, advance, known)
-            curves[method] = {str(k): point_of(predictions) for k, predictions in by_k}
+            curves[method] = {str(k): _point(original, predictions) for k, predictions in by_k}
             if settings.refit and known is not None:
                 fit_anew(method, known)
         for name, index_set in files:
             check_made_from(index_set, study.classifier)
             decomposed = decomposed_head(head, index_set)
-            curves.setdefault(name, {})[index_set.k_label] = point_of(
-                predict(decomposed, bank.features, study.labels, classes, device)
+            curves.setdefault(name, {})[index_set.k_label] = _point(
+                original, predict(decomposed, bank.features, study.labels, classes, device)
             )
             if settings.refit:
                 fit_anew(name, {index_set.largest_k: index_set})
@@ -229,7 +229,7 @@ def sweep(
         source = study.classifier.weights_source
         note(f"{source}: rankings cut the full head that its sparse head was made from; {OWN!r} is the sparse head.")
         label = own_index_set(study.head, source, study.classifier.kept_whole).k_label
-        curves[OWN] = {label: point_of(predict(own, bank.features, study.labels, classes, device))}
+        curves[OWN] = {label: _point(original, predict(own, bank.features, study.labels, classes, device))}
     floor = None
     if any(not RANKINGS[method].is_fitted for method in chosen_methods):
         with track("Random rankings", DRAWS, unit="rankings") as advance:
@@ -317,6 +317,12 @@ def _read(files: Sequence[str | NamedSet]) -> list[tuple[str, IndexSet]]:
             )
         named.append((name, index_set))
     return named
+
+
+def _point(original: Predictions, predictions: Predictions) -> CurvePoint:
+    worst = worst_change(original, predictions)
+    found = None if worst is None else ClassLoss(**vars(worst))
+    return CurvePoint(**dict(point_of(predictions)), worst_class=found)
 
 
 def _fitting(data: LabelledFeatures) -> list[str]:

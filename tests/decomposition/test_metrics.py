@@ -20,6 +20,7 @@ from decompose_cli.decomposition.metrics import (
     evaluate_head,
     losses_of,
     predict,
+    worst_change,
     worst_of,
 )
 from decompose_cli.decomposition.result_types import difference_of
@@ -340,3 +341,16 @@ def test_intervals_of_classes_hold_together() -> None:
         worst = min(changes_by_class(first, second), key=lambda one: one.points)
         missed += not worst.ci95[0] <= 0 <= worst.ci95[1]
     assert missed / 600 < 0.05
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_worst_class_by_itself_is_that_of_all(seed: int) -> None:
+    """Few images of many classes, so that classes lose alike."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(0, 12, (60,), generator=generator) * 2
+    first, second = (
+        Predictions(torch.where(torch.rand(60, generator=generator) < share, labels, labels + 1), labels)
+        for share in (0.8, 0.6)
+    )
+    assert worst_change(first, second) == worst_of(changes_by_class(first, second))
+    assert worst_change(first, first) is None

@@ -85,6 +85,10 @@ def test_each_point_is_what_validate_says_of_the_same_set(method: Any, ks: list[
     expected = {str(k): validated(select(ranked, method, k)) for k in ks}
     assert {k: point.correct for k, point in curves[method].items()} == expected
     assert len(set(expected.values())) > 2, "the case can tell the ks apart"
+    found = validate(Inputs(), select(ranked, method, ks[0])).results
+    assert found.difference is not None
+    assert found.difference.worst_class is not None
+    assert curves[method][str(ks[0])].worst_class == found.difference.worst_class
 
 
 def test_gates_in_the_weights_are_a_method_too(few: str) -> None:

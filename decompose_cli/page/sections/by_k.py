@@ -8,8 +8,8 @@ from typing import Any
 
 from decompose_cli.decomposition.random_rankings import RandomRankings
 from decompose_cli.decomposition.result_types import Point
-from decompose_cli.decomposition.sweep_results import curve_of
-from decompose_cli.page.blocks import Block, Column, Group, Section, Table
+from decompose_cli.decomposition.sweep_results import CurvePoint, curve_of
+from decompose_cli.page.blocks import Block, Cell, Column, Group, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.printable import counted
@@ -40,7 +40,7 @@ def section(context: Context) -> Section | None:
             accuracy_figure, "", drawn[0], full, chosen.k if chosen is not None else None, drawn[1], None, floor
         )
         title = "Points from the full head by number of features per class"
-        chart = context.chart(title, draw, _values(curves, full, _right(results), results.total))
+        chart = context.chart(title, draw, _values(source, curves, full, _right(results), results.total))
         more = [_refitted(source)] if anew else []
         if floor is not None:
             more.append(_random(results.random))
@@ -55,7 +55,8 @@ def _right(results: Any) -> int:
     return int(results.original.correct if hasattr(results, "original") else results.original_correct)
 
 
-def _values(curves: Mapping[str, Mapping[str, Point]], full: float, right: int, total: int) -> Table:
+def _values(source: Source, curves: Mapping[str, Mapping[str, Point]], full: float, right: int, total: int) -> Table:
+    is_said = any(isinstance(point, CurvePoint) for points in curves.values() for point in points.values())
     return Table(
         f"Accuracy by k (full head: {right:,} of {total:,}, {full:.2f}%)",
         [
@@ -65,6 +66,7 @@ def _values(curves: Mapping[str, Mapping[str, Point]], full: float, right: int, 
             Column("Correct"),
             Column("Top-1 %"),
             Column("95% interval"),
+            *([Column("Worst class"), Column("Its points", 2, is_signed=True)] if is_said else []),
         ],
         [
             [
@@ -74,11 +76,18 @@ def _values(curves: Mapping[str, Mapping[str, Point]], full: float, right: int, 
                 point.correct,
                 point.top1,
                 point.top1_ci95,
+                *(_worst(source, point) if is_said else []),
             ]
             for name, points in curves.items()
             for k, point in points.items()
         ],
     )
+
+
+def _worst(source: Source, point: Point) -> list[Cell]:
+    """The class that loses most, and by how many points."""
+    worst = point.worst_class if isinstance(point, CurvePoint) else None
+    return [None, None] if worst is None else [source.class_name(worst.number), worst.points]
 
 
 def _random(found: RandomRankings) -> Table:
