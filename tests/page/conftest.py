@@ -438,3 +438,10 @@ def browser() -> Iterator[Browser]:
         started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
         yield started
         started.close()
+
+
+@pytest.fixture(autouse=True)
+def drawings_of_no_account(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Charts are put together but not drawn, which takes most of the time, but where a test is about what is drawn."""
+    if "painted" not in request.keywords and "browser" not in request.fixturenames:
+        monkeypatch.setattr("decompose_cli.page.context.svg", lambda *_: '<svg aria-hidden="true"></svg>')

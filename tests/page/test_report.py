@@ -268,6 +268,7 @@ def test_p_is_said_once_where_it_cannot_be_smaller(write_results: WriteResults) 
     assert [row[place] for row in chart.values.rows][2:5] == [1 / 101, 0.25, 1 / 101]
 
 
+@pytest.mark.painted
 def test_the_demo_has_the_floor_of_random_features(write_results: WriteResults) -> None:
     floor = {"draws": 9, "images": 50, "by_k": {"1": {"mean": 20.0, "min": 10.0, "max": 30.0}}}
     folder = write_results(only=("demo",))
@@ -559,6 +560,7 @@ def test_numbers_to_see_first_name_their_result_where_there_are_several(write_re
     assert html.escape(alone.name) not in glance(report([folder / "validate.json"]))
 
 
+@pytest.mark.painted
 def test_curves_of_weights_fitted_anew_stand_beside_those_of_the_cut(write_results: WriteResults) -> None:
     folder = write_results(only=("sweep",))
     _, before = page_of(report([folder]))
@@ -947,6 +949,7 @@ def test_sets_that_were_compared_without_a_network_have_a_section(write_results:
     assert captions[1:] == ["Features of every two sets", "Features by class: five and other"]
 
 
+@pytest.mark.slow  # for a training
 def test_what_single_results_say_beyond_accuracy_is_on_the_page(tmp_path: Path) -> None:
     """Calibration and sets, the floor of random features, the control of fine-tuning, a class beside another."""
     import decompose_cli as dc

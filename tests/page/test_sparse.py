@@ -100,6 +100,7 @@ def test_methods_stand_on_the_images_that_chose(write_results: WriteResults) -> 
     assert grid.cells[0][1].tip == "splicing, k = 5: 18 of 20 (90.00%), loss 0.5000; chosen"
 
 
+@pytest.mark.painted
 def test_the_chart_has_the_cut_and_both_full_heads(write_results: WriteResults) -> None:
     folder = alone(write_results)
     for said in ("sparse head, k = 5: 90.00%", "k = 5: sparse head: 90.00"):
@@ -259,6 +260,7 @@ def test_runs_on_the_same_images_stand_side_by_side(write_results: WriteResults)
     assert "side by side" not in report([real, other]).html
 
 
+@pytest.mark.painted
 def test_runs_that_are_alike_are_told_apart_by_their_folders(write_results: WriteResults) -> None:
     places = [alone(write_results, folder=f"run{number}") for number in range(7)]
     edited(places[6] / "sparsify.json", lambda document: document["results"]["refitted"]["point"].update(correct=47))
