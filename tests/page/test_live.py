@@ -357,3 +357,14 @@ def test_features_of_anything_else_are_not_taken(wrong: str, tmp_path: Path) -> 
     changes[wrong]()
     place.write_text(json.dumps(document), encoding="utf-8")
     assert "not in the cache" in blocks(report([place]))[0].text
+
+
+def test_a_damaged_set_costs_its_head_alone_and_names_no_folder(tmp_path: Path) -> None:
+    many(tmp_path, [f"class {number}" for number in range(12)])
+    place = tmp_path / "validate.json"
+    document = json.loads(place.read_text())
+    document["results"]["indices"]["features"]["0"] = [9999]
+    place.write_text(json.dumps(document), encoding="utf-8")
+    (text,) = blocks(report([place]))
+    assert "its set: class 0 has the index 9999, which is not one of 0 to 29." in text.text
+    assert str(tmp_path) not in text.text

@@ -117,7 +117,7 @@ def _live(context: Context, start: _Start, share: int) -> tuple[Live | None, str
     try:
         index_set = None
         if start.layout is not None:
-            index_set = index_set_from_json(start.layout, str(start.source.path), document.model.num_features)
+            index_set = index_set_from_json(start.layout, "its set", document.model.num_features)  # no path
         figures = Figures(start.correct, start.confusion, start.full_confusion)
         for found in recalled(document):
             made = live_head(found, index_set, context.room_for_live // share, figures)
