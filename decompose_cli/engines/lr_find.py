@@ -94,7 +94,7 @@ class LrFindSettings:
 
     def __post_init__(self) -> None:
         self.rates()
-        for name in ("lr", "schedule", "epochs", "iterations", "ema_decay", "val_split"):
+        for name in ("lr", "schedule", "epochs", "iterations", "scale_epochs", "ema_decay", "val_split"):
             if name in self.overrides:
                 raise InputError(
                     f"{param(name)} has no effect here: rates go from {param('lowest')} to {param('highest')}."

@@ -8,6 +8,7 @@ from typing import Any
 
 from decompose_cli.datasets.registry import DATASETS
 from decompose_cli.errors import InputError, one_of, param
+from decompose_cli.training.scaling import scaled_lengths
 from decompose_cli.training.settings import Settings, make_settings
 
 _SMALL_IMAGES = {"augment": "crop-flip", "padding": 4, "flip": True}
@@ -230,7 +231,8 @@ def resolve(
 
     Args:
         recipe: Name of a preset.
-        overrides: Values to replace, by the name of the setting.
+        overrides: Values to replace, by the name of the setting. With ``scale_epochs`` the lengths of the recipe are
+            multiplied; what is replaced is taken as given.
         large_images: Whether images are as large as in ImageNet.
         depth: Depth of a CIFAR ResNet; deep ones begin with an epoch at a rate of 0.01.
         dataset: Name of the data set; images that mean something else in a mirror, such as digits, are not mirrored.
@@ -258,6 +260,8 @@ def resolve(
                 f"The milestones of recipe {recipe} are {other}; with {param(given)} they have to be {given} too.",
                 hint=f"Give {param('milestones')} as well, or another {param('schedule')}.",
             )
+    if overrides.get("scale_epochs") is not None:
+        values |= _scaled(values, overrides)
     settings = make_settings({**values, **overrides})
     for name in ("milestones", "gamma"):
         if name in overrides and settings.schedule != "steps":
@@ -269,3 +273,16 @@ def resolve(
             f"{param('momentum')} has no effect with {settings.optimizer}; it goes with {param('optimizer')} sgd."
         )
     return settings
+
+
+def _scaled(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """The lengths of a recipe times the factor that was given."""
+    for name in ("epochs", "iterations"):
+        if overrides.get(name) is not None:
+            raise InputError(
+                f"{param('scale_epochs')} multiplies the {name} of the recipe, and {param(name)} gives their number; "
+                "leave one of them out."
+            )
+    factor = make_settings({"epochs": 1, "scale_epochs": overrides["scale_epochs"]}).scale_epochs
+    assert factor is not None
+    return scaled_lengths(values, factor)

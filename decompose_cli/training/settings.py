@@ -36,6 +36,8 @@ class Settings(BaseModel):
         accumulate: Batches per step; gradients are those of the mean over all their images.
         epochs: Passes over the training images. Either this or ``iterations`` is given.
         iterations: Steps of the whole run.
+        scale_epochs: Factor by which the recipe's epochs or iterations, milestones and warm-up have been multiplied, by
+            :mod:`.scaling`; None for the length of the recipe.
         start_epoch: Epochs that count as done already: only schedule and numbering begin later.
         schedule: ``constant``, ``steps`` (times ``gamma`` at each milestone), ``cosine`` to zero, or ``one-cycle``.
         milestones: Epochs after which the rate drops; steps where ``iterations`` is set.
@@ -77,6 +79,7 @@ class Settings(BaseModel):
     accumulate: _Count = 1
     epochs: _Count | None = None
     iterations: _Count | None = None
+    scale_epochs: Annotated[float, Field(gt=0, le=1000, allow_inf_nan=False)] | None = None
     start_epoch: Annotated[int, Field(ge=0, le=10**9)] = 0
     schedule: Literal["constant", "steps", "cosine", "one-cycle"] = "constant"
     milestones: tuple[_Count, ...] = ()

@@ -34,6 +34,8 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "epochs": number("--epochs", metavar="N", panel=TRAINING, help="Passes over the training images."),
     "iterations": number("--iterations", metavar="N", panel=TRAINING,
                          help="Steps, instead of epochs; milestones are then steps too."),
+    "scale_epochs": real("--scale-epochs", metavar="F", panel=TRAINING,
+                         help="Multiply the recipe's epochs or iterations, milestones and warm-up, e.g. 0.05 for a twentieth of the training."),
     "batch_size": number("--batch-size", "-b", metavar="N", panel=TRAINING,
                          help="Images per batch, of all processes together."),
     "accumulate": number("--accumulate", metavar="N", panel=TRAINING, help="Batches per step."),

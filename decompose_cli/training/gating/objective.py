@@ -16,11 +16,12 @@ from decompose_cli.models.gates import Reading
 from decompose_cli.training.gating.settings import GateSettings
 from decompose_cli.training.objective import Objective, Share
 from decompose_cli.training.records import GATE_BINS, GateScore
+from decompose_cli.training.scaling import scaled_milestones
 from decompose_cli.training.settings import Settings
 from decompose_cli.training.table import gate_columns
 
 _PERIOD = 50
-"""Epochs after which ``step50`` divides the rate by ten."""
+"""Epochs after which ``step50`` divides the rate by ten, of a training that is not scaled."""
 
 
 class GateObjective(Objective):
@@ -158,6 +159,8 @@ def classifier_settings(settings: Settings, gates: GateSettings, steps_per_epoch
     if gates.gate_schedule == "step50":
         unit = 1 if settings.iterations is None else steps_per_epoch
         end = settings.epochs or -(-(settings.iterations or 0) // steps_per_epoch)
-        drops = tuple(epoch * unit for epoch in range(_PERIOD - 1, end, _PERIOD))
+        # There are no more drops than epochs, as scaled ones are distinct.
+        periods = range(_PERIOD - 1, _PERIOD * end, _PERIOD)
+        drops = tuple(epoch * unit for epoch in scaled_milestones(periods, settings.scale_epochs or 1.0) if epoch < end)
         changed |= {"schedule": "steps", "milestones": drops, "gamma": 0.1}
     return settings.model_copy(update=changed)
