@@ -6,11 +6,12 @@ import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from typing_extensions import override
 
 from decompose_cli.decomposition.index_set import IndexSet, Layout
 from decompose_cli.decomposition.metrics import Predictions, compare
+from decompose_cli.decomposition.over_seeds import SeedDifference
 from decompose_cli.decomposition.result_types import Paired, Point, by_class
 from decompose_cli.reporting.findings import Findings, Row, accuracy_cells, difference_cells
 from decompose_cli.reporting.study_plots import interval_figure
@@ -96,6 +97,7 @@ class HeadDifference(Paired):
 class CompareResults(Findings):
     """``sets`` and ``heads`` by name; ``set_differences`` and ``differences``: of every two of them, in their order.
 
+    ``seed_differences``: of every two trainings that were given with at least two seeds in common.
     ``total``: the images; null where no head could be measured. ``unmeasured``: why some could not, by name.
     """
 
@@ -105,11 +107,13 @@ class CompareResults(Findings):
     sets: dict[str, ComparedSet]
     set_differences: list[SetDifference]
     unmeasured: dict[str, str]
+    seed_differences: list[SeedDifference] = Field(default_factory=list)
 
     @override
     def tables(self) -> Mapping[str, list[Row]]:
         return {
             "differences": [self._difference(one) for one in self.differences],
+            "seeds": [one.model_dump() for one in self.seed_differences],
             "sets": [
                 {"first": one.first, "second": one.second, "jaccard": one.jaccard_mean}
                 | {"equal_classes": one.equal_classes, "classes": len(one.classes), "both": len(one.used_by_both)}

@@ -49,6 +49,7 @@ class Entry:
         checkpoint: A file of weights.
         inputs: A network in memory, over the same images.
         head: A head in memory.
+        run: The training that the network is of, and its seed.
         missing: Why no head can be measured, as the end of a sentence about the entry; None where one can.
     """
 
@@ -60,6 +61,7 @@ class Entry:
     checkpoint: Checkpoint | None = None
     inputs: Inputs | None = None
     head: DecomposedLinear | None = None
+    run: tuple[str, int] | None = None
     missing: str | None = None
 
     def __str__(self) -> str:

@@ -21,8 +21,9 @@ from decompose_cli.storage.download import is_url
 from decompose_cli.storage.files import sha256_of, user_path
 from decompose_cli.storage.result_document import SCHEMA_VERSION
 
-COMMANDS = ("validate", "sparsify", "finetune", "sweep", "extract-indices")
-"""Those whose documents say which features classes use."""
+TRAININGS = ("finetune", "train", "train-gate")
+COMMANDS = ("validate", "sparsify", *TRAININGS, "sweep", "extract-indices")
+"""Those whose documents say which features classes use, or have networks with heads."""
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
 
@@ -132,7 +133,7 @@ def entries_of_document(name: str, path: Path, content: Any) -> list[Entry]:
     command = content.get("command")
     if command not in COMMANDS:
         raise InputError(
-            f"{path} is a result of {command!r}, which says nothing of the features of each class.",
+            f"{path} is a result of {command!r}, which has neither sets of features nor a network.",
             hint=f"Results of {', '.join(COMMANDS)} can be compared.",
         )
     document = _parsed(_Document, content, path)
@@ -141,7 +142,7 @@ def entries_of_document(name: str, path: Path, content: Any) -> list[Entry]:
     readers: dict[str, Callable[[_Read], list[Entry]]] = {
         "validate": _validated,
         "sparsify": _sparsified,
-        "finetune": _finetuned,
+        **dict.fromkeys(TRAININGS, _trained),
         "sweep": _swept,
         "extract-indices": _extracted,
     }
@@ -250,8 +251,9 @@ def _swept(read: _Read) -> list[Entry]:
     return [read.entry(chosen.indices)]
 
 
-def _finetuned(read: _Read) -> list[Entry]:
+def _trained(read: _Read) -> list[Entry]:
     results = read.document.results
+    origin = read.origin() if read.document.command == "finetune" else None  # the others measured no images alike
     several = isinstance(results, dict) and "runs" in results
     if several:
         runs = _parsed(_Repeated, results, read.path, "results").runs
@@ -266,7 +268,8 @@ def _finetuned(read: _Read) -> list[Entry]:
         if not place.is_file():
             raise InputError(f"{read.path} has its network in {named}, which is not there.")
         what = f" seed {run.seed}" if several else ""
-        entries.append(entry_of_checkpoint(f"{read.name}{what}", place, read.origin()))
+        entry = entry_of_checkpoint(f"{read.name}{what}", place, origin)
+        entries.append(dataclasses.replace(entry, run=(read.name, run.seed)))
     return entries
 
 

@@ -30,6 +30,7 @@ from decompose_cli.decomposition.heads import (
 )
 from decompose_cli.decomposition.index_set import IndexSet
 from decompose_cli.decomposition.metrics import Predictions, predict
+from decompose_cli.decomposition.over_seeds import differences_over_seeds
 from decompose_cli.decomposition.result_types import point_of, warn_of_halved
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.held import FeatureRows, HeldInputs
@@ -93,17 +94,34 @@ def compare(inputs: Inputs, given: Sequence[str | Entry]) -> ResultDocument[Comp
             results=results,
         )
     full = base.head.full
-    if full is not None:
+    if full is not None and not any(_is_trained_one(one, base) for one in heads):
         heads.insert(0, _Head(Entry(FULL, base.classifier.weights_source), base, None, full_head(full), "full"))
     heads = [one for one in heads if one.module is not None]
     predictions = {one.entry.name: _measured(one, base) for one in heads}
     results.total = len(base.labels)
     results.heads = {one.entry.name: _described(one, base, predictions[one.entry.name]) for one in heads}
     results.differences = head_differences(predictions)
+    results.seed_differences = differences_over_seeds(_by_seed(heads, predictions))
     for difference in results.differences:
         if difference.first == FULL:
             warn_of_halved(difference, base.class_map.names, f"The head {difference.second!r}")
     return base.document("compare", arguments, results, watch, networks.others)
+
+
+def _is_trained_one(head: _Head, base: Study) -> bool:
+    """Whether this is the network itself, given by the run that trained it, and would only be named twice."""
+    same = head.study is not None and head.study.classifier.weights_sha256 == base.classifier.weights_sha256
+    return same and head.entry.run is not None and head.kind == "full"
+
+
+def _by_seed(heads: Sequence[_Head], predictions: Mapping[str, Predictions]) -> dict[str, dict[int, Tensor]]:
+    """Whether each image is right, for trainings with several seeds."""
+    groups: dict[str, dict[int, Tensor]] = {}
+    for one in heads:
+        if one.entry.run is not None:
+            name, seed = one.entry.run
+            groups.setdefault(name, {})[seed] = predictions[one.entry.name].is_correct
+    return groups
 
 
 def _check_names(entries: Sequence[Entry]) -> None:

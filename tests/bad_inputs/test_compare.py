@@ -94,7 +94,7 @@ def changed(**changes: Any) -> Callable[[dict[str, Any]], None]:
 
 
 DOCUMENTS = [
-    ("another command", changed(command="mutual-info"), "is a result of 'mutual-info', which says nothing of the"),
+    ("another command", changed(command="mutual-info"), "is a result of 'mutual-info', which has neither sets"),
     ("no command", changed(command=None), "is a result of None"),
     ("command of another type", changed(command=[1]), "is a result of [1]"),
     ("later version", changed(schema_version=2), "was written by another version of decompose (schema 2)"),

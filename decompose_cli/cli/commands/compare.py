@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from decompose_cli.decomposition.compare_results import CompareResults, HeadDifference, SetDifference
+    from decompose_cli.decomposition.over_seeds import SeedDifference
     from decompose_cli.storage.result_document import ResultDocument
 
 _MODEL = text(
@@ -37,7 +38,8 @@ def compare(
         Optional[list[str]],
         typer.Argument(
             metavar="[NAME=]FILE...",
-            help="Index files; results of validate, sparsify, finetune, sweep and extract-indices; checkpoints.",
+            help="Index files; results of validate, sparsify, finetune, train, train-gate, sweep and extract-indices; "
+            "checkpoints.",
             show_default=False,
         ),
     ] = None,
@@ -64,6 +66,8 @@ def show_comparison(terminal: Terminal, document: ResultDocument[CompareResults]
     names = document.dataset.classes if document.dataset is not None else None
     if results.differences:
         _show_differences(terminal, results.differences, names or [])
+    if results.seed_differences:
+        _show_over_seeds(terminal, results.seed_differences)
     if results.heads:
         terminal.title("Accuracy of each head")
         rows = []
@@ -104,6 +108,22 @@ def _show_differences(terminal: Terminal, differences: Sequence[HeadDifference],
             ]
         )
     columns = ["First", "Second", "Points", "95% interval", "McNemar p", "Only first", "Only second", "Worst class"]
+    terminal.print(make_table(columns, rows, left=2))
+
+
+def _show_over_seeds(terminal: Terminal, differences: Sequence[SeedDifference]) -> None:
+    terminal.title("Second minus first training, mean over seeds, on the same images")
+    rows = [
+        [
+            one.first,
+            one.second,
+            f"{one.points:+.2f}",
+            *(f"{low:+.2f} to {high:+.2f}" for low, high in (one.ci95, one.ci95_seeds, one.ci95_images)),
+            ", ".join(f"{points:+.2f}" for points in one.by_seed),
+        ]
+        for one in differences
+    ]
+    columns = ["First", "Second", "Points", "95% interval", "Of seeds alone", "Of images alone", "By seed"]
     terminal.print(make_table(columns, rows, left=2))
 
 

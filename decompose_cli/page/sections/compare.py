@@ -13,6 +13,7 @@ from decompose_cli.page.documents import Source
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.compare_results import HeadDifference, SetDifference
+    from decompose_cli.decomposition.over_seeds import SeedDifference
 
 _LEAD = (
     "Heads are compared image by image: the second minus the first, with Newcombe's 95% interval and the exact McNemar "
@@ -36,6 +37,8 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
         draw = partial(differences_figure, results.differences)
         is_drawn = len(results.differences) <= _MOST_DRAWN
         yield context.chart(values.caption, draw, values) if is_drawn else values
+    if results.seed_differences:
+        yield _over_seeds(results.seed_differences)
     if results.heads:
         yield Table(
             "Accuracy of each head",
@@ -101,6 +104,33 @@ def _differences(source: Source, differences: Sequence[HeadDifference]) -> Table
             Column("95% interval, all classes together", 2, is_signed=True),
         ],
         rows,
+    )
+
+
+def _over_seeds(differences: Sequence[SeedDifference]) -> Table:
+    return Table(
+        "Differences of trainings, mean over seeds, on the same images",
+        [
+            Column("Trainings"),
+            Column("Seeds"),
+            Column("Points", 2, is_signed=True),
+            Column("95% interval", 2, is_signed=True),
+            Column("Of seeds alone", 2, is_signed=True),
+            Column("Of images alone", 2, is_signed=True),
+            Column("By seed"),
+        ],
+        [
+            [
+                f"{one.second} minus {one.first}",
+                len(one.seeds),
+                one.points,
+                one.ci95,
+                one.ci95_seeds,
+                one.ci95_images,
+                ", ".join(f"{points:+.2f}" for points in one.by_seed),
+            ]
+            for one in differences
+        ],
     )
 
 

@@ -1,0 +1,83 @@
+"""Two ways of training, compared over several seeds, image by image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+
+from decompose_cli.statistics import half_width_of_sum, mean_interval
+
+
+class SeedDifference(BaseModel):
+    """Accuracy of the second group of networks minus that of the first, in points; see :func:`difference_over_seeds`.
+
+    ``by_seed``: of each of the ``seeds`` that both groups have; ``points``: their mean. ``ci95_images``: what other
+    images of the kind would give with these networks; ``ci95_seeds``: what other seeds would give on these images;
+    ``ci95``: both together.
+    """
+
+    first: str
+    second: str
+    seeds: list[int]
+    by_seed: list[float]
+    points: float
+    ci95_images: tuple[float, float]
+    ci95_seeds: tuple[float, float]
+    ci95: tuple[float, float]
+
+
+def difference_over_seeds(
+    names: tuple[str, str], first: Mapping[int, Tensor], second: Mapping[int, Tensor]
+) -> SeedDifference | None:
+    r"""Compare two groups of networks by the seeds that both have.
+
+    With d_si = right(second, seed s, image i) - right(first, seed s, image i), S seeds and N images, the mean over both
+    has two sources of chance, which are taken as crossed random effects (the same images are seen by all networks):
+
+        v_images = var_i(mean_s d_si) / N,    v_seeds = var_s(mean_i d_si) / S
+
+    with sample variances. ``ci95_images`` is mean +- t_{N-1} sqrt(v_images), ``ci95_seeds`` mean +- t_{S-1}
+    sqrt(v_seeds), and ``ci95`` mean +- t_f sqrt(v_images + v_seeds) with Satterthwaite's degrees of freedom (1946)
+    f = (v_images + v_seeds)^2 / (v_images^2 / (N - 1) + v_seeds^2 / (S - 1)). What varies with seed and image together
+    is in both variances, so the last interval is a little wide rather than too narrow.
+
+    Args:
+        names: What the groups are called.
+        first: Whether each image is right, (N,) bool, by seed.
+        second: The same for the other group, on the same images.
+
+    Returns:
+        The difference; None where the groups have fewer than two seeds in common, or there are fewer than two images.
+    """
+    seeds = sorted(set(first) & set(second))
+    images = len(next(iter(first.values()), ()))
+    if len(seeds) < 2 or images < 2:
+        return None
+    differences = 100 * torch.stack([second[seed].double() - first[seed].double() for seed in seeds])
+    by_seed, by_image = differences.mean(1).tolist(), differences.mean(0).tolist()
+    points, _, of_seeds = mean_interval(by_seed)
+    _, _, of_images = mean_interval(by_image)
+    assert of_seeds is not None
+    assert of_images is not None
+    half = half_width_of_sum(by_image, by_seed)
+    return SeedDifference(
+        first=names[0],
+        second=names[1],
+        seeds=seeds,
+        by_seed=by_seed,
+        points=points,
+        ci95_images=of_images,
+        ci95_seeds=of_seeds,
+        ci95=(points - half, points + half),
+    )
+
+
+def differences_over_seeds(groups: Mapping[str, Mapping[int, Tensor]]) -> list[SeedDifference]:
+    """Compare every two groups of networks, which say by seed whether images are right, where two seeds are common."""
+    names: Sequence[str] = list(groups)
+    pairs = [(one, other) for number, one in enumerate(names) for other in names[number + 1 :]]
+    found = [difference_over_seeds(pair, groups[pair[0]], groups[pair[1]]) for pair in pairs]
+    return [one for one in found if one is not None]
