@@ -5,7 +5,10 @@ operations; both sides have to give the same gradients and statistics, or the sc
 layer compiled with torch.compile (which needs a C++ compiler) against batch norm as it is, and a whole training step of
 ResNet-20 with either.
 
-    python benchmarks/bench_norms.py [--repeats N]
+The last lines say what the layer moves at the least, and how long a copy of so many bytes takes on this machine:
+forwards it reads the maps twice and writes them once, backwards it reads maps and gradients twice and writes once.
+
+    python benchmarks/bench_norms.py [--repeats N] [--traffic]
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import common
@@ -29,6 +33,10 @@ from decompose_cli.norms.modes import Norm
 from decompose_cli.norms.online import OnlineNorm2d
 
 SHAPES = {(128, 16, 32, 32): 2.0, (128, 32, 16, 16): 2.0, (128, 64, 8, 8): 2.5, (64, 64, 56, 56): 2.0}
+MOVED = 8
+"""Times that a number of the maps is read or written at the least, forward and backward."""
+LARGE = 1 << 26
+"""Numbers of a copy that no cache holds."""
 LOOP_GOAL = 2.2
 COMPILED_GOAL = 1.5
 STEP_BATCH = 128
@@ -65,8 +73,13 @@ class Loop:
 
 
 def main() -> None:
-    given = common.speed_options(__doc__, repeats=15, images=STEP_BATCH).parse_args()
+    parser = common.speed_options(__doc__, repeats=15, images=STEP_BATCH)
+    parser.add_argument("--traffic", action="store_true", help="only what is moved, against copies")
+    given = parser.parse_args()
     keep_freed_memory(at_most=2**31 - 1)
+    if given.traffic:
+        print("\n".join(traffic(given.repeats)))
+        return
     lines = []
     for layout in (torch.contiguous_format, torch.channels_last):
         for shape, goal in SHAPES.items():
@@ -89,6 +102,7 @@ def main() -> None:
         f"{STEP_BATCH / steps[online]:,.0f} against {STEP_BATCH / steps[batch]:,.0f} images/s"
         for how, online, batch in (("", "online", "batch"), (", both compiled", "online, compiled", "batch, compiled"))
     ]
+    notes += traffic(given.repeats)
     common.report(
         "online normalisation (affine, activation clamping), forward and backward",
         lines,
@@ -112,6 +126,28 @@ def of_layers(shape: tuple[int, ...], layout: torch.memory_format, repeats: int)
     }
     sides["loop"] = lambda: loop(x, gradient)
     return timed(sides, repeats)
+
+
+def traffic(repeats: int) -> list[str]:
+    """What layers take beside the time in which a copy moves as many bytes as they have to, at the least."""
+    large = torch.randn(LARGE)
+    target = torch.empty_like(large)
+    copies: dict[str, Callable[[], object]] = {"copy": lambda: target.copy_(large)}
+    bandwidth = 2 * 4 * LARGE / timed(copies, repeats)["copy"]
+    notes = [f"a copy of {4 * LARGE / 1e6:.0f} MB moves {bandwidth / 1e9:.1f} GB/s, read and written"]
+    for layout, name in ((torch.contiguous_format, ""), (torch.channels_last, ", channels last")):
+        for shape in SHAPES:
+            x, gradient = (torch.randn(shape).contiguous(memory_format=layout) for _ in range(2))
+            layers = {"batch": nn.BatchNorm2d(shape[1]), "online": OnlineNorm2d(shape[1])}
+            seconds = timed({k: partial(passes, layer, x, gradient) for k, layer in layers.items()}, repeats)
+            moved = MOVED * 4 * x.numel()
+            least = moved / bandwidth
+            notes.append(
+                f"{shape}{name}: {moved / 1e6:.0f} MB at the least, {1e3 * least:.2f} ms; batch norm "
+                f"{1e3 * seconds['batch']:.2f} ms, {seconds['batch'] / least:.1f}x; online "
+                f"{1e3 * seconds['online']:.2f} ms, {seconds['online'] / least:.1f}x"
+            )
+    return notes
 
 
 def passes(layer: nn.Module, x: Tensor, gradient: Tensor) -> Tensor:

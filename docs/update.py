@@ -2,7 +2,7 @@
 
 - ``commands.md``: every option of every command, by Typer's own generator.
 - What follows ``<!-- run: ... -->`` in a page: the output of that command, where the page shows all of it.
-- What follows ``<!-- table: ... -->``: in ``reproduce.md`` from ``reproduced.json``, in ``sparsify.md``
+- What follows ``<!-- table: ... -->``: in ``reproduce.md`` from ``reproduced.json`` and ``results``, in ``sparsify.md``
   from ``sparse-heads.json``, in ``scale.md`` from ``scale.json``; elsewhere rankings, gates, data
   sets and variables, from the program's own tables of them.
 
@@ -11,6 +11,7 @@ Tests compare all of it (tests/test_docs.py).
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -18,6 +19,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 DOCS = Path(__file__).parent
@@ -89,11 +91,22 @@ def with_outputs(text: str, folder: Path) -> str:
     return BLOCK.sub(replaced, text)
 
 
+def trainings() -> ModuleType:
+    """The script that makes tables from ``results/``."""
+    spec = importlib.util.spec_from_file_location("trainings", DOCS / "trainings.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def tables() -> dict[str, str]:
     """The tables of ``reproduce.md``, ``sparsify.md`` and ``scale.md``, by name."""
     found: dict[str, Any] = {}
     for file in ("reproduced.json", "sparse-heads.json", "scale.json"):
         found |= json.loads((DOCS / file).read_text(encoding="utf-8"))["tables"]
+    found |= trainings().tables()
     return {name: table(content["columns"], content["rows"]) for name, content in found.items()}
 
 
