@@ -20,7 +20,7 @@ _LEFT_OUT = "decompose.left_out"
 _SAME_THING = (
     {"device", "gpu"},
     {"ema", "weights_key"},
-    {"epochs", "iterations"},
+    {"epochs", "iterations", "scale_epochs"},
     {"init", "scratch"},
     {"images", "indices_of", "worst"},
 )

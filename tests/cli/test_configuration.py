@@ -95,6 +95,10 @@ def test_what_says_the_same_thing_is_beaten_too(arguments: Any) -> None:
     assert arguments("--config", written("gpu = 0\n"), "--device", "cpu")["device"] == "cpu"
     said = refused(["validate", "--config", written('gpu = 0\ndevice = "cpu"\n')], 2)
     assert "--gpu and --device say the same thing" in said
+    file = written("scale-epochs = 0.5\n")
+    invoke("train", "resnet8", "--dataset", "digits", "--config", file, "--epochs", "1", "-o", "run", "-q")
+    settings = json.loads(Path("run/config.json").read_text(encoding="utf-8"))["settings"]
+    assert (settings["epochs"], settings["scale_epochs"]) == (1, None), "the length that is typed beats the file's"
 
 
 @needs_toml

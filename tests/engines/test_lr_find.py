@@ -189,7 +189,7 @@ def test_it_runs_in_one_process(inputs: Inputs) -> None:
         lr_find(dataclasses.replace(inputs, devices=2))
 
 
-@pytest.mark.parametrize("name", ["lr", "schedule", "epochs", "iterations", "ema_decay", "val_split"])
+@pytest.mark.parametrize("name", ["lr", "schedule", "epochs", "iterations", "scale_epochs", "ema_decay", "val_split"])
 def test_settings_without_effect_are_refused(inputs: Inputs, name: str) -> None:
     with pytest.raises(InputError, match="has no effect here") as caught:
         lr_find(inputs, LrFindSettings(overrides={name: 1}))

@@ -9,10 +9,13 @@ from typing import Any
 import pytest
 
 from decompose_cli.errors import InputError
+from decompose_cli.features.inputs import Inputs
+from decompose_cli.training.gating.configuration import with_defaults
 from decompose_cli.training.gating.objective import classifier_settings
 from decompose_cli.training.gating.settings import GateSettings
 from decompose_cli.training.recipes import RECIPES, resolve
 from decompose_cli.training.scaling import scaled, scaled_milestones
+from decompose_cli.training.session import Request
 
 FACTORS = (1e-9, 0.004, 0.01, 0.03, 0.05, 0.29, 0.5, 1.0, 1.5, 20)
 
@@ -91,3 +94,9 @@ def test_the_rate_of_a_gates_classifier_is_scaled_too(factor: float, drops: tupl
     settings = resolve("soft-gates", {"scale_epochs": factor})
     gates = GateSettings(gate_schedule="step50").completed("entropy-classifier")
     assert classifier_settings(settings, gates, 7).milestones == drops
+
+
+def test_a_first_look_has_the_length_that_was_asked_for() -> None:
+    request = with_defaults(Request(Inputs(), {"scale_epochs": 0.1}))
+    assert request.overrides == {"scale_epochs": 0.1}
+    assert with_defaults(Request(Inputs())).overrides == {"epochs": 3}

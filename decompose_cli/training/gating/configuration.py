@@ -73,7 +73,7 @@ def with_defaults(request: Request) -> Request:
     inputs = dataclasses.replace(inputs, model=DEFAULT_NETWORK, dataset=inputs.dataset or DEFAULT_DATASET)
     note(f"No model was named: training {inputs.model} on {inputs.dataset}.")
     overrides = dict(request.overrides)
-    if is_first_look and overrides.get("epochs") is None and overrides.get("iterations") is None:
+    if is_first_look and all(overrides.get(name) is None for name in ("epochs", "iterations", "scale_epochs")):
         note(f"For a first look it is trained for {_DEFAULT_EPOCHS} epochs; {param('epochs')} says otherwise.")
         overrides["epochs"] = _DEFAULT_EPOCHS
     return dataclasses.replace(request, inputs=inputs, overrides=overrides)
