@@ -142,7 +142,8 @@ def mean_difference_interval(
 ) -> tuple[float, tuple[float, float] | None]:
     """Difference first minus second of the means of independent values, and Welch's interval of it (Welch 1947).
 
-    See :func:`half_width_of_sum`.
+    (m1 - m2) -+ t sqrt(e1 + e2) with e = s^2 / n and Satterthwaite's (e1 + e2)^2 / (e1^2/(n1 - 1) + e2^2/(n2 - 1))
+    degrees of freedom.
 
     Args:
         first: At least one value.
@@ -155,30 +156,16 @@ def mean_difference_interval(
     difference = fmean(first) - fmean(second)
     if min(len(first), len(second)) < 2:
         return difference, None
-    half = half_width_of_sum(first, second, confidence)
-    return difference, (difference - half, difference + half)
-
-
-def half_width_of_sum(first: Sequence[float], second: Sequence[float], confidence: float = 0.95) -> float:
-    """Half the width of the interval of m1 + m2, or of m1 - m2, for the means of independent values (Welch 1947).
-
-    t sqrt(e1 + e2) with e = s^2 / n and Satterthwaite's (e1 + e2)^2 / (e1^2/(n1 - 1) + e2^2/(n2 - 1)) degrees of
-    freedom.
-
-    Args:
-        first: At least two values.
-        second: At least two values.
-        confidence: Two-sided coverage aimed at.
-    """
     from scipy.special import stdtrit
 
     errors = [stdev(values) ** 2 / len(values) for values in (first, second)]
     if sum(errors) == 0:
-        return 0.0
+        return difference, (difference, difference)
     freedom = sum(errors) ** 2 / sum(
         error**2 / (len(values) - 1) for error, values in zip(errors, (first, second), strict=True)
     )
-    return float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(sum(errors))
+    half = float(stdtrit(freedom, 0.5 + confidence / 2)) * math.sqrt(sum(errors))
+    return difference, (difference - half, difference + half)
 
 
 def mean_interval(

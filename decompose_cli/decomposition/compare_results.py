@@ -20,9 +20,6 @@ from decompose_cli.reporting.style import WIDE
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-FULL = "full head"
-"""What the full head is called beside the heads that were given."""
-
 
 class ComparedSet(BaseModel):
     """One index set; ``features``: how many are used at all; classes that keep all features count in neither.

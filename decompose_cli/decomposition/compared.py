@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from decompose_cli.decomposition.heads import own_index_set
 from decompose_cli.decomposition.index_set import IndexSet
+from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.models.checkpoint import Checkpoint, read_checkpoint
 from decompose_cli.models.decomposed import DecomposedLinear
 from decompose_cli.models.entry import is_user_code
 from decompose_cli.models.lone_head import FEATURES, read_lone_head
+
+FULL = "full head"
+"""What the full head is called beside the heads that were given."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +53,7 @@ class Entry:
         checkpoint: A file of weights.
         inputs: A network in memory, over the same images.
         head: A head in memory.
-        run: The training that the network is of, and its seed.
+        run: Name of the training that the network is of, its document, and its seed.
         missing: Why no head can be measured, as the end of a sentence about the entry; None where one can.
     """
 
@@ -61,7 +65,7 @@ class Entry:
     checkpoint: Checkpoint | None = None
     inputs: Inputs | None = None
     head: DecomposedLinear | None = None
-    run: tuple[str, int] | None = None
+    run: tuple[str, str, int] | None = None
     missing: str | None = None
 
     def __str__(self) -> str:
@@ -94,3 +98,31 @@ def entry_of_checkpoint(name: str, path: Path, origin: Origin | None = None, exp
         index_set = own_index_set(head, str(path))
         return Entry(name, str(path), checkpoint.sha256, index_set, missing="holds a head without a network")
     return Entry(name, str(path), checkpoint.sha256, expected, origin, checkpoint)
+
+
+def check_names(entries: Sequence[Entry]) -> None:
+    """Refuse fewer than two entries, and names that would be taken for one another.
+
+    Raises:
+        InputError: There is nothing to compare, or two entries, or two trainings, have one name.
+    """
+    if not entries:
+        raise InputError("There is nothing to compare.", hint="Name two index files, results or checkpoints.")
+    if len(entries) == 1:
+        raise InputError(f"There is nothing to compare {entries[0].source} with.", hint="Name a second file.")
+    known: dict[str, str] = {}
+    trainings: dict[str, str] = {}
+    for entry in entries:
+        if entry.name == FULL:
+            raise InputError(f"{entry.source} cannot be named {FULL!r}, which is the head of the network.")
+        if entry.name in known:
+            raise _same_name(entry.name, known[entry.name], entry.source)
+        known[entry.name] = entry.source
+        if entry.run is not None:
+            name, document, _ = entry.run
+            if trainings.setdefault(name, document) != document:
+                raise _same_name(name, trainings[name], document)
+
+
+def _same_name(name: str, first: str, second: str) -> InputError:
+    return InputError(f"Two are named {name!r}: {first} and {second}.", hint="Name them apart: NAME=FILE.")

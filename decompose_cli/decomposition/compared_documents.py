@@ -253,12 +253,17 @@ def _swept(read: _Read) -> list[Entry]:
 
 def _trained(read: _Read) -> list[Entry]:
     results = read.document.results
-    origin = read.origin() if read.document.command == "finetune" else None  # the others measured no images alike
+    if isinstance(results, dict) and not {"runs", "seed"} & results.keys() and "gates" in results:
+        raise InputError(f"{read.path} measured the gates of a network and trained none; name its weights instead.")
     several = isinstance(results, dict) and "runs" in results
     if several:
         runs = _parsed(_Repeated, results, read.path, "results").runs
     else:
         runs = [_parsed(_Trained, results, read.path, "results")]
+    if not runs:
+        raise InputError(f"{read.path} has no runs.")
+    if len({run.seed for run in runs}) < len(runs):
+        raise InputError(f"{read.path} has two runs of the same seed.")
     entries = []
     for run in runs:
         named = run.checkpoints.get("best") or run.checkpoints.get("last")
@@ -268,9 +273,25 @@ def _trained(read: _Read) -> list[Entry]:
         if not place.is_file():
             raise InputError(f"{read.path} has its network in {named}, which is not there.")
         what = f" seed {run.seed}" if several else ""
-        entry = entry_of_checkpoint(f"{read.name}{what}", place, origin)
-        entries.append(dataclasses.replace(entry, run=(read.name, run.seed)))
+        entry = entry_of_checkpoint(f"{read.name}{what}", place, read.origin())
+        if read.document.command != "finetune":
+            entry = dataclasses.replace(entry, origin=_of_training(read, entry))
+        entries.append(dataclasses.replace(entry, run=(read.name, str(read.path), run.seed)))
     return entries
+
+
+def _of_training(read: _Read, entry: Entry) -> Origin | None:
+    """The network that was trained, rather than the one that training began with, and the data set."""
+    origin = read.origin(has_measured=False)
+    if origin is None or entry.sha256 is None:
+        return None
+    said = {
+        "weights": entry.source,
+        "weights_key": None,
+        "ema": False,
+        "model_options": None,
+    }  # the file says it itself
+    return dataclasses.replace(origin, sha256=entry.sha256, options={**origin.options, **said})
 
 
 def origin_of_set(index_set: IndexSet) -> Origin | None:

@@ -10,14 +10,13 @@ import torch
 from torch import Tensor
 
 from decompose_cli.decomposition.compare_results import (
-    FULL,
     ComparedHead,
     CompareResults,
     described_set,
     head_differences,
     set_differences,
 )
-from decompose_cli.decomposition.compared import Entry, Origin
+from decompose_cli.decomposition.compared import FULL, Entry, Origin, check_names
 from decompose_cli.decomposition.compared_files import read_entries
 from decompose_cli.decomposition.heads import (
     check_index_request,
@@ -60,7 +59,7 @@ def compare(inputs: Inputs, given: Sequence[str | Entry]) -> ResultDocument[Comp
     """
     watch = Stopwatch()
     entries = [entry for one in given for entry in (read_entries(one) if isinstance(one, str) else [one])]
-    _check_names(entries)
+    check_names(entries)
     networks = _Networks(inputs, entries)
     heads = [networks.head_of(entry) for entry in entries]
     sets = _of_one_size({one.entry.name: one.index_set for one in heads if one.index_set is not None})
@@ -94,7 +93,7 @@ def compare(inputs: Inputs, given: Sequence[str | Entry]) -> ResultDocument[Comp
             results=results,
         )
     full = base.head.full
-    if full is not None and not any(_is_trained_one(one, base) for one in heads):
+    if full is not None and not all(one.entry.run is not None for one in heads):  # trainings have rows of their own
         heads.insert(0, _Head(Entry(FULL, base.classifier.weights_source), base, None, full_head(full), "full"))
     heads = [one for one in heads if one.module is not None]
     predictions = {one.entry.name: _measured(one, base) for one in heads}
@@ -108,37 +107,14 @@ def compare(inputs: Inputs, given: Sequence[str | Entry]) -> ResultDocument[Comp
     return base.document("compare", arguments, results, watch, networks.others)
 
 
-def _is_trained_one(head: _Head, base: Study) -> bool:
-    """Whether this is the network itself, given by the run that trained it, and would only be named twice."""
-    same = head.study is not None and head.study.classifier.weights_sha256 == base.classifier.weights_sha256
-    return same and head.entry.run is not None and head.kind == "full"
-
-
 def _by_seed(heads: Sequence[_Head], predictions: Mapping[str, Predictions]) -> dict[str, dict[int, Tensor]]:
     """Whether each image is right, for trainings with several seeds."""
     groups: dict[str, dict[int, Tensor]] = {}
     for one in heads:
         if one.entry.run is not None:
-            name, seed = one.entry.run
+            name, _, seed = one.entry.run
             groups.setdefault(name, {})[seed] = predictions[one.entry.name].is_correct
     return groups
-
-
-def _check_names(entries: Sequence[Entry]) -> None:
-    if not entries:
-        raise InputError("There is nothing to compare.", hint="Name two index files, results or checkpoints.")
-    if len(entries) == 1:
-        raise InputError(f"There is nothing to compare {entries[0].source} with.", hint="Name a second file.")
-    known: dict[str, Entry] = {}
-    for entry in entries:
-        if entry.name == FULL:
-            raise InputError(f"{entry.source} cannot be named {FULL!r}, which is the head of the network.")
-        if entry.name in known:
-            raise InputError(
-                f"Two are named {entry.name!r}: {known[entry.name].source} and {entry.source}.",
-                hint="Name them apart: NAME=FILE.",
-            )
-        known[entry.name] = entry
 
 
 def _of_one_size(sets: Mapping[str, IndexSet]) -> dict[str, IndexSet]:

@@ -10,7 +10,6 @@ import torch
 from scipy import stats
 
 from decompose_cli.decomposition.over_seeds import difference_over_seeds, differences_over_seeds
-from decompose_cli.statistics import half_width_of_sum, mean_difference_interval
 
 NAMES = ("plain", "other")
 
@@ -42,9 +41,7 @@ def test_intervals_are_those_of_plain_python() -> None:
         variances.append((sum((value - mean) ** 2 for value in values) / (n - 1) / n, n - 1))
         reach = stats.t.ppf(0.975, n - 1) * math.sqrt(variances[-1][0])
         assert interval == pytest.approx((mean - reach, mean + reach))
-    total = sum(variance for variance, _ in variances)
-    freedom = total**2 / sum(variance**2 / free for variance, free in variances)
-    reach = stats.t.ppf(0.975, freedom) * math.sqrt(total)
+    reach = stats.t.ppf(0.975, 1) * math.sqrt(sum(variance for variance, _ in variances))
     assert found.ci95 == pytest.approx((mean - reach, mean + reach))
 
 
@@ -68,35 +65,21 @@ def test_every_two_groups_are_compared() -> None:
     assert differences_over_seeds({}) == []
 
 
-def test_the_interval_covers_new_seeds_and_new_images() -> None:
-    """Seeds and images are drawn anew each time: of 95% intervals about 95% or more have to hold the true difference.
-
-    Each of the narrower intervals, which take only one of the two for chance, covers less, and is no substitute.
-    """
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+@pytest.mark.parametrize(("of_seeds", "of_images"), [(0.0, 0.0), (0.1, 0.1), (0.4, 0.1), (0.1, 1.0), (0.4, 1.0)])
+def test_the_interval_covers_new_seeds_and_new_images(seeds: int, of_seeds: float, of_images: float) -> None:
+    """Seeds and images are drawn anew each time: of 95% intervals 95% or more have to hold the true difference."""
     torch.manual_seed(0)
-    seeds, images, rounds = 3, 200, 400
-    covered = dict.fromkeys(("ci95", "ci95_seeds", "ci95_images"), 0)
+    images, rounds, covered = 200, 300, 0
     for _ in range(rounds):
-        # Right where ability of the training + ease of the image + noise > 0; the second training is better by a shift.
-        ease, of_first, of_second = torch.randn(images), 0.2 * torch.randn(seeds), 0.2 * torch.randn(seeds)
-        shift = 0.4 * torch.randn(images)  # an image may suit the second training better than the first
-        first = {s: of_first[s] + ease + torch.randn(images) > 0 for s in range(seeds)}
-        second = {s: of_second[s] + ease + shift + torch.randn(images) > 0 for s in range(seeds)}
-        found = difference_over_seeds(NAMES, first, second)
+        # Right where ability of the training + ease of the image + noise > 0; an image may suit one training better.
+        ease, shift = torch.randn(images), of_images * torch.randn(images)
+        ability = of_seeds * torch.randn(2, seeds, 1)
+        right = ability + ease + torch.stack([0 * shift, shift])[:, None] + torch.randn(2, seeds, images) > 0
+        found = difference_over_seeds(NAMES, *(dict(enumerate(group)) for group in right))
         assert found is not None
-        for name in covered:
-            low, high = getattr(found, name)
-            covered[name] += low <= 0 <= high  # by symmetry the true difference is none
-    assert covered["ci95"] >= 0.93 * rounds
-    assert covered["ci95_images"] < 0.9 * rounds
-
-
-def test_sums_and_differences_have_the_same_width() -> None:
-    first, second = [1.0, 2.0, 4.0], [3.0, 3.5]
-    difference, interval = mean_difference_interval(first, second)
-    assert interval is not None
-    half = half_width_of_sum(first, second)
-    assert interval == pytest.approx((difference - half, difference + half))
-    theirs = stats.ttest_ind(first, second, equal_var=False).confidence_interval()
-    assert interval == pytest.approx((theirs.low, theirs.high))
-    assert half_width_of_sum([1.0, 1.0], [2.0, 2.0]) == 0.0
+        low, high = found.ci95
+        covered += low <= 0 <= high  # by symmetry the true difference is none
+        assert low <= found.ci95_seeds[0] + 1e-9
+        assert found.ci95_seeds[1] <= high + 1e-9
+    assert covered >= 0.925 * rounds, "two standard errors below 95%"
