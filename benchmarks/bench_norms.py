@@ -5,8 +5,8 @@ operations; both sides have to give the same gradients and statistics, or the sc
 layer compiled with torch.compile (which needs a C++ compiler) against batch norm as it is, and a whole training step of
 ResNet-20 with either.
 
-The last lines say what the layer moves at the least, and how long a copy of so many bytes takes on this machine:
-forwards it reads the maps twice and writes them once, backwards it reads maps and gradients twice and writes once.
+The last lines put the layers beside a copy of as many bytes as two passes move, in memory that no cache holds: forwards
+maps are read twice and written once, backwards maps and gradients are read twice and written once.
 
     python benchmarks/bench_norms.py [--repeats N] [--traffic]
 """
@@ -34,7 +34,7 @@ from decompose_cli.norms.online import OnlineNorm2d
 
 SHAPES = {(128, 16, 32, 32): 2.0, (128, 32, 16, 16): 2.0, (128, 64, 8, 8): 2.5, (64, 64, 56, 56): 2.0}
 MOVED = 8
-"""Times that a number of the maps is read or written at the least, forward and backward."""
+"""Times that a number of the maps is read or written in two passes forward and two backward."""
 LARGE = 1 << 26
 """Numbers of a copy that no cache holds."""
 LOOP_GOAL = 2.2
@@ -129,7 +129,7 @@ def of_layers(shape: tuple[int, ...], layout: torch.memory_format, repeats: int)
 
 
 def traffic(repeats: int) -> list[str]:
-    """What layers take beside the time in which a copy moves as many bytes as they have to, at the least."""
+    """What layers take, beside the time in which a copy moves the bytes of two passes forward and two backward."""
     large = torch.randn(LARGE)
     target = torch.empty_like(large)
     copies: dict[str, Callable[[], object]] = {"copy": lambda: target.copy_(large)}
@@ -143,7 +143,7 @@ def traffic(repeats: int) -> list[str]:
             moved = MOVED * 4 * x.numel()
             least = moved / bandwidth
             notes.append(
-                f"{shape}{name}: {moved / 1e6:.0f} MB at the least, {1e3 * least:.2f} ms; batch norm "
+                f"{shape}{name}: {moved / 1e6:.0f} MB in two passes, {1e3 * least:.2f} ms; batch norm "
                 f"{1e3 * seconds['batch']:.2f} ms, {seconds['batch'] / least:.1f}x; online "
                 f"{1e3 * seconds['online']:.2f} ms, {seconds['online'] / least:.1f}x"
             )

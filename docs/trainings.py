@@ -1,8 +1,7 @@
 """The tables of trainings in ``reproduce.md``, from the result documents in ``results/``.
 
-``python docs/trainings.py FILE...`` takes result documents in: ``results/sparse-norm-batch-0.json`` of
-``.../sparse/norm-batch-0/result.json`` by ``sparse-norm-batch-0=.../result.json``. What they say of the machine's
-folders is left out. ``make docs`` puts the tables into the page.
+``python docs/trainings.py NAME=FILE...`` takes result documents in, as ``results/NAME.json``. What they say of the
+machine's folders is left out. ``make docs`` puts the tables into the page.
 """
 
 from __future__ import annotations
@@ -19,8 +18,6 @@ from decompose_cli.statistics import mean_interval
 
 RESULTS = Path(__file__).with_name("results")
 MODES = ("batch", "online", "group", "layer", "instance", "none")
-PUBLISHED_NORMS = {"batch": "92.2", "online": "92.3", "group": "90.3", "layer": "87.4", "instance": "90.4"}
-"""Top-1 % after 250 epochs, best epoch of the test images; experiments/ExpReproducibility.md of the published code."""
 FAMILIES = (
     *((f"norm-{mode}", f"`--norm-mode {mode}`") for mode in MODES),
     ("gate-baseline", "baseline of the gate"),
@@ -33,7 +30,7 @@ COMPARISONS = (
     ("norm-compare", "batch", "online"),
     ("gate-compare", "baseline", "gate"),
 )
-K_TUNED = 5
+K_TUNED, FEWEST_PAIRS = 5, 3
 TRAINING_IMAGES = 45_000
 """Images of CIFAR-10 that are trained on where a tenth is held out."""
 
@@ -121,7 +118,6 @@ def accuracies() -> dict[str, Any]:
         if not runs:
             continue
         tests = [kept(run)["test"] for run in runs]
-        mode = name.removeprefix("norm-")
         rows.append(
             [
                 title,
@@ -129,11 +125,10 @@ def accuracies() -> dict[str, Any]:
                 points([test["top1"] for test in tests]),
                 f"{sum(test['loss'] for test in tests) / len(tests):.3f}",
                 f"{sum(run['epochs'][-1]['train']['loss'] for run in runs) / len(runs):.3f}",
-                PUBLISHED_NORMS.get(mode, "-") if name.startswith("norm-") else "-",
             ]
         )
     columns = ["training", "test images right, % by seed", "mean", "test loss", "training loss, last epoch"]
-    return {"columns": [*columns, "published, % after the whole training"], "rows": rows}
+    return {"columns": columns, "rows": rows}
 
 
 def found_by(first: str, second: str, difference: Any) -> str:
@@ -168,7 +163,7 @@ def differences() -> dict[str, Any]:
 def of_networks(kind: str, name: str) -> list[Any]:
     """The results of a command for the networks of a training, by seed, where there are all of them."""
     found = [document(f"{kind}-{name}-{run['seed']}") for run in runs_of(name)]
-    return [one["results"] for one in found if one is not None] if all(found) else []
+    return [one["results"] for one in found if one is not None] if all(one is not None for one in found) else []
 
 
 def few_features() -> dict[str, Any]:
@@ -203,36 +198,38 @@ def few_features() -> dict[str, Any]:
 
 def needs() -> dict[str, Any]:
     """Differences, paired by seed, in how much is lost with few features."""
-    rows = []
+    figures = {
+        "smallest k": ("sparse", lambda one: one["smallest"]["k"]),
+        f"loss at k = {K_TUNED}, upper bound": ("sparse", lambda one: one["smallest"]["tried"][str(K_TUNED)]),
+        f"points lost by the cut to k = {K_TUNED}": (
+            "tuned",
+            lambda one: one["original"]["top1"] - one["before"]["top1"],
+        ),
+        "points lost after an epoch of `finetune`": ("tuned", lambda one: -one["difference"]["points"]),
+    }
+    rows, titles = [], dict(FAMILIES)
     for first, second in (("norm-batch", "norm-online"), ("gate-baseline", "gate")):
-        titles = dict(FAMILIES)
-        pairs = [of_networks("sparse", name) for name in (first, second)]
-        tuned = [of_networks("tuned", name) for name in (first, second)]
-        if not all(pairs) or not all(tuned):
-            continue
-        figures = {
-            "smallest k": [[one["smallest"]["k"] for one in each] for each in pairs],
-            f"loss at k = {K_TUNED}": [[one["smallest"]["tried"][str(K_TUNED)] for one in each] for each in pairs],
-            f"points lost by the cut to k = {K_TUNED}": [
-                [one["original"]["top1"] - one["before"]["top1"] for one in each] for each in tuned
-            ],
-            "points lost after an epoch of `finetune`": [
-                [-one["difference"]["points"] for one in each] for each in tuned
-            ],
-        }
-        for what, (ours, theirs) in figures.items():
-            mean, _, interval = mean_interval([b - a for a, b in zip(ours, theirs, strict=True)])
+        for what, (kind, figure) in figures.items():
+            sides = [
+                {run["seed"]: document(f"{kind}-{name}-{run['seed']}") for run in runs_of(name)}
+                for name in (first, second)
+            ]
+            seeds = [seed for seed in sides[0] if sides[0][seed] is not None and sides[1].get(seed) is not None]
+            if len(seeds) < FEWEST_PAIRS:
+                continue
+            values = [figure(sides[1][seed]["results"]) - figure(sides[0][seed]["results"]) for seed in seeds]
+            mean, _, interval = mean_interval(values)
             assert interval is not None
-            is_shown = not interval[0] <= 0 <= interval[1]
             rows.append(
                 [
                     f"{titles[second]} minus {titles[first]}",
                     what,
-                    f"{mean:+.2f} {signed(interval)}",
-                    "a difference is shown" if is_shown else "none is shown",
+                    listed(values, "+.2f"),
+                    # Equal differences, as of whole numbers, say nothing of how much others would vary.
+                    f"{mean:+.2f}" if len(set(values)) == 1 else f"{mean:+.2f} {signed(interval)}",
                 ]
             )
-    return {"columns": ["networks", "figure", "mean over seeds, 95% interval", "so"], "rows": rows}
+    return {"columns": ["networks", "figure", "by seed", "mean over seeds, 95% interval"], "rows": rows}
 
 
 def speed() -> dict[str, Any]:
@@ -245,33 +242,29 @@ def speed() -> dict[str, Any]:
     return {"columns": ["recipe", "network", "images/s", "share of bare steps"], "rows": rows}
 
 
-def hours(row: str, epochs: int, images: int) -> str:
-    """How long a training takes at the measured speed."""
+def hours(trainings: Sequence[tuple[str, int]], images: int) -> str:
+    """How long trainings take, rows of the table of speeds and their epochs, at the measured speeds."""
     found = document("speed")
     if found is None:
         return "days"
-    seconds = epochs * images / found["rows"][row]["images_per_second"]
+    seconds = sum(epochs * images / found["rows"][row]["images_per_second"] for row, epochs in trainings)
     return f"{seconds / 3600:,.0f} hours" if seconds < 100 * 3600 else f"{seconds / 86400:,.0f} days"
 
 
 def shortened(name: str) -> str:
-    """How much shorter a training was that has been run."""
-    found = document(name)
-    settings = found["arguments"]["settings"]
-    return f"{settings['epochs']} epochs, {len(runs_of(name))} seed{'s' if len(runs_of(name)) > 1 else ''}"
+    """How long a training was that has been run."""
+    return f"{document(name)['arguments']['settings']['epochs']} epochs"
 
 
 def status() -> dict[str, Any]:
     """What became of each published figure: reproduced, not reproduced, or not run and what that needs."""
-    compared = {}
-    for name, _, _ in COMPARISONS:
-        if (found := document(name)) is not None:
-            compared[name] = found["results"]["seed_differences"][0]
 
-    def takes(row: str, epochs: int, more: str = "") -> str:
-        time = hours(row, epochs, TRAINING_IMAGES)
-        return f"not run: needs the lossless images, and {more}{time} on two of these cores or a GPU"
+    def takes(*trainings: tuple[str, int]) -> str:
+        time = hours(trainings, TRAINING_IMAGES)
+        return f"not run: needs the lossless images, and {time} on two cores, or a GPU"
 
+    norms = ("online-norm, batch", 5 * 250), ("online-norm, online", 5 * 250)
+    others = tuple((f"online-norm, {mode}", 250) for mode in ("group", "layer", "instance"))
     rows = [
         [
             "CIFAR-10, 10,000 test images: ResNet-20 91.73% (akamaster/pytorch_resnet_cifar10)",
@@ -283,55 +276,55 @@ def status() -> dict[str, Any]:
             "`decompose validate resnet50 -i resnet50_imagenet_indices.json`",
             "not run: needs ImageNet",
         ],
-        [
-            "ResNet-20 from scratch, 200 epochs: 91.73%",
-            "`decompose train resnet20`",
-            takes("cifar-resnet", 200),
-        ],
+        ["ResNet-20 from scratch, 200 epochs: 91.73%", "`decompose train resnet20`", takes(("cifar-resnet", 200))],
         [
             "online normalisation as good as batch norm: 92.3% and 92.2%, 250 epochs, 5 runs each",
-            "`decompose train resnet20 --norm-mode online --shortcut projection --runs 5`",
-            f"{takes('online-norm, online', 5 * 250)}; {at_this_length(compared, 'norm-compare', 'norm-online')}",
+            "`decompose train resnet20 --norm-mode online --shortcut projection --runs 5`, and with `batch`",
+            f"{takes(*norms)}; {at_this_length('norm-compare', 'norm-online', is_claimed=True)}",
         ],
         [
-            "group, layer and instance norm: 90.3, 87.4 and 90.4%, 250 epochs, a run each",
-            "`decompose train resnet20 --norm-mode group --shortcut projection`",
-            f"{takes('online-norm, group', 3 * 250)}; {ranked(('batch', 'group', 'layer', 'instance'))}",
+            "group, layer and instance norm behind batch norm: 90.3, 87.4 and 90.4%, 250 epochs, a run each",
+            "`decompose train resnet20 --norm-mode group --shortcut projection`, and the others",
+            f"{takes(*others)}; {behind('batch', ('group', 'layer', 'instance'))}",
         ],
         [
             "soft gates, 333 epochs at depth 110, beside the same network without (the source states no accuracy)",
             "`decompose train-gate --dataset cifar10 --depth 110`",
-            f"{takes('soft-gates, entropy-classifier', 333, 'several times ')}; "
-            f"at depth 20: {at_this_length(compared, 'gate-compare', 'gate')}",
+            f"{takes(('soft-gates, entropy-classifier', 333))} at depth 20, longer at 110; "
+            f"{at_this_length('gate-compare', 'gate', is_claimed=False)}",
         ],
         [
             "custom ResNet, 24 epochs: 94.12%",
             "`decompose train custom_resnet --dataset cifar10`",
-            takes("custom-resnet", 24),
+            takes(("custom-resnet", 24)),
         ],
-    ]  # fmt: skip
+    ]
     return {"columns": ["published", "command", "status"], "rows": rows}
 
 
-def at_this_length(compared: dict[str, Any], name: str, training: str) -> str:
-    """What a shortened comparison says of the published one, which found the second as good as the first."""
-    if name not in compared:
-        return "not run at a shorter length either"
-    one = compared[name]
-    verdict = "not reproduced" if one["ci95"][1] < 0 else "reproduced"
-    sentence = found_by(one["first"], one["second"], one)
-    return f"at {shortened(training)} each {verdict}: {sentence} ({one['points']:+.2f} points)"
+NOT_SHORTER = "not run at a shorter length either"
 
 
-def ranked(modes: Sequence[str]) -> str:
-    """The order of single runs, best first."""
-    found = {mode: [kept(run)["test"]["top1"] for run in runs_of(f"norm-{mode}")][:1] for mode in modes}
+def at_this_length(name: str, training: str, *, is_claimed: bool) -> str:
+    """What a shortened comparison says, and whether that is what a publication claims: no difference."""
+    found = document(name)
+    if found is None or document(training) is None or not found["results"]["seed_differences"]:
+        return NOT_SHORTER
+    one = found["results"]["seed_differences"][0]
+    sentence = f"{found_by(one['first'], one['second'], one)} ({one['points']:+.2f} {signed(one['ci95'])} points)"
+    is_false = is_claimed and not one["ci95"][0] <= 0 <= one["ci95"][1]
+    return f"after {shortened(training)} {'not reproduced: ' if is_false else ''}{sentence}"
+
+
+def behind(first: str, others: Sequence[str]) -> str:
+    """Which single runs are behind the worst seed of another training; one seed each says no more."""
+    found = {mode: [kept(run)["test"]["top1"] for run in runs_of(f"norm-{mode}")] for mode in (first, *others)}
     if not all(found.values()):
-        return "not run at a shorter length either"
-    order = sorted(found, key=lambda mode: -found[mode][0])
-    published = sorted(found, key=lambda mode: -float(PUBLISHED_NORMS[mode]))
-    verdict = "reproduced" if order == published else "not reproduced"
-    return f"at {shortened('norm-group')} each the published order is {verdict}: {', '.join(order)} (seed 0)"
+        return NOT_SHORTER
+    lowest = min(found[first])
+    verdict = "reproduced" if all(max(found[mode]) < lowest for mode in others) else "not reproduced"
+    said = ", ".join(f"{mode} {listed(found[mode])}" for mode in others)
+    return f"after {shortened(f'norm-{others[0]}')} {verdict}: {said}; the worst seed of {first} {lowest:.2f}"
 
 
 TABLES = {
@@ -350,7 +343,7 @@ def tables() -> dict[str, Any]:
     return {name: make() for name, make in TABLES.items()}
 
 
-MACHINE_PATH = re.compile(r"(?<![\w.:])/(?:[\w.-]+/)*[\w.-]+")
+MACHINE_PATH = re.compile(r"(?<![\w.])/(?:[\w.-]+/)*[\w.-]+")
 
 
 def without_machine(content: Any) -> Any:
@@ -365,6 +358,7 @@ def without_machine(content: Any) -> Any:
     if words[0].endswith("__main__.py"):
         environment["command_line"] = " ".join(["decompose", *words[1:]])
     environment["working_directory"] = "."
+    environment["platform"] = environment["platform"].split("-")[0]
     text = json.dumps(content)
     if found := MACHINE_PATH.search(re.sub(r"https?://\S+", "", text)):
         sys.exit(f"the document names {found[0]}")
@@ -374,7 +368,9 @@ def without_machine(content: Any) -> Any:
 def main() -> None:
     """Take documents in."""
     for given in sys.argv[1:]:
-        name, _, path = given.partition("=")
+        name, sign, path = given.partition("=")
+        if not sign:
+            sys.exit(f"{given} is not NAME=FILE")
         content = without_machine(json.loads(Path(path).read_text(encoding="utf-8")))
         RESULTS.mkdir(exist_ok=True)
         (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

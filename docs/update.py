@@ -159,10 +159,10 @@ def tables_of_the_program() -> dict[str, str]:
 
 
 def with_tables(text: str, contents: dict[str, str]) -> str:
-    """A page with its tables."""
+    """A page with its tables; only lines of tables are replaced."""
     for name, content in contents.items():
-        pattern = re.compile(rf"(<!-- table: {re.escape(name)} -->\n\n).*?\n\n", re.DOTALL)
-        text = pattern.sub(lambda match, content=content: f"{match[1]}{content}\n", text)
+        pattern = re.compile(rf"(<!-- table: {re.escape(name)} -->\n)\n?((?:\|.*\n)*)")
+        text = pattern.sub(lambda match, content=content: f"{match[1]}\n{content}" + ("" if match[2] else "\n"), text)
     return text
 
 

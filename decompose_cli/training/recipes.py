@@ -250,6 +250,8 @@ def resolve(
         and schedule == "steps"
     ):
         values |= {"warmup_epochs": 1, "warmup_lr": 0.01}
+    if overrides.get("scale_epochs") is not None:
+        values |= _scaled(values, overrides)
     known = DATASETS.get(dataset or "")
     if known is not None and known.is_upright and values.get("augment") == "crop-flip":
         values |= _UPRIGHT
@@ -260,8 +262,6 @@ def resolve(
                 f"The milestones of recipe {recipe} are {other}; with {param(given)} they have to be {given} too.",
                 hint=f"Give {param('milestones')} as well, or another {param('schedule')}.",
             )
-    if overrides.get("scale_epochs") is not None:
-        values |= _scaled(values, overrides)
     settings = make_settings({**values, **overrides})
     for name in ("milestones", "gamma"):
         if name in overrides and settings.schedule != "steps":
@@ -280,8 +280,8 @@ def _scaled(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     for name in ("epochs", "iterations"):
         if overrides.get(name) is not None:
             raise InputError(
-                f"{param('scale_epochs')} multiplies the {name} of the recipe, and {param(name)} gives their number; "
-                "leave one of them out."
+                f"{param('scale_epochs')} multiplies the length of the recipe, and {param(name)} gives a length; leave "
+                "one of them out."
             )
     factor = make_settings({"epochs": 1, "scale_epochs": overrides["scale_epochs"]}).scale_epochs
     assert factor is not None

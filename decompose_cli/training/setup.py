@@ -381,9 +381,11 @@ def announce(config: Mapping[str, Any], learner: Learner, settings: Settings) ->
     if not is_chosen and settings.val_split:
         note("The weights may have been trained on the images that are held out now; their accuracy would say little.")
     first, end = min(settings.milestones, default=0), settings.iterations or settings.epochs or 0
+    unit = "step" if settings.iterations else "epoch"
     if settings.schedule == "steps" and first >= end:
-        unit = "step" if settings.iterations else "epoch"
         note(f"The rate stays as it is: the first milestone, {unit} {first}, is not before the end.")
+    elif settings.schedule == "steps" and (idle := [str(drop) for drop in settings.milestones if drop >= end]):
+        note(f"The rate does not drop after {unit} {', '.join(idle)}, as that is not before the end.")
     entry = learner.classifier.entry
     has_identity = "shortcut" not in entry.chosen and entry.options.get("shortcut", ())[:1] == ("identity",)
     if is_chosen and entry.norm.mode == "online" and has_identity:

@@ -28,7 +28,7 @@ OPTIONS: list[tuple[list[str], str]] = [
     (["--scale-epochs", "0"], "--scale-epochs 0"),
     (["--scale-epochs", "nan"], "--scale-epochs nan"),
     (["--set", "scale_epochs=half"], "--scale-epochs half"),
-    (["--scale-epochs", "0.5", "--epochs", "1"], "--epochs gives their number"),
+    (["--scale-epochs", "0.5", "--epochs", "1"], "--epochs gives a length"),
     (["--iterations", "0", "--schedule", "constant"], "--iterations 0"),
     (["-b", "0"], "--batch-size 0"),
     (["--accumulate", "0"], "--accumulate 0"),

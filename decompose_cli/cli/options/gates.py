@@ -26,7 +26,7 @@ _OPTIONS: dict[str, tuple[Any, Any]] = {
     "lr_gate": real("--lr-gate", "--lr_gate", metavar="RATE", panel=GATES,
                     help="Learning rate of the gate's classifier. Default: 0.01."),
     "gate_schedule": text("--gate-schedule", "--schedule_gate", metavar="constant|step50", panel=GATES,
-                          help="How the rate of --lr-gate changes; step50 divides it by ten every 50 epochs. Default: constant."),
+                          help="How the rate of --lr-gate changes; step50 divides it by ten every 50 epochs, times --scale-epochs. Default: constant."),
     "gate_iters": number("--gate-iters", "--gate_iters", metavar="N", panel=GATES,
                          help="Train the backbone in every N-th step only, the gate's classifier in every step. Default: 1."),
     "penalty": real("--lambda", "--lambda_mem", metavar="WEIGHT", panel=GATES,

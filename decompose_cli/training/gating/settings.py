@@ -35,7 +35,7 @@ class GateSettings:
         gate_output: Output of the units of two-way gates.
         lr_gate: Learning rate of the gate's own classifier.
         gate_schedule: How ``lr_gate`` changes. ``step50``: times 0.1 as the 50th, 100th, ... epoch begins, as in the
-            original.
+            original; these numbers are scaled with the recipe.
         gate_iters: n; the backbone is trained in every n-th step, the gate's classifier in every step.
         penalty: lambda, the weight of the penalty in the loss.
         init: Where the backbone begins, ``scratch`` or ``baseline``; None for ``baseline`` where one is given.
