@@ -22,6 +22,8 @@ SWEEP = "sweep, 10,000 images"
 ESSENTIAL = "essential, 10,000 images"
 TRAINING = "training ResNet-20 with Adam"
 NORMS = "online normalisation"
+TRAFFIC = "what two passes forward and two backward"
+RECIPES = "trainings against bare steps"
 DECODING = [f"decoding JPEG files of {size} pixels" for size in ("500 x 375", "1000 x 750")]
 BUSY = "forward passes of resnet20"
 GATES = "training step of ResNet-20 with soft gates"
@@ -194,6 +196,16 @@ SENTENCES: list[tuple[str, str, str]] = [
     (f"then makes {FIGURE} images/s", NORMS, f"batch 128: online / batch norm .* against {FIGURE} images/s"),
     (f"takes {FIGURE} times as long with online", NORMS, f"batch 128: online / batch norm {FIGURE}x"),
     (f"both compiled {FIGURE} times", NORMS, f"both compiled: online / batch norm {FIGURE}x"),
+    (f"backward move .{FIGURE} GB/s", TRAFFIC, f"moves {FIGURE} GB/s"),
+    *(
+        (before + FIGURE + after, TRAFFIC, rf"{re.escape(size)}, channels last: .* {norm} [\d.]+ ms, {FIGURE}x")
+        for norm, start in (("batch norm", "`BatchNorm2d` takes "), ("online", "as long and `OnlineNorm2d` "))
+        for number, size in enumerate(SIZES)
+        for before in [start + r"[\d.]+(?:, | and )" * number]
+        for after in [" times" if number == len(SIZES) - 1 else "(?:,| and)"]
+    ),
+    (f"then goes at {FIGURE} images/s with online", RECIPES, f"online, compiled .* {FIGURE} images/s"),
+    (f"and {FIGURE} images/s with batch norm", RECIPES, f"batch, compiled .* {FIGURE} images/s"),
     (f"`exclusive` takes {FIGURE} times", GATES, f"exclusive / plain: {FIGURE}x"),
     *(
         (f"`{gate}` {FIGURE}[,.]? ", GATES, f"{gate} / plain: {FIGURE}x")
