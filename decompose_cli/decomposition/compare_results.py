@@ -110,7 +110,11 @@ class CompareResults(Findings):
     def tables(self) -> Mapping[str, list[Row]]:
         return {
             "differences": [self._difference(one) for one in self.differences],
-            "seeds": [one.model_dump() for one in self.seed_differences],
+            "seeds": [
+                {"training": one.second, "versus": one.first, "seeds": len(one.seeds), "points": one.points}
+                | {"low": one.ci95[0], "high": one.ci95[1]}
+                for one in self.seed_differences
+            ],
             "sets": [
                 {"first": one.first, "second": one.second, "jaccard": one.jaccard_mean}
                 | {"equal_classes": one.equal_classes, "classes": len(one.classes), "both": len(one.used_by_both)}

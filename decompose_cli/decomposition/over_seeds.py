@@ -42,8 +42,8 @@ def difference_over_seeds(
     with sample variances. ``ci95_images`` is mean +- t_{N-1} sqrt(v_images), ``ci95_seeds`` mean +- t_{S-1}
     sqrt(v_seeds), and ``ci95`` mean +- t_{S-1} sqrt(v_images + v_seeds), which holds both. What varies with seed and
     image together is in both variances, and with few seeds their variance is known too badly to take more than S - 1
-    degrees of freedom (Satterthwaite's number, which is larger, covers 88 to 94% with 2 or 3 seeds): the interval is
-    wide rather than too narrow.
+    degrees of freedom (Satterthwaite's number, which is larger, covers too little): the interval is wide rather than
+    too narrow.
 
     Args:
         names: What the groups are called.

@@ -93,7 +93,7 @@ def compare(inputs: Inputs, given: Sequence[str | Entry]) -> ResultDocument[Comp
             results=results,
         )
     full = base.head.full
-    if full is not None and not all(one.entry.run is not None for one in heads):  # trainings have rows of their own
+    if full is not None and not all(one.entry.run is not None and one.kind == "full" for one in heads):
         heads.insert(0, _Head(Entry(FULL, base.classifier.weights_source), base, None, full_head(full), "full"))
     heads = [one for one in heads if one.module is not None]
     predictions = {one.entry.name: _measured(one, base) for one in heads}
