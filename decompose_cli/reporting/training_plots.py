@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.style import GREY, MARKED, WIDE, look, new_figure, plain, png
+from decompose_cli.reporting.style import GREY, MARKED, WIDE, legend_above, look, new_figure, plain, png
 from decompose_cli.reporting.vector import tell_points
 
 if TYPE_CHECKING:
@@ -14,6 +15,24 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _MOST_MARKED = 30  # more markers hide the line that they are on
+
+
+@dataclass(frozen=True)
+class Curve:
+    """How a figure went with the epochs: of each seed, and their mean where all seeds have the epoch.
+
+    Attributes:
+        seeds: A line for each seed, value by epoch; values that are not finite are left out.
+    """
+
+    seeds: Sequence[Mapping[int, float]]
+
+    @property
+    def mean(self) -> dict[int, float]:
+        """The mean over the seeds by epoch."""
+        found = [{epoch: value for epoch, value in seed.items() if math.isfinite(value)} for seed in self.seeds]
+        shared = [epoch for epoch in found[0] if all(epoch in seed for seed in found)] if found else []
+        return {epoch: math.fsum(seed[epoch] for seed in found) / len(found) for epoch in sorted(shared)}
 
 
 def lr_curve(
@@ -123,6 +142,45 @@ def training_figure(
     lower.margins(x=0.02)
     if len(epochs) == 1 and epochs[0] - 0.5 < epochs[0] + 0.5:
         lower.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
+    figure.align_ylabels()
+    return figure
+
+
+def trainings_figure(
+    title: str, losses: Mapping[str, Curve], top1: Mapping[str, Curve], images: str, width: float = WIDE
+) -> Figure:
+    """Draw several trainings in one figure: training loss below, and accuracy above.
+
+    The thick line of a training is the mean over its seeds, the thin ones are the seeds.
+
+    Args:
+        title: Title, shown as it is; dollar signs are no mathematics.
+        losses: Training losses by the name of the training.
+        top1: Accuracies in percent, in the same form; a training has the same colour in both plots.
+        images: What the accuracies are of, as ``held-out images``.
+        width: Width in inches.
+    """
+    from matplotlib.ticker import MaxNLocator
+
+    figure = new_figure(6.5, width)
+    upper, lower = figure.subplots(2, 1, sharex=True)
+    handles: dict[str, object] = {}
+    for axes, curves, what in ((upper, top1, f"{images}, top-1 (%)"), (lower, losses, "training loss")):
+        for number, (name, curve) in enumerate(curves.items()):
+            appearance = look(number)
+            if len(curve.seeds) > 1:
+                for seed in curve.seeds:
+                    epochs, values = _unzipped([pair for pair in sorted(seed.items()) if math.isfinite(pair[1])])
+                    axes.plot(epochs, values, color=appearance["color"], linewidth=0.8, alpha=0.45)
+            mean = curve.mean
+            drawn = _plot(axes, list(mean), list(mean.values()), name, **appearance)
+            handles.setdefault(name, drawn[0])
+        axes.set_ylabel(what)
+        axes.grid(visible=True, alpha=0.25)
+    upper.set_title(plain(title))
+    lower.set_xlabel("epoch")
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    legend_above(figure, list(handles.values()), list(handles))
     figure.align_ylabels()
     return figure
 

@@ -8,6 +8,7 @@ from decompose_cli.page.documents import Source
 from decompose_cli.page.sections.accuracy import FULL, differences, measurements
 from decompose_cli.page.sections.sparse import heads_of
 from decompose_cli.page.verdicts import answers
+from decompose_cli.statistics import mean_interval
 
 _LEAD = (
     "A classifier is features and a head: for each image the network computes some dozens to thousands of numbers, its "
@@ -26,7 +27,8 @@ def section(context: Context) -> Section | None:
     is_several = len({_network(source) for source in measured}) > 1
     for source in measured:
         whose = f"{source.name}: " if len(measured) > 1 else ""
-        if hasattr(source.results, "runs"):  # several seeds, whose spread is further down
+        if hasattr(source.results, "runs"):
+            items += _over_seeds(source, whose)
             continue
         for one in measurements(source):
             is_full = one.what == FULL
@@ -77,6 +79,18 @@ def section(context: Context) -> Section | None:
     said = answers(context)
     blocks: list[Block] = [*([Verdict(said)] if said else []), *([Figures(items[:_MOST])] if items else [])]
     return Section("glance", "At a glance", _LEAD, blocks, is_open=True) if blocks else None
+
+
+def _over_seeds(source: Source, whose: str) -> list[tuple[str, str, str]]:
+    """The mean test accuracy of several seeds, of the epoch that held-out images choose, else of the last."""
+    summary = {spread.what: spread for spread in source.results.summary}
+    for what in ("best test top1", "last test top1", "test top1"):
+        if what in summary:
+            mean, _, interval = mean_interval(summary[what].values)
+            low, high = interval or (mean, mean)
+            of = f"mean of {len(summary[what].values)} seeds"
+            return [(whose + of, f"{mean:.2f}%", f"test images; 95% interval of the mean {low:.2f} to {high:.2f}")]
+    return []
 
 
 def _network(source: Source) -> tuple[str, str | None, str | None]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from decompose_cli.page.blocks import Block, Column, Group, Section, Table
+from decompose_cli.page.blocks import Block, Cell, Column, Group, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
-from decompose_cli.reporting.training_plots import lr_figure, training_figure
+from decompose_cli.reporting.training_plots import Curve, lr_figure, training_figure, trainings_figure
 from decompose_cli.training.records import curves
 
 _LEAD = (
@@ -20,7 +21,7 @@ _LEAD = (
 
 def section(context: Context) -> Section | None:
     """Make the section from train, finetune, train-gate and lr-find."""
-    blocks: list[Block] = []
+    blocks: list[Block] = list(_together(context))
     for source in context.of("train", "finetune", "train-gate"):
         group = [block for title, run in runs_of(source) for block in _run(context, title, run)]
         summary = getattr(source.results, "summary", None)
@@ -38,6 +39,59 @@ def runs_of(source: Source) -> Iterator[tuple[str, Any]]:
     for run in several if several is not None else [source.results]:
         if hasattr(run, "epochs"):
             yield (f"Seed {run.seed}" if several is not None else "Loss, accuracy and learning rate"), run
+
+
+def _together(context: Context) -> Iterator[Block]:
+    """Trainings from the same training images in one drawing: those by themselves say little of each other.
+
+    Fine-tuned heads are left out: they begin with a trained network.
+    """
+    alike: dict[tuple[str, int, str], dict[str, list[Any]]] = {}
+    for source in context.of("train", "train-gate"):
+        runs = [run for _, run in runs_of(source) if run.epochs]
+        splits = {_chosen_on(run) for run in runs}
+        if source.document.dataset is None or len(splits) != 1:
+            continue
+        where = source.document.dataset.name, runs[0].epochs[0].train.images, splits.pop()
+        alike.setdefault(where, {})[source.name] = runs
+    blocks = [
+        _curves(context, trainings, split)
+        for (_, _, split), trainings in alike.items()
+        if sum(len(runs) for runs in trainings.values()) > 1
+    ]
+    if blocks:
+        yield Group("Learning curves", blocks)
+
+
+def _chosen_on(run: Any) -> str:
+    """The images whose accuracy a run measured after its epochs: held-out ones, else those of the test."""
+    return next((name for name in ("val", "test") if any(getattr(epoch, name) for epoch in run.epochs)), "train")
+
+
+def _curves(context: Context, trainings: Mapping[str, Sequence[Any]], split: str) -> Block:
+    images = {"val": "held-out images", "test": "test images", "train": "training images"}[split]
+    losses, top1 = (
+        {name: Curve([_by_epoch(run, of, figure) for run in runs]) for name, runs in trainings.items()}
+        for of, figure in (("train", "loss"), (split, "top1"))
+    )
+    rows: list[list[Cell]] = []
+    for name, curve in top1.items():
+        mean, loss = curve.mean, losses[name].mean
+        for epoch, value in mean.items():
+            values = [seed[epoch] for seed in curve.seeds]
+            spread = [min(values), max(values)] if len(values) > 1 else [None, None]
+            rows.append([name, str(epoch), len(values), value, *spread, loss.get(epoch)])
+    columns = [Column("Training"), Column("Epoch"), Column("Seeds"), Column("Mean top-1 %"), Column("Lowest")]
+    columns += [Column("Highest"), Column("Mean training loss", 4)]
+    draw = partial(trainings_figure, "", losses, top1, images)
+    title = f"Accuracy on {images} and training loss; thick lines are means over seeds"
+    return context.chart(title, lambda width: draw(width=width), Table("By training and epoch", columns, rows))
+
+
+def _by_epoch(run: Any, split: str, figure: str) -> dict[int, float]:
+    scores = {record.epoch: getattr(record, split) for record in run.epochs}
+    found = {epoch: float(getattr(score, figure)) for epoch, score in scores.items() if score is not None}
+    return {epoch: value for epoch, value in found.items() if math.isfinite(value)}
 
 
 def _run(context: Context, title: str, run: Any) -> Iterator[Block]:
