@@ -138,6 +138,46 @@ def test_differences_follow_from_the_counts_of_every_pair(document: str, first: 
             assert counted == pytest.approx((one["best"] or one["last"])["test"]["correct"], abs=5), (name, seed)
 
 
+@pytest.mark.skipif(not (RESULTS / "custom-compare.json").is_file(), reason="these have not been compared")
+def test_the_difference_of_single_runs_follows_from_their_counts() -> None:
+    found = results("custom-compare")
+    (pair,) = found["differences"]
+    counts = {name: head["correct"] for name, head in found["heads"].items()}
+    assert list(counts) == ["plain", "ricap"]
+    gained, images = pair["only_second_correct"], found["total"]
+    lost = pair["only_first_correct"]
+    assert counts["ricap"] - counts["plain"] == gained - lost
+    mean = (gained - lost) / images
+    # Newcombe's interval, in its simple form: the counts are large here.
+    reach = stats.norm.ppf(0.975) * math.sqrt(((gained + lost) / images - mean**2) / images)
+    (row,) = [row for row in rows_of("training differences") if row[0] == "ricap minus plain"]
+    assert row[1] == row[4] == f"{100 * mean:+.2f}"
+    limits = [float(value) for value in row[3].strip("[]").split(", ")]
+    assert limits == pytest.approx([100 * (mean - reach), 100 * (mean + reach)], abs=0.03)
+    kinds = "worse" if limits[1] < 0 else "better"
+    is_shown = limits[0] > 0 or limits[1] < 0
+    said = f"this run of ricap is {kinds} than that of plain"
+    assert row[5] == (said if is_shown else "no difference between these runs of plain and ricap is shown")
+    (status,) = [one[2] for one in rows_of("status") if one[0].startswith("custom ResNet")]
+    right = {name: (one["best"] or one["last"])["test"]["correct"] / 100 for name, one in singles().items()}
+    epochs = len(singles()["custom"]["epochs"])
+    assert (
+        f"; after {epochs} epochs {right['custom']:.2f}% of the JPEG images, with RICAP {right['custom-ricap']:.2f}%: "
+        in status
+    )
+    assert status.endswith(f"{row[5]} ({row[1]} {row[3]} points)")
+    for name, entry in (("custom", "plain"), ("custom-ricap", "ricap")):
+        assert counts[entry] == pytest.approx(100 * right[name], abs=5)
+
+
+def singles() -> dict[str, Any]:
+    """The one run of each training of the custom network."""
+    found = {}
+    for name in ("custom", "custom-ricap"):
+        (found[name],) = runs(name).values()
+    return found
+
+
 def of_networks(kind: str, name: str) -> list[Any]:
     """The results for every seed of a training; none where one is missing."""
     paths = [f"{kind}-{name}-{seed}" for seed in sorted(runs(name))]
