@@ -138,6 +138,14 @@ def test_differences_follow_from_the_counts_of_every_pair(document: str, first: 
             assert counted == pytest.approx((one["best"] or one["last"])["test"]["correct"], abs=5), (name, seed)
 
 
+def test_group_and_layer_norm_begin_worse_than_guessing() -> None:
+    losses = [runs(f"norm-{mode}")[0]["epochs"][0]["train"]["loss"] for mode in ("group", "layer")]
+    assert min(losses) > math.log(10)
+    said = f"their training loss is {losses[0]:.2f} and {losses[1]:.2f}, more than the {math.log(10):.2f} of guessing"
+    assert said in " ".join(PAGE.split())
+    assert all(one["epochs"][0]["train"]["loss"] < math.log(10) for one in runs("norm-batch").values())
+
+
 @pytest.mark.skipif(not (RESULTS / "custom-compare.json").is_file(), reason="these have not been compared")
 def test_the_difference_of_single_runs_follows_from_their_counts() -> None:
     found = results("custom-compare")
