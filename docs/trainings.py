@@ -1,11 +1,12 @@
 """The tables of trainings in ``reproduce.md``, from the result documents in ``results/``.
 
 ``python docs/trainings.py NAME=FILE...`` takes result documents in, as ``results/NAME.json``. What they say of the
-machine's folders is left out. ``make docs`` puts the tables into the page.
+machine's folders is left out. ``make docs`` puts the tables into the page, and draws the learning curves.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
@@ -14,6 +15,10 @@ from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from PIL import Image
+
+from decompose_cli.reporting.style import saved
+from decompose_cli.reporting.training_plots import Curve, trainings_figure
 from decompose_cli.statistics import mean_interval
 
 RESULTS = Path(__file__).with_name("results")
@@ -370,6 +375,33 @@ TABLES = {
 def tables() -> dict[str, Any]:
     """All tables of trainings, by name."""
     return {name: make() for name, make in TABLES.items()}
+
+
+PICTURE = Path(__file__).with_name("images") / "trainings.png"
+
+
+def learning_curves() -> tuple[dict[str, Curve], dict[str, Curve]]:
+    """Training losses and accuracies on held-out images by training, of each seed."""
+    losses, right = {}, {}
+    for name, title in FAMILIES:
+        if found := [run["epochs"] for run in runs_of(name)]:
+            title = title.replace("`", "").removeprefix("--norm-mode ")
+            losses[title] = Curve([{one["epoch"]: one["train"]["loss"] for one in epochs} for epochs in found])
+            right[title] = Curve([{one["epoch"]: one["val"]["top1"] for one in epochs} for epochs in found])
+    return losses, right
+
+
+def drawn() -> str:
+    """What the picture has to show, in short: it is compared with what the picture says that it shows."""
+    return hashlib.sha256(json.dumps([str(one) for one in learning_curves()]).encode()).hexdigest()
+
+
+def draw() -> None:
+    """Write the picture of the learning curves, if it shows anything else."""
+    if PICTURE.is_file() and Image.open(PICTURE).info.get("Description") == drawn():
+        return
+    figure = trainings_figure("", *learning_curves(), "held-out images")
+    PICTURE.write_bytes(saved(figure, format="png", metadata={"Description": drawn()}))
 
 
 MACHINE_PATH = re.compile(r"(?<![\w.])/(?:[\w.-]+/)*[\w.-]+")

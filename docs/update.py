@@ -181,6 +181,7 @@ def main() -> None:
             if updated != text:
                 page.write_text(updated, encoding="utf-8")
                 print(f"updated {page.name}")
+    trainings().draw()
 
 
 if __name__ == "__main__":

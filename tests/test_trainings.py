@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -12,7 +13,10 @@ from typing import Any
 import pytest
 from helpers.command_line import run
 from helpers.markdown import table_after
+from PIL import Image
 from scipy import stats
+
+from decompose_cli.reporting.training_plots import Curve
 
 DOCS = Path(__file__).parents[1] / "docs"
 RESULTS = DOCS / "results"
@@ -290,6 +294,19 @@ def test_documents_are_of_this_program_and_name_no_machine() -> None:
             environment = json.loads(text)["environment"]
             assert environment["working_directory"] == "."
             assert environment["command_line"].startswith("decompose ")
+
+
+def test_the_picture_shows_the_documents() -> None:
+    """Its description is a hash of the curves: pixels differ with the version of matplotlib."""
+    curves: list[dict[str, Any]] = [{}, {}]
+    for name in trained():
+        title = NAMES[name].replace("`", "").replace("--norm-mode ", "")
+        epochs = [one["epochs"] for _, one in sorted(runs(name).items())]
+        curves[0][title] = Curve([{one["epoch"]: one["train"]["loss"] for one in seed} for seed in epochs])
+        curves[1][title] = Curve([{one["epoch"]: one["val"]["top1"] for one in seed} for seed in epochs])
+    expected = hashlib.sha256(json.dumps([str(one) for one in curves]).encode()).hexdigest()
+    with Image.open(DOCS / "images" / "trainings.png") as picture:
+        assert picture.info["Description"] == expected, "run 'make docs'"
 
 
 def test_a_page_has_their_learning_curves(tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ _LETTERS, _LETTERS_OF_HANDLE, _LINE = 12.5, 7, 0.21  # of a legend: letters an i
 
 
 def look(number: int) -> dict[str, str]:
-    """Colour and marker of the n-th curve."""
-    return {"color": COLOURS[number % len(COLOURS)], "marker": _MARKERS[number % len(_MARKERS)]}
+    """Colour and marker of the n-th curve; the pairs of the first 49 differ."""
+    turn, place = divmod(number, len(COLOURS))
+    return {"color": COLOURS[place], "marker": _MARKERS[(place + turn) % len(_MARKERS)]}
 
 
 @cache

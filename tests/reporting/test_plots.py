@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import RendererAgg
 from matplotlib.figure import Figure
 
 from decompose_cli.reporting.plots import Curve, accuracy_curves, accuracy_figure
-from decompose_cli.reporting.style import NARROW, WIDE, new_figure, png
+from decompose_cli.reporting.style import COLOURS, NARROW, WIDE, look, new_figure, png
 
 LINE = Curve([1, 2, 3, 4, 5], [50.0, 60, 70, 80, 85], [45.0, 55, 65, 75, 80], [55.0, 65, 75, 85, 90])
 POINT = Curve([5], [70.0], [66.0], [73.0], is_line=False)
@@ -78,8 +78,8 @@ def test_a_line_and_a_point_show_their_numbers_and_intervals(figures: list[Figur
     legend = legend_of(axes)
     assert list(legend) == ["frequency", "file", "full head: 91.50%"]
     for shown, drawn_line in zip(legend.values(), (line, mark, full), strict=True):
-        for look in ("get_color", "get_marker", "get_linestyle"):
-            assert getattr(shown, look)() == getattr(drawn_line, look)()
+        for getter in ("get_color", "get_marker", "get_linestyle"):
+            assert getattr(shown, getter)() == getattr(drawn_line, look)()
 
 
 def first_of_line(count: int, *, is_line: bool) -> Curve:
@@ -238,3 +238,9 @@ def test_a_name_that_is_no_utf8_is_drawn_escaped() -> None:
         figure.suptitle(title)
         pictures.append(png(figure))
     assert pictures[0] == pictures[1] != pictures[2]
+
+
+def test_many_curves_can_be_told_apart() -> None:
+    found = [tuple(look(number).values()) for number in range(49)]
+    assert len(set(found)) == 49
+    assert [colour for colour, _ in found[:7]] == list(COLOURS)
