@@ -79,7 +79,7 @@ def test_a_line_and_a_point_show_their_numbers_and_intervals(figures: list[Figur
     assert list(legend) == ["frequency", "file", "full head: 91.50%"]
     for shown, drawn_line in zip(legend.values(), (line, mark, full), strict=True):
         for getter in ("get_color", "get_marker", "get_linestyle"):
-            assert getattr(shown, getter)() == getattr(drawn_line, look)()
+            assert getattr(shown, getter)() == getattr(drawn_line, getter)()
 
 
 def first_of_line(count: int, *, is_line: bool) -> Curve:
