@@ -47,6 +47,7 @@ ROWS = (
     Row("custom-resnet, RICAP", "custom-resnet", "custom_resnet", options=("--mix", "ricap")),
     Row("soft-gates, no gate", "soft-gates"),
     Row("soft-gates, entropy-classifier", "soft-gates", command="train-gate"),
+    Row("soft-gates, entropy-classifier, depth 110", "soft-gates", "resnet110", command="train-gate"),
     *(Row(f"online-norm, {mode}", "online-norm", norm=mode) for mode in NORMS),
     *(Row(f"online-norm, {mode}, compiled", "online-norm", options=("--compile",), norm=mode) for mode in NORMS[::4]),
 )
