@@ -243,6 +243,8 @@ def test_needs_are_paired_by_seed(first: str, second: str) -> None:
         assert rows[what][2] == ", ".join(f"{value:+.2f}" for value in values)
         same = len(set(values)) == 1
         assert rows[what][3] == (f"{values[0]:+.2f}" if same else with_interval(values, "+"))
+        _, low, high = interval(values)
+        assert rows[what][4] == ("yes" if not same and (low > 0 or high < 0) else "no")
 
 
 def test_speeds_are_those_of_the_document() -> None:
@@ -283,6 +285,10 @@ def test_every_published_figure_has_a_status() -> None:
         assert (" not reproduced: " in said) != is_behind
         assert said.endswith(f"the worst seed of batch {min(right['batch']):.2f}")
         assert ", ".join(f"{mode} {right[mode][0]:.2f}" for mode in modes) in said
+        order = sorted(modes, key=lambda mode: -right[mode][0])
+        assert (f"in another order than published: {', '.join(order)}" in said) == (
+            order != ["instance", "group", "layer"]
+        )
 
 
 def test_documents_are_of_this_program_and_name_no_machine() -> None:
@@ -307,6 +313,13 @@ def test_the_picture_shows_the_documents() -> None:
     expected = hashlib.sha256(json.dumps([str(one) for one in curves]).encode()).hexdigest()
     with Image.open(DOCS / "images" / "trainings.png") as picture:
         assert picture.info["Description"] == expected, "run 'make docs'"
+
+
+def test_the_files_of_the_command_that_makes_a_page_are_there() -> None:
+    (command,) = re.findall(r"decompose report (.*) -o trainings.html", PAGE)
+    shown = {path for pattern in command.split() for path in DOCS.parent.glob(pattern)}
+    assert all(list(DOCS.parent.glob(pattern)) for pattern in command.split())
+    assert {path.stem for path in shown} >= set(trained())
 
 
 def test_a_page_has_their_learning_curves(tmp_path: Path) -> None:

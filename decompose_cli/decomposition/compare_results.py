@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field
 from typing_extensions import override
 
+from decompose_cli.decomposition.compared_trainings import ComparedTraining
 from decompose_cli.decomposition.index_set import IndexSet, Layout
 from decompose_cli.decomposition.metrics import Predictions, compare
 from decompose_cli.decomposition.over_seeds import SeedDifference
@@ -70,13 +71,15 @@ class ComparedHead(Point):
 
     ``kind``: ``full``; ``cut``: weights of the full head at the features of the set; or ``own``: weights of its own.
     ``own_features``: whether the features of its network are others than those of the network that is compared on, so
-    that features of one number need not be the same.
+    that features of one number need not be the same. ``training`` and ``seed``: of a network that a training made.
     """
 
     kind: str
     weights: str
     sha256: str
     own_features: bool
+    training: str | None = None
+    seed: int | None = None
 
 
 class HeadDifference(Paired):
@@ -94,7 +97,8 @@ class HeadDifference(Paired):
 class CompareResults(Findings):
     """``sets`` and ``heads`` by name; ``set_differences`` and ``differences``: of every two of them, in their order.
 
-    ``seed_differences``: of every two trainings that were given with at least two seeds in common.
+    ``seed_differences``: of every two trainings that were given with at least two seeds in common. ``trainings``: those
+    that networks are of, by name.
     ``total``: the images; null where no head could be measured. ``unmeasured``: why some could not, by name.
     """
 
@@ -105,6 +109,19 @@ class CompareResults(Findings):
     set_differences: list[SetDifference]
     unmeasured: dict[str, str]
     seed_differences: list[SeedDifference] = Field(default_factory=list)
+    trainings: dict[str, ComparedTraining] = Field(default_factory=dict)
+
+    @property
+    def is_of_trainings(self) -> bool:
+        """Whether all heads are networks of trainings that are compared as wholes."""
+        return bool(self.seed_differences) and all(head.training is not None for head in self.heads.values())
+
+    @property
+    def shown_differences(self) -> list[HeadDifference]:
+        """The differences to show: of trainings that are compared as wholes those of the same seed."""
+        if not self.is_of_trainings:
+            return self.differences
+        return [one for one in self.differences if self.heads[one.first].seed == self.heads[one.second].seed]
 
     @override
     def tables(self) -> Mapping[str, list[Row]]:
@@ -146,12 +163,18 @@ class CompareResults(Findings):
 
     @override
     def drawn(self) -> Figure | None:
-        return differences_figure(self.differences) if self.differences else None
+        return differences_figure(self.shown_differences, self.seed_differences) if self.differences else None
 
 
-def differences_figure(differences: Sequence[HeadDifference], width: float = WIDE) -> Figure:
-    """The paired differences with their intervals, one below the other; ``width`` is in inches."""
-    rows = [(f"{one.second} minus {one.first}", one.points, one.ci95) for one in differences]
+def differences_figure(
+    differences: Sequence[HeadDifference], trainings: Sequence[SeedDifference] = (), width: float = WIDE
+) -> Figure:
+    """The paired differences with their intervals, one below the other, those of whole trainings first.
+
+    ``width`` is in inches.
+    """
+    rows = [(f"{one.second} minus {one.first}, mean over seeds", one.points, one.ci95) for one in trainings]
+    rows += [(f"{one.second} minus {one.first}", one.points, one.ci95) for one in differences]
     return interval_figure("difference of top-1 accuracy (points), with 95% interval", rows, width)
 
 

@@ -38,6 +38,29 @@ class Origin:
 
 
 @dataclass(frozen=True)
+class TrainedRun:
+    """The run of a training that the network of an entry is of.
+
+    Attributes:
+        training: What results call the training, which may have several runs.
+        document: Its document.
+        seed: Seed of the run.
+        checkpoint: ``best`` or ``last``.
+        images: The images that it was trained on, named as from here; None where those that were measured are known.
+        fingerprint: Of these images.
+        conditions: Network, recipe and settings, by name.
+    """
+
+    training: str
+    document: str
+    seed: int
+    checkpoint: str = "last"
+    images: str | None = None
+    fingerprint: str | None = None
+    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Entry:
     """One of what is compared.
 
@@ -53,7 +76,7 @@ class Entry:
         checkpoint: A file of weights.
         inputs: A network in memory, over the same images.
         head: A head in memory.
-        run: Name of the training that the network is of, its document, and its seed.
+        run: The run of a training that the network is of.
         missing: Why no head can be measured, as the end of a sentence about the entry; None where one can.
     """
 
@@ -65,7 +88,7 @@ class Entry:
     checkpoint: Checkpoint | None = None
     inputs: Inputs | None = None
     head: DecomposedLinear | None = None
-    run: tuple[str, str, int] | None = None
+    run: TrainedRun | None = None
     missing: str | None = None
 
     def __str__(self) -> str:
@@ -119,7 +142,7 @@ def check_names(entries: Sequence[Entry]) -> None:
             raise _same_name(entry.name, known[entry.name], entry.source)
         known[entry.name] = entry.source
         if entry.run is not None:
-            name, document, _ = entry.run
+            name, document = entry.run.training, entry.run.document
             if trainings.setdefault(name, document) != document:
                 raise _same_name(name, trainings[name], document)
 

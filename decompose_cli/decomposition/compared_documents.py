@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from decompose_cli.datasets.kinds import seen_from
-from decompose_cli.decomposition.compared import Entry, Origin, entry_of_checkpoint
+from decompose_cli.decomposition.compared import Entry, Origin, TrainedRun, entry_of_checkpoint
 from decompose_cli.decomposition.index_set import IndexSet, index_set_from_json, read_index_set
 from decompose_cli.errors import InputError
 from decompose_cli.models.bias_alone import say_bias_alone
@@ -68,6 +68,21 @@ class _Arguments(_Strict):
     crop: str | None = None
     interpolation: str | None = None
     indices: Any = None
+    model: str | None = None
+    recipe: str | None = None
+    settings: dict[str, Any] | None = None
+    starting_weights: str | None = None
+    label_noise: float | None = None
+
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What a training was made with, but for its seed."""
+        given = {"model": self.model, **(self.model_options or {}), "recipe": self.recipe, **(self.settings or {})}
+        given |= {"starting weights": self.starting_weights, "label_noise": self.label_noise}
+        return {name: value for name, value in given.items() if name != "seed"}
+
+
+_NO_OPTIONS = {"indices", "model", "recipe", "settings", "starting_weights", "label_noise"}
 
 
 class _Environment(_Strict):
@@ -174,7 +189,7 @@ class _Read:
         model, images, arguments = self.document.model, self.document.dataset, self.document.arguments
         if model is None or model.name == FEATURES:
             return None
-        options: dict[str, Any] = arguments.model_dump(exclude={"indices"})
+        options: dict[str, Any] = arguments.model_dump(exclude=_NO_OPTIONS)
         if arguments.weights not in (None, DEFAULT, RANDOM) and not is_url(arguments.weights):
             options["weights"] = str(self.seen(arguments.weights))
         for name in ("class_map", "data_dir"):
@@ -266,7 +281,8 @@ def _trained(read: _Read) -> list[Entry]:
         raise InputError(f"{read.path} has two runs of the same seed.")
     entries = []
     for run in runs:
-        named = run.checkpoints.get("best") or run.checkpoints.get("last")
+        which = "best" if "best" in run.checkpoints else "last"
+        named = run.checkpoints.get(which)
         if named is None:
             raise InputError(f"{read.path} names no checkpoint of the network that was trained.")
         place = read.seen(named)
@@ -274,9 +290,14 @@ def _trained(read: _Read) -> list[Entry]:
             raise InputError(f"{read.path} has its network in {named}, which is not there.")
         what = f" seed {run.seed}" if several else ""
         entry = entry_of_checkpoint(f"{read.name}{what}", place, read.origin())
+        conditions = read.document.arguments.conditions
+        found = TrainedRun(read.name, str(read.path), run.seed, which, conditions=conditions)
         if read.document.command != "finetune":
             entry = dataclasses.replace(entry, origin=_of_training(read, entry))
-        entries.append(dataclasses.replace(entry, run=(read.name, str(read.path), run.seed)))
+            if (images := read.document.dataset) is not None:
+                name = seen_from(images.name, read.base)
+                found = dataclasses.replace(found, images=name, fingerprint=images.fingerprint)
+        entries.append(dataclasses.replace(entry, run=found))
     return entries
 
 

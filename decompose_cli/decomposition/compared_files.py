@@ -14,6 +14,7 @@ from decompose_cli.storage.files import sha256_of, user_path
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.matrices import put_back
 from decompose_cli.storage.result_document import RESULT
+from decompose_cli.storage.run_configuration import CONFIG, has_configuration, unfinished
 from decompose_cli.storage.text_files import read_result
 
 _OF_FOLDERS = ("result", "last", "best")  # names of files that say nothing; their folders have others
@@ -30,7 +31,7 @@ def read_entries(given: str) -> list[Entry]:
     is_named = text != given
     if is_url(text):
         raise InputError(f"Files on this machine are compared, and {text} is a URL.")
-    path = _found(user_path(text))
+    path = _found(user_path(text), text)
     if not is_named:
         name = path.name.removesuffix(".result.json").removesuffix(path.suffix)
         name = path.absolute().parent.name if name in _OF_FOLDERS else name
@@ -44,18 +45,22 @@ def read_entries(given: str) -> list[Entry]:
     return [Entry(name, str(path), sha256_of(path), index_set, origin_of_set(index_set))]
 
 
-def _found(path: Path) -> Path:
+def _found(path: Path, text: str) -> Path:
     """The file, or the document in the folder."""
     settle(path.parent)
     try:
         if path.is_dir():
+            if (why := unfinished(path)) is not None:
+                raise why
             if not (path / RESULT).is_file():
                 raise InputError(f"The folder {path} holds no {RESULT}.", hint="Name the file that is compared.")
             return path / RESULT
+        if path.name == CONFIG and has_configuration(path.parent):
+            raise InputError(f"{path} has the settings of a run.", hint=f"Its folder, {path.parent}, has the result.")
         if not path.exists():
             raise InputError(
                 f"The file {path} does not exist.",
-                hint=f"A network is named with {param('model')}." if not path.suffix else None,
+                hint=f"A network is named with {param('model')}." if path.name == text and not path.suffix else None,
             )
     except OSError as error:
         raise InputError(f"The file {path} cannot be read: {error.strerror or error}.") from error

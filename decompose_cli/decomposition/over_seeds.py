@@ -43,7 +43,7 @@ def difference_over_seeds(
     sqrt(v_seeds), and ``ci95`` mean +- t_{S-1} sqrt(v_images + v_seeds), which holds both. What varies with seed and
     image together is in both variances, and with few seeds their variance is known too badly to take more than S - 1
     degrees of freedom (Satterthwaite's number, which is larger, covers too little): the interval is wide rather than
-    too narrow.
+    too narrow. Limits beyond -100 and 100 points are cut to these.
 
     Args:
         names: What the groups are called.
@@ -67,15 +67,19 @@ def difference_over_seeds(
     assert of_images is not None
     errors = torch.tensor([error_of_images, error_of_seeds], dtype=torch.float64)
     half = float(stdtrit(len(seeds) - 1, 0.975)) * float(errors.norm())
+
+    def within(low: float, high: float) -> tuple[float, float]:
+        return max(low, -100.0), min(high, 100.0)
+
     return SeedDifference(
         first=names[0],
         second=names[1],
         seeds=seeds,
         by_seed=by_seed,
         points=points,
-        ci95_images=of_images,
-        ci95_seeds=of_seeds,
-        ci95=(points - half, points + half),
+        ci95_images=within(*of_images),
+        ci95_seeds=within(*of_seeds),
+        ci95=within(points - half, points + half),
     )
 
 

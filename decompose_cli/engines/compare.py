@@ -18,6 +18,7 @@ from decompose_cli.decomposition.compare_results import (
 )
 from decompose_cli.decomposition.compared import FULL, Entry, Origin, check_names
 from decompose_cli.decomposition.compared_files import read_entries
+from decompose_cli.decomposition.compared_trainings import check_same_images, compared_trainings, say_common_seeds
 from decompose_cli.decomposition.heads import (
     check_index_request,
     check_made_from,
@@ -101,6 +102,8 @@ def compare(inputs: Inputs, given: Sequence[str | Entry]) -> ResultDocument[Comp
     results.heads = {one.entry.name: _described(one, base, predictions[one.entry.name]) for one in heads}
     results.differences = head_differences(predictions)
     results.seed_differences = differences_over_seeds(_by_seed(heads, predictions))
+    results.trainings = compared_trainings(entries)
+    say_common_seeds(entries)
     for difference in results.differences:
         if difference.first == FULL:
             warn_of_halved(difference, base.class_map.names, f"The head {difference.second!r}")
@@ -112,8 +115,8 @@ def _by_seed(heads: Sequence[_Head], predictions: Mapping[str, Predictions]) -> 
     groups: dict[str, dict[int, Tensor]] = {}
     for one in heads:
         if one.entry.run is not None:
-            name, _, seed = one.entry.run
-            groups.setdefault(name, {})[seed] = predictions[one.entry.name].is_correct
+            run = one.entry.run
+            groups.setdefault(run.training, {})[run.seed] = predictions[one.entry.name].is_correct
     return groups
 
 
@@ -162,6 +165,8 @@ class _Networks:
 
     def __init__(self, inputs: Inputs, entries: Sequence[Entry]) -> None:
         self.is_chosen = isinstance(inputs, HeldInputs) or inputs.model is not None or inputs.weights is not None
+        if inputs.dataset is None and not isinstance(inputs, HeldInputs):
+            check_same_images(entries)
         found = _completed(inputs, entries) if self.is_chosen else _named_by(inputs, entries)
         self.base = None if found is None else Study(found, ("test", "val"))
         self.others: list[Study] = []
@@ -293,9 +298,11 @@ def _named_by(inputs: Inputs, entries: Sequence[Entry]) -> Inputs | None:
         if is_user_code(entry.origin.model):
             codes.append(entry)
             continue
+        _check_cut_from_one(entries)
         found = _with(inputs, entry.origin)
         on = "" if found.dataset is None else f" on {found.dataset}"
-        note(f"No model was named: the network is that of {entry.source}, {entry.origin.model}{on}.")
+        if any(entry.run is None for entry in entries):  # each network of a training is measured as it is
+            note(f"No model was named: the network is that of {entry.source}, {entry.origin.model}{on}.")
         return found
     files = sorted((entry for entry in entries if entry.checkpoint is not None), key=_lacks_full_head)
     if not files and codes and codes[0].origin is not None:
@@ -311,6 +318,20 @@ def _named_by(inputs: Inputs, entries: Sequence[Entry]) -> Inputs | None:
     assert files[0].checkpoint is not None
     note(f"No model was named: the network is that of {files[0].source}.")
     return dataclasses.replace(inputs, weights=files[0].checkpoint.source)
+
+
+def _check_cut_from_one(entries: Sequence[Entry]) -> None:
+    """Refuse an index file that does not say which of several networks it is cut from.
+
+    Raises:
+        InputError: There is one.
+    """
+    alone = [one for one in entries if one.index_set is not None and one.origin is None and one.checkpoint is None]
+    if alone and len({one.origin.sha256 for one in entries if one.origin is not None}) > 1:
+        raise InputError(
+            f"{alone[0].source} does not say which network it is of, and the other files name several.",
+            hint=f"Name it with {param('model')} or {param('weights')}, or give the result that was written beside it.",
+        )
 
 
 def _lacks_full_head(entry: Entry) -> bool:
@@ -373,4 +394,6 @@ def _described(head: _Head, base: Study, predictions: Predictions) -> ComparedHe
         weights=classifier.weights_source,
         sha256=classifier.weights_sha256,
         own_features=not is_base,
+        training=head.entry.run.training if head.entry.run is not None else None,
+        seed=head.entry.run.seed if head.entry.run is not None else None,
     )

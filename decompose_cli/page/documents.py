@@ -13,10 +13,12 @@ from pydantic import ValidationError
 from decompose_cli.datasets.kinds import place_in
 from decompose_cli.engines.catalogue import results_type
 from decompose_cli.errors import InputError
+from decompose_cli.messages import note
 from decompose_cli.printable import printable
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.matrices import put_back
 from decompose_cli.storage.result_document import SCHEMA_VERSION, DatasetInfo, FeaturesInfo, ResultDocument
+from decompose_cli.storage.run_configuration import unfinished
 from decompose_cli.storage.text_files import read_result
 
 _WHAT, _HINT = "The result file", "Name the JSON file that a command wrote, or the folder of a run."
@@ -151,6 +153,8 @@ def _read(path: Path, text: object) -> ResultDocument[Any]:
 
 def _files_in(folder: Path) -> list[Path]:
     paths = _documents_below(folder)
+    if not paths and (why := unfinished(folder)) is not None:
+        raise why
     if not paths:
         raise InputError(
             f"The folder {folder} holds no results.",
@@ -168,9 +172,10 @@ def _documents_below(folder: Path) -> list[Path]:
         raise InputError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
     paths = [path for path in entries if path.suffix == ".json" and path.is_file() and _is_document(path)]
     if folder / _RUN not in paths:
-        for path in entries:
-            if path.is_dir() and not path.is_symlink() and not path.name.startswith("."):
-                paths += _documents_below(path)
+        below = [path for path in entries if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
+        paths += [document for path in below for document in _documents_below(path)]
+        if paths and (why := unfinished(folder)) is not None:
+            note(f"{why.sentence} The page has what is there.")
     return paths
 
 

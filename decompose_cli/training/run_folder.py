@@ -25,11 +25,10 @@ from decompose_cli.storage.journal import settle
 from decompose_cli.storage.leftovers import sweep
 from decompose_cli.storage.ordinary_files import check_ordinary
 from decompose_cli.storage.result_document import readable_json
+from decompose_cli.storage.run_configuration import CONFIG, has_configuration
 from decompose_cli.storage.system_errors import write_error
-from decompose_cli.storage.text_files import read_json
 from decompose_cli.training.export import KINDS, SUFFIXES, Kind
 
-CONFIG = "config.json"
 LAST = "last.pt"
 BEST = "best.pt"
 RESULT = "result.json"
@@ -116,7 +115,7 @@ class RunFolder:
             InputError: There is a run already, or files of the names that a run uses.
         """
         present = [path.name for path in self._main_files if path.exists()]
-        if present and overwrite and not self._has_a_configuration():
+        if present and overwrite and not has_configuration(self.path):
             raise InputError(
                 f"{self.path} holds {', '.join(present)}, but no run of decompose, so it is not overwritten.",
                 hint=f"Remove the files, or choose another {param('output')}.",
@@ -177,14 +176,6 @@ class RunFolder:
             f"Interrupted {where}; everything up to there is saved.",
             hint=f"Go on with {param('resume')} {self.path}{named}.",
         )
-
-    def _has_a_configuration(self) -> bool:
-        """Whether the folder has the configuration of a run, of whatever version."""
-        try:
-            content = read_json(self.config, "The configuration of the run")
-        except InputError:
-            return False
-        return isinstance(content, dict) and {"command", "recipe", "settings"} <= content.keys()
 
     @property
     def _main_files(self) -> tuple[Path, ...]:

@@ -268,31 +268,6 @@ def test_heads_do_what_their_documents_say(files: Path) -> None:
     assert "full" not in found.sets, "it keeps all features"
 
 
-def test_trainings_are_compared_over_their_seeds(files: Path) -> None:
-    """As image-by-image counts of the networks say; the statistics have a twin of their own."""
-    short = ("--dataset", "digits", "--iterations", "4", "--val-split", "0.3", "-q")
-    run("train", "resnet8", *short, "--runs", "2", "-o", "plain")
-    run("train", "resnet8", *short, "--runs", "2", "--seed", "1", "--mix", "cutmix", "-o", "mixed")
-    run("train-gate", "resnet14", *short, "--gate", "l2", "--seed", "1", "-o", "gated")
-    found = results_of("plain", "mixed", "gated")
-    names = ["plain seed 0", "plain seed 1", "mixed seed 1", "mixed seed 2"]
-    assert list(found.heads) == [*names, "gated"], "the network that is compared on is named once"
-    for name, folder in (("mixed seed 2", "mixed/seed-2"), ("gated", "gated")):
-        run("validate", "-w", f"{folder}/best.pt", "-o", "one.json", "--overwrite", "-q")
-        assert content("one.json")["results"]["original"]["correct"] == found.heads[name].correct
-    assert found.seed_differences == [], "a single seed in common says nothing of others"
-    (one,) = results_of("plain", "again=plain").seed_differences
-    assert (one.first, one.second, one.seeds, one.by_seed) == ("plain", "again", [0, 1], [0, 0])
-    run("train", "resnet8", *short, "--runs", "2", "-o", "more", "--mix", "ricap")
-    found = results_of("plain", "more")
-    pairs = {(each.first, each.second): each.points for each in found.differences}
-    by_seed = [pairs[f"plain seed {seed}", f"more seed {seed}"] for seed in (0, 1)]
-    (one,) = found.seed_differences
-    assert one.by_seed == pytest.approx(by_seed, abs=1e-9)
-    assert one.points == pytest.approx(sum(by_seed) / 2, abs=1e-9)
-    assert found.tables()["seeds"][0]["points"] == one.points
-
-
 def test_a_folder_that_was_moved_has_its_files_beside_it(files: Path) -> None:
     Path("elsewhere").mkdir()
     for name in ("sparse", "tuned"):

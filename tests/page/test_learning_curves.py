@@ -96,6 +96,28 @@ def test_trainings_of_other_images_are_not_mixed(what: str, write: Callable[...,
     assert len(together(report([*paths, write("three", [[30.0, 50.0]])]))) == 1
 
 
+def test_drawings_of_several_data_sets_say_which_is_which(write: Callable[..., Path]) -> None:
+    def elsewhere(document: dict[str, Any]) -> None:
+        document["dataset"]["name"] = "elsewhere"
+
+    one, other = write("one", [[40.0], [50.0]]), write("two", [[40.0], [50.0]], elsewhere)
+    assert together(report([one]))[0].title.startswith("Accuracy on held-out images")
+    assert [chart.title.split(":")[0] for chart in together(report([one, other]))] == ["nowhere", "elsewhere"]
+
+
+def test_thick_lines_are_spoken_of_where_there_are_some(write: Callable[..., Path]) -> None:
+    one, other = write("one", [[40.0]]), write("two", [[50.0]])
+    assert "thick" not in together(report([one, other]))[0].title
+    assert "thick" in together(report([one, write("three", [[40.0], [50.0]])]))[0].title
+
+
+def test_impossible_accuracies_are_in_no_interval(write: Callable[..., Path]) -> None:
+    (figures,) = [
+        block for block in section(report([write("seeds", [[40.0], [90.0]])]), "glance") if isinstance(block, Figures)
+    ]
+    assert figures.items[0][2].endswith("95% interval of the mean 0.00 to 100.00")
+
+
 def test_fine_tuned_heads_are_not_drawn_with_trainings(write_results: WriteResults, write: Callable[..., Path]) -> None:
     tuned = [write_results(only=("finetune",), folder=folder) for folder in ("a", "b")]
     assert together(report([write("one", [[40.0, 60.0]]), *tuned])) == []
@@ -110,7 +132,7 @@ def test_the_mean_over_seeds_is_seen_first(write: Callable[..., Path]) -> None:
     ]
     low, high = stats.t.interval(0.95, 2, loc=72.0, scale=stats.sem(values))
     assert list(figures.items) == [
-        ("mean of 3 seeds", "72.00%", f"test images; 95% interval of the mean {low:.2f} to {high:.2f}")
+        ("mean of 3 seeds, best epoch", "72.00%", f"test images; 95% interval of the mean {low:.2f} to {high:.2f}")
     ]
 
 

@@ -13,11 +13,12 @@ from decompose_cli.cli.options.inputs import MODEL_HELP
 from decompose_cli.cli.output import Output, checked_output, finish, model_and_dataset
 from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from decompose_cli.decomposition.compare_results import CompareResults, HeadDifference, SetDifference
+    from decompose_cli.decomposition.compare_results import CompareResults, SetDifference
     from decompose_cli.decomposition.over_seeds import SeedDifference
     from decompose_cli.storage.result_document import ResultDocument
 
@@ -38,13 +39,15 @@ def compare(
         Optional[list[str]],
         typer.Argument(
             metavar="[NAME=]FILE...",
-            help="Index files; results of validate, sparsify, finetune, train, train-gate, sweep and extract-indices; "
-            "checkpoints.",
+            help="Index files; results, or folders with one, of validate, sparsify, finetune, train, train-gate, sweep "
+            "and extract-indices; checkpoints.",
             show_default=False,
         ),
     ] = None,
 ) -> None:
-    """Compare several sets of features, or heads: what each class uses, and the accuracy on the same images.
+    """Compare sets of features, heads or trainings: what each class uses, and the accuracy on the same images.
+
+    Trainings with two or more seeds in common are compared as wholes, with intervals over seeds and images.
 
     Example: decompose compare ours=k5.json sparse=sparsify/result.json tuned=run/best.pt
     """
@@ -64,20 +67,14 @@ def show_comparison(terminal: Terminal, document: ResultDocument[CompareResults]
     show_setting(terminal, document)
     results = document.results
     names = document.dataset.classes if document.dataset is not None else None
-    if results.differences:
-        _show_differences(terminal, results.differences, names or [])
     if results.seed_differences:
         _show_over_seeds(terminal, results.seed_differences)
+    if len(results.trainings) > 1:
+        _show_trainings(terminal, results)
+    if results.differences:
+        _show_differences(terminal, results, names or [])
     if results.heads:
-        terminal.title("Accuracy of each head")
-        rows = []
-        for name, head in results.heads.items():
-            low, high = head.top1_ci95
-            features = "its own" if head.own_features else "of the network"
-            counts = [f"{head.correct:,} of {results.total:,}", f"{head.top1:.2f}", f"{low:.2f} to {high:.2f}"]
-            rows.append([name, head.kind, features, *counts])
-        columns = ["Head", "Weights", "Features", "Correct", "Top-1 %", "95% interval"]
-        terminal.print(make_table(columns, rows, left=3))
+        _show_heads(terminal, results)
     if not results.set_differences:
         return
     terminal.title("Features: mean Jaccard index over classes, classes with the same set, and what is used at all")
@@ -89,10 +86,47 @@ def show_comparison(terminal: Terminal, document: ResultDocument[CompareResults]
         terminal.print(f"The classes of {more} more pairs are in the result, and in 'decompose report'.")
 
 
-def _show_differences(terminal: Terminal, differences: Sequence[HeadDifference], names: Sequence[str]) -> None:
-    terminal.title("Second minus first head, on the same images")
+def _show_heads(terminal: Terminal, results: CompareResults) -> None:
+    is_plain = all(head.training is not None and head.kind == "full" for head in results.heads.values())
+    terminal.title("Accuracy of each network" if is_plain else "Accuracy of each head")
     rows = []
-    for one in differences:
+    for name, head in results.heads.items():
+        low, high = head.top1_ci95
+        of = [] if is_plain else [head.kind, "its own" if head.own_features else "of the network"]
+        counts = [f"{head.correct:,} of {results.total:,}", f"{head.top1:.2f}", f"{low:.2f} to {high:.2f}"]
+        rows.append([name, *of, *counts])
+    columns = ["Network"] if is_plain else ["Head", "Weights", "Features"]
+    terminal.print(make_table([*columns, "Correct", "Top-1 %", "95% interval"], rows, left=len(columns)))
+
+
+def _show_trainings(terminal: Terminal, results: CompareResults) -> None:
+    """What the trainings differ in: a difference of accuracies may be due to any of it."""
+    found = results.trainings
+    terminal.title("What the trainings differ in")
+    rows = [
+        ["seeds", *(", ".join(map(str, one.seeds)) for one in found.values())],
+        ["weights", *(one.checkpoint for one in found.values())],
+    ]
+    for option in next(iter(found.values())).differs_in:
+        rows.append([option, *(_value(one.differs_in[option]) for one in found.values())])
+    terminal.print(make_table(["", *found], rows, left=1 + len(found)))
+
+
+def _value(value: object) -> str:
+    """A setting as it would be typed; a dash where there is none."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value)) or "-"
+    return "-" if value is None else str(value)
+
+
+def _show_differences(terminal: Terminal, results: CompareResults, names: Sequence[str]) -> None:
+    terminal.title(
+        "Second minus first network of the same seed, on the same images"
+        if results.is_of_trainings
+        else "Second minus first head, on the same images"
+    )
+    rows = []
+    for one in results.shown_differences:
         low, high = one.ci95
         worst = one.worst_class
         rows.append(
@@ -109,6 +143,8 @@ def _show_differences(terminal: Terminal, differences: Sequence[HeadDifference],
         )
     columns = ["First", "Second", "Points", "95% interval", "McNemar p", "Only first", "Only second", "Worst class"]
     terminal.print(make_table(columns, rows, left=2))
+    if (more := len(results.differences) - len(rows)) > 0:
+        terminal.print(f"The differences of {counted(more, 'more pair')} are in the result.")
 
 
 def _show_over_seeds(terminal: Terminal, differences: Sequence[SeedDifference]) -> None:
@@ -120,10 +156,11 @@ def _show_over_seeds(terminal: Terminal, differences: Sequence[SeedDifference]) 
             f"{one.points:+.2f}",
             *(f"{low:+.2f} to {high:+.2f}" for low, high in (one.ci95, one.ci95_seeds, one.ci95_images)),
             ", ".join(f"{points:+.2f}" for points in one.by_seed),
+            ", ".join(map(str, one.seeds)),
         ]
         for one in differences
     ]
-    columns = ["First", "Second", "Points", "95% interval", "Of seeds alone", "Of images alone", "By seed"]
+    columns = ["First", "Second", "Points", "95% interval", "Of seeds alone", "Of images alone", "By seed", "Seeds"]
     terminal.print(make_table(columns, rows, left=2))
 
 

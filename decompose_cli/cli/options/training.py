@@ -35,7 +35,7 @@ _SETTINGS: dict[str, tuple[Any, Any]] = {
     "iterations": number("--iterations", metavar="N", panel=TRAINING,
                          help="Steps, instead of epochs; milestones are then steps too."),
     "scale_epochs": real("--scale-epochs", metavar="F", panel=TRAINING,
-                         help="Multiply the recipe's epochs or iterations, milestones and warm-up, e.g. 0.05 for a twentieth of the training."),
+                         help="Multiply the recipe's epochs or iterations, milestones and warm-up, e.g. 0.05 for a twentieth of the training; at most 1000."),
     "batch_size": number("--batch-size", "-b", metavar="N", panel=TRAINING,
                          help="Images per batch, of all processes together."),
     "accumulate": number("--accumulate", metavar="N", panel=TRAINING, help="Batches per step."),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from decompose_cli.page.documents import Source
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.compare_results import HeadDifference, SetDifference
+    from decompose_cli.decomposition.compared_trainings import ComparedTraining
     from decompose_cli.decomposition.over_seeds import SeedDifference
 
 _LEAD = (
@@ -32,13 +33,16 @@ def section(context: Context) -> Section | None:
 
 def _blocks(context: Context, source: Source) -> Iterator[Block]:
     results = source.results
-    if results.differences:
-        values = _differences(source, results.differences)
-        draw = partial(differences_figure, results.differences)
-        is_drawn = len(results.differences) <= _MOST_DRAWN
-        yield context.chart(values.caption, draw, values) if is_drawn else values
+    shown = results.shown_differences
     if results.seed_differences:
         yield _over_seeds(results.seed_differences)
+    if len(results.trainings) > 1:
+        yield _trainings(results.trainings)
+    if results.differences:
+        values = _differences(source, shown, "of the same seed, " if results.is_of_trainings else "")
+        draw = partial(differences_figure, shown, results.seed_differences)
+        is_drawn = len(shown) + len(results.seed_differences) <= _MOST_DRAWN
+        yield context.chart(values.caption, draw, values) if is_drawn else values
     if results.heads:
         yield Table(
             "Accuracy of each head",
@@ -73,7 +77,19 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
         yield _classes(source, one)
 
 
-def _differences(source: Source, differences: Sequence[HeadDifference]) -> Table:
+def _trainings(trainings: Mapping[str, ComparedTraining]) -> Table:
+    """What the trainings differ in: a difference of accuracies may be due to any of it."""
+    rows: list[list[Cell]] = [
+        ["seeds", *(", ".join(map(str, one.seeds)) for one in trainings.values())],
+        ["weights", *(one.checkpoint for one in trainings.values())],
+    ]
+    for option in next(iter(trainings.values())).differs_in:
+        found = [one.differs_in.get(option) for one in trainings.values()]
+        rows.append([option, *(None if value is None else str(value).strip("[]") for value in found)])
+    return Table("What the trainings differ in", [Column("Setting"), *map(Column, trainings)], rows)
+
+
+def _differences(source: Source, differences: Sequence[HeadDifference], which: str) -> Table:
     rows: list[list[Cell]] = []
     for one in differences:
         worst = one.worst_class
@@ -91,7 +107,7 @@ def _differences(source: Source, differences: Sequence[HeadDifference]) -> Table
             ]
         )
     return Table(
-        "Differences of heads on the same images",
+        f"Differences of {'networks' if which else 'heads'} {which}on the same images",
         [
             Column("Heads"),
             Column("Points", 2, is_signed=True),
@@ -118,6 +134,7 @@ def _over_seeds(differences: Sequence[SeedDifference]) -> Table:
             Column("Of seeds alone", 2, is_signed=True),
             Column("Of images alone", 2, is_signed=True),
             Column("By seed"),
+            Column("Their seeds"),
         ],
         [
             [
@@ -128,6 +145,7 @@ def _over_seeds(differences: Sequence[SeedDifference]) -> Table:
                 one.ci95_seeds,
                 one.ci95_images,
                 ", ".join(f"{points:+.2f}" for points in one.by_seed),
+                ", ".join(map(str, one.seeds)),
             ]
             for one in differences
         ],

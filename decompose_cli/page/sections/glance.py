@@ -16,7 +16,10 @@ _LEAD = (
     "the score of each class from a few features only, those that the class uses most. This page says what that costs, "
     "and what those features are."
 )
+_OF_TRAININGS = "Networks that were trained: how many images they get right, and how their trainings went."
 _MOST = 9
+_EPOCHS = {"best test top1": ", best epoch", "last test top1": ", last epoch", "test top1": ""}
+"""The spreads of test accuracies, the first of which is shown, and which weights they are of."""
 
 
 def section(context: Context) -> Section | None:
@@ -76,19 +79,21 @@ def section(context: Context) -> Section | None:
             more = f"{head.point.correct:,} of {source.results.total:,} images; {versus.points:+.2f} points "
             more += f"({low:+.2f} to {high:+.2f}) against {whom}"
             items.append((f"{whose}sparse head, k = {head.k}", f"{head.point.top1:.2f}%", more))
+    is_of_trainings = {source.command for source in context.sources} <= {"train", "train-gate", "lr-find", "compare"}
+    lead = _OF_TRAININGS if is_of_trainings and measured else _LEAD
     said = answers(context)
     blocks: list[Block] = [*([Verdict(said)] if said else []), *([Figures(items[:_MOST])] if items else [])]
-    return Section("glance", "At a glance", _LEAD, blocks, is_open=True) if blocks else None
+    return Section("glance", "At a glance", lead, blocks, is_open=True) if blocks else None
 
 
 def _over_seeds(source: Source, whose: str) -> list[tuple[str, str, str]]:
     """The mean test accuracy of several seeds, of the epoch that held-out images choose, else of the last."""
     summary = {spread.what: spread for spread in source.results.summary}
-    for what in ("best test top1", "last test top1", "test top1"):
+    for what in _EPOCHS:
         if what in summary:
             mean, _, interval = mean_interval(summary[what].values)
-            low, high = interval or (mean, mean)
-            of = f"mean of {len(summary[what].values)} seeds"
+            low, high = (min(max(limit, 0.0), 100.0) for limit in interval or (mean, mean))
+            of = f"mean of {len(summary[what].values)} seeds{_EPOCHS[what]}"
             return [(whose + of, f"{mean:.2f}%", f"test images; 95% interval of the mean {low:.2f} to {high:.2f}")]
     return []
 

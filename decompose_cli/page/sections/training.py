@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from decompose_cli.datasets.kinds import place_in
 from decompose_cli.page.blocks import Block, Cell, Column, Group, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
@@ -15,7 +16,8 @@ from decompose_cli.training.records import curves
 
 _LEAD = (
     "Loss is mean cross-entropy in nats. Figures of the training images come from the passes in which the network "
-    "learned from them. Held-out images choose the best epoch; test images choose nothing."
+    "learned from them, augmented, and mixed or with smoothed targets where the training has that: losses of trainings "
+    "that differ in it cannot be compared. Held-out images choose the best epoch; test images choose nothing."
 )
 
 
@@ -55,8 +57,8 @@ def _together(context: Context) -> Iterator[Block]:
         where = source.document.dataset.name, runs[0].epochs[0].train.images, splits.pop()
         alike.setdefault(where, {})[source.name] = runs
     blocks = [
-        _curves(context, trainings, split)
-        for (_, _, split), trainings in alike.items()
+        _curves(context, trainings, split, f"{place_in(images)}: " if len({name for name, _, _ in alike}) > 1 else "")
+        for (images, _, split), trainings in alike.items()
         if sum(len(runs) for runs in trainings.values()) > 1
     ]
     if blocks:
@@ -68,7 +70,7 @@ def _chosen_on(run: Any) -> str:
     return next((name for name in ("val", "test") if any(getattr(epoch, name) for epoch in run.epochs)), "train")
 
 
-def _curves(context: Context, trainings: Mapping[str, Sequence[Any]], split: str) -> Block:
+def _curves(context: Context, trainings: Mapping[str, Sequence[Any]], split: str, whose: str) -> Block:
     images = {"val": "held-out images", "test": "test images", "train": "training images"}[split]
     losses, top1 = (
         {name: Curve([_by_epoch(run, of, figure) for run in runs]) for name, runs in trainings.items()}
@@ -84,7 +86,10 @@ def _curves(context: Context, trainings: Mapping[str, Sequence[Any]], split: str
     columns = [Column("Training"), Column("Epoch"), Column("Seeds"), Column("Mean top-1 %"), Column("Lowest")]
     columns += [Column("Highest"), Column("Mean training loss", 4)]
     draw = partial(trainings_figure, "", losses, top1, images)
-    title = f"Accuracy on {images} and training loss; thick lines are means over seeds"
+    title = f"{whose}accuracy on {images} and training loss"
+    title = title[0].upper() + title[1:] if not whose else title
+    if any(len(runs) > 1 for runs in trainings.values()):
+        title += "; thick lines are means over seeds, thin ones the seeds"
     return context.chart(title, lambda width: draw(width=width), Table("By training and epoch", columns, rows))
 
 
