@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, Field
 from typing_extensions import override
 
-from decompose_cli.decomposition.compared_trainings import ComparedTraining
+from decompose_cli.decomposition.compared_trainings import ComparedTraining, difference_rows
 from decompose_cli.decomposition.index_set import IndexSet, Layout
 from decompose_cli.decomposition.metrics import Predictions, compare
 from decompose_cli.decomposition.over_seeds import SeedDifference
@@ -113,15 +113,30 @@ class CompareResults(Findings):
 
     @property
     def is_of_trainings(self) -> bool:
-        """Whether all heads are networks of trainings that are compared as wholes."""
-        return bool(self.seed_differences) and all(head.training is not None for head in self.heads.values())
+        """Whether all heads are full networks of trainings."""
+        heads = self.heads.values()
+        return bool(heads) and all(head.training is not None and head.kind == "full" for head in heads)
+
+    @property
+    def training_rows(self) -> list[list[str]]:
+        """What the trainings differ in: the option, then its value in each; none where there is one training."""
+        return difference_rows(self.trainings) if len(self.trainings) > 1 else []
 
     @property
     def shown_differences(self) -> list[HeadDifference]:
-        """The differences to show: of trainings that are compared as wholes those of the same seed."""
-        if not self.is_of_trainings:
-            return self.differences
-        return [one for one in self.differences if self.heads[one.first].seed == self.heads[one.second].seed]
+        """The differences to show: of two trainings that are compared as wholes those of the same seed."""
+        wholes = {frozenset((one.first, one.second)) for one in self.seed_differences}
+        known = set().union(*wholes)
+
+        def is_shown(one: HeadDifference) -> bool:
+            first, second = (self.heads.get(name) for name in (one.first, one.second))
+            if first is None or second is None or first.training is None or second.training is None:
+                return True
+            if first.training == second.training:
+                return first.training not in known
+            return first.seed == second.seed or frozenset((first.training, second.training)) not in wholes
+
+        return [one for one in self.differences if is_shown(one)]
 
     @override
     def tables(self) -> Mapping[str, list[Row]]:
@@ -130,6 +145,8 @@ class CompareResults(Findings):
             "seeds": [
                 {"training": one.second, "versus": one.first, "seeds": len(one.seeds), "points": one.points}
                 | {"low": one.ci95[0], "high": one.ci95[1]}
+                | {"seeds_low": one.ci95_seeds[0], "seeds_high": one.ci95_seeds[1]}
+                | {"images_low": one.ci95_images[0], "images_high": one.ci95_images[1]}
                 for one in self.seed_differences
             ],
             "sets": [
@@ -146,6 +163,7 @@ class CompareResults(Findings):
             ],
             "heads": [
                 {"head": name, "kind": head.kind, "weights": head.weights}
+                | {"training": head.training, "seed": head.seed}
                 | accuracy_cells(head.correct, self.total or 0, head.top1, head.top1_ci95)
                 for name, head in self.heads.items()
             ],
@@ -171,9 +189,11 @@ def differences_figure(
 ) -> Figure:
     """The paired differences with their intervals, one below the other, those of whole trainings first.
 
-    ``width`` is in inches.
+    An interval over two seeds, 12.7 times their error, is left out: it would make all others points. ``width`` is in
+    inches.
     """
-    rows = [(f"{one.second} minus {one.first}, mean over seeds", one.points, one.ci95) for one in trainings]
+    wholes = [one for one in trainings if len(one.seeds) > 2]
+    rows = [(f"{one.second} minus {one.first}, mean over seeds", one.points, one.ci95) for one in wholes]
     rows += [(f"{one.second} minus {one.first}", one.points, one.ci95) for one in differences]
     return interval_figure("difference of top-1 accuracy (points), with 95% interval", rows, width)
 

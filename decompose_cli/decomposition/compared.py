@@ -45,19 +45,26 @@ class TrainedRun:
         training: What results call the training, which may have several runs.
         document: Its document.
         seed: Seed of the run.
+        command: The command that made it.
         checkpoint: ``best`` or ``last``.
+        conditions: Network, recipe and settings, by option.
         images: The images that it was trained on, named as from here; None where those that were measured are known.
         fingerprint: Of these images.
-        conditions: Network, recipe and settings, by name.
     """
 
     training: str
     document: str
     seed: int
-    checkpoint: str = "last"
+    command: str
+    checkpoint: str
+    conditions: Mapping[str, Any]
     images: str | None = None
     fingerprint: str | None = None
-    conditions: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def is_fine_tuning(self) -> bool:
+        """Whether it went on from a network; its seed then means another thing than that of the network's training."""
+        return self.command == "finetune"
 
 
 @dataclass(frozen=True)

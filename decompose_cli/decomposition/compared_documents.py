@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from decompose_cli.datasets.kinds import seen_from
 from decompose_cli.decomposition.compared import Entry, Origin, TrainedRun, entry_of_checkpoint
+from decompose_cli.decomposition.compared_trainings import conditions_of
 from decompose_cli.decomposition.index_set import IndexSet, index_set_from_json, read_index_set
 from decompose_cli.errors import InputError
 from decompose_cli.models.bias_alone import say_bias_alone
@@ -68,21 +69,6 @@ class _Arguments(_Strict):
     crop: str | None = None
     interpolation: str | None = None
     indices: Any = None
-    model: str | None = None
-    recipe: str | None = None
-    settings: dict[str, Any] | None = None
-    starting_weights: str | None = None
-    label_noise: float | None = None
-
-    @property
-    def conditions(self) -> dict[str, Any]:
-        """What a training was made with, but for its seed."""
-        given = {"model": self.model, **(self.model_options or {}), "recipe": self.recipe, **(self.settings or {})}
-        given |= {"starting weights": self.starting_weights, "label_noise": self.label_noise}
-        return {name: value for name, value in given.items() if name != "seed"}
-
-
-_NO_OPTIONS = {"indices", "model", "recipe", "settings", "starting_weights", "label_noise"}
 
 
 class _Environment(_Strict):
@@ -161,7 +147,7 @@ def entries_of_document(name: str, path: Path, content: Any) -> list[Entry]:
         "sweep": _swept,
         "extract-indices": _extracted,
     }
-    return readers[document.command](_Read(name, path, document, sha256_of(path)))
+    return readers[document.command](_Read(name, path, document, sha256_of(path), content))
 
 
 @dataclass(frozen=True)
@@ -172,6 +158,7 @@ class _Read:
     path: Path
     document: _Document
     sha256: str
+    content: Mapping[str, Any]
 
     @property
     def base(self) -> Path:
@@ -189,7 +176,7 @@ class _Read:
         model, images, arguments = self.document.model, self.document.dataset, self.document.arguments
         if model is None or model.name == FEATURES:
             return None
-        options: dict[str, Any] = arguments.model_dump(exclude=_NO_OPTIONS)
+        options: dict[str, Any] = arguments.model_dump(exclude={"indices"})
         if arguments.weights not in (None, DEFAULT, RANDOM) and not is_url(arguments.weights):
             options["weights"] = str(self.seen(arguments.weights))
         for name in ("class_map", "data_dir"):
@@ -290,8 +277,8 @@ def _trained(read: _Read) -> list[Entry]:
             raise InputError(f"{read.path} has its network in {named}, which is not there.")
         what = f" seed {run.seed}" if several else ""
         entry = entry_of_checkpoint(f"{read.name}{what}", place, read.origin())
-        conditions = read.document.arguments.conditions
-        found = TrainedRun(read.name, str(read.path), run.seed, which, conditions=conditions)
+        conditions = conditions_of(read.content)
+        found = TrainedRun(read.name, str(read.path), run.seed, read.document.command, which, conditions)
         if read.document.command != "finetune":
             entry = dataclasses.replace(entry, origin=_of_training(read, entry))
             if (images := read.document.dataset) is not None:

@@ -47,7 +47,7 @@ def read_entries(given: str) -> list[Entry]:
 
 def _found(path: Path, text: str) -> Path:
     """The file, or the document in the folder."""
-    settle(path.parent)
+    settle(path if path.is_dir() else path.parent)
     try:
         if path.is_dir():
             if (why := unfinished(path)) is not None:

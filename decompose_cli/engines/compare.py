@@ -18,7 +18,12 @@ from decompose_cli.decomposition.compare_results import (
 )
 from decompose_cli.decomposition.compared import FULL, Entry, Origin, check_names
 from decompose_cli.decomposition.compared_files import read_entries
-from decompose_cli.decomposition.compared_trainings import check_same_images, compared_trainings, say_common_seeds
+from decompose_cli.decomposition.compared_trainings import (
+    by_kind_and_seed,
+    check_same_images,
+    described_trainings,
+    say_common_seeds,
+)
 from decompose_cli.decomposition.heads import (
     check_index_request,
     check_made_from,
@@ -101,23 +106,16 @@ def compare(inputs: Inputs, given: Sequence[str | Entry]) -> ResultDocument[Comp
     results.total = len(base.labels)
     results.heads = {one.entry.name: _described(one, base, predictions[one.entry.name]) for one in heads}
     results.differences = head_differences(predictions)
-    results.seed_differences = differences_over_seeds(_by_seed(heads, predictions))
-    results.trainings = compared_trainings(entries)
+    right = {name: found.is_correct for name, found in predictions.items()}
+    results.seed_differences = [
+        one for kind in by_kind_and_seed(entries, right) for one in differences_over_seeds(kind)
+    ]
+    results.trainings = described_trainings(entries)
     say_common_seeds(entries)
     for difference in results.differences:
         if difference.first == FULL:
             warn_of_halved(difference, base.class_map.names, f"The head {difference.second!r}")
     return base.document("compare", arguments, results, watch, networks.others)
-
-
-def _by_seed(heads: Sequence[_Head], predictions: Mapping[str, Predictions]) -> dict[str, dict[int, Tensor]]:
-    """Whether each image is right, for trainings with several seeds."""
-    groups: dict[str, dict[int, Tensor]] = {}
-    for one in heads:
-        if one.entry.run is not None:
-            run = one.entry.run
-            groups.setdefault(run.training, {})[run.seed] = predictions[one.entry.name].is_correct
-    return groups
 
 
 def _of_one_size(sets: Mapping[str, IndexSet]) -> dict[str, IndexSet]:
@@ -292,16 +290,16 @@ def _completed(inputs: Inputs, entries: Sequence[Entry]) -> Inputs:
 def _named_by(inputs: Inputs, entries: Sequence[Entry]) -> Inputs | None:
     """Inputs with the network that the files name: that of a set, else that of a checkpoint, best with a full head."""
     codes = []
+    _check_cut_from_one(entries)
     for entry in entries:
         if entry.origin is None:
             continue
         if is_user_code(entry.origin.model):
             codes.append(entry)
             continue
-        _check_cut_from_one(entries)
         found = _with(inputs, entry.origin)
         on = "" if found.dataset is None else f" on {found.dataset}"
-        if any(entry.run is None for entry in entries):  # each network of a training is measured as it is
+        if any(one.run is None or one.run.is_fine_tuning for one in entries):  # others are measured as they are
             note(f"No model was named: the network is that of {entry.source}, {entry.origin.model}{on}.")
         return found
     files = sorted((entry for entry in entries if entry.checkpoint is not None), key=_lacks_full_head)
@@ -326,8 +324,9 @@ def _check_cut_from_one(entries: Sequence[Entry]) -> None:
     Raises:
         InputError: There is one.
     """
-    alone = [one for one in entries if one.index_set is not None and one.origin is None and one.checkpoint is None]
-    if alone and len({one.origin.sha256 for one in entries if one.origin is not None}) > 1:
+    networks = {one.origin.sha256 if one.origin else one.sha256 for one in entries if one.origin or one.checkpoint}
+    alone = [one for one in entries if not (one.index_set is None or one.origin or one.checkpoint or one.missing)]
+    if alone and len(networks) > 1:
         raise InputError(
             f"{alone[0].source} does not say which network it is of, and the other files name several.",
             hint=f"Name it with {param('model')} or {param('weights')}, or give the result that was written beside it.",

@@ -171,7 +171,8 @@ def trainings_figure(
             if len(curve.seeds) > 1:
                 for seed in curve.seeds:
                     epochs, values = _unzipped([pair for pair in sorted(seed.items()) if math.isfinite(pair[1])])
-                    axes.plot(epochs, values, color=appearance["color"], linewidth=0.8, alpha=0.45)
+                    dot = "." if len(epochs) == 1 else ""  # a line of one point is not seen
+                    axes.plot(epochs, values, color=appearance["color"], marker=dot, linewidth=0.8, alpha=0.45)
             mean = curve.mean
             drawn = _plot(axes, list(mean), list(mean.values()), name, **appearance)
             handles.setdefault(name, drawn[0])

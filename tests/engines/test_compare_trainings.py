@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import logging
 import shutil
@@ -13,7 +15,10 @@ import pytest
 import torch
 from helpers.command_line import REFUSED, content, refused, run
 
-from decompose_cli.decomposition.compare_results import CompareResults
+from decompose_cli.decomposition.compare_results import ComparedHead, CompareResults, HeadDifference, differences_figure
+from decompose_cli.decomposition.compared import Entry, TrainedRun
+from decompose_cli.decomposition.compared_files import read_entries
+from decompose_cli.decomposition.compared_trainings import conditions_of, described_trainings
 from decompose_cli.decomposition.over_seeds import difference_over_seeds
 from decompose_cli.engines.compare import compare
 from decompose_cli.errors import InputError
@@ -82,13 +87,13 @@ def test_what_trainings_differ_in_is_said(trained: Path) -> None:
     assert found["plain"].differs_in.keys() == found["more"].differs_in.keys()
     differing = {option: (one, found["more"].differs_in[option]) for option, one in found["plain"].differs_in.items()}
     assert differing["mix"] == ("none", "ricap")
-    assert differing["norm_mode"] == (None, "group")
+    assert differing["norm_mode"] == ("batch", "group")
     assert not {"seed", "lr", "batch_size", "scale_epochs", "model"} & differing.keys()
     shown = run("compare", "plain", "more").stderr
     _, table = shown.split("What the trainings differ in")
     rows = [line.split() for line in table.split("Second minus")[0].splitlines()]
     assert ["mix", "none", "ricap"] in rows
-    assert ["norm_mode", "-", "group"] in rows
+    assert ["norm_mode", "batch", "group"] in rows
     assert ["seeds", "0,", "1", "0,", "1"] in rows
 
 
@@ -101,16 +106,101 @@ def test_networks_of_the_same_seed_are_shown_and_all_are_in_the_result(trained: 
     assert figure is not None
     (axes,) = figure.axes
     names = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
-    assert names == [
-        "more minus plain, mean over seeds",
-        *(f"{second} minus {first}" for first, second in shown),
-    ]
+    pairs = [f"{second} minus {first}" for first, second in shown]
+    assert names == pairs, "an interval over two seeds would make all others points"
+    (one,) = found.seed_differences
+    third = one.model_copy(update={"seeds": [0, 1, 2]})
+    (axes,) = differences_figure(found.shown_differences, [third]).axes
+    names = [label.get_text().replace("\n", " ") for label in axes.get_yticklabels()]
+    assert names == ["more minus plain, mean over seeds", *pairs]
     text = run("compare", "plain", "more").stderr
-    whole, rest = text.split("Second minus first network of the same seed")
+    whole, rest = text.split("Second minus first network, on the same images")
     assert "mean over seeds" in whole
-    assert "The differences of 4 more pairs are in the result." in rest
+    assert "Of trainings with common seeds the pairs of one seed; 4 more pairs in the result." in rest
     assert "No model was named" not in text
     assert "Accuracy of each network" in rest
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "changed", "expected"),
+    [
+        ("train-gate", {"lambda": 0.1, "init": "scratch"}, {"lambda": 0.2, "init": "baseline"}, {"lambda", "init"}),
+        ("finetune", {"ranking": {"k": 5, "method": "weight"}}, {"ranking": {"k": 10, "method": "weight"}}, {"k"}),
+        ("finetune", {"only": "all"}, {"only": "head"}, {"only"}),
+        ("train", {"input_size": None}, {"input_size": "64"}, {"input_size"}),
+        ("train", {"settings": {"lr": 0.1, "seed": 0}}, {"settings": {"lr": 0.2, "seed": 5}}, {"lr"}),
+        ("train", {"weights": "a.pt", "workers": 1}, {"weights": "b.pt", "workers": 2}, set()),
+        ("train", {}, {"refit": False, "label_noise": None, "new_head": False}, set()),
+        ("train", {"settings": None}, {"settings": 3, "recipe": 4}, {"recipe"}),
+    ],
+)
+def test_conditions_of_every_command(
+    command: str, arguments: dict[str, Any], changed: dict[str, Any], expected: set[str]
+) -> None:
+    documents = [{"command": command, "arguments": given} for given in (arguments, {**arguments, **changed})]
+    runs = [
+        TrainedRun(name, name, 0, command, "last", conditions_of(one))
+        for name, one in zip("ab", documents, strict=True)
+    ]
+    found = described_trainings([Entry(run.training, run.document, run=run) for run in runs])
+    assert found["a"].differs_in.keys() == found["b"].differs_in.keys() == expected
+
+
+def test_pairs_with_a_training_that_is_no_whole_are_all_shown() -> None:
+    """Two with seeds 0 and 1 in common, and a third with another seed."""
+    heads = {
+        f"{name} seed {seed}": (name, seed)
+        for name, seeds in (("a", (0, 1)), ("b", (0, 1)), ("c", (7,)))
+        for seed in seeds
+    }
+    whole = difference_over_seeds(("a", "b"), *[{seed: torch.tensor([True, False]) for seed in (0, 1)}] * 2)
+    assert whole is not None
+    found = CompareResults(
+        total=2,
+        heads={
+            name: ComparedHead(
+                correct=1, top1=50.0, top1_ci95=(0, 100), top5=None, loss=0.0, kind="full", weights="", sha256="",
+                own_features=True, training=training, seed=seed,
+            )
+            for name, (training, seed) in heads.items()
+        },
+        differences=[
+            HeadDifference(
+                first=first, second=second, points=0.0, ci95=(-1, 1), mcnemar_p=1.0, only_first_correct=0,
+                only_second_correct=0, worst_class=None, halved_classes=[],
+            )
+            for first, second in itertools.combinations([*heads, "gone"], 2)
+        ],
+        sets={}, set_differences=[], unmeasured={}, seed_differences=[whole],
+    )  # fmt: skip
+    shown = {(one.first, one.second) for one in found.shown_differences if "gone" not in (one.first, one.second)}
+    same = {(f"a seed {seed}", f"b seed {seed}") for seed in (0, 1)}
+    assert shown == same | {(name, "c seed 7") for name in heads if name != "c seed 7"}
+
+
+def test_fine_tunings_are_compared_as_wholes_with_each_other_only(
+    trained: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    more = ("--dataset", "digits", "-k", "5", "--epochs", "1", "--runs", "2", "-q")
+    run("finetune", "-w", "plain/seed-0/best.pt", *more, "-o", "tuned")
+    run("finetune", "-w", "plain/seed-0/best.pt", *more, "--lr", "0.001", "-o", "faster")
+    found = results_of("plain", "tuned", "faster")
+    assert [(one.first, one.second) for one in found.seed_differences] == [("tuned", "faster")]
+    assert "in common" not in caplog.text
+    assert found.trainings["tuned"].differs_in["lr"] != found.trainings["faster"].differs_in["lr"]
+
+
+def test_a_head_without_a_network_is_cut_from_none(trained: Path) -> None:
+    """Its set is compared with networks of several trainings."""
+    run("extract-indices", "resnet8", "-w", "plain/seed-0/best.pt", "--dataset", "digits", "-k", "5", "-o", "k5.json")
+    entries = [one for given in ("k5.json", "plain") for one in read_entries(given)]
+    entries[0] = dataclasses.replace(entries[0], missing="holds a head without a network")
+    found = compare(Inputs(), entries).results
+    assert list(found.unmeasured) == ["k5"]
+    assert list(found.sets) == ["k5"]
+    checkpoints = ("plain/seed-0/best.pt", "b=plain/seed-1/best.pt")
+    refused(["compare", "k5.json", *checkpoints], REFUSED, "k5.json does not say which network it is of")
 
 
 def test_trainings_without_two_common_seeds_are_not_wholes_and_that_is_said(

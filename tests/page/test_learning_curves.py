@@ -83,11 +83,11 @@ def test_seeds_of_one_training_are_drawn_together_and_one_run_is_not_drawn_twice
 def test_trainings_of_other_images_are_not_mixed(what: str, write: Callable[..., Path]) -> None:
     def other(document: dict[str, Any]) -> None:
         epochs = document["results"]["epochs"]
+        if what == "share":
+            document["arguments"]["settings"] = {"val_split": 0.5}
         if what == "dataset":
-            document["dataset"]["name"] = "elsewhere"
+            document["dataset"]["fingerprint"] = "0" * 64
         for epoch in epochs:
-            if what == "share":
-                epoch["train"]["images"] = 7
             if what == "chosen on":
                 epoch["test"], epoch["val"] = epoch["val"], None
 
@@ -98,7 +98,7 @@ def test_trainings_of_other_images_are_not_mixed(what: str, write: Callable[...,
 
 def test_drawings_of_several_data_sets_say_which_is_which(write: Callable[..., Path]) -> None:
     def elsewhere(document: dict[str, Any]) -> None:
-        document["dataset"]["name"] = "elsewhere"
+        document["dataset"].update(name="elsewhere", fingerprint="0" * 64)
 
     one, other = write("one", [[40.0], [50.0]]), write("two", [[40.0], [50.0]], elsewhere)
     assert together(report([one]))[0].title.startswith("Accuracy on held-out images")
@@ -115,7 +115,14 @@ def test_impossible_accuracies_are_in_no_interval(write: Callable[..., Path]) ->
     (figures,) = [
         block for block in section(report([write("seeds", [[40.0], [90.0]])]), "glance") if isinstance(block, Figures)
     ]
-    assert figures.items[0][2].endswith("95% interval of the mean 0.00 to 100.00")
+    assert figures.items[0][2].endswith("95% interval over seeds 0.00 to 100.00")
+
+
+def test_one_data_set_of_two_names_is_one(write: Callable[..., Path]) -> None:
+    def moved(document: dict[str, Any]) -> None:
+        document["dataset"]["name"] = "elsewhere"
+
+    assert len(together(report([write("one", [[40.0]]), write("two", [[50.0]], moved)]))) == 1
 
 
 def test_fine_tuned_heads_are_not_drawn_with_trainings(write_results: WriteResults, write: Callable[..., Path]) -> None:
@@ -132,7 +139,7 @@ def test_the_mean_over_seeds_is_seen_first(write: Callable[..., Path]) -> None:
     ]
     low, high = stats.t.interval(0.95, 2, loc=72.0, scale=stats.sem(values))
     assert list(figures.items) == [
-        ("mean of 3 seeds, best epoch", "72.00%", f"test images; 95% interval of the mean {low:.2f} to {high:.2f}")
+        ("mean of 3 seeds, best epoch", "72.00%", f"test images; 95% interval over seeds {low:.2f} to {high:.2f}")
     ]
 
 
@@ -140,6 +147,12 @@ def test_means_are_of_the_epochs_that_all_seeds_have() -> None:
     curve = Curve([{1: 1.0, 2: 2.0, 3: float("nan")}, {1: 2.0, 3: 4.0}])
     assert curve.mean == {1: 1.5}
     assert Curve([]).mean == {}
+
+
+def test_seeds_of_a_single_epoch_are_points() -> None:
+    curve = {"a": Curve([{1: 10.0}, {1: 20.0}])}
+    upper, _ = trainings_figure("", curve, curve, "test images").axes
+    assert [line.get_marker() for line in upper.get_lines()[:2]] == [".", "."]
 
 
 def test_a_training_has_one_colour_a_thick_mean_and_thin_seeds() -> None:

@@ -69,7 +69,7 @@ def show_comparison(terminal: Terminal, document: ResultDocument[CompareResults]
     names = document.dataset.classes if document.dataset is not None else None
     if results.seed_differences:
         _show_over_seeds(terminal, results.seed_differences)
-    if len(results.trainings) > 1:
+    if results.training_rows:
         _show_trainings(terminal, results)
     if results.differences:
         _show_differences(terminal, results, names or [])
@@ -87,7 +87,7 @@ def show_comparison(terminal: Terminal, document: ResultDocument[CompareResults]
 
 
 def _show_heads(terminal: Terminal, results: CompareResults) -> None:
-    is_plain = all(head.training is not None and head.kind == "full" for head in results.heads.values())
+    is_plain = results.is_of_trainings
     terminal.title("Accuracy of each network" if is_plain else "Accuracy of each head")
     rows = []
     for name, head in results.heads.items():
@@ -101,30 +101,13 @@ def _show_heads(terminal: Terminal, results: CompareResults) -> None:
 
 def _show_trainings(terminal: Terminal, results: CompareResults) -> None:
     """What the trainings differ in: a difference of accuracies may be due to any of it."""
-    found = results.trainings
     terminal.title("What the trainings differ in")
-    rows = [
-        ["seeds", *(", ".join(map(str, one.seeds)) for one in found.values())],
-        ["weights", *(one.checkpoint for one in found.values())],
-    ]
-    for option in next(iter(found.values())).differs_in:
-        rows.append([option, *(_value(one.differs_in[option]) for one in found.values())])
-    terminal.print(make_table(["", *found], rows, left=1 + len(found)))
-
-
-def _value(value: object) -> str:
-    """A setting as it would be typed; a dash where there is none."""
-    if isinstance(value, list | tuple):
-        return ",".join(map(str, value)) or "-"
-    return "-" if value is None else str(value)
+    rows = results.training_rows
+    terminal.print(make_table(["", *results.trainings], rows, left=len(rows[0])))
 
 
 def _show_differences(terminal: Terminal, results: CompareResults, names: Sequence[str]) -> None:
-    terminal.title(
-        "Second minus first network of the same seed, on the same images"
-        if results.is_of_trainings
-        else "Second minus first head, on the same images"
-    )
+    terminal.title(f"Second minus first {'network' if results.is_of_trainings else 'head'}, on the same images")
     rows = []
     for one in results.shown_differences:
         low, high = one.ci95
@@ -144,7 +127,9 @@ def _show_differences(terminal: Terminal, results: CompareResults, names: Sequen
     columns = ["First", "Second", "Points", "95% interval", "McNemar p", "Only first", "Only second", "Worst class"]
     terminal.print(make_table(columns, rows, left=2))
     if (more := len(results.differences) - len(rows)) > 0:
-        terminal.print(f"The differences of {counted(more, 'more pair')} are in the result.")
+        terminal.print(
+            f"Of trainings with common seeds the pairs of one seed; {counted(more, 'more pair')} in the result."
+        )
 
 
 def _show_over_seeds(terminal: Terminal, differences: Sequence[SeedDifference]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -10,10 +10,10 @@ from decompose_cli.decomposition.compare_results import differences_figure
 from decompose_cli.page.blocks import Block, Cell, Column, Group, Section, Table
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
+from decompose_cli.printable import counted
 
 if TYPE_CHECKING:
-    from decompose_cli.decomposition.compare_results import HeadDifference, SetDifference
-    from decompose_cli.decomposition.compared_trainings import ComparedTraining
+    from decompose_cli.decomposition.compare_results import CompareResults, SetDifference
     from decompose_cli.decomposition.over_seeds import SeedDifference
 
 _LEAD = (
@@ -36,38 +36,15 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
     shown = results.shown_differences
     if results.seed_differences:
         yield _over_seeds(results.seed_differences)
-    if len(results.trainings) > 1:
-        yield _trainings(results.trainings)
+    if results.training_rows:
+        yield _trainings(results)
     if results.differences:
-        values = _differences(source, shown, "of the same seed, " if results.is_of_trainings else "")
+        values = _differences(source, results)
         draw = partial(differences_figure, shown, results.seed_differences)
         is_drawn = len(shown) + len(results.seed_differences) <= _MOST_DRAWN
         yield context.chart(values.caption, draw, values) if is_drawn else values
     if results.heads:
-        yield Table(
-            "Accuracy of each head",
-            [
-                Column("Head"),
-                Column("Weights"),
-                Column("Features"),
-                Column("Correct"),
-                Column("Images"),
-                Column("Top-1 %"),
-                Column("95% interval"),
-            ],
-            [
-                [
-                    name,
-                    head.kind,
-                    "its own" if head.own_features else "of the network",
-                    head.correct,
-                    results.total,
-                    head.top1,
-                    head.top1_ci95,
-                ]
-                for name, head in results.heads.items()
-            ],
-        )
+        yield _heads(results)
     if results.unmeasured:
         rows: list[list[Cell]] = [[name, why] for name, why in results.unmeasured.items()]
         yield Table("Heads that were not measured", [Column("Set"), Column("Why: it")], rows, is_folded=True)
@@ -77,21 +54,27 @@ def _blocks(context: Context, source: Source) -> Iterator[Block]:
         yield _classes(source, one)
 
 
-def _trainings(trainings: Mapping[str, ComparedTraining]) -> Table:
-    """What the trainings differ in: a difference of accuracies may be due to any of it."""
-    rows: list[list[Cell]] = [
-        ["seeds", *(", ".join(map(str, one.seeds)) for one in trainings.values())],
-        ["weights", *(one.checkpoint for one in trainings.values())],
-    ]
-    for option in next(iter(trainings.values())).differs_in:
-        found = [one.differs_in.get(option) for one in trainings.values()]
-        rows.append([option, *(None if value is None else str(value).strip("[]") for value in found)])
-    return Table("What the trainings differ in", [Column("Setting"), *map(Column, trainings)], rows)
-
-
-def _differences(source: Source, differences: Sequence[HeadDifference], which: str) -> Table:
+def _heads(results: CompareResults) -> Table:
+    is_plain = results.is_of_trainings
+    columns = [Column("Network")] if is_plain else [Column("Head"), Column("Weights"), Column("Features")]
+    columns += [Column("Correct"), Column("Images"), Column("Top-1 %"), Column("95% interval")]
     rows: list[list[Cell]] = []
-    for one in differences:
+    for name, head in results.heads.items():
+        of = [] if is_plain else [head.kind, "its own" if head.own_features else "of the network"]
+        rows.append([name, *of, head.correct, results.total, head.top1, head.top1_ci95])
+    return Table(f"Accuracy of each {'network' if is_plain else 'head'}", columns, rows)
+
+
+def _trainings(results: CompareResults) -> Table:
+    """What the trainings differ in: a difference of accuracies may be due to any of it."""
+    return Table(
+        "What the trainings differ in", [Column("Setting"), *map(Column, results.trainings)], results.training_rows
+    )
+
+
+def _differences(source: Source, results: CompareResults) -> Table:
+    rows: list[list[Cell]] = []
+    for one in results.shown_differences:
         worst = one.worst_class
         rows.append(
             [
@@ -106,8 +89,14 @@ def _differences(source: Source, differences: Sequence[HeadDifference], which: s
                 None if worst is None else worst.ci95,
             ]
         )
+    more = len(results.differences) - len(rows)
+    which = (
+        f" (of trainings with common seeds those of one seed; {counted(more, 'more pair')} in the result)"
+        if more
+        else ""
+    )
     return Table(
-        f"Differences of {'networks' if which else 'heads'} {which}on the same images",
+        f"Differences of {'networks' if results.is_of_trainings else 'heads'} on the same images{which}",
         [
             Column("Heads"),
             Column("Points", 2, is_signed=True),

@@ -18,7 +18,11 @@ _LEAD = (
 )
 _OF_TRAININGS = "Networks that were trained: how many images they get right, and how their trainings went."
 _MOST = 9
-_EPOCHS = {"best test top1": ", best epoch", "last test top1": ", last epoch", "test top1": ""}
+_EPOCHS = {
+    "best test top1": ", best epoch",
+    "last test top1": ", last epoch",
+    "test top1 after fine-tuning": ", fine-tuned",
+}
 """The spreads of test accuracies, the first of which is shown, and which weights they are of."""
 
 
@@ -90,11 +94,13 @@ def _over_seeds(source: Source, whose: str) -> list[tuple[str, str, str]]:
     """The mean test accuracy of several seeds, of the epoch that held-out images choose, else of the last."""
     summary = {spread.what: spread for spread in source.results.summary}
     for what in _EPOCHS:
-        if what in summary:
-            mean, _, interval = mean_interval(summary[what].values)
-            low, high = (min(max(limit, 0.0), 100.0) for limit in interval or (mean, mean))
-            of = f"mean of {len(summary[what].values)} seeds{_EPOCHS[what]}"
-            return [(whose + of, f"{mean:.2f}%", f"test images; 95% interval of the mean {low:.2f} to {high:.2f}")]
+        if what not in summary or len(summary[what].values) < 2:
+            continue
+        mean, _, interval = mean_interval(summary[what].values)
+        assert interval is not None
+        low, high = (min(max(limit, 0.0), 100.0) for limit in interval)
+        of = f"mean of {len(summary[what].values)} seeds{_EPOCHS[what]}"
+        return [(whose + of, f"{mean:.2f}%", f"test images; 95% interval over seeds {low:.2f} to {high:.2f}")]
     return []
 
 

@@ -48,24 +48,30 @@ def _together(context: Context) -> Iterator[Block]:
 
     Fine-tuned heads are left out: they begin with a trained network.
     """
-    alike: dict[tuple[str, int, str], dict[str, list[Any]]] = {}
+    alike: dict[tuple[str, object, str], dict[str, list[Any]]] = {}
+    names: dict[str, str] = {}
     for source in context.of("train", "train-gate"):
         runs = [run for _, run in runs_of(source) if run.epochs]
-        splits = {_chosen_on(run) for run in runs}
+        splits = {_measured_on(run) for run in runs}
         if source.document.dataset is None or len(splits) != 1:
             continue
-        where = source.document.dataset.name, runs[0].epochs[0].train.images, splits.pop()
+        dataset = source.document.dataset
+        settings = source.document.arguments.get("settings")
+        held_out = settings.get("val_split") if isinstance(settings, dict) else None
+        where = dataset.fingerprint, held_out, splits.pop()
+        names.setdefault(dataset.fingerprint, place_in(dataset.name))
         alike.setdefault(where, {})[source.name] = runs
+    several = len({fingerprint for fingerprint, _, _ in alike}) > 1
     blocks = [
-        _curves(context, trainings, split, f"{place_in(images)}: " if len({name for name, _, _ in alike}) > 1 else "")
-        for (images, _, split), trainings in alike.items()
+        _curves(context, trainings, split, f"{names[fingerprint]}: " if several else "")
+        for (fingerprint, _, split), trainings in alike.items()
         if sum(len(runs) for runs in trainings.values()) > 1
     ]
     if blocks:
         yield Group("Learning curves", blocks)
 
 
-def _chosen_on(run: Any) -> str:
+def _measured_on(run: Any) -> str:
     """The images whose accuracy a run measured after its epochs: held-out ones, else those of the test."""
     return next((name for name in ("val", "test") if any(getattr(epoch, name) for epoch in run.epochs)), "train")
 

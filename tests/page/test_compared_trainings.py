@@ -1,0 +1,71 @@
+"""The section on trainings that were compared, from the comparison of a gate and its baseline that is in the docs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from decompose_cli.page.blocks import Chart, Group, Table
+from decompose_cli.page.report import report
+
+DOCUMENT = Path(__file__).parents[2] / "docs" / "results" / "gate-compare.json"
+
+
+@pytest.fixture
+def blocks(tmp_path: Path) -> Callable[..., list[Any]]:
+    def make(change: Callable[[dict[str, Any]], object] | None = None) -> list[Any]:
+        document = json.loads(DOCUMENT.read_text(encoding="utf-8"))
+        if change is not None:
+            change(document["results"])
+        path = tmp_path / "compare.json"
+        path.write_text(json.dumps(document), encoding="utf-8")
+        (group,) = [one for section in report([path]).sections if section.id == "compare" for one in section.blocks]
+        assert isinstance(group, Group)
+        return list(group.blocks)
+
+    return make
+
+
+def test_trainings_come_first_then_what_they_differ_in_and_their_networks(blocks: Callable[..., list[Any]]) -> None:
+    results = json.loads(DOCUMENT.read_text(encoding="utf-8"))["results"]
+    whole, settings, pairs, networks = blocks()
+    (one,) = results["seed_differences"]
+    assert isinstance(whole, Table)
+    (row,) = whole.rows
+    assert list(row[:4]) == ["gate minus baseline", 3, one["points"], tuple(one["ci95"])]
+    assert row[-1] == "0, 1, 2"
+    assert isinstance(settings, Table)
+    assert [column.title for column in settings.columns] == ["Setting", "baseline", "gate"]
+    assert [list(row) for row in settings.rows][:3] == [
+        ["seeds", "0, 1, 2", "0, 1, 2"],
+        ["checkpoint", "best", "best"],
+        ["command", "train", "train-gate"],
+    ]
+    assert ["gate", "-", "entropy-classifier"] in [list(row) for row in settings.rows]
+    assert isinstance(pairs, Chart)
+    assert pairs.title.endswith("(of trainings with common seeds those of one seed; 12 more pairs in the result)")
+    assert [row[0] for row in pairs.values.rows] == [
+        f"gate seed {seed} minus baseline seed {seed}" for seed in range(3)
+    ]
+    assert networks.caption == "Accuracy of each network"
+    assert [column.title for column in networks.columns][:2] == ["Network", "Correct"]
+
+
+def test_a_comparison_of_an_earlier_version_shows_all_pairs(blocks: Callable[..., list[Any]]) -> None:
+    def earlier(results: dict[str, Any]) -> None:
+        del results["trainings"]
+        for head in results["heads"].values():
+            del head["training"], head["seed"]
+
+    _, pairs, heads = blocks(earlier)
+    assert len(pairs.values.rows) == 15
+    assert heads.caption == "Accuracy of each head"
+
+
+def test_a_head_that_is_named_nowhere_harms_nothing(blocks: Callable[..., list[Any]]) -> None:
+    *_, pairs, _ = blocks(lambda results: results["heads"].pop("gate seed 2"))
+    assert len(pairs.values.rows) == 2 + 5, "those of the head that is not there are shown"
