@@ -324,7 +324,8 @@ def _check_cut_from_one(entries: Sequence[Entry]) -> None:
     Raises:
         InputError: There is one.
     """
-    networks = {one.origin.sha256 if one.origin else one.sha256 for one in entries if one.origin or one.checkpoint}
+    networks: set[str | None] = {one.origin.sha256 for one in entries if one.origin}
+    networks = networks or {one.sha256 for one in entries if one.checkpoint and not _lacks_full_head(one)}
     alone = [one for one in entries if not (one.index_set is None or one.origin or one.checkpoint or one.missing)]
     if alone and len(networks) > 1:
         raise InputError(

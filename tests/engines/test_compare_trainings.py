@@ -269,3 +269,13 @@ def test_no_interval_leaves_what_is_possible() -> None:
     assert one.points == 75
     assert one.ci95 == one.ci95_seeds == (-100, 100)
     assert one.ci95_images[1] <= 100
+
+
+def test_sets_are_cut_from_the_network_that_documents_name_also_beside_checkpoints(trained: Path) -> None:
+    weights = ("-w", "plain/seed-0/best.pt", "--dataset", "digits", "-q")
+    run("extract-indices", *weights, "-k", "5", "-o", "k5.json")
+    run("validate", *weights, "-o", "full.json")
+    run("finetune", *weights, "-k", "5", "--epochs", "1", "-o", "tuned")
+    found = results_of("k5.json", "full.json", "tuned/last.pt")
+    assert found.heads["k5"].weights == "plain/seed-0/best.pt"
+    assert results_of("k5.json", "plain/seed-0/best.pt", "tuned/last.pt").heads["k5"].weights == "plain/seed-0/best.pt"
