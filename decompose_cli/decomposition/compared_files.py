@@ -47,8 +47,8 @@ def read_entries(given: str) -> list[Entry]:
 
 def _found(path: Path, text: str) -> Path:
     """The file, or the document in the folder."""
-    settle(path if path.is_dir() else path.parent)
     try:
+        settle(path if path.is_dir() else path.parent)
         if path.is_dir():
             if (why := unfinished(path)) is not None:
                 raise why
