@@ -83,7 +83,8 @@ def section(context: Context) -> Section | None:
             more = f"{head.point.correct:,} of {source.results.total:,} images; {versus.points:+.2f} points "
             more += f"({low:+.2f} to {high:+.2f}) against {whom}"
             items.append((f"{whose}sparse head, k = {head.k}", f"{head.point.top1:.2f}%", more))
-    is_of_trainings = {source.command for source in context.sources} <= {"train", "train-gate", "lr-find", "compare"}
+    others = (one for one in context.sources if one.command not in ("train", "train-gate", "lr-find"))
+    is_of_trainings = all(one.command == "compare" and one.results.is_of_trainings for one in others)
     lead = _OF_TRAININGS if is_of_trainings and measured else _LEAD
     said = answers(context)
     blocks: list[Block] = [*([Verdict(said)] if said else []), *([Figures(items[:_MOST])] if items else [])]

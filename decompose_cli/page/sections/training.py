@@ -48,7 +48,7 @@ def _together(context: Context) -> Iterator[Block]:
 
     Fine-tuned heads are left out: they begin with a trained network.
     """
-    alike: dict[tuple[str, object, str], dict[str, list[Any]]] = {}
+    alike: dict[tuple[str, str, str], dict[str, list[Any]]] = {}
     names: dict[str, str] = {}
     for source in context.of("train", "train-gate"):
         runs = [run for _, run in runs_of(source) if run.epochs]
@@ -58,7 +58,7 @@ def _together(context: Context) -> Iterator[Block]:
         dataset = source.document.dataset
         settings = source.document.arguments.get("settings")
         held_out = settings.get("val_split") if isinstance(settings, dict) else None
-        where = dataset.fingerprint, held_out, splits.pop()
+        where = dataset.fingerprint, str(held_out), splits.pop()  # a document may have anything there
         names.setdefault(dataset.fingerprint, place_in(dataset.name))
         alike.setdefault(where, {})[source.name] = runs
     several = len({fingerprint for fingerprint, _, _ in alike}) > 1
@@ -92,8 +92,7 @@ def _curves(context: Context, trainings: Mapping[str, Sequence[Any]], split: str
     columns = [Column("Training"), Column("Epoch"), Column("Seeds"), Column("Mean top-1 %"), Column("Lowest")]
     columns += [Column("Highest"), Column("Mean training loss", 4)]
     draw = partial(trainings_figure, "", losses, top1, images)
-    title = f"{whose}accuracy on {images} and training loss"
-    title = title[0].upper() + title[1:] if not whose else title
+    title = f"{whose}{'accuracy' if whose else 'Accuracy'} on {images} and training loss"
     if any(len(runs) > 1 for runs in trainings.values()):
         title += "; thick lines are means over seeds, thin ones the seeds"
     return context.chart(title, lambda width: draw(width=width), Table("By training and epoch", columns, rows))
