@@ -11,13 +11,14 @@ from typing import Any
 
 from decompose_cli.cli.repeated import is_document, options_of
 from decompose_cli.errors import InputError, shortened
+from decompose_cli.storage.names import CONFIG, RESULT
 from decompose_cli.storage.text_files import read_result, read_text
 
 WHAT = "The configuration"
 NEVER = ("output", "overwrite", "json", "resume", "config", "predictions")
 """Options that must be typed: what says where files are written, or what is replaced there."""
 _MOST_BYTES = 1_000_000  # of a file that a person writes
-_DOCUMENTS = ("config.json", "result.json")
+_DOCUMENTS = (CONFIG, RESULT)
 
 
 def read_configuration(path: Path, command: str, options: Sequence[Any]) -> dict[str, Any]:

@@ -19,11 +19,12 @@ from decompose_cli.storage.files import (
     check_writable,
     new_folder,
 )
+from decompose_cli.storage.names import RESULT
 
 if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
 
-RESULT, RESULTS = "result.json", Path("results")
+RESULTS = Path("results")
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.messages import warn_no_effect
 from decompose_cli.storage.files import file_stem
+from decompose_cli.storage.names import LAST
 
 if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
@@ -100,7 +101,7 @@ def weights_to_evaluate(
                 f"With {param('evaluate')}, {param('resume')} and {param('weights')} both say which weights; give one "
                 "of them."
             )
-        checkpoint = tuning.resume / "last.pt" if tuning.resume.is_dir() else tuning.resume
+        checkpoint = tuning.resume / LAST if tuning.resume.is_dir() else tuning.resume
         if not checkpoint.is_file():
             raise InputError(
                 f"There is no checkpoint {checkpoint}.",

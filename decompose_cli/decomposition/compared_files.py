@@ -13,12 +13,13 @@ from decompose_cli.storage.download import is_url
 from decompose_cli.storage.files import sha256_of, user_path
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.matrices import put_back
-from decompose_cli.storage.result_document import RESULT
-from decompose_cli.storage.run_configuration import CONFIG, has_configuration, unfinished
+from decompose_cli.storage.names import CONFIG, RESULT
+from decompose_cli.storage.run_configuration import has_configuration, unfinished
 from decompose_cli.storage.text_files import read_result
 
 _OF_FOLDERS = ("result", "last", "best")  # names of files that say nothing; their folders have others
 _WHAT = "The file"
+_CONTROLS = {*range(32)} - set(b"\t\n\f\r")
 
 
 def read_entries(given: str) -> list[Entry]:
@@ -35,7 +36,7 @@ def read_entries(given: str) -> list[Entry]:
     if not is_named:
         name = path.name.removesuffix(".result.json").removesuffix(path.suffix)
         name = path.absolute().parent.name if name in _OF_FOLDERS else name
-    if not _is_text(path):
+    if not _is_json(path):
         return [entry_of_checkpoint(name, path)]
     content = read_result(path, _WHAT)
     if isinstance(content, dict) and "schema_version" in content:
@@ -67,8 +68,12 @@ def _found(path: Path, text: str) -> Path:
     return path
 
 
-def _is_text(path: Path) -> bool:
-    """Whether a file is JSON by its name or its beginning; what cannot be read is refused by the readers."""
+def _is_json(path: Path) -> bool:
+    """Whether a file is JSON by its name or its beginning; what cannot be read is refused by the readers.
+
+    Raises:
+        InputError: It is text of another kind.
+    """
     if path.suffix == ".json" or not path.is_file():
         return path.suffix == ".json"
     try:
@@ -77,4 +82,10 @@ def _is_text(path: Path) -> bool:
     except OSError:
         return False
     # A safetensors file begins with the length of its header, whose upper bytes are 0.
-    return start.lstrip()[:1] in (b"{", b"[") and b"\0" not in start[:9]
+    if start.lstrip()[:1] in (b"{", b"[") and b"\0" not in start[:9]:
+        return True
+    if start and not _CONTROLS.intersection(start):  # every form of checkpoint has some
+        raise InputError(
+            f"The file {path} is text, but neither an index file nor a result, which are JSON, nor a checkpoint."
+        )
+    return False

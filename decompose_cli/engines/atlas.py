@@ -33,7 +33,8 @@ from decompose_cli.models.backbones import no_head
 from decompose_cli.models.maps import firing_square
 from decompose_cli.reporting.atlas_sheet import SHEET, AtlasSheet
 from decompose_cli.storage.file_sets import Content, write_result
-from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
+from decompose_cli.storage.names import RESULT
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 MOST_FEATURES = 300
 """Features in one atlas; nobody looks at more rows."""

@@ -30,7 +30,8 @@ from decompose_cli.messages import note
 from decompose_cli.reporting import atlas_sheet
 from decompose_cli.reporting.plots import Curve
 from decompose_cli.storage.file_sets import Content
-from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
+from decompose_cli.storage.names import RESULT
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 _LARGEST_K = 64
 _OVERLAP_KS = (5, 10, 20)

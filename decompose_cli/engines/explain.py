@@ -46,8 +46,8 @@ from decompose_cli.reporting.explain_plots import Panel, Picture, Whole, largest
 from decompose_cli.reporting.findings import Findings, Row
 from decompose_cli.storage.file_sets import Content, check_replaceable, write_result
 from decompose_cli.storage.files import file_stem, sha256_of
+from decompose_cli.storage.names import RESULT
 from decompose_cli.storage.result_document import (
-    RESULT,
     DatasetInfo,
     ModelInfo,
     ResultDocument,

@@ -23,7 +23,8 @@ from decompose_cli.features.study import Study
 from decompose_cli.reporting.filter_plots import MOST_ROWS, FilterRow, Response, filter_sheet
 from decompose_cli.reporting.findings import Findings, Row
 from decompose_cli.storage.file_sets import Content, write_result
-from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
+from decompose_cli.storage.names import RESULT
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,7 +23,8 @@ from decompose_cli.printable import counted
 from decompose_cli.processes.cluster import Machines, processes_of
 from decompose_cli.reporting.training_plots import lr_curve
 from decompose_cli.storage.file_sets import write_result
-from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch, WeightsInfo, describe_environment
+from decompose_cli.storage.names import RESULT
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo, describe_environment
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.gating.objective import GateObjective
 from decompose_cli.training.gating.settings import GateSettings

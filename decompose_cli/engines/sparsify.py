@@ -47,7 +47,8 @@ from decompose_cli.sparse.cuts import nearest_the_mean
 from decompose_cli.sparse.measures import NEC, measure, nec
 from decompose_cli.sparse.threads import few_threads
 from decompose_cli.storage.file_sets import Content, write_result
-from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
+from decompose_cli.storage.names import RESULT
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 _NEAR = 0.1
 """Share of a number of features by which the mean of a point of the path may be off, to stand for it."""

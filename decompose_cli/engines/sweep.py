@@ -54,7 +54,8 @@ from decompose_cli.messages import note, track
 from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.reporting.style import png
 from decompose_cli.storage.file_sets import write_result
-from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch
+from decompose_cli.storage.names import RESULT
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch
 
 CURVE, INDICES = "curve.png", "indices.json"
 _USUAL_LARGEST_K = 64

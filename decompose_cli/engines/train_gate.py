@@ -27,7 +27,8 @@ from decompose_cli.processes.device import resolve_device
 from decompose_cli.processes.team import on_first
 from decompose_cli.reporting.gate_plots import SHOWN, extremes, gate_distribution
 from decompose_cli.storage.file_sets import write_result
-from decompose_cli.storage.result_document import RESULT, ResultDocument, Stopwatch, WeightsInfo, describe_environment
+from decompose_cli.storage.names import RESULT
+from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo, describe_environment
 from decompose_cli.training.data import HELD_OUT
 from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.gating.configuration import TrainGateConfig, configure_gates, with_defaults

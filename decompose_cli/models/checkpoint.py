@@ -34,6 +34,7 @@ from decompose_cli.models.torch_files import read_torch
 from decompose_cli.preprocessing import LARGEST_SIDE, ImageOptions, Interpolation
 from decompose_cli.storage.files import as_bytes, sha256_of, write_with
 from decompose_cli.storage.journal import settle
+from decompose_cli.storage.names import BEST, LAST
 from decompose_cli.storage.ordinary_files import check_ordinary
 from decompose_cli.storage.result_document import PartOfClasses
 from decompose_cli.storage.tensor_files import readable_path, write_tensors
@@ -227,7 +228,7 @@ def _named_in(folder: Path) -> str | None:
     """The file of weights in a folder that is likely meant: of a run the best ones."""
     found = [path for path in sorted(folder.iterdir()) if path.suffix in (".pt", ".pth", ".safetensors")]
     names = {path.name: path for path in reversed(found)}
-    file = names.get("best.pt") or names.get("last.pt") or next(iter(found), None)
+    file = names.get(BEST) or names.get(LAST) or next(iter(found), None)
     return None if file is None else f"Name the file in it: {param('weights')} {file}"
 
 

@@ -17,12 +17,12 @@ from decompose_cli.messages import note
 from decompose_cli.printable import printable
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.matrices import put_back
+from decompose_cli.storage.names import RESULT
 from decompose_cli.storage.result_document import SCHEMA_VERSION, DatasetInfo, FeaturesInfo, ResultDocument
 from decompose_cli.storage.run_configuration import unfinished
 from decompose_cli.storage.text_files import read_result
 
 _WHAT, _HINT = "The result file", "Name the JSON file that a command wrote, or the folder of a run."
-_RUN = "result.json"
 _LONGEST = 10_000  # a command line may be long
 _ALTERNATIVES = (DatasetInfo.__name__, FeaturesInfo.__name__)  # which pydantic puts into the places of errors
 
@@ -133,7 +133,7 @@ def _short(path: Path, others: Collection[Path]) -> str:
     """The end of a path that tells it from the others."""
     for length in range(1, len(path.parts)):
         end = path.parts[-length:]
-        if sum(other.parts[-length:] == end for other in others) == 1 and end != (_RUN,):
+        if sum(other.parts[-length:] == end for other in others) == 1 and end != (RESULT,):
             return printable("/".join(end))
     return printable(str(path))
 
@@ -171,7 +171,7 @@ def _documents_below(folder: Path) -> list[Path]:
     except OSError as error:
         raise InputError(f"The folder {folder} cannot be read: {error.strerror or error}.") from error
     paths = [path for path in entries if path.suffix == ".json" and path.is_file() and _is_document(path)]
-    if folder / _RUN not in paths:
+    if folder / RESULT not in paths:
         below = [path for path in entries if path.is_dir() and not path.is_symlink() and not path.name.startswith(".")]
         paths += [document for path in below for document in _documents_below(path)]
         if paths and (why := unfinished(folder)) is not None:

@@ -40,7 +40,7 @@ from decompose_cli.page.sections import (
 from decompose_cli.printable import printable
 from decompose_cli.reporting.findings import Findings
 from decompose_cli.storage.files import as_bytes, check_writable, user_path, write_text
-from decompose_cli.storage.result_document import RESULT
+from decompose_cli.storage.names import RESULT
 from decompose_cli.version import __version__
 
 if TYPE_CHECKING:

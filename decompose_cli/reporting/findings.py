@@ -17,7 +17,8 @@ from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.reporting.style import picture_figure
 from decompose_cli.storage.file_sets import check_replaceable, write_document, write_result
 from decompose_cli.storage.files import check_folder_writable, check_writable, user_path
-from decompose_cli.storage.result_document import RESULT, ResultDocument
+from decompose_cli.storage.names import RESULT
+from decompose_cli.storage.result_document import ResultDocument
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

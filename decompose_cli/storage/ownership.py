@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from decompose_cli.errors import InputError
+from decompose_cli.storage.names import CONFIG
 from decompose_cli.storage.ordinary_files import read_ordinary
 
 PREDICTIONS = b"image,file,label"
@@ -47,7 +48,7 @@ def obstacle(path: Path) -> str | None:
 
 def holds_run(folder: Path) -> bool:
     """Whether a folder has the configuration of a training."""
-    content = _json(folder / "config.json")
+    content = _json(folder / CONFIG)
     return isinstance(content, dict) and content.get("command") in _TRAININGS
 
 

@@ -23,8 +23,6 @@ from decompose_cli.storage.matrices import INLINE, set_apart
 from decompose_cli.version import __version__
 
 SCHEMA_VERSION = 1
-RESULT = "result.json"
-"""Name of the document in a folder of results."""
 Results = TypeVar("Results")
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from decompose_cli.errors import InputError, param
-from decompose_cli.storage.result_document import RESULT
+from decompose_cli.storage.names import CONFIG, RESULT
 from decompose_cli.storage.text_files import read_json
-
-CONFIG = "config.json"
 
 
 def has_configuration(folder: Path) -> bool:

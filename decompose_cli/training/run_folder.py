@@ -23,16 +23,13 @@ from decompose_cli.storage.file_sets import Content, write_files
 from decompose_cli.storage.files import check_folder_writable
 from decompose_cli.storage.journal import settle
 from decompose_cli.storage.leftovers import sweep
+from decompose_cli.storage.names import BEST, CONFIG, LAST, LOG, RESULT
 from decompose_cli.storage.ordinary_files import check_ordinary
 from decompose_cli.storage.result_document import readable_json
-from decompose_cli.storage.run_configuration import CONFIG, has_configuration
+from decompose_cli.storage.run_configuration import has_configuration
 from decompose_cli.storage.system_errors import write_error
 from decompose_cli.training.export import KINDS, SUFFIXES, Kind
 
-LAST = "last.pt"
-BEST = "best.pt"
-RESULT = "result.json"
-LOG = "log.csv"
 CURVE = "curve.png"
 TENSORBOARD = "tensorboard"
 G_VALUES, GATE_PLOT, EXTREMES = "g_values.csv", "g_distribution.png", "g_extremes.png"

@@ -61,6 +61,12 @@ def test_what_cannot_be_compared(material: Path, line: str, fragments: tuple[str
     refused(words(line, material), REFUSED, *fragments)
 
 
+@pytest.mark.parametrize("name", ["log.csv", "notes.txt", "page.html", "nothing_said"])
+def test_text_of_another_kind_is_not_called_a_damaged_checkpoint(material: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("Größe,5\r\n\t<p>class</p>\n", "utf-8")
+    refused(["compare", f"{material}/plain.json", str(tmp_path / name)], REFUSED, f"{name} is text, but neither")
+
+
 def test_the_full_head_keeps_its_name(material: Path) -> None:
     arguments = ["compare", f"full head={material}/plain.json", f"{material}/document.json"]
     refused(arguments, REFUSED, "cannot be named 'full head'")

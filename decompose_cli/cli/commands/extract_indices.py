@@ -8,11 +8,12 @@ from typing import Annotated
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import METHOD_HELP, METHODS, ORDER
-from decompose_cli.cli.output import RESULT, Output, model_and_dataset, present
+from decompose_cli.cli.output import Output, model_and_dataset, present
 from decompose_cli.cli.tables.indices import show_indices
 from decompose_cli.decomposition.ranking import DEFAULT_METHOD
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.storage.names import RESULT
 
 
 @command()

@@ -9,10 +9,11 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import FILTERS_OF_CLASSES, FILTERS_PER_CLASS
-from decompose_cli.cli.output import RESULT, Output, in_folder, present
+from decompose_cli.cli.output import Output, in_folder, present
 from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.printable import counted
+from decompose_cli.storage.names import RESULT
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.beside import Beside

@@ -15,9 +15,10 @@ from decompose_cli.cli.options.training import (
     NetworkOptions,
     with_settings,
 )
-from decompose_cli.cli.output import RESULT, Output, in_folder, present
+from decompose_cli.cli.output import Output, in_folder, present
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.printable import counted
+from decompose_cli.storage.names import RESULT
 
 if TYPE_CHECKING:
     from decompose_cli.engines.lr_find import LrFindResults

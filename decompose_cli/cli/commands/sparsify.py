@@ -9,10 +9,11 @@ from typing import Annotated, Optional
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import METHODS, PREDICTIONS
-from decompose_cli.cli.output import RESULT, Output, checked_predictions, in_folder, present, write_predictions
+from decompose_cli.cli.output import Output, checked_predictions, in_folder, present, write_predictions
 from decompose_cli.cli.tables.sparse import show_heads
 from decompose_cli.decomposition.sparse_settings import AUTO, CUTS, LADDER, SLOW
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.storage.names import RESULT
 
 
 @command()

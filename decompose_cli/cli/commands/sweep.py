@@ -10,12 +10,13 @@ from decompose_cli.cli.console import Terminal, make_table
 from decompose_cli.cli.options.binding import command
 from decompose_cli.cli.options.declaration import option
 from decompose_cli.cli.options.rankings import INDEX_FILES, L2, ORDER, PREDICTIONS, fitted, listed
-from decompose_cli.cli.output import RESULT, Output, checked_predictions, in_folder, present, write_predictions
+from decompose_cli.cli.output import Output, checked_predictions, in_folder, present, write_predictions
 from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.words import label, p_value, said_of_fits, said_of_worst
 from decompose_cli.decomposition.ranking import RANKINGS
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.printable import counted
+from decompose_cli.storage.names import RESULT
 
 if TYPE_CHECKING:
     from decompose_cli.decomposition.result_types import Point

@@ -12,7 +12,7 @@ from decompose_cli.cli.options.binding import command, led
 from decompose_cli.cli.options.declaration import GATES, NETWORK, OUTPUT, option, text
 from decompose_cli.cli.options.inputs import model_argument
 from decompose_cli.cli.options.training import IDLE_FROM_SCRATCH, NOT_FROM_SCRATCH, Tuning
-from decompose_cli.cli.output import RESULT, RunOutput, in_folder, present
+from decompose_cli.cli.output import RunOutput, in_folder, present
 from decompose_cli.cli.runs import finish_run, make_request, weights_to_evaluate
 from decompose_cli.cli.tables.accuracy import show_setting
 from decompose_cli.cli.tables.runs import COLUMNS, measured_rows, show_files, show_spread
@@ -20,6 +20,7 @@ from decompose_cli.errors import param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.messages import warn_no_effect
 from decompose_cli.printable import counted
+from decompose_cli.storage.names import RESULT
 from decompose_cli.training.gating.settings import GateSettings
 
 if TYPE_CHECKING:

@@ -130,7 +130,7 @@ def _refuse_replacing(out: Output, values: Iterable[Any]) -> None:
         return
     from decompose_cli.storage.file_sets import replaced_with
     from decompose_cli.storage.files import user_path
-    from decompose_cli.storage.result_document import RESULT as DOCUMENT
+    from decompose_cli.storage.names import RESULT as DOCUMENT
 
     goes = {path.resolve() for path in replaced_with(out.path, DOCUMENT)}
     for value in values:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from decompose_cli.cli.console import Terminal
 from decompose_cli.cli.flags import flag
 from decompose_cli.models.entry import is_user_code
+from decompose_cli.storage.names import LOG, RESULT
 
 if TYPE_CHECKING:
     from decompose_cli.storage.result_document import ResultDocument
@@ -66,12 +67,12 @@ def show_files(
     """
     for run in runs:
         weights = [path.rsplit("/", 1)[-1] for path in run.checkpoints.values()]
-        names = ", ".join([*weights, "log.csv", "curve.png", *more, "result.json"])
+        names = ", ".join([*weights, LOG, "curve.png", *more, RESULT])
         terminal.print(f"Written to {Path(run.checkpoints['last']).parent}: {names}")
         for kind, difference in run.export_errors.items():
             terminal.print(f"The {kind} file agrees with the network to {difference:.1e}")
     if len(runs) > 1:
-        terminal.print(f"All runs: {Path(runs[0].checkpoints['last']).parent.parent}/result.json")
+        terminal.print(f"All runs: {Path(runs[0].checkpoints['last']).parent.parent / RESULT}")
     files = runs[0].checkpoints
     model = document.arguments["model"]
     named = f"{model} " if is_user_code(model) else ""  # Python code of the user's is run only where it is named
