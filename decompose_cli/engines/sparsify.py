@@ -37,7 +37,7 @@ from decompose_cli.decomposition.sparse_results import (
 from decompose_cli.decomposition.sparse_search import Candidate, Search, best_of
 from decompose_cli.decomposition.sparse_settings import SparsifySettings
 from decompose_cli.decomposition.sparse_sources import NetworkSource, Source
-from decompose_cli.errors import DecomposeError, first_few
+from decompose_cli.errors import DecomposeError, first_few, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.messages import note
 from decompose_cli.models.bias_alone import say_bias_alone
@@ -223,7 +223,10 @@ class Run:
                 f"No k of {first_few(bounds)} is within {counted(limit, 'point')} of the full head{whose} on the "
                 f"{counted(len(self.search.chooser.labels), 'choosing image')}; k = {nearest} comes nearest, "
                 "with a bound of "
-                f"{bounds[nearest]:.2f} points."
+                f"{bounds[nearest]:.2f} points.",
+                hint=f"Try more features with {param('k')}, or allow more with {param('max_drop')}."
+                if not whose
+                else f"Allow a class more with {param('max_class_drop')}, or try more features with {param('k')}.",
             )
         return within
 

@@ -181,6 +181,11 @@ def test_the_smallest_k_is_kept_alone() -> None:
     assert min(below) > 2
     said = run("sparsify", "-k", "1", "--max-drop", "0", "--method", "mean", "--l2", "1e-2", "-o", "none", code=1)
     assert "No k of 1 is within 0 points of the full head on the 287 choosing images" in said.stderr
+    assert "Try more features with -k, or allow more with --max-drop." in " ".join(said.stderr.split())
+    one = ("-k", "1", "--max-drop", "99", "--max-class-drop", "0", "--method", "mean", "--l2", "1e-2", "-o", "none")
+    said = " ".join(run("sparsify", *one, code=1).stderr.split())
+    assert "No k of 1 is within 0 points of the full head for every class on" in said
+    assert "Allow a class more with --max-class-drop, or try more features with -k." in said
     assert not Path("none").exists()
 
 
