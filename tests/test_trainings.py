@@ -225,16 +225,29 @@ def test_few_features_are_those_of_the_documents() -> None:
                 for one, k in zip(sparse, chosen, strict=True)
             ]
             bounds = [one["smallest"]["tried"]["5"] for one in sparse]
-            assert found[NAMES[name]][:3] == [
+            refitted = [one["refitted"]["point"]["correct"] - one["original"]["correct"] for one in sparse]
+            assert found[NAMES[name]][:4] == [
                 ", ".join(map(str, chosen)),
                 ", ".join(f"{points:+.2f}" for points in lost),
+                ", ".join(f"{100 * more / one['total']:+.2f}" for more, one in zip(refitted, sparse, strict=True)),
                 ", ".join(f"{bound:.2f}" for bound in bounds),
             ]
-        for column, when in ((3, "before"), (4, "after")):
+        for column, when in ((4, "before"), (5, "after")):
             counts = [(one[when]["correct"] - one["original"]["correct"], one["original"]["images"]) for one in tuned]
             shown = ", ".join(f"{100 * more / images:+.2f}" for more, images in counts)
             assert not tuned or found[NAMES[name]][column] == shown
         assert all(one["features_per_class"] == [5, 5] for one in tuned)
+
+
+def test_the_numbers_of_features_that_were_tried_are_those_that_the_page_names() -> None:
+    text = " ".join(PAGE.split())
+    assert "With three seeds the k just below the answer was tried too" in text
+    assert "with one seed only 5, 10, 15, 20 and 30" in text
+    for name in trained():
+        for path in RESULTS.glob(f"sparse-{name}-[0-9].json"):
+            document = json.loads(path.read_text(encoding="utf-8"))
+            tried, k = document["arguments"]["k"], document["results"]["smallest"]["k"]
+            assert k - 1 in tried if len(runs(name)) > 1 else tried == [5, 10, 15, 20, 30], path.name
 
 
 @pytest.mark.parametrize(("first", "second"), [("norm-batch", "norm-online"), ("gate-baseline", "gate")])
