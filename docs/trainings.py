@@ -417,7 +417,7 @@ def learning_curves() -> tuple[dict[str, Curve], dict[str, Curve]]:
     return losses, right
 
 
-DRAWING = 1
+DRAWING = 2
 """To be raised where the picture is drawn in another way."""
 
 

@@ -7,12 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from decompose_cli.reporting.style import GREY, MARKED, WIDE, legend_above, look, new_figure, plain, png
+from decompose_cli.reporting.style import COLOURS, GREY, MARKED, WIDE, legend_above, look, new_figure, plain, png
 from decompose_cli.reporting.vector import tell_points
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 _MOST_MARKED = 30  # more markers hide the line that they are on
 
@@ -175,6 +176,8 @@ def trainings_figure(
                     axes.plot(epochs, values, color=appearance["color"], marker=dot, linewidth=0.8, alpha=0.45)
             mean = curve.mean
             drawn = _plot(axes, list(mean), list(mean.values()), name, **appearance)
+            if number >= len(COLOURS):  # colours come again
+                drawn[0].set_linestyle("--")
             handles.setdefault(name, drawn[0])
         axes.set_ylabel(what)
         axes.grid(visible=True, alpha=0.25)
@@ -188,7 +191,7 @@ def trainings_figure(
 
 def _plot(
     axes: Axes, epochs: Sequence[int], values: Sequence[float | None], name: str, color: str, marker: str
-) -> list[object]:
+) -> list[Line2D]:
     """A line through the values that are there, with markers while they are few."""
     pairs = zip(epochs, values, strict=True)
     points = [(epoch, value) for epoch, value in pairs if value is not None and math.isfinite(value)]

@@ -168,3 +168,11 @@ def test_a_training_has_one_colour_a_thick_mean_and_thin_seeds() -> None:
             assert [list(line.get_ydata()) for line in lines] == expected
     assert upper.get_ylabel() == "held-out images, top-1 (%)"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [r"_a \$x\$", "b"]
+
+
+def test_a_colour_that_comes_again_is_dashed() -> None:
+    curves = {f"training {number}": Curve([{1: 2.0, 2: 1.0}]) for number in range(9)}
+    for axes in trainings_figure("", curves, curves, "held-out images").axes:
+        lines = {line.get_label(): (line.get_color(), line.get_linestyle()) for line in axes.get_lines()}
+        assert len(set(lines.values())) == len(curves)
+        assert [style for _, style in lines.values()] == ["-"] * 7 + ["--"] * 2
