@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from decompose_cli.page.blocks import Chart, Group, Table
+from decompose_cli.page.blocks import Chart, Figures, Group, Table, Text
 from decompose_cli.page.report import report
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "results" / "gate-compare.json"
@@ -69,3 +69,45 @@ def test_a_comparison_of_an_earlier_version_shows_all_pairs(blocks: Callable[...
 def test_a_head_that_is_named_nowhere_harms_nothing(blocks: Callable[..., list[Any]]) -> None:
     *_, pairs, _ = blocks(lambda results: results["heads"].pop("gate seed 2"))
     assert len(pairs.values.rows) == 2 + 5, "those of the head that is not there are shown"
+
+
+def items_at_a_glance(*paths: Path) -> list[tuple[str, str, str]]:
+    (section,) = [one for one in report(list(paths)).sections if one.id == "glance"]
+    (figures,) = [block for block in section.blocks if isinstance(block, Figures)]
+    return list(figures.items)
+
+
+def test_what_trainings_differ_by_is_seen_first() -> None:
+    one = json.loads(DOCUMENT.read_text(encoding="utf-8"))["results"]["seed_differences"][0]
+    low, high = one["ci95"]
+    first, *others = items_at_a_glance(DOCUMENT.with_name("gate.json"), DOCUMENT)
+    assert first == (
+        "gate minus baseline: mean of 3 seeds",
+        f"{one['points']:+.2f} points",
+        f"95% interval over seeds and images {low:+.2f} to {high:+.2f}",
+    )
+    assert len(others) == 1
+
+
+def test_a_network_of_each_training_is_no_mean_over_seeds() -> None:
+    found = DOCUMENT.with_name("custom-compare.json")
+    (one,) = json.loads(found.read_text(encoding="utf-8"))["results"]["differences"]
+    ((what, points, more),) = items_at_a_glance(found)
+    assert (what, points) == ("ricap minus plain: a network of each", f"{one['points']:+.2f} points")
+    assert more.startswith(f"95% interval over images {one['ci95'][0]:+.2f} to {one['ci95'][1]:+.2f}; McNemar p")
+
+
+def test_of_several_trainings_the_best_epoch_alone_is_seen_first() -> None:
+    group, layer = (DOCUMENT.with_name(f"norm-{mode}.json") for mode in ("group", "layer"))
+    assert len(items_at_a_glance(group)) == 2, "the last epoch and the best"
+    assert [what.split(": ")[-1].split(",")[0] for what, _, _ in items_at_a_glance(group, layer)] == ["best epoch"] * 2
+
+
+def test_what_is_too_much_for_a_glance_is_counted() -> None:
+    paths = [path for name in ("norm", "gate", "custom") for path in sorted(DOCUMENT.parent.glob(f"{name}*.json"))]
+    (section,) = [one for one in report(paths).sections if one.id == "glance"]
+    assert len(items_at_a_glance(*paths)) == 12
+    (said,) = [block.text for block in section.blocks if isinstance(block, Text)]
+    assert said == f"{len(paths) - 12} more figure like these: in the sections below."
+    (section,) = [one for one in report(paths[:5]).sections if one.id == "glance"]
+    assert not [block for block in section.blocks if isinstance(block, Text)]

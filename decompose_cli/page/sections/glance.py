@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from decompose_cli.page.blocks import Block, Figures, Section, Verdict
+from decompose_cli.page.blocks import Block, Figures, Section, Text, Verdict
 from decompose_cli.page.context import Context
 from decompose_cli.page.documents import Source
 from decompose_cli.page.sections.accuracy import FULL, differences, measurements
 from decompose_cli.page.sections.sparse import heads_of
 from decompose_cli.page.verdicts import answers
+from decompose_cli.printable import counted
 from decompose_cli.statistics import mean_interval
 
 _LEAD = (
@@ -17,7 +18,8 @@ _LEAD = (
     "and what those features are."
 )
 _OF_TRAININGS = "Networks that were trained: how many images they get right, and how their trainings went."
-_MOST = 9
+_MOST = 12
+_TRAININGS = ("train", "train-gate")
 _EPOCHS = {
     "best test top1": ", best epoch",
     "last test top1": ", last epoch",
@@ -28,16 +30,18 @@ _EPOCHS = {
 
 def section(context: Context) -> Section | None:
     """Make the section: accuracies, differences and chosen sets, the first few."""
-    items: list[tuple[str, str, str]] = []
-    measured = [*context.of("finetune"), *context.of("validate"), *context.of("train", "train-gate")]
+    items = [item for source in context.of("compare") for item in _between_trainings(source)]
+    measured = [*context.of("finetune"), *context.of("validate"), *context.of(*_TRAININGS)]
     seen: set[tuple[object, ...]] = set()
+    is_many = sum(source.command in _TRAININGS for source in measured) > 1  # one figure of each: the best epoch
     is_several = len({_network(source) for source in measured}) > 1
     for source in measured:
         whose = f"{source.name}: " if len(measured) > 1 else ""
         if hasattr(source.results, "runs"):
             items += _over_seeds(source, whose)
             continue
-        for one in measurements(source):
+        scores = list(measurements(source))
+        for one in scores[-1:] if is_many and source.command in _TRAININGS else scores:
             is_full = one.what == FULL
             whose_head = (*_network(source), FULL) if is_full else (source.subject, round(one.loss, 4))
             identity = (*whose_head, one.split, one.correct, one.total)
@@ -83,12 +87,32 @@ def section(context: Context) -> Section | None:
             more = f"{head.point.correct:,} of {source.results.total:,} images; {versus.points:+.2f} points "
             more += f"({low:+.2f} to {high:+.2f}) against {whom}"
             items.append((f"{whose}sparse head, k = {head.k}", f"{head.point.top1:.2f}%", more))
-    others = (one for one in context.sources if one.command not in ("train", "train-gate", "lr-find"))
+    others = (one for one in context.sources if one.command not in (*_TRAININGS, "lr-find"))
     is_of_trainings = all(one.command == "compare" and one.results.is_of_trainings for one in others)
     lead = _OF_TRAININGS if is_of_trainings and measured else _LEAD
     said = answers(context)
     blocks: list[Block] = [*([Verdict(said)] if said else []), *([Figures(items[:_MOST])] if items else [])]
+    if len(items) > _MOST:
+        blocks.append(Text(f"{counted(len(items) - _MOST, 'more figure')} like these: in the sections below."))
     return Section("glance", "At a glance", lead, blocks, is_open=True) if blocks else None
+
+
+def _between_trainings(source: Source) -> list[tuple[str, str, str]]:
+    """Differences of trainings as wholes; where there is one pair of networks alone, that of these."""
+    results = source.results
+    found = [
+        (
+            f"{one.second} minus {one.first}: mean of {len(one.seeds)} seeds",
+            f"{one.points:+.2f} points",
+            f"95% interval over seeds and images {one.ci95[0]:+.2f} to {one.ci95[1]:+.2f}",
+        )
+        for one in results.seed_differences
+    ]
+    if found or not results.is_of_trainings or len(results.differences) != 1:
+        return found
+    (one,) = results.differences
+    more = f"95% interval over images {one.ci95[0]:+.2f} to {one.ci95[1]:+.2f}; McNemar p = {one.mcnemar_p:.2g}"
+    return [(f"{one.second} minus {one.first}: a network of each", f"{one.points:+.2f} points", more)]
 
 
 def _over_seeds(source: Source, whose: str) -> list[tuple[str, str, str]]:
