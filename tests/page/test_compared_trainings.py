@@ -111,3 +111,12 @@ def test_what_is_too_much_for_a_glance_is_counted() -> None:
     assert said == f"{len(paths) - 12} more figure like these: in the sections below."
     (section,) = [one for one in report(paths[:5]).sections if one.id == "glance"]
     assert not [block for block in section.blocks if isinstance(block, Text)]
+
+
+def test_many_pairs_of_networks_are_no_differences_of_trainings(tmp_path: Path) -> None:
+    document = json.loads(DOCUMENT.read_text(encoding="utf-8"))
+    document["results"]["seed_differences"] = []
+    path = tmp_path / "compare.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    assert len(document["results"]["differences"]) > 1
+    assert "glance" not in [section.id for section in report([path]).sections]
