@@ -120,3 +120,18 @@ def test_many_pairs_of_networks_are_no_differences_of_trainings(tmp_path: Path) 
     path.write_text(json.dumps(document), encoding="utf-8")
     assert len(document["results"]["differences"]) > 1
     assert "glance" not in [section.id for section in report([path]).sections]
+
+
+def test_a_comparison_of_trainings_alone_is_not_introduced_as_one_of_heads() -> None:
+    (section,) = [one for one in report([DOCUMENT]).sections if one.id == "glance"]
+    assert section.lead.startswith("Networks that were trained")
+
+
+def test_comparisons_of_like_names_are_told_apart(tmp_path: Path) -> None:
+    paths = [tmp_path / name / "compare.json" for name in ("a", "b")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_bytes(DOCUMENT.read_bytes())
+    first, second = (what for what, _, _ in items_at_a_glance(*paths))
+    assert first != second
+    assert all(what.endswith(": gate minus baseline: mean of 3 seeds") for what in (first, second))

@@ -30,7 +30,12 @@ _EPOCHS = {
 
 def section(context: Context) -> Section | None:
     """Make the section: accuracies, differences and chosen sets, the first few."""
-    items = [item for source in context.of("compare") for item in _between_trainings(source)]
+    compared = [source for source in context.of("compare") if _between_trainings(source, "")]
+    items = [
+        item
+        for source in compared
+        for item in _between_trainings(source, f"{source.name}: " if len(compared) > 1 else "")
+    ]
     measured = [*context.of("finetune"), *context.of("validate"), *context.of(*_TRAININGS)]
     seen: set[tuple[object, ...]] = set()
     is_many = sum(source.command in _TRAININGS for source in measured) > 1  # one figure of each: the best epoch
@@ -89,7 +94,7 @@ def section(context: Context) -> Section | None:
             items.append((f"{whose}sparse head, k = {head.k}", f"{head.point.top1:.2f}%", more))
     others = (one for one in context.sources if one.command not in (*_TRAININGS, "lr-find"))
     is_of_trainings = all(one.command == "compare" and one.results.is_of_trainings for one in others)
-    lead = _OF_TRAININGS if is_of_trainings and measured else _LEAD
+    lead = _OF_TRAININGS if is_of_trainings and items else _LEAD
     said = answers(context)
     blocks: list[Block] = [*([Verdict(said)] if said else []), *([Figures(items[:_MOST])] if items else [])]
     if len(items) > _MOST:
@@ -97,12 +102,12 @@ def section(context: Context) -> Section | None:
     return Section("glance", "At a glance", lead, blocks, is_open=True) if blocks else None
 
 
-def _between_trainings(source: Source) -> list[tuple[str, str, str]]:
+def _between_trainings(source: Source, whose: str) -> list[tuple[str, str, str]]:
     """Differences of trainings as wholes; where there is one pair of networks alone, that of these."""
     results = source.results
     found = [
         (
-            f"{one.second} minus {one.first}: mean of {len(one.seeds)} seeds",
+            f"{whose}{one.second} minus {one.first}: mean of {len(one.seeds)} seeds",
             f"{one.points:+.2f} points",
             f"95% interval over seeds and images {one.ci95[0]:+.2f} to {one.ci95[1]:+.2f}",
         )
@@ -112,7 +117,7 @@ def _between_trainings(source: Source) -> list[tuple[str, str, str]]:
         return found
     (one,) = results.differences
     more = f"95% interval over images {one.ci95[0]:+.2f} to {one.ci95[1]:+.2f}; McNemar p = {one.mcnemar_p:.2g}"
-    return [(f"{one.second} minus {one.first}: a network of each", f"{one.points:+.2f} points", more)]
+    return [(f"{whose}{one.second} minus {one.first}: a network of each", f"{one.points:+.2f} points", more)]
 
 
 def _over_seeds(source: Source, whose: str) -> list[tuple[str, str, str]]:
