@@ -24,7 +24,7 @@ import common
 
 GOAL = 0.85
 PASSES, FIRST_STEPS = 2, 4
-LARGE, LARGE_IMAGES, LARGE_BATCH = 224, 96, 32
+LARGE, LARGE_IMAGES, LARGE_BATCH = 224, 640, 32
 
 
 @dataclass(frozen=True)

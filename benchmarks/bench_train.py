@@ -3,7 +3,8 @@
 The published loop has Pillow, torchvision's transforms, a DataLoader with two workers, the eager network, and Adam.
 Ours is the command ``decompose train`` with the same optimizer, batch and augmentation, as it measures itself. A bare
 step has the same network, memory layout, optimizer and precision on tensors that are ready, and counts nothing. All
-sides read (or, bare, have the shape of) the same CIFAR-10 batch files.
+sides read (or, bare, have the shape of) the same CIFAR-10 batch files. Each ratio is of two runs of the same round,
+soon after each other, and their median is reported: a shared machine drifts by more than what is compared.
 
     python benchmarks/bench_train.py [--repeats N] [--images N]
 """
@@ -46,23 +47,26 @@ def main() -> None:
                 common.say(f"run {number + 1} of {given.repeats}: {name}")
                 speeds.setdefault(name, []).append(side())
     median = {name: statistics.median(values) for name, values in speeds.items()}
+
+    def ratio(ours: str, other: str) -> float:
+        return statistics.median(one / two for one, two in zip(speeds[ours], speeds[other], strict=True))
+
+    def described(side: str, what: str = "") -> str:
+        return f"{median[side]:,.0f} images/s{what} ({min(speeds[side]):,.0f} to {max(speeds[side]):,.0f})"
+
     lines = []
     for size in BATCH_SIZES:
         for precision, goal in GOALS.items():
-            ours, theirs = f"ours {precision} {size}", f"published {size}"
-            detail = f"{median[ours]:,.0f} images/s ({min(speeds[ours]):,.0f} to {max(speeds[ours]):,.0f})"
+            ours, theirs, ready = f"ours {precision} {size}", f"published {size}", f"bare {precision} {size}"
             what = f"batch {size}, {precision}"
-            lines.append(common.Line(f"{what}, ours / published", median[ours] / median[theirs], goal, detail=detail))
-            ready = median[f"bare {precision} {size}"]
-            lines.append(
+            lines += [
+                common.Line(f"{what}, ours / published", ratio(ours, theirs), goal, detail=described(ours)),
                 common.Line(
-                    f"{what}, ours / bare step", median[ours] / ready, BARE_GOAL, detail=f"{ready:,.0f} images/s bare"
-                )
-            )
+                    f"{what}, ours / bare step", ratio(ours, ready), BARE_GOAL, detail=described(ready, " bare")
+                ),
+            ]
     notes = [
-        f"published loop, {WORKERS} workers, batch {size}: {median[f'published {size}']:,.0f} images/s "
-        f"({min(speeds[f'published {size}']):,.0f} to {max(speeds[f'published {size}']):,.0f})"
-        for size in BATCH_SIZES
+        f"published loop, {WORKERS} workers, batch {size}: {described(f'published {size}')}" for size in BATCH_SIZES
     ]
     common.report(
         f"training ResNet-20 with Adam, {given.images:,} images of 32x32, data included",

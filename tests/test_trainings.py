@@ -302,7 +302,9 @@ def test_speeds_are_those_of_the_document() -> None:
     ]
     assert rows_of("training speed") == expected
     for one in found.values():
-        assert one["share"] == pytest.approx(one["images_per_second"] / one["bare_images_per_second"], abs=2e-3)
+        ours, bare = one["images_per_second"], one["bare_images_per_second"]
+        rounding = 0.05 / ours + 0.05 / bare  # relative; ImageNet's recipe makes 17 images a second
+        assert one["share"] == pytest.approx(ours / bare, abs=ours / bare * rounding + 5.1e-4)
 
 
 def test_every_published_figure_has_a_status() -> None:
