@@ -2,7 +2,8 @@
 
 Each row is the command ``decompose train`` (or ``train-gate``) on images of CIFAR-10's size (224x224 for ImageNet's
 recipe), as it measures itself, against bare steps: the same network, memory layout, optimizer, batch and precision on
-tensors that are ready, with nothing augmented, mixed or counted. Gates are measured against the same network without.
+tensors that are ready, with nothing augmented, mixed or counted. Gates are measured against the same network
+without, projections as shortcuts in both.
 
     python benchmarks/bench_recipes.py [--repeats N] [--images N] [--json FILE]
 
@@ -37,6 +38,11 @@ class Row:
     command: str = "train"
     options: tuple[str, ...] = ()
     norm: str | None = None
+
+    @property
+    def has_projections(self) -> bool:
+        """Networks with gates always have projections as shortcuts."""
+        return self.norm is not None or self.recipe == "soft-gates"
 
 
 NORMS = ("batch", "group", "layer", "instance", "online", "none")
@@ -113,7 +119,9 @@ def trained(row: Row, inputs: common.Inputs, large: Path, images: int, run: Path
         "--dataset", "cifar10", "--data-dir", inputs.data, "--no-download"
     ]  # fmt: skip
     if row.norm is not None:
-        data += ["--norm-mode", row.norm, "--shortcut", "projection"]
+        data += ["--norm-mode", row.norm]
+    if row.has_projections and row.command == "train":
+        data += ["--shortcut", "projection"]
     steps = PASSES * steps_of(row, images)
     schedule = [] if settings.schedule == "one-cycle" else ["--schedule", "constant"]
     command = common.decompose(
@@ -142,7 +150,7 @@ def bare(row: Row, images: int) -> float:
     side = LARGE if row.network == "resnet18" else 32
     entry = find_entry(row.network)
     classes = 10
-    if row.norm is not None:
+    if row.has_projections:
         entry = entry.configured(shortcut="projection")
     model = entry.make(classes, (side, side))
     if row.norm is not None:

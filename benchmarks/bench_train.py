@@ -4,7 +4,7 @@ The published loop has Pillow, torchvision's transforms, a DataLoader with two w
 Ours is the command ``decompose train`` with the same optimizer, batch and augmentation, as it measures itself. A bare
 step has the same network, memory layout, optimizer and precision on tensors that are ready, and counts nothing. All
 sides read (or, bare, have the shape of) the same CIFAR-10 batch files. Each ratio is of two runs of the same round,
-soon after each other, and their median is reported: a shared machine drifts by more than what is compared.
+and the median of these ratios is reported: a shared machine drifts by more than what is compared.
 
     python benchmarks/bench_train.py [--repeats N] [--images N]
 """
@@ -30,7 +30,7 @@ FIRST_STEPS = 20
 
 
 def main() -> None:
-    parser = common.speed_options(__doc__, repeats=3, images=12_800)
+    parser = common.speed_options(__doc__, repeats=5, images=12_800)
     parser.add_argument(
         "--bare", nargs=3, metavar=("BATCH", "STEPS", "PRECISION"), help="one side, for this script itself"
     )
