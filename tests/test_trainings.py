@@ -243,19 +243,14 @@ def test_few_features_are_those_of_the_documents() -> None:
 
 def test_the_numbers_of_features_that_were_tried_are_those_that_the_page_names() -> None:
     text = " ".join(PAGE.split())
-    assert (
-        "every k from 5 to the answer was tried, but with the gate not 6 to 9, nor with its third seed 11 to 14" in text
-    )
+    assert "With three seeds every k from 5 to the answer was tried;" in text
     assert "With one seed only 5, 10, 15, 20 and 30" in text
     for name in trained():
         for path in RESULTS.glob(f"sparse-{name}-[0-9].json"):
             document = json.loads(path.read_text(encoding="utf-8"))
             tried, k = document["arguments"]["k"], document["results"]["smallest"]["k"]
             several = len(runs(name)) > 1
-            skipped = {"gate": {6, 7, 8, 9}}.get(name, set()) | (
-                {11, 12, 13, 14} if path.stem == "sparse-gate-2" else set()
-            )
-            assert set(range(5, k + 1)) - set(tried) == skipped if several else tried == [5, 10, 15, 20, 30], path.name
+            assert set(range(5, k + 1)) <= set(tried) if several else tried == [5, 10, 15, 20, 30], path.name
 
 
 @pytest.mark.parametrize(("first", "second"), [("norm-batch", "norm-online"), ("gate-baseline", "gate")])
