@@ -17,7 +17,7 @@ def check_share(share: float) -> None:
         InputError: The share is not between 0 and 1.
     """
     if not 0 < share < 1:
-        raise InputError(f"{param('label_noise')} {share} is not a share of the images between 0 and 1.")
+        raise InputError(f"{param('label_noise')} {share:.15g} is not a share of the images between 0 and 1.")
 
 
 def randomise_labels(
@@ -46,9 +46,11 @@ def randomise_labels(
         raise InputError(f"{param('label_noise')} needs at least two classes.")
     count = round(share * len(indices))
     if count == 0:
-        raise InputError(f"{param('label_noise')} {share} of {len(indices)} training images is no image.")
+        raise InputError(f"{param('label_noise')} {share:.15g} of {len(indices)} training images is no image.")
     if count == len(indices):
-        raise InputError(f"{param('label_noise')} {share} leaves none of {len(indices)} training images its label.")
+        raise InputError(
+            f"{param('label_noise')} {share:.15g} leaves none of {len(indices)} training images its label."
+        )
     keys = random_integers(seed, 0, indices, Stream.LABEL_NOISE, _MANY)
     changed = indices[keys.argsort(stable=True)[:count]].sort().values
     step = 1 + random_integers(seed, 1, changed, Stream.LABEL_NOISE, num_classes - 1)

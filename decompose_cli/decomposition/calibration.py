@@ -110,7 +110,7 @@ class Adjusting:
 
     def __post_init__(self) -> None:
         if self.coverage is not None and not 0 < self.coverage < 1:
-            raise InputError(f"{param('coverage')} {self.coverage} is not between 0 and 1.")
+            raise InputError(f"{param('coverage')} {self.coverage:.15g} is not between 0 and 1.")
         if self.source not in (None, HALF, VAL):
             raise InputError(
                 f"{param('calibrate_on')} {self.source!r} is neither {HALF}, of the images that are measured, nor "

@@ -73,7 +73,7 @@ def check_class_drop(points: float | None, max_drop: float | None) -> None:
     if points is None:
         return
     if not 0 <= points < 100:
-        raise InputError(f"{param('max_class_drop')} {points} is not between 0 and 100 points.")
+        raise InputError(f"{param('max_class_drop')} {points:.15g} is not between 0 and 100 points.")
     if max_drop is None:
         raise InputError(
             f"{param('max_class_drop')} has no effect without {param('max_drop')}, which looks for a smallest set.",

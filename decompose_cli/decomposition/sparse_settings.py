@@ -90,7 +90,7 @@ class SparsifySettings:
         if self.l2 is not None:
             check_l2(self.l2)
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
-            raise InputError(f"{param('max_drop')} {self.max_drop} is not between 0 and 100 points.")
+            raise InputError(f"{param('max_drop')} {self.max_drop:.15g} is not between 0 and 100 points.")
         check_class_drop(self.max_class_drop, self.max_drop)
         if self.pool is not None and self.pool < 1:
             raise InputError(f"{param('pool')} {self.pool} is not at least 1.")

@@ -57,7 +57,7 @@ from decompose_cli.training.job import Job
 from decompose_cli.training.learnable import check_learns
 from decompose_cli.training.objective import Objective
 from decompose_cli.training.outcome import spread
-from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, resolve
+from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, check_for_any_images, resolve
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.runner import Files, Finished, Training, run_training, with_best_weights
 from decompose_cli.training.session import Request, Session
@@ -103,8 +103,7 @@ class _Finetune(Training[FinetuneResults]):
     results = FinetuneResults
 
     def __init__(self, request: Request, index_set: IndexSet | None, settings: FinetuneSettings) -> None:
-        self._overrides = request.overrides
-        self._index_set, self._settings = index_set, settings
+        self._overrides, self._index_set, self._settings = request.overrides, index_set, settings
         self._measured_heads: dict[str, Evaluation] = {}
 
     def said(self) -> PredictionTable:
@@ -115,6 +114,7 @@ class _Finetune(Training[FinetuneResults]):
     def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
         if inputs.split is not None:
             raise InputError(f"{param('split')} has no effect: training images are trained on, test images measured.")
+        check_for_any_images(lambda is_large: resolve("finetune", self._overrides, large_images=is_large))
         study = Study(inputs, ("test", "val"))
         is_new = self._settings.new_head
         checkpoint = None if is_new else study.classifier.checkpoint

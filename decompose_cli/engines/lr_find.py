@@ -25,6 +25,7 @@ from decompose_cli.reporting.training_plots import lr_curve
 from decompose_cli.storage.file_sets import write_result
 from decompose_cli.storage.names import RESULT
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch, WeightsInfo, describe_environment
+from decompose_cli.training.configure import configure
 from decompose_cli.training.fit import Trainer
 from decompose_cli.training.gating.objective import GateObjective
 from decompose_cli.training.gating.settings import GateSettings
@@ -36,7 +37,6 @@ from decompose_cli.training.settings import Settings
 from decompose_cli.training.setup import (
     TrainConfig,
     announce,
-    configure,
     describe_images,
     describe_network,
     make_job,

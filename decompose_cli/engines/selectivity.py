@@ -67,7 +67,7 @@ class SelectivitySettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
-            raise InputError(f"{param('fraction')} {self.fraction} is not between 0 and 1.")
+            raise InputError(f"{param('fraction')} {self.fraction:.15g} is not between 0 and 1.")
         if not self.layers:
             raise InputError(f"{param('layers')} names no layer; give all, or names from 'decompose layers'.")
         named = self.named()

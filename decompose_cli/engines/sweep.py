@@ -128,7 +128,7 @@ class SweepSettings:
             parse_method(method, "methods")
         parse_order(self.order)
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
-            raise InputError(f"{param('max_drop')} {self.max_drop} is not between 0 and 100 points.")
+            raise InputError(f"{param('max_drop')} {self.max_drop:.15g} is not between 0 and 100 points.")
         check_class_drop(self.max_class_drop, self.max_drop)
         if self.predictions and self.max_drop is None:
             raise InputError(

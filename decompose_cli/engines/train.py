@@ -12,17 +12,19 @@ from typing_extensions import override
 from decompose_cli.decomposition.refitting import Refitting
 from decompose_cli.errors import InputError
 from decompose_cli.features.study import Inputs, Study
+from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.new_head import NewHead
 from decompose_cli.processes.team import on_first
 from decompose_cli.storage.result_document import ResultDocument
 from decompose_cli.training.config import shown_command
+from decompose_cli.training.configure import configure
 from decompose_cli.training.job import Job
 from decompose_cli.training.outcome import RepeatedResults, RunResults
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.runner import Files, Finished, LearnerTraining, run_training
 from decompose_cli.training.session import Request, Session
 from decompose_cli.training.settings import Settings
-from decompose_cli.training.setup import configure, make_job
+from decompose_cli.training.setup import make_job
 from decompose_cli.training.transfer import Transfer as Transfer
 from decompose_cli.training.transfer import fitted_new_head
 
@@ -78,10 +80,11 @@ class _Train(LearnerTraining[TrainResults]):
 
     @override
     def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
-        inputs, settings, choices = configure(inputs, self._overrides, self._recipe, self._options, self._transfer)
-        if "gate" in (choices["model_options"] or {}):
-            raise InputError("This network has gates, which 'decompose train-gate' trains.")
-        return inputs, settings, choices
+        def check(entry: ModelEntry) -> None:
+            if "gate" in entry.chosen:
+                raise InputError("This network has gates, which 'decompose train-gate' trains.")
+
+        return configure(inputs, self._overrides, self._recipe, self._options, self._transfer, check)
 
     @override
     def own_options(self, config: Mapping[str, Any]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def divide(
         indices, held_out = hold_out(labels, val_split, seed)
         if len(held_out) == 0 or len(indices) == 0:
             raise InputError(
-                f"{param('val_split')} {val_split} of {len(labels)} training images is no usable number of images."
+                f"{param('val_split')} {val_split:.15g} of {len(labels)} training images is no usable number of images."
             )
         val = LabelledImages(HELD_OUT, train.subset(held_out), labels[held_out], preprocessing)
     return TrainingData(train, labels, indices, val, test, class_names, preprocessing)

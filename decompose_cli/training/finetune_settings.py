@@ -64,7 +64,7 @@ class FinetuneSettings:
             one_of(self.only, TRAINED, "only")
         check_refit(self.l2, fits=self.refit or self.new_head)
         if self.diversity is not None and not 0 <= self.diversity < float("inf"):
-            raise InputError(f"{param('diversity')} {self.diversity} is not a number of at least 0.")
+            raise InputError(f"{param('diversity')} {self.diversity:.15g} is not a number of at least 0.")
         if self.diversity and self.only == "head":
             raise InputError(
                 f"{param('diversity')} {self.diversity:g} has no effect with {param('only')} head, which leaves the "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -286,3 +286,21 @@ def _scaled(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
     factor = make_settings({"epochs": 1, "scale_epochs": overrides["scale_epochs"]}).scale_epochs
     assert factor is not None
     return scaled_lengths(values, factor)
+
+
+def check_for_any_images(plan: Callable[[bool], object]) -> None:
+    """Refuse what can be used with images of no size, before images are opened and perhaps fetched.
+
+    Args:
+        plan: Settles what depends on whether images are large.
+
+    Raises:
+        InputError: Of small images, as they cannot be used with large ones either.
+    """
+    try:
+        plan(False)
+    except InputError as error:
+        try:
+            plan(True)
+        except InputError:
+            raise error from None

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from decompose_cli.errors import DecomposeError, InputError, StoppedError, param, shortened
+from decompose_cli.messages import note
 from decompose_cli.models.checkpoint import METADATA_KEY, SPARSE_KEY, Metadata
 from decompose_cli.models.entry import is_user_code
 from decompose_cli.models.sparse_record import SparseRecord
@@ -294,7 +295,11 @@ def _whole(folder: RunFolder) -> RunFolder:
     """The whole run that the folder of one seed is a part of; other folders are returned as they are."""
     parent = RunFolder(folder.path.absolute().parent)
     is_part = _SEED.fullmatch(folder.path.absolute().name) and not folder.config.is_file() and parent.config.is_file()
-    return RunFolder(folder.path.parent if folder.path.name else parent.path) if is_part else folder
+    if not is_part:
+        return folder
+    whole = RunFolder(folder.path.parent if folder.path.name else parent.path)
+    note(f"{folder.path} is one seed of the run {whole.path}, which goes on as a whole.")
+    return whole
 
 
 def write_state(

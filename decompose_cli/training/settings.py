@@ -216,7 +216,8 @@ def _sentence(error: ValidationError) -> str:
         return f"There is no setting {name!r}; known are {', '.join(Settings.model_fields)}."
     reason = "a value is missing" if first["type"] == "missing" else reason
     shown = name.replace("_", "-") if name in _ONLY_SET else param(name)
-    return f"{shown} {first['input']!s}: {reason}."
+    given = first["input"]
+    return f"{shown} {f'{given:.15g}' if isinstance(given, float) else given!s}: {reason}."
 
 
 def parse_settings(texts: list[str]) -> dict[str, Any]:

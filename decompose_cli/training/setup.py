@@ -43,19 +43,11 @@ from decompose_cli.training.freezing import Trained
 from decompose_cli.training.job import Job
 from decompose_cli.training.learnable import check_learns
 from decompose_cli.training.outcome import RepeatedResults, RunResults
-from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, complete_norm, default_recipe, resolve
+from decompose_cli.training.recipes import RECIPES
 from decompose_cli.training.session import Session
 from decompose_cli.training.settings import Settings
-from decompose_cli.training.transfer import (
-    Transfer,
-    check_transfer,
-    network_to_train,
-    offering_new_head,
-    without_class_map,
-)
+from decompose_cli.training.transfer import network_to_train, offering_new_head, without_class_map
 from decompose_cli.training.unchanged import check_same, check_same_images
-
-DEFAULT_NETWORK, DEFAULT_DATASET = "resnet20", "digits"
 
 
 class TrainConfig(RunConfig):
@@ -94,78 +86,6 @@ class Learner:
     class_names: tuple[str, ...]
     preprocessing: Preprocessing
     class_map: dict[str, str] | None = None
-
-
-def configure(
-    inputs: Inputs,
-    overrides: Mapping[str, Any],
-    recipe: str | None,
-    model_options: Mapping[str, str],
-    transfer: Transfer | None = None,
-) -> tuple[Inputs, Settings, dict[str, Any]]:
-    """Settle what is left open: network, images, recipe.
-
-    Args:
-        inputs: Network and images, as given.
-        overrides: Settings that were given, by name.
-        recipe: Preset of the settings; None for the one that suits network and images.
-        model_options: Options of the network.
-        transfer: How training goes on from given weights, for a command that offers it.
-
-    Returns:
-        Complete inputs, settings, and what else decides what is trained, by name.
-
-    Raises:
-        InputError: Something given cannot be used.
-    """
-    model, dataset = inputs.model, inputs.dataset
-    if model is None and inputs.weights is None:
-        model, dataset = DEFAULT_NETWORK, dataset or DEFAULT_DATASET
-        note(f"No model was named: training {model} on {dataset}.")
-    checkpoint, started = None, None
-    if overrides.get("start_epoch") and inputs.weights is None:
-        raise InputError(
-            f"{param('start_epoch')} says how long {param('weights')} have been trained; without weights it means "
-            "nothing."
-        )
-    is_transfer = transfer is not None and bool(transfer.choices())
-    if not is_transfer:
-        inputs = inputs.without(("head", "use_cache"), ": the whole network is trained")
-    going_on = {} if transfer is None else {**dataclasses.asdict(transfer), "only": transfer.only or "all"}
-    check_transfer(going_on, inputs.weights)
-    if inputs.weights is not None:
-        classifier = open_weights(inputs, model_options, 0)
-        model, entry, started = classifier.name, classifier.entry, classifier.weights_sha256
-        checkpoint = classifier.checkpoint
-    else:
-        assert model is not None
-        entry = find_entry(model, allow_download=inputs.allow_download)
-    described = checkpoint.metadata if checkpoint is not None else None
-    dataset = dataset or (described.dataset if described is not None else None) or entry.dataset
-    if dataset is None:
-        raise InputError(f"It is not known which images {model} is for.", hint=f"Say which with {param('dataset')}.")
-    train, _ = open_splits(inputs, dataset)
-    is_large = max(_seen(inputs, entry, train).crop) > LARGEST_SMALL_SIDE
-    options = dict(model_options)
-    if described is None:  # the weights do not say how their normalisation was made
-        options = complete_norm({"norm_mode": entry.norm.mode, **options}, dataset, large_images=is_large)
-    entry = entry.configured(**options)
-    own = default_recipe(model, dataset, large_images=is_large, options={**entry.chosen, **model_options})
-    chosen = recipe or ("transfer" if is_transfer else own)
-    depth = entry.architecture.get("depth")
-    settings = resolve(chosen, overrides, large_images=is_large, depth=depth, dataset=dataset)
-    filled = dataclasses.replace(inputs, model=model, dataset=dataset)
-    return (
-        filled,
-        settings,
-        {
-            "recipe": chosen,
-            "model_options": dict(entry.chosen) or None,
-            "training_images": train.fingerprint(),
-            "starting_weights": started,
-            **going_on,
-        },
-    )
 
 
 def open_weights(inputs: Inputs, model_options: Mapping[str, str], seed: int) -> Classifier:
@@ -223,14 +143,14 @@ def open_learner(
     assert inputs.model is not None
     train, test = open_splits(inputs, inputs.dataset)
     entry = find_entry(inputs.model, allow_download=inputs.allow_download).configured(**model_options)
-    preprocessing = _seen(inputs, entry, train)
+    preprocessing = seen_by(inputs, entry, train)
     entry = dataclasses.replace(entry, num_classes=len(train.class_names), preprocessing=preprocessing)
     classifier = Classifier(entry, None, None, seed)
     held = None if test is None else LabelledImages(test.split, test, labels_by_name(train, test), preprocessing)
     return Learner(classifier, train, held, train.labels, train.class_names, preprocessing)
 
 
-def _seen(inputs: Inputs, entry: ModelEntry, train: ImageDataset) -> Preprocessing:
+def seen_by(inputs: Inputs, entry: ModelEntry, train: ImageDataset) -> Preprocessing:
     """The preprocessing of images for a network that is trained from scratch."""
     options = Classifier(entry, None, None, 0).image_options, inputs.image_options()
     return sized(options, train.preprocessing, train.decided_by)
@@ -372,6 +292,23 @@ def training_document(
     )
 
 
+def _said_of_rate(settings: Settings, images: int) -> str | None:
+    """What a run is too short for, of its warm-up and its milestones; ``images`` are trained on."""
+    warm = settings.warmup_epochs * settings.steps_per_epoch(images) if settings.warmup_epochs else 0
+    if warm and warm >= settings.total_steps(images):
+        return f"The warm-up is as long as the run, whose rate is {settings.warmup_lr:g} all along."
+    if settings.schedule != "steps":
+        return None
+    end, unit = (settings.iterations, "step") if settings.iterations else (settings.epochs, "epoch")
+    idle = [drop for drop in settings.milestones if end is not None and drop >= end]
+    if idle and len(idle) == len(settings.milestones):
+        after = " after the warm-up" if warm else ""
+        return f"The rate stays {settings.lr:g}{after}: the first milestone, {unit} {idle[0]}, is not before the end."
+    if idle:
+        return f"The rate does not drop after {unit} {', '.join(map(str, idle))}, as that is not before the end."
+    return None
+
+
 def announce(config: Mapping[str, Any], learner: Learner, settings: Settings) -> None:
     """Say how, and on which images, the network is trained."""
     test = f"; {len(learner.test.labels):,} {learner.test.split} images" if learner.test is not None else ""
@@ -380,12 +317,8 @@ def announce(config: Mapping[str, Any], learner: Learner, settings: Settings) ->
     is_chosen = learner.classifier.checkpoint is None  # given weights leave no choice of options
     if not is_chosen and settings.val_split:
         note("The weights may have been trained on the images that are held out now; their accuracy would say little.")
-    first, end = min(settings.milestones, default=0), settings.iterations or settings.epochs or 0
-    unit = "step" if settings.iterations else "epoch"
-    if settings.schedule == "steps" and first >= end:
-        note(f"The rate stays as it is: the first milestone, {unit} {first}, is not before the end.")
-    elif settings.schedule == "steps" and (idle := [str(drop) for drop in settings.milestones if drop >= end]):
-        note(f"The rate does not drop after {unit} {', '.join(idle)}, as that is not before the end.")
+    if said := _said_of_rate(settings, round(len(learner.labels) * (1 - settings.val_split))):
+        note(said)
     entry = learner.classifier.entry
     has_identity = "shortcut" not in entry.chosen and entry.options.get("shortcut", ())[:1] == ("identity",)
     if is_chosen and entry.norm.mode == "online" and has_identity:

@@ -139,7 +139,7 @@ def test_the_default_folder_has_a_name_of_its_own() -> None:
 
 
 def test_without_arguments_the_digits_are_learned(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("decompose_cli.training.setup.DEFAULT_NETWORK", "resnet8")
+    monkeypatch.setattr("decompose_cli.training.configure.DEFAULT_NETWORK", "resnet8")
     said = run("train", "--iterations", "2", "-o", "run").stderr
     assert said.startswith("No model was named: training resnet8 on digits.\nRecipe digits (this project")
     assert "1,000 training images" in said or "training images" in said

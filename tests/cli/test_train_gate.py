@@ -37,7 +37,7 @@ WRONG: list[tuple[list[str], str]] = [
         "--lambda has no effect with gate entropy-classifier; it belongs to gates with a penalty: l2, ",
     ),
     (["--gate", "l2", "--lambda", "nan"], "--lambda nan is not a number from 0 upwards."),
-    (["--lr-gate", "-1"], "--lr-gate -1.0 is not a positive number."),
+    (["--lr-gate", "-1"], "--lr-gate -1 is not a positive number."),
     (["--gate", "gate"], "--gate 'gate' is unknown; choose entropy-classifier, "),
     (
         ["--gate-map", "flat"],
@@ -50,12 +50,12 @@ WRONG: list[tuple[list[str], str]] = [
     (["--baseline", "missing.pt"], "The weights file missing.pt does not exist."),
     (["--depth", "110"], "resnet14 has a depth of 14, not 110; leave one of them out."),
     (["--block", "bottleneck"], "--block 'bottleneck' is not known to resnet14; choose basic."),
-    (["--skip-below", "0"], "--skip-below 0.0 is not above 0 and up to 1, where g is."),
+    (["--skip-below", "0"], "--skip-below 0 is not above 0 and up to 1, where g is."),
     (
         ["--gate", "shortcut", "--skip-below", "0.5"],
         "--skip-below leaves out the rest of a gated stage, but gate shortcut ",
     ),
-    (["--label-noise", "2"], "--label-noise 2.0 is not a share of the images between 0 and 1."),
+    (["--label-noise", "2"], "--label-noise 2 is not a share of the images between 0 and 1."),
     (["--schedule", "100,200", "--milestones", "3"], "--schedule and --milestones both give milestones; leave one"),
     (["-e"], "--evaluate needs a network that has been trained: --weights or --resume RUN."),
     (["-e", "-w", "x.pt", "-p", "2"], "--evaluate trains nothing: leave out --print-freq."),

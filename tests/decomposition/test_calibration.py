@@ -170,8 +170,8 @@ def test_another_split_may_be_fitted_on() -> None:
 @pytest.mark.parametrize(
     ("how", "sentence"),
     [
-        ({"coverage": 0.0}, "coverage 0.0 is not between 0 and 1"),
-        ({"coverage": 1.0}, "coverage 1.0 is not between 0 and 1"),
+        ({"coverage": 0.0}, "coverage 0 is not between 0 and 1"),
+        ({"coverage": 1.0}, "coverage 1 is not between 0 and 1"),
         ({"coverage": math.nan}, "coverage nan is not between 0 and 1"),
         ({"coverage": 0.9, "source": "train"}, "neither half"),
         ({"source": "half"}, "has no effect without"),

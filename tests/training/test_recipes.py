@@ -10,8 +10,8 @@ import pytest
 from decompose_cli.datasets.registry import open_dataset
 from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
+from decompose_cli.training.configure import configure
 from decompose_cli.training.recipes import RECIPES, complete_norm, default_recipe, resolve
-from decompose_cli.training.setup import configure
 
 SMALL = {"augment": "crop-flip", "padding": 4, "padding_mode": "zeros", "flip": True}
 SGD = {"optimizer": "sgd", "nesterov": False, "accumulate": 1, "clip_norm": None, "ema_decay": None, "mix": "none"}

@@ -13,13 +13,15 @@ from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.messages import note
 from decompose_cli.models.classifier import find_entry
+from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.gate_kinds import DEFAULT_GATE, NO_GATE
 from decompose_cli.models.weights import RANDOM
+from decompose_cli.training.configure import DEFAULT_DATASET, DEFAULT_NETWORK, configure
 from decompose_cli.training.gating.report import check_skipping
 from decompose_cli.training.gating.settings import GateSchedule, GateSettings, Start
 from decompose_cli.training.session import Request
 from decompose_cli.training.settings import Settings
-from decompose_cli.training.setup import DEFAULT_DATASET, DEFAULT_NETWORK, TrainConfig, configure
+from decompose_cli.training.setup import TrainConfig
 
 PUBLISHED_DEPTH = 110
 _DEFAULT_EPOCHS = 3
@@ -94,15 +96,6 @@ def configure_gates(
     elif gates.baseline is not None or gates.init is not None:
         name = "init" if gates.baseline is None else "baseline"
         raise InputError(f"{param(name)} and {param('weights')} both say what to begin with; give one of them.")
-    filled, settings, choices = configure(inputs, overrides, recipe, options)
-    chosen = choices["model_options"] or {}
-    gate = chosen.get("gate", NO_GATE)
-    if gate == NO_GATE:
-        raise InputError(
-            f"{inputs.weights} has no gate.", hint=f"To begin with a plain network, give it with {param('baseline')}."
-        )
-    completed = gates.completed(gate)
-    check_skipping(gate, gates.skip_below)
     if gates.label_noise is not None:
         check_share(gates.label_noise)
     init = gates.init or ("scratch" if gates.baseline is None else "baseline")
@@ -110,5 +103,18 @@ def configure_gates(
         raise InputError(f"{param('init')} baseline needs {param('baseline')} CHECKPOINT.")
     if init == "scratch" and gates.baseline is not None:
         raise InputError(f"{param('init')} scratch does not go together with {param('baseline')}.")
+
+    def check(entry: ModelEntry) -> None:
+        gate = entry.chosen.get("gate", NO_GATE)
+        if gate == NO_GATE:
+            raise InputError(
+                f"{inputs.weights} has no gate.",
+                hint=f"To begin with a plain network, give it with {param('baseline')}.",
+            )
+        gates.completed(gate)
+        check_skipping(gate, gates.skip_below)
+
+    filled, settings, choices = configure(inputs, overrides, recipe, options, check=check)
+    completed = gates.completed(choices["model_options"]["gate"])
     own = {"init": init if is_new else None, "baseline_weights": None}
     return filled, settings, {**choices, **completed.as_configuration(), **own}

@@ -315,7 +315,7 @@ def check_skipping(gate: str, below: float | None) -> None:
     if below is None:
         return
     if not 0 < below <= 1:
-        raise InputError(f"{param('skip_below')} {below} is not above 0 and up to 1, where g is.")
+        raise InputError(f"{param('skip_below')} {below:.15g} is not above 0 and up to 1, where g is.")
     if GATES[gate].level == "layer":
         raise InputError(
             f"{param('skip_below')} leaves out the rest of a gated stage, but gate {gate} closes only parts of single "

@@ -260,9 +260,9 @@ def test_mixed_targets_are_for_the_gates_classifier_too(gate: str) -> None:
             "penalty has no effect with gate entropy-classifier; it belongs to gates",
         ),
         ("entropy-classifier", {"gate_iters": 0}, "gate_iters 0 is not at least 1."),
-        ("entropy-classifier", {"lr_gate": 0.0}, "lr_gate 0.0 is not a positive number."),
+        ("entropy-classifier", {"lr_gate": 0.0}, "lr_gate 0 is not a positive number."),
         ("entropy-classifier", {"lr_gate": math.nan}, "lr_gate nan is not a positive number."),
-        ("l2", {"penalty": -1.0}, "penalty -1.0 is not a number from 0 upwards."),
+        ("l2", {"penalty": -1.0}, "penalty -1 is not a number from 0 upwards."),
         ("l2", {"penalty": math.inf}, "penalty inf is not a number from 0 upwards."),
     ],
 )

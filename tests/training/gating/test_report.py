@@ -207,5 +207,5 @@ def test_gates_in_units_cannot_be_skipped(gate: str) -> None:
 
 @pytest.mark.parametrize("below", [0.0, -0.5, 1.01, float("nan")])
 def test_thresholds_where_no_g_is(below: float) -> None:
-    with pytest.raises(InputError, match=f"skip_below {below} is not above 0 and up to 1"):
+    with pytest.raises(InputError, match=f"skip_below {below:g} is not above 0 and up to 1"):
         check_skipping("l2", below)
