@@ -66,6 +66,10 @@ def show_comparison(terminal: Terminal, document: ResultDocument[CompareResults]
     """Show the differences of the heads, the heads, and what differs in the sets, as a whole and class by class."""
     show_setting(terminal, document)
     results = document.results
+    if others := sum(head.own_features for head in results.heads.values()):
+        terminal.print(
+            f"Others    {others} of the {len(results.heads)} compared, of networks with weights of their own"
+        )
     names = document.dataset.classes if document.dataset is not None else None
     if results.seed_differences:
         _show_over_seeds(terminal, results.seed_differences)

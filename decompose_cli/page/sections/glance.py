@@ -8,7 +8,6 @@ from decompose_cli.page.documents import Source
 from decompose_cli.page.sections.accuracy import FULL, differences, measurements
 from decompose_cli.page.sections.sparse import heads_of
 from decompose_cli.page.verdicts import answers
-from decompose_cli.printable import counted
 from decompose_cli.statistics import mean_interval
 
 _LEAD = (
@@ -96,9 +95,10 @@ def section(context: Context) -> Section | None:
     is_of_trainings = all(one.command == "compare" and one.results.is_of_trainings for one in others)
     lead = _OF_TRAININGS if is_of_trainings and items else _LEAD
     said = answers(context)
-    blocks: list[Block] = [*([Verdict(said)] if said else []), *([Figures(items[:_MOST])] if items else [])]
-    if len(items) > _MOST:
-        blocks.append(Text(f"{counted(len(items) - _MOST, 'more figure')} like these: in the sections below."))
+    shown = items if len(items) <= _MOST + 1 else items[:_MOST]  # what says that one is left out is no shorter than it
+    blocks: list[Block] = [*([Verdict(said)] if said else []), *([Figures(shown)] if shown else [])]
+    if len(items) > len(shown):
+        blocks.append(Text(f"{len(items) - len(shown)} more figures like these: in the sections below."))
     return Section("glance", "At a glance", lead, blocks, is_open=True) if blocks else None
 
 
