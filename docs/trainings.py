@@ -97,7 +97,7 @@ def conditions() -> dict[str, Any]:
                 settings["scale_epochs"],
                 settings["epochs"],
                 ", ".join(map(str, drops)) if settings["schedule"] == "steps" else settings["schedule"],
-                settings["lr"],
+                str(settings["lr"]) + (f", gradients up to {clip:g}" if (clip := settings["clip_norm"]) else ""),
                 settings["batch_size"],
                 settings["precision"] + (", compiled" if settings["compile"] else ""),
                 ", ".join(str(run["seed"]) for run in runs),

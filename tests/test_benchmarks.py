@@ -237,6 +237,24 @@ def test_a_figure_in_a_sentence_is_what_the_script_printed(said: str, start: str
     assert figure.rstrip(".,") == measured
 
 
+def test_runs_of_the_same_script_gave_what_is_said() -> None:
+    text = " ".join(README.split()).split("In bfloat16 the same program")[1]
+    runs = [*(BENCHMARKS / "repeated_runs.txt").read_text(encoding="utf-8").split("\n\n"), section(TRAINING)]
+    repeats = [re.findall(r"median of (\d+) interleaved", run)[0] for run in runs[:-1]]
+    assert f"of {numbered(repeats)} repeats" in text
+    for said, row in (
+        (r"gave ([\d., and]+?) at batch 64,", "batch 64, bf16, ours / bare step"),
+        (r"at batch 64, and ([\d., and]+?) at 128", "batch 128, bf16, ours / bare step"),
+        (r"they gave ([\d., and]+?) times the published loop at batch 128", "batch 128, fp32, ours / published"),
+    ):
+        measured = [re.findall(rf"^  {row} +([\d.]+)x", run, flags=re.MULTILINE)[0] for run in runs]
+        assert re.findall(said, text) == [numbered(measured)]
+
+
+def numbered(figures: list[str]) -> str:
+    return f"{', '.join(figures[:-1])} and {figures[-1]}"
+
+
 def test_ways_to_decode_are_as_fast_as_the_script_printed() -> None:
     """Beside their ratios the table says how far the pixels of the first size are from Pillow's."""
     first, second = DECODING

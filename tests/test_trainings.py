@@ -110,10 +110,38 @@ def test_conditions_are_those_of_the_documents() -> None:
         drops = ", ".join(map(str, settings["milestones"])) if settings["schedule"] == "steps" else settings["schedule"]
         precision = settings["precision"] + (", compiled" if settings["compile"] else "")
         row = [NAMES[name], f"`{arguments['recipe']}`", str(settings["scale_epochs"]), str(settings["epochs"]), drops]
-        row += [str(settings["lr"]), str(settings["batch_size"]), precision, ", ".join(map(str, sorted(runs(name))))]
+        clipped = "" if settings["clip_norm"] is None else f", gradients up to {settings['clip_norm']:g}"
+        row += [
+            f"{settings['lr']}{clipped}",
+            str(settings["batch_size"]),
+            precision,
+            ", ".join(map(str, sorted(runs(name)))),
+        ]
         expected.append(row)
         assert all(len(one["epochs"]) == settings["epochs"] for one in runs(name).values())
     assert rows_of("training conditions") == expected
+    text = " ".join(PAGE.split())
+    none, batch = (
+        json.loads((RESULTS / f"norm-{mode}.json").read_text(encoding="utf-8"))["arguments"]["settings"]
+        for mode in ("none", "batch")
+    )
+    assert f"with `--lr {none['lr']} --clip-norm {none['clip_norm']:g}`" in text
+    assert none["lr"] == pytest.approx(batch["lr"] / 10)
+    assert batch["clip_norm"] is None
+
+
+def test_images_are_divided_as_the_page_says() -> None:
+    text = " ".join(PAGE.split())
+    for name in trained():
+        for one in runs(name).values():
+            (images,) = {record["train"]["images"] for record in one["epochs"]}
+            (held,) = {record["val"]["images"] for record in one["epochs"]}
+            assert (images + held, held, one["best"]["test"]["images"]) == (50_000, 5_000, 10_000), name
+    assert "of 50,000 training images a tenth is held out and chooses the epoch, and the 10,000 test images are" in text
+    for path in RESULTS.glob("sparse-*.json"):
+        chosen_on = json.loads(path.read_text(encoding="utf-8"))["results"]["chosen_on"]
+        assert (chosen_on["split"], chosen_on["images"]) == ("train", 10_000), path.name
+    assert "is within a point with 95% confidence, on 10,000 training images that its heads are not fitted to" in text
 
 
 @pytest.mark.parametrize(
@@ -164,6 +192,9 @@ def test_group_and_layer_norm_begin_worse_than_guessing() -> None:
     assert min(losses) > math.log(10)
     said = f"their training loss is {losses[0]:.2f} and {losses[1]:.2f}, more than the {math.log(10):.2f} of guessing"
     assert said in " ".join(PAGE.split())
+    (left,) = {len(runs(f"norm-{mode}")[0]["epochs"]) - 1 for mode in ("group", "layer")}
+    assert left == 9
+    assert "of guessing, and nine epochs make up for a part of it" in " ".join(PAGE.split())
     plain = runs("norm-none")[0]["epochs"][0]["train"]["loss"]
     assert f"`none` begins at {plain:.2f}, at a tenth of the rate." in PAGE
     assert all(one["epochs"][0]["train"]["loss"] < math.log(10) for one in runs("norm-batch").values())
