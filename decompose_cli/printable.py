@@ -42,6 +42,15 @@ def counted(count: float, thing: str, several: str | None = None) -> str:
     return f"{number} {thing if count == 1 else several or f'{thing}s'}"
 
 
+def shortest(value: float) -> str:
+    """A number in as few characters as say it, as somebody would type it.
+
+    >>> shortest(0.0), shortest(1e9), shortest(0.1), shortest(float("nan"))
+    ('0', '1000000000', '0.1', 'nan')
+    """
+    return f"{value:.15g}"
+
+
 def printable_lines(text: str, longest: int = LONGEST) -> str:
     """A text of several lines, such as a traceback, each as :func:`printable` has it."""
     return "\n".join(printable(line, longest) for line in text.split("\n"))

@@ -141,7 +141,9 @@ def test_images_are_divided_as_the_page_says() -> None:
     for path in RESULTS.glob("sparse-*.json"):
         chosen_on = json.loads(path.read_text(encoding="utf-8"))["results"]["chosen_on"]
         assert (chosen_on["split"], chosen_on["images"]) == ("train", 10_000), path.name
-    assert "is within a point with 95% confidence, on 10,000 training images that its heads are not fitted to" in text
+        assert chosen_on["fitted_in_the_end"] == 50_000, path.name
+    assert "bound of at most a point, on 10,000 training images that its heads are not fitted to" in text
+    assert "The head of that k is then fitted to all 50,000." in text
 
 
 @pytest.mark.parametrize(
@@ -321,9 +323,9 @@ def test_the_features_that_classes_need_in_words() -> None:
     }
     words = {name: "{}, {} and {}".format(*found) for name, found in chosen.items()}
     page = " ".join(PAGE.split())
-    assert f"with the gate a class needs {words['gate']} features" in page
-    assert f"where the baseline needs {words['gate-baseline']}." in page
-    assert f"With online normalisation it needs {words['norm-online']}, with batch norm {words['norm-batch']};" in page
+    assert f"So the smallest k that passes is {words['gate']} with the gate, by seed," in page
+    assert f"and {words['gate-baseline']} with its baseline." in page
+    assert f"It is {words['norm-online']} with online normalisation and {words['norm-batch']} with batch norm;" in page
     shown = {row[1]: row[4] for row in rows_of("needs of features") if "online" in row[0]}
     assert [what for what, is_shown in shown.items() if is_shown == "yes"] == ["loss at k = 5, upper bound"]
     assert len(shown) == 4
@@ -331,12 +333,16 @@ def test_the_features_that_classes_need_in_words() -> None:
 
 
 def test_speeds_are_those_of_the_document() -> None:
-    found = json.loads((RESULTS / "speed.json").read_text(encoding="utf-8"))["rows"]
+    document = json.loads((RESULTS / "speed.json").read_text(encoding="utf-8"))
+    found = document["rows"]
     expected = [
         [name, f"`{one['network']}`", f"{one['images_per_second']:,.0f}", f"{one['share']:.2f}"]
         for name, one in found.items()
     ]
     assert rows_of("training speed") == expected
+    (rounds,) = re.findall(r"median of (\d+) interleaved", " ".join(document["conditions"]))
+    assert rounds == "3"
+    assert "Each row is the median of three rounds;" in " ".join(PAGE.split())
     for one in found.values():
         ours, bare = one["images_per_second"], one["bare_images_per_second"]
         rounding = 0.05 / ours + 0.05 / bare  # relative; ImageNet's recipe makes 17 images a second
@@ -347,7 +353,7 @@ def test_every_published_figure_has_a_status() -> None:
     rows = rows_of("status")
     assert len(rows) >= 7
     for row in rows:
-        assert re.match(r"(reproduced|not reproduced|not run: needs) ", row[2]), row
+        assert re.match(r"(reproduced: |not reproduced: |not run: needs )", row[2]), row
     speeds = json.loads((RESULTS / "speed.json").read_text(encoding="utf-8"))["rows"]
     modes = ("group", "layer", "instance")
     for start, trainings in (
@@ -374,6 +380,45 @@ def test_every_published_figure_has_a_status() -> None:
         assert (f"in another order than published: {', '.join(order)}" in said) == (
             order != ["instance", "group", "layer"]
         )
+
+
+def test_what_is_compared_with_published_code_is_reproduced() -> None:
+    """Counted again from the tables of the page, which the reference tests compute anew."""
+    found = {row[0].split(",")[0].split(" ")[0]: row[2] for row in rows_of("status") if "published" in row[0]}
+    counts, overlaps, indices = (rows_of(name) for name in ("counts", "overlap", "indices"))
+    assert all(row[1] == row[2] for row in (*counts, *overlaps))
+    assert found["images"] == f"reproduced: {len(counts)} of {len(counts)} counts are equal"
+    assert found["mutual"] == f"reproduced: {len(overlaps)} of {len(overlaps)} are equal to eight decimals"
+    theirs, ours, whole = (
+        sum(int(row[column].split(" of ")[part]) for row in indices) for column, part in ((1, 0), (2, 0), (2, 1))
+    )
+    assert found["index"] == f"reproduced: {ours} of {whole} of their features, by that code {theirs}"
+    near = [
+        abs(float(a) - float(b)) / math.hypot(float(of_a), float(of_b))
+        for row in rows_of("essential")
+        for cell in row[1:]
+        for (a, of_a), (b, of_b) in [[mean.split(" ± ") for mean in cell.split(" / ")]]
+    ]
+    within = sum(one <= 2 for one in near)
+    assert found["essentiality"] == f"reproduced: {within} of {len(near)} pairs within twice their common error"
+    assert (within, len(near)) == (38, 40)
+    largest = max(float(cell) for row in rows_of("online norm") for cell in row[1:])
+    assert found["online"] == f"reproduced: no difference above {largest:.0e} of the largest value"
+    assert all(abs(float(row[1]) - float(row[2])) < 5.1e-6 for row in rows_of("selectivity"))
+    assert found["selectivity"] == "reproduced: 3 of 3 are equal to five decimals"
+
+
+def test_a_count_that_differs_is_not_reproduced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    document = json.loads((DOCS / "reproduced.json").read_text(encoding="utf-8"))
+    document["tables"]["counts"]["rows"][0][2] += 1
+    document["tables"]["online norm"]["rows"][0][1] = "2e-03"
+    path = tmp_path / "reproduced.json"
+    path.write_text(json.dumps(document), encoding="utf-8")
+    monkeypatch.setattr(trainings, "REPRODUCED", path)
+    said = [row[2] for row in trainings.on_the_same_images()]
+    assert said[0] == "not reproduced: 8 of 9 counts are equal"
+    assert said[-1] == "not reproduced: no difference above 2e-03 of the largest value"
+    assert [one.startswith("reproduced: ") for one in said[1:-1]] == [True] * 4
 
 
 def test_documents_are_of_this_program_and_name_no_machine() -> None:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from decompose_cli.datasets.counter_random import Stream, random_integers
 from decompose_cli.errors import InputError, param
+from decompose_cli.printable import shortest
 
 _MANY = 1 << 62
 
@@ -17,7 +18,7 @@ def check_share(share: float) -> None:
         InputError: The share is not between 0 and 1.
     """
     if not 0 < share < 1:
-        raise InputError(f"{param('label_noise')} {share:.15g} is not a share of the images between 0 and 1.")
+        raise InputError(f"{param('label_noise')} {shortest(share)} is not a share of the images between 0 and 1.")
 
 
 def randomise_labels(
@@ -46,10 +47,10 @@ def randomise_labels(
         raise InputError(f"{param('label_noise')} needs at least two classes.")
     count = round(share * len(indices))
     if count == 0:
-        raise InputError(f"{param('label_noise')} {share:.15g} of {len(indices)} training images is no image.")
+        raise InputError(f"{param('label_noise')} {shortest(share)} of {len(indices)} training images is no image.")
     if count == len(indices):
         raise InputError(
-            f"{param('label_noise')} {share:.15g} leaves none of {len(indices)} training images its label."
+            f"{param('label_noise')} {shortest(share)} leaves none of {len(indices)} training images its label."
         )
     keys = random_integers(seed, 0, indices, Stream.LABEL_NOISE, _MANY)
     changed = indices[keys.argsort(stable=True)[:count]].sort().values

@@ -16,6 +16,7 @@ from torch import Tensor
 from decompose_cli.decomposition.metrics import logits_of
 from decompose_cli.errors import InputError, param
 from decompose_cli.messages import note, warn
+from decompose_cli.printable import shortest
 from decompose_cli.sparse.strength import stratified_part
 from decompose_cli.statistics import wilson_interval
 
@@ -110,7 +111,7 @@ class Adjusting:
 
     def __post_init__(self) -> None:
         if self.coverage is not None and not 0 < self.coverage < 1:
-            raise InputError(f"{param('coverage')} {self.coverage:.15g} is not between 0 and 1.")
+            raise InputError(f"{param('coverage')} {shortest(self.coverage)} is not between 0 and 1.")
         if self.source not in (None, HALF, VAL):
             raise InputError(
                 f"{param('calibrate_on')} {self.source!r} is neither {HALF}, of the images that are measured, nor "

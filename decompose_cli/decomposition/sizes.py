@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from decompose_cli.errors import InputError, param, shortened
+from decompose_cli.printable import shortest
 
 _MOST_KS = 10_000
 
@@ -73,7 +74,7 @@ def check_class_drop(points: float | None, max_drop: float | None) -> None:
     if points is None:
         return
     if not 0 <= points < 100:
-        raise InputError(f"{param('max_class_drop')} {points:.15g} is not between 0 and 100 points.")
+        raise InputError(f"{param('max_class_drop')} {shortest(points)} is not between 0 and 100 points.")
     if max_drop is None:
         raise InputError(
             f"{param('max_class_drop')} has no effect without {param('max_drop')}, which looks for a smallest set.",

@@ -11,6 +11,7 @@ from decompose_cli.decomposition.ranking import DEFAULT_K, RANKINGS
 from decompose_cli.decomposition.sizes import check_class_drop, check_filters, parse_k
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import check_l2
+from decompose_cli.printable import shortest
 
 Values = Literal["real", "nonnegative", "ternary", "binary"]
 VALUES: tuple[Values, ...] = get_args(Values)
@@ -90,7 +91,7 @@ class SparsifySettings:
         if self.l2 is not None:
             check_l2(self.l2)
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
-            raise InputError(f"{param('max_drop')} {self.max_drop:.15g} is not between 0 and 100 points.")
+            raise InputError(f"{param('max_drop')} {shortest(self.max_drop)} is not between 0 and 100 points.")
         check_class_drop(self.max_class_drop, self.max_drop)
         if self.pool is not None and self.pool < 1:
             raise InputError(f"{param('pool')} {self.pool} is not at least 1.")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ from decompose_cli.training.job import Job
 from decompose_cli.training.learnable import check_learns
 from decompose_cli.training.objective import Objective
 from decompose_cli.training.outcome import spread
-from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, check_for_any_images, resolve
+from decompose_cli.training.recipes import LARGEST_SMALL_SIDE, RECIPES, check_for_any_images
 from decompose_cli.training.run_folder import RunFolder
 from decompose_cli.training.runner import Files, Finished, Training, run_training, with_best_weights
 from decompose_cli.training.session import Request, Session
@@ -114,7 +115,8 @@ class _Finetune(Training[FinetuneResults]):
     def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
         if inputs.split is not None:
             raise InputError(f"{param('split')} has no effect: training images are trained on, test images measured.")
-        check_for_any_images(lambda is_large: resolve("finetune", self._overrides, large_images=is_large))
+        plan = partial(self._settings.of_training, self._overrides)
+        check_for_any_images(plan)
         study = Study(inputs, ("test", "val"))
         is_new = self._settings.new_head
         checkpoint = None if is_new else study.classifier.checkpoint
@@ -136,10 +138,7 @@ class _Finetune(Training[FinetuneResults]):
         if self._settings.full_head_control and not is_new:
             study.require_full_head(param("full_head_control"), in_network=True)
         check_transfer({"new_head": is_new}, None if inputs.weights == RANDOM else study.classifier.weights_source)
-        is_large = max(study.preprocessing.crop) > LARGEST_SMALL_SIDE
-        settings = resolve("finetune", self._overrides, large_images=is_large, dataset=study.dataset.name)
-        if self._settings.diversity and settings.compile:  # it keeps the maps out of sight
-            raise InputError(f"{param('diversity')} does not go together with {param('compile')}.")
+        settings = plan(max(study.preprocessing.crop) > LARGEST_SMALL_SIDE, study.dataset.name)
         check_trainable(study.inputs, study.dataset.name)
         ranking = None if own or given is not None else self._settings.ranking()
         choices = {

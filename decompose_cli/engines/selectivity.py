@@ -39,6 +39,7 @@ from decompose_cli.models.inference import copies_of
 from decompose_cli.models.outputs import LayerOutput, trace_outputs
 from decompose_cli.models.tracing import evaluating, example_images
 from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.printable import shortest
 from decompose_cli.processes.team import device_led, together
 from decompose_cli.processes.threads import WorkerThreads
 from decompose_cli.storage.result_document import ResultDocument, Stopwatch
@@ -67,7 +68,7 @@ class SelectivitySettings:
 
     def __post_init__(self) -> None:
         if not 0 < self.fraction < 1:
-            raise InputError(f"{param('fraction')} {self.fraction:.15g} is not between 0 and 1.")
+            raise InputError(f"{param('fraction')} {shortest(self.fraction)} is not between 0 and 1.")
         if not self.layers:
             raise InputError(f"{param('layers')} names no layer; give all, or names from 'decompose layers'.")
         named = self.named()

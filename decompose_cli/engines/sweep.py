@@ -51,6 +51,7 @@ from decompose_cli.features.extraction import short_name
 from decompose_cli.features.labelled import LabelledFeatures, Order
 from decompose_cli.features.study import Inputs, Study
 from decompose_cli.messages import note, track
+from decompose_cli.printable import shortest
 from decompose_cli.reporting.predictions import PredictionTable
 from decompose_cli.reporting.style import png
 from decompose_cli.storage.file_sets import write_result
@@ -128,7 +129,7 @@ class SweepSettings:
             parse_method(method, "methods")
         parse_order(self.order)
         if self.max_drop is not None and not 0 <= self.max_drop < 100:
-            raise InputError(f"{param('max_drop')} {self.max_drop:.15g} is not between 0 and 100 points.")
+            raise InputError(f"{param('max_drop')} {shortest(self.max_drop)} is not between 0 and 100 points.")
         check_class_drop(self.max_class_drop, self.max_drop)
         if self.predictions and self.max_drop is None:
             raise InputError(

@@ -19,6 +19,7 @@ from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.messages import note
 from decompose_cli.models.classifier import Classifier, find_entry
+from decompose_cli.models.entry import ModelEntry
 from decompose_cli.models.gate_entry import Place
 from decompose_cli.models.gate_kinds import GATES, NO_GATE
 from decompose_cli.models.gated_resnet import GatedNetwork
@@ -122,11 +123,21 @@ class _TrainGate(LearnerTraining[GateResults]):
 
     @override
     def configure(self, inputs: Inputs) -> tuple[Inputs, Settings, Mapping[str, Any]]:
-        inputs, settings, choices = configure_gates(inputs, self._overrides, self._recipe, self._gates)
-        if self._gates.baseline is not None:
+        source = self._gates.baseline
+        opened: dict[Any, Classifier] = {}
+
+        def open_first(entry: ModelEntry) -> Classifier | None:
+            """The baseline of a network; what is wrong with it is said before images are opened."""
+            key = tuple(sorted(entry.chosen.items()))
+            if source is not None and key not in opened:
+                opened[key] = open_baseline(source, entry)
+            return opened.get(key)
+
+        inputs, settings, choices = configure_gates(inputs, self._overrides, self._recipe, self._gates, open_first)
+        if source is not None:
             assert inputs.model is not None
-            entry = find_entry(inputs.model).configured(**choices["model_options"])
-            self._baseline = open_baseline(self._gates.baseline, entry)
+            self._baseline = open_first(find_entry(inputs.model).configured(**choices["model_options"]))
+            assert self._baseline is not None
             choices["baseline_weights"] = self._baseline.weights_sha256
         return inputs, settings, choices
 

@@ -9,6 +9,7 @@ from typing import Literal, get_args
 
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.messages import warn_no_effect
+from decompose_cli.printable import shortest
 
 NormMode = Literal["batch", "group", "layer", "instance", "online", "none"]
 NORM_MODES: tuple[NormMode, ...] = get_args(NormMode)
@@ -47,7 +48,7 @@ class Norm:
         one_of(self.ecm, COMPENSATIONS, "ecm")
         for name, value in (("afwd", self.alpha_fwd), ("abkw", self.alpha_bkw)):
             if not 0 < value < 1:
-                raise InputError(f"{param(name)} {value} is not between 0 and 1.")
+                raise InputError(f"{param(name)} {shortest(value)} is not between 0 and 1.")
         if self.num_groups < 1:
             raise InputError(f"{param('gn_num_groups')} {self.num_groups} is not at least 1.")
 

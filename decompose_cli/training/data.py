@@ -14,6 +14,7 @@ from decompose_cli.datasets.sampling import hold_out
 from decompose_cli.errors import InputError, param
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.preprocessing import Preprocessing
+from decompose_cli.printable import shortest
 from decompose_cli.training.evaluate import LabelledImages
 
 HELD_OUT = "held-out"
@@ -108,7 +109,7 @@ def divide(
         indices, held_out = hold_out(labels, val_split, seed)
         if len(held_out) == 0 or len(indices) == 0:
             raise InputError(
-                f"{param('val_split')} {val_split:.15g} of {len(labels)} training images is no usable number of images."
+                f"{param('val_split')} {shortest(val_split)} of {len(labels)} training images is no usable number."
             )
         val = LabelledImages(HELD_OUT, train.subset(held_out), labels[held_out], preprocessing)
     return TrainingData(train, labels, indices, val, test, class_names, preprocessing)

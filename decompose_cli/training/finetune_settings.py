@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from decompose_cli.decomposition.ranking import DEFAULT_K, DEFAULT_METHOD, parse
 from decompose_cli.decomposition.refitting import check_refit
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.features.labelled import Order
+from decompose_cli.printable import shortest
 from decompose_cli.training.config import RunConfig
 from decompose_cli.training.freezing import TRAINED, Trained
+from decompose_cli.training.recipes import resolve
+from decompose_cli.training.settings import Settings
 
 
 @dataclass(frozen=True)
@@ -64,7 +68,7 @@ class FinetuneSettings:
             one_of(self.only, TRAINED, "only")
         check_refit(self.l2, fits=self.refit or self.new_head)
         if self.diversity is not None and not 0 <= self.diversity < float("inf"):
-            raise InputError(f"{param('diversity')} {self.diversity:.15g} is not a number of at least 0.")
+            raise InputError(f"{param('diversity')} {shortest(self.diversity)} is not a number of at least 0.")
         if self.diversity and self.only == "head":
             raise InputError(
                 f"{param('diversity')} {self.diversity:g} has no effect with {param('only')} head, which leaves the "
@@ -93,6 +97,17 @@ class FinetuneSettings:
         if self.new_head:
             chosen |= {"new_head": True, "l2": self.l2}
         return chosen
+
+    def of_training(self, overrides: Mapping[str, Any], large_images: bool, dataset: str | None = None) -> Settings:
+        """The settings of the recipe with some values replaced.
+
+        Raises:
+            InputError: A value cannot be used, or not with the choices here.
+        """
+        settings = resolve("finetune", overrides, large_images=large_images, dataset=dataset)
+        if self.diversity and settings.compile:  # it keeps the maps out of sight
+            raise InputError(f"{param('diversity')} does not go together with {param('compile')}.")
+        return settings
 
     @property
     def ranks(self) -> bool:

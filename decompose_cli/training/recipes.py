@@ -268,6 +268,11 @@ def resolve(
             raise InputError(
                 f"{param(name)} has no effect with schedule {settings.schedule}; add {param('schedule')} steps."
             )
+    if overrides.get("warmup_epochs") and settings.schedule == "one-cycle":
+        raise InputError(
+            "warmup-epochs has no effect with schedule one-cycle, which begins with a rise of its own; "
+            f"{param('set')} rise=SHARE sets its length."
+        )
     if "momentum" in overrides and settings.optimizer != "sgd":
         raise InputError(
             f"{param('momentum')} has no effect with {settings.optimizer}; it goes with {param('optimizer')} sgd."
@@ -289,18 +294,19 @@ def _scaled(values: Mapping[str, Any], overrides: Mapping[str, Any]) -> dict[str
 
 
 def check_for_any_images(plan: Callable[[bool], object]) -> None:
-    """Refuse what can be used with images of no size, before images are opened and perhaps fetched.
+    """Refuse what is wrong for the same reason with images of any size, before they are opened and perhaps fetched.
 
     Args:
         plan: Settles what depends on whether images are large.
 
     Raises:
-        InputError: Of small images, as they cannot be used with large ones either.
+        InputError: What ``plan`` says of both; where it says different things, the images are to decide.
     """
     try:
         plan(False)
-    except InputError as error:
+    except InputError as of_small:
         try:
             plan(True)
-        except InputError:
-            raise error from None
+        except InputError as of_large:
+            if of_large.sentence == of_small.sentence:
+                raise

@@ -298,7 +298,7 @@ def _whole(folder: RunFolder) -> RunFolder:
     if not is_part:
         return folder
     whole = RunFolder(folder.path.parent if folder.path.name else parent.path)
-    note(f"{folder.path} is one seed of the run {whole.path}, which goes on as a whole.")
+    note(f"{folder.path} is one seed of the run in {whole.path}, which is taken as a whole.")
     return whole
 
 

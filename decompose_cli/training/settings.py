@@ -12,6 +12,7 @@ from typing_extensions import Self
 
 from decompose_cli.datasets.augment import Augmentation
 from decompose_cli.errors import InputError, param
+from decompose_cli.printable import shortest
 
 _Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -217,7 +218,7 @@ def _sentence(error: ValidationError) -> str:
     reason = "a value is missing" if first["type"] == "missing" else reason
     shown = name.replace("_", "-") if name in _ONLY_SET else param(name)
     given = first["input"]
-    return f"{shown} {f'{given:.15g}' if isinstance(given, float) else given!s}: {reason}."
+    return f"{shown} {shortest(given) if isinstance(given, float) else given!s}: {reason}."
 
 
 def parse_settings(texts: list[str]) -> dict[str, Any]:

@@ -34,6 +34,7 @@ def test_tables_go_to_stderr_and_only_json_to_stdout() -> None:
     top, rest = result.stderr.split("Accuracy of each head")
     heads, rest = rest.split("Features: mean Jaccard")
     assert top.count("full head") == 2
+    assert "Others" not in top
     one = found["differences"][2]
     low, high = one["ci95"]
     assert row_of(top, "a") == [

@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import dataclasses
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from helpers.command_line import FAILED, run, sentence_of
 
+from decompose_cli.errors import InputError
 from decompose_cli.features.inputs import Inputs
 from decompose_cli.training.configure import configure
+from decompose_cli.training.recipes import check_for_any_images
 
 ABSENT = ["--dataset", "cifar10", "--data-dir", "nowhere", "--no-download", "-o", "run"]
+WARM_UP = ["--set", "warmup_epochs=1", "--set", "warmup_lr=0.01"]
 WRONG: list[tuple[list[str], str]] = [
     (["train", "resnet8", "--scale-epochs", "0"], "--scale-epochs 0: "),
     (["train", "resnet8", "--scale-epochs", "1e9"], "--scale-epochs 1000000000: "),
@@ -33,6 +37,9 @@ WRONG: list[tuple[list[str], str]] = [
     (["train-gate", "resnet14", "--init", "baseline"], "--init baseline needs --baseline"),
     (["lr-find", "resnet8", "--recipe", "nosuch"], "--recipe 'nosuch' is unknown"),
     (["lr-find", "resnet8", "--set", "momentum=1"], "--momentum 1: "),
+    (["train-gate", "resnet14", "--baseline", "missing.pt"], "The weights file missing.pt does not exist."),
+    (["train", "resnet8", "--schedule", "one-cycle", *WARM_UP], "warmup-epochs has no effect with schedule one-cycle"),
+    (["finetune", "resnet20", "-w", "random", "--diversity", "1", "--compile"], "--diversity does not go together"),
     (["finetune", "resnet20", "-w", "random", "--val-split", "1"], "--val-split 1: "),
     (["finetune", "resnet20", "-w", "random", "--epochs", "0"], "--epochs 0: "),
 ]
@@ -48,24 +55,58 @@ def test_with_right_settings_the_images_are_what_is_missing(words: list[str]) ->
     assert "cifar10" in sentence_of([*words, "--batch-size", "64", *ABSENT], FAILED)
 
 
-def test_what_images_of_one_size_allow_is_left_to_the_images(make_images: Callable[..., Path]) -> None:
+def test_the_size_of_images_decides_the_rate(make_images: Callable[..., Path]) -> None:
     dataset = f"folder:{make_images(Path('set'), ['a', 'b'], n=2, side=8)}"
     small = Inputs(model="resnet18", dataset=dataset, input_size="32")
-    overrides = {"weight_decay": 0.0, "nesterov": True}
-    assert configure(small, overrides, "transfer", {})[1].lr == 1e-3
-    assert configure(dataclasses.replace(small, input_size="65"), overrides, "transfer", {})[1].lr == 2e-4
+    assert configure(small, {}, "transfer", {})[1].lr == 1e-3
+    assert configure(dataclasses.replace(small, input_size="65"), {}, "transfer", {})[1].lr == 2e-4
+
+
+@pytest.mark.parametrize(("size", "recipe"), [("32", "cifar-resnet"), ("65", "imagenet")])
+def test_a_refusal_that_names_the_recipe_is_left_to_the_images(
+    make_images: Callable[..., Path], size: str, recipe: str
+) -> None:
+    dataset = f"folder:{make_images(Path('set'), ['a', 'b'], n=2, side=8)}"
+    with pytest.raises(InputError, match=f"The milestones of recipe {recipe} are epochs"):
+        configure(Inputs(model="resnet18", dataset=dataset, input_size=size), {"iterations": 9}, None, {})
+
+
+@pytest.mark.parametrize(
+    ("of_small", "of_large", "refused"),
+    [(None, None, False), ("a", None, False), (None, "b", False), ("a", "b", False), ("a", "a", True)],
+)
+def test_only_what_is_wrong_with_images_of_any_size_is_refused_at_once(
+    of_small: str | None, of_large: str | None, refused: bool
+) -> None:
+    def plan(is_large: bool) -> None:
+        if (said := of_large if is_large else of_small) is not None:
+            raise InputError(said)
+
+    with pytest.raises(InputError, match=r"^a$") if refused else nullcontext():
+        check_for_any_images(plan)
 
 
 DIGITS = ["train", "resnet8", "--dataset", "digits", "--device", "cpu", "-o", "run", "--recipe", "cifar-resnet"]
-WARM_UP = ["--set", "warmup_epochs=1", "--set", "warmup_lr=0.01"]
 
 
 def test_a_run_that_is_all_warm_up_says_so() -> None:
     said = " ".join(run(*DIGITS, "--epochs", "1", *WARM_UP).stderr.split())
-    assert "The warm-up is as long as the run, whose rate is 0.01 all along." in said
+    assert "All of the run is warm-up, at a rate of 0.01." in said
     assert "The rate stays" not in said
     with Path("run/log.csv").open() as file:
         assert {row["lr"] for row in csv.DictReader(file)} == {"0.01"}
+
+
+def test_a_run_that_ends_within_the_warm_up_says_so_too() -> None:
+    options = ["--iterations", "5", "--milestones", "3", "--schedule", "steps", *WARM_UP]
+    assert "All of the run is warm-up, at a rate of 0.01." in " ".join(run(*DIGITS, *options).stderr.split())
+
+
+def test_few_images_of_which_most_are_held_out(make_images: Callable[..., Path]) -> None:
+    """How long the warm-up is, is not asked of images that are not there."""
+    make_images(Path("images"), ["a", "b"], n=5, side=8)
+    wrong = ["train", "resnet8", "--dataset", "folder:images", "--val-split", "0.96", *WARM_UP]
+    assert "--val-split" in sentence_of([*wrong, "--recipe", "cifar-resnet", "--device", "cpu"])
 
 
 @pytest.mark.parametrize("options", [[], WARM_UP], ids=["none", "warm-up"])

@@ -165,5 +165,5 @@ def test_a_signal_during_the_last_checkpoint_of_one_seed_keeps_the_next_from_bei
     assert [path.name for path in Path("run").glob("seed-*")] == ["seed-0"]
     assert not Path("run/seed-0/result.json").exists()
     said = run("train", "--resume", "run/seed-0").stderr
-    assert f"{Path('run/seed-0')} is one seed of the run run, which goes on as a whole." in " ".join(said.split())
+    assert f"{Path('run/seed-0')} is one seed of the run in run, which is taken as a whole." in " ".join(said.split())
     assert len(json.loads(Path("run/result.json").read_text())["results"]["runs"]) == 2

@@ -66,9 +66,9 @@ def show_comparison(terminal: Terminal, document: ResultDocument[CompareResults]
     """Show the differences of the heads, the heads, and what differs in the sets, as a whole and class by class."""
     show_setting(terminal, document)
     results = document.results
-    if others := sum(head.own_features for head in results.heads.values()):
+    if others := len({head.sha256 for head in results.heads.values() if head.own_features}):
         terminal.print(
-            f"Others    {others} of the {len(results.heads)} compared, of networks with weights of their own"
+            f"Others    {counted(others, 'more network')} with features of other weights, on the same images"
         )
     names = document.dataset.classes if document.dataset is not None else None
     if results.seed_differences:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -82,9 +82,20 @@ def with_defaults(request: Request) -> Request:
 
 
 def configure_gates(
-    inputs: Inputs, overrides: Mapping[str, Any], recipe: str | None, gates: GateSettings
+    inputs: Inputs,
+    overrides: Mapping[str, Any],
+    recipe: str | None,
+    gates: GateSettings,
+    open_baseline: Callable[[ModelEntry], object],
 ) -> tuple[Inputs, Settings, dict[str, Any]]:
-    """Settle what is left open, as :func:`decompose_cli.training.setup.configure` does, and the gate.
+    """Settle what is left open, as :func:`decompose_cli.training.configure.configure` does, and the gate.
+
+    Args:
+        inputs: Network and images, as given.
+        overrides: Settings that were given, by name.
+        recipe: Preset of the settings; None for the one that suits network and images.
+        gates: The gate, as given.
+        open_baseline: Opens the baseline that a network begins with, if any.
 
     Raises:
         InputError: Something given cannot be used, or does not go together.
@@ -111,8 +122,9 @@ def configure_gates(
                 f"{inputs.weights} has no gate.",
                 hint=f"To begin with a plain network, give it with {param('baseline')}.",
             )
-        gates.completed(gate)
+        gates.completed(gate)  # refuses what the gate has no use for
         check_skipping(gate, gates.skip_below)
+        open_baseline(entry)
 
     filled, settings, choices = configure(inputs, overrides, recipe, options, check=check)
     completed = gates.completed(choices["model_options"]["gate"])

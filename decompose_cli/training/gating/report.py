@@ -17,6 +17,7 @@ from decompose_cli.messages import track
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import GatedNetwork, StageGatedResNet
 from decompose_cli.models.tracing import evaluating
+from decompose_cli.printable import shortest
 from decompose_cli.statistics import mean_difference_interval, mean_interval
 from decompose_cli.storage.csv_text import csv_text
 from decompose_cli.training.data import HELD_OUT, TrainingData
@@ -315,7 +316,7 @@ def check_skipping(gate: str, below: float | None) -> None:
     if below is None:
         return
     if not 0 < below <= 1:
-        raise InputError(f"{param('skip_below')} {below:.15g} is not above 0 and up to 1, where g is.")
+        raise InputError(f"{param('skip_below')} {shortest(below)} is not above 0 and up to 1, where g is.")
     if GATES[gate].level == "layer":
         raise InputError(
             f"{param('skip_below')} leaves out the rest of a gated stage, but gate {gate} closes only parts of single "

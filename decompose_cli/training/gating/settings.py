@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 from decompose_cli.errors import InputError, one_of, param
 from decompose_cli.models.gate_kinds import GATES
+from decompose_cli.printable import shortest
 
 GateSchedule = Literal["constant", "step50"]
 GATE_SCHEDULES: tuple[GateSchedule, ...] = get_args(GateSchedule)
@@ -69,11 +70,11 @@ class GateSettings:
             if value is not None:
                 one_of(value, choices, name)
         if self.lr_gate is not None and not 0 < self.lr_gate < float("inf"):
-            raise InputError(f"{param('lr_gate')} {self.lr_gate:.15g} is not a positive number.")
+            raise InputError(f"{param('lr_gate')} {shortest(self.lr_gate)} is not a positive number.")
         if self.gate_iters is not None and self.gate_iters < 1:
             raise InputError(f"{param('gate_iters')} {self.gate_iters} is not at least 1.")
         if self.penalty is not None and not 0 <= self.penalty < float("inf"):
-            raise InputError(f"{param('penalty')} {self.penalty:.15g} is not a number from 0 upwards.")
+            raise InputError(f"{param('penalty')} {shortest(self.penalty)} is not a number from 0 upwards.")
 
     def network_options(self) -> dict[str, str]:
         """The given options of the network itself, as :meth:`.models.entry.ModelEntry.configured` takes it."""
