@@ -359,9 +359,9 @@ def test_every_published_figure_has_a_status() -> None:
     for start, trainings in (
         ("ResNet-20 from scratch", [("cifar-resnet", 200)]),
         ("custom ResNet", [("custom-resnet", 24)]),
-        ("online normalisation", [("online-norm, batch", 1250), ("online-norm, online", 1250)]),
+        ("online normalisation as good", [("online-norm, batch", 1250), ("online-norm, online", 1250)]),
         ("group, layer", [(f"online-norm, {mode}", 250) for mode in modes]),
-        ("soft gates", [("soft-gates, entropy-classifier, depth 110", 333)]),
+        ("soft gates, 333", [("soft-gates, entropy-classifier, depth 110", 333)]),
     ):
         (said,) = [row[2] for row in rows if row[0].startswith(start)]
         hours = sum(epochs * 45_000 / speeds[row]["images_per_second"] for row, epochs in trainings) / 3600

@@ -106,7 +106,7 @@ def test_few_images_of_which_most_are_held_out(make_images: Callable[..., Path])
     """How long the warm-up is, is not asked of images that are not there."""
     make_images(Path("images"), ["a", "b"], n=5, side=8)
     wrong = ["train", "resnet8", "--dataset", "folder:images", "--val-split", "0.96", *WARM_UP]
-    assert "--val-split" in sentence_of([*wrong, "--recipe", "cifar-resnet", "--device", "cpu"])
+    assert "Holding out 10 of 10 images" in sentence_of([*wrong, "--recipe", "cifar-resnet", "--device", "cpu"])
 
 
 @pytest.mark.parametrize("options", [[], WARM_UP], ids=["none", "warm-up"])
