@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 from helpers.command_line import COMMANDS, content, files_below, only_error, row_of, run, warnings_in
 
+from decompose_cli.cli.commands.compare import show_comparison
+from decompose_cli.cli.console import Terminal
+from decompose_cli.decomposition.compare_results import CompareResults
 from decompose_cli.decomposition.index_set import IndexSet, write_index_set
+from decompose_cli.storage.result_document import ResultDocument
 
 pytestmark = pytest.mark.usefixtures("warm")
 
@@ -109,3 +113,22 @@ def test_of_many_classes_and_pairs_a_part_is_shown() -> None:
 def test_the_network_is_an_option_here() -> None:
     names = {text for one in COMMANDS["compare"].params for text in one.opts}
     assert {"--model", "--weights", "--dataset", "files"} <= names
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("norm-compare", "Others    5 more networks with"), ("custom-compare", "Others    1 more network with")],
+)
+def test_networks_beside_the_one_at_the_head_are_counted(
+    name: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = Path(__file__).parents[2] / "docs" / "results" / f"{name}.json"
+    document = ResultDocument[CompareResults].model_validate_json(path.read_text(encoding="utf-8"))
+    show_comparison(Terminal(), document)
+    shown = capsys.readouterr().err
+    assert f"{said} features of other weights, on the same images" in shown.splitlines()
+    assert shown.index("Weights ") < shown.index("Others ") < shown.index("Second minus first")
+    for head in document.results.heads.values():
+        head.sha256 = "of one network"
+    show_comparison(Terminal(), document)
+    assert "Others    1 more network with" in capsys.readouterr().err
