@@ -43,7 +43,7 @@ REPRODUCED = Path(__file__).with_name("reproduced.json")
 HALF_A_DIGIT, EXACT = 5.01e-6, 1e-12
 FEWEST_NEAR = 0.9
 """Share of pairs of means that have to be within twice their common error; of equal ones 0.95 are expected."""
-TRAINING_IMAGES = 45_000
+ALL_IMAGES, TRAINING_IMAGES = 50_000, 45_000
 """Images of CIFAR-10 that are trained on where a tenth is held out."""
 
 
@@ -330,7 +330,7 @@ def on_the_same_images() -> list[list[str]]:
         ],
         [
             f"index files, made from 50,000 images; {of_code} 4,000",
-            "`decompose extract-indices resnet20 -k K`",
+            "`decompose extract-indices resnet20 -k K`, on the first 4,000 training images",
             judged(all(b >= a for a, b in features), f"{ours} of {whole} of their features, by that code {theirs}"),
         ],
         [
@@ -362,8 +362,8 @@ def on_the_same_images() -> list[list[str]]:
 def status() -> dict[str, Any]:
     """What became of each published figure: reproduced, not reproduced, or not run and what that needs."""
 
-    def takes(*trainings: tuple[str, int]) -> str:
-        time = hours(trainings, TRAINING_IMAGES)
+    def takes(*trainings: tuple[str, int], images: int = TRAINING_IMAGES) -> str:
+        time = hours(trainings, images)
         return f"not run: needs the lossless images, and {time} on two cores, or a GPU"
 
     norms = ("online-norm, batch", 5 * 250), ("online-norm, online", 5 * 250)
@@ -387,17 +387,17 @@ def status() -> dict[str, Any]:
         ],
         [
             "ResNet-20 from scratch, 200 epochs: 91.73%",
-            "`decompose train resnet20 --dataset cifar10 --final-test`",
-            takes(("cifar-resnet", 200)),
+            "`decompose train resnet20 --dataset cifar10 --val-split 0`",
+            takes(("cifar-resnet", 200), images=ALL_IMAGES),
         ],
         [
-            "online normalisation as good as batch norm: 92.3% and 92.2%, 250 epochs, 5 runs each",
+            "online normalisation, 92.3%, as good as batch norm, 92.2%: 250 epochs, 5 runs each",
             "`decompose train resnet20 --dataset cifar10 --norm-mode online --shortcut projection --runs 5 "
             "--final-test`, and with `batch`",
             f"{takes(*norms)}; {at_this_length('norm-compare', 'norm-online')}",
         ],
         [
-            "group, layer and instance norm behind batch norm: 90.3, 87.4 and 90.4%, 250 epochs, a run each",
+            "group (90.3%), layer (87.4%) and instance norm (90.4%) behind batch norm: 250 epochs, a run each",
             "`decompose train resnet20 --dataset cifar10 --norm-mode group --shortcut projection --final-test`, "
             "and the others",
             f"{takes(*others)}; {behind('batch', ('group', 'layer', 'instance'))}",
@@ -409,7 +409,7 @@ def status() -> dict[str, Any]:
             "not run: needs CIFAR-100, and ImageNet with a GPU",
         ],
         [
-            "soft gates, 333 epochs at depth 110: 93.0 to 94.0% (logs of the original, none without gates)",
+            "soft gates, 333 epochs at depth 110: 93.0 to 94.0% (logs of the original; it has none without gates)",
             "`decompose train-gate --dataset cifar10 --depth 110`",
             f"{takes(('soft-gates, entropy-classifier, depth 110', 333))}; at depth 20 "
             f"{at_this_length('gate-compare', 'gate')}",

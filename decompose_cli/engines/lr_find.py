@@ -47,6 +47,12 @@ DEFAULT_LOWEST, DEFAULT_HIGHEST, DEFAULT_STEPS = 1e-6, 10.0, 100
 CURVE = "curve.png"
 MOST_PASSES = 20
 """Passes over the training images from which on a falling loss tells of these images rather than of the rate."""
+_VARIED = (
+    *("lr", "schedule", "milestones", "gamma", "epochs", "iterations", "scale_epochs", "start_epoch"),
+    *("warmup_epochs", "warmup_lr", "rise", "start_divisor", "end_divisor", "anneal", "cycle_momentum"),
+    *("ema_decay", "val_split"),
+)
+"""Settings that the test decides itself, or that say when something happens in a run of many epochs."""
 _CHOICES = ("recipe", "model_options", "overrides", "training_images", "starting_weights")
 
 
@@ -95,7 +101,7 @@ class LrFindSettings:
 
     def __post_init__(self) -> None:
         self.rates()
-        for name in ("lr", "schedule", "epochs", "iterations", "scale_epochs", "ema_decay", "val_split"):
+        for name in _VARIED:
             if name in self.overrides:
                 raise InputError(
                     f"{param(name)} has no effect here: rates go from {param('lowest')} to {param('highest')}."

@@ -33,7 +33,7 @@ from decompose_cli.storage.result_document import ResultDocument, Stopwatch, Wei
 from decompose_cli.training.data import HELD_OUT
 from decompose_cli.training.evaluate import LabelledImages
 from decompose_cli.training.gating.configuration import TrainGateConfig, configure_gates, with_defaults
-from decompose_cli.training.gating.objective import GateObjective
+from decompose_cli.training.gating.objective import GateObjective, said_of_rate
 from decompose_cli.training.gating.report import (
     GateReadings,
     GateReport,
@@ -55,6 +55,7 @@ from decompose_cli.training.setup import (
     announce,
     describe_images,
     describe_network,
+    images_to_train_on,
     open_for,
     open_learner,
     open_weights,
@@ -151,6 +152,8 @@ class _TrainGate(LearnerTraining[GateResults]):
         with torch.device("meta"):  # a network that the gate cannot be in is refused before anything else
             learner.classifier.entry.make(len(learner.class_names), learner.preprocessing.crop)
         announce(session.config, learner, session.settings)
+        if said := said_of_rate(session.settings, self._gates, images_to_train_on(learner, session.settings)):
+            note(said)
         if self._baseline is not None:
             note(f"The backbone begins with the weights of {self._gates.baseline}, the gate at random.")
 

@@ -172,7 +172,7 @@ class RunFolder:
         named = f" and the model {model} again" if is_user_code(model) else ""
         return StoppedError(
             f"Interrupted {where}; everything up to there is saved.",
-            hint=f"Go on with {param('resume')} {self.path}{named}.",
+            hint=f"Go on with {param('resume')} {_whole(self).path}{named}.",
         )
 
     @property
@@ -288,6 +288,9 @@ def find_run(path: Path) -> RunFolder:
                 f" {path}.",
             )
     folder.check_unfinished()
+    part = path if path.is_dir() else path.parent
+    if folder.path != part:
+        note(f"{part} is one seed of the run in {folder.path}, which is taken as a whole.")
     return folder
 
 
@@ -295,11 +298,7 @@ def _whole(folder: RunFolder) -> RunFolder:
     """The whole run that the folder of one seed is a part of; other folders are returned as they are."""
     parent = RunFolder(folder.path.absolute().parent)
     is_part = _SEED.fullmatch(folder.path.absolute().name) and not folder.config.is_file() and parent.config.is_file()
-    if not is_part:
-        return folder
-    whole = RunFolder(folder.path.parent if folder.path.name else parent.path)
-    note(f"{folder.path} is one seed of the run in {whole.path}, which is taken as a whole.")
-    return whole
+    return RunFolder(folder.path.parent if folder.path.name else parent.path) if is_part else folder
 
 
 def write_state(

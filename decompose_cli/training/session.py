@@ -158,6 +158,8 @@ def opened(
     else:
         folder = None
         _check_place(request)
+        resolve_device(request.inputs.device)  # before images are fetched, as with all that is wrong without them
+        request.inputs.image_options()
         inputs, settings, choices = configure(request.inputs)
         settings = _settled(settings, inputs.device)
         overrides = {**request.overrides, "precision": settings.precision}

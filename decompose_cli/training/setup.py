@@ -292,23 +292,35 @@ def training_document(
     )
 
 
+def images_to_train_on(learner: Learner, settings: Settings) -> int:
+    """How many of the training images are not held out."""
+    return len(learner.labels) - round(settings.val_split * len(learner.labels))
+
+
 def _said_of_rate(settings: Settings, images: int) -> str | None:
     """What a run is too short for, of its warm-up and its milestones; ``images`` are trained on."""
     if settings.schedule == "one-cycle" or images == 0:  # that none are left is said where they are divided
         return None
-    is_warm = settings.warmup_epochs > settings.start_epoch
-    if is_warm and settings.warmup_epochs * settings.steps_per_epoch(images) >= settings.total_steps(images):
+    unit, end = ("step", settings.iterations) if settings.iterations else ("epoch", settings.epochs)
+    assert end is not None
+    warm = settings.warmup_epochs if settings.warmup_epochs > settings.start_epoch else 0
+    warm *= settings.steps_per_epoch(images) if warm and unit == "step" else 1
+    if warm >= end:
         return f"All of the run is warm-up, at a rate of {settings.warmup_lr:g}."
     if settings.schedule != "steps":
         return None
-    end, unit = (settings.iterations, "step") if settings.iterations else (settings.epochs, "epoch")
-    idle = [drop for drop in settings.milestones if end is not None and drop >= end]
+    within = [drop for drop in settings.milestones if drop <= warm]
+    idle = [drop for drop in settings.milestones if drop >= end]
     if idle and len(idle) == len(settings.milestones):
-        after = " after the warm-up" if is_warm else ""
+        after = " after the warm-up" if warm else ""
         return f"The rate stays {settings.lr:g}{after}: the first milestone, {unit} {idle[0]}, is not before the end."
+    said = []
+    if within:
+        until = f"{unit} {within[0]}, a milestone"
+        said.append(f"The rate is never {settings.lr:g}: the warm-up does not end before {until}.")
     if idle:
-        return f"The rate does not drop after {unit} {', '.join(map(str, idle))}, as that is not before the end."
-    return None
+        said.append(f"The rate does not drop after {unit} {', '.join(map(str, idle))}, as that is not before the end.")
+    return " ".join(said) or None
 
 
 def announce(config: Mapping[str, Any], learner: Learner, settings: Settings) -> None:
@@ -319,7 +331,7 @@ def announce(config: Mapping[str, Any], learner: Learner, settings: Settings) ->
     is_chosen = learner.classifier.checkpoint is None  # given weights leave no choice of options
     if not is_chosen and settings.val_split:
         note("The weights may have been trained on the images that are held out now; their accuracy would say little.")
-    if said := _said_of_rate(settings, len(learner.labels) - round(settings.val_split * len(learner.labels))):
+    if said := _said_of_rate(settings, images_to_train_on(learner, settings)):
         note(said)
     entry = learner.classifier.entry
     has_identity = "shortcut" not in entry.chosen and entry.options.get("shortcut", ())[:1] == ("identity",)

@@ -35,6 +35,12 @@ WRONG: list[tuple[list[str], str]] = [
     (["train-gate", "resnet14", "--skip-below", "0"], "--skip-below 0 is not above 0"),
     (["train-gate", "resnet14", "--gate", "l2", "--gate-iters", "2"], "--gate-iters has no effect with gate l2"),
     (["train-gate", "resnet14", "--init", "baseline"], "--init baseline needs --baseline"),
+    (["train", "resnet8", "--device", "foo"], "--device 'foo' is unknown"),
+    (["train", "resnet8", "--mean", "1,2"], "--mean '1,2' is not three"),
+    (["train-gate", "resnet14", "--input-size", "0"], "--input-size '0' is out of range"),
+    (["lr-find", "resnet8", "--device", "foo"], "--device 'foo' is unknown"),
+    (["lr-find", "resnet8", "--set", "rise=0.5"], "--rise has no effect here"),
+    (["lr-find", "resnet8", "--set", "milestones=3"], "--milestones has no effect here"),
     (["lr-find", "resnet8", "--recipe", "nosuch"], "--recipe 'nosuch' is unknown"),
     (["lr-find", "resnet8", "--set", "momentum=1"], "--momentum 1: "),
     (["train-gate", "resnet14", "--baseline", "missing.pt"], "The weights file missing.pt does not exist."),
@@ -100,6 +106,39 @@ def test_a_run_that_is_all_warm_up_says_so() -> None:
 def test_a_run_that_ends_within_the_warm_up_says_so_too() -> None:
     options = ["--iterations", "5", "--milestones", "3", "--schedule", "steps", *WARM_UP]
     assert "All of the run is warm-up, at a rate of 0.01." in " ".join(run(*DIGITS, *options).stderr.split())
+
+
+@pytest.mark.parametrize(
+    ("length", "milestones", "unit", "rates"),
+    [
+        (["--epochs", "3"], "1,2", "epoch 1", ["0.01", "0.01", "0.001"]),
+        (["--epochs", "3", "--set", "warmup_epochs=2"], "1,9", "epoch 1", ["0.01", "0.01", "0.01"]),
+        (["--iterations", "33", "--schedule", "steps"], "11,22", "step 11", ["0.01", "0.01", "0.001"]),
+    ],
+)
+def test_a_milestone_within_the_warm_up_is_said(
+    length: list[str], milestones: str, unit: str, rates: list[str]
+) -> None:
+    warm_up = WARM_UP[2:] if "warmup_epochs=2" in length else WARM_UP
+    said = " ".join(run(*DIGITS, *length, "--milestones", milestones, *warm_up).stderr.split())
+    assert f"The rate is never 0.1: the warm-up does not end before {unit}, a milestone." in said
+    assert ("The rate does not drop after epoch 9, as that is not before the end." in said) == ("9" in milestones)
+    with Path("run/log.csv").open() as file:
+        assert [f"{float(row['lr']):g}" for row in csv.DictReader(file)] == rates
+
+
+@pytest.mark.parametrize(
+    ("length", "said"),
+    [
+        (["--scale-epochs", "0.006"], "is divided by ten after epoch 1."),
+        (["--scale-epochs", "0.01"], "is divided by ten after epoch 1, 2."),
+        (["--iterations", "80", "--milestones", "60"], "does not drop before the end."),
+    ],
+)
+def test_when_the_rate_of_a_gate_drops_is_said(length: list[str], said: str) -> None:
+    gate = ["train-gate", "resnet14", "--dataset", "digits", "--recipe", "soft-gates", "--gate-schedule", "step50"]
+    shown = run(*gate, *length, "--device", "cpu", "-b", "500", "-o", "run").stderr
+    assert f"The gate's rate of 0.01 {said}" in " ".join(shown.split())
 
 
 def test_few_images_of_which_most_are_held_out(make_images: Callable[..., Path]) -> None:

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from decompose_cli.errors import InputError, param
+from decompose_cli.errors import InputError, first_few, param
 from decompose_cli.models.gate_kinds import GATES
 from decompose_cli.models.gated_resnet import Gated, GatedNetwork
 from decompose_cli.models.gates import Reading
@@ -164,3 +164,13 @@ def classifier_settings(settings: Settings, gates: GateSettings, steps_per_epoch
         drops = tuple(epoch * unit for epoch in scaled_milestones(periods, settings.scale_epochs or 1.0) if epoch < end)
         changed |= {"schedule": "steps", "milestones": drops, "gamma": 0.1}
     return settings.model_copy(update=changed)
+
+
+def said_of_rate(settings: Settings, gates: GateSettings, images: int) -> str | None:
+    """When the rate of a gate's classifier drops, if it was asked to; ``images`` are trained on."""
+    if gates.gate_schedule != "step50" or images == 0:
+        return None
+    unit, per_epoch = ("epoch", 1) if settings.iterations is None else ("step", settings.steps_per_epoch(images))
+    drops = classifier_settings(settings, gates, per_epoch).milestones
+    when = f"is divided by ten after {unit} {first_few(drops)}" if drops else "does not drop before the end"
+    return f"The gate's rate of {gates.lr_gate:g} {when}."
