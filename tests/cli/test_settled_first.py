@@ -132,12 +132,13 @@ def test_a_milestone_within_the_warm_up_is_said(
     [
         (["--scale-epochs", "0.006"], "is divided by ten after epoch 1."),
         (["--scale-epochs", "0.01"], "is divided by ten after epoch 1, 2."),
-        (["--iterations", "80", "--milestones", "60"], "does not drop before the end."),
+        (["--iterations", "3", "--milestones", "2"], "does not drop before the end."),
     ],
 )
-def test_when_the_rate_of_a_gate_drops_is_said(length: list[str], said: str) -> None:
-    gate = ["train-gate", "resnet14", "--dataset", "digits", "--recipe", "soft-gates", "--gate-schedule", "step50"]
-    shown = run(*gate, *length, "--device", "cpu", "-b", "500", "-o", "run").stderr
+def test_when_the_rate_of_a_gate_drops_is_said(length: list[str], said: str, make_images: Callable[..., Path]) -> None:
+    make_images(Path("images"), ["a", "b"], n=10, side=8)
+    gate = ["train-gate", "resnet14", "--dataset", "folder:images", "--input-size", "8", "--gate-schedule", "step50"]
+    shown = run(*gate, *length, "--device", "cpu", "-j", "0", "-o", "run").stderr
     assert f"The gate's rate of 0.01 {said}" in " ".join(shown.split())
 
 
