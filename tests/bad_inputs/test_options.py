@@ -133,14 +133,14 @@ STUDY_ARGUMENTS: Rows = [
     ("sweep: methods without end", "sweep --methods weight,", "--methods '' is unknown"),
     ("sweep: no methods", "sweep --methods ''", "--methods '' is unknown"),
     *(
-        (f"selectivity: fraction {f}", f"selectivity --fraction {f}", f"--fraction {float(f)} is not between 0 and 1")
+        (f"selectivity: fraction {f}", f"selectivity --fraction {f}", f"--fraction {f} is not between 0 and 1")
         for f in ("0", "1", "nan", "inf", "-0.5", "50")
     ),
     ("essential: repeats 0", "essential --repeats 0", "--repeats 0 is not at least 1"),
     ("essential: repeats -1", "essential --repeats -1", "--repeats -1 is not at least 1"),
     ("essential: controls -1", "essential --controls -1", "--controls -1 is negative"),
     *(
-        (f"sweep: max-drop {d}", f"sweep --max-drop {d}", f"--max-drop {float(d)} is not between 0 and 100")
+        (f"sweep: max-drop {d}", f"sweep --max-drop {d}", f"--max-drop {d} is not between 0 and 100")
         for d in ("-1", "nan", "inf", "-inf", "100")
     ),
     ("sweep: fitted and reported on one split", "sweep --split train --refit", "so they cannot be measured on them"),

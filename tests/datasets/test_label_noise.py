@@ -50,7 +50,7 @@ PINNED = ([0, 5, 11, 14, 19], [5, 0, 6, 9, 3])
 
 @pytest.mark.parametrize("share", [0.0, -0.1, 1.0, 1.1, float("nan")])
 def test_a_share_out_of_range_is_refused(share: float) -> None:
-    with pytest.raises(InputError, match=f"label_noise {share} is not a share"):
+    with pytest.raises(InputError, match=f"label_noise {share:g} is not a share"):
         randomise_labels(LABELS, EVEN, share, 10, seed=0)
 
 

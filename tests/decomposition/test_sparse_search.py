@@ -354,7 +354,7 @@ def test_features_that_never_vary_are_refused() -> None:
         ({"pool": 0}, "pool 0 is not at least 1"),
         ({"pool": 2, "k": (3,)}, "k 3 is more than the 2 features of pool"),
         ({"max_drop": float("nan")}, "max_drop nan is not between 0 and 100"),
-        ({"max_drop": -1.0}, "max_drop -1.0 is not between"),
+        ({"max_drop": -1.0}, "max_drop -1 is not between"),
         ({"objective": "qpm", "method": "mean"}, "qpm chooses features itself"),
         ({"objective": "qpm", "values": "real"}, "qpm has binary weights"),
         ({"method": "q-senn", "values": "real"}, "q-senn has ternary weights: add values ternary"),

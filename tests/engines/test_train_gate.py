@@ -367,7 +367,7 @@ def test_deep_networks_warm_up_for_an_epoch_but_their_gates_do_not(images: str, 
     from decompose_cli.training.gating.objective import classifier_settings
 
     inputs = dataclasses.replace(SEEN, model=model, dataset=images)
-    _, settings, choices = configure_gates(inputs, {}, None, GateSettings())
+    _, settings, choices = configure_gates(inputs, {}, None, GateSettings(), lambda entry: None)
     assert (settings.lr, settings.epochs, settings.milestones, settings.val_split) == (0.1, 333, (133, 200), 0.1)
     assert choices["recipe"] == "soft-gates"
     assert (settings.warmup_epochs, settings.warmup_lr) == ((1, 0.01) if warms else (0, None))

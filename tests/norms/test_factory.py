@@ -93,8 +93,8 @@ def test_training_and_evaluation_mode_are_kept() -> None:
     ("options", "fragment"),
     [
         ({"mode": "spectral"}, "norm_mode 'spectral' is unknown; choose batch, group"),
-        ({"alpha_fwd": 1.0}, "afwd 1.0 is not between 0 and 1"),
-        ({"alpha_bkw": 0.0}, "abkw 0.0 is not between 0 and 1"),
+        ({"alpha_fwd": 1.0}, "afwd 1 is not between 0 and 1"),
+        ({"alpha_bkw": 0.0}, "abkw 0 is not between 0 and 1"),
         ({"alpha_fwd": float("nan")}, "afwd nan"),
         ({"num_groups": 0}, "gn_num_groups 0"),
         ({"ecm": "both"}, "ecm 'both' is unknown; choose ac, ls"),

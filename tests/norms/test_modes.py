@@ -49,8 +49,8 @@ def test_batch_norm_needs_no_words() -> None:
     [
         ({"norm_mode": "spectral"}, "norm_mode 'spectral' is unknown; choose batch, group, layer,"),
         ({"norm_mode": "online", "ecm": "both"}, "ecm 'both' is unknown; choose ac, ls, none."),
-        ({"norm_mode": "online", "afwd": "1.0"}, "afwd 1.0 is not between 0 and 1."),
-        ({"norm_mode": "online", "abkw": "0.0"}, "abkw 0.0 is not between 0 and 1."),
+        ({"norm_mode": "online", "afwd": "1.0"}, "afwd 1 is not between 0 and 1."),
+        ({"norm_mode": "online", "abkw": "0.0"}, "abkw 0 is not between 0 and 1."),
         ({"norm_mode": "online", "abkw": "nan"}, "abkw nan is not between 0 and 1."),
         ({"norm_mode": "online", "afwd": "most"}, "afwd 'most' is not a number."),
         ({"norm_mode": "group", "gn_num_groups": "2.5"}, "gn_num_groups '2.5' is not a number."),
