@@ -162,6 +162,7 @@ def test_a_signal_during_the_last_checkpoint_of_one_seed_keeps_the_next_from_bei
         signalled(patch, *LAST_CHECKPOINT)
         said = run(*TRAIN, "--runs", "2", "-o", "run", code=INTERRUPTED).stderr
     assert errors_in(said) == [SAID]
+    assert "Go on with --resume run." in said, "not with a seed of it"
     assert [path.name for path in Path("run").glob("seed-*")] == ["seed-0"]
     assert not Path("run/seed-0/result.json").exists()
     said = run("train", "--resume", "run/seed-0").stderr
